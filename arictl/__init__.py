@@ -1,0 +1,1 @@
+"""arictl: the operator's command line."""

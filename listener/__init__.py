@@ -1,0 +1,1 @@
+"""The thin listeners: ARI event sockets in, broker messages out."""

@@ -1,0 +1,1 @@
+"""The scheduler: reconciles listeners with configurations, and calls with what is due."""

@@ -1,0 +1,1 @@
+"""A simulated Asterisk for development and tests; no part of the product's processes."""

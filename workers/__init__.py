@@ -1,0 +1,1 @@
+"""The Dramatiq workers: one queue per step of a call."""
