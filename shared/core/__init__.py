@@ -1,0 +1,1 @@
+"""The pure core: values in, values out. Opens nothing, sleeps never, reads no clock and no environment."""

@@ -1,0 +1,68 @@
+"""Every error of ours, in one place. Adapters translate a library's errors into these; nothing else leaves them."""
+
+from __future__ import annotations
+
+
+class PipelineError(Exception):
+    """The root of all errors raised by this project."""
+
+
+class TransientError(PipelineError):
+    """May succeed when tried again: the message is retried, the call stays as it is."""
+
+
+class PermanentError(PipelineError):
+    """Will fail again however often it is tried: the message is dead-lettered at once."""
+
+
+class InvalidSettings(PermanentError):
+    """An environment variable is missing or wrong; the text names it and says what to do."""
+
+
+class InvalidEvent(PermanentError):
+    """What an Asterisk sent is not an event we can read. `excerpt` holds the start of it."""
+
+    def __init__(self, why: str, excerpt: str = "") -> None:
+        super().__init__(why)
+        self.excerpt = excerpt
+
+
+class InvalidConfiguration(PermanentError):
+    """A tenant's telephony configuration cannot be used; the text says which field and why. Holds no secret."""
+
+
+class InvalidMessage(PermanentError):
+    """A broker message does not have the shape its actor reads, or is of a version we no longer read."""
+
+
+class SealBroken(PermanentError):
+    """A sealed secret opens with none of the SECRET_KEYs we have."""
+
+
+class DatabaseUnavailable(TransientError):
+    """Postgres could not be reached, or did not answer in time."""
+
+
+class QueueUnavailable(TransientError):
+    """Redis could not be reached, or did not answer in time."""
+
+
+class AsteriskUnreachable(TransientError):
+    """No usable answer from an Asterisk: refused, timed out, 401, 403, 5xx, or a 404 that does not name the resource.
+
+    It never ends a call and never proves that something is gone. `may_have_acted` tells whether the request may have
+    taken, or may yet take, effect.
+    """
+
+    def __init__(self, why: str, *, may_have_acted: bool = True) -> None:
+        super().__init__(why)
+        self.may_have_acted = may_have_acted
+
+
+class AsteriskRefused(PermanentError):
+    """An Asterisk answered and declined: a 4xx with its message. The request had no effect."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status} {message}")
+        self.status = status
+        self.message = message
