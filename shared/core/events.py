@@ -1,0 +1,219 @@
+"""ARI events, parsed once at the edge: bounded, typed, or refused.
+
+The peer is a tenant's PBX and not trusted: anything may be missing, of another type, or hostile. What is read here is
+all that the rest of the system ever sees of an event.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from shared import errors
+
+
+class EventType(StrEnum):
+    """The events we ask an Asterisk for; its event filter is set to just these."""
+
+    STASIS_START = "StasisStart"
+    STASIS_END = "StasisEnd"
+    CHANNEL_DESTROYED = "ChannelDestroyed"
+    CHANNEL_HANGUP_REQUEST = "ChannelHangupRequest"
+    DIAL = "Dial"
+    APPLICATION_REPLACED = "ApplicationReplaced"
+
+
+#: Asterisk's own limit is 149 characters (AST_MAX_UNIQUEID); other controllers choose ids too.
+_ID_LENGTH = 150
+_TEXT_LENGTH = 512
+_ARGS = 64
+_ARG_LENGTH = 4096
+_EXCERPT = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Channel:
+    """A channel as an event or a GET shows it."""
+
+    id: str
+    name: str
+    state: str
+    #: `creationtime`, text as Asterisk wrote it: an event and a GET give the same.
+    created: str
+    caller_number: str
+    called_number: str
+    #: The dialplan application it is in: `Stasis` for a leg that is in a Stasis app, with `app,arg1,arg2` in app_data.
+    app_name: str
+    app_data: str
+
+    @property
+    def stasis_app(self) -> str | None:
+        """The Stasis app the channel is in, or None."""
+        return self.app_data.split(",", 1)[0] if self.app_name == "Stasis" else None
+
+    @property
+    def stasis_args(self) -> tuple[str, ...]:
+        """The arguments it entered Stasis with, as StasisStart had them."""
+        return tuple(self.app_data.split(",")[1:]) if self.app_name == "Stasis" else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One ARI event of a type we asked for."""
+
+    type: EventType
+    application: str
+    #: Asterisk's own clock: compared only with other stamps of the same Asterisk.
+    stamp: str
+    channel: Channel | None = None
+    args: tuple[str, ...] = ()
+    #: Q.850. At the event's top level, not in its channel.
+    cause: int | None = None
+    cause_text: str = ""
+    dial_status: str = ""
+    #: The channel this one took the place of (masquerade, pick-up): not a new call.
+    replaces: str | None = None
+
+    @property
+    def leg(self) -> Channel:
+        """The channel it is about."""
+        if self.channel is None:
+            raise errors.InvalidEvent(f"{self.type} without a channel")
+        return self.channel
+
+
+def parse(raw: str | bytes) -> Event | None:
+    """Reads one websocket message.
+
+    Returns:
+        The event, or None for one of a type we do not ask for.
+
+    Raises:
+        InvalidEvent: It is not JSON, not an event, or not of the shape its type has.
+    """
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError) as exc:
+        raise errors.InvalidEvent("not JSON", _excerpt(raw)) from exc
+    if not isinstance(document, dict):
+        raise errors.InvalidEvent("not a JSON object", _excerpt(raw))
+    try:
+        return _event(document)
+    except errors.InvalidEvent as exc:
+        exc.excerpt = _excerpt(raw)
+        raise
+
+
+def _event(document: dict[str, Any]) -> Event | None:
+    kind = document.get("type")
+    if not isinstance(kind, str):
+        raise errors.InvalidEvent("no type")
+    try:
+        event_type = EventType(kind)
+    except ValueError:
+        return None
+    channel = None
+    if event_type is EventType.DIAL:
+        channel = parse_channel(document.get("peer"))
+    elif event_type is not EventType.APPLICATION_REPLACED:
+        channel = parse_channel(document.get("channel"))
+    replaced = document.get("replace_channel")
+    return Event(
+        type=event_type,
+        application=_text(document, "application", required=True),
+        stamp=_text(document, "timestamp"),
+        channel=channel,
+        args=_args(document),
+        cause=_number(document, "cause"),
+        cause_text=_text(document, "cause_txt"),
+        dial_status=_text(document, "dialstatus"),
+        replaces=_text(replaced, "id", required=True, length=_ID_LENGTH) if isinstance(replaced, dict) else None,
+    )
+
+
+def parse_channel(document: object) -> Channel:
+    """Reads a channel object of an event or of a REST answer.
+
+    Raises:
+        InvalidEvent: It lacks what names a channel, or is of another shape.
+    """
+    if not isinstance(document, dict):
+        raise errors.InvalidEvent("no channel")
+    caller, dialplan = document.get("caller"), document.get("dialplan")
+    return Channel(
+        id=_text(document, "id", required=True, length=_ID_LENGTH),
+        name=_text(document, "name"),
+        state=_text(document, "state"),
+        created=_text(document, "creationtime", required=True),
+        caller_number=_text(caller, "number") if isinstance(caller, dict) else "",
+        called_number=_text(dialplan, "exten") if isinstance(dialplan, dict) else "",
+        app_name=_text(dialplan, "app_name") if isinstance(dialplan, dict) else "",
+        app_data=_text(dialplan, "app_data", length=_ARGS * _ARG_LENGTH) if isinstance(dialplan, dict) else "",
+    )
+
+
+def encode(event: Event) -> dict[str, Any]:
+    """The event as plain JSON values, for a broker message."""
+    return {key: value for key, value in asdict(event).items() if value not in (None, "", ())}
+
+
+def decode(document: dict[str, Any]) -> Event:
+    """The event back from `encode`'s values.
+
+    Raises:
+        InvalidEvent: They are of another shape.
+    """
+    try:
+        values = dict(document)
+        channel = values.pop("channel", None)
+        values["type"] = EventType(values["type"])
+        values["args"] = tuple(values.get("args", ()))
+        values.setdefault("stamp", "")
+        return Event(channel=Channel(**channel) if channel is not None else None, **values)
+    except (KeyError, TypeError, ValueError) as exc:
+        raise errors.InvalidEvent("not an encoded event", _excerpt(repr(document))) from exc
+
+
+def _args(document: dict[str, Any]) -> tuple[str, ...]:
+    args = document.get("args", [])
+    if not isinstance(args, list) or len(args) > _ARGS:
+        raise errors.InvalidEvent("args is not a short list")
+    return tuple(_checked(arg, "args", _ARG_LENGTH) for arg in args)
+
+
+def _number(document: dict[str, Any], key: str) -> int | None:
+    value = document.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1000:
+        raise errors.InvalidEvent(f"{key} is not a small number")
+    return value
+
+
+def _text(document: dict[str, Any], key: str, *, required: bool = False, length: int = _TEXT_LENGTH) -> str:
+    value = document.get(key)
+    if value is None and not required:
+        return ""
+    text = _checked(value, key, length)
+    if required and not text:
+        raise errors.InvalidEvent(f"{key} is empty")
+    return text
+
+
+def _checked(value: object, key: str, length: int) -> str:
+    if not isinstance(value, str):
+        raise errors.InvalidEvent(f"{key} is not text")
+    if len(value) > length:
+        raise errors.InvalidEvent(f"{key} is longer than {length} characters")
+    # Neither can be stored in Postgres, and no Asterisk sends them.
+    if "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
+        raise errors.InvalidEvent(f"{key} holds a character that is not text")
+    return value
+
+
+def _excerpt(raw: str | bytes) -> str:
+    """The start of what was sent, safe to log."""
+    text = raw[:_EXCERPT].decode("utf-8", "replace") if isinstance(raw, bytes) else raw[:_EXCERPT]
+    return text.encode("ascii", "backslashreplace").decode("ascii")

@@ -1,0 +1,30 @@
+"""Every Redis key of ours, each with its type, lifetime and meaning. Redis may be emptied at any moment.
+
+Dramatiq keeps its own below the namespace NAMESPACE: `<ns>:<queue>` (list of message ids), `<ns>:<queue>.msgs` (hash
+id → message), `<ns>:__acks__.*`, `<ns>:__heartbeats__`, and the same for `.DQ` (delayed) and `.XQ` (dead) queues.
+"""
+
+from __future__ import annotations
+
+NAMESPACE = "ari-queue"
+
+#: string, no expiry: set once by the scheduler. Missing means that Redis was emptied: rewrite, and resync everything.
+SENTINEL = "ari:sentinel"
+
+#: zset listener id → Redis's time in ms of its last heartbeat.
+LISTENERS = "ari:listeners"
+
+
+def assignments(listener_id: str) -> str:
+    """Hash connection key → JSON `assignments.Assignment`; written by the scheduler, read by the listener; 1 h."""
+    return f"ari:assignments:{listener_id}"
+
+
+def revision(listener_id: str) -> str:
+    """String, counts up with every change of the assignments hash, so that a listener need not read it each second."""
+    return f"ari:revision:{listener_id}"
+
+
+def reports(listener_id: str) -> str:
+    """Hash connection key → JSON `assignments.Report`; written by the listener, read by the scheduler; 60 s."""
+    return f"ari:reports:{listener_id}"

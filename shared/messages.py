@@ -1,0 +1,128 @@
+"""The broker messages: which queue and actor each goes to, and their shape. Carry a version; enqueued by name.
+
+{"v": 1, "call_id": "…", "attempt": 1}                                             an order of the core
+{"v": 1, "connection_id": 7, "connection_version": 2, "at_ms": …, "event": {…}}    an event, from a listener
+{"v": 1, "connection_id": 7, "connection_version": 2, "reason": "connected", "full": true}    a resync
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import dramatiq
+
+from shared import errors
+from shared.core import commands, events, ids
+
+#: Raised when the shape changes; workers read this version and the one before.
+VERSION = 1
+_READABLE = frozenset({VERSION - 1, VERSION}) - {0}
+
+#: Every queue.
+QUEUES = ("quota", "runs", "media", "bridge", "teardown", "originate", "resync")
+
+#: Actor name → its queue. An actor is what a worker does with one kind of message.
+ACTORS: dict[str, str] = {
+    "receive_caller": "quota",
+    "decide_admission": "quota",
+    "create_run": "runs",
+    "start_media": "media",
+    "note_media_ready": "bridge",
+    "check_media": "bridge",
+    "join_legs": "bridge",
+    "note_leg_ended": "teardown",
+    "tear_down": "teardown",
+    "remove_attempt": "teardown",
+    "place_call": "originate",
+    "note_dial": "originate",
+    "resync_connection": "resync",
+}
+
+_ACTOR_OF_COMMAND: dict[type[commands.Command], str] = {
+    commands.DecideAdmission: "decide_admission",
+    commands.CreateRun: "create_run",
+    commands.PlaceCall: "place_call",
+    commands.StartMedia: "start_media",
+    commands.CheckMedia: "check_media",
+    commands.Join: "join_legs",
+    commands.TearDown: "tear_down",
+    commands.RemoveAttempt: "remove_attempt",
+}
+
+Message = dramatiq.Message[Any]
+
+
+def of_command(command: commands.Command) -> Message:
+    """The message that carries an order of the core to its step."""
+    body: dict[str, Any] = {"v": VERSION, "call_id": str(command.call_id)}
+    if isinstance(command, commands.StartMedia | commands.CheckMedia | commands.Join | commands.RemoveAttempt):
+        body["attempt"] = command.attempt
+    return _message(_ACTOR_OF_COMMAND[type(command)], body)
+
+
+def of_event(
+    event: events.Event, *, prefix: str, connection_id: int, connection_version: int, at_ms: int
+) -> Message | None:
+    """The message that carries an event to the step it concerns; None for an event that concerns none.
+
+    Args:
+        prefix: Begins the ids of our own legs.
+        at_ms: When the listener read the event, by Redis's clock.
+    """
+    actor = _actor_of_event(event, prefix)
+    if actor is None:
+        return None
+    body = {
+        "v": VERSION,
+        "connection_id": connection_id,
+        "connection_version": connection_version,
+        "at_ms": at_ms,
+        "event": events.encode(event),
+    }
+    return _message(actor, body)
+
+
+def of_resync(*, connection_id: int, connection_version: int, reason: str, full: bool) -> Message:
+    """Asks for a resync of one connection; `full` also looks at the bridges."""
+    body = {
+        "v": VERSION,
+        "connection_id": connection_id,
+        "connection_version": connection_version,
+        "reason": reason,
+        "full": full,
+    }
+    return _message("resync_connection", body)
+
+
+def check_version(version: object) -> None:
+    """Raises InvalidMessage for a message of a version that this worker cannot read."""
+    if version not in _READABLE:
+        raise errors.InvalidMessage(f"message version {version!r} is not one of {sorted(_READABLE)}")
+
+
+def call_id(text: object) -> UUID:
+    """Reads a call id; raises InvalidMessage when it is none."""
+    try:
+        return UUID(str(text))
+    except ValueError as exc:
+        raise errors.InvalidMessage(f"not a call id: {text!r}") from exc
+
+
+def _actor_of_event(event: events.Event, prefix: str) -> str | None:
+    match event.type:
+        case events.EventType.STASIS_START:
+            own = ids.parse(prefix, event.leg.id)
+            return "note_media_ready" if own is not None else "receive_caller"
+        case events.EventType.STASIS_END | events.EventType.CHANNEL_DESTROYED:
+            return "note_leg_ended"
+        case events.EventType.CHANNEL_HANGUP_REQUEST:
+            return "note_leg_ended"
+        case events.EventType.DIAL:
+            return "note_dial"
+        case events.EventType.APPLICATION_REPLACED:
+            return None
+
+
+def _message(actor: str, body: dict[str, Any]) -> Message:
+    return dramatiq.Message(queue_name=ACTORS[actor], actor_name=actor, args=(), kwargs=body, options={})

@@ -1,0 +1,216 @@
+"""Settings from the environment and `.env`, validated before anything is opened; one class per process."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from typing import Annotated, Literal, TypeVar
+
+import pydantic
+import pydantic_settings
+from pydantic import Field, SecretStr
+
+from shared import errors, sealing
+from shared.core.deadlines import Limits, Step
+
+_MINIMUM_KEY_LENGTH = 16
+_Url = Annotated[str, Field(min_length=1)]
+
+
+class Base(pydantic_settings.BaseSettings):
+    """What every process reads. Each field is the environment variable of the same name, upper case."""
+
+    model_config = pydantic_settings.SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    redis_url: SecretStr = Field(description="Redis, a database of its own: `redis://host:6379/0`.")
+    secret_key: SecretStr = Field(
+        description="One or several keys of at least 16 characters, comma-separated: the first seals, any opens."
+    )
+    id_prefix: str = Field(
+        default="aip-",
+        description="Begins every channel and bridge id of ours. Two installations on one Asterisk need two.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least to log.")
+    log_format: Literal["text", "json"] = Field(default="text", description="How a log line is written.")
+    process_name: str = Field(default="", description="How this process calls itself; host and pid when empty.")
+
+    @pydantic.field_validator("redis_url")
+    @classmethod
+    def _redis(cls, url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return url
+
+    @pydantic.field_validator("secret_key")
+    @classmethod
+    def _keys(cls, keys: SecretStr) -> SecretStr:
+        if any(len(key.strip()) < _MINIMUM_KEY_LENGTH for key in keys.get_secret_value().split(",")):
+            raise ValueError(f"each key needs at least {_MINIMUM_KEY_LENGTH} characters")
+        return keys
+
+    @pydantic.field_validator("id_prefix")
+    @classmethod
+    def _prefix(cls, prefix: str) -> str:
+        if not re.fullmatch(r"[a-z][a-z0-9-]{0,14}-", prefix, re.ASCII):
+            raise ValueError("must be 2 to 16 of a-z, 0-9 and -, begin with a letter and end with -")
+        return prefix
+
+    @property
+    def secret_keys(self) -> tuple[str, ...]:
+        """The keys, the sealing one first."""
+        return tuple(key.strip() for key in self.secret_key.get_secret_value().split(","))
+
+    def sealer(self) -> sealing.Sealer:
+        """Seals and opens with our keys."""
+        return sealing.Sealer(self.secret_keys)
+
+    @property
+    def name(self) -> str:
+        """Who this process is, in claims, leases, logs and the timeline."""
+        return self.process_name or f"{socket.gethostname()}-{os.getpid()}"
+
+
+class WithDatabase(Base):
+    """What processes with a database read."""
+
+    database_url: SecretStr = Field(description="Postgres: `postgresql://user:password@host/database`.")
+    database_pool: int = Field(default=10, ge=1, le=200, description="Most Postgres connections of one process.")
+    run_completion: Literal["ours", "platform"] = Field(
+        default="ours", description="Who completes the runs of connected calls: we, or the platform's own API process."
+    )
+    storage_backend: Literal["s3", "minio"] = Field(
+        default="s3", description="Written to workflow_runs.storage_backend of the runs we create."
+    )
+    connect_seconds: float = Field(default=2.0, gt=0, le=30, description="To open a connection to an Asterisk.")
+    read_seconds: float = Field(default=4.0, ge=3, le=60, description="For an Asterisk to answer one request.")
+    queue_seconds: float = Field(default=3.0, gt=0, le=60, description="For a message to wait before it counts lost.")
+    media_check_seconds: float = Field(
+        default=3.0, gt=0, le=60, description="For a media leg to become ready before we ask for it; asked 3 times."
+    )
+    call_seconds: float = Field(default=14400.0, gt=0, description="A connected call is ended after this long.")
+    stale_start_seconds: float = Field(
+        default=5.0, gt=0, le=60, description="A call picked up later than this is refused with congestion."
+    )
+
+    @pydantic.field_validator("database_url")
+    @classmethod
+    def _postgres(cls, url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("must begin with postgresql://")
+        return url
+
+    def limits(self) -> Limits:
+        """The bounds of a call."""
+        return Limits(
+            connect_seconds=self.connect_seconds,
+            read_seconds=self.read_seconds,
+            queue_seconds=self.queue_seconds,
+            media_check_seconds=self.media_check_seconds,
+            call_seconds=self.call_seconds,
+            stale_start_seconds=self.stale_start_seconds,
+        )
+
+
+class Listener(Base):
+    """The listener's settings."""
+
+    listener_capacity: int = Field(default=2000, ge=1, description="Most event sockets of one listener.")
+    listener_buffer: int = Field(default=10_000, ge=1, description="Most events waiting for Redis, over all sockets.")
+    listener_buffer_share: int = Field(default=2_000, ge=1, description="Most events waiting of one connection.")
+    heartbeat_seconds: float = Field(default=1.0, gt=0, le=10, description="Between two heartbeats.")
+    drain_seconds: float = Field(default=10.0, ge=0, le=300, description="Longest stop after SIGTERM.")
+
+
+class Worker(WithDatabase):
+    """A worker's settings."""
+
+    worker_threads: int = Field(default=8, ge=1, le=64, description="Steps at work at once in one process.")
+    worker_queues: str = Field(
+        default="",
+        description="Queues to serve, comma-separated: quota, runs, media, bridge, teardown, resync; or all.",
+    )
+    asterisk_requests: int = Field(
+        default=10, ge=2, le=60, description="Most requests in flight from one process to one Asterisk."
+    )
+    media_token: Literal["on", "off"] = Field(
+        default="on", description="Whether the media URL carries a token by which the agent knows us."
+    )
+    media_token_secret: SecretStr | None = Field(
+        default=None, description="Signs the media token; derived from the first SECRET_KEY when not set."
+    )
+    drain_seconds: float = Field(default=20.0, ge=0, le=300, description="Longest stop after SIGTERM.")
+
+    @pydantic.field_validator("worker_queues")
+    @classmethod
+    def _queues(cls, queues: str) -> str:
+        unknown = {name.strip() for name in queues.split(",") if name.strip()} - {*Step, "resync"}
+        if unknown:
+            raise ValueError(f"no such queue: {', '.join(sorted(unknown))}")
+        return queues
+
+    @property
+    def queues(self) -> frozenset[str]:
+        """The queues to serve; empty means all."""
+        return frozenset(name.strip() for name in self.worker_queues.split(",") if name.strip())
+
+    @property
+    def token_secret(self) -> str | None:
+        """What signs media tokens; None when they are off."""
+        if self.media_token == "off":  # noqa: S105 - a switch, not a secret
+            return None
+        if self.media_token_secret is not None:
+            return self.media_token_secret.get_secret_value()
+        return sealing.media_secret(self.secret_keys[0])
+
+
+class Scheduler(WithDatabase):
+    """The scheduler's settings."""
+
+    configurations_seconds: float = Field(default=5.0, gt=0, le=60, description="Between two reads of configurations.")
+    sweep_seconds: float = Field(default=1.0, gt=0, le=10, description="Between two sweeps of overdue calls.")
+    assign_seconds: float = Field(default=1.0, gt=0, le=10, description="Between two looks at the listeners.")
+    resync_seconds: float = Field(default=15.0, gt=0, le=300, description="Between two resyncs of a connection.")
+    listener_timeout_seconds: float = Field(
+        default=3.0, gt=0, le=60, description="A listener silent for this long is taken for dead."
+    )
+    lease_seconds: float = Field(default=3.0, gt=0, le=60, description="How long the leader's lease lasts.")
+    removal_drain_seconds: float = Field(
+        default=14_400.0, ge=0, description="How long a removed configuration's calls may go on."
+    )
+    sweep_batch: int = Field(default=500, ge=1, le=10_000, description="Most overdue calls driven on in one sweep.")
+
+
+class Tool(WithDatabase):
+    """arictl's settings: as the processes', but only what a command uses has to be set."""
+
+    redis_url: SecretStr = Field(default=SecretStr("redis://127.0.0.1:6379/0"), description="As for the processes.")
+
+
+_S = TypeVar("_S", bound=Base)
+
+
+def load(kind: type[_S]) -> _S:
+    """Reads a process's settings.
+
+    Raises:
+        InvalidSettings: Names every variable that is missing or wrong; shows no value.
+    """
+    try:
+        return kind()
+    except pydantic.ValidationError as exc:
+        lines = [f"  {_variable(kind, error['loc'])}: {_complaint(error)}" for error in exc.errors(include_input=False)]
+        raise errors.InvalidSettings("\n".join(["these settings need your attention:", *lines])) from None
+
+
+def _variable(kind: type[Base], location: tuple[int | str, ...]) -> str:
+    return str(location[0]).upper() if location else kind.__name__
+
+
+def _complaint(error: object) -> str:
+    assert isinstance(error, dict)
+    if error["type"] == "missing":
+        return "is not set (environment or .env)"
+    return str(error["msg"]).removeprefix("Value error, ")
