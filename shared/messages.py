@@ -35,7 +35,6 @@ ACTORS: dict[str, str] = {
     "tear_down": "teardown",
     "remove_attempt": "teardown",
     "place_call": "originate",
-    "note_dial": "originate",
     "resync_connection": "resync",
 }
 
@@ -114,13 +113,9 @@ def _actor_of_event(event: events.Event, prefix: str) -> str | None:
         case events.EventType.STASIS_START:
             own = ids.parse(prefix, event.leg.id)
             return "note_media_ready" if own is not None else "receive_caller"
-        case events.EventType.STASIS_END | events.EventType.CHANNEL_DESTROYED:
+        case events.EventType.STASIS_END | events.EventType.CHANNEL_DESTROYED | events.EventType.CHANNEL_HANGUP_REQUEST:
             return "note_leg_ended"
-        case events.EventType.CHANNEL_HANGUP_REQUEST:
-            return "note_leg_ended"
-        case events.EventType.DIAL:
-            return "note_dial"
-        case events.EventType.APPLICATION_REPLACED:
+        case events.EventType.DIAL | events.EventType.APPLICATION_REPLACED:
             return None
 
 

@@ -199,7 +199,7 @@ def load(kind: type[_S]) -> _S:
         InvalidSettings: Names every variable that is missing or wrong; shows no value.
     """
     try:
-        return kind()
+        return kind.model_validate({})
     except pydantic.ValidationError as exc:
         lines = [f"  {_variable(kind, error['loc'])}: {_complaint(error)}" for error in exc.errors(include_input=False)]
         raise errors.InvalidSettings("\n".join(["these settings need your attention:", *lines])) from None

@@ -1,0 +1,77 @@
+"""Logs of every process: structured, one line an entry, and without secrets whatever a library may write."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+from shared import settings
+
+_REDACTED = "[redacted]"
+#: user:password@ in a URL, an Authorization header's credentials, api_key and token query parameters.
+_SECRETS = re.compile(
+    r"(?P<url>://[^/\s:@]*:)[^/\s]*(?=@)"
+    r"|(?P<auth>\b(?:Basic|Bearer)\s+)[A-Za-z0-9+/=._~-]{4,}"
+    r"|(?P<query>\b(?:api_key|token|password|secret)(?:=|%3D|%253D))[^&\s)\"']+",
+    re.IGNORECASE,
+)
+_SECRET_NAMES = frozenset({"password", "secret", "token", "authorization", "app_password", "secret_key", "api_key"})
+
+
+def redact(text: str) -> str:
+    """The text without credentials."""
+    return _SECRETS.sub(lambda match: (match["url"] or match["auth"] or match["query"]) + _REDACTED, text)
+
+
+def configure(config: settings.Base, process: str) -> None:
+    """Sends structlog's and the standard library's logs to standard error, in the format the settings say."""
+    shared_steps: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared_steps,
+            structlog.processors.format_exc_info,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if config.log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), sort_keys=False)
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*shared_steps, structlog.stdlib.ExtraAdder(), structlog.processors.format_exc_info],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _redact_entry, renderer],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(config.log_level.upper())
+    for chatty in ("urllib3", "websockets", "apscheduler", "dramatiq", "alembic", "psycopg.pool"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
+    structlog.contextvars.bind_contextvars(process=process)
+
+
+def _redact_entry(_logger: object, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key, value in entry.items():
+        if key.lower() in _SECRET_NAMES:
+            entry[key] = _REDACTED
+        elif isinstance(value, str):
+            entry[key] = redact(value)
+        elif not isinstance(value, int | float | bool | type(None)):
+            entry[key] = redact(str(value))
+    return entry
