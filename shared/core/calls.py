@@ -133,6 +133,7 @@ class Call:
 
     workflow_id: int | None = None
     user_id: int | None = None
+    media_client: str | None = None
     workflow_run_id: int | None = None
 
     #: The last attempt committed; 0 before the first. Every attempt from 1 on may have left something behind.

@@ -12,6 +12,8 @@ class Admitted:
 
     workflow_id: int
     user_id: int
+    #: The websocket client of Asterisk that reaches the voice agent, as configured when the call came.
+    media_client: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,389 @@
+"""Requests to an Asterisk's REST interface: the one place that knows `requests`.
+
+Bounded in number, time and size per Asterisk; never repeated; no redirect followed; credentials only in the header.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import requests
+import requests.adapters
+import urllib3
+import urllib3.connection
+import urllib3.connectionpool
+
+from shared import errors
+from shared.core import events
+from shared.core.events import Channel
+
+#: Asterisk closes an idle connection after 15 s: one that idle is never used for a request that must not be lost.
+IDLE_SECONDS = 10.0
+_LARGEST_ANSWER = 16 * 1024 * 1024
+_GONE = frozenset({"Channel not found", "Bridge not found", "Application not found"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where and as whom to ask."""
+
+    endpoint: str
+    app: str
+    user: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bridge:
+    """A bridge and who is in it."""
+
+    id: str
+    channels: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """What an app is subscribed to: a hint at what exists, not proof that it does not."""
+
+    channels: frozenset[str]
+    #: The event types its filter lets through; empty when there is no filter.
+    allowed: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One request that was made, for the timeline."""
+
+    what: str
+    took_ms: float
+    answer: str
+
+
+class Witness(Protocol):
+    """Who is told of each request; raises to forbid one."""
+
+    def seconds_left(self) -> float:
+        """How long a request may still take; raises TransientError when none may start."""
+
+    def asked(self, request: Asked) -> None:
+        """A request was made."""
+
+
+class _Fresh:
+    """Takes a pooled connection that was idle for too long for closed."""
+
+    _used_at = 0.0
+
+    def getresponse(self) -> Any:
+        response = super().getresponse()  # type: ignore[misc]
+        self._used_at = time.monotonic()
+        return response
+
+    @property
+    def is_connected(self) -> bool:
+        idle = time.monotonic() - self._used_at
+        return bool(super().is_connected) and idle < IDLE_SECONDS  # type: ignore[misc]
+
+
+class _HttpConnection(_Fresh, urllib3.connection.HTTPConnection):
+    pass
+
+
+class _HttpsConnection(_Fresh, urllib3.connection.HTTPSConnection):
+    pass
+
+
+class _HttpPool(urllib3.connectionpool.HTTPConnectionPool):
+    ConnectionCls = _HttpConnection
+
+
+class _HttpsPool(urllib3.connectionpool.HTTPSConnectionPool):
+    ConnectionCls = _HttpsConnection
+
+
+class Asterisk:
+    """One Asterisk, for all threads of a process.
+
+    Args:
+        requests_at_once: Most requests in flight; Asterisk allows 100 sessions in all by default.
+        connect_seconds: To open a connection.
+        read_seconds: For an answer.
+    """
+
+    def __init__(self, target: Target, *, requests_at_once: int, connect_seconds: float, read_seconds: float) -> None:
+        self.target = target
+        self._base = f"{target.endpoint}/ari"
+        credentials = f"{target.user}:{target.password}".encode()
+        self._headers = {
+            "Authorization": "Basic " + base64.b64encode(credentials).decode(),
+            "Accept": "application/json",
+            "User-Agent": "ari-pipeline",
+        }
+        self._adapter = requests.adapters.HTTPAdapter(
+            pool_connections=1, pool_maxsize=requests_at_once, max_retries=0, pool_block=False
+        )
+        self._adapter.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+        self._places = threading.BoundedSemaphore(requests_at_once)
+        self._connect_seconds = connect_seconds
+        self._read_seconds = read_seconds
+
+    def close(self) -> None:
+        """Closes the idle connections."""
+        self._adapter.close()
+
+    def request(
+        self, witness: Witness, method: str, path: Sequence[str], query: Mapping[str, str] | None = None,
+        body: object = None,
+    ) -> Any:  # fmt: skip
+        """Makes one request, once.
+
+        Args:
+            witness: Bounds its time and is told of it.
+            path: Segments below /ari, quoted here: channel ids are chosen by others and may hold `/ ? # %`.
+
+        Returns:
+            The answer's JSON; None for 204.
+
+        Raises:
+            AsteriskUnreachable: No usable answer.
+            AsteriskRefused: A 4xx.
+        """
+        left = witness.seconds_left()
+        if not self._places.acquire(timeout=min(left, self._connect_seconds)):
+            raise errors.AsteriskUnreachable("too many requests in flight to this Asterisk", may_have_acted=False)
+        started = time.monotonic()
+        answer = "no answer"
+        try:
+            status, document = self._send(method, path, query, body, witness.seconds_left())
+            message = document.get("message", "") if isinstance(document, dict) else ""
+            answer = f"{status} {message}".strip() if status >= 400 else str(status)
+            return _judge(status, str(message), document)
+        except errors.AsteriskUnreachable as exc:
+            answer = str(exc)
+            raise
+        finally:
+            self._places.release()
+            took_ms = (time.monotonic() - started) * 1000
+            witness.asked(Asked(what=f"{method} /{'/'.join(path)}", took_ms=took_ms, answer=answer))
+
+    def _send(
+        self, method: str, path: Sequence[str], query: Mapping[str, str] | None, body: object, left: float
+    ) -> tuple[int, Any]:
+        url = "/".join([self._base, *(urllib.parse.quote(segment, safe="") for segment in path)])
+        prepared = requests.Request(method, url, params=query, json=body, headers=self._headers).prepare()
+        ends_at = time.monotonic() + min(left, self._connect_seconds + self._read_seconds)
+        timeout = (min(left, self._connect_seconds), min(left, self._read_seconds))
+        try:
+            response = self._adapter.send(prepared, stream=True, timeout=timeout, verify=True, proxies={})
+            with response:
+                return response.status_code, _document(_read(response, ends_at))
+        except requests.ConnectTimeout as exc:
+            raise errors.AsteriskUnreachable("connecting took too long", may_have_acted=False) from exc
+        except requests.Timeout as exc:
+            raise errors.AsteriskUnreachable("no answer in time") from exc
+        except requests.exceptions.SSLError as exc:
+            raise errors.AsteriskUnreachable("TLS failed: is the certificate trusted?", may_have_acted=False) from exc
+        except requests.ConnectionError as exc:
+            refused = isinstance(_root(exc), ConnectionRefusedError)
+            why = "connection refused" if refused else f"connection failed: {type(_root(exc)).__name__}"
+            raise errors.AsteriskUnreachable(why, may_have_acted=not refused) from exc
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as exc:
+            raise errors.AsteriskUnreachable(f"request failed: {type(exc).__name__}") from exc
+
+
+def _judge(status: int, message: str, document: Any) -> Any:
+    """Gone is a 404 that names what is gone; every other 404 is a module not loaded or a wrong prefix."""
+    if status < 300:
+        return document
+    if 400 <= status < 500 and status not in (401, 403, 408, 429) and (status != 404 or message in _GONE):
+        raise errors.AsteriskRefused(status, message)
+    raise errors.AsteriskUnreachable(f"answered {status} {message}".strip(), may_have_acted=status >= 500)
+
+
+def _read(response: requests.Response, ends_at: float) -> bytes:
+    """The body, bounded in size and in time: a time-out of the library's bounds each read, not their sum."""
+    chunks, size = [], 0
+    for chunk in response.iter_content(65536):
+        size += len(chunk)
+        if size > _LARGEST_ANSWER:
+            raise errors.AsteriskUnreachable("the answer is too large")
+        if time.monotonic() > ends_at:
+            raise errors.AsteriskUnreachable("the answer took too long")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _document(body: bytes) -> Any:
+    if not body:
+        return None
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _root(exc: BaseException) -> BaseException:
+    """What lies at the bottom of the libraries' wrappings."""
+    seen: set[int] = set()
+    while id(exc) not in seen:
+        seen.add(id(exc))
+        inner = exc.__cause__ or getattr(exc, "reason", None) or next(
+            (arg for arg in exc.args if isinstance(arg, BaseException)), None
+        ) or exc.__context__  # fmt: skip
+        if not isinstance(inner, BaseException):
+            break
+        exc = inner
+    return exc
+
+
+class Ari:
+    """What we ask an Asterisk for, in the words of a call. Each raises as `Asterisk.request` does.
+
+    What is already gone is an outcome here, never an error.
+    """
+
+    def __init__(self, asterisk: Asterisk, witness: Witness) -> None:
+        self._asterisk = asterisk
+        self._witness = witness
+
+    @property
+    def app(self) -> str:
+        """The Stasis app."""
+        return self._asterisk.target.app
+
+    def channel(self, channel_id: str) -> Channel | None:
+        """The channel, or None when there is none of that id."""
+        document = self._unless_gone("GET", ["channels", channel_id])
+        return None if document is None else _parsed_channel(document)
+
+    def create_media(self, channel_id: str, *, client: str, parameters: Mapping[str, str]) -> None:
+        """Asks for a media leg. Success is not readiness: the leg is ready at its own StasisStart.
+
+        The id must never have been used: a second request with one crashes this Asterisk (measured, 22.10).
+        """
+        self._ask("POST", ["channels", "externalMedia"], {
+            "app": self.app,
+            "external_host": client,
+            "format": "ulaw",
+            "transport": "websocket",
+            "encapsulation": "none",
+            "connection_type": "client",
+            "direction": "both",
+            "channelId": channel_id,
+            "transport_data": transport_data(parameters),
+        })  # fmt: skip
+
+    def create_bridge(self, bridge_id: str) -> None:
+        """Makes a mixing bridge; one of that id already there means it was made by us before (409)."""
+        try:
+            self._ask("POST", ["bridges", bridge_id], {"type": "mixing", "name": bridge_id})
+        except errors.AsteriskRefused as exc:
+            if exc.status != 409:
+                raise
+
+    def bridge(self, bridge_id: str) -> Bridge | None:
+        """The bridge, or None when there is none of that id."""
+        document = self._unless_gone("GET", ["bridges", bridge_id])
+        return None if document is None else _parsed_bridge(document)
+
+    def bridges(self) -> list[Bridge]:
+        """Every bridge of this Asterisk, ours or not."""
+        document = self._ask("GET", ["bridges"])
+        if not isinstance(document, list):
+            raise errors.AsteriskUnreachable("answered something else than a list of bridges", may_have_acted=False)
+        return [_parsed_bridge(entry) for entry in document]
+
+    def add_legs(self, bridge_id: str, channel_ids: Sequence[str]) -> None:
+        """Puts legs into a bridge. Refused with 422 when one of them is not in Stasis: then none is added.
+
+        A leg that is in already would leave and come back, which is heard: look first.
+        """
+        self._ask("POST", ["bridges", bridge_id, "addChannel"], {"channel": ",".join(channel_ids)})
+
+    def answer(self, channel_id: str) -> bool:
+        """Answers; twice is fine. False when the channel is gone."""
+        try:
+            self._ask("POST", ["channels", channel_id, "answer"])
+        except errors.AsteriskRefused as exc:
+            if exc.status == 404:
+                return False
+            raise
+        return True
+
+    def hang_up(self, channel_id: str, cause: int | None = None) -> bool:
+        """Hangs a channel up. False when it was gone; True when it was told to go, which takes it a moment."""
+        query = {"reason_code": str(cause)} if cause else None
+        try:
+            self._ask("DELETE", ["channels", channel_id], query)
+        except errors.AsteriskRefused as exc:
+            if exc.status == 404:
+                return False
+            raise
+        return True
+
+    def remove_bridge(self, bridge_id: str) -> bool:
+        """Removes a bridge, leaving its channels alone. False when it was gone."""
+        try:
+            self._ask("DELETE", ["bridges", bridge_id])
+        except errors.AsteriskRefused as exc:
+            if exc.status == 404:
+                return False
+            raise
+        return True
+
+    def application(self) -> Application | None:
+        """Our app, or None when Asterisk knows it no more: it has neither socket nor channel."""
+        document = self._unless_gone("GET", ["applications", self.app])
+        if document is None:
+            return None
+        if not isinstance(document, dict):
+            raise errors.AsteriskUnreachable("answered something else than an application", may_have_acted=False)
+        allowed = document.get("events_allowed") or []
+        return Application(
+            channels=frozenset(str(name) for name in document.get("channel_ids") or []),
+            allowed=frozenset(str(entry.get("type")) for entry in allowed if isinstance(entry, dict)),
+        )
+
+    def set_event_filter(self, types: Sequence[str]) -> None:
+        """Lets only these events through; lost with the app, so asked for after each connect."""
+        body = {"allowed": [{"type": name} for name in types]}
+        self._ask("PUT", ["applications", self.app, "eventFilter"], body=body)
+
+    def _ask(
+        self, method: str, path: Sequence[str], query: Mapping[str, str] | None = None, body: object = None
+    ) -> Any:
+        return self._asterisk.request(self._witness, method, path, query, body)
+
+    def _unless_gone(self, method: str, path: Sequence[str]) -> Any:
+        try:
+            return self._ask(method, path)
+        except errors.AsteriskRefused as exc:
+            if exc.status == 404:
+                return None
+            raise
+
+
+def transport_data(parameters: Mapping[str, str]) -> str:
+    """`v(a=1,b=2)`: becomes the query of the media URL. Values are encoded: a raw `)` or `,` would inject."""
+    pairs = (f"{name}={urllib.parse.quote(value, safe='')}" for name, value in parameters.items())
+    return f"v({','.join(pairs)})"
+
+
+def _parsed_channel(document: Any) -> Channel:
+    try:
+        return events.parse_channel(document)
+    except errors.InvalidEvent as exc:
+        raise errors.AsteriskUnreachable(f"answered an unreadable channel: {exc}", may_have_acted=False) from exc
+
+
+def _parsed_bridge(document: Any) -> Bridge:
+    if not isinstance(document, dict) or not isinstance(document.get("id"), str):
+        raise errors.AsteriskUnreachable("answered an unreadable bridge", may_have_acted=False)
+    return Bridge(id=document["id"], channels=frozenset(str(name) for name in document.get("channels") or []))

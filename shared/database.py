@@ -1,0 +1,89 @@
+"""Postgres: the one place that knows psycopg. A bounded pool, time-outs, and its errors as ours."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import psycopg
+import psycopg_pool
+from psycopg import rows
+from psycopg.types import json as psycopg_json
+
+from shared import errors
+
+Row: TypeAlias = dict[str, Any]
+Connection: TypeAlias = psycopg.Connection[Row]
+Json = psycopg_json.Json
+
+
+class Database:
+    """A pool of connections to one Postgres."""
+
+    def __init__(self, url: str, *, size: int, statement_seconds: float = 2.0, name: str = "ari-pipeline") -> None:
+        milliseconds = int(statement_seconds * 1000)
+        self._pool: psycopg_pool.ConnectionPool[Connection] = psycopg_pool.ConnectionPool(
+            url,
+            min_size=1,
+            max_size=size,
+            # Waiting for a connection and for a lock is bounded by the same time as a statement.
+            timeout=statement_seconds,
+            max_waiting=size * 20,
+            max_idle=300,
+            reconnect_timeout=5,
+            check=None,
+            kwargs={
+                "autocommit": True,
+                "row_factory": rows.dict_row,
+                "connect_timeout": 2,
+                "application_name": name[:63],
+                "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds} -c timezone=UTC"
+                # A role named like our schema would otherwise look for the platform's tables in it.
+                " -c search_path=public"
+                " -c idle_in_transaction_session_timeout=30000",
+                "keepalives_idle": 5,
+                "keepalives_interval": 2,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 10_000,
+            },
+            open=False,
+        )
+
+    def open(self) -> None:
+        """Starts connecting in the background; does not wait, so a process may start before its database."""
+        self._pool.open(wait=False)
+
+    def close(self) -> None:
+        """Closes the pool; connections in use are closed when given back."""
+        self._pool.close(timeout=2)
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection in autocommit mode.
+
+        Raises:
+            DatabaseUnavailable: Postgres cannot be reached, is overloaded, or took too long.
+        """
+        with _translated(), self._pool.connection() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A connection inside one transaction; raises as `connection` does."""
+        with self.connection() as connection, connection.transaction():
+            yield connection
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (psycopg.OperationalError, psycopg.InterfaceError, psycopg_pool.PoolTimeout) as exc:
+        raise errors.DatabaseUnavailable(_first_line(exc)) from exc
+    except (psycopg_pool.TooManyRequests, psycopg_pool.PoolClosed) as exc:
+        raise errors.DatabaseUnavailable(f"no connection to spare: {type(exc).__name__}") from exc
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc).strip() or type(exc).__name__).splitlines()[0]

@@ -1,0 +1,121 @@
+"""Facts into calls: asks the core what a fact makes of a call, stores it by compare-and-set, gives its orders."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from shared import errors
+from shared.core import calls, commands, facts
+from shared.core.calls import Call
+from shared.core.deadlines import Limits, Step
+from shared.store import Hold, Note, Store
+
+#: A compare-and-set lost this often in a row means something is very wrong: the message is tried again later.
+_TRIES = 10
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Orders(Protocol):
+    """Where the core's orders go."""
+
+    def give(self, orders: Sequence[commands.Command]) -> None:
+        """Enqueues them. Raises QueueUnavailable when that is not possible within a bound."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """What became of a call."""
+
+    call: Call
+    #: Whether the fact changed anything.
+    applied: bool
+    #: Whether the call is now claimed under the owner given.
+    held: bool = False
+
+
+class Ledger:
+    """The one way in which calls change."""
+
+    def __init__(self, store: Store, orders: Orders, limits: Limits, *, who: str) -> None:
+        self.store = store
+        self.limits = limits
+        self.who = who
+        self._orders = orders
+
+    def owner(self) -> str:
+        """A new name for one claim."""
+        return f"{self.who}/{uuid.uuid4().hex[:8]}"
+
+    def hold(self, step: Step, owner: str) -> Hold:
+        """A claim of the length the step's time-outs add up to."""
+        return Hold(owner=owner, step=step, duration=self.limits.claim(step))
+
+    def record(
+        self,
+        call: Call,
+        fact: facts.Fact,
+        *,
+        notes: Sequence[Note] = (),
+        owner: str = "",
+        take: Step | None = None,
+    ) -> Recorded:
+        """Stores what a fact makes of a call. When somebody wrote in between: reads again and asks the core again.
+
+        Args:
+            call: As last read; a stale one costs a round trip, nothing more.
+            notes: Rows of the timeline to write along, whatever becomes of the fact.
+            owner: The claim of the step that reports: released by this.
+            take: Claim the call for this step in the same write, should the fact leave it in that step's state; the
+                order for the step is then not given, the caller carries it out itself.
+
+        Raises:
+            TransientError: The store is unavailable, or the call is written by others without pause.
+        """
+        for _ in range(_TRIES):
+            after, orders = calls.advance(call, fact, self.store.now(), self.limits)
+            if after == call:
+                if notes:
+                    self.store.note(notes, call=call)
+                self.give(orders)
+                return Recorded(call=call, applied=False)
+            takes = take is not None and calls.WORKS_IN[take] is after.state
+            hold = self.hold(take, owner) if take is not None and takes else None
+            saved = self.store.save(call, after, fact, notes=notes, owner=owner, hold=hold)
+            if saved is not None:
+                self.give([order for order in orders if not (takes and _is_for(order, after.state))])
+                return Recorded(call=saved, applied=True, held=takes)
+            notes = ()
+            again = self.store.load(call.call_id)
+            if again is None:
+                raise errors.PermanentError(f"call {call.call_id} is gone from the database")
+            call = again
+        raise errors.TransientError(f"call {call.call_id}: lost {_TRIES} compare-and-sets in a row")
+
+    def give(self, orders: Sequence[commands.Command]) -> None:
+        """Enqueues orders; what cannot be enqueued now is re-driven by the sweep when its deadline has passed."""
+        if not orders:
+            return
+        try:
+            self._orders.give(orders)
+        except errors.QueueUnavailable as exc:
+            log.warning("orders not enqueued, the sweep will give them again", orders=len(orders), why=str(exc))
+
+
+def _is_for(order: commands.Command, state: calls.State) -> bool:
+    return _STATE_OF_ORDER.get(type(order)) is state
+
+
+_STATE_OF_ORDER: dict[type[commands.Command], calls.State] = {
+    commands.DecideAdmission: calls.State.RECEIVED,
+    commands.CreateRun: calls.State.ADMITTED,
+    commands.StartMedia: calls.State.PREPARED,
+    commands.Join: calls.State.JOINING,
+    commands.TearDown: calls.State.ENDING,
+    commands.PlaceCall: calls.State.ORIGINATING,
+}

@@ -1,0 +1,65 @@
+"""The broker: Dramatiq on Redis, the same for everyone who enqueues or works."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import dramatiq
+import redis
+import redis.backoff
+import redis.retry
+from dramatiq.brokers import redis as redis_broker
+
+from shared import errors, keys, messages
+from shared.core import commands
+
+#: A worker silent for this long is taken for dead, and its messages go to another. Dramatiq's default is a minute.
+HEARTBEAT_TIMEOUT_MS = 10_000
+#: How many of a million commands look for dead workers; an idle consumer sends some fifty a second.
+MAINTENANCE_CHANCE = 20_000
+#: How long a consumer may sleep before it looks again; what a message waits at most while nothing else happens.
+IDLE_POLL_MS = 10
+
+
+def client(url: str) -> redis.Redis:
+    """A client whose every command is bounded in time."""
+    return redis.Redis.from_url(
+        url,
+        socket_connect_timeout=2,
+        socket_timeout=3,
+        health_check_interval=15,
+        retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
+    )
+
+
+def broker(url: str, middleware: Sequence[dramatiq.Middleware] = ()) -> dramatiq.Broker:
+    """A broker with all our queues; connects when first used."""
+    made = redis_broker.RedisBroker(
+        client=client(url),
+        namespace=keys.NAMESPACE,
+        heartbeat_timeout=HEARTBEAT_TIMEOUT_MS,
+        maintenance_chance=MAINTENANCE_CHANCE,
+        middleware=list(middleware),
+    )
+    for queue in messages.QUEUES:
+        made.declare_queue(queue)
+    return made
+
+
+class BrokerOrders:
+    """Gives the core's orders to the broker."""
+
+    def __init__(self, made: dramatiq.Broker) -> None:
+        self._broker = made
+
+    def give(self, orders: Sequence[commands.Command]) -> None:
+        """Enqueues them, each by name. Raises QueueUnavailable."""
+        for order in orders:
+            self.send(messages.of_command(order))
+
+    def send(self, message: messages.Message) -> None:
+        """Enqueues one message. Raises QueueUnavailable."""
+        try:
+            self._broker.enqueue(message)
+        except redis.RedisError as exc:
+            raise errors.QueueUnavailable(f"Redis: {type(exc).__name__}") from exc

@@ -1,0 +1,360 @@
+"""Calls in Postgres: the truth. Every write names the version it read, and writes its timeline along."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timedelta
+from typing import Any, Literal, Protocol
+from uuid import UUID
+
+from shared import database
+from shared.core import calls, facts, ids
+from shared.core.calls import Call
+from shared.core.deadlines import Step
+
+_FIXED = frozenset({
+    "call_id", "connection_id", "connection_version", "organization_id", "entry", "direction", "received_at", "version"
+})  # fmt: skip
+_COLUMNS = [field.name for field in fields(Call)]
+_SELECT = ", ".join(_COLUMNS)
+_SET = ", ".join(f"{name} = %({name})s" for name in _COLUMNS if name not in _FIXED)
+_VALUES = ", ".join(f"%({name})s" for name in _COLUMNS)
+
+_TIMELINE_COLUMNS = "at, call_id, connection_id, kind, name, state_from, state_to, attempt, took_ms, who, detail"
+_TIMELINE_ROWS = """
+    SELECT coalesce(at, clock_timestamp()), call_id, connection_id, kind, name, state_from, state_to, attempt, took_ms,
+           who, coalesce(detail, '')
+    FROM jsonb_to_recordset(%(timeline)s::jsonb) AS row (
+        at timestamptz, call_id uuid, connection_id integer, kind text, name text, state_from text, state_to text,
+        attempt integer, took_ms real, who text, detail text)
+"""
+
+_INSERT = f"""
+WITH inserted AS (
+    INSERT INTO ari.calls ({_SELECT}, claim_owner, claim_step, claim_until)
+    VALUES ({_VALUES}, %(owner)s, %(step)s, clock_timestamp() + %(hold)s::interval)
+    ON CONFLICT DO NOTHING RETURNING call_id
+), noted AS (
+    INSERT INTO ari.timeline ({_TIMELINE_COLUMNS}) {_TIMELINE_ROWS} WHERE EXISTS (SELECT 1 FROM inserted)
+)
+SELECT EXISTS (SELECT 1 FROM inserted) AS done
+"""  # noqa: S608 - built from constants
+
+#: The claim goes when the state changes, or when the step that has it stores its result; otherwise it stays.
+_SAVE = f"""
+WITH saved AS (
+    UPDATE ari.calls SET {_SET}, version = version + 1,
+        claim_owner = CASE WHEN %(hold)s::interval IS NOT NULL THEN %(owner)s
+                           WHEN state <> %(state)s OR claim_owner = %(owner)s THEN NULL ELSE claim_owner END,
+        claim_step = CASE WHEN %(hold)s::interval IS NOT NULL THEN %(step)s
+                          WHEN state <> %(state)s OR claim_owner = %(owner)s THEN NULL ELSE claim_step END,
+        claim_until = CASE WHEN %(hold)s::interval IS NOT NULL THEN clock_timestamp() + %(hold)s::interval
+                           WHEN state <> %(state)s OR claim_owner = %(owner)s THEN NULL ELSE claim_until END
+    WHERE call_id = %(call_id)s AND version = %(version)s
+      AND (%(hold)s::interval IS NULL OR state <> %(state)s OR claim_until IS NULL OR claim_until <= clock_timestamp())
+    RETURNING call_id
+), begun AS (
+    INSERT INTO ari.attempts (call_id, attempt, media_id, bridge_id, open_until)
+    SELECT call_id, %(begun)s, %(media_id)s, %(bridge_id)s, %(attempt_open_until)s FROM saved
+    WHERE %(begun)s::integer IS NOT NULL
+), settled AS (
+    UPDATE ari.attempts SET outcome = %(settled)s, settled_at = clock_timestamp()
+    WHERE call_id = (SELECT call_id FROM saved) AND attempt = %(settled_attempt)s AND %(settled)s::text IS NOT NULL
+), noted AS (
+    INSERT INTO ari.timeline ({_TIMELINE_COLUMNS}) {_TIMELINE_ROWS}
+    WHERE kind = 'request' OR EXISTS (SELECT 1 FROM saved)
+)
+SELECT EXISTS (SELECT 1 FROM saved) AS done
+"""  # noqa: S608 - built from constants
+
+_CLAIM = f"""
+UPDATE ari.calls SET claim_owner = %(owner)s, claim_step = %(step)s, claim_until = clock_timestamp() + %(hold)s::interval,
+    version = version + 1
+WHERE call_id = %(call_id)s AND state = %(state)s AND (claim_until IS NULL OR claim_until <= clock_timestamp())
+RETURNING {_SELECT}, clock_timestamp() AS now
+"""  # noqa: S608 - built from constants
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """A row of the timeline that is not a transition: a request, a refusal, something found."""
+
+    kind: Literal["request", "refusal", "note", "dead-letter"]
+    name: str
+    detail: str = ""
+    at: datetime | None = None
+    took_ms: float | None = None
+    attempt: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """A claim to be taken: who, for which step, for how long."""
+
+    owner: str
+    step: Step
+    duration: timedelta
+
+
+class Store(Protocol):
+    """What is asked of the calls' store. Times are of the store's own clock."""
+
+    def now(self) -> datetime:
+        """The store's clock."""
+
+    def load(self, call_id: UUID) -> Call | None:
+        """The call as it is."""
+
+    def last_entry(self, connection_id: int, channel_id: str, channel_created: str | None) -> Call | None:
+        """The newest call of this channel; of any channel of that id when `channel_created` is None."""
+
+    def insert(self, call: Call, notes: Iterable[Note], hold: Hold | None) -> bool:
+        """Writes a new call; False when it was there already."""
+
+    def claim(self, call_id: UUID, hold: Hold) -> Call | None:
+        """Takes the call for a step; None when it is in another state, or in somebody's hands."""
+
+    def save(
+        self, before: Call, after: Call, fact: facts.Fact, *, notes: Sequence[Note], owner: str, hold: Hold | None
+    ) -> Call | None:
+        """Writes what a fact made of a call, if nobody wrote since; None when somebody did."""
+
+    def release(self, call_id: UUID, owner: str) -> None:
+        """Gives a claim back without a result."""
+
+    def note(self, notes: Sequence[Note], *, call: Call | None = None, connection_id: int | None = None) -> None:
+        """Writes rows of the timeline by themselves."""
+
+
+class PostgresStore:
+    """The store in Postgres.
+
+    Args:
+        who: This process, for the timeline.
+        prefix: Begins our channel and bridge ids.
+    """
+
+    def __init__(self, db: database.Database, *, who: str, prefix: str) -> None:
+        self.db = db
+        self._who = who
+        self._prefix = prefix
+        self._offset: timedelta | None = None
+
+    def now(self) -> datetime:
+        """Postgres's clock, kept from the last answer: asking each time would cost a round trip."""
+        if self._offset is None:
+            with self.db.connection() as connection:
+                row = connection.execute("SELECT clock_timestamp() AS now").fetchone()
+            assert row is not None
+            self._observe(row["now"])
+        assert self._offset is not None
+        return _monotonic() + self._offset
+
+    def load(self, call_id: UUID) -> Call | None:
+        return self._one(f"SELECT {_SELECT}, clock_timestamp() AS now FROM ari.calls WHERE call_id = %s", [call_id])  # noqa: S608 - built from constants
+
+    def last_entry(self, connection_id: int, channel_id: str, channel_created: str | None) -> Call | None:
+        return self._one(
+            f"SELECT {_SELECT}, clock_timestamp() AS now FROM ari.calls WHERE connection_id = %s AND channel_id = %s"  # noqa: S608 - built from constants
+            " AND (%s::text IS NULL OR channel_created = %s) ORDER BY received_at DESC, entry DESC LIMIT 1",
+            [connection_id, channel_id, channel_created, channel_created],
+        )
+
+    def insert(self, call: Call, notes: Iterable[Note], hold: Hold | None) -> bool:
+        arrival = {
+            "call_id": str(call.call_id),
+            "kind": "transition",
+            "name": "CallReceived" if call.state is calls.State.RECEIVED else "CallRecorded",
+            "state_to": call.state,
+            "who": self._who,
+            "detail": f"{call.caller_number} → {call.called_number}, channel {call.channel_id}",
+        }
+        rows = [arrival, *(self._row(note, call=call) for note in notes)]
+        return self._done(_INSERT, _values(call) | _holding(hold) | {"timeline": json.dumps(rows, default=str)})
+
+    def claim(self, call_id: UUID, hold: Hold) -> Call | None:
+        values = {"call_id": call_id, "state": calls.WORKS_IN[hold.step], **_holding(hold)}
+        return self._one(_CLAIM, values)
+
+    def save(
+        self, before: Call, after: Call, fact: facts.Fact, *, notes: Sequence[Note], owner: str, hold: Hold | None
+    ) -> Call | None:
+        with self.db.connection() as connection:
+            return self.save_in(connection, before, after, fact, notes=notes, owner=owner, hold=hold)
+
+    def save_in(
+        self,
+        connection: database.Connection,
+        before: Call,
+        after: Call,
+        fact: facts.Fact,
+        *,
+        notes: Sequence[Note] = (),
+        owner: str = "",
+        hold: Hold | None = None,
+    ) -> Call | None:
+        """As `save`, on a connection that may have a transaction open."""
+        values = _values(after) | {"owner": owner, "step": None, "hold": None} | _attempt_values(before, after, fact)
+        if hold is not None:
+            values |= _holding(hold)
+        values |= {
+            "media_id": ids.media_id(self._prefix, after.call_id, after.attempt),
+            "bridge_id": ids.bridge_id(self._prefix, after.call_id, after.attempt),
+            "timeline": json.dumps(
+                [*(self._row(note, call=after) for note in notes), self._transition(before, after, fact)], default=str
+            ),
+        }
+        row = connection.execute(_SAVE, values).fetchone()
+        assert row is not None
+        return replace(after, version=after.version + 1) if row["done"] else None
+
+    def lock(self, connection: database.Connection, call_id: UUID) -> Call | None:
+        """The call, its row locked until the transaction on `connection` ends."""
+        row = connection.execute(
+            f"SELECT {_SELECT} FROM ari.calls WHERE call_id = %s FOR UPDATE",  # noqa: S608 - built from constants
+            [call_id],
+        ).fetchone()
+        return _call(row) if row is not None else None
+
+    def overdue(self, limit: int) -> list[Call]:
+        """Calls past their deadline and in nobody's hands, the longest overdue first."""
+        return self._many(
+            f"SELECT {_SELECT}, clock_timestamp() AS now FROM ari.calls"  # noqa: S608 - built from constants
+            " WHERE state <> 'ended' AND deadline_at <= clock_timestamp()"
+            " AND (claim_until IS NULL OR claim_until <= clock_timestamp()) ORDER BY deadline_at LIMIT %s",
+            [limit],
+        )
+
+    def open_calls(self, connection_id: int, connection_version: int) -> list[tuple[Call, datetime, bool]]:
+        """Calls of a connection version that have not ended: each with when it last changed, and whether it is claimed.
+
+        A call's last change is its newest timeline row.
+        """
+        with self.db.connection() as connection:
+            rows = connection.execute(
+                f"SELECT {_SELECT}, clock_timestamp() AS now,"  # noqa: S608 - built from constants
+                " coalesce((SELECT max(t.at) FROM ari.timeline t WHERE t.call_id = c.call_id), received_at) AS changed,"
+                " coalesce(claim_until > clock_timestamp(), false) AS claimed"
+                " FROM ari.calls c WHERE connection_id = %s AND connection_version = %s AND state <> 'ended'",
+                [connection_id, connection_version],
+            ).fetchall()
+        if rows:
+            self._observe(rows[0]["now"])
+        return [(_call(row), row["changed"], row["claimed"]) for row in rows]
+
+    def release(self, call_id: UUID, owner: str) -> None:
+        with self.db.connection() as connection:
+            connection.execute(
+                "UPDATE ari.calls SET claim_owner = NULL, claim_step = NULL, claim_until = NULL, version = version + 1"
+                " WHERE call_id = %s AND claim_owner = %s",
+                [call_id, owner],
+            )
+
+    def note(self, notes: Sequence[Note], *, call: Call | None = None, connection_id: int | None = None) -> None:
+        rows = [self._row(note, call=call, connection_id=connection_id) for note in notes]
+        with self.db.connection() as connection:
+            connection.execute(
+                f"INSERT INTO ari.timeline ({_TIMELINE_COLUMNS}) {_TIMELINE_ROWS}",
+                {"timeline": json.dumps(rows, default=str)},
+            )
+
+    def _row(self, note: Note, *, call: Call | None = None, connection_id: int | None = None) -> dict[str, Any]:
+        return {
+            "at": note.at,
+            "call_id": call.call_id if call is not None else None,
+            "connection_id": connection_id,
+            "kind": note.kind,
+            "name": note.name,
+            "attempt": note.attempt,
+            "took_ms": note.took_ms,
+            "who": self._who,
+            "detail": note.detail.replace("\x00", "�"),
+        }
+
+    def _transition(self, before: Call, after: Call, fact: facts.Fact) -> dict[str, Any]:
+        moved = before.state is not after.state
+        return {
+            "call_id": after.call_id,
+            "kind": "transition" if moved else "fact",
+            "name": type(fact).__name__,
+            "state_from": before.state if moved else None,
+            "state_to": after.state if moved else None,
+            "attempt": getattr(fact, "attempt", None),
+            "who": self._who,
+            "detail": _detail(after, fact, moved=moved),
+        }
+
+    def _one(self, query: str, values: Any) -> Call | None:
+        found = self._many(query, values)
+        return found[0] if found else None
+
+    def _many(self, query: str, values: Any) -> list[Call]:
+        with self.db.connection() as connection:
+            rows = connection.execute(query, values).fetchall()
+        if rows:
+            self._observe(rows[0]["now"])
+        return [_call(row) for row in rows]
+
+    def _done(self, query: str, values: dict[str, Any]) -> bool:
+        with self.db.connection() as connection:
+            row = connection.execute(query, values).fetchone()
+        assert row is not None
+        return bool(row["done"])
+
+    def _observe(self, now: datetime) -> None:
+        self._offset = now - _monotonic()
+
+
+def _monotonic() -> datetime:
+    return datetime.fromtimestamp(0).astimezone() + timedelta(seconds=time.monotonic())
+
+
+def _call(row: database.Row) -> Call:
+    values = {name: row[name] for name in _COLUMNS}
+    values["direction"] = calls.Direction(values["direction"])
+    values["state"] = calls.State(values["state"])
+    values["outcome"] = calls.Outcome(values["outcome"]) if values["outcome"] is not None else None
+    values["args"] = tuple(values["args"])
+    return Call(**values)
+
+
+def _values(call: Call) -> dict[str, Any]:
+    values: dict[str, Any] = {name: getattr(call, name) for name in _COLUMNS}
+    values["args"] = list(call.args)
+    return values
+
+
+def _holding(hold: Hold | None) -> dict[str, Any]:
+    if hold is None:
+        return {"owner": None, "step": None, "hold": None}
+    return {"owner": hold.owner, "step": str(hold.step), "hold": hold.duration}
+
+
+_SETTLES: dict[type[facts.Fact], str] = {
+    facts.LegsCreated: "created",
+    facts.LegsRefused: "refused",
+    facts.LegsUnknown: "unknown",
+}
+
+
+def _attempt_values(before: Call, after: Call, fact: facts.Fact) -> dict[str, Any]:
+    return {
+        "begun": after.attempt if after.attempt != before.attempt else None,
+        "settled": _SETTLES.get(type(fact)),
+        "settled_attempt": getattr(fact, "attempt", None),
+    }
+
+
+def _detail(after: Call, fact: facts.Fact, *, moved: bool) -> str:
+    """The fact's own words; with what the call came to when it is over."""
+    said = [
+        f"{field.name}={value}"
+        for field in fields(fact)
+        if field.name not in ("attempt", "open_until") and (value := getattr(fact, field.name)) is not None
+    ]
+    if moved and after.state is calls.State.ENDING:
+        said.append(f"→ {after.outcome}: {after.reason}")
+    return ", ".join(said)
