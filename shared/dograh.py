@@ -129,12 +129,17 @@ class Dograh:
         assert row is not None
         return int(row["id"])
 
-    def note_media(self, connection: database.Connection, call: Call, *, media_id: str, bridge_id: str) -> None:
+    def note_media(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         """Writes the media leg's and the bridge's id into the run's gathered_context."""
-        if call.workflow_run_id is not None:
-            _merge(connection, call.workflow_run_id, {"ext_channel_id": media_id, "bridge_id": bridge_id})
+        if call.workflow_run_id is None:
+            return
+        with self._db.transaction() as connection:
+            run = _lock(connection, call.workflow_run_id)
+            if run is not None:
+                gathered = _object(run["gathered_context"]) | {"ext_channel_id": media_id, "bridge_id": bridge_id}
+                _write(connection, call.workflow_run_id, gathered)
 
-    def end_run(self, call: Call) -> None:
+    def end_run(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         """Ends the call's run if that is ours to do; does nothing when it has ended already.
 
         A run that never connected is always ours to end. `is_completed` goes from false to true, never back.
@@ -149,16 +154,17 @@ class Dograh:
             if run is None or run["is_completed"]:
                 return
             gathered = _object(run["gathered_context"])
-            disposition = _disposition(call)
-            if not connected:
+            if connected:
+                gathered |= {"ext_channel_id": media_id, "bridge_id": bridge_id}
+            else:
                 gathered["error"] = call.reason or "never connected"
             for key in ("call_disposition", "mapped_call_disposition"):
-                gathered.setdefault(key, disposition)
+                gathered.setdefault(key, _disposition(call))
+            _write(connection, call.workflow_run_id, gathered)
             usage = _object(run["usage_info"]) | {"call_duration_seconds": round(call.talk_seconds)}
             connection.execute(
-                "UPDATE workflow_runs SET state = 'completed', is_completed = true, usage_info = %s,"
-                " gathered_context = %s WHERE id = %s",
-                [json.dumps(usage), json.dumps(gathered), call.workflow_run_id],
+                "UPDATE workflow_runs SET state = 'completed', is_completed = true, usage_info = %s WHERE id = %s",
+                [json.dumps(usage), call.workflow_run_id],
             )
 
 
@@ -190,14 +196,9 @@ def _disposition(call: Call) -> str:
             return "error"
 
 
-def _merge(connection: database.Connection, run_id: int, values: Mapping[str, Any]) -> None:
-    """Shallow-merges into gathered_context under the run's lock: no key another process wrote is lost."""
-    run = _lock(connection, run_id)
-    if run is not None:
-        connection.execute(
-            "UPDATE workflow_runs SET gathered_context = %s WHERE id = %s",
-            [json.dumps(_object(run["gathered_context"]) | dict(values)), run_id],
-        )
+def _write(connection: database.Connection, run_id: int, gathered: Mapping[str, Any]) -> None:
+    """Writes gathered_context, read under the run's lock: no key another process wrote is lost."""
+    connection.execute("UPDATE workflow_runs SET gathered_context = %s WHERE id = %s", [json.dumps(gathered), run_id])
 
 
 def _lock(connection: database.Connection, run_id: int) -> database.Row | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from uuid import UUID
 
 import structlog
 
-from shared import errors
+from shared import database, errors
 from shared.core import calls, commands, facts
 from shared.core.calls import Call
 from shared.core.deadlines import Limits, Step
@@ -84,18 +85,32 @@ class Ledger:
                     self.store.note(notes, call=call)
                 self.give(orders)
                 return Recorded(call=call, applied=False)
-            takes = take is not None and calls.WORKS_IN[take] is after.state
-            hold = self.hold(take, owner) if take is not None and takes else None
+            hold = self.hold(take, owner) if take is not None and _leads_to(take, call, after) else None
             saved = self.store.save(call, after, fact, notes=notes, owner=owner, hold=hold)
             if saved is not None:
-                self.give([order for order in orders if not (takes and _is_for(order, after.state))])
-                return Recorded(call=saved, applied=True, held=takes)
+                self.give([order for order in orders if hold is None or not _is_for(order, after.state)])
+                return Recorded(call=saved, applied=True, held=hold is not None)
             notes = ()
             again = self.store.load(call.call_id)
             if again is None:
                 raise errors.PermanentError(f"call {call.call_id} is gone from the database")
             call = again
         raise errors.TransientError(f"call {call.call_id}: lost {_TRIES} compare-and-sets in a row")
+
+    def create_run(self, call_id: UUID, create: Callable[[database.Connection, Call], int], *, owner: str) -> None:
+        """Creates the call's workflow run and stores its id, both or neither; does nothing when it has one.
+
+        The call's row is locked first, so that two workers cannot both create one.
+        """
+        with self.store.transaction() as connection:
+            call = self.store.lock(connection, call_id)
+            if call is None or call.state is not calls.State.ADMITTED or call.workflow_run_id is not None:
+                return
+            fact = facts.RunCreated(workflow_run_id=create(connection, call))
+            after, orders = calls.advance(call, fact, self.store.now(), self.limits)
+            if self.store.save_in(connection, call, after, fact, owner=owner) is None:
+                raise errors.TransientError(f"call {call_id} was written under its lock")
+        self.give(orders)
 
     def give(self, orders: Sequence[commands.Command]) -> None:
         """Enqueues orders; what cannot be enqueued now is re-driven by the sweep when its deadline has passed."""
@@ -105,6 +120,12 @@ class Ledger:
             self._orders.give(orders)
         except errors.QueueUnavailable as exc:
             log.warning("orders not enqueued, the sweep will give them again", orders=len(orders), why=str(exc))
+
+
+def _leads_to(step: Step, before: Call, after: Call) -> bool:
+    """Whether this very change is what the step is to act on."""
+    moved = after.state is not before.state or after.attempt != before.attempt
+    return moved and calls.WORKS_IN[step] is after.state
 
 
 def _is_for(order: commands.Command, state: calls.State) -> bool:

@@ -32,7 +32,7 @@ def client(url: str) -> redis.Redis:
     )
 
 
-def broker(url: str, middleware: Sequence[dramatiq.Middleware] = ()) -> dramatiq.Broker:
+def broker(url: str, middleware: Sequence[dramatiq.Middleware] = ()) -> redis_broker.RedisBroker:
     """A broker with all our queues; connects when first used."""
     made = redis_broker.RedisBroker(
         client=client(url),
@@ -49,7 +49,7 @@ def broker(url: str, middleware: Sequence[dramatiq.Middleware] = ()) -> dramatiq
 class BrokerOrders:
     """Gives the core's orders to the broker."""
 
-    def __init__(self, made: dramatiq.Broker) -> None:
+    def __init__(self, made: redis_broker.RedisBroker) -> None:
         self._broker = made
 
     def give(self, orders: Sequence[commands.Command]) -> None:
@@ -61,5 +61,12 @@ class BrokerOrders:
         """Enqueues one message. Raises QueueUnavailable."""
         try:
             self._broker.enqueue(message)
+        except redis.RedisError as exc:
+            raise errors.QueueUnavailable(f"Redis: {type(exc).__name__}") from exc
+
+    def waiting(self, queue: str) -> int:
+        """How many messages wait in a queue. Raises QueueUnavailable."""
+        try:
+            return int(self._broker.client.llen(f"{keys.NAMESPACE}:{queue}"))
         except redis.RedisError as exc:
             raise errors.QueueUnavailable(f"Redis: {type(exc).__name__}") from exc

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
@@ -71,8 +72,8 @@ SELECT EXISTS (SELECT 1 FROM saved) AS done
 """  # noqa: S608 - built from constants
 
 _CLAIM = f"""
-UPDATE ari.calls SET claim_owner = %(owner)s, claim_step = %(step)s, claim_until = clock_timestamp() + %(hold)s::interval,
-    version = version + 1
+UPDATE ari.calls SET claim_owner = %(owner)s, claim_step = %(step)s, version = version + 1,
+    claim_until = clock_timestamp() + %(hold)s::interval
 WHERE call_id = %(call_id)s AND state = %(state)s AND (claim_until IS NULL OR claim_until <= clock_timestamp())
 RETURNING {_SELECT}, clock_timestamp() AS now
 """  # noqa: S608 - built from constants
@@ -117,6 +118,17 @@ class Store(Protocol):
     def claim(self, call_id: UUID, hold: Hold) -> Call | None:
         """Takes the call for a step; None when it is in another state, or in somebody's hands."""
 
+    def transaction(self) -> AbstractContextManager[database.Connection]:
+        """A transaction, for writes that must happen together."""
+
+    def lock(self, connection: database.Connection, call_id: UUID) -> Call | None:
+        """The call, its row locked until the transaction ends."""
+
+    def save_in(
+        self, connection: database.Connection, before: Call, after: Call, fact: facts.Fact, *, owner: str
+    ) -> Call | None:
+        """As `save`, inside a transaction."""
+
     def save(
         self, before: Call, after: Call, fact: facts.Fact, *, notes: Sequence[Note], owner: str, hold: Hold | None
     ) -> Call | None:
@@ -124,6 +136,9 @@ class Store(Protocol):
 
     def release(self, call_id: UUID, owner: str) -> None:
         """Gives a claim back without a result."""
+
+    def open_calls(self, connection_id: int, connection_version: int) -> list[tuple[Call, datetime, bool]]:
+        """Calls that have not ended: each with when it last changed, and whether it is claimed."""
 
     def note(self, notes: Sequence[Note], *, call: Call | None = None, connection_id: int | None = None) -> None:
         """Writes rows of the timeline by themselves."""
@@ -184,6 +199,9 @@ class PostgresStore:
     ) -> Call | None:
         with self.db.connection() as connection:
             return self.save_in(connection, before, after, fact, notes=notes, owner=owner, hold=hold)
+
+    def transaction(self) -> AbstractContextManager[database.Connection]:
+        return self.db.transaction()
 
     def save_in(
         self,

@@ -368,8 +368,9 @@ def _caller_hanging_up(call: Call, fact: facts.CallerHangingUp, now: datetime, l
     return _caller_ended(call, now, limits, cause=fact.hangup_cause, left=False)
 
 
-def _caller_left(call: Call, _fact: facts.CallerLeft, now: datetime, limits: Limits) -> Advance:
-    return _caller_ended(call, now, limits, cause=None, left=True)
+def _caller_left(call: Call, fact: facts.CallerLeft, now: datetime, limits: Limits) -> Advance:
+    stamped = replace(call, left_stamp=call.left_stamp or fact.stamp)
+    return _caller_ended(stamped, now, limits, cause=None, left=True)
 
 
 def _caller_gone(call: Call, fact: facts.CallerGone, now: datetime, limits: Limits) -> Advance:

@@ -115,6 +115,9 @@ class CallerHangingUp:
 class CallerLeft:
     """The caller's leg left Stasis (StasisEnd). It may live on in the dialplan: it is no longer ours to touch."""
 
+    #: Asterisk's timestamp of it: tells a StasisStart that came late from one that came after.
+    stamp: str | None = None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallerGone:

@@ -1,0 +1,106 @@
+"""The scheduler process: holds the lead or stands by; while it leads, reconciles on a clock (APScheduler)."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+
+import structlog
+from apscheduler.executors import pool
+from apscheduler.schedulers import background
+
+from scheduler import sweeps
+from scheduler.assignments import Assigner
+from scheduler.configurations import Reconciler
+from scheduler.leases import Lease
+from scheduler.resyncs import Resyncs
+from shared import database, dograh, errors, ledger, logs, queues, settings, store
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+def main() -> int:
+    """Runs a scheduler; returns its exit status."""
+    try:
+        config = settings.load(settings.Scheduler)
+    except errors.InvalidSettings as exc:
+        sys.stderr.write(f"scheduler: {exc}\n")
+        return 2
+    logs.configure(config, "scheduler")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    run(config, stop)
+    return 0
+
+
+def run(config: settings.Scheduler, stop: threading.Event) -> None:
+    """Schedules until `stop` is set; then lets a standby take over at once."""
+    db = database.Database(config.database_url.get_secret_value(), size=config.database_pool, name=config.name)
+    db.open()
+    redis_url = config.redis_url.get_secret_value()
+    orders = queues.BrokerOrders(queues.broker(redis_url))
+    calls = store.PostgresStore(db, who=config.name, prefix=config.id_prefix)
+    book = ledger.Ledger(calls, orders, config.limits(), who=config.name)
+    lease = Lease(db, holder=f"{config.name}/{uuid.uuid4().hex[:8]}", seconds=config.lease_seconds)
+    reconciler = Reconciler(db, dograh.Dograh(db), config.sealer())
+    assigner = Assigner(
+        db,
+        queues.client(redis_url),
+        lease,
+        listener_timeout_seconds=config.listener_timeout_seconds,
+        drain_seconds=config.removal_drain_seconds,
+    )
+    resyncs = Resyncs(db, orders)
+
+    def assign() -> None:
+        assigner.tick()
+        if assigner.redis_was_emptied:
+            resyncs.ask_all()
+            assigner.redis_was_emptied = False
+
+    clock = background.BackgroundScheduler(
+        timezone="UTC",
+        executors={"default": pool.ThreadPoolExecutor(6)},
+        job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": 60},
+    )
+    lease.renew()
+    clock.add_job(lease.renew, "interval", seconds=config.lease_seconds / 3, max_instances=1)
+    for job, seconds in (
+        (reconciler.reconcile, config.configurations_seconds),
+        (assign, config.assign_seconds),
+        (lambda: sweeps.sweep(book, calls, batch=config.sweep_batch), config.sweep_seconds),
+        (resyncs.ask, config.resync_seconds),
+    ):
+        clock.add_job(_guarded(lease, job), "interval", seconds=seconds)
+    _guarded(lease, reconciler.reconcile)()
+    clock.start()
+    log.info("scheduler started", leads=lease.held)
+    stop.wait()
+    clock.shutdown(wait=True)
+    lease.release()
+    db.close()
+    log.info("scheduler stopped")
+
+
+def _guarded(lease: Lease, job: Callable[[], object]) -> Callable[[], None]:
+    """The job, only while we lead; an error of it never reaches the clock."""
+
+    def run_job() -> None:
+        if not lease.held:
+            return
+        try:
+            job()
+        except errors.TransientError as exc:
+            log.warning("not possible now, tried again on the next tick", why=str(exc))
+        except Exception:
+            log.exception("a job failed")
+
+    return run_job
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""The sweep: calls that are overdue and in nobody's hands are driven on, whatever was lost."""
+
+from __future__ import annotations
+
+import structlog
+
+from shared import errors
+from shared.core import facts
+from shared.ledger import Ledger
+from shared.store import PostgresStore
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+def sweep(ledger: Ledger, store: PostgresStore, *, batch: int) -> int:
+    """Drives on at most `batch` calls, the longest overdue first; returns how many there were."""
+    overdue = store.overdue(batch)
+    for call in overdue:
+        try:
+            ledger.record(call, facts.DeadlinePassed())
+        except errors.DatabaseUnavailable:
+            raise
+        except errors.PipelineError as exc:
+            log.warning("a call could not be driven on", call=str(call.call_id), why=str(exc))
+    if overdue:
+        log.info("overdue calls driven on", calls=len(overdue))
+    return len(overdue)

@@ -1,0 +1,37 @@
+"""Redis's clock, for the age of events: a listener's and a worker's hosts need not agree on the time."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import redis
+
+_REFRESH_SECONDS = 10.0
+
+
+class RedisClock:
+    """Redis's time in ms, kept by an offset to the monotonic clock and refreshed now and then."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._lock = threading.Lock()
+        self._offset_ms: float | None = None
+        self._refresh_at = 0.0
+
+    def now_ms(self) -> int | None:
+        """The time; None when Redis has not been reached yet."""
+        if time.monotonic() >= self._refresh_at and self._lock.acquire(blocking=False):
+            try:
+                self._refresh()
+            finally:
+                self._lock.release()
+        return None if self._offset_ms is None else int(time.monotonic() * 1000 + self._offset_ms)
+
+    def _refresh(self) -> None:
+        self._refresh_at = time.monotonic() + _REFRESH_SECONDS
+        try:
+            seconds, micros = self._client.time()
+        except redis.RedisError:
+            return
+        self._offset_ms = seconds * 1000 + micros / 1000 - time.monotonic() * 1000

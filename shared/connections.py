@@ -1,0 +1,84 @@
+"""Connections and their versions in Postgres: what a tenant's Asterisk is, and who holds its event socket.
+
+A connection is one configuration row of the platform. A version of it is what a socket and a request need: endpoint,
+app, credentials; never changed once written, so a call pins the one it came in by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared import database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """One version of a connection: all that a request needs."""
+
+    connection_id: int
+    version: int
+    organization_id: int
+    source_id: int
+    endpoint: str
+    app: str
+    user: str
+    sealed_password: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entrance:
+    """What a new call of a connection version meets."""
+
+    #: The version that serves it; None when none does.
+    serving: Version | None
+    organization_id: int
+    source_id: int
+    #: Why none serves it.
+    reason: str = ""
+
+
+_VERSION = """
+SELECT v.connection_id, v.version, c.organization_id, c.source_id, v.endpoint, v.app, v.ari_user AS user,
+       v.sealed_password
+FROM ari.connection_versions v JOIN ari.connections c USING (connection_id)
+WHERE v.connection_id = %s AND v.version = %s
+"""
+
+_ENTRANCE = """
+SELECT c.organization_id, c.source_id, c.state, c.reason, c.version AS newest,
+       v.endpoint = n.endpoint AND v.app = n.app AS same_place
+FROM ari.connection_versions v
+JOIN ari.connections c USING (connection_id)
+LEFT JOIN ari.connection_versions n ON n.connection_id = c.connection_id AND n.version = c.version
+WHERE v.connection_id = %s AND v.version = %s
+"""
+
+
+class Connections:
+    """Reads connections for the workers."""
+
+    def __init__(self, db: database.Database) -> None:
+        self._db = db
+
+    def version(self, connection_id: int, version: int) -> Version | None:
+        """One version, or None when there is none such."""
+        with self._db.connection() as connection:
+            row = connection.execute(_VERSION, [connection_id, version]).fetchone()
+        return Version(**row) if row is not None else None
+
+    def entrance(self, connection_id: int, version: int) -> Entrance | None:
+        """What a new call meets that this version's socket reported; None when there is no such version.
+
+        After a change of credentials only, the newest version serves it; after a change of place, or a removal, the
+        old one only finishes the calls it has.
+        """
+        with self._db.connection() as connection:
+            row = connection.execute(_ENTRANCE, [connection_id, version]).fetchone()
+        if row is None:
+            return None
+        whose = {"organization_id": row["organization_id"], "source_id": row["source_id"]}
+        if row["state"] != "active":
+            return Entrance(serving=None, reason=f"connection {row['state']}: {row['reason']}", **whose)
+        if row["newest"] != version and not row["same_place"]:
+            return Entrance(serving=None, reason="connection moved to another endpoint or app", **whose)
+        return Entrance(serving=self.version(connection_id, row["newest"]), **whose)

@@ -1,0 +1,103 @@
+"""The Asterisks this process talks to: one client for each version of a connection, made when first needed."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+from shared import ari, errors, sealing
+from shared.connections import Connections, Version
+from shared.core.calls import Call
+from shared.core.deadlines import Limits
+
+#: Clients kept; the one unused for longest goes first. An idle client holds no socket.
+_KEPT = 2000
+
+_T = TypeVar("_T")
+
+
+class Asterisks(Protocol):
+    """Where the steps get at an Asterisk."""
+
+    def of(self, call: Call, witness: ari.Witness) -> ari.Ari:
+        """The Asterisk a call came in by. Raises PermanentError when we know none."""
+
+    def at(self, connection_id: int, version: int, witness: ari.Witness) -> ari.Ari:
+        """The Asterisk of a connection version. Raises PermanentError when we know none."""
+
+
+class RestAsterisks:
+    """Over HTTP, by what Postgres says of the connection."""
+
+    def __init__(
+        self, connections: Connections, sealer: sealing.Sealer, limits: Limits, *, requests_at_once: int
+    ) -> None:
+        self._connections = connections
+        self._sealer = sealer
+        self._limits = limits
+        self._requests_at_once = requests_at_once
+        self._lock = threading.Lock()
+        self._clients: OrderedDict[tuple[int, int], ari.Asterisk] = OrderedDict()
+
+    def of(self, call: Call, witness: ari.Witness) -> ari.Ari:
+        return self.at(call.connection_id, call.connection_version, witness)
+
+    def at(self, connection_id: int, version: int, witness: ari.Witness) -> ari.Ari:
+        return ari.Ari(self._client(connection_id, version), witness)
+
+    def _client(self, connection_id: int, version: int) -> ari.Asterisk:
+        key = (connection_id, version)
+        with self._lock:
+            client = self._clients.get(key)
+            if client is not None:
+                self._clients.move_to_end(key)
+                return client
+        found = self._connections.version(connection_id, version)
+        if found is None:
+            raise errors.PermanentError(f"connection {connection_id} has no version {version}")
+        made = self._make(found)
+        with self._lock:
+            client = self._clients.setdefault(key, made)
+            while len(self._clients) > _KEPT:
+                self._clients.popitem(last=False)[1].close()
+        return client
+
+    def _make(self, version: Version) -> ari.Asterisk:
+        target = ari.Target(
+            endpoint=version.endpoint,
+            app=version.app,
+            user=version.user,
+            password=self._sealer.open(version.sealed_password),
+        )
+        return ari.Asterisk(
+            target,
+            requests_at_once=self._requests_at_once,
+            connect_seconds=self._limits.connect_seconds,
+            read_seconds=self._limits.read_seconds,
+        )
+
+
+class SideBySide:
+    """Runs the requests of one step at the same time."""
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="request")
+
+    def __call__(self, *asks: Callable[[], _T]) -> list[_T | errors.PipelineError]:
+        """Runs all, the first in this thread; each gives its result or its error, in the order given."""
+        futures: list[Future[_T]] = [self._pool.submit(ask) for ask in asks[1:]]
+        return [_result(asks[0]), *(_result(future.result) for future in futures)]
+
+    def close(self) -> None:
+        """Lets the threads go."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _result(ask: Callable[[], _T]) -> _T | errors.PipelineError:
+    try:
+        return ask()
+    except errors.PipelineError as exc:
+        return exc

@@ -1,0 +1,127 @@
+"""The step `bridge`: the media leg is ready, so the caller is answered and both legs are joined, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from uuid import UUID
+
+import structlog
+
+from shared import ari, errors
+from shared.core import calls, events, facts, ids
+from shared.core.calls import Call
+from shared.core.deadlines import Step
+from shared.store import Note
+from workers import claims
+from workers.steps import Tools
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+def note_media_ready(tools: Tools, *, connection_id: int, event: events.Event) -> None:
+    """A leg with one of our ids entered Stasis."""
+    own = ids.parse(tools.prefix, event.leg.id)
+    if own is None or own.kind is not ids.Kind.MEDIA:
+        return
+    call = own_call(tools, connection_id, own.call_id, event.leg.id)
+    if call is not None:
+        _ready(tools, call, own.attempt)
+
+
+def check_media(tools: Tools, *, call_id: UUID, attempt: int) -> None:
+    """The media leg's StasisStart is overdue: asks whether the leg is ready, still connecting, or gone."""
+    call = tools.ledger.store.load(call_id)
+    if call is None or call.state is not calls.State.PREPARED or call.attempt != attempt or not call.legs_created:
+        return
+    watch = claims.Watch(tools.ledger, tools.ledger.limits.request_seconds)
+    asterisk = tools.asterisks.of(call, watch)
+    try:
+        leg = asterisk.channel(tools.media_id(call))
+    finally:
+        tools.ledger.store.note(watch.notes(), call=call)
+    if leg is None:
+        tools.ledger.record(call, facts.MediaGone(attempt=attempt, why="media leg is gone"))
+    elif leg.stasis_app == asterisk.app:
+        _ready(tools, call, attempt)
+
+
+def join_legs(tools: Tools, *, call_id: UUID, attempt: int) -> None:
+    """The join once more, for a call whose first one was lost: looks before it repeats anything."""
+    claim = claims.claim(tools.ledger, call_id, Step.BRIDGE)
+    if claim is not None and claim.call.attempt == attempt:
+        _join(tools, claim, look_first=True)
+
+
+def own_call(tools: Tools, connection_id: int, call_id: UUID, leg_id: str) -> Call | None:
+    """The call one of our ids names, if it came in by this connection; a foreign one is refused and recorded.
+
+    Whoever owns a PBX can create a channel named like another tenant's media leg.
+    """
+    call = tools.ledger.store.load(call_id)
+    if call is None or call.connection_id == connection_id:
+        return call
+    detail = f"connection {connection_id} reported leg {leg_id}, which is of another connection's call"
+    log.warning("a leg id of another tenant was refused", connection=connection_id, leg=leg_id)
+    tools.ledger.store.note([Note(kind="refusal", name="ForeignLeg", detail=detail)], connection_id=connection_id)
+    return None
+
+
+def _ready(tools: Tools, call: Call, attempt: int) -> None:
+    _, claim = claims.take(tools.ledger, call, facts.MediaReady(attempt=attempt), Step.BRIDGE)
+    if claim is not None:
+        _join(tools, claim, look_first=False)
+
+
+def _join(tools: Tools, claim: claims.Claim, *, look_first: bool) -> None:
+    call = claim.call
+    asterisk = tools.asterisks.of(call, claim)
+    try:
+        fact = _joined(tools, asterisk, call, look_first=look_first)
+    except errors.TransientError as exc:
+        claim.give_up(str(exc))
+        return
+    after = claim.record(fact)
+    if after.state is calls.State.CONNECTED:
+        tools.platform.note_media(after, media_id=tools.media_id(after), bridge_id=tools.bridge_id(after))
+
+
+def _joined(tools: Tools, asterisk: ari.Ari, call: Call, *, look_first: bool) -> facts.Fact:
+    bridge_id, legs = tools.bridge_id(call), [call.channel_id, tools.media_id(call)]
+    missing = legs
+    if look_first:
+        bridge = asterisk.bridge(bridge_id)
+        if bridge is None:
+            return facts.JoinRefused(attempt=call.attempt, reason="the bridge is gone")
+        # A leg that is in already would leave and come back, which is heard.
+        missing = [leg for leg in legs if leg not in bridge.channels]
+    asks: list[Callable[[], object]] = [lambda: asterisk.answer(call.channel_id)]
+    if missing:
+        asks.append(lambda: asterisk.add_legs(bridge_id, missing))
+    for result in tools.side_by_side(*asks):
+        if isinstance(result, errors.TransientError):
+            raise result
+        if isinstance(result, errors.PermanentError):
+            return _why_not(tools, asterisk, call, str(result))
+        if result is False:
+            return facts.CallerGone()
+    return _verified(tools, asterisk, call)
+
+
+def _verified(tools: Tools, asterisk: ari.Ari, call: Call) -> facts.Fact:
+    """Success of both requests is not yet both legs in the bridge: one may have left in between."""
+    bridge = asterisk.bridge(tools.bridge_id(call))
+    if bridge is not None and bridge.channels >= {call.channel_id, tools.media_id(call)}:
+        return facts.Joined(attempt=call.attempt)
+    return _why_not(tools, asterisk, call, "a leg is not in the bridge")
+
+
+def _why_not(tools: Tools, asterisk: ari.Ari, call: Call, said: str) -> facts.Fact:
+    """Whose fault it was, by what is still there."""
+    caller = asterisk.channel(call.channel_id)
+    if caller is None:
+        return facts.CallerGone()
+    if caller.stasis_app != asterisk.app:
+        return facts.CallerLeft()
+    if asterisk.channel(tools.media_id(call)) is None:
+        return facts.MediaGone(attempt=call.attempt, why="media leg ended while being joined")
+    return facts.JoinRefused(attempt=call.attempt, reason=said)

@@ -1,0 +1,79 @@
+"""The worker process: wires the steps to their adapters and works until told to stop."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+
+import dramatiq
+import dramatiq.middleware
+import structlog
+
+from shared import clocks, connections, database, dograh, errors, ledger, logs, queues, settings, store
+from workers import actors
+from workers.asterisks import RestAsterisks, SideBySide
+from workers.dead_letters import DeadLetters
+from workers.steps import NoQuota, Tools
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+def main() -> int:
+    """Runs a worker; returns its exit status."""
+    try:
+        config = settings.load(settings.Worker)
+    except errors.InvalidSettings as exc:
+        sys.stderr.write(f"worker: {exc}\n")
+        return 2
+    logs.configure(config, "worker")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    run(config, stop)
+    return 0
+
+
+def run(config: settings.Worker, stop: threading.Event) -> None:
+    """Works until `stop` is set, then finishes what is in hand and gives back the rest."""
+    db = database.Database(config.database_url.get_secret_value(), size=config.database_pool, name=config.name)
+    db.open()
+    calls = store.PostgresStore(db, who=config.name, prefix=config.id_prefix)
+    redis_url = config.redis_url.get_secret_value()
+    retries = dramatiq.middleware.Retries(max_retries=8, min_backoff=100, max_backoff=5_000)
+    broker = queues.broker(redis_url, [DeadLetters(calls), retries])
+    side_by_side = SideBySide(config.worker_threads * 4)
+    limits = config.limits()
+    known = connections.Connections(db)
+    tools = Tools(
+        ledger=ledger.Ledger(calls, queues.BrokerOrders(broker), limits, who=config.name),
+        asterisks=RestAsterisks(known, config.sealer(), limits, requests_at_once=config.asterisk_requests),
+        platform=dograh.Dograh(db, storage_backend=config.storage_backend, run_completion=config.run_completion),
+        quota=NoQuota(),
+        entrances=known,
+        side_by_side=side_by_side,
+        redis_ms=clocks.RedisClock(queues.client(redis_url)).now_ms,
+        prefix=config.id_prefix,
+        token_secret=config.token_secret,
+    )
+    actors.declare(broker, tools)
+    if tools.token_secret is None:
+        log.warning("media tokens are off: anyone who can reach the voice agent can open a media socket")
+    worker = dramatiq.Worker(
+        broker,
+        queues=set(config.queues) or None,
+        worker_timeout=queues.IDLE_POLL_MS,
+        worker_threads=config.worker_threads,
+    )
+    worker.start()
+    log.info("worker started", queues=sorted(config.queues) or "all", threads=config.worker_threads)
+    stop.wait()
+    log.info("worker stops: finishes what is in hand")
+    worker.stop(timeout=int(config.drain_seconds * 1000))
+    side_by_side.close()
+    db.close()
+    log.info("worker stopped")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

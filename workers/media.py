@@ -1,0 +1,89 @@
+"""The step `media`: asks for the media leg and the bridge, side by side, under ids never used before."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from shared import ari, errors, media_tokens
+from shared.core import facts
+from shared.core.calls import Call
+from shared.core.deadlines import Step
+from workers import claims
+from workers.steps import Tools
+
+
+def start_media(tools: Tools, *, call_id: UUID, attempt: int) -> None:
+    """Begins an attempt, unless it was begun before: whoever did it may have asked, and nobody may ask twice."""
+    call = tools.ledger.store.load(call_id)
+    if call is None:
+        return
+    limits = tools.ledger.limits
+    wait = limits.claim(Step.MEDIA).total_seconds() + limits.request_seconds
+    begun = facts.AttemptBegun(attempt=attempt, open_until=_after(tools, wait))
+    recorded, claim = claims.take(tools.ledger, call, begun, Step.MEDIA)
+    if claim is None or not recorded.applied:
+        return
+    asterisk = tools.asterisks.of(claim.call, claim)
+    if attempt > 1:
+        remove(tools, asterisk, claim.call, attempt - 1)
+    claim.record(_ask(tools, asterisk, claim.call))
+
+
+def remove_attempt(tools: Tools, *, call_id: UUID, attempt: int) -> None:
+    """Removes what an attempt that no longer counts has left."""
+    call = tools.ledger.store.load(call_id)
+    if call is None:
+        return
+    watch = claims.Watch(tools.ledger, 2 * tools.ledger.limits.request_seconds)
+    try:
+        results = remove(tools, tools.asterisks.of(call, watch), call, attempt)
+    finally:
+        tools.ledger.store.note(watch.notes(), call=call)
+    for result in results:
+        if isinstance(result, errors.PipelineError):
+            raise result
+
+
+def remove(tools: Tools, asterisk: ari.Ari, call: Call, attempt: int) -> list[object]:
+    """Hangs up an attempt's media leg and removes its bridge; gives each one's result or error."""
+    media_id, bridge_id = tools.media_id(call, attempt), tools.bridge_id(call, attempt)
+    return tools.side_by_side(lambda: asterisk.hang_up(media_id), lambda: asterisk.remove_bridge(bridge_id))
+
+
+def _ask(tools: Tools, asterisk: ari.Ari, call: Call) -> facts.Fact:
+    media_id, bridge_id = tools.media_id(call), tools.bridge_id(call)
+    client, parameters = call.media_client or "", _parameters(tools, call)
+    results = tools.side_by_side(
+        lambda: asterisk.create_media(media_id, client=client, parameters=parameters),
+        lambda: asterisk.create_bridge(bridge_id),
+    )
+    failures = [result for result in results if isinstance(result, errors.PipelineError)]
+    refusals = [failure for failure in failures if isinstance(failure, errors.PermanentError)]
+    if refusals:
+        return facts.LegsRefused(attempt=call.attempt, reason=_explained(refusals[0], client))
+    if failures:
+        return facts.LegsUnknown(attempt=call.attempt, reason=str(failures[0]))
+    return facts.LegsCreated(attempt=call.attempt)
+
+
+def _explained(refusal: errors.PermanentError, client: str) -> str:
+    if isinstance(refusal, errors.AsteriskRefused) and refusal.status == 400:
+        return f"{refusal} (is the websocket client {client!r} in websocket_client.conf?)"
+    return str(refusal)
+
+
+def _parameters(tools: Tools, call: Call) -> dict[str, str]:
+    """The query of the media URL, as the platform's endpoint reads it."""
+    assert call.workflow_id is not None
+    assert call.user_id is not None
+    assert call.workflow_run_id is not None
+    whose = {"workflow_id": call.workflow_id, "user_id": call.user_id, "workflow_run_id": call.workflow_run_id}
+    parameters = {name: str(value) for name, value in whose.items()}
+    if tools.token_secret is not None:
+        parameters["token"] = media_tokens.token(tools.token_secret, **whose)
+    return parameters
+
+
+def _after(tools: Tools, seconds: float) -> datetime:
+    return tools.ledger.store.now() + timedelta(seconds=seconds)

@@ -1,0 +1,179 @@
+"""The step `quota`: a caller's leg becomes a call, and is admitted or refused by tenant, route and quota."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import datetime
+from uuid import UUID
+
+import structlog
+
+from shared import connections, dograh
+from shared.core import calls, entries, events, facts, ids
+from shared.core.calls import Call, Cause
+from shared.core.deadlines import Step
+from shared.store import Note
+from workers import claims
+from workers.steps import Tools
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+def receive_caller(tools: Tools, *, connection_id: int, version: int, at_ms: int, event: events.Event) -> None:
+    """A caller's leg entered our app: its StasisStart."""
+    if event.replaces is not None:
+        detail = f"channel {event.leg.id} took the place of {event.replaces}"
+        tools.ledger.store.note([Note(kind="note", name="ChannelReplaced", detail=detail)], connection_id=connection_id)
+        return
+    now_ms = tools.redis_ms()
+    age_seconds = max(0.0, (now_ms - at_ms) / 1000) if now_ms is not None else 0.0
+    admit_leg(
+        tools,
+        connection_id=connection_id,
+        version=version,
+        leg=event.leg,
+        args=event.args,
+        stamp=event.stamp,
+        age_seconds=age_seconds,
+    )
+
+
+def admit_leg(
+    tools: Tools,
+    *,
+    connection_id: int,
+    version: int,
+    leg: events.Channel,
+    args: tuple[str, ...],
+    stamp: str,
+    age_seconds: float,
+) -> None:
+    """Makes a call of a leg that is in Stasis, by its event or as a resync found it; once, however often told.
+
+    Args:
+        stamp: Of the StasisStart; empty when a resync found it.
+        age_seconds: How long ago the event was read.
+    """
+    entrance = tools.entrances.entrance(connection_id, version)
+    if entrance is None:
+        log.warning("a leg of a connection we do not know", connection=connection_id, version=version)
+        return
+    last = tools.ledger.store.last_entry(connection_id, leg.id, leg.created)
+    match entries.judge(last, stamp):
+        case entries.Entry.KNOWN:
+            return
+        case entries.Entry.LEFT_UNHEARD:
+            assert last is not None
+            tools.ledger.record(last, facts.CallerLeft(stamp=stamp))
+        case entries.Entry.NEW if last is not None and not _is_in_stasis(tools, connection_id, version, leg):
+            return
+    call = _new_call(
+        tools.ledger.store.now(), entrance, connection_id=connection_id, version=version, leg=leg, args=args,
+        stamp=stamp, entry=last.entry + 1 if last is not None else 1,
+    )  # fmt: skip
+    call = calls.receive(call, tools.ledger.limits)
+    started, owner = time.monotonic(), tools.ledger.owner()
+    if tools.ledger.store.insert(call, [], tools.ledger.hold(Step.QUOTA, owner)):
+        _decide(tools, claims.Claim(tools.ledger, call, Step.QUOTA, owner, started), entrance, age_seconds)
+
+
+def decide_admission(tools: Tools, *, call_id: UUID) -> None:
+    """The decision once more, for a call whose first one was lost."""
+    claim = claims.claim(tools.ledger, call_id, Step.QUOTA)
+    if claim is None:
+        return
+    call = claim.call
+    entrance = tools.entrances.entrance(call.connection_id, call.connection_version)
+    assert entrance is not None, "a call's connection version is never deleted"
+    _decide(tools, claim, entrance, 0.0)
+
+
+def _decide(tools: Tools, claim: claims.Claim, entrance: connections.Entrance, age_seconds: float) -> None:
+    call = claim.call
+    if age_seconds > tools.ledger.limits.stale_start_seconds:
+        why = f"picked up {age_seconds:.1f} s late"
+        claim.record(facts.Refused(reason=why, hangup_cause=Cause.CONGESTION))
+        return
+    if entrance.serving is None:
+        claim.record(facts.Refused(reason=entrance.reason, hangup_cause=Cause.CONGESTION))
+        return
+    if any("=" in arg for arg in call.args):
+        why = "legs that the platform originated are not taken over yet"
+        claim.record(facts.Refused(reason=why, hangup_cause=Cause.NOT_ALLOWED))
+        return
+    route = tools.platform.route(source_id=entrance.source_id, organization_id=entrance.organization_id)
+    refusal = route if isinstance(route, dograh.NoRoute) else tools.quota.refusal(call)
+    if refusal is not None:
+        claim.record(facts.Refused(reason=refusal.reason, hangup_cause=refusal.hangup_cause))
+        return
+    assert isinstance(route, dograh.Route)
+    claim.record(facts.Admitted(workflow_id=route.workflow_id, user_id=route.user_id, media_client=route.media_client))
+
+
+def _is_in_stasis(tools: Tools, connection_id: int, version: int, leg: events.Channel) -> bool:
+    """Asks Asterisk: after an ended call of the same channel, only the truth tells a new entry from a late event."""
+    watch = claims.Watch(tools.ledger, tools.ledger.limits.request_seconds)
+    asterisk = tools.asterisks.at(connection_id, version, watch)
+    found = asterisk.channel(leg.id)
+    return found is not None and found.created == leg.created and found.stasis_app == asterisk.app
+
+
+def _new_call(
+    now: datetime,
+    entrance: connections.Entrance,
+    *,
+    connection_id: int,
+    version: int,
+    leg: events.Channel,
+    args: tuple[str, ...],
+    stamp: str,
+    entry: int,
+) -> Call:
+    serving = entrance.serving
+    return Call(
+        call_id=ids.call_id(connection_id=connection_id, channel_id=leg.id, channel_created=leg.created, entry=entry),
+        connection_id=connection_id,
+        connection_version=serving.version if serving is not None else version,
+        organization_id=entrance.organization_id,
+        channel_id=leg.id,
+        channel_created=leg.created,
+        entry=entry,
+        direction=calls.Direction.INBOUND,
+        state=calls.State.RECEIVED,
+        received_at=now,
+        state_since=now,
+        deadline_at=None,
+        channel_name=leg.name,
+        caller_number=leg.caller_number or "unknown",
+        called_number=leg.called_number,
+        args=args,
+        entered_stamp=stamp or None,
+    )
+
+
+def record_abandoned(tools: Tools, *, connection_id: int, version: int, event: events.Event) -> Call | None:
+    """A leg we never heard of left Stasis: recorded as an abandoned call, so that its late StasisStart finds it.
+
+    Returns:
+        The call when its start came in between after all; None when all is done.
+    """
+    entrance = tools.entrances.entrance(connection_id, version)
+    if entrance is None:
+        return None
+    now = tools.ledger.store.now()
+    call = replace(
+        _new_call(
+            now, entrance, connection_id=connection_id, version=version, leg=event.leg, args=(), stamp="", entry=1
+        ),
+        state=calls.State.ENDED,
+        left_stamp=event.stamp or None,
+        caller_left=True,
+        outcome=calls.Outcome.ABANDONED,
+        reason="caller hung up before the call was picked up",
+        ending_at=now,
+        ended_at=now,
+    )
+    if tools.ledger.store.insert(call, [], None):
+        return None
+    return tools.ledger.store.last_entry(connection_id, event.leg.id, event.leg.created)

@@ -1,0 +1,191 @@
+"""The step `resync`: what Asterisk holds against what Postgres holds, in both directions.
+
+Finds what events, messages or processes have lost: callers nobody picked up, calls whose legs are gone, leftovers of
+ours. Judges only what has been still for a while, and confirms each finding with a GET before it acts.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import structlog
+
+from shared import ari, errors
+from shared.core import calls, events, facts, ids
+from shared.core.calls import Call, State
+from shared.store import Note
+from workers import claims, quota
+from workers.steps import Tools
+
+log = structlog.stdlib.get_logger(__name__)
+
+#: A call changed later than this before the look is at work: not judged.
+_STILL = timedelta(seconds=2)
+#: Bounds one resync; the next one goes on.
+_SECONDS = 60.0
+#: Channels that are no callers: other controllers' media, recordings, snoops. By the name of their technology.
+_NO_CALLERS = (
+    "WebSocket/", "AudioSocket/", "UnicastRTP/", "Snoop/", "Announcer/", "Recorder/", "CBAnn/", "ConfBridgeRecorder/",
+    "Surrogate/",
+)  # fmt: skip
+
+
+def resync_connection(tools: Tools, *, connection_id: int, version: int, full: bool) -> None:
+    """Compares one connection version's Asterisk with our calls.
+
+    Args:
+        full: Also look at the bridges: an empty one of ours, or a leg outside its bridge, shows only there.
+    """
+    watch = claims.Watch(tools.ledger, _SECONDS)
+    asterisk = tools.asterisks.at(connection_id, version, watch)
+    look = _Look(tools, asterisk, connection_id=connection_id, version=version)
+    try:
+        look.compare(full=full)
+    except errors.AsteriskUnreachable as exc:
+        # Nothing is concluded from an Asterisk that does not answer; the clock asks again.
+        log.info("resync not possible", connection=connection_id, version=version, why=str(exc))
+    if look.findings:
+        tools.ledger.store.note(look.findings, connection_id=connection_id)
+
+
+class _Look:
+    """One comparison."""
+
+    def __init__(self, tools: Tools, asterisk: ari.Ari, *, connection_id: int, version: int) -> None:
+        self._tools = tools
+        self._asterisk = asterisk
+        self._connection_id = connection_id
+        self._version = version
+        self._bridges: list[ari.Bridge] | None = None
+        self.findings: list[Note] = []
+
+    def compare(self, *, full: bool) -> None:
+        looked_at = self._tools.ledger.store.now()
+        application = self._application()
+        present = application.channels if application is not None else frozenset()
+        known = self._tools.ledger.store.open_calls(self._connection_id, self._version)
+        if full:
+            self._all_bridges()
+        for call, changed_at, claimed in known:
+            if not claimed and changed_at < looked_at - _STILL:
+                self._judge(call, present)
+        self._adopt(present, [call for call, _, _ in known])
+        self._sweep_leftovers(present, looked_at)
+
+    def _application(self) -> ari.Application | None:
+        application = self._asterisk.application()
+        wanted = {str(kind) for kind in events.EventType}
+        if application is not None and application.allowed != wanted:
+            self._asterisk.set_event_filter(sorted(wanted))
+        return application
+
+    def _all_bridges(self) -> list[ari.Bridge]:
+        if self._bridges is None:
+            self._bridges = self._asterisk.bridges()
+        return self._bridges
+
+    # ── our calls against Asterisk ───────────────────────────────────────────────────────────────────────────────────
+
+    def _judge(self, call: Call, present: frozenset[str]) -> None:
+        fact = self._caller_missing(call, present) or self._media_missing(call, present) or self._bridge_wrong(call)
+        if fact is not None:
+            self._found(f"{call.state} call {call.call_id}: {type(fact).__name__}")
+            self._tools.ledger.record(call, fact)
+
+    def _caller_missing(self, call: Call, present: frozenset[str]) -> facts.Fact | None:
+        if call.state not in calls.LIVE or call.state in (State.ORIGINATING, State.RINGING):
+            return None
+        if call.channel_id in present:
+            return None
+        leg = self._asterisk.channel(call.channel_id)
+        if leg is None or leg.created != call.channel_created:
+            return facts.CallerGone()
+        return facts.CallerLeft() if leg.stasis_app != self._asterisk.app else None
+
+    def _media_missing(self, call: Call, present: frozenset[str]) -> facts.Fact | None:
+        """A media leg that is gone, or that is ready and never told us."""
+        if call.attempt == 0 or not call.legs_created:
+            return None
+        if call.state not in (State.PREPARED, State.CONNECTED):
+            return None
+        media_id = self._tools.media_id(call)
+        if call.state is State.CONNECTED and media_id in present:
+            return None
+        leg = self._asterisk.channel(media_id)
+        if leg is None:
+            return facts.MediaGone(attempt=call.attempt, why="media leg is gone")
+        if call.state is State.PREPARED and leg.stasis_app == self._asterisk.app:
+            return facts.MediaReady(attempt=call.attempt)
+        return None
+
+    def _bridge_wrong(self, call: Call) -> facts.Fact | None:
+        if self._bridges is None or call.state is not State.CONNECTED:
+            return None
+        legs = {call.channel_id, self._tools.media_id(call)}
+        bridge_id = self._tools.bridge_id(call)
+        if any(bridge.id == bridge_id and bridge.channels >= legs for bridge in self._bridges):
+            return None
+        bridge = self._asterisk.bridge(bridge_id)
+        if bridge is None:
+            return facts.BridgeLost(attempt=call.attempt, reason="the bridge is gone")
+        missing = legs - bridge.channels
+        return facts.BridgeLost(attempt=call.attempt, reason=f"not in the bridge: {missing}") if missing else None
+
+    # ── Asterisk against our calls ───────────────────────────────────────────────────────────────────────────────────
+
+    def _adopt(self, present: frozenset[str], known: list[Call]) -> None:
+        """Callers that are in our app and that no call of ours knows: their StasisStart was missed."""
+        callers = {call.channel_id for call in known if not call.caller_left}
+        for channel_id in sorted(present - callers):
+            if ids.parse(self._tools.prefix, channel_id) is None:
+                self._adopt_leg(channel_id)
+
+    def _adopt_leg(self, channel_id: str) -> None:
+        leg = self._asterisk.channel(channel_id)
+        if leg is None or leg.stasis_app != self._asterisk.app or leg.name.startswith(_NO_CALLERS):
+            return
+        held_by = next((bridge.id for bridge in self._all_bridges() if channel_id in bridge.channels), None)
+        if held_by is not None:
+            # Another controller's call: whoever bridged it serves it.
+            self._found(f"channel {channel_id} is in bridge {held_by}, which is not ours: left alone")
+            return
+        quota.admit_leg(
+            self._tools,
+            connection_id=self._connection_id,
+            version=self._version,
+            leg=leg,
+            args=leg.stasis_args,
+            stamp="",
+            age_seconds=0.0,
+        )
+
+    def _sweep_leftovers(self, present: frozenset[str], looked_at: datetime) -> None:
+        """Legs and bridges with our prefix whose attempt no longer counts: removed one after the other."""
+        names = set(present) | {bridge.id for bridge in self._bridges or ()}
+        for name in sorted(names):
+            own = ids.parse(self._tools.prefix, name)
+            if own is not None and self._is_leftover(own, looked_at):
+                self._remove(own, name)
+
+    def _is_leftover(self, own: ids.OwnId, looked_at: datetime) -> bool:
+        call = self._tools.ledger.store.load(own.call_id)
+        if call is None:
+            # Of a call our database does not know: another installation's with our prefix, or a restored database.
+            return True
+        if call.connection_id != self._connection_id:
+            # Seen from another tenant of the same Asterisk: its own resync judges it.
+            return False
+        if call.state is State.ENDED or own.attempt < call.attempt:
+            return call.state_since < looked_at - _STILL
+        # An ending call's teardown is at work on it.
+        return False
+
+    def _remove(self, own: ids.OwnId, name: str) -> None:
+        is_leg = own.kind is ids.Kind.MEDIA
+        gone = not (self._asterisk.hang_up(name) if is_leg else self._asterisk.remove_bridge(name))
+        if not gone:
+            self._found(f"{'media leg' if is_leg else 'bridge'} {name} had no live call: removed")
+
+    def _found(self, detail: str) -> None:
+        log.warning("resync", connection=self._connection_id, found=detail)
+        self.findings.append(Note(kind="note", name="Resync", detail=detail))

@@ -1,0 +1,77 @@
+"""What every step works with, handed in from main."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from shared import connections, database, dograh
+from shared.core import ids
+from shared.core.calls import Call
+from shared.ledger import Ledger
+from workers.asterisks import Asterisks
+
+
+class Platform(Protocol):
+    """The platform's side of a call. `dograh.Dograh` is the one adapter."""
+
+    def route(self, *, source_id: int, organization_id: int) -> dograh.Route | dograh.NoRoute:
+        """Where an inbound call goes."""
+
+    def create_run(self, connection: database.Connection, call: Call) -> int:
+        """Inserts the workflow run, inside a transaction."""
+
+    def note_media(self, call: Call, *, media_id: str, bridge_id: str) -> None:
+        """Tells the run its media leg and bridge."""
+
+    def end_run(self, call: Call, *, media_id: str, bridge_id: str) -> None:
+        """Ends the run, if that is ours to do."""
+
+
+class Quota(Protocol):
+    """Whether a call may be served."""
+
+    def refusal(self, call: Call) -> dograh.NoRoute | None:
+        """Why not, or None when it may."""
+
+
+class NoQuota:
+    """The adapter that lets every call through."""
+
+    def refusal(self, call: Call) -> dograh.NoRoute | None:
+        return None
+
+
+class Entrances(Protocol):
+    """What a new call meets. `connections.Connections` is the adapter."""
+
+    def entrance(self, connection_id: int, version: int) -> connections.Entrance | None:
+        """None when there is no such connection."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """The ports of the steps."""
+
+    ledger: Ledger
+    asterisks: Asterisks
+    platform: Platform
+    quota: Quota
+    entrances: Entrances
+    #: Runs requests at the same time; each gives its result or its PipelineError.
+    side_by_side: Callable[..., list[Any]]
+    #: Redis's time in ms; None when unknown.
+    redis_ms: Callable[[], int | None]
+    #: Begins our channel and bridge ids.
+    prefix: str
+    #: Signs the media URL; None when tokens are off.
+    token_secret: str | None
+
+    def media_id(self, call: Call, attempt: int | None = None) -> str:
+        """The media leg's channel id, of the newest attempt unless told."""
+        return ids.media_id(self.prefix, call.call_id, attempt or call.attempt)
+
+    def bridge_id(self, call: Call, attempt: int | None = None) -> str:
+        """The bridge's id, of the newest attempt unless told."""
+        return ids.bridge_id(self.prefix, call.call_id, attempt or call.attempt)

@@ -1,0 +1,146 @@
+"""The step `teardown`: ends the run, removes both legs and the bridge of every attempt, verifies that they are gone.
+
+Works from the call's row alone, at any moment of the set-up.
+"""
+
+from __future__ import annotations
+
+import time
+from uuid import UUID
+
+from shared import ari, errors
+from shared.core import entries, events, facts, ids
+from shared.core.calls import Call
+from shared.core.deadlines import Step
+from workers import bridge, claims, quota
+from workers.steps import Tools
+
+#: A channel told to hang up takes a moment to go (measured: a few ms, about 1 s while its media still connects).
+_LOOKS = (0.0, 0.05, 0.2, 0.5, 1.0)
+
+
+def note_leg_ended(tools: Tools, *, connection_id: int, version: int, event: events.Event) -> None:
+    """A leg left Stasis, is being hung up, or is gone."""
+    own = ids.parse(tools.prefix, event.leg.id)
+    if own is not None:
+        _media_ended(tools, connection_id, own, event)
+        return
+    call = tools.ledger.store.last_entry(connection_id, event.leg.id, event.leg.created)
+    if call is None and event.type is events.EventType.STASIS_END:
+        call = quota.record_abandoned(tools, connection_id=connection_id, version=version, event=event)
+    if call is None or _is_of_an_earlier_entry(call, event):
+        return
+    _, claim = claims.take(tools.ledger, call, _caller_fact(event), Step.TEARDOWN)
+    if claim is not None:
+        _tear_down(tools, claim)
+
+
+def tear_down(tools: Tools, *, call_id: UUID) -> None:
+    """The teardown as ordered: after a refusal, a failure, a deadline; and once more when one was lost."""
+    claim = claims.claim(tools.ledger, call_id, Step.TEARDOWN)
+    if claim is not None:
+        _tear_down(tools, claim)
+
+
+def _media_ended(tools: Tools, connection_id: int, own: ids.OwnId, event: events.Event) -> None:
+    if own.kind is not ids.Kind.MEDIA or event.type is events.EventType.CHANNEL_HANGUP_REQUEST:
+        return
+    call = bridge.own_call(tools, connection_id, own.call_id, event.leg.id)
+    if call is None:
+        return
+    why = f"media leg ended, cause {event.cause} {event.cause_text}".strip() if event.cause else "media leg ended"
+    fact = facts.MediaGone(attempt=own.attempt, hangup_cause=event.cause, why=why)
+    _, claim = claims.take(tools.ledger, call, fact, Step.TEARDOWN)
+    if claim is not None:
+        _tear_down(tools, claim)
+
+
+def _is_of_an_earlier_entry(call: Call, event: events.Event) -> bool:
+    """Whether the event is about an entry before this one: the channel came back into Stasis since."""
+    entered = call.entered_stamp
+    return entered is not None and bool(event.stamp) and entries.later(entered, event.stamp)
+
+
+def _caller_fact(event: events.Event) -> facts.Fact:
+    match event.type:
+        case events.EventType.STASIS_END:
+            return facts.CallerLeft(stamp=event.stamp or None)
+        case events.EventType.CHANNEL_DESTROYED:
+            return facts.CallerGone(hangup_cause=event.cause)
+        case _:
+            return facts.CallerHangingUp(hangup_cause=event.cause)
+
+
+def _tear_down(tools: Tools, claim: claims.Claim) -> None:
+    call = claim.call
+    # The run ends and its slot is free without waiting for an Asterisk.
+    tools.platform.end_run(call, media_id=tools.media_id(call), bridge_id=tools.bridge_id(call))
+    try:
+        left = _remove_all(tools, tools.asterisks.of(call, claim), claim)
+    except errors.PipelineError as exc:
+        left = str(exc)
+    if left:
+        claim.record(facts.RemovalPending(why=left))
+    elif call.open_until is not None and tools.ledger.store.now() < call.open_until:
+        why = "a request whose outcome is unknown may still take effect"
+        claim.record(facts.RemovalPending(why=why, not_before=call.open_until))
+    else:
+        claim.record(facts.LegsRemoved())
+
+
+def _remove_all(tools: Tools, asterisk: ari.Ari, claim: claims.Claim) -> str:
+    """Removes everything the call may have left; says what could not be verified gone."""
+    call = claim.call
+    asks = []
+    for attempt in range(1, call.attempt + 1):
+        media_id, bridge_id = tools.media_id(call, attempt), tools.bridge_id(call, attempt)
+        asks += [_Removal(asterisk, media_id, claim), _BridgeRemoval(asterisk, bridge_id)]
+    if not call.caller_left:
+        asks.append(_CallerRemoval(asterisk, call, claim))
+    if not asks:
+        return ""
+    failures = [result for result in tools.side_by_side(*asks) if isinstance(result, errors.PipelineError)]
+    return "; ".join(str(failure) for failure in failures)
+
+
+class _Removal:
+    """Hangs a channel up and sees it gone. Raises a PipelineError when it is not."""
+
+    def __init__(self, asterisk: ari.Ari, channel_id: str, claim: claims.Claim, cause: int | None = None) -> None:
+        self._asterisk = asterisk
+        self._channel_id = channel_id
+        self._claim = claim
+        self._cause = cause
+
+    def __call__(self) -> None:
+        if not self._asterisk.hang_up(self._channel_id, self._cause):
+            return
+        for pause in _LOOKS:
+            time.sleep(min(pause, self._claim.seconds_left()))
+            if self._asterisk.channel(self._channel_id) is None:
+                return
+        raise errors.TransientError(f"channel {self._channel_id} was hung up and is still there")
+
+
+class _CallerRemoval(_Removal):
+    """Hangs the caller up, if its leg is still in our app: anywhere else it is not ours to touch."""
+
+    def __init__(self, asterisk: ari.Ari, call: Call, claim: claims.Claim) -> None:
+        super().__init__(asterisk, call.channel_id, claim, call.hangup_cause)
+        self._created = call.channel_created
+
+    def __call__(self) -> None:
+        leg = self._asterisk.channel(self._channel_id)
+        if leg is not None and leg.created == self._created and leg.stasis_app == self._asterisk.app:
+            super().__call__()
+
+
+class _BridgeRemoval:
+    """Removes a bridge; its answer is proof."""
+
+    def __init__(self, asterisk: ari.Ari, bridge_id: str) -> None:
+        self._asterisk = asterisk
+        self._bridge_id = bridge_id
+
+    def __call__(self) -> None:
+        self._asterisk.remove_bridge(self._bridge_id)
