@@ -127,7 +127,8 @@ class Assigner:
         seconds, micros = self._redis.time()
         oldest = seconds * 1000 + micros // 1000 - int(self._timeout_seconds * 1000)
         self._redis.zremrangebyscore(keys.LISTENERS, "-inf", oldest - 60_000)
-        return sorted(_text(name) for name in self._redis.zrangebyscore(keys.LISTENERS, oldest, "+inf"))
+        names = self._redis.zrangebyscore(keys.LISTENERS, oldest, "+inf")
+        return sorted(name.decode() for name in names if isinstance(name, bytes))
 
     def _reports(self, listener: str) -> dict[str, Report]:
         found: dict[str, Report] = {}
@@ -204,8 +205,8 @@ class Assigner:
             return
         pipeline = self._redis.pipeline(transaction=True)
         pipeline.delete(keys.assignments(listener))
-        if fields:
-            pipeline.hset(keys.assignments(listener), mapping=dict(fields))
+        for field, text in fields.items():
+            pipeline.hset(keys.assignments(listener), field, text)
         pipeline.expire(keys.assignments(listener), _HASH_SECONDS)
         pipeline.incr(keys.revision(listener))
         pipeline.expire(keys.revision(listener), _HASH_SECONDS)
@@ -275,7 +276,3 @@ def _is_news(before: datetime | None, now: datetime | None) -> bool:
     if now is None or before is None:
         return now is not before
     return (now - before).total_seconds() > 10
-
-
-def _text(name: str | bytes) -> str:
-    return name.decode() if isinstance(name, bytes) else name

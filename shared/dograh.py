@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from shared import database
+from shared import database, errors
 from shared.core import configurations
 from shared.core.calls import Call, Cause, Direction, Outcome
 
@@ -73,6 +73,35 @@ class Dograh:
             if configurations.is_ari(value):
                 found.append(ConfigurationRow(source_id=row["id"], organization_id=row["organization_id"], value=value))
         return found
+
+    def write_configuration(self, organization_id: int, value: Mapping[str, Any], *, replace: bool) -> None:
+        """Writes an organization's telephony configuration, as the platform's own API would.
+
+        Raises:
+            InvalidConfiguration: There is no such organization, or it has a configuration and `replace` is not set.
+        """
+        with self._db.transaction() as connection:
+            if connection.execute("SELECT 1 FROM organizations WHERE id = %s", [organization_id]).fetchone() is None:
+                raise errors.InvalidConfiguration(f"there is no organization {organization_id}")
+            written = connection.execute(
+                "INSERT INTO organization_configurations AS c (organization_id, key, value, created_at)"
+                " VALUES (%s, %s, %s, clock_timestamp()) ON CONFLICT (organization_id, key)"
+                " DO UPDATE SET value = excluded.value WHERE %s RETURNING c.id",
+                [organization_id, _CONFIGURATION_KEY, json.dumps(dict(value)), replace],
+            ).fetchone()
+            if written is None:
+                raise errors.InvalidConfiguration(f"organization {organization_id} has a configuration already")
+
+    def remove_configuration(self, organization_id: int) -> None:
+        """Removes an organization's telephony configuration. Raises InvalidConfiguration when it has none of ours."""
+        with self._db.transaction() as connection:
+            removed = connection.execute(
+                "DELETE FROM organization_configurations WHERE organization_id = %s AND key = %s"
+                " AND value::jsonb ->> 'provider' = 'ari' RETURNING id",
+                [organization_id, _CONFIGURATION_KEY],
+            ).fetchone()
+            if removed is None:
+                raise errors.InvalidConfiguration(f"organization {organization_id} has no ARI configuration")
 
     def route(self, *, source_id: int, organization_id: int) -> Route | NoRoute:
         """Where a call of this connection goes, by the configuration as it is now."""

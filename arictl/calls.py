@@ -1,0 +1,136 @@
+"""`arictl calls` and `arictl trace`: what calls did, by the timeline."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from arictl import tools
+from shared import database, errors
+from shared.core.calls import State
+
+_CALLS = """
+SELECT call_id, organization_id, state, outcome, reason, caller_number, called_number, workflow_run_id, received_at,
+       connected_at, ending_at, ended_at,
+       extract(epoch FROM connected_at - received_at) * 1000 AS setup_ms,
+       extract(epoch FROM coalesce(ending_at, clock_timestamp()) - connected_at) AS talk_seconds
+FROM ari.calls
+WHERE (%(organization)s::integer IS NULL OR organization_id = %(organization)s)
+  AND (NOT %(live)s OR state <> 'ended')
+ORDER BY received_at DESC LIMIT %(limit)s
+"""
+
+#: A call is named by its id or the beginning of it, by its run, or by its channel.
+_FIND = """
+SELECT * FROM ari.calls
+WHERE call_id::text LIKE %(name)s || '%%' OR replace(call_id::text, '-', '') LIKE %(name)s || '%%'
+   OR workflow_run_id::text = %(name)s OR channel_id = %(name)s
+ORDER BY received_at DESC LIMIT 2
+"""
+
+_BAR = 36
+_COLOURS = {"transition": "bold cyan", "request": "green", "refusal": "bold red", "dead-letter": "bold red"}
+
+
+def list_calls(
+    organization: Annotated[int | None, typer.Option("--organization", "-o", help="Only this organization's.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="Only calls that have not ended.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most calls to show.")] = 30,
+) -> None:
+    """List calls, the newest first."""
+    with tools.opened() as (_, db), db.connection() as connection:
+        rows = connection.execute(_CALLS, {"organization": organization, "live": live, "limit": limit}).fetchall()
+    table = Table("call", "org", "caller → called", "run", "received", "state", "set-up", "talk", "outcome", "why")
+    for row in rows:
+        table.add_row(
+            str(row["call_id"])[:8],
+            str(row["organization_id"]),
+            escape(f"{row['caller_number']} → {row['called_number']}"),
+            str(row["workflow_run_id"] or "-"),
+            f"{row['received_at']:%m-%d %H:%M:%S}",
+            row["state"],
+            "-" if row["setup_ms"] is None else f"{row['setup_ms']:.0f} ms",
+            "-" if row["talk_seconds"] is None else f"{row['talk_seconds']:.0f} s",
+            row["outcome"] or "",
+            escape(row["reason"] or ""),
+        )
+    tools.out.print(table if rows else "No calls yet.")
+
+
+def trace(
+    name: Annotated[str, typer.Argument(metavar="CALL", help="A call id or its beginning, a run, a channel.")],
+) -> None:
+    """Show what happened to a call, step by step, as a waterfall."""
+    with tools.opened() as (_, db), db.connection() as connection:
+        call = _find(connection, name.strip())
+        rows = connection.execute(
+            "SELECT * FROM ari.timeline WHERE call_id = %s ORDER BY at, id", [call["call_id"]]
+        ).fetchall()
+    tools.out.print(_heading(call))
+    if not rows:
+        return
+    start = rows[0]["at"]
+    moments = [((row["at"] - start).total_seconds() * 1000, row["took_ms"] or 0.0) for row in rows]
+    # Set-up is what one looks at: the bars span it, or the whole of a call that has none.
+    span = max((at + took for at, took in moments if at + took <= _span_of(call, start)), default=0.0) or 1.0
+    table = Table("at", "", "what", "took", "detail", "who", box=None, pad_edge=False)
+    for row, (at, took) in zip(rows, moments, strict=True):
+        colour = _COLOURS.get(row["kind"], "dim")
+        table.add_row(
+            f"{at:,.1f} ms",
+            f"[{colour}]{_bar(at, took, span)}[/]",
+            f"[{colour}]{escape(_what(row))}[/]",
+            f"{took:.1f}" if row["took_ms"] is not None else "",
+            escape(row["detail"].splitlines()[0] if row["detail"] else ""),
+            row["who"],
+        )
+    tools.out.print(table)
+
+
+def _find(connection: database.Connection, name: str) -> database.Row:
+    rows = connection.execute(_FIND, {"name": name.lower() if _is_hex(name) else name}).fetchall() if name else []
+    if not rows:
+        raise errors.PermanentError(f"no call is named {name!r}: arictl calls lists them")
+    if len(rows) > 1 and rows[0]["channel_id"] != name:
+        raise errors.PermanentError(f"{name!r} names several calls: give more of the id")
+    return rows[0]
+
+
+def _is_hex(name: str) -> bool:
+    try:
+        UUID(name.ljust(32, "0")[:36])
+    except ValueError:
+        return False
+    return True
+
+
+def _heading(call: dict[str, Any]) -> str:
+    run = f", run {call['workflow_run_id']}" if call["workflow_run_id"] else ""
+    came_to = f": {call['outcome']}, {call['reason']}" if call["outcome"] else ""
+    return escape(
+        f"Call {call['call_id']} of organization {call['organization_id']}{run}\n"
+        f"{call['direction']} {call['caller_number']} → {call['called_number']}, channel {call['channel_id']}"
+        f" on connection {call['connection_id']}:{call['connection_version']}\n{call['state']}{came_to}\n"
+    )
+
+
+def _span_of(call: dict[str, Any], start: Any) -> float:
+    until = call["connected_at"] or call["ended_at"]
+    return float("inf") if until is None else (until - start).total_seconds() * 1000 + 50.0
+
+
+def _bar(at: float, took: float, span: float) -> str:
+    begin = min(int(at / span * _BAR), _BAR - 1)
+    length = max(1, min(round(took / span * _BAR), _BAR - begin))
+    return " " * begin + ("█" * length if took else "▏")
+
+
+def _what(row: dict[str, Any]) -> str:
+    if row["state_to"]:
+        moved = f"{row['state_from']} → {row['state_to']}" if row["state_from"] else f"→ {row['state_to']}"
+        return f"{moved} ({row['name']})" if row["state_to"] != State.RECEIVED else moved
+    return str(row["name"])

@@ -1,0 +1,113 @@
+"""`arictl connection`: tenants' Asterisks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from arictl import tools
+from shared import dograh, errors
+from shared.core import configurations
+
+app = typer.Typer(help="Tenants' Asterisks.", no_args_is_help=True)
+
+_LIST = """
+SELECT c.connection_id, c.organization_id, c.state, c.reason, v.version, v.endpoint, v.app, v.socket_state,
+       v.socket_since, v.last_event_at, v.reconnects, v.last_error, v.listener_id, v.epoch,
+       v.superseded_at IS NOT NULL AS superseded,
+       (SELECT count(*) FROM ari.calls k WHERE k.connection_id = c.connection_id
+        AND (v.version IS NULL OR k.connection_version = v.version) AND k.state NOT IN ('ending', 'ended')) AS live
+FROM ari.connections c
+LEFT JOIN ari.connection_versions v ON v.connection_id = c.connection_id AND v.retired_at IS NULL
+WHERE c.state <> 'removed' OR v.version IS NOT NULL
+ORDER BY c.connection_id, v.version
+"""
+
+Organization = Annotated[int, typer.Option("--organization", "-o", help="The organization's id.")]
+
+
+@app.command()
+def add(  # noqa: PLR0917 - typer reads these as options
+    organization: Organization,
+    endpoint: Annotated[str, typer.Option(help="http(s)://host[:port][/prefix] of its ARI.")],
+    app_name: Annotated[str, typer.Option("--app", help="ARI user and Stasis app.")],
+    ws_client: Annotated[str, typer.Option(help="The client in websocket_client.conf that reaches the agent.")],
+    workflow: Annotated[int | None, typer.Option(help="The workflow that serves inbound calls.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Change the configuration it has.")] = False,
+) -> None:
+    """Add an organization's Asterisk.
+
+    The ARI password is read from ARI_PASSWORD, from standard input when that is no terminal, or asked for.
+    """
+    value: dict[str, object] = {
+        "provider": "ari",
+        "ari_endpoint": endpoint,
+        "app_name": app_name,
+        "app_password": _password(),
+        "ws_client_name": ws_client,
+        "inbound_workflow_id": workflow,
+        "from_numbers": [],
+    }
+    configuration = configurations.parse(value)
+    with tools.opened() as (_, db):
+        dograh.Dograh(db).write_configuration(organization, value, replace=replace)
+    tools.out.print(
+        f"Organization {organization}: app {configuration.app} on {configuration.endpoint}."
+        " The scheduler takes it up within seconds: arictl connection list"
+    )
+
+
+@app.command()
+def remove(organization: Organization) -> None:
+    """Remove an organization's Asterisk. New calls are refused, running ones go on to their end."""
+    with tools.opened() as (_, db):
+        dograh.Dograh(db).remove_configuration(organization)
+    tools.out.print(f"Organization {organization}: removed. Its calls go on to their end.")
+
+
+@app.command("list")
+def list_connections() -> None:
+    """List connections: connected or not, since when, and why not."""
+    table = Table(
+        "connection", "org", "endpoint", "app", "socket", "since", "live calls", "last event", "what is wrong"
+    )
+    with tools.opened() as (_, db), db.connection() as connection:
+        rows = connection.execute(_LIST).fetchall()
+    for row in rows:
+        table.add_row(
+            f"{row['connection_id']}:{row['version'] or '-'}",
+            str(row["organization_id"]),
+            row["endpoint"] or "-",
+            row["app"] or "-",
+            _socket(row["state"], row["socket_state"], superseded=row["superseded"]),
+            _time(row["socket_since"]),
+            str(row["live"]),
+            _time(row["last_event_at"]),
+            row["reason"] or row["last_error"] or "",
+        )
+    tools.out.print(table if rows else "No connections. Add one: arictl connection add --help")
+
+
+def _password() -> str:
+    password = os.environ.get("ARI_PASSWORD")
+    if password is None:
+        password = (
+            typer.prompt("ARI password", hide_input=True) if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
+        )
+    if not password:
+        raise errors.InvalidConfiguration("no password: set ARI_PASSWORD, pipe it in, or type it when asked")
+    return password
+
+
+def _socket(state: str, socket_state: str | None, *, superseded: bool) -> str:
+    if state != "active" or superseded:
+        return f"{socket_state or 'none'} ({'draining' if state == 'active' else state})"
+    return socket_state or "none"
+
+
+def _time(moment: object) -> str:
+    return f"{moment:%m-%d %H:%M:%S}" if moment is not None else "-"

@@ -1,0 +1,35 @@
+"""The operator's command line: `arictl --help`."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from arictl import calls, connection, db
+from shared import errors
+
+app = typer.Typer(
+    name="arictl",
+    help="Look at ari-pipeline and act on it. Reads DATABASE_URL and SECRET_KEY from the environment or .env.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(db.app, name="db")
+app.add_typer(connection.app, name="connection")
+app.command("calls")(calls.list_calls)
+app.command("trace")(calls.trace)
+
+
+def main() -> None:
+    """Runs a command; an error of ours is one clear line, not a traceback."""
+    try:
+        app()
+    except errors.PipelineError as exc:
+        sys.stderr.write(f"arictl: {exc}\n")
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()
