@@ -1,0 +1,6 @@
+"""Runs the simulator as a process of its own: `python -m simulator`."""
+
+from simulator.main import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,219 @@
+"""Stasis apps: which socket hears them, subscriptions and filters, and the delivery (or loss) of events."""
+
+import json
+from collections import deque
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from simulator import errors, events
+from simulator.event_sockets import EventSocket
+
+
+class EventFilter:
+    """What `PUT /applications/{app}/eventFilter` set: lists of `{"type": ..., further fields}`."""
+
+    def __init__(self) -> None:
+        self.allowed: list[dict[str, Any]] = []
+        self.disallowed: list[dict[str, Any]] = []
+
+    def change(self, body: object) -> None:
+        """Takes the lists that are given; an empty body clears both, as does a list given as null.
+
+        Raises:
+            errors.Refusal: the body is no filter.
+        """
+        given = {"allowed": None, "disallowed": None} if body in (None, {}) else body
+        if not isinstance(given, dict):
+            raise errors.Refusal(400, "Invalid event filter")
+        for name in ("allowed", "disallowed"):
+            entries = (given.get(name) or []) if name in given else getattr(self, name)
+            if not isinstance(entries, list) or not all(isinstance(e, dict) and "type" in e for e in entries):
+                raise errors.Refusal(400, f"Invalid event filter: {name}")
+            setattr(self, name, entries)
+
+    def passes(self, event: events.Event) -> bool:
+        """Whether the app gets to hear of this event."""
+        if any(entry.items() <= event.items() for entry in self.disallowed):
+            return False
+        return not self.allowed or any(entry.items() <= event.items() for entry in self.allowed)
+
+
+@dataclass(eq=False)
+class Application:
+    """One Stasis app. It is there as long as it has a socket or a channel."""
+
+    name: str
+    socket: EventSocket | None = None
+    subscribe_all: bool = False
+    filter: EventFilter = field(default_factory=EventFilter)
+    channel_ids: dict[str, None] = field(default_factory=dict)
+    #: Bridge id → the channels on whose account the app hears of it. They stay in it when they leave the bridge.
+    bridges: dict[str, set[str]] = field(default_factory=dict)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The app as REST shows it."""
+        return {
+            "name": self.name,
+            "channel_ids": list(self.channel_ids),
+            "bridge_ids": list(self.bridges),
+            "endpoint_ids": [],
+            "device_names": [],
+            "events_allowed": self.filter.allowed,
+            "events_disallowed": self.filter.disallowed,
+        }
+
+
+@dataclass
+class Drop:
+    """An order to lose events of some types; `times` None is for ever."""
+
+    types: Collection[str]
+    times: int | None
+
+
+class Applications:
+    """All Stasis apps of one Asterisk."""
+
+    def __init__(self, asterisk_id: str, log_entries: int) -> None:
+        self._asterisk_id = asterisk_id
+        self._by_name: dict[str, Application] = {}
+        #: Every open socket, also those that were replaced → the apps it asked for.
+        self.sockets: dict[EventSocket, list[str]] = {}
+        self.drops: list[Drop] = []
+        self.log: deque[dict[str, Any]] = deque(maxlen=log_entries)
+
+    def snapshots(self) -> list[dict[str, Any]]:
+        """All apps as REST shows them."""
+        return [application.snapshot() for application in self._by_name.values()]
+
+    def get(self, name: str) -> Application:
+        """One app.
+
+        Raises:
+            errors.Refusal: it has neither socket nor channel.
+        """
+        if name not in self._by_name:
+            raise errors.Refusal(404, "Application not found")
+        return self._by_name[name]
+
+    def is_connected(self, name: str) -> bool:
+        """Whether a channel can enter it."""
+        return name in self._by_name and self._by_name[name].socket is not None
+
+    def connect(self, names: list[str], socket: EventSocket, *, subscribe_all: bool) -> None:
+        """Makes a socket the one that hears these apps; the older one is told."""
+        self.sockets[socket] = names
+        for name in names:
+            application = self._by_name.setdefault(name, Application(name))
+            if application.socket is not None:
+                self._send(application, events.application_replaced())
+            application.socket = socket
+            application.subscribe_all = subscribe_all
+
+    def disconnect(self, socket: EventSocket) -> None:
+        """Forgets a socket that is closed, and apps that have nothing else."""
+        for name in self.sockets.pop(socket, []):
+            self._unhear(name, socket)
+
+    def _unhear(self, name: str, socket: EventSocket) -> None:
+        application = self._by_name.get(name)
+        if application is not None and application.socket is socket:
+            application.socket = None
+            self._forget_if_unused(application)
+
+    def subscribe(self, name: str, channel_id: str) -> None:
+        """Lets an app hear of a channel; an app nobody knows stays unknown."""
+        if name in self._by_name:
+            self._by_name[name].channel_ids[channel_id] = None
+
+    def subscribe_bridge(self, name: str, channel_id: str, bridge_id: str) -> None:
+        """Lets an app hear of a bridge that a channel of its entered."""
+        if name in self._by_name:
+            self._by_name[name].bridges.setdefault(bridge_id, set()).add(channel_id)
+
+    def unsubscribe(self, channel_id: str) -> None:
+        """Nobody hears of this channel any more; nor of a bridge that only it brought."""
+        for application in list(self._by_name.values()):
+            for bridge_id, on_account_of in list(application.bridges.items()):
+                on_account_of.discard(channel_id)
+                if not on_account_of:
+                    del application.bridges[bridge_id]
+            if channel_id in application.channel_ids:
+                del application.channel_ids[channel_id]
+                self._forget_if_unused(application)
+
+    def forget_bridge(self, bridge_id: str) -> None:
+        """A bridge is gone."""
+        for application in self._by_name.values():
+            application.bridges.pop(bridge_id, None)
+
+    def publish(self, channel_id: str | None, event: events.Event, *, bridge_id: str | None = None) -> None:
+        """Sends an event to each app that hears of the channel or the bridge."""
+        for application in self._by_name.values():
+            if (
+                channel_id in application.channel_ids
+                or bridge_id in application.bridges
+                or (application.subscribe_all and application.socket is not None)
+            ):
+                self._send(application, event)
+
+    def publish_to(self, name: str, event: events.Event) -> None:
+        """Sends an event to one app only."""
+        if name in self._by_name:
+            self._send(self._by_name[name], event)
+
+    def socket_snapshots(self, name: str) -> list[dict[str, Any]]:
+        """The open sockets of an app, oldest first; at most one of them is the one that hears."""
+        hearing = self._by_name[name].socket if name in self._by_name else None
+        return [
+            {"is_hearing": socket is hearing, "opened_at": socket.opened_at}
+            for socket, names in self.sockets.items()
+            if name in names
+        ]
+
+    def cut_sockets(self, name: str | None, *, silently: bool) -> int:
+        """Cuts the sockets of one app (the replaced ones too), or all; returns how many.
+
+        Silently: the TCP connections stay open and go dead; for Asterisk they are gone.
+        """
+        doomed = [socket for socket, names in self.sockets.items() if name is None or name in names]
+        for socket in doomed:
+            if silently:
+                socket.fall_silent()
+            else:
+                socket.cut()
+            for app in self.sockets[socket]:
+                self._unhear(app, socket)
+        return len(doomed)
+
+    def drop(self, types: list[str], times: int | None) -> None:
+        """Loses events of these types, as often as told, or for ever."""
+        self.drops.append(Drop(types, times))
+
+    def wipe(self) -> None:
+        """Cuts every socket and forgets every app: Asterisk is gone."""
+        for socket in self.sockets:
+            socket.cut()
+        self.sockets.clear()
+        self._by_name.clear()
+
+    def _send(self, application: Application, event: events.Event) -> None:
+        if not application.filter.passes(event):
+            return
+        whole = event | {"asterisk_id": self._asterisk_id, "application": application.name}
+        delivered = application.socket is not None and not self._is_dropped(event["type"])
+        self.log.append({"delivered": delivered, "event": whole})
+        if delivered and application.socket is not None:
+            application.socket.send(json.dumps(whole, separators=(",", ":")))
+
+    def _is_dropped(self, kind: str) -> bool:
+        for drop in self.drops:
+            if kind in drop.types and drop.times != 0:
+                drop.times = None if drop.times is None else drop.times - 1
+                return True
+        return False
+
+    def _forget_if_unused(self, application: Application) -> None:
+        if application.socket is None and not application.channel_ids:
+            self._by_name.pop(application.name, None)

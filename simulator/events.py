@@ -1,0 +1,107 @@
+"""Events as Asterisk writes them: names, order of fields, time stamps, causes."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+#: A JSON object.
+Event = dict[str, Any]
+
+CAUSE_TEXTS = {
+    0: "Unknown",
+    1: "Unallocated (unassigned) number",
+    3: "No route to destination",
+    16: "Normal Clearing",
+    17: "User busy",
+    18: "No user responding",
+    19: "User alerting, no answer",
+    20: "Subscriber absent",
+    21: "Call Rejected",
+    26: "Answered elsewhere",
+    27: "Destination out of order",
+    28: "Invalid number format",
+    31: "Normal, unspecified",
+    34: "Circuit/channel congestion",
+    38: "Network out of order",
+    41: "Temporary failure",
+    58: "Bearer capability not available",
+    127: "Interworking, unspecified",
+}
+
+#: Names that `DELETE /channels/{id}?reason=` takes.
+CAUSE_BY_REASON = {
+    "normal": 16,
+    "busy": 17,
+    "congestion": 34,
+    "no_answer": 19,
+    "timeout": 18,
+    "rejected": 21,
+    "unallocated": 1,
+    "normal_unspecified": 31,
+    "number_incomplete": 28,
+    "codec_mismatch": 58,
+    "interworking": 127,
+    "failure": 38,
+    "answered_elsewhere": 26,
+}
+
+
+def timestamp() -> str:
+    """Now, as in `2026-11-23T11:39:28.123+0000`."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+0000"
+
+
+def event(kind: str, **fields: Any) -> Event:
+    """An event that begins with its type and time."""
+    return {"type": kind, "timestamp": timestamp(), **fields}
+
+
+def stasis_start(channel: Event, args: list[str]) -> Event:
+    """A channel has entered a Stasis app."""
+    return event("StasisStart", args=args, channel=channel)
+
+
+def stasis_end(channel: Event) -> Event:
+    """A channel has left its Stasis app; it carries no cause."""
+    return event("StasisEnd", channel=channel)
+
+
+def hangup_request(channel: Event, cause: int, *, soft: bool) -> Event:
+    """Somebody wants a channel gone. Asterisk writes `cause` (and `soft`) in front of `type`."""
+    front: Event = {"soft": True, "cause": cause} if soft else {"cause": cause}
+    return front | event("ChannelHangupRequest", channel=channel)
+
+
+def channel_destroyed(channel: Event, cause: int) -> Event:
+    """A channel is gone; the cause is a field of the event, not of its channel."""
+    text = CAUSE_TEXTS.get(cause, "Unknown")
+    return event("ChannelDestroyed", cause=cause, cause_txt=text, channel=channel)
+
+
+def state_change(channel: Event) -> Event:
+    """A channel has a new state."""
+    return event("ChannelStateChange", channel=channel)
+
+
+def dial(peer: Event, status: str) -> Event:
+    """The dialling of an originated channel went on: "" at its beginning, then RINGING, ANSWER, BUSY ..."""
+    return event("Dial", dialstatus=status, forward="", dialstring="", peer=peer)
+
+
+def entered_bridge(bridge: Event, channel: Event) -> Event:
+    """A channel was put into a bridge."""
+    return event("ChannelEnteredBridge", bridge=bridge, channel=channel)
+
+
+def left_bridge(bridge: Event, channel: Event) -> Event:
+    """A channel left a bridge."""
+    return event("ChannelLeftBridge", bridge=bridge, channel=channel)
+
+
+def bridge_destroyed(bridge: Event) -> Event:
+    """A bridge is gone."""
+    return event("BridgeDestroyed", bridge=bridge)
+
+
+def application_replaced() -> Event:
+    """A newer websocket took the app over."""
+    return event("ApplicationReplaced")

@@ -1,0 +1,89 @@
+"""The simulator as a process: options, signals, and one line that says where it listens."""
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from simulator import errors, scenarios, server, settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs until SIGTERM or SIGINT; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    if len(options.user or []) != len(options.password or []):
+        sys.stderr.write("simulator: as many --password as --user\n")
+        return 2
+    try:
+        scenario = None if options.scenario == "none" else scenarios.load(Path(options.scenario))
+        asyncio.run(_run(options, scenario))
+    except (errors.ScenarioError, OSError) as exc:
+        sys.stderr.write(f"simulator: {exc}\n")
+        return 2
+    return 0
+
+
+async def _run(options: argparse.Namespace, scenario: scenarios.Scenario | None) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    running = server.Server(_settings(options), scenario)
+    await running.start(options.host, options.port)
+    sys.stdout.write(f"simulator: ARI at http://{options.host}:{running.port}{running.settings.path_prefix}/ari\n")
+    sys.stdout.flush()
+    try:
+        await stopping.wait()
+    finally:
+        await running.stop()
+
+
+def _settings(options: argparse.Namespace) -> settings.Settings:
+    users = dict(zip(options.user or ["demo"], options.password or ["demo"], strict=True))
+    return settings.Settings(
+        users=users,
+        media_urls=dict(options.media_url),
+        path_prefix=_prefix(options.path_prefix),
+        session_limit=options.session_limit,
+        inbound_app=options.inbound_app,
+        audio=not options.no_audio,
+        restart_after_seconds=options.restart_after,
+    )
+
+
+def _prefix(text: str) -> str:
+    return f"/{text.strip('/')}" if text.strip("/") else ""
+
+
+def _media_client(text: str) -> tuple[str, str]:
+    """`URL`, or `NAME=URL`; an equals sign may also be in the URL's query."""
+    name, _, url = text.partition("=")
+    if ":" in name or not url:
+        name, url = "media", text
+    if not url.startswith(("ws://", "wss://")):
+        raise argparse.ArgumentTypeError("expected ws://... or NAME=ws://...")
+    return name, url
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m simulator", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8088, help="0: any free port (default: %(default)s)")
+    parser.add_argument("--user", action="append", help="ARI user; may be given several times (default: demo)")
+    parser.add_argument("--password", action="append", help="password of the user at the same place (default: demo)")
+    parser.add_argument(
+        "--media-url",
+        action="append",
+        default=[],
+        type=_media_client,
+        metavar="[NAME=]URL",
+        help="where a websocket client connects to; may be given several times (default name: media)",
+    )
+    parser.add_argument("--path-prefix", default="", help="path in front of /ari")
+    parser.add_argument("--scenario", default="none", help="JSON file with callers and faults (default: %(default)s)")
+    parser.add_argument("--inbound-app", default="voiceai", help="app of Local/NUMBER@inbound (default: %(default)s)")
+    parser.add_argument("--session-limit", type=int, default=100, help="TCP connections to /ari (default: %(default)s)")
+    parser.add_argument("--restart-after", type=float, metavar="SECONDS", help="a crash ends by itself after this time")
+    parser.add_argument("--no-audio", action="store_true", help="media legs stay silent")
+    return parser

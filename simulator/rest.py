@@ -1,0 +1,99 @@
+"""ARI's REST surface: which handler takes a request, and what handlers get and give. HTTP itself is in `server`."""
+
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from simulator import errors
+
+
+@dataclass(kw_only=True)
+class Request:
+    """A request with its path taken apart; `names` are the path's ids, decoded, in order."""
+
+    method: str
+    query: Mapping[str, str]
+    body: Any = None
+    names: list[str] = field(default_factory=list)
+
+    def text(self, name: str, default: str = "") -> str:
+        """A parameter, from the query or else from a JSON body."""
+        if name in self.query:
+            return self.query[name]
+        value = self.body.get(name) if isinstance(self.body, dict) else None
+        return default if value is None else str(value)
+
+    def required(self, name: str) -> str:
+        """A parameter that has to be there.
+
+        Raises:
+            errors.Refusal: it is not.
+        """
+        value = self.text(name)
+        if not value:
+            raise errors.Refusal(400, f"Missing parameter: {name}")
+        return value
+
+    def items(self, name: str) -> list[str]:
+        """A parameter that is a list with commas."""
+        value = self.body.get(name) if isinstance(self.body, dict) and name not in self.query else None
+        if isinstance(value, list):
+            return [str(item) for item in value]
+        return [item for item in self.text(name).split(",") if item]
+
+    def number(self, name: str, default: float) -> float:
+        """A parameter that is a number.
+
+        Raises:
+            errors.Refusal: it is none.
+        """
+        try:
+            return float(self.text(name) or default)
+        except ValueError as exc:
+            raise errors.Refusal(400, f"Invalid parameter: {name}") from exc
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A status and a JSON body (None: no body)."""
+
+    status: int
+    body: Any = None
+
+
+NO_CONTENT = Answer(204)
+
+#: What a handler acts on: the switch, or the whole simulator for orders of the control client.
+Owner = TypeVar("Owner")
+Handler = Callable[[Owner, Request], Awaitable[Answer]]
+
+
+@dataclass(frozen=True)
+class Route(Generic[Owner]):
+    """`path` is relative to `/ari` (or `/simulator`); `*` stands for an id."""
+
+    method: str
+    path: str
+    handler: Handler[Owner]
+
+
+def match(routes: list[Route[Owner]], method: str, segments: list[str]) -> tuple[Handler[Owner], list[str]]:
+    """The handler for a path, and the ids in it. Routes are tried in order, so a fixed word goes before `*`.
+
+    Raises:
+        errors.Refusal: no such resource, or not with this method.
+    """
+    is_resource = False
+    for route in routes:
+        pattern = route.path.split("/")[1:]
+        if len(pattern) == len(segments) and all(p in ("*", s) for p, s in zip(pattern, segments, strict=True)):
+            if route.method == method:
+                return route.handler, [s for p, s in zip(pattern, segments, strict=True) if p == "*"]
+            is_resource = True
+    raise errors.Refusal(405, "Invalid method") if is_resource else errors.Refusal(404, "Resource not found")
+
+
+def new_id() -> str:
+    """An id as Asterisk gives to a bridge nobody named."""
+    return str(uuid.uuid4())

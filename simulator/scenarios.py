@@ -1,0 +1,105 @@
+"""A scenario: callers who come by themselves, and faults, from a JSON file."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import pydantic
+
+from simulator import channels, dialplan, errors, faults, orders, switch
+
+_LOOK_SECONDS = 0.05
+
+Seconds = Annotated[float, pydantic.Field(ge=0)]
+
+
+class Callers(orders.Order):
+    """Callers of one app: how often they come, and how long they stay."""
+
+    app: str
+    rate_per_second: float = pydantic.Field(gt=0)
+    #: Shortest and longest time from the agent's voice (answered and bridged) to the hang-up.
+    talk_seconds: tuple[Seconds, Seconds] = (3.0, 8.0)
+    #: Callers who change their mind: hang up within this time of dialling. None: they wait.
+    hang_up_within_ms: float | None = pydantic.Field(default=None, ge=0)
+    #: How long a caller rings before he gives up.
+    patience_seconds: Seconds = 30.0
+    #: None: for ever.
+    count: int | None = pydantic.Field(default=None, ge=1)
+    caller_numbers: list[str] = pydantic.Field(default=["+15551234"], min_length=1)
+    called: str = "100"
+    args: Sequence[str] = ()
+
+
+class Scenario(orders.Order):
+    """All of a scenario file."""
+
+    callers: Sequence[Callers] = ()
+    faults: Sequence[orders.Fault] = ()
+    #: Makes chance repeatable.
+    seed: int | None = None
+
+
+def load(path: Path) -> Scenario:
+    """Reads a scenario file.
+
+    Raises:
+        errors.ScenarioError: it cannot be read, or says something else than a scenario.
+    """
+    try:
+        return Scenario.model_validate_json(path.read_bytes())
+    except OSError as exc:
+        raise errors.ScenarioError(f"scenario {path}: {exc.strerror}") from exc
+    except pydantic.ValidationError as exc:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in exc.errors()]
+        raise errors.ScenarioError("\n".join([f"scenario {path} is not valid:", *lines])) from exc
+
+
+async def play(scenario: Scenario, owner: switch.Switch, troubles: faults.Faults) -> None:
+    """Puts the faults into force and lets the callers come, until it is cancelled or all have called."""
+    chance = random.Random(scenario.seed)  # noqa: S311 - chance in a test, no secret
+    troubles.seed(scenario.seed)
+    for fault in scenario.faults:
+        troubles.add_fault(fault)
+    async with asyncio.TaskGroup() as group:
+        for callers in scenario.callers:
+            group.create_task(_come(callers, owner, chance, group))
+
+
+async def _come(callers: Callers, owner: switch.Switch, chance: random.Random, group: asyncio.TaskGroup) -> None:
+    loop = asyncio.get_running_loop()
+    due = loop.time()
+    number = 0
+    while callers.count is None or number < callers.count:
+        number += 1
+        # Nobody gets through to an Asterisk that is down.
+        if owner.is_running:
+            group.create_task(_call(callers, owner, chance))
+        due += 1 / callers.rate_per_second
+        await asyncio.sleep(max(0.0, due - loop.time()))
+
+
+async def _call(callers: Callers, owner: switch.Switch, chance: random.Random) -> None:
+    hasty_ms = callers.hang_up_within_ms
+    order = orders.Dial(
+        app=callers.app,
+        caller=chance.choice(callers.caller_numbers),
+        called=callers.called,
+        args=list(callers.args),
+        hang_up_after=None if hasty_ms is None else chance.uniform(0, hasty_ms) / 1000,
+    )
+    channel = dialplan.dial(owner, order)
+    if order.hang_up_after is not None:
+        return
+    gives_up_at = asyncio.get_running_loop().time() + callers.patience_seconds
+    while owner.is_alive(channel) and not _is_connected(channel) and asyncio.get_running_loop().time() < gives_up_at:
+        await asyncio.sleep(_LOOK_SECONDS)
+    if _is_connected(channel):
+        await asyncio.sleep(chance.uniform(*callers.talk_seconds))
+    owner.hang_up(channel, 16, soft=False)
+
+
+def _is_connected(channel: channels.Channel) -> bool:
+    return channel.state == "Up" and channel.bridge_id is not None

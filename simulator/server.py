@@ -1,0 +1,232 @@
+"""The HTTP server of one simulated Asterisk: sign-in, faults, the request log, the event websocket."""
+
+import asyncio
+import base64
+import binascii
+import ipaddress
+import json
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from simulator import (
+    errors,
+    event_sockets,
+    faults,
+    orders_http,
+    rest,
+    rest_applications,
+    rest_bridges,
+    rest_channels,
+    scenarios,
+    settings,
+    switch,
+)
+
+_ROUTES = [*rest_applications.ROUTES, *rest_channels.ROUTES, *rest_bridges.ROUTES]
+_SHUTDOWN_SECONDS = 0.2
+
+
+@dataclass(kw_only=True)
+class LoggedRequest:
+    """One request to `/ari`; `status` is None while it is served, 0 when its connection was cut."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    started_at: float
+    status: int | None = None
+    ms: float | None = None
+
+
+class Server:
+    """One simulated Asterisk with its port."""
+
+    def __init__(self, configured: settings.Settings, scenario: scenarios.Scenario | None = None) -> None:
+        self.settings = configured
+        self.switch = switch.Switch(configured)
+        self.faults = faults.Faults()
+        self.log: deque[LoggedRequest] = deque(maxlen=configured.log_entries)
+        self.port = 0
+        self._scenario = scenario
+        self._playing: asyncio.Task[None] | None = None
+        self._runner: web.ServerRunner | None = None
+        self._sessions: set[web.RequestHandler] = set()
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Listens; `port` tells the real port from then on."""
+        self._runner = web.ServerRunner(
+            web.Server(self._handle, keepalive_timeout=self.settings.keep_alive_seconds, access_log=None),
+            shutdown_timeout=_SHUTDOWN_SECONDS,
+        )
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port, backlog=512)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+        if self._scenario is not None:
+            self._playing = asyncio.create_task(scenarios.play(self._scenario, self.switch, self.faults))
+
+    async def stop(self) -> None:
+        """Cuts everything and closes the port."""
+        if self._playing is not None:
+            self._playing.cancel()
+            await asyncio.gather(self._playing, return_exceptions=True)
+        self.faults.clear()
+        await self.switch.stop()
+        for session in self._sessions:
+            if session.transport is not None:
+                session.transport.abort()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.raw_path.partition("?")[0]
+        if path.startswith("/simulator/"):
+            return await self._order(request, path.removeprefix("/simulator/"))
+        if not self.switch.is_running or self._is_session_too_many(request):
+            return _cut(request)
+        return await self._ari(request, path)
+
+    async def _order(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
+        try:
+            if not ipaddress.ip_address(request.remote or "0.0.0.0").is_loopback:  # noqa: S104 - nobody's address
+                raise errors.Refusal(403, "Orders are taken from loopback only")
+            handler, names = rest.match(orders_http.ROUTES, request.method, _segments(path))
+            answer = await handler(self, await _taken_apart(request, names))
+        except errors.Refusal as refusal:
+            answer = rest.Answer(refusal.status, {"message": refusal.message})
+        return _response(answer)
+
+    async def _ari(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
+        root = f"{self.settings.path_prefix}/ari/"
+        segments = _segments(path.removeprefix(root)) if path.startswith(root) else []
+        logged = LoggedRequest(
+            method=request.method,
+            path="/" + "/".join(segments) if segments else path,
+            query=dict(request.query),
+            started_at=time.monotonic(),
+        )
+        self.log.append(logged)
+        life = self.switch.life
+        try:
+            response = await self._answered(request, segments, logged)
+        except errors.Refusal as refusal:
+            response = _response(rest.Answer(refusal.status, {"message": refusal.message}))
+        except errors.Cut:
+            response = None
+        logged.ms = (time.monotonic() - logged.started_at) * 1000
+        if response is None or life != self.switch.life:
+            logged.status = 0
+            return _cut(request)
+        logged.status = response.status
+        return response
+
+    async def _answered(
+        self, request: web.BaseRequest, segments: list[str], logged: LoggedRequest
+    ) -> web.StreamResponse:
+        if not segments:
+            raise errors.Refusal(404, "Resource not found")
+        if not self._is_user(request):
+            refused = _response(rest.Answer(401, {"message": "Authentication required"}))
+            refused.headers["WWW-Authenticate"] = 'Basic realm="Asterisk REST Interface"'
+            return refused
+        life = self.switch.life
+        status = await self.faults.strike("before", request.method, logged.path)
+        if life != self.switch.life:
+            raise errors.Cut
+        if status is not None:
+            raise errors.Refusal(status, "Simulated fault")
+        if segments == ["events"]:
+            return await self._listen(request, logged)
+        handler, names = rest.match(_ROUTES, request.method, segments)
+        refusal: errors.Refusal | None = None
+        answer = rest.NO_CONTENT
+        try:
+            answer = await handler(self.switch, await _taken_apart(request, names))
+        except errors.Refusal as exc:
+            refusal = exc
+        status = await self.faults.strike("after", request.method, logged.path)
+        if status is not None:
+            raise errors.Refusal(status, "Simulated fault")
+        if refusal is not None:
+            raise refusal
+        return _response(answer)
+
+    async def _listen(self, request: web.BaseRequest, logged: LoggedRequest) -> web.StreamResponse:
+        names = [name for name in request.query.get("app", "").split(",") if name]
+        if not names:
+            raise errors.Refusal(400, "HTTP request is missing param: [app]")
+        websocket = web.WebSocketResponse(compress=False, protocols=("ari",), timeout=1.0)
+        if not websocket.can_prepare(request):
+            raise errors.Refusal(426, "Upgrade Required")
+        life = self.switch.life
+        await websocket.prepare(request)
+        if request.transport is None or life != self.switch.life:
+            raise errors.Cut
+        logged.status = 101
+        socket = event_sockets.EventSocket(websocket, request.transport, self.settings.event_write_timeout_seconds)
+        is_all = request.query.get("subscribeAll", "").lower() == "true"
+        self.switch.applications.connect(names, socket, subscribe_all=is_all)
+        writing = self.switch.spawn(socket.write())
+        try:
+            async for _ in websocket:
+                pass
+        finally:
+            self.switch.applications.disconnect(socket)
+            writing.cancel()
+        return websocket
+
+    def _is_user(self, request: web.BaseRequest) -> bool:
+        signed = request.query.get("api_key", "")
+        scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "basic":
+            try:
+                signed = base64.b64decode(encoded, validate=True).decode()
+            except (binascii.Error, UnicodeDecodeError):
+                return False
+        user, colon, password = signed.partition(":")
+        return bool(colon) and self.settings.users.get(user) == password
+
+    def _is_session_too_many(self, request: web.BaseRequest) -> bool:
+        if request.protocol not in self._sessions:
+            if len(self._sessions) >= self.settings.session_limit:
+                self._sessions = {session for session in self._sessions if session.transport is not None}
+            if len(self._sessions) >= self.settings.session_limit:
+                return True
+            self._sessions.add(request.protocol)
+        return False
+
+
+def _segments(path: str) -> list[str]:
+    return [unquote(segment) for segment in path.split("/")]
+
+
+async def _taken_apart(request: web.BaseRequest, names: list[str]) -> rest.Request:
+    text = await request.read()
+    body = None
+    if text and "form" not in request.content_type:
+        try:
+            body = json.loads(text)
+        except ValueError as exc:
+            raise errors.Refusal(400, "Invalid JSON") from exc
+    return rest.Request(method=request.method, query=request.query, body=body, names=names)
+
+
+def _response(answer: rest.Answer) -> web.Response:
+    headers = {"Server": "Asterisk/simulated"}
+    if answer.body is None:
+        return web.Response(status=answer.status, headers=headers)
+    dumps: Callable[[Any], str] = json.dumps
+    return web.json_response(answer.body, status=answer.status, headers=headers, dumps=dumps)
+
+
+def _cut(request: web.BaseRequest) -> web.Response:
+    """Drops the connection; what is returned is never sent."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()

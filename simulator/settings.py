@@ -1,0 +1,51 @@
+"""What one simulated Asterisk is configured with; the defaults are those of a real Asterisk where it has any."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The configuration of one simulated Asterisk. Frequencies are multiples of 50 Hz, so that one frame can repeat."""
+
+    #: ARI users and their passwords (ari.conf).
+    users: Mapping[str, str] = field(default_factory=lambda: {"demo": "demo"})
+    #: What the websocket clients are named and where they connect to (websocket_client.conf).
+    media_urls: Mapping[str, str] = field(default_factory=dict)
+    #: Path in front of `/ari`, "" or "/asterisk" (http.conf: prefix).
+    path_prefix: str = ""
+    #: TCP connections to `/ari` at a time, websockets included; more are just closed (http.conf: sessionlimit).
+    session_limit: int = 100
+    #: Seconds an idle HTTP connection is kept (http.conf: session_keep_alive).
+    keep_alive_seconds: float = 15.0
+    #: A reader of events that takes longer than this is cut off (ari.conf: websocket_write_timeout).
+    event_write_timeout_seconds: float = 0.1
+    #: Identity in each event; a MAC address in reality, so it may change or repeat.
+    asterisk_id: str = "02:42:ac:11:00:02"
+    version: str = "22.10.1"
+
+    #: One attempt to reach the media server, refused or not, lasts this long (websocket_client.conf).
+    media_connection_timeout_seconds: float = 0.5
+    #: Attempts before the media leg is destroyed.
+    media_connection_attempts: int = 4
+    #: How long DELETE of a media leg that is still connecting blocks.
+    connecting_delete_seconds: float = 1.0
+
+    #: Stasis app of the dialplan context `inbound`, for originates over `Local/NUMBER@inbound`.
+    inbound_app: str = "voiceai"
+    #: A caller's leg that leaves Stasis is unsubscribed, so the app hears no ChannelDestroyed; True: it does.
+    caller_channel_destroyed: bool = False
+    #: Time the far end of an originate takes to answer.
+    answer_after_seconds: float = 0.02
+
+    #: False: no audio at all (media legs stay silent), for load tests.
+    audio: bool = True
+    #: What a caller says, unless dialled with a tone of its own.
+    caller_tone_hz: int = 700
+    #: What the agent hears before its leg is in a bridge; None: nothing.
+    idle_tone_hz: int | None = 400
+
+    #: A crashed Asterisk comes back after this time; None: only on a restart order.
+    restart_after_seconds: float | None = None
+    #: Entries kept of the request log and of the event log.
+    log_entries: int = 50_000

@@ -1,0 +1,265 @@
+"""The switch: channels, bridges and Stasis apps of one Asterisk, and what happens to them.
+
+Everything here takes effect at once and runs in one event loop. What takes time (media connecting, a dialplan that
+waits) is in `media`, `dialplan` and `originates`; HTTP is in `rest`.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Coroutine
+from typing import Any
+
+from simulator import applications, audio, bridges, channels, errors, events, media, settings
+
+#: Ended legs that are remembered.
+_ENDED_LEGS = 5000
+
+
+class Switch:
+    """One Asterisk, without its HTTP server."""
+
+    def __init__(self, configured: settings.Settings) -> None:
+        self.settings = configured
+        self.applications = applications.Applications(configured.asterisk_id, configured.log_entries)
+        self.channels: dict[str, channels.Channel] = {}
+        self.bridges: dict[str, bridges.Bridge] = {}
+        self.media = media.MediaLegs(self)
+        #: Legs that ended, so that a test may ask afterwards what they heard.
+        self._ended: OrderedDict[str, channels.Channel] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._numbers = 0
+        self.is_running = True
+        self.crashes = 0
+        #: Grows with each crash and restart: an answer worked out by an earlier life is never sent.
+        self.life = 0
+
+    # -- tasks and life ------------------------------------------------------------------------------------------------
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs something that is cancelled when this Asterisk dies."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def number(self) -> int:
+        """A number no other channel of this Asterisk has."""
+        self._numbers += 1
+        return self._numbers
+
+    def crash(self) -> None:
+        """Dies: everything vanishes at once and nothing answers until a restart."""
+        if not self.is_running:
+            return
+        self.crashes += 1
+        self.stop_running()
+        delay_seconds = self.settings.restart_after_seconds
+        if delay_seconds is not None:
+            self.restart_later(delay_seconds)
+
+    def restart(self) -> None:
+        """Is up again and empty, whether it ran or not."""
+        self.stop_running()
+        self.is_running = True
+
+    def restart_later(self, delay_seconds: float) -> None:
+        """Restarts after a while, unless somebody did it before."""
+        life = self.life
+        loop = asyncio.get_running_loop()
+        loop.call_later(delay_seconds, lambda: self.restart() if self.life == life else None)
+
+    def stop_running(self) -> None:
+        """Everything vanishes, and nothing is answered until a restart."""
+        self.is_running = False
+        self.life += 1
+        for task in self._tasks:
+            task.cancel()
+        self.applications.wipe()
+        for channel in self.channels.values():
+            self._remember(channel)
+        self.channels.clear()
+        self.bridges.clear()
+        self.media.wipe()
+
+    async def stop(self) -> None:
+        """Dies for good; returns when all of its tasks have ended."""
+        tasks = list(self._tasks)
+        self.stop_running()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.media.stop()
+
+    # -- channels ------------------------------------------------------------------------------------------------------
+
+    def channel(self, channel_id: str) -> channels.Channel:
+        """A channel that is there.
+
+        Raises:
+            errors.Refusal: it is gone.
+        """
+        if channel_id not in self.channels:
+            raise errors.Refusal(404, "Channel not found")
+        return self.channels[channel_id]
+
+    def is_alive(self, channel: channels.Channel) -> bool:
+        """Whether this very channel (not a later one of the same id) is there."""
+        return self.channels.get(channel.id) is channel
+
+    def add(self, channel: channels.Channel) -> None:
+        """Takes in a new channel.
+
+        Raises:
+            errors.Refusal: its id is in use.
+        """
+        if channel.id in self.channels:
+            raise errors.Refusal(409, "Channel with given unique ID already exists")
+        self.channels[channel.id] = channel
+
+    def answer(self, channel: channels.Channel) -> None:
+        """Brings a channel up; twice is fine."""
+        if channel.state != "Up":
+            channel.state = "Up"
+            self.applications.publish(channel.id, events.state_change(channel.snapshot()))
+
+    def enter_stasis(self, channel: channels.Channel, app: str, args: list[str]) -> bool:
+        """Runs Stasis(app,args) on a channel; False when the app has no socket."""
+        if not self.applications.is_connected(app):
+            return False
+        channel.app = app
+        channel.run("Stasis", ",".join([app, *args]))
+        self.applications.subscribe(app, channel.id)
+        self.applications.publish_to(app, events.stasis_start(channel.snapshot(), args))
+        return True
+
+    def leave_stasis(self, channel: channels.Channel, *, dying: bool = False) -> None:
+        """Takes a channel out of its app; a caller's leg is unsubscribed then, so the app hears nothing more of it."""
+        self._leave_bridge(channel)
+        if channel.app is None:
+            return
+        app, channel.app = channel.app, None
+        self.applications.publish_to(app, events.stasis_end(channel.snapshot()))
+        if channel.kind == channels.Kind.CALLER and not (dying and self.settings.caller_channel_destroyed):
+            self.applications.unsubscribe(channel.id)
+
+    def hang_up(self, channel: channels.Channel, cause: int, *, soft: bool) -> None:
+        """Ends a channel on somebody's wish: ours by REST (soft), or its party's."""
+        if self.is_alive(channel):
+            self.applications.publish(channel.id, events.hangup_request(channel.snapshot(), cause, soft=soft))
+            self.destroy(channel, cause)
+
+    def destroy(self, channel: channels.Channel, cause: int) -> None:
+        """Removes a channel and tells those who still hear of it."""
+        if not self.is_alive(channel):
+            return
+        self.leave_stasis(channel, dying=True)
+        del self.channels[channel.id]
+        self._remember(channel)
+        self.media.close(channel.id)
+        self.applications.publish(channel.id, events.channel_destroyed(channel.snapshot(), cause))
+        self.applications.unsubscribe(channel.id)
+        peer = self.channels.get(channel.peer_id or "")
+        if peer is not None and peer.peer_id == channel.id:
+            self.hang_up(peer, cause, soft=False)
+
+    # -- bridges -------------------------------------------------------------------------------------------------------
+
+    def bridge(self, bridge_id: str) -> bridges.Bridge:
+        """A bridge that is there.
+
+        Raises:
+            errors.Refusal: it is gone.
+        """
+        if bridge_id not in self.bridges:
+            raise errors.Refusal(404, "Bridge not found")
+        return self.bridges[bridge_id]
+
+    def create_bridge(self, bridge: bridges.Bridge) -> None:
+        """Takes in a new bridge.
+
+        Raises:
+            errors.Refusal: its id is in use.
+        """
+        if bridge.id in self.bridges:
+            raise errors.Refusal(409, f"Bridge with id '{bridge.id}' already exists")
+        self.bridges[bridge.id] = bridge
+
+    def destroy_bridge(self, bridge: bridges.Bridge) -> None:
+        """Removes a bridge; its channels stay in Stasis."""
+        for channel_id in list(bridge.channel_ids):
+            self._leave_bridge(self.channels[channel_id])
+        del self.bridges[bridge.id]
+        self.applications.publish(None, events.bridge_destroyed(bridge.snapshot()), bridge_id=bridge.id)
+        self.applications.forget_bridge(bridge.id)
+
+    def add_to_bridge(self, bridge: bridges.Bridge, channel_ids: list[str]) -> None:
+        """Puts channels into a bridge: all of them or none.
+
+        Raises:
+            errors.Refusal: one is gone (400) or not in Stasis (422).
+        """
+        joining = self._controlled(channel_ids)
+        for channel in joining:
+            # A leg that is in already leaves and comes back; both parties hear the gap.
+            channel.gaps += channel.bridge_id == bridge.id
+            self._leave_bridge(channel)
+            bridge.channel_ids.append(channel.id)
+            channel.bridge_id = bridge.id
+            if channel.app is not None:
+                self.applications.subscribe_bridge(channel.app, channel.id, bridge.id)
+            entered = events.entered_bridge(bridge.snapshot(), channel.snapshot())
+            self.applications.publish(channel.id, entered, bridge_id=bridge.id)
+
+    def remove_from_bridge(self, bridge: bridges.Bridge, channel_ids: list[str]) -> None:
+        """Takes channels out of a bridge: all of them or none.
+
+        Raises:
+            errors.Refusal: one is gone (400), not in Stasis or not in this bridge (422).
+        """
+        leaving = self._controlled(channel_ids)
+        if any(channel.bridge_id != bridge.id for channel in leaving):
+            raise errors.Refusal(422, "Channel not in this bridge")
+        for channel in leaving:
+            self._leave_bridge(channel)
+
+    def _controlled(self, channel_ids: list[str]) -> list[channels.Channel]:
+        for channel_id in channel_ids:
+            if channel_id not in self.channels:
+                raise errors.Refusal(400, "Channel not found")
+            if self.channels[channel_id].app is None:
+                raise errors.Refusal(422, "Channel not in Stasis application")
+        return [self.channels[channel_id] for channel_id in channel_ids]
+
+    def _leave_bridge(self, channel: channels.Channel) -> None:
+        bridge = self.bridges.get(channel.bridge_id or "")
+        channel.bridge_id = None
+        if bridge is not None:
+            bridge.channel_ids.remove(channel.id)
+            left = events.left_bridge(bridge.snapshot(), channel.snapshot())
+            self.applications.publish(channel.id, left, bridge_id=bridge.id)
+
+    # -- what was heard ------------------------------------------------------------------------------------------------
+
+    def others_in_bridge(self, channel: channels.Channel) -> list[channels.Channel]:
+        """The legs that hear this one."""
+        bridge = self.bridges.get(channel.bridge_id or "")
+        return [] if bridge is None else [self.channels[i] for i in bridge.channel_ids if i != channel.id]
+
+    def relay_tones(self) -> None:
+        """Lets parties without a media socket hear each other for 20 ms."""
+        for bridge in self.bridges.values():
+            if len(bridge.channel_ids) > 1:
+                legs = [self.channels[channel_id] for channel_id in bridge.channel_ids]
+                for speaker in (leg for leg in legs if leg.speaks()):
+                    for leg in legs:
+                        if leg is not speaker and leg.kind != channels.Kind.MEDIA and leg.state == "Up":
+                            leg.ear.hear(audio.tone(speaker.tone_hz or self.settings.caller_tone_hz))
+
+    def heard(self, channel_id: str) -> dict[str, Any] | None:
+        """What a leg has heard, also after its end; None for an id never seen."""
+        channel = self.channels.get(channel_id) or self._ended.get(channel_id)
+        return None if channel is None else channel.heard()
+
+    def _remember(self, channel: channels.Channel) -> None:
+        self._ended.pop(channel.id, None)
+        self._ended[channel.id] = channel
+        if len(self._ended) > _ENDED_LEGS:
+            self._ended.popitem(last=False)
