@@ -230,7 +230,13 @@ def _admitted(call: Call, fact: facts.Admitted, now: datetime, limits: Limits) -
     if call.state is not State.RECEIVED:
         return _same(call)
     admitted = _enter(
-        call, State.ADMITTED, now, limits.queue_wait(), workflow_id=fact.workflow_id, user_id=fact.user_id
+        call,
+        State.ADMITTED,
+        now,
+        limits.queue_wait(),
+        workflow_id=fact.workflow_id,
+        user_id=fact.user_id,
+        media_client=fact.media_client,
     )
     return admitted, (commands.CreateRun(call_id=call.call_id),)
 
