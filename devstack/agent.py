@@ -1,0 +1,137 @@
+"""The development voice agent: stands in for the platform's, and is no part of the product's processes.
+
+It echoes what it hears or sends a tone, and remembers what it heard. In tests it runs in a thread (`Agent`), for
+`make run` as a process (`python -m devstack.agent`).
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Self
+
+from devstack import processes
+from devstack.endpoint import PATH, Behaviour, Endpoint, Session
+from shared import sealing
+
+PREFERRED_PORT = 18765
+
+
+class Agent:
+    """The agent in a thread of its own, for tests: a context manager, or `start()` and `stop()` on the same port.
+
+    Attributes:
+        behaviour: change its fields at any time.
+        sessions: run id → what the agent heard.
+        refusals: status and reason of each leg it refused.
+    """
+
+    def __init__(
+        self,
+        *,
+        database_url: str | None = None,
+        secret: str | None = None,
+        port: int | None = None,
+        behaviour: Behaviour | None = None,
+    ) -> None:
+        self.behaviour = behaviour or Behaviour()
+        self.port = port or processes.free_port()
+        self._database_url = database_url
+        self._secret = secret
+        self.sessions: dict[int, Session] = {}
+        self.refusals: list[str] = []
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._endpoint: Endpoint | None = None
+        self._stop: asyncio.Event | None = None
+
+    @property
+    def url(self) -> str:
+        """For websocket_client.conf."""
+        return f"ws://127.0.0.1:{self.port}{PATH}"
+
+    def start(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        ready: Future[None] = Future()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), name="agent", daemon=True)
+        self._thread.start()
+        ready.result(timeout=15)
+
+    def stop(self) -> None:
+        """Close every session and the port."""
+        if self._loop and self._stop and self._thread:
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join(timeout=15)
+        self._loop = self._thread = None
+
+    def close_all(self) -> None:
+        """Close every media socket; new ones are still accepted."""
+        if self._endpoint and self._loop:
+            asyncio.run_coroutine_threadsafe(self._endpoint.close_all(), self._loop).result(timeout=15)
+
+    async def _serve(self, ready: "Future[None]") -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._endpoint = Endpoint(self.behaviour, database_url=self._database_url, secret=self._secret)
+        self._endpoint.sessions, self._endpoint.refusals = self.sessions, self.refusals
+        try:
+            async with self._endpoint.listening(self.port):
+                ready.set_result(None)
+                await self._stop.wait()
+        except OSError as exc:
+            if ready.done():
+                raise
+            ready.set_exception(exc)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+async def serve(behaviour: Behaviour, *, port: int, database_url: str | None, secret: str | None) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with Endpoint(behaviour, database_url=database_url, secret=secret).listening(port) as bound:
+        sys.stdout.write(f"agent listens on ws://127.0.0.1:{bound}{PATH}\n")
+        sys.stdout.flush()
+        await stop.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m devstack.agent", description="The development voice agent.")
+    parser.add_argument("--port", type=int, default=PREFERRED_PORT, help="loopback port, 0 for any")
+    parser.add_argument("--mode", choices=["echo", "tone"], default="echo")
+    parser.add_argument("--database-url", default=os.environ.get("DATABASE_URL"), help="default: env DATABASE_URL")
+    parser.add_argument("--accept-delay", type=float, default=0, metavar="SECONDS")
+    parser.add_argument("--close-after", type=float, metavar="SECONDS")
+    parser.add_argument("--refuse", type=int, metavar="STATUS", help="refuse every leg with this HTTP status")
+    options = parser.parse_args()
+    behaviour = Behaviour(
+        mode=options.mode,
+        accept_delay_seconds=options.accept_delay,
+        close_after_seconds=options.close_after,
+        refuse=options.refuse,
+    )
+    secret = os.environ.get("MEDIA_TOKEN_SECRET")
+    if not secret and (keys := os.environ.get("SECRET_KEY")):
+        # As the pipeline does without a secret of its own.
+        secret = sealing.media_secret(keys.split(",")[0].strip())
+    asyncio.run(serve(behaviour, port=options.port, database_url=options.database_url, secret=secret))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""The media endpoint of the development agent: takes a media leg as the platform does, then talks and listens.
+
+The platform's rules: a valid token, a run that is `initialized` and has its `provider` and `call_id`; the run is set
+`running`. What is heard is remembered, per run.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import psycopg_pool
+from aiohttp import WSMsgType, web
+
+from devstack import tones
+from shared import media_tokens
+
+PATH = "/api/v1/telephony/ws/ari"
+SUBPROTOCOL = "media"
+#: Audio goes out in pieces of five frames: a fifth of the messages of a call in real time, and Asterisk re-times them.
+PIECE_SECONDS = 0.1
+Mode = Literal["echo", "tone"]
+
+FIND_RUN = """
+    SELECT state::text, initial_context ->> 'provider', gathered_context ->> 'call_id'
+      FROM workflow_runs WHERE id = %s AND workflow_id = %s
+"""
+SET_RUNNING = "UPDATE workflow_runs SET state = 'running' WHERE id = %s AND state = 'initialized'"
+
+
+@dataclass(kw_only=True)
+class Session:
+    """One media leg as the agent sees it."""
+
+    run_id: int
+    #: Whether its socket is open now.
+    open: bool = True
+    bytes_heard: int = 0
+    #: The last audio heard.
+    tail: bytearray = field(default_factory=bytearray)
+    #: Text messages from Asterisk (`MEDIA_START …`).
+    messages: list[str] = field(default_factory=list)
+
+    def hear(self, audio: bytes) -> None:
+        self.bytes_heard += len(audio)
+        self.tail += audio
+        if len(self.tail) > 4 * tones.WINDOW:
+            del self.tail[: -tones.WINDOW]
+
+    @property
+    def dominant_frequency(self) -> float | None:
+        """Of the last quarter of a second heard, in Hz; None for silence."""
+        return tones.dominant_frequency(bytes(self.tail))
+
+
+@dataclass(kw_only=True)
+class Behaviour:
+    """How the agent treats the legs that come from now on; may be changed while it runs."""
+
+    mode: Mode = "echo"
+    tone_hz: int = 400
+    accept_delay_seconds: float = 0
+    #: Hang up on the caller after this long.
+    close_after_seconds: float | None = None
+    #: HTTP status to refuse every leg with.
+    refuse: int | None = None
+
+
+class Refused(Exception):
+    """The leg is not accepted: HTTP status and reason."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class Endpoint:
+    """The websocket endpoint; lives in one event loop."""
+
+    def __init__(self, behaviour: Behaviour, *, database_url: str | None, secret: str | None) -> None:
+        self.behaviour = behaviour
+        self.sessions: dict[int, Session] = {}
+        self.refusals: list[str] = []
+        self._sockets: set[web.WebSocketResponse] = set()
+        self._secret = secret
+        # Opened in the loop that uses it. Autocommit: each statement is a transaction, as the platform does it.
+        self._pool = (
+            psycopg_pool.AsyncConnectionPool(
+                database_url, min_size=1, max_size=4, open=False, kwargs={"autocommit": True}
+            )
+            if database_url
+            else None
+        )
+
+    @contextlib.asynccontextmanager
+    async def listening(self, port: int) -> AsyncIterator[int]:
+        """Serve on this loopback port (0: any); gives the port."""
+        application = web.Application()
+        application.router.add_get(PATH, self._accept)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, "127.0.0.1", port)
+            await site.start()
+            if self._pool:
+                await self._pool.open()
+            yield runner.addresses[0][1]
+        finally:
+            await self.close_all()
+            await runner.cleanup()
+            if self._pool:
+                await self._pool.close()
+
+    async def close_all(self) -> None:
+        """Close every media socket, as an agent that crashes or hangs up."""
+        await asyncio.gather(*(socket.close() for socket in list(self._sockets)), return_exceptions=True)
+
+    async def _accept(self, request: web.Request) -> web.StreamResponse:
+        behaviour = self.behaviour
+        if behaviour.accept_delay_seconds:
+            await asyncio.sleep(behaviour.accept_delay_seconds)
+            if request.transport is None or request.transport.is_closing():
+                # It gave up waiting: its run must stay as it is for the next attempt.
+                return web.Response(status=408)
+        try:
+            if behaviour.refuse:
+                raise Refused(behaviour.refuse, "refused by setting")
+            run_id = await self._admit(request)
+        except Refused as refusal:
+            self.refusals.append(f"{refusal.status} {refusal}")
+            return web.Response(status=refusal.status, text=f"{refusal}\n")
+        socket = web.WebSocketResponse(protocols=(SUBPROTOCOL,), max_msg_size=1 << 20)
+        await socket.prepare(request)
+        session = self.sessions[run_id] = Session(run_id=run_id)
+        self._sockets.add(socket)
+        try:
+            await self._talk(socket, session, behaviour)
+        finally:
+            session.open = False
+            self._sockets.discard(socket)
+        return socket
+
+    async def _admit(self, request: web.Request) -> int:
+        """The run of a leg that may come in, set running.
+
+        Raises:
+            Refused: with the platform's reasons.
+        """
+        try:
+            workflow_id, user_id, run_id = (
+                int(request.query[name]) for name in ("workflow_id", "user_id", "workflow_run_id")
+            )
+        except (KeyError, ValueError):
+            raise Refused(400, "workflow_id, user_id and workflow_run_id must be numbers") from None
+        if self._secret and not media_tokens.valid(
+            request.query.get("token", ""),
+            self._secret,
+            workflow_id=workflow_id,
+            user_id=user_id,
+            workflow_run_id=run_id,
+        ):
+            raise Refused(403, "wrong token")
+        if self._pool:
+            async with self._pool.connection() as connection:
+                found = await (await connection.execute(FIND_RUN, (run_id, workflow_id))).fetchone()
+                if found is None:
+                    raise Refused(404, f"no run {run_id} of workflow {workflow_id}")
+                state, provider, call_id = found
+                if provider != "ari" or not call_id:
+                    raise Refused(409, f"run {run_id} has provider {provider!r} and call_id {call_id!r}")
+                if (await connection.execute(SET_RUNNING, (run_id,))).rowcount != 1:
+                    raise Refused(409, f"run {run_id} is {state}, not initialized")
+        return run_id
+
+    async def _talk(self, socket: web.WebSocketResponse, session: Session, behaviour: Behaviour) -> None:
+        companions = []
+        if behaviour.mode == "tone":
+            companions.append(asyncio.ensure_future(_send_tone(socket, behaviour.tone_hz)))
+        if behaviour.close_after_seconds is not None:
+            companions.append(asyncio.ensure_future(_close_after(socket, behaviour.close_after_seconds)))
+        try:
+            async for message in socket:
+                if message.type is WSMsgType.BINARY:
+                    session.hear(message.data)
+                    if behaviour.mode == "echo":
+                        await socket.send_bytes(message.data)
+                elif message.type is WSMsgType.TEXT:
+                    session.messages.append(message.data)
+        except ConnectionError:
+            pass  # The leg went while we answered it: an ordinary end.
+        finally:
+            for companion in companions:
+                companion.cancel()
+            await asyncio.gather(*companions, return_exceptions=True)
+
+
+async def _send_tone(socket: web.WebSocketResponse, frequency_hz: int) -> None:
+    audio = tones.tone(frequency_hz)
+    size = round(tones.RATE_HZ * PIECE_SECONDS)
+    pieces = [audio[start : start + size] for start in range(0, len(audio), size)]
+    loop = asyncio.get_running_loop()
+    started, sent = loop.time(), 0
+    while not socket.closed:
+        await socket.send_bytes(pieces[sent % len(pieces)])
+        sent += 1
+        await asyncio.sleep(max(0.0, started + sent * PIECE_SECONDS - loop.time()))
+
+
+async def _close_after(socket: web.WebSocketResponse, seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    await socket.close()

@@ -1,0 +1,170 @@
+"""Child processes that end with us, and free ports on loopback.
+
+Every server of the development stack runs under a keeper (`devstack/keeper.py`): ours to stop, to kill -9 and to start
+again, and gone when we are gone, however we went.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+KEEPER = Path(__file__).with_name("keeper.py")
+
+
+class ProcessError(Exception):
+    """A process of the development stack could not be started, or ended when it should run."""
+
+
+def run(
+    command: Sequence[str | Path], *, user: str | None = None, timeout_seconds: float = 120, cwd: Path | None = None
+) -> str:
+    """Run a command to its end and return its standard output.
+
+    Raises:
+        ProcessError: it failed; the message holds the end of what it printed.
+    """
+    try:
+        done = subprocess.run(  # noqa: S603  # commands of the development stack, none comes from outside
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_seconds,
+            check=False,
+            cwd=cwd,
+            user=user,
+            group=user,
+            extra_groups=[] if user else None,
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise ProcessError(f"{command[0]}: {exc}") from exc
+    if done.returncode:
+        raise ProcessError(f"{command[0]} ended with status {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
+    return done.stdout
+
+
+class Kept:
+    """One process under a keeper.
+
+    Args:
+        command: what to run, in the foreground.
+        log: file that takes its standard output and error (appended).
+        stop_signal: what asks it to end; after `grace_seconds` it is killed.
+        user: operating system user to run it as, when we are root.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        *,
+        log: Path,
+        stop_signal: int = signal.SIGTERM,
+        grace_seconds: float = 8.0,
+        user: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        keeper = [sys.executable, "-I", "-S", str(KEEPER)]
+        orders = [str(os.getpid()), str(int(stop_signal)), str(grace_seconds), user or "", "--"]
+        self.name = f"{Path(str(command[0])).name} (log {log})"
+        self.log = log
+        self._grace_seconds = grace_seconds
+        with log.open("ab") as output:
+            self._keeper = subprocess.Popen(  # noqa: S603  # commands of the development stack, none comes from outside
+                [*keeper, *orders, *(str(part) for part in command)],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                # A session of its own: Ctrl-C in the terminal is for us, we then stop the servers in their order.
+                start_new_session=True,
+                env=dict(environment) if environment is not None else None,
+                cwd=cwd or Path("/"),
+            )
+
+    @property
+    def running(self) -> bool:
+        return self._keeper.poll() is None
+
+    def stop(self) -> int:
+        """Ask it to end, wait until it and all it started are gone; returns its exit status."""
+        self._close_pipe()
+        return self._wait()
+
+    def kill(self) -> int:
+        """Kill -9, then wait until it and all it started are gone."""
+        if self._keeper.stdin and not self._keeper.stdin.closed:
+            with contextlib.suppress(BrokenPipeError):
+                self._keeper.stdin.write(b"k")
+                self._keeper.stdin.flush()
+        status = self._wait()
+        self._close_pipe()
+        return status
+
+    def wait(self, timeout_seconds: float) -> int | None:
+        """Its exit status once it ended by itself, None while it runs on."""
+        try:
+            return self._keeper.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def _close_pipe(self) -> None:
+        if self._keeper.stdin:
+            with contextlib.suppress(BrokenPipeError):
+                self._keeper.stdin.close()
+
+    def _wait(self) -> int:
+        try:
+            return self._keeper.wait(self._grace_seconds + 10)
+        except subprocess.TimeoutExpired:
+            self._keeper.kill()
+            return self._keeper.wait()
+
+    def wait_until(self, ready: Callable[[], bool], *, timeout_seconds: float) -> None:
+        """Poll until it is ready.
+
+        Raises:
+            ProcessError: it ended, or was not ready in time; the message holds the end of its log.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while not ready():
+            if not self.running:
+                raise ProcessError(f"{self.name} ended at start: {self.log_tail()}")
+            if time.monotonic() > deadline:
+                raise ProcessError(f"{self.name} was not ready after {timeout_seconds:.0f} s: {self.log_tail()}")
+            time.sleep(0.02)
+
+    def log_tail(self) -> str:
+        """The end of its log."""
+        try:
+            return self.log.read_text(errors="replace")[-1500:].strip()
+        except OSError:
+            return ""
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a server could listen on this loopback port now."""
+    with socket.socket() as probe:
+        # As servers do: a port whose last connections linger in TIME_WAIT is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def free_port(preferred: int | None = None) -> int:
+    """A free loopback port: the preferred one, or another when that is taken."""
+    if preferred is not None and port_is_free(preferred):
+        return preferred
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,247 @@
+"""`make run`: the whole pipeline on this machine, with demo callers, until Ctrl-C.
+
+Starts what is missing (Postgres, Redis, an Asterisk, a voice agent) and the processes of the Procfile, and prints the
+calls. Environment: `DATABASE_URL` and `REDIS_URL` take existing servers, `ASTERISK=real` a real Asterisk instead of the
+simulator, `CALLS=n` ends after n calls, `RATE` is calls a second.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+import psycopg
+from rich.console import Console
+
+from devstack import (
+    agent,
+    asterisk,
+    asterisk_config,
+    asterisk_root,
+    board,
+    demo,
+    endpoint,
+    folders,
+    parent,
+    processes,
+    servers,
+)
+from shared import errors, migrations, sealing
+
+CHECKOUT = Path(__file__).parent.parent
+DATABASE = "ari_pipeline"
+SIMULATOR_PORT = 18089
+POLL_SECONDS = 0.5
+
+
+class Failed(Exception):
+    """It cannot be started, or something that should run has ended; the text is for the reader."""
+
+
+class Stack:
+    """Everything that runs, and how to stop it: what was started last is stopped first."""
+
+    def __init__(self, console: Console, environment: Mapping[str, str]) -> None:
+        self._console = console
+        self._given = environment
+        self._running = contextlib.ExitStack()
+        self._folder = folders.named("run")
+        self._logs = folders.make(self._folder / "log", mode=0o700)
+        self._rate = _number(environment, "RATE") or 0.5
+        self._calls = int(_number(environment, "CALLS")) or None
+        self._watched: list[processes.Kept] = []
+        self._about: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Start everything and print calls until we are told to stop, or `CALLS` have ended.
+
+        Raises:
+            Failed: with the reason.
+        """
+        caller = parent.Make()
+        with self._running:
+            self._hold_lock()
+            environment = self._environment()
+            callers = self._start_calls(environment)
+            log = self._logs / "processes"
+            follower = board.Board(self._console, environment["DATABASE_URL"], log)
+            self._running.callback(follower.close)
+            command = [sys.executable, "-m", "honcho", "start", "--env", os.devnull, "--no-colour"]
+            self._start([*command, "--procfile", str(CHECKOUT / "Procfile")], log, environment, grace_seconds=7)
+            self._heading()
+            self._running.callback(self._console.print, "stopping ...", style="dim")
+            while self._calls is None or follower.ended < self._calls:
+                callers()
+                follower.step()
+                self._watch()
+                caller.look()
+                time.sleep(POLL_SECONDS)
+
+    def _hold_lock(self) -> None:
+        try:
+            self._running.enter_context(folders.lock(self._folder / "lock", wait=False))
+        except folders.Busy:
+            raise Failed(
+                f"another `make run` is at work in {self._folder}; stop it, or give this one a folder of its own"
+                " by ARI_PIPELINE_HOME"
+            ) from None
+
+    def _environment(self) -> dict[str, str]:
+        """What the Procfile's processes get; also written to a file, for `arictl`."""
+        settings = {
+            "DATABASE_URL": self._given.get("DATABASE_URL") or self._start_postgres(),
+            "REDIS_URL": self._given.get("REDIS_URL") or self._start_redis(),
+            "SECRET_KEY": self._given.get("SECRET_KEY") or folders.secret(self._folder / "secret-key"),
+        }
+        self._about["Postgres"] = _place(settings["DATABASE_URL"])
+        self._about["Redis"] = _place(settings["REDIS_URL"])
+        settings["MEDIA_TOKEN_SECRET"] = self._given.get("MEDIA_TOKEN_SECRET") or sealing.media_secret(
+            settings["SECRET_KEY"].split(",")[0].strip()
+        )
+        migrations.upgrade(settings["DATABASE_URL"])
+        lines = [f"export {name}='{value}'\n" for name, value in settings.items()]
+        folders.write_private(self._folder / "environment", "".join(lines))
+        path = os.pathsep.join([str(Path(sys.executable).parent), self._given.get("PATH", os.defpath)])
+        return dict(self._given) | settings | {"PATH": path, "PYTHONUNBUFFERED": "1", "DRAIN_SECONDS": "3"}
+
+    def _start_postgres(self) -> str:
+        server = servers.Postgres(self._folder / "postgres", preferred_port=servers.POSTGRES_PORT)
+        url = self._running.enter_context(server).url
+        return servers.create_database(url, DATABASE, exists_ok=True)
+
+    def _start_redis(self) -> str:
+        server = servers.Redis(self._folder / "redis", preferred_port=servers.REDIS_PORT)
+        return self._running.enter_context(server).url
+
+    def _start_calls(self, environment: dict[str, str]) -> Callable[[], None]:
+        """Start the agent and an Asterisk with its tenant; returns what lets callers call."""
+        port = processes.free_port(agent.PREFERRED_PORT)
+        media_url = f"ws://127.0.0.1:{port}{endpoint.PATH}"
+        self._start([sys.executable, "-m", "devstack.agent", "--port", str(port)], self._logs / "agent", environment)
+        self._about["Agent"] = f"127.0.0.1:{port}, echoes"
+        password = folders.secret(self._folder / "ari-password")
+        real = self._given.get("ASTERISK", "") == "real"
+        url, callers = self._start_asterisk(media_url, password) if real else self._start_simulator(media_url, password)
+        demo.add_tenant(environment["DATABASE_URL"], endpoint=url, password=password)
+        _wait_for_port(port, self._watched[0])
+        return callers
+
+    def _start_asterisk(self, media_url: str, password: str) -> tuple[str, Callable[[], None]]:
+        self._console.print("looking for a real Asterisk (making one takes a minute, once) ...", style="dim")
+        configuration = asterisk_config.Configuration(
+            contexts={"inbound": demo.APP},
+            users={demo.APP: password},
+            clients={demo.MEDIA_CLIENT: asterisk_config.Client(uri=media_url)},
+        )
+        try:
+            root = asterisk_root.find()
+        except asterisk_root.Unavailable as exc:
+            raise Failed(f"no real Asterisk can be had: {exc}") from exc
+        folder = self._running.enter_context(folders.temporary())
+        server = asterisk.RealAsterisk(root, folder / "asterisk", configuration, preferred_port=asterisk.PREFERRED_PORT)
+        self._running.enter_context(server)
+        self._about["Asterisk"] = f"{urlsplit(server.url).netloc}, a real one"
+        return server.url, demo.Callers(server, rate_per_second=self._rate, count=self._calls).step
+
+    def _start_simulator(self, media_url: str, password: str) -> tuple[str, Callable[[], None]]:
+        port = processes.free_port(SIMULATOR_PORT)
+        scenario = self._folder / "scenario.json"
+        folders.write_private(scenario, demo.scenario(rate_per_second=self._rate, count=self._calls))
+        command = [
+            sys.executable,
+            "-m",
+            "simulator",
+            "--port",
+            str(port),
+            f"--user={demo.APP}",
+            f"--password={password}",
+        ]
+        command += [f"--media-url={demo.MEDIA_CLIENT}={media_url}", f"--inbound-app={demo.APP}"]
+        command += ["--scenario", str(scenario)]
+        process = self._start(command, self._logs / "simulator", dict(self._given))
+        _wait_for_port(port, process)
+        self._about["Asterisk"] = f"127.0.0.1:{port}, simulated"
+        return f"http://127.0.0.1:{port}", lambda: None
+
+    def _start(
+        self, command: list[str], log: Path, environment: Mapping[str, str], *, grace_seconds: float = 3
+    ) -> processes.Kept:
+        log.write_text("")
+        process = processes.Kept(command, log=log, environment=environment, cwd=CHECKOUT, grace_seconds=grace_seconds)
+        self._running.callback(process.stop)
+        self._watched.append(process)
+        return process
+
+    def _watch(self) -> None:
+        for process in self._watched:
+            if not process.running:
+                raise Failed(f"{process.log.name} ended by itself; the end of its log:\n{process.log_tail()}")
+
+    def _heading(self) -> None:
+        self._console.rule("ari-pipeline", align="left")
+        for name, place in self._about.items():
+            self._console.print(f"{name:<9} {place}", highlight=False, soft_wrap=True)
+        self._console.print(f"{'Logs':<9} {self._logs}", highlight=False, soft_wrap=True)
+        arictl = Path(sys.executable).parent / "arictl"
+        hint = f". {self._folder / 'environment'}; {arictl} calls"
+        self._console.print(f"{'Look':<9} {hint}", highlight=False, soft_wrap=True)
+        ends = f"ends after {self._calls} calls, " if self._calls else ""
+        self._console.print(f"{'Stop':<9} {ends}Ctrl-C", highlight=False)
+        self._console.rule()
+
+
+def _number(environment: Mapping[str, str], name: str) -> float:
+    """A number that is given, 0 when it is not."""
+    try:
+        number = float(environment.get(name) or 0)
+    except ValueError:
+        number = -1
+    if not 0 <= number < float("inf"):
+        raise Failed(f"{name} must be a number")
+    return number
+
+
+def _place(url: str) -> str:
+    """A URL without its password."""
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port}{parts.path}"
+
+
+def _wait_for_port(port: int, process: processes.Kept) -> None:
+    def listening() -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+        return False
+
+    process.wait_until(listening, timeout_seconds=30)
+
+
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    # Once is enough: further signals must not cut the stopping short.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    console = Console()
+    try:
+        Stack(console, os.environ).run()
+    except KeyboardInterrupt:
+        console.print("stopped")
+    except (Failed, processes.ProcessError, errors.PipelineError, psycopg.Error, OSError) as exc:
+        console.print(str(exc), style="red", markup=False, highlight=False, soft_wrap=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

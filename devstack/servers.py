@@ -1,0 +1,218 @@
+"""Embedded Postgres and Redis: real servers from wheels, on loopback, with a password, as root or as an ordinary user.
+
+Each is a context manager with `.url`, and has `.stop()`, `.kill()` and `.start()` (same port, same data) for tests of
+outages.
+"""
+
+import contextlib
+import shutil
+import signal
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+from psycopg import sql
+
+from devstack import folders, processes, programs
+
+POSTGRES_PORT = 15432
+REDIS_PORT = 16379
+#: Attempts to start on a new port, should another process take the one we found free.
+START_ATTEMPTS = 3
+
+
+class _Server:
+    """What both have in common: a folder, a port kept over restarts, a kept process."""
+
+    def __init__(self, folder: Path, *, preferred_port: int | None) -> None:
+        self.folder = folders.make(folder, mode=0o711)
+        self.user = folders.server_user()
+        self.port: int | None = None
+        self._preferred_port = preferred_port
+        self._process: processes.Kept | None = None
+
+    def _launch(self, port: int) -> processes.Kept:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Start it; on the port it had before, if it had one."""
+        if self._process and self._process.running:
+            return
+        for attempt in range(START_ATTEMPTS):
+            port = self.port or processes.free_port(self._preferred_port if attempt == 0 else None)
+            try:
+                self._process = self._launch(port)
+            except processes.ProcessError:
+                # Anything but a port that was taken under our feet is a real failure.
+                if self.port or attempt == START_ATTEMPTS - 1 or processes.port_is_free(port):
+                    raise
+            else:
+                self.port = port
+                return
+
+    def stop(self) -> None:
+        """Stop it cleanly."""
+        if self._process:
+            self._process.stop()
+
+    def kill(self) -> None:
+        """Kill -9, as a crash would."""
+        if self._process:
+            self._process.kill()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _secret(self, name: str) -> str:
+        return folders.secret(self.folder / name)
+
+    def _data(self) -> Path:
+        return self.folder / "data"
+
+
+class Postgres(_Server):
+    """PostgreSQL 18.
+
+    Args:
+        folder: holds data, password and log; made when missing.
+        durable: False trades safety for speed, for data that is thrown away.
+    """
+
+    def __init__(self, folder: Path, *, durable: bool = True, preferred_port: int | None = None) -> None:
+        super().__init__(folder, preferred_port=preferred_port)
+        self._durable = durable
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://ari:{self._secret('password')}@127.0.0.1:{self.port}/postgres"
+
+    def _launch(self, port: int) -> processes.Kept:
+        binaries = programs.postgres()
+        data = self._data()
+        if not data.is_dir():
+            self._initialise(binaries)
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(port),
+            "unix_socket_directories": "",
+            "max_connections": "200",
+            "timezone": "UTC",
+        }
+        if not self._durable:
+            settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        process = processes.Kept(
+            [binaries / "postgres", "-D", data, *arguments],
+            log=self.folder / "log",
+            # Postgres's fast shutdown: it does not wait for clients to go.
+            stop_signal=signal.SIGINT,
+            user=self.user,
+        )
+        self._wait(process, port)
+        return process
+
+    def _wait(self, process: processes.Kept, port: int) -> None:
+        url = f"postgresql://ari:{self._secret('password')}@127.0.0.1:{port}/postgres"
+
+        def ready() -> bool:
+            try:
+                psycopg.connect(url, connect_timeout=2).close()
+            except psycopg.OperationalError:
+                return False
+            return True
+
+        try:
+            process.wait_until(ready, timeout_seconds=60)
+        except processes.ProcessError:
+            process.stop()
+            raise
+
+    def _initialise(self, binaries: Path) -> None:
+        """Make the data folder beside its place and move it there: a half-made one is never taken for a database."""
+        partial = self.folder / "data.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        folders.private(partial, owner=self.user)
+        password_file = partial / "password"
+        folders.write_private(password_file, self._secret("password") + "\n", owner=self.user)
+        cluster = partial / "cluster"
+        options = ["--username=ari", "--encoding=UTF8", "--no-locale", "--auth=scram-sha-256", "--no-instructions"]
+        if not self._durable:
+            options.append("--no-sync")
+        processes.run(
+            [binaries / "initdb", f"--pwfile={password_file}", f"--pgdata={cluster}", *options],
+            user=self.user,
+            cwd=Path("/"),
+        )
+        cluster.rename(self._data())
+        shutil.rmtree(partial)
+
+
+class Redis(_Server):
+    """Redis 6.2, keeping nothing on disk: the pipeline may lose it at any time."""
+
+    def __init__(self, folder: Path, *, preferred_port: int | None = None) -> None:
+        super().__init__(folder, preferred_port=preferred_port)
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{self._secret('password')}@127.0.0.1:{self.port}/0"
+
+    def _launch(self, port: int) -> processes.Kept:
+        data = folders.private(self._data(), owner=self.user)
+        settings = {
+            "bind": "127.0.0.1",
+            "port": str(port),
+            "dir": str(data),
+            "save": '""',
+            "appendonly": "no",
+            "maxmemory-policy": "noeviction",
+            "requirepass": self._secret("password"),
+        }
+        # A file, because arguments are for every user of the machine to read.
+        configuration = data / "redis.conf"
+        text = "".join(f"{name} {value}\n" for name, value in settings.items())
+        folders.write_private(configuration, text, owner=self.user)
+        process = processes.Kept([programs.redis(), configuration], log=self.folder / "log", user=self.user)
+
+        def ready() -> bool:
+            try:
+                with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+                    connection.sendall(f"AUTH {self._secret('password')}\r\n".encode())
+                    return connection.recv(64).startswith(b"+OK")
+            except OSError:
+                return False
+
+        try:
+            process.wait_until(ready, timeout_seconds=15)
+        except processes.ProcessError:
+            process.stop()
+            raise
+        return process
+
+
+def create_database(url: str, name: str, *, template: str | None = None, exists_ok: bool = False) -> str:
+    """Create a database on the server of `url`, empty or as a copy of `template`; returns its URL."""
+    statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
+    if template:
+        # A copy of files is the faster way on a server that does not sync.
+        statement += sql.SQL(" TEMPLATE {} STRATEGY FILE_COPY").format(sql.Identifier(template))
+    tolerated: tuple[type[Exception], ...] = (psycopg.errors.DuplicateDatabase,) if exists_ok else ()
+    with contextlib.closing(psycopg.connect(url, autocommit=True)) as connection, contextlib.suppress(*tolerated):
+        connection.execute(statement)
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+def drop_database(url: str, name: str) -> None:
+    """Drop a database of the server of `url`, whoever is connected to it."""
+    statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+    with contextlib.closing(psycopg.connect(url, autocommit=True)) as connection:
+        connection.execute(statement)

@@ -1,0 +1,220 @@
+"""Real servers for the tests: Postgres, Redis and Asterisk, embedded unless others are given by the environment.
+
+Nothing is imported or started before a test asks for it, so unit tests start at once. `TEST_DATABASE_URL` and
+`TEST_REDIS_URL` (its database is flushed!) replace the embedded servers, `ASTERISK_URL` … the real Asterisk. Where no
+real Asterisk can be had its tests are skipped, and the last lines say so; with `REQUIRE_ASTERISK=1` they fail instead.
+"""
+
+# ruff: noqa: PLC0415  # unit tests do not wait for the imports of servers they never use
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from devstack import servers
+    from devstack.asterisk import RealAsterisk, Switch
+    from devstack.asterisk_config import Configuration
+    from devstack.asterisk_root import Root
+
+
+class Outside:
+    """A server we were given and do not run ourselves."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+
+class RealAsteriskTally:
+    """How many tests met a real Asterisk, and why the others did not."""
+
+    def __init__(self) -> None:
+        self.ran: set[str] = set()
+        self.reason: str | None = None
+        self.archive_unreachable = False
+
+    @property
+    def required(self) -> bool:
+        return os.environ.get("REQUIRE_ASTERISK", "") not in ("", "0")
+
+    @property
+    def missing(self) -> bool:
+        """Whether its absence has to fail the run."""
+        return self.required and not self.ran and not self.archive_unreachable
+
+
+TALLY = RealAsteriskTally()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and not report.skipped and "asterisk" in report.keywords:
+        TALLY.ran.add(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if TALLY.missing and session.exitstatus == pytest.ExitCode.OK and not session.config.option.collectonly:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    # Not in the terminal summary: these are to be the last lines, below the list of what was skipped.
+    terminalreporter = config.pluginmanager.get_plugin("terminalreporter")
+    if terminalreporter is None or config.option.collectonly:
+        return
+    if TALLY.ran:
+        terminalreporter.write_line(f"REAL ASTERISK: ran {len(TALLY.ran)} tests", green=True)
+    elif TALLY.reason or TALLY.required:
+        reason = TALLY.reason or "no test of this run asks for one"
+        terminalreporter.write_line(f"REAL ASTERISK: NOT RUN because {reason}", red=True, bold=True)
+
+
+@pytest.fixture(scope="session")
+def stack_folder() -> Iterator[Path]:
+    """A folder of this test run, gone afterwards."""
+    from devstack import folders
+
+    with folders.temporary() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def postgres_server(request: pytest.FixtureRequest) -> Iterator[servers.Postgres | Outside]:
+    """A Postgres for the whole run."""
+    from devstack import servers
+
+    if given := os.environ.get("TEST_DATABASE_URL"):
+        yield Outside(given)
+        return
+    folder: Path = request.getfixturevalue("stack_folder")
+    with servers.Postgres(folder / "postgres", durable=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server(request: pytest.FixtureRequest) -> Iterator[servers.Redis | Outside]:
+    """A Redis for the whole run."""
+    from devstack import servers
+
+    if given := os.environ.get("TEST_REDIS_URL"):
+        yield Outside(given)
+        return
+    folder: Path = request.getfixturevalue("stack_folder")
+    with servers.Redis(folder / "redis") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def database_template(postgres_server: servers.Postgres | Outside) -> Iterator[str]:
+    """The name of a migrated database, to be copied for each test."""
+    from devstack import servers
+    from shared import migrations
+
+    name = f"template_{uuid.uuid4().hex}"
+    migrations.upgrade(servers.create_database(postgres_server.url, name))
+    yield name
+    servers.drop_database(postgres_server.url, name)
+
+
+@pytest.fixture
+def empty_database_url(postgres_server: servers.Postgres | Outside) -> Iterator[str]:
+    """A database of this test's own with nothing in it."""
+    from devstack import servers
+
+    name = f"test_{uuid.uuid4().hex}"
+    yield servers.create_database(postgres_server.url, name)
+    servers.drop_database(postgres_server.url, name)
+
+
+@pytest.fixture
+def database_url(postgres_server: servers.Postgres | Outside, database_template: str) -> Iterator[str]:
+    """A migrated database of this test's own."""
+    from devstack import servers
+
+    name = f"test_{uuid.uuid4().hex}"
+    yield servers.create_database(postgres_server.url, name, template=database_template)
+    servers.drop_database(postgres_server.url, name)
+
+
+@pytest.fixture
+def redis_url(redis_server: servers.Redis | Outside) -> str:
+    """A Redis database with nothing in it."""
+    import redis
+
+    with contextlib.closing(redis.Redis.from_url(redis_server.url)) as client:
+        client.flushdb()
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def asterisk_root() -> Root:
+    """A place with a real Asterisk installed; made on first use, cached outside the checkout."""
+    from devstack import asterisk_root
+
+    try:
+        return asterisk_root.find()
+    except asterisk_root.Unavailable as exc:
+        TALLY.reason, TALLY.archive_unreachable = str(exc), exc.archive_unreachable
+        if TALLY.missing:
+            pytest.fail(f"a real Asterisk is required (REQUIRE_ASTERISK) and cannot be had: {exc}", pytrace=False)
+        pytest.skip(f"no real Asterisk: {exc}")
+
+
+@pytest.fixture
+def make_asterisk(asterisk_root: Root, stack_folder: Path) -> Iterator[Callable[[Configuration], RealAsterisk]]:
+    """Start any number of real Asterisks, each configured as the test wants it; stopped after the test."""
+    from devstack import asterisk
+
+    numbers = itertools.count()
+    with contextlib.ExitStack() as running:
+
+        def make(configuration: Configuration) -> RealAsterisk:
+            folder = stack_folder / f"asterisk-{uuid.uuid4().hex[:8]}-{next(numbers)}"
+            return running.enter_context(asterisk.RealAsterisk(asterisk_root, folder, configuration))
+
+        yield make
+
+
+@pytest.fixture
+def media_port() -> int:
+    """The port on which an agent takes the media legs of the fixtures `asterisk` and `switch`."""
+    from urllib.parse import urlsplit
+
+    from devstack import processes
+
+    given = urlsplit(os.environ.get("ASTERISK_MEDIA_URL", "")).port
+    return given or processes.free_port()
+
+
+@pytest.fixture
+def asterisk(make_asterisk: Callable[[Configuration], RealAsterisk], media_port: int) -> RealAsterisk:
+    """A real Asterisk: user and app `voiceai`, a password full of traps, websocket client `media` to `media_port`."""
+    from devstack import asterisk_config, endpoint
+
+    client = asterisk_config.Client(uri=f"ws://127.0.0.1:{media_port}{endpoint.PATH}")
+    return make_asterisk(
+        asterisk_config.Configuration(
+            contexts={"inbound": "voiceai"},
+            users={"voiceai": "pass word & # % + : ; ="},
+            clients={"media": client},
+        )
+    )
+
+
+@pytest.fixture
+def switch(request: pytest.FixtureRequest) -> Iterator[Switch]:
+    """An Asterisk to call through: the one the environment names, or one of our own (the fixture `asterisk`)."""
+    from devstack import asterisk
+
+    if given := asterisk.existing():
+        yield given
+        given.close()
+    else:
+        yield request.getfixturevalue("asterisk")

@@ -1,0 +1,257 @@
+"""The development stack's own servers and agent: they start, survive, keep apart and are never left behind."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from devstack import endpoint, folders, processes, servers, tones
+from devstack.agent import Agent
+from shared import media_tokens
+
+pytestmark = pytest.mark.services
+
+SECRET = "a secret of the agent"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with folders.temporary() as path:
+        yield path
+
+
+def until(met: Callable[[], Any], *, seconds: float = 10) -> bool:
+    """Whether a condition is met in time."""
+    deadline = time.monotonic() + seconds
+    while not met():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def one(url: str, statement: str) -> Any:
+    with contextlib.closing(psycopg.connect(url, autocommit=True)) as connection:
+        row = connection.execute(statement).fetchone()
+        return row[0] if row else None
+
+
+def processes_with(text: str) -> list[int]:
+    """Ids of other processes that have this text in their arguments; the dead have none."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if process.name != str(os.getpid()) and text.encode() in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return found
+
+
+def test_postgres_keeps_its_data_and_port_when_it_is_killed(folder: Path) -> None:
+    with servers.Postgres(folder / "postgres") as server:
+        with contextlib.closing(psycopg.connect(server.url, autocommit=True)) as connection:
+            connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+        url = server.url
+        server.kill()
+        with pytest.raises(psycopg.OperationalError):
+            psycopg.connect(url, connect_timeout=1)
+        server.start()
+        assert server.url == url
+        assert one(url, "SELECT answer FROM kept") == 42
+    assert processes_with(str(folder)) == []
+
+
+def test_redis_forgets_everything_when_it_is_killed_and_wants_its_password(folder: Path) -> None:
+    with servers.Redis(folder / "redis") as server:
+        with contextlib.closing(redis.Redis.from_url(server.url)) as client:
+            client.set("key", "value")
+            server.kill()
+            assert not processes_with(str(folder))
+            server.start()
+            assert client.get("key") is None
+            assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+        with (
+            contextlib.closing(redis.Redis.from_url(f"redis://127.0.0.1:{server.port}")) as stranger,
+            pytest.raises(redis.AuthenticationError),
+        ):
+            stranger.get("key")
+    assert processes_with(str(folder)) == []
+
+
+def test_half_initialised_data_folder_is_made_anew(folder: Path) -> None:
+    (folder / "postgres").mkdir()
+    (folder / "postgres" / "data.partial" / "cluster").mkdir(parents=True)
+    with servers.Postgres(folder / "postgres", durable=False) as server:
+        assert one(server.url, "SELECT 1") == 1
+    assert not (folder / "postgres" / "data.partial").exists()
+
+
+def test_taken_port_makes_it_another_one(folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with servers.Redis(folder / "redis", preferred_port=port) as server:
+            assert server.port != port
+
+
+def test_two_stacks_do_not_see_each_other(folder: Path) -> None:
+    with servers.Redis(folder / "one") as first, servers.Redis(folder / "two") as second:
+        assert first.port != second.port
+        assert first.url.split("@")[0] != second.url.split("@")[0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the mistake")
+def test_no_folder_but_ours_is_opened_for_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = folder / "somebody's home"
+    closed.mkdir(mode=0o700)
+    monkeypatch.setenv("ARI_PIPELINE_HOME", str(closed / "data"))
+    with pytest.raises(processes.ProcessError), servers.Postgres(folders.named("run") / "postgres", durable=False):
+        pass
+    assert closed.stat().st_mode & 0o777 == 0o700
+
+
+def test_secrets_are_for_their_owner_only(folder: Path) -> None:
+    secret = folders.secret(folder / "key")
+    assert len(secret) > 32
+    assert folders.secret(folder / "key") == secret
+    assert (folder / "key").stat().st_mode & 0o777 == 0o600
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from devstack import servers
+folder = Path(sys.argv[1])
+with servers.Postgres(folder / "postgres", durable=False), servers.Redis(folder / "redis"):
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("victim", ["parent", "keepers"])
+def test_nothing_is_left_when_somebody_is_killed(folder: Path, victim: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT, str(folder)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        assert parent.stdout.readline() == "ready\n"
+        keepers = set(processes_with("keeper.py")) & set(processes_with(str(folder)))
+        assert len(keepers) == 2
+        for pid in keepers if victim == "keepers" else [parent.pid]:
+            os.kill(pid, signal.SIGKILL)
+        assert until(lambda: set(processes_with(str(folder))) <= {parent.pid})
+        parent.kill()
+    # What was killed without warning starts again on the same data.
+    with servers.Postgres(folder / "postgres", durable=False) as server:
+        assert one(server.url, "SELECT 1") == 1
+
+
+def test_orphans_of_a_kept_process_end_with_it(folder: Path) -> None:
+    script = "sleep 3471 & (setsid sleep 3472 &) ; exec sleep 3473"
+    process = processes.Kept(["sh", "-c", script], log=folder / "log")
+
+    def sleepers() -> int:
+        return len(processes_with("sleep\x00347"))
+
+    assert until(lambda: sleepers() == 3)
+    process.kill()
+    assert sleepers() == 0
+
+
+def test_folders_of_killed_test_runs_are_removed() -> None:
+    stale = folders.home() / "temporary" / "left-behind"
+    stale.mkdir(parents=True, exist_ok=True)
+    with folders.temporary() as mine, folders.temporary():
+        assert not stale.exists()
+        assert mine.exists()
+    assert not mine.exists()
+
+
+@pytest.mark.parametrize("frequency", [50, 400, 1004, 3000])
+def test_dominant_frequency_of_a_tone_is_found(frequency: int) -> None:
+    assert tones.dominant_frequency(tones.tone(frequency)) == pytest.approx(frequency, abs=4)
+
+
+def test_silence_has_no_frequency() -> None:
+    assert tones.dominant_frequency(tones.SILENCE * 8000) is None
+    assert tones.dominant_frequency(b"") is None
+
+
+@pytest.fixture
+def runs(empty_database_url: str) -> str:
+    """A database with the columns the agent looks at: runs 1 (ready), 2 (completed), 3 (without its call_id)."""
+    with contextlib.closing(psycopg.connect(empty_database_url, autocommit=True)) as connection:
+        connection.execute("CREATE TYPE workflow_run_state AS ENUM ('initialized', 'running', 'completed')")
+        connection.execute(
+            "CREATE TABLE workflow_runs (id int, workflow_id int, state workflow_run_state, initial_context json,"
+            " gathered_context json)"
+        )
+        connection.execute("""
+            INSERT INTO workflow_runs VALUES
+                (1, 7, 'initialized', '{"provider": "ari"}', '{"call_id": "leg"}'),
+                (2, 7, 'completed', '{"provider": "ari"}', '{"call_id": "leg"}'),
+                (3, 7, 'initialized', '{"provider": "ari"}', '{}')
+        """)
+    return empty_database_url
+
+
+def media_url(agent: Agent, run_id: int, *, secret: str = SECRET) -> str:
+    token = media_tokens.token(secret, workflow_id=7, user_id=5, workflow_run_id=run_id)
+    return f"{agent.url}?workflow_id=7&user_id=5&workflow_run_id={run_id}&token={token}"
+
+
+def test_agent_takes_a_leg_once_sets_its_run_running_and_echoes(runs: str) -> None:
+    with Agent(database_url=runs, secret=SECRET) as agent:
+        with connect(media_url(agent, 1), subprotocols=[endpoint.SUBPROTOCOL]) as leg:  # type: ignore[list-item]
+            assert leg.subprotocol == "media"
+            assert one(runs, "SELECT state FROM workflow_runs WHERE id = 1") == "running"
+            leg.send(tones.tone(400))
+            assert leg.recv(timeout=5) == tones.tone(400)
+            assert agent.sessions[1].bytes_heard == 8000
+            assert agent.sessions[1].dominant_frequency == pytest.approx(400, abs=4)
+            with pytest.raises(InvalidStatus, match="409"), connect(media_url(agent, 1)):
+                pass
+        assert until(lambda: not agent.sessions[1].open)
+
+
+@pytest.mark.parametrize(
+    ("run_id", "secret", "status"), [(1, "wrong", 403), (2, SECRET, 409), (3, SECRET, 409), (9, SECRET, 404)]
+)
+def test_agent_refuses_what_the_platform_refuses(runs: str, run_id: int, secret: str, status: int) -> None:
+    with Agent(database_url=runs, secret=SECRET) as agent:
+        with pytest.raises(InvalidStatus, match=str(status)), connect(media_url(agent, run_id, secret=secret)):
+            pass
+        assert agent.refusals[0].startswith(str(status))
+        assert not agent.sessions
+    assert one(runs, "SELECT count(*) FROM workflow_runs WHERE state = 'running'") == 0
+
+
+def test_agent_changes_its_behaviour_while_it_runs() -> None:
+    with Agent() as agent:
+        agent.behaviour.mode, agent.behaviour.tone_hz = "tone", 1000
+        with connect(media_url(agent, 1)) as leg:
+            heard = b"".join(bytes(leg.recv(timeout=5)) for _ in range(4))  # type: ignore[arg-type]
+            assert tones.dominant_frequency(heard) == pytest.approx(1000, abs=4)
+            agent.close_all()
+            assert until(lambda: not agent.sessions[1].open)
+        agent.behaviour.refuse = 503
+        with pytest.raises(InvalidStatus, match="503"), connect(media_url(agent, 1)):
+            pass
+        agent.behaviour.refuse, agent.behaviour.accept_delay_seconds = None, 0.3
+        began = time.monotonic()
+        with connect(media_url(agent, 1)):
+            assert time.monotonic() - began >= 0.3
+        agent.stop()
+        with pytest.raises(ConnectionRefusedError), connect(agent.url):
+            pass
+        agent.start()
