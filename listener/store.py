@@ -1,0 +1,183 @@
+"""Redis as the listener uses it: heartbeats, assignments, reports, pushes. The only module that knows redis.
+
+Every operation is bounded in time and tried once: whoever asked decides whether to repeat it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from listener import entries
+from shared import errors, keys, logs
+from shared.core import assignments
+
+_CONNECT_SECONDS = 2.0
+_READ_SECONDS = 3.0
+_OPERATION_SECONDS = 6.0
+_REPORTS_SECONDS = 60
+_ASSIGNMENTS_SECONDS = 3600
+#: A listener silent for this long is not counted on when we leave.
+_ALIVE_MS = 3000
+
+#: By Redis's clock, in one step: KEYS listeners, revision; ARGV listener id → [time in ms, newly added, revision].
+_BEAT = """
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local added = redis.call('ZADD', KEYS[1], now_ms, ARGV[1])
+return {now_ms, added, redis.call('GET', KEYS[2])}
+"""
+
+#: KEYS listeners; ARGV listener id, what counts as alive in ms → how many other listeners are alive.
+_LEAVE = """
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREM', KEYS[1], ARGV[1])
+return redis.call('ZCOUNT', KEYS[1], now_ms - ARGV[2], '+inf')
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What Redis answered to a heartbeat; `asked` and `answered` are our monotonic clock around it."""
+
+    redis_ms: int
+    #: Redis did not know us: our first heartbeat, or it was emptied, or we were taken for dead.
+    unknown: bool
+    #: Of our assignments; None when there is none.
+    revision: int | None
+    asked: float
+    answered: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assigned:
+    """Our assignments as Redis holds them; None for one that cannot be read."""
+
+    revision: int | None
+    assignments: dict[str, assignments.Assignment | None]
+
+
+class Store:
+    """One Redis, for one listener.
+
+    Raises (every operation):
+        QueueUnavailable: Redis did not answer as it should; whether the operation took effect is unknown.
+    """
+
+    def __init__(self, url: str, listener_id: str) -> None:
+        self._listener_id = listener_id
+        try:
+            self._redis = redis.asyncio.Redis.from_url(
+                url,
+                socket_connect_timeout=_CONNECT_SECONDS,
+                socket_timeout=_READ_SECONDS,
+                retry=Retry(NoBackoff(), 0),
+            )
+        except ValueError:
+            # Not chained: its text may show the URL.
+            raise errors.InvalidSettings("  REDIS_URL: is not a usable URL") from None
+
+    async def beat(self, reports: Iterable[assignments.Report], gone: Iterable[str]) -> Answer:
+        """One heartbeat, with the reports that changed and the keys whose reports are to go."""
+        reports_key = keys.reports(self._listener_id)
+        revision_key = keys.revision(self._listener_id)
+        changed: dict[Any, Any] = {report.key: assignments.encode(report) for report in reports}
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.eval(_BEAT, 2, keys.LISTENERS, revision_key, self._listener_id)
+        if changed:
+            pipe.hset(reports_key, mapping=changed)
+        if removed := [key for key in gone if key not in changed]:
+            pipe.hdel(reports_key, *removed)
+        pipe.expire(reports_key, _REPORTS_SECONDS)
+        pipe.expire(revision_key, _ASSIGNMENTS_SECONDS)
+        pipe.expire(keys.assignments(self._listener_id), _ASSIGNMENTS_SECONDS)
+        asked = time.monotonic()
+        async with self._guarded():
+            (redis_ms, added, revision), *_rest = await pipe.execute()
+        return Answer(
+            redis_ms=int(redis_ms),
+            unknown=bool(added),
+            revision=_revision(revision),
+            asked=asked,
+            answered=time.monotonic(),
+        )
+
+    async def read(self) -> Assigned:
+        """Our assignments and their revision, of one moment."""
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.get(keys.revision(self._listener_id))
+        pipe.hgetall(keys.assignments(self._listener_id))
+        async with self._guarded():
+            revision, fields = await pipe.execute()
+        return Assigned(
+            revision=_revision(revision),
+            assignments={key.decode("utf-8", "replace"): _assignment(key, value) for key, value in fields.items()},
+        )
+
+    async def push(self, batch: Sequence[entries.Entry]) -> None:
+        """Puts messages into Dramatiq's queues, all or none; a batch pushed twice is at worst seen twice."""
+        queues: dict[str, dict[Any, Any]] = {}
+        for entry in batch:
+            queues.setdefault(entry.queue, {})[entry.id] = entry.body
+        pipe = self._redis.pipeline(transaction=True)
+        for queue, bodies in queues.items():
+            name = f"{keys.NAMESPACE}:{queue}"
+            pipe.hset(f"{name}.msgs", mapping=bodies)
+            pipe.rpush(name, *bodies)
+        async with self._guarded():
+            await pipe.execute()
+
+    async def leave(self) -> int:
+        """No heartbeat will follow; gives the number of other listeners that are alive."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.eval(_LEAVE, 1, keys.LISTENERS, self._listener_id, _ALIVE_MS)
+        async with self._guarded():
+            (others,) = await pipe.execute()
+        return int(others)
+
+    async def remove_reports(self) -> None:
+        """We hold nothing any more."""
+        async with self._guarded():
+            await self._redis.delete(keys.reports(self._listener_id))
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            await self._redis.aclose()
+
+    @asynccontextmanager
+    async def _guarded(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(_OPERATION_SECONDS):
+                yield
+        except (RedisError, OSError) as exc:
+            # After a fail-over the old server may still answer, and decline: the next operation connects anew.
+            with suppress(RedisError, OSError):
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    await self._redis.connection_pool.disconnect(inuse_connections=False)
+            raise errors.QueueUnavailable(logs.redact(str(exc)) or type(exc).__name__) from exc
+
+
+def _revision(value: Any) -> int | None:
+    try:
+        return None if value is None else int(value)
+    except ValueError:
+        return None
+
+
+def _assignment(key: bytes, value: bytes) -> assignments.Assignment | None:
+    try:
+        assignment = assignments.decode_assignment(value)
+    except errors.InvalidMessage:
+        return None
+    return assignment if assignment.key.encode() == key else None

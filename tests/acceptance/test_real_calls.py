@@ -1,0 +1,253 @@
+"""Inbound calls on a real Asterisk, through the real processes, from plain SQL rows to audio and back to nothing."""
+
+from __future__ import annotations
+
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from devstack.agent import Agent
+from devstack.asterisk import RealAsterisk
+from tests.acceptance.pipeline import PASSWORD, Pipeline, Tenant, wait_until
+
+pytestmark = [pytest.mark.asterisk, pytest.mark.services]
+
+CALLS = 200
+CALLS_PER_SECOND = 10
+
+
+@pytest.fixture
+def running(pipeline: Pipeline, tenant: Tenant, asterisk: RealAsterisk, agent: Agent) -> Pipeline:
+    """Everything up, the tenant's socket connected."""
+    assert agent.port
+    tenant.configure(asterisk.url)
+    pipeline.start()
+    pipeline.wait_connected()
+    return pipeline
+
+
+def ours(asterisk: RealAsterisk) -> list[str]:
+    """Our legs, and callers' legs that entered the dialplan."""
+    return [channel["id"] for channel in asterisk.channels() if not channel["id"].startswith("far-")]
+
+
+def nothing_is_left(asterisk: RealAsterisk) -> bool:
+    return not asterisk.channels() and not asterisk.bridges()
+
+
+def in_one_bridge_with_media(asterisk: RealAsterisk, leg: str) -> bool:
+    return any(leg in bridge["channels"] and len(bridge["channels"]) == 2 for bridge in asterisk.bridges())
+
+
+def ended(pipeline: Pipeline, *legs: str) -> bool:
+    return all(pipeline.state(leg) == "ended" for leg in legs)
+
+
+def test_two_hundred_calls_are_all_bridged_once_and_leave_nothing(
+    running: Pipeline, asterisk: RealAsterisk, tenant: Tenant
+) -> None:
+    legs = []
+    begun = time.monotonic()
+    for number in range(CALLS):
+        time.sleep(max(0.0, begun + number / CALLS_PER_SECOND - time.monotonic()))
+        legs.append(asterisk.dial(called="5551234", caller=f"49155500{number:04d}"))
+    wait_until(
+        lambda: all(running.state(leg) == "connected" for leg in legs),
+        seconds=20,
+        what=lambda: str(running.query("SELECT state, reason, count(*) FROM ari.calls GROUP BY 1, 2")),
+    )
+    bridged = {leg for bridge in asterisk.bridges() if len(bridge["channels"]) == 2 for leg in bridge["channels"]}
+    assert set(legs) <= bridged, "a caller is connected to nobody"
+    assert running.value("SELECT count(*) FROM workflow_runs") == CALLS
+    assert running.value("SELECT count(DISTINCT workflow_run_id) FROM ari.calls") == CALLS
+    run = running.run(legs[0])
+    call = running.call(legs[0])
+    assert (run["name"], run["mode"], run["call_type"], run["state"]) == (
+        "ARI Inbound 491555000000",
+        "ari",
+        "inbound",
+        "running",
+    )
+    assert run["workflow_id"] == tenant.workflow_id
+    assert run["definition_id"] == tenant.definition_id
+    assert run["initial_context"] == {
+        "caller_number": "491555000000",
+        "called_number": "5551234",
+        "direction": "inbound",
+        "provider": "ari",
+    }
+    assert run["gathered_context"] == {
+        "call_id": legs[0],
+        "provider": "ari",
+        "channel_name": call["channel_name"],
+        "ext_channel_id": f"aip-{call['call_id'].hex}-m1",
+        "bridge_id": f"aip-{call['call_id'].hex}-b1",
+    }
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(asterisk.hang_up_caller, legs))
+    wait_until(lambda: ended(running, *legs), seconds=30, what="every call ended")
+    wait_until(lambda: nothing_is_left(asterisk), seconds=5, what=lambda: f"left: {asterisk.channels()}")
+    assert running.value("SELECT count(*) FROM workflow_runs WHERE NOT is_completed OR state <> 'completed'") == 0
+    durations = running.query("SELECT (usage_info ->> 'call_duration_seconds')::int AS seconds FROM workflow_runs")
+    assert all(row["seconds"] is not None for row in durations)
+    assert max(row["seconds"] for row in durations) >= 10
+    outcomes = running.query("SELECT outcome, count(*) AS calls FROM ari.calls GROUP BY 1")
+    assert outcomes == [{"outcome": "completed", "calls": CALLS}]
+
+
+def test_audio_flows_both_ways(running: Pipeline, asterisk: RealAsterisk, agent: Agent) -> None:
+    leg = asterisk.dial(far="tone", listen=True)
+    wait_until(lambda: running.state(leg) == "connected", seconds=10, what=lambda: running.story(leg))
+    session = agent.sessions[running.call(leg)["workflow_run_id"]]
+    wait_until(lambda: session.dominant_frequency is not None, seconds=5, what="the agent hears the caller")
+    heard_by_agent = session.dominant_frequency
+    assert heard_by_agent == pytest.approx(1004, abs=20)
+
+
+def test_the_caller_hears_the_agent(running: Pipeline, asterisk: RealAsterisk) -> None:
+    leg = asterisk.dial(far="wait", listen=True)
+    wait_until(lambda: running.state(leg) == "connected", seconds=10, what=lambda: running.story(leg))
+    assert asterisk.heard_by_caller(leg, seconds=10) == pytest.approx(400, abs=20)
+
+
+def test_two_hundred_callers_who_hang_up_at_once_leave_nothing(running: Pipeline, asterisk: RealAsterisk) -> None:
+    chance = random.Random(1)
+    legs: list[str] = []
+
+    def call_briefly(number: int) -> None:
+        leg = asterisk.dial(channel_id=f"brief-{number}x")
+        legs.append(leg)
+        time.sleep(chance.uniform(0, 0.05))
+        asterisk.hang_up_caller(leg)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(call_briefly, range(200)))
+    wait_until(lambda: nothing_is_left(asterisk), seconds=30, what=lambda: f"left: {ours(asterisk)}")
+    wait_until(
+        lambda: running.value("SELECT count(*) FROM ari.calls WHERE state <> 'ended'") == 0,
+        seconds=30,
+        what=lambda: str(running.query("SELECT state, reason, count(*) FROM ari.calls GROUP BY 1, 2")),
+    )
+    wait_until(lambda: nothing_is_left(asterisk), seconds=5, what=lambda: f"left: {ours(asterisk)}")
+    assert running.value("SELECT count(*) FROM workflow_runs WHERE NOT is_completed") == 0
+    assert running.value("SELECT count(*) FROM ari.timeline WHERE kind = 'dead-letter'") == 0
+
+
+def test_an_agent_that_is_down_costs_the_caller_nothing_but_a_wait(
+    running: Pipeline, asterisk: RealAsterisk, agent: Agent
+) -> None:
+    agent.stop()
+    leg = asterisk.dial()
+    wait_until(lambda: ended(running, leg), seconds=20, what=lambda: running.story(leg))
+    call = running.call(leg)
+    assert call["outcome"] == "failed"
+    assert call["reason"].startswith("voice agent not reached")
+    assert call["connected_at"] is None
+    run = running.run(leg)
+    assert (run["is_completed"], run["usage_info"]) == (True, {"call_duration_seconds": 0})
+    assert run["gathered_context"]["mapped_call_disposition"] == "error"
+    assert run["gathered_context"]["error"].startswith("voice agent not reached")
+    wait_until(lambda: nothing_is_left(asterisk), seconds=5)
+    assert asterisk.answers(), "Asterisk crashed"
+
+
+def test_an_agent_that_takes_a_second_is_waited_for(running: Pipeline, asterisk: RealAsterisk, agent: Agent) -> None:
+    agent.behaviour.accept_delay_seconds = 0.4
+    leg = asterisk.dial()
+    wait_until(lambda: running.state(leg) == "connected", seconds=15, what=lambda: running.story(leg))
+    assert in_one_bridge_with_media(asterisk, leg)
+
+
+def test_an_agent_that_hangs_up_ends_the_call(running: Pipeline, asterisk: RealAsterisk, agent: Agent) -> None:
+    leg = asterisk.dial()
+    wait_until(lambda: running.state(leg) == "connected", seconds=10, what=lambda: running.story(leg))
+    agent.close_all()
+    wait_until(lambda: ended(running, leg), seconds=10, what=lambda: running.story(leg))
+    assert (running.call(leg)["outcome"], running.call(leg)["reason"]) == ("completed", "agent hung up")
+    wait_until(lambda: nothing_is_left(asterisk), seconds=5, what=lambda: f"left: {asterisk.channels()}")
+
+
+def test_an_unknown_websocket_client_is_named(running: Pipeline, asterisk: RealAsterisk, tenant: Tenant) -> None:
+    tenant.configure(asterisk.url, ws_client_name="nobody")
+    leg = asterisk.dial()
+    wait_until(lambda: ended(running, leg), seconds=10, what=lambda: running.story(leg))
+    assert "is the websocket client 'nobody' in websocket_client.conf?" in running.call(leg)["reason"]
+    wait_until(lambda: nothing_is_left(asterisk), seconds=5, what=lambda: f"left: {asterisk.channels()}")
+
+
+def test_a_restarted_asterisk_ends_its_calls_and_serves_new_ones(running: Pipeline, asterisk: RealAsterisk) -> None:
+    before = asterisk.dial()
+    wait_until(lambda: running.state(before) == "connected", seconds=10, what=lambda: running.story(before))
+    asterisk.restart()
+    wait_until(lambda: ended(running, before), seconds=25, what=lambda: running.story(before))
+    assert running.run(before)["is_completed"]
+    wait_until(running.connected, seconds=20)
+    after = asterisk.dial()
+    wait_until(lambda: running.state(after) == "connected", seconds=10, what=lambda: running.story(after))
+
+
+def test_a_worker_killed_in_the_media_step_loses_no_call(
+    pipeline: Pipeline, tenant: Tenant, asterisk: RealAsterisk, agent: Agent
+) -> None:
+    assert agent.port
+    tenant.configure(asterisk.url)
+    pipeline.start("listener", "scheduler")
+    pipeline.start("worker.a", WORKER_QUEUES="quota,runs,bridge,teardown,resync")
+    pipeline.start("worker.b", WORKER_QUEUES="media")
+    pipeline.wait_connected()
+    legs = [asterisk.dial() for _ in range(10)]
+    wait_until(lambda: any(pipeline.calls(leg) and pipeline.call(leg)["attempt"] for leg in legs), seconds=10, every=0)
+    pipeline.kill("worker.b")
+    pipeline.start("worker.c", WORKER_QUEUES="media")
+    wait_until(
+        lambda: all(pipeline.state(leg) in ("connected", "ended") for leg in legs),
+        seconds=60,
+        what=lambda: str(pipeline.query("SELECT state, reason, attempt FROM ari.calls")),
+    )
+    assert [pipeline.state(leg) for leg in legs] == ["connected"] * len(legs)
+    assert all(in_one_bridge_with_media(asterisk, leg) for leg in legs)
+    assert asterisk.answers(), "Asterisk crashed"
+    for leg in legs:
+        asterisk.hang_up_caller(leg)
+    wait_until(lambda: ended(pipeline, *legs), seconds=60, what="every call ended")
+    wait_until(lambda: nothing_is_left(asterisk), seconds=10, what=lambda: f"left: {asterisk.channels()}")
+
+
+def test_configurations_added_changed_and_removed_take_effect_within_ten_seconds(
+    pipeline: Pipeline, tenant: Tenant, asterisk: RealAsterisk, agent: Agent
+) -> None:
+    assert agent.port
+    pipeline.start()
+    time.sleep(1)
+    tenant.configure(asterisk.url, password="wrong")
+    wait_until(
+        lambda: "401" in str(pipeline.query("SELECT last_error FROM ari.connection_versions")),
+        seconds=10,
+        what=lambda: str(pipeline.query("SELECT * FROM ari.connection_versions")),
+    )
+    tenant.configure(asterisk.url, password=PASSWORD)
+    wait_until(pipeline.connected, seconds=10, what="the right password connects")
+    leg = asterisk.dial()
+    wait_until(lambda: pipeline.state(leg) == "connected", seconds=10, what=lambda: pipeline.story(leg))
+    tenant.remove_configuration()
+    wait_until(
+        lambda: pipeline.query("SELECT state FROM ari.connections") == [{"state": "removed"}],
+        seconds=10,
+        what="the connection is left",
+    )
+    refused = asterisk.dial()
+    wait_until(lambda: ended(pipeline, refused), seconds=10, what=lambda: pipeline.story(refused))
+    assert pipeline.call(refused)["outcome"] == "refused"
+    assert pipeline.state(leg) == "connected", "a running call goes on"
+    asterisk.hang_up_caller(leg)
+    wait_until(lambda: ended(pipeline, leg), seconds=10, what=lambda: pipeline.story(leg))
+    wait_until(
+        lambda: (
+            pipeline.query("SELECT count(*) AS open FROM ari.connection_versions WHERE retired_at IS NULL")
+            == [{"open": 0}]
+        ),
+        seconds=10,
+        what="its socket is let go when its calls have ended",
+    )
