@@ -76,6 +76,8 @@ class Switch:
             extension=far,
             priority="1",
             callerId=caller,
+            # As a telephone has it. Without, a Local channel talks in 192 kHz, and resampling fills the processor.
+            formats="ulaw",
             channelId=caller_half,
             otherChannelId=leg,
         )
