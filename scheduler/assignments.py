@@ -113,7 +113,6 @@ class Assigner:
         if self._lease.term != self._term:
             self._term = self._lease.term
             self._written.clear()
-            self._be_patient()
         if self._redis.set(keys.SENTINEL, f"term {self._term}", nx=True):
             log.warning("Redis is empty: assignments are written anew")
             self._written.clear()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import re
+import signal
 import sys
 from collections.abc import MutableMapping
 from typing import Any
@@ -13,11 +15,14 @@ import structlog
 from shared import settings
 
 _REDACTED = "[redacted]"
-#: user:password@ in a URL, an Authorization header's credentials, api_key and token query parameters.
+_NAMED = r"(?:api_key|token|password|secret(?:_key)?)"
+#: user:password@ in a URL, an Authorization header's credentials, named secrets in a repr, in JSON and in a query; what
+#: stands before a name may be a letter, as in `app_password` or `%2Ctoken%3D`.
 _SECRETS = re.compile(
     r"(?P<url>://[^/\s:@]*:)[^/\s]*(?=@)"
     r"|(?P<auth>\b(?:Basic|Bearer)\s+)[A-Za-z0-9+/=._~-]{4,}"
-    r"|(?P<query>\b(?:api_key|token|password|secret)(?:=|%3D|%253D))[^&\s)\"']+",
+    rf"|(?P<quoted>{_NAMED}[\"']?\s*[:=]\s*(?P<mark>[\"']))(?:\\.|(?!(?P=mark)).)*"
+    rf"|(?P<query>{_NAMED}(?:=|%3D|%253D))[^&\s)\"']+",
     re.IGNORECASE,
 )
 _SECRET_NAMES = frozenset({"password", "secret", "token", "authorization", "app_password", "secret_key", "api_key"})
@@ -25,7 +30,11 @@ _SECRET_NAMES = frozenset({"password", "secret", "token", "authorization", "app_
 
 def redact(text: str) -> str:
     """The text without credentials."""
-    return _SECRETS.sub(lambda match: (match["url"] or match["auth"] or match["query"]) + _REDACTED, text)
+    return _SECRETS.sub(_without_secret, text)
+
+
+def _without_secret(match: re.Match[str]) -> str:
+    return (match["url"] or match["auth"] or match["quoted"] or match["query"]) + _REDACTED
 
 
 def configure(config: settings.Base, process: str) -> None:
@@ -64,6 +73,8 @@ def configure(config: settings.Base, process: str) -> None:
     for chatty in ("urllib3", "websockets", "apscheduler", "dramatiq", "alembic", "psycopg.pool"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
     structlog.contextvars.bind_contextvars(process=process)
+    # kill -USR1 shows what every thread of a process is doing.
+    faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
 
 
 def _redact_entry(_logger: object, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -96,7 +96,7 @@ def of_resync(*, connection_id: int, connection_version: int, reason: str, full:
 
 def check_version(version: object) -> None:
     """Raises InvalidMessage for a message of a version that this worker cannot read."""
-    if version not in _READABLE:
+    if not isinstance(version, int) or version not in _READABLE:
         raise errors.InvalidMessage(f"message version {version!r} is not one of {sorted(_READABLE)}")
 
 

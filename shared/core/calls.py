@@ -307,7 +307,8 @@ def _legs_refused(call: Call, fact: facts.LegsRefused, now: datetime, limits: Li
 
 
 def _legs_unknown(call: Call, fact: facts.LegsUnknown, now: datetime, limits: Limits) -> Advance:
-    if call.state is not State.PREPARED or fact.attempt != call.attempt or call.legs_created:
+    is_open = call.attempt_open_until is not None
+    if call.state is not State.PREPARED or fact.attempt != call.attempt or call.legs_created or not is_open:
         return _same(call)
     return _next_attempt(call, now, limits, fact.reason)
 
@@ -316,7 +317,14 @@ def _next_attempt(call: Call, now: datetime, limits: Limits, why: str) -> Advanc
     """An attempt came to nothing that we know of: the next id, never the same one again."""
     if call.attempt >= limits.attempts:
         return _fail(call, now, limits, f"media not created: {why}")
-    again = replace(call, drives=0, deadline_at=now + limits.queue_wait())
+    # Nobody is at work on it any more: what is overdue from here on is the next one's order, and that is counted.
+    again = replace(
+        call,
+        unsettled_until=call.open_until,
+        attempt_open_until=None,
+        drives=0,
+        deadline_at=now + limits.queue_wait(),
+    )
     return again, (commands.StartMedia(call_id=call.call_id, attempt=call.attempt + 1),)
 
 

@@ -67,7 +67,7 @@ def canonical_endpoint(text: str) -> str:
     address = f"[{host}]" if ":" in host else host
     if port not in (None, _PORTS[scheme]):
         address = f"{address}:{port}"
-    path = parts.path.rstrip("/").removesuffix("/ari")
+    path = parts.path.rstrip("/").removesuffix("/ari").rstrip("/")
     return f"{scheme}://{address}{path}"
 
 
@@ -79,4 +79,7 @@ def _text(value: dict[str, object], name: str) -> str:
         raise errors.InvalidConfiguration(f"{name} is not text")
     if len(text) > _LENGTH or any(char < " " or char == "\x7f" for char in text):
         raise errors.InvalidConfiguration(f"{name} is too long or holds control characters")
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        # JSON can say them, neither Postgres nor a header can hold them.
+        raise errors.InvalidConfiguration(f"{name} holds a character that is not text")
     return text

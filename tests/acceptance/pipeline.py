@@ -150,7 +150,7 @@ class Pipeline:
 
     def log_tail(self) -> str:
         """The end of every process's log."""
-        return "\n".join(f"== {path.name}\n{path.read_text()[-1500:]}" for path in sorted(self.logs.glob("*.log")))
+        return "\n".join(f"== {path.name}\n{path.read_text()[-4000:]}" for path in sorted(self.logs.glob("*.log")))
 
     def __enter__(self) -> Self:
         return self
@@ -161,13 +161,22 @@ class Pipeline:
         for process in self._running.values():
             process.send_signal(signal.SIGCONT)
             process.send_signal(signal.SIGTERM)
-        for process in self._running.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(30)
-            if process.poll() is None:
-                process.kill()
-                process.wait(10)
+        stuck = [name for name, process in self._running.items() if not self._ended(process)]
         self._connection.close()
+        assert not stuck, f"still there long after SIGTERM: {stuck}\n{self.log_tail()}"
+
+    @staticmethod
+    def _ended(process: subprocess.Popen[bytes], *, seconds: float = 30) -> bool:
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            # What its threads are doing goes to its log.
+            process.send_signal(signal.SIGUSR1)
+            time.sleep(1)
+            process.kill()
+            process.wait(10)
+            return False
+        return True
 
 
 class Tenant:

@@ -10,6 +10,7 @@ import pytest
 
 from devstack.agent import Agent
 from devstack.asterisk import RealAsterisk
+from devstack.asterisk_config import Client
 from tests.acceptance.pipeline import PASSWORD, Pipeline, Tenant, wait_until
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.services]
@@ -154,7 +155,9 @@ def test_an_agent_that_is_down_costs_the_caller_nothing_but_a_wait(
 
 
 def test_an_agent_that_takes_a_second_is_waited_for(running: Pipeline, asterisk: RealAsterisk, agent: Agent) -> None:
-    agent.behaviour.accept_delay_seconds = 0.4
+    asterisk.configuration.clients["media"] = Client(uri=agent.url, connection_timeout=3000)
+    asterisk.reload()
+    agent.behaviour.accept_delay_seconds = 1.0
     leg = asterisk.dial()
     wait_until(lambda: running.state(leg) == "connected", seconds=15, what=lambda: running.story(leg))
     assert in_one_bridge_with_media(asterisk, leg)

@@ -1,0 +1,65 @@
+"""The assignment protocol: both sides read what the other writes, and refuse what nobody wrote."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from shared import errors
+from shared.core import assignments
+from shared.core.assignments import Assignment, Report, SocketState
+
+ASSIGNMENT = Assignment(
+    connection_id=7,
+    version=2,
+    organization_id=3,
+    epoch=5,
+    endpoint="https://pbx.example/asterisk",
+    app="voiceai",
+    user="voiceai",
+    sealed_password="gAAAA",
+    fingerprint="7:2",
+)
+REPORT = Report(
+    connection_id=7, version=2, epoch=5, socket_id="s1", state=SocketState.CONNECTED, since_ms=1, last_event_ms=2,
+    reconnects=3, error="ü", unreadable=4, dropped=5,
+)  # fmt: skip
+
+
+def test_an_assignment_comes_back() -> None:
+    assert assignments.decode_assignment(assignments.encode(ASSIGNMENT)) == ASSIGNMENT
+    assert assignments.decode_assignment(assignments.encode(ASSIGNMENT).encode()) == ASSIGNMENT
+
+
+@pytest.mark.parametrize("state", list(SocketState))
+def test_a_report_comes_back(state: SocketState) -> None:
+    text = assignments.encode(Report(connection_id=7, version=2, epoch=5, socket_id="s", state=state, since_ms=1))
+    back = assignments.decode_report(text.encode())
+    assert back.state is state
+    assert assignments.encode(back) == text
+    assert assignments.decode_report(assignments.encode(REPORT)) == REPORT
+
+
+def test_both_go_by_the_same_key() -> None:
+    assert ASSIGNMENT.key == REPORT.key == assignments.connection_key(7, 2) == "7:2"
+
+
+def fields(value: Assignment | Report, **changed: Any) -> str:
+    return json.dumps(json.loads(assignments.encode(value)) | changed)
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", '"x"', "{}", b"\xff", fields(ASSIGNMENT, other=1), fields(REPORT)])
+def test_what_is_no_assignment_is_refused(text: str | bytes) -> None:  # fmt: skip
+    with pytest.raises(errors.InvalidMessage):
+        assignments.decode_assignment(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "null", "[]", "{}", b"\xff", fields(REPORT, state="gone"), fields(REPORT, state=None),
+             fields(REPORT, state=[]), fields(REPORT, other=1), fields(ASSIGNMENT)]
+)  # fmt: skip
+def test_what_is_no_report_is_refused(text: str | bytes) -> None:
+    with pytest.raises(errors.InvalidMessage):
+        assignments.decode_report(text)

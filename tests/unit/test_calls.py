@@ -1,0 +1,602 @@
+"""The life of a call: one table of all (state, fact) pairs, the rules by name, and what holds for any history."""
+
+from __future__ import annotations
+
+import itertools
+import typing
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.core import calls, commands, facts
+from shared.core.calls import Call, Cause, Direction, Outcome, State
+from shared.core.deadlines import Limits, Step
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+LIMITS = Limits()
+CALL_ID = UUID("0c9a4e52-9c5e-5c53-8a5f-6d0a5d6a2f11")
+
+
+def seconds(count: float) -> timedelta:
+    return timedelta(seconds=count)
+
+
+RECEIVED = Call(
+    call_id=CALL_ID,
+    connection_id=7,
+    connection_version=1,
+    organization_id=3,
+    channel_id="1700000000.1",
+    channel_created="2026-05-01T12:00:00.000+0000",
+    entry=1,
+    direction=Direction.INBOUND,
+    state=State.RECEIVED,
+    received_at=NOW - seconds(3),
+    state_since=NOW - seconds(3),
+    # Due: a deadline that passes now passes in every state.
+    deadline_at=NOW,
+)
+ORIGINATING = replace(RECEIVED, state=State.ORIGINATING, direction=Direction.OUTBOUND)
+RINGING = replace(ORIGINATING, state=State.RINGING)
+ADMITTED = replace(RECEIVED, state=State.ADMITTED, workflow_id=1, user_id=2, media_client="media")
+PREPARED = replace(ADMITTED, state=State.PREPARED, workflow_run_id=9)
+#: Its first attempt is under way.
+ATTEMPTING = replace(PREPARED, attempt=1, attempt_open_until=NOW + seconds(14))
+WAITING = replace(ATTEMPTING, attempt_open_until=None, legs_created=True)
+JOINING = replace(WAITING, state=State.JOINING, media_ready=True)
+CONNECTED = replace(JOINING, state=State.CONNECTED, connected_at=NOW - seconds(60))
+ENDING = replace(
+    CONNECTED, state=State.ENDING, ending_at=NOW, outcome=Outcome.COMPLETED, reason="agent hung up", hangup_cause=16
+)
+ENDED = replace(ENDING, state=State.ENDED, ended_at=NOW, deadline_at=None)
+
+CALLS = {
+    call.state: call
+    for call in (ORIGINATING, RINGING, RECEIVED, ADMITTED, ATTEMPTING, JOINING, CONNECTED, ENDING, ENDED)
+}
+FACTS: dict[str, facts.Fact] = {
+    type(fact).__name__: fact
+    for fact in (
+        facts.Admitted(workflow_id=1, user_id=2, media_client="media"),
+        facts.Refused(reason="no route", hangup_cause=Cause.UNALLOCATED),
+        facts.RunCreated(workflow_run_id=9),
+        facts.AttemptBegun(attempt=2, open_until=NOW + seconds(20)),
+        facts.LegsCreated(attempt=1),
+        facts.LegsRefused(attempt=1, reason="400 no such client"),
+        facts.LegsUnknown(attempt=1, reason="no answer in time"),
+        facts.MediaReady(attempt=1),
+        facts.MediaGone(attempt=1, hangup_cause=3),
+        facts.Joined(attempt=1),
+        facts.JoinRefused(attempt=1, reason="422 Channel not in Stasis application"),
+        facts.BridgeLost(attempt=1, reason="the bridge is gone"),
+        facts.CallerHangingUp(hangup_cause=16),
+        facts.CallerLeft(stamp="2026-05-01T12:00:09.000+0000"),
+        facts.CallerGone(hangup_cause=16),
+        facts.Ringing(),
+        facts.FarEndAnswered(),
+        facts.OriginateRefused(reason="400 no such endpoint"),
+        facts.EndRequested(reason="ended by an operator"),
+        facts.DeadlinePassed(),
+        facts.LegsRemoved(),
+        facts.RemovalPending(why="connection refused"),
+    )
+}
+
+#: `.` the very same call; `=` the same state, something noted; else the new state. After a `+`, the order given.
+OUTCOMES = """
+fact              originating       ringing          received           admitted          prepared         joining          connected        ending      ended
+Admitted          .                 .                admitted+CreateRun .                 .                .                .                .           .
+Refused           .                 .                ending+TearDown    ending+TearDown   .                .                .                .           .
+RunCreated        .                 .                .                  prepared+StartMedia .              .                .                .           .
+AttemptBegun      .                 .                .                  .                 =                .                .                .           .
+LegsCreated       .+RemoveAttempt   .+RemoveAttempt  .+RemoveAttempt    .+RemoveAttempt   =                .                .                .           .+RemoveAttempt
+LegsRefused       .                 .                .                  .                 ending+TearDown  .                .                .           .
+LegsUnknown       .                 .                .                  .                 =+StartMedia     .                .                .           .
+MediaReady        .+RemoveAttempt   .+RemoveAttempt  .+RemoveAttempt    .+RemoveAttempt   =                .                .                .           .+RemoveAttempt
+MediaGone         .                 .                .                  .                 ending+TearDown  ending+TearDown  ending+TearDown  .           .
+Joined            .                 .                .                  .                 .                connected        .                .           .
+JoinRefused       .                 .                .                  .                 .                ending+TearDown  .                .           .
+BridgeLost        .                 .                .                  .                 .                .                ending+TearDown  .           .
+CallerHangingUp   ending+TearDown   ending+TearDown  ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  .           .
+CallerLeft        ending+TearDown   ending+TearDown  ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  =           =
+CallerGone        ending+TearDown   ending+TearDown  ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  =           .
+Ringing           ringing           .                .                  .                 .                .                .                .           .
+FarEndAnswered    prepared+StartMedia prepared+StartMedia .             .                 .                .                .                .           .
+OriginateRefused  ending+TearDown   .                .                  .                 .                .                .                .           .
+EndRequested      ending+TearDown   ending+TearDown  ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  .           .
+DeadlinePassed    =+PlaceCall       ending+TearDown  =+DecideAdmission  =+CreateRun       =+StartMedia     =+Join           ending+TearDown  =+TearDown  .
+LegsRemoved       .                 .                .                  .                 .                .                .                ended       .
+RemovalPending    .                 .                .                  .                 .                .                .                =           .
+"""  # noqa: E501 - a table
+
+_HEAD, *_ROWS = [line.split() for line in OUTCOMES.strip().splitlines()]
+TABLE = {
+    (State(state), row[0]): cell for row in _ROWS for state, cell in zip(_HEAD[1:], row[1:], strict=True)
+}  # fmt: skip
+
+
+def advance(call: Call, *happened: facts.Fact, now: datetime = NOW) -> tuple[Call, list[commands.Command]]:
+    """Applies facts in turn; gives all the orders."""
+    ordered: list[commands.Command] = []
+    for fact in happened:
+        call, orders = calls.advance(call, fact, now, LIMITS)
+        ordered += orders
+    return call, ordered
+
+
+def named(orders: Iterable[commands.Command]) -> list[str]:
+    return [type(order).__name__ for order in orders]
+
+
+def cell_of(before: Call, after: Call, orders: Iterable[commands.Command]) -> str:
+    moved = "." if after is before else "=" if after.state is before.state else str(after.state)
+    return "+".join([moved, *named(orders)])
+
+
+# ── the table ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_table_lists_every_pair() -> None:
+    every_fact = {kind.__name__ for kind in typing.get_args(facts.Fact)}
+    assert set(TABLE) == set(itertools.product(State, every_fact))
+    assert set(FACTS) == every_fact
+    assert set(CALLS) == set(State)
+
+
+@pytest.mark.parametrize(("state", "name"), sorted(TABLE))
+def test_what_a_fact_makes_of_a_call(state: State, name: str) -> None:
+    before = CALLS[state]
+    after, orders = calls.advance(before, FACTS[name], NOW, LIMITS)
+    assert cell_of(before, after, orders) == TABLE[state, name]
+
+
+def test_a_duplicate_is_harmless() -> None:
+    for (state, name), cell in TABLE.items():
+        once, _ = advance(CALLS[state], FACTS[name])
+        twice, orders = calls.advance(once, FACTS[name], NOW, LIMITS)
+        if name == "RemovalPending":
+            # Counted, to back off.
+            assert replace(twice, drives=0, deadline_at=None) == replace(once, drives=0, deadline_at=None)
+        else:
+            assert twice == once, (state, name)
+        # What is to be removed on sight is removed each time it is seen.
+        assert named(orders) == (["RemoveAttempt"] if "RemoveAttempt" in cell else []), (state, name)
+
+
+def test_every_order_names_the_call_and_the_attempt_it_is_for() -> None:
+    for call, fact in itertools.product(CALLS.values(), FACTS.values()):
+        after, orders = calls.advance(call, fact, NOW, LIMITS)
+        for order in orders:
+            assert order.call_id == CALL_ID
+            match order:
+                case commands.StartMedia():
+                    assert order.attempt == after.attempt + 1
+                case commands.Join() | commands.CheckMedia():
+                    assert order.attempt == after.attempt
+                case commands.RemoveAttempt():
+                    assert order.attempt == 1
+
+
+# ── set-up ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_received_call_has_a_deadline() -> None:
+    received = calls.receive(replace(RECEIVED, deadline_at=None), LIMITS)
+    assert received.deadline_at == RECEIVED.received_at + LIMITS.queue_wait()
+
+
+def test_admission_keeps_the_route() -> None:
+    after, _ = advance(RECEIVED, facts.Admitted(workflow_id=41, user_id=42, media_client="agent"))
+    assert (after.workflow_id, after.user_id, after.media_client) == (41, 42, "agent")
+
+
+def test_a_refused_call_ends_with_the_reason_and_cause_given() -> None:
+    after, _ = advance(RECEIVED, facts.Refused(reason="no route", hangup_cause=Cause.UNALLOCATED))
+    assert (after.outcome, after.reason, after.hangup_cause) == (Outcome.REFUSED, "no route", 1)
+    assert after.ending_at == NOW
+
+
+@pytest.mark.parametrize("media_first", [True, False])
+def test_legs_created_and_media_ready_in_any_order_order_one_join(*, media_first: bool) -> None:
+    both = [facts.MediaReady(attempt=1), facts.LegsCreated(attempt=1)]
+    after, orders = advance(ATTEMPTING, *(both if media_first else reversed(both)))
+    assert after.state is State.JOINING
+    assert orders == [commands.Join(call_id=CALL_ID, attempt=1)]
+
+
+@pytest.mark.parametrize("order", sorted(set(itertools.permutations(["created", "created", "ready", "ready"]))))
+def test_duplicates_order_no_second_join(order: tuple[str, ...]) -> None:
+    said = {"created": facts.LegsCreated(attempt=1), "ready": facts.MediaReady(attempt=1)}
+    after, orders = advance(ATTEMPTING, *(said[name] for name in order))
+    assert after.state is State.JOINING
+    assert named(orders) == ["Join"]
+
+
+def test_created_legs_wait_for_the_media_leg() -> None:
+    after, orders = advance(replace(ATTEMPTING, drives=1), facts.LegsCreated(attempt=1))
+    assert orders == []
+    assert after.attempt_open_until is None
+    assert (after.deadline_at, after.drives) == (NOW + LIMITS.media_wait(), 0)
+
+
+def test_joined_legs_are_a_connected_call() -> None:
+    after, orders = advance(JOINING, facts.Joined(attempt=1))
+    assert (after.connected_at, after.deadline_at) == (NOW, NOW + seconds(LIMITS.call_seconds))
+    assert orders == []
+
+
+def test_a_join_of_another_attempt_connects_nothing() -> None:
+    call = replace(JOINING, attempt=2)
+    assert advance(call, facts.Joined(attempt=1), facts.JoinRefused(attempt=1, reason="")) == (call, [])
+
+
+# ── attempts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_attempt_is_begun_before_anything_is_asked() -> None:
+    after, orders = advance(PREPARED, facts.AttemptBegun(attempt=1, open_until=NOW + seconds(14)))
+    assert (after.attempt, after.attempt_open_until, orders) == (1, NOW + seconds(14), [])
+    assert after.deadline_at == NOW + LIMITS.attempt_wait()
+
+
+@pytest.mark.parametrize("attempt", [0, 1, 3, 4])
+def test_only_the_next_attempt_can_begin(attempt: int) -> None:
+    begun = facts.AttemptBegun(attempt=attempt, open_until=NOW + seconds(14))
+    assert advance(ATTEMPTING, begun) == (ATTEMPTING, [])
+
+
+def test_there_is_no_attempt_beyond_the_last() -> None:
+    call = replace(ATTEMPTING, attempt=LIMITS.attempts)
+    begun = facts.AttemptBegun(attempt=LIMITS.attempts + 1, open_until=NOW)
+    assert advance(call, begun) == (call, [])
+
+
+def test_a_new_attempt_forgets_what_the_old_one_had_but_not_its_open_request() -> None:
+    before = replace(ATTEMPTING, media_ready=True, drives=2, attempt_open_until=NOW + seconds(30))
+    after, _ = advance(before, facts.AttemptBegun(attempt=2, open_until=NOW + seconds(14)))
+    assert (after.legs_created, after.media_ready, after.drives) == (False, False, 0)
+    assert after.unsettled_until == NOW + seconds(30)
+    assert after.open_until == NOW + seconds(30)
+
+
+def test_an_unknown_outcome_leads_to_the_next_attempt() -> None:
+    after, orders = advance(ATTEMPTING, facts.LegsUnknown(attempt=1, reason="no answer in time"))
+    assert orders == [commands.StartMedia(call_id=CALL_ID, attempt=2)]
+    # The number is committed by the worker that begins it; the first one's request is still open.
+    assert (after.attempt, after.open_until) == (1, ATTEMPTING.attempt_open_until)
+
+
+def test_an_unknown_outcome_of_the_last_attempt_fails_the_call() -> None:
+    last = replace(ATTEMPTING, attempt=LIMITS.attempts)
+    after, orders = advance(last, facts.LegsUnknown(attempt=LIMITS.attempts, reason="no answer in time"))
+    assert (after.state, after.outcome) == (State.ENDING, Outcome.FAILED)
+    assert after.open_until == ATTEMPTING.attempt_open_until
+    assert named(orders) == ["TearDown"]
+
+
+def test_a_worker_that_died_over_an_attempt_costs_that_attempt() -> None:
+    after, orders = advance(ATTEMPTING, facts.DeadlinePassed())
+    assert orders == [commands.StartMedia(call_id=CALL_ID, attempt=2)]
+    assert after.open_until == ATTEMPTING.attempt_open_until
+
+
+@pytest.mark.parametrize("late", [facts.LegsCreated(attempt=1), facts.MediaReady(attempt=1)])
+@pytest.mark.parametrize("call", [replace(call, attempt=2) for call in (ATTEMPTING, JOINING, CONNECTED, ENDING, ENDED)])
+def test_late_facts_of_an_older_attempt_have_it_removed(late: facts.Fact, call: Call) -> None:
+    assert advance(call, late) == (call, [commands.RemoveAttempt(call_id=CALL_ID, attempt=1)])
+
+
+def test_the_end_of_an_older_attempt_ends_nothing() -> None:
+    call = replace(ATTEMPTING, attempt=2)
+    for name in ("LegsRefused", "LegsUnknown", "MediaGone"):
+        assert advance(call, FACTS[name]) == (call, [])
+
+
+def test_a_refusal_settles_the_attempt_and_fails_the_call() -> None:
+    after, _ = advance(ATTEMPTING, facts.LegsRefused(attempt=1, reason="400 no such client"))
+    assert (after.outcome, after.reason) == (Outcome.FAILED, "media refused: 400 no such client")
+    assert after.open_until is None
+
+
+def test_a_media_leg_that_never_came_up_fails_the_call() -> None:
+    after, _ = advance(WAITING, facts.MediaGone(attempt=1, why="media leg ended, cause 3"))
+    assert (after.outcome, after.hangup_cause) == (Outcome.FAILED, Cause.TEMPORARY_FAILURE)
+    assert after.reason == "voice agent not reached: media leg ended, cause 3"
+
+
+# ── the end of a call ────────────────────────────────────────────────────────────────────────────────────────────────
+
+HANG_UPS = [
+    facts.CallerHangingUp(hangup_cause=17),
+    facts.CallerLeft(stamp="2026-05-01T12:00:09.000+0000"),
+    facts.CallerGone(hangup_cause=17),
+]
+
+
+@pytest.mark.parametrize("hang_up", HANG_UPS)
+@pytest.mark.parametrize("call", [RECEIVED, ADMITTED, PREPARED, ATTEMPTING, WAITING, JOINING])
+def test_a_caller_who_leaves_before_the_agent_is_abandoned(call: Call, hang_up: facts.Fact) -> None:
+    after, orders = advance(call, hang_up)
+    assert (after.state, after.outcome) == (State.ENDING, Outcome.ABANDONED)
+    assert after.caller_left is not isinstance(hang_up, facts.CallerHangingUp)
+    assert orders == [commands.TearDown(call_id=CALL_ID)]
+
+
+@pytest.mark.parametrize("hang_up", HANG_UPS)
+def test_a_caller_who_leaves_a_connected_call_completes_it(hang_up: facts.Fact) -> None:
+    after, _ = advance(CONNECTED, hang_up)
+    assert (after.outcome, after.reason, after.ending_at) == (Outcome.COMPLETED, "caller hung up", NOW)
+    assert after.talk_seconds == 60
+
+
+@pytest.mark.parametrize("hang_up", HANG_UPS)
+def test_an_outbound_caller_who_leaves_before_the_agent_is_canceled(hang_up: facts.Fact) -> None:
+    after, _ = advance(replace(WAITING, direction=Direction.OUTBOUND), hang_up)
+    assert after.outcome is Outcome.CANCELED
+
+
+def test_the_cause_comes_with_whichever_report_knows_it() -> None:
+    left, _ = advance(CONNECTED, facts.CallerLeft())
+    assert left.hangup_cause is None
+    gone, orders = advance(left, facts.CallerGone(hangup_cause=16))
+    assert (gone.hangup_cause, orders) == (16, [])
+    again, _ = advance(gone, facts.CallerGone(hangup_cause=99))
+    assert again.hangup_cause == 16
+
+
+def test_a_caller_asked_to_hang_up_is_still_ours_until_it_left() -> None:
+    asked, _ = advance(CONNECTED, facts.CallerHangingUp(hangup_cause=16))
+    assert not asked.caller_left
+    left, _ = advance(asked, facts.CallerLeft(stamp="stamp"))
+    assert (left.caller_left, left.left_stamp) == (True, "stamp")
+
+
+def test_the_first_stamp_of_leaving_is_kept() -> None:
+    left, _ = advance(CONNECTED, facts.CallerLeft(stamp="first"), facts.CallerLeft(stamp="second"))
+    assert left.left_stamp == "first"
+
+
+def test_an_agent_who_hangs_up_completes_the_call() -> None:
+    after, _ = advance(CONNECTED, facts.MediaGone(attempt=1))
+    assert (after.outcome, after.reason, after.hangup_cause) == (Outcome.COMPLETED, "agent hung up", Cause.NORMAL)
+
+
+def test_a_lost_bridge_fails_the_call() -> None:
+    after, _ = advance(CONNECTED, facts.BridgeLost(attempt=1, reason="gone"))
+    assert (after.outcome, after.reason) == (Outcome.FAILED, "bridge lost: gone")
+
+
+@pytest.mark.parametrize(("call", "outcome"), [(PREPARED, Outcome.CANCELED), (CONNECTED, Outcome.COMPLETED)])
+def test_an_operator_ends_a_call(call: Call, outcome: Outcome) -> None:
+    after, _ = advance(call, facts.EndRequested(reason="by an operator"))
+    assert (after.outcome, after.reason) == (outcome, "by an operator")
+
+
+def test_what_is_known_of_an_end_is_kept() -> None:
+    for fact in FACTS.values():
+        after, _ = advance(ENDING, fact)
+        assert (after.outcome, after.reason, after.hangup_cause) == (Outcome.COMPLETED, "agent hung up", 16)
+
+
+@pytest.mark.parametrize("field", ["attempt_open_until", "unsettled_until"])
+def test_a_call_does_not_end_while_a_request_of_it_may_take_effect(field: str) -> None:
+    still_open = replace(ENDING, **{field: NOW + seconds(5)})  # type: ignore[arg-type]
+    assert advance(still_open, facts.LegsRemoved()) == (still_open, [])
+    assert advance(still_open, facts.LegsRemoved(), now=NOW + seconds(5))[0].state is State.ENDED
+
+
+def test_open_until_is_the_latest_of_all_attempts() -> None:
+    assert replace(ENDING, unsettled_until=NOW, attempt_open_until=NOW + seconds(1)).open_until == NOW + seconds(1)
+    assert replace(ENDING, unsettled_until=NOW + seconds(2), attempt_open_until=NOW).open_until == NOW + seconds(2)
+    assert ENDING.open_until is None
+
+
+def test_legs_created_for_an_ending_call_are_torn_down_at_once() -> None:
+    ending, _ = advance(ATTEMPTING, facts.CallerLeft())
+    settled, orders = advance(ending, facts.LegsCreated(attempt=1))
+    assert (settled.open_until, named(orders)) == (None, ["TearDown"])
+    assert advance(settled, facts.LegsRemoved())[0].state is State.ENDED
+
+
+def test_legs_refused_for_an_ending_call_let_it_end() -> None:
+    ending, _ = advance(ATTEMPTING, facts.CallerLeft())
+    settled, orders = advance(ending, facts.LegsRefused(attempt=1, reason=""))
+    assert (settled.open_until, named(orders)) == (None, ["TearDown"])
+
+
+def test_a_pending_removal_is_tried_again_later_and_later() -> None:
+    pauses, call = [], replace(ENDING, drives=0)
+    for _ in range(9):
+        call, orders = advance(call, facts.RemovalPending(why="connection refused"))
+        assert orders == []
+        assert call.deadline_at is not None
+        pauses.append((call.deadline_at - NOW).total_seconds())
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_a_pending_removal_waits_for_what_may_still_take_effect() -> None:
+    after, _ = advance(ENDING, facts.RemovalPending(why="open", not_before=NOW + seconds(30)))
+    assert after.deadline_at == NOW + seconds(30)
+    soon, _ = advance(ENDING, facts.RemovalPending(why="open", not_before=NOW - seconds(30)))
+    assert soon.deadline_at == NOW + seconds(1)
+
+
+def test_an_ended_call_has_no_deadline() -> None:
+    after, _ = advance(ENDING, facts.LegsRemoved())
+    assert (after.deadline_at, after.ended_at) == (None, NOW)
+
+
+# ── deadlines ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("call", [call for call in CALLS.values() if call.deadline_at is not None])
+def test_a_deadline_not_reached_does_nothing(call: Call) -> None:
+    early = replace(call, deadline_at=NOW + seconds(0.001))
+    assert advance(early, facts.DeadlinePassed()) == (early, [])
+
+
+@pytest.mark.parametrize("call", [ORIGINATING, RECEIVED, ADMITTED, PREPARED, JOINING])
+def test_a_lost_step_is_started_again_then_given_up(call: Call) -> None:
+    now, orders = NOW, []
+    for drives in range(1, LIMITS.redrives + 1):
+        call, again = advance(call, facts.DeadlinePassed(), now=now)
+        orders += named(again)
+        assert (call.drives, call.deadline_at) == (drives, now + LIMITS.queue_wait())
+        now += LIMITS.queue_wait()
+    over, last = advance(call, facts.DeadlinePassed(), now=now)
+    assert len(set(orders)) == 1
+    assert (over.state, over.outcome, over.hangup_cause) == (State.ENDING, Outcome.FAILED, Cause.RECOVERY_ON_TIMER)
+    assert named(last) == ["TearDown"]
+
+
+def test_a_silent_media_leg_is_asked_for_then_given_up() -> None:
+    call, now, orders = WAITING, NOW, []
+    while call.state is State.PREPARED:
+        call, again = advance(call, facts.DeadlinePassed(), now=now)
+        orders += named(again)
+        now += LIMITS.media_wait()
+    assert orders == ["CheckMedia"] * LIMITS.media_checks + ["TearDown"]
+    assert call.outcome is Outcome.FAILED
+    assert call.reason == "voice agent not reached: media leg not ready in time"
+
+
+@pytest.mark.parametrize("call", [PREPARED, ATTEMPTING, *CALLS.values()])
+def test_a_call_for_which_every_order_is_lost_still_comes_to_its_end(call: Call) -> None:
+    for _ in range(20):
+        if call.state in (State.ENDING, State.ENDED):
+            return
+        assert call.deadline_at is not None
+        call, _ = advance(call, facts.DeadlinePassed(), now=call.deadline_at)
+    pytest.fail(f"driven on for ever in {call.state}")
+
+
+def test_an_ending_call_is_driven_for_ever_with_longer_pauses() -> None:
+    call, now = ENDING, NOW
+    for _ in range(50):
+        call, orders = advance(call, facts.DeadlinePassed(), now=now)
+        assert named(orders) == ["TearDown"]
+        assert call.deadline_at is not None
+        assert LIMITS.queue_wait() <= call.deadline_at - now <= seconds(LIMITS.teardown_pause_seconds)
+        now = call.deadline_at
+    assert call.state is State.ENDING
+
+
+def test_the_longest_call_completes() -> None:
+    after, _ = advance(CONNECTED, facts.DeadlinePassed())
+    assert (after.outcome, after.reason) == (Outcome.COMPLETED, "longest call time reached")
+
+
+def test_each_state_begins_with_its_drives_at_zero() -> None:
+    for fact in (facts.RunCreated(workflow_run_id=1), facts.CallerLeft()):
+        after, _ = advance(replace(ADMITTED, drives=2), fact)
+        assert after.drives == 0
+
+
+# ── outbound ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_answered_far_end_gets_an_agent() -> None:
+    ringing, _ = advance(ORIGINATING, facts.Ringing())
+    assert ringing.deadline_at == NOW + seconds(LIMITS.ring_seconds)
+    prepared, orders = advance(ringing, facts.FarEndAnswered())
+    assert prepared.state is State.PREPARED
+    assert orders == [commands.StartMedia(call_id=CALL_ID, attempt=1)]
+
+
+def test_a_far_end_that_rings_too_long_did_not_answer() -> None:
+    after, _ = advance(RINGING, facts.DeadlinePassed())
+    assert (after.outcome, after.hangup_cause) == (Outcome.NO_ANSWER, Cause.NO_ANSWER)
+
+
+@pytest.mark.parametrize("call", [ORIGINATING, RINGING])
+@pytest.mark.parametrize(
+    ("dial_status", "cause", "outcome"),
+    [
+        ("BUSY", 0, Outcome.BUSY),
+        ("BUSY", 19, Outcome.BUSY),
+        ("NOANSWER", 0, Outcome.NO_ANSWER),
+        ("CANCEL", 16, Outcome.NO_ANSWER),
+        ("CONGESTION", 0, Outcome.FAILED),
+        ("CONGESTION", 17, Outcome.FAILED),
+        ("CHANUNAVAIL", 19, Outcome.FAILED),
+        (None, 17, Outcome.BUSY),
+        (None, 19, Outcome.NO_ANSWER),
+        (None, 21, Outcome.FAILED),
+        (None, None, Outcome.FAILED),
+    ],
+)
+def test_an_unanswered_call_comes_out_by_dial_status_then_cause(
+    call: Call, dial_status: str | None, cause: int | None, outcome: Outcome
+) -> None:
+    after, orders = advance(call, facts.CallerGone(hangup_cause=cause, dial_status=dial_status))
+    assert (after.outcome, after.hangup_cause, after.caller_left) == (outcome, cause, True)
+    assert named(orders) == ["TearDown"]
+
+
+# ── any history ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_attempts = st.integers(1, 4)
+_causes = st.none() | st.integers(0, 127)
+_text = st.text(max_size=5)
+_fact: st.SearchStrategy[facts.Fact] = st.one_of(
+    st.sampled_from([fact for fact in FACTS.values() if type(fact) is not facts.AttemptBegun]),
+    st.builds(facts.AttemptBegun, attempt=_attempts, open_until=st.just(NOW + seconds(20))),
+    *(st.builds(kind, attempt=_attempts) for kind in (facts.LegsCreated, facts.MediaReady, facts.MediaGone, facts.Joined)),
+    st.builds(facts.LegsUnknown, attempt=_attempts, reason=_text),
+    st.builds(facts.CallerGone, hangup_cause=_causes, dial_status=st.none() | _text),
+)  # fmt: skip
+#: What usually happens, so that long lives are seen too.
+_SETUP: list[facts.Fact] = [
+    FACTS["Admitted"],
+    FACTS["RunCreated"],
+    facts.AttemptBegun(attempt=1, open_until=NOW + seconds(14)),
+    facts.MediaReady(attempt=1),
+    facts.LegsCreated(attempt=1),
+    facts.Joined(attempt=1),
+]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(
+    first=st.sampled_from([calls.receive(RECEIVED, LIMITS), ORIGINATING]),
+    usual=st.integers(0, len(_SETUP)),
+    happened=st.lists(st.tuples(_fact, st.sampled_from([0, 1, 5, 100])), max_size=15),
+)
+def test_whatever_happens_the_rules_hold(first: Call, usual: int, happened: list[tuple[facts.Fact, int]]) -> None:
+    call, now = first, NOW
+    for fact, later in [*((fact, 0) for fact in _SETUP[:usual]), *happened]:
+        now += seconds(later)
+        before = call
+        call, orders = calls.advance(before, fact, now, LIMITS)
+        assert before.attempt <= call.attempt <= min(before.attempt + 1, LIMITS.attempts)
+        if before.state is State.ENDED:
+            assert call.state is State.ENDED
+        if before.state is State.ENDING:
+            assert call.state in (State.ENDING, State.ENDED)
+        if call.state is State.CONNECTED:
+            assert call.legs_created
+            assert call.media_ready
+            assert call.connected_at is not None
+        if call.state in (State.ENDING, State.ENDED):
+            assert call.outcome is not None
+            assert call.reason
+            assert call.ending_at is not None
+        else:
+            assert not call.caller_left
+        assert (call.deadline_at is None) == (call.state is State.ENDED)
+        if call.state is State.ENDED and before.state is not State.ENDED:
+            assert call.open_until is None or call.open_until <= now
+        if call.state is not before.state:
+            assert call.state_since == now
+        assert len(orders) <= 1
+
+
+def test_each_step_has_one_state_and_each_waiting_state_one_step() -> None:
+    assert set(calls.WORKS_IN) == set(Step)
+    assert set(State) - set(calls.WORKS_IN.values()) == {State.RINGING, State.CONNECTED, State.ENDED}
+    assert {State.ENDING, State.ENDED}.isdisjoint(calls.LIVE)

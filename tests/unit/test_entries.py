@@ -1,0 +1,100 @@
+"""Entries into Stasis: a duplicate, a late event, a re-entry, a leg adopted without an event."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+
+from shared.core import entries
+from shared.core.calls import Call, Direction, Outcome, State
+from shared.core.entries import Entry
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+S1, S2, S3 = (f"2026-05-01T12:00:0{number}.000+0000" for number in (1, 2, 3))
+
+LIVE = Call(
+    call_id=UUID(int=1),
+    connection_id=7,
+    connection_version=1,
+    organization_id=3,
+    channel_id="1.1",
+    channel_created="2026-05-01T12:00:00.000+0000",
+    entry=1,
+    direction=Direction.INBOUND,
+    state=State.CONNECTED,
+    received_at=NOW,
+    state_since=NOW,
+    deadline_at=NOW,
+    entered_stamp=S1,
+)
+LEFT = replace(LIVE, state=State.ENDING, caller_left=True, left_stamp=S2)
+ENDED = replace(LEFT, state=State.ENDED)
+#: Hung up by us: ended without its StasisEnd having been read.
+ENDED_UNSTAMPED = replace(LIVE, state=State.ENDED)
+ADOPTED = replace(LIVE, entered_stamp=None)
+ABANDONED = replace(ENDED, entered_stamp=None, outcome=Outcome.ABANDONED)
+
+
+@pytest.mark.parametrize(
+    ("last", "stamp", "entry"),
+    [
+        # The first of its channel.
+        (None, S1, Entry.NEW),
+        (None, "", Entry.NEW),
+        # A duplicate of the event that made the call, in any state.
+        (LIVE, S1, Entry.KNOWN),
+        (LEFT, S1, Entry.KNOWN),
+        (ENDED, S1, Entry.KNOWN),
+        (ENDED_UNSTAMPED, S1, Entry.KNOWN),
+        # A late one, from before the call entered or left.
+        (replace(LIVE, entered_stamp=S2), S1, Entry.KNOWN),
+        (replace(ENDED, entered_stamp=S1, left_stamp=S3), S2, Entry.KNOWN),
+        # The channel came back after its call had left: never ignored.
+        (LEFT, S3, Entry.NEW),
+        (ENDED, S3, Entry.NEW),
+        (ENDED_UNSTAMPED, S3, Entry.NEW),
+        # It came back, and its leaving was not heard of.
+        (LIVE, S2, Entry.LEFT_UNHEARD),
+        # Adopted by a resync, then the event arrives late.
+        (ADOPTED, S1, Entry.KNOWN),
+        (replace(ADOPTED, state=State.RECEIVED), S3, Entry.KNOWN),
+        # Adopted, left, came back.
+        (replace(ADOPTED, state=State.ENDED, caller_left=True, left_stamp=S2), S1, Entry.KNOWN),
+        (replace(ADOPTED, state=State.ENDED, caller_left=True, left_stamp=S2), S3, Entry.NEW),
+        # Its end was read before its start.
+        (ABANDONED, S1, Entry.KNOWN),
+        (ABANDONED, S2, Entry.KNOWN),
+        (ABANDONED, S3, Entry.NEW),
+        # A resync sees the leg in Stasis.
+        (LIVE, "", Entry.KNOWN),
+        (ADOPTED, "", Entry.KNOWN),
+        (LEFT, "", Entry.NEW),
+        (ENDED, "", Entry.NEW),
+        (ENDED_UNSTAMPED, "", Entry.NEW),
+    ],
+)
+def test_what_a_start_is(last: Call | None, stamp: str, entry: Entry) -> None:
+    assert entries.judge(last, stamp) is entry
+
+
+@pytest.mark.parametrize(
+    ("stamp", "other", "is_later"),
+    [
+        (S2, S1, True),
+        (S1, S2, False),
+        (S1, S1, False),
+        # By the moment, not by its spelling.
+        ("2026-05-01T12:00:01.500+0200", "2026-05-01T11:00:00.000+0000", False),
+        ("2026-05-01T12:00:01.500+0000", "2026-05-01T13:00:01.000+0200", True),
+        # Unreadable ones are compared as text, whatever they are.
+        ("b", "a", True),
+        ("a", "b", False),
+        ("a", S1, True),
+        ("2026-05-01T12:00:01.500", S1, True),
+    ],
+)
+def test_stamps_are_compared_as_moments(stamp: str, other: str, *, is_later: bool) -> None:
+    assert entries.later(stamp, other) is is_later

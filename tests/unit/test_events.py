@@ -1,0 +1,330 @@
+"""Events of an Asterisk: read as recorded, refused when hostile, the same after a broker."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared import errors
+from shared.core import events
+from shared.core.events import EventType
+
+CHANNEL: dict[str, Any] = {
+    "id": "1762000000.12",
+    "name": "PJSIP/trunk-0000000c",
+    "state": "Ring",
+    "protocol_id": "a84b4c76e66710",
+    "caller": {"name": "", "number": "+4915112345678"},
+    "connected": {"name": "", "number": ""},
+    "accountcode": "",
+    "dialplan": {
+        "context": "inbound",
+        "exten": "5551234",
+        "priority": 4,
+        "app_name": "Stasis",
+        "app_data": "voiceai,a=1,b=2",
+    },
+    "creationtime": "2026-05-01T12:00:00.123+0000",
+    "language": "en",
+}
+START: dict[str, Any] = {
+    "type": "StasisStart",
+    "timestamp": "2026-05-01T12:00:00.125+0000",
+    "args": ["a=1", "b=2"],
+    "channel": CHANNEL,
+    "asterisk_id": "02:42:ac:11:00:02",
+    "application": "voiceai",
+}
+#: As Asterisk 22.10 sends them: the cause first and at the top level, never in the channel.
+RECORDED: dict[str, dict[str, Any]] = {
+    "StasisStart": START,
+    "StasisEnd": {
+        "type": "StasisEnd",
+        "timestamp": "2026-05-01T12:00:09.001+0000",
+        "channel": CHANNEL,
+        "asterisk_id": "02:42:ac:11:00:02",
+        "application": "voiceai",
+    },
+    "ChannelDestroyed": {
+        "type": "ChannelDestroyed",
+        "timestamp": "2026-05-01T12:00:09.002+0000",
+        "cause": 16,
+        "cause_txt": "Normal Clearing",
+        "channel": CHANNEL,
+        "asterisk_id": "02:42:ac:11:00:02",
+        "application": "voiceai",
+    },
+    "ChannelHangupRequest": {
+        "cause": 16,
+        "type": "ChannelHangupRequest",
+        "timestamp": "2026-05-01T12:00:09.000+0000",
+        "channel": CHANNEL,
+        "asterisk_id": "02:42:ac:11:00:02",
+        "application": "voiceai",
+    },
+    "Dial": {
+        "type": "Dial",
+        "timestamp": "2026-05-01T12:00:03.000+0000",
+        "dialstatus": "BUSY",
+        "forward": "",
+        "dialstring": "5551234@inbound",
+        "peer": CHANNEL | {"id": "peer"},
+        "asterisk_id": "02:42:ac:11:00:02",
+        "application": "voiceai",
+    },
+    "ApplicationReplaced": {
+        "type": "ApplicationReplaced",
+        "timestamp": "2026-05-01T12:00:03.000+0000",
+        "asterisk_id": "02:42:ac:11:00:02",
+        "application": "voiceai",
+    },
+}
+
+
+def parsed(document: object) -> events.Event:
+    event = events.parse(json.dumps(document))
+    assert event is not None
+    return event
+
+
+def test_every_type_we_ask_for_is_recorded() -> None:
+    assert set(RECORDED) == set(EventType)
+
+
+def test_a_start_is_read_whole() -> None:
+    assert parsed(START) == events.Event(
+        type=EventType.STASIS_START,
+        application="voiceai",
+        stamp="2026-05-01T12:00:00.125+0000",
+        args=("a=1", "b=2"),
+        channel=events.Channel(
+            id="1762000000.12",
+            name="PJSIP/trunk-0000000c",
+            state="Ring",
+            created="2026-05-01T12:00:00.123+0000",
+            caller_number="+4915112345678",
+            called_number="5551234",
+            app_name="Stasis",
+            app_data="voiceai,a=1,b=2",
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "cause", "text"),
+    [("ChannelDestroyed", 16, "Normal Clearing"), ("ChannelHangupRequest", 16, ""), ("StasisEnd", None, "")],
+)
+def test_the_cause_is_read_from_the_top_level(name: str, cause: int | None, text: str) -> None:
+    event = parsed(RECORDED[name])
+    assert (event.cause, event.cause_text, event.leg.id) == (cause, text, CHANNEL["id"])
+
+
+def test_a_cause_within_the_channel_is_not_the_cause() -> None:
+    assert parsed(RECORDED["StasisEnd"] | {"channel": CHANNEL | {"cause": 17}}).cause is None
+
+
+def test_a_dial_is_about_its_peer() -> None:
+    event = parsed(RECORDED["Dial"] | {"channel": CHANNEL})
+    assert (event.leg.id, event.dial_status) == ("peer", "BUSY")
+
+
+def test_a_replaced_application_has_no_leg() -> None:
+    event = parsed(RECORDED["ApplicationReplaced"])
+    assert (event.application, event.channel) == ("voiceai", None)
+    with pytest.raises(errors.InvalidEvent, match="without a channel"):
+        _ = event.leg
+
+
+def test_a_replaced_channel_is_named() -> None:
+    assert parsed(START | {"replace_channel": CHANNEL | {"id": "old.1"}}).replaces == "old.1"
+    assert parsed(START | {"replace_channel": None}).replaces is None
+
+
+@pytest.mark.parametrize("args", [[], ["one"], ["workflow_run_id=1,workflow_id=2"], ["a=1", "", "ü, ) & %"]])
+def test_args_are_kept_as_sent(args: list[str]) -> None:
+    assert parsed(START | {"args": args}).args == tuple(args)
+
+
+@pytest.mark.parametrize("caller", [None, {}, {"number": ""}, {"number": None}, {"name": "x"}, "text", 5])
+def test_a_missing_caller_is_empty(caller: object) -> None:
+    assert parsed(START | {"channel": CHANNEL | {"caller": caller}}).leg.caller_number == ""
+
+
+def test_a_missing_dialplan_is_empty() -> None:
+    leg = parsed(START | {"channel": {key: value for key, value in CHANNEL.items() if key != "dialplan"}}).leg
+    assert (leg.called_number, leg.stasis_app, leg.stasis_args) == ("", None, ())
+
+
+@pytest.mark.parametrize(
+    ("app_name", "app_data", "app", "args"),
+    [
+        ("Stasis", "voiceai", "voiceai", ()),
+        ("Stasis", "voiceai,a=1,b=2", "voiceai", ("a=1", "b=2")),
+        ("Stasis", "voiceai2,voiceai", "voiceai2", ("voiceai",)),
+        ("Wait", "voiceai", None, ()),
+        ("", "", None, ()),
+    ],
+)
+def test_where_a_leg_is(app_name: str, app_data: str, app: str | None, args: tuple[str, ...]) -> None:
+    dialplan = CHANNEL["dialplan"] | {"app_name": app_name, "app_data": app_data}
+    leg = events.parse_channel(CHANNEL | {"dialplan": dialplan})
+    assert (leg.stasis_app, leg.stasis_args) == (app, args)
+
+
+@pytest.mark.parametrize("kind", ["ChannelVarset", "stasisstart", "", "BridgeDestroyed"])
+def test_other_types_are_nothing(kind: str) -> None:
+    assert events.parse(json.dumps(START | {"type": kind})) is None
+
+
+def hostile() -> dict[str, str | bytes]:
+    def without(key: str) -> str:
+        return json.dumps({name: value for name, value in START.items() if name != key})
+
+    def channel(**fields: object) -> str:
+        return json.dumps(START | {"channel": CHANNEL | fields})
+
+    return {
+        "nothing": "",
+        "no JSON": "{",
+        "not UTF-8": b"\xff\xfe\xfa{",
+        "a list": "[]",
+        "a string": '"StasisStart"',
+        "a number too long to read": '{"type":' + "9" * 5000 + "}",
+        "deep lists": "[" * 100_000,
+        "deep objects": '{"a":' * 100_000,
+        "deep inside an event": json.dumps(START)[:-1] + ',"x":' + "[" * 50_000 + "]" * 50_000 + "}",
+        "no type": without("type"),
+        "type null": json.dumps(START | {"type": None}),
+        "type a list": json.dumps(START | {"type": ["StasisStart"]}),
+        "no application": without("application"),
+        "application empty": json.dumps(START | {"application": ""}),
+        "application a number": json.dumps(START | {"application": 5}),
+        "no channel": without("channel"),
+        "channel a string": json.dumps(START | {"channel": "1762000000.12"}),
+        "channel a list": json.dumps(START | {"channel": [CHANNEL]}),
+        "no channel id": channel(id=None),
+        "channel id empty": channel(id=""),
+        "channel id a number": channel(id=1762000000.12),
+        "channel id an object": channel(id={"a": 1}),
+        "channel id too long": channel(id="x" * 151),
+        "no creationtime": channel(creationtime=None),
+        "NUL in an id": channel(id="a\x00b"),
+        "NUL in a name": channel(name="\x00"),
+        "NUL in a number": channel(caller={"number": "+49\x00"}),
+        "lone surrogate": channel(caller={"number": "\ud800"}),
+        "lone low surrogate": channel(id="\udfff"),
+        "number a number": channel(caller={"number": 4915112345678}),
+        "args a string": json.dumps(START | {"args": "a=1"}),
+        "args an object": json.dumps(START | {"args": {"a": "1"}}),
+        "args null": json.dumps(START | {"args": None}),
+        "an arg a number": json.dumps(START | {"args": ["a", 1]}),
+        "an arg a list": json.dumps(START | {"args": [["a"]]}),
+        "too many args": json.dumps(START | {"args": ["a"] * 65}),
+        "an arg of 10 kB": json.dumps(START | {"args": ["x" * 10_000]}),
+        "NUL in an arg": json.dumps(START | {"args": ["a\x00"]}),
+        "an id of 10 MB": channel(id="x" * 10_000_000),
+        "cause a string": json.dumps(RECORDED["ChannelDestroyed"] | {"cause": "16"}),
+        "cause true": json.dumps(RECORDED["ChannelDestroyed"] | {"cause": True}),
+        "cause negative": json.dumps(RECORDED["ChannelDestroyed"] | {"cause": -1}),
+        "cause huge": json.dumps(RECORDED["ChannelDestroyed"] | {"cause": 2**31}),
+        "cause NaN": json.dumps(RECORDED["ChannelDestroyed"] | {"cause": float("nan")}),
+        "replace_channel without an id": json.dumps(START | {"replace_channel": {}}),
+        "a Dial without a peer": json.dumps(
+            {key: value for key, value in RECORDED["Dial"].items() if key != "peer"} | {"channel": CHANNEL}
+        ),
+        "dialstatus a list": json.dumps(RECORDED["Dial"] | {"dialstatus": ["BUSY"]}),
+    }
+
+
+HOSTILE = hostile()
+
+
+@pytest.mark.parametrize("name", sorted(HOSTILE))
+def test_what_is_no_event_is_refused(name: str) -> None:
+    raw = HOSTILE[name]
+    with pytest.raises(errors.InvalidEvent) as caught:
+        events.parse(raw)
+    assert len(caught.value.excerpt) <= 2000
+    assert caught.value.excerpt.isascii()
+    assert bool(caught.value.excerpt) == bool(raw)
+
+
+def test_both_text_and_bytes_are_read() -> None:
+    text = json.dumps(START)
+    assert events.parse(text.encode()) == events.parse(text)
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None), max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
+    max_leaves=12,
+)
+_places = st.sampled_from([
+    ("type",), ("application",), ("timestamp",), ("args",), ("cause",), ("cause_txt",), ("dialstatus",), ("peer",),
+    ("replace_channel",), ("channel",), ("channel", "id"), ("channel", "creationtime"), ("channel", "caller"),
+    ("channel", "caller", "number"), ("channel", "dialplan"), ("channel", "dialplan", "app_data"),
+])  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(
+    base=st.sampled_from(sorted(RECORDED)),
+    changes=st.lists(st.tuples(_places, _json), max_size=3),
+)
+def test_an_event_is_read_or_refused_never_anything_else(
+    base: str, changes: list[tuple[tuple[str, ...], object]]
+) -> None:
+    document = json.loads(json.dumps(RECORDED[base]))
+    for path, value in changes:
+        place = document
+        for key in path[:-1]:
+            place = place[key] if isinstance(place.get(key), dict) else place.setdefault(f"no {key}", {})
+        place[path[-1]] = value
+    try:
+        event = events.parse(json.dumps(document))
+    except errors.InvalidEvent:
+        return
+    if event is not None:
+        # All that is read can be stored and sent on.
+        assert "\x00" not in repr(event)
+        assert events.decode(json.loads(json.dumps(events.encode(event)).encode())) == event
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(raw=st.binary(max_size=40) | st.text(max_size=40) | _json.map(json.dumps))
+def test_whatever_comes_in_is_read_or_refused(raw: str | bytes) -> None:
+    try:
+        events.parse(raw)
+    except errors.InvalidEvent:
+        pass
+
+
+# ── through the broker ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", sorted(RECORDED))
+def test_an_event_comes_back_from_its_message(name: str) -> None:
+    event = parsed(RECORDED[name] | {"replace_channel": CHANNEL})
+    assert events.decode(json.loads(json.dumps(events.encode(event)))) == event
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"type": "StasisStart"},
+        {"type": "Other", "application": "a"},
+        {"type": ["StasisStart"], "application": "a"},
+        {"type": "StasisStart", "application": "a", "channel": {"id": "x"}},
+        {"type": "StasisStart", "application": "a", "channel": "x"},
+        {"type": "StasisStart", "application": "a", "args": 5},
+        {"type": "StasisStart", "application": "a", "unknown": 5},
+    ],
+)
+def test_what_is_no_encoded_event_is_refused(document: dict[str, Any]) -> None:
+    with pytest.raises(errors.InvalidEvent, match="not an encoded event"):
+        events.decode(document)

@@ -1,0 +1,93 @@
+"""Identity: our ids read back exactly, look-alikes never; a call's id is of a canonical list."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from shared.core import ids
+
+PREFIX = "aip-"
+CALL = UUID("0c9a4e52-9c5e-5c53-8a5f-6d0a5d6a2f11")
+HEX = CALL.hex
+
+
+@pytest.mark.parametrize("kind", list(ids.Kind))
+@pytest.mark.parametrize("attempt", [1, 2, 10, 999])
+def test_an_own_id_reads_back(kind: ids.Kind, attempt: int) -> None:
+    name = ids.own_id(PREFIX, CALL, kind, attempt)
+    assert ids.parse(PREFIX, name) == ids.OwnId(call_id=CALL, kind=kind, attempt=attempt)
+
+
+def test_media_and_bridge_ids_look_as_written_down() -> None:
+    assert ids.media_id(PREFIX, CALL, 1) == f"aip-{HEX}-m1"
+    assert ids.bridge_id(PREFIX, CALL, 2) == f"aip-{HEX}-b2"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        PREFIX,
+        HEX,
+        f"{PREFIX}{HEX}",
+        f"{PREFIX}{HEX}-m",
+        f"{PREFIX}{HEX}-m0",
+        f"{PREFIX}{HEX}-m01",
+        f"{PREFIX}{HEX}-m1000",
+        f"{PREFIX}{HEX}-m-1",
+        f"{PREFIX}{HEX}-x1",
+        f"{PREFIX}{HEX}-M1",
+        f"{PREFIX}{HEX}-m1\n",
+        f"{PREFIX}{HEX}-m1 ",
+        f" {PREFIX}{HEX}-m1",
+        f"{PREFIX}{HEX}-m1;2",
+        f"{PREFIX}{HEX}-m1/../x",
+        f"{PREFIX}{HEX}-m\u0661",
+        f"{PREFIX}{HEX.upper()}-m1",
+        f"{PREFIX}{CALL}-m1",
+        f"{PREFIX}{HEX[:-1]}-m1",
+        f"{PREFIX}{HEX}0-m1",
+        f"{PREFIX}{PREFIX}{HEX}-m1",
+        f"other-{HEX}-m1",
+        f"AIP-{HEX}-m1",
+        "1762000000.12",
+    ],
+)
+def test_a_look_alike_is_not_ours(name: str) -> None:
+    assert ids.parse(PREFIX, name) is None
+
+
+def test_another_installation_is_not_ours() -> None:
+    assert ids.parse("aip-", ids.media_id("aip2-", CALL, 1)) is None
+    assert ids.parse("a-", ids.media_id("aip-", CALL, 1)) is None
+
+
+def call_id(connection_id: int = 1, channel_id: str = "a", channel_created: str = "b", entry: int = 1) -> UUID:
+    return ids.call_id(
+        connection_id=connection_id, channel_id=channel_id, channel_created=channel_created, entry=entry
+    )
+
+
+def test_the_same_entry_is_the_same_call() -> None:
+    assert call_id() == call_id()
+    # Stored in every installation: changing the recipe loses every call in the air.
+    assert call_id() == UUID("09a7206d-1399-5b8a-bb91-8f967919384c")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (call_id(1), call_id(2)),
+        (call_id(entry=1), call_id(entry=2)),
+        (call_id(channel_id="a", channel_created="bc"), call_id(channel_id="ab", channel_created="c")),
+        (call_id(1, "1"), call_id(11, "")),
+        (call_id(channel_id='a", "b'), call_id(channel_id="a", channel_created='b", "b')),
+        (call_id(channel_id="a,b", channel_created="c"), call_id(channel_id="a", channel_created="b,c")),
+        (call_id(channel_id="ä"), call_id(channel_id="\\u00e4")),
+        (call_id(channel_id="é"), call_id(channel_id="e\u0301")),
+    ],
+)
+def test_different_entries_are_different_calls(one: UUID, other: UUID) -> None:
+    assert one != other

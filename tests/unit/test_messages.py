@@ -1,0 +1,162 @@
+"""Broker messages: each event and order to its queue, a version on each, nothing that nobody works on."""
+
+from __future__ import annotations
+
+import json
+import typing
+from types import SimpleNamespace
+from typing import Any, cast
+from uuid import UUID
+
+import dramatiq
+import dramatiq.middleware
+import pytest
+from dramatiq.brokers import stub
+
+from shared import errors, messages
+from shared.core import commands, events, ids
+from shared.core.events import Event, EventType
+from workers import actors
+
+PREFIX = "aip-"
+CALL = UUID("0c9a4e52-9c5e-5c53-8a5f-6d0a5d6a2f11")
+CALLER = "1762000000.12"
+MEDIA = ids.media_id(PREFIX, CALL, 1)
+
+
+def event(kind: EventType, channel_id: str = CALLER) -> Event:
+    channel = events.Channel(
+        id=channel_id, name="", state="Up", created="c", caller_number="", called_number="", app_name="", app_data=""
+    )
+    return Event(type=kind, application="voiceai", stamp="s", channel=channel)
+
+
+def sent(happened: Event) -> messages.Message | None:
+    return messages.of_event(happened, prefix=PREFIX, connection_id=7, connection_version=2, at_ms=1234)
+
+
+@pytest.mark.parametrize(
+    ("kind", "channel_id", "actor"),
+    [
+        (EventType.STASIS_START, CALLER, "receive_caller"),
+        (EventType.STASIS_START, MEDIA, "note_media_ready"),
+        (EventType.STASIS_START, MEDIA.replace("aip-", "other-"), "receive_caller"),
+        (EventType.STASIS_START, MEDIA + "x", "receive_caller"),
+        (EventType.STASIS_END, CALLER, "note_leg_ended"),
+        (EventType.STASIS_END, MEDIA, "note_leg_ended"),
+        (EventType.CHANNEL_DESTROYED, CALLER, "note_leg_ended"),
+        (EventType.CHANNEL_DESTROYED, MEDIA, "note_leg_ended"),
+        (EventType.CHANNEL_HANGUP_REQUEST, CALLER, "note_leg_ended"),
+        (EventType.DIAL, CALLER, None),
+        (EventType.APPLICATION_REPLACED, CALLER, None),
+    ],
+)
+def test_where_an_event_goes(kind: EventType, channel_id: str, actor: str | None) -> None:
+    message = sent(event(kind, channel_id))
+    assert (message.actor_name if message is not None else None) == actor
+
+
+def test_every_type_of_event_has_a_place() -> None:
+    for kind in EventType:
+        message = sent(event(kind))
+        assert message is None or message.queue_name == messages.ACTORS[message.actor_name]
+
+
+def test_an_event_is_carried_whole() -> None:
+    happened = event(EventType.STASIS_START)
+    message = sent(happened)
+    assert message is not None
+    body = json.loads(json.dumps(message.kwargs))
+    assert events.decode(body.pop("event")) == happened
+    assert body == {"v": messages.VERSION, "connection_id": 7, "connection_version": 2, "at_ms": 1234}
+
+
+ORDERS: list[tuple[commands.Command, str, dict[str, Any]]] = [
+    (commands.DecideAdmission(call_id=CALL), "quota", {}),
+    (commands.CreateRun(call_id=CALL), "runs", {}),
+    (commands.PlaceCall(call_id=CALL), "originate", {}),
+    (commands.StartMedia(call_id=CALL, attempt=2), "media", {"attempt": 2}),
+    (commands.CheckMedia(call_id=CALL, attempt=2), "bridge", {"attempt": 2}),
+    (commands.Join(call_id=CALL, attempt=2), "bridge", {"attempt": 2}),
+    (commands.TearDown(call_id=CALL), "teardown", {}),
+    (commands.RemoveAttempt(call_id=CALL, attempt=2), "teardown", {"attempt": 2}),
+]
+
+
+@pytest.mark.parametrize(("order", "queue", "more"), ORDERS)
+def test_where_an_order_goes(order: commands.Command, queue: str, more: dict[str, Any]) -> None:
+    message = messages.of_command(order)
+    assert message.queue_name == queue == messages.ACTORS[message.actor_name]
+    assert message.kwargs == {"v": messages.VERSION, "call_id": str(CALL), **more}
+
+
+def test_every_order_has_an_actor_of_its_own() -> None:
+    assert {type(order) for order, _, _ in ORDERS} == set(typing.get_args(commands.Command))
+    assert len({messages.of_command(order).actor_name for order, _, _ in ORDERS}) == len(ORDERS)
+
+
+def test_every_actor_has_a_queue_and_every_queue_an_actor() -> None:
+    assert set(messages.ACTORS.values()) == set(messages.QUEUES)
+
+
+def test_a_worker_declares_every_actor() -> None:
+    broker = stub.StubBroker(middleware=[dramatiq.middleware.Retries()])
+    actors.declare(broker, cast(Any, SimpleNamespace()))
+    # Placing calls is the outbound slice's.
+    assert set(messages.ACTORS) - broker.get_declared_actors() <= {"place_call"}
+    for name in broker.get_declared_actors():
+        assert broker.get_actor(name).queue_name == messages.ACTORS[name]
+
+
+@pytest.mark.parametrize(
+    ("actor", "body"),
+    [
+        ("tear_down", {}),
+        ("tear_down", {"v": 1}),
+        ("tear_down", {"v": 2, "call_id": str(CALL)}),
+        ("tear_down", {"v": 1, "call_id": "x"}),
+        ("start_media", {"v": 1, "call_id": str(CALL)}),
+        ("receive_caller", {"v": 1, "connection_id": 1, "connection_version": 1, "at_ms": 1}),
+        ("receive_caller", {"v": 1, "connection_id": 1, "connection_version": 1, "at_ms": 1, "event": {"type": "x"}}),
+        ("receive_caller", {"v": 1, "connection_id": 1, "connection_version": 1, "at_ms": 1, "event": 5}),
+    ],
+)
+def test_an_unreadable_message_fails_for_good(actor: str, body: dict[str, Any]) -> None:
+    broker = stub.StubBroker(middleware=[dramatiq.middleware.Retries()])
+    actors.declare(broker, cast(Any, SimpleNamespace()))
+    with pytest.raises(errors.PermanentError):
+        broker.get_actor(actor)(**body)
+
+
+def test_a_resync_names_its_connection() -> None:
+    message = messages.of_resync(connection_id=7, connection_version=2, reason="connected", full=True)
+    assert (message.queue_name, message.actor_name) == ("resync", "resync_connection")
+    assert message.kwargs == {
+        "v": messages.VERSION,
+        "connection_id": 7,
+        "connection_version": 2,
+        "reason": "connected",
+        "full": True,
+    }
+
+
+@pytest.mark.parametrize("version", [messages.VERSION, messages.VERSION - 1 or messages.VERSION])
+def test_this_version_and_the_last_are_read(version: int) -> None:
+    messages.check_version(version)
+
+
+@pytest.mark.parametrize("version", [None, 0, messages.VERSION + 1, -1, "1", "", [], {}])
+def test_other_versions_are_refused(version: object) -> None:
+    with pytest.raises(errors.InvalidMessage, match="version"):
+        messages.check_version(version)
+
+
+@pytest.mark.parametrize("text", [None, "", "x", 5, str(CALL)[:-1], ["a"]])
+def test_what_is_no_call_id_is_refused(text: object) -> None:
+    with pytest.raises(errors.InvalidMessage, match="not a call id"):
+        messages.call_id(text)
+
+
+def test_a_message_survives_dramatiq() -> None:
+    message = messages.of_command(commands.Join(call_id=CALL, attempt=1))
+    assert dramatiq.Message.decode(message.encode()).kwargs == message.kwargs

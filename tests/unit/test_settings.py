@@ -1,0 +1,160 @@
+"""Settings: what is wrong is named, no value is ever shown."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+import pytest
+
+from shared import errors, sealing, settings
+from shared.core.deadlines import Limits
+
+GOOD = {
+    "REDIS_URL": "redis://:hunter2@redis:6379/0",
+    "DATABASE_URL": "postgresql://voiceai:hunter2@postgres/voiceai",
+    "SECRET_KEY": "hunter2 hunter2 hunter2",
+}
+KINDS = [settings.Listener, settings.Worker, settings.Scheduler, settings.Tool]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """Nothing set but what works, and no `.env` of a developer's."""
+    monkeypatch.chdir(tmp_path)
+    for kind in KINDS:
+        for name in kind.model_fields:
+            monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_three_variables_are_enough(kind: type[settings.Base]) -> None:
+    config = settings.load(kind)
+    assert config.secret_keys == ("hunter2 hunter2 hunter2",)
+    assert "hunter2" not in repr(config)
+
+
+def test_the_listener_needs_no_database(environment: pytest.MonkeyPatch) -> None:
+    environment.delenv("DATABASE_URL")
+    assert settings.load(settings.Listener).redis_url.get_secret_value() == GOOD["REDIS_URL"]
+
+
+def test_the_tool_needs_no_redis(environment: pytest.MonkeyPatch) -> None:
+    environment.delenv("REDIS_URL")
+    settings.load(settings.Tool)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("REDIS_URL", None, "is not set"),
+        ("DATABASE_URL", None, "is not set"),
+        ("SECRET_KEY", None, "is not set"),
+        ("REDIS_URL", "hunter2:6379", "must begin with redis://"),
+        ("REDIS_URL", "http://hunter2", "must begin with redis://"),
+        ("DATABASE_URL", "mysql://x:hunter2@y/z", "must begin with postgresql://"),
+        ("SECRET_KEY", "hunter2", "each key needs at least 16 characters"),
+        ("SECRET_KEY", "hunter2 hunter2 hunter2,hunter2", "each key needs at least 16 characters"),
+        ("SECRET_KEY", "hunter2 hunter2 hunter2,", "each key needs at least 16 characters"),
+        ("SECRET_KEY", "hunter2         ", "each key needs at least 16 characters"),
+        ("ID_PREFIX", "", "must be 2 to 16"),
+        ("ID_PREFIX", "aip", "end with -"),
+        ("ID_PREFIX", "-", "must be 2 to 16"),
+        ("ID_PREFIX", "1a-", "begin with a letter"),
+        ("ID_PREFIX", "Aip-", "must be 2 to 16"),
+        ("ID_PREFIX", "a/b-", "must be 2 to 16"),
+        ("ID_PREFIX", "a%b-", "must be 2 to 16"),
+        ("ID_PREFIX", "aip-\n", "must be 2 to 16"),
+        ("ID_PREFIX", "a" * 16 + "-", "must be 2 to 16"),
+        ("ID_PREFIX", "äip-", "must be 2 to 16"),
+        ("LOG_LEVEL", "hunter2", "Input should be"),
+        ("READ_SECONDS", "hunter2", "valid number"),
+        ("READ_SECONDS", "0.5", "greater than or equal to 3"),
+        ("WORKER_THREADS", "0", "greater than or equal to 1"),
+        ("WORKER_QUEUES", "quota,medai", "no such queue: medai"),
+        ("ASTERISK_REQUESTS", "61", "less than or equal to 60"),
+        ("MEDIA_TOKEN", "false", "Input should be"),
+        ("RUN_COMPLETION", "hunter2", "Input should be"),
+    ],
+)
+def test_a_wrong_variable_is_named_and_its_value_not_shown(
+    environment: pytest.MonkeyPatch, name: str, value: str | None, complaint: str
+) -> None:
+    if value is None:
+        environment.delenv(name)
+    else:
+        environment.setenv(name, value)
+    with pytest.raises(errors.InvalidSettings) as caught:
+        settings.load(settings.Worker)
+    first, line = str(caught.value).splitlines()
+    assert first == "these settings need your attention:"
+    assert line.startswith(f"  {name}: ")
+    assert complaint in line
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_everything_wrong_is_told_at_once(environment: pytest.MonkeyPatch) -> None:
+    environment.delenv("DATABASE_URL")
+    environment.setenv("SECRET_KEY", "short")
+    environment.setenv("CALL_SECONDS", "0")
+    with pytest.raises(errors.InvalidSettings) as caught:
+        settings.load(settings.Worker)
+    names = [line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:]]
+    assert sorted(names) == ["CALL_SECONDS", "DATABASE_URL", "SECRET_KEY"]
+
+
+def test_several_keys_the_first_seals(environment: pytest.MonkeyPatch) -> None:
+    old, new = "the old key of ours", "the new key of ours"
+    environment.setenv("SECRET_KEY", f"{new}, {old}")
+    config = settings.load(settings.Worker)
+    assert config.secret_keys == (new, old)
+    assert sealing.Sealer((new,)).open(config.sealer().seal("x")) == "x"
+    assert config.sealer().open(sealing.Sealer((old,)).seal("y")) == "y"
+
+
+@pytest.mark.parametrize("prefix", ["a-", "aip-", "aip-2-", "a" * 15 + "-"])
+def test_prefixes_of_ours(environment: pytest.MonkeyPatch, prefix: str) -> None:
+    environment.setenv("ID_PREFIX", prefix)
+    assert settings.load(settings.Worker).id_prefix == prefix
+
+
+@pytest.mark.parametrize(
+    ("text", "queues"), [("", set()), ("media", {"media"}), (" quota, resync ,", {"quota", "resync"})]
+)
+def test_queues_to_serve(environment: pytest.MonkeyPatch, text: str, queues: set[str]) -> None:
+    environment.setenv("WORKER_QUEUES", text)
+    assert settings.load(settings.Worker).queues == queues
+
+
+def test_media_tokens_are_on_unless_switched_off(environment: pytest.MonkeyPatch) -> None:
+    assert settings.load(settings.Worker).token_secret == sealing.media_secret(GOOD["SECRET_KEY"])
+    environment.setenv("MEDIA_TOKEN_SECRET", "the agent's own")
+    assert settings.load(settings.Worker).token_secret == "the agent's own"
+    environment.setenv("MEDIA_TOKEN", "off")
+    assert settings.load(settings.Worker).token_secret is None
+
+
+def test_limits_are_as_set(environment: pytest.MonkeyPatch) -> None:
+    defaults = settings.load(settings.Worker).limits()
+    assert defaults == Limits()
+    names = ("connect_seconds", "read_seconds", "queue_seconds", "media_check_seconds", "call_seconds")
+    for number, name in enumerate((*names, "stale_start_seconds"), 10):
+        environment.setenv(name.upper(), str(number))
+    limits = settings.load(settings.Scheduler).limits()
+    assert [getattr(limits, name) for name in (*names, "stale_start_seconds")] == [10, 11, 12, 13, 14, 15]
+
+
+def test_a_process_has_a_name(environment: pytest.MonkeyPatch) -> None:
+    assert settings.load(settings.Worker).name
+    environment.setenv("PROCESS_NAME", "worker-1")
+    assert settings.load(settings.Worker).name == "worker-1"
+
+
+def test_dot_env_is_read_and_the_environment_wins(environment: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text("ID_PREFIX=dot-\nLOG_LEVEL=debug\nUNKNOWN=x\n")
+    environment.setenv("LOG_LEVEL", "error")
+    config = settings.load(settings.Worker)
+    assert (config.id_prefix, config.log_level) == ("dot-", "error")
