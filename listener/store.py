@@ -134,6 +134,7 @@ class Store:
             name = f"{keys.NAMESPACE}:{queue}"
             pipe.hset(f"{name}.msgs", mapping=bodies)
             pipe.rpush(name, *bodies)
+            pipe.publish(keys.WAKE, queue)
         async with self._guarded():
             await pipe.execute()
 

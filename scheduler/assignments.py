@@ -110,11 +110,13 @@ class Assigner:
             self._write(listener, fields)
 
     def _begin(self) -> None:
-        if self._lease.term != self._term:
+        led_before = self._lease.term == self._term
+        if not led_before:
             self._term = self._lease.term
             self._written.clear()
         if self._redis.set(keys.SENTINEL, f"term {self._term}", nx=True):
-            log.warning("Redis is empty: assignments are written anew")
+            # To a leader that has just begun an empty Redis is nothing strange: the system may be starting.
+            (log.warning if led_before else log.info)("Redis is empty: assignments are written anew")
             self._written.clear()
             self._be_patient()
             self.redis_was_emptied = True

@@ -6,13 +6,16 @@ Bounded in number, time and size per Asterisk; never repeated; no redirect follo
 from __future__ import annotations
 
 import base64
+import http.client
+import io
 import json
+import socket
 import threading
 import time
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import requests
 import requests.adapters
@@ -27,7 +30,10 @@ from shared.core.events import Channel
 #: Asterisk closes an idle connection after 15 s: one that idle is never used for a request that must not be lost.
 IDLE_SECONDS = 10.0
 _LARGEST_ANSWER = 16 * 1024 * 1024
+_LONGEST_NAME = 200
 _GONE = frozenset({"Channel not found", "Bridge not found", "Application not found"})
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +82,37 @@ class Witness(Protocol):
         """A request was made."""
 
 
+class _Timely(io.RawIOBase):
+    """Reads a socket until a moment: a time-out of the library's bounds each read, not their sum."""
+
+    def __init__(self, sock: socket.socket, inner: io.RawIOBase) -> None:
+        self._sock = sock
+        self._inner = inner
+        self._ends_at = time.monotonic() + (sock.gettimeout() or 0.0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._ends_at - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the answer took too long")
+        self._sock.settimeout(left)
+        return self._inner.readinto(buffer)
+
+    def close(self) -> None:
+        self._inner.close()
+        super().close()
+
+
+class _TimelyResponse(http.client.HTTPResponse):
+    """An answer whose status line, headers and body together take no longer than the connection's time-out."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(_Timely(sock, self.fp.detach()))
+
+
 class _Fresh:
     """Takes a pooled connection that was idle for too long for closed."""
 
@@ -93,11 +130,11 @@ class _Fresh:
 
 
 class _HttpConnection(_Fresh, urllib3.connection.HTTPConnection):
-    pass
+    response_class = _TimelyResponse
 
 
 class _HttpsConnection(_Fresh, urllib3.connection.HTTPSConnection):
-    pass
+    response_class = _TimelyResponse
 
 
 class _HttpPool(urllib3.connectionpool.HTTPConnectionPool):
@@ -162,9 +199,9 @@ class Asterisk:
         answer = "no answer"
         try:
             status, document = self._send(method, path, query, body, witness.seconds_left())
-            message = document.get("message", "") if isinstance(document, dict) else ""
+            message = _plain(document.get("message", "")) if isinstance(document, dict) else ""
             answer = f"{status} {message}".strip() if status >= 400 else str(status)
-            return _judge(status, str(message), document)
+            return _judge(status, message, document)
         except errors.AsteriskUnreachable as exc:
             answer = str(exc)
             raise
@@ -178,12 +215,13 @@ class Asterisk:
     ) -> tuple[int, Any]:
         url = "/".join([self._base, *(urllib.parse.quote(segment, safe="") for segment in path)])
         prepared = requests.Request(method, url, params=query, json=body, headers=self._headers).prepare()
-        ends_at = time.monotonic() + min(left, self._connect_seconds + self._read_seconds)
-        timeout = (min(left, self._connect_seconds), min(left, self._read_seconds))
+        total = min(left, self._connect_seconds + self._read_seconds)
+        ends_at = time.monotonic() + total
+        timeout = urllib3.Timeout(total=total, connect=self._connect_seconds, read=self._read_seconds)
         try:
-            response = self._adapter.send(prepared, stream=True, timeout=timeout, verify=True, proxies={})
+            response = self._adapter.send(prepared, stream=True, timeout=timeout, verify=True, proxies={})  # type: ignore[arg-type]  # requests takes urllib3's own as well
             with response:
-                return response.status_code, _document(_read(response, ends_at))
+                return response.status_code, _document(response.status_code, _read(response, ends_at))
         except requests.ConnectTimeout as exc:
             raise errors.AsteriskUnreachable("connecting took too long", may_have_acted=False) from exc
         except requests.Timeout as exc:
@@ -208,7 +246,7 @@ def _judge(status: int, message: str, document: Any) -> Any:
 
 
 def _read(response: requests.Response, ends_at: float) -> bytes:
-    """The body, bounded in size and in time: a time-out of the library's bounds each read, not their sum."""
+    """The body, bounded in size and in time."""
     chunks, size = [], 0
     for chunk in response.iter_content(65536):
         size += len(chunk)
@@ -220,13 +258,22 @@ def _read(response: requests.Response, ends_at: float) -> bytes:
     return b"".join(chunks)
 
 
-def _document(body: bytes) -> Any:
+def _document(status: int, body: bytes) -> Any:
     if not body:
         return None
     try:
         return json.loads(body)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as exc:
+        if status < 300:
+            # Some other server's page: it says nothing of what was asked for.
+            raise errors.AsteriskUnreachable("answered something else than JSON") from exc
         return None
+
+
+def _plain(value: object) -> str:
+    """A name or message of the peer's, bounded and without what neither a log nor Postgres can hold."""
+    text = str(value)[:_LONGEST_NAME]
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _root(exc: BaseException) -> BaseException:
@@ -260,8 +307,7 @@ class Ari:
 
     def channel(self, channel_id: str) -> Channel | None:
         """The channel, or None when there is none of that id."""
-        document = self._unless_gone("GET", ["channels", channel_id])
-        return None if document is None else _parsed_channel(document)
+        return self._unless_gone(["channels", channel_id], _parsed_channel)
 
     def create_media(self, channel_id: str, *, client: str, parameters: Mapping[str, str]) -> None:
         """Asks for a media leg. Success is not readiness: the leg is ready at its own StasisStart.
@@ -290,8 +336,7 @@ class Ari:
 
     def bridge(self, bridge_id: str) -> Bridge | None:
         """The bridge, or None when there is none of that id."""
-        document = self._unless_gone("GET", ["bridges", bridge_id])
-        return None if document is None else _parsed_bridge(document)
+        return self._unless_gone(["bridges", bridge_id], _parsed_bridge)
 
     def bridges(self) -> list[Bridge]:
         """Every bridge of this Asterisk, ours or not."""
@@ -340,16 +385,7 @@ class Ari:
 
     def application(self) -> Application | None:
         """Our app, or None when Asterisk knows it no more: it has neither socket nor channel."""
-        document = self._unless_gone("GET", ["applications", self.app])
-        if document is None:
-            return None
-        if not isinstance(document, dict):
-            raise errors.AsteriskUnreachable("answered something else than an application", may_have_acted=False)
-        allowed = document.get("events_allowed") or []
-        return Application(
-            channels=frozenset(str(name) for name in document.get("channel_ids") or []),
-            allowed=frozenset(str(entry.get("type")) for entry in allowed if isinstance(entry, dict)),
-        )
+        return self._unless_gone(["applications", self.app], _parsed_application)
 
     def set_event_filter(self, types: Sequence[str]) -> None:
         """Lets only these events through; lost with the app, so asked for after each connect."""
@@ -361,13 +397,15 @@ class Ari:
     ) -> Any:
         return self._asterisk.request(self._witness, method, path, query, body)
 
-    def _unless_gone(self, method: str, path: Sequence[str]) -> Any:
+    def _unless_gone(self, path: Sequence[str], read: Callable[[Any], _T]) -> _T | None:
+        """What is there; None only when Asterisk says in so many words that it is gone."""
         try:
-            return self._ask(method, path)
+            document = self._ask("GET", path)
         except errors.AsteriskRefused as exc:
             if exc.status == 404:
                 return None
             raise
+        return read(document)
 
 
 def transport_data(parameters: Mapping[str, str]) -> str:
@@ -386,4 +424,21 @@ def _parsed_channel(document: Any) -> Channel:
 def _parsed_bridge(document: Any) -> Bridge:
     if not isinstance(document, dict) or not isinstance(document.get("id"), str):
         raise errors.AsteriskUnreachable("answered an unreadable bridge", may_have_acted=False)
-    return Bridge(id=document["id"], channels=frozenset(str(name) for name in document.get("channels") or []))
+    return Bridge(id=_plain(document["id"]), channels=frozenset(map(_plain, _listed(document, "channels"))))
+
+
+def _parsed_application(document: Any) -> Application:
+    if not isinstance(document, dict):
+        raise errors.AsteriskUnreachable("answered something else than an application", may_have_acted=False)
+    allowed = _listed(document, "events_allowed")
+    return Application(
+        channels=frozenset(map(_plain, _listed(document, "channel_ids"))),
+        allowed=frozenset(_plain(entry.get("type")) for entry in allowed if isinstance(entry, dict)),
+    )
+
+
+def _listed(document: dict[str, Any], key: str) -> list[Any]:
+    value = document.get(key) or []
+    if not isinstance(value, list):
+        raise errors.AsteriskUnreachable(f"answered {key} that is no list", may_have_acted=False)
+    return value

@@ -28,3 +28,7 @@ def revision(listener_id: str) -> str:
 def reports(listener_id: str) -> str:
     """Hash connection key → JSON `assignments.Report`; written by the listener, read by the scheduler; 60 s."""
     return f"ari:reports:{listener_id}"
+
+
+#: Pub/sub channel: the name of each queue that was pushed to, so that idle consumers wake. A hint, nothing is kept.
+WAKE = "ari:wake"

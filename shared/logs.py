@@ -39,8 +39,14 @@ def _without_secret(match: re.Match[str]) -> str:
 
 def configure(config: settings.Base, process: str) -> None:
     """Sends structlog's and the standard library's logs to standard error, in the format the settings say."""
+
+    def add_process(_logger: object, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        entry["process"] = process
+        return entry
+
     shared_steps: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        add_process,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -72,7 +78,6 @@ def configure(config: settings.Base, process: str) -> None:
     root.setLevel(config.log_level.upper())
     for chatty in ("urllib3", "websockets", "apscheduler", "dramatiq", "alembic", "psycopg.pool"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
-    structlog.contextvars.bind_contextvars(process=process)
     # kill -USR1 shows what every thread of a process is doing.
     faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
 

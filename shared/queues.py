@@ -8,17 +8,14 @@ import dramatiq
 import redis
 import redis.backoff
 import redis.retry
-from dramatiq.brokers import redis as redis_broker
 
-from shared import errors, keys, messages
+from shared import errors, keys, messages, wakes
 from shared.core import commands
 
 #: A worker silent for this long is taken for dead, and its messages go to another. Dramatiq's default is a minute.
 HEARTBEAT_TIMEOUT_MS = 10_000
-#: How many of a million commands look for dead workers; an idle consumer sends some fifty a second.
+#: How many of a million commands look for dead workers; an idle worker sends some ten a second.
 MAINTENANCE_CHANCE = 20_000
-#: How long a consumer may sleep before it looks again; what a message waits at most while nothing else happens.
-IDLE_POLL_MS = 10
 
 
 def client(url: str) -> redis.Redis:
@@ -32,9 +29,9 @@ def client(url: str) -> redis.Redis:
     )
 
 
-def broker(url: str, middleware: Sequence[dramatiq.Middleware] = ()) -> redis_broker.RedisBroker:
+def broker(url: str, middleware: Sequence[dramatiq.Middleware] = ()) -> wakes.WakingBroker:
     """A broker with all our queues; connects when first used."""
-    made = redis_broker.RedisBroker(
+    made = wakes.WakingBroker(
         client=client(url),
         namespace=keys.NAMESPACE,
         heartbeat_timeout=HEARTBEAT_TIMEOUT_MS,
@@ -49,7 +46,7 @@ def broker(url: str, middleware: Sequence[dramatiq.Middleware] = ()) -> redis_br
 class BrokerOrders:
     """Gives the core's orders to the broker."""
 
-    def __init__(self, made: redis_broker.RedisBroker) -> None:
+    def __init__(self, made: wakes.WakingBroker) -> None:
         self._broker = made
 
     def give(self, orders: Sequence[commands.Command]) -> None:

@@ -62,7 +62,6 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     worker = dramatiq.Worker(
         broker,
         queues=set(config.queues) or None,
-        worker_timeout=queues.IDLE_POLL_MS,
         worker_threads=config.worker_threads,
     )
     worker.start()
