@@ -161,6 +161,8 @@ class Pipeline:
         for process in self._running.values():
             process.send_signal(signal.SIGCONT)
             process.send_signal(signal.SIGTERM)
+        told = self.query("SELECT detail FROM ari.timeline WHERE position(%s in detail) > 0", PASSWORD)
+        assert not told, f"the timeline shows the password: {told}"
         stuck = [name for name, process in self._running.items() if not self._ended(process)]
         self._connection.close()
         assert not stuck, f"still there long after SIGTERM: {stuck}\n{self.log_tail()}"

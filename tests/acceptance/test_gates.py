@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Literal
 
 import psycopg
 import pytest
@@ -72,7 +73,7 @@ def assert_nothing_is_left(running: Pipeline, simulated: SimulatedAsterisk, leg:
 
 @pytest.mark.parametrize(("method", "path", "when"), REQUESTS)
 def test_a_hang_up_while_a_request_is_held_leaves_nothing(
-    running: Pipeline, simulated: SimulatedAsterisk, method: str, path: str, when: str
+    running: Pipeline, simulated: SimulatedAsterisk, method: str, path: str, when: Literal["before", "after"]
 ) -> None:
     with simulated.control.hold(method, path, when) as gate:
         leg = simulated.control.dial("voiceai")
