@@ -6,7 +6,6 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from arictl import tools
@@ -49,14 +48,14 @@ def list_calls(
         table.add_row(
             str(row["call_id"])[:8],
             str(row["organization_id"]),
-            escape(f"{row['caller_number']} → {row['called_number']}"),
+            tools.plain(f"{row['caller_number']} → {row['called_number']}"),
             str(row["workflow_run_id"] or "-"),
             f"{row['received_at']:%m-%d %H:%M:%S}",
             row["state"],
             "-" if row["setup_ms"] is None else f"{row['setup_ms']:.0f} ms",
             "-" if row["talk_seconds"] is None else f"{row['talk_seconds']:.0f} s",
             row["outcome"] or "",
-            escape(row["reason"] or ""),
+            tools.plain(row["reason"] or ""),
         )
     tools.out.print(table if rows else "No calls yet.")
 
@@ -77,15 +76,17 @@ def trace(
     moments = [((row["at"] - start).total_seconds() * 1000, row["took_ms"] or 0.0) for row in rows]
     # Set-up is what one looks at: the bars span it, or the whole of a call that has none.
     span = max((at + took for at, took in moments if at + took <= _span_of(call, start)), default=0.0) or 1.0
+    # Our own ids are the call's, which stands above, with the attempt: only that is worth the room.
+    own = call["call_id"].hex
     table = Table("at", "", "what", "took", "detail", "who", box=None, pad_edge=False)
     for row, (at, took) in zip(rows, moments, strict=True):
         colour = _COLOURS.get(row["kind"], "dim")
         table.add_row(
             f"{at:,.1f} ms",
             f"[{colour}]{_bar(at, took, span)}[/]",
-            f"[{colour}]{escape(_what(row))}[/]",
+            f"[{colour}]{tools.plain(_what(row))}[/]",
             f"{took:.1f}" if row["took_ms"] is not None else "",
-            escape(row["detail"].splitlines()[0] if row["detail"] else ""),
+            tools.plain(row["detail"].splitlines()[0] if row["detail"] else ""),
             row["who"],
         )
     tools.out.print(table)
@@ -111,11 +112,14 @@ def _is_hex(name: str) -> bool:
 def _heading(call: dict[str, Any]) -> str:
     run = f", run {call['workflow_run_id']}" if call["workflow_run_id"] else ""
     came_to = f": {call['outcome']}, {call['reason']}" if call["outcome"] else ""
-    return escape(
-        f"Call {call['call_id']} of organization {call['organization_id']}{run}\n"
+    lines = [
+        f"Call {call['call_id']} of organization {call['organization_id']}{run}",
         f"{call['direction']} {call['caller_number']} → {call['called_number']}, channel {call['channel_id']}"
-        f" on connection {call['connection_id']}:{call['connection_version']}\n{call['state']}{came_to}\n"
-    )
+        f" on connection {call['connection_id']}:{call['connection_version']}",
+        f"{call['state']}{came_to}",
+        "",
+    ]
+    return "\n".join(map(tools.plain, lines))
 
 
 def _span_of(call: dict[str, Any], start: Any) -> float:

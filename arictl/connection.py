@@ -56,7 +56,7 @@ def add(  # noqa: PLR0917 - typer reads these as options
     with tools.opened() as (_, db):
         dograh.Dograh(db).write_configuration(organization, value, replace=replace)
     tools.out.print(
-        f"Organization {organization}: app {configuration.app} on {configuration.endpoint}."
+        f"Organization {organization}: app {tools.plain(configuration.app)} on {tools.plain(configuration.endpoint)}."
         " The scheduler takes it up within seconds: arictl connection list"
     )
 
@@ -77,19 +77,22 @@ def list_connections() -> None:
     )
     with tools.opened() as (_, db), db.connection() as connection:
         rows = connection.execute(_LIST).fetchall()
+        leads = connection.execute("SELECT 1 FROM ari.leases WHERE expires_at > clock_timestamp()").fetchone()
     for row in rows:
         table.add_row(
             f"{row['connection_id']}:{row['version'] or '-'}",
             str(row["organization_id"]),
-            row["endpoint"] or "-",
-            row["app"] or "-",
+            tools.plain(row["endpoint"] or "-"),
+            tools.plain(row["app"] or "-"),
             _socket(row["state"], row["socket_state"], superseded=row["superseded"]),
             _time(row["socket_since"]),
             str(row["live"]),
             _time(row["last_event_at"]),
-            row["reason"] or row["last_error"] or "",
+            tools.plain(row["reason"] or row["last_error"] or ""),
         )
     tools.out.print(table if rows else "No connections. Add one: arictl connection add --help")
+    if leads is None:
+        tools.out.print("[bold red]No scheduler is at work: this is how things were, and nothing is taken up.[/]")
 
 
 def _password() -> str:

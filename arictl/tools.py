@@ -6,11 +6,17 @@ import contextlib
 from collections.abc import Iterator
 
 from rich.console import Console
+from rich.markup import escape
 
 from shared import database, settings
 
 #: Wide enough for a table also where there is no terminal.
 out = Console(highlight=False, soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    """What a tenant, its PBX or a caller chose, as it may be shown: neither markup nor a terminal's control codes."""
+    return escape("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text))
 
 
 @contextlib.contextmanager
