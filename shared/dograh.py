@@ -95,13 +95,14 @@ class Dograh:
     def remove_configuration(self, organization_id: int) -> None:
         """Removes an organization's telephony configuration. Raises InvalidConfiguration when it has none of ours."""
         with self._db.transaction() as connection:
-            removed = connection.execute(
-                "DELETE FROM organization_configurations WHERE organization_id = %s AND key = %s"
-                " AND value::jsonb ->> 'provider' = 'ari' RETURNING id",
+            row = connection.execute(
+                "SELECT id, value::text AS value FROM organization_configurations"
+                " WHERE organization_id = %s AND key = %s FOR UPDATE",
                 [organization_id, _CONFIGURATION_KEY],
             ).fetchone()
-            if removed is None:
+            if row is None or not configurations.is_ari(_load(row["value"])):
                 raise errors.InvalidConfiguration(f"organization {organization_id} has no ARI configuration")
+            connection.execute("DELETE FROM organization_configurations WHERE id = %s", [row["id"]])
 
     def route(self, *, source_id: int, organization_id: int) -> Route | NoRoute:
         """Where a call of this connection goes, by the configuration as it is now."""
@@ -206,8 +207,9 @@ def _judge(workflow_id: int, workflow: database.Row | None, organization_id: int
         return NoRoute(reason="inbound workflow is archived", hangup_cause=Cause.UNALLOCATED)
     if workflow["user_id"] is None:
         return NoRoute(reason="inbound workflow has no user", hangup_cause=Cause.NOT_ALLOWED)
-    if not isinstance(client, str) or not client:
-        return NoRoute(reason="ws_client_name is missing", hangup_cause=Cause.NETWORK_OUT_OF_ORDER)
+    if not isinstance(client, str) or not client or not client.isprintable():
+        wrong = "holds what is not text" if client and isinstance(client, str) else "is missing"
+        return NoRoute(reason=f"ws_client_name {wrong}", hangup_cause=Cause.NETWORK_OUT_OF_ORDER)
     return Route(workflow_id=workflow_id, user_id=workflow["user_id"], media_client=client)
 
 

@@ -371,7 +371,7 @@ def _detail(after: Call, fact: facts.Fact, *, moved: bool) -> str:
     said = [
         f"{field.name}={value}"
         for field in fields(fact)
-        if field.name not in ("attempt", "open_until") and (value := getattr(fact, field.name)) is not None
+        if field.name not in ("attempt", "open_until", "stamp") and (value := getattr(fact, field.name)) is not None
     ]
     if moved and after.state is calls.State.ENDING:
         said.append(f"→ {after.outcome}: {after.reason}")

@@ -60,10 +60,12 @@ def _ask(tools: Tools, asterisk: ari.Ari, call: Call) -> facts.Fact:
     )
     failures = [result for result in results if isinstance(result, errors.PipelineError)]
     refusals = [failure for failure in failures if isinstance(failure, errors.PermanentError)]
+    unknown = [failure for failure in failures if failure not in refusals]
+    # A refusal settles nothing while the other request may yet take effect.
+    if unknown:
+        return facts.LegsUnknown(attempt=call.attempt, reason=str(unknown[0]))
     if refusals:
         return facts.LegsRefused(attempt=call.attempt, reason=_explained(refusals[0], client))
-    if failures:
-        return facts.LegsUnknown(attempt=call.attempt, reason=str(failures[0]))
     return facts.LegsCreated(attempt=call.attempt)
 
 

@@ -19,12 +19,22 @@ from workers.steps import Tools
 
 log = structlog.stdlib.get_logger(__name__)
 
+#: Channels that are no callers: other controllers' media, recordings, snoops. By the name of their technology.
+_NO_CALLERS = (
+    "WebSocket/", "AudioSocket/", "UnicastRTP/", "Snoop/", "Announcer/", "Recorder/", "CBAnn/", "ConfBridgeRecorder/",
+    "Surrogate/",
+)  # fmt: skip
+
 
 def receive_caller(tools: Tools, *, connection_id: int, version: int, at_ms: int, event: events.Event) -> None:
     """A caller's leg entered our app: its StasisStart."""
     if event.replaces is not None:
         detail = f"channel {event.leg.id} took the place of {event.replaces}"
         tools.ledger.store.note([Note(kind="note", name="ChannelReplaced", detail=detail)], connection_id=connection_id)
+        return
+    if is_no_caller(event.leg):
+        detail = f"channel {event.leg.id} ({event.leg.name}) is no caller and not ours: left alone"
+        tools.ledger.store.note([Note(kind="note", name="ForeignMedia", detail=detail)], connection_id=connection_id)
         return
     now_ms = tools.redis_ms()
     age_seconds = max(0.0, (now_ms - at_ms) / 1000) if now_ms is not None else 0.0
@@ -37,6 +47,11 @@ def receive_caller(tools: Tools, *, connection_id: int, version: int, at_ms: int
         stamp=event.stamp,
         age_seconds=age_seconds,
     )
+
+
+def is_no_caller(leg: events.Channel) -> bool:
+    """Whether a leg is another controller's media: whoever made it serves it."""
+    return leg.name.startswith(_NO_CALLERS)
 
 
 def admit_leg(

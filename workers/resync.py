@@ -23,11 +23,6 @@ log = structlog.stdlib.get_logger(__name__)
 _STILL = timedelta(seconds=2)
 #: Bounds one resync; the next one goes on.
 _SECONDS = 60.0
-#: Channels that are no callers: other controllers' media, recordings, snoops. By the name of their technology.
-_NO_CALLERS = (
-    "WebSocket/", "AudioSocket/", "UnicastRTP/", "Snoop/", "Announcer/", "Recorder/", "CBAnn/", "ConfBridgeRecorder/",
-    "Surrogate/",
-)  # fmt: skip
 
 
 def resync_connection(tools: Tools, *, connection_id: int, version: int, full: bool) -> None:
@@ -128,7 +123,7 @@ class _Look:
         bridge = self._asterisk.bridge(bridge_id)
         if bridge is None:
             return facts.BridgeLost(attempt=call.attempt, reason="the bridge is gone")
-        missing = legs - bridge.channels
+        missing = ", ".join(sorted(legs - bridge.channels))
         return facts.BridgeLost(attempt=call.attempt, reason=f"not in the bridge: {missing}") if missing else None
 
     # ── Asterisk against our calls ───────────────────────────────────────────────────────────────────────────────────
@@ -142,7 +137,7 @@ class _Look:
 
     def _adopt_leg(self, channel_id: str) -> None:
         leg = self._asterisk.channel(channel_id)
-        if leg is None or leg.stasis_app != self._asterisk.app or leg.name.startswith(_NO_CALLERS):
+        if leg is None or leg.stasis_app != self._asterisk.app or quota.is_no_caller(leg):
             return
         held_by = next((bridge.id for bridge in self._all_bridges() if channel_id in bridge.channels), None)
         if held_by is not None:

@@ -26,7 +26,7 @@ def note_leg_ended(tools: Tools, *, connection_id: int, version: int, event: eve
         _media_ended(tools, connection_id, own, event)
         return
     call = tools.ledger.store.last_entry(connection_id, event.leg.id, event.leg.created)
-    if call is None and event.type is events.EventType.STASIS_END:
+    if call is None and event.type is events.EventType.STASIS_END and not quota.is_no_caller(event.leg):
         call = quota.record_abandoned(tools, connection_id=connection_id, version=version, event=event)
     if call is None or _is_of_an_earlier_entry(call, event):
         return

@@ -50,7 +50,9 @@ def fields(value: Assignment | Report, **changed: Any) -> str:
     return json.dumps(json.loads(assignments.encode(value)) | changed)
 
 
-@pytest.mark.parametrize("text", ["", "{", "null", "[]", '"x"', "{}", b"\xff", fields(ASSIGNMENT, other=1), fields(REPORT)])
+@pytest.mark.parametrize(
+    "text", ["", "{", "null", "[]", '"x"', "{}", b"\xff", fields(ASSIGNMENT, other=1), fields(REPORT)]
+)
 def test_what_is_no_assignment_is_refused(text: str | bytes) -> None:  # fmt: skip
     with pytest.raises(errors.InvalidMessage):
         assignments.decode_assignment(text)

@@ -203,15 +203,15 @@ def test_a_refused_call_ends_with_the_reason_and_cause_given() -> None:
 
 @pytest.mark.parametrize("media_first", [True, False])
 def test_legs_created_and_media_ready_in_any_order_order_one_join(*, media_first: bool) -> None:
-    both = [facts.MediaReady(attempt=1), facts.LegsCreated(attempt=1)]
-    after, orders = advance(ATTEMPTING, *(both if media_first else reversed(both)))
+    both: list[facts.Fact] = [facts.MediaReady(attempt=1), facts.LegsCreated(attempt=1)]
+    after, orders = advance(ATTEMPTING, *(both if media_first else both[::-1]))
     assert after.state is State.JOINING
     assert orders == [commands.Join(call_id=CALL_ID, attempt=1)]
 
 
 @pytest.mark.parametrize("order", sorted(set(itertools.permutations(["created", "created", "ready", "ready"]))))
 def test_duplicates_order_no_second_join(order: tuple[str, ...]) -> None:
-    said = {"created": facts.LegsCreated(attempt=1), "ready": facts.MediaReady(attempt=1)}
+    said: dict[str, facts.Fact] = {"created": facts.LegsCreated(attempt=1), "ready": facts.MediaReady(attempt=1)}
     after, orders = advance(ATTEMPTING, *(said[name] for name in order))
     assert after.state is State.JOINING
     assert named(orders) == ["Join"]
@@ -546,7 +546,10 @@ _text = st.text(max_size=5)
 _fact: st.SearchStrategy[facts.Fact] = st.one_of(
     st.sampled_from([fact for fact in FACTS.values() if type(fact) is not facts.AttemptBegun]),
     st.builds(facts.AttemptBegun, attempt=_attempts, open_until=st.just(NOW + seconds(20))),
-    *(st.builds(kind, attempt=_attempts) for kind in (facts.LegsCreated, facts.MediaReady, facts.MediaGone, facts.Joined)),
+    st.builds(facts.LegsCreated, attempt=_attempts),
+    st.builds(facts.MediaReady, attempt=_attempts),
+    st.builds(facts.MediaGone, attempt=_attempts),
+    st.builds(facts.Joined, attempt=_attempts),
     st.builds(facts.LegsUnknown, attempt=_attempts, reason=_text),
     st.builds(facts.CallerGone, hangup_cause=_causes, dial_status=st.none() | _text),
 )  # fmt: skip

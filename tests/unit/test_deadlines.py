@@ -54,6 +54,6 @@ def test_teardown_pauses_double_up_to_a_bound() -> None:
 def test_a_call_is_over_within_a_minute_of_its_last_sign_of_life() -> None:
     limits = Limits()
     waits = (limits.redrives + 1) * limits.queue_wait()
-    assert waits + limits.attempts * limits.attempt_wait() + (limits.media_checks + 1) * limits.media_wait() < timedelta(
-        seconds=60
-    )
+    assert waits + limits.attempts * limits.attempt_wait() + (
+        limits.media_checks + 1
+    ) * limits.media_wait() < timedelta(seconds=60)

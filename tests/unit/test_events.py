@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -297,10 +298,8 @@ def test_an_event_is_read_or_refused_never_anything_else(
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(raw=st.binary(max_size=40) | st.text(max_size=40) | _json.map(json.dumps))
 def test_whatever_comes_in_is_read_or_refused(raw: str | bytes) -> None:
-    try:
+    with contextlib.suppress(errors.InvalidEvent):
         events.parse(raw)
-    except errors.InvalidEvent:
-        pass
 
 
 # ── through the broker ───────────────────────────────────────────────────────────────────────────────────────────────

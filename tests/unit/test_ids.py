@@ -65,9 +65,7 @@ def test_another_installation_is_not_ours() -> None:
 
 
 def call_id(connection_id: int = 1, channel_id: str = "a", channel_created: str = "b", entry: int = 1) -> UUID:
-    return ids.call_id(
-        connection_id=connection_id, channel_id=channel_id, channel_created=channel_created, entry=entry
-    )
+    return ids.call_id(connection_id=connection_id, channel_id=channel_id, channel_created=channel_created, entry=entry)
 
 
 def test_the_same_entry_is_the_same_call() -> None:

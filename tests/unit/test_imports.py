@@ -80,7 +80,9 @@ def test_no_process_knows_another() -> None:
 
 
 def test_shared_knows_no_process() -> None:
-    assert [(path, name) for path, name in IMPORTS if path.startswith("shared/") and name.split(".")[0] in PROCESSES] == []
+    assert [
+        (path, name) for path, name in IMPORTS if path.startswith("shared/") and name.split(".")[0] in PROCESSES
+    ] == []
 
 
 def test_the_product_knows_nothing_of_development() -> None:

@@ -24,6 +24,9 @@ def test_a_token_is_of_no_other_run_user_or_workflow(field: str) -> None:
     assert not media_tokens.valid(token, "secret", **(WHOSE | {field: 9}))
 
 
-@pytest.mark.parametrize("candidate", ["", "x", "ü", "0" * 64, media_tokens.token("other", **WHOSE), media_tokens.token("secret", **WHOSE).upper()])
+@pytest.mark.parametrize(
+    "candidate",
+    ["", "x", "ü", "0" * 64, media_tokens.token("other", **WHOSE), media_tokens.token("secret", **WHOSE).upper()],
+)
 def test_no_other_text_is_a_token(candidate: str) -> None:  # fmt: skip
     assert not media_tokens.valid(candidate, "secret", **WHOSE)

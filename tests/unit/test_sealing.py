@@ -41,7 +41,10 @@ def altered(sealed: str) -> str:
     return sealed[:middle] + ("A" if sealed[middle] != "A" else "B") + sealed[middle + 1 :]
 
 
-@pytest.mark.parametrize("sealed", ["", "x", "ü", SECRET, altered(sealing.Sealer((NEW,)).seal(SECRET)), sealing.Sealer((OTHER,)).seal(SECRET)])
+@pytest.mark.parametrize(
+    "sealed",
+    ["", "x", "ü", SECRET, altered(sealing.Sealer((NEW,)).seal(SECRET)), sealing.Sealer((OTHER,)).seal(SECRET)],
+)
 def test_what_we_did_not_seal_does_not_open(sealed: str) -> None:  # fmt: skip
     with pytest.raises(errors.SealBroken, match="none of the SECRET_KEYs") as caught:
         sealing.Sealer((NEW, OLD)).open(sealed)

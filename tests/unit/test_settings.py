@@ -15,7 +15,7 @@ GOOD = {
     "DATABASE_URL": "postgresql://voiceai:hunter2@postgres/voiceai",
     "SECRET_KEY": "hunter2 hunter2 hunter2",
 }
-KINDS = [settings.Listener, settings.Worker, settings.Scheduler, settings.Tool]
+KINDS: list[type[settings.Base]] = [settings.Listener, settings.Worker, settings.Scheduler, settings.Tool]
 
 
 @pytest.fixture(autouse=True)
