@@ -84,7 +84,7 @@ def trace(
         table.add_row(
             f"{at:,.1f} ms",
             f"[{colour}]{_bar(at, took, span)}[/]",
-            f"[{colour}]{tools.plain(_what(row))}[/]",
+            f"[{colour}]{tools.plain(_what(row).replace(own, '…'))}[/]",
             f"{took:.1f}" if row["took_ms"] is not None else "",
             tools.plain(row["detail"].splitlines()[0] if row["detail"] else ""),
             row["who"],
