@@ -90,6 +90,8 @@ class _WokenConsumer(dramatiq.Consumer):
         self._bell = bell
         self._prefetch = prefetch
         self._is_delayed = is_delayed
+        # Counted up by the consumer's thread, down by the workers'.
+        self._lock = threading.Lock()
         self._held = 0
         self._look_at = 0.0
 
@@ -105,7 +107,8 @@ class _WokenConsumer(dramatiq.Consumer):
         except redis.TimeoutError as exc:
             raise dramatiq.errors.ConnectionClosed(exc) from None
         if message is not None:
-            self._held += 1
+            with self._lock:
+                self._held += 1
         elif not self._is_delayed:
             self._bell.wait(POLL_SECONDS)
         return message
@@ -132,6 +135,7 @@ class _WokenConsumer(dramatiq.Consumer):
         except redis.TimeoutError as exc:
             # Dramatiq repeats what failed by a lost connection, and nothing else.
             raise dramatiq.errors.ConnectionClosed(exc) from None
-        was_full, self._held = self._held >= self._prefetch, self._held - 1
+        with self._lock:
+            was_full, self._held = self._held >= self._prefetch, self._held - 1
         if was_full:
             self._bell.set()
