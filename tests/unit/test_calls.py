@@ -356,6 +356,11 @@ def test_a_caller_asked_to_hang_up_is_still_ours_until_it_left() -> None:
     assert (left.caller_left, left.left_stamp) == (True, "stamp")
 
 
+def test_a_caller_who_left_is_never_ours_again() -> None:
+    after, _ = advance(CONNECTED, facts.CallerLeft(), facts.CallerHangingUp(hangup_cause=16))
+    assert (after.caller_left, after.hangup_cause) == (True, 16)
+
+
 def test_the_first_stamp_of_leaving_is_kept() -> None:
     left, _ = advance(CONNECTED, facts.CallerLeft(stamp="first"), facts.CallerLeft(stamp="second"))
     assert left.left_stamp == "first"
@@ -577,6 +582,7 @@ def test_whatever_happens_the_rules_hold(first: Call, usual: int, happened: list
         before = call
         call, orders = calls.advance(before, fact, now, LIMITS)
         assert before.attempt <= call.attempt <= min(before.attempt + 1, LIMITS.attempts)
+        assert call.caller_left or not before.caller_left
         if before.state is State.ENDED:
             assert call.state is State.ENDED
         if before.state is State.ENDING:

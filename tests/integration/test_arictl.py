@@ -1,0 +1,242 @@
+"""The operator's command line, as the program it is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from shared import database
+from shared.core import calls, facts, ids
+from shared.core.calls import Call, Direction, State
+from shared.core.deadlines import Limits
+from shared.store import Note, PostgresStore
+
+pytestmark = pytest.mark.services
+
+ROOT = Path(__file__).parents[2]
+PASSWORD = "hunter2 & # % + :"
+Arictl = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def arictl(database_url: str, tmp_path: Path) -> Arictl:
+    """Runs a command with these settings; standard input is empty unless given."""
+
+    def run(*words: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        settings = {"DATABASE_URL": database_url, "SECRET_KEY": "a key for arictl's tests", "PYTHONPATH": str(ROOT)}
+        kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
+        return subprocess.run(
+            [sys.executable, "-m", "arictl.main", *words],
+            check=False, input=stdin, capture_output=True, text=True, timeout=60, cwd=tmp_path,
+            env=kept | {"COLUMNS": "250", "PYTHONWARNINGS": "error"} | settings | environment,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[database.Database]:
+    made = database.Database(database_url, size=2)
+    made.open()
+    with made.connection() as connection:
+        connection.execute("INSERT INTO organizations (provider_id) VALUES ('o1')")
+    yield made
+    made.close()
+
+
+ADD = (
+    "connection", "add", "--organization", "1", "--endpoint", "HTTP://Pbx:80/x/", "--app", "voiceai", "--ws-client",
+    "media", "--workflow", "5",
+)  # fmt: skip
+
+
+def stored(db: database.Database) -> dict[str, object] | None:
+    with db.connection() as connection:
+        row = connection.execute("SELECT value FROM organization_configurations").fetchone()
+    return row["value"] if row is not None else None
+
+
+def failed(done: subprocess.CompletedProcess[str], *said: str, lines: int = 1) -> None:
+    """It failed, and said why in one clear line."""
+    assert done.returncode == 1, done
+    assert len(done.stderr.strip().splitlines()) == lines, done.stderr
+    assert done.stderr.startswith("arictl: ")
+    assert done.stdout == ""
+    for text in said:
+        assert text in done.stderr
+
+
+def test_a_database_is_upgraded(arictl: Arictl, empty_database_url: str) -> None:
+    for _ in range(2):
+        done = arictl("db", "upgrade", DATABASE_URL=empty_database_url)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "The database is at revision" in done.stdout
+
+
+@pytest.mark.parametrize("by", ["environment", "standard input"])
+def test_a_connection_is_added_and_its_password_not_shown(arictl: Arictl, db: database.Database, by: str) -> None:
+    done = arictl(*ADD, ARI_PASSWORD=PASSWORD) if by == "environment" else arictl(*ADD, stdin=f"{PASSWORD}\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Organization 1: app voiceai on http://pbx/x." in done.stdout
+    assert "hunter2" not in done.stdout
+    assert stored(db) == {
+        "provider": "ari",
+        "ari_endpoint": "HTTP://Pbx:80/x/",
+        "app_name": "voiceai",
+        "app_password": PASSWORD,
+        "ws_client_name": "media",
+        "inbound_workflow_id": 5,
+        "from_numbers": [],
+    }
+
+
+def test_a_password_is_no_argument(arictl: Arictl, db: database.Database) -> None:
+    assert "password" not in arictl("connection", "add", "--help").stdout.replace("ARI password", "")
+    done = arictl(*ADD, "--password", PASSWORD)
+    assert done.returncode == 2
+    assert stored(db) is None
+
+
+def test_a_configuration_is_replaced_only_when_told(arictl: Arictl, db: database.Database) -> None:
+    assert arictl(*ADD, stdin="one").returncode == 0
+    failed(arictl(*ADD, stdin="two"), "organization 1 has a configuration already")
+    assert arictl(*ADD, "--replace", stdin="two").returncode == 0
+    value = stored(db)
+    assert value is not None
+    assert value["app_password"] == "two"
+
+
+def test_what_cannot_be_added_is_said_in_a_line(arictl: Arictl, db: database.Database) -> None:
+    failed(arictl(*ADD), "no password")
+    failed(arictl(*ADD, "--organization", "99", stdin=PASSWORD), "no organization 99")
+    failed(arictl(*ADD, "--endpoint", "ftp://x", stdin=PASSWORD), "ari_endpoint must begin with http")
+    failed(arictl(*ADD, "--endpoint", "http://u:hunter2@x", stdin=PASSWORD), "must not hold credentials")
+    assert stored(db) is None
+
+
+def test_a_connection_is_removed(arictl: Arictl, db: database.Database) -> None:
+    failed(arictl("connection", "remove", "--organization", "1"), "has no ARI configuration")
+    assert arictl(*ADD, stdin=PASSWORD).returncode == 0
+    done = arictl("connection", "remove", "--organization", "1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert stored(db) is None
+
+
+def test_connections_are_listed_whatever_a_tenant_called_them(arictl: Arictl, db: database.Database) -> None:
+    assert "No connections." in arictl("connection", "list").stdout
+    with db.connection() as connection:
+        connection.execute(
+            "INSERT INTO ari.connections (source_id, organization_id, state, reason, version) VALUES"
+            " (1, 1, 'active', '', 1), (2, 2, 'refused', 'app_name is [missing]', 0), (3, 3, 'removed', '', 0)"
+        )
+        connection.execute(
+            "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password,"
+            " socket_state, socket_since, last_error, listener_id, epoch) VALUES"
+            " (1, 1, 'http://[::1]:8088', '[/bold] \x1b[2J', 'u', 'sealed', 'connecting', now(), 'HTTP 401', 'l', 3)"
+        )
+    done = arictl("connection", "list")
+    assert (done.returncode, done.stderr) == (0, "")
+    for text in ("1:1", "http://[::1]:8088", "[/bold]", "connecting", "HTTP 401", "2:-", "app_name is [missing]"):
+        assert text in done.stdout, text
+    assert "\x1b" not in done.stdout
+    assert "sealed" not in done.stdout
+    assert "3:-" not in done.stdout
+
+
+@pytest.fixture
+def call(db: database.Database) -> Call:
+    """A made-up call: received, admitted, hung up."""
+    with db.connection() as connection:
+        connection.execute("INSERT INTO ari.connections (source_id, organization_id, state) VALUES (1, 1, 'active')")
+        connection.execute(
+            "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password)"
+            " VALUES (1, 1, 'http://a', 'a', 'a', 'x')"
+        )
+    store = PostgresStore(db, who="worker-1", prefix="aip-")
+    now = store.now()
+    made = Call(
+        call_id=ids.call_id(connection_id=1, channel_id="1762.1", channel_created="c", entry=1), connection_id=1,
+        connection_version=1, organization_id=1, channel_id="1762.1", channel_created="c", entry=1,
+        direction=Direction.INBOUND, state=State.RECEIVED, received_at=now, state_since=now,
+        deadline_at=now + timedelta(seconds=3), caller_number="[red]+49151\x1b[2J", called_number="5551234",
+    )  # fmt: skip
+    assert store.insert(made, [], None)
+    happened: list[tuple[facts.Fact, list[Note]]] = [
+        (facts.Admitted(workflow_id=1, user_id=1, media_client="media"), []),
+        (facts.RunCreated(workflow_run_id=77), [Note(kind="request", name="GET /x[/]", detail="200", took_ms=12.5)]),
+        (facts.CallerLeft(), []),
+    ]
+    for fact, notes in happened:
+        after, _ = calls.advance(made, fact, store.now(), Limits())
+        saved = store.save(made, after, fact, notes=notes, owner="", hold=None)
+        assert saved is not None
+        made = saved
+    return made
+
+
+def test_calls_are_listed(arictl: Arictl, call: Call) -> None:
+    done = arictl("calls")
+    assert (done.returncode, done.stderr) == (0, "")
+    for text in (str(call.call_id)[:8], "[red]+49151", "5551234", "77", "ending", "abandoned"):
+        assert text in done.stdout, text
+    assert "\x1b" not in done.stdout
+    assert str(call.call_id)[:8] in arictl("calls", "--live", "--organization", "1").stdout
+    assert "No calls yet." in arictl("calls", "--organization", "2").stdout
+
+
+@pytest.mark.parametrize("name", ["id", "short", "upper", "hex", "run", "channel"])
+def test_a_call_is_traced_by_any_of_its_names(arictl: Arictl, call: Call, name: str) -> None:
+    text = str(call.call_id)
+    names = {
+        "id": text,
+        "short": text[:8],
+        "upper": text.upper(),
+        "hex": call.call_id.hex,
+        "run": "77",
+        "channel": "1762.1",
+    }
+    done = arictl("trace", names[name])
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = done.stdout
+    for part in (
+        f"Call {text} of organization 1, run 77",
+        "[red]+49151",
+        "channel 1762.1 on connection 1:1",
+        "ending: abandoned",
+    ):
+        assert part in shown, part
+    steps = ["→ received", "received → admitted (Admitted)", "GET /x[/]", "admitted → prepared", "prepared → ending"]
+    assert [shown.find(step) for step in steps] == sorted(shown.find(step) for step in steps)
+    assert all(step in shown for step in steps)
+    assert "12.5" in shown
+    assert "worker-1" in shown
+    assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("name", ["", "nothing", "ffffffff", "'; DROP TABLE ari.calls; --"])
+def test_a_call_that_is_not_there_is_said_so(arictl: Arictl, call: Call, name: str) -> None:
+    failed(arictl("trace", name), "no call is named")
+
+
+def test_a_database_that_is_away_is_said_so(arictl: Arictl) -> None:
+    done = arictl("db", "upgrade", DATABASE_URL="postgresql://u:hunter2@127.0.0.1:1/x")
+    assert "Postgres cannot be reached" in done.stderr
+    assert "hunter2" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_settings_are_named(arictl: Arictl) -> None:
+    done = arictl("calls", DATABASE_URL="", SECRET_KEY="hunter2")
+    failed(done, "DATABASE_URL: must begin with postgresql://", "SECRET_KEY: each key needs", lines=3)
+    assert "hunter2" not in done.stderr
+
+
+def test_a_command_that_is_none_is_explained(arictl: Arictl) -> None:
+    assert "Usage" in arictl("--help").stdout
+    assert arictl("unheard-of").returncode == 2

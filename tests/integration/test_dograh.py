@@ -1,0 +1,366 @@
+"""The platform's tables, as DOGRAH's layout 2026-02 has them: routes, runs, and values that nobody expected."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from shared import database, dograh, errors
+from shared.core.calls import Call, Cause, Direction, Outcome, State
+
+pytestmark = pytest.mark.services
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+VALUE: dict[str, Any] = {
+    "provider": "ari",
+    "ari_endpoint": "http://pbx.example",
+    "app_name": "voiceai",
+    "app_password": "hunter2",
+    "ws_client_name": "media",
+    "inbound_workflow_id": 1,
+    "from_numbers": [],
+}
+CALL = Call(
+    call_id=UUID(int=1),
+    connection_id=7,
+    connection_version=1,
+    organization_id=1,
+    channel_id="1762000000.12",
+    channel_created="c",
+    entry=1,
+    direction=Direction.INBOUND,
+    state=State.ADMITTED,
+    received_at=NOW,
+    state_since=NOW,
+    deadline_at=NOW,
+    channel_name="PJSIP/trunk-1",
+    caller_number="+49151'\"%s",
+    called_number="5551234",
+    workflow_id=1,
+    user_id=1,
+)
+FAILED = replace(CALL, state=State.ENDING, ending_at=NOW, outcome=Outcome.FAILED, reason="voice agent not reached")
+TALKED = replace(
+    FAILED,
+    connected_at=NOW - timedelta(seconds=61.4),
+    outcome=Outcome.COMPLETED,
+    reason="caller hung up",
+    attempt=1,
+)
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[database.Database]:
+    made = database.Database(database_url, size=4)
+    made.open()
+    with made.connection() as connection:
+        connection.execute("INSERT INTO organizations (provider_id, created_at) VALUES ('o1', now()), ('o2', now())")
+        connection.execute("INSERT INTO users (provider_id, created_at) VALUES ('u1', now())")
+        connection.execute(
+            "INSERT INTO workflows (name, user_id, organization_id, status, workflow_definition,"
+            " template_context_variables, call_disposition_codes) VALUES"
+            " ('good', 1, 1, 'active', '{}', '{}', '{}'),"
+            " ('foreign', 1, 2, 'active', '{}', '{}', '{}'),"
+            " ('archived', 1, 1, 'archived', '{}', '{}', '{}'),"
+            " ('no user', NULL, 1, 'active', '{}', '{}', '{}'),"
+            " ('no organization', 1, NULL, 'active', '{}', '{}', '{}')"
+        )
+    yield made
+    made.close()
+
+
+def run(db: database.Database, run_id: int) -> dict[str, Any]:
+    return one(db, "SELECT * FROM workflow_runs WHERE id = %s", run_id)
+
+
+def one(db: database.Database, query: str, *values: object) -> dict[str, Any]:
+    with db.connection() as connection:
+        row = connection.execute(query, values).fetchone()
+    assert row is not None
+    return row
+
+
+def execute(db: database.Database, query: str, *values: object) -> None:
+    with db.connection() as connection:
+        connection.execute(query, values)
+
+
+def configure(db: database.Database, text: str, organization_id: int = 1) -> int:
+    query = (
+        "INSERT INTO organization_configurations (organization_id, key, value, created_at)"
+        " VALUES (%s, 'TELEPHONY_CONFIGURATION', %s, now()) RETURNING id"
+    )
+    return int(one(db, query, organization_id, text)["id"])
+
+
+def created(db: database.Database, call: Call = CALL, **options: Any) -> int:
+    with db.transaction() as connection:
+        return dograh.Dograh(db, **options).create_run(connection, call)
+
+
+# ── configurations ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "null",
+        "[]",
+        '"ari"',
+        "5",
+        "{}",
+        '["ari"]',
+        '{"provider":"twilio"}',
+        '{"provider":null}',
+        '{"provider":"\\u0000"}',
+    ],
+)
+def test_other_values_do_not_keep_ours_from_being_read(db: database.Database, text: str) -> None:
+    configure(db, text, 2)
+    source_id = configure(db, json.dumps(VALUE))
+    (row,) = dograh.Dograh(db).configurations()
+    assert row == dograh.ConfigurationRow(source_id=source_id, organization_id=1, value=VALUE)
+
+
+def test_values_that_postgres_can_store_and_jsonb_cannot_are_read(db: database.Database) -> None:
+    configure(db, '{"provider":"ari","app_name":"a\\u0000b","app_password":"\\ud800","app_password":"last"}')
+    (row,) = dograh.Dograh(db).configurations()
+    assert row.value == {"provider": "ari", "app_name": "a\x00b", "app_password": "last"}
+
+
+def test_rows_of_other_keys_are_not_configurations(db: database.Database) -> None:
+    execute(
+        db,
+        "INSERT INTO organization_configurations (organization_id, key, value) VALUES (1, 'OTHER', %s)",
+        json.dumps(VALUE),
+    )
+    assert dograh.Dograh(db).configurations() == []
+
+
+def test_a_configuration_is_written_once_unless_replaced(db: database.Database) -> None:
+    platform = dograh.Dograh(db)
+    platform.write_configuration(1, VALUE, replace=False)
+    with pytest.raises(errors.InvalidConfiguration, match="has a configuration already"):
+        platform.write_configuration(1, VALUE | {"app_name": "x"}, replace=False)
+    assert platform.configurations()[0].value == VALUE
+    platform.write_configuration(1, VALUE | {"app_name": "x"}, replace=True)
+    assert platform.configurations()[0].value == VALUE | {"app_name": "x"}
+    assert one(db, "SELECT created_at FROM organization_configurations")["created_at"] is not None
+    with pytest.raises(errors.InvalidConfiguration, match="no organization 99"):
+        platform.write_configuration(99, VALUE, replace=False)
+
+
+def test_only_our_configuration_is_removed(db: database.Database) -> None:
+    platform = dograh.Dograh(db)
+    configure(db, '{"provider":"twilio","x":"\\u0000"}', 2)
+    for organization_id in (1, 2):
+        with pytest.raises(errors.InvalidConfiguration, match="has no ARI configuration"):
+            platform.remove_configuration(organization_id)
+    configure(db, '{"provider":"ari","x":"\\u0000"}', 1)
+    platform.remove_configuration(1)
+    assert platform.configurations() == []
+    assert one(db, "SELECT count(*) AS left FROM organization_configurations")["left"] == 1
+
+
+# ── routes ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "cause"),
+    [
+        ({"inbound_workflow_id": None}, "no inbound workflow configured", Cause.UNALLOCATED),
+        ({"inbound_workflow_id": ""}, "no inbound workflow configured", Cause.UNALLOCATED),
+        ({"inbound_workflow_id": "one"}, "no inbound workflow configured", Cause.UNALLOCATED),
+        ({"inbound_workflow_id": "1; DROP TABLE workflows"}, "no inbound workflow configured", Cause.UNALLOCATED),
+        ({"inbound_workflow_id": "\u0661"}, "no inbound workflow configured", Cause.UNALLOCATED),
+        ({"inbound_workflow_id": -1}, "no inbound workflow configured", Cause.UNALLOCATED),
+        ({"inbound_workflow_id": True}, "no inbound workflow configured", Cause.UNALLOCATED),
+        ({"inbound_workflow_id": [1]}, "no inbound workflow configured", Cause.UNALLOCATED),
+        ({"inbound_workflow_id": 2**31}, "no inbound workflow configured", Cause.UNALLOCATED),
+        ({"inbound_workflow_id": "9" * 5000}, "no inbound workflow configured", Cause.UNALLOCATED),
+        ({"inbound_workflow_id": 99}, "inbound workflow does not exist", Cause.UNALLOCATED),
+        ({"inbound_workflow_id": 2}, "inbound workflow is of another organization", Cause.NOT_ALLOWED),
+        ({"inbound_workflow_id": 3}, "inbound workflow is archived", Cause.UNALLOCATED),
+        ({"inbound_workflow_id": 4}, "inbound workflow has no user", Cause.NOT_ALLOWED),
+        ({"inbound_workflow_id": 5}, "inbound workflow is of another organization", Cause.NOT_ALLOWED),
+        ({"ws_client_name": None}, "ws_client_name is missing", Cause.NETWORK_OUT_OF_ORDER),
+        ({"ws_client_name": ""}, "ws_client_name is missing", Cause.NETWORK_OUT_OF_ORDER),
+        ({"ws_client_name": 5}, "ws_client_name is missing", Cause.NETWORK_OUT_OF_ORDER),
+        ({"ws_client_name": "a\x00"}, "ws_client_name holds what is not text", Cause.NETWORK_OUT_OF_ORDER),
+        ({"ws_client_name": "\ud800"}, "ws_client_name holds what is not text", Cause.NETWORK_OUT_OF_ORDER),
+    ],
+)
+def test_a_call_without_a_route_is_told_why(
+    db: database.Database, changes: dict[str, Any], reason: str, cause: Cause
+) -> None:
+    source_id = configure(db, json.dumps(VALUE | changes))
+    route = dograh.Dograh(db).route(source_id=source_id, organization_id=1)
+    assert route == dograh.NoRoute(reason=reason, hangup_cause=cause)
+
+
+@pytest.mark.parametrize("workflow_id", [1, "1", "001"])
+def test_a_call_goes_to_the_workflow_configured_now(db: database.Database, workflow_id: object) -> None:
+    source_id = configure(db, json.dumps(VALUE | {"inbound_workflow_id": workflow_id}))
+    route = dograh.Dograh(db).route(source_id=source_id, organization_id=1)
+    assert route == dograh.Route(workflow_id=1, user_id=1, media_client="media")
+
+
+def test_a_removed_configuration_has_no_route(db: database.Database) -> None:
+    platform, source_id = dograh.Dograh(db), configure(db, json.dumps(VALUE))
+    removed = dograh.NoRoute(reason="configuration removed", hangup_cause=Cause.NETWORK_OUT_OF_ORDER)
+    assert platform.route(source_id=source_id, organization_id=2) == removed
+    platform.remove_configuration(1)
+    assert platform.route(source_id=source_id, organization_id=1) == removed
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "5", '"x"'])
+def test_an_unreadable_configuration_has_no_route(db: database.Database, text: str) -> None:
+    route = dograh.Dograh(db).route(source_id=configure(db, text), organization_id=1)
+    assert isinstance(route, dograh.NoRoute)
+    assert route.reason == "configuration unreadable"
+
+
+# ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_is_written_as_the_platform_reads_it(db: database.Database) -> None:
+    row = run(db, created(db))
+    assert row.pop("id") > 0
+    assert abs(row.pop("created_at") - datetime.now(UTC)) < timedelta(seconds=10)
+    assert row == {
+        "name": "ARI Inbound +49151'\"%s",
+        "workflow_id": 1,
+        "definition_id": None,
+        "mode": "ari",
+        "call_type": "inbound",
+        "state": "initialized",
+        "is_completed": False,
+        "storage_backend": "s3",
+        "usage_info": {},
+        "cost_info": {},
+        "initial_context": {
+            "caller_number": "+49151'\"%s",
+            "called_number": "5551234",
+            "direction": "inbound",
+            "provider": "ari",
+        },
+        "gathered_context": {"call_id": "1762000000.12", "provider": "ari", "channel_name": "PJSIP/trunk-1"},
+        "logs": {},
+        "annotations": {},
+        "campaign_id": None,
+        "queued_run_id": None,
+    }
+
+
+def test_a_run_pins_the_current_definition(db: database.Database) -> None:
+    execute(db, "INSERT INTO workflow_definitions (workflow_id, is_current) VALUES (1, false), (1, true), (2, true)")
+    row = run(db, created(db, storage_backend="minio"))
+    assert (row["definition_id"], row["storage_backend"]) == (2, "minio")
+
+
+def test_a_run_of_a_transaction_that_fails_is_not_there(db: database.Database) -> None:
+    def fail() -> None:
+        with db.transaction() as connection:
+            dograh.Dograh(db).create_run(connection, CALL)
+            raise errors.TransientError("after it")
+
+    with pytest.raises(errors.TransientError):
+        fail()
+    assert one(db, "SELECT count(*) AS runs FROM workflow_runs")["runs"] == 0
+
+
+def test_what_another_process_wrote_is_kept(db: database.Database) -> None:
+    run_id = created(db)
+    call = replace(TALKED, workflow_run_id=run_id)
+    foreign = {"their_key": {"deep": [1]}, "call_disposition": "theirs", "x": "\x00"}
+    execute(
+        db,
+        "UPDATE workflow_runs SET gathered_context = %s, usage_info = '{\"llm\": 5}', logs = '{\"a\": 1}',"
+        " annotations = '[1]' WHERE id = %s",
+        json.dumps(foreign | {"call_id": "1762000000.12"}),
+        run_id,
+    )
+    platform = dograh.Dograh(db)
+    platform.note_media(call, media_id="m1", bridge_id="b1")
+    # Read as text: JSON may hold what Python reads and JSONB would not.
+    noted = json.loads(one(db, "SELECT gathered_context::text AS it FROM workflow_runs")["it"])
+    assert noted == foreign | {"call_id": "1762000000.12", "ext_channel_id": "m1", "bridge_id": "b1"}
+    platform.end_run(call, media_id="m1", bridge_id="b1")
+    row = one(db, "SELECT gathered_context::text AS it, usage_info, logs, annotations FROM workflow_runs")
+    assert json.loads(row["it"]) == noted | {"mapped_call_disposition": "completed"}
+    assert row["usage_info"] == {"llm": 5, "call_duration_seconds": 61}
+    assert (row["logs"], row["annotations"]) == ({"a": 1}, [1])
+
+
+@pytest.mark.parametrize("text", ["null", "[]", '"x"', "5", "[" * 400 + "]" * 400])
+def test_contexts_that_are_no_objects_do_not_break_us(db: database.Database, text: str) -> None:
+    run_id = created(db)
+    execute(db, "UPDATE workflow_runs SET gathered_context = %s, usage_info = %s", text, text)
+    platform, call = dograh.Dograh(db), replace(TALKED, workflow_run_id=run_id)
+    platform.note_media(call, media_id="m1", bridge_id="b1")
+    platform.end_run(call, media_id="m1", bridge_id="b1")
+    row = run(db, run_id)
+    assert (row["is_completed"], row["gathered_context"]["bridge_id"]) == (True, "b1")
+    assert row["usage_info"] == {"call_duration_seconds": 61}
+
+
+@pytest.mark.parametrize("completion", ["ours", "platform"])
+@pytest.mark.parametrize(
+    ("outcome", "direction", "disposition"),
+    [
+        (Outcome.FAILED, Direction.INBOUND, "error"),
+        (Outcome.REFUSED, Direction.INBOUND, "failed"),
+        (Outcome.ABANDONED, Direction.INBOUND, "canceled"),
+        (Outcome.CANCELED, Direction.OUTBOUND, "canceled"),
+        (Outcome.BUSY, Direction.OUTBOUND, "busy"),
+        (Outcome.NO_ANSWER, Direction.OUTBOUND, "no-answer"),
+        (Outcome.FAILED, Direction.OUTBOUND, "error"),
+    ],
+)
+def test_a_run_that_never_connected_is_ended_by_us(
+    db: database.Database, completion: Any, outcome: Outcome, direction: Direction, disposition: str
+) -> None:
+    run_id = created(db)
+    call = replace(FAILED, workflow_run_id=run_id, outcome=outcome, direction=direction, reason="why it was")
+    dograh.Dograh(db, run_completion=completion).end_run(call, media_id="m", bridge_id="b")
+    row = run(db, run_id)
+    assert (row["state"], row["is_completed"], row["usage_info"]) == ("completed", True, {"call_duration_seconds": 0})
+    gathered = row["gathered_context"]
+    assert (gathered["call_disposition"], gathered["mapped_call_disposition"]) == (disposition, disposition)
+    assert (gathered["error"], gathered["call_id"]) == ("why it was", "1762000000.12")
+    assert "bridge_id" not in gathered
+
+
+def test_a_connected_run_is_ours_or_the_platform_s(db: database.Database) -> None:
+    run_id = created(db)
+    call = replace(TALKED, workflow_run_id=run_id)
+    dograh.Dograh(db, run_completion="platform").end_run(call, media_id="m", bridge_id="b")
+    assert (run(db, run_id)["state"], run(db, run_id)["is_completed"]) == ("initialized", False)
+    dograh.Dograh(db, run_completion="ours").end_run(call, media_id="m", bridge_id="b")
+    row = run(db, run_id)
+    assert (row["state"], row["is_completed"], row["usage_info"]) == ("completed", True, {"call_duration_seconds": 61})
+    gathered = row["gathered_context"]
+    assert (gathered["ext_channel_id"], gathered["bridge_id"], gathered["call_disposition"]) == ("m", "b", "completed")
+    assert "error" not in gathered
+
+
+def test_a_completed_run_is_left_alone(db: database.Database) -> None:
+    run_id = created(db)
+    execute(db, "UPDATE workflow_runs SET is_completed = true, state = 'completed', usage_info = '{\"a\": 1}'")
+    before = run(db, run_id)
+    dograh.Dograh(db).end_run(replace(FAILED, workflow_run_id=run_id), media_id="m", bridge_id="b")
+    assert run(db, run_id) == before
+
+
+def test_a_call_without_a_run_or_with_one_that_is_gone_ends_none(db: database.Database) -> None:
+    platform = dograh.Dograh(db)
+    for call in (FAILED, replace(FAILED, workflow_run_id=99)):
+        platform.note_media(call, media_id="m", bridge_id="b")
+        platform.end_run(call, media_id="m", bridge_id="b")
+    assert one(db, "SELECT count(*) AS runs FROM workflow_runs")["runs"] == 0

@@ -1,0 +1,134 @@
+"""Migrations on a real Postgres: an empty database, one that is the platform's, twice, and many at once."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+
+from shared import database, dograh, errors, migrations
+
+pytestmark = pytest.mark.services
+
+PLATFORM = {
+    "organizations", "organization_configurations", "users", "user_configurations", "workflows", "workflow_definitions",
+    "workflow_runs",
+}  # fmt: skip
+OURS = {"alembic_version", "attempts", "calls", "connection_versions", "connections", "leases", "timeline"}
+
+
+def execute(url: str, *statements: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def shape(url: str) -> dict[str, set[tuple[Any, ...]]]:
+    """Every column of every table, by schema."""
+    query = (
+        "SELECT table_schema, table_name, column_name, data_type, is_nullable, column_default"
+        " FROM information_schema.columns WHERE table_schema NOT IN ('pg_catalog', 'information_schema')"
+    )
+    found: dict[str, set[tuple[Any, ...]]] = {}
+    with psycopg.connect(url) as connection:
+        for schema, *rest in connection.execute(query):
+            found.setdefault(schema, set()).add(tuple(rest))
+    return found
+
+
+def tables(url: str, schema: str) -> set[str]:
+    return {column[0] for column in shape(url).get(schema, set())}
+
+
+def test_an_empty_database_gets_everything(empty_database_url: str) -> None:
+    assert migrations.pending(empty_database_url)
+    revision = migrations.upgrade(empty_database_url)
+    assert not migrations.pending(empty_database_url)
+    assert revision
+    assert (tables(empty_database_url, "ari"), tables(empty_database_url, "public")) == (OURS, PLATFORM)
+
+
+def test_twice_is_harmless(empty_database_url: str) -> None:
+    revision = migrations.upgrade(empty_database_url)
+    execute(empty_database_url, "INSERT INTO organizations (provider_id) VALUES ('kept')")
+    before = shape(empty_database_url)
+    assert migrations.upgrade(empty_database_url) == revision
+    assert shape(empty_database_url) == before
+    with psycopg.connect(empty_database_url) as connection:
+        assert connection.execute("SELECT count(*) FROM organizations").fetchone() == (1,)
+
+
+def test_the_platform_s_tables_are_not_altered(empty_database_url: str) -> None:
+    execute(
+        empty_database_url,
+        "CREATE TABLE organizations (id serial PRIMARY KEY, provider_id varchar, theirs text)",
+        "CREATE TABLE workflow_runs (id serial PRIMARY KEY, theirs text)",
+        "CREATE TYPE workflow_run_state AS ENUM ('initialized', 'running', 'completed', 'theirs')",
+    )
+    before = shape(empty_database_url)["public"]
+    migrations.upgrade(empty_database_url)
+    assert shape(empty_database_url)["public"] == before
+    assert tables(empty_database_url, "ari") == OURS
+
+
+def test_a_platform_that_holds_its_tables_does_not_stop_us(empty_database_url: str) -> None:
+    """A migration takes no lock that a busy platform would have to give."""
+    migrations.upgrade(empty_database_url)
+    execute(empty_database_url, "DROP SCHEMA ari CASCADE")
+    with psycopg.connect(empty_database_url) as busy:
+        busy.execute("LOCK TABLE workflow_runs, organizations IN ACCESS EXCLUSIVE MODE")
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(migrations.upgrade, empty_database_url).result(timeout=20)
+
+
+def test_many_at_once_do_it_once(empty_database_url: str) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        revisions = set(pool.map(migrations.upgrade, [empty_database_url] * 6))
+    assert len(revisions) == 1
+    assert tables(empty_database_url, "ari") == OURS
+
+
+@pytest.fixture
+def url_of_ari(empty_database_url: str) -> Iterator[str]:
+    """The database as a role named like our schema reaches it: the embedded server's own, else one made for this."""
+    parts = urlsplit(empty_database_url)
+    if parts.username == "ari":
+        yield empty_database_url
+        return
+    execute(empty_database_url, "CREATE ROLE ari LOGIN PASSWORD 'ari'", "GRANT ALL ON SCHEMA public TO ari")
+    execute(empty_database_url, f'GRANT ALL ON DATABASE "{parts.path.lstrip("/")}" TO ari')
+    yield urlunsplit(parts._replace(netloc=f"ari:ari@{parts.netloc.rpartition('@')[2]}"))
+    execute(empty_database_url, "DROP OWNED BY ari", "DROP ROLE ari")
+
+
+def test_a_role_named_like_our_schema_finds_the_platform_s_tables(url_of_ari: str) -> None:
+    """`"$user"` leads the search path: such a role would look for the platform's tables in our schema."""
+    for _ in range(2):
+        migrations.upgrade(url_of_ari)
+    assert (tables(url_of_ari, "ari"), tables(url_of_ari, "public")) == (OURS, PLATFORM)
+    db = database.Database(url_of_ari, size=1)
+    db.open()
+    assert dograh.Dograh(db).configurations() == []
+    db.close()
+
+
+def test_a_database_that_cannot_be_reached_is_said_so_without_its_password() -> None:
+    with pytest.raises(errors.DatabaseUnavailable, match="cannot be reached") as caught:
+        migrations.upgrade(f"postgresql://u:hunter2@127.0.0.1:1/{uuid.uuid4().hex}")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["mysql://u:hunter2@x/y", "hunter2", "sqlite:///hunter2"])
+def test_another_database_is_refused(url: str) -> None:
+    with pytest.raises(errors.InvalidSettings, match="must begin with postgresql") as caught:
+        migrations.upgrade(url)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_both_spellings_of_the_scheme_work(empty_database_url: str) -> None:
+    assert migrations.upgrade(empty_database_url.replace("postgresql://", "postgres://"))

@@ -1,0 +1,529 @@
+"""Calls in a real Postgres: compare-and-set, claims, the timeline written along, and the ledger on top."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from shared import database, errors
+from shared.core import calls, commands, facts, ids
+from shared.core.calls import Call, Direction, Outcome, State
+from shared.core.deadlines import Limits, Step
+from shared.ledger import Ledger
+from shared.store import Hold, Note, PostgresStore
+
+pytestmark = pytest.mark.services
+
+LIMITS = Limits()
+ADMITTED = facts.Admitted(workflow_id=1, user_id=2, media_client="media")
+
+
+class Orders:
+    """Remembers what was ordered; refuses while the queue is away."""
+
+    def __init__(self) -> None:
+        self.given: list[commands.Command] = []
+        self.away = False
+
+    def give(self, orders: Sequence[commands.Command]) -> None:
+        if self.away:
+            raise errors.QueueUnavailable("Redis: ConnectionError")
+        self.given += orders
+
+    @property
+    def names(self) -> list[str]:
+        return [type(order).__name__ for order in self.given]
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[database.Database]:
+    made = database.Database(database_url, size=10)
+    made.open()
+    with made.connection() as connection:
+        connection.execute("INSERT INTO ari.connections (source_id, organization_id, state) VALUES (1, 3, 'active')")
+        connection.execute("INSERT INTO ari.connections (source_id, organization_id, state) VALUES (2, 4, 'active')")
+        connection.execute(
+            "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password)"
+            " VALUES (1, 1, 'http://a', 'a', 'a', 'x'), (1, 2, 'http://a', 'a', 'a', 'y'),"
+            " (2, 1, 'http://b', 'b', 'b', 'z')"
+        )
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def store(db: database.Database) -> PostgresStore:
+    return PostgresStore(db, who="test", prefix="aip-")
+
+
+@pytest.fixture
+def orders() -> Orders:
+    return Orders()
+
+
+@pytest.fixture
+def ledger(store: PostgresStore, orders: Orders) -> Ledger:
+    return Ledger(store, orders, LIMITS, who="test")
+
+
+@pytest.fixture
+def make(store: PostgresStore) -> Callable[..., Call]:
+    """Writes a call, `received` unless told; gives it back as written."""
+
+    def made(channel_id: str = "1.1", **fields: Any) -> Call:
+        now = store.now()
+        values: dict[str, Any] = {
+            "connection_id": 1, "connection_version": 1, "organization_id": 3, "channel_id": channel_id,
+            "channel_created": "c", "entry": 1, "direction": Direction.INBOUND, "state": State.RECEIVED,
+            "received_at": now, "state_since": now, "deadline_at": now + timedelta(seconds=3),
+        } | fields  # fmt: skip
+        identity = {name: values[name] for name in ("connection_id", "channel_id", "channel_created", "entry")}
+        call = Call(call_id=ids.call_id(**identity), **values)
+        assert store.insert(call, [], None)
+        return call
+
+    return made
+
+
+def hold(step: Step = Step.QUOTA, owner: str = "w1", seconds: float = 5.0) -> Hold:
+    return Hold(owner=owner, step=step, duration=timedelta(seconds=seconds))
+
+
+def claim_of(db: database.Database, call: Call) -> tuple[str | None, str | None]:
+    row = one(db, "SELECT claim_owner, claim_step, claim_until FROM ari.calls WHERE call_id = %s", call.call_id)
+    assert (row["claim_owner"] is None) == (row["claim_until"] is None)
+    return row["claim_owner"], row["claim_step"]
+
+
+def one(db: database.Database, query: str, *values: object) -> dict[str, Any]:
+    with db.connection() as connection:
+        row = connection.execute(query, values).fetchone()
+    assert row is not None
+    return row
+
+
+def timeline(db: database.Database, call: Call) -> list[dict[str, Any]]:
+    with db.connection() as connection:
+        return connection.execute(
+            "SELECT * FROM ari.timeline WHERE call_id = %s ORDER BY id", [call.call_id]
+        ).fetchall()
+
+
+def names(db: database.Database, call: Call) -> list[str]:
+    return [row["name"] for row in timeline(db, call)]
+
+
+# ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_call_comes_back_as_it_was_written(store: PostgresStore, make: Callable[..., Call]) -> None:
+    now = store.now()
+    call = make(
+        state=State.ENDING, deadline_at=now, drives=2, channel_name="PJSIP/ü", caller_number="+49", called_number="5",
+        args=("a=1", "", "ü,)"), entered_stamp="s1", left_stamp="s2", workflow_id=1, user_id=2, media_client="media",
+        workflow_run_id=9, attempt=2, attempt_open_until=now, unsettled_until=now, legs_created=True, media_ready=True,
+        caller_left=True, connected_at=now, ending_at=now, outcome=Outcome.COMPLETED, reason="x", hangup_cause=16,
+    )  # fmt: skip
+    assert store.load(call.call_id) == call
+    assert store.load(uuid.uuid4()) is None
+
+
+def test_a_call_is_inserted_once(store: PostgresStore, db: database.Database, make: Callable[..., Call]) -> None:
+    call = make()
+    assert not store.insert(call, [Note(kind="note", name="again")], hold())
+    # The same entry under another id is the same call too.
+    assert not store.insert(replace(call, call_id=uuid.uuid4()), [], None)
+    assert names(db, call) == ["CallReceived"]
+    assert claim_of(db, call) == (None, None)
+
+
+def test_a_call_inserted_under_a_claim_is_held(
+    store: PostgresStore, db: database.Database, make: Callable[..., Call]
+) -> None:
+    call = replace(make(), call_id=uuid.uuid4(), channel_id="1.2")
+    assert store.insert(call, [Note(kind="note", name="found")], hold())
+    assert claim_of(db, call) == ("w1", "quota")
+    assert store.claim(call.call_id, hold(owner="w2")) is None
+    assert names(db, call) == ["CallReceived", "found"]
+
+
+def test_the_newest_entry_of_a_channel_is_found(store: PostgresStore, make: Callable[..., Call]) -> None:
+    first = make()
+    second = make(entry=2, received_at=first.received_at + timedelta(seconds=1))
+    assert store.last_entry(1, "1.1", "c") == second
+    assert store.last_entry(1, "1.1", None) == second
+    assert store.last_entry(1, "1.1", "another") is None
+    assert store.last_entry(2, "1.1", "c") is None, "another tenant's channel of the same id"
+    assert store.last_entry(1, "1.1%", "c") is None
+
+
+def test_the_clock_is_postgres_s(store: PostgresStore, db: database.Database) -> None:
+    now = one(db, "SELECT clock_timestamp() AS now")["now"]
+    assert abs((store.now() - now).total_seconds()) < 0.5
+    assert store.now() <= store.now()
+
+
+# ── compare-and-set ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def admitted(call: Call, store: PostgresStore) -> Call:
+    return calls.advance(call, ADMITTED, store.now(), LIMITS)[0]
+
+
+def save(
+    store: PostgresStore, before: Call, after: Call, fact: facts.Fact = ADMITTED, *, notes: Sequence[Note] = (),
+    owner: str = "", take: Hold | None = None,
+) -> Call | None:  # fmt: skip
+    return store.save(before, after, fact, notes=notes, owner=owner, hold=take)
+
+
+def test_a_save_raises_the_version(store: PostgresStore, make: Callable[..., Call]) -> None:
+    call = make()
+    saved = save(store, call, admitted(call, store))
+    assert saved is not None
+    assert saved == store.load(call.call_id)
+    assert (saved.state, saved.version) == (State.ADMITTED, call.version + 1)
+
+
+def test_a_stale_save_is_lost_whole(store: PostgresStore, db: database.Database, make: Callable[..., Call]) -> None:
+    call = make()
+    after = admitted(call, store)
+    assert save(store, call, after) is not None
+    request, note = Note(kind="request", name="GET /x", took_ms=1.5), Note(kind="note", name="found")
+    assert save(store, call, replace(after, workflow_id=99), notes=[request, note]) is None
+    loaded = store.load(call.call_id)
+    assert loaded is not None
+    assert loaded.workflow_id == 1
+    # What was asked of an Asterisk was asked, whatever became of the result.
+    assert names(db, call) == ["CallReceived", "Admitted", "GET /x"]
+
+
+def test_two_threads_save_once(store: PostgresStore, make: Callable[..., Call]) -> None:
+    call = make()
+    after = admitted(call, store)
+    with ThreadPoolExecutor(8) as pool:
+        saved = list(pool.map(lambda _: save(store, call, after), range(8)))
+    assert sum(one is not None for one in saved) == 1
+
+
+def test_an_attempt_is_a_row_before_it_is_asked_for(
+    store: PostgresStore, db: database.Database, make: Callable[..., Call]
+) -> None:
+    call = make(state=State.PREPARED)
+    until = store.now() + timedelta(seconds=14)
+    begun = facts.AttemptBegun(attempt=1, open_until=until)
+    attempting = save(store, call, calls.advance(call, begun, store.now(), LIMITS)[0], begun)
+    assert attempting is not None
+    row = one(db, "SELECT * FROM ari.attempts WHERE call_id = %s", call.call_id)
+    assert (row["attempt"], row["media_id"]) == (1, ids.media_id("aip-", call.call_id, 1))
+    assert (row["bridge_id"], row["outcome"]) == (ids.bridge_id("aip-", call.call_id, 1), None)
+    assert row["open_until"] == until
+    unknown = facts.LegsUnknown(attempt=1, reason="no answer")
+    after = save(store, attempting, calls.advance(attempting, unknown, store.now(), LIMITS)[0], unknown)
+    assert after is not None
+    begun = facts.AttemptBegun(attempt=2, open_until=until)
+    second = save(store, after, calls.advance(after, begun, store.now(), LIMITS)[0], begun)
+    assert second is not None
+    created = facts.LegsCreated(attempt=2)
+    assert save(store, second, calls.advance(second, created, store.now(), LIMITS)[0], created) is not None
+    with db.connection() as connection:
+        rows = connection.execute("SELECT attempt, outcome, settled_at FROM ari.attempts ORDER BY attempt").fetchall()
+    assert [(row["attempt"], row["outcome"]) for row in rows] == [(1, "unknown"), (2, "created")]
+    assert all(row["settled_at"] is not None for row in rows)
+
+
+# ── claims ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_one_of_two_threads_gets_the_claim(
+    store: PostgresStore, db: database.Database, make: Callable[..., Call]
+) -> None:
+    call = make()
+    with ThreadPoolExecutor(8) as pool:
+        claimed = list(pool.map(lambda number: store.claim(call.call_id, hold(owner=f"w{number}")), range(8)))
+    (winner,) = [number for number, one in enumerate(claimed) if one is not None]
+    assert claim_of(db, call) == (f"w{winner}", "quota")
+    held = claimed[winner]
+    assert held is not None
+    assert held.version == call.version + 1
+
+
+def test_a_claim_makes_what_was_read_before_stale(store: PostgresStore, make: Callable[..., Call]) -> None:
+    call = make()
+    assert store.claim(call.call_id, hold()) is not None
+    assert save(store, call, admitted(call, store)) is None
+
+
+def test_a_call_in_another_state_is_not_claimed(store: PostgresStore, make: Callable[..., Call]) -> None:
+    call = make()
+    for step in set(Step) - {Step.QUOTA}:
+        assert store.claim(call.call_id, hold(step)) is None
+
+
+def test_a_claim_that_ran_out_can_be_taken(
+    store: PostgresStore, db: database.Database, make: Callable[..., Call]
+) -> None:
+    call = make()
+    assert store.claim(call.call_id, hold(seconds=0)) is not None
+    assert store.claim(call.call_id, hold(owner="w2")) is not None
+    assert claim_of(db, call) == ("w2", "quota")
+
+
+def test_a_claim_stays_when_another_fact_is_stored(
+    store: PostgresStore, db: database.Database, ledger: Ledger, make: Callable[..., Call]
+) -> None:
+    call = make(state=State.PREPARED, attempt=1, attempt_open_until=store.now() + timedelta(seconds=14))
+    assert store.claim(call.call_id, hold(Step.MEDIA)) is not None
+    assert ledger.record(call, facts.MediaReady(attempt=1)).applied
+    assert claim_of(db, call) == ("w1", "media")
+
+
+def test_a_claim_goes_when_the_state_changes(
+    store: PostgresStore, db: database.Database, ledger: Ledger, make: Callable[..., Call]
+) -> None:
+    call = make()
+    assert store.claim(call.call_id, hold()) is not None
+    ledger.record(call, facts.CallerLeft())
+    assert claim_of(db, call) == (None, None)
+
+
+def test_a_claim_goes_when_its_owner_reports(
+    store: PostgresStore, db: database.Database, ledger: Ledger, make: Callable[..., Call]
+) -> None:
+    call = make(state=State.ENDING)
+    held = store.claim(call.call_id, hold(Step.TEARDOWN))
+    assert held is not None
+    ledger.record(held, facts.RemovalPending(why="unreachable"), owner="somebody else")
+    assert claim_of(db, call) == ("w1", "teardown")
+    ledger.record(held, facts.RemovalPending(why="unreachable"), owner="w1")
+    assert claim_of(db, call) == (None, None)
+
+
+def test_a_claim_is_given_back_by_its_owner_only(
+    store: PostgresStore, db: database.Database, make: Callable[..., Call]
+) -> None:
+    call = make()
+    assert store.claim(call.call_id, hold()) is not None
+    store.release(call.call_id, "w2")
+    assert claim_of(db, call) == ("w1", "quota")
+    store.release(call.call_id, "w1")
+    assert claim_of(db, call) == (None, None)
+    assert store.claim(call.call_id, hold(owner="w2")) is not None
+
+
+def test_a_change_may_take_the_call_for_the_next_step(
+    store: PostgresStore, db: database.Database, ledger: Ledger, orders: Orders, make: Callable[..., Call]
+) -> None:
+    call = make(state=State.PREPARED, attempt=1, legs_created=True)
+    recorded = ledger.record(call, facts.MediaReady(attempt=1), owner="w1", take=Step.BRIDGE)
+    assert (recorded.held, recorded.applied, orders.given) == (True, True, [])
+    assert claim_of(db, call) == ("w1", "bridge")
+    again = ledger.record(recorded.call, facts.MediaReady(attempt=1), owner="w2", take=Step.BRIDGE)
+    assert (again.held, again.applied, orders.given) == (False, False, [])
+    assert claim_of(db, call) == ("w1", "bridge")
+
+
+def test_an_attempt_is_begun_by_one_worker_only(
+    store: PostgresStore, ledger: Ledger, orders: Orders, make: Callable[..., Call]
+) -> None:
+    call = make(state=State.PREPARED)
+    begun = facts.AttemptBegun(attempt=1, open_until=store.now() + timedelta(seconds=14))
+    with ThreadPoolExecutor(8) as pool:
+        recorded = list(
+            pool.map(lambda number: ledger.record(call, begun, owner=f"w{number}", take=Step.MEDIA), range(8))
+        )
+    assert sum(one.held for one in recorded) == 1
+    assert sum(one.applied for one in recorded) == 1
+
+
+def test_an_attempt_under_a_live_claim_does_not_begin(
+    store: PostgresStore, ledger: Ledger, make: Callable[..., Call]
+) -> None:
+    call = make(state=State.PREPARED)
+    assert store.claim(call.call_id, hold(Step.MEDIA)) is not None
+    begun = facts.AttemptBegun(attempt=1, open_until=store.now())
+    with pytest.raises(errors.TransientError):
+        ledger.record(call, begun, owner="w2", take=Step.MEDIA)
+    loaded = store.load(call.call_id)
+    assert loaded is not None
+    assert loaded.attempt == 0
+
+
+# ── the ledger ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_lost_save_asks_the_core_again(ledger: Ledger, orders: Orders, make: Callable[..., Call]) -> None:
+    stale = make(state=State.PREPARED, attempt=1)
+    assert ledger.record(stale, facts.LegsCreated(attempt=1)).call.state is State.PREPARED
+    # On what it read, this one would not order the join.
+    recorded = ledger.record(stale, facts.MediaReady(attempt=1))
+    assert recorded.call.state is State.JOINING
+    assert orders.given == [commands.Join(call_id=stale.call_id, attempt=1)]
+
+
+def test_whoever_commits_last_orders_the_one_join(ledger: Ledger, orders: Orders, make: Callable[..., Call]) -> None:
+    for number in range(10):
+        call = make(f"2.{number}", state=State.PREPARED, attempt=1)
+        both = [facts.LegsCreated(attempt=1), facts.MediaReady(attempt=1)]
+        threads = [threading.Thread(target=ledger.record, args=(call, fact)) for fact in both]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert orders.names == ["Join"] * 10
+
+
+def test_a_fact_that_no_longer_applies_writes_only_its_requests(
+    store: PostgresStore, db: database.Database, ledger: Ledger, orders: Orders, make: Callable[..., Call]
+) -> None:
+    call = make(state=State.ENDED, deadline_at=None)
+    request = Note(kind="request", name="POST /x", detail="200", took_ms=3.0, attempt=1)
+    recorded = ledger.record(call, facts.LegsCreated(attempt=1), notes=[request])
+    assert (recorded.applied, orders.names) == (False, ["RemoveAttempt"])
+    assert store.load(call.call_id) == call
+    row = timeline(db, call)[-1]
+    assert (row["kind"], row["name"], row["detail"], row["took_ms"], row["attempt"]) == (
+        "request",
+        "POST /x",
+        "200",
+        3.0,
+        1,
+    )
+
+
+def test_the_timeline_tells_each_transition(
+    store: PostgresStore, db: database.Database, ledger: Ledger, make: Callable[..., Call]
+) -> None:
+    call = make(caller_number="+49151", called_number="555")
+    call = ledger.record(call, ADMITTED, notes=[Note(kind="request", name="GET /q", at=store.now())]).call
+    ledger.record(call, facts.CallerLeft(stamp="s"))
+    arrived, asked, moved, ended = timeline(db, call)
+    assert (arrived["name"], arrived["state_to"], arrived["who"]) == ("CallReceived", "received", "test")
+    assert "+49151 → 555" in arrived["detail"]
+    assert asked["kind"] == "request"
+    assert (moved["kind"], moved["state_from"], moved["state_to"]) == ("transition", "received", "admitted")
+    assert (ended["name"], ended["state_to"]) == ("CallerLeft", "ending")
+    assert "abandoned: caller hung up" in ended["detail"]
+
+
+def test_orders_that_cannot_be_given_do_not_undo_what_is_stored(
+    store: PostgresStore, ledger: Ledger, orders: Orders, make: Callable[..., Call]
+) -> None:
+    orders.away = True
+    call = make()
+    assert ledger.record(call, ADMITTED).applied
+    loaded = store.load(call.call_id)
+    assert loaded is not None
+    assert loaded.state is State.ADMITTED
+
+
+def test_notes_of_a_connection_have_no_call(store: PostgresStore, db: database.Database) -> None:
+    store.note([Note(kind="refusal", name="ForeignLeg", detail="a\x00b")], connection_id=7)
+    row = one(db, "SELECT * FROM ari.timeline")
+    assert (row["call_id"], row["connection_id"], row["detail"]) == (None, 7, "a\ufffdb")
+
+
+# ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_is_created_exactly_once(
+    store: PostgresStore, db: database.Database, ledger: Ledger, orders: Orders, make: Callable[..., Call]
+) -> None:
+    call = make(state=State.ADMITTED)
+    with db.connection() as connection:
+        connection.execute("CREATE TABLE made (id serial PRIMARY KEY)")
+
+    def create(connection: database.Connection, locked: Call) -> int:
+        assert locked.call_id == call.call_id
+        row = connection.execute("INSERT INTO made DEFAULT VALUES RETURNING id").fetchone()
+        assert row is not None
+        return int(row["id"])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: ledger.create_run(call.call_id, create, owner=""), range(8)))
+    made = one(db, "SELECT count(*) AS runs, max(id) AS id FROM made")
+    loaded = store.load(call.call_id)
+    assert loaded is not None
+    assert (made["runs"], loaded.workflow_run_id, loaded.state) == (1, made["id"], State.PREPARED)
+    assert orders.names == ["StartMedia"]
+
+
+def test_a_run_that_cannot_be_stored_is_not_created(
+    store: PostgresStore, db: database.Database, ledger: Ledger, orders: Orders, make: Callable[..., Call]
+) -> None:
+    call = make(state=State.ADMITTED)
+    with db.connection() as connection:
+        connection.execute("CREATE TABLE made (id serial PRIMARY KEY)")
+
+    def create(connection: database.Connection, _: Call) -> int:
+        connection.execute("INSERT INTO made DEFAULT VALUES")
+        raise errors.DatabaseUnavailable("gone in between")
+
+    with pytest.raises(errors.DatabaseUnavailable):
+        ledger.create_run(call.call_id, create, owner="")
+    assert one(db, "SELECT count(*) AS runs FROM made")["runs"] == 0
+    assert store.load(call.call_id) == call
+    assert orders.given == []
+
+
+def test_a_call_that_ended_meanwhile_gets_no_run(ledger: Ledger, make: Callable[..., Call]) -> None:
+    call = make(state=State.ENDING)
+
+    def create(_connection: database.Connection, _call: Call) -> int:
+        raise AssertionError
+
+    ledger.create_run(call.call_id, create, owner="")
+    ledger.create_run(uuid.uuid4(), create, owner="")
+
+
+# ── what is due ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_only_what_is_due_and_in_nobody_s_hands_is_overdue(store: PostgresStore, make: Callable[..., Call]) -> None:
+    now = store.now()
+    late, later = now - timedelta(seconds=9), now - timedelta(seconds=60)
+    due = make("due", deadline_at=late)
+    longest = make("longest", deadline_at=later)
+    make("early", deadline_at=now + timedelta(seconds=60))
+    make("ended", state=State.ENDED, deadline_at=None)
+    make("ended with a deadline", state=State.ENDED, deadline_at=late)
+    claimed = make("claimed", deadline_at=late)
+    assert store.claim(claimed.call_id, hold()) is not None
+    ran_out = make("ran out", deadline_at=late + timedelta(seconds=1))
+    assert store.claim(ran_out.call_id, hold(seconds=0)) is not None
+    assert [call.channel_id for call in store.overdue(10)] == ["longest", "due", "ran out"]
+    assert store.overdue(1) == [longest]
+    assert due in store.overdue(2)
+
+
+def test_open_calls_are_those_of_one_version(store: PostgresStore, ledger: Ledger, make: Callable[..., Call]) -> None:
+    before = store.now() - timedelta(milliseconds=50)
+    first, second = make("1"), make("2")
+    make("3", state=State.ENDED)
+    make("4", connection_version=2)
+    make("5", connection_id=2)
+    assert store.claim(second.call_id, hold()) is not None
+    found = {call.channel_id: (changed, claimed) for call, changed, claimed in store.open_calls(1, 1)}
+    assert {name: claimed for name, (_, claimed) in found.items()} == {"1": False, "2": True}
+    assert found["1"][0] > before
+    ledger.record(first, ADMITTED)
+    again = {call.channel_id: changed for call, changed, _ in store.open_calls(1, 1)}
+    assert again["1"] > found["1"][0]
+
+
+def test_a_database_that_is_away_is_said_so() -> None:
+    db = database.Database("postgresql://u:hunter2@127.0.0.1:1/x", size=1, statement_seconds=0.3)
+    db.open()
+    try:
+        with pytest.raises(errors.DatabaseUnavailable) as caught:
+            PostgresStore(db, who="test", prefix="aip-").now()
+        assert "hunter2" not in str(caught.value)
+    finally:
+        db.close()

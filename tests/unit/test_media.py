@@ -1,0 +1,85 @@
+"""What the answers to both creating requests come to: a refusal settles nothing while the other is unknown."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+
+from shared import errors
+from shared.core import facts
+from shared.core.calls import Call, Direction, State
+from workers import asterisks, media
+
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+CALL = Call(
+    call_id=UUID(int=1),
+    connection_id=1,
+    connection_version=1,
+    organization_id=1,
+    channel_id="1.1",
+    channel_created="c",
+    entry=1,
+    direction=Direction.INBOUND,
+    state=State.PREPARED,
+    received_at=NOW,
+    state_since=NOW,
+    deadline_at=NOW,
+    attempt=1,
+    workflow_id=1,
+    user_id=2,
+    workflow_run_id=3,
+    media_client="media",
+)
+REFUSED = errors.AsteriskRefused(400, "no such client")
+UNKNOWN = errors.AsteriskUnreachable("no answer in time")
+
+
+class Asterisk:
+    """Answers each creating request as told, and remembers it."""
+
+    def __init__(self, of_media: errors.PipelineError | None, of_bridge: errors.PipelineError | None) -> None:
+        self._media, self._bridge = of_media, of_bridge
+        self.asked: list[tuple[str, dict[str, str]]] = []
+
+    def create_media(self, channel_id: str, *, client: str, parameters: dict[str, str]) -> None:
+        self.asked.append((channel_id, parameters))
+        if self._media is not None:
+            raise self._media
+
+    def create_bridge(self, bridge_id: str) -> None:
+        self.asked.append((bridge_id, {}))
+        if self._bridge is not None:
+            raise self._bridge
+
+
+@pytest.mark.parametrize(
+    ("of_media", "of_bridge", "fact"),
+    [
+        (None, None, facts.LegsCreated),
+        (REFUSED, None, facts.LegsRefused),
+        (None, REFUSED, facts.LegsRefused),
+        (REFUSED, REFUSED, facts.LegsRefused),
+        (UNKNOWN, None, facts.LegsUnknown),
+        (None, UNKNOWN, facts.LegsUnknown),
+        (UNKNOWN, REFUSED, facts.LegsUnknown),
+        (REFUSED, UNKNOWN, facts.LegsUnknown),
+    ],
+)
+def test_what_both_answers_come_to(
+    of_media: errors.PipelineError | None, of_bridge: errors.PipelineError | None, fact: type[facts.Fact]
+) -> None:
+    asterisk, side_by_side = Asterisk(of_media, of_bridge), asterisks.SideBySide(2)
+    tools = SimpleNamespace(
+        media_id=lambda call: "m1", bridge_id=lambda call: "b1", side_by_side=side_by_side, token_secret=None
+    )
+    try:
+        reported = media._ask(cast(Any, tools), cast(Any, asterisk), CALL)
+    finally:
+        side_by_side.close()
+    assert type(reported) is fact
+    whose = {"workflow_id": "1", "user_id": "2", "workflow_run_id": "3"}
+    assert sorted(asterisk.asked) == [("b1", {}), ("m1", whose)]
