@@ -37,10 +37,16 @@ class Entrance:
     reason: str = ""
 
 
+#: After a change of the password alone, an older call's requests need the new one as well: the version that is
+#: connected now in the same place is known to have the right one.
 _VERSION = """
-SELECT v.connection_id, v.version, c.organization_id, c.source_id, v.endpoint, v.app, v.ari_user AS user,
-       v.sealed_password
+SELECT v.connection_id, v.version, c.organization_id, c.source_id, v.endpoint, v.app, n.ari_user AS user,
+       n.sealed_password
 FROM ari.connection_versions v JOIN ari.connections c USING (connection_id)
+JOIN LATERAL (
+    SELECT ari_user, sealed_password FROM ari.connection_versions
+    WHERE connection_id = v.connection_id AND endpoint = v.endpoint AND app = v.app
+    ORDER BY socket_state = 'connected' DESC, version = v.version DESC, version DESC LIMIT 1) n ON true
 WHERE v.connection_id = %s AND v.version = %s
 """
 
@@ -61,7 +67,7 @@ class Connections:
         self._db = db
 
     def version(self, connection_id: int, version: int) -> Version | None:
-        """One version, or None when there is none such."""
+        """One version, with the credentials that are good in its place now; None when there is none such."""
         with self._db.connection() as connection:
             row = connection.execute(_VERSION, [connection_id, version]).fetchone()
         return Version(**row) if row is not None else None

@@ -64,6 +64,7 @@ class Database:
 
         Raises:
             DatabaseUnavailable: Postgres cannot be reached, is overloaded, or took too long.
+            DatabaseRefused: What is to be stored cannot be.
         """
         with _translated(), self._pool.connection() as connection:
             yield connection
@@ -81,6 +82,8 @@ def _translated() -> Iterator[None]:
         yield
     except (psycopg.OperationalError, psycopg.InterfaceError, psycopg_pool.PoolTimeout) as exc:
         raise errors.DatabaseUnavailable(_first_line(exc)) from exc
+    except (psycopg.DataError, psycopg.IntegrityError) as exc:
+        raise errors.DatabaseRefused(_first_line(exc)) from exc
     except (psycopg_pool.TooManyRequests, psycopg_pool.PoolClosed) as exc:
         raise errors.DatabaseUnavailable(f"no connection to spare: {type(exc).__name__}") from exc
 

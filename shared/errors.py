@@ -43,6 +43,10 @@ class DatabaseUnavailable(TransientError):
     """Postgres could not be reached, or did not answer in time."""
 
 
+class DatabaseRefused(PermanentError):
+    """Postgres declined a statement for what it holds: data it cannot store, a rule it breaks."""
+
+
 class QueueUnavailable(TransientError):
     """Redis could not be reached, or did not answer in time."""
 

@@ -247,17 +247,20 @@ class PostgresStore:
         )
 
     def open_calls(self, connection_id: int, connection_version: int) -> list[tuple[Call, datetime, bool]]:
-        """Calls of a connection version that have not ended: each with when it last changed, and whether it is claimed.
+        """Calls that have not ended of a connection version, and of its others in the same endpoint and app.
 
-        A call's last change is its newest timeline row.
+        Each with when it last changed, by its newest timeline row, and whether it is claimed.
         """
         with self.db.connection() as connection:
             rows = connection.execute(
                 f"SELECT {_SELECT}, clock_timestamp() AS now,"  # noqa: S608 - built from constants
                 " coalesce((SELECT max(t.at) FROM ari.timeline t WHERE t.call_id = c.call_id), received_at) AS changed,"
                 " coalesce(claim_until > clock_timestamp(), false) AS claimed"
-                " FROM ari.calls c WHERE connection_id = %s AND connection_version = %s AND state <> 'ended'",
-                [connection_id, connection_version],
+                " FROM ari.calls c WHERE connection_id = %s AND state <> 'ended' AND connection_version IN ("
+                " SELECT o.version FROM ari.connection_versions o"
+                " JOIN ari.connection_versions v USING (connection_id, endpoint, app)"
+                " WHERE v.connection_id = %s AND v.version = %s)",
+                [connection_id, connection_id, connection_version],
             ).fetchall()
         if rows:
             self._observe(rows[0]["now"])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from shared import ari, errors, sealing
@@ -15,6 +17,8 @@ from shared.core.deadlines import Limits
 
 #: Clients kept; the one unused for longest goes first. An idle client holds no socket.
 _KEPT = 2000
+#: How long a client is used before its credentials are looked up again: they may have been changed.
+_FRESH_SECONDS = 10.0
 
 _T = TypeVar("_T")
 
@@ -29,6 +33,15 @@ class Asterisks(Protocol):
         """The Asterisk of a connection version. Raises PermanentError when we know none."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A client, what it was made of, and until when that is taken for current."""
+
+    client: ari.Asterisk
+    version: Version
+    fresh_until: float
+
+
 class RestAsterisks:
     """Over HTTP, by what Postgres says of the connection."""
 
@@ -40,7 +53,7 @@ class RestAsterisks:
         self._limits = limits
         self._requests_at_once = requests_at_once
         self._lock = threading.Lock()
-        self._clients: OrderedDict[tuple[int, int], ari.Asterisk] = OrderedDict()
+        self._clients: OrderedDict[tuple[int, int], _Known] = OrderedDict()
 
     def of(self, call: Call, witness: ari.Witness) -> ari.Ari:
         return self.at(call.connection_id, call.connection_version, witness)
@@ -51,18 +64,21 @@ class RestAsterisks:
     def _client(self, connection_id: int, version: int) -> ari.Asterisk:
         key = (connection_id, version)
         with self._lock:
-            client = self._clients.get(key)
-            if client is not None:
+            known = self._clients.get(key)
+            if known is not None:
                 self._clients.move_to_end(key)
-                return client
+                if time.monotonic() < known.fresh_until:
+                    return known.client
         found = self._connections.version(connection_id, version)
         if found is None:
             raise errors.PermanentError(f"connection {connection_id} has no version {version}")
-        made = self._make(found)
         with self._lock:
-            client = self._clients.setdefault(key, made)
+            known = self._clients.get(key)
+            unchanged = known is not None and known.version == found
+            client = known.client if known is not None and unchanged else self._make(found)
+            self._clients[key] = _Known(client, found, time.monotonic() + _FRESH_SECONDS)
             while len(self._clients) > _KEPT:
-                self._clients.popitem(last=False)[1].close()
+                self._clients.popitem(last=False)[1].client.close()
         return client
 
     def _make(self, version: Version) -> ari.Asterisk:

@@ -18,8 +18,9 @@ from workers.steps import Tools
 log = structlog.stdlib.get_logger(__name__)
 
 
-def note_media_ready(tools: Tools, *, connection_id: int, event: events.Event) -> None:
-    """A leg with one of our ids entered Stasis."""
+def note_media_ready(tools: Tools, *, connection_id: int, version: int, event: events.Event) -> None:
+    """A leg with one of our ids entered Stasis, on whichever version of its connection."""
+    del version
     own = ids.parse(tools.prefix, event.leg.id)
     if own is None or own.kind is not ids.Kind.MEDIA:
         return
@@ -48,8 +49,12 @@ def check_media(tools: Tools, *, call_id: UUID, attempt: int) -> None:
 def join_legs(tools: Tools, *, call_id: UUID, attempt: int) -> None:
     """The join once more, for a call whose first one was lost: looks before it repeats anything."""
     claim = claims.claim(tools.ledger, call_id, Step.BRIDGE)
-    if claim is not None and claim.call.attempt == attempt:
+    if claim is None:
+        return
+    if claim.call.attempt == attempt:
         _join(tools, claim, look_first=True)
+    else:
+        claim.give_up(f"ordered for attempt {attempt}, the call is at {claim.call.attempt}")
 
 
 def own_call(tools: Tools, connection_id: int, call_id: UUID, leg_id: str) -> Call | None:

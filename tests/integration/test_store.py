@@ -503,15 +503,23 @@ def test_only_what_is_due_and_in_nobody_s_hands_is_overdue(store: PostgresStore,
     assert due in store.overdue(2)
 
 
-def test_open_calls_are_those_of_one_version(store: PostgresStore, ledger: Ledger, make: Callable[..., Call]) -> None:
+def test_open_calls_are_those_of_one_place(store: PostgresStore, ledger: Ledger, make: Callable[..., Call]) -> None:
+    with store.db.connection() as connection:
+        connection.execute(
+            "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password)"
+            " SELECT connection_id, 9, 'http://moved.example', app, ari_user, sealed_password"
+            " FROM ari.connection_versions WHERE connection_id = 1 AND version = 1"
+        )
     before = store.now() - timedelta(milliseconds=50)
     first, second = make("1"), make("2")
     make("3", state=State.ENDED)
+    # After a change of the password alone: of a newer version, in the same endpoint and app.
     make("4", connection_version=2)
     make("5", connection_id=2)
+    make("6", connection_version=9)
     assert store.claim(second.call_id, hold()) is not None
     found = {call.channel_id: (changed, claimed) for call, changed, claimed in store.open_calls(1, 1)}
-    assert {name: claimed for name, (_, claimed) in found.items()} == {"1": False, "2": True}
+    assert {name: claimed for name, (_, claimed) in found.items()} == {"1": False, "2": True, "4": False}
     assert found["1"][0] > before
     ledger.record(first, ADMITTED)
     again = {call.channel_id: changed for call, changed, _ in store.open_calls(1, 1)}
