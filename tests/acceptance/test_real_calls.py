@@ -218,6 +218,32 @@ def test_a_worker_killed_in_the_media_step_loses_no_call(
     wait_until(lambda: nothing_is_left(asterisk), seconds=10, what=lambda: f"left: {asterisk.channels()}")
 
 
+def test_a_password_changed_during_a_call_neither_ends_it_nor_leaves_it_behind(
+    running: Pipeline, asterisk: RealAsterisk, tenant: Tenant
+) -> None:
+    leg = asterisk.dial()
+    wait_until(lambda: running.state(leg) == "connected", seconds=10, what=lambda: running.story(leg))
+    asterisk.configuration.users["voiceai"] = "another & longer one"
+    asterisk.reload()
+    tenant.configure(asterisk.url, password="another & longer one")
+    wait_until(
+        lambda: (
+            running.query(
+                "SELECT version FROM ari.connection_versions WHERE retired_at IS NULL AND socket_state = 'connected'"
+            )
+            == [{"version": 2}]
+        ),
+        seconds=15,
+        what=lambda: str(running.query("SELECT * FROM ari.connection_versions")),
+    )
+    assert running.state(leg) == "connected", running.story(leg)
+    assert in_one_bridge_with_media(asterisk, leg)
+    asterisk.hang_up_caller(leg)
+    # The new password reaches the worker that knew the old one within ten seconds.
+    wait_until(lambda: ended(running, leg), seconds=30, what=lambda: running.story(leg))
+    wait_until(lambda: nothing_is_left(asterisk), seconds=5, what=lambda: f"left: {ours(asterisk)}")
+
+
 def test_configurations_added_changed_and_removed_take_effect_within_ten_seconds(
     pipeline: Pipeline, tenant: Tenant, asterisk: RealAsterisk, agent: Agent
 ) -> None:
