@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
-from uuid import UUID
 
 import typer
-from rich.table import Table
 
 from arictl import tools
 from shared import database, errors
@@ -23,14 +22,16 @@ WHERE (%(organization)s::integer IS NULL OR organization_id = %(organization)s)
 ORDER BY received_at DESC LIMIT %(limit)s
 """
 
-#: A call is named by its id or the beginning of it, by its run, or by its channel.
+#: A call is named by its channel or its run, each whole, or by its id or the beginning of that. Of several calls of one
+#: channel the newest is meant.
 _FIND = """
-SELECT * FROM ari.calls
-WHERE call_id::text LIKE %(name)s || '%%' OR replace(call_id::text, '-', '') LIKE %(name)s || '%%'
+SELECT *, channel_id = %(name)s OR workflow_run_id::text = %(name)s AS whole FROM ari.calls
+WHERE call_id::text LIKE %(begins)s OR replace(call_id::text, '-', '') LIKE %(begins)s
    OR workflow_run_id::text = %(name)s OR channel_id = %(name)s
-ORDER BY received_at DESC LIMIT 2
+ORDER BY whole DESC, received_at DESC LIMIT 2
 """
 
+_ID_BEGINS = re.compile(r"[0-9a-fA-F-]{4,36}")
 _BAR = 36
 _COLOURS = {"transition": "bold cyan", "request": "green", "refusal": "bold red", "dead-letter": "bold red"}
 
@@ -43,7 +44,9 @@ def list_calls(
     """List calls, the newest first."""
     with tools.opened() as (_, db), db.connection() as connection:
         rows = connection.execute(_CALLS, {"organization": organization, "live": live, "limit": limit}).fetchall()
-    table = Table("call", "org", "caller → called", "run", "received", "state", "set-up", "talk", "outcome", "why")
+    table = tools.table(
+        "call", "org", "caller → called", "run", "received", "state", "set-up", "talk", "outcome", "why"
+    )
     for row in rows:
         table.add_row(
             str(row["call_id"])[:8],
@@ -61,7 +64,9 @@ def list_calls(
 
 
 def trace(
-    name: Annotated[str, typer.Argument(metavar="CALL", help="A call id or its beginning, a run, a channel.")],
+    name: Annotated[
+        str, typer.Argument(metavar="CALL", help="A call id or 4 or more digits of its beginning, a run, a channel.")
+    ],
 ) -> None:
     """Show what happened to a call, step by step, as a waterfall."""
     with tools.opened() as (_, db), db.connection() as connection:
@@ -78,7 +83,7 @@ def trace(
     span = max((at + took for at, took in moments if at + took <= _span_of(call, start)), default=0.0) or 1.0
     # Our own ids are the call's, which stands above, with the attempt: only that is worth the room.
     own = call["call_id"].hex
-    table = Table("at", "", "what", "took", "detail", "who", box=None, pad_edge=False)
+    table = tools.table("at", "", "what", "took", "detail", "who")
     for row, (at, took) in zip(rows, moments, strict=True):
         colour = _COLOURS.get(row["kind"], "dim")
         table.add_row(
@@ -93,20 +98,13 @@ def trace(
 
 
 def _find(connection: database.Connection, name: str) -> database.Row:
-    rows = connection.execute(_FIND, {"name": name.lower() if _is_hex(name) else name}).fetchall() if name else []
+    begins = name.lower() + "%" if _ID_BEGINS.fullmatch(name) else ""
+    rows = connection.execute(_FIND, {"name": name, "begins": begins}).fetchall()
     if not rows:
         raise errors.PermanentError(f"no call is named {name!r}: arictl calls lists them")
-    if len(rows) > 1 and rows[0]["channel_id"] != name:
+    if len(rows) > 1 and not rows[0]["whole"]:
         raise errors.PermanentError(f"{name!r} names several calls: give more of the id")
     return rows[0]
-
-
-def _is_hex(name: str) -> bool:
-    try:
-        UUID(name.ljust(32, "0")[:36])
-    except ValueError:
-        return False
-    return True
 
 
 def _heading(call: dict[str, Any]) -> str:

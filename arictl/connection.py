@@ -7,13 +7,12 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from arictl import tools
 from shared import dograh, errors
 from shared.core import configurations
 
-app = typer.Typer(help="Tenants' Asterisks.", no_args_is_help=True)
+app = typer.Typer(help="Tenants' Asterisks.", no_args_is_help=True, rich_markup_mode=None)
 
 _LIST = """
 SELECT c.connection_id, c.organization_id, c.state, c.reason, v.version, v.endpoint, v.app, v.socket_state,
@@ -72,7 +71,7 @@ def remove(organization: Organization) -> None:
 @app.command("list")
 def list_connections() -> None:
     """List connections: connected or not, since when, and why not."""
-    table = Table(
+    table = tools.table(
         "connection", "org", "endpoint", "app", "socket", "since", "live calls", "last event", "what is wrong"
     )
     with tools.opened() as (_, db), db.connection() as connection:

@@ -7,7 +7,7 @@ import typer
 from arictl import tools
 from shared import migrations, settings
 
-app = typer.Typer(help="The database's schema.", no_args_is_help=True)
+app = typer.Typer(help="The database's schema.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()

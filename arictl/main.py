@@ -15,6 +15,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    # What stands in brackets in a help text is no markup.
+    rich_markup_mode=None,
 )
 app.add_typer(db.app, name="db")
 app.add_typer(connection.app, name="connection")

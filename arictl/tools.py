@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import sys
 from collections.abc import Iterator
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from shared import database, settings
 
-#: Wide enough for a table also where there is no terminal.
-out = Console(highlight=False, soft_wrap=True)
+#: Wide enough for a table where there is no terminal.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+
+
+def table(*headings: str) -> Table:
+    """An empty table; only its last two columns, the wordy ones, are broken into lines."""
+    made = Table(box=None, pad_edge=False)
+    for number, heading in enumerate(headings):
+        made.add_column(heading, no_wrap=number < len(headings) - 2)
+    return made
 
 
 def plain(text: str) -> str:
@@ -23,7 +34,9 @@ def plain(text: str) -> str:
 def opened() -> Iterator[tuple[settings.Tool, database.Database]]:
     """The settings and a database for one command. Raises InvalidSettings or, when used, DatabaseUnavailable."""
     config = settings.load(settings.Tool)
-    db = database.Database(config.database_url.get_secret_value(), size=2, statement_seconds=10, name="arictl")
+    # The error that ends the command says it once, and clearly.
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
+    db = database.Database(config.database_url.get_secret_value(), size=2, statement_seconds=5, name="arictl")
     db.open()
     try:
         yield config, db

@@ -78,7 +78,8 @@ class Assigner:
         self._written: dict[str, _Held] = {}
         self._term = 0
         self._patient_until = 0.0
-        self._replaced_at: dict[str, float] = {}
+        #: Connection key → the epoch under which it was replaced, and since when.
+        self._replaced_at: dict[str, tuple[int, float]] = {}
         #: Redis was found empty: everything wants a resync.
         self.redis_was_emptied = False
 
@@ -173,7 +174,10 @@ class Assigner:
             return False
         if row["superseded"]:
             return False
-        since = self._replaced_at.setdefault(f"{key}/{report.epoch}", time.monotonic())
+        epoch, since = self._replaced_at.get(key, (0, 0.0))
+        if epoch != report.epoch:
+            since = time.monotonic()
+            self._replaced_at[key] = (report.epoch, since)
         return time.monotonic() - since >= _RETAKE_SECONDS
 
     @staticmethod

@@ -79,8 +79,13 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     _guarded(lease, reconciler.reconcile)()
     clock.start()
     log.info("scheduler started", leads=lease.held)
-    stop.wait()
-    clock.shutdown(wait=True)
+    # Looked at now and then: a signal that another thread takes (after SIGSTOP and SIGCONT) does not wake this one.
+    while not stop.wait(1.0):
+        pass
+    # The jobs at work finish, but nobody waits for them longer than the drain.
+    ending = threading.Thread(target=clock.shutdown, name="shutdown", daemon=True)
+    ending.start()
+    ending.join(config.drain_seconds)
     lease.release()
     db.close()
     log.info("scheduler stopped")

@@ -418,7 +418,7 @@ def _parsed_channel(document: Any) -> Channel:
     try:
         return events.parse_channel(document)
     except errors.InvalidEvent as exc:
-        raise errors.AsteriskUnreachable(f"answered an unreadable channel: {exc}", may_have_acted=False) from exc
+        raise errors.AnswerUnreadable(f"answered an unreadable channel: {exc}", may_have_acted=False) from exc
 
 
 def _parsed_bridge(document: Any) -> Bridge:

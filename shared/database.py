@@ -82,6 +82,8 @@ def _translated() -> Iterator[None]:
         yield
     except (psycopg.OperationalError, psycopg.InterfaceError, psycopg_pool.PoolTimeout) as exc:
         raise errors.DatabaseUnavailable(_first_line(exc)) from exc
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as exc:
+        raise errors.DatabaseRefused(f"{_first_line(exc)}: is the schema this release's? arictl db upgrade") from exc
     except (psycopg.DataError, psycopg.IntegrityError) as exc:
         raise errors.DatabaseRefused(_first_line(exc)) from exc
     except (psycopg_pool.TooManyRequests, psycopg_pool.PoolClosed) as exc:

@@ -63,6 +63,10 @@ class AsteriskUnreachable(TransientError):
         self.may_have_acted = may_have_acted
 
 
+class AnswerUnreadable(AsteriskUnreachable):
+    """An Asterisk answered with something that is not what was asked for."""
+
+
 class AsteriskRefused(PermanentError):
     """An Asterisk answered and declined: a 4xx with its message. The request had no effect."""
 

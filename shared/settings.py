@@ -18,12 +18,26 @@ _MINIMUM_KEY_LENGTH = 16
 _Url = Annotated[str, Field(min_length=1)]
 
 
-class Base(pydantic_settings.BaseSettings):
-    """What every process reads. Each field is the environment variable of the same name, upper case."""
+def _postgres(url: SecretStr) -> SecretStr:
+    if not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+        raise ValueError("must begin with postgresql://")
+    return url
+
+
+_DatabaseUrl = Annotated[SecretStr, pydantic.AfterValidator(_postgres)]
+_DATABASE_URL = Field(description="Postgres: `postgresql://user:password@host/database`.")
+
+
+class Environment(pydantic_settings.BaseSettings):
+    """Where settings come from. Each field is the environment variable of the same name, upper case."""
 
     model_config = pydantic_settings.SettingsConfigDict(
         env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, hide_input_in_errors=True
     )
+
+
+class Base(Environment):
+    """What every process reads."""
 
     redis_url: SecretStr = Field(description="Redis, a database of its own: `redis://host:6379/0`.")
     secret_key: SecretStr = Field(
@@ -35,6 +49,7 @@ class Base(pydantic_settings.BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least to log.")
     log_format: Literal["text", "json"] = Field(default="text", description="How a log line is written.")
+    drain_seconds: float = Field(default=15.0, ge=0, le=300, description="Longest stop after SIGTERM.")
     process_name: str = Field(default="", description="How this process calls itself; host and pid when empty.")
 
     @pydantic.field_validator("redis_url")
@@ -76,7 +91,7 @@ class Base(pydantic_settings.BaseSettings):
 class WithDatabase(Base):
     """What processes with a database read."""
 
-    database_url: SecretStr = Field(description="Postgres: `postgresql://user:password@host/database`.")
+    database_url: _DatabaseUrl = _DATABASE_URL
     database_pool: int = Field(default=10, ge=1, le=200, description="Most Postgres connections of one process.")
     run_completion: Literal["ours", "platform"] = Field(
         default="ours", description="Who completes the runs of connected calls: we, or the platform's own API process."
@@ -94,13 +109,6 @@ class WithDatabase(Base):
     stale_start_seconds: float = Field(
         default=5.0, gt=0, le=60, description="A call picked up later than this is refused with congestion."
     )
-
-    @pydantic.field_validator("database_url")
-    @classmethod
-    def _postgres(cls, url: SecretStr) -> SecretStr:
-        if not url.get_secret_value().startswith(("postgresql://", "postgres://")):
-            raise ValueError("must begin with postgresql://")
-        return url
 
     def limits(self) -> Limits:
         """The bounds of a call."""
@@ -121,7 +129,6 @@ class Listener(Base):
     listener_buffer: int = Field(default=10_000, ge=1, description="Most events waiting for Redis, over all sockets.")
     listener_buffer_share: int = Field(default=2_000, ge=1, description="Most events waiting of one connection.")
     heartbeat_seconds: float = Field(default=1.0, gt=0, le=10, description="Between two heartbeats.")
-    drain_seconds: float = Field(default=10.0, ge=0, le=300, description="Longest stop after SIGTERM.")
 
 
 class Worker(WithDatabase):
@@ -141,7 +148,6 @@ class Worker(WithDatabase):
     media_token_secret: SecretStr | None = Field(
         default=None, description="Signs the media token; derived from the first SECRET_KEY when not set."
     )
-    drain_seconds: float = Field(default=20.0, ge=0, le=300, description="Longest stop after SIGTERM.")
 
     @pydantic.field_validator("worker_queues")
     @classmethod
@@ -183,13 +189,13 @@ class Scheduler(WithDatabase):
     sweep_batch: int = Field(default=500, ge=1, le=10_000, description="Most overdue calls driven on in one sweep.")
 
 
-class Tool(WithDatabase):
-    """arictl's settings: as the processes', but only what a command uses has to be set."""
+class Tool(Environment):
+    """arictl's settings."""
 
-    redis_url: SecretStr = Field(default=SecretStr("redis://127.0.0.1:6379/0"), description="As for the processes.")
+    database_url: _DatabaseUrl = _DATABASE_URL
 
 
-_S = TypeVar("_S", bound=Base)
+_S = TypeVar("_S", bound=Environment)
 
 
 def load(kind: type[_S]) -> _S:
@@ -205,7 +211,7 @@ def load(kind: type[_S]) -> _S:
         raise errors.InvalidSettings("\n".join(["these settings need your attention:", *lines])) from None
 
 
-def _variable(kind: type[Base], location: tuple[int | str, ...]) -> str:
+def _variable(kind: type[Environment], location: tuple[int | str, ...]) -> str:
     return str(location[0]).upper() if location else kind.__name__
 
 

@@ -59,6 +59,8 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     actors.declare(broker, tools)
     if tools.token_secret is None:
         log.warning("media tokens are off: anyone who can reach the voice agent can open a media socket")
+    elif config.media_token_secret is None:
+        log.info("media tokens are signed by a secret derived from the first SECRET_KEY: changing it changes them")
     worker = dramatiq.Worker(
         broker,
         queues=set(config.queues) or None,
@@ -66,7 +68,9 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     )
     worker.start()
     log.info("worker started", queues=sorted(config.queues) or "all", threads=config.worker_threads)
-    stop.wait()
+    # Looked at now and then: a signal that another thread takes (after SIGSTOP and SIGCONT) does not wake this one.
+    while not stop.wait(1.0):
+        pass
     log.info("worker stops: finishes what is in hand")
     worker.stop(timeout=int(config.drain_seconds * 1000))
     side_by_side.close()

@@ -12,6 +12,9 @@ from shared.core.deadlines import Step
 from workers import claims
 from workers.steps import Tools
 
+#: Bounds the look at an attempt of unknown outcome, before the next one begins.
+_LOOK_SECONDS = 2.0
+
 
 def start_media(tools: Tools, *, call_id: UUID, attempt: int) -> None:
     """Begins an attempt, unless it was begun before: whoever did it may have asked, and nobody may ask twice."""
@@ -19,6 +22,10 @@ def start_media(tools: Tools, *, call_id: UUID, attempt: int) -> None:
     if call is None:
         return
     limits = tools.ledger.limits
+    if attempt > 1 and attempt == call.attempt + 1 and _is_whole(tools, call):
+        # The attempt before had its effect after all; only the answer, or the worker that waited for it, was lost.
+        tools.ledger.record(call, facts.LegsCreated(attempt=call.attempt))
+        return
     wait = limits.claim(Step.MEDIA).total_seconds() + limits.request_seconds
     begun = facts.AttemptBegun(attempt=attempt, open_until=_after(tools, wait))
     recorded, claim = claims.take(tools.ledger, call, begun, Step.MEDIA)
@@ -28,6 +35,16 @@ def start_media(tools: Tools, *, call_id: UUID, attempt: int) -> None:
     if attempt > 1:
         remove(tools, asterisk, claim.call, attempt - 1)
     claim.record(_ask(tools, asterisk, claim.call))
+
+
+def _is_whole(tools: Tools, call: Call) -> bool:
+    """Whether both the leg and the bridge of the call's newest attempt are there; False when nobody can tell."""
+    watch = claims.Watch(tools.ledger, _LOOK_SECONDS)
+    asterisk = tools.asterisks.of(call, watch)
+    media_id, bridge_id = tools.media_id(call), tools.bridge_id(call)
+    found = tools.side_by_side(lambda: asterisk.channel(media_id), lambda: asterisk.bridge(bridge_id))
+    tools.ledger.store.note(watch.notes(), call=call)
+    return not any(one is None or isinstance(one, errors.PipelineError) for one in found)
 
 
 def remove_attempt(tools: Tools, *, call_id: UUID, attempt: int) -> None:

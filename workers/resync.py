@@ -136,7 +136,12 @@ class _Look:
                 self._adopt_leg(channel_id)
 
     def _adopt_leg(self, channel_id: str) -> None:
-        leg = self._asterisk.channel(channel_id)
+        try:
+            leg = self._asterisk.channel(channel_id)
+        except errors.AnswerUnreadable as exc:
+            # One tenant's odd leg keeps nobody else from being found.
+            self._found(f"channel {channel_id} cannot be read ({exc}): left alone")
+            return
         if leg is None or leg.stasis_app != self._asterisk.app or quota.is_no_caller(leg):
             return
         held_by = next((bridge.id for bridge in self._all_bridges() if channel_id in bridge.channels), None)

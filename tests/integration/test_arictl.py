@@ -232,9 +232,20 @@ def test_a_database_that_is_away_is_said_so(arictl: Arictl) -> None:
 
 
 def test_wrong_settings_are_named(arictl: Arictl) -> None:
-    done = arictl("calls", DATABASE_URL="", SECRET_KEY="hunter2")
-    failed(done, "DATABASE_URL: must begin with postgresql://", "SECRET_KEY: each key needs", lines=3)
+    done = arictl("calls", DATABASE_URL="mysql://u:hunter2@h/d")
+    failed(done, "DATABASE_URL: must begin with postgresql://", lines=2)
     assert "hunter2" not in done.stderr
+
+
+def test_every_command_explains_itself(arictl: Arictl) -> None:
+    for command in ("db upgrade", "connection add", "connection remove", "connection list", "calls", "trace"):
+        done = arictl(*command.split(), "--help")
+        assert done.returncode == 0, done.stderr
+        assert "[/prefix]" in done.stdout or command != "connection add"
+
+
+def test_a_database_without_the_schema_is_told_what_to_do(arictl: Arictl, empty_database_url: str) -> None:
+    failed(arictl("connection", "list", DATABASE_URL=empty_database_url), "arictl db upgrade", lines=1)
 
 
 def test_a_command_that_is_none_is_explained(arictl: Arictl) -> None:

@@ -30,12 +30,12 @@ REFRESH = "UPDATE_DOCS=1 make test ARGS=tests/unit/test_docs.py"
 #: Who reads which settings: a class's own fields, under this heading.
 READERS: dict[str, type[settings.Base]] = {
     "Every process": settings.Base,
-    "With a database: worker, scheduler, arictl": settings.WithDatabase,
+    "With a database: worker and scheduler; arictl reads DATABASE_URL alone": settings.WithDatabase,
     "Listener": settings.Listener,
     "Worker": settings.Worker,
     "Scheduler": settings.Scheduler,
 }
-PROCESSES: list[type[settings.Base]] = [settings.Listener, settings.Worker, settings.Scheduler, settings.Tool]
+PROCESSES: list[type[settings.Base]] = [settings.Listener, settings.Worker, settings.Scheduler]
 #: First words of a path in the checkout.
 FOLDERS = "tests|docs|shared|workers|scheduler|listener|arictl|devstack|simulator"
 
@@ -140,7 +140,7 @@ def claims_table() -> str:
     rows = [(f"`{step}`", f"{limits.claim(step).total_seconds():g}", what) for step, what in made_of.items()]
     return _table(("Step", "Claim, seconds", "Made of"), rows) + (
         f"\nA request is {limits.connect_seconds:g} s to connect and {limits.read_seconds:g} s for the answer, a"
-        f" statement {limits.database_seconds:g} s; each claim but that of `runs` has one statement on top.\n"
+        f" statement\n{limits.database_seconds:g} s; each claim but that of `runs` has one statement on top.\n"
     )
 
 

@@ -15,7 +15,7 @@ GOOD = {
     "DATABASE_URL": "postgresql://voiceai:hunter2@postgres/voiceai",
     "SECRET_KEY": "hunter2 hunter2 hunter2",
 }
-KINDS: list[type[settings.Base]] = [settings.Listener, settings.Worker, settings.Scheduler, settings.Tool]
+KINDS: list[type[settings.Base]] = [settings.Listener, settings.Worker, settings.Scheduler]
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +42,13 @@ def test_the_listener_needs_no_database(environment: pytest.MonkeyPatch) -> None
     assert settings.load(settings.Listener).redis_url.get_secret_value() == GOOD["REDIS_URL"]
 
 
-def test_the_tool_needs_no_redis(environment: pytest.MonkeyPatch) -> None:
+def test_the_tool_needs_a_database_and_nothing_else(environment: pytest.MonkeyPatch) -> None:
     environment.delenv("REDIS_URL")
-    settings.load(settings.Tool)
+    environment.delenv("SECRET_KEY")
+    assert "hunter2" not in repr(settings.load(settings.Tool))
+    environment.delenv("DATABASE_URL")
+    with pytest.raises(errors.InvalidSettings, match="DATABASE_URL: is not set"):
+        settings.load(settings.Tool)
 
 
 @pytest.mark.parametrize(
