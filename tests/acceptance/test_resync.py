@@ -125,8 +125,8 @@ class Site:
         )
 
     def dial(self, **how: Any) -> str:
-        """Somebody calls in."""
-        return self.control.dial(APP, **how)
+        """Somebody calls in; the simulator's own ids may be those of another site's callers."""
+        return self.control.dial(APP, **({"channel_id": f"caller-{uuid.uuid4().hex[:12]}"} | how))
 
     def connect(self, count: int = 1) -> list[str]:
         """So many callers, each with an agent on the line."""
@@ -293,6 +293,7 @@ def running_product(
     redis_server: servers.Redis | None = None,
     processes: tuple[str, ...] = (),
     agent_database: bool = True,
+    kind: type[Pipeline] = Pipeline,
     **environment: str,
 ) -> Iterator[Product]:
     """The processes (all unless told) with fast clocks and a Redis of their own, started."""
@@ -300,7 +301,7 @@ def running_product(
     with contextlib.ExitStack() as stack:
         own_redis = redis_server or stack.enter_context(servers.Redis(folder / f"redis-{uuid.uuid4().hex[:8]}"))
         pipeline = stack.enter_context(
-            Pipeline(database_url=database_url, redis_url=own_redis.url, logs=logs, **(FAST | environment))
+            kind(database_url=database_url, redis_url=own_redis.url, logs=logs, **(FAST | environment))
         )
         agent = stack.enter_context(
             Agent(
