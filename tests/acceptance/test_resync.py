@@ -80,7 +80,7 @@ class Product:
             made.assert_sound()
 
     @contextlib.contextmanager
-    def redis(self) -> Iterator[redis.Redis]:
+    def queue(self) -> Iterator[redis.Redis]:
         """A client of the product's Redis."""
         with contextlib.closing(queues.client(self.redis_url)) as client:
             yield client
@@ -359,7 +359,7 @@ def test_a_caller_whose_stasis_start_was_lost_is_adopted_and_the_late_event_chan
     ]
     late = events.parse(json.dumps(lost))
     assert late is not None
-    with product.redis() as client:
+    with product.queue() as client:
         for _ in range(2):
             site.push_event(client, late)
         product.wait_idle(client)
@@ -556,7 +556,7 @@ def test_legs_and_bridges_of_another_controller_are_left_alone_and_reported(prod
         assert "ForeignMedia: channel their-media" in "\n".join(site.notes()), site.tell()
         site.control.hang_up("their-media")
         site.until(lambda: site.control.channel("their-media") is None, seconds=5, what="their leg is gone")
-        with product.redis() as client:
+        with product.queue() as client:
             product.wait_idle(client)
         assert not site.calls(), f"a leg of theirs became a call of ours\n{site.tell()}"
         assert site.control.channel(caller) is not None
@@ -604,7 +604,7 @@ def test_a_caller_sent_on_unheard_survives_the_resync_and_is_a_new_call_when_it_
 def test_an_emptied_redis_loses_no_call_and_touches_no_connected_one(product: Product, site: Site) -> None:
     connected = site.connect(3)
     made = site.count("POST", "/channels/externalMedia")
-    with site.control.hold("POST", "/channels/externalMedia", "before") as gate, product.redis() as client:
+    with site.control.hold("POST", "/channels/externalMedia", "before") as gate, product.queue() as client:
         in_media = [site.dial() for _ in range(3)]
         gate.wait_arrived(count=3)
         # With the worker frozen, what the listener pushes is still in Redis when it is emptied.

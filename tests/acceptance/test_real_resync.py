@@ -1,0 +1,192 @@
+"""Resync and what may not be touched, on a real Asterisk."""
+
+from __future__ import annotations
+
+import signal
+import uuid
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from devstack.agent import Agent
+from devstack.asterisk import FAR_PREFIX, RealAsterisk
+from tests.acceptance.pipeline import Pipeline, Tenant, wait_until
+
+pytestmark = [pytest.mark.asterisk, pytest.mark.services]
+
+#: Where a caller goes on without us: to a human, and back into our app when COME_BACK is set; and a caller who hangs up
+#: when LEAVE is set.
+DIALPLAN = """
+[human]
+exten => s,1,Wait(0.2)
+ same => n,GotoIf($["${COME_BACK}" = ""]?1)
+ same => n,Stasis(voiceai)
+ same => n,Hangup()
+exten => 1,1,Answer()
+ same => n,Wait(3600)
+
+[far](+)
+exten => leaver,1,Answer()
+ same => n,Wait(0.2)
+ same => n,GotoIf($["${LEAVE}" = ""]?2)
+ same => n,Hangup()
+"""
+PREFIX = "aip-"
+
+
+@pytest.fixture
+def running(pipeline: Pipeline, tenant: Tenant, asterisk: RealAsterisk, agent: Agent) -> Pipeline:
+    """Everything up, with a quick resync; the tenant's socket connected."""
+    assert agent.port
+    asterisk.configuration.dialplan = DIALPLAN
+    asterisk.reload()
+    tenant.configure(asterisk.url)
+    pipeline.start(RESYNC_SECONDS="0.5", CONFIGURATIONS_SECONDS="0.5")
+    pipeline.wait_connected()
+    return pipeline
+
+
+def connect(running: Pipeline, asterisk: RealAsterisk, **how: Any) -> str:
+    leg = asterisk.dial(**how)
+    wait_until(lambda: running.state(leg) == "connected", seconds=10, what=lambda: running.story(leg))
+    return leg
+
+
+def until(running: Pipeline, asterisk: RealAsterisk, condition: Callable[[], object], *, seconds: float) -> None:
+    def tell() -> str:
+        stories = [f"-- {call['channel_id']}\n{running.story(call['channel_id'])}" for call in running.calls()]
+        left = [(channel["id"], channel["dialplan"]["app_name"]) for channel in asterisk.channels()]
+        return "\n".join([*stories, f"channels: {left}", f"bridges: {[b['id'] for b in asterisk.bridges()]}"])
+
+    wait_until(condition, seconds=seconds, what=tell)
+
+
+def channel(asterisk: RealAsterisk, leg: str) -> dict[str, Any] | None:
+    return next((found for found in asterisk.channels() if found["id"] == leg), None)
+
+
+def bridges(asterisk: RealAsterisk) -> dict[str, list[str]]:
+    return {bridge["id"]: bridge["channels"] for bridge in asterisk.bridges()}
+
+
+def found(running: Pipeline) -> str:
+    """What resyncs had to tell."""
+    return "\n".join(row["detail"] for row in running.query("SELECT detail FROM ari.timeline WHERE name = 'Resync'"))
+
+
+def test_a_caller_handed_to_a_human_is_left_alone_and_is_a_new_call_when_it_comes_back(
+    running: Pipeline, asterisk: RealAsterisk
+) -> None:
+    leg = connect(running, asterisk)
+    asterisk.request(
+        "POST", f"/channels/{leg}/continue", context="human", extension="s", priority="1"
+    ).raise_for_status()
+    until(running, asterisk, lambda: running.state(leg) == "ended", seconds=10)
+    until(running, asterisk, lambda: not asterisk.bridges(), seconds=5)
+    talking = channel(asterisk, leg)
+    assert talking is not None, f"the caller was cut off\n{running.story(leg)}"
+    assert talking["dialplan"]["context"] == "human"
+    assert {one["id"] for one in asterisk.channels()} == {leg, FAR_PREFIX + leg}
+    asterisk.cli("dialplan set global COME_BACK yes")
+    until(
+        running, asterisk, lambda: [call["state"] for call in running.calls(leg)] == ["ended", "connected"], seconds=10
+    )
+    first, second = running.calls(leg)
+    assert (first["entry"], second["entry"]) == (1, 2)
+    assert first["channel_created"] == second["channel_created"]
+    assert None not in (first["workflow_run_id"], second["workflow_run_id"])
+    assert first["workflow_run_id"] != second["workflow_run_id"]
+    assert set(bridges(asterisk)[f"{PREFIX}{second['call_id'].hex}-b1"]) == {leg, f"{PREFIX}{second['call_id'].hex}-m1"}
+    asterisk.hang_up_caller(leg)
+    until(running, asterisk, lambda: running.state(leg) == "ended", seconds=10)
+    until(running, asterisk, lambda: not asterisk.channels() and not asterisk.bridges(), seconds=5)
+
+
+def test_what_is_not_ours_is_left_alone_and_what_is_ours_without_a_call_is_removed(
+    running: Pipeline, asterisk: RealAsterisk
+) -> None:
+    """Their bridge with a caller of theirs, their empty bridge; a leg, a bridge, and an empty bridge of ours."""
+    stays, unbridged = connect(running, asterisk), connect(running, asterisk)
+    strange = f"{PREFIX}{uuid.uuid4().hex}"
+    running.signal("listener", signal.SIGSTOP)
+    running.signal("worker", signal.SIGSTOP)
+    try:
+        # Frozen, our listener does not hear of a caller that another controller serves, and no resync is quicker.
+        theirs = asterisk.dial()
+        until(running, asterisk, lambda: in_stasis(asterisk, theirs), seconds=5)
+        for bridge in ("their-bridge", "their-empty-bridge"):
+            asterisk.request("POST", f"/bridges/{bridge}", type="mixing").raise_for_status()
+        asterisk.request("POST", "/bridges/their-bridge/addChannel", channel=theirs).raise_for_status()
+    finally:
+        running.kill("listener")
+        running.start("listener")
+        running.signal("worker", signal.SIGCONT)
+    asterisk.request(
+        "POST", "/channels", endpoint="Local/1@human", app="voiceai", channelId=f"{strange}-m1"
+    )  # fmt: skip
+    asterisk.request("POST", f"/bridges/{strange}-b1", type="mixing").raise_for_status()
+    own = f"{PREFIX}{running.call(unbridged)['call_id'].hex}-b1"
+    for leg in bridges(asterisk)[own]:
+        asterisk.request("POST", f"/bridges/{own}/removeChannel", channel=leg).raise_for_status()
+    until(running, asterisk, lambda: running.state(unbridged) == "ended", seconds=15)
+    assert running.call(unbridged)["reason"].startswith("bridge lost: not in the bridge"), running.story(unbridged)
+    until(
+        running, asterisk, lambda: not [b for b in bridges(asterisk) if b.startswith(strange) or b == own], seconds=15
+    )
+    until(running, asterisk, lambda: channel(asterisk, f"{strange}-m1") is None, seconds=10)
+    until(running, asterisk, lambda: f"channel {theirs} is in bridge their-bridge" in found(running), seconds=15)
+    assert bridges(asterisk)["their-bridge"] == [theirs]
+    assert "their-empty-bridge" in bridges(asterisk)
+    assert not running.calls(theirs), running.story(theirs)
+    assert running.state(stays) == "connected", running.story(stays)
+    asterisk.hang_up_caller(stays)
+    until(running, asterisk, lambda: running.state(stays) == "ended", seconds=10)
+
+
+def in_stasis(asterisk: RealAsterisk, leg: str) -> bool:
+    there = channel(asterisk, leg)
+    return there is not None and there["dialplan"]["app_name"] == "Stasis"
+
+
+def test_modules_that_are_not_loaded_for_a_while_prove_no_teardown_and_end_no_call(
+    running: Pipeline, asterisk: RealAsterisk
+) -> None:
+    stays, hangs_up = connect(running, asterisk), connect(running, asterisk)
+    asterisk.cli("module unload res_ari_bridges.so")
+    asterisk.hang_up_caller(hangs_up)
+    until_asked(running, hangs_up, "DELETE /bridges/", "answered 404 Resource not found")
+    assert running.state(hangs_up) == "ending", running.story(hangs_up)
+    assert running.run(hangs_up)["is_completed"]
+    asterisk.cli("module load res_ari_bridges.so")
+    until(running, asterisk, lambda: running.state(hangs_up) == "ended", seconds=15)
+    # From here on no leg may end: Asterisk dies when one does that an unloaded res_ari_channels had made.
+    asterisk.cli("module unload res_ari_applications.so")
+    asterisk.cli("module unload res_ari_channels.so")
+    answer = asterisk.request("GET", f"/channels/{quote(stays)}")
+    assert (answer.status_code, answer.json()["message"]) == (404, "Resource not found")
+    before = refused_resyncs(running)
+    wait_until(lambda: refused_resyncs(running) >= before + 6, seconds=15, what=running.log_tail)
+    asterisk.cli("module load res_ari_channels.so")
+    asterisk.cli("module load res_ari_applications.so")
+    seen = refused_resyncs(running)
+    after = connect(running, asterisk)
+    assert running.state(stays) == "connected", running.story(stays)
+    assert {len(legs) for legs in bridges(asterisk).values()} == {2}
+    assert refused_resyncs(running) <= seen + 2
+    assert asterisk.answers(), "Asterisk crashed"
+    assert running.state(after) == "connected"
+
+
+def refused_resyncs(running: Pipeline) -> int:
+    """How many resyncs were not possible, by the worker's log."""
+    return (running.logs / "worker.log").read_text().count("resync not possible")
+
+
+def until_asked(running: Pipeline, leg: str, request: str, answer: str) -> None:
+    wait_until(
+        lambda: any(row["name"].startswith(request) and row["detail"] == answer for row in running.timeline(leg)),
+        seconds=10,
+        what=lambda: running.story(leg),
+    )
