@@ -29,7 +29,7 @@ class Resyncs:
             return
         full = self._tick % _FULL_EVERY == 0
         self._tick += 1
-        self._ask("clock", full=full)
+        self._ask(messages.RESYNC_CLOCK, full=full)
 
     def ask_all(self) -> None:
         """Asks for a full resync of everything: Redis lost what it held."""

@@ -19,6 +19,10 @@ from shared.core import commands, events, ids
 VERSION = 1
 _READABLE = frozenset({VERSION - 1, VERSION}) - {0}
 
+#: Why a resync is asked for, where it matters: on the clock, or for what the one before found too young to judge.
+RESYNC_CLOCK = "clock"
+RESYNC_FOLLOW_UP = "follow-up"
+
 #: Every queue.
 QUEUES = ("quota", "runs", "media", "bridge", "teardown", "originate", "resync")
 

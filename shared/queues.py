@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 import dramatiq
 import redis
@@ -54,10 +55,11 @@ class BrokerOrders:
         for order in orders:
             self.send(messages.of_command(order))
 
-    def send(self, message: messages.Message) -> None:
-        """Enqueues one message. Raises QueueUnavailable."""
+    def send(self, message: messages.Message, *, wait: timedelta | None = None) -> None:
+        """Enqueues one message, to be worked on at once or after a while. Raises QueueUnavailable."""
+        delay_ms = None if wait is None else int(wait.total_seconds() * 1000)
         try:
-            self._broker.enqueue(message)
+            self._broker.enqueue(message, delay=delay_ms)
         except redis.RedisError as exc:
             raise errors.QueueUnavailable(f"Redis: {type(exc).__name__}") from exc
 

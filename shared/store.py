@@ -137,6 +137,9 @@ class Store(Protocol):
     def release(self, call_id: UUID, owner: str) -> None:
         """Gives a claim back without a result."""
 
+    def note_news(self, notes: Sequence[Note], *, connection_id: int, within: timedelta) -> None:
+        """Writes those rows that do not say again what was said of the connection within this time."""
+
     def open_calls(self, connection_id: int, connection_version: int) -> list[tuple[Call, datetime, bool]]:
         """Calls that have not ended: each with when it last changed, and whether it is claimed."""
 
@@ -281,6 +284,18 @@ class PostgresStore:
                 f"INSERT INTO ari.timeline ({_TIMELINE_COLUMNS}) {_TIMELINE_ROWS}",
                 {"timeline": json.dumps(rows, default=str)},
             )
+
+    def note_news(self, notes: Sequence[Note], *, connection_id: int, within: timedelta) -> None:
+        with self.db.connection() as connection:
+            said = connection.execute(
+                "SELECT DISTINCT name, detail FROM ari.timeline WHERE connection_id = %s AND call_id IS NULL"
+                " AND kind = 'note' AND at > clock_timestamp() - %s::interval",
+                [connection_id, within],
+            ).fetchall()
+        known = {(row["name"], row["detail"]) for row in said}
+        news = [note for note in notes if (note.name, note.detail) not in known]
+        if news:
+            self.note(news, connection_id=connection_id)
 
     def _row(self, note: Note, *, call: Call | None = None, connection_id: int | None = None) -> dict[str, Any]:
         return {

@@ -38,7 +38,7 @@ def _arrival(body: _Body) -> dict[str, Any]:
 
 
 def _resync(body: _Body) -> dict[str, Any]:
-    return {**_connection(body), "full": bool(body["full"])}
+    return {**_connection(body), "full": bool(body["full"]), "reason": str(body["reason"])}
 
 
 #: Actor → how its message is read, and the function of its step.

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from shared import ari, errors
+from shared import ari, errors, messages
 from shared.core import calls, events, facts, ids
 from shared.core.calls import Call, State
 from shared.store import Note
@@ -21,15 +21,19 @@ log = structlog.stdlib.get_logger(__name__)
 
 #: A call changed later than this before the look is at work: not judged.
 _STILL = timedelta(seconds=2)
+#: A finding that stands is noted this often.
+_SAID_AGAIN = timedelta(hours=1)
 #: Bounds one resync; the next one goes on.
 _SECONDS = 60.0
 
 
-def resync_connection(tools: Tools, *, connection_id: int, version: int, full: bool) -> None:
+def resync_connection(tools: Tools, *, connection_id: int, version: int, full: bool, reason: str) -> None:
     """Compares one connection version's Asterisk with our calls.
 
     Args:
         full: Also look at the bridges: an empty one of ours, or a leg outside its bridge, shows only there.
+        reason: Why it was asked for. One that is not on the clock is followed by another for the calls that were too
+            young to be judged.
     """
     watch = claims.Watch(tools.ledger, _SECONDS)
     asterisk = tools.asterisks.at(connection_id, version, watch)
@@ -40,7 +44,13 @@ def resync_connection(tools: Tools, *, connection_id: int, version: int, full: b
         # Nothing is concluded from an Asterisk that does not answer; the clock asks again.
         log.info("resync not possible", connection=connection_id, version=version, why=str(exc))
     if look.findings:
-        tools.ledger.store.note(look.findings, connection_id=connection_id)
+        # A leg that is left alone is found again and again.
+        tools.ledger.store.note_news(look.findings, connection_id=connection_id, within=_SAID_AGAIN)
+    if look.too_young and reason not in (messages.RESYNC_CLOCK, messages.RESYNC_FOLLOW_UP):
+        follow_up = messages.of_resync(
+            connection_id=connection_id, connection_version=version, reason=messages.RESYNC_FOLLOW_UP, full=full
+        )
+        tools.send_later(follow_up, _STILL + timedelta(seconds=1))
 
 
 class _Look:
@@ -53,6 +63,8 @@ class _Look:
         self._version = version
         self._bridges: list[ari.Bridge] | None = None
         self.findings: list[Note] = []
+        #: Some calls were changed too recently, or are in a step's hands.
+        self.too_young = False
 
     def compare(self, *, full: bool) -> None:
         looked_at = self._tools.ledger.store.now()
@@ -62,7 +74,9 @@ class _Look:
         if full:
             self._all_bridges()
         for call, changed_at, claimed in known:
-            if not claimed and changed_at < looked_at - _STILL:
+            if claimed or changed_at >= looked_at - _STILL:
+                self.too_young = True
+            else:
                 self._judge(call, present)
         self._adopt(present, [call for call, _, _ in known])
         self._sweep_leftovers(present, looked_at)

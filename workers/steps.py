@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Protocol
 
-from shared import connections, database, dograh
+from shared import connections, database, dograh, messages
 from shared.core import ids
 from shared.core.calls import Call
 from shared.ledger import Ledger
@@ -61,6 +62,8 @@ class Tools:
     entrances: Entrances
     #: Runs requests at the same time; each gives its result or its PipelineError.
     side_by_side: Callable[..., list[Any]]
+    #: Enqueues a message to be worked on after a while. Raises QueueUnavailable.
+    send_later: Callable[[messages.Message, timedelta], None]
     #: Redis's time in ms; None when unknown.
     redis_ms: Callable[[], int | None]
     #: Begins our channel and bridge ids.

@@ -263,7 +263,7 @@ def _prepare(call: Call, now: datetime, limits: Limits) -> Advance:
 
 def _attempt_begun(call: Call, fact: facts.AttemptBegun, now: datetime, limits: Limits) -> Advance:
     is_next = fact.attempt == call.attempt + 1 and fact.attempt <= limits.attempts
-    if call.state is not State.PREPARED or not is_next:
+    if call.state is not State.PREPARED or not is_next or call.legs_created:
         return _same(call)
     # Still open here means that a worker died over the attempt before: whatever it asked may yet take effect.
     begun = replace(
@@ -282,7 +282,9 @@ def _attempt_begun(call: Call, fact: facts.AttemptBegun, now: datetime, limits: 
 def _legs_created(call: Call, fact: facts.LegsCreated, now: datetime, limits: Limits) -> Advance:
     if fact.attempt != call.attempt:
         return call, (commands.RemoveAttempt(call_id=call.call_id, attempt=fact.attempt),)
-    settled = replace(call, legs_created=True, attempt_open_until=None)
+    # The first attempt's outcome was all that could be unknown.
+    unsettled = None if fact.attempt == 1 else call.unsettled_until
+    settled = replace(call, legs_created=True, attempt_open_until=None, unsettled_until=unsettled)
     match call.state:
         case State.PREPARED if call.media_ready:
             return _join(settled, now, limits)

@@ -6,320 +6,24 @@ of its own.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import signal
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import psycopg
 import pytest
-import redis
 import requests
 
 from devstack import servers
 from devstack.agent import Agent
-from devstack.endpoint import Behaviour
-from shared import keys, messages, queues
+from shared import keys
 from shared.core import events
-from simulator.control import Control, LoggedRequest
-from simulator.settings import Settings
-from simulator.testing import SimulatedAsterisk
-from tests.acceptance.pipeline import PASSWORD, Pipeline, Tenant, closing_tenant, wait_until
+from tests.acceptance.pipeline import PASSWORD
+from tests.acceptance.sites import APP, EVENTS, PREFIX, Product, Site, own_database, running_product
 
 pytestmark = pytest.mark.services
-
-APP = "voiceai"
-PREFIX = "aip-"
-EVENTS = [
-    "StasisStart", "StasisEnd", "ChannelDestroyed", "ChannelHangupRequest", "Dial", "ApplicationReplaced",
-]  # fmt: skip
-#: Every clock but those under test, so that a test takes seconds.
-FAST = {
-    "ASSIGN_SECONDS": "0.25",
-    "CONFIGURATIONS_SECONDS": "0.5",
-    "CONNECT_SECONDS": "1",
-    "HEARTBEAT_SECONDS": "0.25",
-    "MEDIA_CHECK_SECONDS": "1",
-    "QUEUE_SECONDS": "2",
-    "READ_SECONDS": "3",
-    "RESYNC_SECONDS": "0.5",
-    "STALE_START_SECONDS": "30",
-    "SWEEP_SECONDS": "0.25",
-}
-
-
-@dataclass(kw_only=True)
-class Product:
-    """The processes, with the servers and the agent that are theirs alone."""
-
-    pipeline: Pipeline
-    agent: Agent
-    database_url: str
-    redis_url: str
-
-    @contextlib.contextmanager
-    def site(self, *, media_urls: dict[str, str] | None = None) -> Iterator[Site]:
-        """A tenant and its Asterisk, connected; what must hold after every test is looked at when it ends."""
-        configured = Settings(media_urls=media_urls or {})
-        with contextlib.ExitStack() as stack:
-            asterisk = stack.enter_context(
-                SimulatedAsterisk(configured, users={APP: PASSWORD}, media_url=self.agent.url)
-            )
-            tenant = stack.enter_context(closing_tenant(self.database_url, f"tenant-{uuid.uuid4().hex[:8]}"))
-            made = Site(pipeline=self.pipeline, tenant=tenant, asterisk=asterisk)
-            tenant.configure(asterisk.url)
-            stack.callback(_unless_disconnected, tenant.remove_configuration)
-            made.wait_ready()
-            yield made
-            made.assert_sound()
-
-    @contextlib.contextmanager
-    def queue(self) -> Iterator[redis.Redis]:
-        """A client of the product's Redis."""
-        with contextlib.closing(queues.client(self.redis_url)) as client:
-            yield client
-
-    def wait_idle(self, client: redis.Redis) -> None:
-        """Waits until no message is waiting or in hand."""
-        wait_until(
-            lambda: not any(client.hlen(f"{keys.NAMESPACE}:{name}.msgs") for name in messages.QUEUES),
-            seconds=10,
-            every=0.01,
-            what="every message was worked on",
-        )
-
-
-@dataclass(kw_only=True)
-class Site:
-    """One tenant and its Asterisk."""
-
-    pipeline: Pipeline
-    tenant: Tenant
-    asterisk: SimulatedAsterisk
-    #: Requests that the test itself makes to create something, under ids of ours.
-    forged: set[str] = field(default_factory=set)
-
-    @property
-    def control(self) -> Control:
-        return self.asterisk.control
-
-    @property
-    def connection(self) -> dict[str, Any]:
-        """The connection's id and version."""
-        (found,) = self.pipeline.query(
-            "SELECT connection_id, version FROM ari.connections WHERE organization_id = %s", self.tenant.organization_id
-        )
-        return found
-
-    def wait_ready(self, *, seconds: float = 15) -> None:
-        """Waits until the socket is up and the resync after it has set the event filter."""
-        self.until(lambda: self.pipeline.connected(self.asterisk.url), seconds=seconds, what="the socket is up")
-        self.until(
-            lambda: self.count("PUT", "/applications/voiceai/eventFilter"), seconds=seconds, what="the filter is set"
-        )
-
-    def dial(self, **how: Any) -> str:
-        """Somebody calls in; the simulator's own ids may be those of another site's callers."""
-        return self.control.dial(APP, **({"channel_id": f"caller-{uuid.uuid4().hex[:12]}"} | how))
-
-    def connect(self, count: int = 1) -> list[str]:
-        """So many callers, each with an agent on the line."""
-        legs = [self.dial() for _ in range(count)]
-        for leg in legs:
-            self.wait_state(leg, "connected")
-        return legs
-
-    def wait_state(self, leg: str, *states: str, seconds: float = 10) -> None:
-        """Waits until the newest call of a leg is in one of these states."""
-        self.until(lambda: self.pipeline.state(leg) in states, seconds=seconds, what=f"{leg} is {' or '.join(states)}")
-
-    def wait_empty(self, *, seconds: float = 10) -> None:
-        """Waits until neither channel nor bridge is left."""
-        self.until(
-            lambda: not self.control.channels() and not self.control.bridges(), seconds=seconds, what="nothing is left"
-        )
-
-    def until(self, condition: Callable[[], object], *, seconds: float, what: str) -> None:
-        """Polls; explains itself with everything that is known."""
-        wait_until(condition, seconds=seconds, what=lambda: f"{what}\n{self.tell()}")
-
-    def end(self, *legs: str) -> None:
-        """These callers hang up; all that was made for them goes."""
-        for leg in legs:
-            self.control.hang_up(leg)
-        for leg in legs:
-            self.wait_state(leg, "ended")
-        self.wait_empty()
-
-    def own(self, leg: str, kind: str, attempt: int = 1) -> str:
-        """The id of the media leg (`m`) or the bridge (`b`) of a leg's newest call."""
-        return f"{PREFIX}{self.pipeline.calls(leg)[-1]['call_id'].hex}-{kind}{attempt}"
-
-    def is_joined(self, leg: str, attempt: int = 1) -> bool:
-        """Whether caller and agent, and nobody else, are in the call's bridge."""
-        wanted = {leg, self.own(leg, "m", attempt)}
-        bridge_id = self.own(leg, "b", attempt)
-        return any(b["id"] == bridge_id and set(b["channels"]) == wanted for b in self.control.bridges())
-
-    def run(self, leg: str) -> dict[str, Any]:
-        """The run of a leg's newest call."""
-        (found,) = self.pipeline.query(
-            "SELECT * FROM workflow_runs WHERE id = %s", self.pipeline.calls(leg)[-1]["workflow_run_id"]
-        )
-        return found
-
-    def runs(self) -> int:
-        """How many runs this tenant has."""
-        count = self.pipeline.value(
-            "SELECT count(*) FROM workflow_runs WHERE workflow_id = %s", self.tenant.workflow_id
-        )
-        return int(count)
-
-    def calls(self) -> list[dict[str, Any]]:
-        """This tenant's calls."""
-        return self.pipeline.query(
-            "SELECT * FROM ari.calls WHERE organization_id = %s ORDER BY received_at", self.tenant.organization_id
-        )
-
-    def facts(self, leg: str) -> list[str]:
-        """Names of what happened to a leg's calls."""
-        return [row["name"] for row in self.pipeline.timeline(leg)]
-
-    def notes(self) -> list[str]:
-        """What was noted of the connection: name and detail."""
-        rows = self.pipeline.query(
-            "SELECT name, detail FROM ari.timeline WHERE connection_id = %s ORDER BY id",
-            self.connection["connection_id"],
-        )
-        return [f"{row['name']}: {row['detail']}" for row in rows]
-
-    def asked(self, method: str, path: str) -> list[LoggedRequest]:
-        """The requests made so far to a path."""
-        return self.control.requests(method, path)
-
-    def count(self, method: str, path: str) -> int:
-        """How many requests were made to a path."""
-        return len(self.asked(method, path))
-
-    def rest(self, method: str, path: str, **query: str) -> requests.Response:
-        """A request of somebody else's: the owner of the Asterisk, another controller."""
-        if method == "POST":
-            self.forged.update(query.get("channelId", "").split())
-        answer = requests.request(
-            method, f"{self.asterisk.url}/ari{path}", params=query, auth=(APP, PASSWORD), timeout=5
-        )
-        answer.raise_for_status()
-        return answer
-
-    def push_event(self, client: redis.Redis, event: events.Event) -> None:
-        """What a listener would push."""
-        seconds, micros = client.time()
-        connection = self.connection
-        message = messages.of_event(
-            event,
-            prefix=PREFIX,
-            connection_id=connection["connection_id"],
-            connection_version=connection["version"],
-            at_ms=seconds * 1000 + micros // 1000,
-        )
-        assert message is not None
-        queues.BrokerOrders(queues.broker(self.pipeline.redis_url)).send(message)
-
-    def tell(self) -> str:
-        """Everything that is known."""
-        stories = [
-            f"-- {call['channel_id']} {call['state']} {call['outcome']} {call['reason']}\n"
-            f"{self.pipeline.story(call['channel_id'])}"
-            for call in self.calls()
-        ]
-        channels = [
-            (channel["id"], channel["state"], channel["app"], channel["bridge_id"])
-            for channel in self.control.channels()
-        ]
-        bridges = [(bridge["id"], bridge["channels"]) for bridge in self.control.bridges()]
-        letters = self.pipeline.query("SELECT name, detail FROM ari.timeline WHERE kind = 'dead-letter'")
-        return "\n".join([
-            *stories, f"-- of the connection: {self.notes()}", f"-- channels: {channels}", f"-- bridges: {bridges}",
-            f"-- dead letters: {letters}",
-        ])  # fmt: skip
-
-    def assert_sound(self) -> None:
-        """What holds after every test, whatever was done to us."""
-        assert self.control.crashes == 0, f"Asterisk crashed\n{self.tell()}"
-        made = Counter(
-            request.query["channelId"]
-            for request in self.asked("POST", "/channels/externalMedia")
-            if request.query.get("channelId") not in self.forged
-        )
-        made += Counter(r.path for r in self.control.requests("POST") if r.path.startswith(f"/bridges/{PREFIX}")
-                        and r.path.count("/") == 2)  # fmt: skip
-        assert not [one for one, times in made.items() if times > 1], f"an id was used twice: {made}\n{self.tell()}"
-        doubly = self.pipeline.query(
-            "SELECT workflow_run_id FROM ari.calls WHERE organization_id = %s AND workflow_run_id IS NOT NULL"
-            " GROUP BY 1 HAVING count(*) > 1",
-            self.tenant.organization_id,
-        )
-        assert not doubly, f"two calls with one run\n{self.tell()}"
-        with_run = [call for call in self.calls() if call["workflow_run_id"] is not None]
-        assert self.runs() == len(with_run), f"a run without a call\n{self.tell()}"
-        open_runs = self.pipeline.query(
-            "SELECT r.id FROM workflow_runs r JOIN ari.calls c ON c.workflow_run_id = r.id"
-            " WHERE c.organization_id = %s AND c.state = 'ended' AND NOT r.is_completed",
-            self.tenant.organization_id,
-        )
-        assert not open_runs, f"a run that outlived its call\n{self.tell()}"
-        letters = self.pipeline.query("SELECT name, detail FROM ari.timeline WHERE kind = 'dead-letter'")
-        assert not letters, f"dead letters: {letters}"
-
-
-def _unless_disconnected(act: Callable[[], None]) -> None:
-    """A test may have killed the server under the tenant's connection."""
-    with contextlib.suppress(psycopg.OperationalError):
-        act()
-
-
-@contextlib.contextmanager
-def running_product(
-    *,
-    folder: Path,
-    logs: Path,
-    database_url: str,
-    redis_server: servers.Redis | None = None,
-    processes: tuple[str, ...] = (),
-    agent_database: bool = True,
-    kind: type[Pipeline] = Pipeline,
-    **environment: str,
-) -> Iterator[Product]:
-    """The processes (all unless told) with fast clocks and a Redis of their own, started."""
-    logs.mkdir(parents=True)
-    with contextlib.ExitStack() as stack:
-        own_redis = redis_server or stack.enter_context(servers.Redis(folder / f"redis-{uuid.uuid4().hex[:8]}"))
-        pipeline = stack.enter_context(
-            kind(database_url=database_url, redis_url=own_redis.url, logs=logs, **(FAST | environment))
-        )
-        agent = stack.enter_context(
-            Agent(
-                database_url=database_url if agent_database else None,
-                secret=pipeline.media_secret,
-                behaviour=Behaviour(mode="tone", tone_hz=400),
-            )
-        )
-        pipeline.start(*processes)
-        yield Product(pipeline=pipeline, agent=agent, database_url=database_url, redis_url=own_redis.url)
-
-
-@contextlib.contextmanager
-def own_database(server_url: str, template: str) -> Iterator[str]:
-    """A migrated database for a whole module."""
-    name = f"test_{uuid.uuid4().hex}"
-    yield servers.create_database(server_url, name, template=template)
-    servers.drop_database(server_url, name)
 
 
 @pytest.fixture(scope="module")
@@ -405,6 +109,15 @@ def test_a_cut_event_socket_is_opened_again_and_what_happened_meanwhile_is_found
         ) as product,
         product.site() as site,
     ):
+        # Without a socket and without a channel ever, the app and its filter are gone.
+        filters = site.count("PUT", "/applications/voiceai/eventFilter")
+        site.control.cut_event_sockets(APP)
+        site.until(
+            lambda: site.count("PUT", "/applications/voiceai/eventFilter") > filters,
+            seconds=15,
+            what="the event filter is set again",
+        )
+        assert allowed(site) == set(EVENTS)
         gone, stays = site.connect(2)
         # A resync judges only what has been still for two seconds.
         site.until(
@@ -412,7 +125,6 @@ def test_a_cut_event_socket_is_opened_again_and_what_happened_meanwhile_is_found
             seconds=5,
             what="quiet",
         )
-        filters = site.count("PUT", "/applications/voiceai/eventFilter")
         lost = site.count("GET", "/applications/voiceai")
         assert site.control.cut_event_sockets(APP, silently=silently) == 1
         site.control.hang_up(gone)
@@ -421,14 +133,6 @@ def test_a_cut_event_socket_is_opened_again_and_what_happened_meanwhile_is_found
         assert site.count("GET", "/applications/voiceai") > lost, "it was the resync that found it"
         assert site.pipeline.state(stays) == "connected", site.tell()
         site.end(stays)
-        # Without a socket and without a channel, the app and its filter are gone.
-        site.control.cut_event_sockets(APP)
-        site.until(
-            lambda: site.count("PUT", "/applications/voiceai/eventFilter") > filters,
-            seconds=15,
-            what="the event filter is set again",
-        )
-        assert allowed(site) == set(EVENTS)
         site.end(*site.connect())
 
 
