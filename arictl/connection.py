@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from arictl import tools
-from shared import dograh, errors
+from shared import authorities, dograh, errors
 from shared.core import configurations
 
 app = typer.Typer(help="Tenants' Asterisks.", no_args_is_help=True, rich_markup_mode=None)
@@ -37,6 +38,9 @@ def add(  # noqa: PLR0917 - typer reads these as options
     ws_client: Annotated[str, typer.Option(help="The client in websocket_client.conf that reaches the agent.")],
     workflow: Annotated[int | None, typer.Option(help="The workflow that serves inbound calls.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Change the configuration it has.")] = False,
+    ca_bundle: Annotated[
+        Path | None, typer.Option(help="Certificates in PEM to trust instead of the system's, for https.")
+    ] = None,
 ) -> None:
     """Add an organization's Asterisk.
 
@@ -51,7 +55,10 @@ def add(  # noqa: PLR0917 - typer reads these as options
         "inbound_workflow_id": workflow,
         "from_numbers": [],
     }
+    if ca_bundle is not None:
+        value["ari_ca_bundle"] = _bundle(ca_bundle)
     configuration = configurations.parse(value)
+    authorities.check(configuration.ca_bundle)
     with tools.opened() as (_, db):
         dograh.Dograh(db).write_configuration(organization, value, replace=replace)
     tools.out.print(
@@ -92,6 +99,22 @@ def list_connections() -> None:
     tools.out.print(table if rows else "No connections. Add one: arictl connection add --help")
     if leads is None:
         tools.out.print("[bold red]No scheduler is at work: this is how things were, and nothing is taken up.[/]")
+
+
+def _bundle(path: Path) -> str:
+    try:
+        with path.open(encoding="ascii") as file:
+            # More than a bundle may have, however large the file is.
+            text = file.read(1024 * 1024)
+    except OSError as exc:
+        raise errors.InvalidConfiguration(f"{path} cannot be read: {exc.strerror}") from exc
+    except ValueError:
+        raise errors.InvalidConfiguration(
+            f"{path} is not PEM: openssl x509 -inform der -in {path} makes it so"
+        ) from None
+    if not text.strip():
+        raise errors.InvalidConfiguration(f"{path} is empty")
+    return text
 
 
 def _password() -> str:

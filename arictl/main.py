@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from arictl import calls, connection, db
+from arictl import calls, connection, db, doctor
 from shared import errors
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.add_typer(db.app, name="db")
 app.add_typer(connection.app, name="connection")
 app.command("calls")(calls.list_calls)
 app.command("trace")(calls.trace)
+app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:

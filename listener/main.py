@@ -12,7 +12,6 @@ import os
 import random
 import resource
 import signal
-import ssl
 import sys
 import uuid
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from listener.pushes import Pushes
 from listener.standing import Standing
 from listener.store import Store
 from listener.turns import Turns
-from shared import errors, logs, settings
+from shared import authorities, errors, health, logs, settings
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -62,6 +61,8 @@ class Listener:
     """
 
     def __init__(self, config: settings.Listener, chance: Callable[[], float] = random.random) -> None:
+        # Reads every authority of the system: here, not when the first socket is opened.
+        authorities.context(None)
         self.id = f"{config.name}-{uuid.uuid4().hex[:8]}"
         self._config = config
         self._store = Store(config.redis_url.get_secret_value(), self.id)
@@ -70,7 +71,7 @@ class Listener:
         clock = RedisClock()
         self._holdings = Holdings(
             sockets.Surroundings(
-                open_wire=functools.partial(wires.open_wire, tls=ssl.create_default_context()),
+                open_wire=wires.open_wire,
                 unseal=config.sealer().open,
                 buffer=self._buffer,
                 clock=clock,
@@ -98,6 +99,7 @@ class Listener:
         _log.info("listening", listener=self.id)
         heartbeats = asyncio.create_task(self._heartbeats(), name="heartbeats")
         pushes = asyncio.create_task(self._pushes(), name="pushes")
+        pulse = asyncio.create_task(self._pulse(), name="pulse")
         try:
             await stop.wait()
             deadline = asyncio.get_running_loop().time() + self._config.drain_seconds
@@ -109,9 +111,16 @@ class Listener:
             _log.warning("stopped before all was done", events_lost=self._buffer.held)
         finally:
             await self._holdings.close()
-            await supervision.end([heartbeats, pushes], patience_seconds=_PATIENCE_SECONDS)
+            await supervision.end([heartbeats, pushes, pulse], patience_seconds=_PATIENCE_SECONDS)
             with contextlib.suppress(TimeoutError, OSError):
                 await self._store.close()
+
+    async def _pulse(self) -> None:
+        """While the event loop turns."""
+        pulse = health.Pulse(self._config.health_file)
+        while True:
+            pulse.beat()
+            await asyncio.sleep(health.BEAT_SECONDS)
 
     async def _leave(self, deadline: float) -> None:
         """Hands over, closes, flushes, and is gone."""

@@ -54,8 +54,8 @@ class Watcher(Protocol):
 class Surroundings:
     """What every socket of a listener shares."""
 
-    #: (URL, Authorization header) → an open websocket; raises SocketBroken.
-    open_wire: Callable[[str, str], Awaitable[Wire]]
+    #: (URL, Authorization header, CA bundle) → an open websocket; raises SocketBroken.
+    open_wire: Callable[[str, str, str | None], Awaitable[Wire]]
     #: Opens a sealed password; raises SealBroken.
     unseal: Callable[[str], str]
     buffer: Buffer
@@ -161,7 +161,7 @@ class Socket:
             await self._around.standing.wait()
             async with self._around.turns.turn():
                 if self._around.standing.good:
-                    return await self._around.open_wire(url, header)
+                    return await self._around.open_wire(url, header, assignment.ca_bundle)
 
     async def _read(self, wire: Wire) -> None:
         """Until the app is taken over."""

@@ -16,6 +16,7 @@ from websockets.asyncio import client
 from websockets.frames import CloseCode
 
 from listener.errors import SocketBroken
+from shared import authorities, errors
 
 _OPEN_SECONDS = 10.0
 _CLOSE_SECONDS = 2.0
@@ -69,16 +70,17 @@ class Wire:
                 self._connection.transport.abort()
 
 
-async def open_wire(url: str, authorization: str, tls: ssl.SSLContext) -> Wire:
+async def open_wire(url: str, authorization: str, ca_bundle: str | None) -> Wire:
     """Opens a websocket.
 
     Args:
-        tls: For wss; shared, because making one reads every certificate authority of the system.
+        ca_bundle: For wss, whom to trust; None for the system's authorities.
 
     Raises:
         SocketBroken: It could not be opened.
     """
     try:
+        tls = authorities.context(ca_bundle) if url.startswith("wss:") else None
         connection = await _Connect(
             url,
             additional_headers={"Authorization": authorization},
@@ -92,14 +94,16 @@ async def open_wire(url: str, authorization: str, tls: ssl.SSLContext) -> Wire:
             max_size=_MAX_BYTES,
             max_queue=_READ_AHEAD,
             logger=_log,
-            ssl=tls if url.startswith("wss:") else None,
+            ssl=tls,
         )
+    except errors.InvalidConfiguration as exc:
+        raise SocketBroken(str(exc), lasting=True) from None
     except (OSError, ValueError, exceptions.WebSocketException) as exc:
-        raise _refused(exc) from None
+        raise _refused(exc, ca_bundle) from None
     return Wire(connection)
 
 
-def _refused(exc: Exception) -> SocketBroken:  # noqa: PLR0911 - one line a cause
+def _refused(exc: Exception, ca_bundle: str | None) -> SocketBroken:  # noqa: PLR0911 - one line a cause
     match exc:
         case exceptions.InvalidStatus():
             status = exc.response.status_code
@@ -112,10 +116,8 @@ def _refused(exc: Exception) -> SocketBroken:  # noqa: PLR0911 - one line a caus
             return SocketBroken("what answered does not speak websocket")
         case TimeoutError():
             return SocketBroken(f"no answer within {_OPEN_SECONDS:.0f} s")
-        case ssl.SSLCertVerificationError():
-            return SocketBroken(f"its TLS certificate is not valid: {exc.verify_message}")
         case ssl.SSLError():
-            return SocketBroken(f"TLS failed: {exc.reason}")
+            return SocketBroken(authorities.complaint(exc, with_bundle=ca_bundle is not None))
         case socket.gaierror():
             return SocketBroken("the host name is not found")
         case ConnectionRefusedError():

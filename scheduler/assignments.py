@@ -26,9 +26,9 @@ _HASH_SECONDS = 3600
 _RETAKE_SECONDS = 30.0
 
 _WANTED = """
-SELECT v.connection_id, v.version, c.organization_id, v.endpoint, v.app, v.ari_user, v.sealed_password, v.listener_id,
-       v.epoch, v.superseded_at IS NOT NULL AS superseded, v.socket_state, v.socket_since, v.last_event_at,
-       v.reconnects, v.last_error,
+SELECT v.connection_id, v.version, c.organization_id, v.endpoint, v.app, v.ari_user, v.sealed_password, v.ca_bundle,
+       v.listener_id, v.epoch, v.superseded_at IS NOT NULL AS superseded, v.socket_state, v.socket_since,
+       v.last_event_at, v.reconnects, v.last_error,
        c.state = 'active' AND n.endpoint = v.endpoint AND n.app = v.app AS same_place,
        n.socket_state = 'connected' AS successor_connected,
        EXISTS (SELECT 1 FROM ari.calls k WHERE k.connection_id = v.connection_id
@@ -258,6 +258,7 @@ def _assignment(row: database.Row, epoch: int) -> Assignment:
         app=row["app"],
         user=row["ari_user"],
         sealed_password=row["sealed_password"],
+        ca_bundle=row["ca_bundle"],
         # A version is never changed once written: it is its own fingerprint.
         fingerprint=_key(row),
     )

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import structlog
 
-from shared import database, dograh, errors, sealing
+from shared import authorities, database, dograh, errors, sealing
 from shared.core import configurations
 from shared.core.configurations import Configuration
 
@@ -38,11 +38,12 @@ class _Known:
     endpoint: str | None
     app: str | None
     sealed_password: str | None
+    ca_bundle: str | None
 
 
 _READ = """
 SELECT c.connection_id, c.source_id, c.organization_id, c.state, c.reason, c.version, v.endpoint, v.app,
-       v.sealed_password
+       v.sealed_password, v.ca_bundle
 FROM ari.connections c LEFT JOIN ari.connection_versions v USING (connection_id, version)
 ORDER BY c.connection_id
 """
@@ -101,6 +102,7 @@ class Reconciler:
     def _apply(self, row: dograh.ConfigurationRow, known: _Known | None, taken: dict[tuple[str, str], int]) -> None:
         try:
             configuration = configurations.parse(row.value)
+            authorities.check(configuration.ca_bundle)
         except errors.InvalidConfiguration as exc:
             self._refuse(row, known, str(exc))
             return
@@ -114,6 +116,8 @@ class Reconciler:
 
     def _same(self, known: _Known, configuration: Configuration) -> bool:
         if (known.endpoint, known.app) != (configuration.endpoint, configuration.app) or not known.sealed_password:
+            return False
+        if known.ca_bundle != configuration.ca_bundle:
             return False
         try:
             return self._sealer.open(known.sealed_password) == configuration.password
@@ -134,7 +138,7 @@ class Reconciler:
             _supersede(connection, connection_id)
             connection.execute(
                 "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user,"
-                " sealed_password) VALUES (%s, %s, %s, %s, %s, %s)",
+                " sealed_password, ca_bundle) VALUES (%s, %s, %s, %s, %s, %s, %s)",
                 [
                     connection_id,
                     version["version"],
@@ -142,6 +146,7 @@ class Reconciler:
                     configuration.app,
                     configuration.user,
                     self._sealer.seal(configuration.password),
+                    configuration.ca_bundle,
                 ],
             )
         log.info("connection", connection=connection_id, version=version["version"], endpoint=configuration.endpoint)

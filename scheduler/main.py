@@ -17,7 +17,7 @@ from scheduler.assignments import Assigner
 from scheduler.configurations import Reconciler
 from scheduler.leases import Lease
 from scheduler.resyncs import Resyncs
-from shared import database, dograh, errors, ledger, logs, queues, settings, store
+from shared import database, dograh, errors, health, ledger, logs, queues, settings, store
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -76,6 +76,8 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
         (resyncs.ask, config.resync_seconds),
     ):
         clock.add_job(_guarded(lease, job), "interval", seconds=seconds)
+    # Whether it leads or not, and whatever Postgres does: each job has a thread of its own.
+    clock.add_job(health.Pulse(config.health_file).beat, "interval", seconds=health.BEAT_SECONDS)
     _guarded(lease, reconciler.reconcile)()
     clock.start()
     log.info("scheduler started", leads=lease.held)

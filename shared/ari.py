@@ -10,6 +10,7 @@ import http.client
 import io
 import json
 import socket
+import ssl
 import threading
 import time
 import urllib.parse
@@ -23,7 +24,7 @@ import urllib3
 import urllib3.connection
 import urllib3.connectionpool
 
-from shared import errors
+from shared import authorities, errors
 from shared.core import events
 from shared.core.events import Channel
 
@@ -44,6 +45,8 @@ class Target:
     app: str
     user: str
     password: str = field(repr=False)
+    #: For https, whom to trust; None for the system's authorities.
+    ca_bundle: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,15 @@ class Application:
     channels: frozenset[str]
     #: The event types its filter lets through; empty when there is no filter.
     allowed: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebsocketClient:
+    """What websocket_client.conf says of one client; without its credentials."""
+
+    uri: str
+    protocols: str
+    connection_type: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +157,21 @@ class _HttpsPool(urllib3.connectionpool.HTTPSConnectionPool):
     ConnectionCls = _HttpsConnection
 
 
+class _Adapter(requests.adapters.HTTPAdapter):
+    """Trusts whom our context trusts: requests would add certifi's authorities to it, or take them instead."""
+
+    def __init__(self, *, tls: ssl.SSLContext | None, places: int) -> None:
+        self._tls = tls
+        super().__init__(pool_connections=1, pool_maxsize=places, max_retries=0, pool_block=False)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
+        super().init_poolmanager(connections, maxsize, block, **pool_kwargs, ssl_context=self._tls)
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        conn.cert_reqs = "CERT_REQUIRED"
+
+
 class Asterisk:
     """One Asterisk, for all threads of a process.
 
@@ -163,10 +190,8 @@ class Asterisk:
             "Accept": "application/json",
             "User-Agent": "ari-pipeline",
         }
-        self._adapter = requests.adapters.HTTPAdapter(
-            pool_connections=1, pool_maxsize=requests_at_once, max_retries=0, pool_block=False
-        )
-        self._adapter.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+        tls = authorities.context(target.ca_bundle) if target.endpoint.startswith("https:") else None
+        self._adapter = _Adapter(tls=tls, places=requests_at_once)
         self._places = threading.BoundedSemaphore(requests_at_once)
         self._connect_seconds = connect_seconds
         self._read_seconds = read_seconds
@@ -227,13 +252,21 @@ class Asterisk:
         except requests.Timeout as exc:
             raise errors.AsteriskUnreachable("no answer in time") from exc
         except requests.exceptions.SSLError as exc:
-            raise errors.AsteriskUnreachable("TLS failed: is the certificate trusted?", may_have_acted=False) from exc
+            raise _tls_failed(_root(exc), self.target) from exc
         except requests.ConnectionError as exc:
             refused = isinstance(_root(exc), ConnectionRefusedError)
             why = "connection refused" if refused else f"connection failed: {type(_root(exc)).__name__}"
             raise errors.AsteriskUnreachable(why, may_have_acted=not refused) from exc
         except (requests.RequestException, urllib3.exceptions.HTTPError) as exc:
             raise errors.AsteriskUnreachable(f"request failed: {type(exc).__name__}") from exc
+
+
+def _tls_failed(exc: BaseException, target: Target) -> errors.AsteriskUnreachable:
+    """A connection that is cut after the request was sent is an error of TLS as well: only a refused one is certain."""
+    if not isinstance(exc, ssl.SSLError):
+        return errors.AsteriskUnreachable(f"TLS failed: {type(exc).__name__}")
+    why = authorities.complaint(exc, with_bundle=target.ca_bundle is not None)
+    return errors.AsteriskUnreachable(why, may_have_acted=not authorities.was_refused(exc))
 
 
 def _judge(status: int, message: str, document: Any) -> Any:
@@ -391,6 +424,35 @@ class Ari:
         """Lets only these events through; lost with the app, so asked for after each connect."""
         body = {"allowed": [{"type": name} for name in types]}
         self._ask("PUT", ["applications", self.app, "eventFilter"], body=body)
+
+    def version(self) -> str:
+        """Asterisk's version, as it says it: `22.10.1+dfsg`, `certified-20.7-cert3`, `GIT-22-abc`."""
+        document = self._ask("GET", ["asterisk", "info"])
+        system = document.get("system") if isinstance(document, dict) else None
+        return _plain(system.get("version", "")) if isinstance(system, dict) else ""
+
+    def modules(self) -> dict[str, str]:
+        """Name, without `.so` → status (`Running`) of every module that is loaded."""
+        document = self._ask("GET", ["asterisk", "modules"])
+        if not isinstance(document, list):
+            raise errors.AsteriskUnreachable("answered something else than a list of modules", may_have_acted=False)
+        entries = [entry for entry in document if isinstance(entry, dict)]
+        return {_plain(entry.get("name")).removesuffix(".so"): _plain(entry.get("status")) for entry in entries}
+
+    def websocket_client(self, name: str) -> WebsocketClient | None:
+        """A client of websocket_client.conf; None when there is none of that name (measured, 22.10)."""
+        path = ["asterisk", "config", "dynamic", "res_websocket_client", "websocket_client", name]
+        try:
+            document = self._ask("GET", path)
+        except errors.AsteriskUnreachable as exc:
+            message = _plain(f"Object with id '{name}' not found")
+            if str(exc) == f"answered 404 {message}":
+                return None
+            raise
+        # The others, a user and a password among them, are dropped here.
+        pairs = {entry.get("attribute"): entry.get("value") for entry in document or () if isinstance(entry, dict)}
+        wanted = ("uri", "protocols", "connection_type")
+        return WebsocketClient(**{key: _plain(pairs.get(key) or "") for key in wanted})
 
     def _ask(
         self, method: str, path: Sequence[str], query: Mapping[str, str] | None = None, body: object = None

@@ -23,6 +23,9 @@ class Version:
     app: str
     user: str
     sealed_password: str
+    ca_bundle: str | None = None
+    #: Whose user, password and bundle these are: its own, or another version's in the same place.
+    credentials_of: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,16 +40,17 @@ class Entrance:
     reason: str = ""
 
 
-#: After a change of the password alone, an older call's requests need the new one as well: the version that is
-#: connected now in the same place is known to have the right one.
+#: After a change of the password or the CA bundle alone, an older call's requests need the new one as well: the newest
+#: version that is connected in the same place is known to have the right one.
 _VERSION = """
 SELECT v.connection_id, v.version, c.organization_id, c.source_id, v.endpoint, v.app, n.ari_user AS user,
-       n.sealed_password
+       n.sealed_password, n.ca_bundle, n.version AS credentials_of
 FROM ari.connection_versions v JOIN ari.connections c USING (connection_id)
 JOIN LATERAL (
-    SELECT ari_user, sealed_password FROM ari.connection_versions
+    SELECT ari_user, sealed_password, ca_bundle, version FROM ari.connection_versions
     WHERE connection_id = v.connection_id AND endpoint = v.endpoint AND app = v.app
-    ORDER BY socket_state = 'connected' DESC, version = v.version DESC, version DESC LIMIT 1) n ON true
+    ORDER BY socket_state = 'connected' DESC, socket_state <> 'connected' AND version = v.version DESC, version DESC
+    LIMIT 1) n ON true
 WHERE v.connection_id = %s AND v.version = %s
 """
 

@@ -51,6 +51,10 @@ class Base(Environment):
     log_format: Literal["text", "json"] = Field(default="text", description="How a log line is written.")
     drain_seconds: float = Field(default=15.0, ge=0, le=300, description="Longest stop after SIGTERM.")
     process_name: str = Field(default="", description="How this process calls itself; host and pid when empty.")
+    health_file: str = Field(
+        default="",
+        description="A file of its own, in memory, where a process notes that it lives, for `python -m shared.health`.",
+    )
 
     @pydantic.field_validator("redis_url")
     @classmethod
@@ -195,6 +199,14 @@ class Tool(Environment):
     database_url: _DatabaseUrl = _DATABASE_URL
 
 
+class Doctor(Environment):
+    """What `arictl doctor` reads: what is missing or wrong is a finding of its own (`complaints`), and no error."""
+
+    database_url: SecretStr | None = None
+    redis_url: SecretStr | None = None
+    secret_key: SecretStr | None = None
+
+
 _S = TypeVar("_S", bound=Environment)
 
 
@@ -209,6 +221,17 @@ def load(kind: type[_S]) -> _S:
     except pydantic.ValidationError as exc:
         lines = [f"  {_variable(kind, error['loc'])}: {_complaint(error)}" for error in exc.errors(include_input=False)]
         raise errors.InvalidSettings("\n".join(["these settings need your attention:", *lines])) from None
+
+
+def complaints() -> dict[str, str]:
+    """Every variable of any process that is missing or wrong → what is wrong with it; shows no value."""
+    found: dict[str, str] = {}
+    for kind in (Listener, Worker, Scheduler):
+        try:
+            kind.model_validate({})
+        except pydantic.ValidationError as exc:
+            found |= {_variable(kind, error["loc"]): _complaint(error) for error in exc.errors(include_input=False)}
+    return found
 
 
 def _variable(kind: type[Environment], location: tuple[int | str, ...]) -> str:

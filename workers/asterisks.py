@@ -76,7 +76,9 @@ class RestAsterisks:
             known = self._clients.get(key)
             unchanged = known is not None and known.version == found
             client = known.client if known is not None and unchanged else self._make(found)
-            self._clients[key] = _Known(client, found, time.monotonic() + _FRESH_SECONDS)
+            # Another version's are looked up each time: they may be right only until our own socket is connected.
+            fresh_seconds = _FRESH_SECONDS if found.credentials_of == version else 0.0
+            self._clients[key] = _Known(client, found, time.monotonic() + fresh_seconds)
             while len(self._clients) > _KEPT:
                 self._clients.popitem(last=False)[1].client.close()
         return client
@@ -87,6 +89,7 @@ class RestAsterisks:
             app=version.app,
             user=version.user,
             password=self._sealer.open(version.sealed_password),
+            ca_bundle=version.ca_bundle,
         )
         return ari.Asterisk(
             target,

@@ -10,7 +10,7 @@ import dramatiq
 import dramatiq.middleware
 import structlog
 
-from shared import clocks, connections, database, dograh, errors, ledger, logs, queues, settings, store
+from shared import clocks, connections, database, dograh, errors, health, ledger, logs, queues, settings, store
 from workers import actors
 from workers.asterisks import RestAsterisks, SideBySide
 from workers.dead_letters import DeadLetters
@@ -45,13 +45,15 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     side_by_side = SideBySide(config.worker_threads * 4)
     limits = config.limits()
     known = connections.Connections(db)
+    orders = queues.BrokerOrders(broker)
     tools = Tools(
-        ledger=ledger.Ledger(calls, queues.BrokerOrders(broker), limits, who=config.name),
+        ledger=ledger.Ledger(calls, orders, limits, who=config.name),
         asterisks=RestAsterisks(known, config.sealer(), limits, requests_at_once=config.asterisk_requests),
         platform=dograh.Dograh(db, storage_backend=config.storage_backend, run_completion=config.run_completion),
         quota=NoQuota(),
         entrances=known,
         side_by_side=side_by_side,
+        send_later=lambda message, wait: orders.send(message, wait=wait),
         redis_ms=clocks.RedisClock(queues.client(redis_url)).now_ms,
         prefix=config.id_prefix,
         token_secret=config.token_secret,
@@ -67,10 +69,11 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         worker_threads=config.worker_threads,
     )
     worker.start()
+    pulse = health.Pulse(config.health_file)
     log.info("worker started", queues=sorted(config.queues) or "all", threads=config.worker_threads)
     # Looked at now and then: a signal that another thread takes (after SIGSTOP and SIGCONT) does not wake this one.
-    while not stop.wait(1.0):
-        pass
+    while not stop.wait(health.BEAT_SECONDS):
+        pulse.beat()
     log.info("worker stops: finishes what is in hand")
     worker.stop(timeout=int(config.drain_seconds * 1000))
     side_by_side.close()

@@ -32,6 +32,8 @@ class Assignment:
     sealed_password: str
     #: Changes when anything the socket needs changes.
     fingerprint: str
+    #: Certificates in PEM, whom alone to trust; None: the system's authorities. Public, so not sealed.
+    ca_bundle: str | None = None
 
     @property
     def key(self) -> str:
@@ -80,8 +82,11 @@ def connection_key(connection_id: int, version: int) -> str:
 
 
 def encode(value: Assignment | Report) -> str:
-    """As JSON."""
-    return json.dumps(asdict(value), separators=(",", ":"))
+    """As JSON. What an older listener does not know is left out where it says nothing: it reads no other fields."""
+    fields = asdict(value)
+    if isinstance(value, Assignment) and value.ca_bundle is None:
+        del fields["ca_bundle"]
+    return json.dumps(fields, separators=(",", ":"))
 
 
 def decode_assignment(text: str | bytes) -> Assignment:

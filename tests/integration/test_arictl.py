@@ -16,6 +16,7 @@ from shared.core import calls, facts, ids
 from shared.core.calls import Call, Direction, State
 from shared.core.deadlines import Limits
 from shared.store import Note, PostgresStore
+from tests import tls
 
 pytestmark = pytest.mark.services
 
@@ -118,6 +119,29 @@ def test_what_cannot_be_added_is_said_in_a_line(arictl: Arictl, db: database.Dat
     failed(arictl(*ADD, "--endpoint", "ftp://x", stdin=PASSWORD), "ari_endpoint must begin with http")
     failed(arictl(*ADD, "--endpoint", "http://u:hunter2@x", stdin=PASSWORD), "must not hold credentials")
     assert stored(db) is None
+
+
+def test_a_ca_bundle_comes_from_a_file(arictl: Arictl, db: database.Database, tmp_path: Path) -> None:
+    bundle = tmp_path / "authority.pem"
+    add = (*ADD, "--endpoint", "https://pbx", "--ca-bundle", str(bundle))
+    failed(arictl(*add, stdin=PASSWORD), "cannot be read: No such file")
+    for text, why in (
+        (b"", "is empty"),
+        (b"\x30\x82\xff", "is not PEM: openssl x509 -inform der"),
+        (b"-----BEGIN CERTIFICATE-----\nMAMBAQE=\n-----END CERTIFICATE-----\n", "a certificate that cannot be read"),
+        (tls.issue("a").pem.encode() * 100, "longer than 16384"),
+    ):
+        bundle.write_bytes(text)
+        failed(arictl(*add, stdin=PASSWORD), why)
+    assert stored(db) is None
+    authority = tls.issue("authority", authority=True)
+    bundle.write_text(f"subject=authority\n{authority.pem}")
+    done = arictl(*add, stdin=PASSWORD)
+    assert (done.returncode, done.stderr) == (0, "")
+    value = stored(db)
+    assert value is not None
+    assert authority.pem in str(value["ari_ca_bundle"])
+    failed(arictl(*ADD, "--replace", "--endpoint", "http://pbx", "--ca-bundle", str(bundle), stdin=PASSWORD), "no use")
 
 
 def test_a_connection_is_removed(arictl: Arictl, db: database.Database) -> None:

@@ -18,12 +18,14 @@ from scheduler.configurations import Reconciler
 from scheduler.leases import Lease
 from scheduler.resyncs import Resyncs
 from shared import database, dograh, errors, keys, messages, queues, sealing
+from shared.connections import Connections
 from shared.core import assignments, ids
 from shared.core.assignments import Assignment, Report, SocketState
 from shared.core.calls import Call, Direction, State
 from shared.core.deadlines import Limits, Step
 from shared.ledger import Ledger
 from shared.store import Hold, PostgresStore
+from tests import tls
 
 pytestmark = pytest.mark.services
 
@@ -124,6 +126,35 @@ def test_what_the_socket_needs_makes_a_new_version(
     assert first["superseded_at"] is not None
     assert {**first, "superseded_at": None} == old, "a version is never changed once written"
     assert (second["superseded_at"], second["epoch"], second["listener_id"]) == (None, 0, None)
+
+
+def test_a_changed_ca_bundle_makes_a_new_version_that_older_calls_use_as_well(
+    db: database.Database, platform: Rows, reconciler: Reconciler, assigner: Assigner, listeners: Listeners
+) -> None:
+    old, new = (tls.issue(name, authority=True).pem for name in ("old", "new"))
+    known = Connections(db)
+    listeners.beat("l1")
+    for bundle in (None, old, new):
+        platform.set(1, ari_endpoint="https://pbx1", ari_ca_bundle=bundle)
+        for _ in range(2):
+            reconciler.reconcile()
+    assigner.tick()
+    assert [version["ca_bundle"] for version in versions(db, 1)] == [None, old, new]
+    assert listeners.assigned("l1")["1:3"].ca_bundle == new
+    assert [getattr(known.version(1, number), "ca_bundle", "") for number in (1, 2, 3)] == [None, old, new]
+    execute(db, "UPDATE ari.connection_versions SET socket_state = 'connected' WHERE version = 3")
+    first = known.version(1, 1)
+    assert first is not None
+    assert first.ca_bundle == new, "what is connected now is known to be right"
+    entrance = known.entrance(1, 1)
+    assert entrance is not None
+    assert entrance.serving is not None, "the place is the same"
+    damaged = new[:36] + "AAAA" + new[40:]
+    platform.set(1, ari_endpoint="https://pbx1", ari_ca_bundle=damaged)
+    reconciler.reconcile()
+    state, reason, _ = connections(db)[1]
+    assert state == "refused"
+    assert "ari_ca_bundle holds a certificate that cannot be read" in reason
 
 
 @pytest.mark.parametrize(

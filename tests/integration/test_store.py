@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -535,3 +537,26 @@ def test_a_database_that_is_away_is_said_so() -> None:
         assert "hunter2" not in str(caught.value)
     finally:
         db.close()
+
+
+def test_after_a_restore_no_call_that_was_being_set_up_begins_an_attempt(
+    db: database.Database, store: PostgresStore, ledger: Ledger, orders: Orders, make: Callable[..., Call]
+) -> None:
+    """The statement of docs/operations.md: a row of an hour ago has forgotten which ids were used since."""
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    (statement,) = re.findall(r"^ *(UPDATE ari\.calls.*?;)$", page, re.MULTILINE | re.DOTALL)
+    long_ago = store.now() - timedelta(hours=1)
+    made = {state: make(str(state), state=state, deadline_at=long_ago) for state in State if state is not State.ENDED}
+    assert store.claim(made[State.PREPARED].call_id, hold(Step.MEDIA)) is not None
+    with db.connection() as connection:
+        connection.execute(statement)
+    for state, call in made.items():
+        now = store.load(call.call_id)
+        assert now is not None
+        if state in (State.CONNECTED, State.ENDING):
+            assert now == call
+            continue
+        assert (now.state, now.outcome, now.reason) == (State.ENDING, Outcome.FAILED, "database restored")
+        assert claim_of(db, call) == (None, None)
+        ledger.record(now, facts.DeadlinePassed())
+    assert set(orders.names) == {"TearDown"}

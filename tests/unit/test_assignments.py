@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,6 +32,14 @@ REPORT = Report(
 def test_an_assignment_comes_back() -> None:
     assert assignments.decode_assignment(assignments.encode(ASSIGNMENT)) == ASSIGNMENT
     assert assignments.decode_assignment(assignments.encode(ASSIGNMENT).encode()) == ASSIGNMENT
+
+
+def test_a_ca_bundle_is_part_of_it_and_only_there_where_there_is_one() -> None:
+    with_bundle = replace(ASSIGNMENT, ca_bundle="-----BEGIN CERTIFICATE-----")
+    assert assignments.decode_assignment(assignments.encode(with_bundle)) == with_bundle
+    # Listeners of the release before read no field they do not know.
+    assert "ca_bundle" not in assignments.encode(ASSIGNMENT)
+    assert assignments.decode_assignment(assignments.encode(ASSIGNMENT)).ca_bundle is None
 
 
 @pytest.mark.parametrize("state", list(SocketState))

@@ -10,6 +10,9 @@ import pytest
 from shared import errors
 from shared.core import configurations
 
+#: One DER sequence each, as far as can be told without a library.
+PEM_ONE = "-----BEGIN CERTIFICATE-----\nMAMBAQE=\n-----END CERTIFICATE-----\n"
+PEM_TWO = "-----BEGIN CERTIFICATE-----\nMAMBAQI=\n-----END CERTIFICATE-----\n"
 PASSWORD = "hunter2 & # % + :"
 VALUE: dict[str, Any] = {
     "provider": "ari",
@@ -135,3 +138,51 @@ def test_a_password_is_never_shown() -> None:
 )
 def test_which_configurations_are_ours(value: object, *, ours: bool) -> None:
     assert configurations.is_ari(value) is ours
+
+
+@pytest.mark.parametrize(
+    ("bundle", "canonical"),
+    [
+        (None, None),
+        ("", None),
+        (PEM_ONE, PEM_ONE),
+        (PEM_ONE.replace("\n", "\r\n"), PEM_ONE),
+        (PEM_ONE.replace("MAMB", "  MA\n  MB\n"), PEM_ONE),
+        (f"subject=Ümläut\n{PEM_ONE}\nissuer=b\n{PEM_TWO}trailing", PEM_ONE + PEM_TWO),
+        (PEM_TWO + PEM_ONE, PEM_TWO + PEM_ONE),
+    ],
+)
+def test_a_ca_bundle_has_one_spelling(bundle: object, canonical: str | None) -> None:
+    value = VALUE | {"ari_endpoint": "https://pbx.example", "ari_ca_bundle": bundle}
+    assert configurations.parse(value).ca_bundle == canonical
+    assert configurations.canonical_bundle(canonical) == canonical
+
+
+@pytest.mark.parametrize(
+    ("bundle", "why"),
+    [
+        (5, "not text"),
+        ([PEM_ONE], "not text"),
+        ("  ", "something else than whole certificates"),
+        ("hunter2", "something else than whole certificates"),
+        (PEM_ONE + PEM_TWO[:-10], "something else than whole certificates"),
+        (PEM_ONE.replace("CERTIFICATE", "X509 CRL"), "something else than whole certificates"),
+        (PEM_ONE.replace("MAMB", "M#MB"), "something else than whole certificates"),
+        (PEM_ONE.replace("MAMBAQE=", ""), "damaged"),
+        (PEM_ONE.replace("MAMBAQE=", "MAMBAQE"), "damaged"),
+        (PEM_ONE.replace("MAMBAQE=", "MAQBAQE="), "damaged"),
+        (PEM_ONE.replace("MAMBAQE=", "AAAA"), "damaged"),
+        (PEM_ONE.replace("MAMBAQE=", "MIL/"), "damaged"),
+        (PEM_ONE + "-----BEGIN EC PRIVATE KEY-----\nhunter2\n-----END EC PRIVATE KEY-----", "private key"),
+        (PEM_ONE * 300, "longer than 16384 characters: give only the authority"),
+    ],
+)
+def test_what_is_no_ca_bundle_is_refused(bundle: object, why: str) -> None:
+    with pytest.raises(errors.InvalidConfiguration, match=f"ari_ca_bundle .*{why}") as caught:
+        configurations.parse(VALUE | {"ari_endpoint": "https://pbx.example", "ari_ca_bundle": bundle})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_ca_bundle_for_an_endpoint_without_tls_is_refused() -> None:
+    with pytest.raises(errors.InvalidConfiguration, match="of no use to http://"):
+        configurations.parse(VALUE | {"ari_ca_bundle": PEM_ONE})

@@ -24,7 +24,7 @@ from shared.core.assignments import SocketState
 from shared.core.deadlines import Limits, Step
 
 ROOT = Path(__file__).parents[2]
-DOCS = ("architecture.md", "glossary.md", "configuration.md")
+DOCS = ("architecture.md", "glossary.md", "configuration.md", "operations.md", "troubleshooting.md")
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{page}" for page in DOCS)]
 REFRESH = "UPDATE_DOCS=1 make test ARGS=tests/unit/test_docs.py"
 #: Who reads which settings: a class's own fields, under this heading.
@@ -315,38 +315,3 @@ def test_the_example_environment_wants_nothing_but_a_key(
 def test_the_example_environment_names_settings_only() -> None:
     names = re.findall(r"^#?([A-Z_]+)=", text(".env.example"), re.MULTILINE)
     assert set(names) - {"POSTGRES_PASSWORD"} <= {name.upper() for kind in PROCESSES for name in kind.model_fields}
-
-
-def test_compose_has_the_backing_services() -> None:
-    compose = _mapping(text("compose.yaml"))
-    assert set(compose["services"]) == {"redis", "postgres"}
-    for service in compose["services"].values():
-        assert {"image", "ports", "healthcheck"} <= set(service)
-        assert all(port.startswith('"127.0.0.1:') for port in service["ports"]), "on loopback only"
-        assert {"test", "interval", "timeout", "retries"} <= set(service["healthcheck"])
-    assert '"--maxmemory-policy", "noeviction"' in compose["services"]["redis"]["command"]
-    mounted = {volume.partition(":")[0] for volume in compose["services"]["postgres"]["volumes"]}
-    assert mounted <= set(compose["volumes"])
-
-
-def _mapping(yaml: str) -> dict[str, Any]:
-    """Reads as much of YAML as compose.yaml uses: mappings, lists of plain values, comments on lines of their own."""
-    root: dict[str, Any] = {}
-    open_at: list[tuple[int, Any]] = [(-1, root)]
-    lines = [line for line in yaml.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        assert "\t" not in line
-        indent = len(line) - len(line.lstrip())
-        while open_at[-1][0] >= indent:
-            open_at.pop()
-        if line.lstrip().startswith("- "):
-            open_at[-1][1].append(line.strip()[2:])
-            continue
-        key, colon, value = line.strip().partition(":")
-        assert colon, line
-        assert key not in open_at[-1][1], f"twice: {key}"
-        made: Any = value.strip() or ([] if following.lstrip().startswith("- ") else {})
-        open_at[-1][1][key] = made
-        if not value.strip():
-            open_at.append((indent, made))
-    return root

@@ -1,0 +1,84 @@
+"""What an Asterisk's configuration files have to hold for us, as text: the one home of the dialplan we recommend.
+
+No password is ever in it: where one belongs stands PASSWORD.
+"""
+
+from __future__ import annotations
+
+import urllib.parse
+
+PASSWORD = "PASSWORD-OF-THIS-USER"  # noqa: S105 - a placeholder
+MEDIA_URL = "wss://VOICE-AGENT-HOST/api/v1/telephony/ws/ari"
+
+_DIALPLAN = """[{context}]
+exten => _[+0-9].,1,Ringing()
+ same => n,Set(TRIES=0)
+ same => n(enter),Stasis({app})
+ same => n,GotoIf($["${{STASISSTATUS}}" != "FAILED" | ${{TRIES}} >= 50]?done)
+ same => n,Set(TRIES=$[${{TRIES}} + 1])
+ same => n,Wait(0.1)
+ same => n,Goto(enter)
+ same => n(done),Hangup()
+"""
+
+_WEBSOCKET_CLIENT = """[{name}]
+type=websocket_client
+; Where the voice agent is: wss://, or ws:// within a private network.
+uri={uri}
+protocols=media
+connection_type=per_call_config
+; Milliseconds. An agent that takes longer than this to accept is not reached.
+connection_timeout=3000
+reconnect_interval=500
+reconnect_attempts=4
+"""
+
+_USER = """[general]
+enabled=yes
+[{user}]
+type=user
+read_only=no
+; Put the password here that `arictl connection add` was given, or the platform's app_password. Any characters, but
+; - a semicolon is written as \\; because a bare one begins a comment: `a;b` is `password=a\\;b`;
+; - blanks at its beginning or end cannot be written at all: choose another password.
+password={password}
+"""
+
+_HTTP = """[general]
+enabled=yes
+{listen}{prefix}; TCP sessions, event sockets included. Above it Asterisk closes connections without a word.
+sessionlimit=100
+"""
+
+_PLAIN = "bindaddr=0.0.0.0\nbindport={port}\n"
+_TLS = """; The endpoint is https. Either a TLS proxy in front passes it on to bindport, or Asterisk speaks TLS itself:
+bindaddr=127.0.0.1
+bindport=8088
+tlsenable=yes
+tlsbindaddr=0.0.0.0:{port}
+tlscertfile=/etc/asterisk/keys/fullchain.pem
+tlsprivatekey=/etc/asterisk/keys/privkey.pem
+"""
+
+
+def dialplan(app: str, *, context: str = "inbound") -> str:
+    """extensions.conf: callers ring and try again for five seconds while no listener holds the app's event socket."""
+    return _DIALPLAN.format(context=context, app=app)
+
+
+def files(*, endpoint: str, app: str, user: str, websocket_client: str) -> dict[str, str]:
+    """File name → text, for a connection.
+
+    Args:
+        endpoint: canonical, `http(s)://host[:port][/prefix]`.
+    """
+    parts = urllib.parse.urlsplit(endpoint)
+    secure = parts.scheme == "https"
+    listen = (_TLS if secure else _PLAIN).format(port=parts.port or (443 if secure else 80))
+    prefix = f"prefix={parts.path.strip('/')}\n" if parts.path.strip("/") else ""
+    return {
+        "http.conf": _HTTP.format(listen=listen, prefix=prefix),
+        "ari.conf": _USER.format(user=user, password=PASSWORD),
+        "websocket_client.conf": _WEBSOCKET_CLIENT.format(name=websocket_client, uri=MEDIA_URL),
+        "extensions.conf": dialplan(app),
+    }

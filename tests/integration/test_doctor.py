@@ -1,0 +1,620 @@
+"""`arictl doctor`: every finding provoked, and no secret in any output."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from typer.testing import CliRunner
+
+from arictl import main
+from arictl.checks import asterisk as asterisk_checks
+from arictl.checks import media, servers
+from arictl.checks.findings import Level, without_password
+from devstack import asterisk_config
+from devstack.asterisk import RealAsterisk
+from shared import asterisk_files, database, keys, sealing
+from shared.core.configurations import Configuration
+from simulator.testing import SimulatedAsterisk
+
+ROOT = Path(__file__).parents[2]
+KEY = "a key for the doctor's tests"
+PASSWORD = "hunter2 & # % + : ; ="
+VARIABLES = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "ASTERISK_REQUESTS", "LISTENER_TIMEOUT_SECONDS")
+Doctor = Callable[..., str]
+Answers = dict[str, tuple[int, object]]
+
+HEALTHY: Answers = {
+    "GET /applications/voiceai": (200, {"name": "voiceai", "channel_ids": [], "bridge_ids": []}),
+    "GET /asterisk/info": (200, {"system": {"version": "22.10.1"}}),
+    "GET /asterisk/modules": (
+        200,
+        [{"name": f"{name}.so", "status": "Running"} for name in asterisk_checks.MODULES],
+    ),
+    "POST /channels/*/answer": (404, {"message": "Channel not found"}),
+}
+
+
+def client(uri: str, **more: str) -> tuple[int, object]:
+    attributes = {"uri": uri, "protocols": "media", "connection_type": "per_call_config", "password": PASSWORD} | more
+    return 200, [{"attribute": name, "value": value} for name, value in attributes.items()]
+
+
+class Canned:
+    """An Asterisk that answers what it is told to; what it is not told is a 404."""
+
+    def __init__(self) -> None:
+        self.answers = dict(HEALTHY)
+        self.pause_seconds = 0.0
+        canned = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self) -> None:
+                path = re.sub(r"/channels/doctor-\w+/", "/channels/*/", self.path.removeprefix("/ari"))
+                status, document = canned.answers.get(
+                    f"{self.command} {path}", (404, {"message": "Resource not found"})
+                )
+                time.sleep(canned.pause_seconds)
+                body = json.dumps(document).encode()
+                with contextlib.suppress(OSError):
+                    self.send_response(status)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+
+            do_GET = do_POST = answer
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.answers["GET " + CLIENT_PATH] = client(f"ws://u:hunter2@127.0.0.1:{self._server.server_port}/?t=hunter2")
+
+    def __enter__(self) -> Canned:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+CLIENT_PATH = "/asterisk/config/dynamic/res_websocket_client/websocket_client/media"
+
+
+@pytest.fixture
+def canned() -> Iterator[Canned]:
+    with Canned() as made:
+        yield made
+
+
+@pytest.fixture
+def doctor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Doctor:
+    """Runs it with these settings; returns what it printed, after a look for secrets and at the status."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str, **environment: str) -> str:
+        for name in VARIABLES:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        done = CliRunner().invoke(main.app, ["doctor", *words], catch_exceptions=False)
+        assert "hunter2" not in done.output
+        assert KEY not in done.output
+        assert done.exit_code == (1 if re.search(r"^  wrong ", done.output, re.MULTILINE) else 0), done.output
+        for line in re.findall(r"^  (?:wrong|warning) .*\n.*$", done.output, re.MULTILINE):
+            assert "\n           → " in line, line
+        return done.output
+
+    return run
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[database.Database]:
+    made = database.Database(database_url, size=2)
+    made.open()
+    execute(made, "INSERT INTO organizations (provider_id) VALUES ('o1'), ('o2')")
+    execute(made, "INSERT INTO users (provider_id) VALUES ('u')")
+    execute(
+        made,
+        "INSERT INTO workflows (name, user_id, organization_id, workflow_definition, template_context_variables,"
+        " call_disposition_codes) VALUES ('w', 1, 1, '{}', '{}', '{}')",
+    )
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def settings(database_url: str, redis_url: str) -> dict[str, str]:
+    return {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "SECRET_KEY": KEY}
+
+
+@pytest.fixture
+def queues(redis_url: str) -> Iterator[redis.Redis]:
+    made = redis.Redis.from_url(redis_url)
+    before = made.config_get("maxmemory*")
+    yield made
+    for name in ("maxmemory", "maxmemory-policy"):
+        made.config_set(name, before[name] or 0)
+    made.close()
+
+
+def execute(db: database.Database, statement: str, *values: object) -> None:
+    with db.connection() as connection:
+        connection.execute(statement, values)
+
+
+def configure(db: database.Database, endpoint: str, organization: int = 1, **more: object) -> None:
+    value = {
+        "provider": "ari", "ari_endpoint": endpoint, "app_name": "voiceai", "app_password": PASSWORD,
+        "ws_client_name": "media", "inbound_workflow_id": 1,
+    } | more  # fmt: skip
+    execute(
+        db,
+        "INSERT INTO organization_configurations (organization_id, key, value)"
+        " VALUES (%s, 'TELEPHONY_CONFIGURATION', %s)",
+        organization,
+        json.dumps(value),
+    )
+
+
+def take_up(
+    db: database.Database, endpoint: str, *, state: str = "connected", key: str = KEY, password: str = PASSWORD
+) -> None:
+    """As scheduler and listener would."""
+    execute(db, "INSERT INTO ari.connections (source_id, organization_id, state, version) VALUES (1, 1, 'active', 1)")
+    execute(
+        db,
+        "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password,"
+        " socket_state, socket_since) VALUES (1, 1, %s, 'voiceai', 'voiceai', %s, %s, now())",
+        endpoint,
+        sealing.Sealer((key,)).seal(password),
+        state,
+    )
+
+
+def record(db: database.Database, state: str, *, ending_ago: str | None = None, deadline_ago: str = "-1 hour") -> None:
+    execute(
+        db,
+        "INSERT INTO ari.calls (call_id, connection_id, connection_version, organization_id, channel_id,"
+        " channel_created, entry, direction, state, received_at, state_since, version, drives, channel_name,"
+        " caller_number, called_number, args, attempt, legs_created, media_ready, caller_left, deadline_at, ending_at)"
+        " VALUES (%s, 1, 1, 1, %s, 'c', 1, 'inbound', %s, now(), now(), 1, 0, 'n', '1', '2', '{}', 1, false, false,"
+        " false, now() - %s::interval, now() - %s::interval)",
+        uuid.uuid4(), uuid.uuid4().hex, state, deadline_ago, ending_ago,
+    )  # fmt: skip
+
+
+def lead(db: database.Database, seconds: int) -> None:
+    execute(
+        db,
+        "INSERT INTO ari.leases VALUES ('scheduler', 'host-7', 4, now() + %s * interval '1 second')"
+        " ON CONFLICT (name) DO UPDATE SET expires_at = excluded.expires_at",
+        seconds,
+    )
+
+
+def said(output: str, level: str, text: str) -> None:
+    """There is a line of this level that begins so."""
+    assert re.search(rf"^  {level} +{re.escape(text)}", output, re.MULTILINE), f"{level} {text}\n{output}"
+
+
+# ── settings, Redis, Postgres ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_each_missing_variable_is_a_finding(doctor: Doctor) -> None:
+    output = doctor()
+    for name in ("DATABASE_URL", "REDIS_URL", "SECRET_KEY"):
+        said(output, "wrong", f"{name}: is not set")
+
+
+def test_a_wrong_variable_is_named_and_its_value_not_shown(doctor: Doctor) -> None:
+    output = doctor(SECRET_KEY="hunter2", DATABASE_URL="mysql://u:hunter2@h/d", ASTERISK_REQUESTS="hunter2")
+    said(output, "wrong", "SECRET_KEY: each key needs")
+    said(output, "wrong", "DATABASE_URL: must begin with")
+    said(output, "wrong", "ASTERISK_REQUESTS: ")
+
+
+def test_servers_that_do_not_answer_are_said_once(doctor: Doctor) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    output = doctor(
+        SECRET_KEY=KEY,
+        DATABASE_URL=f"postgresql://u:hunter2@127.0.0.1:{port}/d",
+        REDIS_URL=f"redis://u:hunter2@127.0.0.1:{port}/0",
+    )
+    said(output, "wrong", "Redis: not usable: Error")
+    said(output, "wrong", "Postgres: Postgres cannot be reached")
+    assert output.count("  wrong") == 2
+
+
+def test_urls_that_cannot_be_read_do_not_leak(doctor: Doctor) -> None:
+    output = doctor(SECRET_KEY=KEY, DATABASE_URL="postgresql://u:a@h:hunter2/d", REDIS_URL="redis://u:a@h:hunter2#x/0")
+    said(output, "wrong", "Redis: REDIS_URL is not a URL")
+    said(output, "wrong", "Postgres: DATABASE_URL is not a URL")
+
+
+def test_a_password_is_taken_out_of_a_librarys_words() -> None:
+    url = "postgresql://u:hunter2%21@h/d"
+    assert "hunter2" not in without_password(f"cannot open {url} as hunter2! with u:hunter2%21", url)
+
+
+@pytest.mark.services
+def test_a_redis_that_would_lose_messages_is_found(
+    doctor: Doctor, settings: dict[str, str], queues: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = doctor(**settings)
+    for text in ("Redis version: ", "Redis maxmemory-policy: noeviction", "Redis database: ", "Redis clock: "):
+        said(output, "ok", text)
+    queues.config_set("maxmemory-policy", "allkeys-lru")
+    queues.config_set("maxmemory", "1gb")
+    queues.set("session:hunter2", "x")
+    queues.set("celery", "x")
+    queues.set("ari:channel:1", "the platform's")
+    monkeypatch.setattr(servers, "_OLDEST_REDIS", (99, 0))
+    monkeypatch.setattr(servers, "_FULL", 0.0)
+    monkeypatch.setattr(servers, "_CLOCK_SECONDS", -1.0)
+    output = doctor(**settings)
+    said(output, "wrong", "Redis version: ")
+    said(output, "wrong", "Redis maxmemory-policy: allkeys-lru")
+    said(output, "wrong", "Redis memory: ")
+    said(output, "warning", "Redis database: holds others' keys as well, such as celery, session:…")
+    said(output, "warning", "Redis clock: ")
+    said(output, "warning", "Postgres clock: ")
+
+
+@pytest.mark.services
+def test_a_postgres_that_lacks_something_is_found(
+    doctor: Doctor, settings: dict[str, str], db: database.Database, empty_database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    output = doctor(**settings)
+    for text in ("Postgres version: ", "Postgres clock: ", "migrations: current", "platform's tables: "):
+        said(output, "ok", text)
+    execute(db, "ALTER TABLE workflow_runs DROP COLUMN logs")
+    monkeypatch.setattr(servers, "_OLDEST_POSTGRES", 99)
+    output = doctor(**settings)
+    said(output, "wrong", "Postgres version: ")
+    said(output, "wrong", "platform's tables: missing, or not to be seen by this user: workflow_runs.logs\n")
+    output = doctor(**settings | {"DATABASE_URL": empty_database_url})
+    said(output, "wrong", "migrations: ")
+    said(output, "wrong", "platform's tables: missing")
+    said(output, "wrong", "scheduler: relation")
+
+
+# ── processes ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.services
+def test_absent_processes_are_found(doctor: Doctor, settings: dict[str, str], db: database.Database) -> None:
+    output = doctor(**settings)
+    said(output, "wrong", "scheduler: none has ever led")
+    said(output, "wrong", "listener: none has a heartbeat")
+    said(output, "wrong", "workers: none listens")
+    said(output, "warning", "Redis sentinel: missing")
+    said(output, "ok", "queues: all empty")
+    said(output, "ok", "overdue calls: none")
+    said(output, "ok", "dead letters: none")
+    said(output, "warning", "connections: none")
+
+
+@pytest.mark.services
+def test_processes_at_work_are_told_from_dead_ones(
+    doctor: Doctor, settings: dict[str, str], db: database.Database, queues: redis.Redis
+) -> None:
+    now = int(queues.time()[0]) * 1000
+    queues.zadd(keys.LISTENERS, {"old": now - 60_000})
+    lead(db, -5)
+    output = doctor(**settings)
+    said(output, "wrong", "scheduler: none leads since")
+    said(output, "wrong", "listener: none is live; the last was old")
+    lead(db, 60)
+    queues.zadd(keys.LISTENERS, {"young": now + 60_000})
+    queues.set(keys.SENTINEL, "1")
+    with queues.pubsub() as one, queues.pubsub() as other:  # type: ignore[no-untyped-call]  # redis-py's
+        for worker in (one, other):
+            worker.subscribe(keys.WAKE)
+            assert worker.get_message(timeout=5)
+        output = doctor(**settings)
+        said(output, "ok", "scheduler: host-7 leads, term 4")
+        said(output, "ok", "listener: young (1 live)")
+        said(output, "ok", "workers: 2 listen")
+        said(output, "ok", "sessions: up to 20 requests")
+        assert "sentinel" not in output
+        said(doctor(**settings, ASTERISK_REQUESTS="50"), "warning", "sessions: up to 100 requests")
+
+
+@pytest.mark.services
+def test_work_that_is_not_done_is_found(
+    doctor: Doctor, settings: dict[str, str], db: database.Database, queues: redis.Redis
+) -> None:
+    queues.rpush(f"{keys.NAMESPACE}:media", *map(str, range(101)))
+    take_up(db, "http://a")
+    record(db, "admitted", deadline_ago="1 minute")
+    execute(db, "INSERT INTO ari.timeline (kind, name, who) VALUES ('dead-letter', 'start_media', 'w')")
+    output = doctor(**settings)
+    said(output, "wrong", "queue media: 101 messages wait")
+    said(output, "wrong", "overdue calls: 1, ")
+    said(output, "warning", "dead letters: 1 in the last day")
+
+
+# ── connections ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.services
+def test_a_healthy_connection_is_all_well(
+    doctor: Doctor, settings: dict[str, str], db: database.Database, canned: Canned
+) -> None:
+    configure(db, canned.url)
+    take_up(db, canned.url)
+    output = doctor("--organization", "1", **settings).partition("\norganization 1, connection 1\n")[2]
+    assert output
+    assert "  wrong" not in output
+    assert "  warning" not in output
+    for text in ("configuration: ", "taken up: version 1", "event socket: connected", "inbound workflow: workflow 1",
+                 "reachable: ", "credentials: ", "rights: ", "Stasis app: ", "version: 22.10.1", "modules: all 9",
+                 "websocket client: [media] is known", "media URL: "):  # fmt: skip
+        said(output, "ok", text)
+
+
+@pytest.mark.services
+def test_unusable_configurations_are_found(doctor: Doctor, settings: dict[str, str], db: database.Database) -> None:
+    configure(db, "ftp://x")
+    output = doctor(**settings)
+    said(output, "wrong", "configuration: ari_endpoint must begin with")
+    said(doctor("--organization", "2", **settings), "warning", "connections: organization 2 has none")
+
+
+@pytest.mark.services
+def test_what_our_tables_make_of_a_configuration_is_shown(
+    doctor: Doctor, settings: dict[str, str], db: database.Database, canned: Canned
+) -> None:
+    configure(db, canned.url, app_password="hunter2 ")
+    configure(db, canned.url, 2, inbound_workflow_id=1)
+    output = doctor(**settings)
+    said(output, "wrong", "configuration: app_password begins or ends with a blank")
+    said(output, "wrong", "configuration: the same endpoint and app as organization 2")
+    said(output, "wrong", "configuration: the same endpoint and app as organization 1")
+    said(output, "wrong", "taken up: not yet")
+    said(output, "wrong", "inbound workflow: inbound workflow is of another organization")
+    take_up(db, canned.url, state="connecting")
+    said(doctor(**settings), "wrong", "taken up: version 1 is older")
+    said(
+        doctor(**settings | {"SECRET_KEY": "another key that is long enough"}), "wrong", "taken up: its sealed password"
+    )
+    execute(db, "UPDATE ari.connections SET state = 'refused', reason = 'app_name is missing'")
+    said(doctor(**settings), "wrong", "taken up: refused: app_name is missing")
+
+
+@pytest.mark.services
+def test_calls_that_stay_in_ending_are_found(
+    doctor: Doctor, settings: dict[str, str], db: database.Database, canned: Canned
+) -> None:
+    configure(db, canned.url)
+    take_up(db, canned.url)
+    record(db, "ending", ending_ago="5 seconds")
+    assert "calls in ending" not in doctor(**settings)
+    record(db, "ending", ending_ago="5 minutes")
+    said(doctor(**settings), "warning", "calls in ending: 1 for over a minute")
+
+
+@pytest.mark.services
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("connected", True, "ok", "Stasis app: voiceai is held by our listener"),
+        ("connected", False, "wrong", "Stasis app: our listener reports voiceai connected, Asterisk does not know it"),
+        ("replaced", True, "wrong", "Stasis app: voiceai was taken by another event socket"),
+        ("connecting", True, "wrong", "Stasis app: voiceai is known to Asterisk, but our event socket is connecting"),
+        ("unassigned", False, "wrong", "Stasis app: nobody holds voiceai: our event socket is unassigned"),
+    ],
+)
+def test_who_holds_the_app_is_told(
+    doctor: Doctor, settings: dict[str, str], db: database.Database, canned: Canned, case: tuple[str, bool, str, str]
+) -> None:  # fmt: skip
+    state, known, level, text = case
+    configure(db, canned.url)
+    take_up(db, canned.url, state=state)
+    if not known:
+        canned.answers["GET /applications/voiceai"] = (404, {"message": "Application not found"})
+    output = doctor(**settings)
+    said(output, level, text)
+    said(output, "ok" if state == "connected" else "wrong", f"event socket: {state}")
+
+
+# ── one Asterisk ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def examined(endpoint: str, name: str | None = "media", password: str = PASSWORD) -> dict[str, tuple[Level, str]]:
+    """What was looked at → the worst that was found, and what was seen."""
+    configuration = Configuration(endpoint=endpoint, app="voiceai", user="voiceai", password=password)
+    found: dict[str, tuple[Level, str]] = {}
+    for one in asterisk_checks.check(configuration, name, socket_state="connected"):
+        assert "hunter2" not in f"{one}"
+        assert bool(one.todo) == (one.level is not Level.OK)
+        if one.what not in found or one.level is Level.WRONG:
+            found[one.what] = (one.level, one.seen)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "what", "seen"),
+    [
+        (401, "Authentication required", "credentials", "answered 401"),
+        (403, "", "credentials", "answered 403"),
+        (404, "Resource not found", "reachable", "answered 404 Resource not found"),
+        (503, "", "reachable", "answered 503"),
+    ],
+)
+def test_an_asterisk_that_gives_no_usable_answer(
+    canned: Canned, status: int, message: str, what: str, seen: str
+) -> None:
+    canned.answers["GET /applications/voiceai"] = (status, {"message": message})
+    assert list(examined(canned.url)) == [what]
+    level, text = examined(canned.url)[what]
+    assert (level, seen in text) == (Level.WRONG, True)
+
+
+def test_an_asterisk_that_cannot_be_reached_or_hangs(canned: Canned, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    assert examined(f"http://127.0.0.1:{port}")["reachable"][1].endswith("connection refused")
+    monkeypatch.setattr(asterisk_checks, "_READ_SECONDS", 0.2)
+    monkeypatch.setattr(asterisk_checks, "_CONNECT_SECONDS", 0.2)
+    canned.pause_seconds = 1.0
+    started = time.monotonic()
+    assert examined(canned.url)["reachable"][0] is Level.WRONG
+    assert time.monotonic() - started < 1
+    with socket.create_server(("127.0.0.1", 0)) as plain:
+        assert examined(f"https://127.0.0.1:{plain.getsockname()[1]}")["reachable"][0] is Level.WRONG
+
+
+def test_an_asterisk_that_hangs_half_way_keeps_what_was_found(canned: Canned, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asterisk_checks, "_READ_SECONDS", 0.5)
+    canned.answers["POST /channels/*/answer"] = (500, {"message": "hunting"})
+    found = examined(canned.url)
+    assert found["credentials"][0] is Level.OK
+    assert found["Asterisk"] == (Level.WRONG, "answered 500 hunting")
+
+
+def test_a_user_that_may_only_read_and_absent_modules_are_found(canned: Canned) -> None:
+    canned.answers["POST /channels/*/answer"] = (403, {"message": "Write access denied"})
+    assert examined(canned.url)["rights"][0] is Level.WRONG
+    del canned.answers["POST /channels/*/answer"]
+    assert examined(canned.url)["channels"][0] is Level.WRONG
+    modules = [{"name": "app_stasis.so", "status": "Not Running"}]
+    canned.answers["GET /asterisk/modules"] = (200, modules)
+    level, seen = examined(canned.url)["modules"]
+    assert (level, "app_stasis (Not Running)" in seen) == (Level.WRONG, True)
+    assert "chan_websocket (not loaded)" in seen
+    del canned.answers["GET /asterisk/modules"]
+    assert examined(canned.url)["modules"][0] is Level.WARNING
+    del canned.answers["GET /asterisk/info"]
+    assert examined(canned.url)["version, modules, websocket client"][0] is Level.WARNING
+
+
+@pytest.mark.parametrize(
+    ("version", "level"),
+    [
+        ("22.10.1+dfsg+~cs6.17", Level.OK), ("22.8.0", Level.OK), ("22.7.9", Level.WRONG), ("20.18.0", Level.OK),
+        ("20.17.0", Level.WRONG), ("21.12.0", Level.WRONG), ("23.1.0", Level.WRONG), ("23.2.0", Level.OK),
+        ("24.0.0", Level.OK), ("18.26.0", Level.WRONG), ("certified-20.7-cert3", Level.WRONG),
+        ("GIT-22-abcdef", Level.WARNING), ("", Level.WARNING), ("mine", Level.WARNING),
+    ],
+)  # fmt: skip
+def test_versions_without_external_media_over_websocket_are_refused(version: str, level: Level) -> None:
+    assert asterisk_checks.judge_version(version).level is level
+
+
+def test_the_websocket_client_is_looked_up(canned: Canned) -> None:
+    assert examined(canned.url)["websocket client"] == (Level.OK, "[media] is known")
+    canned.answers["GET " + CLIENT_PATH] = client("ws://127.0.0.1:9", protocols="", connection_type="persistent")
+    assert examined(canned.url)["websocket client"][0] is Level.WRONG
+    canned.answers["GET " + CLIENT_PATH] = (404, {"message": "Object with id 'media' not found"})
+    assert examined(canned.url)["websocket client"] == (Level.WRONG, "websocket_client.conf has no [media]")
+    canned.answers["GET " + CLIENT_PATH] = (404, {"message": "configClass 'res_websocket_client' not found"})
+    assert examined(canned.url)["websocket client"][0] is Level.WARNING
+    assert "websocket client" not in examined(canned.url, None)
+
+
+@pytest.mark.parametrize(
+    ("uri", "level"),
+    [
+        ("http://h/", Level.WRONG), ("ws://h:hunter2/", Level.WRONG), ("ws://[h/", Level.WRONG), ("", Level.WRONG),
+        ("ws://u:hunter2@127.0.0.1:9/hunter2?t=hunter2", Level.WARNING), ("wss://no-such-host.invalid/", Level.WARNING),
+    ],
+)  # fmt: skip
+def test_the_media_url_is_tried_as_far_as_it_can_be(uri: str, level: Level) -> None:
+    found = media.reach(uri)
+    assert found.level is level
+    assert "hunter2" not in f"{found}"
+
+
+def test_a_simulated_asterisk_is_looked_at() -> None:
+    with SimulatedAsterisk(users={"voiceai": PASSWORD}) as there:
+        found = examined(there.url)
+        assert {found[what][0] for what in ("reachable", "credentials", "rights", "version")} == {Level.OK}
+        assert examined(there.url, password="hunter2 wrong")["credentials"][0] is Level.WRONG
+
+
+@pytest.mark.asterisk
+def test_a_real_asterisk_is_looked_at(asterisk: RealAsterisk) -> None:
+    password = asterisk.users["voiceai"]
+    found = examined(asterisk.url, password=password)
+    for what in ("reachable", "credentials", "rights", "version", "modules", "websocket client"):
+        assert found[what][0] is Level.OK, what
+    assert found["media URL"][0] is Level.WARNING
+    assert found["Stasis app"][0] is Level.WRONG
+    assert examined(asterisk.url, "other", password)["websocket client"][0] is Level.WRONG
+    assert examined(asterisk.url, "a/b ?#%'", password)["websocket client"][0] is Level.WRONG
+    assert "answered 401" in examined(asterisk.url)["credentials"][1]
+    assert examined(asterisk.url + "/prefix", password=password)["reachable"][0] is Level.WRONG
+    asterisk.cli("module unload bridge_simple.so")
+    assert examined(asterisk.url, password=password)["modules"] == (Level.WRONG, "bridge_simple (not loaded)")
+    assert asterisk.channels() == []
+
+
+# ── the files of an Asterisk ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_there_is_one_dialplan() -> None:
+    theirs = asterisk_config.files(asterisk_config.Configuration(), port=1, password="x", modules="/")
+    assert asterisk_files.dialplan("voiceai") in theirs["extensions.conf"]
+    assert asterisk_files.dialplan("voiceai") in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.services
+def test_the_files_for_a_connection_are_printed(
+    doctor: Doctor, settings: dict[str, str], db: database.Database
+) -> None:
+    configure(db, "https://pbx.example/asterisk/", app_name="acme", ws_client_name="agent")
+    output = doctor("--dialplan", "1", DATABASE_URL=settings["DATABASE_URL"])
+    assert asterisk_files.dialplan("acme") in output
+    for line in ("; ──── http.conf ────", "prefix=asterisk", "tlsbindaddr=0.0.0.0:443", "[acme]", "[agent]",
+                 f"password={asterisk_files.PASSWORD}", f"uri={asterisk_files.MEDIA_URL}"):  # fmt: skip
+        assert f"\n{line}\n" in f"\n{output}", line
+    assert "written as \\; because" in output
+
+
+@pytest.mark.asterisk
+def test_a_real_asterisk_takes_the_files(asterisk: RealAsterisk) -> None:
+    files = asterisk_files.files(endpoint=asterisk.url, app="acme", user="acme", websocket_client="agent")
+    asterisk.configuration.dialplan = asterisk_files.dialplan("acme", context="printed")
+    asterisk.reload()
+    assert "Stasis(acme)" in asterisk.cli("dialplan show printed")
+    assert f"bindport={asterisk.port}" in files["http.conf"]
+
+
+@pytest.mark.services
+def test_the_program_ends_with_a_status(settings: dict[str, str], db: database.Database, tmp_path: Path) -> None:
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
+    run = [sys.executable, "-m", "arictl.main", "doctor"]
+    environment = kept | settings | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+    done = subprocess.run(run, check=False, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stderr) == (1, "")
+    said(done.stdout, "wrong", "scheduler: none has ever led")
+    done = subprocess.run(
+        [*run, "--dialplan", "7"], check=False, capture_output=True, text=True, timeout=60, cwd=tmp_path,
+        env=environment,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "arictl: organization 7 has no ARI configuration\n"

@@ -1,0 +1,201 @@
+"""Requests and event sockets over TLS, against every certificate a PBX owner may have: trusted, or refused and why."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from listener import addresses, wires
+from listener.errors import SocketBroken
+from shared import ari, authorities, errors
+from simulator.testing import SimulatedAsterisk
+from tests import tls
+from tests.tls import Issued, Proxy
+
+PASSWORD = "pass word & # % + : ="
+
+AUTHORITY = tls.issue("private authority", authority=True)
+BETWEEN = tls.issue("intermediate authority", AUTHORITY, authority=True)
+STRANGER = tls.issue("somebody else's authority", authority=True)
+GOOD = tls.issue("pbx", AUTHORITY, hosts=tls.LOOPBACK)
+BELOW = tls.issue("pbx", BETWEEN, hosts=tls.LOOPBACK)
+ALONE = tls.issue("pbx", hosts=tls.LOOPBACK)
+OLD_AUTHORITY = tls.issue("old authority", authority=True, starts_days=-20, ends_days=-1)
+
+#: What the Asterisk shows, whom we trust, the host in the endpoint.
+TRUSTED = {
+    "a private authority": (GOOD, AUTHORITY.pem, "localhost"),
+    "an address": (GOOD, AUTHORITY.pem, "127.0.0.1"),
+    "self-signed": (ALONE, ALONE.pem, "localhost"),
+    "an intermediate that is sent along": (BELOW, AUTHORITY.pem, "localhost"),
+    "an intermediate that alone is trusted": (BELOW, BETWEEN.pem, "localhost"),
+    "the Asterisk's own certificate alone": (GOOD, GOOD.pem, "localhost"),
+    "a host name as older tools write it": (tls.issue("localhost", AUTHORITY), AUTHORITY.pem, "localhost"),
+    "two authorities": (GOOD, STRANGER.pem + AUTHORITY.pem, "localhost"),
+}
+#: The same, and the words.
+REFUSED = {
+    "private, no bundle": (GOOD, None, "localhost", "not signed by an authority of this system.*ari_ca_bundle"),
+    "self-signed, no bundle": (ALONE, None, "localhost", "not signed by an authority of this system.*ari_ca_bundle"),
+    "another authority": (GOOD, STRANGER.pem, "localhost", "not signed by a certificate in ari_ca_bundle"),
+    "another self-signed": (
+        tls.issue("pbx", hosts=tls.LOOPBACK), ALONE.pem, "localhost", "not signed by a certificate in ari_ca_bundle",
+    ),
+    "another host name": (
+        tls.issue("localhost", AUTHORITY, hosts=("pbx.example",)), AUTHORITY.pem, "localhost", "another host name",
+    ),
+    "another address": (tls.issue("127.0.0.1", AUTHORITY, hosts=("localhost",)), AUTHORITY.pem, "127.0.0.1",
+                        "another address"),
+    "expired": (
+        tls.issue("pbx", AUTHORITY, hosts=tls.LOOPBACK, starts_days=-20, ends_days=-1), AUTHORITY.pem, "localhost",
+        "expired",
+    ),
+    "not valid yet": (
+        tls.issue("pbx", AUTHORITY, hosts=tls.LOOPBACK, starts_days=2), AUTHORITY.pem, "localhost", "not valid yet",
+    ),
+    "an expired authority": (
+        tls.issue("pbx", OLD_AUTHORITY, hosts=tls.LOOPBACK), OLD_AUTHORITY.pem, "localhost", "expired",
+    ),
+}  # fmt: skip
+
+
+class Witness:
+    """Lets every request through, and remembers what was answered."""
+
+    def __init__(self) -> None:
+        self.answers: list[str] = []
+
+    def seconds_left(self) -> float:
+        return 5.0
+
+    def asked(self, request: ari.Asked) -> None:
+        self.answers.append(request.answer)
+
+
+@pytest.fixture(scope="module")
+def simulated() -> Iterator[SimulatedAsterisk]:
+    with SimulatedAsterisk(users={"voiceai": PASSWORD}, path_prefix="/a/prefix") as made:
+        yield made
+
+
+def request(endpoint: str, bundle: str | None) -> None:
+    """A request over a connection that is kept, and another one over it."""
+    target = ari.Target(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD, ca_bundle=bundle)
+    asterisk = ari.Asterisk(target, requests_at_once=2, connect_seconds=2, read_seconds=3)
+    try:
+        for _ in range(2):
+            assert ari.Ari(asterisk, Witness()).bridges() == []
+    finally:
+        asterisk.close()
+
+
+def open_socket(endpoint: str, bundle: str | None) -> None:
+    """An event socket, opened and closed."""
+
+    async def scene() -> None:
+        header = addresses.authorization("voiceai", PASSWORD)
+        wire = await wires.open_wire(addresses.socket_url(endpoint, "voiceai"), header, bundle)
+        await wire.close()
+
+    asyncio.run(asyncio.wait_for(scene(), 10))
+
+
+Way = Callable[[str, str | None], None]
+WAYS: list[Any] = [pytest.param(request, id="request"), pytest.param(open_socket, id="socket")]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("case", TRUSTED)
+def test_who_is_in_the_bundle_is_trusted(simulated: SimulatedAsterisk, case: str, way: Way) -> None:
+    shown, bundle, host = TRUSTED[case]
+    with tls.in_front_of(simulated.url, shown) as proxy:
+        way(proxy.url(host), bundle)
+        assert proxy.accepted == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("case", REFUSED)
+def test_who_is_not_to_be_trusted_is_refused_in_plain_words(simulated: SimulatedAsterisk, case: str, way: Way) -> None:
+    shown, bundle, host, words = REFUSED[case]
+    with tls.in_front_of(simulated.url, shown) as proxy:
+        with pytest.raises((errors.AsteriskUnreachable, SocketBroken), match=words) as caught:
+            way(proxy.url(host), bundle)
+        assert PASSWORD not in str(caught.value)
+        if isinstance(caught.value, errors.AsteriskUnreachable):
+            assert not caught.value.may_have_acted
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_plain_asterisk_behind_https_is_told_so(simulated: SimulatedAsterisk, way: Way) -> None:
+    endpoint = simulated.url.replace("http:", "https:")
+    with pytest.raises((errors.AsteriskUnreachable, SocketBroken), match="does not speak TLS: is it http://"):
+        way(endpoint, AUTHORITY.pem)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_without_a_bundle_the_system_s_authorities_count(
+    simulated: SimulatedAsterisk, way: Way, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "system.pem").write_text(AUTHORITY.pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "system.pem"))
+    authorities.context.cache_clear()
+    try:
+        with tls.in_front_of(simulated.url, GOOD) as proxy:
+            way(proxy.url(), None)
+            # A bundle is instead of the system's, not on top of it.
+            with pytest.raises((errors.AsteriskUnreachable, SocketBroken), match="ari_ca_bundle"):
+                way(proxy.url(), STRANGER.pem)
+    finally:
+        authorities.context.cache_clear()
+
+
+def test_a_context_is_made_once_and_stays_as_it_was_made(simulated: SimulatedAsterisk) -> None:
+    with tls.in_front_of(simulated.url, GOOD) as proxy:
+        made = authorities.context(AUTHORITY.pem)
+        for way in (request, open_socket):
+            way(proxy.url(), AUTHORITY.pem)
+    assert authorities.context(AUTHORITY.pem) is made
+    # The libraries have put nobody else's authorities in.
+    assert made.cert_store_stats() == {"x509": 1, "crl": 0, "x509_ca": 1}
+    assert made.check_hostname
+    assert authorities.context(None) is not made
+
+
+def test_a_connection_that_is_cut_after_the_request_may_have_acted(simulated: SimulatedAsterisk) -> None:
+    with tls.in_front_of(simulated.url, GOOD) as proxy:
+        proxy.cuts = True
+        with pytest.raises(errors.AsteriskUnreachable) as caught:
+            request(proxy.url(), AUTHORITY.pem)
+    assert caught.value.may_have_acted
+
+
+def test_a_renewed_certificate_of_the_same_authority_needs_no_change(simulated: SimulatedAsterisk) -> None:
+    with tls.in_front_of(simulated.url, GOOD) as proxy:
+        for shown in (GOOD, tls.issue("pbx", AUTHORITY, hosts=tls.LOOPBACK)):
+            proxy.show(shown)
+            request(proxy.url(), AUTHORITY.pem)
+            open_socket(proxy.url(), AUTHORITY.pem)
+
+
+@pytest.mark.parametrize("damage", [lambda pem: pem[:36] + "AAAA" + pem[40:], lambda _: Issued.__name__])
+def test_what_is_no_certificate_is_refused(damage: Callable[[str], str]) -> None:
+    with pytest.raises(errors.InvalidConfiguration, match="cannot be read"):
+        authorities.check(damage(AUTHORITY.pem))
+    authorities.check(None)
+    authorities.check(AUTHORITY.pem)
+
+
+def test_a_bundle_that_cannot_be_read_is_a_lasting_fault_of_the_socket() -> None:
+    with pytest.raises(SocketBroken, match="cannot be read") as caught:
+        open_socket("https://localhost:1", "no certificate")
+    assert caught.value.lasting
+
+
+def test_the_proxy_is_what_is_talked_to(simulated: SimulatedAsterisk) -> None:
+    with Proxy(simulated.url, GOOD) as proxy:
+        assert proxy.url().startswith("https://localhost:")
+        assert proxy.url().endswith("/a/prefix")

@@ -1,0 +1,74 @@
+"""Liveness: what a process notes, and what the check makes of it."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import structlog
+
+from shared import health
+
+ROOT = Path(__file__).parents[2]
+
+
+def check(path: Path | None) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"]} | ({"HEALTH_FILE": str(path)} if path else {})
+    return subprocess.run(
+        [sys.executable, "-m", "shared.health"], check=False, cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+def test_a_process_that_beats_is_alive(tmp_path: Path) -> None:
+    path = tmp_path / "alive"
+    health.Pulse(str(path)).beat()
+    assert 0 <= health.silence(path, time.monotonic()) < 5
+    done = check(path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [file.name for file in tmp_path.iterdir()] == ["alive"]
+
+
+def test_one_that_is_silent_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "alive"
+    for text, said in (
+        (f"{time.monotonic() - 60}", "no sign of life for 60 s"),
+        # Of an earlier boot.
+        (f"{time.monotonic() + 1e6}", "no note"),
+        ("", "no note"),
+        ("x", "no note"),
+    ):
+        path.write_text(text)
+        done = check(path)
+        assert done.returncode == 1
+        assert said in done.stderr
+    path.unlink()
+    assert health.silence(path, 5.0) == math.inf
+    assert check(path).returncode == 1
+
+
+def test_where_nobody_notes_it_is_said() -> None:
+    done = check(None)
+    assert done.returncode == 2
+    assert "HEALTH_FILE is not set" in done.stderr
+
+
+def test_a_file_that_cannot_be_written_is_logged_once_and_ends_nothing(tmp_path: Path) -> None:
+    pulse = health.Pulse(str(tmp_path / "missing" / "alive"))
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(3):
+            pulse.beat()
+    assert [entry["log_level"] for entry in logged] == ["error"]
+    (tmp_path / "missing").mkdir()
+    pulse.beat()
+    assert (tmp_path / "missing" / "alive").exists()
+
+
+def test_without_a_file_nothing_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    health.Pulse("").beat()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,169 @@
+"""What an installation is made of (compose.yaml, Dockerfile, systemd units), read against Procfile and settings.
+
+Read, not run: none of it has met an engine here.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared import settings
+
+ROOT = Path(__file__).parents[2]
+PROCFILE = dict(re.findall(r"^(\w+): (.+)$", (ROOT / "Procfile").read_text(), re.MULTILINE))
+SETTINGS: dict[str, type[settings.Base]] = {
+    "listener": settings.Listener,
+    "worker": settings.Worker,
+    "scheduler": settings.Scheduler,
+}
+UNITS = {path.name.removeprefix("ari-pipeline-"): path for path in (ROOT / "docs/systemd").iterdir()}
+#: A worker waits up to DRAIN_SECONDS for its steps and once more for its consumers; the listener ends by force 10 s
+#: after its drain.
+LONGEST_STOP_SECONDS = max(2 * settings.Base.model_fields["drain_seconds"].default + 5, 15 + 10)
+
+
+def mapping(yaml: str) -> dict[str, Any]:
+    """Reads as much of YAML as compose.yaml uses: mappings, lists of plain values, comments on lines of their own."""
+    root: dict[str, Any] = {}
+    open_at: list[tuple[int, Any]] = [(-1, root)]
+    lines = [line for line in yaml.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        assert "\t" not in line
+        indent = len(line) - len(line.lstrip())
+        while open_at[-1][0] >= indent:
+            open_at.pop()
+        if line.lstrip().startswith("- "):
+            open_at[-1][1].append(line.strip()[2:])
+            continue
+        key, colon, value = line.strip().partition(":")
+        assert colon, line
+        assert key not in open_at[-1][1], f"twice: {key}"
+        made: Any = value.strip() or ([] if following.lstrip().startswith("- ") else {})
+        open_at[-1][1][key] = made
+        if not value.strip():
+            open_at.append((indent, made))
+    return root
+
+
+COMPOSE = mapping((ROOT / "compose.yaml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+
+
+def words(listed: str) -> list[str]:
+    """A list in one line."""
+    return re.findall(r'"([^"]*)"', listed)
+
+
+# ── compose.yaml ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_compose_has_the_procfile_s_processes_and_what_they_stand_on() -> None:
+    assert set(SERVICES) == {"redis", "postgres", "migrate", "asterisk", *PROCFILE}
+    for name, command in PROCFILE.items():
+        assert " ".join(words(SERVICES[name]["command"])) == command
+    assert words(SERVICES["migrate"]["command"]) == ["arictl", "db", "upgrade"]
+    images = {SERVICES[name]["image"] for name in (*PROCFILE, "migrate")}
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version is not None
+    assert images == {f"ari-pipeline:{version[1]}"}
+
+
+def test_only_an_asterisk_waits_to_be_asked_for() -> None:
+    assert {name for name, service in SERVICES.items() if "profiles" in service} == {"asterisk"}
+
+
+def test_every_service_but_the_one_shot_is_watched_and_comes_back() -> None:
+    for name, service in SERVICES.items():
+        if name == "migrate":
+            assert service["restart"] == '"no"'
+            continue
+        assert service["restart"] == "unless-stopped"
+        assert {"test", "interval", "timeout", "retries"} <= set(service["healthcheck"])
+        for port in service.get("ports", ()):
+            assert port.startswith('"127.0.0.1:'), "on loopback only"
+
+
+def test_redis_never_evicts_and_postgres_keeps_its_data() -> None:
+    assert '"--maxmemory-policy", "noeviction"' in SERVICES["redis"]["command"]
+    mounted = {volume.partition(":")[0] for volume in SERVICES["postgres"]["volumes"]}
+    assert mounted <= set(COMPOSE["volumes"])
+
+
+@pytest.mark.parametrize("name", PROCFILE)
+def test_a_process_gets_what_it_must_have_and_time_to_drain(name: str) -> None:
+    service, kind = SERVICES[name], SETTINGS[name]
+    required = {field.upper() for field, about in kind.model_fields.items() if about.is_required()}
+    assert required <= set(service["environment"])
+    assert {variable for variable, value in service["environment"].items() if value != '""'} == required
+    assert words(service["healthcheck"]["test"]) == ["CMD", "python", "-m", "shared.health"]
+    assert int(service["stop_grace_period"].removesuffix("s")) >= LONGEST_STOP_SECONDS
+    waits = {other: about["condition"] for other, about in service["depends_on"].items()}
+    assert waits["redis"] == "service_healthy"
+    assert ("migrate" in waits) == ("DATABASE_URL" in required)
+    assert not {"container_name", "ports"} & set(service), "it is to be scaled"
+
+
+def test_no_secret_is_in_the_file() -> None:
+    for name, service in SERVICES.items():
+        for variable, value in service.get("environment", {}).items():
+            if "SECRET" in variable or "PASSWORD" in variable:
+                assert value == '""' or re.fullmatch(rf"\$\{{{variable}:\?.+\}}", value), (name, variable)
+            elif "@" in value:
+                assert re.search(r":\$\{POSTGRES_PASSWORD:\?[^}]+\}@", value), (name, variable)
+
+
+# ── Dockerfile ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+STAGES = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
+
+
+def test_the_image_is_slim_and_runs_as_nobody_in_particular() -> None:
+    build, final = STAGES[-2:]
+    assert build.startswith("python:3.11-slim")
+    assert final.startswith("python:3.11-slim")
+    assert re.search(r"^USER (?!0\b)\d+$", final, re.MULTILINE)
+    assert "[dev]" not in build
+    assert "apt-get" not in build + final
+    (health_file,) = re.findall(r"HEALTH_FILE=(\S+)", final)
+    assert health_file.startswith("/dev/shm/")
+
+
+def test_the_image_has_the_product_and_nothing_else() -> None:
+    copied = set(re.findall(r"^COPY (\w+) \1$", STAGES[-2], re.MULTILINE))
+    started = {command.split()[2].partition(".")[0] for command in PROCFILE.values()}
+    assert started | {"arictl", "shared"} <= copied
+    assert not copied & {"devstack", "simulator", "tests", "bench"}
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    let_in = {line.removeprefix("!") for line in ignored if line.startswith("!")}
+    assert "*" in ignored
+    assert let_in == copied | {"pyproject.toml", "README.md", "LICENSE"}
+
+
+def test_the_asterisk_is_a_stage_of_its_own() -> None:
+    assert SERVICES["asterisk"]["build"]["target"] == "asterisk"
+    assert STAGES[0].startswith("debian:sid-slim AS asterisk\n")
+
+
+# ── systemd ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_there_is_a_unit_for_each_process() -> None:
+    assert set(UNITS) == {"listener.service", "worker@.service", "scheduler.service"}
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_a_unit_starts_its_process_and_brings_it_back(name: str) -> None:
+    lines = [line.partition("=") for line in UNITS[name].read_text().splitlines() if "=" in line and line[0] != "#"]
+    unit = {key: value for key, _, value in lines}
+    process = re.sub(r"@?\.service$", "", name)
+    assert unit["ExecStart"] == f"/opt/ari-pipeline/bin/{PROCFILE[process]}"
+    assert unit["Restart"] == "always"
+    assert int(unit["TimeoutStopSec"]) >= LONGEST_STOP_SECONDS
+    assert unit["DynamicUser"] == "yes"
+    assert unit["StartLimitIntervalSec"] == "0"
+    if process == "listener":
+        assert int(unit["LimitNOFILE"]) > settings.Listener.model_fields["listener_capacity"].default + 200
