@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from shared import ari, errors, sealing
+from shared import ari, errors, rest, sealing
 from shared.connections import Connections, Version
 from shared.core.calls import Call
 from shared.core.deadlines import Limits
@@ -26,10 +26,10 @@ _T = TypeVar("_T")
 class Asterisks(Protocol):
     """Where the steps get at an Asterisk."""
 
-    def of(self, call: Call, witness: ari.Witness) -> ari.Ari:
+    def of(self, call: Call, witness: rest.Witness) -> ari.Ari:
         """The Asterisk a call came in by. Raises PermanentError when we know none."""
 
-    def at(self, connection_id: int, version: int, witness: ari.Witness) -> ari.Ari:
+    def at(self, connection_id: int, version: int, witness: rest.Witness) -> ari.Ari:
         """The Asterisk of a connection version. Raises PermanentError when we know none."""
 
 
@@ -37,7 +37,7 @@ class Asterisks(Protocol):
 class _Known:
     """A client, what it was made of, and until when that is taken for current."""
 
-    client: ari.Asterisk
+    client: rest.Asterisk
     version: Version
     fresh_until: float
 
@@ -55,13 +55,13 @@ class RestAsterisks:
         self._lock = threading.Lock()
         self._clients: OrderedDict[tuple[int, int], _Known] = OrderedDict()
 
-    def of(self, call: Call, witness: ari.Witness) -> ari.Ari:
+    def of(self, call: Call, witness: rest.Witness) -> ari.Ari:
         return self.at(call.connection_id, call.connection_version, witness)
 
-    def at(self, connection_id: int, version: int, witness: ari.Witness) -> ari.Ari:
+    def at(self, connection_id: int, version: int, witness: rest.Witness) -> ari.Ari:
         return ari.Ari(self._client(connection_id, version), witness)
 
-    def _client(self, connection_id: int, version: int) -> ari.Asterisk:
+    def _client(self, connection_id: int, version: int) -> rest.Asterisk:
         key = (connection_id, version)
         with self._lock:
             known = self._clients.get(key)
@@ -83,15 +83,15 @@ class RestAsterisks:
                 self._clients.popitem(last=False)[1].client.close()
         return client
 
-    def _make(self, version: Version) -> ari.Asterisk:
-        target = ari.Target(
+    def _make(self, version: Version) -> rest.Asterisk:
+        target = rest.Target(
             endpoint=version.endpoint,
             app=version.app,
             user=version.user,
             password=self._sealer.open(version.sealed_password),
             ca_bundle=version.ca_bundle,
         )
-        return ari.Asterisk(
+        return rest.Asterisk(
             target,
             requests_at_once=self._requests_at_once,
             connect_seconds=self._limits.connect_seconds,

@@ -6,7 +6,7 @@ import time
 from datetime import timedelta
 from uuid import UUID
 
-from shared import ari, errors
+from shared import errors, rest
 from shared.core import facts
 from shared.core.calls import Call
 from shared.core.deadlines import Step
@@ -29,7 +29,7 @@ class Watch:
             raise errors.TransientError("the step ran out of its time")
         return left
 
-    def asked(self, request: ari.Asked) -> None:
+    def asked(self, request: rest.Asked) -> None:
         """Collects a request that was made."""
         at = self._ledger.store.now() - timedelta(milliseconds=request.took_ms)
         took = round(request.took_ms, 2)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from arictl.checks import media
 from arictl.checks.findings import Finding, ok, warning, wrong
-from shared import ari, errors
+from shared import ari, errors, rest
 from shared.core.configurations import Configuration
 
 _CONNECT_SECONDS = 2.0
@@ -43,7 +43,7 @@ class Watch:
             raise errors.TransientError("it takes too long to answer")
         return left
 
-    def asked(self, request: ari.Asked) -> None:
+    def asked(self, request: rest.Asked) -> None:
         """Nobody keeps what a doctor asked."""
 
 
@@ -54,7 +54,7 @@ def check(configuration: Configuration, client: str | None, *, socket_state: str
         client: The connection's ws_client_name.
         socket_state: Of our event socket, as its listener last reported.
     """
-    target = ari.Target(
+    target = rest.Target(
         endpoint=configuration.endpoint,
         app=configuration.app,
         user=configuration.user,
@@ -62,7 +62,7 @@ def check(configuration: Configuration, client: str | None, *, socket_state: str
         ca_bundle=configuration.ca_bundle,
     )
     try:
-        asterisk = ari.Asterisk(
+        asterisk = rest.Asterisk(
             target, requests_at_once=2, connect_seconds=_CONNECT_SECONDS, read_seconds=_READ_SECONDS
         )
     except errors.InvalidConfiguration as exc:

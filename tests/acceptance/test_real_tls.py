@@ -61,8 +61,7 @@ def test_a_private_authority_is_trusted_by_its_bundle_and_a_change_of_it_keeps_c
         pipeline.wait_connected()
         serve_one_call(pipeline, prefixed)
 
-        # The PBX gets a certificate of another authority while somebody talks: with both in the bundle before the
-        # change and the old one out after it, the call goes on and is taken down.
+        # Somebody talks while the PBX gets a certificate of another authority and the bundle is changed.
         talking = prefixed.dial()
         wait_until(lambda: pipeline.state(talking) == "connected", seconds=10, what=lambda: pipeline.story(talking))
         proxy.show(new)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from shared import ari, errors
+from shared import ari, errors, rest
 
 PASSWORD = "hunter2 & # % + : ="
 CHANNEL = {
@@ -32,14 +32,14 @@ class Witness:
 
     def __init__(self, seconds: float = 5.0) -> None:
         self.seconds = seconds
-        self.requests: list[ari.Asked] = []
+        self.requests: list[rest.Asked] = []
 
     def seconds_left(self) -> float:
         if self.seconds <= 0:
             raise errors.TransientError("out of time")
         return self.seconds
 
-    def asked(self, request: ari.Asked) -> None:
+    def asked(self, request: rest.Asked) -> None:
         self.requests.append(request)
 
 
@@ -118,9 +118,9 @@ def witness() -> Witness:
 
 
 @contextlib.contextmanager
-def asterisk(url: str, *, connect: float = 1.0, read: float = 1.0, at_once: int = 10) -> Iterator[ari.Asterisk]:
-    target = ari.Target(endpoint=url, app="voiceai", user="user", password=PASSWORD)
-    made = ari.Asterisk(target, requests_at_once=at_once, connect_seconds=connect, read_seconds=read)
+def asterisk(url: str, *, connect: float = 1.0, read: float = 1.0, at_once: int = 10) -> Iterator[rest.Asterisk]:
+    target = rest.Target(endpoint=url, app="voiceai", user="user", password=PASSWORD)
+    made = rest.Asterisk(target, requests_at_once=at_once, connect_seconds=connect, read_seconds=read)
     try:
         yield made
     finally:
@@ -392,7 +392,7 @@ def test_no_request_starts_after_the_step_s_time(client: ari.Ari, stub: Stub, wi
 
 
 def test_an_answer_too_large_is_refused(client: ari.Ari, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ari, "_LARGEST_ANSWER", 1000)
+    monkeypatch.setattr(rest, "_LARGEST_ANSWER", 1000)
     stub.answer = answered(200, CHANNEL | {"padding": "x" * 2000})
     with pytest.raises(errors.AsteriskUnreachable, match="too large"):
         client.channel("1.1")
@@ -413,7 +413,7 @@ def test_only_so_many_requests_are_in_flight(stub: Stub) -> None:
     assert len(stub.lines) == 1
 
 
-def outcome(made: ari.Asterisk) -> str:
+def outcome(made: rest.Asterisk) -> str:
     try:
         ari.Ari(made, Witness()).channel("1.1")
     except errors.PipelineError as exc:
@@ -440,7 +440,7 @@ def test_connections_are_kept_and_reused(client: ari.Ari, stub: Stub) -> None:
 def test_a_connection_idle_for_long_is_not_used_again(
     client: ari.Ari, stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ari, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(rest, "IDLE_SECONDS", 0.0)
     client.answer("1.1")
     client.answer("1.1")
     assert len(set(stub.peers)) == 2

@@ -11,7 +11,7 @@ import pytest
 
 from listener import addresses, wires
 from listener.errors import SocketBroken
-from shared import ari, authorities, errors
+from shared import ari, authorities, errors, rest
 from simulator.testing import SimulatedAsterisk
 from tests import tls
 from tests.tls import Issued, Proxy
@@ -72,7 +72,7 @@ class Witness:
     def seconds_left(self) -> float:
         return 5.0
 
-    def asked(self, request: ari.Asked) -> None:
+    def asked(self, request: rest.Asked) -> None:
         self.answers.append(request.answer)
 
 
@@ -84,8 +84,8 @@ def simulated() -> Iterator[SimulatedAsterisk]:
 
 def request(endpoint: str, bundle: str | None) -> None:
     """A request over a connection that is kept, and another one over it."""
-    target = ari.Target(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD, ca_bundle=bundle)
-    asterisk = ari.Asterisk(target, requests_at_once=2, connect_seconds=2, read_seconds=3)
+    target = rest.Target(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD, ca_bundle=bundle)
+    asterisk = rest.Asterisk(target, requests_at_once=2, connect_seconds=2, read_seconds=3)
     try:
         for _ in range(2):
             assert ari.Ari(asterisk, Witness()).bridges() == []

@@ -21,8 +21,8 @@ DEVELOPMENT = {"simulator", "devstack", "tests", "bench"}
 #: One home per outside library: a file, or a folder.
 HOMES = {
     "websockets": ("listener/",),
-    "requests": ("shared/ari.py",),
-    "urllib3": ("shared/ari.py",),
+    "requests": ("shared/rest.py",),
+    "urllib3": ("shared/rest.py",),
     "psycopg": ("shared/database.py",),
     "psycopg_pool": ("shared/database.py",),
     "apscheduler": ("scheduler/",),
