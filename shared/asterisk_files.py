@@ -27,7 +27,7 @@ type=websocket_client
 uri={uri}
 protocols=media
 connection_type=per_call_config
-; Milliseconds. An agent that takes longer than this to accept is not reached.
+; Milliseconds.
 connection_timeout=3000
 reconnect_interval=500
 reconnect_attempts=4

@@ -25,11 +25,11 @@ class EventFilter:
         """
         given = {"allowed": None, "disallowed": None} if body in (None, {}) else body
         if not isinstance(given, dict):
-            raise errors.Refusal(400, "Invalid event filter")
+            raise errors.Refusal(400, "Invalid format definition")
         for name in ("allowed", "disallowed"):
             entries = (given.get(name) or []) if name in given else getattr(self, name)
             if not isinstance(entries, list) or not all(isinstance(e, dict) and "type" in e for e in entries):
-                raise errors.Refusal(400, f"Invalid event filter: {name}")
+                raise errors.Refusal(400, "Invalid format definition")
             setattr(self, name, entries)
 
     def passes(self, event: events.Event) -> bool:
@@ -41,15 +41,20 @@ class EventFilter:
 
 @dataclass(eq=False)
 class Application:
-    """One Stasis app. It is there as long as it has a socket or a channel."""
+    """One Stasis app. It is there as long as it has a socket or a channel.
+
+    And longer, once a channel of its ended within a bridge: nothing takes that subscription back (measured).
+    """
 
     name: str
     socket: EventSocket | None = None
     subscribe_all: bool = False
     filter: EventFilter = field(default_factory=EventFilter)
     channel_ids: dict[str, None] = field(default_factory=dict)
-    #: Bridge id → the channels on whose account the app hears of it. They stay in it when they leave the bridge.
+    #: Bridge id → the channels on whose account the app hears of it; those that ended in the bridge stay.
     bridges: dict[str, set[str]] = field(default_factory=dict)
+    #: A channel ended within a bridge since the app has come to be.
+    lingers: bool = False
 
     def snapshot(self) -> dict[str, Any]:
         """The app as REST shows it."""
@@ -109,6 +114,7 @@ class Applications:
             if application.socket is not None:
                 self._send(application, events.application_replaced())
             application.socket = socket
+            application.lingers = bool(application.bridges)
             application.subscribe_all = subscribe_all
 
     def disconnect(self, socket: EventSocket) -> None:
@@ -132,13 +138,20 @@ class Applications:
         if name in self._by_name:
             self._by_name[name].bridges.setdefault(bridge_id, set()).add(channel_id)
 
-    def unsubscribe(self, channel_id: str) -> None:
-        """Nobody hears of this channel any more; nor of a bridge that only it brought."""
-        for application in list(self._by_name.values()):
-            for bridge_id, on_account_of in list(application.bridges.items()):
+    def unsubscribe_bridge(self, channel_id: str, bridge_id: str, *, left_stasis: bool) -> None:
+        """A channel left a bridge: its app hears of the bridge no more, unless the channel left Stasis from within."""
+        for application in self._by_name.values():
+            on_account_of = application.bridges.get(bridge_id, set())
+            if channel_id in on_account_of and left_stasis:
+                application.lingers = True
+            else:
                 on_account_of.discard(channel_id)
                 if not on_account_of:
-                    del application.bridges[bridge_id]
+                    application.bridges.pop(bridge_id, None)
+
+    def unsubscribe(self, channel_id: str) -> None:
+        """Nobody hears of this channel any more."""
+        for application in list(self._by_name.values()):
             if channel_id in application.channel_ids:
                 del application.channel_ids[channel_id]
                 self._forget_if_unused(application)
@@ -215,5 +228,5 @@ class Applications:
         return False
 
     def _forget_if_unused(self, application: Application) -> None:
-        if application.socket is None and not application.channel_ids:
+        if application.socket is None and not application.channel_ids and not application.lingers:
             self._by_name.pop(application.name, None)

@@ -34,5 +34,5 @@ class Bridge:
             "name": self.name,
             "channels": list(self.channel_ids),
             "creationtime": self.creationtime,
-            "video_mode": "none",
+            "video_mode": "talker",
         }

@@ -1,5 +1,6 @@
 """A channel: one leg of a call, and how Asterisk shows it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -41,8 +42,15 @@ class Channel:
     tone_hz: int | None = None
     #: Times this leg was taken out of its bridge and put back: each is heard by the parties.
     gaps: int = 0
-    #: A DELETE waits for it to finish connecting: it is not to enter Stasis any more.
+    #: A DELETE waits for it to finish connecting, and hangs it up then.
     doomed: bool = False
+    #: What an originate that nobody has answered yet dials; its end is told by a Dial event then.
+    dialling: str = ""
+    #: Its party sends back what it hears.
+    is_echo: bool = False
+    tech_cause: int | None = None
+    #: What follows when it is answered.
+    on_answer: Callable[[], None] | None = None
     creationtime: str = field(default_factory=events.timestamp)
     ear: audio.Ear = field(default_factory=audio.Ear)
 

@@ -3,21 +3,69 @@
 import asyncio
 import time
 
-from simulator import channels, orders, switch
+from simulator import audio, channels, orders, switch
 
 #: The recommended dialplan tries Stasis once more this often, waiting this long before each.
 RETRIES = 50
 RETRY_SECONDS = 0.1
 
 
-async def run(owner: switch.Switch, channel: channels.Channel, app: str, args: list[str], *, is_patient: bool) -> None:
+#: What a caller or a called party does, by the extension of the context `far`: his tone in Hz.
+_TONES_HZ = {"tone": 1000}
+
+
+def stasis_arguments(text: str) -> list[str]:
+    """The app and its arguments in `app,arg1,arg2`; quotes and backslashes keep a comma within one, as in Asterisk."""
+    parts, quoted, escaped = [""], False, False
+    for char in text:
+        if escaped:
+            parts[-1], escaped = parts[-1] + char, False
+        elif char == "\\":
+            escaped = True
+        elif char == '"':
+            quoted = not quoted
+        elif char == "," and not quoted:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return parts
+
+
+def is_inbound(owner: switch.Switch, context: str) -> bool:
+    """Whether calls to this context enter a Stasis app."""
+    return context.removesuffix("-plain") in {"inbound", *owner.settings.contexts}
+
+
+async def run_context(owner: switch.Switch, channel: channels.Channel) -> None:
+    """Runs the context of incoming calls that the channel is in."""
+    context = channel.context.removesuffix("-plain")
+    text = owner.settings.contexts.get(context, owner.settings.inbound_app).replace("${EXTEN}", channel.extension)
+    app, *args = stasis_arguments(text)
+    await run(owner, channel, app, args, is_patient=context == channel.context, app_data=text)
+
+
+def behave(owner: switch.Switch, channel: channels.Channel, extension: str) -> None:
+    """Lets the party of a channel do what the extension of `far` says, now that it is answered."""
+    channel.tone_hz = _TONES_HZ.get(extension)
+    if extension.startswith("play") and extension[4:].isdecimal():
+        channel.tone_hz = round(int(extension[4:]) / audio.TONE_STEP_HZ) * audio.TONE_STEP_HZ
+    channel.is_echo = extension == "echo"
+    if extension == "reject":
+        owner.hang_up(channel, 21, soft=False)
+    else:
+        channel.run("Wait", "3600")
+
+
+async def run(
+    owner: switch.Switch, channel: channels.Channel, app: str, args: list[str], *, is_patient: bool, app_data: str = ""
+) -> None:
     """Brings a ringing call into a Stasis app, or hangs it up.
 
     A patient dialplan lets the caller ring for five seconds while no app is connected; a plain one goes on to its
     Hangup() at once.
     """
     for attempt in range(RETRIES + 1):
-        if not owner.is_alive(channel) or owner.enter_stasis(channel, app, args):
+        if not owner.is_alive(channel) or owner.enter_stasis(channel, app, args, app_data=app_data):
             return
         if not is_patient or attempt == RETRIES:
             break
@@ -49,6 +97,20 @@ def dial(owner: switch.Switch, order: orders.Dial) -> channels.Channel:
     if order.hang_up_after is not None:
         owner.spawn(_hang_up_after(owner, channel, order.hang_up_after))
     return channel
+
+
+def go_on(owner: switch.Switch, channel: channels.Channel, context: str, extension: str, *, is_end: bool) -> None:
+    """`continue` over REST: on to a place in the dialplan, perhaps Stasis again; or to the Hangup() after Stasis."""
+    leave_to_dialplan(owner, channel)
+    if is_end:
+        owner.hang_up(channel, 16, soft=False)
+        return
+    channel.context, channel.extension = context, extension
+    if is_inbound(owner, context):
+        owner.spawn(run_context(owner, channel))
+    elif context == "far":
+        owner.answer(channel)
+        behave(owner, channel, extension)
 
 
 def leave_to_dialplan(owner: switch.Switch, channel: channels.Channel) -> None:

@@ -27,6 +27,12 @@ CAUSE_TEXTS = {
     127: "Interworking, unspecified",
 }
 
+#: What the ChannelHangupRequest of a DELETE says, whatever reason was given (measured; the reason is what
+#: ChannelDestroyed says).
+DELETED = 32
+#: `tech_cause` of a media leg whose socket was closed by the media server (measured).
+MEDIA_CLOSED = 1001
+
 #: Names that `DELETE /channels/{id}?reason=` takes.
 CAUSE_BY_REASON = {
     "normal": 16,
@@ -65,16 +71,20 @@ def stasis_end(channel: Event) -> Event:
     return event("StasisEnd", channel=channel)
 
 
-def hangup_request(channel: Event, cause: int, *, soft: bool) -> Event:
+def hangup_request(channel: Event, cause: int, *, soft: bool, tech_cause: int | None = None) -> Event:
     """Somebody wants a channel gone. Asterisk writes `cause` (and `soft`) in front of `type`."""
-    front: Event = {"soft": True, "cause": cause} if soft else {"cause": cause}
+    front: Event = {"cause": cause} | ({"soft": True} if soft else {}) | _tech(tech_cause)
     return front | event("ChannelHangupRequest", channel=channel)
 
 
-def channel_destroyed(channel: Event, cause: int) -> Event:
+def channel_destroyed(channel: Event, cause: int, *, tech_cause: int | None = None) -> Event:
     """A channel is gone; the cause is a field of the event, not of its channel."""
     text = CAUSE_TEXTS.get(cause, "Unknown")
-    return event("ChannelDestroyed", cause=cause, cause_txt=text, channel=channel)
+    return event("ChannelDestroyed", cause=cause, cause_txt=text, channel=channel) | _tech(tech_cause)
+
+
+def _tech(cause: int | None) -> Event:
+    return {} if cause is None else {"tech_cause": cause}
 
 
 def state_change(channel: Event) -> Event:
@@ -82,9 +92,9 @@ def state_change(channel: Event) -> Event:
     return event("ChannelStateChange", channel=channel)
 
 
-def dial(peer: Event, status: str) -> Event:
+def dial(peer: Event, status: str, dialstring: str = "") -> Event:
     """The dialling of an originated channel went on: "" at its beginning, then RINGING, ANSWER, BUSY ..."""
-    return event("Dial", dialstatus=status, forward="", dialstring="", peer=peer)
+    return event("Dial", dialstatus=status, forward="", dialstring=dialstring, peer=peer)
 
 
 def entered_bridge(bridge: Event, channel: Event) -> Event:

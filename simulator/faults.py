@@ -87,11 +87,11 @@ class Faults:
         for gate_id in list(self.gates):
             self.release(gate_id)
 
-    async def strike(self, when: When, method: str, path: str) -> int | None:
+    async def strike(self, when: When, method: str, path: str) -> errors.Refusal | None:
         """Lets a request suffer what is meant for it.
 
         Returns:
-            A status to answer with in Asterisk's place, or None.
+            What to answer with in Asterisk's place, or None.
 
         Raises:
             errors.Cut: the connection is to be cut.
@@ -99,7 +99,7 @@ class Faults:
         for gate in list(self.gates.values()):
             if _matches(gate.order, when, method, path):
                 await gate.arrive()
-        status = None
+        refusal = None
         for fault in list(self.faults.values()):
             order = fault.order
             is_spent = order.times is not None and fault.hits >= order.times
@@ -109,8 +109,9 @@ class Faults:
             await asyncio.sleep(order.delay_seconds)
             if order.abort:
                 raise errors.Cut
-            status = order.status or status
-        return status
+            if order.status is not None:
+                refusal = errors.Refusal(order.status, order.message)
+        return refusal
 
 
 def _matches(order: orders.Match, when: When, method: str, path: str) -> bool:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -37,7 +37,7 @@ def query_of(transport_data: str) -> str:
             if letter == "v":
                 query = argument.replace(",", "&")
     if not all(_is_encoded(part) for pair in query.split("&") for part in pair.split("=")):
-        raise errors.Refusal(500, "Allocation failed")
+        raise errors.Refusal(500, "An internal error prevented this request from being handled")
     return query
 
 
@@ -60,6 +60,8 @@ class _Leg:
     channel: channels.Channel
     url: str
     app: str
+    dialstring: str
+    connected: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
     socket: aiohttp.ClientWebSocketResponse | None = None
 
@@ -78,9 +80,9 @@ class MediaLegs:
         self.delay_seconds = 0.0
         self.is_refused = False
 
-    def start(self, channel: channels.Channel, url: str, app: str) -> None:
+    def start(self, channel: channels.Channel, url: str, app: str, *, dialstring: str) -> None:
         """Lets a leg connect; REST has answered long before it has."""
-        leg = _Leg(channel, url, app)
+        leg = _Leg(channel, url, app, dialstring)
         self._legs[channel.id] = leg
         if self._switch.settings.audio and not self._is_ticking:
             self._is_ticking = True
@@ -93,11 +95,18 @@ class MediaLegs:
         leg = self._legs.get(channel_id)
         return leg is not None and leg.socket is None
 
+    async def wait_connected(self, channel_id: str) -> None:
+        """Waits until a leg has its socket and is in Stasis, or has given up."""
+        leg = self._legs.get(channel_id)
+        if leg is not None:
+            await leg.connected.wait()
+
     def close(self, channel_id: str) -> None:
         """Closes a leg's socket, or stops its connecting."""
         leg = self._legs.pop(channel_id, None)
         if leg is None:
             return
+        leg.connected.set()
         if leg.socket is not None:
             self._close_later(leg.socket.close())
         elif leg.task is not None and leg.task is not asyncio.current_task():
@@ -106,6 +115,8 @@ class MediaLegs:
     def wipe(self) -> None:
         """Cuts every media socket without a close frame, as a crash does."""
         sockets = [leg.socket for leg in self._legs.values() if leg.socket is not None]
+        for leg in self._legs.values():
+            leg.connected.set()
         self._legs.clear()
         self._is_ticking = False
         if self._session is not None:
@@ -127,15 +138,19 @@ class MediaLegs:
             await asyncio.sleep(self.delay_seconds)
         leg.socket = await self._connect(leg.url)
         if leg.socket is None:
-            self._switch.destroy(channel, 3)
+            if channel.doomed:
+                leg.connected.set()
+            else:
+                self._switch.destroy(channel, 3)
             return
-        if channel.doomed:
-            return
-        self._switch.applications.publish(channel.id, events.dial(channel.snapshot(), "ANSWER"))
+        # A leg that is to be deleted does this, too.
+        self._switch.applications.publish(channel.id, events.dial(channel.snapshot(), "", leg.dialstring))
         self._switch.answer(channel)
+        self._switch.applications.publish(channel.id, events.dial(channel.snapshot(), "ANSWER", leg.dialstring))
+        client = leg.dialstring.partition("/")[0]
         try:
             await leg.socket.send_str(
-                f"MEDIA_START connection_id:{channel.id} channel:{channel.name} channel_id:{channel.id}"
+                f"MEDIA_START connection_id:{client} channel:{channel.name} channel_id:{channel.id}"
                 f" format:ulaw optimal_frame_size:{audio.FRAME_BYTES} ptime:20"
             )
         except ConnectionError:
@@ -144,11 +159,13 @@ class MediaLegs:
         if not self._switch.enter_stasis(channel, leg.app, []):
             self._switch.destroy(channel, 16)
             return
+        leg.connected.set()
         speaking = self._switch.spawn(self._speak(channel, leg.socket)) if self._switch.settings.audio else None
         await self._listen(channel, leg.socket)
         if speaking is not None:
             speaking.cancel()
-        self._switch.destroy(channel, 16)
+        channel.tech_cause = events.MEDIA_CLOSED
+        self._switch.hang_up(channel, 16, soft=False)
 
     async def _connect(self, url: str) -> aiohttp.ClientWebSocketResponse | None:
         loop = asyncio.get_running_loop()
@@ -177,6 +194,9 @@ class MediaLegs:
                 for other in self._switch.others_in_bridge(channel):
                     if other.state == "Up":
                         other.ear.hear(message.data)
+                        if other.is_echo:
+                            channel.ear.hear(message.data)
+                            await socket.send_bytes(message.data)
             elif message.type is aiohttp.WSMsgType.TEXT and message.data == "HANGUP":
                 return
 

@@ -54,6 +54,7 @@ class Fault(Match):
 
     delay_seconds: float = pydantic.Field(default=0.0, ge=0)
     status: int | None = pydantic.Field(default=None, ge=400, le=599)
+    message: str = "Simulated fault"
     abort: bool = False
     times: int | None = pydantic.Field(default=None, ge=1)
     probability: float = pydantic.Field(default=1.0, ge=0, le=1)

@@ -4,6 +4,7 @@ import asyncio
 
 from simulator import channels, dialplan, errors, events, switch
 
+#: Extensions that do not answer: dialstatus and cause.
 _BUSY = {"busy": ("BUSY", 0), "congestion": ("CONGESTION", 0)}
 
 
@@ -17,11 +18,13 @@ def originate(
     channel_id: str | None,
     other_channel_id: str | None,
     timeout_seconds: float,
+    far: str = "",
 ) -> channels.Channel:
     """Begins a call. A Local channel has two halves: the near one, which is returned, and the far one in the dialplan.
 
-    The far end does what its extension says: `busy`, `congestion`, `ring` (never answers), anything else answers.
-    A far half in context `inbound` is an incoming call: it rings and enters the inbound app.
+    The far end does what its extension says: `busy`, `congestion`, `reject`, `ring` (never answers), anything else
+    answers. A far half in a context of incoming calls rings and enters that context's app; once it is answered, the
+    near half does what `far` says: `wait`, `tone`, `playHERTZ`, `echo`, `reject`.
 
     Raises:
         errors.Refusal: an id is in use, or there is no endpoint.
@@ -29,81 +32,121 @@ def originate(
     technology, _, resource = endpoint.partition("/")
     if not technology or not resource:
         raise errors.Refusal(400, "Invalid endpoint specified")
-    extension, _, context = resource.partition("@")
     number = owner.number()
     near_id = channel_id or dialplan.unique_id(number)
+    is_local = technology == "Local"
     far_id = other_channel_id or f"{near_id};2"
-    if near_id in owner.channels or (technology == "Local" and far_id in owner.channels):
+    if owner.is_taken(near_id) or (is_local and owner.is_taken(far_id)):
         raise errors.Refusal(409, "Channel with given unique ID already exists")
     name = f"{endpoint}-{number:08x}"
     near = channels.Channel(
         id=near_id,
-        name=f"{name};1" if technology == "Local" else name,
+        name=f"{name};1" if is_local else name,
         kind=channels.Kind.ORIGINATED,
         caller_number=caller,
         tone_hz=owner.settings.caller_tone_hz,
+        dialling=resource if app is not None else "",
     )
     near.run("AppDial2", "(Outgoing Line)")
     owner.add(near)
-    if technology == "Local":
-        is_inbound = context == "inbound"
-        far = channels.Channel(
-            id=far_id,
-            name=f"{name};2",
-            kind=channels.Kind.CALLER if is_inbound else channels.Kind.ORIGINATED,
-            state="Ring",
-            caller_number=caller,
-            context=context or "default",
-            extension=extension,
-            peer_id=near.id,
-            tone_hz=owner.settings.caller_tone_hz,
-        )
-        near.peer_id = far.id
-        owner.add(far)
-        if is_inbound:
-            far_run = dialplan.run(owner, far, owner.settings.inbound_app, [], is_patient=True)
-            owner.spawn(far_run)
+    other = _far_half(owner, near, far_id, endpoint=endpoint, does=far) if is_local else None
     if app is not None:
-        for channel in (near, owner.channels.get(near.peer_id or "")):
+        for channel in (near, other):
             if channel is not None:
                 owner.applications.subscribe(app, channel.id)
-        owner.spawn(_dial(owner, near, app=app, args=args, extension=extension, timeout_seconds=timeout_seconds))
+        owner.spawn(_dial(owner, near, other, app=app, args=args, timeout_seconds=timeout_seconds))
     return near
+
+
+def _far_half(
+    owner: switch.Switch, near: channels.Channel, far_id: str, *, endpoint: str, does: str
+) -> channels.Channel:
+    extension, _, context = endpoint.partition("/")[2].partition("@")
+    is_inbound = dialplan.is_inbound(owner, context)
+    far = channels.Channel(
+        id=far_id,
+        name=f"{near.name[:-2]};2",
+        kind=channels.Kind.CALLER if is_inbound else channels.Kind.ORIGINATED,
+        state="Ring",
+        caller_number=near.caller_number,
+        context=context or "default",
+        extension=extension,
+        peer_id=near.id,
+        tone_hz=owner.settings.caller_tone_hz,
+    )
+    near.peer_id = far.id
+    owner.add(far)
+    if is_inbound:
+        if does:
+            far.on_answer = lambda: _answered(owner, near, far, does)
+        owner.spawn(dialplan.run_context(owner, far))
+    return far
+
+
+def _answered(owner: switch.Switch, near: channels.Channel, far: channels.Channel, does: str) -> None:
+    """The call was taken: its caller, who is at the near half, does his part; the far half is what the app sees."""
+    near.state = "Up"
+    dialplan.behave(owner, near, does)
+    far.tone_hz, far.is_echo = near.tone_hz, near.is_echo
 
 
 async def _dial(
     owner: switch.Switch,
     near: channels.Channel,
+    far: channels.Channel | None,
     *,
     app: str,
     args: list[str],
-    extension: str,
     timeout_seconds: float,
 ) -> None:
+    dialstring = near.dialling
+    extension = dialstring.partition("@")[0]
+
     def report(status: str) -> None:
-        owner.applications.publish(near.id, events.dial(near.snapshot(), status))
+        owner.applications.publish(near.id, events.dial(near.snapshot(), status, dialstring))
 
     report("")
     await asyncio.sleep(owner.settings.answer_after_seconds)
+    if not owner.is_alive(near):
+        return
     if extension in _BUSY:
         status, cause = _BUSY[extension]
         report(status)
         owner.destroy(near, cause)
         return
-    near.state = "Ringing"
-    report("RINGING")
-    if extension == "ring":
-        await asyncio.sleep(timeout_seconds)
-        if owner.is_alive(near):
-            report("NOANSWER")
-            owner.destroy(near, 19)
+    if extension == "reject":
+        owner.hang_up(near, 21, soft=False)
         return
+    is_inbound = far is not None and dialplan.is_inbound(owner, far.context)
+    if extension == "ring" or far is None or is_inbound:
+        near.state = "Ringing"
+        owner.applications.publish(near.id, events.state_change(near.snapshot()))
+        report("RINGING")
+    if extension == "ring" or is_inbound:
+        if not await _is_answered(owner, near, far, timeout_seconds):
+            # Of this end there is no Dial event (measured), as there is when the originate is deleted.
+            owner.destroy(near, 19)
+            return
+    elif far is not None:
+        owner.answer(far)
     if not owner.is_alive(near):
         return
-    far = owner.channels.get(near.peer_id or "")
-    if far is not None:
-        owner.answer(far)
-    report("ANSWER")
+    near.dialling = ""
     owner.answer(near)
+    report("ANSWER")
     if not owner.enter_stasis(near, app, args):
         owner.hang_up(near, 16, soft=False)
+
+
+async def _is_answered(
+    owner: switch.Switch, near: channels.Channel, far: channels.Channel | None, timeout_seconds: float
+) -> bool:
+    answered = asyncio.Event()
+    if far is not None:
+        far.on_answer = answered.set
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            await answered.wait()
+    except TimeoutError:
+        return False
+    return owner.is_alive(near)

@@ -1,7 +1,5 @@
 """REST requests about channels."""
 
-import asyncio
-
 from simulator import channels, dialplan, errors, events, media, originates
 from simulator.rest import NO_CONTENT, Answer, Request, Route
 from simulator.switch import Switch
@@ -27,9 +25,8 @@ async def ring(switch: Switch, request: Request) -> Answer:
 
 async def continue_in_dialplan(switch: Switch, request: Request) -> Answer:
     channel = _in_stasis(switch, request.names[0])
-    channel.context = request.text("context", channel.context)
-    channel.extension = request.text("extension", channel.extension)
-    dialplan.leave_to_dialplan(switch, channel)
+    context, extension = request.text("context"), request.text("extension")
+    dialplan.go_on(switch, channel, context or channel.context, extension or channel.extension, is_end=not context)
     return NO_CONTENT
 
 
@@ -40,7 +37,7 @@ async def hang_up(switch: Switch, request: Request) -> Answer:
     if switch.media.is_connecting(channel.id):
         # Asterisk lets the connecting finish first: the media server sees a socket that opens and closes.
         channel.doomed = True
-        await asyncio.sleep(switch.settings.connecting_delete_seconds)
+        await switch.media.wait_connected(channel.id)
     switch.hang_up(channel, cause, soft=True)
     return NO_CONTENT
 
@@ -59,6 +56,7 @@ async def originate(switch: Switch, request: Request) -> Answer:
         channel_id=channel_id,
         other_channel_id=request.text("otherChannelId") or None,
         timeout_seconds=request.number("timeout", 30.0),
+        far=request.text("extension"),
     )
     return Answer(200, channel.snapshot())
 
@@ -73,12 +71,13 @@ async def external_media(switch: Switch, request: Request) -> Answer:
     if request.text("encapsulation", "rtp") != "none":
         raise errors.Refusal(400, "The encapsulation must be 'none' for websocket transport")
     if host not in switch.settings.media_urls:
-        raise errors.Refusal(400, f"Unknown websocket client: {host}")
+        raise errors.Refusal(400, "external_host must be a valid websocket_client connection id.")
     number = switch.number()
     channel_id = request.text("channelId") or dialplan.unique_id(number)
     query = media.query_of(request.text("transport_data"))
-    if channel_id in switch.channels:
-        # Not refused but fatal, on the build that was measured: two legs with one id take the whole Asterisk down.
+    if switch.is_taken(channel_id):
+        # Not refused but fatal, on the build that was measured: two legs with one id take the whole Asterisk down; an
+        # id that only begins a live channel's id, too.
         switch.crash()
         raise errors.Cut
     url = switch.settings.media_urls[host]
@@ -88,8 +87,7 @@ async def external_media(switch: Switch, request: Request) -> Answer:
     channel.run("AppDial2", "(Outgoing Line)")
     switch.add(channel)
     switch.applications.subscribe(app, channel_id)
-    switch.applications.publish(channel_id, events.dial(channel.snapshot(), ""))
-    switch.media.start(channel, url, app)
+    switch.media.start(channel, url, app, dialstring=f"{host}/{request.text('transport_data')}d(both)")
     return Answer(200, channel.snapshot())
 
 
@@ -107,7 +105,7 @@ def _cause(request: Request) -> int:
     if code:
         return int(code) if code.isdecimal() else 16
     if reason and reason not in events.CAUSE_BY_REASON:
-        raise errors.Refusal(400, "Invalid Hangup Reason")
+        raise errors.Refusal(400, "Invalid reason for hangup reason provided")
     return events.CAUSE_BY_REASON[reason or "normal"]
 
 

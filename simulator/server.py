@@ -136,11 +136,11 @@ class Server:
             refused.headers["WWW-Authenticate"] = 'Basic realm="Asterisk REST Interface"'
             return refused
         life = self.switch.life
-        status = await self.faults.strike("before", request.method, logged.path)
+        fault = await self.faults.strike("before", request.method, logged.path)
         if life != self.switch.life:
             raise errors.Cut
-        if status is not None:
-            raise errors.Refusal(status, "Simulated fault")
+        if fault is not None:
+            raise fault
         if segments == ["events"]:
             return await self._listen(request, logged)
         handler, names = rest.match(_ROUTES, request.method, segments)
@@ -150,9 +150,9 @@ class Server:
             answer = await handler(self.switch, await _taken_apart(request, names))
         except errors.Refusal as exc:
             refusal = exc
-        status = await self.faults.strike("after", request.method, logged.path)
-        if status is not None:
-            raise errors.Refusal(status, "Simulated fault")
+        fault = await self.faults.strike("after", request.method, logged.path)
+        if fault is not None:
+            raise fault
         if refusal is not None:
             raise refusal
         return _response(answer)

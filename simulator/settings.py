@@ -28,11 +28,12 @@ class Settings:
     media_connection_timeout_seconds: float = 0.5
     #: Attempts before the media leg is destroyed.
     media_connection_attempts: int = 4
-    #: How long DELETE of a media leg that is still connecting blocks.
-    connecting_delete_seconds: float = 1.0
 
     #: Stasis app of the dialplan context `inbound`, for originates over `Local/NUMBER@inbound`.
     inbound_app: str = "voiceai"
+    #: Further contexts → what stands in their Stasis(), as `app,arg1,arg2`; `${EXTEN}` in it is the number called.
+    #: Each also has a plain form, CONTEXT-plain, that hangs up at once when the app has no socket.
+    contexts: Mapping[str, str] = field(default_factory=dict)
     #: A caller's leg that leaves Stasis is unsubscribed, so the app hears no ChannelDestroyed; True: it does.
     caller_channel_destroyed: bool = False
     #: Time the far end of an originate takes to answer.

@@ -104,13 +104,17 @@ class Switch:
         """Whether this very channel (not a later one of the same id) is there."""
         return self.channels.get(channel.id) is channel
 
+    def is_taken(self, channel_id: str) -> bool:
+        """Whether no channel can get this id: it is a live channel's, or the beginning of one (measured)."""
+        return any(taken.startswith(channel_id) for taken in self.channels)
+
     def add(self, channel: channels.Channel) -> None:
         """Takes in a new channel.
 
         Raises:
             errors.Refusal: its id is in use.
         """
-        if channel.id in self.channels:
+        if self.is_taken(channel.id):
             raise errors.Refusal(409, "Channel with given unique ID already exists")
         self.channels[channel.id] = channel
 
@@ -119,20 +123,22 @@ class Switch:
         if channel.state != "Up":
             channel.state = "Up"
             self.applications.publish(channel.id, events.state_change(channel.snapshot()))
+            if channel.on_answer is not None:
+                channel.on_answer()
 
-    def enter_stasis(self, channel: channels.Channel, app: str, args: list[str]) -> bool:
+    def enter_stasis(self, channel: channels.Channel, app: str, args: list[str], *, app_data: str = "") -> bool:
         """Runs Stasis(app,args) on a channel; False when the app has no socket."""
         if not self.applications.is_connected(app):
             return False
         channel.app = app
-        channel.run("Stasis", ",".join([app, *args]))
+        channel.run("Stasis", app_data or ",".join([app, *args]))
         self.applications.subscribe(app, channel.id)
         self.applications.publish_to(app, events.stasis_start(channel.snapshot(), args))
         return True
 
     def leave_stasis(self, channel: channels.Channel, *, dying: bool = False) -> None:
         """Takes a channel out of its app; a caller's leg is unsubscribed then, so the app hears nothing more of it."""
-        self._leave_bridge(channel)
+        self._leave_bridge(channel, left_stasis=True)
         if channel.app is None:
             return
         app, channel.app = channel.app, None
@@ -143,7 +149,13 @@ class Switch:
     def hang_up(self, channel: channels.Channel, cause: int, *, soft: bool) -> None:
         """Ends a channel on somebody's wish: ours by REST (soft), or its party's."""
         if self.is_alive(channel):
-            self.applications.publish(channel.id, events.hangup_request(channel.snapshot(), cause, soft=soft))
+            request = events.hangup_request(
+                channel.snapshot(), events.DELETED if soft else cause, soft=soft, tech_cause=channel.tech_cause
+            )
+            self.applications.publish(channel.id, request)
+            if channel.dialling:
+                not_answered = events.dial(channel.snapshot(), "NOANSWER", channel.dialling)
+                self.applications.publish(channel.id, not_answered)
             self.destroy(channel, cause)
 
     def destroy(self, channel: channels.Channel, cause: int) -> None:
@@ -154,7 +166,8 @@ class Switch:
         del self.channels[channel.id]
         self._remember(channel)
         self.media.close(channel.id)
-        self.applications.publish(channel.id, events.channel_destroyed(channel.snapshot(), cause))
+        destroyed = events.channel_destroyed(channel.snapshot(), cause, tech_cause=channel.tech_cause)
+        self.applications.publish(channel.id, destroyed)
         self.applications.unsubscribe(channel.id)
         peer = self.channels.get(channel.peer_id or "")
         if peer is not None and peer.peer_id == channel.id:
@@ -228,13 +241,14 @@ class Switch:
                 raise errors.Refusal(422, "Channel not in Stasis application")
         return [self.channels[channel_id] for channel_id in channel_ids]
 
-    def _leave_bridge(self, channel: channels.Channel) -> None:
+    def _leave_bridge(self, channel: channels.Channel, *, left_stasis: bool = False) -> None:
         bridge = self.bridges.get(channel.bridge_id or "")
         channel.bridge_id = None
         if bridge is not None:
             bridge.channel_ids.remove(channel.id)
             left = events.left_bridge(bridge.snapshot(), channel.snapshot())
             self.applications.publish(channel.id, left, bridge_id=bridge.id)
+            self.applications.unsubscribe_bridge(channel.id, bridge.id, left_stasis=left_stasis)
 
     # -- what was heard ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,93 @@
+"""A media server for the contract suite. Each leg says in its query how it is to be treated, so that one serves all.
+
+`leg` names it; `delay` and `close` are seconds before it is accepted and closed, `refuse` is an HTTP status,
+`tone` is what it says in Hz.
+"""
+
+import contextlib
+import threading
+import time
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs, urlsplit
+
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+from websockets.sync.server import ServerConnection, serve
+from websockets.typing import Subprotocol
+
+from simulator import audio
+
+
+@dataclass
+class Leg:
+    """One connection of a media leg, from its handshake on."""
+
+    path: str
+    query: dict[str, str]
+    socket: ServerConnection
+    texts: list[str] = field(default_factory=list)
+    heard: bytearray = field(default_factory=bytearray)
+
+    @property
+    def is_open(self) -> bool:
+        return self.socket.state.name == "OPEN"
+
+    @property
+    def dominant_hz(self) -> int | None:
+        """Of the last 80 ms heard."""
+        return audio.dominant_hz(bytes(self.heard[-4 * audio.FRAME_BYTES :]))
+
+
+class Agent:
+    """Listens on loopback, on a port of its own, from here to `close()`."""
+
+    def __init__(self) -> None:
+        #: Every handshake, oldest first.
+        self.legs: list[Leg] = []
+        self._server = serve(
+            self._talk,
+            "127.0.0.1",
+            0,
+            process_request=self._meet,
+            subprotocols=[Subprotocol("media")],
+            compression=None,
+        )
+        self.url = f"ws://127.0.0.1:{self._server.socket.getsockname()[1]}/ws/ari"
+        self._thread = threading.Thread(target=self._server.serve_forever, name="contract-agent")
+        self._thread.start()
+
+    def of(self, leg: str) -> list[Leg]:
+        """The connections of one media leg."""
+        return [found for found in self.legs if found.query.get("leg") == leg]
+
+    def close(self) -> None:
+        """Closes every socket and the port."""
+        self._server.shutdown()
+        for leg in self.legs:
+            leg.socket.close()
+        self._thread.join()
+
+    def _meet(self, socket: ServerConnection, request: Request) -> Response | None:
+        query = {name: values[0] for name, values in parse_qs(urlsplit(request.path).query).items()}
+        # Before the handshake is answered: whoever sees the leg's StasisStart finds it here.
+        self.legs.append(Leg(request.path, query, socket))
+        time.sleep(float(query.get("delay", 0)))
+        return socket.respond(int(query["refuse"]), "refused\n") if "refuse" in query else None
+
+    def _talk(self, socket: ServerConnection) -> None:
+        leg = next(found for found in self.legs if found.socket is socket)
+        frame = audio.tone(int(leg.query["tone"])) if "tone" in leg.query else b""
+        closes_at = time.monotonic() + float(leg.query.get("close", 3600))
+        due = time.monotonic()
+        with contextlib.suppress(ConnectionClosed):
+            while time.monotonic() < closes_at:
+                with contextlib.suppress(TimeoutError):
+                    message = socket.recv(timeout=max(0.0, due - time.monotonic()))
+                    if isinstance(message, str):
+                        leg.texts.append(message)
+                    else:
+                        leg.heard += message
+                if time.monotonic() >= due:
+                    due += audio.FRAME_SECONDS
+                    if frame:
+                        socket.send(frame)

@@ -1,0 +1,156 @@
+"""What an Asterisk does when a call ends, and what it does not."""
+
+import time
+
+from tests.contract.agent import Agent
+from tests.contract.event_sockets import until
+from tests.contract.switches import Switch
+
+
+def test_caller_hangs_up_and_everything_else_stays(switch: Switch, number: str, app: str, agent: Agent) -> None:
+    with switch.events(app) as events:
+        leg, media, bridge = switch.join(events, number)
+        switch.hang_up_caller(leg)
+        request = events.next("ChannelHangupRequest", leg)
+        assert request["cause"] == 16
+        assert "cause" not in request["channel"]
+        assert "cause" not in events.next("StasisEnd", leg)
+        # No ChannelDestroyed: the app is not subscribed to a caller who left it.
+        assert events.types(seconds=0.5) == ["ChannelHangupRequest", "ChannelLeftBridge", "StasisEnd"]
+        assert switch.get(f"/bridges/{bridge}")["channels"] == [media]
+        assert switch.get(f"/channels/{media}")["state"] == "Up"
+        assert agent.of(media)[0].is_open
+
+
+def test_media_socket_closes_and_the_caller_stays_in_silence(switch: Switch, number: str, app: str) -> None:
+    with switch.events(app) as events:
+        leg, media, bridge = switch.join(events, number, "close=1")
+        destroyed = events.next("ChannelDestroyed", media)
+        assert (destroyed["cause"], destroyed["cause_txt"]) == (16, "Normal Clearing")
+        assert destroyed["tech_cause"] == 1001
+        ending = ["ChannelHangupRequest", "ChannelLeftBridge", "StasisEnd", "ChannelDestroyed"]
+        assert events.types() == ending
+        assert switch.get(f"/bridges/{bridge}")["channels"] == [leg]
+        assert switch.get(f"/channels/{leg}")["state"] == "Up"
+
+
+def test_delete_of_a_connecting_media_leg_waits_for_its_socket(
+    switch: Switch, number: str, app: str, agent: Agent
+) -> None:
+    with switch.events(app) as events:
+        switch.external_media(number, app, "delay=0.3")
+        until(lambda: agent.of(number))
+        started = time.monotonic()
+        assert switch.status("DELETE", f"/channels/{number}") == 204
+        assert time.monotonic() - started > 0.1
+        events.next("ChannelDestroyed", number)
+        # It even enters Stasis; the request to hang up comes before, or after.
+        types = events.types(number)
+        assert [kind for kind in types if kind.startswith("Stasis")] == ["StasisStart", "StasisEnd"]
+        assert types.count("ChannelHangupRequest") == 1
+        until(lambda: not agent.of(number)[0].is_open)
+
+
+def test_delete_of_a_media_leg_that_cannot_connect_is_over_when_connecting_is(
+    switch: Switch, number: str, app: str
+) -> None:
+    with switch.events(app) as events:
+        switch.external_media(number, app, external_host="nobody")
+        # It may lose the race against the end of the attempts.
+        assert switch.status("DELETE", f"/channels/{number}") in (204, 404)
+        assert events.next("ChannelDestroyed", number)["cause"] in (16, 3)
+        assert switch.status("GET", f"/channels/{number}") == 404
+
+
+def test_caller_who_continues_lives_on_until_deleted(switch: Switch, number: str, app: str) -> None:
+    with switch.events(app) as events:
+        leg = switch.ring(events, number)
+        where = {"context": "far", "extension": "wait", "priority": "1"}
+        assert switch.status("POST", f"/channels/{leg}/continue", **where) == 204
+        events.next("StasisEnd", leg)
+        dialplan = until(lambda: switch.get(f"/channels/{leg}")["dialplan"]["app_name"] == "Wait")
+        assert dialplan
+        assert switch.get(f"/applications/{app}")["channel_ids"] == []
+        outside = (409, "Channel not in Stasis application")
+        assert switch.refusal("POST", f"/channels/{leg}/answer") == outside
+        assert switch.refusal("POST", f"/channels/{leg}/continue") == outside
+        events.rest()
+        assert switch.status("DELETE", f"/channels/{leg}") == 204
+        assert events.types() == []
+        assert switch.status("GET", f"/channels/{leg}") == 404
+
+
+def test_caller_who_comes_back_keeps_id_and_creationtime(switch: Switch, number: str, app: str) -> None:
+    with switch.events(app) as events:
+        leg = switch.dial(number)
+        first = events.next("StasisStart", leg)
+        where = {"context": "args", "extension": number, "priority": "1"}
+        assert switch.status("POST", f"/channels/{leg}/continue", **where) == 204
+        events.next("StasisEnd", leg)
+        second = events.next("StasisStart", leg)
+        assert (first["args"], second["args"]) == ([], ["a=1", "b=2"])
+        assert second["channel"]["creationtime"] == first["channel"]["creationtime"]
+        assert switch.get(f"/applications/{app}")["channel_ids"] == [leg]
+
+
+def test_caller_who_continues_nowhere_is_hung_up_by_the_dialplan(switch: Switch, number: str, app: str) -> None:
+    with switch.events(app) as events:
+        leg = switch.ring(events, number)
+        assert switch.status("POST", f"/channels/{leg}/continue") == 204
+        until(lambda: switch.status("GET", f"/channels/{leg}") == 404)
+        assert events.types(leg) == ["StasisStart", "StasisEnd"]
+
+
+def test_delete_of_a_channel_is_204_and_then_404(switch: Switch, number: str, app: str) -> None:
+    with switch.events(app) as events:
+        leg = switch.ring(events, number)
+        invalid = (400, "Invalid reason for hangup reason provided")
+        assert switch.refusal("DELETE", f"/channels/{leg}", reason="nonsense") == invalid
+        assert switch.status("DELETE", f"/channels/{leg}") == 204
+        events.next("StasisEnd", leg)
+        until(lambda: switch.status("GET", f"/channels/{leg}") == 404)
+        assert switch.refusal("DELETE", f"/channels/{leg}") == (404, "Channel not found")
+
+
+def test_hangup_request_of_a_delete_says_32_whatever_the_reason(switch: Switch, number: str, app: str) -> None:
+    with switch.events(app) as events:
+        switch.external_media(number, app)
+        events.next("StasisStart", number)
+        assert switch.status("DELETE", f"/channels/{number}", reason="congestion") == 204
+        request = events.next("ChannelHangupRequest", number)
+        assert (request["cause"], request["soft"]) == (32, True)
+        destroyed = events.next("ChannelDestroyed", number)
+        assert (destroyed["cause"], destroyed["cause_txt"]) == (34, "Circuit/channel congestion")
+
+
+def test_delete_of_a_bridge_lets_its_channels_live(switch: Switch, number: str, app: str) -> None:
+    with switch.events(app) as events:
+        leg, media, bridge = switch.join(events, number)
+        assert switch.status("DELETE", f"/bridges/{bridge}") == 204
+        # The app is not told that the bridge is gone: with its last leg it stopped hearing of it.
+        assert events.types() == ["ChannelLeftBridge", "ChannelLeftBridge"]
+        assert switch.refusal("DELETE", f"/bridges/{bridge}") == (404, "Bridge not found")
+        assert {leg, media} <= switch.channel_ids()
+        until(lambda: switch.get(f"/applications/{app}")["bridge_ids"] == [])
+        assert set(switch.get(f"/applications/{app}")["channel_ids"]) == {leg, media}
+
+
+def test_gone_is_said_by_what_is_missing(switch: Switch, number: str) -> None:
+    assert switch.refusal("GET", "/channels/none") == (404, "Channel not found")
+    assert switch.refusal("POST", "/channels/none/answer") == (404, "Channel not found")
+    assert switch.refusal("POST", "/channels/none/continue") == (404, "Channel not found")
+    assert switch.refusal("GET", "/bridges/none") == (404, "Bridge not found")
+    assert switch.refusal("GET", "/applications/none") == (404, "Application not found")
+    assert switch.refusal("POST", "/bridges/none/addChannel", channel="none") == (404, "Bridge not found")
+    switch.call("POST", f"/bridges/{number}", type="mixing")
+    assert switch.refusal("POST", f"/bridges/{number}/addChannel", channel="none") == (400, "Channel not found")
+    assert switch.refusal("POST", f"/bridges/{number}/removeChannel", channel="none") == (400, "Channel not found")
+
+
+def test_gone_channel_in_a_request_keeps_the_others_out(switch: Switch, number: str, app: str) -> None:
+    with switch.events(app) as events:
+        leg = switch.ring(events, number)
+        switch.call("POST", f"/bridges/{number}", type="mixing")
+        gone = (400, "Channel not found")
+        assert switch.refusal("POST", f"/bridges/{number}/addChannel", channel=f"{leg},none") == gone
+        assert switch.get(f"/bridges/{number}")["channels"] == []

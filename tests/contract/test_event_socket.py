@@ -1,0 +1,138 @@
+"""What an Asterisk does with the event socket of an app."""
+
+import pytest
+import requests
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from tests.contract import switches
+from tests.contract.conftest import MakeSwitch
+from tests.contract.event_sockets import until
+from tests.contract.switches import Switch
+
+
+def test_basic_auth_in_the_header_opens_the_socket(switch: Switch, app: str) -> None:
+    with switch.events(app) as events:
+        assert events.socket.ping().wait(2)
+
+
+def test_wrong_password_is_401(switch: Switch, app: str) -> None:
+    assert switch.call("GET", "/channels", password="wrong").status_code == 401
+    assert requests.get(f"{switch.url}/ari/channels", timeout=5).status_code == 401
+    with pytest.raises(InvalidStatus) as refused, switch.events(app, password="wrong"):
+        pass
+    assert refused.value.response.status_code == 401
+    with pytest.raises(InvalidStatus), connect(f"{switch.url.replace('http', 'ws', 1)}/ari/events?app={app}"):
+        pass
+
+
+def test_newer_socket_of_any_user_replaces_the_older(switch: Switch, number: str, app: str) -> None:
+    user, password = switches.OTHER_USER, switches.OTHER_PASSWORD
+    with switch.events(app) as older, switch.events(app, user=user, password=password) as newer:
+        assert older.next("ApplicationReplaced")["application"] == app
+        leg = switch.ring(newer, number)
+        assert older.types() == ["ApplicationReplaced"]
+        assert older.socket.ping().wait(2)
+        assert newer.types(leg) == ["StasisStart"]
+
+
+def test_without_a_socket_channels_stay_and_events_are_lost(switch: Switch, number: str, app: str) -> None:
+    with switch.events(app) as events:
+        leg = switch.ring(events, number)
+        goes = switch.ring(events, number)
+    assert switch.status("POST", f"/channels/{leg}/answer") == 204
+    switch.hang_up_caller(goes)
+    until(lambda: switch.get(f"/applications/{app}")["channel_ids"] == [leg])
+    with switch.events(app) as events:
+        assert events.types() == []
+        assert switch.get(f"/channels/{leg}")["state"] == "Up"
+
+
+def test_end_of_an_earlier_call_is_heard_after_a_reconnect(switch: Switch, number: str, app: str) -> None:
+    with switch.events(app) as events:
+        leg = switch.ring(events, number)
+    with switch.events(app) as events:
+        switch.hang_up_caller(leg)
+        events.next("StasisEnd", leg)
+
+
+def test_subscribe_all_hears_of_other_apps_calls(switch: Switch, number: str, app: str) -> None:
+    with switch.events(f"{app}-all", subscribe_all=True) as everything, switch.events(app) as events:
+        leg = switch.ring(events, number)
+        switch.call("POST", f"/channels/{leg}/answer")
+        everything.next("ChannelStateChange", leg)
+        assert "StasisStart" not in everything.types(leg)
+
+
+def test_subscribe_all_hears_the_end_of_calls_before_a_reconnect(switch: Switch, number: str, app: str) -> None:
+    with switch.events(app, subscribe_all=True) as events:
+        leg = switch.ring(events, number)
+    with switch.events(app, subscribe_all=True) as events:
+        switch.hang_up_caller(leg)
+        events.next("StasisEnd", leg)
+        # Subscribed to everything, it hears of a caller's end, too.
+        events.next("ChannelDestroyed", leg)
+
+
+def test_event_filter_passes_only_what_it_allows_and_hides_application_replaced(
+    switch: Switch, number: str, app: str
+) -> None:
+    allowed = [{"type": "StasisStart"}]
+    with switch.events(app) as events:
+        answer = switch.call("PUT", f"/applications/{app}/eventFilter", {"allowed": allowed})
+        assert (answer.status_code, answer.json()["events_allowed"]) == (200, allowed)
+        leg = switch.ring(events, number)
+        switch.call("POST", f"/channels/{leg}/answer")
+        with switch.events(app) as newer:
+            switch.hang_up_caller(leg)
+            assert newer.types() == []
+        assert events.types() == ["StasisStart"]
+
+
+def test_event_filter_may_let_application_replaced_through(switch: Switch, app: str) -> None:
+    with switch.events(app) as older:
+        switch.call("PUT", f"/applications/{app}/eventFilter", {"allowed": [{"type": "ApplicationReplaced"}]})
+        with switch.events(app):
+            older.next("ApplicationReplaced")
+
+
+def test_event_filter_survives_a_reconnect_and_is_lost_with_the_app(switch: Switch, number: str, app: str) -> None:
+    allowed = [{"type": "StasisStart"}, {"type": "StasisEnd"}]
+    with switch.events(app) as events:
+        switch.call("PUT", f"/applications/{app}/eventFilter", {"allowed": allowed})
+        leg = switch.ring(events, number)
+    with switch.events(app) as events:
+        assert switch.get(f"/applications/{app}")["events_allowed"] == allowed
+        switch.hang_up_caller(leg)
+        events.next("StasisEnd", leg)
+    until(lambda: not switch.is_connected(app))
+    with switch.events(app):
+        assert switch.get(f"/applications/{app}")["events_allowed"] == []
+
+
+def test_event_filter_of_another_shape_is_refused(switch: Switch, app: str) -> None:
+    with switch.events(app):
+        answer = switch.call("PUT", f"/applications/{app}/eventFilter", {"allowed": 1})
+        assert (answer.status_code, answer.json()["message"]) == (400, "Invalid format definition")
+    gone = switch.call("PUT", "/applications/none/eventFilter", {"allowed": []})
+    assert (gone.status_code, gone.json()["message"]) == (404, "Application not found")
+
+
+def test_connections_above_the_session_limit_are_closed(make_switch: MakeSwitch) -> None:
+    switch = make_switch(session_limit=3)
+    switch.administrator.close()
+    with switch.events("app-1"), requests.Session() as second, requests.Session() as third:
+        address = f"{switch.url}/ari/asterisk/ping"
+        credentials = (switches.USER, switches.PASSWORD)
+        # Connections of the fixture end a moment after they were closed.
+        until(lambda: _answers(address, second))
+        assert second.get(address, auth=credentials, timeout=5).status_code == 200
+        with pytest.raises(requests.ConnectionError):
+            third.get(address, auth=credentials, timeout=5)
+
+
+def _answers(address: str, session: requests.Session) -> bool:
+    try:
+        return session.get(address, auth=(switches.USER, switches.PASSWORD), timeout=5).status_code == 200
+    except requests.ConnectionError:
+        return False

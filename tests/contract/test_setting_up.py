@@ -1,0 +1,237 @@
+"""What an Asterisk does while a call is set up."""
+
+import base64
+import contextlib
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote, urlsplit
+
+import pytest
+import requests
+
+from tests.contract import switches
+from tests.contract.agent import Agent
+from tests.contract.conftest import ONLY_REAL, MakeSwitch
+from tests.contract.event_sockets import until
+from tests.contract.switches import Switch
+
+
+def test_external_media_answers_before_the_agent_accepts(switch: Switch, number: str, app: str) -> None:
+    with switch.events(app) as events:
+        answer = switch.external_media(number, app, "delay=0.3")
+        assert (answer.status_code, answer.json()["state"]) == (200, "Down")
+        assert switch.get(f"/channels/{number}")["state"] == "Down"
+        assert "StasisStart" not in events.types(seconds=0.1)
+
+
+def test_media_leg_is_ready_with_its_own_stasis_start(switch: Switch, number: str, app: str) -> None:
+    with switch.events(app) as events:
+        switch.external_media(number, app, "delay=0.2")
+        start = events.next("StasisStart", number)
+        assert (start["args"], start["channel"]["state"]) == ([], "Up")
+        dials = [event["dialstatus"] for event in events.seen if event["type"] == "Dial"]
+        assert dials == ["", "ANSWER"]
+        switch.call("POST", f"/bridges/{number}", type="mixing")
+        assert switch.status("POST", f"/bridges/{number}/addChannel", channel=number) == 204
+
+
+def test_add_channel_with_a_leg_outside_stasis_adds_none(switch: Switch, number: str, app: str) -> None:
+    with switch.events(app) as events:
+        leg = switch.ring(events, number)
+        switch.call("POST", f"/bridges/{number}", type="mixing")
+        switch.external_media(f"{number}m", app, "delay=0.5")
+        for order in (f"{leg},{number}m", f"{number}m,{leg}"):
+            refused = switch.refusal("POST", f"/bridges/{number}/addChannel", channel=order)
+            assert refused == (422, "Channel not in Stasis application")
+        assert switch.get(f"/bridges/{number}")["channels"] == []
+
+
+@pytest.mark.parametrize("treatment", ["nobody listens", "refuse=403"])
+def test_unreachable_media_ends_in_channel_destroyed_alone(
+    switch: Switch, number: str, app: str, treatment: str
+) -> None:
+    with switch.events(app) as events:
+        if treatment.startswith("refuse"):
+            assert switch.external_media(number, app, treatment).status_code == 200
+        else:
+            assert switch.external_media(number, app, external_host="nobody").status_code == 200
+        destroyed = events.next("ChannelDestroyed", number)
+        assert (destroyed["cause"], destroyed["cause_txt"]) == (3, "No route to destination")
+        assert events.types(number) == ["ChannelDestroyed"]
+
+
+def test_leg_whose_client_went_away_without_its_answer_lives_on(switch: Switch, number: str, app: str) -> None:
+    parts = urlsplit(switch.url)
+    secret = base64.b64encode(f"{switches.USER}:{switches.PASSWORD}".encode()).decode()
+    query = f"app={app}&external_host=media&format=ulaw&transport=websocket&encapsulation=none&connection_type=client"
+    data = quote(f"v(leg={number},delay=0.3)")
+    with switch.events(app) as events:
+        with socket.create_connection((parts.hostname, parts.port)) as client:
+            path = f"/ari/channels/externalMedia?{query}&channelId={number}&transport_data={data}"
+            head = f"POST {path} HTTP/1.1\r\nHost: a\r\n"
+            client.sendall(f"{head}Authorization: Basic {secret}\r\nContent-Length: 0\r\n\r\n".encode())
+            until(lambda: number in switch.channel_ids())
+        events.next("StasisStart", number)
+
+
+@pytest.mark.parametrize("second", ["q-m10", "q-m1"])
+def test_second_external_media_with_an_id_or_its_beginning_crashes_asterisk(
+    make_switch: MakeSwitch, second: str
+) -> None:
+    switch = make_switch()
+    with switch.events("app-1") as events:
+        switch.external_media("q-m10", "app-1")
+        events.next("StasisStart", "q-m10")
+        # The answer may still come; the end does so soon after.
+        with contextlib.suppress(requests.ConnectionError):
+            switch.external_media(second, "app-1")
+    until(switch.has_crashed)
+
+
+def test_unknown_websocket_client_is_refused(switch: Switch, number: str, app: str) -> None:
+    answer = switch.external_media(number, app, external_host="stranger")
+    assert answer.status_code == 400
+    assert answer.json()["message"] == "external_host must be a valid websocket_client connection id."
+
+
+def test_external_media_for_an_unknown_app_is_200_and_then_nothing(switch: Switch, number: str, agent: Agent) -> None:
+    assert switch.external_media(number, f"never-{number}").status_code == 200
+    until(lambda: agent.of(number))
+    until(lambda: number not in switch.channel_ids())
+    assert switch.refusal("GET", f"/applications/never-{number}") == (404, "Application not found")
+
+
+def test_used_channel_id_is_a_conflict(switch: Switch, number: str, app: str) -> None:
+    with switch.events(app) as events:
+        assert switch.originate("Local/wait@far", app, number).status_code == 200
+        events.next("StasisStart", number)
+        again = switch.originate("Local/wait@far", app, number)
+        assert (again.status_code, again.json()["message"]) == (409, "Channel with given unique ID already exists")
+        assert events.types(number).count("StasisStart") == 1
+
+
+@ONLY_REAL
+def test_conflict_may_be_left_over_from_an_earlier_request_of_the_connection(
+    switch: Switch, number: str, app: str
+) -> None:
+    with switch.events(app):
+        unknown = {"endpoint": "Nosuch/technology", "app": app}
+        with requests.Session() as fresh:
+            address, credentials = f"{switch.url}/ari/channels", (switches.USER, switches.PASSWORD)
+            answer = fresh.post(address, params=unknown, auth=credentials, timeout=5)
+            assert (answer.status_code, answer.json()) == (500, {"error": "Allocation failed"})
+            for status in (200, 409):
+                used = {"endpoint": "Local/wait@far", "app": app, "channelId": number}
+                assert fresh.post(address, params=used, auth=credentials, timeout=5).status_code == status
+            # No channel was made and no id was given: the error is that of the request before.
+            assert fresh.post(address, params=unknown, auth=credentials, timeout=5).status_code == 409
+
+
+def test_beginning_of_a_live_channels_id_is_a_conflict(switch: Switch, number: str, app: str) -> None:
+    with switch.events(app) as events:
+        switch.external_media(f"{number}-m10", app)
+        events.next("StasisStart", f"{number}-m10")
+        assert switch.originate("Local/wait@far", app, f"{number}-m1").status_code == 409
+        assert switch.originate("Local/wait@far", app, "x-1", otherChannelId=f"{number}-m1").status_code == 409
+        assert switch.originate("Local/wait@far", app, f"{number}-m100").status_code == 200
+        assert switch.status("GET", f"/channels/{number}-m1") == 404
+
+
+def test_used_bridge_id_is_a_conflict_and_its_beginning_is_free(switch: Switch, number: str) -> None:
+    assert switch.status("POST", f"/bridges/{number}10", type="mixing") == 200
+    refused = (409, f"Bridge with id '{number}10' already exists")
+    assert switch.refusal("POST", f"/bridges/{number}10", type="mixing") == refused
+    assert switch.refusal("POST", "/bridges", type="mixing", bridgeId=f"{number}10") == refused
+    assert switch.status("POST", f"/bridges/{number}1", type="mixing") == 200
+
+
+def test_leg_added_again_leaves_and_comes_back(switch: Switch, number: str, app: str) -> None:
+    with switch.events(app) as events:
+        leg, media, bridge = switch.join(events, number)
+        assert switch.status("POST", f"/bridges/{bridge}/addChannel", channel=leg) == 204
+        assert events.types() == ["ChannelLeftBridge", "ChannelEnteredBridge"]
+        assert set(switch.get(f"/bridges/{bridge}")["channels"]) == {leg, media}
+
+
+def test_answer_and_add_channel_may_go_side_by_side(switch: Switch, number: str, app: str, agent: Agent) -> None:
+    media, bridge = f"{number}-media", f"{number}-bridge"
+    with switch.events(app) as events, ThreadPoolExecutor() as pool:
+        leg = switch.ring(events, number, far="play700")
+        switch.external_media(media, app, "tone=400")
+        events.next("StasisStart", media)
+        switch.call("POST", f"/bridges/{bridge}", type="mixing")
+        answering = pool.submit(switch.status, "POST", f"/channels/{leg}/answer")
+        adding = pool.submit(switch.status, "POST", f"/bridges/{bridge}/addChannel", channel=f"{leg},{media}")
+        assert (answering.result(), adding.result()) == (204, 204)
+        assert set(switch.get(f"/bridges/{bridge}")["channels"]) == {leg, media}
+        assert switch.heard_by_caller(leg) == pytest.approx(400, abs=5)
+        until(lambda: agent.of(media)[0].dominant_hz == 700)
+
+
+def test_callers_echo_reaches_the_agent_as_a_tone(switch: Switch, number: str, app: str, agent: Agent) -> None:
+    with switch.events(app) as events:
+        _, media, _ = switch.join(events, number, "tone=400", far="echo")
+        until(lambda: agent.of(media)[0].dominant_hz == 400)
+
+
+def test_answer_twice_is_fine(switch: Switch, number: str, app: str) -> None:
+    with switch.events(app) as events:
+        leg = switch.ring(events, number)
+        assert switch.status("POST", f"/channels/{leg}/answer") == 204
+        assert switch.status("POST", f"/channels/{leg}/answer") == 204
+        assert events.types(leg) == ["StasisStart", "ChannelStateChange"]
+        assert switch.get(f"/channels/{leg}")["state"] == "Up"
+
+
+@pytest.mark.parametrize(
+    ("transport_data", "query"),
+    [
+        ("v(leg={},a=1,b=2)", "?leg={}&a=1&b=2"),
+        ("v(leg={}),c(slin16)", "?leg={}"),
+        # A raw comma or bracket in a value is read as Asterisk's own.
+        ("v(leg={},b=evil)x),c=3)", "?leg={}&b=evil"),
+        ("v(leg={},a=x%2Cy%29,n=J%C3%BCrgen,s=-_.+)", "?leg={}&a=x%2Cy%29&n=J%C3%BCrgen&s=-_.+"),
+    ],
+)
+def test_transport_data_becomes_the_query_of_the_media_url(
+    switch: Switch, number: str, agent: Agent, *, transport_data: str, query: str
+) -> None:
+    app = f"app-{number}"
+    with switch.events(app) as events:
+        assert switch.external_media(number, app, transport_data=transport_data.format(number)).status_code == 200
+        events.next("StasisStart", number)
+        leg = agent.of(number)[-1]
+        assert leg.path == f"/ws/ari{query.format(number)}"
+        assert leg.socket.subprotocol == "media"
+
+
+def test_agent_is_told_first_which_channel_it_is(switch: Switch, number: str, app: str, agent: Agent) -> None:
+    with switch.events(app) as events:
+        switch.external_media(number, app)
+        events.next("StasisStart", number)
+        text = until(lambda: agent.of(number)[-1].texts)[0]
+        assert text.startswith("MEDIA_START connection_id:media channel:WebSocket/media/")
+        assert text.endswith(f"channel_id:{number} format:ulaw optimal_frame_size:160 ptime:20")
+
+
+def test_unencoded_value_in_transport_data_is_refused(switch: Switch, number: str, app: str) -> None:
+    answer = switch.external_media(number, app, transport_data="v(a=1 2)")
+    assert answer.status_code == 500
+    assert number not in switch.channel_ids()
+
+
+def test_two_party_bridge_is_simple_and_stays_when_empty(switch: Switch, number: str, app: str) -> None:
+    with switch.events(app) as events:
+        leg, media, bridge = switch.join(events, number)
+        found = switch.get(f"/bridges/{bridge}")
+        assert (found["technology"], found["bridge_type"], found["bridge_class"]) == (
+            "simple_bridge",
+            "mixing",
+            "stasis",
+        )
+        for channel in (leg, media):
+            assert switch.status("DELETE", f"/channels/{channel}") == 204
+        events.next("StasisEnd", media)
+        time.sleep(0.2)
+        assert switch.get(f"/bridges/{bridge}")["channels"] == []
