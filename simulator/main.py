@@ -1,4 +1,4 @@
-"""The simulator as a process: options, signals, and one line that says where it listens."""
+"""The simulator as a process: options, signals, and one line for each Asterisk that says where it listens."""
 
 import argparse
 import asyncio
@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from simulator import errors, scenarios, server, settings
+
+#: Each takes a port, and a few files once it is used.
+_MOST = 5000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,14 +32,17 @@ async def _run(options: argparse.Namespace, scenario: scenarios.Scenario | None)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    running = server.Server(_settings(options), scenario)
-    await running.start(options.host, options.port)
-    sys.stdout.write(f"simulator: ARI at http://{options.host}:{running.port}{running.settings.path_prefix}/ari\n")
-    sys.stdout.flush()
+    running: list[server.Server] = []
     try:
+        for place in range(options.count):
+            one = server.Server(_settings(options), scenario)
+            await one.start(options.host, options.port + place if options.port else 0)
+            running.append(one)
+            sys.stdout.write(f"simulator: ARI at http://{options.host}:{one.port}{one.settings.path_prefix}/ari\n")
+        sys.stdout.flush()
         await stopping.wait()
     finally:
-        await running.stop()
+        await asyncio.gather(*(one.stop() for one in running))
 
 
 def _settings(options: argparse.Namespace) -> settings.Settings:
@@ -56,6 +62,12 @@ def _prefix(text: str) -> str:
     return f"/{text.strip('/')}" if text.strip("/") else ""
 
 
+def _count(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= _MOST:
+        raise argparse.ArgumentTypeError(f"expected 1 to {_MOST}")
+    return int(text)
+
+
 def _media_client(text: str) -> tuple[str, str]:
     """`URL`, or `NAME=URL`; an equals sign may also be in the URL's query."""
     name, _, url = text.partition("=")
@@ -70,6 +82,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m simulator", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8088, help="0: any free port (default: %(default)s)")
+    parser.add_argument(
+        "--count",
+        type=_count,
+        default=1,
+        help="so many Asterisks, each on a port of its own: this one and the next ones",
+    )
     parser.add_argument("--user", action="append", help="ARI user; may be given several times (default: demo)")
     parser.add_argument("--password", action="append", help="password of the user at the same place (default: demo)")
     parser.add_argument(

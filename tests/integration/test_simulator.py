@@ -804,3 +804,30 @@ def test_process_plays_a_scenario_and_ends_on_sigterm(tmp_path: Path) -> None:
             events.next("StasisStart", caller)
             process.send_signal(signal.SIGTERM)
             assert process.wait(5) == 0
+
+
+def test_hundreds_of_asterisks_run_in_one_process() -> None:
+    count = 300
+    command = [sys.executable, "-m", "simulator", "--port", "0", "--count", str(count), "--no-audio"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        urls = [process.stdout.readline().split()[-1].removesuffix("/ari") for _ in range(count)]
+        assert len(set(urls)) == count
+        farm = [control.Control(url) for url in urls]
+        with contextlib.ExitStack() as sockets:
+            for url in urls:
+                sockets.enter_context(
+                    connect(
+                        f"{url.replace('http', 'ws', 1)}/ari/events?app=voiceai",
+                        additional_headers={"Authorization": "Basic " + base64.b64encode(b"demo:demo").decode()},
+                        proxy=None,
+                    )
+                )
+            for one in farm[::30]:
+                one.dial("voiceai")
+            assert [len(one.channels()) for one in farm[:31]] == [1, *([0] * 29), 1], "each is one by itself"
+    finally:
+        process.terminate()
+        output, _ = process.communicate(timeout=20)
+    assert (process.returncode, output) == (0, "")
