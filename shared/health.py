@@ -39,7 +39,7 @@ class Pulse:
             return
         new = self._path.with_name(f"{self._path.name}.new")
         try:
-            new.write_text(f"{time.monotonic():.3f}")
+            new.write_text(repr(time.monotonic()))
             new.replace(self._path)
             self._fails = False
         except OSError as exc:
