@@ -80,14 +80,15 @@ class Database:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (psycopg.OperationalError, psycopg.InterfaceError, psycopg_pool.PoolTimeout) as exc:
+    # The pool's own errors are operational ones, too.
+    except (psycopg.OperationalError, psycopg.InterfaceError) as exc:
         raise errors.DatabaseUnavailable(_first_line(exc)) from exc
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as exc:
         raise errors.DatabaseRefused(f"{_first_line(exc)}: is the schema this release's? arictl db upgrade") from exc
-    except (psycopg.DataError, psycopg.IntegrityError) as exc:
+    except psycopg.errors.ReadOnlySqlTransaction as exc:
+        raise errors.DatabaseUnavailable("this Postgres is read-only: a standby?") from exc
+    except psycopg.Error as exc:
         raise errors.DatabaseRefused(_first_line(exc)) from exc
-    except (psycopg_pool.TooManyRequests, psycopg_pool.PoolClosed) as exc:
-        raise errors.DatabaseUnavailable(f"no connection to spare: {type(exc).__name__}") from exc
 
 
 def _first_line(exc: Exception) -> str:

@@ -51,6 +51,10 @@ class QueueUnavailable(TransientError):
     """Redis could not be reached, or did not answer in time."""
 
 
+class OutOfTime(TransientError):
+    """A step has used up its time: it starts no further request."""
+
+
 class AsteriskUnreachable(TransientError):
     """No usable answer from an Asterisk: refused, timed out, 401, 403, 5xx, or a 404 that does not name the resource.
 

@@ -65,6 +65,7 @@ class Ledger:
         notes: Sequence[Note] = (),
         owner: str = "",
         take: Step | None = None,
+        insist: bool = True,
     ) -> Recorded:
         """Stores what a fact makes of a call. When somebody wrote in between: reads again and asks the core again.
 
@@ -74,6 +75,8 @@ class Ledger:
             owner: The claim of the step that reports: released by this.
             take: Claim the call for this step in the same write, should the fact leave it in that step's state; the
                 order for the step is then not given, the caller carries it out itself.
+
+            insist: False for a fact that is only true of the call as it was read: it is dropped when somebody wrote.
 
         Raises:
             TransientError: The store is unavailable, or the call is written by others without pause.
@@ -90,6 +93,8 @@ class Ledger:
             if saved is not None:
                 self.give([order for order in orders if hold is None or not _is_for(order, after.state)])
                 return Recorded(call=saved, applied=True, held=hold is not None)
+            if not insist:
+                return Recorded(call=call, applied=False)
             notes = ()
             again = self.store.load(call.call_id)
             if again is None:

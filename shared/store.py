@@ -109,8 +109,8 @@ class Store(Protocol):
     def load(self, call_id: UUID) -> Call | None:
         """The call as it is."""
 
-    def last_entry(self, connection_id: int, channel_id: str, channel_created: str | None) -> Call | None:
-        """The newest call of this channel; of any channel of that id when `channel_created` is None."""
+    def last_entry(self, connection_id: int, channel_id: str, channel_created: str) -> Call | None:
+        """The newest call of this channel."""
 
     def insert(self, call: Call, notes: Iterable[Note], hold: Hold | None) -> bool:
         """Writes a new call; False when it was there already."""
@@ -174,11 +174,11 @@ class PostgresStore:
     def load(self, call_id: UUID) -> Call | None:
         return self._one(f"SELECT {_SELECT}, clock_timestamp() AS now FROM ari.calls WHERE call_id = %s", [call_id])  # noqa: S608 - built from constants
 
-    def last_entry(self, connection_id: int, channel_id: str, channel_created: str | None) -> Call | None:
+    def last_entry(self, connection_id: int, channel_id: str, channel_created: str) -> Call | None:
         return self._one(
             f"SELECT {_SELECT}, clock_timestamp() AS now FROM ari.calls WHERE connection_id = %s AND channel_id = %s"  # noqa: S608 - built from constants
-            " AND (%s::text IS NULL OR channel_created = %s) ORDER BY received_at DESC, entry DESC LIMIT 1",
-            [connection_id, channel_id, channel_created, channel_created],
+            " AND channel_created = %s ORDER BY entry DESC LIMIT 1",
+            [connection_id, channel_id, channel_created],
         )
 
     def insert(self, call: Call, notes: Iterable[Note], hold: Hold | None) -> bool:
@@ -244,7 +244,8 @@ class PostgresStore:
         """Calls past their deadline and in nobody's hands, the longest overdue first."""
         return self._many(
             f"SELECT {_SELECT}, clock_timestamp() AS now FROM ari.calls"  # noqa: S608 - built from constants
-            " WHERE state <> 'ended' AND deadline_at <= clock_timestamp()"
+            # now(), which does not change within a statement: the index is searched by it, not read from end to end.
+            " WHERE state <> 'ended' AND deadline_at <= now()"
             " AND (claim_until IS NULL OR claim_until <= clock_timestamp()) ORDER BY deadline_at LIMIT %s",
             [limit],
         )
@@ -289,7 +290,7 @@ class PostgresStore:
         with self.db.connection() as connection:
             said = connection.execute(
                 "SELECT DISTINCT name, detail FROM ari.timeline WHERE connection_id = %s AND call_id IS NULL"
-                " AND kind = 'note' AND at > clock_timestamp() - %s::interval",
+                " AND kind = 'note' AND at > now() - %s::interval",
                 [connection_id, within],
             ).fetchall()
         known = {(row["name"], row["detail"]) for row in said}

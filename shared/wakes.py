@@ -85,14 +85,11 @@ class WakingBroker(redis_broker.RedisBroker):
 class _WokenConsumer(dramatiq.Consumer):
     """Fetches by Dramatiq's consumer, sleeps by itself."""
 
-    def __init__(self, inner: dramatiq.Consumer, bell: threading.Event, prefetch: int, *, is_delayed: bool) -> None:
+    def __init__(self, inner: Any, bell: threading.Event, prefetch: int, *, is_delayed: bool) -> None:
         self._inner = inner
         self._bell = bell
         self._prefetch = prefetch
         self._is_delayed = is_delayed
-        # Counted up by the consumer's thread, down by the workers'.
-        self._lock = threading.Lock()
-        self._held = 0
         self._look_at = 0.0
 
     def __next__(self) -> Any:
@@ -106,10 +103,7 @@ class _WokenConsumer(dramatiq.Consumer):
             message = next(self._inner)
         except redis.TimeoutError as exc:
             raise dramatiq.errors.ConnectionClosed(exc) from None
-        if message is not None:
-            with self._lock:
-                self._held += 1
-        elif not self._is_delayed:
+        if message is None and not self._is_delayed:
             self._bell.wait(POLL_SECONDS)
         return message
 
@@ -130,12 +124,11 @@ class _WokenConsumer(dramatiq.Consumer):
         self._inner.close()
 
     def _settle(self, settle: Any, message: Any) -> None:
+        was_full = self._inner.outstanding_message_count >= self._prefetch
         try:
             settle(message)
         except redis.TimeoutError as exc:
             # Dramatiq repeats what failed by a lost connection, and nothing else.
             raise dramatiq.errors.ConnectionClosed(exc) from None
-        with self._lock:
-            was_full, self._held = self._held >= self._prefetch, self._held - 1
         if was_full:
             self._bell.set()

@@ -52,7 +52,8 @@ def join_legs(tools: Tools, *, call_id: UUID, attempt: int) -> None:
     if claim is None:
         return
     if claim.call.attempt == attempt:
-        _join(tools, claim, look_first=True)
+        with claim:
+            _join(tools, claim, look_first=True)
     else:
         claim.give_up(f"ordered for attempt {attempt}, the call is at {claim.call.attempt}")
 
@@ -74,7 +75,8 @@ def own_call(tools: Tools, connection_id: int, call_id: UUID, leg_id: str) -> Ca
 def _ready(tools: Tools, call: Call, attempt: int) -> None:
     _, claim = claims.take(tools.ledger, call, facts.MediaReady(attempt=attempt), Step.BRIDGE)
     if claim is not None:
-        _join(tools, claim, look_first=False)
+        with claim:
+            _join(tools, claim, look_first=False)
 
 
 def _join(tools: Tools, claim: claims.Claim, *, look_first: bool) -> None:

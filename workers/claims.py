@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from datetime import timedelta
+from types import TracebackType
 from uuid import UUID
 
 from shared import errors, rest
@@ -26,7 +28,7 @@ class Watch:
         """How long a request may still take. Raises TransientError when none may start any more."""
         left = self._ends_at - time.monotonic()
         if left <= 0:
-            raise errors.TransientError("the step ran out of its time")
+            raise errors.OutOfTime("the step ran out of its time")
         return left
 
     def asked(self, request: rest.Asked) -> None:
@@ -50,6 +52,17 @@ class Claim(Watch):
         self.call = call
         self._step = step
         self.owner = owner
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # A step that breaks off gives the call back: its deadline drives it on, not the end of the claim.
+        if exc is not None:
+            with contextlib.suppress(errors.PipelineError):
+                self._ledger.store.release(self.call.call_id, self.owner)
 
     def record(self, fact: facts.Fact) -> Call:
         """Stores what the step came to, and gives the call out of hand."""

@@ -27,14 +27,17 @@ def start_media(tools: Tools, *, call_id: UUID, attempt: int) -> None:
         tools.ledger.record(call, facts.LegsCreated(attempt=call.attempt))
         return
     wait = limits.claim(Step.MEDIA).total_seconds() + limits.request_seconds
+    # Whom to ask is looked up before the attempt is begun: nothing is spent when that is not possible.
+    tools.asterisks.of(call, claims.Watch(tools.ledger, 0.0))
     begun = facts.AttemptBegun(attempt=attempt, open_until=_after(tools, wait))
     recorded, claim = claims.take(tools.ledger, call, begun, Step.MEDIA)
     if claim is None or not recorded.applied:
         return
-    asterisk = tools.asterisks.of(claim.call, claim)
-    if attempt > 1:
-        remove(tools, asterisk, claim.call, attempt - 1)
-    claim.record(_ask(tools, asterisk, claim.call))
+    with claim:
+        asterisk = tools.asterisks.of(claim.call, claim)
+        if attempt > 1:
+            remove(tools, asterisk, claim.call, attempt - 1)
+        claim.record(_ask(tools, asterisk, claim.call))
 
 
 def _is_whole(tools: Tools, call: Call) -> bool:
@@ -54,12 +57,10 @@ def remove_attempt(tools: Tools, *, call_id: UUID, attempt: int) -> None:
         return
     watch = claims.Watch(tools.ledger, 2 * tools.ledger.limits.request_seconds)
     try:
-        results = remove(tools, tools.asterisks.of(call, watch), call, attempt)
+        # What is not removed now is found by the call's teardown, or by the resync.
+        remove(tools, tools.asterisks.of(call, watch), call, attempt)
     finally:
         tools.ledger.store.note(watch.notes(), call=call)
-    for result in results:
-        if isinstance(result, errors.PipelineError):
-            raise result
 
 
 def remove(tools: Tools, asterisk: ari.Ari, call: Call, attempt: int) -> list[object]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from datetime import datetime
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 
 from shared import connections, dograh
-from shared.core import calls, entries, events, facts, ids
+from shared.core import calls, entries, events, facts
 from shared.core.calls import Call, Cause
 from shared.core.deadlines import Step
 from shared.store import Note
@@ -90,7 +90,8 @@ def admit_leg(
     call = calls.receive(call, tools.ledger.limits)
     started, owner = time.monotonic(), tools.ledger.owner()
     if tools.ledger.store.insert(call, [], tools.ledger.hold(Step.QUOTA, owner)):
-        _decide(tools, claims.Claim(tools.ledger, call, Step.QUOTA, owner, started), entrance, age_seconds)
+        with claims.Claim(tools.ledger, call, Step.QUOTA, owner, started) as claim:
+            _decide(tools, claim, entrance, age_seconds)
 
 
 def decide_admission(tools: Tools, *, call_id: UUID) -> None:
@@ -98,10 +99,11 @@ def decide_admission(tools: Tools, *, call_id: UUID) -> None:
     claim = claims.claim(tools.ledger, call_id, Step.QUOTA)
     if claim is None:
         return
-    call = claim.call
-    entrance = tools.entrances.entrance(call.connection_id, call.connection_version)
-    assert entrance is not None, "a call's connection version is never deleted"
-    _decide(tools, claim, entrance, 0.0)
+    with claim:
+        call = claim.call
+        entrance = tools.entrances.entrance(call.connection_id, call.connection_version)
+        assert entrance is not None, "a call's connection version is never deleted"
+        _decide(tools, claim, entrance, 0.0)
 
 
 def _decide(tools: Tools, claim: claims.Claim, entrance: connections.Entrance, age_seconds: float) -> None:
@@ -147,7 +149,9 @@ def _new_call(
 ) -> Call:
     serving = entrance.serving
     return Call(
-        call_id=ids.call_id(connection_id=connection_id, channel_id=leg.id, channel_created=leg.created, entry=entry),
+        # Never the same twice, also when a restored database has forgotten a call: the ids of its legs derive from it,
+        # and asking for a media leg under the id of a live one crashes Asterisk.
+        call_id=uuid4(),
         connection_id=connection_id,
         connection_version=serving.version if serving is not None else version,
         organization_id=entrance.organization_id,

@@ -40,7 +40,7 @@ def resync_connection(tools: Tools, *, connection_id: int, version: int, full: b
     look = _Look(tools, asterisk, connection_id=connection_id, version=version)
     try:
         look.compare(full=full)
-    except errors.AsteriskUnreachable as exc:
+    except (errors.AsteriskUnreachable, errors.OutOfTime) as exc:
         # Nothing is concluded from an Asterisk that does not answer; the clock asks again.
         log.info("resync not possible", connection=connection_id, version=version, why=str(exc))
     if look.findings:

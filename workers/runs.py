@@ -12,5 +12,7 @@ from workers.steps import Tools
 def create_run(tools: Tools, *, call_id: UUID) -> None:
     """Creates the run and stores its id, in one transaction."""
     claim = claims.claim(tools.ledger, call_id, Step.RUNS)
-    if claim is not None:
+    if claim is None:
+        return
+    with claim:
         tools.ledger.create_run(call_id, tools.platform.create_run, owner=claim.owner)

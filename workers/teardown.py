@@ -32,14 +32,16 @@ def note_leg_ended(tools: Tools, *, connection_id: int, version: int, event: eve
         return
     _, claim = claims.take(tools.ledger, call, _caller_fact(event), Step.TEARDOWN)
     if claim is not None:
-        _tear_down(tools, claim)
+        with claim:
+            _tear_down(tools, claim)
 
 
 def tear_down(tools: Tools, *, call_id: UUID) -> None:
     """The teardown as ordered: after a refusal, a failure, a deadline; and once more when one was lost."""
     claim = claims.claim(tools.ledger, call_id, Step.TEARDOWN)
     if claim is not None:
-        _tear_down(tools, claim)
+        with claim:
+            _tear_down(tools, claim)
 
 
 def _media_ended(tools: Tools, connection_id: int, own: ids.OwnId, event: events.Event) -> None:
@@ -52,7 +54,8 @@ def _media_ended(tools: Tools, connection_id: int, own: ids.OwnId, event: events
     fact = facts.MediaGone(attempt=own.attempt, hangup_cause=event.cause, why=why)
     _, claim = claims.take(tools.ledger, call, fact, Step.TEARDOWN)
     if claim is not None:
-        _tear_down(tools, claim)
+        with claim:
+            _tear_down(tools, claim)
 
 
 def _is_of_an_earlier_entry(call: Call, event: events.Event) -> bool:
@@ -73,19 +76,29 @@ def _caller_fact(event: events.Event) -> facts.Fact:
 
 def _tear_down(tools: Tools, claim: claims.Claim) -> None:
     call = claim.call
-    # The run ends and its slot is free without waiting for an Asterisk.
-    tools.platform.end_run(call, media_id=tools.media_id(call), bridge_id=tools.bridge_id(call))
+    # The run ends without waiting for an Asterisk, and the legs go without waiting for the run: the platform may hold
+    # its row just now.
+    left = [_end_run(tools, call)]
     try:
-        left = _remove_all(tools, tools.asterisks.of(call, claim), claim)
+        left.append(_remove_all(tools, tools.asterisks.of(call, claim), claim))
     except errors.PipelineError as exc:
-        left = str(exc)
-    if left:
-        claim.record(facts.RemovalPending(why=left))
+        left.append(str(exc))
+    if why := "; ".join(text for text in left if text):
+        claim.record(facts.RemovalPending(why=why))
     elif call.open_until is not None and tools.ledger.store.now() < call.open_until:
         why = "a request whose outcome is unknown may still take effect"
         claim.record(facts.RemovalPending(why=why, not_before=call.open_until))
     else:
         claim.record(facts.LegsRemoved())
+
+
+def _end_run(tools: Tools, call: Call) -> str:
+    """Ends the run; says why it could not."""
+    try:
+        tools.platform.end_run(call, media_id=tools.media_id(call), bridge_id=tools.bridge_id(call))
+    except errors.PipelineError as exc:
+        return f"the run is not ended: {exc}"
+    return ""
 
 
 def _remove_all(tools: Tools, asterisk: ari.Ari, claim: claims.Claim) -> str:

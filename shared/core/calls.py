@@ -331,7 +331,7 @@ def _next_attempt(call: Call, now: datetime, limits: Limits, why: str) -> Advanc
 
 
 def _media_ready(call: Call, fact: facts.MediaReady, now: datetime, limits: Limits) -> Advance:
-    if fact.attempt != call.attempt or call.state is State.ENDED:
+    if fact.attempt != call.attempt or call.state in (State.ENDING, State.ENDED):
         # A leg of another attempt or of an ended call is removed on sight.
         return call, (commands.RemoveAttempt(call_id=call.call_id, attempt=fact.attempt),)
     if call.media_ready or call.state is not State.PREPARED:
@@ -519,8 +519,9 @@ def _removal_pending(call: Call, fact: facts.RemovalPending, now: datetime, limi
     if call.state is not State.ENDING:
         return _same(call)
     retry_at = now + limits.teardown_pause(call.drives)
-    if fact.not_before is not None:
-        retry_at = max(retry_at, fact.not_before)
+    if fact.not_before is not None and call.open_until is not None:
+        # Settled meanwhile, it is no longer waited for.
+        retry_at = max(retry_at, min(fact.not_before, call.open_until))
     return replace(call, drives=call.drives + 1, deadline_at=retry_at), ()
 
 

@@ -34,7 +34,10 @@ def judge(last: Call | None, stamp: str) -> Entry:
     over = last.caller_left or last.state is State.ENDED
     if not stamp:
         return Entry.NEW if over else Entry.KNOWN
-    if any(known is not None and not later(stamp, known) for known in (last.entered_stamp, last.left_stamp)):
+    if last.entered_stamp is not None and not later(stamp, last.entered_stamp):
+        return Entry.KNOWN
+    # From Stasis straight into Stasis may take less than the millisecond that stamps tell apart.
+    if last.left_stamp is not None and later(last.left_stamp, stamp):
         return Entry.KNOWN
     if over:
         return Entry.NEW

@@ -6,13 +6,10 @@ everything made for it, and whoever finds a leftover can find its call.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from uuid import UUID, uuid5
-
-_NAMESPACE = UUID("6b0b8c1e-2f0a-5d6b-9a67-3f1d0f4f2c11")
+from uuid import UUID
 
 
 class Kind(StrEnum):
@@ -31,14 +28,6 @@ class OwnId:
     call_id: UUID
     kind: Kind
     attempt: int
-
-
-def call_id(*, connection_id: int, channel_id: str, channel_created: str, entry: int) -> UUID:
-    """Names a call: the `entry`-th time this channel of this connection entered our Stasis app.
-
-    A canonical list is hashed, never joined strings: whoever owns the PBX chooses its channel ids.
-    """
-    return uuid5(_NAMESPACE, json.dumps([connection_id, channel_id, channel_created, entry], ensure_ascii=True))
 
 
 def own_id(prefix: str, call: UUID, kind: Kind, attempt: int) -> str:

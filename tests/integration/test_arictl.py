@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shared import database
-from shared.core import calls, facts, ids
+from shared.core import calls, facts
 from shared.core.calls import Call, Direction, State
 from shared.core.deadlines import Limits
 from shared.store import Note, PostgresStore
@@ -185,7 +186,7 @@ def call(db: database.Database) -> Call:
     store = PostgresStore(db, who="worker-1", prefix="aip-")
     now = store.now()
     made = Call(
-        call_id=ids.call_id(connection_id=1, channel_id="1762.1", channel_created="c", entry=1), connection_id=1,
+        call_id=uuid.uuid4(), connection_id=1,
         connection_version=1, organization_id=1, channel_id="1762.1", channel_created="c", entry=1,
         direction=Direction.INBOUND, state=State.RECEIVED, received_at=now, state_since=now,
         deadline_at=now + timedelta(seconds=3), caller_number="[red]+49151\x1b[2J", called_number="5551234",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, cast
@@ -19,7 +20,7 @@ from scheduler.leases import Lease
 from scheduler.resyncs import Resyncs
 from shared import database, dograh, errors, keys, messages, queues, sealing
 from shared.connections import Connections
-from shared.core import assignments, ids
+from shared.core import assignments
 from shared.core.assignments import Assignment, Report, SocketState
 from shared.core.calls import Call, Direction, State
 from shared.core.deadlines import Limits, Step
@@ -679,7 +680,7 @@ def test_an_app_taken_by_a_stranger_is_taken_back_after_a_while(
 def make_call(store: PostgresStore, channel_id: str, state: State, *, due_in: float) -> Call:
     now = store.now()
     call = Call(
-        call_id=ids.call_id(connection_id=1, channel_id=channel_id, channel_created="c", entry=1),
+        call_id=uuid.uuid4(),
         connection_id=1, connection_version=1, organization_id=101, channel_id=channel_id, channel_created="c", entry=1,
         direction=Direction.INBOUND, state=state, received_at=now, state_since=now,
         deadline_at=now + timedelta(seconds=due_in),

@@ -97,7 +97,7 @@ AttemptBegun      .                 .                .                  .       
 LegsCreated       .+RemoveAttempt   .+RemoveAttempt  .+RemoveAttempt    .+RemoveAttempt   =                .                .                .           .+RemoveAttempt
 LegsRefused       .                 .                .                  .                 ending+TearDown  .                .                .           .
 LegsUnknown       .                 .                .                  .                 =+StartMedia     .                .                .           .
-MediaReady        .+RemoveAttempt   .+RemoveAttempt  .+RemoveAttempt    .+RemoveAttempt   =                .                .                .           .+RemoveAttempt
+MediaReady        .+RemoveAttempt   .+RemoveAttempt  .+RemoveAttempt    .+RemoveAttempt   =                .                .                .+RemoveAttempt .+RemoveAttempt
 MediaGone         .                 .                .                  .                 ending+TearDown  ending+TearDown  ending+TearDown  .           .
 Joined            .                 .                .                  .                 .                connected        .                .           .
 JoinRefused       .                 .                .                  .                 .                ending+TearDown  .                .           .
@@ -425,10 +425,13 @@ def test_a_pending_removal_is_tried_again_later_and_later() -> None:
 
 
 def test_a_pending_removal_waits_for_what_may_still_take_effect() -> None:
-    after, _ = advance(ENDING, facts.RemovalPending(why="open", not_before=NOW + seconds(30)))
+    still_open = replace(ENDING, attempt_open_until=NOW + seconds(30))
+    after, _ = advance(still_open, facts.RemovalPending(why="open", not_before=NOW + seconds(30)))
     assert after.deadline_at == NOW + seconds(30)
-    soon, _ = advance(ENDING, facts.RemovalPending(why="open", not_before=NOW - seconds(30)))
+    soon, _ = advance(still_open, facts.RemovalPending(why="open", not_before=NOW - seconds(30)))
     assert soon.deadline_at == NOW + seconds(1)
+    settled, _ = advance(ENDING, facts.RemovalPending(why="open", not_before=NOW + seconds(30)))
+    assert settled.deadline_at == NOW + seconds(1), "settled while the teardown was at work"
 
 
 def test_an_ended_call_has_no_deadline() -> None:

@@ -66,7 +66,8 @@ ABANDONED = replace(ENDED, entered_stamp=None, outcome=Outcome.ABANDONED)
         (replace(ADOPTED, state=State.ENDED, caller_left=True, left_stamp=S2), S3, Entry.NEW),
         # Its end was read before its start.
         (ABANDONED, S1, Entry.KNOWN),
-        (ABANDONED, S2, Entry.KNOWN),
+        # In the very millisecond of its leaving: perhaps from Stasis straight into Stasis, so Asterisk is asked.
+        (ABANDONED, S2, Entry.NEW),
         (ABANDONED, S3, Entry.NEW),
         # A resync sees the leg in Stasis.
         (LIVE, "", Entry.KNOWN),

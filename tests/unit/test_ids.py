@@ -62,30 +62,3 @@ def test_a_look_alike_is_not_ours(name: str) -> None:
 def test_another_installation_is_not_ours() -> None:
     assert ids.parse("aip-", ids.media_id("aip2-", CALL, 1)) is None
     assert ids.parse("a-", ids.media_id("aip-", CALL, 1)) is None
-
-
-def call_id(connection_id: int = 1, channel_id: str = "a", channel_created: str = "b", entry: int = 1) -> UUID:
-    return ids.call_id(connection_id=connection_id, channel_id=channel_id, channel_created=channel_created, entry=entry)
-
-
-def test_the_same_entry_is_the_same_call() -> None:
-    assert call_id() == call_id()
-    # Stored in every installation: changing the recipe loses every call in the air.
-    assert call_id() == UUID("09a7206d-1399-5b8a-bb91-8f967919384c")
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (call_id(1), call_id(2)),
-        (call_id(entry=1), call_id(entry=2)),
-        (call_id(channel_id="a", channel_created="bc"), call_id(channel_id="ab", channel_created="c")),
-        (call_id(1, "1"), call_id(11, "")),
-        (call_id(channel_id='a", "b'), call_id(channel_id="a", channel_created='b", "b')),
-        (call_id(channel_id="a,b", channel_created="c"), call_id(channel_id="a", channel_created="b,c")),
-        (call_id(channel_id="ä"), call_id(channel_id="\\u00e4")),
-        (call_id(channel_id="é"), call_id(channel_id="e\u0301")),
-    ],
-)
-def test_different_entries_are_different_calls(one: UUID, other: UUID) -> None:
-    assert one != other
