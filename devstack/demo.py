@@ -68,6 +68,7 @@ def scenario(*, rate_per_second: float, count: int | None) -> str:
     """The demo callers as the simulator's scenario file."""
     callers = {
         "app": APP,
+        "wait_for_app": True,
         "rate_per_second": rate_per_second,
         "talk_seconds": TALK_SECONDS,
         "count": count,
@@ -84,13 +85,18 @@ class Callers:
         self._switch = switch
         self._interval_seconds = 1 / rate_per_second
         self._left = count
-        self._next_at = time.monotonic() + 1
+        self._next_at: float | None = None
         self._hang_ups: list[tuple[float, str]] = []
 
     def step(self) -> None:
         """Dial and hang up what is due. An Asterisk that does not answer gets no calls."""
         now = time.monotonic()
         with contextlib.suppress(requests.RequestException):
+            if self._next_at is None:
+                # Nobody calls before the pipeline is there: the app is known from its event socket on.
+                if self._switch.request("GET", f"/applications/{APP}").status_code != 200:
+                    return
+                self._next_at = now
             while self._next_at <= now and self._left != 0:
                 self._next_at += self._interval_seconds
                 leg = self._switch.dial(called=CALLED, caller=random.choice(CALLERS), far="tone")  # noqa: S311  # no secret

@@ -189,9 +189,9 @@ class Stack:
             self._console.print(f"{name:<9} {place}", highlight=False, soft_wrap=True)
         self._console.print(f"{'Logs':<9} {self._logs}", highlight=False, soft_wrap=True)
         arictl = Path(sys.executable).parent / "arictl"
-        hint = f". {self._folder / 'environment'}; {arictl} calls"
+        hint = f"(while it runs) . {self._folder / 'environment'}; {arictl} calls"
         self._console.print(f"{'Look':<9} {hint}", highlight=False, soft_wrap=True)
-        ends = f"ends after {self._calls} calls, " if self._calls else ""
+        ends = f"ends after {self._calls} call{'s' if self._calls > 1 else ''}, " if self._calls else ""
         self._console.print(f"{'Stop':<9} {ends}Ctrl-C", highlight=False)
         self._console.rule()
 

@@ -186,7 +186,7 @@ def main() -> int:
         _raise_file_limit(config.listener_capacity + _SPARE_FILES)
         asyncio.run(_serve(config))
     except errors.InvalidSettings as exc:
-        print(exc, file=sys.stderr)  # noqa: T201 - for who starts it; the logs may not be configured
+        sys.stderr.write(f"listener: {exc}\n")
         return 2
     return 0
 

@@ -80,7 +80,11 @@ class Database:
 def _translated() -> Iterator[None]:
     try:
         yield
-    # The pool's own errors are operational ones, too.
+    except psycopg_pool.PoolTimeout as exc:
+        raise errors.DatabaseUnavailable(
+            f"Postgres cannot be reached, or has no connection to spare: {_first_line(exc)}"
+        ) from exc
+    # The pool's other errors are operational ones, too.
     except (psycopg.OperationalError, psycopg.InterfaceError) as exc:
         raise errors.DatabaseUnavailable(_first_line(exc)) from exc
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as exc:

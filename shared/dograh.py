@@ -78,11 +78,16 @@ class Dograh:
         """Writes an organization's telephony configuration, as the platform's own API would.
 
         Raises:
-            InvalidConfiguration: There is no such organization, or it has a configuration and `replace` is not set.
+            InvalidConfiguration: There is no such organization, or no such workflow of it, or it has a configuration
+                and `replace` is not set.
         """
         with self._db.transaction() as connection:
             if connection.execute("SELECT 1 FROM organizations WHERE id = %s", [organization_id]).fetchone() is None:
                 raise errors.InvalidConfiguration(f"there is no organization {organization_id}")
+            workflow_id = _whole_number(value.get("inbound_workflow_id"))
+            found = connection.execute("SELECT organization_id FROM workflows WHERE id = %s", [workflow_id]).fetchone()
+            if workflow_id is not None and (found is None or found["organization_id"] != organization_id):
+                raise errors.InvalidConfiguration(f"organization {organization_id} has no workflow {workflow_id}")
             written = connection.execute(
                 "INSERT INTO organization_configurations AS c (organization_id, key, value, created_at)"
                 " VALUES (%s, %s, %s, clock_timestamp()) ON CONFLICT (organization_id, key)"
@@ -90,7 +95,9 @@ class Dograh:
                 [organization_id, _CONFIGURATION_KEY, json.dumps(dict(value)), replace],
             ).fetchone()
             if written is None:
-                raise errors.InvalidConfiguration(f"organization {organization_id} has a configuration already")
+                raise errors.InvalidConfiguration(
+                    f"organization {organization_id} has a configuration already: --replace changes it"
+                )
 
     def remove_configuration(self, organization_id: int) -> None:
         """Removes an organization's telephony configuration. Raises InvalidConfiguration when it has none of ours."""

@@ -26,6 +26,8 @@ class Callers(orders.Order):
     hang_up_within_ms: float | None = pydantic.Field(default=None, ge=0)
     #: How long a caller rings before he gives up.
     patience_seconds: Seconds = 30.0
+    #: Whether they come only once somebody has connected to their app.
+    wait_for_app: bool = False
     #: None: for ever.
     count: int | None = pydantic.Field(default=None, ge=1)
     caller_numbers: list[str] = pydantic.Field(default=["+15551234"], min_length=1)
@@ -70,6 +72,8 @@ async def play(scenario: Scenario, owner: switch.Switch, troubles: faults.Faults
 
 async def _come(callers: Callers, owner: switch.Switch, chance: random.Random, group: asyncio.TaskGroup) -> None:
     loop = asyncio.get_running_loop()
+    while callers.wait_for_app and not owner.applications.is_connected(callers.app):
+        await asyncio.sleep(_LOOK_SECONDS)
     due = loop.time()
     number = 0
     while callers.count is None or number < callers.count:
