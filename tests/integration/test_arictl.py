@@ -47,7 +47,11 @@ def db(database_url: str) -> Iterator[database.Database]:
     made = database.Database(database_url, size=2)
     made.open()
     with made.connection() as connection:
-        connection.execute("INSERT INTO organizations (provider_id) VALUES ('o1')")
+        connection.execute("INSERT INTO organizations (provider_id) VALUES ('o1'), ('o2')")
+        connection.execute(
+            "INSERT INTO workflows (id, name, organization_id, workflow_definition, template_context_variables,"
+            " call_disposition_codes) VALUES (5, 'w', 1, '{}', '{}', '{}'), (6, 'w', 2, '{}', '{}', '{}')"
+        )
     yield made
     made.close()
 
@@ -102,6 +106,13 @@ def test_a_password_is_no_argument(arictl: Arictl, db: database.Database) -> Non
     assert "password" not in arictl("connection", "add", "--help").stdout.replace("ARI password", "")
     done = arictl(*ADD, "--password", PASSWORD)
     assert done.returncode == 2
+    assert stored(db) is None
+
+
+@pytest.mark.parametrize("workflow", ["6", "77"], ids=["another-organization-s", "none-such"])
+def test_a_workflow_that_cannot_serve_is_refused(arictl: Arictl, db: database.Database, workflow: str) -> None:
+    done = arictl(*ADD[:-1], workflow, stdin="hunter2 hunter2")
+    failed(done, f"organization 1 has no workflow {workflow}")
     assert stored(db) is None
 
 
