@@ -15,7 +15,6 @@ from shared import errors, sealing
 from shared.core.deadlines import Limits, Step
 
 _MINIMUM_KEY_LENGTH = 16
-_Url = Annotated[str, Field(min_length=1)]
 
 
 def _postgres(url: SecretStr) -> SecretStr:
