@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import structlog
 
 from shared import errors
 from shared.core import facts
+from shared.core.calls import Call
 from shared.ledger import Ledger
-from shared.store import PostgresStore
 
 log = structlog.stdlib.get_logger(__name__)
 
 
-def sweep(ledger: Ledger, store: PostgresStore, *, batch: int) -> int:
+class Overdue(Protocol):
+    """Where overdue calls are found. `store.PostgresStore` is the adapter."""
+
+    def overdue(self, limit: int) -> list[Call]:
+        """Calls past their deadline and in nobody's hands, the longest overdue first."""
+
+
+def sweep(ledger: Ledger, store: Overdue, *, batch: int) -> int:
     """Drives on at most `batch` calls, the longest overdue first; returns how many there were."""
     overdue = store.overdue(batch)
     for call in overdue:

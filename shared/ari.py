@@ -5,7 +5,7 @@ from __future__ import annotations
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from shared import errors, rest
 from shared.core import events
@@ -41,13 +41,27 @@ class WebsocketClient:
     connection_type: str
 
 
+class Server(Protocol):
+    """Where requests go. `rest.Asterisk` is the adapter."""
+
+    @property
+    def target(self) -> rest.Target:
+        """Where and as whom we ask."""
+
+    def request(
+        self, witness: rest.Witness, method: str, path: Sequence[str], query: Mapping[str, str] | None = None,
+        body: object = None,
+    ) -> Any:  # fmt: skip
+        """Makes one request, once."""
+
+
 class Ari:
     """What we ask an Asterisk for, in the words of a call. Each raises as `Asterisk.request` does.
 
     What is already gone is an outcome here, never an error.
     """
 
-    def __init__(self, asterisk: rest.Asterisk, witness: rest.Witness) -> None:
+    def __init__(self, asterisk: Server, witness: rest.Witness) -> None:
         self._asterisk = asterisk
         self._witness = witness
 

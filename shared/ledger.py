@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,16 @@ from shared.store import Hold, Note, Store
 _TRIES = 10
 
 log = structlog.stdlib.get_logger(__name__)
+
+
+class Clock(Protocol):
+    """A process's own clock, for intervals only. The module `time` is one."""
+
+    def monotonic(self) -> float:
+        """Seconds, from whenever."""
+
+    def sleep(self, seconds: float, /) -> None:
+        """Waits."""
 
 
 class Orders(Protocol):
@@ -41,17 +52,34 @@ class Recorded:
 
 
 class Ledger:
-    """The one way in which calls change."""
+    """The one way in which calls change.
 
-    def __init__(self, store: Store, orders: Orders, limits: Limits, *, who: str) -> None:
+    Args:
+        who: This process, as it signs its claims.
+        clock: Times the steps.
+        new_id: An id never given before.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        orders: Orders,
+        limits: Limits,
+        *,
+        who: str,
+        clock: Clock = time,
+        new_id: Callable[[], UUID] = uuid.uuid4,
+    ) -> None:
         self.store = store
         self.limits = limits
         self.who = who
+        self.clock = clock
+        self.new_id = new_id
         self._orders = orders
 
     def owner(self) -> str:
         """A new name for one claim."""
-        return f"{self.who}/{uuid.uuid4().hex[:8]}"
+        return f"{self.who}/{self.new_id().hex[:8]}"
 
     def hold(self, step: Step, owner: str) -> Hold:
         """A claim of the length the step's time-outs add up to."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from datetime import timedelta
 from types import TracebackType
 from uuid import UUID
@@ -21,15 +20,19 @@ class Watch:
 
     def __init__(self, ledger: Ledger, seconds: float) -> None:
         self._ledger = ledger
-        self._ends_at = time.monotonic() + seconds
+        self._ends_at = ledger.clock.monotonic() + seconds
         self._notes: list[Note] = []
 
     def seconds_left(self) -> float:
         """How long a request may still take. Raises TransientError when none may start any more."""
-        left = self._ends_at - time.monotonic()
+        left = self._ends_at - self._ledger.clock.monotonic()
         if left <= 0:
             raise errors.OutOfTime("the step ran out of its time")
         return left
+
+    def pause(self, seconds: float) -> None:
+        """Waits, as far as there is time. Raises TransientError when there is none left."""
+        self._ledger.clock.sleep(min(seconds, self.seconds_left()))
 
     def asked(self, request: rest.Asked) -> None:
         """Collects a request that was made."""
@@ -48,7 +51,7 @@ class Claim(Watch):
 
     def __init__(self, ledger: Ledger, call: Call, step: Step, owner: str, started: float) -> None:
         # Counted from before the claim was written, so that it ends here no later than it does for others.
-        super().__init__(ledger, ledger.limits.claim(step).total_seconds() - (time.monotonic() - started))
+        super().__init__(ledger, ledger.limits.claim(step).total_seconds() - (ledger.clock.monotonic() - started))
         self.call = call
         self._step = step
         self.owner = owner
@@ -78,13 +81,13 @@ class Claim(Watch):
 
 def claim(ledger: Ledger, call_id: UUID, step: Step) -> Claim | None:
     """Takes a call for a step; None when there is nothing for it to do, or somebody is doing it."""
-    started, owner = time.monotonic(), ledger.owner()
+    started, owner = ledger.clock.monotonic(), ledger.owner()
     call = ledger.store.claim(call_id, ledger.hold(step, owner))
     return Claim(ledger, call, step, owner, started) if call is not None else None
 
 
 def take(ledger: Ledger, call: Call, fact: facts.Fact, step: Step) -> tuple[Recorded, Claim | None]:
     """Stores a fact and, should it lead to this step, takes the call for it in the same write."""
-    started, owner = time.monotonic(), ledger.owner()
+    started, owner = ledger.clock.monotonic(), ledger.owner()
     recorded = ledger.record(call, fact, owner=owner, take=step)
     return recorded, Claim(ledger, recorded.call, step, owner, started) if recorded.held else None

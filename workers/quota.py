@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
-from datetime import datetime
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import structlog
 
@@ -13,6 +11,7 @@ from shared import connections, dograh
 from shared.core import calls, entries, events, facts
 from shared.core.calls import Call, Cause
 from shared.core.deadlines import Step
+from shared.ledger import Ledger
 from shared.store import Note
 from workers import claims
 from workers.steps import Tools
@@ -84,11 +83,11 @@ def admit_leg(
         case entries.Entry.NEW if last is not None and not _is_in_stasis(tools, connection_id, version, leg):
             return
     call = _new_call(
-        tools.ledger.store.now(), entrance, connection_id=connection_id, version=version, leg=leg, args=args,
+        tools.ledger, entrance, connection_id=connection_id, version=version, leg=leg, args=args,
         stamp=stamp, entry=last.entry + 1 if last is not None else 1,
     )  # fmt: skip
     call = calls.receive(call, tools.ledger.limits)
-    started, owner = time.monotonic(), tools.ledger.owner()
+    started, owner = tools.ledger.clock.monotonic(), tools.ledger.owner()
     if tools.ledger.store.insert(call, [], tools.ledger.hold(Step.QUOTA, owner)):
         with claims.Claim(tools.ledger, call, Step.QUOTA, owner, started) as claim:
             _decide(tools, claim, entrance, age_seconds)
@@ -137,7 +136,7 @@ def _is_in_stasis(tools: Tools, connection_id: int, version: int, leg: events.Ch
 
 
 def _new_call(
-    now: datetime,
+    ledger: Ledger,
     entrance: connections.Entrance,
     *,
     connection_id: int,
@@ -147,11 +146,11 @@ def _new_call(
     stamp: str,
     entry: int,
 ) -> Call:
-    serving = entrance.serving
+    serving, now = entrance.serving, ledger.store.now()
     return Call(
         # Never the same twice, also when a restored database has forgotten a call: the ids of its legs derive from it,
         # and asking for a media leg under the id of a live one crashes Asterisk.
-        call_id=uuid4(),
+        call_id=ledger.new_id(),
         connection_id=connection_id,
         connection_version=serving.version if serving is not None else version,
         organization_id=entrance.organization_id,
@@ -180,18 +179,18 @@ def record_abandoned(tools: Tools, *, connection_id: int, version: int, event: e
     entrance = tools.entrances.entrance(connection_id, version)
     if entrance is None:
         return None
-    now = tools.ledger.store.now()
+    call = _new_call(
+        tools.ledger, entrance, connection_id=connection_id, version=version, leg=event.leg, args=(), stamp="", entry=1
+    )
     call = replace(
-        _new_call(
-            now, entrance, connection_id=connection_id, version=version, leg=event.leg, args=(), stamp="", entry=1
-        ),
+        call,
         state=calls.State.ENDED,
         left_stamp=event.stamp or None,
         caller_left=True,
         outcome=calls.Outcome.ABANDONED,
         reason="caller hung up before the call was picked up",
-        ending_at=now,
-        ended_at=now,
+        ending_at=call.received_at,
+        ended_at=call.received_at,
     )
     if tools.ledger.store.insert(call, [], None):
         return None

@@ -5,7 +5,6 @@ Works from the call's row alone, at any moment of the set-up.
 
 from __future__ import annotations
 
-import time
 from uuid import UUID
 
 from shared import ari, errors
@@ -129,7 +128,7 @@ class _Removal:
         if not self._asterisk.hang_up(self._channel_id, self._cause):
             return
         for pause in _LOOKS:
-            time.sleep(min(pause, self._claim.seconds_left()))
+            self._claim.pause(pause)
             if self._asterisk.channel(self._channel_id) is None:
                 return
         raise errors.TransientError(f"channel {self._channel_id} was hung up and is still there")
