@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared import messages
+from shared.broker import brokers
 
 #: (connection id, version): whose event it is.
 Connection = tuple[int, int]
@@ -12,20 +13,18 @@ Connection = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One message in the form Dramatiq's Redis broker keeps it in."""
+    """One message in the form the broker takes it in."""
 
     connection: Connection
     queue: str
-    id: str
+    #: Its connection and id: pushed twice, it is there once.
+    reference: str
     body: bytes
 
 
 def of_message(connection: Connection, message: messages.Message) -> Entry:
     """The message as an entry."""
-    # Dramatiq keeps messages by an id of its own, because a retry pushes one again. This is the first push: the
-    # message's id is as unique. A batch pushed twice overwrites itself.
-    options = {"redis_message_id": message.message_id}
-    return Entry(connection, message.queue_name, message.message_id, message.copy(options=options).encode())
+    return Entry(connection, message.queue_name, brokers.reference(message), message.encode())
 
 
 def of_resync(connection: Connection, reason: str, *, full: bool) -> Entry:

@@ -24,7 +24,7 @@ class Store(Protocol):
     """Redis (`store.Store`)."""
 
     async def push(self, batch: Sequence[Entry]) -> None:
-        """All or none; raises QueueUnavailable when it may have been none."""
+        """Raises QueueUnavailable when it may not have been all; to repeat it is harmless."""
 
 
 class Pushes:

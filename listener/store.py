@@ -15,10 +15,11 @@ from typing import Any
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from listener import entries
 from shared import errors, keys, logs
+from shared.broker import scripts
 from shared.core import assignments
 
 _CONNECT_SECONDS = 2.0
@@ -26,6 +27,7 @@ _READ_SECONDS = 3.0
 _OPERATION_SECONDS = 6.0
 _REPORTS_SECONDS = 60
 _ASSIGNMENTS_SECONDS = 3600
+_ENQUEUED_AT_ONCE = 100
 #: A listener silent for this long is not counted on when we leave.
 _ALIVE_MS = 3000
 
@@ -125,18 +127,23 @@ class Store:
         )
 
     async def push(self, batch: Sequence[entries.Entry]) -> None:
-        """Puts messages into Dramatiq's queues, all or none; a batch pushed twice is at worst seen twice."""
-        queues: dict[str, dict[Any, Any]] = {}
-        for entry in batch:
-            queues.setdefault(entry.queue, {})[entry.id] = entry.body
-        pipe = self._redis.pipeline(transaction=True)
-        for queue, bodies in queues.items():
-            name = f"{keys.NAMESPACE}:{queue}"
-            pipe.hset(f"{name}.msgs", mapping=bodies)
-            pipe.rpush(name, *bodies)
-            pipe.publish(keys.WAKE, queue)
+        """Enqueues messages, in order; what a batch has enqueued that is repeated is not enqueued again."""
         async with self._guarded():
-            await pipe.execute()
+            try:
+                await self._enqueue(batch)
+            except NoScriptError:
+                # A Redis that was restarted.
+                await self._redis.script_load(scripts.ENQUEUE.text)
+                await self._enqueue(batch)
+
+    async def _enqueue(self, batch: Sequence[entries.Entry]) -> None:
+        pipe = self._redis.pipeline(transaction=False)
+        # Not all at once: while a script runs, Redis does nothing else.
+        for at in range(0, len(batch), _ENQUEUED_AT_ONCE):
+            part = batch[at : at + _ENQUEUED_AT_ONCE]
+            arguments = [each for entry in part for each in (entry.queue, entry.reference, entry.body, 0)]
+            pipe.evalsha(scripts.ENQUEUE.digest, 1, keys.NAMESPACE, *arguments)
+        await pipe.execute()
 
     async def leave(self) -> int:
         """No heartbeat will follow; gives the number of other listeners that are alive."""

@@ -1,11 +1,11 @@
 """Every Redis key of ours, each with its type, lifetime and meaning. Redis may be emptied at any moment.
 
-Dramatiq keeps its own below the namespace NAMESPACE: `<ns>:<queue>` (list of message ids), `<ns>:<queue>.msgs` (hash
-id → message), `<ns>:__acks__.*`, `<ns>:__heartbeats__`, and the same for `.DQ` (delayed) and `.XQ` (dead) queues.
+The broker keeps its own below NAMESPACE: `shared/broker/layout.lua` says which.
 """
 
 from __future__ import annotations
 
+#: Begins every key of the broker.
 NAMESPACE = "ari-queue"
 
 #: string, no expiry: set once by the scheduler. Missing means that Redis was emptied: rewrite, and resync everything.
@@ -28,7 +28,3 @@ def revision(listener_id: str) -> str:
 def reports(listener_id: str) -> str:
     """Hash connection key → JSON `assignments.Report`; written by the listener, read by the scheduler; 60 s."""
     return f"ari:reports:{listener_id}"
-
-
-#: Pub/sub channel: the name of each queue that was pushed to, so that idle consumers wake. A hint, nothing is kept.
-WAKE = "ari:wake"

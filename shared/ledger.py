@@ -36,8 +36,8 @@ class Clock(Protocol):
 class Orders(Protocol):
     """Where the core's orders go."""
 
-    def give(self, orders: Sequence[commands.Command]) -> None:
-        """Enqueues them. Raises QueueUnavailable when that is not possible within a bound."""
+    def give(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
+        """Enqueues them, for a call of this connection. Raises QueueUnavailable when that takes longer than a bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,12 +114,12 @@ class Ledger:
             if after == call:
                 if notes:
                     self.store.note(notes, call=call)
-                self.give(orders)
+                self.give(orders, call)
                 return Recorded(call=call, applied=False)
             hold = self.hold(take, owner) if take is not None and _leads_to(take, call, after) else None
             saved = self.store.save(call, after, fact, notes=notes, owner=owner, hold=hold)
             if saved is not None:
-                self.give([order for order in orders if hold is None or not _is_for(order, after.state)])
+                self.give([order for order in orders if hold is None or not _is_for(order, after.state)], saved)
                 return Recorded(call=saved, applied=True, held=hold is not None)
             if not insist:
                 return Recorded(call=call, applied=False)
@@ -143,14 +143,14 @@ class Ledger:
             after, orders = calls.advance(call, fact, self.store.now(), self.limits)
             if self.store.save_in(connection, call, after, fact, owner=owner) is None:
                 raise errors.TransientError(f"call {call_id} was written under its lock")
-        self.give(orders)
+        self.give(orders, call)
 
-    def give(self, orders: Sequence[commands.Command]) -> None:
-        """Enqueues orders; what cannot be enqueued now is re-driven by the sweep when its deadline has passed."""
+    def give(self, orders: Sequence[commands.Command], call: Call) -> None:
+        """Enqueues a call's orders; what cannot be enqueued is re-driven by the sweep when its deadline has passed."""
         if not orders:
             return
         try:
-            self._orders.give(orders)
+            self._orders.give(orders, connection_id=call.connection_id)
         except errors.QueueUnavailable as exc:
             log.warning("orders not enqueued, the sweep will give them again", orders=len(orders), why=str(exc))
 

@@ -1,4 +1,5 @@
-"""The broker messages: which queue and actor each goes to, and their shape. Carry a version; enqueued by name.
+"""The broker messages: which queue and actor each goes to, and their shape. Carry a version; enqueued by name;
+their option `group` is the connection's id, so that within a queue connections take turns.
 
 {"v": 1, "call_id": "…", "attempt": 1}                                             an order of the core
 {"v": 1, "connection_id": 7, "connection_version": 2, "at_ms": …, "event": {…}}    an event, from a listener
@@ -23,8 +24,9 @@ _READABLE = frozenset({VERSION - 1, VERSION}) - {0}
 RESYNC_CLOCK = "clock"
 RESYNC_FOLLOW_UP = "follow-up"
 
-#: Every queue.
-QUEUES = ("quota", "runs", "media", "bridge", "teardown", "originate", "resync")
+#: Every queue, in order of need: where some share threads, the first one is served first. A call that has been begun is
+#: finished before another one is begun.
+QUEUES = ("bridge", "media", "runs", "quota", "originate", "teardown", "resync")
 
 #: Actor name → its queue. An actor is what a worker does with one kind of message.
 ACTORS: dict[str, str] = {
@@ -56,12 +58,12 @@ _ACTOR_OF_COMMAND: dict[type[commands.Command], str] = {
 Message = dramatiq.Message[Any]
 
 
-def of_command(command: commands.Command) -> Message:
-    """The message that carries an order of the core to its step."""
+def of_command(command: commands.Command, *, connection_id: int) -> Message:
+    """The message that carries an order of the core, on a call of this connection, to its step."""
     body: dict[str, Any] = {"v": VERSION, "call_id": str(command.call_id)}
     if isinstance(command, commands.StartMedia | commands.CheckMedia | commands.Join | commands.RemoveAttempt):
         body["attempt"] = command.attempt
-    return _message(_ACTOR_OF_COMMAND[type(command)], body)
+    return _message(_ACTOR_OF_COMMAND[type(command)], body, connection_id)
 
 
 def of_event(
@@ -83,7 +85,7 @@ def of_event(
         "at_ms": at_ms,
         "event": events.encode(event),
     }
-    return _message(actor, body)
+    return _message(actor, body, connection_id)
 
 
 def of_resync(*, connection_id: int, connection_version: int, reason: str, full: bool) -> Message:
@@ -95,7 +97,7 @@ def of_resync(*, connection_id: int, connection_version: int, reason: str, full:
         "reason": reason,
         "full": full,
     }
-    return _message("resync_connection", body)
+    return _message("resync_connection", body, connection_id)
 
 
 def check_version(version: object) -> None:
@@ -123,5 +125,6 @@ def _actor_of_event(event: events.Event, prefix: str) -> str | None:
             return None
 
 
-def _message(actor: str, body: dict[str, Any]) -> Message:
-    return dramatiq.Message(queue_name=ACTORS[actor], actor_name=actor, args=(), kwargs=body, options={})
+def _message(actor: str, body: dict[str, Any], connection_id: int) -> Message:
+    options = {"group": connection_id}
+    return dramatiq.Message(queue_name=ACTORS[actor], actor_name=actor, args=(), kwargs=body, options=options)

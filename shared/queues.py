@@ -1,22 +1,20 @@
-"""The broker: Dramatiq on Redis, the same for everyone who enqueues or works."""
+"""The broker as this project uses it, the same for everyone who enqueues or works."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from datetime import timedelta
 
 import dramatiq
+import dramatiq.errors
 import redis
 import redis.backoff
 import redis.retry
 
-from shared import errors, keys, messages, wakes
+from shared import errors, keys, logs, messages
+from shared.broker import brokers
 from shared.core import commands
-
-#: A worker silent for this long is taken for dead, and its messages go to another. Dramatiq's default is a minute.
-HEARTBEAT_TIMEOUT_MS = 10_000
-#: How many of a million commands look for dead workers; an idle worker sends some ten a second.
-MAINTENANCE_CHANCE = 20_000
 
 
 def client(url: str) -> redis.Redis:
@@ -30,14 +28,22 @@ def client(url: str) -> redis.Redis:
     )
 
 
-def broker(url: str, middleware: Sequence[dramatiq.Middleware] = ()) -> wakes.WakingBroker:
-    """A broker with all our queues; connects when first used."""
-    made = wakes.WakingBroker(
-        client=client(url),
+def broker(
+    url: str, middleware: Sequence[dramatiq.Middleware] = (), *, name: str = "producer", threads: int | None = None
+) -> brokers.Broker:
+    """A broker with all our queues; connects when first used.
+
+    Args:
+        name: How a worker on it is called.
+        threads: How many a worker on it has.
+    """
+    made = brokers.Broker(
+        client(url),
         namespace=keys.NAMESPACE,
-        heartbeat_timeout=HEARTBEAT_TIMEOUT_MS,
-        maintenance_chance=MAINTENANCE_CHANCE,
-        middleware=list(middleware),
+        name=name,
+        capacity=threads,
+        describe=_describe,
+        middleware=middleware,
     )
     for queue in messages.QUEUES:
         made.declare_queue(queue)
@@ -47,25 +53,29 @@ def broker(url: str, middleware: Sequence[dramatiq.Middleware] = ()) -> wakes.Wa
 class BrokerOrders:
     """Gives the core's orders to the broker."""
 
-    def __init__(self, made: wakes.WakingBroker) -> None:
+    def __init__(self, made: brokers.Broker) -> None:
         self._broker = made
 
-    def give(self, orders: Sequence[commands.Command]) -> None:
+    def give(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
         """Enqueues them, each by name. Raises QueueUnavailable."""
         for order in orders:
-            self.send(messages.of_command(order))
+            self.send(messages.of_command(order, connection_id=connection_id))
 
     def send(self, message: messages.Message, *, wait: timedelta | None = None) -> None:
         """Enqueues one message, to be worked on at once or after a while. Raises QueueUnavailable."""
         delay_ms = None if wait is None else int(wait.total_seconds() * 1000)
         try:
             self._broker.enqueue(message, delay=delay_ms)
-        except redis.RedisError as exc:
-            raise errors.QueueUnavailable(f"Redis: {type(exc).__name__}") from exc
+        except dramatiq.errors.BrokerConnectionError as exc:
+            raise errors.QueueUnavailable(logs.redact(str(exc))) from exc
 
     def waiting(self, queue: str) -> int:
         """How many messages wait in a queue. Raises QueueUnavailable."""
         try:
-            return int(self._broker.client.llen(f"{keys.NAMESPACE}:{queue}"))
+            return self._broker.count([queue])[queue].waiting
         except redis.RedisError as exc:
             raise errors.QueueUnavailable(f"Redis: {type(exc).__name__}") from exc
+
+
+def _describe(exception: BaseException) -> str:
+    return logs.redact("".join(traceback.format_exception(exception)))

@@ -137,7 +137,9 @@ class Listener(Base):
 class Worker(WithDatabase):
     """A worker's settings."""
 
-    worker_threads: int = Field(default=8, ge=1, le=64, description="Steps at work at once in one process.")
+    worker_threads: int = Field(default=8, ge=1, le=64, description="Steps that set calls up, at once in one process.")
+    teardown_threads: int = Field(default=4, ge=1, le=64, description="Teardowns at work at once in one process.")
+    resync_threads: int = Field(default=2, ge=1, le=64, description="Resyncs at work at once in one process.")
     worker_queues: str = Field(
         default="",
         description="Queues to serve, comma-separated: quota, runs, media, bridge, teardown, resync; or all.",
@@ -164,6 +166,11 @@ class Worker(WithDatabase):
     def queues(self) -> frozenset[str]:
         """The queues to serve; empty means all."""
         return frozenset(name.strip() for name in self.worker_queues.split(",") if name.strip())
+
+    @property
+    def crews(self) -> dict[str, int]:
+        """Crew → its threads."""
+        return {"set-up": self.worker_threads, "teardown": self.teardown_threads, "resync": self.resync_threads}
 
     @property
     def token_secret(self) -> str | None:

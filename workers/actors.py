@@ -17,6 +17,12 @@ _Read = Callable[[_Body], dict[str, Any]]
 _Step = Callable[..., None]
 
 
+#: How long a message is tried after it first failed. The sweep gives an order again when its deadline has passed; an
+#: event that is lost is found by the next resync only.
+_ORDER_MS = 5_000
+_EVENT_MS = 20_000
+
+
 def _call(body: _Body) -> dict[str, Any]:
     return {"call_id": messages.call_id(body["call_id"])}
 
@@ -62,7 +68,13 @@ def declare(broker: dramatiq.Broker, tools: Tools) -> None:
     for name, (read, step) in ACTORS.items():
         act = _act(tools, name, read, step)
         queue = messages.ACTORS[name]
-        dramatiq.actor(actor_name=name, queue_name=queue, broker=broker, throws=errors.PermanentError)(act)
+        dramatiq.actor(
+            actor_name=name,
+            queue_name=queue,
+            broker=broker,
+            throws=errors.PermanentError,
+            retry_for_ms=_ORDER_MS if read in (_call, _attempt) else _EVENT_MS,
+        )(act)
 
 
 def _act(tools: Tools, name: str, read: _Read, step: _Step) -> Callable[..., None]:

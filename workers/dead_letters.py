@@ -17,7 +17,7 @@ _LENGTH = 8000
 
 
 class DeadLetters(dramatiq.Middleware):
-    """Must come before Dramatiq's Retries, whose verdict it reads: what comes after is told first."""
+    """Writes them before the broker rejects the message: should that fail, it is written again."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -30,17 +30,18 @@ class DeadLetters(dramatiq.Middleware):
         result: Any = None,
         exception: BaseException | None = None,
     ) -> None:
-        """Records a message that will not be tried again; logs one that will."""
-        if exception is None:
-            return
-        why = logs.redact(f"{type(exception).__name__}: {exception}")
-        if not message.failed:
-            log.warning("message is tried again", actor=message.actor_name, why=why)
-            return
-        log.error("message failed for good", actor=message.actor_name, why=why)
+        """Logs a message that will be tried again. Told after Retries, which has judged by then."""
+        if exception is not None and not message.failed:
+            log.warning("message is tried again", actor=message.actor_name, why=_why(exception))
+
+    def before_nack(self, broker: dramatiq.Broker, message: Any) -> None:
+        """Records a message that will not be tried again, or that nobody can read."""
+        exception = message.exception
+        log.error("message failed for good", actor=message.actor_name, why=_why(exception))
         trace = logs.redact("".join(traceback.format_exception(exception)))
-        body = json.dumps({"kwargs": message.kwargs}, default=str)
-        detail = f"{why}\n{body}\n{trace}"[:_LENGTH]
+        # One that cannot be read has nothing but its bytes.
+        body = json.dumps({"kwargs": message.kwargs}, default=str) if message.kwargs else _text(message.body)
+        detail = f"{_why(exception)}\n{logs.redact(body)}\n{trace}"[:_LENGTH]
         try:
             call = self._store.load(messages.call_id(message.kwargs.get("call_id")))
         except errors.PipelineError:
@@ -49,3 +50,12 @@ class DeadLetters(dramatiq.Middleware):
             self._store.note([Note(kind="dead-letter", name=message.actor_name, detail=detail)], call=call)
         except errors.PipelineError as failure:
             log.error("the dead letter could not be recorded", why=str(failure))
+
+
+def _why(exception: BaseException) -> str:
+    return logs.redact(f"{type(exception).__name__}: {exception}")
+
+
+def _text(body: bytes) -> str:
+    # Postgres takes no NUL in a text.
+    return body.decode(errors="backslashreplace").replace("\0", "\\x00")

@@ -6,14 +6,11 @@ import signal
 import sys
 import threading
 
-import dramatiq
-import dramatiq.middleware
 import structlog
 
 from shared import clocks, connections, database, dograh, errors, health, ledger, logs, queues, settings, store
-from workers import actors
+from workers import crews
 from workers.asterisks import RestAsterisks, SideBySide
-from workers.dead_letters import DeadLetters
 from workers.steps import NoQuota, Tools
 
 log = structlog.stdlib.get_logger(__name__)
@@ -40,12 +37,10 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     db.open()
     calls = store.PostgresStore(db, who=config.name, prefix=config.id_prefix)
     redis_url = config.redis_url.get_secret_value()
-    retries = dramatiq.middleware.Retries(max_retries=8, min_backoff=100, max_backoff=5_000)
-    broker = queues.broker(redis_url, [DeadLetters(calls), retries])
-    side_by_side = SideBySide(config.worker_threads * 4)
+    side_by_side = SideBySide(sum(config.crews.values()) * 4)
     limits = config.limits()
     known = connections.Connections(db)
-    orders = queues.BrokerOrders(broker)
+    orders = queues.BrokerOrders(queues.broker(redis_url))
     tools = Tools(
         ledger=ledger.Ledger(calls, orders, limits, who=config.name),
         asterisks=RestAsterisks(known, config.sealer(), limits, requests_at_once=config.asterisk_requests),
@@ -58,24 +53,20 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         prefix=config.id_prefix,
         token_secret=config.token_secret,
     )
-    actors.declare(broker, tools)
     if tools.token_secret is None:
         log.warning("media tokens are off: anyone who can reach the voice agent can open a media socket")
     elif config.media_token_secret is None:
         log.info("media tokens are signed by a secret derived from the first SECRET_KEY: changing it changes them")
-    worker = dramatiq.Worker(
-        broker,
-        queues=set(config.queues) or None,
-        worker_threads=config.worker_threads,
-    )
-    worker.start()
+    mustered = crews.muster(redis_url, tools, name=config.name, served=config.queues, threads=config.crews)
+    for crew in mustered:
+        crew.start()
     pulse = health.Pulse(config.health_file)
-    log.info("worker started", queues=sorted(config.queues) or "all", threads=config.worker_threads)
+    log.info("worker started", queues=sorted(config.queues) or "all", threads=config.crews)
     # Looked at now and then: a signal that another thread takes (after SIGSTOP and SIGCONT) does not wake this one.
     while not stop.wait(health.BEAT_SECONDS):
         pulse.beat()
     log.info("worker stops: finishes what is in hand")
-    worker.stop(timeout=int(config.drain_seconds * 1000))
+    crews.stop(mustered, config.drain_seconds)
     side_by_side.close()
     db.close()
     log.info("worker stopped")

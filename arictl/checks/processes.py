@@ -9,6 +9,7 @@ import redis
 
 from arictl.checks.findings import Finding, ok, warning, wrong
 from shared import database, keys, messages
+from shared.broker import members, scripts
 
 #: Queues that no process of this release serves.
 _UNSERVED = frozenset({"originate"})
@@ -98,21 +99,21 @@ def _processes(client: redis.Redis, timeout_seconds: float, requests_each: int) 
     pipe.time()
     pipe.zrange(keys.LISTENERS, 0, -1, withscores=True)
     pipe.exists(keys.SENTINEL)
-    pipe.pubsub_numsub(keys.WAKE)
-    for queue in messages.QUEUES:
-        pipe.llen(f"{keys.NAMESPACE}:{queue}")
-    (seconds, micros), beats, sentinel, subscribed, *waiting = pipe.execute()
+    pipe.zrange(f"{keys.NAMESPACE}:members", 0, -1, withscores=True)
+    (seconds, micros), beats, sentinel, crews = pipe.execute()
+    counts = scripts.COUNT.run(client, keys.NAMESPACE, *messages.QUEUES)
     now_ms = seconds * 1000 + micros / 1000
     yield _listeners([(str(who), now_ms - at_ms) for who, at_ms in beats], timeout_seconds)
-    workers = int(subscribed[0][1]) if subscribed else 0
-    yield from _workers(workers, requests_each)
+    # A worker is as many members as it has crews.
+    workers = {str(who).split("/", 1)[0] for who, at_ms in crews if now_ms - at_ms < members.TIMEOUT_MS}
+    yield from _workers(len(workers), requests_each)
     if not sentinel:
         yield warning(
             "Redis sentinel",
             "missing: Redis was emptied, or no scheduler has started yet",
             "nothing, if it is back in a few seconds; otherwise start a scheduler",
         )
-    yield from _queues(dict(zip(messages.QUEUES, map(int, waiting), strict=True)))
+    yield from _queues(dict(zip(messages.QUEUES, counts[::3], strict=True)))
 
 
 def _listeners(beats: list[tuple[str, float]], timeout_seconds: float) -> Finding:

@@ -20,11 +20,12 @@ import requests
 from devstack import servers
 from devstack.agent import Agent
 from devstack.endpoint import Behaviour
-from shared import keys, messages, queues
+from shared import messages, queues
 from shared.core import events
 from simulator.control import Control, LoggedRequest
 from simulator.settings import Settings
 from simulator.testing import SimulatedAsterisk
+from tests import queued
 from tests.acceptance.pipeline import PASSWORD, Pipeline, Tenant, closing_tenant, wait_until
 
 APP = "voiceai"
@@ -81,7 +82,7 @@ class Product:
     def wait_idle(self, client: redis.Redis) -> None:
         """Waits until no message is waiting or in hand."""
         wait_until(
-            lambda: not any(client.hlen(f"{keys.NAMESPACE}:{name}.msgs") for name in messages.QUEUES),
+            lambda: not any(queued.size(client, name) for name in messages.QUEUES),
             seconds=10,
             every=0.01,
             what="every message was worked on",

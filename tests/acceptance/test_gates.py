@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import psycopg
 import pytest
@@ -81,11 +81,16 @@ def test_a_hang_up_while_a_request_is_held_leaves_nothing(
         hang_up_while_held(running, simulated, leg)
         gate.release()
     assert_nothing_is_left(running, simulated, leg)
-    moments = running.timeline(leg)
-    hung_up = next(row for row in moments if row["state_to"] == "ending")
+    hung_up = next(row for row in running.timeline(leg) if row["state_to"] == "ending")
     pattern = path.replace("/channels/*", "").rpartition("*")[2]
-    requests = [row for row in moments if row["kind"] == "request" and row["name"].startswith(method)]
-    held = next(row for row in requests if pattern in row["name"])
+
+    def requests() -> list[dict[str, Any]]:
+        made = [row for row in running.timeline(leg) if row["kind"] == "request" and row["name"].startswith(method)]
+        return [row for row in made if pattern in row["name"]]
+
+    # The step that was held may tell of it after the teardown has ended.
+    wait_until(requests, seconds=10, what=lambda: running.story(leg))
+    held = requests()[0]
     assert held["at"] < hung_up["at"], f"the request was not under way when the caller hung up:\n{running.story(leg)}"
     assert held["took_ms"] > (hung_up["at"] - held["at"]).total_seconds() * 1000, running.story(leg)
 

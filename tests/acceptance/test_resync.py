@@ -18,8 +18,8 @@ import requests
 
 from devstack import servers
 from devstack.agent import Agent
-from shared import keys
 from shared.core import events
+from tests import queued
 from tests.acceptance.pipeline import PASSWORD
 from tests.acceptance.sites import APP, EVENTS, PREFIX, Product, Site, own_database, running_product
 
@@ -315,9 +315,7 @@ def test_an_emptied_redis_loses_no_call_and_touches_no_connected_one(product: Pr
         product.pipeline.signal("worker", signal.SIGSTOP)
         try:
             unread = [site.dial() for _ in range(3)]
-            site.until(
-                lambda: client.llen(f"{keys.NAMESPACE}:quota") >= 3, seconds=5, what="their events are in the queue"
-            )
+            site.until(lambda: queued.size(client, "quota") >= 3, seconds=5, what="their events are in the queue")
             client.flushall()
         finally:
             product.pipeline.signal("worker", signal.SIGCONT)

@@ -330,24 +330,23 @@ def test_processes_at_work_are_told_from_dead_ones(
     lead(db, 60)
     queues.zadd(keys.LISTENERS, {"young": now + 60_000})
     queues.set(keys.SENTINEL, "1")
-    with queues.pubsub() as one, queues.pubsub() as other:  # type: ignore[no-untyped-call]  # redis-py's
-        for worker in (one, other):
-            worker.subscribe(keys.WAKE)
-            assert worker.get_message(timeout=5)
-        output = doctor(**settings)
-        said(output, "ok", "scheduler: host-7 leads, term 4")
-        said(output, "ok", "listener: young (1 live)")
-        said(output, "ok", "workers: 2 listen")
-        said(output, "ok", "sessions: up to 20 requests")
-        assert "sentinel" not in output
-        said(doctor(**settings, ASTERISK_REQUESTS="50"), "warning", "sessions: up to 100 requests")
+    crews = {"one/set-up/a": 0, "one/teardown/b": 0, "two/set-up/c": 0, "dead/set-up/d": -90_000}
+    queues.zadd(f"{keys.NAMESPACE}:members", {name: now + 60_000 + at_ms for name, at_ms in crews.items()})
+    output = doctor(**settings)
+    said(output, "ok", "scheduler: host-7 leads, term 4")
+    said(output, "ok", "listener: young (1 live)")
+    said(output, "ok", "workers: 2 listen")
+    said(output, "ok", "sessions: up to 20 requests")
+    assert "sentinel" not in output
+    said(doctor(**settings, ASTERISK_REQUESTS="50"), "warning", "sessions: up to 100 requests")
 
 
 @pytest.mark.services
 def test_work_that_is_not_done_is_found(
     doctor: Doctor, settings: dict[str, str], db: database.Database, queues: redis.Redis
 ) -> None:
-    queues.rpush(f"{keys.NAMESPACE}:media", *map(str, range(101)))
+    queues.rpush(f"{keys.NAMESPACE}:queue:media:turns", "7")
+    queues.rpush(f"{keys.NAMESPACE}:queue:media:group:7", *map(str, range(101)))
     take_up(db, "http://a")
     record(db, "admitted", deadline_ago="1 minute")
     execute(db, "INSERT INTO ari.timeline (kind, name, who) VALUES ('dead-letter', 'start_media', 'w')")

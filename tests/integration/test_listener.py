@@ -19,15 +19,15 @@ from typing import Any, Self
 import dramatiq
 import pytest
 import redis
-from dramatiq.brokers.redis import RedisBroker
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from devstack import servers
 from listener import main, sieve
-from shared import keys, messages, sealing, settings
+from shared import keys, messages, queues, sealing, settings
 from shared.core import assignments
 from shared.core.assignments import Assignment, Report, SocketState
+from tests import queued
 
 pytestmark = pytest.mark.services
 
@@ -163,9 +163,7 @@ class Scheduler:
         return report is not None and (report.state, report.epoch) == (SocketState.CONNECTED, assignment.epoch)
 
     def pushed(self, queue: str) -> list[dict[str, Any]]:
-        name = f"{keys.NAMESPACE}:{queue}"
-        ids = self.redis.lrange(name, 0, -1)
-        return [json.loads(body)["kwargs"] for body in self.redis.hmget(f"{name}.msgs", ids)] if ids else []
+        return [message["kwargs"] for message in queued.messages(self.redis, queue)]
 
     def callers(self) -> list[str]:
         return [body["event"]["channel"]["id"] for body in self.pushed("quota")]
@@ -243,7 +241,7 @@ def test_a_real_dramatiq_worker_gets_what_was_pushed(scheduler: Scheduler) -> No
             await until(lambda: len(scheduler.pushed("teardown")) == 1, "pushed")
 
     play(scene())
-    broker = RedisBroker(url=scheduler.url, namespace=keys.NAMESPACE, middleware=[])
+    broker = queues.broker(scheduler.url, threads=1)
     seen: dict[str, list[dict[str, Any]]] = {name: [] for name in messages.ACTORS}
     for name, queue in messages.ACTORS.items():
         # Bound now: the loop moves on.
@@ -251,7 +249,7 @@ def test_a_real_dramatiq_worker_gets_what_was_pushed(scheduler: Scheduler) -> No
             _into.append(body)
 
         dramatiq.actor(actor_name=name, queue_name=queue, broker=broker)(note)
-    worker = dramatiq.Worker(broker, worker_threads=1, worker_timeout=20)
+    worker = dramatiq.Worker(broker, worker_threads=1)
     worker.start()
     try:
         for queue in ("quota", "teardown", "resync"):
@@ -270,7 +268,7 @@ def test_a_real_dramatiq_worker_gets_what_was_pushed(scheduler: Scheduler) -> No
     now_seconds, _microseconds = scheduler.redis.time()
     assert abs(first["at_ms"] / 1000 - now_seconds) < 15
     # Nothing is left behind.
-    assert not scheduler.redis.exists(f"{keys.NAMESPACE}:quota", f"{keys.NAMESPACE}:quota.msgs")
+    assert queued.size(scheduler.redis, "quota") == 0
 
 
 def test_a_stranger_who_takes_the_app_over_is_reported_and_not_fought(scheduler: Scheduler) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from shared.core.calls import Call, Direction, State
 from shared.core.deadlines import Limits, Step
 from shared.ledger import Ledger
 from shared.store import Hold, PostgresStore
-from tests import tls
+from tests import queued, tls
 
 pytestmark = pytest.mark.services
 
@@ -699,9 +700,10 @@ def orders(redis_url: str) -> Iterator[queues.BrokerOrders]:
 def take(redis_url: str, queue: str) -> list[messages.Message]:
     """What waits in a queue, taken out."""
     with redis.Redis.from_url(redis_url) as client:
-        stored = cast(dict[bytes, bytes], client.hgetall(f"{keys.NAMESPACE}:{queue}.msgs"))
-        client.delete(f"{keys.NAMESPACE}:{queue}.msgs", f"{keys.NAMESPACE}:{queue}")
-    return [dramatiq.Message.decode(text) for text in stored.values()]
+        waiting = queued.messages(client, queue)
+    with contextlib.closing(queues.broker(redis_url)) as broker:
+        broker.flush(queue)
+    return [dramatiq.Message(**message) for message in waiting]
 
 
 def connect(db: database.Database, platform: Rows, reconciler: Reconciler) -> None:

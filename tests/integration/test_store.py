@@ -34,7 +34,7 @@ class Orders:
         self.given: list[commands.Command] = []
         self.away = False
 
-    def give(self, orders: Sequence[commands.Command]) -> None:
+    def give(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
         if self.away:
             raise errors.QueueUnavailable("Redis: ConnectionError")
         self.given += orders

@@ -18,7 +18,7 @@ def take(buffer: Buffer, most: int = 100) -> list[entries.Entry]:
 
 
 def names(batch: list[entries.Entry]) -> list[str]:
-    return [each.id for each in batch]
+    return [each.reference for each in batch]
 
 
 def resyncs(batch: list[entries.Entry]) -> list[tuple[int, str]]:

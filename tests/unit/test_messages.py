@@ -9,11 +9,11 @@ from typing import Any, cast
 from uuid import UUID
 
 import dramatiq
-import dramatiq.middleware
 import pytest
 from dramatiq.brokers import stub
 
 from shared import errors, messages
+from shared.broker import brokers, retries
 from shared.core import commands, events, ids
 from shared.core.events import Event, EventType
 from workers import actors
@@ -85,14 +85,14 @@ ORDERS: list[tuple[commands.Command, str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("order", "queue", "more"), ORDERS)
 def test_where_an_order_goes(order: commands.Command, queue: str, more: dict[str, Any]) -> None:
-    message = messages.of_command(order)
+    message = messages.of_command(order, connection_id=7)
     assert message.queue_name == queue == messages.ACTORS[message.actor_name]
     assert message.kwargs == {"v": messages.VERSION, "call_id": str(CALL), **more}
 
 
 def test_every_order_has_an_actor_of_its_own() -> None:
     assert {type(order) for order, _, _ in ORDERS} == set(typing.get_args(commands.Command))
-    assert len({messages.of_command(order).actor_name for order, _, _ in ORDERS}) == len(ORDERS)
+    assert len({messages.of_command(order, connection_id=7).actor_name for order, _, _ in ORDERS}) == len(ORDERS)
 
 
 def test_every_actor_has_a_queue_and_every_queue_an_actor() -> None:
@@ -100,7 +100,7 @@ def test_every_actor_has_a_queue_and_every_queue_an_actor() -> None:
 
 
 def test_a_worker_declares_every_actor() -> None:
-    broker = stub.StubBroker(middleware=[dramatiq.middleware.Retries()])
+    broker = stub.StubBroker(middleware=[retries.Retries()])
     actors.declare(broker, cast(Any, SimpleNamespace()))
     # Placing calls is the outbound slice's.
     assert set(messages.ACTORS) - broker.get_declared_actors() <= {"place_call"}
@@ -122,7 +122,7 @@ def test_a_worker_declares_every_actor() -> None:
     ],
 )
 def test_an_unreadable_message_fails_for_good(actor: str, body: dict[str, Any]) -> None:
-    broker = stub.StubBroker(middleware=[dramatiq.middleware.Retries()])
+    broker = stub.StubBroker(middleware=[retries.Retries()])
     actors.declare(broker, cast(Any, SimpleNamespace()))
     with pytest.raises(errors.PermanentError):
         broker.get_actor(actor)(**body)
@@ -157,6 +157,15 @@ def test_what_is_no_call_id_is_refused(text: object) -> None:
         messages.call_id(text)
 
 
+def test_every_message_takes_turns_by_its_connection() -> None:
+    order = messages.of_command(commands.TearDown(call_id=CALL), connection_id=7)
+    happened = sent(event(EventType.STASIS_START))
+    resync = messages.of_resync(connection_id=7, connection_version=2, reason="connected", full=True)
+    for message in (order, happened, resync):
+        assert message is not None
+        assert brokers.reference(message) == f"7/{message.message_id}"
+
+
 def test_a_message_survives_dramatiq() -> None:
-    message = messages.of_command(commands.Join(call_id=CALL, attempt=1))
+    message = messages.of_command(commands.Join(call_id=CALL, attempt=1), connection_id=7)
     assert dramatiq.Message.decode(message.encode()).kwargs == message.kwargs

@@ -1,0 +1,13 @@
+-- ARGV: queues. Gives of each: how many messages wait, are delayed, are held.
+
+local counts = {}
+for _, queue in ipairs(ARGV) do
+    local waiting = 0
+    for _, group in ipairs(redis.call("LRANGE", key("queue", queue, "turns"), 0, -1)) do
+        waiting = waiting + redis.call("LLEN", key("queue", queue, "group", group))
+    end
+    local delayed = redis.call("ZCARD", key("queue", queue, "delayed"))
+    local all = redis.call("HLEN", key("queue", queue))
+    for _, number in ipairs({waiting, delayed, all - waiting - delayed}) do table.insert(counts, number) end
+end
+return counts

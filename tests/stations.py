@@ -1,0 +1,119 @@
+"""Workers on a broker of our own, in this process, that remember what they ran."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import dramatiq
+import redis
+
+from shared import queues
+from shared.broker import brokers, retries
+
+NAMESPACE = "station"
+QUEUES = ("first", "second")
+
+Message = dramatiq.Message[Any]
+
+
+class Station:
+    """One broker, with the actor `act` of each queue: notes its argument and does as `does` says."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        threads: int = 4,
+        name: str = "station",
+        middleware: Sequence[dramatiq.Middleware] = (),
+        patience_seconds: float = 2.0,
+        delays_ms: Sequence[int] = (20, 40),
+        for_ms: int = 20_000,
+    ) -> None:
+        self.broker = brokers.Broker(
+            queues.client(url),
+            namespace=NAMESPACE,
+            name=name,
+            capacity=threads,
+            patience_seconds=patience_seconds,
+            middleware=[*middleware, retries.Retries(delays_ms, for_ms)],
+        )
+        self.ran: list[Any] = []
+        self.began: list[Any] = []
+        self.times: dict[Any, float] = {}
+        self.does: Callable[[Any], None] = lambda what: None
+        for queue in QUEUES:
+            self.broker.declare_queue(queue)
+            dramatiq.actor(actor_name=f"act_{queue}", queue_name=queue, broker=self.broker, throws=KeyError)(self._act)
+        self._threads = threads
+        self.worker = self.new_worker()
+
+    def new_worker(self, *served: str) -> dramatiq.Worker:
+        return dramatiq.Worker(self.broker, queues=set(served) or None, worker_threads=self._threads, worker_timeout=50)
+
+    def _act(self, what: Any) -> None:
+        self.times[str(what)] = time.monotonic()
+        self.began.append(what)
+        self.does(what)
+        self.ran.append(what)
+
+    def send(
+        self, what: Any = 0, *, queue: str = "first", group: object = "", delay_ms: int | None = None, **options: Any
+    ) -> Message:
+        message: Message = dramatiq.Message(queue, f"act_{queue}", (what,), {}, {"group": group, **options})
+        self.broker.enqueue(message, delay=delay_ms)
+        return message
+
+    def wait(self, count: int, *, seconds: float = 10.0) -> None:
+        until(lambda: len(self.ran) >= count, seconds=seconds, what=lambda: f"{len(self.ran)} of {count} ran")
+
+    def dead(self) -> list[dict[bytes, bytes]]:
+        """The dead letters, the oldest first."""
+        entries: Any = self.broker.client.xrange(f"{NAMESPACE}:dead")
+        return [fields for _, fields in entries]
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[Station]:
+        """With its worker, until the end of the block."""
+        self.worker.start()
+        try:
+            yield self
+        finally:
+            self.worker.stop(timeout=10_000)
+            self.broker.close()
+
+
+def until(holds: Callable[[], object], *, seconds: float, what: Callable[[], str] | str) -> None:
+    """Polls."""
+    ends_at = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < ends_at, f"{what if isinstance(what, str) else what()} after {seconds} s"
+        time.sleep(0.003)
+
+
+def is_idle(station: Station, *, queue: str = "first") -> bool:
+    """Whether a worker waits to be woken for a queue."""
+    return bool(station.broker.client.zcard(f"{NAMESPACE}:queue:{queue}:idle"))
+
+
+def members(client: redis.Redis) -> list[bytes]:
+    """Whose heartbeats Redis remembers."""
+    found: Any = client.zrange(f"{NAMESPACE}:members", 0, -1)
+    return list(found)
+
+
+class Gate:
+    """Where work can be held up."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+
+    def __call__(self, what: Any) -> None:
+        assert self._open.wait(30), "nobody opened the gate"
+
+    def open(self) -> None:
+        self._open.set()

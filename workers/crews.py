@@ -1,0 +1,77 @@
+"""Crews: a worker's threads, divided so that a flood of one kind of message holds up no other.
+
+A crew serves its queues in the order of `messages.QUEUES`; what goes on in another crew is nothing to it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+
+import dramatiq
+
+from shared import messages, queues
+from shared.broker import retries
+from workers import actors
+from workers.dead_letters import DeadLetters
+from workers.steps import Tools
+
+#: Crew → its queues. Calls are set up by threads that nothing else can take.
+CREWS = {
+    "set-up": frozenset(messages.QUEUES) - {"teardown", "resync"},
+    "teardown": frozenset({"teardown"}),
+    "resync": frozenset({"resync"}),
+}
+
+
+class Crew:
+    """Some threads for some queues, with a place of their own at the broker."""
+
+    def __init__(self, redis_url: str, tools: Tools, *, name: str, served: frozenset[str], threads: int) -> None:
+        middleware = [DeadLetters(tools.ledger.store), retries.Retries()]
+        broker = queues.broker(redis_url, middleware, name=name, threads=threads)
+        actors.declare(broker, tools)
+        self._broker = broker
+        self._worker = dramatiq.Worker(broker, queues=set(served), worker_threads=threads)
+
+    def start(self) -> None:
+        """Begins to work."""
+        self._worker.start()
+
+    def drain(self) -> None:
+        """Begins nothing more."""
+        self._broker.drain()
+
+    def stop(self, seconds: float) -> None:
+        """Finishes what is in hand, within a bound."""
+        self._worker.stop(timeout=int(seconds * 1000))
+        self._broker.close()
+
+
+def muster(
+    redis_url: str, tools: Tools, *, name: str, served: frozenset[str], threads: Mapping[str, int]
+) -> list[Crew]:
+    """The crews of one worker.
+
+    Args:
+        name: The worker's.
+        served: The queues it serves; empty means all. A crew that has none of them is not needed.
+        threads: Crew → how many.
+    """
+    wanted = served or frozenset(messages.QUEUES)
+    return [
+        Crew(redis_url, tools, name=f"{name}/{crew}", served=own & wanted, threads=threads[crew])
+        for crew, own in CREWS.items()
+        if own & wanted
+    ]
+
+
+def stop(crews: Sequence[Crew], seconds: float) -> None:
+    """Stops all of them at the same time."""
+    for crew in crews:
+        crew.drain()
+    stopping = [threading.Thread(target=crew.stop, args=(seconds,), name="stop") for crew in crews]
+    for thread in stopping:
+        thread.start()
+    for thread in stopping:
+        thread.join()
