@@ -95,9 +95,9 @@ def until(holds: Callable[[], object], *, seconds: float, what: Callable[[], str
         time.sleep(0.003)
 
 
-def is_idle(station: Station, *, queue: str = "first") -> bool:
-    """Whether a worker waits to be woken for a queue."""
-    return bool(station.broker.client.zcard(f"{NAMESPACE}:queue:{queue}:idle"))
+def idle(client: redis.Redis) -> int:
+    """How many workers wait to be woken for the first queue."""
+    return int(client.zcard(f"{NAMESPACE}:queue:first:idle"))
 
 
 def members(client: redis.Redis) -> list[bytes]:

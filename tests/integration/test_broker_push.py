@@ -1,0 +1,305 @@
+"""Who is woken by what, whose turn it is, and what waits for what: our broker on a real Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dramatiq
+import dramatiq.errors
+import pytest
+import redis
+
+from shared.broker import brokers, members, scripts
+from tests import stations
+from tests.stations import Station
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def working(redis_url: str, number: int, **options: Any) -> Iterator[list[Station]]:
+    """So many workers, each with a broker of its own, all idle."""
+    with contextlib.ExitStack() as stack:
+        made = [
+            stack.enter_context(Station(redis_url, name=f"station-{each}", **options).working())
+            for each in range(number)
+        ]
+        stations.until(lambda: stations.idle(made[0].broker.client) == number, seconds=5, what="not all are idle")
+        yield made
+
+
+def exchanges(client: redis.Redis) -> int:
+    """How many scripts Redis was asked to run."""
+    calls: Any = client.info("commandstats")
+    return sum(int(calls.get(name, {}).get("calls", 0)) for name in ("cmdstat_evalsha", "cmdstat_eval"))
+
+
+def put_unannounced(client: redis.Redis, station: Station, what: Any) -> None:
+    """A message in its place, but nobody is woken."""
+    message: stations.Message = dramatiq.Message("first", "act_first", (what,), {}, {})
+    name, reference = f"{stations.NAMESPACE}:queue:first", brokers.reference(message)
+    client.hset(name, reference, message.encode())
+    client.rpush(f"{name}:group:", reference)
+    client.rpush(f"{name}:turns", "")
+
+
+# ── push ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_idle_worker_is_woken_long_before_it_would_look(redis_url: str) -> None:
+    with working(redis_url, 1) as (station,):
+        took = []
+        for number in range(9):
+            stations.until(lambda: stations.idle(station.broker.client), seconds=5, what="not idle")
+            sent = time.monotonic()
+            station.send(number)
+            station.wait(number + 1)
+            took.append(station.times[str(number)] - sent)
+        assert statistics.median(took) < members.LOOK_SECONDS / 10
+
+
+def test_an_idle_worker_asks_once_a_second(redis_url: str, client: redis.Redis) -> None:
+    with working(redis_url, 1):
+        before, began = exchanges(client), time.monotonic()
+        while time.monotonic() - began < 3.2:
+            time.sleep(0.1)
+        assert 2 <= exchanges(client) - before <= 4
+
+
+def test_one_message_wakes_one_worker(redis_url: str, client: redis.Redis) -> None:
+    """The script that enqueues it, the exchange that takes it and the one that settles it; each second one look."""
+    with working(redis_url, 5) as workers:
+        before, began = exchanges(client), time.monotonic()
+
+        def are_idle_after(number: int) -> bool:
+            return sum(len(each.ran) for each in workers) == number and stations.idle(client) == 5
+
+        for sent in range(1, 21):
+            workers[0].send(sent)
+            stations.until(functools.partial(are_idle_after, sent), seconds=5, what="not idle again")
+        looks = 5 * (time.monotonic() - began) / members.LOOK_SECONDS
+        assert exchanges(client) - before <= 20 * 3 + looks + 10
+        assert {len(each.ran) for each in workers} == {4}, "each in its turn"
+
+
+def test_a_message_nobody_was_woken_for_is_found_by_the_next_look(redis_url: str, client: redis.Redis) -> None:
+    with working(redis_url, 1) as (station,):
+        put_unannounced(client, station, "it")
+        station.wait(1, seconds=members.LOOK_SECONDS * 3)
+
+
+def test_a_worker_that_is_gone_is_not_woken_in_another_s_place(redis_url: str, client: redis.Redis) -> None:
+    """Longest idle, and dead: it hears nothing, and the next one is woken at once."""
+    with working(redis_url, 1) as (station,):
+        client.zadd(f"{stations.NAMESPACE}:queue:first:idle", {"gone": 1, "gone too": 2})
+        sent = time.monotonic()
+        station.send("it")
+        station.wait(1)
+        assert station.times["it"] - sent < members.LOOK_SECONDS / 3
+
+
+def test_what_a_full_worker_leaves_wakes_another(redis_url: str, client: redis.Redis) -> None:
+    with working(redis_url, 2, threads=1) as (one, other):
+        gates = stations.Gate(), stations.Gate()
+        one.does, other.does = gates
+        for number in range(4):
+            one.send(number)
+        stations.until(lambda: len(one.began) + len(other.began) == 2, seconds=0.9, what="one thread each")
+        assert one.broker.count(["first"])["first"] == brokers.Count(waiting=2, delayed=0, held=2), "none taken ahead"
+        for gate in gates:
+            gate.open()
+        stations.until(lambda: len(one.ran) + len(other.ran) == 4, seconds=5, what="not all ran")
+
+
+def test_a_full_worker_takes_the_next_message_when_a_thread_is_free(redis_url: str) -> None:
+    with working(redis_url, 1, threads=2) as (station,):
+        for number in range(500):
+            station.send(number)
+        station.wait(500, seconds=members.LOOK_SECONDS * 20)
+        station.broker.join("first", timeout=5000)
+        assert sorted(station.ran) == list(range(500))
+
+
+def test_several_workers_on_several_queues_run_each_message_once(redis_url: str) -> None:
+    with working(redis_url, 3, threads=3) as workers:
+        senders = [
+            threading.Thread(
+                target=lambda n=number: [  # type: ignore[misc]
+                    workers[0].send(f"{n}.{each}", queue=stations.QUEUES[each % 2], group=n) for each in range(200)
+                ]
+            )
+            for number in range(4)
+        ]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join()
+        for queue in stations.QUEUES:
+            workers[0].broker.join(queue, timeout=30_000)
+        ran = [what for each in workers for what in each.ran]
+        assert len(ran) == len(set(ran)) == 800
+        assert all(len(each.ran) > 50 for each in workers), "all had their share"
+
+
+def test_a_pushed_batch_is_there_once_however_often_it_is_pushed(redis_url: str, client: redis.Redis) -> None:
+    """As a listener does when it does not know whether Redis took it."""
+    with working(redis_url, 1) as (station,):
+        sent: list[stations.Message] = [
+            dramatiq.Message("first", "act_first", (number,), {}, {"group": 7}) for number in range(50)
+        ]
+        batch = [
+            each for message in sent for each in (message.queue_name, brokers.reference(message), message.encode(), 0)
+        ]
+        gate = stations.Gate()
+        station.does = gate
+        for _ in range(3):
+            scripts.ENQUEUE.run(client, stations.NAMESPACE, *batch)
+        gate.open()
+        station.broker.join("first", timeout=10_000)
+        assert sorted(station.ran) == list(range(50))
+
+
+# ── delays ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_delayed_messages_are_due_to_the_moment_in_any_order(redis_url: str) -> None:
+    with working(redis_url, 2) as workers:
+        began = {}
+        for delay_ms in (700, 150, 400, 151, 1300, 60):
+            began[delay_ms] = time.monotonic()
+            workers[0].send(delay_ms, delay_ms=delay_ms)
+        stations.until(lambda: sum(len(each.ran) for each in workers) == 6, seconds=5, what="not all ran")
+        late = {ms: (each.times[str(ms)] - began[ms]) * 1000 - ms for each in workers for ms in each.ran}
+        assert min(late.values()) >= -1, late
+        # Not by the look once a second; bench/ says by how much.
+        assert statistics.median(late.values()) < members.LOOK_SECONDS * 1000 / 10, late
+
+
+def test_a_delayed_message_outlives_the_worker_that_enqueued_it(redis_url: str) -> None:
+    with working(redis_url, 1) as (first,):
+        first.send("later", delay_ms=1200)
+    with working(redis_url, 1) as (second,):
+        second.wait(1)
+
+
+def test_many_messages_due_at_once_all_run(redis_url: str) -> None:
+    with working(redis_url, 2) as workers:
+        for number in range(350):
+            workers[0].send(number, delay_ms=300)
+        stations.until(lambda: sum(len(each.ran) for each in workers) == 350, seconds=10, what="not all ran")
+
+
+# ── whose turn ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def in_order(station: Station, send: Callable[[], None], number: int) -> list[Any]:
+    """In which order one thread takes what was there before it began."""
+    send()
+    with station.working():
+        station.wait(number)
+    return station.ran
+
+
+def test_groups_take_turns(redis_url: str) -> None:
+    station = Station(redis_url, threads=1)
+
+    def send() -> None:
+        for number in range(500):
+            station.send(("burst", number), group="burst")
+        for number in range(3):
+            station.send(("other", number), group="other")
+        station.send(("third", 0), group="third")
+
+    ran = [tuple(what) for what in in_order(station, send, 504)]
+    assert ran[:8] == [
+        *(("burst", 0), ("other", 0), ("third", 0)),
+        *(("burst", 1), ("other", 1)),
+        *(("burst", 2), ("other", 2)),
+        ("burst", 3),
+    ]
+    assert [number for group, number in ran if group == "burst"] == list(range(500)), "in order within a group"
+
+
+def test_a_call_of_another_tenant_waits_for_a_message_and_not_for_the_burst(redis_url: str) -> None:
+    with working(redis_url, 1, threads=2) as (station,):
+        station.does = lambda what: time.sleep(0.01)
+        for number in range(300):
+            station.send(number, group="burst")
+        station.send("the other's", group="other")
+        stations.until(lambda: "the other's" in station.ran, seconds=5, what="not run")
+        sent_before = [what for what in station.ran if station.times[str(what)] < station.times["the other's"]]
+        left = station.broker.count(["first"])["first"].waiting
+        assert left > 0, "the burst was over before it could be told"
+        assert len(sent_before) + left < 300
+
+
+def test_the_queue_declared_first_is_served_first(redis_url: str) -> None:
+    station = Station(redis_url, threads=1)
+
+    def send() -> None:
+        for number in range(3):
+            station.send(("less needed", number), queue="second")
+        for number in range(3):
+            station.send(("needed", number), queue="first")
+
+    ran = in_order(station, send, 6)
+    assert [what for what, _ in ran] == ["needed"] * 3 + ["less needed"] * 3
+
+
+def test_a_flood_of_one_crew_s_messages_does_not_delay_another_crew_s(redis_url: str) -> None:
+    """Two workers in one process, as `workers/crews.py` has them: their threads are their own."""
+    with contextlib.ExitStack() as stack:
+        crews = []
+        for queue in stations.QUEUES:
+            made = Station(redis_url, threads=2, name=queue)
+            made.worker = made.new_worker(queue)
+            crews.append(stack.enter_context(made.working()))
+        wanted, flooded = crews
+        gate = stations.Gate()
+        flooded.does = gate
+        for number in range(100):
+            wanted.send(number, queue="second")
+        stations.until(lambda: len(flooded.began) == 2, seconds=5, what="not flooded")
+        for number in range(20):
+            wanted.send(number, queue="first")
+        wanted.wait(20, seconds=5)
+        assert flooded.ran == []
+        gate.open()
+
+
+# ── what Redis refuses ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_full_redis_takes_nothing_new_and_gives_out_what_it_has(stack_folder: Any) -> None:
+    from devstack import servers  # noqa: PLC0415
+
+    with servers.Redis(stack_folder / "full-redis") as server:
+        station = Station(server.url, patience_seconds=0.3)
+        for number in range(5):
+            station.send(number)
+        client = station.broker.client
+        client.config_set("maxmemory", 1)
+        began = time.monotonic()
+        with pytest.raises(dramatiq.errors.ConnectionFailed, match="used memory"):
+            station.send("one too many")
+        assert time.monotonic() - began < 5
+        station.does = lambda what: (_ for _ in ()).throw(KeyError(what)) if what == 4 else None
+        with station.working():
+            station.wait(4)
+            station.broker.join("first", timeout=5000)
+            assert len(station.dead()) == 1
+            client.config_set("maxmemory", 0)
+            station.send("and on")
+            station.wait(5)

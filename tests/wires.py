@@ -1,0 +1,99 @@
+"""A wire between a client and a server that can be cut, and that can lose an answer."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit, urlunsplit
+
+
+class Wire:
+    """Listens on a port of its own and passes on to the server of `url`."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        self._server = (parts.hostname, parts.port)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        port = self._listening.getsockname()[1]
+        self.url = urlunsplit(parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{port}"))
+        self._lock = threading.Lock()
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._is_cut = False
+        #: Told the last request and its answer; True cuts this connection instead of passing the answer on.
+        self.loses: Callable[[bytes, bytes], bool] = lambda request, answer: False
+        self.lost = 0
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.cut()
+        self._listening.close()
+
+    def cut(self) -> None:
+        """The server cannot be reached, and what was connected is not any more."""
+        with self._lock:
+            self._is_cut = True
+            pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            _close(*pair)
+
+    def mend(self) -> None:
+        """The server can be reached again."""
+        with self._lock:
+            self._is_cut = False
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listening.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(self._server, timeout=5)
+            except OSError:
+                client.close()
+                continue
+            server.settimeout(None)
+            with self._lock:
+                is_cut = self._is_cut
+                if not is_cut:
+                    self._pairs.append((client, server))
+            if is_cut:
+                _close(client, server)
+                continue
+            asked = [b""]
+            threading.Thread(target=self._requests, args=(client, server, asked), daemon=True).start()
+            threading.Thread(target=self._answers, args=(client, server, asked), daemon=True).start()
+
+    def _requests(self, client: socket.socket, server: socket.socket, asked: list[bytes]) -> None:
+        with contextlib.suppress(OSError):
+            while data := client.recv(65536):
+                asked[0] = data
+                server.sendall(data)
+        _close(client, server)
+
+    def _answers(self, client: socket.socket, server: socket.socket, asked: list[bytes]) -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recv(65536):
+                if self.loses(asked[0], data):
+                    self.lost += 1
+                    break
+                client.sendall(data)
+        _close(client, server)
+
+
+def _close(*ends: socket.socket) -> None:
+    for end in ends:
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+        end.close()

@@ -1,0 +1,61 @@
+"""A worker in a process of its own, to be killed: `python -m tests.worker_process URL NAME THREADS FILE`.
+
+Notes in the file, which outlives it and Redis, what it begins and what it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from tests.stations import Station
+
+
+def main() -> None:
+    """Works until SIGTERM."""
+    url, name, threads, path = sys.argv[1:]
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    station = Station(url, name=name, threads=int(threads))
+
+    def note(event: str, what: str) -> None:
+        # One write: lines of several processes do not mix.
+        os.write(file, f"{event} {what} {name} {time.monotonic()}\n".encode())
+
+    def work(what: str) -> None:
+        note("began", what)
+        seconds = float(what.partition(":")[2] or 0)
+        ends_at = time.monotonic() + seconds
+        while (left := ends_at - time.monotonic()) > 0:
+            time.sleep(min(left, 0.01))
+        note("ran", what)
+
+    station.does = work
+    with station.working():
+        stop.wait()
+
+
+class Notes:
+    """What the workers noted."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def lines(self, event: str) -> list[tuple[str, str, float]]:
+        """What, who and when (monotonic)."""
+        if not self._path.exists():
+            return []
+        rows = [line.split() for line in self._path.read_text().splitlines()]
+        return [(what, who, float(at)) for happened, what, who, at in rows if happened == event]
+
+    def names(self, event: str) -> list[str]:
+        return [what for what, _, _ in self.lines(event)]
+
+
+if __name__ == "__main__":
+    main()
