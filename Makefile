@@ -5,20 +5,21 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
-PACKAGES := arictl devstack listener scheduler shared simulator workers
+PACKAGES := arictl bench devstack listener scheduler shared simulator workers
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 # make run: ASTERISK=real takes a real Asterisk instead of the simulator, CALLS=n ends after n calls, RATE is calls a second.
 export ASTERISK CALLS RATE
 
-.PHONY: help run test lint clean
+.PHONY: help run test lint bench-broker clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make run    start everything with demo callers, Ctrl-C stops it  [ASTERISK=real] [CALLS=n] [RATE=calls per second]'
 	@echo 'make test   lint and all tests; the real-Asterisk part wherever one can be had  [ARGS="pytest arguments"]'
 	@echo 'make lint   ruff and mypy'
+	@echo 'make bench-broker   our broker beside the one that comes with Dramatiq: docs/bench.md  [ARGS="parts"]'
 	@echo 'make clean  remove what was made in this folder'
 
 run: $(STAMP)
@@ -31,6 +32,9 @@ lint: $(STAMP)
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check . || { echo 'not formatted: run $(BIN)/ruff format' >&2; exit 1; }
 	@$(BIN)/mypy --no-error-summary $(PACKAGES) tests
+
+bench-broker: $(STAMP)
+	@$(BIN)/python -m bench.broker $(ARGS)
 
 # An environment without its stamp was not finished, or made by hand: pip makes it whole, unless it has none.
 $(STAMP): pyproject.toml

@@ -18,9 +18,9 @@ import dramatiq.errors
 import pytest
 import redis
 
-from devstack import servers
+from devstack import servers, wires
 from shared.broker import brokers, members, scripts
-from tests import stations, wires
+from tests import stations
 from tests.stations import Station
 from tests.worker_process import Notes
 

@@ -136,7 +136,7 @@ def test_several_workers_on_several_queues_run_each_message_once(redis_url: str)
     with working(redis_url, 3, threads=3) as workers:
         senders = [
             threading.Thread(
-                target=lambda n=number: [  # type: ignore[misc]
+                target=lambda n=number: [
                     workers[0].send(f"{n}.{each}", queue=stations.QUEUES[each % 2], group=n) for each in range(200)
                 ]
             )

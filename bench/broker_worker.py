@@ -1,0 +1,109 @@
+"""A worker to be measured: `python -m bench.broker_worker ours|stock URL NAME THREADS FILE`.
+
+Notes in the file what it begins and ends, and when: monotonic clock, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dramatiq
+import dramatiq.middleware
+from dramatiq.brokers import redis as stock
+
+from shared import queues
+from shared.broker import brokers, retries
+
+QUEUE = "measured"
+NAMESPACE = "bench"
+
+Message = dramatiq.Message[Any]
+
+
+def broker(kind: str, url: str, *, name: str = "producer", threads: int | None = None) -> dramatiq.Broker:
+    """Ours, or the one that comes with Dramatiq, with its own defaults."""
+    made: dramatiq.Broker
+    if kind == "ours":
+        client = queues.client(url)
+        middleware: list[dramatiq.Middleware] = [retries.Retries(), dramatiq.middleware.Pipelines()]
+        made = brokers.Broker(client, namespace=NAMESPACE, name=name, capacity=threads, middleware=middleware)
+    else:
+        again = dramatiq.middleware.Retries(min_backoff=100, max_backoff=5000)
+        middleware = [again, dramatiq.middleware.Pipelines()]
+        made = stock.RedisBroker(url=url, namespace=NAMESPACE, middleware=middleware)
+    made.declare_queue(QUEUE)
+    return made
+
+
+def message(actor: str, *args: Any, group: str = "") -> Message:
+    """A message to one of the actors below."""
+    return dramatiq.Message(QUEUE, actor, args, {}, {"group": group})
+
+
+def declare(made: dramatiq.Broker, note: Callable[[str, str], None], name: str) -> None:
+    """The actors."""
+    failed: set[str] = set()
+
+    def quick(what: str) -> None:
+        """Notes when it began."""
+        note("began", what)
+
+    def chain(what: str, left: int) -> None:
+        """Orders the next one, as a step of a call does."""
+        note(f"link-{left}", what)
+        if left:
+            made.enqueue(message("chain", what, left - 1))
+
+    def hold(what: str, seconds: float, by: str, fails: bool, orders: bool) -> None:
+        """Works for a while, if it is this worker; fails the first time, or orders another message."""
+        note("began", what)
+        if by in ("", name):
+            time.sleep(seconds)
+        if fails and what not in failed:
+            failed.add(what)
+            raise ValueError(what)
+        if orders:
+            made.enqueue(message("hold", f"{what}-next", 0, "", False, False))
+        note("ended", what)
+
+    for act in (quick, chain, hold):
+        dramatiq.actor(actor_name=act.__name__, queue_name=QUEUE, broker=made)(act)
+
+
+def main() -> None:
+    """Works until SIGTERM."""
+    kind, url, name, threads, path = sys.argv[1:]
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+
+    def note(event: str, what: str) -> None:
+        # One write: lines of several processes do not mix.
+        os.write(file, (json.dumps([event, what, name, time.monotonic()]) + "\n").encode())
+
+    made = broker(kind, url, name=name, threads=int(threads))
+    declare(made, note, name)
+    worker = dramatiq.Worker(made, worker_threads=int(threads))
+    worker.start()
+    note("started", name)
+    stop.wait()
+    worker.stop(timeout=5000)
+
+
+def read(path: Path) -> list[tuple[str, str, str, float]]:
+    """What was noted: event, what, who, when."""
+    if not path.exists():
+        return []
+    return [tuple(json.loads(line)) for line in path.read_text().splitlines()]
+
+
+if __name__ == "__main__":
+    main()
