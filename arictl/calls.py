@@ -1,14 +1,17 @@
-"""`arictl calls` and `arictl trace`: what calls did, by the timeline."""
+"""`arictl calls`, `trace`, `call`, `hangup`: what calls did, by the timeline; and acting on them."""
 
 from __future__ import annotations
 
 import re
+import uuid
 from typing import Annotated, Any
 
 import typer
 
 from arictl import tools
-from shared import database, errors
+from shared import connections, database, dograh, errors, originates
+from shared.core import facts
+from shared.core.call_requests import CallRequest
 from shared.core.calls import State
 
 _CALLS = """
@@ -95,6 +98,57 @@ def trace(
             row["who"],
         )
     tools.out.print(table)
+
+
+def call(  # noqa: PLR0917 - typer reads these as options
+    number: Annotated[str, typer.Argument(help="The number or extension to call.")],
+    organization: Annotated[int, typer.Option("--organization", "-o", help="Through whose Asterisk.")],
+    workflow: Annotated[int | None, typer.Option(help="The workflow that serves the call, for a new run.")] = None,
+    run: Annotated[int | None, typer.Option(help="A run that waits for a call, instead of a new one.")] = None,
+    caller_id: Annotated[
+        str | None, typer.Option(help="The number to show; the first of from_numbers unless told.")
+    ] = None,
+    ring_seconds: Annotated[float | None, typer.Option(help="How long to let it ring; 60 unless told.")] = None,
+    request_id: Annotated[
+        str | None, typer.Option(help="Names this request: given again, no second call is placed. Random unless told.")
+    ] = None,
+) -> None:
+    """Place a call: it rings at the number, and the voice agent is on the line when it is answered."""
+    request = CallRequest(
+        organization_id=organization,
+        number=number,
+        request_id=request_id or uuid.uuid4().hex,
+        workflow_id=workflow,
+        workflow_run_id=run,
+        caller_id=caller_id,
+        ring_seconds=ring_seconds,
+    )
+    with tools.acting() as (config, db, book):
+        placed = originates.Originates(
+            book,
+            dograh.Dograh(db, storage_backend=config.storage_backend),
+            connections.Connections(db),
+            prefix=config.id_prefix,
+        ).place(request)
+    tools.out.print(f"Call {placed.call_id}: arictl trace {str(placed.call_id)[:8]}")
+
+
+def hang_up(
+    name: Annotated[
+        str, typer.Argument(metavar="CALL", help="A call id or 4 or more digits of its beginning, a run, a channel.")
+    ],
+) -> None:
+    """End a call: its legs are hung up, and its run is ended."""
+    with tools.acting() as (_, db, book):
+        with db.connection() as connection:
+            call_id = _find(connection, name.strip())["call_id"]
+        before = book.store.load(call_id)
+        assert before is not None
+        recorded = book.record(before, facts.EndRequested(reason="ended by an operator"))
+    if recorded.applied:
+        tools.out.print(f"Call {call_id} is being ended: arictl trace {str(call_id)[:8]}")
+    else:
+        tools.out.print(f"Call {call_id} is {recorded.call.state} already.")
 
 
 def _find(connection: database.Connection, name: str) -> database.Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ import typer
 
 from arictl import tools
 from shared import authorities, dograh, errors
-from shared.core import configurations
+from shared.core import configurations, serving
 
 app = typer.Typer(help="Tenants' Asterisks.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -27,6 +28,14 @@ WHERE c.state <> 'removed' OR v.version IS NOT NULL
 ORDER BY c.connection_id, v.version
 """
 
+
+class Refusal(StrEnum):
+    """What becomes of a refused caller."""
+
+    HANGUP = "hangup"
+    CONTINUE = "continue"
+
+
 Organization = Annotated[int, typer.Option("--organization", "-o", help="The organization's id.")]
 
 
@@ -41,6 +50,14 @@ def add(  # noqa: PLR0917 - typer reads these as options
     ca_bundle: Annotated[
         Path | None, typer.Option(help="Certificates in PEM to trust instead of the system's, for https.")
     ] = None,
+    from_number: Annotated[list[str] | None, typer.Option(help="A number of its own, shown to whom we call.")] = None,
+    dial_template: Annotated[
+        str | None, typer.Option(help="What is dialled for a number: PJSIP/{number} unless told.")
+    ] = None,
+    on_refusal: Annotated[
+        Refusal | None, typer.Option(help="A refused caller is hung up, unless told, or goes on behind Stasis.")
+    ] = None,
+    max_call_seconds: Annotated[float | None, typer.Option(help="A connected call is ended after this long.")] = None,
 ) -> None:
     """Add an organization's Asterisk.
 
@@ -53,11 +70,18 @@ def add(  # noqa: PLR0917 - typer reads these as options
         "app_password": _password(),
         "ws_client_name": ws_client,
         "inbound_workflow_id": workflow,
-        "from_numbers": [],
+        "from_numbers": from_number or [],
     }
     if ca_bundle is not None:
         value["ari_ca_bundle"] = _bundle(ca_bundle)
+    if on_refusal is not None:
+        value["ari_on_refusal"] = str(on_refusal)
+    if dial_template is not None:
+        value["ari_dial_template"] = dial_template
+    if max_call_seconds is not None:
+        value["ari_max_call_seconds"] = max_call_seconds
     configuration = configurations.parse(value)
+    serving.terms(value)
     authorities.check(configuration.ca_bundle)
     with tools.opened() as (_, db):
         dograh.Dograh(db).write_configuration(organization, value, replace=replace)

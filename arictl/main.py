@@ -22,6 +22,8 @@ app.add_typer(db.app, name="db")
 app.add_typer(connection.app, name="connection")
 app.command("calls")(calls.list_calls)
 app.command("trace")(calls.trace)
+app.command("call")(calls.call)
+app.command("hangup")(calls.hang_up)
 app.command("doctor")(doctor.doctor)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import logging
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shared import database, settings
+from shared import database, ledger, queues, settings, store
 
 #: Wide enough for a table where there is no terminal.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
@@ -31,14 +32,33 @@ def plain(text: str) -> str:
 
 
 @contextlib.contextmanager
+def acting() -> Iterator[tuple[settings.Operator, database.Database, ledger.Ledger]]:
+    """The settings, a database and a ledger, for one command that acts on a call as a process would.
+
+    Its orders go through Redis; should that be away, the sweep gives them again within seconds.
+    """
+    config = settings.load(settings.Operator)
+    with _opened(config.database_url.get_secret_value()) as db:
+        orders = queues.BrokerOrders(queues.broker(config.redis_url.get_secret_value()))
+        calls = store.PostgresStore(db, who=f"arictl of {getpass.getuser()}", prefix=config.id_prefix)
+        yield config, db, ledger.Ledger(calls, orders, config.limits(), who="arictl")
+
+
+@contextlib.contextmanager
 def opened() -> Iterator[tuple[settings.Tool, database.Database]]:
     """The settings and a database for one command. Raises InvalidSettings or, when used, DatabaseUnavailable."""
     config = settings.load(settings.Tool)
+    with _opened(config.database_url.get_secret_value()) as db:
+        yield config, db
+
+
+@contextlib.contextmanager
+def _opened(url: str) -> Iterator[database.Database]:
     # The error that ends the command says it once, and clearly.
     logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
-    db = database.Database(config.database_url.get_secret_value(), size=2, statement_seconds=5, name="arictl")
+    db = database.Database(url, size=2, statement_seconds=5, name="arictl")
     db.open()
     try:
-        yield config, db
+        yield db
     finally:
         db.close()

@@ -46,7 +46,8 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     calls = store.PostgresStore(db, who=config.name, prefix=config.id_prefix)
     book = ledger.Ledger(calls, orders, config.limits(), who=config.name)
     lease = Lease(db, holder=f"{config.name}/{uuid.uuid4().hex[:8]}", seconds=config.lease_seconds)
-    reconciler = Reconciler(db, dograh.Dograh(db), config.sealer())
+    platform = dograh.Dograh(db)
+    reconciler = Reconciler(db, platform, config.sealer())
     assigner = Assigner(
         db,
         queues.client(redis_url),
@@ -73,6 +74,7 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
         (reconciler.reconcile, config.configurations_seconds),
         (assign, config.assign_seconds),
         (lambda: sweeps.sweep(book, calls, batch=config.sweep_batch), config.sweep_seconds),
+        (lambda: sweeps.end_completed(book, calls, platform), config.completed_runs_seconds),
         (resyncs.ask, config.resync_seconds),
     ):
         clock.add_job(_guarded(lease, job), "interval", seconds=seconds)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
+from uuid import UUID
 
 import structlog
 
@@ -12,6 +14,23 @@ from shared.core.calls import Call
 from shared.ledger import Ledger
 
 log = structlog.stdlib.get_logger(__name__)
+
+
+class Runs(Protocol):
+    """The platform's runs. `dograh.Dograh` is the adapter."""
+
+    def completed(self, run_ids: Collection[int]) -> set[int]:
+        """Which of these runs are completed."""
+
+
+class Connected(Protocol):
+    """Where calls in conversation are found. `store.PostgresStore` is the adapter."""
+
+    def connected_runs(self) -> dict[int, UUID]:
+        """The run of each connected call, and the call."""
+
+    def load(self, call_id: UUID) -> Call | None:
+        """The call as it is."""
 
 
 class Overdue(Protocol):
@@ -35,3 +54,13 @@ def sweep(ledger: Ledger, store: Overdue, *, batch: int) -> int:
     if overdue:
         log.info("overdue calls driven on", calls=len(overdue))
     return len(overdue)
+
+
+def end_completed(ledger: Ledger, store: Connected, runs: Runs) -> None:
+    """Ends connected calls whose runs the platform has completed: there is nothing left to talk about."""
+    connected = store.connected_runs()
+    for run_id in runs.completed(connected) if connected else ():
+        call = store.load(connected[run_id])
+        if call is not None:
+            log.info("the run of a connected call is completed", call=str(call.call_id), run=run_id)
+            ledger.record(call, facts.EndRequested(reason="its run was completed"))

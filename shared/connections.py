@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared import database
+from shared import database, errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +64,14 @@ WHERE v.connection_id = %s AND v.version = %s
 """
 
 
+#: Without its event socket nobody would hear that the far end has answered.
+_EXIT = """
+SELECT c.connection_id, c.version, c.state, c.reason, v.socket_state, v.last_error
+FROM ari.connections c LEFT JOIN ari.connection_versions v USING (connection_id, version)
+WHERE c.organization_id = %s AND c.state <> 'removed' ORDER BY c.connection_id
+"""
+
+
 class Connections:
     """Reads connections for the workers."""
 
@@ -75,6 +83,27 @@ class Connections:
         with self._db.connection() as connection:
             row = connection.execute(_VERSION, [connection_id, version]).fetchone()
         return Version(**row) if row is not None else None
+
+    def exit(self, organization_id: int) -> Version:
+        """The version through which an organization's calls go out: the newest, once its event socket is up.
+
+        Raises:
+            InvalidRequest: It has none; says why.
+        """
+        with self._db.connection() as connection:
+            rows = connection.execute(_EXIT, [organization_id]).fetchall()
+        usable = [row for row in rows if row["state"] == "active" and row["socket_state"] == "connected"]
+        if usable:
+            found = self.version(usable[0]["connection_id"], usable[0]["version"])
+            assert found is not None, "a connection version is never deleted"
+            return found
+        if not rows:
+            raise errors.InvalidRequest(f"organization {organization_id} has no connection")
+        first = rows[0]
+        why = first["reason"] or first["last_error"] or f"its event socket is {first['socket_state']}"
+        raise errors.InvalidRequest(
+            f"connection {first['connection_id']} of organization {organization_id} cannot place calls: {why}"
+        )
 
     def entrance(self, connection_id: int, version: int) -> Entrance | None:
         """What a new call meets that this version's socket reported; None when there is no such version.

@@ -6,13 +6,14 @@ They belong to the platform: never altered, never locked but for the run being u
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from shared import database, errors
-from shared.core import configurations
+from shared.core import configurations, serving
 from shared.core.calls import Call, Cause, Direction, Outcome
+from shared.core.stasis_args import RunArgs
 
 _CONFIGURATION_KEY = "TELEPHONY_CONFIGURATION"
 
@@ -28,19 +29,22 @@ class ConfigurationRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """Where an inbound call goes."""
+    """The workflow that serves a call, and by which terms."""
 
     workflow_id: int
     user_id: int
-    media_client: str
+    terms: serving.Terms
+    #: A caller who is refused for another reason goes on in the dialplan.
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoRoute:
-    """Why an inbound call goes nowhere, and the Q.850 cause for the caller."""
+    """Why a call is not served, the Q.850 cause for it, and whether its caller goes on in the dialplan."""
 
     reason: str
     hangup_cause: int
+    goes_on: bool = False
 
 
 class Dograh:
@@ -112,28 +116,84 @@ class Dograh:
             connection.execute("DELETE FROM organization_configurations WHERE id = %s", [row["id"]])
 
     def route(self, *, source_id: int, organization_id: int) -> Route | NoRoute:
-        """Where a call of this connection goes, by the configuration as it is now."""
+        """Where an inbound call of this connection goes, by the configuration as it is now."""
         with self._db.connection() as connection:
-            configuration = connection.execute(
-                "SELECT value::text AS value FROM organization_configurations"
-                " WHERE id = %s AND organization_id = %s AND key = %s",
-                [source_id, organization_id, _CONFIGURATION_KEY],
-            ).fetchone()
-            if configuration is None:
-                return NoRoute(reason="configuration removed", hangup_cause=Cause.NETWORK_OUT_OF_ORDER)
-            value = _load(configuration["value"])
-            if not isinstance(value, dict):
-                return NoRoute(reason="configuration unreadable", hangup_cause=Cause.NETWORK_OUT_OF_ORDER)
+            value = _configuration(connection, source_id, organization_id)
+            if isinstance(value, NoRoute):
+                return value
             workflow_id = _whole_number(value.get("inbound_workflow_id"))
             if workflow_id is None:
-                return NoRoute(reason="no inbound workflow configured", hangup_cause=Cause.UNALLOCATED)
-            workflow = connection.execute(
-                "SELECT organization_id, user_id, status::text AS status FROM workflows WHERE id = %s", [workflow_id]
+                return _refusal(value, "no inbound workflow configured", Cause.UNALLOCATED)
+            workflow = connection.execute(_WORKFLOW, [workflow_id]).fetchone()
+        return _judge(value, workflow_id, workflow, organization_id, "inbound workflow")
+
+    def outbound_route(self, *, source_id: int, organization_id: int, workflow_id: int) -> Route | NoRoute:
+        """By which terms a call that we begin for a workflow is served."""
+        with self._db.connection() as connection:
+            value = _configuration(connection, source_id, organization_id)
+            if isinstance(value, NoRoute):
+                return value
+            workflow = connection.execute(_WORKFLOW, [workflow_id]).fetchone()
+        return _judge(value, workflow_id, workflow, organization_id, f"workflow {workflow_id}")
+
+    def workflow_of(self, workflow_run_id: int, organization_id: int) -> int | None:
+        """The workflow of an organization's run; None when the organization has no such run."""
+        with self._db.connection() as connection:
+            row = connection.execute(
+                "SELECT w.id FROM workflow_runs r JOIN workflows w ON w.id = r.workflow_id"
+                " WHERE r.id = %s AND w.organization_id = %s",
+                [workflow_run_id, organization_id],
             ).fetchone()
-        return _judge(workflow_id, workflow, organization_id, value.get("ws_client_name"))
+        return int(row["id"]) if row is not None else None
+
+    def take_run(
+        self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int
+    ) -> Route | NoRoute:
+        """Takes a run that waits for a call, for this one, inside the caller's transaction.
+
+        The run is looked up within the call's organization: one of another is neither read nor locked nor written.
+        What names the call is in its gathered_context from here on: the voice agent looks for it.
+        """
+        value = _configuration(connection, source_id, call.organization_id)
+        if isinstance(value, NoRoute):
+            return value
+        run = connection.execute(_RUN_OF_ORGANIZATION, [args.workflow_run_id, call.organization_id]).fetchone()
+        if unusable := _unusable(run, args):
+            return _refusal(value, *unusable)
+        # Asked behind the run's lock: two legs that name one run come one after the other.
+        if connection.execute(_OTHER_CALL, [args.workflow_run_id, call.call_id]).fetchone() is not None:
+            return _refusal(value, f"run {args.workflow_run_id} has a call already", Cause.REJECTED)
+        assert run is not None
+        workflow = connection.execute(_WORKFLOW, [args.workflow_id]).fetchone()
+        route = _judge(value, args.workflow_id, workflow, call.organization_id, f"workflow {args.workflow_id}")
+        if isinstance(route, NoRoute):
+            return route
+        if args.user_id is not None and args.user_id != route.user_id:
+            # The platform may call in the name of another of the organization's users.
+            if connection.execute(_USER_OF, [args.user_id, call.organization_id]).fetchone() is None:
+                return _refusal(value, f"user {args.user_id} is not of this organization", Cause.NOT_ALLOWED)
+            route = replace(route, user_id=args.user_id)
+        _write(connection, args.workflow_run_id, _object(run["gathered_context"]) | _names(call))
+        return route
+
+    def waiting_run(self, connection: database.Connection, *, organization_id: int, channel_id: str) -> int | None:
+        """The run whose call the platform has begun under this channel id and that waits for it, locked; or None.
+
+        Among the newest runs only: the platform's table has no index for it.
+        """
+        row = connection.execute(_WAITING_RUN, [organization_id, channel_id]).fetchone()
+        return int(row["id"]) if row is not None else None
+
+    def completed(self, run_ids: Collection[int]) -> set[int]:
+        """Which of these runs are completed."""
+        with self._db.connection() as connection:
+            rows = connection.execute(
+                "SELECT id FROM workflow_runs WHERE id = ANY(%s) AND is_completed", [list(run_ids)]
+            ).fetchall()
+        return {row["id"] for row in rows}
 
     def create_run(self, connection: database.Connection, call: Call) -> int:
-        """Inserts the workflow run of an admitted inbound call, inside the caller's transaction; returns its id.
+        """Inserts the workflow run of a call, inside the caller's transaction; returns its id.
 
         `call_id` is in gathered_context from the start: the voice agent looks for it when the media leg dials in.
         """
@@ -147,20 +207,19 @@ class Dograh:
             "direction": str(call.direction),
             "provider": "ari",
         }
-        gathered = {"call_id": call.channel_id, "provider": "ari", "channel_name": call.channel_name}
         row = connection.execute(
             "INSERT INTO workflow_runs (name, workflow_id, definition_id, mode, call_type, state, is_completed,"
             " storage_backend, usage_info, cost_info, initial_context, gathered_context, logs, annotations, created_at)"
             " VALUES (%s, %s, %s, 'ari', %s, 'initialized', false, %s, '{}', '{}', %s, %s, '{}', '{}',"
             " clock_timestamp()) RETURNING id",
             [
-                f"ARI Inbound {call.caller_number}",
+                _run_name(call),
                 call.workflow_id,
                 definition["id"] if definition else None,
                 str(call.direction),
                 self._storage_backend,
                 json.dumps(initial),
-                json.dumps(gathered),
+                json.dumps(_names(call)),
             ],
         ).fetchone()
         assert row is not None
@@ -186,38 +245,108 @@ class Dograh:
         connected = call.connected_at is not None
         if connected and not self._completes_connected:
             return
+        media = {"ext_channel_id": media_id, "bridge_id": bridge_id} if connected else {}
         with self._db.transaction() as connection:
-            run = _lock(connection, call.workflow_run_id)
-            if run is None or run["is_completed"]:
-                return
-            gathered = _object(run["gathered_context"])
-            if connected:
-                gathered |= {"ext_channel_id": media_id, "bridge_id": bridge_id}
-            else:
-                gathered["error"] = call.reason or "never connected"
-            for key in ("call_disposition", "mapped_call_disposition"):
-                gathered.setdefault(key, _disposition(call))
-            _write(connection, call.workflow_run_id, gathered)
-            usage = _object(run["usage_info"]) | {"call_duration_seconds": round(call.talk_seconds)}
-            connection.execute(
-                "UPDATE workflow_runs SET state = 'completed', is_completed = true, usage_info = %s WHERE id = %s",
-                [json.dumps(usage), call.workflow_run_id],
-            )
+            self.end_run_in(connection, call, media)
+
+    @staticmethod
+    def end_run_in(connection: database.Connection, call: Call, media: Mapping[str, str]) -> None:
+        """As `end_run`, inside a transaction and whoever's it is to do."""
+        assert call.workflow_run_id is not None
+        run = _lock(connection, call.workflow_run_id)
+        if run is None or run["is_completed"]:
+            return
+        gathered = _object(run["gathered_context"]) | dict(media)
+        if call.connected_at is None:
+            gathered["error"] = call.reason or "never connected"
+        for key in ("call_disposition", "mapped_call_disposition"):
+            gathered.setdefault(key, _disposition(call))
+        _write(connection, call.workflow_run_id, gathered)
+        usage = _object(run["usage_info"]) | {"call_duration_seconds": round(call.talk_seconds)}
+        connection.execute(
+            "UPDATE workflow_runs SET state = 'completed', is_completed = true, usage_info = %s WHERE id = %s",
+            [json.dumps(usage), call.workflow_run_id],
+        )
 
 
-def _judge(workflow_id: int, workflow: database.Row | None, organization_id: int, client: object) -> Route | NoRoute:
+_WORKFLOW = "SELECT organization_id, user_id, status::text AS status FROM workflows WHERE id = %s"
+
+_RUN_OF_ORGANIZATION = """
+SELECT r.workflow_id, r.state::text AS state, r.is_completed, r.gathered_context::text AS gathered_context
+FROM workflow_runs r JOIN workflows w ON w.id = r.workflow_id
+WHERE r.id = %s AND w.organization_id = %s FOR UPDATE OF r
+"""
+
+_OTHER_CALL = "SELECT 1 FROM ari.calls WHERE workflow_run_id = %s AND call_id <> %s"
+
+_USER_OF = "SELECT 1 FROM users WHERE id = %s AND selected_organization_id = %s"
+
+#: The platform's calls are young: a bound by the key keeps this cheap however many runs there are.
+_WAITING_RUN = """
+SELECT r.id FROM workflow_runs r JOIN workflows w ON w.id = r.workflow_id
+WHERE r.id > (SELECT coalesce(max(id), 0) - 10000 FROM workflow_runs) AND w.organization_id = %s
+  AND r.mode::text = 'ari' AND r.call_type::text = 'outbound' AND r.state::text = 'initialized' AND NOT r.is_completed
+  AND r.gathered_context->>'call_id' = %s
+ORDER BY r.id DESC LIMIT 1 FOR UPDATE OF r
+"""
+
+
+def _configuration(connection: database.Connection, source_id: int, organization_id: int) -> dict[str, Any] | NoRoute:
+    row = connection.execute(
+        "SELECT value::text AS value FROM organization_configurations"
+        " WHERE id = %s AND organization_id = %s AND key = %s",
+        [source_id, organization_id, _CONFIGURATION_KEY],
+    ).fetchone()
+    if row is None:
+        return NoRoute(reason="configuration removed", hangup_cause=Cause.NETWORK_OUT_OF_ORDER)
+    value = _load(row["value"])
+    if not isinstance(value, dict):
+        return NoRoute(reason="configuration unreadable", hangup_cause=Cause.NETWORK_OUT_OF_ORDER)
+    return value
+
+
+def _refusal(value: object, reason: str, hangup_cause: int) -> NoRoute:
+    return NoRoute(reason=reason, hangup_cause=hangup_cause, goes_on=serving.goes_on(value))
+
+
+def _unusable(run: database.Row | None, args: RunArgs) -> tuple[str, Cause] | None:
+    """Why a run cannot be taken for a call, and the hang-up cause; None when it can."""
+    if run is None:
+        return f"run {args.workflow_run_id} is not of this organization", Cause.NOT_ALLOWED
+    if run["workflow_id"] != args.workflow_id:
+        return f"run {args.workflow_run_id} is not of workflow {args.workflow_id}", Cause.NOT_ALLOWED
+    if run["state"] != "initialized" or run["is_completed"]:
+        return f"run {args.workflow_run_id} does not wait for a call", Cause.REJECTED
+    return None
+
+
+def _run_name(call: Call) -> str:
+    """As the platform names its runs."""
+    if call.direction is Direction.INBOUND:
+        return f"ARI Inbound {call.caller_number}"
+    return f"WR-TEL-OUT-{call.call_id.int % 10**8:08d}"
+
+
+def _names(call: Call) -> dict[str, str]:
+    return {"call_id": call.channel_id, "provider": "ari", "channel_name": call.channel_name}
+
+
+def _judge(
+    value: dict[str, Any], workflow_id: int, workflow: database.Row | None, organization_id: int, what: str
+) -> Route | NoRoute:
     if workflow is None:
-        return NoRoute(reason="inbound workflow does not exist", hangup_cause=Cause.UNALLOCATED)
+        return _refusal(value, f"{what} does not exist", Cause.UNALLOCATED)
     if workflow["organization_id"] != organization_id:
-        return NoRoute(reason="inbound workflow is of another organization", hangup_cause=Cause.NOT_ALLOWED)
+        return _refusal(value, f"{what} is of another organization", Cause.NOT_ALLOWED)
     if workflow["status"] == "archived":
-        return NoRoute(reason="inbound workflow is archived", hangup_cause=Cause.UNALLOCATED)
+        return _refusal(value, f"{what} is archived", Cause.UNALLOCATED)
     if workflow["user_id"] is None:
-        return NoRoute(reason="inbound workflow has no user", hangup_cause=Cause.NOT_ALLOWED)
-    if not isinstance(client, str) or not client or not client.isprintable():
-        wrong = "holds what is not text" if client and isinstance(client, str) else "is missing"
-        return NoRoute(reason=f"ws_client_name {wrong}", hangup_cause=Cause.NETWORK_OUT_OF_ORDER)
-    return Route(workflow_id=workflow_id, user_id=workflow["user_id"], media_client=client)
+        return _refusal(value, f"{what} has no user", Cause.NOT_ALLOWED)
+    try:
+        terms = serving.terms(value)
+    except errors.InvalidConfiguration as exc:
+        return _refusal(value, str(exc), Cause.NETWORK_OUT_OF_ORDER)
+    return Route(workflow_id=workflow_id, user_id=workflow["user_id"], terms=terms, goes_on=serving.goes_on(value))
 
 
 def _disposition(call: Call) -> str:
@@ -229,6 +358,9 @@ def _disposition(call: Call) -> str:
         case Outcome.CANCELED | Outcome.ABANDONED:
             return "canceled"
         case Outcome.REFUSED if call.direction is Direction.INBOUND:
+            return "failed"
+        case Outcome.FAILED if call.direction is Direction.OUTBOUND and call.attempt == 0:
+            # The far end was not reached.
             return "failed"
         case _:
             return "error"

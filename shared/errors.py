@@ -31,6 +31,14 @@ class InvalidConfiguration(PermanentError):
     """A tenant's telephony configuration cannot be used; the text says which field and why. Holds no secret."""
 
 
+class InvalidStasisArgs(PermanentError):
+    """The arguments a leg brought into Stasis do not name a run as they should; the text says which and why."""
+
+
+class InvalidRequest(PermanentError):
+    """Somebody asked for something that cannot be done as asked; the text says why, and what to change."""
+
+
 class InvalidMessage(PermanentError):
     """A broker message does not have the shape its actor reads, or is of a version we no longer read."""
 

@@ -130,18 +130,29 @@ class Ledger:
             call = again
         raise errors.TransientError(f"call {call.call_id}: lost {_TRIES} compare-and-sets in a row")
 
-    def create_run(self, call_id: UUID, create: Callable[[database.Connection, Call], int], *, owner: str) -> None:
-        """Creates the call's workflow run and stores its id, both or neither; does nothing when it has one.
+    def decide(
+        self,
+        call_id: UUID,
+        state: calls.State,
+        decide: Callable[[database.Connection, Call], facts.Fact],
+        *,
+        owner: str,
+        notes: Sequence[Note] = (),
+    ) -> None:
+        """Stores what `decide` reads and writes, and the fact it comes to, in one transaction: both or neither.
 
-        The call's row is locked first, so that two workers cannot both create one.
+        The call's row is locked first, so that two workers cannot both decide. Does nothing in another state.
+
+        Args:
+            decide: Works inside the transaction; it may be rolled back, and asked again.
         """
         with self.store.transaction() as connection:
             call = self.store.lock(connection, call_id)
-            if call is None or call.state is not calls.State.ADMITTED or call.workflow_run_id is not None:
+            if call is None or call.state is not state:
                 return
-            fact = facts.RunCreated(workflow_run_id=create(connection, call))
+            fact = decide(connection, call)
             after, orders = calls.advance(call, fact, self.store.now(), self.limits)
-            if self.store.save_in(connection, call, after, fact, owner=owner) is None:
+            if self.store.save_in(connection, call, after, fact, owner=owner, notes=notes) is None:
                 raise errors.TransientError(f"call {call_id} was written under its lock")
         self.give(orders, call)
 

@@ -4,17 +4,20 @@ their option `group` is the connection's id, so that within a queue connections 
 {"v": 1, "call_id": "…", "attempt": 1}                                             an order of the core
 {"v": 1, "connection_id": 7, "connection_version": 2, "at_ms": …, "event": {…}}    an event, from a listener
 {"v": 1, "connection_id": 7, "connection_version": 2, "reason": "connected", "full": true}    a resync
+{"v": 1, "organization_id": 3, "number": "+49301234", "workflow_id": 5, "request_id": "…"}    a call to be placed
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
 import dramatiq
 
 from shared import errors
-from shared.core import commands, events, ids
+from shared.core import calls, commands, events, ids
+from shared.core.call_requests import CallRequest
 
 #: Raised when the shape changes; workers read this version and the one before.
 VERSION = 1
@@ -40,7 +43,11 @@ ACTORS: dict[str, str] = {
     "note_leg_ended": "teardown",
     "tear_down": "teardown",
     "remove_attempt": "teardown",
+    "request_call": "originate",
     "place_call": "originate",
+    "note_answered": "originate",
+    "note_dialled": "originate",
+    "note_unanswered": "originate",
     "resync_connection": "resync",
 }
 
@@ -88,6 +95,25 @@ def of_event(
     return _message(actor, body, connection_id)
 
 
+def of_unanswered(event: events.Event, *, connection_id: int, connection_version: int, looks: int) -> Message:
+    """Asks once more whether a run of the platform waits for a leg that came to nothing."""
+    body = {
+        "v": VERSION,
+        "connection_id": connection_id,
+        "connection_version": connection_version,
+        "event": events.encode(event),
+        "looks": looks,
+    }
+    return _message("note_unanswered", body, connection_id)
+
+
+def of_request(request: CallRequest) -> Message:
+    """Asks for a call to be placed."""
+    body = {key: value for key, value in asdict(request).items() if value is not None}
+    # By which connection it goes is not known yet: an organization takes its turn like one.
+    return _message("request_call", {"v": VERSION, **body}, f"organization-{request.organization_id}")
+
+
 def of_resync(*, connection_id: int, connection_version: int, reason: str, full: bool) -> Message:
     """Asks for a resync of one connection; `full` also looks at the bridges."""
     body = {
@@ -117,14 +143,17 @@ def call_id(text: object) -> UUID:
 def _actor_of_event(event: events.Event, prefix: str) -> str | None:
     match event.type:
         case events.EventType.STASIS_START:
-            own = ids.parse(prefix, event.leg.id)
-            return "note_media_ready" if own is not None else "receive_caller"
+            if ids.is_originated(prefix, event.leg.id):
+                return "note_answered"
+            return "note_media_ready" if ids.parse(prefix, event.leg.id) is not None else "receive_caller"
         case events.EventType.STASIS_END | events.EventType.CHANNEL_DESTROYED | events.EventType.CHANNEL_HANGUP_REQUEST:
             return "note_leg_ended"
-        case events.EventType.DIAL | events.EventType.APPLICATION_REPLACED:
+        case events.EventType.DIAL:
+            return "note_dialled" if event.dial_status in calls.UNANSWERED_STATUSES else None
+        case events.EventType.APPLICATION_REPLACED:
             return None
 
 
-def _message(actor: str, body: dict[str, Any], connection_id: int) -> Message:
-    options = {"group": connection_id}
+def _message(actor: str, body: dict[str, Any], group: int | str) -> Message:
+    options = {"group": group}
     return dramatiq.Message(queue_name=ACTORS[actor], actor_name=actor, args=(), kwargs=body, options=options)

@@ -196,11 +196,18 @@ class Scheduler(WithDatabase):
     removal_drain_seconds: float = Field(
         default=14_400.0, ge=0, description="How long a removed configuration's calls may go on."
     )
+    completed_runs_seconds: float = Field(
+        default=5.0, gt=0, le=300, description="Between two looks for connected calls whose runs are completed."
+    )
     sweep_batch: int = Field(default=500, ge=1, le=10_000, description="Most overdue calls driven on in one sweep.")
 
 
+class Operator(WithDatabase):
+    """The settings of arictl where it acts on calls, as a process would."""
+
+
 class Tool(Environment):
-    """arictl's settings."""
+    """arictl's settings where it only looks, or writes a configuration."""
 
     database_url: _DatabaseUrl = _DATABASE_URL
 

@@ -17,7 +17,8 @@ from shared.core.calls import Call
 from shared.core.deadlines import Step
 
 _FIXED = frozenset({
-    "call_id", "connection_id", "connection_version", "organization_id", "entry", "direction", "received_at", "version"
+    "call_id", "connection_id", "connection_version", "organization_id", "entry", "direction", "received_at", "version",
+    "request_id", "dial_endpoint", "ring_seconds",
 })  # fmt: skip
 _COLUMNS = [field.name for field in fields(Call)]
 _SELECT = ", ".join(_COLUMNS)
@@ -71,6 +72,9 @@ WITH saved AS (
 SELECT EXISTS (SELECT 1 FROM saved) AS done
 """  # noqa: S608 - built from constants
 
+#: How a call's timeline begins.
+_ARRIVALS = {calls.State.RECEIVED: "CallReceived", calls.State.ORIGINATING: "CallRequested"}
+
 _CLAIM = f"""
 UPDATE ari.calls SET claim_owner = %(owner)s, claim_step = %(step)s, version = version + 1,
     claim_until = clock_timestamp() + %(hold)s::interval
@@ -112,8 +116,14 @@ class Store(Protocol):
     def last_entry(self, connection_id: int, channel_id: str, channel_created: str) -> Call | None:
         """The newest call of this channel."""
 
+    def originated(self, connection_id: int, channel_id: str) -> Call | None:
+        """The newest call whose leg we originate under this id, answered or not."""
+
     def insert(self, call: Call, notes: Iterable[Note], hold: Hold | None) -> bool:
         """Writes a new call; False when it was there already."""
+
+    def insert_in(self, connection: database.Connection, call: Call) -> bool:
+        """As `insert`, inside a transaction and unclaimed."""
 
     def claim(self, call_id: UUID, hold: Hold) -> Call | None:
         """Takes the call for a step; None when it is in another state, or in somebody's hands."""
@@ -125,7 +135,14 @@ class Store(Protocol):
         """The call, its row locked until the transaction ends."""
 
     def save_in(
-        self, connection: database.Connection, before: Call, after: Call, fact: facts.Fact, *, owner: str
+        self,
+        connection: database.Connection,
+        before: Call,
+        after: Call,
+        fact: facts.Fact,
+        *,
+        notes: Sequence[Note],
+        owner: str,
     ) -> Call | None:
         """As `save`, inside a transaction."""
 
@@ -181,17 +198,34 @@ class PostgresStore:
             [connection_id, channel_id, channel_created],
         )
 
+    def originated(self, connection_id: int, channel_id: str) -> Call | None:
+        return self._one(
+            f"SELECT {_SELECT}, clock_timestamp() AS now FROM ari.calls WHERE connection_id = %s AND channel_id = %s"  # noqa: S608 - built from constants
+            " AND request_id IS NOT NULL ORDER BY received_at DESC LIMIT 1",
+            [connection_id, channel_id],
+        )
+
     def insert(self, call: Call, notes: Iterable[Note], hold: Hold | None) -> bool:
+        with self.db.connection() as connection:
+            return self._insert(connection, call, notes, hold)
+
+    def insert_in(self, connection: database.Connection, call: Call) -> bool:
+        return self._insert(connection, call, (), None)
+
+    def _insert(self, connection: database.Connection, call: Call, notes: Iterable[Note], hold: Hold | None) -> bool:
         arrival = {
             "call_id": str(call.call_id),
             "kind": "transition",
-            "name": "CallReceived" if call.state is calls.State.RECEIVED else "CallRecorded",
+            "name": _ARRIVALS.get(call.state, "CallRecorded"),
             "state_to": call.state,
             "who": self._who,
             "detail": f"{call.caller_number} → {call.called_number}, channel {call.channel_id}",
         }
         rows = [arrival, *(self._row(note, call=call) for note in notes)]
-        return self._done(_INSERT, _values(call) | _holding(hold) | {"timeline": json.dumps(rows, default=str)})
+        values = _values(call) | _holding(hold) | {"timeline": json.dumps(rows, default=str)}
+        row = connection.execute(_INSERT, values).fetchone()
+        assert row is not None
+        return bool(row["done"])
 
     def claim(self, call_id: UUID, hold: Hold) -> Call | None:
         values = {"call_id": call_id, "state": calls.WORKS_IN[hold.step], **_holding(hold)}
@@ -249,6 +283,15 @@ class PostgresStore:
             " AND (claim_until IS NULL OR claim_until <= clock_timestamp()) ORDER BY deadline_at LIMIT %s",
             [limit],
         )
+
+    def connected_runs(self) -> dict[int, UUID]:
+        """The run of each connected call, and the call."""
+        with self.db.connection() as connection:
+            rows = connection.execute(
+                "SELECT workflow_run_id, call_id FROM ari.calls"
+                " WHERE state = 'connected' AND workflow_run_id IS NOT NULL"
+            ).fetchall()
+        return {row["workflow_run_id"]: row["call_id"] for row in rows}
 
     def open_calls(self, connection_id: int, connection_version: int) -> list[tuple[Call, datetime, bool]]:
         """Calls that have not ended of a connection version, and of its others in the same endpoint and app.
@@ -334,12 +377,6 @@ class PostgresStore:
         if rows:
             self._observe(rows[0]["now"])
         return [_call(row) for row in rows]
-
-    def _done(self, query: str, values: dict[str, Any]) -> bool:
-        with self.db.connection() as connection:
-            row = connection.execute(query, values).fetchone()
-        assert row is not None
-        return bool(row["done"])
 
     def _observe(self, now: datetime) -> None:
         self._offset = now - _monotonic()

@@ -51,6 +51,7 @@ class Channel:
     tech_cause: int | None = None
     #: What follows when it is answered.
     on_answer: Callable[[], None] | None = None
+    variables: dict[str, str] = field(default_factory=dict)
     creationtime: str = field(default_factory=events.timestamp)
     ear: audio.Ear = field(default_factory=audio.Ear)
 

@@ -30,6 +30,19 @@ async def continue_in_dialplan(switch: Switch, request: Request) -> Answer:
     return NO_CONTENT
 
 
+async def set_variable(switch: Switch, request: Request) -> Answer:
+    channel = switch.channel(request.names[0])
+    channel.variables[request.required("variable")] = request.text("value")
+    return NO_CONTENT
+
+
+async def get_variable(switch: Switch, request: Request) -> Answer:
+    channel, name = switch.channel(request.names[0]), request.required("variable")
+    if name not in channel.variables:
+        raise errors.Refusal(404, "Provided variable was not found")
+    return Answer(200, {"value": channel.variables[name]})
+
+
 async def hang_up(switch: Switch, request: Request) -> Answer:
     """Works on every channel, also outside Stasis."""
     channel = switch.channel(request.names[0])
@@ -124,4 +137,6 @@ ROUTES = [
     Route("POST", "/channels/*/answer", answer),
     Route("POST", "/channels/*/ring", ring),
     Route("POST", "/channels/*/continue", continue_in_dialplan),
+    Route("GET", "/channels/*/variable", get_variable),
+    Route("POST", "/channels/*/variable", set_variable),
 ]

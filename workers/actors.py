@@ -9,7 +9,8 @@ import dramatiq
 
 from shared import errors, messages
 from shared.core import events
-from workers import bridge, media, quota, resync, runs, teardown
+from shared.core.call_requests import CallRequest
+from workers import bridge, media, originate, quota, resync, runs, teardown
 from workers.steps import Tools
 
 _Body = dict[str, Any]
@@ -43,6 +44,14 @@ def _arrival(body: _Body) -> dict[str, Any]:
     return {**_event(body), "at_ms": int(body["at_ms"])}
 
 
+def _looks(body: _Body) -> dict[str, Any]:
+    return {**_event(body), "looks": int(body["looks"])}
+
+
+def _request(body: _Body) -> dict[str, Any]:
+    return {"request": CallRequest(**{key: value for key, value in body.items() if key != "v"})}
+
+
 def _resync(body: _Body) -> dict[str, Any]:
     return {**_connection(body), "full": bool(body["full"]), "reason": str(body["reason"])}
 
@@ -59,6 +68,11 @@ ACTORS: dict[str, tuple[_Read, _Step]] = {
     "note_leg_ended": (_event, teardown.note_leg_ended),
     "tear_down": (_call, teardown.tear_down),
     "remove_attempt": (_attempt, media.remove_attempt),
+    "request_call": (_request, originate.request_call),
+    "place_call": (_call, originate.place_call),
+    "note_answered": (_arrival, originate.note_answered),
+    "note_dialled": (_event, originate.note_dialled),
+    "note_unanswered": (_looks, originate.note_unanswered),
     "resync_connection": (_resync, resync.resync_connection),
 }
 

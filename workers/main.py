@@ -8,7 +8,20 @@ import threading
 
 import structlog
 
-from shared import clocks, connections, database, dograh, errors, health, ledger, logs, queues, settings, store
+from shared import (
+    clocks,
+    connections,
+    database,
+    dograh,
+    errors,
+    health,
+    ledger,
+    logs,
+    originates,
+    queues,
+    settings,
+    store,
+)
 from workers import crews
 from workers.asterisks import RestAsterisks, SideBySide
 from workers.steps import NoQuota, Tools
@@ -41,11 +54,14 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     limits = config.limits()
     known = connections.Connections(db)
     orders = queues.BrokerOrders(queues.broker(redis_url))
+    book = ledger.Ledger(calls, orders, limits, who=config.name)
+    platform = dograh.Dograh(db, storage_backend=config.storage_backend, run_completion=config.run_completion)
     tools = Tools(
-        ledger=ledger.Ledger(calls, orders, limits, who=config.name),
+        ledger=book,
         asterisks=RestAsterisks(known, config.sealer(), limits, requests_at_once=config.asterisk_requests),
-        platform=dograh.Dograh(db, storage_backend=config.storage_backend, run_completion=config.run_completion),
+        platform=platform,
         quota=NoQuota(),
+        originates=originates.Originates(book, platform, known, prefix=config.id_prefix),
         entrances=known,
         side_by_side=side_by_side,
         send_later=lambda message, wait: orders.send(message, wait=wait),

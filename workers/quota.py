@@ -7,9 +7,9 @@ from uuid import UUID
 
 import structlog
 
-from shared import connections, dograh
-from shared.core import calls, entries, events, facts
-from shared.core.calls import Call, Cause
+from shared import connections, database, dograh, errors
+from shared.core import calls, entries, events, facts, stasis_args
+from shared.core.calls import Call, Cause, Direction, State
 from shared.core.deadlines import Step
 from shared.ledger import Ledger
 from shared.store import Note
@@ -18,6 +18,8 @@ from workers.steps import Tools
 
 log = structlog.stdlib.get_logger(__name__)
 
+#: States of a leg with somebody on it: answered, or one that rings here and is answered by us.
+_ANSWERABLE = frozenset({"Up", "Ring"})
 #: Channels that are no callers: other controllers' media, recordings, snoops. By the name of their technology.
 _NO_CALLERS = (
     "WebSocket/", "AudioSocket/", "UnicastRTP/", "Snoop/", "Announcer/", "Recorder/", "CBAnn/", "ConfBridgeRecorder/",
@@ -107,24 +109,77 @@ def decide_admission(tools: Tools, *, call_id: UUID) -> None:
 
 def _decide(tools: Tools, claim: claims.Claim, entrance: connections.Entrance, age_seconds: float) -> None:
     call = claim.call
-    if age_seconds > tools.ledger.limits.stale_start_seconds:
-        why = f"picked up {age_seconds:.1f} s late"
-        claim.record(facts.Refused(reason=why, hangup_cause=Cause.CONGESTION))
-        return
     if entrance.serving is None:
         claim.record(facts.Refused(reason=entrance.reason, hangup_cause=Cause.CONGESTION))
+    elif call.direction is Direction.OUTBOUND:
+        _take_over(tools, claim, entrance)
+    else:
+        route = tools.platform.route(source_id=entrance.source_id, organization_id=entrance.organization_id)
+        refusal = _too_late(tools, age_seconds) or (
+            route if isinstance(route, dograh.NoRoute) else tools.quota.refusal(call)
+        )
+        if refusal is not None:
+            goes_on = route.goes_on
+            claim.record(facts.Refused(reason=refusal.reason, hangup_cause=refusal.hangup_cause, goes_on=goes_on))
+            return
+        assert isinstance(route, dograh.Route)
+        claim.record(
+            facts.Admitted(
+                workflow_id=route.workflow_id,
+                user_id=route.user_id,
+                media_client=route.terms.media_client,
+                call_seconds=route.terms.call_seconds,
+            )
+        )
+
+
+def _too_late(tools: Tools, age_seconds: float) -> dograh.NoRoute | None:
+    if age_seconds <= tools.ledger.limits.stale_start_seconds:
+        return None
+    return dograh.NoRoute(reason=f"picked up {age_seconds:.1f} s late", hangup_cause=Cause.CONGESTION)
+
+
+def _take_over(tools: Tools, claim: claims.Claim, entrance: connections.Entrance) -> None:
+    """A leg that the platform originated: it has passed the platform's own quota, and is for a run that waits."""
+    call = claim.call
+    fact = _not_to_be_taken(tools, claim)
+    if fact is not None:
+        claim.record(fact)
         return
-    if any("=" in arg for arg in call.args):
-        why = "legs that the platform originated are not taken over yet"
-        claim.record(facts.Refused(reason=why, hangup_cause=Cause.NOT_ALLOWED))
-        return
-    route = tools.platform.route(source_id=entrance.source_id, organization_id=entrance.organization_id)
-    refusal = route if isinstance(route, dograh.NoRoute) else tools.quota.refusal(call)
-    if refusal is not None:
-        claim.record(facts.Refused(reason=refusal.reason, hangup_cause=refusal.hangup_cause))
-        return
-    assert isinstance(route, dograh.Route)
-    claim.record(facts.Admitted(workflow_id=route.workflow_id, user_id=route.user_id, media_client=route.media_client))
+
+    def decide(connection: database.Connection, locked: Call) -> facts.TakenOver | facts.Refused:
+        args = stasis_args.read(locked.args)
+        route = tools.platform.take_run(connection, locked, args, source_id=entrance.source_id)
+        if isinstance(route, dograh.NoRoute):
+            return facts.Refused(reason=route.reason, hangup_cause=route.hangup_cause, goes_on=route.goes_on)
+        return facts.TakenOver(
+            workflow_id=route.workflow_id,
+            user_id=route.user_id,
+            media_client=route.terms.media_client,
+            call_seconds=route.terms.call_seconds,
+            workflow_run_id=args.workflow_run_id,
+        )
+
+    tools.ledger.decide(call.call_id, State.RECEIVED, decide, owner=claim.owner, notes=claim.notes())
+
+
+def _not_to_be_taken(tools: Tools, claim: claims.Claim) -> facts.Fact | None:
+    """Why the leg is not to be taken over, by itself; None when it may be."""
+    call = claim.call
+    try:
+        stasis_args.read(call.args)
+    except errors.InvalidStasisArgs as exc:
+        return facts.Refused(reason=str(exc), hangup_cause=Cause.NOT_ALLOWED)
+    asterisk = tools.asterisks.of(call, claim)
+    leg = asterisk.channel(call.channel_id)
+    if leg is None or leg.created != call.channel_created:
+        return facts.CallerGone()
+    if leg.stasis_app != asterisk.app:
+        return facts.CallerLeft()
+    if leg.state not in _ANSWERABLE:
+        # Ringing and early media are no answer: the agent would talk to nobody.
+        return facts.Refused(reason=f"the far end has not answered: {leg.state}", hangup_cause=Cause.NOT_ALLOWED)
+    return None
 
 
 def _is_in_stasis(tools: Tools, connection_id: int, version: int, leg: events.Channel) -> bool:
@@ -157,13 +212,13 @@ def _new_call(
         channel_id=leg.id,
         channel_created=leg.created,
         entry=entry,
-        direction=calls.Direction.INBOUND,
+        direction=Direction.OUTBOUND if stasis_args.names_run(args) else Direction.INBOUND,
         state=calls.State.RECEIVED,
         received_at=now,
         state_since=now,
         deadline_at=None,
         channel_name=leg.name,
-        caller_number=leg.caller_number or "unknown",
+        caller_number=leg.caller_number or calls.UNKNOWN_NUMBER,
         called_number=leg.called_number,
         args=args,
         entered_stamp=stamp or None,
@@ -179,19 +234,52 @@ def record_abandoned(tools: Tools, *, connection_id: int, version: int, event: e
     entrance = tools.entrances.entrance(connection_id, version)
     if entrance is None:
         return None
-    call = _new_call(
-        tools.ledger, entrance, connection_id=connection_id, version=version, leg=event.leg, args=(), stamp="", entry=1
-    )
     call = replace(
-        call,
-        state=calls.State.ENDED,
+        _over(tools, entrance, connection_id=connection_id, version=version, leg=event.leg),
         left_stamp=event.stamp or None,
-        caller_left=True,
         outcome=calls.Outcome.ABANDONED,
         reason="caller hung up before the call was picked up",
-        ending_at=call.received_at,
-        ended_at=call.received_at,
     )
     if tools.ledger.store.insert(call, [], None):
         return None
     return tools.ledger.store.last_entry(connection_id, event.leg.id, event.leg.created)
+
+
+def record_unanswered(tools: Tools, *, connection_id: int, version: int, event: events.Event) -> bool:
+    """A leg that the platform originated was not answered, so it never entered Stasis: its run is ended.
+
+    Returns:
+        False when no run waits for such a leg: it is none of the platform's, or the platform has not written yet
+        under which channel it called.
+    """
+    entrance = tools.entrances.entrance(connection_id, version)
+    if entrance is None:
+        return False
+    outcome, why, cause = calls.unanswered(event.dial_status or None, event.cause)
+    over = replace(
+        _over(tools, entrance, connection_id=connection_id, version=version, leg=event.leg),
+        direction=Direction.OUTBOUND,
+        outcome=outcome,
+        reason=why,
+        hangup_cause=cause,
+    )
+    with tools.ledger.store.transaction() as connection:
+        run_id = tools.platform.waiting_run(
+            connection, organization_id=entrance.organization_id, channel_id=event.leg.id
+        )
+        if run_id is None:
+            return False
+        call = replace(over, workflow_run_id=run_id)
+        if tools.ledger.store.insert_in(connection, call):
+            tools.platform.end_run_in(connection, call, {})
+    return True
+
+
+def _over(
+    tools: Tools, entrance: connections.Entrance, *, connection_id: int, version: int, leg: events.Channel
+) -> Call:
+    """A call that was over before it was heard of."""
+    call = _new_call(
+        tools.ledger, entrance, connection_id=connection_id, version=version, leg=leg, args=(), stamp="", entry=1
+    )
+    return replace(call, state=State.ENDED, caller_left=True, ending_at=call.received_at, ended_at=call.received_at)

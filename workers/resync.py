@@ -14,7 +14,7 @@ from shared import ari, errors, messages
 from shared.core import calls, events, facts, ids
 from shared.core.calls import Call, State
 from shared.store import Note
-from workers import claims, quota
+from workers import claims, originate, quota
 from workers.steps import Tools
 
 log = structlog.stdlib.get_logger(__name__)
@@ -102,7 +102,9 @@ class _Look:
             self._tools.ledger.record(call, fact)
 
     def _caller_missing(self, call: Call, present: frozenset[str]) -> facts.Fact | None:
-        if call.state not in calls.LIVE or call.state in (State.ORIGINATING, State.RINGING):
+        if call.state is State.RINGING:
+            return self._dialling(call)
+        if call.state not in calls.LIVE or call.state is State.ORIGINATING:
             return None
         if call.channel_id in present:
             return None
@@ -110,6 +112,13 @@ class _Look:
         if leg is None or leg.created != call.channel_created:
             return facts.CallerGone()
         return facts.CallerLeft() if leg.stasis_app != self._asterisk.app else None
+
+    def _dialling(self, call: Call) -> facts.Fact | None:
+        """Whether a leg that rings by what we know was answered, or is gone: the app's list shows neither."""
+        leg = self._asterisk.channel(call.channel_id)
+        if leg is None:
+            return facts.CallerGone()
+        return originate.answered(leg, "") if leg.stasis_app == self._asterisk.app else None
 
     def _media_missing(self, call: Call, present: frozenset[str]) -> facts.Fact | None:
         """A media leg that is gone, or that is ready and never told us."""
@@ -179,7 +188,9 @@ class _Look:
         for name in sorted(names):
             own = ids.parse(self._tools.prefix, name)
             if own is not None and self._is_leftover(own, looked_at):
-                self._remove(own, name)
+                self._remove(name, is_leg=own.kind is ids.Kind.MEDIA)
+            elif ids.is_originated(self._tools.prefix, name) and self._is_unknown_originate(name):
+                self._remove(name, is_leg=True)
 
     def _is_leftover(self, own: ids.OwnId, looked_at: datetime) -> bool:
         call = self._tools.ledger.store.load(own.call_id)
@@ -194,11 +205,17 @@ class _Look:
         # An ending call's teardown is at work on it.
         return False
 
-    def _remove(self, own: ids.OwnId, name: str) -> None:
-        is_leg = own.kind is ids.Kind.MEDIA
+    def _is_unknown_originate(self, name: str) -> bool:
+        """A leg that we begin, that rings, and that no call of ours knows: a restored database has forgotten it."""
+        if self._tools.ledger.store.originated(self._connection_id, name) is not None:
+            return False
+        leg = self._asterisk.channel(name)
+        return leg is not None and leg.stasis_app is None
+
+    def _remove(self, name: str, *, is_leg: bool) -> None:
         gone = not (self._asterisk.hang_up(name) if is_leg else self._asterisk.remove_bridge(name))
         if not gone:
-            self._found(f"{'media leg' if is_leg else 'bridge'} {name} had no live call: removed")
+            self._found(f"{'leg' if is_leg else 'bridge'} {name} had no live call: removed")
 
     def _found(self, detail: str) -> None:
         log.warning("resync", connection=self._connection_id, found=detail)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from uuid import UUID
 
+from shared import database
+from shared.core import facts
+from shared.core.calls import Call, State
 from shared.core.deadlines import Step
 from workers import claims
 from workers.steps import Tools
@@ -15,4 +19,8 @@ def create_run(tools: Tools, *, call_id: UUID) -> None:
     if claim is None:
         return
     with claim:
-        tools.ledger.create_run(call_id, tools.platform.create_run, owner=claim.owner)
+        tools.ledger.decide(call_id, State.ADMITTED, _run_of(tools), owner=claim.owner)
+
+
+def _run_of(tools: Tools) -> Callable[[database.Connection, Call], facts.RunCreated]:
+    return lambda connection, call: facts.RunCreated(workflow_run_id=tools.platform.create_run(connection, call))

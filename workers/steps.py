@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
-from shared import connections, database, dograh, messages
+from shared import connections, database, dograh, messages, originates
 from shared.core import ids
 from shared.core.calls import Call
+from shared.core.stasis_args import RunArgs
 from shared.ledger import Ledger
 from workers.asterisks import Asterisks
 
@@ -22,6 +23,17 @@ class Platform(Protocol):
 
     def create_run(self, connection: database.Connection, call: Call) -> int:
         """Inserts the workflow run, inside a transaction."""
+
+    def take_run(
+        self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int
+    ) -> dograh.Route | dograh.NoRoute:
+        """Takes a run that waits for a call for this one, inside a transaction."""
+
+    def waiting_run(self, connection: database.Connection, *, organization_id: int, channel_id: str) -> int | None:
+        """The run for which the platform has begun a call under this channel id, locked; or None."""
+
+    def end_run_in(self, connection: database.Connection, call: Call, media: Mapping[str, str]) -> None:
+        """Ends the call's run, inside a transaction."""
 
     def note_media(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         """Tells the run its media leg and bridge."""
@@ -59,6 +71,7 @@ class Tools:
     asterisks: Asterisks
     platform: Platform
     quota: Quota
+    originates: originates.Originates
     entrances: Entrances
     #: Runs requests at the same time; each gives its result or its PipelineError.
     side_by_side: Callable[..., list[Any]]

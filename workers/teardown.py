@@ -11,9 +11,11 @@ from shared import ari, errors
 from shared.core import entries, events, facts, ids
 from shared.core.calls import Call
 from shared.core.deadlines import Step
-from workers import bridge, claims, quota
+from workers import bridge, claims, originate, quota
 from workers.steps import Tools
 
+#: Begins the channel variables that tell the dialplan why a caller was refused.
+_VARIABLES = "AIP_"
 #: A channel told to hang up takes a moment to go (measured: a few ms, about 1 s while its media still connects).
 _LOOKS = (0.0, 0.05, 0.2, 0.5, 1.0)
 
@@ -24,15 +26,39 @@ def note_leg_ended(tools: Tools, *, connection_id: int, version: int, event: eve
     if own is not None:
         _media_ended(tools, connection_id, own, event)
         return
-    call = tools.ledger.store.last_entry(connection_id, event.leg.id, event.leg.created)
-    if call is None and event.type is events.EventType.STASIS_END and not quota.is_no_caller(event.leg):
-        call = quota.record_abandoned(tools, connection_id=connection_id, version=version, event=event)
+    call = _call_of(tools, connection_id, event)
+    if call is None:
+        call = _unknown_ended(tools, connection_id=connection_id, version=version, event=event)
     if call is None or _is_of_an_earlier_entry(call, event):
         return
     _, claim = claims.take(tools.ledger, call, _caller_fact(event), Step.TEARDOWN)
     if claim is not None:
         with claim:
             _tear_down(tools, claim)
+
+
+def _call_of(tools: Tools, connection_id: int, event: events.Event) -> Call | None:
+    call = tools.ledger.store.last_entry(connection_id, event.leg.id, event.leg.created)
+    if call is None and ids.is_originated(tools.prefix, event.leg.id):
+        call = tools.ledger.store.originated(connection_id, event.leg.id)
+        if call is not None and event.type is events.EventType.CHANNEL_DESTROYED:
+            call = originate.with_dial_status(tools, call)
+    return call
+
+
+def _unknown_ended(tools: Tools, *, connection_id: int, version: int, event: events.Event) -> Call | None:
+    """A leg we never heard of is gone: a caller who left before being picked up, or one the platform dialled in vain.
+
+    Returns:
+        The call, when one turned up in between.
+    """
+    if quota.is_no_caller(event.leg) or ids.is_originated(tools.prefix, event.leg.id):
+        return None
+    if event.type is events.EventType.STASIS_END:
+        return quota.record_abandoned(tools, connection_id=connection_id, version=version, event=event)
+    if event.type is events.EventType.CHANNEL_DESTROYED:
+        originate.unknown_unanswered(tools, connection_id=connection_id, version=version, event=event)
+    return None
 
 
 def tear_down(tools: Tools, *, call_id: UUID) -> None:
@@ -108,11 +134,17 @@ def _remove_all(tools: Tools, asterisk: ari.Ari, claim: claims.Claim) -> str:
         media_id, bridge_id = tools.media_id(call, attempt), tools.bridge_id(call, attempt)
         asks += [_Removal(asterisk, media_id, claim), _BridgeRemoval(asterisk, bridge_id)]
     if not call.caller_left:
-        asks.append(_CallerRemoval(asterisk, call, claim))
+        asks.append(_removal_of_caller(asterisk, call, claim))
     if not asks:
         return ""
     failures = [result for result in tools.side_by_side(*asks) if isinstance(result, errors.PipelineError)]
     return "; ".join(str(failure) for failure in failures)
+
+
+def _removal_of_caller(asterisk: ari.Ari, call: Call, claim: claims.Claim) -> _Removal:
+    if call.is_unanswered:
+        return _Removal(asterisk, call.channel_id, claim, call.hangup_cause)
+    return _Departure(asterisk, call, claim) if call.goes_on else _CallerRemoval(asterisk, call, claim)
 
 
 class _Removal:
@@ -139,12 +171,32 @@ class _CallerRemoval(_Removal):
 
     def __init__(self, asterisk: ari.Ari, call: Call, claim: claims.Claim) -> None:
         super().__init__(asterisk, call.channel_id, claim, call.hangup_cause)
-        self._created = call.channel_created
+        self._call = call
 
     def __call__(self) -> None:
-        leg = self._asterisk.channel(self._channel_id)
-        if leg is not None and leg.created == self._created and leg.stasis_app == self._asterisk.app:
+        if self._is_ours():
             super().__call__()
+
+    def _is_ours(self) -> bool:
+        leg = self._asterisk.channel(self._channel_id)
+        return leg is not None and leg.created == self._call.channel_created and leg.stasis_app == self._asterisk.app
+
+
+class _Departure(_CallerRemoval):
+    """Lets a refused caller go on in the dialplan behind Stasis, told why; sees it gone from our app."""
+
+    def __call__(self) -> None:
+        if not self._is_ours():
+            return
+        told = {"OUTCOME": self._call.outcome, "REASON": self._call.reason, "CAUSE": self._call.hangup_cause}
+        for name, value in told.items():
+            self._asterisk.set_variable(self._channel_id, f"{_VARIABLES}{name}", str(value))
+        self._asterisk.go_on(self._channel_id)
+        for pause in _LOOKS:
+            self._claim.pause(pause)
+            if not self._is_ours():
+                return
+        raise errors.TransientError(f"channel {self._channel_id} was sent on and is still in our app")
 
 
 class _BridgeRemoval:

@@ -172,7 +172,7 @@ def _opened(sealed: str | None, sealer: sealing.Sealer | None) -> str | None:
 def _route(platform: dograh.Dograh, row: dograh.ConfigurationRow) -> Finding:
     route = platform.route(source_id=row.source_id, organization_id=row.organization_id)
     if isinstance(route, dograh.Route):
-        return ok("inbound workflow", f"workflow {route.workflow_id}, websocket client {route.media_client}")
+        return ok("inbound workflow", f"workflow {route.workflow_id}, websocket client {route.terms.media_client}")
     return wrong(
         "inbound workflow",
         route.reason,

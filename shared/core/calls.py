@@ -71,13 +71,15 @@ class Outcome(StrEnum):
 
 
 class Cause(IntEnum):
-    """The Q.850 hang-up causes we give ourselves."""
+    """The Q.850 hang-up causes that we give, or go by."""
 
     UNALLOCATED = 1
     NORMAL = 16
     BUSY = 17
+    NO_RESPONSE = 18
     NO_ANSWER = 19
     REJECTED = 21
+    NO_CIRCUIT = 34
     NETWORK_OUT_OF_ORDER = 38
     TEMPORARY_FAILURE = 41
     CONGESTION = 42
@@ -98,6 +100,34 @@ WORKS_IN: dict[Step, State] = {
     Step.ORIGINATE: State.ORIGINATING,
 }
 _STEP_OF = {state: step for step, state in WORKS_IN.items()}
+
+#: A leg of ours has not been answered yet.
+_DIALLING = frozenset({State.ORIGINATING, State.RINGING})
+#: Dialstatus → outcome, why, and the cause when Asterisk tells none.
+_DIALLED: dict[str, tuple[Outcome, str, int]] = {
+    "BUSY": (Outcome.BUSY, "busy", Cause.BUSY),
+    "NOANSWER": (Outcome.NO_ANSWER, "not answered", Cause.NO_ANSWER),
+    "CANCEL": (Outcome.NO_ANSWER, "not answered", Cause.NO_ANSWER),
+    "CONGESTION": (Outcome.FAILED, "congestion", Cause.CONGESTION),
+}
+#: What Asterisk says of a leg that was dialled in vain.
+UNANSWERED_STATUSES = frozenset({*_DIALLED, "CHANUNAVAIL"})
+#: Of these the dialstatus alone tells how it came out: there may be no cause.
+_TELLING_STATUSES = frozenset({"BUSY", "CONGESTION"})
+#: Q.850 cause → outcome and why, when no dialstatus says it.
+_UNANSWERED: dict[int, tuple[Outcome, str]] = {
+    Cause.UNALLOCATED: (Outcome.FAILED, "unallocated number"),
+    Cause.BUSY: (Outcome.BUSY, "busy"),
+    Cause.NO_RESPONSE: (Outcome.NO_ANSWER, "not answered"),
+    Cause.NO_ANSWER: (Outcome.NO_ANSWER, "not answered"),
+    Cause.REJECTED: (Outcome.FAILED, "rejected"),
+    Cause.NO_CIRCUIT: (Outcome.FAILED, "congestion"),
+    Cause.CONGESTION: (Outcome.FAILED, "congestion"),
+}
+
+
+#: Stands for a caller's number that nobody told.
+UNKNOWN_NUMBER = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +154,7 @@ class Call:
     drives: int = 0
 
     channel_name: str = ""
-    caller_number: str = "unknown"
+    caller_number: str = UNKNOWN_NUMBER
     called_number: str = ""
     args: tuple[str, ...] = ()
     #: Asterisk's timestamps of our leg entering and leaving Stasis: they tell a duplicate event from a new entry.
@@ -135,12 +165,24 @@ class Call:
     user_id: int | None = None
     media_client: str | None = None
     workflow_run_id: int | None = None
+    #: The connection's own bound on a connected call; None for the setting's.
+    call_seconds: float | None = None
+    #: A refused caller goes on in the dialplan instead of being hung up.
+    goes_on: bool = False
+
+    #: Names the request to originate, once per connection; None for a leg that came to us.
+    request_id: str | None = None
+    #: What to dial for it, such as `PJSIP/4930123@trunk`, and for how long.
+    dial_endpoint: str | None = None
+    ring_seconds: float | None = None
+    #: How the dialling came out (Dial events): BUSY, NOANSWER, …
+    dial_status: str | None = None
 
     #: The last attempt committed; 0 before the first. Every attempt from 1 on may have left something behind.
     attempt: int = 0
     #: Until then a request of the last attempt may be on its way or take effect; None when its outcome is known.
     attempt_open_until: datetime | None = None
-    #: The same for earlier attempts whose outcome stayed unknown.
+    #: The same for earlier requests, the originating one included, whose outcome stayed unknown.
     unsettled_until: datetime | None = None
     legs_created: bool = False
     media_ready: bool = False
@@ -153,6 +195,11 @@ class Call:
     outcome: Outcome | None = None
     reason: str | None = None
     hangup_cause: int | None = None
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether it is a leg we originate that was not seen in Stasis yet: ours to hang up wherever it is."""
+        return self.request_id is not None and not self.channel_created
 
     @property
     def open_until(self) -> datetime | None:
@@ -172,8 +219,14 @@ _Handler = Callable[[Call, Any, datetime, Limits], Advance]
 
 
 def receive(call: Call, limits: Limits) -> Call:
-    """Gives a new inbound call its first deadline."""
+    """Gives a call that came to us its first deadline."""
     return replace(call, state=State.RECEIVED, deadline_at=call.received_at + limits.queue_wait())
+
+
+def originate(call: Call, limits: Limits) -> tuple[Call, commands.Command]:
+    """Gives a call we begin its first deadline, and its first order."""
+    begun = replace(call, state=State.ORIGINATING, deadline_at=call.received_at + limits.queue_wait())
+    return begun, commands.PlaceCall(call_id=call.call_id)
 
 
 def advance(call: Call, fact: facts.Fact, now: datetime, limits: Limits) -> Advance:
@@ -205,6 +258,9 @@ def _end(
     call: Call, now: datetime, limits: Limits, *, outcome: Outcome, reason: str, cause: int | None, **changes: Any
 ) -> Advance:
     """The one way into `ending`. What is known of outcome and cause already is kept."""
+    if call.state is State.ORIGINATING:
+        # A worker may be asking just now: what it asked for may appear after we looked.
+        changes = {"unsettled_until": now + limits.originate_wait()} | changes
     ending = _enter(
         call,
         State.ENDING,
@@ -237,14 +293,30 @@ def _admitted(call: Call, fact: facts.Admitted, now: datetime, limits: Limits) -
         workflow_id=fact.workflow_id,
         user_id=fact.user_id,
         media_client=fact.media_client,
+        call_seconds=fact.call_seconds,
     )
     return admitted, (commands.CreateRun(call_id=call.call_id),)
+
+
+def _taken_over(call: Call, fact: facts.TakenOver, now: datetime, limits: Limits) -> Advance:
+    if call.state is not State.RECEIVED:
+        return _same(call)
+    taken = replace(
+        call,
+        workflow_id=fact.workflow_id,
+        user_id=fact.user_id,
+        media_client=fact.media_client,
+        call_seconds=fact.call_seconds,
+        workflow_run_id=fact.workflow_run_id,
+    )
+    return _prepare(taken, now, limits)
 
 
 def _refused(call: Call, fact: facts.Refused, now: datetime, limits: Limits) -> Advance:
     if call.state not in (State.RECEIVED, State.ADMITTED):
         return _same(call)
-    return _end(call, now, limits, outcome=Outcome.REFUSED, reason=fact.reason, cause=fact.hangup_cause)
+    refused = replace(call, goes_on=fact.goes_on)
+    return _end(refused, now, limits, outcome=Outcome.REFUSED, reason=fact.reason, cause=fact.hangup_cause)
 
 
 def _run_created(call: Call, fact: facts.RunCreated, now: datetime, limits: Limits) -> Advance:
@@ -362,7 +434,8 @@ def _join(call: Call, now: datetime, limits: Limits) -> Advance:
 def _joined(call: Call, fact: facts.Joined, now: datetime, limits: Limits) -> Advance:
     if call.state is not State.JOINING or fact.attempt != call.attempt:
         return _same(call)
-    return _enter(call, State.CONNECTED, now, timedelta(seconds=limits.call_seconds), connected_at=now), ()
+    longest = timedelta(seconds=call.call_seconds or limits.call_seconds)
+    return _enter(call, State.CONNECTED, now, longest, connected_at=now), ()
 
 
 def _join_refused(call: Call, fact: facts.JoinRefused, now: datetime, limits: Limits) -> Advance:
@@ -381,6 +454,10 @@ def _bridge_lost(call: Call, fact: facts.BridgeLost, now: datetime, limits: Limi
 
 
 def _caller_hanging_up(call: Call, fact: facts.CallerHangingUp, now: datetime, limits: Limits) -> Advance:
+    if call.state in _DIALLING:
+        # Its ChannelDestroyed follows; only that is the end of a leg that was not answered.
+        known = call.hangup_cause or fact.hangup_cause
+        return (call if known == call.hangup_cause else replace(call, hangup_cause=known)), ()
     return _caller_ended(call, now, limits, cause=fact.hangup_cause, left=False)
 
 
@@ -390,10 +467,11 @@ def _caller_left(call: Call, fact: facts.CallerLeft, now: datetime, limits: Limi
 
 
 def _caller_gone(call: Call, fact: facts.CallerGone, now: datetime, limits: Limits) -> Advance:
-    if call.state in (State.ORIGINATING, State.RINGING):
-        outcome = _unanswered(fact.dial_status, fact.hangup_cause)
-        why = f"not answered: {fact.dial_status or 'no dial status'}"
-        return _end(call, now, limits, outcome=outcome, reason=why, cause=fact.hangup_cause, caller_left=True)
+    if call.state in _DIALLING:
+        outcome, why, cause = unanswered(call.dial_status, fact.hangup_cause or call.hangup_cause)
+        settled = replace(call, hangup_cause=cause)
+        return _end(settled, now, limits, outcome=outcome, reason=why, cause=cause, caller_left=True,
+                    unsettled_until=None)  # fmt: skip
     return _caller_ended(call, now, limits, cause=fact.hangup_cause, left=True)
 
 
@@ -407,42 +485,70 @@ def _caller_ended(call: Call, now: datetime, limits: Limits, *, cause: int | Non
         else:
             outcome, why = Outcome.CANCELED, "far end hung up before an agent was on the line"
         return _end(call, now, limits, outcome=outcome, reason=why, cause=cause, caller_left=left)
-    if call.state is State.ENDED:
-        return _same(call)
     # A second report may still know the cause, or that the leg is no longer ours.
     known = call.hangup_cause if call.hangup_cause is not None else cause
     return (call if (left, known) == (call.caller_left, call.hangup_cause) else
             replace(call, caller_left=left, hangup_cause=known)), ()  # fmt: skip
 
 
-def _unanswered(dial_status: str | None, cause: int | None) -> Outcome:
-    """Asterisk's dialstatus first, the cause second: the cause was 0 for busy over Local channels (measured)."""
-    if dial_status == "BUSY" or (dial_status is None and cause == Cause.BUSY):
-        return Outcome.BUSY
-    if dial_status in ("NOANSWER", "CANCEL") or (dial_status is None and cause == Cause.NO_ANSWER):
-        return Outcome.NO_ANSWER
-    return Outcome.FAILED
-
-
 # ── legs that we originate ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _ringing(call: Call, _fact: facts.Ringing, now: datetime, limits: Limits) -> Advance:
+def _originated(call: Call, _fact: facts.Originated, now: datetime, limits: Limits) -> Advance:
     if call.state is not State.ORIGINATING:
         return _same(call)
-    return _enter(call, State.RINGING, now, timedelta(seconds=limits.ring_seconds)), ()
+    return _enter(call, State.RINGING, now, limits.ring_wait(call.ring_seconds)), ()
 
 
-def _far_end_answered(call: Call, _fact: facts.FarEndAnswered, now: datetime, limits: Limits) -> Advance:
-    if call.state not in (State.ORIGINATING, State.RINGING):
+def _dialled(call: Call, fact: facts.Dialled, _now: datetime, _limits: Limits) -> Advance:
+    if call.state not in _DIALLING or call.dial_status == fact.status:
         return _same(call)
-    return _prepare(call, now, limits)
+    return replace(call, dial_status=fact.status), ()
+
+
+def _far_end_answered(call: Call, fact: facts.FarEndAnswered, now: datetime, limits: Limits) -> Advance:
+    if call.state not in _DIALLING:
+        return _same(call)
+    answered = replace(
+        call, channel_name=fact.channel_name, channel_created=fact.channel_created, entered_stamp=fact.stamp
+    )
+    return _prepare(answered, now, limits)
+
+
+def is_telling(dial_status: str | None, cause: int | None) -> bool:
+    """Whether these say how the dialling of a leg came out, so that nothing more has to be waited for."""
+    return dial_status in _TELLING_STATUSES or cause in _UNANSWERED
 
 
 def _originate_refused(call: Call, fact: facts.OriginateRefused, now: datetime, limits: Limits) -> Advance:
     if call.state is not State.ORIGINATING:
         return _same(call)
-    return _fail(call, now, limits, f"not originated: {fact.reason}")
+    return _end(
+        call,
+        now,
+        limits,
+        outcome=Outcome.FAILED,
+        reason=f"not originated: {fact.reason}",
+        cause=Cause.UNALLOCATED,
+        caller_left=True,
+        unsettled_until=None,
+    )
+
+
+def unanswered(dial_status: str | None, cause: int | None) -> tuple[Outcome, str, int | None]:
+    """How the dialling of a leg that was not answered came out, why in words, and the hang-up cause.
+
+    Asterisk's dialstatus first, the cause second: the cause was 0 for busy and for congestion over Local channels
+    (measured, 22.10).
+    """
+    known = _DIALLED.get(dial_status or "")
+    # Asterisk says NOANSWER of a leg that was rejected, too (measured, 22.10): there the cause knows more.
+    if known is not None and not (dial_status == "NOANSWER" and cause in (Cause.REJECTED, Cause.UNALLOCATED)):
+        outcome, why, usual = known
+        return outcome, why, cause or usual
+    otherwise = (Outcome.FAILED, f"not reached, cause {cause}" if cause else "not reached")
+    outcome, why = _UNANSWERED.get(cause or 0, otherwise)
+    return outcome, why, cause or None
 
 
 # ── deadlines and the end ────────────────────────────────────────────────────────────────────────────────────────────
@@ -546,6 +652,7 @@ _OVERDUE: dict[State, Callable[[Call, datetime, Limits], Advance]] = {
 
 _HANDLERS: dict[type[facts.Fact], _Handler] = {
     facts.Admitted: _admitted,
+    facts.TakenOver: _taken_over,
     facts.Refused: _refused,
     facts.RunCreated: _run_created,
     facts.AttemptBegun: _attempt_begun,
@@ -560,7 +667,8 @@ _HANDLERS: dict[type[facts.Fact], _Handler] = {
     facts.CallerHangingUp: _caller_hanging_up,
     facts.CallerLeft: _caller_left,
     facts.CallerGone: _caller_gone,
-    facts.Ringing: _ringing,
+    facts.Originated: _originated,
+    facts.Dialled: _dialled,
     facts.FarEndAnswered: _far_end_answered,
     facts.OriginateRefused: _originate_refused,
     facts.EndRequested: _end_requested,

@@ -45,8 +45,10 @@ class Limits:
     redrives: int = 2
     #: Media attempts: a second one only when the outcome of the first is unknown.
     attempts: int = 2
-    #: For the far end of an originated leg to answer.
+    #: For the far end of an originated leg to answer, unless its request says otherwise.
     ring_seconds: float = 60.0
+    #: Asterisk ends the ringing by itself; this much later we do.
+    ring_slack_seconds: float = 5.0
     #: A connected call is ended after this long.
     call_seconds: float = 4 * 3600.0
     #: The longest pause between two tries of a teardown.
@@ -74,6 +76,14 @@ class Limits:
     def queue_wait(self) -> timedelta:
         """How long a state may wait for its step to be taken up by a worker."""
         return timedelta(seconds=self.queue_seconds)
+
+    def originate_wait(self) -> timedelta:
+        """How long an originating request whose outcome nobody knows may still take effect."""
+        return self.claim(Step.ORIGINATE) + timedelta(seconds=self.request_seconds)
+
+    def ring_wait(self, ring_seconds: float | None) -> timedelta:
+        """How long the far end may ring before we end it, should Asterisk not."""
+        return timedelta(seconds=(ring_seconds or self.ring_seconds) + self.ring_slack_seconds)
 
     def attempt_wait(self) -> timedelta:
         """How long a begun attempt may go without a report."""

@@ -14,6 +14,19 @@ class Admitted:
     user_id: int
     #: The websocket client of Asterisk that reaches the voice agent, as configured when the call came.
     media_client: str
+    #: The connection's own bound on a connected call; None for the setting's.
+    call_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenOver:
+    """A leg that the platform originated is ours from here on: its run is of this tenant and waits for a call."""
+
+    workflow_id: int
+    user_id: int
+    media_client: str
+    workflow_run_id: int
+    call_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +35,8 @@ class Refused:
 
     reason: str
     hangup_cause: int
+    #: The caller goes on in the dialplan, told why, instead of being hung up.
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,28 +136,37 @@ class CallerLeft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallerGone:
-    """The caller's leg no longer exists (ChannelDestroyed, or Asterisk said so).
-
-    `dial_status` is the last one heard of a leg that we originated, such as BUSY or NOANSWER.
-    """
+    """The caller's leg no longer exists (ChannelDestroyed, or Asterisk said so)."""
 
     hangup_cause: int | None = None
-    dial_status: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ringing:
-    """The far end of a leg that we originated rings."""
+class Originated:
+    """Asterisk took our originating request: it dials the far end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialled:
+    """How the dialling of a leg that we originated came out: BUSY, NOANSWER, CONGESTION, …"""
+
+    status: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FarEndAnswered:
-    """The far end of a leg that we originated answered: its StasisStart."""
+    """The far end of a leg that we originated answered: its StasisStart, or a resync found it in our app."""
+
+    channel_name: str
+    #: Asterisk's `creationtime` of the leg.
+    channel_created: str
+    #: Asterisk's timestamp of the StasisStart; None when a resync found it.
+    stamp: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OriginateRefused:
-    """Asterisk declined to originate."""
+    """Asterisk declined to originate: nothing was dialled."""
 
     reason: str
 
@@ -174,6 +198,7 @@ class RemovalPending:
 
 Fact = (
     Admitted
+    | TakenOver
     | Refused
     | RunCreated
     | AttemptBegun
@@ -188,7 +213,8 @@ Fact = (
     | CallerHangingUp
     | CallerLeft
     | CallerGone
-    | Ringing
+    | Originated
+    | Dialled
     | FarEndAnswered
     | OriginateRefused
     | EndRequested

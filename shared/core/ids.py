@@ -6,10 +6,16 @@ everything made for it, and whoever finds a leftover can find its call.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from uuid import UUID
+from uuid import UUID, uuid5
+
+#: Names the requests to originate among all that uuid5 can name.
+_REQUESTS = UUID("6a0c7d52-6f5e-4a0b-9d0b-3f1f0c2f7f66")
+_ORIGINATED = re.compile(r"[0-9a-f]{32}-o", re.ASCII)
+_OWN = re.compile(r"([0-9a-f]{32})-([mb])([1-9][0-9]{0,2})", re.ASCII)
 
 
 class Kind(StrEnum):
@@ -45,11 +51,22 @@ def bridge_id(prefix: str, call: UUID, attempt: int) -> str:
     return own_id(prefix, call, Kind.BRIDGE, attempt)
 
 
-_OWN = re.compile(r"([0-9a-f]{32})-([mb])([1-9][0-9]{0,2})", re.ASCII)
+def originated_id(prefix: str, connection_id: int, request_id: str) -> str:
+    """The channel id of a leg that we originate: the same for the same request, so that asking twice is answered 409.
+
+    A list is hashed and not a joined string: request ids are chosen by others.
+    """
+    name = uuid5(_REQUESTS, json.dumps([connection_id, request_id]))
+    return f"{prefix}{name.hex}-o"
+
+
+def is_originated(prefix: str, name: str) -> bool:
+    """Whether a channel id is one of a leg that we originate."""
+    return name.startswith(prefix) and _ORIGINATED.fullmatch(name, len(prefix)) is not None
 
 
 def parse(prefix: str, name: str) -> OwnId | None:
-    """Reads one of our ids back; None for everything that is not exactly of our form."""
+    """Reads the id of a media leg or bridge of ours back; None for everything that is not exactly of that form."""
     if not name.startswith(prefix):
         return None
     match = _OWN.fullmatch(name, len(prefix))

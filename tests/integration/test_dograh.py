@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 
 from shared import database, dograh, errors
+from shared.core import serving
 from shared.core.calls import Call, Cause, Direction, Outcome, State
 
 pytestmark = pytest.mark.services
@@ -191,9 +192,14 @@ def test_only_our_configuration_is_removed(db: database.Database) -> None:
         ({"inbound_workflow_id": 5}, "inbound workflow is of another organization", Cause.NOT_ALLOWED),
         ({"ws_client_name": None}, "ws_client_name is missing", Cause.NETWORK_OUT_OF_ORDER),
         ({"ws_client_name": ""}, "ws_client_name is missing", Cause.NETWORK_OUT_OF_ORDER),
-        ({"ws_client_name": 5}, "ws_client_name is missing", Cause.NETWORK_OUT_OF_ORDER),
+        ({"ws_client_name": 5}, "ws_client_name holds what is not text", Cause.NETWORK_OUT_OF_ORDER),
         ({"ws_client_name": "a\x00"}, "ws_client_name holds what is not text", Cause.NETWORK_OUT_OF_ORDER),
         ({"ws_client_name": "\ud800"}, "ws_client_name holds what is not text", Cause.NETWORK_OUT_OF_ORDER),
+        (
+            {"ari_max_call_seconds": "1h"},
+            "ari_max_call_seconds is not a number of seconds up to 86400",
+            Cause.NETWORK_OUT_OF_ORDER,
+        ),
     ],
 )
 def test_a_call_without_a_route_is_told_why(
@@ -208,7 +214,8 @@ def test_a_call_without_a_route_is_told_why(
 def test_a_call_goes_to_the_workflow_configured_now(db: database.Database, workflow_id: object) -> None:
     source_id = configure(db, json.dumps(VALUE | {"inbound_workflow_id": workflow_id}))
     route = dograh.Dograh(db).route(source_id=source_id, organization_id=1)
-    assert route == dograh.Route(workflow_id=1, user_id=1, media_client="media")
+    terms = serving.Terms(media_client="media", call_seconds=None, dial_template="PJSIP/{number}", caller_id=None)
+    assert route == dograh.Route(workflow_id=1, user_id=1, terms=terms)
 
 
 def test_a_removed_configuration_has_no_route(db: database.Database) -> None:

@@ -440,14 +440,14 @@ def test_a_run_is_created_exactly_once(
     with db.connection() as connection:
         connection.execute("CREATE TABLE made (id serial PRIMARY KEY)")
 
-    def create(connection: database.Connection, locked: Call) -> int:
+    def create(connection: database.Connection, locked: Call) -> facts.RunCreated:
         assert locked.call_id == call.call_id
         row = connection.execute("INSERT INTO made DEFAULT VALUES RETURNING id").fetchone()
         assert row is not None
-        return int(row["id"])
+        return facts.RunCreated(workflow_run_id=int(row["id"]))
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: ledger.create_run(call.call_id, create, owner=""), range(8)))
+        list(pool.map(lambda _: ledger.decide(call.call_id, State.ADMITTED, create, owner=""), range(8)))
     made = one(db, "SELECT count(*) AS runs, max(id) AS id FROM made")
     loaded = store.load(call.call_id)
     assert loaded is not None
@@ -462,12 +462,12 @@ def test_a_run_that_cannot_be_stored_is_not_created(
     with db.connection() as connection:
         connection.execute("CREATE TABLE made (id serial PRIMARY KEY)")
 
-    def create(connection: database.Connection, _: Call) -> int:
+    def create(connection: database.Connection, _: Call) -> facts.RunCreated:
         connection.execute("INSERT INTO made DEFAULT VALUES")
         raise errors.DatabaseUnavailable("gone in between")
 
     with pytest.raises(errors.DatabaseUnavailable):
-        ledger.create_run(call.call_id, create, owner="")
+        ledger.decide(call.call_id, State.ADMITTED, create, owner="")
     assert one(db, "SELECT count(*) AS runs FROM made")["runs"] == 0
     assert store.load(call.call_id) == call
     assert orders.given == []
@@ -476,11 +476,11 @@ def test_a_run_that_cannot_be_stored_is_not_created(
 def test_a_call_that_ended_meanwhile_gets_no_run(ledger: Ledger, make: Callable[..., Call]) -> None:
     call = make(state=State.ENDING)
 
-    def create(_connection: database.Connection, _call: Call) -> int:
+    def create(_connection: database.Connection, _call: Call) -> facts.RunCreated:
         raise AssertionError
 
-    ledger.create_run(call.call_id, create, owner="")
-    ledger.create_run(uuid.uuid4(), create, owner="")
+    ledger.decide(call.call_id, State.ADMITTED, create, owner="")
+    ledger.decide(uuid.uuid4(), State.ADMITTED, create, owner="")
 
 
 # ── what is due ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -41,7 +41,18 @@ RECEIVED = Call(
     # Due: a deadline that passes now passes in every state.
     deadline_at=NOW,
 )
-ORIGINATING = replace(RECEIVED, state=State.ORIGINATING, direction=Direction.OUTBOUND)
+ORIGINATING = replace(
+    RECEIVED,
+    state=State.ORIGINATING,
+    direction=Direction.OUTBOUND,
+    channel_created="",
+    workflow_id=1,
+    user_id=2,
+    media_client="media",
+    workflow_run_id=9,
+    request_id="campaign 7, row 12",
+    dial_endpoint="PJSIP/+4930123",
+)
 RINGING = replace(ORIGINATING, state=State.RINGING)
 ADMITTED = replace(RECEIVED, state=State.ADMITTED, workflow_id=1, user_id=2, media_client="media")
 PREPARED = replace(ADMITTED, state=State.PREPARED, workflow_run_id=9)
@@ -63,6 +74,7 @@ FACTS: dict[str, facts.Fact] = {
     type(fact).__name__: fact
     for fact in (
         facts.Admitted(workflow_id=1, user_id=2, media_client="media"),
+        facts.TakenOver(workflow_id=1, user_id=2, media_client="media", workflow_run_id=9),
         facts.Refused(reason="no route", hangup_cause=Cause.UNALLOCATED),
         facts.RunCreated(workflow_run_id=9),
         facts.AttemptBegun(attempt=2, open_until=NOW + seconds(20)),
@@ -77,8 +89,9 @@ FACTS: dict[str, facts.Fact] = {
         facts.CallerHangingUp(hangup_cause=16),
         facts.CallerLeft(stamp="2026-05-01T12:00:09.000+0000"),
         facts.CallerGone(hangup_cause=16),
-        facts.Ringing(),
-        facts.FarEndAnswered(),
+        facts.Originated(),
+        facts.Dialled(status="BUSY"),
+        facts.FarEndAnswered(channel_name="PJSIP/trunk-1", channel_created="2026-05-01T12:00:05.000+0000"),
         facts.OriginateRefused(reason="400 no such endpoint"),
         facts.EndRequested(reason="ended by an operator"),
         facts.DeadlinePassed(),
@@ -91,6 +104,7 @@ FACTS: dict[str, facts.Fact] = {
 OUTCOMES = """
 fact              originating       ringing          received           admitted          prepared         joining          connected        ending      ended
 Admitted          .                 .                admitted+CreateRun .                 .                .                .                .           .
+TakenOver         .                 .                prepared+StartMedia .                .                .                .                .           .
 Refused           .                 .                ending+TearDown    ending+TearDown   .                .                .                .           .
 RunCreated        .                 .                .                  prepared+StartMedia .              .                .                .           .
 AttemptBegun      .                 .                .                  .                 =                .                .                .           .
@@ -102,10 +116,11 @@ MediaGone         .                 .                .                  .       
 Joined            .                 .                .                  .                 .                connected        .                .           .
 JoinRefused       .                 .                .                  .                 .                ending+TearDown  .                .           .
 BridgeLost        .                 .                .                  .                 .                .                ending+TearDown  .           .
-CallerHangingUp   ending+TearDown   ending+TearDown  ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  .           .
+CallerHangingUp   =                 =                ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  .           .
 CallerLeft        ending+TearDown   ending+TearDown  ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  =           =
-CallerGone        ending+TearDown   ending+TearDown  ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  =           .
-Ringing           ringing           .                .                  .                 .                .                .                .           .
+CallerGone        ending+TearDown   ending+TearDown  ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  =           =
+Originated        ringing           .                .                  .                 .                .                .                .           .
+Dialled           =                 =                .                  .                 .                .                .                .           .
 FarEndAnswered    prepared+StartMedia prepared+StartMedia .             .                 .                .                .                .           .
 OriginateRefused  ending+TearDown   .                .                  .                 .                .                .                .           .
 EndRequested      ending+TearDown   ending+TearDown  ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  .           .
@@ -508,12 +523,40 @@ def test_each_state_begins_with_its_drives_at_zero() -> None:
 # ── outbound ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+ANSWERED = facts.FarEndAnswered(channel_name="PJSIP/trunk-1", channel_created="2026", stamp="2026-05-01T12:00:05")
+
+
+def test_an_originate_is_ordered_as_soon_as_it_is_written() -> None:
+    call, order = calls.originate(replace(ORIGINATING, state=State.RECEIVED), LIMITS)
+    assert (call.state, call.deadline_at) == (State.ORIGINATING, call.received_at + LIMITS.queue_wait())
+    assert order == commands.PlaceCall(call_id=CALL_ID)
+
+
 def test_an_answered_far_end_gets_an_agent() -> None:
-    ringing, _ = advance(ORIGINATING, facts.Ringing())
-    assert ringing.deadline_at == NOW + seconds(LIMITS.ring_seconds)
-    prepared, orders = advance(ringing, facts.FarEndAnswered())
+    ringing, _ = advance(ORIGINATING, facts.Originated())
+    assert ringing.deadline_at == NOW + seconds(LIMITS.ring_seconds + LIMITS.ring_slack_seconds)
+    prepared, orders = advance(ringing, ANSWERED)
     assert prepared.state is State.PREPARED
     assert orders == [commands.StartMedia(call_id=CALL_ID, attempt=1)]
+    assert (prepared.channel_name, prepared.channel_created) == ("PJSIP/trunk-1", "2026")
+
+
+def test_an_answer_that_overtakes_the_request_s_own_answer_counts() -> None:
+    prepared, _ = advance(ORIGINATING, ANSWERED)
+    after, orders = advance(prepared, facts.Originated())
+    assert after is prepared
+    assert orders == []
+
+
+def test_ringing_is_bounded_by_what_was_asked_for_and_asterisk_ends_it_first() -> None:
+    ringing, _ = advance(replace(ORIGINATING, ring_seconds=20.0), facts.Originated())
+    assert ringing.deadline_at == NOW + seconds(20 + LIMITS.ring_slack_seconds)
+
+
+def test_a_leg_is_unanswered_until_it_is_seen_in_stasis() -> None:
+    assert RINGING.is_unanswered
+    assert not advance(RINGING, ANSWERED)[0].is_unanswered
+    assert not RECEIVED.is_unanswered
 
 
 def test_a_far_end_that_rings_too_long_did_not_answer() -> None:
@@ -521,29 +564,86 @@ def test_a_far_end_that_rings_too_long_did_not_answer() -> None:
     assert (after.outcome, after.hangup_cause) == (Outcome.NO_ANSWER, Cause.NO_ANSWER)
 
 
+def test_a_hang_up_request_is_not_yet_the_end_of_a_leg_that_rings() -> None:
+    after, _ = advance(RINGING, facts.CallerHangingUp(hangup_cause=21))
+    assert after.state is State.RINGING
+    ended, _ = advance(after, facts.CallerGone())
+    assert (ended.outcome, ended.reason, ended.hangup_cause) == (Outcome.FAILED, "rejected", 21)
+
+
+@pytest.mark.parametrize("fact", [facts.EndRequested(reason="ended by an operator"), facts.CallerLeft()])
+def test_an_originate_that_may_be_under_way_is_waited_for(fact: facts.Fact) -> None:
+    ending, _ = advance(ORIGINATING, fact)
+    assert ending.open_until == NOW + LIMITS.originate_wait()
+    assert advance(ending, facts.LegsRemoved())[0].state is State.ENDING
+    assert advance(ending, facts.LegsRemoved(), now=NOW + LIMITS.originate_wait())[0].state is State.ENDED
+
+
+@pytest.mark.parametrize(
+    ("call", "fact"),
+    [
+        (ORIGINATING, facts.OriginateRefused(reason="500 Allocation failed")),
+        (ORIGINATING, facts.CallerGone(hangup_cause=17)),
+        (RINGING, facts.EndRequested(reason="ended by an operator")),
+    ],
+)
+def test_an_originate_whose_outcome_is_known_is_not_waited_for(call: Call, fact: facts.Fact) -> None:
+    ending, _ = advance(call, fact)
+    assert ending.open_until is None
+
+
 @pytest.mark.parametrize("call", [ORIGINATING, RINGING])
 @pytest.mark.parametrize(
-    ("dial_status", "cause", "outcome"),
+    ("dial_status", "cause", "came_to"),
     [
-        ("BUSY", 0, Outcome.BUSY),
-        ("BUSY", 19, Outcome.BUSY),
-        ("NOANSWER", 0, Outcome.NO_ANSWER),
-        ("CANCEL", 16, Outcome.NO_ANSWER),
-        ("CONGESTION", 0, Outcome.FAILED),
-        ("CONGESTION", 17, Outcome.FAILED),
-        ("CHANUNAVAIL", 19, Outcome.FAILED),
-        (None, 17, Outcome.BUSY),
-        (None, 19, Outcome.NO_ANSWER),
-        (None, 21, Outcome.FAILED),
-        (None, None, Outcome.FAILED),
+        ("BUSY", 0, (Outcome.BUSY, "busy", 17)),
+        ("BUSY", 19, (Outcome.BUSY, "busy", 19)),
+        ("NOANSWER", 0, (Outcome.NO_ANSWER, "not answered", 19)),
+        ("CANCEL", 16, (Outcome.NO_ANSWER, "not answered", 16)),
+        ("CONGESTION", 0, (Outcome.FAILED, "congestion", 42)),
+        ("CONGESTION", 17, (Outcome.FAILED, "congestion", 17)),
+        ("CHANUNAVAIL", 1, (Outcome.FAILED, "unallocated number", 1)),
+        ("CHANUNAVAIL", 0, (Outcome.FAILED, "not reached", None)),
+        (None, 17, (Outcome.BUSY, "busy", 17)),
+        (None, 19, (Outcome.NO_ANSWER, "not answered", 19)),
+        ("NOANSWER", 21, (Outcome.FAILED, "rejected", 21)),
+        (None, 21, (Outcome.FAILED, "rejected", 21)),
+        (None, 3, (Outcome.FAILED, "not reached, cause 3", 3)),
+        (None, None, (Outcome.FAILED, "not reached", None)),
     ],
 )
 def test_an_unanswered_call_comes_out_by_dial_status_then_cause(
-    call: Call, dial_status: str | None, cause: int | None, outcome: Outcome
+    call: Call, dial_status: str | None, cause: int | None, came_to: tuple[Outcome, str, int | None]
 ) -> None:
-    after, orders = advance(call, facts.CallerGone(hangup_cause=cause, dial_status=dial_status))
-    assert (after.outcome, after.hangup_cause, after.caller_left) == (outcome, cause, True)
+    if dial_status is not None:
+        call, _ = advance(call, facts.Dialled(status=dial_status))
+    after, orders = advance(call, facts.CallerGone(hangup_cause=cause))
+    assert (after.outcome, after.reason, after.hangup_cause) == came_to
+    assert after.caller_left
     assert named(orders) == ["TearDown"]
+
+
+def test_a_cause_that_is_told_late_is_kept() -> None:
+    ended = replace(ENDED, hangup_cause=None)
+    assert advance(ended, facts.CallerGone(hangup_cause=17))[0].hangup_cause == 17
+    assert advance(ENDED, facts.CallerGone(hangup_cause=17))[0].hangup_cause == ENDED.hangup_cause
+
+
+def test_a_leg_taken_over_has_its_run_already() -> None:
+    taken = facts.TakenOver(workflow_id=1, user_id=2, media_client="media", workflow_run_id=9, call_seconds=60)
+    prepared, orders = advance(replace(RECEIVED, direction=Direction.OUTBOUND), taken)
+    assert (prepared.state, prepared.workflow_run_id, prepared.call_seconds) == (State.PREPARED, 9, 60)
+    assert orders == [commands.StartMedia(call_id=CALL_ID, attempt=1)]
+
+
+def test_a_connection_s_own_bound_ends_a_call() -> None:
+    connected, _ = advance(replace(JOINING, call_seconds=90.0), facts.Joined(attempt=1))
+    assert connected.deadline_at == NOW + seconds(90)
+
+
+def test_a_refused_caller_may_go_on_in_the_dialplan() -> None:
+    after, _ = advance(RECEIVED, facts.Refused(reason="busy", hangup_cause=17, goes_on=True))
+    assert (after.state, after.goes_on) == (State.ENDING, True)
 
 
 # ── any history ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -559,7 +659,8 @@ _fact: st.SearchStrategy[facts.Fact] = st.one_of(
     st.builds(facts.MediaGone, attempt=_attempts),
     st.builds(facts.Joined, attempt=_attempts),
     st.builds(facts.LegsUnknown, attempt=_attempts, reason=_text),
-    st.builds(facts.CallerGone, hangup_cause=_causes, dial_status=st.none() | _text),
+    st.builds(facts.CallerGone, hangup_cause=_causes),
+    st.builds(facts.Dialled, status=_text),
 )  # fmt: skip
 #: What usually happens, so that long lives are seen too.
 _SETUP: list[facts.Fact] = [

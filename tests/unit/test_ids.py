@@ -62,3 +62,23 @@ def test_a_look_alike_is_not_ours(name: str) -> None:
 def test_another_installation_is_not_ours() -> None:
     assert ids.parse("aip-", ids.media_id("aip2-", CALL, 1)) is None
     assert ids.parse("a-", ids.media_id("aip-", CALL, 1)) is None
+
+
+ORIGINATED = ids.originated_id(PREFIX, 7, "request 1")
+
+
+def test_the_same_request_has_the_same_channel_id() -> None:
+    assert ids.originated_id(PREFIX, 7, "request 1") == ORIGINATED
+    assert ids.originated_id(PREFIX, 8, "request 1") != ORIGINATED
+    assert ids.originated_id(PREFIX, 7, "request 2") != ORIGINATED
+    # A list is hashed, so that no request id runs into the connection's number.
+    assert ids.originated_id(PREFIX, 1, "1,x") != ids.originated_id(PREFIX, 11, ",x")
+
+
+def test_an_originated_leg_is_ours_and_no_media_leg() -> None:
+    assert ids.is_originated(PREFIX, ORIGINATED)
+    assert ids.parse(PREFIX, ORIGINATED) is None
+    assert not ids.is_originated("other-", ORIGINATED)
+    assert not ids.is_originated(PREFIX, ids.media_id(PREFIX, CALL, 1))
+    for look_alike in (ORIGINATED + ";2", ORIGINATED + "1", ORIGINATED[:-2], f"x{ORIGINATED}", ORIGINATED + "\n"):
+        assert not ids.is_originated(PREFIX, look_alike)

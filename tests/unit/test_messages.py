@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import typing
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
@@ -22,6 +23,7 @@ PREFIX = "aip-"
 CALL = UUID("0c9a4e52-9c5e-5c53-8a5f-6d0a5d6a2f11")
 CALLER = "1762000000.12"
 MEDIA = ids.media_id(PREFIX, CALL, 1)
+ORIGINATED = ids.originated_id(PREFIX, 7, "request 1")
 
 
 def event(kind: EventType, channel_id: str = CALLER) -> Event:
@@ -40,6 +42,9 @@ def sent(happened: Event) -> messages.Message | None:
     [
         (EventType.STASIS_START, CALLER, "receive_caller"),
         (EventType.STASIS_START, MEDIA, "note_media_ready"),
+        (EventType.STASIS_START, ORIGINATED, "note_answered"),
+        (EventType.STASIS_START, ORIGINATED + ";2", "receive_caller"),
+        (EventType.CHANNEL_DESTROYED, ORIGINATED, "note_leg_ended"),
         (EventType.STASIS_START, MEDIA.replace("aip-", "other-"), "receive_caller"),
         (EventType.STASIS_START, MEDIA + "x", "receive_caller"),
         (EventType.STASIS_END, CALLER, "note_leg_ended"),
@@ -53,6 +58,25 @@ def sent(happened: Event) -> messages.Message | None:
 )
 def test_where_an_event_goes(kind: EventType, channel_id: str, actor: str | None) -> None:
     message = sent(event(kind, channel_id))
+    assert (message.actor_name if message is not None else None) == actor
+
+
+@pytest.mark.parametrize(
+    ("status", "actor"),
+    [
+        ("", None),
+        ("RINGING", None),
+        ("PROGRESS", None),
+        ("ANSWER", None),
+        ("BUSY", "note_dialled"),
+        ("NOANSWER", "note_dialled"),
+        ("CANCEL", "note_dialled"),
+        ("CONGESTION", "note_dialled"),
+        ("CHANUNAVAIL", "note_dialled"),
+    ],
+)
+def test_only_dialling_in_vain_is_told(status: str, actor: str | None) -> None:
+    message = sent(replace(event(EventType.DIAL), dial_status=status))
     assert (message.actor_name if message is not None else None) == actor
 
 
@@ -103,7 +127,7 @@ def test_a_worker_declares_every_actor() -> None:
     broker = stub.StubBroker(middleware=[retries.Retries()])
     actors.declare(broker, cast(Any, SimpleNamespace()))
     # Placing calls is the outbound slice's.
-    assert set(messages.ACTORS) - broker.get_declared_actors() <= {"place_call"}
+    assert set(messages.ACTORS) - broker.get_declared_actors() == set()
     for name in broker.get_declared_actors():
         assert broker.get_actor(name).queue_name == messages.ACTORS[name]
 

@@ -1,0 +1,149 @@
+"""Calls that we begin: checks a request, and writes the call before anything is dialled.
+
+What is written here is carried out by the worker's step `originate`, and by the sweep should its order be lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Protocol
+
+from shared import connections, database, dograh, errors
+from shared.core import calls, ids, serving
+from shared.core.call_requests import CallRequest
+from shared.core.calls import Call
+from shared.core.stasis_args import RunArgs
+from shared.ledger import Ledger
+
+
+class Platform(Protocol):
+    """The platform's side of a call that we begin. `dograh.Dograh` is the adapter."""
+
+    def workflow_of(self, workflow_run_id: int, organization_id: int) -> int | None:
+        """The workflow of an organization's run; None when the organization has no such run."""
+
+    def outbound_route(
+        self, *, source_id: int, organization_id: int, workflow_id: int
+    ) -> dograh.Route | dograh.NoRoute:
+        """By which terms a call is served."""
+
+    def create_run(self, connection: database.Connection, call: Call) -> int:
+        """Inserts the call's run, inside a transaction."""
+
+    def take_run(
+        self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int
+    ) -> dograh.Route | dograh.NoRoute:
+        """Takes the run that waits for a call for this one, inside a transaction."""
+
+
+class Exits(Protocol):
+    """Through which connection an organization calls. `connections.Connections` is the adapter."""
+
+    def exit(self, organization_id: int) -> connections.Version:
+        """Raises InvalidRequest when it has none that is connected."""
+
+
+class Originates:
+    """Places calls."""
+
+    def __init__(self, ledger: Ledger, platform: Platform, exits: Exits, *, prefix: str) -> None:
+        self._ledger = ledger
+        self._platform = platform
+        self._exits = exits
+        self._prefix = prefix
+
+    def place(self, request: CallRequest) -> Call:
+        """Writes the call with its run, and orders it to be dialled. The same request again gives the same call.
+
+        Raises:
+            InvalidRequest: It cannot be placed as asked; nothing was written.
+            TransientError: The database is away.
+        """
+        request = request.checked()
+        through = self._exits.exit(request.organization_id)
+        channel_id = ids.originated_id(self._prefix, through.connection_id, request.request_id)
+        placed = self._ledger.store.originated(through.connection_id, channel_id)
+        if placed is not None:
+            return placed
+        route = self._route(request, through)
+        call, order = calls.originate(self._call(request, through, channel_id, route), self._ledger.limits)
+        if not self._write(call, request, through):
+            placed = self._ledger.store.originated(through.connection_id, channel_id)
+            if placed is None:
+                raise errors.InvalidRequest(f"run {request.workflow_run_id} has a call already")
+            return placed
+        self._ledger.give([order], call)
+        return call
+
+    def _route(self, request: CallRequest, through: connections.Version) -> dograh.Route:
+        workflow_id = request.workflow_id
+        if workflow_id is None:
+            assert request.workflow_run_id is not None
+            workflow_id = self._platform.workflow_of(request.workflow_run_id, request.organization_id)
+        if workflow_id is None:
+            raise errors.InvalidRequest(f"organization {request.organization_id} has no run {request.workflow_run_id}")
+        route = self._platform.outbound_route(
+            source_id=through.source_id, organization_id=request.organization_id, workflow_id=workflow_id
+        )
+        if isinstance(route, dograh.NoRoute):
+            raise errors.InvalidRequest(route.reason)
+        return route
+
+    def _call(
+        self,
+        request: CallRequest,
+        through: connections.Version,
+        channel_id: str,
+        route: dograh.Route,
+    ) -> Call:
+        now = self._ledger.store.now()
+        return Call(
+            call_id=self._ledger.new_id(),
+            connection_id=through.connection_id,
+            connection_version=through.version,
+            organization_id=request.organization_id,
+            channel_id=channel_id,
+            channel_created="",
+            entry=1,
+            direction=calls.Direction.OUTBOUND,
+            state=calls.State.ORIGINATING,
+            received_at=now,
+            state_since=now,
+            deadline_at=None,
+            caller_number=request.caller_id or route.terms.caller_id or calls.UNKNOWN_NUMBER,
+            called_number=request.number,
+            workflow_id=route.workflow_id,
+            user_id=route.user_id,
+            media_client=route.terms.media_client,
+            call_seconds=route.terms.call_seconds,
+            request_id=request.request_id,
+            dial_endpoint=serving.endpoint(route.terms.dial_template, request.number),
+            ring_seconds=request.ring_seconds,
+        )
+
+    def _write(self, call: Call, request: CallRequest, through: connections.Version) -> bool:
+        """The run and the call, both or neither; False when there is such a call already."""
+        try:
+            with self._ledger.store.transaction() as connection:
+                with_run = replace(call, workflow_run_id=self._run(connection, call, request, through))
+                if not self._ledger.store.insert_in(connection, with_run):
+                    raise _Placed
+        except _Placed:
+            return False
+        return True
+
+    def _run(
+        self, connection: database.Connection, call: Call, request: CallRequest, through: connections.Version
+    ) -> int:
+        if request.workflow_run_id is None:
+            return self._platform.create_run(connection, call)
+        assert call.workflow_id is not None
+        args = RunArgs(workflow_run_id=request.workflow_run_id, workflow_id=call.workflow_id)
+        route = self._platform.take_run(connection, call, args, source_id=through.source_id)
+        if isinstance(route, dograh.NoRoute):
+            raise errors.InvalidRequest(route.reason)
+        return request.workflow_run_id
+
+
+class _Placed(Exception):
+    """The call is there already: the run made for it is not wanted."""
