@@ -79,11 +79,11 @@ class Product:
         with contextlib.closing(queues.client(self.redis_url)) as client:
             yield client
 
-    def wait_idle(self, client: redis.Redis) -> None:
+    def wait_idle(self, client: redis.Redis, *, seconds: float = 10) -> None:
         """Waits until no message is waiting or in hand."""
         wait_until(
             lambda: not any(queued.size(client, name) for name in messages.QUEUES),
-            seconds=10,
+            seconds=seconds,
             every=0.01,
             what="every message was worked on",
         )

@@ -172,16 +172,14 @@ def test_an_unanswered_call_ends_its_run_within_a_second(
     site.wait_empty()
 
 
-def test_the_same_request_is_placed_once(site: Site) -> None:
+def test_the_same_request_is_placed_once(product: Product, site: Site) -> None:
     request_id = "campaign 7, row 12"
     for _ in range(5):
         place(site, "100", request_id=request_id)
     call = only_call(site, "connected")
     place(site, "100", request_id=request_id)
-    with queues.client(site.pipeline.redis_url) as client:
-        site.until(
-            lambda: not any(client.hlen(f"ari-queue:{name}.msgs") for name in messages.QUEUES), seconds=10, what="idle"
-        )
+    with product.queue() as client:
+        product.wait_idle(client)
     assert site.count("POST", "/channels") == 1
     assert site.runs() == 1
     site.end(call["channel_id"])
@@ -382,15 +380,9 @@ def test_an_unanswered_leg_of_another_tenant_s_run_ends_nothing(product: Product
             seconds=5,
             what="it is gone",
         )
-        with queues.client(site.pipeline.redis_url) as client:
-            site.until(
-                lambda: (
-                    not any(client.hlen(f"ari-queue:{name}.msgs") for name in messages.QUEUES)
-                    and not client.hlen("ari-queue:originate.DQ.msgs")
-                ),
-                seconds=15,
-                what="looked for to the end",
-            )
+        with product.queue() as client:
+            # Delayed messages are of the queue as well: it was looked for to the end.
+            product.wait_idle(client, seconds=15)
         assert run_row(site, run_id) == before
         assert site.calls() == []
 
