@@ -78,6 +78,10 @@ class Server:
             await asyncio.gather(self._playing, return_exceptions=True)
         self.faults.clear()
         await self.switch.stop()
+        if self._runner is not None:
+            # First nobody comes in any more: a connection taken afterwards would be closed by nobody.
+            for site in list(self._runner.sites):
+                await site.stop()
         for session in self._sessions:
             if session.transport is not None:
                 session.transport.abort()

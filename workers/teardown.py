@@ -14,8 +14,6 @@ from shared.core.deadlines import Step
 from workers import bridge, claims, originate, quota
 from workers.steps import Tools
 
-#: Begins the channel variables that tell the dialplan why a caller was refused.
-_VARIABLES = "AIP_"
 #: A channel told to hang up takes a moment to go (measured: a few ms, about 1 s while its media still connects).
 _LOOKS = (0.0, 0.05, 0.2, 0.5, 1.0)
 
@@ -188,9 +186,13 @@ class _Departure(_CallerRemoval):
     def __call__(self) -> None:
         if not self._is_ours():
             return
-        told = {"OUTCOME": self._call.outcome, "REASON": self._call.reason, "CAUSE": self._call.hangup_cause}
+        told = {
+            "AIP_OUTCOME": self._call.outcome,
+            "AIP_REASON": self._call.reason,
+            "AIP_CAUSE": self._call.hangup_cause,
+        }
         for name, value in told.items():
-            self._asterisk.set_variable(self._channel_id, f"{_VARIABLES}{name}", str(value))
+            self._asterisk.set_variable(self._channel_id, name, str(value))
         self._asterisk.go_on(self._channel_id)
         for pause in _LOOKS:
             self._claim.pause(pause)

@@ -1,0 +1,159 @@
+"""Outbound calls on a real Asterisk, by the real processes: ours, the platform's, and callers who go on."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+import pytest
+
+from devstack.agent import Agent
+from devstack.asterisk import RealAsterisk
+from shared import messages, queues
+from shared.core.call_requests import CallRequest
+from tests.acceptance.pipeline import Pipeline, Tenant, wait_until
+
+pytestmark = [pytest.mark.asterisk, pytest.mark.services]
+
+#: What a refused caller comes to behind Stasis: it shows what it was told, and waits.
+ANNOUNCEMENT = """
+[announced]
+exten => _X.,1,Stasis(voiceai)
+ same => n,Set(GLOBAL(TOLD)=${AIP_OUTCOME}/${AIP_CAUSE}/${AIP_REASON})
+ same => n,Wait(3600)
+"""
+
+
+@pytest.fixture
+def running(pipeline: Pipeline, tenant: Tenant, asterisk: RealAsterisk, agent: Agent) -> Pipeline:
+    """Everything up, the tenant's socket connected."""
+    assert agent.port
+    asterisk.configuration.dialplan = ANNOUNCEMENT
+    asterisk.reload()
+    tenant.configure(asterisk.url, ari_dial_template="Local/{number}@far", from_numbers=["+4955501"])
+    pipeline.start()
+    pipeline.wait_connected()
+    return pipeline
+
+
+def place(running: Pipeline, tenant: Tenant, number: str, **how: Any) -> None:
+    request = CallRequest(
+        organization_id=tenant.organization_id,
+        number=number,
+        request_id=uuid.uuid4().hex,
+        workflow_id=tenant.workflow_id,
+        **how,
+    )
+    queues.BrokerOrders(queues.broker(running.redis_url)).send(messages.of_request(request))
+
+
+def wait_calls(running: Pipeline, count: int, *states: str, seconds: float = 15) -> list[dict[str, Any]]:
+    wait_until(
+        lambda: len([call for call in running.calls() if call["state"] in states]) == count,
+        seconds=seconds,
+        what=lambda: "\n".join(running.story(call["channel_id"]) for call in running.calls()) + running.log_tail(),
+    )
+    return running.calls()
+
+
+def nothing_is_left(asterisk: RealAsterisk) -> bool:
+    return not asterisk.channels() and not asterisk.bridges()
+
+
+def test_whom_we_call_talks_with_the_agent(
+    running: Pipeline, asterisk: RealAsterisk, tenant: Tenant, agent: Agent
+) -> None:
+    place(running, tenant, "tone")
+    (call,) = wait_calls(running, 1, "connected")
+    assert call["caller_number"] == "+4955501"
+    session = agent.sessions[call["workflow_run_id"]]
+    wait_until(lambda: session.dominant_frequency is not None, seconds=5, what="the agent hears whom we called")
+    assert session.dominant_frequency == pytest.approx(1004, abs=20)
+    # Asked a second time under the same id, Asterisk says it was done.
+    again = asterisk.request(
+        "POST", "/channels", endpoint="Local/tone@far", app="voiceai", channelId=call["channel_id"]
+    )
+    assert again.status_code == 409
+    asterisk.hang_up(call["channel_id"])
+    wait_calls(running, 1, "ended")
+    wait_until(lambda: nothing_is_left(asterisk), seconds=5, what=lambda: str(asterisk.channels()))
+    assert running.value("SELECT count(*) FROM workflow_runs WHERE NOT is_completed") == 0
+
+
+def test_whom_we_cannot_reach_ends_the_run_with_disposition_and_cause(
+    running: Pipeline, asterisk: RealAsterisk, tenant: Tenant
+) -> None:
+    expected = {
+        "busy": ("busy", "busy", 17),
+        "congestion": ("failed", "failed", 42),
+        "reject": ("failed", "failed", 21),
+        "ring": ("no-answer", "no-answer", 19),
+        "nosuchnumber": ("failed", "failed", None),
+    }
+    for number in expected:
+        place(running, tenant, number, ring_seconds=2)
+    calls = wait_calls(running, len(expected), "ended")
+    came_to = {
+        call["called_number"]: (
+            call["outcome"],
+            running.run(call["channel_id"])["gathered_context"]["call_disposition"],
+            call["hangup_cause"] if call["called_number"] != "nosuchnumber" else None,
+        )
+        for call in calls
+    }
+    assert came_to == expected, [(call["called_number"], call["reason"], call["hangup_cause"]) for call in calls]
+    assert running.value("SELECT count(*) FROM workflow_runs WHERE NOT is_completed") == 0
+    assert max((call["ended_at"] - call["ending_at"]).total_seconds() for call in calls) < 1
+    wait_until(lambda: nothing_is_left(asterisk), seconds=5, what=lambda: str(asterisk.channels()))
+
+
+@pytest.mark.parametrize("number", ["wait", "busy"])
+def test_a_leg_of_the_platform_is_taken_over_or_its_run_ended(
+    running: Pipeline, asterisk: RealAsterisk, tenant: Tenant, number: str
+) -> None:
+    run_id = running.value(
+        "INSERT INTO workflow_runs (name, workflow_id, mode, call_type, initial_context, created_at)"
+        " VALUES ('WR-TEL-OUT-00000001', %s, 'ari', 'outbound', '{\"provider\": \"ari\"}', now()) RETURNING id",
+        tenant.workflow_id,
+    )
+    leg = f"platform-{uuid.uuid4().hex}"
+    said = f"workflow_run_id={run_id},workflow_id={tenant.workflow_id},user_id={tenant.user_id}"
+    answer = asterisk.request(
+        "POST", "/channels", endpoint=f"Local/{number}@far", app="voiceai", appArgs=said, channelId=leg, formats="ulaw"
+    )
+    assert answer.status_code == 200
+    running.value(
+        "UPDATE workflow_runs SET gathered_context = %s WHERE id = %s RETURNING 1",
+        json.dumps({"provider": "ari", "call_id": leg}),
+        run_id,
+    )
+    (call,) = wait_calls(running, 1, "connected" if number == "wait" else "ended")
+    assert (call["channel_id"], call["workflow_run_id"], call["direction"]) == (leg, run_id, "outbound")
+    if number == "wait":
+        asterisk.hang_up(leg)
+        wait_calls(running, 1, "ended")
+    else:
+        assert running.run(leg)["gathered_context"]["call_disposition"] == "busy"
+    assert running.run(leg)["is_completed"]
+    wait_until(lambda: nothing_is_left(asterisk), seconds=5, what=lambda: str(asterisk.channels()))
+
+
+def test_a_refused_caller_goes_on_in_the_dialplan_and_hears_why(
+    running: Pipeline, asterisk: RealAsterisk, tenant: Tenant
+) -> None:
+    tenant.configure(asterisk.url, inbound_workflow_id=None, ari_on_refusal="continue")
+    leg = asterisk.dial("announced", called="5551234")
+    (call,) = wait_calls(running, 1, "ended")
+    assert (call["outcome"], call["hangup_cause"]) == ("refused", 1)
+    told = "no inbound workflow configured"
+    wait_until(
+        lambda: (
+            asterisk.request("GET", "/asterisk/variable", variable="TOLD").json().get("value") == f"refused/1/{told}"
+        ),
+        seconds=5,
+        what=lambda: asterisk.request("GET", "/asterisk/variable", variable="TOLD").text,
+    )
+    still_there = asterisk.request("GET", f"/channels/{leg}").json()
+    assert still_there["dialplan"]["app_name"] == "Wait"
+    asterisk.hang_up_caller(leg)
