@@ -217,6 +217,8 @@ def test_environment_variables_that_are_named_are_read(page: str) -> None:
         *ROOT.glob("devstack/*.py"),
         *ROOT.glob("arictl/*.py"),
         *ROOT.glob("shared/*.py"),
+        # Channel variables, which the dialplan reads.
+        *ROOT.glob("workers/*.py"),
         ROOT / "tests/conftest.py",
     ]
     read = "\n".join(path.read_text() for path in sources)
