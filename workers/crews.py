@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import dramatiq
 
 from shared import messages, queues
-from shared.broker import retries
+from shared.broker import brokers, retries
 from workers import actors
 from workers.dead_letters import DeadLetters
 from workers.steps import Tools
@@ -27,10 +27,7 @@ CREWS = {
 class Crew:
     """Some threads for some queues, with a place of their own at the broker."""
 
-    def __init__(self, redis_url: str, tools: Tools, *, name: str, served: frozenset[str], threads: int) -> None:
-        middleware = [DeadLetters(tools.ledger.store), retries.Retries()]
-        broker = queues.broker(redis_url, middleware, name=name, threads=threads)
-        actors.declare(broker, tools)
+    def __init__(self, broker: brokers.Broker, *, served: frozenset[str], threads: int) -> None:
         self._broker = broker
         self._worker = dramatiq.Worker(broker, queues=set(served), worker_threads=threads)
 
@@ -49,7 +46,13 @@ class Crew:
 
 
 def muster(
-    redis_url: str, tools: Tools, *, name: str, served: frozenset[str], threads: Mapping[str, int]
+    redis_url: str,
+    tools: Tools,
+    *,
+    name: str,
+    served: frozenset[str],
+    threads: Mapping[str, int],
+    connection_limit: int,
 ) -> list[Crew]:
     """The crews of one worker.
 
@@ -57,13 +60,21 @@ def muster(
         name: The worker's.
         served: The queues it serves; empty means all. A crew that has none of them is not needed.
         threads: Crew → how many.
+        connection_limit: Most steps of one connection at work at once, over all workers.
     """
-    wanted = served or frozenset(messages.QUEUES)
-    return [
-        Crew(redis_url, tools, name=f"{name}/{crew}", served=own & wanted, threads=threads[crew])
-        for crew, own in CREWS.items()
-        if own & wanted
-    ]
+    mustered = []
+    for crew, own in CREWS.items():
+        if its_queues := own & (served or own):
+            broker = queues.broker(
+                redis_url,
+                [DeadLetters(tools.ledger.store), retries.Retries()],
+                name=f"{name}/{crew}",
+                threads=threads[crew],
+                connection_limit=connection_limit,
+            )
+            actors.declare(broker, tools)
+            mustered.append(Crew(broker, served=its_queues, threads=threads[crew]))
+    return mustered
 
 
 def stop(crews: Sequence[Crew], seconds: float) -> None:

@@ -73,7 +73,14 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         log.warning("media tokens are off: anyone who can reach the voice agent can open a media socket")
     elif config.media_token_secret is None:
         log.info("media tokens are signed by a secret derived from the first SECRET_KEY: changing it changes them")
-    mustered = crews.muster(redis_url, tools, name=config.name, served=config.queues, threads=config.crews)
+    mustered = crews.muster(
+        redis_url,
+        tools,
+        name=config.name,
+        served=config.queues,
+        threads=config.crews,
+        connection_limit=config.connection_steps,
+    )
     for crew in mustered:
         crew.start()
     pulse = health.Pulse(config.health_file)

@@ -3,7 +3,7 @@
 local counts = {}
 for _, queue in ipairs(ARGV) do
     local waiting = 0
-    for _, group in ipairs(redis.call("LRANGE", key("queue", queue, "turns"), 0, -1)) do
+    for _, group in ipairs(groups_of(queue)) do
         waiting = waiting + redis.call("LLEN", key("queue", queue, "group", group))
     end
     local delayed = redis.call("ZCARD", key("queue", queue, "delayed"))

@@ -1,13 +1,14 @@
 -- A member's one request: it lives, what became of the messages it held, how many more it can take.
 --
--- ARGV: member, heartbeat time-out in ms, room, number of queues, the queues in order of need;
+-- ARGV: member, heartbeat time-out in ms, room, most held of one group (0: no limit), number of queues,
+--       the queues in order of need;
 --       then of each settlement: verdict, queue, reference, body, delay in ms or why.
 -- Gives: now, how many it holds, in how many ms the next delayed message is due (-1: none);
 --        then of each message taken: queue, reference, body.
 
-local member, timeout_ms, room, count = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local queues = {unpack(ARGV, 5, 4 + count)}
-local held = key("held", member)
+local member = ARGV[1]
+local timeout_ms, room, limit, count = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local queues = {unpack(ARGV, 6, 5 + count)}
 
 -- Before anything that needs memory: a full Redis refuses a script whose first write does. Its queues must be emptied.
 for _, queue in ipairs(queues) do
@@ -18,8 +19,8 @@ redis.call("ZREM", key("members"), "")
 local function settle(verdict, queue, reference, body, detail)
     local messages = key("queue", queue)
     -- What is not in its hands any more is another's to settle. What is nowhere, Redis has lost: the member still has it.
-    local is_held = redis.call("SREM", held, queue .. "/" .. reference) == 1
-    if not is_held and (verdict == "done" or redis.call("HEXISTS", messages, reference) == 1) then return end
+    local is_ours = release(member, queue, reference)
+    if not is_ours and (verdict == "done" or redis.call("HEXISTS", messages, reference) == 1) then return end
     if verdict == "done" then
         redis.call("HDEL", messages, reference)
     elseif verdict == "dead" then
@@ -38,7 +39,7 @@ local function settle(verdict, queue, reference, body, detail)
     end
 end
 
-for at = 5 + count, #ARGV, 5 do
+for at = 6 + count, #ARGV, 5 do
     settle(unpack(ARGV, at, at + 4))
 end
 
@@ -77,14 +78,10 @@ end
 local taken = {}
 for _, queue in ipairs(queues) do
     while room > 0 do
-        local reference = take(queue)
+        local reference, body = take(member, queue, limit)
         if not reference then break end
-        local body = redis.call("HGET", key("queue", queue), reference)
-        if body then
-            redis.call("SADD", held, queue .. "/" .. reference)
-            for _, part in ipairs({queue, reference, body}) do table.insert(taken, part) end
-            room = room - 1
-        end
+        for _, part in ipairs({queue, reference, body}) do table.insert(taken, part) end
+        room = room - 1
     end
     if room > 0 then
         redis.call("ZADD", key("queue", queue, "idle"), now, member)
@@ -93,4 +90,4 @@ for _, queue in ipairs(queues) do
     end
 end
 
-return {now, redis.call("SCARD", held), due_ms, unpack(taken)}
+return {now, redis.call("SCARD", key("held", member)), due_ms, unpack(taken)}

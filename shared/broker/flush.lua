@@ -1,8 +1,12 @@
 -- Forgets every message of the queues but those in somebody's hands, which settle into nothing. ARGV: queues.
 
 for _, queue in ipairs(ARGV) do
-    for _, group in ipairs(redis.call("LRANGE", key("queue", queue, "turns"), 0, -1)) do
+    for _, group in ipairs(groups_of(queue)) do
         redis.call("DEL", key("queue", queue, "group", group))
+        redis.call("SREM", key("parked", group), queue)
     end
-    redis.call("DEL", key("queue", queue), key("queue", queue, "turns"), key("queue", queue, "delayed"))
+    redis.call("DEL", key("queue", queue))
+    for _, part in ipairs({"turns", "parked", "delayed"}) do
+        redis.call("DEL", key("queue", queue, part))
+    end
 end

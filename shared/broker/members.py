@@ -56,12 +56,21 @@ class Member:
     """Holds at most `capacity` messages of the queues it serves; those who come first in `order` are served first."""
 
     def __init__(
-        self, client: redis.Redis, namespace: str, name: str, *, capacity: int, order: Sequence[str], describe: Describe
+        self,
+        client: redis.Redis,
+        namespace: str,
+        name: str,
+        *,
+        capacity: int,
+        group_limit: int,
+        order: Sequence[str],
+        describe: Describe,
     ) -> None:
         self.id = f"{name}/{uuid.uuid4().hex[:12]}"
         self._client = client
         self._namespace = namespace
         self._capacity = capacity
+        self._group_limit = group_limit
         self._order = order
         self._describe = describe
         self._log = dramatiq.logging.get_logger(__name__, type(self))
@@ -214,7 +223,15 @@ class Member:
             room = 0 if self._drains else max(0, self._capacity - self._in_work)
         arguments = itertools.chain.from_iterable(settlement.arguments() for settlement in settled)
         now_ms, held, due_ms, *taken = scripts.EXCHANGE.run(
-            self._client, self._namespace, self.id, TIMEOUT_MS, room, len(served), *served, *arguments
+            self._client,
+            self._namespace,
+            self.id,
+            TIMEOUT_MS,
+            room,
+            self._group_limit,
+            len(served),
+            *served,
+            *arguments,
         )
         self._offset_ms = now_ms - int(time.monotonic() * 1000)
         with self._lock:

@@ -11,7 +11,7 @@ for _, held in ipairs(redis.call("SMEMBERS", key("held", ARGV[1]))) do
         if body then
             for _, part in ipairs({queue, reference, body}) do table.insert(found, part) end
         else
-            redis.call("SREM", key("held", ARGV[1]), held)
+            release(ARGV[1], queue, reference)
         end
     end
 end

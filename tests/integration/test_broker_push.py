@@ -232,6 +232,74 @@ def test_groups_take_turns(redis_url: str) -> None:
     assert [number for group, number in ran if group == "burst"] == list(range(500)), "in order within a group"
 
 
+def test_a_group_does_not_take_all_threads_with_work_that_hangs(redis_url: str, client: redis.Redis) -> None:
+    with working(redis_url, 2, threads=4, group_limit=3) as workers:
+        gate = stations.Gate()
+
+        def does(what: Any) -> None:
+            if str(what).startswith("hangs"):
+                gate(what)
+
+        for each in workers:
+            each.does = does
+        for number in range(10):
+            workers[0].send(f"hangs-{number}", queue=stations.QUEUES[number % 2], group="hanging")
+        stations.until(lambda: sum(len(each.began) for each in workers) == 3, seconds=5, what="not begun")
+        for number in range(20):
+            workers[0].send(number, group="other")
+        stations.until(lambda: sum(len(each.ran) for each in workers) == 20, seconds=5, what="held up")
+        before, began = exchanges(client), time.monotonic()
+        while time.monotonic() - began < 2.2:
+            time.sleep(0.05)
+        assert exchanges(client) - before <= 8, "nobody is kept awake by what may not run"
+        assert sum(len(each.began) for each in workers) == 23
+        counts = workers[0].broker.count(stations.QUEUES).values()
+        assert (sum(each.waiting for each in counts), sum(each.held for each in counts)) == (7, 3)
+        gate.open()
+        stations.until(lambda: sum(len(each.ran) for each in workers) == 30, seconds=5, what="does not go on")
+        for queue in stations.QUEUES:
+            workers[0].broker.join(queue, timeout=5000)
+        assert client.exists(f"{stations.NAMESPACE}:busy", f"{stations.NAMESPACE}:parked:hanging") == 0
+
+
+def test_a_group_whose_worker_leaves_in_the_middle_has_its_turns_again(redis_url: str, client: redis.Redis) -> None:
+    """What is given back counts no more."""
+    station = Station(redis_url, threads=2, group_limit=2)
+    station.worker = dramatiq.Worker(station.broker, worker_threads=1, worker_timeout=50)
+    gate = stations.Gate()
+    station.does = gate
+    station.worker.start()
+    for number in range(4):
+        station.send(number, group="g")
+    stations.until(lambda: station.worker.work_queue.qsize() == 1, seconds=5, what="not in hand")
+    assert client.hget(f"{stations.NAMESPACE}:busy", "g") == b"2"
+    stopping = threading.Thread(target=station.worker.stop)
+    stopping.start()
+    stations.until(lambda: client.hget(f"{stations.NAMESPACE}:busy", "g") == b"1", seconds=5, what="not given back")
+    gate.open()
+    stopping.join()
+    assert client.exists(f"{stations.NAMESPACE}:busy") == 0
+    with working(redis_url, 1, group_limit=2) as (other,):
+        other.wait(3)
+    station.broker.close()
+
+
+def test_flushing_forgets_who_was_parked(redis_url: str, client: redis.Redis) -> None:
+    with working(redis_url, 1, group_limit=1) as (station,):
+        gate = stations.Gate()
+        station.does = gate
+        for number in range(3):
+            station.send(number, group="g")
+        stations.until(lambda: client.exists(f"{stations.NAMESPACE}:parked:g"), seconds=5, what="not parked")
+        station.broker.flush("first")
+        gate.open()
+        stations.until(lambda: not client.exists(f"{stations.NAMESPACE}:busy"), seconds=5, what="still held")
+        station.send("after", group="g")
+        station.wait(2)
+    assert station.ran == [0, "after"]
+    assert client.keys("*parked*") == []
+
+
 def test_a_call_of_another_tenant_waits_for_a_message_and_not_for_the_burst(redis_url: str) -> None:
     with working(redis_url, 1, threads=2) as (station,):
         station.does = lambda what: time.sleep(0.01)
