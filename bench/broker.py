@@ -326,13 +326,22 @@ def _outage(bench: Bench, kind: str, title: str, seconds: float, case: Case) -> 
         ended = bench.times("ended")
     begun = bench.noted("began")
     missing = [what for what in sent if not ended[what]]
-    with_redis = [what for what in missing if case in LOSES_REDIS and what not in begun and sent[what] < ends_at]
+    # Waiting, delayed, or given back to be tried again when Redis was killed: it was in Redis and nowhere else.
+    killed_at = ends_at - seconds
+    with_redis = [
+        what
+        for what in missing
+        if case in LOSES_REDIS
+        and (sent[what] < ends_at if what not in begun else begun[what] + LOADS[what.split("-")[0]][0] < killed_at)
+    ]
     twice = sum(1 for what in sent if ended[what] > 1)
     run = sum(1 for what in sent if ended[what])
     # A message that was ordered by another one is the other's to lose: it has ended, so the order was taken.
     nexts = [what for what in sent if what.startswith("orders") and ended[what] and not ended[f"{what}-next"]]
     lost = len(missing) - len(with_redis) + (0 if case in LOSES_REDIS else len(nexts))
     row(title, kind, len(sent), refused, run, twice, len(with_redis), lost)
+    for what in set(missing) - set(with_redis):
+        sys.stderr.write(f"lost: {what}, begun {begun.get(what, 0) - killed_at:+.3f} s\n")
 
 
 def _settle(bench: Bench, sent: dict[str, float]) -> None:

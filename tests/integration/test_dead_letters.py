@@ -1,0 +1,142 @@
+"""Messages that fail for good become rows of the timeline: the real broker, the real store."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import dramatiq
+import pytest
+import redis
+
+from shared import database, errors, keys, messages, queues
+from shared.broker import retries
+from shared.core import commands
+from shared.core.calls import Call, Direction, State
+from shared.store import PostgresStore
+from tests import stations
+from workers.dead_letters import DeadLetters
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[database.Database]:
+    made = database.Database(database_url, size=4)
+    made.open()
+    with made.connection() as connection:
+        connection.execute("INSERT INTO ari.connections (source_id, organization_id, state) VALUES (1, 3, 'active')")
+        connection.execute(
+            "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password)"
+            " VALUES (1, 1, 'http://a', 'a', 'a', 'x')"
+        )
+    yield made
+    made.close()
+
+
+class Scene:
+    """A worker whose one step fails."""
+
+    def __init__(self, db: database.Database, redis_url: str) -> None:
+        self._db = db
+        self.url = redis_url
+        self.store = PostgresStore(db, who="worker", prefix="aip-")
+        self.error: Exception = errors.PermanentError("no")
+        self.tries = 0
+        self.broker = queues.broker(redis_url, [DeadLetters(self.store), retries.Retries((20,))], threads=2)
+        dramatiq.actor(
+            actor_name="tear_down",
+            queue_name="teardown",
+            broker=self.broker,
+            throws=errors.PermanentError,
+            retry_for_ms=70,
+        )(self._fail)
+        self._worker = dramatiq.Worker(self.broker, queues={"teardown"}, worker_threads=2, worker_timeout=50)
+        self._worker.start()
+
+    def _fail(self, **body: Any) -> None:
+        self.tries += 1
+        raise self.error
+
+    def letter(self) -> dict[str, Any]:
+        """The one dead letter."""
+        stations.until(self._letters, seconds=10, what="no dead letter")
+        self.broker.join("teardown", timeout=5000)
+        (letter,) = self._letters()
+        return letter
+
+    def _letters(self) -> list[dict[str, Any]]:
+        with self._db.connection() as connection:
+            return connection.execute("SELECT * FROM ari.timeline WHERE kind = 'dead-letter'").fetchall()
+
+    def close(self) -> None:
+        self._worker.stop(timeout=5000)
+        self.broker.close()
+
+
+@pytest.fixture
+def scene(db: database.Database, redis_url: str) -> Iterator[Scene]:
+    made = Scene(db, redis_url)
+    yield made
+    made.close()
+
+
+def call(store: PostgresStore) -> Call:
+    now = store.now()
+    made = Call(
+        call_id=uuid.uuid4(),
+        connection_id=1, connection_version=1, organization_id=3, channel_id="1.1", channel_created="c", entry=1,
+        direction=Direction.INBOUND, state=State.ENDING, received_at=now, state_since=now,
+        deadline_at=now + timedelta(seconds=60),
+    )  # fmt: skip
+    assert store.insert(made, [], None)
+    return made
+
+
+def test_what_fails_for_good_is_in_the_call_s_timeline(scene: Scene) -> None:
+    made = call(scene.store)
+    scene.broker.enqueue(messages.of_command(commands.TearDown(call_id=made.call_id), connection_id=1))
+    letter = scene.letter()
+    assert (letter["call_id"], letter["name"]) == (made.call_id, "tear_down")
+    assert "PermanentError: no" in letter["detail"]
+    assert "in _fail" in letter["detail"]
+    assert str(made.call_id) in letter["detail"]
+    assert scene.tries == 1
+
+
+def test_what_may_pass_is_tried_again_first(scene: Scene) -> None:
+    scene.error = errors.DatabaseUnavailable("away")
+    scene.broker.enqueue(messages.of_command(commands.TearDown(call_id=uuid.uuid4()), connection_id=1))
+    letter = scene.letter()
+    assert "DatabaseUnavailable: away" in letter["detail"]
+    assert letter["call_id"] is None
+    assert 2 <= scene.tries <= 5
+
+
+def test_no_secret_is_in_a_dead_letter(scene: Scene) -> None:
+    scene.error = errors.PermanentError("postgresql://user:hunter2@host and Authorization: Basic aHVudGVyMg==")
+    scene.broker.enqueue(messages.of_command(commands.TearDown(call_id=uuid.uuid4()), connection_id=1))
+    letter = scene.letter()
+    with redis.Redis.from_url(scene.url) as client:
+        ((_, fields),) = client.xrange(f"{keys.NAMESPACE}:dead")
+    for text in (letter["detail"], fields[b"why"].decode()):
+        assert "PermanentError" in text
+        assert "hunter2" not in text
+        assert "aHVudGVyMg" not in text
+
+
+@pytest.mark.parametrize("body", [b"\x00\xff{", b'{"v": 1}', b"{}"])
+def test_what_nobody_can_read_is_recorded_as_it_is(scene: Scene, body: bytes) -> None:
+    with redis.Redis.from_url(scene.url) as client:
+        name = f"{keys.NAMESPACE}:queue:teardown"
+        client.hset(name, "7/poison", body)
+        client.rpush(f"{name}:group:7", "7/poison")
+        client.rpush(f"{name}:turns", "7")
+        letter = scene.letter()
+        ((_, fields),) = client.xrange(f"{keys.NAMESPACE}:dead")
+    assert fields[b"body"] == body
+    assert "DecodeError" in letter["detail"]
+    assert body.decode(errors="backslashreplace").replace("\0", "\\x00") in letter["detail"]
+    assert scene.tries == 0
