@@ -1,6 +1,6 @@
 """Our broker beside the one that comes with Dramatiq: `python -m bench.broker [--rounds 3] [PART ...]`.
 
-Both on the same embedded Redis, one after the other in each round, the order changed from round to round. Parts:
+`--lengths 1,5` does the outages of these lengths only. Both on the same embedded Redis, one after the other in each round, the order changed from round to round. Parts:
 dispatch, chain, idle, throughput, flood, recovery, outages. Prints tables in Markdown; docs/bench.md has a run of it.
 """
 
@@ -73,8 +73,9 @@ def quantiles(values: Sequence[float]) -> tuple[str, ...]:
 class Bench:
     """Redis, and workers on it."""
 
-    def __init__(self, server: servers.Redis, folder: Path) -> None:
+    def __init__(self, server: servers.Redis, folder: Path, lengths: Sequence[int]) -> None:
         self.server = server
+        self.lengths = lengths
         self._folder = folder
         self._notes = folder / "notes"
         self._pid = 0
@@ -283,7 +284,7 @@ def outages(bench: Bench, rounds: int) -> None:
     say("\n### Outages\n")
     say("Sent: Redis took it. Refused: an error after 2 s, told to the producer. Two workers of 8 threads.\n")
     table("what happens", "broker", "sent", "refused", "run", "run twice", "lost with Redis", "lost")
-    for seconds in OUTAGES_SECONDS:
+    for seconds in bench.lengths:
         for name, case in CASES.items():
             for kind in ("ours", "stock") if (name, seconds) in STOCK else ("ours",):
                 _outage(bench, kind, f"{name}, {seconds} s", seconds, case)
@@ -416,9 +417,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.broker", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", choices=[*PARTS, []], help=", ".join(PARTS))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--lengths", default=",".join(map(str, OUTAGES_SECONDS)), help="of the outages, in seconds")
     options = parser.parse_args()
+    lengths = [int(length) for length in options.lengths.split(",")]
     with folders.temporary() as folder, servers.Redis(folder / "redis") as server:
-        bench = Bench(server, folder)
+        bench = Bench(server, folder, lengths)
         for part in options.parts or PARTS:
             PARTS[part](bench, options.rounds)
 
