@@ -1,7 +1,8 @@
 """Our broker beside the one that comes with Dramatiq: `python -m bench.broker [--rounds 3] [PART ...]`.
 
-`--lengths 1,5` does the outages of these lengths only. Both on the same embedded Redis, one after the other in each round, the order changed from round to round. Parts:
-dispatch, chain, idle, throughput, flood, recovery, outages. Prints tables in Markdown; docs/bench.md has a run of it.
+Both on the same embedded Redis, one after the other in each round, the order changed from round to round. Parts:
+dispatch, chain, idle, throughput, flood, recovery, outages; `--lengths 1,5` does the outages of these lengths only.
+Prints tables in Markdown; docs/bench.md has a run of it.
 """
 
 from __future__ import annotations
