@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from arictl import calls, connection, db, doctor
+from arictl import calls, connection, db, doctor, quota
 from shared import errors
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(db.app, name="db")
 app.add_typer(connection.app, name="connection")
+app.add_typer(quota.app, name="quota")
 app.command("calls")(calls.list_calls)
 app.command("trace")(calls.trace)
 app.command("call")(calls.call)

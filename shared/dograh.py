@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from shared import database, errors
@@ -16,6 +16,9 @@ from shared.core.calls import Call, Cause, Direction, Outcome
 from shared.core.stasis_args import RunArgs
 
 _CONFIGURATION_KEY = "TELEPHONY_CONFIGURATION"
+_LIMIT_KEY = "CONCURRENT_CALL_LIMIT"
+#: The services of a user's configuration that may be the platform's own, and are then paid for in credits.
+_SERVICES = ("llm", "stt", "tts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,16 @@ class NoRoute:
     reason: str
     hangup_cause: int
     goes_on: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """Who pays for a user's calls."""
+
+    #: How the platform names the user to its services.
+    provider_id: str
+    #: Of the platform's own services that the user's calls go by, each once.
+    service_keys: tuple[str, ...] = field(repr=False)
 
 
 class Dograh:
@@ -86,8 +99,7 @@ class Dograh:
                 and `replace` is not set.
         """
         with self._db.transaction() as connection:
-            if connection.execute("SELECT 1 FROM organizations WHERE id = %s", [organization_id]).fetchone() is None:
-                raise errors.InvalidConfiguration(f"there is no organization {organization_id}")
+            _require_organization(connection, organization_id)
             workflow_id = _whole_number(value.get("inbound_workflow_id"))
             found = connection.execute("SELECT organization_id FROM workflows WHERE id = %s", [workflow_id]).fetchone()
             if workflow_id is not None and (found is None or found["organization_id"] != organization_id):
@@ -114,6 +126,38 @@ class Dograh:
             if row is None or not configurations.is_ari(_load(row["value"])):
                 raise errors.InvalidConfiguration(f"organization {organization_id} has no ARI configuration")
             connection.execute("DELETE FROM organization_configurations WHERE id = %s", [row["id"]])
+
+    def require_organization(self, organization_id: int) -> None:
+        """Raises InvalidConfiguration when there is no such organization."""
+        with self._db.connection() as connection:
+            _require_organization(connection, organization_id)
+
+    def concurrent_calls(self, organization_id: int) -> int | None:
+        """The platform's own limit of calls at the same time; None when it has none, or none that can be read."""
+        with self._db.connection() as connection:
+            row = connection.execute(
+                "SELECT value::text AS value FROM organization_configurations WHERE organization_id = %s AND key = %s",
+                [organization_id, _LIMIT_KEY],
+            ).fetchone()
+        return _whole_number(_object(row["value"]).get("value"), least=0) if row is not None else None
+
+    def account(self, user_id: int) -> Account:
+        """Who pays for a user's calls.
+
+        Raises:
+            InvalidConfiguration: There is no such user, or its configuration cannot be read.
+        """
+        with self._db.connection() as connection:
+            row = connection.execute(
+                "SELECT u.provider_id, c.configuration FROM users u LEFT JOIN LATERAL ("
+                " SELECT configuration::text AS configuration FROM user_configurations WHERE user_id = u.id"
+                " ORDER BY id DESC LIMIT 1) c ON true WHERE u.id = %s",
+                [user_id],
+            ).fetchone()
+        if row is None:
+            raise errors.InvalidConfiguration(f"there is no user {user_id}")
+        configuration = _load(row["configuration"]) if row["configuration"] is not None else {}
+        return Account(provider_id=row["provider_id"], service_keys=_service_keys(configuration))
 
     def route(self, *, source_id: int, organization_id: int) -> Route | NoRoute:
         """Where an inbound call of this connection goes, by the configuration as it is now."""
@@ -349,6 +393,26 @@ def _judge(
     return Route(workflow_id=workflow_id, user_id=workflow["user_id"], terms=terms, goes_on=serving.goes_on(value))
 
 
+def _service_keys(configuration: object) -> tuple[str, ...]:
+    if not isinstance(configuration, dict):
+        raise errors.InvalidConfiguration("the user's configuration is no object")
+    keys: dict[str, None] = {}
+    for name in _SERVICES:
+        service = configuration.get(name)
+        if not isinstance(service, dict) or service.get("provider") != "dograh":
+            continue
+        key = service.get("api_key")
+        if not isinstance(key, str) or not key:
+            raise errors.InvalidConfiguration(f"the user's {name} is the platform's own and has no api_key")
+        keys[key] = None
+    return tuple(keys)
+
+
+def _require_organization(connection: database.Connection, organization_id: int) -> None:
+    if connection.execute("SELECT 1 FROM organizations WHERE id = %s", [organization_id]).fetchone() is None:
+        raise errors.InvalidConfiguration(f"there is no organization {organization_id}")
+
+
 def _disposition(call: Call) -> str:
     match call.outcome:
         case Outcome.COMPLETED:
@@ -392,10 +456,10 @@ def _load(text: str | None) -> object:
         return None
 
 
-def _whole_number(value: object) -> int | None:
-    """An id: an int, or the digits of one. The platform's ids are INTEGER."""
+def _whole_number(value: object, *, least: int = 1) -> int | None:
+    """An id or a limit: an int, or the digits of one. The platform's are INTEGER."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 10:
         value = int(value)
-    return value if isinstance(value, int) and 0 < value < 2**31 else None
+    return value if isinstance(value, int) and least <= value < 2**31 else None

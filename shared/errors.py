@@ -59,6 +59,10 @@ class QueueUnavailable(TransientError):
     """Redis could not be reached, or did not answer in time."""
 
 
+class QuotaServiceUnreachable(TransientError):
+    """No usable answer from the platform's quota service. Holds no service key."""
+
+
 class OutOfTime(TransientError):
     """A step has used up its time: it starts no further request."""
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 from uuid import UUID
 
 import structlog
 
 from shared import database, errors
-from shared.core import calls, commands, facts
+from shared.core import calls, commands, facts, quotas
 from shared.core.calls import Call
 from shared.core.deadlines import Limits, Step
 from shared.store import Hold, Note, Store
@@ -155,6 +155,37 @@ class Ledger:
             if self.store.save_in(connection, call, after, fact, owner=owner, notes=notes) is None:
                 raise errors.TransientError(f"call {call_id} was written under its lock")
         self.give(orders, call)
+
+    def admit(
+        self,
+        call: Call,
+        fact: facts.Admitted,
+        *,
+        slots: int | None,
+        goes_on: bool = False,
+        owner: str,
+        notes: Sequence[Note] = (),
+    ) -> None:
+        """Stores that a call may be served; that it is refused, when its organization's slots are all taken.
+
+        Counting and storing is one transaction under the organization's lock: of any number of calls that arrive at
+        the same time, as many are admitted as there are slots.
+
+        Args:
+            slots: How many the organization has; None for any number, and nothing is counted.
+            goes_on: Whether a refused caller goes on in the dialplan.
+        """
+        if slots is None:
+            self.record(call, fact, notes=notes, owner=owner)
+            return
+
+        def judge(connection: database.Connection, locked: Call) -> facts.Fact:
+            self.store.lock_organization(connection, locked.organization_id)
+            taken = self.store.slots_taken(connection, locked.organization_id)
+            crowded = quotas.crowded(taken=taken, limit=slots)
+            return fact if crowded is None else replace(crowded, goes_on=goes_on)
+
+        self.decide(call.call_id, calls.State.RECEIVED, judge, owner=owner, notes=notes)
 
     def give(self, orders: Sequence[commands.Command], call: Call) -> None:
         """Enqueues a call's orders; what cannot be enqueued is re-driven by the sweep when its deadline has passed."""

@@ -160,6 +160,42 @@ class Worker(WithDatabase):
         default=None, description="Signs the media token; derived from the first SECRET_KEY when not set."
     )
 
+    quota: Literal["sql", "http", "none"] = Field(
+        default="sql",
+        description="Who refuses calls by quota: our limits (`arictl quota`), the platform's quota service, or nobody.",
+    )
+    mps_api_url: str = Field(
+        default="",
+        validate_default=True,
+        description="With `QUOTA=http`: the quota service, `https://host[:port][/prefix]`.",
+    )
+    mps_secret_key: SecretStr | None = Field(
+        default=None,
+        description="By which the quota service knows us; not set for a self-hosted platform, which is told the user.",
+    )
+    quota_unreachable: Literal["refuse", "allow"] = Field(
+        default="refuse", description="What happens to calls while the quota service gives no usable answer."
+    )
+    concurrent_calls: int | None = Field(
+        default=None,
+        ge=0,
+        description="Most calls of an organization at the same time, where no limit of its own says so.",
+    )
+
+    @pydantic.field_validator("mps_api_url")
+    @classmethod
+    def _quota_service(cls, url: str, info: pydantic.ValidationInfo) -> str:
+        if info.data.get("quota") == "http" and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url):
+            raise ValueError("QUOTA=http needs http(s)://host[:port][/prefix] here, without user, query and fragment")
+        return url
+
+    @pydantic.field_validator("mps_secret_key")
+    @classmethod
+    def _header(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and not re.fullmatch(r"[!-~]+", secret.get_secret_value()):
+            raise ValueError("goes into a header: printable ASCII without spaces")
+        return secret
+
     @pydantic.field_validator("worker_queues")
     @classmethod
     def _queues(cls, queues: str) -> str:

@@ -11,10 +11,13 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
-from shared import database
+from shared import database, quotas
 from shared.core import calls, facts, ids
 from shared.core.calls import Call
 from shared.core.deadlines import Step
+
+#: Of an organization's advisory lock, beside its id: the platform may use such locks as well. The number is arbitrary.
+_ORGANIZATION_LOCK = 0x617269
 
 _FIXED = frozenset({
     "call_id", "connection_id", "connection_version", "organization_id", "entry", "direction", "received_at", "version",
@@ -133,6 +136,15 @@ class Store(Protocol):
 
     def lock(self, connection: database.Connection, call_id: UUID) -> Call | None:
         """The call, its row locked until the transaction ends."""
+
+    def lock_organization(self, connection: database.Connection, organization_id: int) -> None:
+        """Lets nobody else count the organization's slots until the transaction ends.
+
+        Under it no row of another call is waited for: whoever holds that row may be waiting for this.
+        """
+
+    def slots_taken(self, connection: database.Connection, organization_id: int) -> int:
+        """How many slots the organization's calls take up: exact until the transaction ends, under its lock."""
 
     def save_in(
         self,
@@ -273,6 +285,22 @@ class PostgresStore:
             [call_id],
         ).fetchone()
         return _call(row) if row is not None else None
+
+    def lock_organization(self, connection: database.Connection, organization_id: int) -> None:
+        """Waits for its turn; a statement's time at most.
+
+        An advisory lock: the platform's own row of the organization is not ours to lock. What is counted must be
+        counted by the next statement, whose snapshot is taken when the lock is held.
+        """
+        connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [_ORGANIZATION_LOCK, organization_id])
+
+    def slots_taken(self, connection: database.Connection, organization_id: int) -> int:
+        row = connection.execute(
+            f"SELECT count(*) AS taken FROM ari.calls WHERE organization_id = %s AND {quotas.TAKES_SLOT}",  # noqa: S608 - built from constants
+            [organization_id],
+        ).fetchone()
+        assert row is not None
+        return int(row["taken"])
 
     def overdue(self, limit: int) -> list[Call]:
         """Calls past their deadline and in nobody's hands, the longest overdue first."""

@@ -72,6 +72,11 @@ class Claim(Watch):
         self.call = self._ledger.record(self.call, fact, notes=self.notes(), owner=self.owner).call
         return self.call
 
+    def admit(self, fact: facts.Admitted, *, slots: int | None, goes_on: bool) -> None:
+        """Stores that the call may be served, if one of its organization's slots is free, and gives it out of hand."""
+        notes = self.notes()
+        self._ledger.admit(self.call, fact, slots=slots, goes_on=goes_on, owner=self.owner, notes=notes)
+
     def give_up(self, why: str) -> None:
         """Gives the call out of hand without a result: its deadline drives it on."""
         notes = [*self.notes(), Note(kind="note", name=f"{self._step} gave up", detail=why)]

@@ -19,12 +19,14 @@ from shared import (
     logs,
     originates,
     queues,
+    quotas,
     settings,
     store,
 )
 from workers import crews
 from workers.asterisks import RestAsterisks, SideBySide
-from workers.steps import NoQuota, Tools
+from workers.quota_service import QuotaService
+from workers.steps import NoQuota, Quota, Tools
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -56,11 +58,14 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     orders = queues.BrokerOrders(queues.broker(redis_url))
     book = ledger.Ledger(calls, orders, limits, who=config.name)
     platform = dograh.Dograh(db, storage_backend=config.storage_backend, run_completion=config.run_completion)
+    own_quotas = quotas.Quotas(db, now=calls.now)
+    slots = quotas.Slots(own_quotas, platform, default=config.concurrent_calls)
     tools = Tools(
         ledger=book,
         asterisks=RestAsterisks(known, config.sealer(), limits, requests_at_once=config.asterisk_requests),
         platform=platform,
-        quota=NoQuota(),
+        quota=_quota(config, own_quotas, platform),
+        slots=slots.of,
         originates=originates.Originates(book, platform, known, prefix=config.id_prefix),
         entrances=known,
         side_by_side=side_by_side,
@@ -93,6 +98,25 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     side_by_side.close()
     db.close()
     log.info("worker stopped")
+
+
+def _quota(config: settings.Worker, own: quotas.Quotas, platform: dograh.Dograh) -> Quota:
+    match config.quota:
+        case "sql":
+            return own
+        case "http":
+            secret = config.mps_secret_key
+            return QuotaService(
+                platform,
+                config.limits(),
+                url=config.mps_api_url,
+                secret=secret.get_secret_value() if secret is not None else None,
+                when_unreachable=config.quota_unreachable,
+                # A call has three services at most.
+                requests_at_once=config.worker_threads * 3,
+            )
+        case "none":
+            return NoQuota()
 
 
 if __name__ == "__main__":

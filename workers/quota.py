@@ -1,4 +1,4 @@
-"""The step `quota`: a caller's leg becomes a call, and is admitted or refused by tenant, route and quota."""
+"""The step `quota`: a caller's leg becomes a call, and is admitted or refused by tenant, route, quota and slots."""
 
 from __future__ import annotations
 
@@ -115,28 +115,29 @@ def _decide(tools: Tools, claim: claims.Claim, entrance: connections.Entrance, a
         _take_over(tools, claim, entrance)
     else:
         route = tools.platform.route(source_id=entrance.source_id, organization_id=entrance.organization_id)
-        refusal = _too_late(tools, age_seconds) or (
-            route if isinstance(route, dograh.NoRoute) else tools.quota.refusal(call)
-        )
-        if refusal is not None:
-            goes_on = route.goes_on
-            claim.record(facts.Refused(reason=refusal.reason, hangup_cause=refusal.hangup_cause, goes_on=goes_on))
+        refused = _refusal(tools, claim, route, age_seconds)
+        if refused is not None:
+            claim.record(replace(refused, goes_on=route.goes_on))
             return
         assert isinstance(route, dograh.Route)
-        claim.record(
-            facts.Admitted(
-                workflow_id=route.workflow_id,
-                user_id=route.user_id,
-                media_client=route.terms.media_client,
-                call_seconds=route.terms.call_seconds,
-            )
+        admitted = facts.Admitted(
+            workflow_id=route.workflow_id,
+            user_id=route.user_id,
+            media_client=route.terms.media_client,
+            call_seconds=route.terms.call_seconds,
         )
+        claim.admit(admitted, slots=tools.slots(call.organization_id), goes_on=route.goes_on)
 
 
-def _too_late(tools: Tools, age_seconds: float) -> dograh.NoRoute | None:
-    if age_seconds <= tools.ledger.limits.stale_start_seconds:
-        return None
-    return dograh.NoRoute(reason=f"picked up {age_seconds:.1f} s late", hangup_cause=Cause.CONGESTION)
+def _refusal(
+    tools: Tools, claim: claims.Claim, route: dograh.Route | dograh.NoRoute, age_seconds: float
+) -> facts.Refused | None:
+    """Why an inbound call may not be served, slots aside; None when it may."""
+    if age_seconds > tools.ledger.limits.stale_start_seconds:
+        return facts.Refused(reason=f"picked up {age_seconds:.1f} s late", hangup_cause=Cause.CONGESTION)
+    if isinstance(route, dograh.NoRoute):
+        return facts.Refused(reason=route.reason, hangup_cause=route.hangup_cause)
+    return tools.quota.refusal(claim.call, user_id=route.user_id, witness=claim)
 
 
 def _take_over(tools: Tools, claim: claims.Claim, entrance: connections.Entrance) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
-from shared import connections, database, dograh, messages, originates
-from shared.core import ids
+from shared import connections, database, dograh, messages, originates, rest
+from shared.core import facts, ids
 from shared.core.calls import Call
 from shared.core.stasis_args import RunArgs
 from shared.ledger import Ledger
@@ -43,16 +43,21 @@ class Platform(Protocol):
 
 
 class Quota(Protocol):
-    """Whether a call may be served."""
+    """Whether a call may be served, by what its organization has used. Concurrency is not counted here."""
 
-    def refusal(self, call: Call) -> dograh.NoRoute | None:
-        """Why not, or None when it may."""
+    def refusal(self, call: Call, *, user_id: int, witness: rest.Witness) -> facts.Refused | None:
+        """Why not, or None when it may.
+
+        Args:
+            user_id: Who pays for the call.
+            witness: Bounds the adapter's requests in time, and is told of them.
+        """
 
 
 class NoQuota:
     """The adapter that lets every call through."""
 
-    def refusal(self, call: Call) -> dograh.NoRoute | None:
+    def refusal(self, call: Call, *, user_id: int, witness: rest.Witness) -> facts.Refused | None:
         return None
 
 
@@ -71,6 +76,8 @@ class Tools:
     asterisks: Asterisks
     platform: Platform
     quota: Quota
+    #: How many slots an organization has; None for any number.
+    slots: Callable[[int], int | None]
     originates: originates.Originates
     entrances: Entrances
     #: Runs requests at the same time; each gives its result or its PipelineError.

@@ -87,8 +87,13 @@ class Cause(IntEnum):
     RECOVERY_ON_TIMER = 102
 
 
-#: The states in which a call takes up a slot and its legs are wanted.
+#: The states in which a call's legs are wanted.
 LIVE = frozenset(State) - {State.ENDING, State.ENDED}
+
+#: The live states in which a call takes up a slot of its organization's: from its admission on.
+TAKES_SLOT = LIVE - {State.RECEIVED}
+#: An ending call that was admitted keeps its slot until its legs are gone, but no longer than this.
+ENDING_SLOT_SECONDS = 60
 
 #: The state in which each step does its work; in any other it has nothing to do.
 WORKS_IN: dict[Step, State] = {

@@ -19,7 +19,7 @@ PLATFORM = {
     "organizations", "organization_configurations", "users", "user_configurations", "workflows", "workflow_definitions",
     "workflow_runs",
 }  # fmt: skip
-OURS = {"alembic_version", "attempts", "calls", "connection_versions", "connections", "leases", "timeline"}
+OURS = {"alembic_version", "attempts", "calls", "connection_versions", "connections", "leases", "quotas", "timeline"}
 
 
 def execute(url: str, *statements: str) -> None:

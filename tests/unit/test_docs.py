@@ -239,7 +239,7 @@ def test_arictl_commands_that_are_named_exist(page: str) -> None:
                 name = parts.pop(0)
                 assert name in command.commands, f"{page}: arictl {words}"
                 command = command.commands[name]
-            options = {option for parameter in command.params for option in parameter.opts}
+            options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
             assert {part for part in parts if part.startswith("--")} <= options, f"{page}: arictl {words}"
 
 

@@ -82,6 +82,13 @@ def test_the_tool_needs_a_database_and_nothing_else(environment: pytest.MonkeyPa
         ("ASTERISK_REQUESTS", "61", "less than or equal to 60"),
         ("MEDIA_TOKEN", "false", "Input should be"),
         ("RUN_COMPLETION", "hunter2", "Input should be"),
+        ("QUOTA", "hunter2", "Input should be"),
+        ("QUOTA_UNREACHABLE", "hunter2", "Input should be"),
+        ("CONCURRENT_CALLS", "-1", "greater than or equal to 0"),
+        ("CONCURRENT_CALLS", "hunter2", "valid integer"),
+        ("MPS_SECRET_KEY", "hunter2\nX-Admin: 1", "printable ASCII"),
+        ("MPS_SECRET_KEY", "hunter2 ü", "printable ASCII"),
+        ("MPS_SECRET_KEY", "", "printable ASCII"),
     ],
 )
 def test_a_wrong_variable_is_named_and_its_value_not_shown(
@@ -139,6 +146,41 @@ def test_media_tokens_are_on_unless_switched_off(environment: pytest.MonkeyPatch
     assert settings.load(settings.Worker).token_secret == "the agent's own"
     environment.setenv("MEDIA_TOKEN", "off")
     assert settings.load(settings.Worker).token_secret is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        None, "", "hunter2.example", "ftp://hunter2.example", "https://", "https:///x", "https://u:hunter2@mps.example",
+        "https://mps.example/?key=hunter2", "https://mps.example/#hunter2", "https://mps.example/hunter2 x",
+        "https://mps.example\n",
+    ],
+)  # fmt: skip
+def test_a_quota_service_must_be_named(environment: pytest.MonkeyPatch, url: str | None) -> None:
+    environment.setenv("QUOTA", "http")
+    if url is not None:
+        environment.setenv("MPS_API_URL", url)
+    with pytest.raises(errors.InvalidSettings, match="MPS_API_URL: QUOTA=http needs http") as caught:
+        settings.load(settings.Worker)
+    assert "hunter2" not in str(caught.value)
+    # Without it, nothing is asked of the setting.
+    environment.setenv("QUOTA", "none")
+    settings.load(settings.Worker)
+
+
+@pytest.mark.parametrize("url", ["http://mps", "https://mps.example:8443", "https://mps.example/prefix/"])
+def test_quota_services(environment: pytest.MonkeyPatch, url: str) -> None:
+    environment.setenv("QUOTA", "http")
+    environment.setenv("MPS_API_URL", url)
+    config = settings.load(settings.Worker)
+    assert (config.mps_api_url, config.mps_secret_key, config.quota_unreachable) == (url, None, "refuse")
+
+
+def test_nothing_is_limited_unless_told(environment: pytest.MonkeyPatch) -> None:
+    config = settings.load(settings.Worker)
+    assert (config.quota, config.concurrent_calls) == ("sql", None)
+    environment.setenv("CONCURRENT_CALLS", "0")
+    assert settings.load(settings.Worker).concurrent_calls == 0
 
 
 def test_limits_are_as_set(environment: pytest.MonkeyPatch) -> None:

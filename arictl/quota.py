@@ -1,0 +1,127 @@
+"""`arictl quota`: what organizations may use, and what they do."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from arictl import tools
+from shared import database, dograh, errors, quotas, store
+from shared.core.quotas import Quota
+
+app = typer.Typer(help="Organizations' limits.", no_args_is_help=True, rich_markup_mode=None)
+
+_TAKEN = f"SELECT organization_id, count(*) AS taken FROM ari.calls WHERE {quotas.TAKES_SLOT} GROUP BY organization_id"  # noqa: S608 - built from constants
+
+Organization = Annotated[int, typer.Option("--organization", "-o", help="The organization's id.")]
+
+
+@app.command("list")
+def list_quotas() -> None:
+    """List organizations with limits of ours, and what they use."""
+    table = tools.table("org", "calls", "minutes this month", "state")
+    with tools.opened() as (_, db):
+        own = _quotas(db)
+        limited = own.all()
+        with db.connection() as connection:
+            taken = {row["organization_id"]: row["taken"] for row in connection.execute(_TAKEN)}
+        for quota in limited:
+            table.add_row(
+                str(quota.organization_id),
+                _of(taken.get(quota.organization_id, 0), quota.concurrent_calls),
+                _of(int(own.used_seconds(quota.organization_id) // 60), quota.minutes_per_month),
+                _state(quota),
+            )
+    tools.out.print(table if limited else "No limits. Set one: arictl quota set --help")
+
+
+@app.command()
+def show(organization: Organization) -> None:
+    """Show what an organization may use, and what it does now."""
+    with tools.opened() as (_, db):
+        platform = dograh.Dograh(db)
+        platform.require_organization(organization)
+        own = _quotas(db)
+        quota, used_seconds = own.of(organization), own.used_seconds(organization)
+        theirs = platform.concurrent_calls(organization)
+        with db.transaction() as connection:
+            taken = _store(db).slots_taken(connection, organization)
+    tools.out.print(f"Organization {organization}: {_state(quota)}")
+    tools.out.print(f"calls now:           {taken} (limit: {_limits(quota.concurrent_calls, theirs)})")
+    tools.out.print(f"minutes this month:  {used_seconds / 60:.1f} (limit: {_limit(quota.minutes_per_month)})")
+
+
+@app.command("set")
+def set_quota(
+    organization: Organization,
+    calls: Annotated[str | None, typer.Option(metavar="N|none", help="Most calls at the same time.")] = None,
+    minutes: Annotated[
+        str | None, typer.Option(metavar="N|none", help="Most minutes of talk in a calendar month (UTC).")
+    ] = None,
+    blocked: Annotated[bool | None, typer.Option("--blocked/--allowed", help="Refuse every new call, or not.")] = None,
+) -> None:
+    """Set limits of an organization; those not named stay. New calls are judged by them at once, running ones go on.
+
+    Minutes and --blocked count where the workers' QUOTA is sql, calls always.
+    """
+    changes: dict[str, object] = {}
+    if calls is not None:
+        changes["concurrent_calls"] = _number("--calls", calls)
+    if minutes is not None:
+        changes["minutes_per_month"] = _number("--minutes", minutes)
+    if blocked is not None:
+        changes["blocked"] = blocked
+    if not changes:
+        raise errors.PermanentError("nothing to set: give --calls, --minutes, --blocked or --allowed")
+    with tools.opened() as (_, db):
+        dograh.Dograh(db).require_organization(organization)
+        quota = _quotas(db).change(organization, changes)
+    tools.out.print(
+        f"Organization {organization}: {_state(quota)}; calls at the same time: {_limit(quota.concurrent_calls)};"
+        f" minutes a month: {_limit(quota.minutes_per_month)}."
+    )
+
+
+@app.command()
+def remove(organization: Organization) -> None:
+    """Lift every limit of ours from an organization. The platform's own limit stays."""
+    with tools.opened() as (_, db):
+        if not _quotas(db).remove(organization):
+            raise errors.PermanentError(f"organization {organization} has no limits of ours: arictl quota list")
+    tools.out.print(f"Organization {organization}: no limits of ours any more.")
+
+
+def _store(db: database.Database) -> store.PostgresStore:
+    return store.PostgresStore(db, who="arictl", prefix="")
+
+
+def _quotas(db: database.Database) -> quotas.Quotas:
+    return quotas.Quotas(db, now=_store(db).now)
+
+
+def _number(option: str, text: str) -> int | None:
+    if text == "none":
+        return None
+    if not (text.isascii() and text.isdigit()) or int(text) >= 2**31:
+        raise errors.PermanentError(f"{option} is a whole number from 0 on, or none to lift the limit")
+    return int(text)
+
+
+def _limits(own: int | None, theirs: int | None) -> str:
+    """Of two limits the lower one counts."""
+    found = [(own, "by us"), (theirs, "by the platform")]
+    said = [f"{limit} {whose}" for limit, whose in found if limit is not None]
+    return ", ".join(said) or "CONCURRENT_CALLS of the workers, if set"
+
+
+def _limit(limit: int | None) -> str:
+    return "no limit" if limit is None else str(limit)
+
+
+def _of(used: int, limit: int | None) -> str:
+    return f"{used} of {limit}" if limit is not None else f"{used}, no limit"
+
+
+def _state(quota: Quota) -> str:
+    return "blocked" if quota.blocked else "allowed"

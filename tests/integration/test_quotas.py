@@ -1,0 +1,448 @@
+"""Quotas on a real Postgres: limits, minutes of a month, and slots, counted exactly however many calls come at once."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from shared import database, dograh, errors, quotas
+from shared.core import commands, facts
+from shared.core.calls import Call, Cause, Direction, Outcome, State
+from shared.core.deadlines import Limits, Step
+from shared.core.quotas import Quota
+from shared.ledger import Ledger
+from shared.store import Hold, PostgresStore
+
+pytestmark = pytest.mark.services
+
+LIMITS = Limits()
+ADMITTED = facts.Admitted(workflow_id=1, user_id=2, media_client="media")
+CALLERS = 50
+MARCH = datetime(2026, 3, 1, tzinfo=UTC)
+NOON = MARCH + timedelta(hours=12)
+
+
+class Orders:
+    """Remembers what was ordered."""
+
+    def __init__(self) -> None:
+        self.given: list[commands.Command] = []
+
+    def give(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
+        self.given += orders
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[database.Database]:
+    # As many connections as callers: what makes them wait for each other is the lock alone.
+    made = database.Database(database_url, size=CALLERS)
+    made.open()
+    with made.connection() as connection:
+        connection.execute("INSERT INTO ari.connections (source_id, organization_id, state) VALUES (1, 3, 'active')")
+        connection.execute(
+            "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password)"
+            " VALUES (1, 1, 'http://a', 'a', 'a', 'x')"
+        )
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def store(db: database.Database) -> PostgresStore:
+    return PostgresStore(db, who="test", prefix="aip-")
+
+
+@pytest.fixture
+def orders() -> Orders:
+    return Orders()
+
+
+@pytest.fixture
+def ledger(store: PostgresStore, orders: Orders) -> Ledger:
+    return Ledger(store, orders, LIMITS, who="test")
+
+
+@pytest.fixture
+def make(store: PostgresStore) -> Callable[..., Call]:
+    """Writes a call, `received` unless told; gives it back as written."""
+
+    def made(**fields: Any) -> Call:
+        now = store.now()
+        values: dict[str, Any] = {
+            "connection_id": 1, "connection_version": 1, "organization_id": 3, "channel_id": uuid.uuid4().hex,
+            "channel_created": "c", "entry": 1, "direction": Direction.INBOUND, "state": State.RECEIVED,
+            "received_at": now, "state_since": now, "deadline_at": now + timedelta(seconds=3),
+        } | fields  # fmt: skip
+        call = Call(call_id=uuid.uuid4(), **values)
+        assert store.insert(call, [], None)
+        return call
+
+    return made
+
+
+@pytest.fixture
+def own(db: database.Database) -> quotas.Quotas:
+    return quotas.Quotas(db, now=lambda: NOON)
+
+
+def taken(store: PostgresStore, organization_id: int = 3) -> int:
+    with store.transaction() as connection:
+        return store.slots_taken(connection, organization_id)
+
+
+def admit(ledger: Ledger, call: Call, slots: int | None, owner: str = "") -> Call:
+    """What the step does with a call that may be served; gives it back as it is then."""
+    ledger.admit(call, ADMITTED, slots=slots, owner=owner)
+    after = ledger.store.load(call.call_id)
+    assert after is not None
+    return after
+
+
+def execute(db: database.Database, query: str, *values: object) -> None:
+    with db.connection() as connection:
+        connection.execute(query, values)
+
+
+# ── slots ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("slots", [0, 1, 7, 49])
+def test_of_fifty_callers_at_once_as_many_get_in_as_there_are_slots(
+    store: PostgresStore, ledger: Ledger, make: Callable[..., Call], slots: int
+) -> None:
+    waiting = [make() for _ in range(CALLERS)]
+    gate = threading.Barrier(CALLERS)
+
+    def arrive(call: Call) -> Call:
+        gate.wait()
+        return admit(ledger, call, slots)
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        arrived = list(pool.map(arrive, waiting))
+    states = [call.state for call in arrived]
+    assert (states.count(State.ADMITTED), states.count(State.ENDING)) == (slots, CALLERS - slots)
+    assert taken(store) == slots
+    for call in arrived:
+        if call.state is State.ENDING:
+            assert (call.outcome, call.hangup_cause) == (Outcome.REFUSED, Cause.BUSY)
+            assert call.reason == f"too many calls at once: {slots} of {slots} slots are taken"
+
+
+def test_fifty_callers_and_as_many_who_leave_never_exceed_the_slots(
+    store: PostgresStore, ledger: Ledger, make: Callable[..., Call]
+) -> None:
+    """Callers come and go at the same time: after each admission there are as many as the limit at most."""
+    slots, most = 5, []
+    gate = threading.Barrier(CALLERS)
+
+    def come_and_go(call: Call) -> None:
+        gate.wait()
+        admitted = admit(ledger, call, slots)
+        with store.transaction() as connection:
+            store.lock_organization(connection, 3)
+            most.append(store.slots_taken(connection, 3))
+        if admitted.state is State.ADMITTED:
+            ending = ledger.record(admitted, facts.CallerLeft()).call
+            ledger.record(ending, facts.LegsRemoved())
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        list(pool.map(come_and_go, [make() for _ in range(CALLERS)]))
+    assert len(most) == CALLERS
+    assert 0 < max(most) <= slots
+    assert taken(store) == 0
+
+
+def test_another_organization_does_not_wait_for_the_lock(
+    store: PostgresStore, ledger: Ledger, make: Callable[..., Call]
+) -> None:
+    other = make(organization_id=4)
+    with store.transaction() as connection:
+        store.lock_organization(connection, 3)
+        assert admit(ledger, other, 1).state is State.ADMITTED
+        with ThreadPoolExecutor(1) as pool:
+            blocked = pool.submit(admit, ledger, make(), 1)
+            with pytest.raises(errors.DatabaseUnavailable):
+                # Waiting is bounded by a statement's time, and leaves the call as it was.
+                blocked.result(timeout=10)
+    assert taken(store) == 0
+    assert taken(store, 4) == 1
+
+
+def test_an_organization_s_calls_are_its_own(ledger: Ledger, store: PostgresStore, make: Callable[..., Call]) -> None:
+    for organization_id in (3, 4):
+        assert admit(ledger, make(organization_id=organization_id), 1).state is State.ADMITTED
+        assert admit(ledger, make(organization_id=organization_id), 1).state is State.ENDING
+
+
+def test_without_a_limit_nothing_is_counted_and_nobody_waits(
+    store: PostgresStore, ledger: Ledger, make: Callable[..., Call]
+) -> None:
+    with store.transaction() as connection:
+        store.lock_organization(connection, 3)
+        assert admit(ledger, make(), None).state is State.ADMITTED
+    assert taken(store) == 1
+
+
+def test_an_originated_call_is_written_under_the_same_lock_and_count(
+    store: PostgresStore, ledger: Ledger, make: Callable[..., Call]
+) -> None:
+    """What an originate of ours does: lock, count, insert. Callers who come at the same time are counted with it."""
+    slots, gate = 3, threading.Barrier(CALLERS)
+
+    def originate() -> bool:
+        gate.wait()
+        now = store.now()
+        call = Call(
+            call_id=uuid.uuid4(), connection_id=1, connection_version=1, organization_id=3,
+            channel_id=uuid.uuid4().hex, channel_created="", entry=1, direction=Direction.OUTBOUND,
+            state=State.ORIGINATING, received_at=now, state_since=now, deadline_at=now, workflow_id=1,
+        )  # fmt: skip
+        with store.transaction() as connection:
+            store.lock_organization(connection, 3)
+            if store.slots_taken(connection, 3) >= slots:
+                return False
+            return store.insert_in(connection, call)
+
+    def arrive(call: Call) -> bool:
+        gate.wait()
+        return admit(ledger, call, slots).state is State.ADMITTED
+
+    callers = [make() for _ in range(CALLERS // 2)]
+    with ThreadPoolExecutor(CALLERS) as pool:
+        placed = [pool.submit(originate) for _ in range(CALLERS // 2)]
+        admitted = [pool.submit(arrive, call) for call in callers]
+        assert sum(done.result() for done in [*placed, *admitted]) == slots
+    assert taken(store) == slots
+
+
+def test_a_call_that_ended_meanwhile_is_neither_admitted_nor_refused(ledger: Ledger, make: Callable[..., Call]) -> None:
+    call = make()
+    left = ledger.record(call, facts.CallerLeft()).call
+    assert [admit(ledger, call, slots) for slots in (0, 1, None)] == [left] * 3
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_caller_too_many_goes_on_in_the_dialplan_where_that_is_wanted(
+    store: PostgresStore, ledger: Ledger, make: Callable[..., Call], goes_on: bool
+) -> None:
+    call = make()
+    ledger.admit(call, ADMITTED, slots=0, goes_on=goes_on, owner="")
+    refused = store.load(call.call_id)
+    assert refused is not None
+    assert (refused.state, refused.goes_on) == (State.ENDING, goes_on)
+
+
+@pytest.mark.parametrize(("slots", "order"), [(1, commands.CreateRun), (0, commands.TearDown)])
+def test_an_admission_gives_its_order_and_gives_the_call_out_of_hand(
+    store: PostgresStore, orders: Orders, make: Callable[..., Call], slots: int, order: type
+) -> None:
+    ledger, call = Ledger(store, orders, LIMITS, who="test"), make()
+    held = store.claim(call.call_id, Hold(owner="w1", step=Step.QUOTA, duration=timedelta(seconds=9)))
+    assert held is not None
+    after = admit(ledger, held, slots, owner="w1")
+    assert orders.given == [order(call_id=call.call_id)]
+    step = Step.RUNS if slots else Step.TEARDOWN
+    assert store.claim(call.call_id, Hold(owner="w2", step=step, duration=timedelta(seconds=9))) is not None
+    assert after.version == held.version + 1
+
+
+LIVE: list[tuple[State, dict[str, Any]]] = [
+    (State.RECEIVED, {}),
+    (State.ADMITTED, {"workflow_id": 1}),
+    (State.PREPARED, {"workflow_id": 1, "attempt": 1, "workflow_run_id": 7}),
+    (State.PREPARED, {"workflow_id": 1, "attempt": 2, "workflow_run_id": 7, "legs_created": True}),
+    (State.JOINING, {"workflow_id": 1, "attempt": 1, "workflow_run_id": 7}),
+    (State.CONNECTED, {"workflow_id": 1, "attempt": 1, "workflow_run_id": 7}),
+    (State.ORIGINATING, {"workflow_id": 1, "direction": Direction.OUTBOUND}),
+    (State.RINGING, {"workflow_id": 1, "direction": Direction.OUTBOUND}),
+]
+ENDS: list[facts.Fact] = [
+    facts.Refused(reason="no", hangup_cause=17),
+    facts.LegsRefused(attempt=1, reason="no"),
+    facts.LegsUnknown(attempt=2, reason="no"),
+    facts.MediaGone(attempt=1),
+    facts.JoinRefused(attempt=1, reason="no"),
+    facts.BridgeLost(attempt=1, reason="no"),
+    facts.CallerHangingUp(hangup_cause=16),
+    facts.CallerLeft(),
+    facts.CallerGone(hangup_cause=16),
+    facts.OriginateRefused(reason="no"),
+    facts.EndRequested(reason="operator"),
+    facts.DeadlinePassed(),
+]
+
+
+def test_a_slot_is_free_again_whatever_way_a_call_ends(
+    store: PostgresStore, ledger: Ledger, db: database.Database, make: Callable[..., Call]
+) -> None:
+    ways = 0
+    for state, fields in LIVE:
+        for fact in ENDS:
+            long_ago = store.now() - timedelta(hours=9)
+            overdue = {"deadline_at": long_ago, "drives": 99} if isinstance(fact, facts.DeadlinePassed) else {}
+            open_until = {"attempt_open_until": long_ago} if isinstance(fact, facts.LegsUnknown) else {}
+            call = make(state=state, **fields, **overdue, **open_until)
+            admitted = int(state is not State.RECEIVED)
+            assert taken(store) == admitted, state
+            ending = ledger.record(call, fact).call
+            if ending.state is not State.ENDING:
+                execute(db, "DELETE FROM ari.calls")
+                continue
+            ways += 1
+            # Its legs are there until they are seen to be gone; a call that was never admitted has no part in it.
+            assert taken(store) == admitted, (state, fact)
+            ledger.record(ending, facts.LegsRemoved())
+            assert taken(store) == 0, (state, fact)
+            execute(db, "DELETE FROM ari.calls")
+    assert ways >= 40
+
+
+@pytest.mark.parametrize(("seconds", "slots"), [(0, 1), (55, 1), (61, 0), (100_000, 0)])
+def test_a_call_that_cannot_be_torn_down_frees_its_slot_after_a_minute(
+    store: PostgresStore, make: Callable[..., Call], seconds: int, slots: int
+) -> None:
+    ended_at = store.now() - timedelta(seconds=seconds)
+    make(state=State.ENDING, workflow_id=1, connected_at=ended_at - timedelta(seconds=5), ending_at=ended_at)
+    assert taken(store) == slots
+
+
+def test_a_refused_call_never_has_a_slot(store: PostgresStore, ledger: Ledger, make: Callable[..., Call]) -> None:
+    """A dialler that calls on and on does not keep out the callers who would be served."""
+    first = admit(ledger, make(), 1)
+    for _ in range(5):
+        assert admit(ledger, make(), 1).state is State.ENDING
+    assert taken(store) == 1
+    ledger.record(ledger.record(first, facts.CallerLeft()).call, facts.LegsRemoved())
+    assert admit(ledger, make(), 1).state is State.ADMITTED
+
+
+# ── minutes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("connected_at", "ending_at", "seconds"),
+    [
+        pytest.param(None, NOON, 0, id="never-connected"),
+        pytest.param(MARCH, MARCH + timedelta(seconds=90), 90, id="within"),
+        pytest.param(MARCH - timedelta(seconds=60), MARCH + timedelta(seconds=30), 30, id="across-the-beginning"),
+        pytest.param(MARCH - timedelta(seconds=60), MARCH, 0, id="ended-as-it-began"),
+        pytest.param(MARCH - timedelta(days=9), MARCH - timedelta(days=8), 0, id="last-month"),
+        pytest.param(NOON - timedelta(seconds=45), None, 45, id="live"),
+        pytest.param(MARCH - timedelta(hours=1), None, 12 * 3600, id="live-since-last-month"),
+        pytest.param(NOON + timedelta(seconds=1), None, 0, id="connected-a-moment-after-our-clock"),
+    ],
+)
+def test_minutes_are_those_talked_in_the_month(
+    own: quotas.Quotas, make: Callable[..., Call], connected_at: datetime | None, ending_at: datetime | None,
+    seconds: float,
+) -> None:  # fmt: skip
+    make(state=State.CONNECTED if ending_at is None else State.ENDED, connected_at=connected_at, ending_at=ending_at)
+    make(state=State.ENDED, connected_at=NOON - timedelta(hours=1), ending_at=NOON, organization_id=4)
+    assert own.used_seconds(3) == pytest.approx(seconds)
+
+
+def test_minutes_add_up_as_time_goes_on(db: database.Database, make: Callable[..., Call]) -> None:
+    """What is remembered of a month and what is asked anew are the same sum, at every moment."""
+    clock = NOON
+    kept, anew = (quotas.Quotas(db, now=lambda: clock) for _ in range(2))
+    for number in range(12):
+        ended_at = NOON + timedelta(seconds=20 * number)
+        make(state=State.ENDED, connected_at=ended_at - timedelta(seconds=10), ending_at=ended_at)
+        make(state=State.CONNECTED, connected_at=ended_at)
+        clock = ended_at + timedelta(seconds=5)
+        live = sum(20 * (number - older) + 5 for older in range(number + 1))
+        assert kept.used_seconds(3) == pytest.approx(10 * (number + 1) + live)
+    assert kept.used_seconds(3) == pytest.approx(anew.used_seconds(3))
+    clock = datetime(2026, 4, 1, 0, 1, tzinfo=UTC)
+    assert kept.used_seconds(3) == pytest.approx(12 * 60), "a new month begins at nothing"
+    assert kept.used_seconds(99) == 0
+
+
+def test_what_has_settled_is_not_read_again(db: database.Database, make: Callable[..., Call]) -> None:
+    clock = NOON
+    kept = quotas.Quotas(db, now=lambda: clock)
+    make(state=State.ENDED, connected_at=NOON - timedelta(seconds=100), ending_at=NOON - timedelta(seconds=61))
+    make(state=State.ENDED, connected_at=NOON - timedelta(seconds=100), ending_at=NOON - timedelta(seconds=59))
+    assert kept.used_seconds(3) == pytest.approx(39 + 41)
+    execute(db, "DELETE FROM ari.calls")
+    assert kept.used_seconds(3) == pytest.approx(39)
+    # Written late: it is younger than what is remembered, and found.
+    make(state=State.ENDED, connected_at=NOON - timedelta(seconds=60), ending_at=NOON - timedelta(seconds=59))
+    assert kept.used_seconds(3) == pytest.approx(39 + 1)
+
+
+# ── limits ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_changed_is_changed_and_the_rest_is_kept(own: quotas.Quotas) -> None:
+    assert own.of(3) == Quota(organization_id=3)
+    assert own.all() == []
+    own.change(3, {"concurrent_calls": 2})
+    own.change(4, {"blocked": True})
+    assert own.change(3, {"minutes_per_month": 100}) == own.of(3)
+    assert own.all() == [
+        Quota(organization_id=3, concurrent_calls=2, minutes_per_month=100),
+        Quota(organization_id=4, blocked=True),
+    ]
+    own.change(3, {"concurrent_calls": None})
+    assert own.of(3) == Quota(organization_id=3, minutes_per_month=100)
+    assert own.remove(3)
+    assert not own.remove(3)
+    assert own.of(3) == Quota(organization_id=3)
+    with pytest.raises(errors.DatabaseRefused):
+        own.change(3, {"concurrent_calls": -1})
+
+
+def test_many_changes_at_once_are_all_kept(own: quotas.Quotas) -> None:
+    changes: list[dict[str, Any]] = [{"concurrent_calls": 2}, {"minutes_per_month": 100}, {"blocked": True}]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda change: own.change(3, change), changes))
+    assert own.of(3) == Quota(organization_id=3, blocked=True, concurrent_calls=2, minutes_per_month=100)
+
+
+class NoWitness:
+    """The adapter `sql` makes no request."""
+
+
+def test_the_adapter_refuses_by_the_limits_as_they_are_now(own: quotas.Quotas, make: Callable[..., Call]) -> None:
+    call = make()
+    make(state=State.ENDED, connected_at=NOON - timedelta(minutes=2), ending_at=NOON)
+
+    def reason() -> str | None:
+        refused = own.refusal(call, user_id=2, witness=NoWitness())
+        return refused.reason if refused is not None else None
+
+    assert reason() is None
+    own.change(4, {"blocked": True, "minutes_per_month": 0})
+    assert reason() is None, "another organization's"
+    own.change(3, {"minutes_per_month": 3, "concurrent_calls": 0})
+    assert reason() is None
+    own.change(3, {"minutes_per_month": 2})
+    assert reason() == "the month's 2 minutes are used up"
+    own.change(3, {"blocked": True})
+    assert reason() == "the organization is blocked"
+    own.remove(3)
+    assert reason() is None
+
+
+def test_slots_are_the_lower_of_our_limit_and_the_platform_s(db: database.Database, own: quotas.Quotas) -> None:
+    execute(db, "INSERT INTO organizations (id, provider_id) VALUES (3, 'o3')")
+    slots = quotas.Slots(own, dograh.Dograh(db), default=8)
+    assert (slots.of(3), quotas.Slots(own, dograh.Dograh(db), default=None).of(3)) == (8, None)
+    execute(
+        db,
+        "INSERT INTO organization_configurations (organization_id, key, value)"
+        " VALUES (3, 'CONCURRENT_CALL_LIMIT', '{\"value\": 5}')",
+    )
+    assert slots.of(3) == 5
+    own.change(3, {"concurrent_calls": 2})
+    assert slots.of(3) == 2
+    own.change(3, {"concurrent_calls": 20})
+    assert slots.of(3) == 5
+    assert slots.of(4) == 8
