@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from arictl import tools
-from shared import connections, database, dograh, errors, originates
+from shared import connections, database, dograh, errors, originates, quotas
 from shared.core import facts
 from shared.core.call_requests import CallRequest
 from shared.core.calls import State
@@ -124,11 +124,10 @@ def call(  # noqa: PLR0917 - typer reads these as options
         ring_seconds=ring_seconds,
     )
     with tools.acting() as (config, db, book):
+        platform = dograh.Dograh(db, storage_backend=config.storage_backend)
+        slots = quotas.Slots(quotas.Quotas(db, now=book.store.now), platform, default=config.concurrent_calls)
         placed = originates.Originates(
-            book,
-            dograh.Dograh(db, storage_backend=config.storage_backend),
-            connections.Connections(db),
-            prefix=config.id_prefix,
+            book, platform, connections.Connections(db), slots=slots.of, prefix=config.id_prefix
         ).place(request)
     tools.out.print(f"Call {placed.call_id}: arictl trace {str(placed.call_id)[:8]}")
 

@@ -5,11 +5,12 @@ What is written here is carried out by the worker's step `originate`, and by the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
 from shared import connections, database, dograh, errors
-from shared.core import calls, ids, serving
+from shared.core import calls, ids, quotas, serving
 from shared.core.call_requests import CallRequest
 from shared.core.calls import Call
 from shared.core.stasis_args import RunArgs
@@ -44,12 +45,19 @@ class Exits(Protocol):
 
 
 class Originates:
-    """Places calls."""
+    """Places calls.
 
-    def __init__(self, ledger: Ledger, platform: Platform, exits: Exits, *, prefix: str) -> None:
+    Args:
+        slots: How many slots an organization has; None for any number.
+    """
+
+    def __init__(
+        self, ledger: Ledger, platform: Platform, exits: Exits, *, slots: Callable[[int], int | None], prefix: str
+    ) -> None:
         self._ledger = ledger
         self._platform = platform
         self._exits = exits
+        self._slots = slots
         self._prefix = prefix
 
     def place(self, request: CallRequest) -> Call:
@@ -122,12 +130,24 @@ class Originates:
         )
 
     def _write(self, call: Call, request: CallRequest, through: connections.Version) -> bool:
-        """The run and the call, both or neither; False when there is such a call already."""
+        """The run and the call, both or neither; False when there is such a call already.
+
+        Counted and written under the organization's lock, as an admission is.
+        """
+        slots = self._slots(call.organization_id)
+        crowded = None
         try:
             with self._ledger.store.transaction() as connection:
+                if slots is not None:
+                    self._ledger.store.lock_organization(connection, call.organization_id)
+                    taken = self._ledger.store.slots_taken(connection, call.organization_id)
+                    crowded = quotas.crowded(taken=taken, limit=slots)
                 with_run = replace(call, workflow_run_id=self._run(connection, call, request, through))
                 if not self._ledger.store.insert_in(connection, with_run):
                     raise _Placed
+                # Asked after the call was not there already: one that is placed has its slot.
+                if crowded is not None:
+                    raise errors.InvalidRequest(crowded.reason)
         except _Placed:
             return False
         return True

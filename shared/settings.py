@@ -112,6 +112,11 @@ class WithDatabase(Base):
     stale_start_seconds: float = Field(
         default=5.0, gt=0, le=60, description="A call picked up later than this is refused with congestion."
     )
+    concurrent_calls: int | None = Field(
+        default=None,
+        ge=0,
+        description="Most calls of an organization at the same time, where no limit of its own says so.",
+    )
 
     def limits(self) -> Limits:
         """The bounds of a call."""
@@ -175,11 +180,6 @@ class Worker(WithDatabase):
     )
     quota_unreachable: Literal["refuse", "allow"] = Field(
         default="refuse", description="What happens to calls while the quota service gives no usable answer."
-    )
-    concurrent_calls: int | None = Field(
-        default=None,
-        ge=0,
-        description="Most calls of an organization at the same time, where no limit of its own says so.",
     )
 
     @pydantic.field_validator("mps_api_url")

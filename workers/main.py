@@ -66,7 +66,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         platform=platform,
         quota=_quota(config, own_quotas, platform),
         slots=slots.of,
-        originates=originates.Originates(book, platform, known, prefix=config.id_prefix),
+        originates=originates.Originates(book, platform, known, slots=slots.of, prefix=config.id_prefix),
         entrances=known,
         side_by_side=side_by_side,
         send_later=lambda message, wait: orders.send(message, wait=wait),

@@ -17,6 +17,7 @@ import pytest
 
 from devstack import servers
 from shared.core.calls import Cause
+from tests.acceptance.pipeline import ROOT, SECRET_KEY
 from tests.acceptance.sites import Product, Site, own_database, running_product
 
 pytestmark = pytest.mark.services
@@ -71,13 +72,21 @@ def site(product: Product) -> Iterator[Site]:
         yield made
 
 
-def set_quota(site: Site, *words: str) -> None:
+def arictl(site: Site, *words: str) -> subprocess.CompletedProcess[str]:
     """What an operator does."""
-    subprocess.run(
-        [sys.executable, "-m", "arictl.main", "quota", "set", "-o", str(site.tenant.organization_id), *words],
-        check=True, capture_output=True, timeout=60,
-        env={"PATH": os.environ["PATH"], "DATABASE_URL": site.pipeline.database_url},
+    settings = {
+        "PATH": os.environ["PATH"], "DATABASE_URL": site.pipeline.database_url, "REDIS_URL": site.pipeline.redis_url,
+        "SECRET_KEY": SECRET_KEY,
+    }  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", "arictl.main", *words],
+        check=False, capture_output=True, text=True, timeout=60, cwd=ROOT, env=settings,
     )  # fmt: skip
+
+
+def set_quota(site: Site, *words: str) -> None:
+    done = arictl(site, "quota", "set", "-o", str(site.tenant.organization_id), *words)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def assert_refused(site: Site, leg: str, cause: Cause, reason: str) -> None:
@@ -120,6 +129,26 @@ def test_of_thirty_callers_at_once_as_many_are_connected_as_there_are_slots(site
     for leg in set(legs) - set(connected):
         assert_refused(site, leg, Cause.BUSY, "too many calls at once: 5 of 5 slots are taken")
     site.end(*connected)
+
+
+def test_a_call_that_we_begin_takes_a_slot_and_is_not_placed_without_one(site: Site) -> None:
+    site.tenant.configure(site.asterisk.url, ari_dial_template="Local/{number}@far")
+    set_quota(site, "--calls", "1")
+    (leg,) = site.connect()
+    words = ["call", "100", "-o", str(site.tenant.organization_id), "--workflow", str(site.tenant.workflow_id)]
+    refused = arictl(site, *words)
+    assert (refused.returncode, refused.stderr) == (1, "arictl: too many calls at once: 1 of 1 slots are taken\n")
+    assert (len(site.calls()), site.runs()) == (1, 1), "nothing was written"
+    site.end(leg)
+    placed, again = (arictl(site, *words, "--request-id", "r1") for _ in range(2))
+    assert (placed.returncode, placed.stderr) == (0, "")
+    assert again.stdout == placed.stdout, "what is placed has its slot"
+    (ours,) = [call["channel_id"] for call in site.calls() if call["direction"] == "outbound"]
+    site.wait_state(ours, "connected")
+    assert_refused(site, site.dial(), Cause.BUSY, "too many calls at once: 1 of 1 slots are taken")
+    assert arictl(site, "hangup", ours).returncode == 0
+    site.wait_state(ours, "ended")
+    site.end(*site.connect())
 
 
 def test_another_tenant_does_not_notice(product: Product, site: Site) -> None:
