@@ -421,7 +421,7 @@ def _disposition(call: Call) -> str:
             return str(call.outcome)
         case Outcome.CANCELED | Outcome.ABANDONED:
             return "canceled"
-        case Outcome.REFUSED if call.direction is Direction.INBOUND:
+        case Outcome.REFUSED:
             return "failed"
         case Outcome.FAILED if call.direction is Direction.OUTBOUND and call.attempt == 0:
             # The far end was not reached.

@@ -112,6 +112,10 @@ def _asked(tools: Tools, claim: claims.Claim) -> facts.Fact:
     if call.drives and asterisk.channel(call.channel_id) is not None:
         # Asked for before, by a worker that did not report back.
         return facts.Originated()
+    assert call.user_id is not None
+    refusal = tools.quota.refusal(call, user_id=call.user_id, witness=claim)
+    if refusal is not None:
+        return refusal
     try:
         asterisk.originate(
             call.channel_id,

@@ -318,7 +318,7 @@ def _taken_over(call: Call, fact: facts.TakenOver, now: datetime, limits: Limits
 
 
 def _refused(call: Call, fact: facts.Refused, now: datetime, limits: Limits) -> Advance:
-    if call.state not in (State.RECEIVED, State.ADMITTED):
+    if call.state not in (State.RECEIVED, State.ADMITTED, State.ORIGINATING):
         return _same(call)
     refused = replace(call, goes_on=fact.goes_on)
     return _end(refused, now, limits, outcome=Outcome.REFUSED, reason=fact.reason, cause=fact.hangup_cause)

@@ -69,7 +69,7 @@ class Limits:
             Step.MEDIA: self.request_seconds + self.database_seconds,
             Step.BRIDGE: self.request_seconds + self.database_seconds,
             Step.TEARDOWN: 2 * self.request_seconds + self.database_seconds,
-            Step.ORIGINATE: self.request_seconds + self.database_seconds,
+            Step.ORIGINATE: self.quota_seconds + self.request_seconds + self.database_seconds,
         }[step]
         return timedelta(seconds=seconds)
 

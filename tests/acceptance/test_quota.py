@@ -151,6 +151,18 @@ def test_a_call_that_we_begin_takes_a_slot_and_is_not_placed_without_one(site: S
     site.end(*site.connect())
 
 
+def test_a_blocked_organization_calls_nobody(site: Site) -> None:
+    site.tenant.configure(site.asterisk.url, ari_dial_template="Local/{number}@far")
+    set_quota(site, "--blocked")
+    words = ["call", "100", "-o", str(site.tenant.organization_id), "--workflow", str(site.tenant.workflow_id)]
+    assert arictl(site, *words).returncode == 0
+    site.until(lambda: [call["outcome"] for call in site.calls()] == ["refused"], seconds=10, what="it is refused")
+    (call,) = site.calls()
+    assert call["reason"] == "the organization is blocked"
+    assert not site.asked("POST", "/channels")
+    site.until(lambda: site.run(call["channel_id"])["is_completed"], seconds=5, what="its run is ended")
+
+
 def test_another_tenant_does_not_notice(product: Product, site: Site) -> None:
     with product.site() as other:
         set_quota(site, "--blocked")

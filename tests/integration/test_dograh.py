@@ -14,6 +14,7 @@ import pytest
 from shared import database, dograh, errors
 from shared.core import serving
 from shared.core.calls import Call, Cause, Direction, Outcome, State
+from shared.core.stasis_args import RunArgs
 
 pytestmark = pytest.mark.services
 
@@ -406,11 +407,12 @@ def test_contexts_that_are_no_objects_do_not_break_us(db: database.Database, tex
     [
         (Outcome.FAILED, Direction.INBOUND, "error"),
         (Outcome.REFUSED, Direction.INBOUND, "failed"),
+        (Outcome.REFUSED, Direction.OUTBOUND, "failed"),
         (Outcome.ABANDONED, Direction.INBOUND, "canceled"),
         (Outcome.CANCELED, Direction.OUTBOUND, "canceled"),
         (Outcome.BUSY, Direction.OUTBOUND, "busy"),
         (Outcome.NO_ANSWER, Direction.OUTBOUND, "no-answer"),
-        (Outcome.FAILED, Direction.OUTBOUND, "error"),
+        (Outcome.FAILED, Direction.OUTBOUND, "failed"),
     ],
 )
 def test_a_run_that_never_connected_is_ended_by_us(
@@ -454,3 +456,109 @@ def test_a_call_without_a_run_or_with_one_that_is_gone_ends_none(db: database.Da
         platform.note_media(call, media_id="m", bridge_id="b")
         platform.end_run(call, media_id="m", bridge_id="b")
     assert one(db, "SELECT count(*) AS runs FROM workflow_runs")["runs"] == 0
+
+
+# ── runs of calls that are begun ─────────────────────────────────────────────────────────────────────────────────────
+
+OUTBOUND = replace(CALL, direction=Direction.OUTBOUND, state=State.ORIGINATING, channel_id="aip-1-o")
+
+
+def test_an_attempted_outbound_call_that_failed_is_an_error(db: database.Database) -> None:
+    run_id = created(db, OUTBOUND)
+    call = replace(FAILED, workflow_run_id=run_id, direction=Direction.OUTBOUND, attempt=1)
+    dograh.Dograh(db).end_run(call, media_id="m", bridge_id="b")
+    assert run(db, run_id)["gathered_context"]["call_disposition"] == "error"
+
+
+def test_an_outbound_run_is_named_as_the_platform_names_its_own(db: database.Database) -> None:
+    row = run(db, created(db, OUTBOUND))
+    assert (row["name"], row["call_type"]) == ("WR-TEL-OUT-00000001", "outbound")
+    assert row["initial_context"]["direction"] == "outbound"
+
+
+def taken(db: database.Database, args: RunArgs, call: Call = OUTBOUND) -> dograh.Route | dograh.NoRoute:
+    source_id = int(one(db, "SELECT id FROM organization_configurations WHERE organization_id = 1")["id"])
+    with db.transaction() as connection:
+        return dograh.Dograh(db).take_run(connection, call, args, source_id=source_id)
+
+
+def test_a_run_that_waits_is_taken_and_names_the_call(db: database.Database) -> None:
+    configure(db, json.dumps(VALUE))
+    run_id = created(db, replace(OUTBOUND, channel_id=""))
+    execute(db, "UPDATE workflow_runs SET gathered_context = '{\"theirs\": 1}'")
+    route = taken(db, RunArgs(workflow_run_id=run_id, workflow_id=1))
+    assert isinstance(route, dograh.Route)
+    assert (route.workflow_id, route.user_id) == (1, 1)
+    assert run(db, run_id)["gathered_context"] == {
+        "theirs": 1, "call_id": "aip-1-o", "provider": "ari", "channel_name": "PJSIP/trunk-1",
+    }  # fmt: skip
+
+
+def test_another_of_the_organization_s_users_may_be_named_and_no_stranger(db: database.Database) -> None:
+    configure(db, json.dumps(VALUE))
+    execute(
+        db,
+        "INSERT INTO users (provider_id, selected_organization_id, created_at)"
+        " VALUES ('u2', 1, now()), ('u3', 2, now())",
+    )
+    run_id = created(db)
+    stranger = taken(db, RunArgs(workflow_run_id=run_id, workflow_id=1, user_id=3))
+    assert stranger == dograh.NoRoute(reason="user 3 is not of this organization", hangup_cause=Cause.NOT_ALLOWED)
+    colleague = taken(db, RunArgs(workflow_run_id=run_id, workflow_id=1, user_id=2))
+    assert isinstance(colleague, dograh.Route)
+    assert colleague.user_id == 2
+
+
+@pytest.mark.parametrize(
+    ("workflow_id", "why", "cause"),
+    [
+        (3, "workflow 3 is archived", Cause.UNALLOCATED),
+        (4, "workflow 4 has no user", Cause.NOT_ALLOWED),
+        (2, "is not of this organization", Cause.NOT_ALLOWED),
+        (5, "is not of this organization", Cause.NOT_ALLOWED),
+    ],
+)
+def test_a_run_whose_workflow_cannot_serve_is_not_taken(
+    db: database.Database, workflow_id: int, why: str, cause: Cause
+) -> None:
+    configure(db, json.dumps(VALUE))
+    run_id = created(db, replace(OUTBOUND, workflow_id=workflow_id))
+    before = run(db, run_id)
+    route = taken(db, RunArgs(workflow_run_id=run_id, workflow_id=workflow_id))
+    assert isinstance(route, dograh.NoRoute)
+    assert why in route.reason
+    assert route.hangup_cause == cause
+    assert run(db, run_id) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "state = 'running'",
+        "state = 'completed', is_completed = true",
+        "mode = 'twilio'",
+        "call_type = 'inbound'",
+        "gathered_context = '{}'",
+        "gathered_context = '[]'",
+        'gathered_context = \'{"call_id": "another"}\'',
+        "workflow_id = 2",
+    ],
+)
+def test_only_a_waiting_run_of_the_organization_is_found_by_its_channel(db: database.Database, change: str) -> None:
+    run_id = created(db, OUTBOUND)
+
+    def found() -> int | None:
+        with db.transaction() as connection:
+            return dograh.Dograh(db).waiting_run(connection, organization_id=1, channel_id=OUTBOUND.channel_id)
+
+    assert found() == run_id
+    execute(db, f"UPDATE workflow_runs SET {change}")
+    assert found() is None
+
+
+def test_which_runs_are_completed(db: database.Database) -> None:
+    runs = [created(db) for _ in range(3)]
+    execute(db, "UPDATE workflow_runs SET is_completed = true WHERE id = %s", runs[1])
+    assert dograh.Dograh(db).completed(runs) == {runs[1]}
+    assert dograh.Dograh(db).workflow_of(runs[0], 1) == 1
+    assert dograh.Dograh(db).workflow_of(runs[0], 2) is None

@@ -105,7 +105,7 @@ OUTCOMES = """
 fact              originating       ringing          received           admitted          prepared         joining          connected        ending      ended
 Admitted          .                 .                admitted+CreateRun .                 .                .                .                .           .
 TakenOver         .                 .                prepared+StartMedia .                .                .                .                .           .
-Refused           .                 .                ending+TearDown    ending+TearDown   .                .                .                .           .
+Refused           ending+TearDown   .                ending+TearDown    ending+TearDown   .                .                .                .           .
 RunCreated        .                 .                .                  prepared+StartMedia .              .                .                .           .
 AttemptBegun      .                 .                .                  .                 =                .                .                .           .
 LegsCreated       .+RemoveAttempt   .+RemoveAttempt  .+RemoveAttempt    .+RemoveAttempt   =                .                .                .           .+RemoveAttempt

@@ -25,7 +25,8 @@ def test_a_claim_covers_the_time_outs_of_its_step(limits: Limits, step: Step) ->
         Step.BRIDGE: request + database,
         # Removed side by side, then looked for.
         Step.TEARDOWN: 2 * request + database,
-        Step.ORIGINATE: request + database,
+        # Quota, then one request.
+        Step.ORIGINATE: quota + request + database,
     }[step]
     assert limits.claim(step) >= timedelta(seconds=needed)
 
