@@ -25,7 +25,7 @@ local function settle(verdict, queue, reference, body, detail)
         redis.call("HDEL", messages, reference)
     elseif verdict == "dead" then
         redis.call("HDEL", messages, reference)
-        redis.call("XADD", key("dead"), "MAXLEN", "~", 10000, "*",
+        redis.call("XADD", key("dead"), "MAXLEN", "~", 1000, "*",
             "queue", queue, "reference", reference, "body", body, "why", detail)
         redis.call("PEXPIRE", key("dead"), 7 * 24 * 3600 * 1000)
     else
@@ -83,6 +83,10 @@ for _, queue in ipairs(queues) do
         for _, part in ipairs({queue, reference, body}) do table.insert(taken, part) end
         room = room - 1
     end
+end
+
+-- A member that can take more wants to be woken; one that cannot leaves what is left to another.
+for _, queue in ipairs(queues) do
     if room > 0 then
         redis.call("ZADD", key("queue", queue, "idle"), now, member)
     elseif redis.call("EXISTS", key("queue", queue, "turns")) == 1 then

@@ -132,6 +132,23 @@ def test_a_full_worker_takes_the_next_message_when_a_thread_is_free(redis_url: s
         assert sorted(station.ran) == list(range(500))
 
 
+def test_a_full_worker_is_not_woken_in_the_place_of_one_that_has_room(redis_url: str, client: redis.Redis) -> None:
+    """Full of the second queue's messages, it does not wait for the first queue's either."""
+    with working(redis_url, 1, threads=1) as (full,):
+        gate = stations.Gate()
+        full.does = gate
+        full.send("holds it up", queue="second")
+        stations.until(lambda: full.began, seconds=5, what="not begun")
+        assert stations.idle(client) == 0
+        with Station(redis_url, name="other").working() as other:
+            stations.until(lambda: stations.idle(client) == 1, seconds=5, what="not idle")
+            sent = time.monotonic()
+            full.send("it")
+            other.wait(1)
+            assert other.times["it"] - sent < members.LOOK_SECONDS / 3
+            gate.open()
+
+
 def test_several_workers_on_several_queues_run_each_message_once(redis_url: str) -> None:
     with working(redis_url, 3, threads=3) as workers:
         senders = [
@@ -205,11 +222,19 @@ def test_many_messages_due_at_once_all_run(redis_url: str) -> None:
 
 
 def in_order(station: Station, send: Callable[[], None], number: int) -> list[Any]:
-    """In which order one thread takes what was there before it began."""
-    send()
+    """In which order one thread takes what has come while it was busy."""
+    gate = stations.Gate()
+    station.does = lambda what: gate(what) if what == "busy" else None
     with station.working():
-        station.wait(number)
-    return station.ran
+        station.send("busy")
+        stations.until(lambda: station.began, seconds=5, what="not begun")
+        # It serves both queues by now, whichever Dramatiq has started first.
+        consumers = station.worker.consumers
+        stations.until(lambda: all(each.consumer for each in consumers.values()), seconds=5, what="not served")
+        send()
+        gate.open()
+        station.wait(number + 1)
+    return station.ran[1:]
 
 
 def test_groups_take_turns(redis_url: str) -> None:
