@@ -125,7 +125,7 @@ class Broker(dramatiq.Broker):
                     self._name,
                     capacity=self._capacity or prefetch,
                     group_limit=self._group_limit,
-                    order=tuple(self.queues),
+                    order=self.queues,
                     describe=self._describe,
                 )
                 self._member.start()

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,7 @@ class Member:
         *,
         capacity: int,
         group_limit: int,
-        order: Sequence[str],
+        order: Iterable[str],
         describe: Describe,
     ) -> None:
         self.id = f"{name}/{uuid.uuid4().hex[:12]}"
@@ -219,7 +219,8 @@ class Member:
     def _exchange(self) -> _Answer:
         with self._lock:
             settled = self._outbox[:_BATCH]
-            served = [queue for queue in self._order if queue in self._inboxes]
+            # A copy: a queue may be declared meanwhile.
+            served = [queue for queue in list(self._order) if queue in self._inboxes]
             room = 0 if self._drains else max(0, self._capacity - self._in_work)
         arguments = itertools.chain.from_iterable(settlement.arguments() for settlement in settled)
         now_ms, held, due_ms, *taken = scripts.EXCHANGE.run(

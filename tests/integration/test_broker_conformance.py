@@ -259,6 +259,13 @@ def test_a_worker_serves_only_the_queues_it_is_given(redis_url: str) -> None:
     assert station.ran == ["for us"]
 
 
+def test_a_queue_declared_while_a_worker_runs_is_served(station: Station) -> None:
+    ran = threading.Event()
+    dramatiq.actor(actor_name="late", queue_name="third", broker=station.broker)(ran.set)
+    station.broker.enqueue(dramatiq.Message("third", "late", (), {}, {}))
+    assert ran.wait(5)
+
+
 def test_flushing_forgets_what_waits_and_what_is_delayed(redis_url: str) -> None:
     station = Station(redis_url)
     station.send("waits", group=1)

@@ -110,6 +110,12 @@ def test_the_core_is_pure() -> None:
                 assert called not in IMPURE_CALLS, (path, node.lineno, called)
 
 
+def test_the_broker_knows_nothing_of_what_it_carries() -> None:
+    ours = {name for path, name in IMPORTS if path.startswith("shared/broker/") and name.startswith("shared")}
+    assert ours, "the walk sees it"
+    assert all(name.startswith("shared.broker") for name in ours)
+
+
 def test_the_core_does_not_reach_out_through_what_it_imports() -> None:
     errors_imports = [name for path, name in IMPORTS if path == "shared/errors.py"]
     assert all(name.startswith("__future__") for name in errors_imports)
