@@ -184,7 +184,9 @@ class Member:
                         # The first one says that we are subscribed: what came before it was told to nobody.
                         if subscription.get_message(timeout=LOOK_SECONDS) is not None:
                             self._bell.set()
-            except redis.RedisError:
+            except Exception as exc:  # noqa: BLE001 - without this thread every message would wait for the next look
+                if not isinstance(exc, redis.RedisError):
+                    self._log.critical("cannot listen, which is a mistake in the broker", exc_info=True)
                 self._closed.wait(_PAUSES_SECONDS[1] * random.uniform(0.5, 1))  # noqa: S311 - no secret
 
     # ── the hand ─────────────────────────────────────────────────────────────────────────────────────────────────────

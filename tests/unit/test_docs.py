@@ -204,9 +204,9 @@ def test_files_and_tests_that_are_named_exist(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_make_targets_that_are_named_exist(page: str) -> None:
-    targets = re.findall(r"^([a-z]+):", text("Makefile"), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", text("Makefile"), re.MULTILINE)
     for command in commands(page):
-        for target in re.findall(r"(?:^|\s)make ([a-z]+)", command):
+        for target in re.findall(r"(?:^|\s)make ([a-z-]+)", command):
             assert target in targets, f"{page} names make {target}"
 
 
