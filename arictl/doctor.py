@@ -11,8 +11,8 @@ import typer
 from arictl import tools
 from arictl.checks import connections, processes, servers
 from arictl.checks.findings import Finding, Level, warning, wrong
-from shared import asterisk_files, database, dograh, errors, sealing, settings
-from shared.core import configurations
+from shared import asterisk_files, database, dograh, endpoints, errors, sealing, settings
+from shared.core import configurations, guard
 
 _COLOURS = {Level.OK: "green", Level.WARNING: "bold yellow", Level.WRONG: "bold red"}
 
@@ -78,7 +78,7 @@ def _with_database(
     levels += _show("processes", in_postgres + in_redis)
     sealer = sealing.Sealer(tuple(key.strip() for key in keys.split(","))) if keys is not None else None
     try:
-        found = connections.check(db, sealer, organization)
+        found = connections.check(db, sealer, organization, endpoints.Dialer(_guard()))
     except errors.PipelineError as exc:
         return levels + _show("connections", [wrong("connections", str(exc), "see Postgres above")])
     for patient in found:
@@ -87,6 +87,13 @@ def _with_database(
         whose = "none" if organization is None else f"organization {organization} has none"
         levels += _show("connections", [warning("connections", whose, "arictl connection add --help")])
     return levels
+
+
+def _guard() -> guard.Guard:
+    """The processes' own, if their settings can be read; those that cannot are a finding already."""
+    if any(name.startswith("ENDPOINT_") for name in settings.complaints()):
+        return guard.Guard()
+    return settings.load(settings.Guarded).guard()
 
 
 def _in_redis(url: str) -> list[Finding]:

@@ -71,7 +71,7 @@ class Listener:
         clock = RedisClock()
         self._holdings = Holdings(
             sockets.Surroundings(
-                open_wire=wires.open_wire,
+                open_wire=functools.partial(wires.open_wire, rule=config.guard()),
                 unseal=config.sealer().open,
                 buffer=self._buffer,
                 clock=clock,

@@ -10,13 +10,15 @@ import contextlib
 import logging
 import socket
 import ssl
+import urllib.parse
 
 from websockets import exceptions
 from websockets.asyncio import client
 from websockets.frames import CloseCode
 
 from listener.errors import SocketBroken
-from shared import authorities, errors
+from shared import authorities, endpoints, errors
+from shared.core import guard
 
 _OPEN_SECONDS = 10.0
 _CLOSE_SECONDS = 2.0
@@ -37,7 +39,7 @@ _log.setLevel(logging.ERROR)
 
 
 class _Connect(client.connect):
-    """Follows no redirect: the address was checked, another would not be."""
+    """Follows no redirect: the address was checked, that one would not be."""
 
     def process_redirect(self, exc: Exception) -> Exception:
         return exc
@@ -70,37 +72,76 @@ class Wire:
                 self._connection.transport.abort()
 
 
-async def open_wire(url: str, authorization: str, ca_bundle: str | None) -> Wire:
-    """Opens a websocket.
+async def open_wire(
+    url: str,
+    authorization: str,
+    ca_bundle: str | None,
+    *,
+    rule: guard.Guard,
+    resolve: endpoints.Resolve = socket.getaddrinfo,
+) -> Wire:
+    """Opens a websocket, in _OPEN_SECONDS.
 
     Args:
         ca_bundle: For wss, whom to trust; None for the system's authorities.
+        rule: Judges the very address that is connected to.
+        resolve: A parameter for tests.
 
     Raises:
         SocketBroken: It could not be opened.
     """
     try:
         tls = authorities.context(ca_bundle) if url.startswith("wss:") else None
-        connection = await _Connect(
-            url,
-            additional_headers={"Authorization": authorization},
-            user_agent_header="ari-pipeline",
-            proxy=None,
-            compression=None,
-            open_timeout=_OPEN_SECONDS,
-            close_timeout=_CLOSE_SECONDS,
-            ping_interval=_PING_SECONDS,
-            ping_timeout=_PING_SECONDS,
-            max_size=_MAX_BYTES,
-            max_queue=_READ_AHEAD,
-            logger=_log,
-            ssl=tls,
-        )
-    except errors.InvalidConfiguration as exc:
+        async with asyncio.timeout(_OPEN_SECONDS):
+            connection = await _Connect(
+                url,
+                additional_headers={"Authorization": authorization},
+                user_agent_header="ari-pipeline",
+                compression=None,
+                open_timeout=None,
+                close_timeout=_CLOSE_SECONDS,
+                ping_interval=_PING_SECONDS,
+                ping_timeout=_PING_SECONDS,
+                max_size=_MAX_BYTES,
+                max_queue=_READ_AHEAD,
+                logger=_log,
+                ssl=tls,
+                # Given a socket, it looks up no name, and asks no proxy.
+                sock=await _reached(url, rule, resolve),
+            )
+    except (errors.InvalidConfiguration, errors.EndpointRefused) as exc:
         raise SocketBroken(str(exc), lasting=True) from None
+    except errors.AsteriskUnreachable as exc:
+        raise SocketBroken(str(exc)) from None
     except (OSError, ValueError, exceptions.WebSocketException) as exc:
         raise _refused(exc, ca_bundle) from None
     return Wire(connection)
+
+
+async def _reached(url: str, rule: guard.Guard, resolve: endpoints.Resolve) -> socket.socket:
+    """Connects to the first address of the host that can be; each has an even share of the time that is left."""
+    parts = urllib.parse.urlsplit(url)
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "wss" else 80)
+    loop = asyncio.get_running_loop()
+    ends_at = loop.time() + _OPEN_SECONDS
+    addresses = await loop.run_in_executor(None, endpoints.lookup, rule, host, port, resolve)
+    why: OSError = TimeoutError()
+    for number, address in enumerate(addresses):
+        share = max(0.0, ends_at - loop.time()) / (len(addresses) - number)
+        made = socket.socket(address.family, socket.SOCK_STREAM)
+        made.setblocking(False)
+        try:
+            async with asyncio.timeout(share):
+                await loop.sock_connect(made, address.place)
+        except OSError as exc:
+            made.close()
+            why = exc
+        except BaseException:
+            made.close()
+            raise
+        else:
+            return made
+    raise why
 
 
 def _refused(exc: Exception, ca_bundle: str | None) -> SocketBroken:  # noqa: PLR0911 - one line a cause
@@ -118,8 +159,6 @@ def _refused(exc: Exception, ca_bundle: str | None) -> SocketBroken:  # noqa: PL
             return SocketBroken(f"no answer within {_OPEN_SECONDS:.0f} s")
         case ssl.SSLError():
             return SocketBroken(authorities.complaint(exc, with_bundle=ca_bundle is not None))
-        case socket.gaierror():
-            return SocketBroken("the host name is not found")
         case ConnectionRefusedError():
             return SocketBroken("connection refused")
         case OSError():

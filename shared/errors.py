@@ -79,6 +79,13 @@ class AsteriskUnreachable(TransientError):
         self.may_have_acted = may_have_acted
 
 
+class EndpointRefused(AsteriskUnreachable):
+    """The endpoint leads to an address that the guard does not let us connect to. Nothing was sent there."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why, may_have_acted=False)
+
+
 class AnswerUnreadable(AsteriskUnreachable):
     """An Asterisk answered with something that is not what was asked for."""
 

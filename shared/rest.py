@@ -1,11 +1,13 @@
 """One request to an Asterisk's REST interface: the one place that knows `requests`.
 
-Bounded in number, time and size per Asterisk; never repeated; no redirect followed; credentials only in the header.
+Bounded in number, time and size per Asterisk; never repeated; no redirect followed; only to addresses that
+the guard lets through; credentials only in the header.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import http.client
 import io
 import json
@@ -24,7 +26,7 @@ import urllib3
 import urllib3.connection
 import urllib3.connectionpool
 
-from shared import authorities, errors
+from shared import authorities, endpoints, errors
 
 #: Asterisk closes an idle connection after 15 s: one that idle is never used for a request that must not be lost.
 IDLE_SECONDS = 10.0
@@ -97,10 +99,19 @@ class _TimelyResponse(http.client.HTTPResponse):
         self.fp = io.BufferedReader(_Timely(sock, self.fp.detach()))
 
 
-class _Fresh:
-    """Takes a pooled connection that was idle for too long for closed."""
+class _Guarded:
+    """Connects by the dialer, and takes a pooled connection that was idle for too long for closed."""
 
     _used_at = 0.0
+
+    def __init__(self, *args: Any, dialer: endpoints.Dialer, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._dialer = dialer
+
+    def _new_conn(self) -> socket.socket:
+        # urllib3 has no other place where the address is known and not connected to yet.
+        host = self._dns_host.strip("[]")  # type: ignore[attr-defined]
+        return self._dialer.connect(host, self.port, seconds=self.timeout)  # type: ignore[attr-defined]
 
     def getresponse(self) -> Any:
         response = super().getresponse()  # type: ignore[misc]
@@ -113,35 +124,35 @@ class _Fresh:
         return bool(super().is_connected) and idle < IDLE_SECONDS  # type: ignore[misc]
 
 
-class _HttpConnection(_Fresh, urllib3.connection.HTTPConnection):
+class _HttpConnection(_Guarded, urllib3.connection.HTTPConnection):
     response_class = _TimelyResponse
 
 
-class _HttpsConnection(_Fresh, urllib3.connection.HTTPSConnection):
+class _HttpsConnection(_Guarded, urllib3.connection.HTTPSConnection):
     response_class = _TimelyResponse
-
-
-class _HttpPool(urllib3.connectionpool.HTTPConnectionPool):
-    ConnectionCls = _HttpConnection
-
-
-class _HttpsPool(urllib3.connectionpool.HTTPSConnectionPool):
-    ConnectionCls = _HttpsConnection
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
     """Trusts whom our context trusts: requests would add certifi's authorities to it, or take them instead."""
 
-    def __init__(self, *, tls: ssl.SSLContext | None, places: int) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None, places: int, dialer: endpoints.Dialer) -> None:
         self._tls = tls
         super().__init__(pool_connections=1, pool_maxsize=places, max_retries=0, pool_block=False)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+        self.poolmanager.pool_classes_by_scheme = {
+            "http": _pool(urllib3.connectionpool.HTTPConnectionPool, _HttpConnection, dialer),
+            "https": _pool(urllib3.connectionpool.HTTPSConnectionPool, _HttpsConnection, dialer),
+        }
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
         super().init_poolmanager(connections, maxsize, block, **pool_kwargs, ssl_context=self._tls)
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         conn.cert_reqs = "CERT_REQUIRED"
+
+
+def _pool(kind: Any, connection: Any, dialer: endpoints.Dialer) -> Any:
+    """A kind of pool whose connections are made by the dialer."""
+    return type(kind.__name__, (kind,), {"ConnectionCls": functools.partial(connection, dialer=dialer)})
 
 
 class Asterisk:
@@ -151,9 +162,13 @@ class Asterisk:
         requests_at_once: Most requests in flight; Asterisk allows 100 sessions in all by default.
         connect_seconds: To open a connection.
         read_seconds: For an answer.
+        dialer: Connects.
     """
 
-    def __init__(self, target: Target, *, requests_at_once: int, connect_seconds: float, read_seconds: float) -> None:
+    def __init__(
+        self, target: Target, *, requests_at_once: int, connect_seconds: float, read_seconds: float,
+        dialer: endpoints.Dialer,
+    ) -> None:  # fmt: skip
         self.target = target
         self._base = f"{target.endpoint}/ari"
         credentials = f"{target.user}:{target.password}".encode()
@@ -163,7 +178,7 @@ class Asterisk:
             "User-Agent": "ari-pipeline",
         }
         tls = authorities.context(target.ca_bundle) if target.endpoint.startswith("https:") else None
-        self._adapter = _Adapter(tls=tls, places=requests_at_once)
+        self._adapter = _Adapter(tls=tls, places=requests_at_once, dialer=dialer)
         self._places = threading.BoundedSemaphore(requests_at_once)
         self._connect_seconds = connect_seconds
         self._read_seconds = read_seconds
@@ -220,15 +235,14 @@ class Asterisk:
             with response:
                 return response.status_code, _document(response.status_code, _read(response, ends_at))
         except requests.ConnectTimeout as exc:
+            # Of the TLS handshake: the dialer tells of its own.
             raise errors.AsteriskUnreachable("connecting took too long", may_have_acted=False) from exc
         except requests.Timeout as exc:
             raise errors.AsteriskUnreachable("no answer in time") from exc
         except requests.exceptions.SSLError as exc:
             raise _tls_failed(_root(exc), self.target) from exc
         except requests.ConnectionError as exc:
-            refused = isinstance(_root(exc), ConnectionRefusedError)
-            why = "connection refused" if refused else f"connection failed: {type(_root(exc)).__name__}"
-            raise errors.AsteriskUnreachable(why, may_have_acted=not refused) from exc
+            raise errors.AsteriskUnreachable(f"connection failed: {type(_root(exc)).__name__}") from exc
         except (requests.RequestException, urllib3.exceptions.HTTPError) as exc:
             raise errors.AsteriskUnreachable(f"request failed: {type(exc).__name__}") from exc
 

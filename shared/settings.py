@@ -12,6 +12,7 @@ import pydantic_settings
 from pydantic import Field, SecretStr
 
 from shared import errors, sealing
+from shared.core import guard
 from shared.core.deadlines import Limits, Step
 
 _MINIMUM_KEY_LENGTH = 16
@@ -35,7 +36,38 @@ class Environment(pydantic_settings.BaseSettings):
     )
 
 
-class Base(Environment):
+class Guarded(Environment):
+    """Which addresses of tenants' endpoints are connected to."""
+
+    endpoint_guard: Literal["open", "strict"] = Field(
+        default="open",
+        description="`strict` also refuses endpoints at loopback and private addresses. Link-local, metadata, multicast"
+        " and reserved addresses are refused always.",
+    )
+    endpoint_allow: str = Field(
+        default="", description="Networks to allow under `strict`, comma-separated: `10.20.0.0/16, fd00::/8`."
+    )
+    endpoint_deny: str = Field(
+        default="",
+        description="Networks to refuse, comma-separated. In both lists, the narrower network counts.",
+    )
+
+    @pydantic.field_validator("endpoint_allow", "endpoint_deny")
+    @classmethod
+    def _are_networks(cls, text: str) -> str:
+        guard.parse_networks(text)
+        return text
+
+    def guard(self) -> guard.Guard:
+        """The rule for endpoints."""
+        return guard.Guard(
+            allow=guard.parse_networks(self.endpoint_allow),
+            deny=guard.parse_networks(self.endpoint_deny),
+            strict=self.endpoint_guard == "strict",
+        )
+
+
+class Base(Guarded):
     """What every process reads."""
 
     redis_url: SecretStr = Field(description="Redis, a database of its own: `redis://host:6379/0`.")

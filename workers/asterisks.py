@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from shared import ari, errors, rest, sealing
+from shared import ari, endpoints, errors, rest, sealing
 from shared.connections import Connections, Version
 from shared.core.calls import Call
 from shared.core.deadlines import Limits
@@ -46,12 +46,14 @@ class RestAsterisks:
     """Over HTTP, by what Postgres says of the connection."""
 
     def __init__(
-        self, connections: Connections, sealer: sealing.Sealer, limits: Limits, *, requests_at_once: int
-    ) -> None:
+        self, connections: Connections, sealer: sealing.Sealer, limits: Limits, *, requests_at_once: int,
+        dialer: endpoints.Dialer,
+    ) -> None:  # fmt: skip
         self._connections = connections
         self._sealer = sealer
         self._limits = limits
         self._requests_at_once = requests_at_once
+        self._dialer = dialer
         self._lock = threading.Lock()
         self._clients: OrderedDict[tuple[int, int], _Known] = OrderedDict()
 
@@ -96,6 +98,7 @@ class RestAsterisks:
             requests_at_once=self._requests_at_once,
             connect_seconds=self._limits.connect_seconds,
             read_seconds=self._limits.read_seconds,
+            dialer=self._dialer,
         )
 
 

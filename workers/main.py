@@ -13,6 +13,7 @@ from shared import (
     connections,
     database,
     dograh,
+    endpoints,
     errors,
     health,
     ledger,
@@ -55,6 +56,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     side_by_side = SideBySide(sum(config.crews.values()) * 4)
     limits = config.limits()
     known = connections.Connections(db)
+    dialer = endpoints.Dialer(config.guard())
     orders = queues.BrokerOrders(queues.broker(redis_url))
     book = ledger.Ledger(calls, orders, limits, who=config.name)
     platform = dograh.Dograh(db, storage_backend=config.storage_backend, run_completion=config.run_completion)
@@ -62,7 +64,9 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     slots = quotas.Slots(own_quotas, platform, default=config.concurrent_calls)
     tools = Tools(
         ledger=book,
-        asterisks=RestAsterisks(known, config.sealer(), limits, requests_at_once=config.asterisk_requests),
+        asterisks=RestAsterisks(
+            known, config.sealer(), limits, requests_at_once=config.asterisk_requests, dialer=dialer
+        ),
         platform=platform,
         quota=_quota(config, own_quotas, platform),
         slots=slots.of,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from arictl.checks import media
 from arictl.checks.findings import Finding, ok, warning, wrong
-from shared import ari, errors, rest
+from shared import ari, endpoints, errors, rest
 from shared.core.configurations import Configuration
 
 _CONNECT_SECONDS = 2.0
@@ -47,7 +47,9 @@ class Watch:
         """Nobody keeps what a doctor asked."""
 
 
-def check(configuration: Configuration, client: str | None, *, socket_state: str) -> list[Finding]:
+def check(
+    configuration: Configuration, client: str | None, *, socket_state: str, dialer: endpoints.Dialer
+) -> list[Finding]:
     """What one Asterisk is like.
 
     Args:
@@ -63,7 +65,11 @@ def check(configuration: Configuration, client: str | None, *, socket_state: str
     )
     try:
         asterisk = rest.Asterisk(
-            target, requests_at_once=2, connect_seconds=_CONNECT_SECONDS, read_seconds=_READ_SECONDS
+            target,
+            requests_at_once=2,
+            connect_seconds=_CONNECT_SECONDS,
+            read_seconds=_READ_SECONDS,
+            dialer=dialer,
         )
     except errors.InvalidConfiguration as exc:
         return [wrong("certificates", str(exc), "arictl connection add --replace --ca-bundle FILE")]
@@ -84,6 +90,8 @@ def _look(
     # Asked for first: it needs no module but those every call needs.
     try:
         application = there.application()
+    except errors.EndpointRefused as exc:
+        return [guarded(str(exc), configuration)]
     except errors.AsteriskUnreachable as exc:
         return [unreachable(str(exc), configuration)]
     found += [ok("reachable", configuration.endpoint), ok("credentials", f"ARI user {configuration.user} is let in")]
@@ -100,6 +108,16 @@ def _look(
         todo = "look by hand: asterisk -rx 'module show like websocket', and like ari, app_stasis, bridge_simple"
         found.append(warning("modules", f"cannot be told: {exc}", todo))
     return list(media.check(there, client))
+
+
+def guarded(why: str, configuration: Configuration) -> Finding:
+    """What to do about an endpoint that our own guard does not let us connect to."""
+    return wrong(
+        "endpoint guard",
+        f"{configuration.endpoint}: {why}",
+        "correct ari_endpoint; or, should this Asterisk really be there, set ENDPOINT_ALLOW (or take it out of"
+        " ENDPOINT_DENY) for every process and restart them. Some addresses are refused whatever the settings say",
+    )
 
 
 def unreachable(why: str, configuration: Configuration) -> Finding:

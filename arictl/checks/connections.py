@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from arictl.checks import asterisk
 from arictl.checks.findings import Finding, ok, warning, wrong
-from shared import authorities, database, dograh, errors, sealing
+from shared import authorities, database, dograh, endpoints, errors, sealing
 from shared.core import configurations
 from shared.core.configurations import Configuration
 
@@ -54,19 +54,21 @@ class Patient:
         return name if isinstance(name, str) else None
 
 
-def check(db: database.Database, sealer: sealing.Sealer | None, organization: int | None) -> list[Patient]:
+def check(
+    db: database.Database, sealer: sealing.Sealer | None, organization: int | None, dialer: endpoints.Dialer
+) -> list[Patient]:
     """Every connection, or one organization's, with all that can be said of it. Raises as a database does."""
     found = patients(db, sealer, organization)
     with futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-        asked = list(pool.map(_asked, found))
+        asked = list(pool.map(lambda patient: _asked(patient, dialer), found))
     return [replace(one, findings=(*one.findings, *more)) for one, more in zip(found, asked, strict=True)]
 
 
-def _asked(patient: Patient) -> Sequence[Finding]:
+def _asked(patient: Patient, dialer: endpoints.Dialer) -> Sequence[Finding]:
     if patient.configuration is None:
         return ()
     state = "unassigned" if patient.known is None else patient.known["socket_state"] or "unassigned"
-    return asterisk.check(patient.configuration, patient.client, socket_state=state)
+    return asterisk.check(patient.configuration, patient.client, socket_state=state, dialer=dialer)
 
 
 def patients(db: database.Database, sealer: sealing.Sealer | None, organization: int | None) -> list[Patient]:

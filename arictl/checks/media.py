@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 import urllib.parse
 from collections.abc import Iterator
 
 from arictl.checks.findings import Finding, ok, warning, wrong
-from shared import ari, errors
+from shared import ari, endpoints, errors
+from shared.core import guard
 
 _CONNECT_SECONDS = 2.0
 
@@ -49,24 +49,24 @@ def reach(uri: str) -> Finding:
     try:
         parts = urllib.parse.urlsplit(uri)
         host, port = parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
-        usable = host is not None and parts.scheme in ("ws", "wss")
+        usable = parts.scheme in ("ws", "wss")
     except ValueError:
         usable = False
-    if not usable:
+    if not usable or not host:
         return wrong("media URL", "the uri of the websocket client is not ws:// or wss://", "correct it: uri=wss://…")
     # Neither path nor query, which may hold a token.
     place = f"{parts.scheme}://{host}:{port}"
     try:
-        with socket.create_connection((host, port), timeout=_CONNECT_SECONDS):
+        # The agent is ours and may be anywhere of ours, but the PBX owner wrote this address: never a metadata service.
+        with endpoints.Dialer(guard.Guard()).connect(host, port, seconds=_CONNECT_SECONDS):
             return ok(
                 "media URL",
                 f"{place}: the port answers this machine; whether it does the Asterisk, and speaks"
                 " `media`, only a call shows",
             )
-    except OSError as exc:
-        why = exc.strerror or str(exc)
+    except errors.AsteriskUnreachable as exc:
         return warning(
             "media URL",
-            f"{place}: no connection from this machine: {why}",
+            f"{place}: no connection from this machine: {exc}",
             f"is the voice agent up? Where only the Asterisk can reach it, {by_hand}",
         )

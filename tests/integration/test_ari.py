@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from shared import ari, errors, rest
+from shared import ari, endpoints, errors, rest
+from shared.core import guard
 
 PASSWORD = "hunter2 & # % + : ="
 CHANNEL = {
@@ -119,8 +120,9 @@ def witness() -> Witness:
 
 @contextlib.contextmanager
 def asterisk(url: str, *, connect: float = 1.0, read: float = 1.0, at_once: int = 10) -> Iterator[rest.Asterisk]:
+    dialer = endpoints.Dialer(guard.Guard())
     target = rest.Target(endpoint=url, app="voiceai", user="user", password=PASSWORD)
-    made = rest.Asterisk(target, requests_at_once=at_once, connect_seconds=connect, read_seconds=read)
+    made = rest.Asterisk(target, requests_at_once=at_once, connect_seconds=connect, read_seconds=read, dialer=dialer)
     try:
         yield made
     finally:

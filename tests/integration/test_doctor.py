@@ -27,14 +27,16 @@ from arictl.checks import media, servers
 from arictl.checks.findings import Level, without_password
 from devstack import asterisk_config
 from devstack.asterisk import RealAsterisk
-from shared import asterisk_files, database, keys, sealing
+from shared import asterisk_files, database, endpoints, keys, sealing
+from shared.core import guard
 from shared.core.configurations import Configuration
 from simulator.testing import SimulatedAsterisk
 
 ROOT = Path(__file__).parents[2]
 KEY = "a key for the doctor's tests"
 PASSWORD = "hunter2 & # % + : ; ="
-VARIABLES = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "ASTERISK_REQUESTS", "LISTENER_TIMEOUT_SECONDS")
+VARIABLES = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "ASTERISK_REQUESTS", "LISTENER_TIMEOUT_SECONDS",
+             "ENDPOINT_GUARD", "ENDPOINT_ALLOW", "ENDPOINT_DENY")  # fmt: skip
 Doctor = Callable[..., str]
 Answers = dict[str, tuple[int, object]]
 
@@ -447,7 +449,9 @@ def examined(endpoint: str, name: str | None = "media", password: str = PASSWORD
     """What was looked at → the worst that was found, and what was seen."""
     configuration = Configuration(endpoint=endpoint, app="voiceai", user="voiceai", password=password)
     found: dict[str, tuple[Level, str]] = {}
-    for one in asterisk_checks.check(configuration, name, socket_state="connected"):
+    for one in asterisk_checks.check(
+        configuration, name, socket_state="connected", dialer=endpoints.Dialer(guard.Guard())
+    ):
         assert "hunter2" not in f"{one}"
         assert bool(one.todo) == (one.level is not Level.OK)
         if one.what not in found or one.level is Level.WRONG:
@@ -509,6 +513,23 @@ def test_a_user_that_may_only_read_and_absent_modules_are_found(canned: Canned) 
     assert examined(canned.url)["modules"][0] is Level.WARNING
     del canned.answers["GET /asterisk/info"]
     assert examined(canned.url)["version, modules, websocket client"][0] is Level.WARNING
+
+
+@pytest.mark.services
+def test_an_endpoint_that_the_guard_refuses_is_not_asked(
+    doctor: Doctor, settings: dict[str, str], db: database.Database, canned: Canned
+) -> None:
+    configure(db, canned.url)
+    strict = {"ENDPOINT_GUARD": "strict"}
+    refused = f"endpoint guard: {canned.url}: the endpoint is"
+    said(doctor(**settings, **strict), "wrong", f"{refused} a loopback address: ENDPOINT_GUARD is strict")
+    said(doctor(**settings, ENDPOINT_DENY="127.0.0.0/8"), "wrong", f"{refused} an address in ENDPOINT_DENY")
+    said(doctor(**settings, **strict, ENDPOINT_ALLOW="127.0.0.1"), "ok", "reachable")
+
+
+@pytest.mark.services
+def test_a_list_of_networks_that_is_none_is_a_finding(doctor: Doctor, settings: dict[str, str]) -> None:
+    said(doctor(**settings, ENDPOINT_ALLOW="10.0.0.0/33"), "wrong", "ENDPOINT_ALLOW: '10.0.0.0/33' is not a network")
 
 
 @pytest.mark.parametrize(

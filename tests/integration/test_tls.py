@@ -11,7 +11,8 @@ import pytest
 
 from listener import addresses, wires
 from listener.errors import SocketBroken
-from shared import ari, authorities, errors, rest
+from shared import ari, authorities, endpoints, errors, rest
+from shared.core import guard
 from simulator.testing import SimulatedAsterisk
 from tests import tls
 from tests.tls import Issued, Proxy
@@ -85,7 +86,8 @@ def simulated() -> Iterator[SimulatedAsterisk]:
 def request(endpoint: str, bundle: str | None) -> None:
     """A request over a connection that is kept, and another one over it."""
     target = rest.Target(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD, ca_bundle=bundle)
-    asterisk = rest.Asterisk(target, requests_at_once=2, connect_seconds=2, read_seconds=3)
+    dialer = endpoints.Dialer(guard.Guard())
+    asterisk = rest.Asterisk(target, requests_at_once=2, connect_seconds=2, read_seconds=3, dialer=dialer)
     try:
         for _ in range(2):
             assert ari.Ari(asterisk, Witness()).bridges() == []
@@ -98,7 +100,8 @@ def open_socket(endpoint: str, bundle: str | None) -> None:
 
     async def scene() -> None:
         header = addresses.authorization("voiceai", PASSWORD)
-        wire = await wires.open_wire(addresses.socket_url(endpoint, "voiceai"), header, bundle)
+        url = addresses.socket_url(endpoint, "voiceai")
+        wire = await wires.open_wire(url, header, bundle, rule=guard.Guard())
         await wire.close()
 
     asyncio.run(asyncio.wait_for(scene(), 10))

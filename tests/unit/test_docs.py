@@ -28,8 +28,9 @@ DOCS = ("architecture.md", "glossary.md", "configuration.md", "operations.md", "
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{page}" for page in DOCS)]
 REFRESH = "UPDATE_DOCS=1 make test ARGS=tests/unit/test_docs.py"
 #: Who reads which settings: a class's own fields, under this heading.
-READERS: dict[str, type[settings.Base]] = {
+READERS: dict[str, type[settings.Environment]] = {
     "Every process": settings.Base,
+    "Every process and arictl doctor: where tenants' endpoints may lead": settings.Guarded,
     "With a database: worker and scheduler; arictl reads DATABASE_URL alone": settings.WithDatabase,
     "Listener": settings.Listener,
     "Worker": settings.Worker,
