@@ -11,22 +11,31 @@ from typing import Annotated
 import typer
 
 from arictl import tools
-from shared import authorities, dograh, errors
-from shared.core import configurations, serving
+from shared import authorities, circuits, dograh, errors
+from shared.core import breaker, configurations, serving
 
 app = typer.Typer(help="Tenants' Asterisks.", no_args_is_help=True, rich_markup_mode=None)
 
-_LIST = """
+#: What a worker last noted of a breaker counts for this long: twice as long as it takes to note it again.
+_BREAKER_SECONDS = 2 * circuits.NOTED_SECONDS + breaker.LONGEST_PAUSE_SECONDS
+
+_LIST = f"""
 SELECT c.connection_id, c.organization_id, c.state, c.reason, v.version, v.endpoint, v.app, v.socket_state,
        v.socket_since, v.last_event_at, v.reconnects, v.last_error, v.listener_id, v.epoch,
        v.superseded_at IS NOT NULL AS superseded,
        (SELECT count(*) FROM ari.calls k WHERE k.connection_id = c.connection_id
-        AND (v.version IS NULL OR k.connection_version = v.version) AND k.state NOT IN ('ending', 'ended')) AS live
+        AND (v.version IS NULL OR k.connection_version = v.version) AND k.state NOT IN ('ending', 'ended')) AS live,
+       (SELECT 'requests held back by ' || string_agg(who || ' (' || why || ')', ', ' ORDER BY who) FROM (
+            SELECT DISTINCT ON (t.who) t.who, t.name, split_part(t.detail, ': ', 2) AS why FROM ari.timeline t
+            WHERE t.connection_id = c.connection_id AND t.call_id IS NULL AND t.kind = 'note'
+              AND t.name IN ('{breaker.OPENED}', '{breaker.CLOSED}') AND split_part(t.detail, ': ', 1) = v.version::text
+              AND t.at > clock_timestamp() - interval '{_BREAKER_SECONDS} seconds'
+            ORDER BY t.who, t.id DESC) AS last WHERE name = '{breaker.OPENED}') AS held_back
 FROM ari.connections c
 LEFT JOIN ari.connection_versions v ON v.connection_id = c.connection_id AND v.retired_at IS NULL
 WHERE c.state <> 'removed' OR v.version IS NOT NULL
 ORDER BY c.connection_id, v.version
-"""
+"""  # noqa: S608 - built from constants
 
 
 class Refusal(StrEnum):
@@ -118,7 +127,7 @@ def list_connections() -> None:
             _time(row["socket_since"]),
             str(row["live"]),
             _time(row["last_event_at"]),
-            tools.plain(row["reason"] or row["last_error"] or ""),
+            tools.plain("; ".join(filter(None, [row["reason"] or row["last_error"], row["held_back"]]))),
         )
     tools.out.print(table if rows else "No connections. Add one: arictl connection add --help")
     if leads is None:

@@ -73,6 +73,11 @@ class Ari:
         """The Stasis app."""
         return self._asterisk.target.app
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether it has to show first that it answers. Raises AsteriskUnreachable while it is left alone."""
+        return self._asterisk.is_in_doubt(self._witness)
+
     def channel(self, channel_id: str) -> Channel | None:
         """The channel, or None when there is none of that id."""
         return self._unless_gone(["channels", channel_id], _parsed_channel)

@@ -26,7 +26,8 @@ import urllib3
 import urllib3.connection
 import urllib3.connectionpool
 
-from shared import authorities, endpoints, errors
+from shared import authorities, circuits, endpoints, errors
+from shared.core import breaker
 
 #: Asterisk closes an idle connection after 15 s: one that idle is never used for a request that must not be lost.
 IDLE_SECONDS = 10.0
@@ -163,11 +164,12 @@ class Asterisk:
         connect_seconds: To open a connection.
         read_seconds: For an answer.
         dialer: Connects.
+        circuit: Its circuit breaker.
     """
 
     def __init__(
         self, target: Target, *, requests_at_once: int, connect_seconds: float, read_seconds: float,
-        dialer: endpoints.Dialer,
+        dialer: endpoints.Dialer, circuit: circuits.Circuit,
     ) -> None:  # fmt: skip
         self.target = target
         self._base = f"{target.endpoint}/ari"
@@ -182,6 +184,7 @@ class Asterisk:
         self._places = threading.BoundedSemaphore(requests_at_once)
         self._connect_seconds = connect_seconds
         self._read_seconds = read_seconds
+        self._circuit = circuit
 
     def close(self) -> None:
         """Closes the idle connections."""
@@ -205,20 +208,44 @@ class Asterisk:
             AsteriskRefused: A 4xx.
         """
         left = witness.seconds_left()
+        # Before the wait for a place: it is long just when the circuit is about to open.
+        self._circuit.check(witness)
         if not self._places.acquire(timeout=min(left, self._connect_seconds)):
             raise errors.AsteriskUnreachable("too many requests in flight to this Asterisk", may_have_acted=False)
-        started = time.monotonic()
-        answer = "no answer"
         try:
-            status, document = self._send(method, path, query, body, witness.seconds_left())
+            left = witness.seconds_left()
+            self._circuit.enter(witness)
+            return self._ask(witness, method, path, query, body, left)
+        finally:
+            self._places.release()
+
+    def is_in_doubt(self, witness: Witness) -> bool:
+        """Whether it has to show first that it answers. Raises AsteriskUnreachable while it is left alone."""
+        self._circuit.check(witness)
+        return self._circuit.state is not breaker.State.CLOSED
+
+    def _ask(  # noqa: PLR0917 - a request's parts, as `request` takes them
+        self, witness: Witness, method: str, path: Sequence[str], query: Mapping[str, str] | None, body: object,
+        left: float,
+    ) -> Any:  # fmt: skip
+        started = time.monotonic()
+        answer, silence = "no answer", "no answer"
+        try:
+            status, document = self._send(method, path, query, body, left)
             message = plain(document.get("message", "")) if isinstance(document, dict) else ""
             answer = f"{status} {message}".strip() if status >= 400 else str(status)
+            # A 4xx is an answer of one that lives, be it 401 or a strange 404.
+            silence = f"answered {answer}" if status >= 500 else ""
             return _judge(status, message, document)
         except errors.AsteriskUnreachable as exc:
             answer = str(exc)
+            silence = silence and answer
             raise
         finally:
-            self._places.release()
+            if silence:
+                self._circuit.unanswered(witness, silence)
+            else:
+                self._circuit.answered()
             took_ms = (time.monotonic() - started) * 1000
             witness.asked(Asked(what=f"{method} /{'/'.join(path)}", took_ms=took_ms, answer=answer))
 

@@ -1,19 +1,30 @@
-"""The Asterisks this process talks to: one client for each version of a connection, made when first needed."""
+"""The Asterisks this process talks to: one client for each version of a connection, made when first needed.
+
+Each has a circuit breaker, whose changes are noted in the timeline of the connection: `arictl connection list` reads
+them there.
+"""
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from shared import ari, endpoints, errors, rest, sealing
+import structlog
+
+from shared import ari, circuits, endpoints, errors, rest, sealing
 from shared.connections import Connections, Version
+from shared.core import breaker
 from shared.core.calls import Call
 from shared.core.deadlines import Limits
+from shared.store import Note
+
+log = structlog.stdlib.get_logger(__name__)
 
 #: Clients kept; the one unused for longest goes first. An idle client holds no socket.
 _KEPT = 2000
@@ -42,16 +53,24 @@ class _Known:
     fresh_until: float
 
 
+class Notes(Protocol):
+    """Where a breaker's changes are noted. `store.Store` is one."""
+
+    def note(self, notes: Sequence[Note], *, connection_id: int) -> None:
+        """Writes rows of the timeline. Raises a PipelineError when that is not possible."""
+
+
 class RestAsterisks:
     """Over HTTP, by what Postgres says of the connection."""
 
     def __init__(
-        self, connections: Connections, sealer: sealing.Sealer, limits: Limits, *, requests_at_once: int,
+        self, connections: Connections, sealer: sealing.Sealer, limits: Limits, notes: Notes, *, requests_at_once: int,
         dialer: endpoints.Dialer,
     ) -> None:  # fmt: skip
         self._connections = connections
         self._sealer = sealer
         self._limits = limits
+        self._notes = notes
         self._requests_at_once = requests_at_once
         self._dialer = dialer
         self._lock = threading.Lock()
@@ -99,13 +118,30 @@ class RestAsterisks:
             connect_seconds=self._limits.connect_seconds,
             read_seconds=self._limits.read_seconds,
             dialer=self._dialer,
+            circuit=circuits.Circuit(functools.partial(self._note, version.connection_id, version.version)),
         )
+
+    def _note(self, connection_id: int, version: int, opened: bool, why: str) -> None:
+        name = breaker.OPENED if opened else breaker.CLOSED
+        log.warning("circuit breaker", connection=f"{connection_id}:{version}", change=name, why=why)
+        try:
+            self._notes.note([Note(kind="note", name=name, detail=f"{version}: {why}")], connection_id=connection_id)
+        except errors.PipelineError as exc:
+            log.warning("a breaker's change could not be noted", connection=connection_id, why=str(exc))
 
 
 class SideBySide:
-    """Runs the requests of one step at the same time."""
+    """Runs the requests of one step at the same time.
 
-    def __init__(self, threads: int) -> None:
+    Args:
+        steps: At work at once. Each has threads of its own here, so that none waits for another's requests.
+    """
+
+    #: A teardown of two attempts has five requests; the first runs in the step's own thread.
+    _REQUESTS = 5
+
+    def __init__(self, steps: int) -> None:
+        threads = steps * (self._REQUESTS - 1)
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="request")
 
     def __call__(self, *asks: Callable[[], _T]) -> list[_T | errors.PipelineError]:

@@ -53,7 +53,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     db.open()
     calls = store.PostgresStore(db, who=config.name, prefix=config.id_prefix)
     redis_url = config.redis_url.get_secret_value()
-    side_by_side = SideBySide(sum(config.crews.values()) * 4)
+    side_by_side = SideBySide(sum(config.crews.values()))
     limits = config.limits()
     known = connections.Connections(db)
     dialer = endpoints.Dialer(config.guard())
@@ -65,7 +65,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     tools = Tools(
         ledger=book,
         asterisks=RestAsterisks(
-            known, config.sealer(), limits, requests_at_once=config.asterisk_requests, dialer=dialer
+            known, config.sealer(), limits, calls, requests_at_once=config.asterisk_requests, dialer=dialer
         ),
         platform=platform,
         quota=_quota(config, own_quotas, platform),

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from shared import ari, errors, media_tokens
-from shared.core import facts
+from shared.core import calls, facts
 from shared.core.calls import Call
 from shared.core.deadlines import Step
 from workers import claims
@@ -19,16 +19,15 @@ _LOOK_SECONDS = 2.0
 def start_media(tools: Tools, *, call_id: UUID, attempt: int) -> None:
     """Begins an attempt, unless it was begun before: whoever did it may have asked, and nobody may ask twice."""
     call = tools.ledger.store.load(call_id)
-    if call is None:
+    if call is None or call.state is not calls.State.PREPARED or attempt != call.attempt + 1:
         return
     limits = tools.ledger.limits
-    if attempt > 1 and attempt == call.attempt + 1 and _is_whole(tools, call):
+    _ensure_answering(tools, call)
+    if attempt > 1 and _is_whole(tools, call):
         # The attempt before had its effect after all; only the answer, or the worker that waited for it, was lost.
         tools.ledger.record(call, facts.LegsCreated(attempt=call.attempt))
         return
     wait = limits.claim(Step.MEDIA).total_seconds() + limits.request_seconds
-    # Whom to ask is looked up before the attempt is begun: nothing is spent when that is not possible.
-    tools.asterisks.of(call, claims.Watch(tools.ledger, 0.0))
     begun = facts.AttemptBegun(attempt=attempt, open_until=_after(tools, wait))
     recorded, claim = claims.take(tools.ledger, call, begun, Step.MEDIA)
     if claim is None or not recorded.applied:
@@ -38,6 +37,20 @@ def start_media(tools: Tools, *, call_id: UUID, attempt: int) -> None:
         if attempt > 1:
             remove(tools, asterisk, claim.call, attempt - 1)
         claim.record(_ask(tools, asterisk, claim.call))
+
+
+def _ensure_answering(tools: Tools, call: Call) -> None:
+    """Raises when the Asterisk is not known, or is left alone: no attempt is spent on it.
+
+    One that has been left alone until now is asked for the caller first.
+    """
+    watch = claims.Watch(tools.ledger, tools.ledger.limits.request_seconds)
+    asterisk = tools.asterisks.of(call, watch)
+    if asterisk.is_in_doubt:
+        try:
+            asterisk.channel(call.channel_id)
+        finally:
+            tools.ledger.store.note(watch.notes(), call=call)
 
 
 def _is_whole(tools: Tools, call: Call) -> bool:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from shared import ari, errors, messages
-from shared.core import calls, events, facts, ids
+from shared.core import breaker, calls, events, facts, ids
 from shared.core.calls import Call, State
 from shared.store import Note
 from workers import claims, originate, quota
@@ -23,6 +23,8 @@ log = structlog.stdlib.get_logger(__name__)
 _STILL = timedelta(seconds=2)
 #: A finding that stands is noted this often.
 _SAID_AGAIN = timedelta(hours=1)
+#: After this an Asterisk that was left alone is asked again.
+_LEFT_ALONE = timedelta(seconds=breaker.LONGEST_PAUSE_SECONDS)
 #: Bounds one resync; the next one goes on.
 _SECONDS = 60.0
 
@@ -43,14 +45,18 @@ def resync_connection(tools: Tools, *, connection_id: int, version: int, full: b
     except (errors.AsteriskUnreachable, errors.OutOfTime) as exc:
         # Nothing is concluded from an Asterisk that does not answer; the clock asks again.
         log.info("resync not possible", connection=connection_id, version=version, why=str(exc))
+        # One that was just connected may be left alone for a last moment.
+        again_after: timedelta | None = _LEFT_ALONE
+    else:
+        again_after = _STILL + timedelta(seconds=1) if look.too_young else None
     if look.findings:
         # A leg that is left alone is found again and again.
         tools.ledger.store.note_news(look.findings, connection_id=connection_id, within=_SAID_AGAIN)
-    if look.too_young and reason not in (messages.RESYNC_CLOCK, messages.RESYNC_FOLLOW_UP):
+    if again_after is not None and reason not in (messages.RESYNC_CLOCK, messages.RESYNC_FOLLOW_UP):
         follow_up = messages.of_resync(
             connection_id=connection_id, connection_version=version, reason=messages.RESYNC_FOLLOW_UP, full=full
         )
-        tools.send_later(follow_up, _STILL + timedelta(seconds=1))
+        tools.send_later(follow_up, again_after)
 
 
 class _Look:

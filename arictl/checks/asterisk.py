@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from arictl.checks import media
 from arictl.checks.findings import Finding, ok, warning, wrong
-from shared import ari, endpoints, errors, rest
+from shared import ari, circuits, endpoints, errors, rest
 from shared.core.configurations import Configuration
 
 _CONNECT_SECONDS = 2.0
@@ -70,6 +70,7 @@ def check(
             connect_seconds=_CONNECT_SECONDS,
             read_seconds=_READ_SECONDS,
             dialer=dialer,
+            circuit=circuits.Closed(),
         )
     except errors.InvalidConfiguration as exc:
         return [wrong("certificates", str(exc), "arictl connection add --replace --ca-bundle FILE")]

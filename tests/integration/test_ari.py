@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from shared import ari, endpoints, errors, rest
-from shared.core import guard
+from shared import ari, circuits, endpoints, errors, rest
+from shared.core import breaker, guard
 
 PASSWORD = "hunter2 & # % + : ="
 CHANNEL = {
@@ -119,10 +119,24 @@ def witness() -> Witness:
 
 
 @contextlib.contextmanager
-def asterisk(url: str, *, connect: float = 1.0, read: float = 1.0, at_once: int = 10) -> Iterator[rest.Asterisk]:
+def asterisk(
+    url: str,
+    *,
+    connect: float = 1.0,
+    read: float = 1.0,
+    at_once: int = 10,
+    circuit: circuits.Circuit | None = None,
+) -> Iterator[rest.Asterisk]:
     dialer = endpoints.Dialer(guard.Guard())
     target = rest.Target(endpoint=url, app="voiceai", user="user", password=PASSWORD)
-    made = rest.Asterisk(target, requests_at_once=at_once, connect_seconds=connect, read_seconds=read, dialer=dialer)
+    made = rest.Asterisk(
+        target,
+        requests_at_once=at_once,
+        connect_seconds=connect,
+        read_seconds=read,
+        dialer=dialer,
+        circuit=circuit or circuits.Closed(),
+    )
     try:
         yield made
     finally:
@@ -415,6 +429,64 @@ def test_only_so_many_requests_are_in_flight(stub: Stub) -> None:
     assert len(stub.lines) == 1
 
 
+def closing(handler: _Handler) -> None:
+    handler.close_connection = True
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+# ── the circuit breaker ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("answer", "opens"),
+    [
+        (answered(500, {"message": "x"}), True),
+        (answered(503), True),
+        (closing, True),
+        (answered(400, {"message": "x"}), False),
+        (answered(401, {"message": "Authentication required"}), False),
+        (answered(403), False),
+        (answered(404, {"message": "Resource not found"}), False),
+        (answered(404, {"message": "Channel not found"}), False),
+        (answered(422, {"message": "x"}), False),
+    ],
+)
+def test_what_gives_no_answer_opens_the_breaker_and_a_4xx_does_not(stub: Stub, answer: Answer, *, opens: bool) -> None:
+    stub.answer = answer
+    with asterisk(stub.url, circuit=circuits.Circuit()) as made:
+        for _ in range(breaker.FAILURES):
+            outcome(made)
+        assert len(stub.lines) == breaker.FAILURES
+        said = outcome(made)
+        assert said.startswith("left alone for a moment") is opens
+        assert len(stub.lines) == breaker.FAILURES + (not opens)
+
+
+def test_a_refused_connection_opens_the_breaker_and_one_answer_closes_it(stub: Stub) -> None:
+    clock = 100.0
+    with asterisk(stub.url, read=0.1, circuit=circuits.Circuit(clock=lambda: clock)) as made:
+        stub.answer = silent
+        for _ in range(breaker.FAILURES):
+            assert outcome(made) == "no answer in time"
+        stub.answer = answered(200, CHANNEL)
+        assert outcome(made).endswith("5 times in a row: no answer in time")
+        clock += breaker.FIRST_PAUSE_SECONDS
+        assert outcome(made) == ""
+        assert outcome(made) == ""
+    assert len(stub.lines) == breaker.FAILURES + 2
+
+
+def test_nothing_is_told_of_a_request_that_was_not_made(stub: Stub) -> None:
+    """The timeline shows what was asked; a step says why it asked nothing."""
+    stub.answer = answered(500)
+    witness = Witness()
+    with asterisk(stub.url, circuit=circuits.Circuit()) as made:
+        for _ in range(breaker.FAILURES + 3):
+            with pytest.raises(errors.AsteriskUnreachable):
+                ari.Ari(made, witness).channel("1.1")
+    assert len(witness.requests) == breaker.FAILURES
+
+
 def outcome(made: rest.Asterisk) -> str:
     try:
         ari.Ari(made, Witness()).channel("1.1")
@@ -446,11 +518,6 @@ def test_a_connection_idle_for_long_is_not_used_again(
     client.answer("1.1")
     client.answer("1.1")
     assert len(set(stub.peers)) == 2
-
-
-def closing(handler: _Handler) -> None:
-    handler.close_connection = True
-    handler.connection.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize("warm", [False, True])

@@ -7,13 +7,13 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from shared import database
-from shared.core import calls, facts
+from shared.core import breaker, calls, facts
 from shared.core.calls import Call, Direction, State
 from shared.core.deadlines import Limits
 from shared.store import Note, PostgresStore
@@ -183,6 +183,38 @@ def test_connections_are_listed_whatever_a_tenant_called_them(arictl: Arictl, db
     assert "\x1b" not in done.stdout
     assert "sealed" not in done.stdout
     assert "3:-" not in done.stdout
+
+
+def test_requests_that_are_held_back_are_listed_until_that_has_passed(arictl: Arictl, db: database.Database) -> None:
+    with db.connection() as connection:
+        connection.execute(
+            "INSERT INTO ari.connections (source_id, organization_id, state, version) VALUES (1, 1, 'active', 2)"
+        )
+        connection.execute(
+            "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password,"
+            " socket_state) VALUES (1, 1, 'http://old', 'a', 'a', 'x', 'connected'),"
+            " (1, 2, 'http://new', 'a', 'a', 'x', 'connected')"
+        )
+
+    def noted(who: str, name: str, detail: str, seconds_ago: int = 0) -> None:
+        at = datetime.now(UTC) - timedelta(seconds=seconds_ago)
+        store = PostgresStore(db, who=who, prefix="aip-")
+        store.note([Note(kind="note", name=name, detail=detail, at=at)], connection_id=1)
+
+    def shown(endpoint: str) -> str:
+        lines = [line for line in arictl("connection", "list").stdout.splitlines() if endpoint in line]
+        return lines[0].partition("requests held back by ")[2].strip()
+
+    noted("worker-1", breaker.OPENED, "2: connection refused")
+    noted("worker-2", breaker.OPENED, "2: no answer in time")
+    noted("worker-3", breaker.OPENED, "2: connection refused")
+    noted("worker-3", breaker.CLOSED, "2: it answers again")
+    noted("worker-dead", breaker.OPENED, "2: connection refused", 90)
+    assert shown("http://new") == "worker-1 (connection refused), worker-2 (no answer in time)"
+    assert shown("http://old") == ""
+    noted("worker-1", breaker.CLOSED, "2: it answers again")
+    noted("worker-2", breaker.CLOSED, "2: it answers again")
+    assert shown("http://new") == ""
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 
 from listener import addresses, wires
 from listener.errors import SocketBroken
-from shared import ari, endpoints, errors, rest
+from shared import ari, circuits, endpoints, errors, rest
 from shared.core import guard
 from simulator.testing import SimulatedAsterisk
 
@@ -70,7 +70,9 @@ def named(simulated: SimulatedAsterisk) -> str:
 def asterisk(endpoint: str, names: Names, rule: guard.Guard = OPEN) -> Iterator[ari.Ari]:
     target = rest.Target(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD)
     dialer = endpoints.Dialer(rule, names)
-    made = rest.Asterisk(target, requests_at_once=4, connect_seconds=1.0, read_seconds=3.0, dialer=dialer)
+    made = rest.Asterisk(
+        target, requests_at_once=4, connect_seconds=1.0, read_seconds=3.0, dialer=dialer, circuit=circuits.Closed()
+    )
     try:
         yield ari.Ari(made, Witness())
     finally:
@@ -130,7 +132,12 @@ def test_a_strict_guard_knows_loopback_however_it_is_written(simulated: Simulate
     strict = guard.Guard(strict=True)
     target = rest.Target(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD)
     made = rest.Asterisk(
-        target, requests_at_once=2, connect_seconds=1.0, read_seconds=3.0, dialer=endpoints.Dialer(strict)
+        target,
+        requests_at_once=2,
+        connect_seconds=1.0,
+        read_seconds=3.0,
+        dialer=endpoints.Dialer(strict),
+        circuit=circuits.Closed(),
     )
     with contextlib.closing(made), pytest.raises(errors.EndpointRefused, match="loopback"):
         ari.Ari(made, Witness()).bridges()

@@ -11,7 +11,7 @@ import pytest
 
 from listener import addresses, wires
 from listener.errors import SocketBroken
-from shared import ari, authorities, endpoints, errors, rest
+from shared import ari, authorities, circuits, endpoints, errors, rest
 from shared.core import guard
 from simulator.testing import SimulatedAsterisk
 from tests import tls
@@ -87,7 +87,9 @@ def request(endpoint: str, bundle: str | None) -> None:
     """A request over a connection that is kept, and another one over it."""
     target = rest.Target(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD, ca_bundle=bundle)
     dialer = endpoints.Dialer(guard.Guard())
-    asterisk = rest.Asterisk(target, requests_at_once=2, connect_seconds=2, read_seconds=3, dialer=dialer)
+    asterisk = rest.Asterisk(
+        target, requests_at_once=2, connect_seconds=2, read_seconds=3, dialer=dialer, circuit=circuits.Closed()
+    )
     try:
         for _ in range(2):
             assert ari.Ari(asterisk, Witness()).bridges() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,9 +10,10 @@ from uuid import UUID
 
 import pytest
 
-from shared import errors
+from shared import errors, rest
 from shared.core import facts
 from shared.core.calls import Call, Direction, State
+from shared.core.deadlines import Limits
 from workers import asterisks, media
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -83,3 +85,62 @@ def test_what_both_answers_come_to(
     assert type(reported) is fact
     whose = {"workflow_id": "1", "user_id": "2", "workflow_run_id": "3"}
     assert sorted(asterisk.asked) == [("b1", {}), ("m1", whose)]
+
+
+class LeftAlone:
+    """An Asterisk whose breaker is open."""
+
+    def __init__(self) -> None:
+        self.looked_up: list[Call] = []
+
+    def of(self, call: Call, witness: rest.Witness) -> LeftAlone:
+        self.looked_up.append(call)
+        return self
+
+    @property
+    def is_in_doubt(self) -> bool:
+        raise errors.AsteriskUnreachable("left alone for a moment", may_have_acted=False)
+
+
+class InDoubt(LeftAlone):
+    """One that is to show first whether it answers, and does not."""
+
+    @property
+    def is_in_doubt(self) -> bool:
+        return True
+
+    def channel(self, channel_id: str) -> None:
+        raise errors.AsteriskUnreachable("connection refused", may_have_acted=False)
+
+
+class Unwritten:
+    """A store that only reads: nothing may be recorded."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def load(self, call_id: UUID) -> Call:
+        return self._call
+
+    def note(self, notes: list[object], *, call: Call) -> None:
+        pass
+
+
+@pytest.mark.parametrize("asterisk", [LeftAlone(), InDoubt()], ids=["open", "half-open"])
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_no_attempt_is_spent_on_an_asterisk_that_is_left_alone(asterisk: LeftAlone, attempt: int) -> None:
+    """The message is tried again, and the deadline is the call's own: it does not end for that."""
+    call = replace(CALL, attempt=attempt - 1)
+    ledger = SimpleNamespace(store=Unwritten(call), limits=Limits())
+    tools = SimpleNamespace(ledger=ledger, asterisks=asterisk)
+    with pytest.raises(errors.AsteriskUnreachable):
+        media.start_media(cast(Any, tools), call_id=call.call_id, attempt=attempt)
+
+
+def test_an_order_that_no_longer_applies_asks_nobody() -> None:
+    asterisk = LeftAlone()
+    for call in (replace(CALL, state=State.ENDING, attempt=0), replace(CALL, attempt=1), replace(CALL, attempt=2)):
+        ledger = SimpleNamespace(store=Unwritten(call), limits=Limits())
+        tools = SimpleNamespace(ledger=ledger, asterisks=asterisk)
+        media.start_media(cast(Any, tools), call_id=call.call_id, attempt=1)
+    assert asterisk.looked_up == []
