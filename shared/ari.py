@@ -57,6 +57,9 @@ class Server(Protocol):
     ) -> Any:  # fmt: skip
         """Makes one request, once."""
 
+    def is_in_doubt(self, witness: rest.Witness) -> bool:
+        """Whether it has to show first that it answers. Raises AsteriskUnreachable while it is left alone."""
+
 
 class Ari:
     """What we ask an Asterisk for, in the words of a call. Each raises as `Asterisk.request` does.

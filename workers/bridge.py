@@ -38,6 +38,10 @@ def check_media(tools: Tools, *, call_id: UUID, attempt: int) -> None:
     asterisk = tools.asterisks.of(call, watch)
     try:
         leg = asterisk.channel(tools.media_id(call))
+    except errors.AsteriskUnreachable as exc:
+        # The deadline asks again, and ends the call when that is of no use.
+        log.info("media not checked", call=str(call_id), why=str(exc))
+        return
     finally:
         tools.ledger.store.note(watch.notes(), call=call)
     if leg is None:

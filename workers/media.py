@@ -5,15 +5,21 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from shared import ari, errors, media_tokens
-from shared.core import calls, facts
+import structlog
+
+from shared import ari, errors, media_tokens, messages
+from shared.core import calls, commands, facts
 from shared.core.calls import Call
 from shared.core.deadlines import Step
 from workers import claims
 from workers.steps import Tools
 
+log = structlog.stdlib.get_logger(__name__)
+
 #: Bounds the look at an attempt of unknown outcome, before the next one begins.
 _LOOK_SECONDS = 2.0
+#: Until an Asterisk that is left alone is tried again for a call that waits.
+_PUT_OFF_SECONDS = 0.5
 
 
 def start_media(tools: Tools, *, call_id: UUID, attempt: int) -> None:
@@ -22,7 +28,11 @@ def start_media(tools: Tools, *, call_id: UUID, attempt: int) -> None:
     if call is None or call.state is not calls.State.PREPARED or attempt != call.attempt + 1:
         return
     limits = tools.ledger.limits
-    _ensure_answering(tools, call)
+    try:
+        _ensure_answering(tools, call)
+    except errors.AsteriskUnreachable as exc:
+        _put_off(tools, call, attempt, str(exc))
+        return
     if attempt > 1 and _is_whole(tools, call):
         # The attempt before had its effect after all; only the answer, or the worker that waited for it, was lost.
         tools.ledger.record(call, facts.LegsCreated(attempt=call.attempt))
@@ -40,9 +50,9 @@ def start_media(tools: Tools, *, call_id: UUID, attempt: int) -> None:
 
 
 def _ensure_answering(tools: Tools, call: Call) -> None:
-    """Raises when the Asterisk is not known, or is left alone: no attempt is spent on it.
+    """Raises AsteriskUnreachable when it is left alone; one that was until now is asked for the caller first.
 
-    One that has been left alone until now is asked for the caller first.
+    Raises PermanentError when it is not known. Neither costs the call an attempt.
     """
     watch = claims.Watch(tools.ledger, tools.ledger.limits.request_seconds)
     asterisk = tools.asterisks.of(call, watch)
@@ -51,6 +61,15 @@ def _ensure_answering(tools: Tools, call: Call) -> None:
             asterisk.channel(call.channel_id)
         finally:
             tools.ledger.store.note(watch.notes(), call=call)
+
+
+def _put_off(tools: Tools, call: Call, attempt: int, why: str) -> None:
+    """Gives the order again in a moment, unless the sweep is to do that by then: so there is one, and not for ever."""
+    log.info("media put off", call=str(call.call_id), why=why)
+    if call.deadline_at is not None and _after(tools, _PUT_OFF_SECONDS) < call.deadline_at:
+        order = commands.StartMedia(call_id=call.call_id, attempt=attempt)
+        message = messages.of_command(order, connection_id=call.connection_id)
+        tools.send_later(message, timedelta(seconds=_PUT_OFF_SECONDS))
 
 
 def _is_whole(tools: Tools, call: Call) -> bool:

@@ -64,6 +64,11 @@ class Delivery(dramatiq.broker.MessageProxy):
         """Its name among all that a member holds."""
         return self.queue.encode() + b"/" + self.reference
 
+    @property
+    def group(self) -> bytes:
+        """Whose it is; empty for nobody's."""
+        return self.reference.rpartition(b"/")[0]
+
     def stuff_exception(self, exception: BaseException) -> None:
         """Keeps the first cause: that an unreadable message names no actor is no news."""
         super().stuff_exception(exception)

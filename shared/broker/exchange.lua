@@ -2,6 +2,8 @@
 --
 -- ARGV: member, heartbeat time-out in ms, room, most held of one group (0: no limit), number of queues,
 --       the queues in order of need;
+--       most held by this member of one group, most of slow groups still to be taken, number of groups of which it holds
+--       some or that are slow, of each: group, messages held, 1 if slow;
 --       then of each settlement: verdict, queue, reference, body, delay in ms or why.
 -- Gives: now, how many it holds, in how many ms the next delayed message is due (-1: none);
 --        then of each message taken: queue, reference, body.
@@ -9,6 +11,14 @@
 local member = ARGV[1]
 local timeout_ms, room, limit, count = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local queues = {unpack(ARGV, 6, 5 + count)}
+local at = 6 + count
+local share, slow_room, groups = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+local in_hand, is_slow = {}, {}
+at = at + 3
+for _ = 1, groups do
+    in_hand[ARGV[at]], is_slow[ARGV[at]] = tonumber(ARGV[at + 1]), ARGV[at + 2] == "1"
+    at = at + 3
+end
 
 -- Before anything that needs memory: a full Redis refuses a script whose first write does. Its queues must be emptied.
 for _, queue in ipairs(queues) do
@@ -39,8 +49,8 @@ local function settle(verdict, queue, reference, body, detail)
     end
 end
 
-for at = 6 + count, #ARGV, 5 do
-    settle(unpack(ARGV, at, at + 4))
+for each = at, #ARGV, 5 do
+    settle(unpack(ARGV, each, each + 4))
 end
 
 -- Who is silent for longer than the time-out is dead, and what it holds is others'. But when nobody was heard for a
@@ -75,14 +85,29 @@ for _, queue in ipairs(queues) do
     if due and (due_ms < 0 or due - now < due_ms) then due_ms = math.max(0, due - now) end
 end
 
+-- A group has its share of this member when it holds as many places as one may, or when all slow ones do together.
+local passed
+local function has_share(group)
+    if group == "" then return false end
+    if (in_hand[group] or 0) < share and not (is_slow[group] and slow_room <= 0) then return false end
+    table.insert(passed, group)
+    return true
+end
+
 local taken = {}
 for _, queue in ipairs(queues) do
+    passed = {}
     while room > 0 do
-        local reference, body = take(member, queue, limit)
+        local reference, body = take(member, queue, limit, has_share)
         if not reference then break end
         for _, part in ipairs({queue, reference, body}) do table.insert(taken, part) end
         room = room - 1
+        local group = group_of(reference)
+        in_hand[group] = (in_hand[group] or 0) + 1
+        if is_slow[group] then slow_room = slow_room - 1 end
     end
+    -- It is their turn still: of another member, or of this one when it has settled something.
+    for each = #passed, 1, -1 do redis.call("LPUSH", key("queue", queue, "turns"), passed[each]) end
 end
 
 -- A member that can take more wants to be woken; one that cannot leaves what is left to another.

@@ -68,13 +68,16 @@ local function delay(queue, reference, delay_ms)
 end
 
 -- Gives the next message of the group whose turn it is into a member's hands; its group comes again after the others. A
--- group of which `limit` messages are held (0: no limit) has no turn until one of them is released.
-local function take(member, queue, limit)
+-- group of which `limit` messages are held (0: no limit) has no turn until one of them is released; one that
+-- `passes_over(group)` is not taken from, and whoever asked gives it its turn back.
+local function take(member, queue, limit, passes_over)
     local turns = key("queue", queue, "turns")
     while true do
         local group = redis.call("LPOP", turns)
         if not group then return end
-        if limit > 0 and group ~= "" and tonumber(redis.call("HGET", key("busy"), group) or 0) >= limit then
+        if passes_over(group) then
+            -- Nothing: it is its turn still.
+        elseif limit > 0 and group ~= "" and tonumber(redis.call("HGET", key("busy"), group) or 0) >= limit then
             redis.call("SADD", key("queue", queue, "parked"), group)
             redis.call("SADD", key("parked", group), queue)
         else

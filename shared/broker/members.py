@@ -23,7 +23,7 @@ import dramatiq.errors
 import dramatiq.logging
 import redis
 
-from shared.broker import scripts
+from shared.broker import scripts, shares
 from shared.broker.deliveries import Delivery, Settlement, Verdict
 
 #: How long an idle member waits at most before it looks by itself; also its heartbeat.
@@ -83,6 +83,7 @@ class Member:
         #: All that Redis may believe to be in our hands.
         self._held: dict[bytes, Delivery] = {}
         self._in_work = 0
+        self._shares = shares.Shares(capacity)
         self._outbox: list[Settlement] = []
         self._failures = 0
         #: Redis's clock less our monotonic one.
@@ -128,6 +129,7 @@ class Member:
                 return
             delivery.is_settled = True
             self._in_work -= 1
+            self._shares.settled(delivery.name, time.monotonic())
             self._outbox.append(settlement)
         self._bell.set()
 
@@ -224,6 +226,7 @@ class Member:
             # A copy: a queue may be declared meanwhile.
             served = [queue for queue in list(self._order) if queue in self._inboxes]
             room = 0 if self._drains else max(0, self._capacity - self._in_work)
+            held_by = list(self._shares.arguments(time.monotonic()))
         arguments = itertools.chain.from_iterable(settlement.arguments() for settlement in settled)
         now_ms, held, due_ms, *taken = scripts.EXCHANGE.run(
             self._client,
@@ -234,6 +237,7 @@ class Member:
             self._group_limit,
             len(served),
             *served,
+            *held_by,
             *arguments,
         )
         self._offset_ms = now_ms - int(time.monotonic() * 1000)
@@ -253,6 +257,7 @@ class Member:
         with self._lock:
             self._held[delivery.name] = delivery
             self._in_work += 1
+            self._shares.taken(delivery.name, delivery.group, time.monotonic())
             inbox = None if self._drains else self._inboxes.get(delivery.queue)
             if inbox is not None:
                 inbox.put(delivery)

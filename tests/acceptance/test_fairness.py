@@ -16,6 +16,9 @@ from tests.acceptance.sites import Product, Site, own_database, running_product
 
 pytestmark = pytest.mark.services
 
+#: Of the worker that sets calls up, and of one that tears them down; what one tenant may have of them.
+THREADS, SHARE = 4, 3
+
 
 @pytest.fixture(scope="module")
 def product(
@@ -23,7 +26,15 @@ def product(
 ) -> Iterator[Product]:
     with (
         own_database(postgres_server.url, database_template) as database_url,
-        running_product(folder=stack_folder, logs=all_logs / "fairness", database_url=database_url) as made,
+        running_product(
+            folder=stack_folder,
+            logs=all_logs / "fairness",
+            database_url=database_url,
+            WORKER_THREADS=str(THREADS),
+            TEARDOWN_THREADS=str(THREADS),
+            # Nothing that hangs here is given up before the test lets it go.
+            READ_SECONDS="30",
+        ) as made,
     ):
         yield made
 
@@ -62,3 +73,33 @@ def test_a_caller_outlasts_an_open_breaker_and_no_attempt_is_spent_on_it(ours: S
     assert ours.count("POST", "/channels/externalMedia") == 2, "one for each call"
     ours.until(lambda: noted(ours, breaker.CLOSED), seconds=5, what="the breaker closes")
     ours.end(connected, leg)
+
+
+def test_an_asterisk_that_hangs_leaves_threads_to_the_others(ours: Site, theirs: Site) -> None:
+    """Calls enough to hold every thread of the worker that sets them up, twice."""
+    with ours.control.hold("POST", "/channels/externalMedia", "before") as gate:
+        waiting = [ours.dial() for _ in range(2 * THREADS)]
+        gate.wait_arrived(count=SHARE)
+        served = theirs.connect(2 * THREADS)
+        # It holds its share and nothing above, and nobody waited for its answer.
+        assert gate.waiting() == SHARE, ours.tell()
+        assert not any(ours.pipeline.state(leg) == "connected" for leg in waiting)
+    theirs.end(*served)
+    for leg in waiting:
+        ours.wait_state(leg, "connected", "ended", seconds=20)
+    connected = [leg for leg in waiting if ours.pipeline.state(leg) == "connected"]
+    assert len(connected) >= SHARE, ours.tell()
+    ours.end(*connected)
+
+
+def test_an_asterisk_that_hangs_delays_no_teardown_of_others(ours: Site, theirs: Site) -> None:
+    hang_up, others = ours.connect(2 * THREADS), theirs.connect(THREADS)
+    with ours.control.hold("DELETE", "/channels/*", "before") as gate:
+        for leg in hang_up:
+            ours.control.hang_up(leg)
+        gate.wait_arrived(count=SHARE)
+        theirs.end(*others)
+        assert gate.waiting() == SHARE, ours.tell()
+    for leg in hang_up:
+        ours.wait_state(leg, "ended", seconds=20)
+    ours.wait_empty()

@@ -289,7 +289,7 @@ def test_a_group_does_not_take_all_threads_with_work_that_hangs(redis_url: str, 
 
 def test_a_group_whose_worker_leaves_in_the_middle_has_its_turns_again(redis_url: str, client: redis.Redis) -> None:
     """What is given back counts no more."""
-    station = Station(redis_url, threads=2, group_limit=2)
+    station = Station(redis_url, threads=3, group_limit=2)
     station.worker = dramatiq.Worker(station.broker, worker_threads=1, worker_timeout=50)
     gate = stations.Gate()
     station.does = gate

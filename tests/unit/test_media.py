@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
 
 import pytest
 
-from shared import errors, rest
+from shared import errors, messages, rest
 from shared.core import facts
 from shared.core.calls import Call, Direction, State
 from shared.core.deadlines import Limits
@@ -122,25 +124,56 @@ class Unwritten:
     def load(self, call_id: UUID) -> Call:
         return self._call
 
+    def now(self) -> datetime:
+        return NOW
+
     def note(self, notes: list[object], *, call: Call) -> None:
         pass
 
 
 @pytest.mark.parametrize("asterisk", [LeftAlone(), InDoubt()], ids=["open", "half-open"])
 @pytest.mark.parametrize("attempt", [1, 2])
-def test_no_attempt_is_spent_on_an_asterisk_that_is_left_alone(asterisk: LeftAlone, attempt: int) -> None:
-    """The message is tried again, and the deadline is the call's own: it does not end for that."""
-    call = replace(CALL, attempt=attempt - 1)
-    ledger = SimpleNamespace(store=Unwritten(call), limits=Limits())
-    tools = SimpleNamespace(ledger=ledger, asterisks=asterisk)
-    with pytest.raises(errors.AsteriskUnreachable):
-        media.start_media(cast(Any, tools), call_id=call.call_id, attempt=attempt)
+@pytest.mark.parametrize(("left_seconds", "sent"), [(3.0, True), (0.4, False)])
+def test_no_attempt_is_spent_on_an_asterisk_that_is_left_alone(
+    asterisk: LeftAlone, attempt: int, left_seconds: float, *, sent: bool
+) -> None:
+    """The order is given again in a moment; when the deadline comes before that, the sweep gives it."""
+    call = replace(CALL, attempt=attempt - 1, deadline_at=NOW + timedelta(seconds=left_seconds))
+    ledger = SimpleNamespace(store=Unwritten(call), limits=Limits(), clock=time)
+    later: list[tuple[messages.Message, timedelta]] = []
+    tools = SimpleNamespace(
+        ledger=ledger, asterisks=asterisk, send_later=lambda message, wait: later.append((message, wait))
+    )
+    media.start_media(cast(Any, tools), call_id=call.call_id, attempt=attempt)
+    assert bool(later) is sent
+    for message, wait in later:
+        assert (message.actor_name, message.kwargs["attempt"]) == ("start_media", attempt)
+        assert timedelta() < wait < timedelta(seconds=1)
 
 
 def test_an_order_that_no_longer_applies_asks_nobody() -> None:
     asterisk = LeftAlone()
     for call in (replace(CALL, state=State.ENDING, attempt=0), replace(CALL, attempt=1), replace(CALL, attempt=2)):
-        ledger = SimpleNamespace(store=Unwritten(call), limits=Limits())
+        ledger = SimpleNamespace(store=Unwritten(call), limits=Limits(), clock=time)
         tools = SimpleNamespace(ledger=ledger, asterisks=asterisk)
         media.start_media(cast(Any, tools), call_id=call.call_id, attempt=1)
     assert asterisk.looked_up == []
+
+
+def test_the_requests_of_every_step_at_work_go_side_by_side() -> None:
+    """A step whose Asterisk hangs keeps no request of another step waiting: each has threads of its own."""
+    steps, requests = 3, 5
+    together = threading.Barrier(steps * requests)
+    side_by_side = asterisks.SideBySide(steps)
+    results: list[list[object]] = []
+
+    def step() -> None:
+        results.append(side_by_side(*[lambda: together.wait(10)] * requests))
+
+    threads = [threading.Thread(target=step) for _ in range(steps)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    side_by_side.close()
+    assert len(results) == steps
