@@ -34,21 +34,18 @@ def broker(
     *,
     name: str = "producer",
     threads: int | None = None,
-    connection_limit: int = 0,
 ) -> brokers.Broker:
     """A broker with all our queues; connects when first used.
 
     Args:
         name: How a worker on it is called.
         threads: How many a worker on it has.
-        connection_limit: Most messages of one connection at work at once, over all workers; 0 for no limit.
     """
     made = brokers.Broker(
         client(url),
         namespace=keys.NAMESPACE,
         name=name,
         capacity=threads,
-        group_limit=connection_limit,
         describe=_describe,
         middleware=middleware,
     )

@@ -177,12 +177,6 @@ class Worker(WithDatabase):
     worker_threads: int = Field(default=8, ge=1, le=64, description="Steps that set calls up, at once in one process.")
     teardown_threads: int = Field(default=4, ge=1, le=64, description="Teardowns at work at once in one process.")
     resync_threads: int = Field(default=2, ge=1, le=64, description="Resyncs at work at once in one process.")
-    connection_steps: int = Field(
-        default=6,
-        ge=1,
-        le=1000,
-        description="Steps and resyncs at work at once for one connection, over all workers; the same in each.",
-    )
     worker_queues: str = Field(
         default="",
         description="Queues to serve, comma-separated: quota, runs, media, bridge, teardown, resync; or all.",

@@ -28,7 +28,6 @@ class Station:
         url: str,
         *,
         threads: int = 4,
-        group_limit: int = 0,
         name: str = "station",
         middleware: Sequence[dramatiq.Middleware] = (),
         patience_seconds: float = 2.0,
@@ -40,7 +39,6 @@ class Station:
             namespace=NAMESPACE,
             name=name,
             capacity=threads,
-            group_limit=group_limit,
             patience_seconds=patience_seconds,
             middleware=[*middleware, retries.Retries(delays_ms, for_ms)],
         )

@@ -52,7 +52,6 @@ def muster(
     name: str,
     served: frozenset[str],
     threads: Mapping[str, int],
-    connection_limit: int,
 ) -> list[Crew]:
     """The crews of one worker.
 
@@ -60,7 +59,6 @@ def muster(
         name: The worker's.
         served: The queues it serves; empty means all. A crew that has none of them is not needed.
         threads: Crew → how many.
-        connection_limit: Most steps of one connection at work at once, over all workers.
     """
     mustered = []
     for crew, own in CREWS.items():
@@ -70,7 +68,6 @@ def muster(
                 [DeadLetters(tools.ledger.store), retries.Retries()],
                 name=f"{name}/{crew}",
                 threads=threads[crew],
-                connection_limit=connection_limit,
             )
             actors.declare(broker, tools)
             mustered.append(Crew(broker, served=its_queues, threads=threads[crew]))

@@ -88,7 +88,6 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         name=config.name,
         served=config.queues,
         threads=config.crews,
-        connection_limit=config.connection_steps,
     )
     for crew in mustered:
         crew.start()

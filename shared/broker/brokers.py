@@ -51,8 +51,6 @@ class Broker(dramatiq.Broker):
         name: How the worker is called among others.
         capacity: Most messages in a worker's hands: as many as its threads, so that none waits there for a thread
             while another worker idles. None takes what the Worker prefetches.
-        group_limit: Most messages of one group in all workers' hands together, so that no group takes all threads with
-            work that hangs; 0 for no limit. The same in all workers.
         patience_seconds: How long enqueuing is tried while Redis is away.
         describe: Makes of an exception what the dead letter says of it.
     """
@@ -64,7 +62,6 @@ class Broker(dramatiq.Broker):
         namespace: str = "dramatiq",
         name: str = "worker",
         capacity: int | None = None,
-        group_limit: int = 0,
         patience_seconds: float = 2.0,
         describe: members.Describe = members.describe,
         middleware: Sequence[dramatiq.Middleware] | None = None,
@@ -75,7 +72,6 @@ class Broker(dramatiq.Broker):
         self.queues: dict[str, None] = {}
         self._name = name
         self._capacity = capacity
-        self._group_limit = group_limit
         self._patience_seconds = patience_seconds
         self._describe = describe
         self._lock = threading.Lock()
@@ -124,7 +120,6 @@ class Broker(dramatiq.Broker):
                     self.namespace,
                     self._name,
                     capacity=self._capacity or prefetch,
-                    group_limit=self._group_limit,
                     order=self.queues,
                     describe=self._describe,
                 )

@@ -1,7 +1,6 @@
 -- A member's one request: it lives, what became of the messages it held, how many more it can take.
 --
--- ARGV: member, heartbeat time-out in ms, room, most held of one group (0: no limit), number of queues,
---       the queues in order of need;
+-- ARGV: member, heartbeat time-out in ms, room, number of queues, the queues in order of need;
 --       most held by this member of one group, most of slow groups still to be taken, number of groups of which it holds
 --       some or that are slow, of each: group, messages held, 1 if slow;
 --       then of each settlement: verdict, queue, reference, body, delay in ms or why.
@@ -9,9 +8,9 @@
 --        then of each message taken: queue, reference, body.
 
 local member = ARGV[1]
-local timeout_ms, room, limit, count = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local queues = {unpack(ARGV, 6, 5 + count)}
-local at = 6 + count
+local timeout_ms, room, count = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local queues = {unpack(ARGV, 5, 4 + count)}
+local at = 5 + count
 local share, slow_room, groups = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
 local in_hand, is_slow = {}, {}
 at = at + 3
@@ -98,7 +97,7 @@ local taken = {}
 for _, queue in ipairs(queues) do
     passed = {}
     while room > 0 do
-        local reference, body = take(member, queue, limit, has_share)
+        local reference, body = take(member, queue, has_share)
         if not reference then break end
         for _, part in ipairs({queue, reference, body}) do table.insert(taken, part) end
         room = room - 1

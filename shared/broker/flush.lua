@@ -3,10 +3,9 @@
 for _, queue in ipairs(ARGV) do
     for _, group in ipairs(groups_of(queue)) do
         redis.call("DEL", key("queue", queue, "group", group))
-        redis.call("SREM", key("parked", group), queue)
     end
     redis.call("DEL", key("queue", queue))
-    for _, part in ipairs({"turns", "parked", "delayed"}) do
+    for _, part in ipairs({"turns", "delayed"}) do
         redis.call("DEL", key("queue", queue, part))
     end
 end

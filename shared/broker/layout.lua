@@ -5,19 +5,16 @@
 --   <ns>:queue:<queue>                hash     <group>/<id> -> body: each message of the queue, wherever it is
 --   <ns>:queue:<queue>:group:<group>  list     <group>/<id> of a group's waiting messages, the next one first
 --   <ns>:queue:<queue>:turns          list     the groups with waiting messages, whose turn it is first
---   <ns>:queue:<queue>:parked         set      the groups with waiting messages whose turns are off: enough of theirs are held
 --   <ns>:queue:<queue>:delayed        zset     <group>/<id> -> when it is due
 --   <ns>:queue:<queue>:idle           zset     member -> since when it has waited for the queue's messages
 --   <ns>:members                      zset     member -> its last heartbeat
 --   <ns>:held:<member>                set      <queue>/<group>/<id> of each message in a member's hands
---   <ns>:busy                         hash     group -> how many of its messages are held
---   <ns>:parked:<group>               set      the queues in which a group is parked
 --   <ns>:watch                        hash     beat, spared_until, searched: who is taken for dead, see exchange.lua
 --   <ns>:wake:<member>                channel  the queue that has something for it
 --   <ns>:dead                         stream   dead letters: queue, reference, body, why
 --
 -- <group>/<id> is a message's reference. A message is in exactly one place: waiting (in its group), delayed or held.
--- A group with waiting messages has turns or is parked. Messages without a group have the group "", never parked.
+-- A group with waiting messages has its turns. Messages without a group have the group "".
 -- Times are milliseconds by Redis's clock. No key expires but the dead letters.
 
 local function key(...)
@@ -38,9 +35,7 @@ end
 
 -- The groups that have waiting messages.
 local function groups_of(queue)
-    local groups = redis.call("LRANGE", key("queue", queue, "turns"), 0, -1)
-    for _, group in ipairs(redis.call("SMEMBERS", key("queue", queue, "parked"))) do table.insert(groups, group) end
-    return groups
+    return redis.call("LRANGE", key("queue", queue, "turns"), 0, -1)
 end
 
 -- Wakes the one member that has waited longest. One that is gone does not hear it, and the next is tried.
@@ -67,45 +62,29 @@ local function delay(queue, reference, delay_ms)
     if redis.call("ZRANGE", delayed, 0, 0)[1] == reference then wake(queue) end
 end
 
--- Gives the next message of the group whose turn it is into a member's hands; its group comes again after the others. A
--- group of which `limit` messages are held (0: no limit) has no turn until one of them is released; one that
--- `passes_over(group)` is not taken from, and whoever asked gives it its turn back.
-local function take(member, queue, limit, passes_over)
+-- Gives the next message of the group whose turn it is into a member's hands; its group comes again after the others. One
+-- that `passes_over(group)` is not taken from, and whoever asked gives it its turn back.
+local function take(member, queue, passes_over)
     local turns = key("queue", queue, "turns")
     while true do
         local group = redis.call("LPOP", turns)
         if not group then return end
-        if passes_over(group) then
-            -- Nothing: it is its turn still.
-        elseif limit > 0 and group ~= "" and tonumber(redis.call("HGET", key("busy"), group) or 0) >= limit then
-            redis.call("SADD", key("queue", queue, "parked"), group)
-            redis.call("SADD", key("parked", group), queue)
-        else
+        if not passes_over(group) then
             local waiting = key("queue", queue, "group", group)
             local reference = redis.call("LPOP", waiting)
             if redis.call("EXISTS", waiting) == 1 then redis.call("RPUSH", turns, group) end
             local body = reference and redis.call("HGET", key("queue", queue), reference)
             if body then
                 redis.call("SADD", key("held", member), queue .. "/" .. reference)
-                redis.call("HINCRBY", key("busy"), group, 1)
                 return reference, body
             end
         end
     end
 end
 
--- Takes a message out of a member's hands; whether it was there. Its group, if it was parked, gets a turn again.
+-- Takes a message out of a member's hands; whether it was there.
 local function release(member, queue, reference)
-    if redis.call("SREM", key("held", member), queue .. "/" .. reference) == 0 then return false end
-    local group = group_of(reference)
-    if redis.call("HINCRBY", key("busy"), group, -1) <= 0 then redis.call("HDEL", key("busy"), group) end
-    for _, parked_in in ipairs(redis.call("SMEMBERS", key("parked", group))) do
-        redis.call("SREM", key("queue", parked_in, "parked"), group)
-        redis.call("RPUSH", key("queue", parked_in, "turns"), group)
-        wake(parked_in)
-    end
-    redis.call("DEL", key("parked", group))
-    return true
+    return redis.call("SREM", key("held", member), queue .. "/" .. reference) == 1
 end
 
 -- All that a member holds goes back to where it was taken from, and the member is forgotten.

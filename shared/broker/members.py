@@ -62,7 +62,6 @@ class Member:
         name: str,
         *,
         capacity: int,
-        group_limit: int,
         order: Iterable[str],
         describe: Describe,
     ) -> None:
@@ -70,7 +69,6 @@ class Member:
         self._client = client
         self._namespace = namespace
         self._capacity = capacity
-        self._group_limit = group_limit
         self._order = order
         self._describe = describe
         self._log = dramatiq.logging.get_logger(__name__, type(self))
@@ -234,7 +232,6 @@ class Member:
             self.id,
             TIMEOUT_MS,
             room,
-            self._group_limit,
             len(served),
             *served,
             *held_by,

@@ -32,14 +32,13 @@ class Scene:
         self._mustered: list[crews.Crew] = []
         self._url = redis_url
 
-    def start(self, *served: str, connection_limit: int = 0) -> None:
+    def start(self, *served: str) -> None:
         self._mustered = crews.muster(
             self._url,
             cast(Any, SimpleNamespace(ledger=SimpleNamespace(store=None))),
             name="worker",
             served=frozenset(served),
             threads={"set-up": 4, "teardown": 2, "resync": 1},
-            connection_limit=connection_limit,
         )
         for crew in self._mustered:
             crew.start()
@@ -107,7 +106,7 @@ def test_an_asterisk_that_hangs_holds_up_no_other_tenant(scene: Scene) -> None:
     scene.holds = lambda actor, connection_id: connection_id == 1
     scene.send("start_media", 1, times=30)
     scene.send("join_legs", 1, times=30)
-    scene.start(connection_limit=3)
+    scene.start()
     stations.until(lambda: scene.at_work == 3, seconds=5, what="not begun")
     for actor in ("receive_caller", "create_run", "start_media", "join_legs"):
         scene.send(actor, 2, times=5)
