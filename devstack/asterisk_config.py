@@ -20,7 +20,7 @@ res_stasis res_stasis_answer res_stasis_playback res_stasis_recording res_stasis
 res_stasis_broadcast res_ari_model res_ari res_ari_applications res_ari_asterisk res_ari_bridges res_ari_channels
 res_ari_device_states res_ari_endpoints res_ari_events res_ari_playbacks res_ari_recordings res_ari_sounds
 app_stasis app_stasis_broadcast app_echo app_milliwatt app_playtones app_mixmonitor app_exec app_stack app_verbose
-app_dial bridge_simple bridge_softmix bridge_holding bridge_builtin_features
+app_dial app_directed_pickup bridge_simple bridge_softmix bridge_holding bridge_builtin_features
 codec_ulaw codec_alaw codec_resample format_pcm format_wav format_sln chan_websocket
 func_callerid func_channel func_logic func_strings func_math func_uuid func_timeout func_global pbx_config
 """.split()  # noqa: SIM905  # fifty names in quotes are no clearer
@@ -93,6 +93,7 @@ class Configuration:
     users: dict[str, str] = field(default_factory=dict)
     clients: dict[str, Client] = field(default_factory=dict)
     session_limit: int = 100
+    keep_alive_seconds: float = 15.0
     prefix: str = ""
     #: More of extensions.conf.
     dialplan: str = ""
@@ -130,7 +131,8 @@ def files(configuration: Configuration, *, port: int, password: str, modules: st
             "modules.conf": "[modules]\nautoload=no\n" + "".join(f"load={name}.so\n" for name in MODULES),
             "logger.conf": "[logfiles]\nmessages=notice,warning,error\n",
             "http.conf": f"[general]\nenabled=yes\nbindaddr=127.0.0.1\nbindport={port}\n"
-            f"sessionlimit={configuration.session_limit}\n{prefix}",
+            f"sessionlimit={configuration.session_limit}\n"
+            f"session_keep_alive={configuration.keep_alive_seconds * 1000:.0f}\n{prefix}",
             "ari.conf": "[general]\nenabled=yes\n" + "".join(_user(name, value) for name, value in users.items()),
             "websocket_client.conf": "".join(_client(name, value) for name, value in configuration.clients.items()),
             "extensions.conf": "".join(_inbound(context, app) for context, app in configuration.contexts.items())

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import socket
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import pydantic
 import pydantic_settings
 from pydantic import Field, SecretStr
+from pydantic import fields as pydantic_fields
 
 from shared import errors, sealing
 from shared.core import guard
@@ -32,7 +34,12 @@ class Environment(pydantic_settings.BaseSettings):
     """Where settings come from. Each field is the environment variable of the same name, upper case."""
 
     model_config = pydantic_settings.SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, hide_input_in_errors=True
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
     )
 
 
@@ -300,7 +307,9 @@ def load(kind: type[_S]) -> _S:
     try:
         return kind.model_validate({})
     except pydantic.ValidationError as exc:
-        lines = [f"  {_variable(kind, error['loc'])}: {_complaint(error)}" for error in exc.errors(include_input=False)]
+        lines = [
+            f"  {_variable(kind, error['loc'])}: {_complaint(kind, error)}" for error in exc.errors(include_input=False)
+        ]
         raise errors.InvalidSettings("\n".join(["these settings need your attention:", *lines])) from None
 
 
@@ -311,7 +320,8 @@ def complaints() -> dict[str, str]:
         try:
             kind.model_validate({})
         except pydantic.ValidationError as exc:
-            found |= {_variable(kind, error["loc"]): _complaint(error) for error in exc.errors(include_input=False)}
+            wrong = exc.errors(include_input=False)
+            found |= {_variable(kind, error["loc"]): _complaint(kind, error) for error in wrong}
     return found
 
 
@@ -319,8 +329,25 @@ def _variable(kind: type[Environment], location: tuple[int | str, ...]) -> str:
     return str(location[0]).upper() if location else kind.__name__
 
 
-def _complaint(error: object) -> str:
-    assert isinstance(error, dict)
+def _complaint(kind: type[Environment], error: Mapping[str, Any]) -> str:
     if error["type"] == "missing":
         return "is not set (environment or .env)"
-    return str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return str(error["msg"]).removeprefix("Value error, ")
+    return _wanted(kind.model_fields[str(error["loc"][0])])
+
+
+def _wanted(field: pydantic_fields.FieldInfo) -> str:
+    """What a number or a choice has to be, in our words rather than pydantic's."""
+    kinds = get_args(field.annotation) or (field.annotation,)
+    if isinstance(kinds[0], str):
+        return f"must be one of {', '.join(kinds)}; the default is {field.default}"
+    bounds = [
+        f"{words} {value:g}"
+        for words, name in (("more than", "gt"), ("at least", "ge"), ("at most", "le"))
+        for bound in field.metadata
+        if (value := getattr(bound, name, None)) is not None
+    ]
+    number = "a whole number" if int in kinds else "a number"
+    default = "not set by default" if field.default is None else f"the default is {field.default:g}"
+    return f"must be {number}, {' and '.join(bounds)}; {default}"

@@ -1,6 +1,7 @@
 """Stasis apps: which socket hears them, subscriptions and filters, and the delivery (or loss) of events."""
 
 import json
+import re
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -169,6 +170,12 @@ class Applications:
                 or bridge_id in application.bridges
                 or (application.subscribe_all and application.socket is not None)
             ):
+                self._send(application, event)
+
+    def publish_matching(self, pattern: str, event: events.Event) -> None:
+        """Sends an event to the apps whose name a regular expression finds; to all without one."""
+        for application in self._by_name.values():
+            if re.search(pattern, application.name):
                 self._send(application, event)
 
     def publish_to(self, name: str, event: events.Event) -> None:

@@ -120,6 +120,11 @@ class Control:
         """A channel in the dialplan comes (back) into Stasis."""
         self.order("POST", f"/channels/{quote(channel_id, safe='')}/reenter", {"app": app, "args": list(args)})
 
+    def pick_up(self, channel_id: str, *, caller: str = "+15551234", new_channel_id: str | None = None) -> str:
+        """Somebody else's channel takes the place of one in Stasis that is in no bridge; returns its id."""
+        order = {"caller": caller, "channel_id": new_channel_id}
+        return str(self.order("POST", f"/channels/{quote(channel_id, safe='')}/pickUp", order)["id"])
+
     # -- faults --------------------------------------------------------------------------------------------------------
 
     def hold(self, method: str, path_pattern: str, when: When = "before") -> Gate:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from simulator import audio, channels, orders, switch
+from simulator import audio, channels, events, orders, switch
 
 #: The recommended dialplan tries Stasis once more this often, waiting this long before each.
 RETRIES = 50
@@ -33,11 +33,16 @@ def stasis_arguments(text: str) -> list[str]:
 
 def is_inbound(owner: switch.Switch, context: str) -> bool:
     """Whether calls to this context enter a Stasis app."""
-    return context.removesuffix("-plain") in {"inbound", *owner.settings.contexts}
+    return (
+        context.removesuffix("-plain") in {"inbound", *owner.settings.contexts} or context in owner.settings.broadcasts
+    )
 
 
 async def run_context(owner: switch.Switch, channel: channels.Channel) -> None:
     """Runs the context of incoming calls that the channel is in."""
+    if channel.context in owner.settings.broadcasts:
+        await _broadcast(owner, channel, owner.settings.broadcasts[channel.context])
+        return
     context = channel.context.removesuffix("-plain")
     text = owner.settings.contexts.get(context, owner.settings.inbound_app).replace("${EXTEN}", channel.extension)
     app, *args = stasis_arguments(text)
@@ -74,6 +79,18 @@ async def run(
     owner.hang_up(channel, 16, soft=False)
 
 
+async def _broadcast(owner: switch.Switch, channel: channels.Channel, text: str) -> None:
+    """Offers a call to several apps; without a claim in time it is hung up."""
+    text = text.replace("${EXTEN}", channel.extension)
+    milliseconds, _, pattern = text.partition(",")
+    channel.run("StasisBroadcast", text)
+    offer = events.call_broadcast(channel.snapshot(), channel.caller_number, channel.extension)
+    owner.applications.publish_matching(pattern, offer)
+    winner = await owner.broadcasts.winner(channel.id, float(milliseconds) / 1000)
+    if winner is None or not owner.enter_stasis(channel, winner, [], app_data=text, by="StasisBroadcast"):
+        owner.hang_up(channel, 16, soft=False)
+
+
 def dial(owner: switch.Switch, order: orders.Dial) -> channels.Channel:
     """A call comes in: it rings and runs the dialplan.
 
@@ -97,6 +114,27 @@ def dial(owner: switch.Switch, order: orders.Dial) -> channels.Channel:
     if order.hang_up_after is not None:
         owner.spawn(_hang_up_after(owner, channel, order.hang_up_after))
     return channel
+
+
+def pick_up(owner: switch.Switch, channel: channels.Channel, order: orders.PickUp) -> channels.Channel:
+    """Somebody else picks a ringing call up: a channel of his takes the place of the one in Stasis.
+
+    Raises:
+        errors.Refusal: as `replace`.
+    """
+    number = owner.number()
+    successor = channels.Channel(
+        id=order.channel_id or unique_id(number),
+        name=f"PJSIP/trunk-{number:08x}",
+        kind=channels.Kind.CALLER,
+        state="Up",
+        caller_number=order.caller,
+        context="pickup",
+        tone_hz=owner.settings.caller_tone_hz,
+    )
+    successor.run("Pickup")
+    owner.replace(channel, successor)
+    return successor
 
 
 def go_on(owner: switch.Switch, channel: channels.Channel, context: str, extension: str, *, is_end: bool) -> None:

@@ -61,9 +61,10 @@ def event(kind: str, **fields: Any) -> Event:
     return {"type": kind, "timestamp": timestamp(), **fields}
 
 
-def stasis_start(channel: Event, args: list[str]) -> Event:
-    """A channel has entered a Stasis app."""
-    return event("StasisStart", args=args, channel=channel)
+def stasis_start(channel: Event, args: list[str], *, replaced: Event | None = None) -> Event:
+    """A channel has entered a Stasis app, perhaps in the place of another one."""
+    replacing = {} if replaced is None else {"replace_channel": replaced}
+    return event("StasisStart", args=args, channel=channel, **replacing)
 
 
 def stasis_end(channel: Event) -> Event:
@@ -110,6 +111,16 @@ def left_bridge(bridge: Event, channel: Event) -> Event:
 def bridge_destroyed(bridge: Event) -> Event:
     """A bridge is gone."""
     return event("BridgeDestroyed", bridge=bridge)
+
+
+def call_broadcast(channel: Event, caller: str, called: str) -> Event:
+    """A call is offered to several apps."""
+    return event("CallBroadcast", channel=channel, caller=caller, called=called)
+
+
+def user_event(name: str, variables: Event) -> Event:
+    """A client's own event."""
+    return event("ChannelUserevent", eventname=name, userevent=variables | {"eventname": name})
 
 
 def application_replaced() -> Event:

@@ -38,6 +38,13 @@ class Reenter(Order):
     args: list[str] = []
 
 
+class PickUp(Order):
+    """Somebody else picks a call up."""
+
+    caller: str = "+15551234"
+    channel_id: str | None = None
+
+
 class Match(Order):
     """Which requests are meant. `path` is below `/ari`, decoded; `*` in it is any text, slashes too."""
 

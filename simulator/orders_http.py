@@ -49,6 +49,12 @@ async def reenter(server: "Server", request: Request) -> Answer:
     return NO_CONTENT
 
 
+async def pick_up(server: "Server", request: Request) -> Answer:
+    order = _read(orders.PickUp, request)
+    channel = dialplan.pick_up(server.switch, server.switch.channel(request.names[0]), order)
+    return Answer(200, {"id": channel.id})
+
+
 async def list_channels(server: "Server", request: Request) -> Answer:
     return Answer(200, [_inside(channel) for channel in server.switch.channels.values()])
 
@@ -173,6 +179,7 @@ ROUTES: "list[Route[Server]]" = [
     Route("POST", "/channels/*/hangUp", hang_up),
     Route("POST", "/channels/*/continue", continue_in_dialplan),
     Route("POST", "/channels/*/reenter", reenter),
+    Route("POST", "/channels/*/pickUp", pick_up),
     Route("GET", "/channels/*/heard", heard),
     Route("GET", "/bridges", list_bridges),
     Route("GET", "/requests", list_requests),

@@ -21,14 +21,22 @@ from simulator import (
     orders_http,
     rest,
     rest_applications,
+    rest_asterisk,
     rest_bridges,
     rest_channels,
+    rest_events,
     scenarios,
     settings,
     switch,
 )
 
-_ROUTES = [*rest_applications.ROUTES, *rest_channels.ROUTES, *rest_bridges.ROUTES]
+_ROUTES = [
+    *rest_applications.ROUTES,
+    *rest_asterisk.ROUTES,
+    *rest_channels.ROUTES,
+    *rest_bridges.ROUTES,
+    *rest_events.ROUTES,
+]
 _SHUTDOWN_SECONDS = 0.2
 
 

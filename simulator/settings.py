@@ -1,6 +1,6 @@
 """What one simulated Asterisk is configured with; the defaults are those of a real Asterisk where it has any."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 
@@ -23,6 +23,19 @@ class Settings:
     #: Identity in each event; a MAC address in reality, so it may change or repeat.
     asterisk_id: str = "02:42:ac:11:00:02"
     version: str = "22.10.1"
+    #: Those that run, of the modules a call needs (modules.conf).
+    modules: Collection[str] = (
+        "app_stasis",
+        "bridge_simple",
+        "chan_websocket",
+        "res_ari_applications",
+        "res_ari_asterisk",
+        "res_ari_bridges",
+        "res_ari_channels",
+        "res_ari_events",
+        "res_http_websocket",
+        "res_websocket_client",
+    )
 
     #: One attempt to reach the media server, refused or not, lasts this long (websocket_client.conf).
     media_connection_timeout_seconds: float = 0.5
@@ -34,6 +47,9 @@ class Settings:
     #: Further contexts → what stands in their Stasis(), as `app,arg1,arg2`; `${EXTEN}` in it is the number called.
     #: Each also has a plain form, CONTEXT-plain, that hangs up at once when the app has no socket.
     contexts: Mapping[str, str] = field(default_factory=dict)
+    #: Contexts whose calls are offered to several apps → what stands in their StasisBroadcast(), as
+    #: `milliseconds,regex`; `${EXTEN}` in it is the number called.
+    broadcasts: Mapping[str, str] = field(default_factory=dict)
     #: A caller's leg that leaves Stasis is unsubscribed, so the app hears no ChannelDestroyed; True: it does.
     caller_channel_destroyed: bool = False
     #: Time the far end of an originate takes to answer.

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Coroutine
 from typing import Any
 
-from simulator import applications, audio, bridges, channels, errors, events, media, settings
+from simulator import applications, audio, bridges, broadcasts, channels, errors, events, media, settings
 
 #: Ended legs that are remembered.
 _ENDED_LEGS = 5000
@@ -23,6 +23,7 @@ class Switch:
         self.applications = applications.Applications(configured.asterisk_id, configured.log_entries)
         self.channels: dict[str, channels.Channel] = {}
         self.bridges: dict[str, bridges.Bridge] = {}
+        self.broadcasts = broadcasts.Broadcasts()
         self.media = media.MediaLegs(self)
         #: Legs that ended, so that a test may ask afterwards what they heard.
         self._ended: OrderedDict[str, channels.Channel] = OrderedDict()
@@ -75,6 +76,7 @@ class Switch:
         for task in self._tasks:
             task.cancel()
         self.applications.wipe()
+        self.broadcasts.clear()
         for channel in self.channels.values():
             self._remember(channel)
         self.channels.clear()
@@ -126,12 +128,14 @@ class Switch:
             if channel.on_answer is not None:
                 channel.on_answer()
 
-    def enter_stasis(self, channel: channels.Channel, app: str, args: list[str], *, app_data: str = "") -> bool:
-        """Runs Stasis(app,args) on a channel; False when the app has no socket."""
+    def enter_stasis(
+        self, channel: channels.Channel, app: str, args: list[str], *, app_data: str = "", by: str = "Stasis"
+    ) -> bool:
+        """Runs Stasis(app,args) on a channel, or another dialplan application; False when the app has no socket."""
         if not self.applications.is_connected(app):
             return False
         channel.app = app
-        channel.run("Stasis", app_data or ",".join([app, *args]))
+        channel.run(by, app_data or ",".join([app, *args]))
         self.applications.subscribe(app, channel.id)
         self.applications.publish_to(app, events.stasis_start(channel.snapshot(), args))
         return True
@@ -143,6 +147,7 @@ class Switch:
             return
         app, channel.app = channel.app, None
         self.applications.publish_to(app, events.stasis_end(channel.snapshot()))
+        self.broadcasts.forget(channel.id)
         if channel.kind == channels.Kind.CALLER and not (dying and self.settings.caller_channel_destroyed):
             self.applications.unsubscribe(channel.id)
 
@@ -165,6 +170,7 @@ class Switch:
         self.leave_stasis(channel, dying=True)
         del self.channels[channel.id]
         self._remember(channel)
+        self.broadcasts.forget(channel.id)
         self.media.close(channel.id)
         destroyed = events.channel_destroyed(channel.snapshot(), cause, tech_cause=channel.tech_cause)
         self.applications.publish(channel.id, destroyed)
@@ -172,6 +178,27 @@ class Switch:
         peer = self.channels.get(channel.peer_id or "")
         if peer is not None and peer.peer_id == channel.id:
             self.hang_up(peer, cause, soft=False)
+
+    def replace(self, channel: channels.Channel, successor: channels.Channel) -> None:
+        """Another channel takes the place of one in Stasis (a pick-up), which is gone without a ChannelDestroyed.
+
+        Raises:
+            errors.Refusal: the channel is not in Stasis, or is in a bridge; the successor's id is in use.
+        """
+        if channel.app is None or channel.bridge_id is not None:
+            raise errors.Refusal(409, "Channel is not in a Stasis application, or is in a bridge")
+        self.add(successor)
+        app, channel.app, successor.app = channel.app, None, channel.app
+        self.applications.subscribe(app, successor.id)
+        start = events.stasis_start(successor.snapshot(), [], replaced=channel.snapshot())
+        self.applications.publish_to(app, start)
+        self.applications.publish_to(app, events.stasis_end(channel.snapshot()))
+        self.applications.unsubscribe(channel.id)
+        # From here on it shows the place in the dialplan, and the creationtime, of the one it replaces (measured).
+        successor.run(channel.app_name, channel.app_data)
+        successor.context, successor.extension = channel.context, channel.extension
+        successor.creationtime = channel.creationtime
+        self.destroy(channel, 26)
 
     # -- bridges -------------------------------------------------------------------------------------------------------
 

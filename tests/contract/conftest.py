@@ -6,6 +6,7 @@ One Asterisk of each kind serves the whole run; every test has numbers, apps and
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,11 +52,11 @@ def make_switch(request: pytest.FixtureRequest, agent: Agent, stack_folder: Path
     """Starts an Asterisk of the test's own, for what harms it or needs another configuration."""
     with contextlib.ExitStack() as running:
 
-        def make(*, session_limit: int = 100) -> Switch:
+        def make(**options: Any) -> Switch:
             if request.param == "simulated":
-                return running.enter_context(switches.simulated(agent.url, session_limit=session_limit))
+                return running.enter_context(switches.simulated(agent.url, **options))
             root = request.getfixturevalue("asterisk_root")
-            return running.enter_context(switches.real(agent.url, root, stack_folder, session_limit=session_limit))
+            return running.enter_context(switches.real(agent.url, root, stack_folder, **options))
 
         yield make
 

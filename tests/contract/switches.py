@@ -33,6 +33,14 @@ CONTEXTS = {
     "escaped": "app-${EXTEN},a=1\\,b=2",
     "quoted": 'app-${EXTEN},"a=1,b=2"',
 }
+#: Context → what stands in its StasisBroadcast().
+BROADCASTS = {"broadcast": "1000,^app-${EXTEN}"}
+#: The real one's further dialplan: calls on offer, and `pickup`, whose caller picks up the call marked by the number.
+DIALPLAN = "".join(
+    f"[{context}]\nexten => _X.,1,Ringing()\n same => n,StasisBroadcast({text})\n same => n,Hangup()\n"
+    for context, text in BROADCASTS.items()
+)
+DIALPLAN += "[pickup]\nexten => _X.,1,Pickup(${EXTEN}@PICKUPMARK)\n same => n,Hangup()\n"
 #: Nobody listens there.
 NOWHERE = "ws://127.0.0.1:9/"
 CONNECTION_SECONDS, ATTEMPTS = 0.4, 2
@@ -138,6 +146,23 @@ class Switch:
         events.next("StasisStart", leg)
         return leg
 
+    def pick_up(self, events: Events, number: str) -> tuple[str, str]:
+        """A call of ours that rings in its app is picked up by another party; returns the ids of both channels."""
+        leg, other = f"{number}-ringing", f"{number}-other"
+        if self.simulated is not None:
+            self.simulated.control.dial(f"app-{number}", channel_id=leg)
+            events.next("StasisStart", leg)
+            self.simulated.control.pick_up(leg, new_channel_id=other)
+            return leg, other
+        whole = {"endpoint": "Local/ring@far", "app": f"app-{number}", "channelId": leg, "formats": "ulaw"}
+        self.call("POST", "/channels/create", {"variables": {"PICKUPMARK": number}}, **whole)
+        events.next("StasisStart", leg)
+        assert self.status("POST", f"/channels/{leg}/dial") == 204
+        while events.next("Dial", leg)["dialstatus"] != "RINGING":
+            pass
+        self.administrator.dial("pickup", called=number, channel_id=other)
+        return leg, other
+
     def join(self, events: Events, number: str, treatment: str = "", **options: Any) -> tuple[str, str, str]:
         """A caller and a media leg in a bridge, answered; returns the ids of the three."""
         leg, media, bridge = self.ring(events, number, **options), f"{number}-media", f"{number}-bridge"
@@ -181,7 +206,7 @@ def media_clients(agent_url: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def simulated(agent_url: str, *, session_limit: int = 100) -> Iterator[Switch]:
+def simulated(agent_url: str, *, session_limit: int = 100, keep_alive_seconds: float = 15.0) -> Iterator[Switch]:
     """The simulated one, configured like the real one."""
     configured = settings.Settings(
         users={USER: PASSWORD, OTHER_USER: OTHER_PASSWORD, asterisk_config.ADMINISTRATOR: _ADMINISTRATOR_PASSWORD},
@@ -189,7 +214,9 @@ def simulated(agent_url: str, *, session_limit: int = 100) -> Iterator[Switch]:
         media_connection_timeout_seconds=CONNECTION_SECONDS,
         media_connection_attempts=ATTEMPTS,
         contexts=CONTEXTS,
+        broadcasts=BROADCASTS,
         session_limit=session_limit,
+        keep_alive_seconds=keep_alive_seconds,
     )
     with SimulatedAsterisk(configured) as running, contextlib.ExitStack() as closing:
         administrator = asterisk.Switch(
@@ -204,7 +231,9 @@ def simulated(agent_url: str, *, session_limit: int = 100) -> Iterator[Switch]:
 
 
 @contextlib.contextmanager
-def real(agent_url: str, root: Root, folder: Path, *, session_limit: int = 100) -> Iterator[Switch]:
+def real(
+    agent_url: str, root: Root, folder: Path, *, session_limit: int = 100, keep_alive_seconds: float = 15.0
+) -> Iterator[Switch]:
     """A real one of our own."""
     clients = {
         name: asterisk_config.Client(
@@ -220,6 +249,8 @@ def real(agent_url: str, root: Root, folder: Path, *, session_limit: int = 100) 
         users={USER: PASSWORD, OTHER_USER: OTHER_PASSWORD},
         clients=clients,
         session_limit=session_limit,
+        keep_alive_seconds=keep_alive_seconds,
+        dialplan=DIALPLAN,
     )
     own = folder / f"contract-{uuid.uuid4().hex[:8]}"
     with asterisk.RealAsterisk(root, own, configuration) as running, contextlib.ExitStack() as closing:

@@ -1,5 +1,11 @@
 """What an Asterisk does with the event socket of an app."""
 
+import base64
+import os
+import socket
+import time
+from urllib.parse import urlsplit
+
 import pytest
 import requests
 from websockets.exceptions import InvalidStatus
@@ -129,6 +135,38 @@ def test_connections_above_the_session_limit_are_closed(make_switch: MakeSwitch)
         assert second.get(address, auth=credentials, timeout=5).status_code == 200
         with pytest.raises(requests.ConnectionError):
             third.get(address, auth=credentials, timeout=5)
+
+
+def test_reader_that_stalls_is_cut_off(switch: Switch, app: str) -> None:
+    parts = urlsplit(switch.url)
+    secret = base64.b64encode(f"{switches.USER}:{switches.PASSWORD}".encode()).decode()
+    key = base64.b64encode(os.urandom(16)).decode()
+    lines = ["GET /ari/events?app=" + app + " HTTP/1.1", "Host: a", "Upgrade: websocket", "Connection: Upgrade"]
+    lines += ["Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {key}", f"Authorization: Basic {secret}", "", ""]
+    event = {"variables": {"filler": "x" * 18_000}}
+    with socket.create_connection((parts.hostname, parts.port)) as reader:
+        reader.sendall("\r\n".join(lines).encode())
+        assert reader.recv(12) == b"HTTP/1.1 101"
+        until(lambda: switch.is_connected(app))
+
+        def is_cut() -> bool:
+            return switch.call("POST", "/events/user/filler", event, application=app).status_code == 404
+
+        # Some megabytes fit into the machine's own buffers.
+        until(is_cut, 20)
+        assert switch.refusal("GET", f"/applications/{app}") == (404, "Application not found")
+
+
+def test_idle_connection_is_closed_when_its_time_is_up(make_switch: MakeSwitch) -> None:
+    switch = make_switch(keep_alive_seconds=1.0)
+    parts = urlsplit(switch.url)
+    with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
+        connection.sendall(b"GET /ari/channels HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 401"
+        answered_at = time.monotonic()
+        while connection.recv(4096):
+            pass
+        assert 0.5 < time.monotonic() - answered_at < 5
 
 
 def _answers(address: str, session: requests.Session) -> bool:

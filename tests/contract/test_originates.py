@@ -73,6 +73,20 @@ def test_app_hears_of_both_halves_of_a_local_originate(switch: Switch, number: s
         events.next(DESTROYED, f"{number};2")
 
 
+def test_channel_that_picks_a_call_up_replaces_it(switch: Switch, number: str, app: str) -> None:
+    with switch.events(app) as events:
+        leg, other = switch.pick_up(events, number)
+        start = events.next("StasisStart", other)
+        assert (start["replace_channel"]["id"], start["args"]) == (leg, [])
+        end = events.next("StasisEnd", leg)
+        # It takes over even the creationtime, which was another one in its StasisStart.
+        until(lambda: switch.get(f"/channels/{other}")["creationtime"] == end["channel"]["creationtime"])
+        assert start["channel"]["creationtime"] != end["channel"]["creationtime"]
+        assert switch.status("GET", f"/channels/{leg}") == 404
+        assert switch.get(f"/applications/{app}")["channel_ids"] == [other]
+        assert DESTROYED not in events.types(leg)
+
+
 def test_originate_without_app_or_extension_is_refused(switch: Switch) -> None:
     answer = switch.refusal("POST", "/channels", endpoint="Local/wait@far")
     assert answer == (400, "Application or extension must be specified")

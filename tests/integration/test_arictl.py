@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -407,3 +408,9 @@ def test_limits_are_shown_with_what_is_used(arictl: Arictl, db: database.Databas
     assert "2 of 3" in listed.stdout
     assert "of 60" in listed.stdout
     failed(arictl("quota", "show", "-o", "77"), "there is no organization 77")
+
+
+def test_the_version_is_that_of_the_distribution(arictl: Arictl) -> None:
+    done = arictl("--version")
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"arictl {version}\n", "")
