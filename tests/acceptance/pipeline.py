@@ -89,6 +89,10 @@ class Pipeline:
         """Rows of the database."""
         return self._connection.execute(statement, values).fetchall()
 
+    def execute(self, statement: str, *values: object) -> None:
+        """Changes the database."""
+        self._connection.execute(statement, values)
+
     def value(self, statement: str, *values: object) -> Any:
         """The first column of the first row."""
         return next(iter(self.query(statement, *values)[0].values()))

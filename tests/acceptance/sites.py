@@ -153,6 +153,11 @@ class Site:
             self.wait_state(leg, "ended")
         self.wait_empty()
 
+    def end_one(self, leg: str) -> None:
+        """This caller hangs up, whoever else is talking."""
+        self.control.hang_up(leg)
+        self.wait_state(leg, "ended")
+
     def own(self, leg: str, kind: str, attempt: int = 1) -> str:
         """The id of the media leg (`m`) or the bridge (`b`) of a leg's newest call."""
         return f"{PREFIX}{self.pipeline.calls(leg)[-1]['call_id'].hex}-{kind}{attempt}"
