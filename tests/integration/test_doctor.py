@@ -30,6 +30,7 @@ from devstack.asterisk import RealAsterisk
 from shared import asterisk_files, database, endpoints, keys, sealing
 from shared.core import guard
 from shared.core.configurations import Configuration
+from simulator import settings as simulator_settings
 from simulator.testing import SimulatedAsterisk
 
 ROOT = Path(__file__).parents[2]
@@ -570,10 +571,17 @@ def test_the_media_url_is_tried_as_far_as_it_can_be(uri: str, level: Level) -> N
 
 
 def test_a_simulated_asterisk_is_looked_at() -> None:
-    with SimulatedAsterisk(users={"voiceai": PASSWORD}) as there:
+    lacking = tuple(name for name in simulator_settings.Settings().modules if name != "bridge_simple")
+    with (
+        SimulatedAsterisk(users={"voiceai": PASSWORD}, media_url="ws://127.0.0.1:9/") as there,
+        SimulatedAsterisk(simulator_settings.Settings(modules=lacking), users={"voiceai": PASSWORD}) as poorer,
+    ):
         found = examined(there.url)
-        assert {found[what][0] for what in ("reachable", "credentials", "rights", "version")} == {Level.OK}
+        for what in ("reachable", "credentials", "rights", "version", "modules", "websocket client"):
+            assert found[what][0] is Level.OK, what
+        assert examined(there.url, "other")["websocket client"][0] is Level.WRONG
         assert examined(there.url, password="hunter2 wrong")["credentials"][0] is Level.WRONG
+        assert examined(poorer.url)["modules"] == (Level.WRONG, "bridge_simple (not loaded)")
 
 
 @pytest.mark.asterisk

@@ -1,0 +1,97 @@
+"""The files we tell an operator to give his Asterisk, and nothing else, make one that serves a call."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from devstack import asterisk_config, processes
+from devstack.agent import Agent
+from devstack.asterisk import RealAsterisk
+from devstack.asterisk_root import Root
+from shared import asterisk_files
+from tests.acceptance.pipeline import ROOT, Pipeline, Tenant, wait_until
+
+pytestmark = [pytest.mark.asterisk, pytest.mark.services]
+
+FILES = ("http.conf", "ari.conf", "websocket_client.conf", "extensions.conf")
+PASSWORD = "change me"
+Files = dict[str, str]
+
+
+class FilesOfTheirs(RealAsterisk):
+    """Runs on these four files; its only ARI user is theirs."""
+
+    def __init__(self, root: Root, folder: Path, files: Files, *, port: int) -> None:
+        super().__init__(root, folder, asterisk_config.Configuration(), preferred_port=port)
+        self._files = files
+        self._session.auth = ("voiceai", PASSWORD)
+
+    def _write(self) -> None:
+        super()._write()
+        for name, text in self._files.items():
+            (self._folder / "etc" / name).write_text(text)
+
+
+def printed(pipeline: Pipeline, tenant: Tenant) -> Files:
+    """What `arictl doctor --dialplan` prints, its two placeholders filled in."""
+    done = subprocess.run(
+        [sys.executable, "-m", "arictl.main", "doctor", "--dialplan", str(tenant.organization_id)],
+        check=True, capture_output=True, text=True, timeout=60, env={"DATABASE_URL": pipeline.database_url}, cwd=ROOT,
+    )  # fmt: skip
+    parts = re.split(r"^; ──── (\S+) ────\n", done.stdout, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def of_the_readme(pipeline: Pipeline, tenant: Tenant) -> Files:
+    """Its four blocks, in the order in which they stand there."""
+    blocks = re.findall(r"^```ini\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    return dict(zip(FILES, blocks, strict=True))
+
+
+@pytest.mark.parametrize("source", [printed, of_the_readme])
+def test_an_asterisk_with_the_files_we_name_serves_a_call(
+    pipeline: Pipeline,
+    tenant: Tenant,
+    agent: Agent,
+    asterisk_root: Root,
+    stack_folder: Path,
+    *,
+    source: Callable[[Pipeline, Tenant], Files],
+) -> None:
+    port = processes.free_port()
+    tenant.configure(f"http://127.0.0.1:{port}", app_password=PASSWORD)
+    files = source(pipeline, tenant)
+    assert tuple(files) == FILES
+    filled = {
+        name: text.replace(asterisk_files.PASSWORD, PASSWORD)
+        .replace(asterisk_files.MEDIA_URL, agent.url)
+        .replace("wss://agent.example/api/v1/telephony/ws/ari", agent.url)
+        .replace("bindport=8088", f"bindport={port}")
+        for name, text in files.items()
+    }
+    with FilesOfTheirs(asterisk_root, stack_folder / f"files-{source.__name__}", filled, port=port) as asterisk:
+        pipeline.start()
+        pipeline.wait_connected()
+        asterisk.cli("channel originate Local/+4955501@inbound application Wait 60")
+        wait_until(
+            lambda: [call["state"] for call in pipeline.calls()] == ["connected"],
+            seconds=15,
+            what=lambda: f"{[pipeline.story(call['channel_id']) for call in pipeline.calls()]}\n{asterisk.log()}",
+        )
+        (call,) = pipeline.calls()
+        assert call["called_number"] == "+4955501"
+        wait_until(
+            lambda: any(call["channel_id"] in bridge["channels"] for bridge in asterisk.bridges()),
+            seconds=5,
+            what="the caller is bridged",
+        )
+        asterisk.hang_up(call["channel_id"])
+        wait_until(lambda: pipeline.state(call["channel_id"]) == "ended", seconds=10, what="it ends")
+        wait_until(lambda: not asterisk.channels() and not asterisk.bridges(), seconds=5, what="nothing is left")
+        assert "ERROR" not in asterisk.log()
