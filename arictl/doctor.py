@@ -49,8 +49,8 @@ def _examine(organization: int | None) -> bool:
     if redis_url is not None:
         levels += _show("Redis", servers.check_redis(redis_url))
     if database_url is not None:
-        # The pool repeats what the finding says.
-        logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
+        # It would repeat what the finding says.
+        logging.getLogger("shared.database").setLevel(logging.CRITICAL)
         db = database.Database(database_url, size=2, statement_seconds=5, name="arictl")
         db.open()
         try:

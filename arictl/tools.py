@@ -55,7 +55,7 @@ def opened() -> Iterator[tuple[settings.Tool, database.Database]]:
 @contextlib.contextmanager
 def _opened(url: str) -> Iterator[database.Database]:
     # The error that ends the command says it once, and clearly.
-    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
+    logging.getLogger("shared.database").setLevel(logging.CRITICAL)
     db = database.Database(url, size=2, statement_seconds=5, name="arictl")
     db.open()
     try:

@@ -63,6 +63,15 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
             resyncs.ask_all()
             assigner.redis_was_emptied = False
 
+    def leads() -> bool:
+        return lease.held
+
+    def sweep() -> None:
+        sweeps.sweep(book, calls, batch=config.sweep_batch)
+
+    def end_completed() -> None:
+        sweeps.end_completed(book, calls, platform)
+
     clock = background.BackgroundScheduler(
         timezone="UTC",
         executors={"default": pool.ThreadPoolExecutor(6)},
@@ -73,14 +82,14 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     for job, seconds in (
         (reconciler.reconcile, config.configurations_seconds),
         (assign, config.assign_seconds),
-        (lambda: sweeps.sweep(book, calls, batch=config.sweep_batch), config.sweep_seconds),
-        (lambda: sweeps.end_completed(book, calls, platform), config.completed_runs_seconds),
+        (sweep, config.sweep_seconds),
+        (end_completed, config.completed_runs_seconds),
         (resyncs.ask, config.resync_seconds),
     ):
-        clock.add_job(_guarded(lease, job), "interval", seconds=seconds)
+        clock.add_job(_guarded(leads, job), "interval", seconds=seconds)
     # Whether it leads or not, and whatever Postgres does: each job has a thread of its own.
     clock.add_job(health.Pulse(config.health_file).beat, "interval", seconds=health.BEAT_SECONDS)
-    _guarded(lease, reconciler.reconcile)()
+    _guarded(leads, reconciler.reconcile)()
     clock.start()
     log.info("scheduler started", leads=lease.held)
     # Looked at now and then: a signal that another thread takes (after SIGSTOP and SIGCONT) does not wake this one.
@@ -95,18 +104,27 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     log.info("scheduler stopped")
 
 
-def _guarded(lease: Lease, job: Callable[[], object]) -> Callable[[], None]:
-    """The job, only while we lead; an error of it never reaches the clock."""
+def _guarded(leads: Callable[[], bool], job: Callable[[], object]) -> Callable[[], None]:
+    """The job, only while we lead; an error of it never reaches the clock, and one that lasts is told once."""
+    name = getattr(job, "__qualname__", "job").rpartition(".")[2]
+    told = False
 
     def run_job() -> None:
-        if not lease.held:
+        nonlocal told
+        if not leads():
             return
         try:
             job()
         except errors.TransientError as exc:
-            log.warning("not possible now, tried again on the next tick", why=str(exc))
+            if not told:
+                log.warning("not possible now, tried again on each tick", job=name, why=str(exc))
+            told = True
         except Exception:
-            log.exception("a job failed")
+            log.exception("a job failed", job=name)
+        else:
+            if told:
+                log.info("possible again", job=name)
+            told = False
 
     return run_job
 

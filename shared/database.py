@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -16,6 +19,10 @@ from shared import errors
 Row: TypeAlias = dict[str, Any]
 Connection: TypeAlias = psycopg.Connection[Row]
 Json = psycopg_json.Json
+
+_log = logging.getLogger(__name__)
+# The pool writes a line for each attempt of each connection; an outage is told of here, once.
+logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
 
 
 class Database:
@@ -49,6 +56,7 @@ class Database:
             },
             open=False,
         )
+        self._outage = _Outage()
 
     def open(self) -> None:
         """Starts connecting in the background; does not wait, so a process may start before its database."""
@@ -66,14 +74,53 @@ class Database:
             DatabaseUnavailable: Postgres cannot be reached, is overloaded, or took too long.
             DatabaseRefused: What is to be stored cannot be.
         """
-        with _translated(), self._pool.connection() as connection:
-            yield connection
+        try:
+            with _translated(), self._pool.connection() as connection:
+                yield connection
+        except errors.DatabaseUnavailable as exc:
+            if _is_away(exc.__cause__):
+                self._outage.begin(str(exc))
+            raise
+        self._outage.end()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A connection inside one transaction; raises as `connection` does."""
         with self.connection() as connection, connection.transaction():
             yield connection
+
+
+class _Outage:
+    """Tells that Postgres is away, and that it is back: one line each, whoever and how many notice."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._lock = threading.Lock()
+
+    def begin(self, why: str) -> None:
+        with self._lock:
+            begins = self._since is None
+            if begins:
+                self._since = time.monotonic()
+        if begins:
+            _log.error("Postgres is away: tried again until it is back", extra={"why": why})
+
+    def end(self) -> None:
+        if self._since is None:
+            return
+        with self._lock:
+            since, self._since = self._since, None
+        if since is not None:
+            _log.warning("Postgres is back", extra={"after_seconds": round(time.monotonic() - since, 1)})
+
+
+def _is_away(cause: BaseException | None) -> bool:
+    """Whether the connection failed, and not just one statement on it."""
+    if isinstance(cause, psycopg_pool.PoolTimeout):
+        return True
+    # Class 08 is a lost connection, 57P a server that stops or starts; without a state nothing was heard of it.
+    state = cause.sqlstate if isinstance(cause, psycopg.OperationalError) else ""
+    return state is None or state.startswith(("08", "57P"))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from shared import settings
+from shared import errors, settings
 
 _REDACTED = "[redacted]"
 _NAMED = r"(?:api_key|token|password|secret(?:_key)?)"
@@ -73,13 +73,22 @@ def configure(config: settings.Base, process: str) -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
+    handler.addFilter(_is_news)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(config.log_level.upper())
-    for chatty in ("urllib3", "websockets", "apscheduler", "dramatiq", "alembic", "psycopg.pool"):
+    for chatty in ("urllib3", "websockets", "dramatiq", "alembic"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
+    # It warns of each tick that finds the last one at work, as while a server is away.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
     # kill -USR1 shows what every thread of a process is doing.
     faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not Dramatiq's traceback of what is tried again: `workers.dead_letters` has a line for it."""
+    failure = record.exc_info[1] if record.exc_info else None
+    return not (record.name.startswith("dramatiq.") and isinstance(failure, errors.TransientError))
 
 
 def _redact_entry(_logger: object, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

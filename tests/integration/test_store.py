@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import uuid
@@ -558,3 +559,24 @@ def test_after_a_restore_no_call_that_was_being_set_up_begins_an_attempt(
         assert claim_of(db, call) == (None, None)
         ledger.record(now, facts.DeadlinePassed())
     assert set(orders.names) == {"TearDown"}
+
+
+def test_an_outage_of_postgres_is_told_once_and_so_is_its_end(
+    db: database.Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    def ask() -> None:
+        with contextlib.suppress(errors.DatabaseUnavailable), db.connection() as connection:
+            connection.execute("SELECT 1")
+
+    with caplog.at_level("WARNING"):
+        for _ in range(3):
+            # Each time as if the server had stopped.
+            with contextlib.suppress(errors.DatabaseUnavailable), db.connection() as connection:
+                connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        assert caplog.messages == ["Postgres is away: tried again until it is back"]
+        ask()
+        ask()
+        # A statement that takes too long is no outage.
+        with pytest.raises(errors.DatabaseUnavailable), db.connection() as connection:
+            connection.execute("SELECT pg_sleep(5)")
+    assert caplog.messages == ["Postgres is away: tried again until it is back", "Postgres is back"]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from shared import logs, settings
+from shared import errors, logs, settings
 
 
 @pytest.mark.parametrize(
@@ -114,3 +114,22 @@ def test_an_entry_says_which_process_and_how_grave(log_format: str, capfd: pytes
         assert (entry["event"], entry["process"], entry["call"], entry["level"]) == ("hello", "worker", "c1", "info")
     else:
         assert all(part in line for part in ("hello", "process=worker", "call=c1", "[info"))
+
+
+@pytest.mark.parametrize(
+    ("logger", "failure", "is_shown"),
+    [
+        ("dramatiq.worker.WorkerThread", errors.QueueUnavailable("away"), False),
+        ("dramatiq.worker.WorkerThread", KeyError("a fault of ours"), True),
+        ("workers.steps", errors.QueueUnavailable("away"), True),
+    ],
+)
+def test_no_traceback_of_what_is_tried_again(
+    log_format: str, capfd: pytest.CaptureFixture[str], logger: str, failure: Exception, *, is_shown: bool
+) -> None:
+    configured(log_format)
+    try:
+        raise failure
+    except (errors.TransientError, KeyError):
+        logging.getLogger(logger).exception("failed to process a message")
+    assert ("failed to process a message" in capfd.readouterr().err) == is_shown
