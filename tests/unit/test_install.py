@@ -1,11 +1,14 @@
 """What an installation is made of (compose.yaml, Dockerfile, systemd units), read against Procfile and settings.
 
-Read, not run: none of it has met an engine here.
+compose.yaml by the Compose Specification too, the units by systemd itself. Read, not run: no engine was at hand.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +62,21 @@ def words(listed: str) -> list[str]:
 
 
 # ── compose.yaml ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def complaints_of_the_specification(path: Path) -> str:
+    """What is wrong with a compose file by the schema of the Compose Specification; empty when nothing is."""
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode in (0, 1), done
+    return done.stdout if done.returncode else ""
+
+
+def test_compose_keeps_to_the_compose_specification(tmp_path: Path) -> None:
+    assert complaints_of_the_specification(ROOT / "compose.yaml") == ""
+    mistaken = tmp_path / "compose.yaml"
+    mistaken.write_text((ROOT / "compose.yaml").read_text().replace("stop_grace_period", "stop_grace"))
+    assert "'stop_grace' was unexpected" in complaints_of_the_specification(mistaken)
 
 
 def test_compose_has_the_procfile_s_processes_and_what_they_stand_on() -> None:
@@ -167,3 +185,16 @@ def test_a_unit_starts_its_process_and_brings_it_back(name: str) -> None:
     assert unit["StartLimitIntervalSec"] == "0"
     if process == "listener":
         assert int(unit["LimitNOFILE"]) > settings.Listener.model_fields["listener_capacity"].default + 200
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    for path in UNITS.values():
+        # The program has to exist.
+        text = path.read_text().replace("/opt/ari-pipeline/bin/python", sys.executable)
+        (tmp_path / path.name).write_text(text)
+    units = sorted(str(path) for path in tmp_path.iterdir())
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *units], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
