@@ -37,6 +37,8 @@ WHERE c.state <> 'removed' OR v.version IS NOT NULL
 ORDER BY c.connection_id, v.version
 """  # noqa: S608 - built from constants
 
+_TAKEN_UP = "SELECT source_id FROM ari.connections WHERE state <> 'removed'"
+
 
 class Refusal(StrEnum):
     """What becomes of a refused caller."""
@@ -116,6 +118,8 @@ def list_connections() -> None:
     )
     with tools.opened() as (_, db), db.connection() as connection:
         rows = connection.execute(_LIST).fetchall()
+        taken_up = {row["source_id"] for row in connection.execute(_TAKEN_UP).fetchall()}
+        waiting = len({row.source_id for row in dograh.Dograh(db).configurations()} - taken_up)
         leads = connection.execute("SELECT 1 FROM ari.leases WHERE expires_at > clock_timestamp()").fetchone()
     for row in rows:
         table.add_row(
@@ -129,7 +133,12 @@ def list_connections() -> None:
             _time(row["last_event_at"]),
             tools.plain("; ".join(filter(None, [row["reason"] or row["last_error"], row["held_back"]]))),
         )
-    tools.out.print(table if rows else "No connections. Add one: arictl connection add --help")
+    if rows:
+        tools.out.print(table)
+    elif not waiting:
+        tools.out.print("No connections. Add one: arictl connection add --help")
+    if waiting:
+        tools.out.print(f"{waiting} not taken up yet: a scheduler that is at work does so within seconds.")
     if leads is None:
         tools.out.print("[bold red]No scheduler is at work: this is how things were, and nothing is taken up.[/]")
 

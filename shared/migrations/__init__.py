@@ -66,4 +66,5 @@ def _connect(database_url: str) -> sqlalchemy.Connection:
     try:
         return engine.connect()
     except sqlalchemy.exc.OperationalError as exc:
-        raise errors.DatabaseUnavailable(f"Postgres cannot be reached: {exc.orig}") from exc
+        why = f"{exc.orig}".partition("\n")[0]
+        raise errors.DatabaseUnavailable(f"Postgres cannot be reached: {why}") from exc
