@@ -92,6 +92,14 @@ class Media(Order):
     refuse: bool | None = None
 
 
+class Crash(Order):
+    """Everything vanishes, and nobody answers until a restart."""
+
+
+class Clear(Order):
+    """All faults, gates, drops and media troubles end."""
+
+
 class Restart(Order):
     """Everything vanishes; Asterisk answers again after this time."""
 

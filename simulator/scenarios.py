@@ -1,14 +1,17 @@
-"""A scenario: callers who come by themselves, and faults, from a JSON file."""
+"""A scenario: callers who come by themselves, faults, and what happens when, from a JSON file."""
 
 import asyncio
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import pydantic
 
-from simulator import channels, dialplan, errors, faults, orders, switch
+from simulator import channels, dialplan, errors, orders, orders_http, rest, switch
+
+if TYPE_CHECKING:
+    from simulator import server
 
 _LOOK_SECONDS = 0.05
 
@@ -35,11 +38,56 @@ class Callers(orders.Order):
     args: Sequence[str] = ()
 
 
+class Trouble(orders.Order):
+    """One order that could come over HTTP, and when, counted from the beginning."""
+
+    at_seconds: Seconds = 0.0
+    cut_sockets: orders.CutSockets | None = None
+    drop_events: orders.DropEvents | None = None
+    media: orders.Media | None = None
+    fault: orders.Fault | None = None
+    #: Nobody opens it but `clear`: matching requests hang.
+    gate: orders.Gate | None = None
+    crash: orders.Crash | None = None
+    restart: orders.Restart | None = None
+    clear: orders.Clear | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _is_one(self) -> "Trouble":
+        if len(self._given()) != 1:
+            raise ValueError(f"say one of {', '.join(_HANDLERS)}")
+        return self
+
+    def _given(self) -> list[str]:
+        return [name for name in _HANDLERS if getattr(self, name) is not None]
+
+    async def happen(self, running: "server.Server") -> None:
+        """Gives the order."""
+        (name,) = self._given()
+        body = getattr(self, name).model_dump()
+        await _HANDLERS[name](running, rest.Request(method="POST", query={}, body=body))
+
+
+_HANDLERS = {
+    "cut_sockets": orders_http.cut_sockets,
+    "drop_events": orders_http.drop_events,
+    "media": orders_http.set_media,
+    "fault": orders_http.add_fault,
+    "gate": orders_http.add_gate,
+    "crash": orders_http.crash,
+    "restart": orders_http.restart,
+    "clear": orders_http.clear,
+}
+
+
 class Scenario(orders.Order):
     """All of a scenario file."""
 
     callers: Sequence[Callers] = ()
+    #: In force from the beginning.
     faults: Sequence[orders.Fault] = ()
+    #: What happens later.
+    troubles: Sequence[Trouble] = ()
     #: Makes chance repeatable.
     seed: int | None = None
 
@@ -59,15 +107,22 @@ def load(path: Path) -> Scenario:
         raise errors.ScenarioError("\n".join([f"scenario {path} is not valid:", *lines])) from exc
 
 
-async def play(scenario: Scenario, owner: switch.Switch, troubles: faults.Faults) -> None:
-    """Puts the faults into force and lets the callers come, until it is cancelled or all have called."""
+async def play(scenario: Scenario, running: "server.Server") -> None:
+    """Puts the faults into force and lets callers and troubles come, until it is cancelled or all have come."""
     chance = random.Random(scenario.seed)  # noqa: S311 - chance in a test, no secret
-    troubles.seed(scenario.seed)
+    running.faults.seed(scenario.seed)
     for fault in scenario.faults:
-        troubles.add_fault(fault)
+        running.faults.add_fault(fault)
     async with asyncio.TaskGroup() as group:
+        for trouble in scenario.troubles:
+            group.create_task(_befall(trouble, running))
         for callers in scenario.callers:
-            group.create_task(_come(callers, owner, chance, group))
+            group.create_task(_come(callers, running.switch, chance, group))
+
+
+async def _befall(trouble: Trouble, running: "server.Server") -> None:
+    await asyncio.sleep(trouble.at_seconds)
+    await trouble.happen(running)
 
 
 async def _come(callers: Callers, owner: switch.Switch, chance: random.Random, group: asyncio.TaskGroup) -> None:

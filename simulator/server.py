@@ -77,7 +77,7 @@ class Server:
         await site.start()
         self.port = self._runner.addresses[0][1]
         if self._scenario is not None:
-            self._playing = asyncio.create_task(scenarios.play(self._scenario, self.switch, self.faults))
+            self._playing = asyncio.create_task(scenarios.play(self._scenario, self))
 
     async def stop(self) -> None:
         """Cuts everything and closes the port."""

@@ -65,12 +65,18 @@ def test_table_has_every_contract_test() -> None:
         assert page == current, "UPDATE_DOCS=1 make test ARGS=tests/contract/test_table.py"
 
 
-def test_scenario_of_the_page_is_played(tmp_path: Path) -> None:
-    (text,) = fences("json")
+def test_scenarios_of_the_page_are_played(tmp_path: Path) -> None:
+    callers, troubles = fences("json")
     path = tmp_path / "scenario.json"
-    path.write_text(text)
+    path.write_text(callers)
     with SimulatedAsterisk(scenario=scenarios.load(path)) as asterisk:
         until(asterisk.control.channels)
+    # Every trouble of it, at once and in its order.
+    path.write_text(re.sub(r'"at_seconds": (\d+)', lambda seconds: f'"at_seconds": {int(seconds[1]) / 100}', troubles))
+    with SimulatedAsterisk(scenario=scenarios.load(path)) as asterisk:
+        # The last one takes it down for three seconds.
+        until(lambda: not asterisk.control.is_running)
+        until(lambda: asterisk.control.is_running)
 
 
 def test_orders_of_the_page_are_taken() -> None:

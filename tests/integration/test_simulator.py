@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pydantic
 import pytest
 import requests
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -784,6 +785,34 @@ def test_scenario_file_is_checked(tmp_path: Path) -> None:
     assert all(part in str(refused.value) for part in ("callers.0.rate_per_second", "callers.0.talk", "faults.0.path"))
     with pytest.raises(errors.ScenarioError, match="No such file"):
         scenarios.load(tmp_path / "none.json")
+
+
+def test_troubles_of_a_scenario_come_when_they_are_due() -> None:
+    troubles = [
+        {"at_seconds": 0.05, "media": {"refuse": True}},
+        {"at_seconds": 0.05, "fault": {"path": "/bridges", "status": 503}},
+        {"at_seconds": 0.05, "gate": {"path": "/channels"}},
+        {"at_seconds": 0.6, "clear": {}},
+        {"at_seconds": 0.9, "cut_sockets": {}},
+        {"at_seconds": 1.2, "crash": {}},
+    ]
+    scenario = scenarios.Scenario.model_validate({"troubles": troubles})
+    with SimulatedAsterisk(scenario=scenario) as asterisk, requests.Session() as session:
+        session.auth = ("demo", "demo")
+        until(lambda: session.get(f"{asterisk.url}/ari/bridges", timeout=5).status_code == 503)
+        began = time.monotonic()
+        # Hangs until the gate is cleared.
+        assert session.get(f"{asterisk.url}/ari/channels", timeout=5).status_code == 200
+        assert time.monotonic() - began > 0.2
+        assert session.get(f"{asterisk.url}/ari/bridges", timeout=5).status_code == 200
+        until(lambda: not asterisk.control.is_running)
+        assert asterisk.control.crashes == 1
+
+
+@pytest.mark.parametrize("trouble", [{"at_seconds": 1}, {"crash": {}, "clear": {}}, {"explode": {}}])
+def test_a_trouble_is_one_order_that_is_known(trouble: dict[str, Any]) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        scenarios.Scenario.model_validate({"troubles": [trouble]})
 
 
 def test_process_plays_a_scenario_and_ends_on_sigterm(tmp_path: Path) -> None:
