@@ -30,7 +30,9 @@ def test_unanswered_originate_ends_in_channel_destroyed_alone(
         assert [dial["dialstatus"] for dial in dials] == statuses
         assert {(dial["peer"]["id"], dial["dialstring"]) for dial in dials} == {(number, f"{far}@far")}
         assert (destroyed["cause"], "cause" in destroyed["channel"]) == (cause, False)
-        assert events.types(number) == types
+        # The dialling and the channel are told of by two ways, whose order is left to chance under load.
+        seen = events.types(number)
+        assert (sorted(seen), seen[-1]) == (sorted(types), types[-1])
 
 
 def test_deleted_originate_that_rings_is_told_as_not_answered(switch: Switch, number: str, app: str) -> None:

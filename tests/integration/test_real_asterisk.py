@@ -1,9 +1,11 @@
 """The real Asterisk of the development stack: it can be had, configured, called through, listened to and crashed."""
 
 import json
+import re
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -13,6 +15,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from devstack import asterisk, asterisk_config
 from devstack.agent import Agent
+from devstack.asterisk import RealAsterisk
 from devstack.endpoint import Behaviour
 
 pytestmark = pytest.mark.asterisk
@@ -145,3 +148,14 @@ def test_crashed_asterisk_comes_back_on_its_port_without_its_calls(make_asterisk
     first.start()
     assert first.channels() == []
     assert len(second.channels()) == 2
+
+
+def test_every_console_command_we_name_is_one(asterisk: RealAsterisk) -> None:
+    root = Path(__file__).parents[2]
+    pages = [root / "README.md", *(root / "docs").glob("*.md"), *(root / "arictl").rglob("*.py")]
+    found = {name for page in pages for name in re.findall(r"asterisk -rx '([^'{]+)'", page.read_text())}
+    # This Asterisk has no RTP.
+    assert len(found - {"rtp set debug on"}) > 8
+    said = {name: asterisk.cli(name) for name in sorted(found - {"rtp set debug on"})}
+    assert {name: text for name, text in said.items() if "No such command" in text} == {}
+    assert "No such command" in asterisk.cli("no such thing")

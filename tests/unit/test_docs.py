@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -242,6 +243,30 @@ def test_arictl_commands_that_are_named_exist(page: str) -> None:
                 command = command.commands[name]
             options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
             assert {part for part in parts if part.startswith("--")} <= options, f"{page}: arictl {words}"
+
+
+def typed(page: str) -> Iterator[str]:
+    """What the page has one type: lines of shell blocks, and those behind a prompt."""
+    yield from "\n".join(fences(page, "sh")).replace("\\\n", " ").splitlines()
+    for block in fences(page, "text"):
+        yield from re.findall(r"^\$ (.+)$", block, re.MULTILINE)
+
+
+def test_every_arictl_command_to_be_typed_is_taken() -> None:
+    taken = 0
+    for page in PAGES:
+        for line in typed(page):
+            found = re.match(r"(?:docker compose exec \w+ |.*/)?arictl ([^|;>#&]*)", line)
+            if found is None:
+                continue
+            command: Any = typer.main.get_command(arictl.app)
+            words = shlex.split(found[1])
+            while hasattr(command, "commands"):
+                command = command.commands[words.pop(0)]
+            # Raises when an argument is missing or of the wrong kind.
+            command.make_context("arictl", words)
+            taken += 1
+    assert taken > 8
 
 
 def test_the_readme_s_processes_are_the_procfile_s() -> None:
