@@ -364,6 +364,21 @@ def test_a_redirect_is_not_followed(scheduler: Scheduler) -> None:
     play(scene())
 
 
+def test_an_endpoint_that_the_guard_refuses_is_explained_and_tried_slowly(scheduler: Scheduler) -> None:
+    async def scene() -> None:
+        async with Asterisk() as pbx, listening(scheduler.url) as listener:
+            guarded = replace(assignment(pbx, 1), endpoint="http://169.254.169.254")
+            wrapped = replace(assignment(pbx, 2), endpoint="http://[::ffff:169.254.169.254]:8088")
+            fine = assignment(pbx, 3)
+            scheduler.assign(listener.id, guarded, wrapped, fine)
+            await until(lambda: scheduler.is_connected(listener.id, fine), "one tenant's fault is that tenant's")
+            await until(lambda: "metadata service" in error_of(scheduler, listener, guarded), "explained")
+            await until(lambda: "metadata service" in error_of(scheduler, listener, wrapped), "explained")
+            assert state_of(scheduler, listener, guarded) is SocketState.CONNECTING
+
+    play(scene())
+
+
 def reconnects_of(scheduler: Scheduler, listener: main.Listener, of: Assignment) -> int:
     report = scheduler.report(listener.id, of)
     return report.reconnects if report and report.state is SocketState.CONNECTED else -1

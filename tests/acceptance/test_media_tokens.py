@@ -1,0 +1,61 @@
+"""The media token, from the worker's settings to the agent's door: without the right one no media socket is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devstack import servers
+from tests.acceptance.pipeline import wait_until
+from tests.acceptance.sites import own_database, running_product
+
+pytestmark = pytest.mark.services
+
+OFF = "media tokens are off: anyone who can reach the voice agent can open a media socket"
+
+
+@pytest.mark.parametrize(
+    ("given", "served", "said"),
+    [
+        ({}, True, "media tokens are signed by a secret derived from the first SECRET_KEY"),
+        ({"MEDIA_TOKEN_SECRET": "not the agent's secret"}, False, ""),
+        ({"MEDIA_TOKEN": "off"}, False, OFF),
+    ],
+    ids=["as the agent's", "another secret", "off"],
+)
+def test_the_agent_takes_no_media_leg_without_its_token(
+    postgres_server: servers.Postgres,
+    database_template: str,
+    stack_folder: Path,
+    all_logs: Path,
+    given: dict[str, Any],
+    *,
+    served: bool,
+    said: str,
+) -> None:
+    logs = all_logs / f"media-tokens-{'-'.join(given) or 'default'}"
+    with (
+        own_database(postgres_server.url, database_template) as database_url,
+        running_product(folder=stack_folder, logs=logs, database_url=database_url, **given) as product,
+        product.site() as site,
+    ):
+        leg = site.dial()
+        if served:
+            site.wait_state(leg, "connected")
+            assert product.agent.refusals == []
+            site.end(leg)
+        else:
+            site.wait_state(leg, "ended", seconds=20)
+            assert site.pipeline.call(leg)["reason"].startswith("voice agent not reached"), site.tell()
+            assert set(product.agent.refusals) == {"403 wrong token"}
+            assert product.agent.sessions == {}
+        log = logs / "worker.log"
+        assert (OFF in log.read_text()) is (said == OFF)
+        assert said in log.read_text()
+        # At every start, not only at the first.
+        product.pipeline.stop("worker")
+        product.pipeline.start("worker")
+        wait_until(lambda: log.read_text().count("worker started") == 2, seconds=10, what="the worker starts again")
+        assert log.read_text().count(OFF) == (2 if said == OFF else 0)
