@@ -149,7 +149,7 @@ class WithDatabase(Base):
     )
     call_seconds: float = Field(default=14400.0, gt=0, description="A connected call is ended after this long.")
     stale_start_seconds: float = Field(
-        default=5.0, gt=0, le=60, description="A call picked up later than this is refused with congestion."
+        default=10.0, gt=0, le=60, description="A call picked up later than this is refused with congestion."
     )
     concurrent_calls: int | None = Field(
         default=None,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import dramatiq
 
-from shared import messages, queues
+from shared import errors, messages, queues
 from shared.broker import brokers, retries
 from workers import actors
 from workers.dead_letters import DeadLetters
@@ -65,7 +65,7 @@ def muster(
         if its_queues := own & (served or own):
             broker = queues.broker(
                 redis_url,
-                [DeadLetters(tools.ledger.store), retries.Retries()],
+                [DeadLetters(tools.ledger.store), retries.Retries(outages=(errors.DatabaseUnavailable,))],
                 name=f"{name}/{crew}",
                 threads=threads[crew],
             )

@@ -8,7 +8,7 @@ from uuid import UUID
 import structlog
 
 from shared import ari, errors, media_tokens, messages
-from shared.core import calls, commands, facts
+from shared.core import calls, commands, events, facts
 from shared.core.calls import Call
 from shared.core.deadlines import Step
 from workers import claims
@@ -34,7 +34,7 @@ def start_media(tools: Tools, *, call_id: UUID, attempt: int) -> None:
         _put_off(tools, call, attempt, str(exc))
         return
     if attempt > 1 and _is_whole(tools, call):
-        # The attempt before had its effect after all; only the answer, or the worker that waited for it, was lost.
+        # The attempt before had its effect; only the answer, or the worker that waited for it, was lost.
         tools.ledger.record(call, facts.LegsCreated(attempt=call.attempt))
         return
     wait = limits.claim(Step.MEDIA).total_seconds() + limits.request_seconds
@@ -73,13 +73,20 @@ def _put_off(tools: Tools, call: Call, attempt: int, why: str) -> None:
 
 
 def _is_whole(tools: Tools, call: Call) -> bool:
-    """Whether both the leg and the bridge of the call's newest attempt are there; False when nobody can tell."""
+    """Whether both the leg and the bridge of the call's newest attempt are there; False when nobody can tell.
+
+    A bridge that is missing beside its leg is made now: the agent is on the line, and would take no second leg for the
+    run. Of a bridge, unlike a leg, asking twice is answered (409).
+    """
     watch = claims.Watch(tools.ledger, _LOOK_SECONDS)
     asterisk = tools.asterisks.of(call, watch)
     media_id, bridge_id = tools.media_id(call), tools.bridge_id(call)
-    found = tools.side_by_side(lambda: asterisk.channel(media_id), lambda: asterisk.bridge(bridge_id))
+    leg, bridge = tools.side_by_side(lambda: asterisk.channel(media_id), lambda: asterisk.bridge(bridge_id))
+    if isinstance(leg, events.Channel) and bridge is None:
+        (failure,) = tools.side_by_side(lambda: asterisk.create_bridge(bridge_id))
+        bridge = ari.Bridge(id=bridge_id, channels=frozenset()) if failure is None else failure
     tools.ledger.store.note(watch.notes(), call=call)
-    return not any(one is None or isinstance(one, errors.PipelineError) for one in found)
+    return isinstance(leg, events.Channel) and isinstance(bridge, ari.Bridge)
 
 
 def remove_attempt(tools: Tools, *, call_id: UUID, attempt: int) -> None:

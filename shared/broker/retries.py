@@ -12,6 +12,8 @@ import dramatiq.errors
 DELAYS_MS = (100, 300, 1000, 3000, 5000)
 #: How long a message is tried after it first failed, in ms.
 FOR_MS = 20_000
+#: Between two looks whether an outage is over, in ms.
+OUTAGE_DELAY_MS = 1_000
 
 
 class Retries(dramatiq.Middleware):
@@ -20,11 +22,19 @@ class Retries(dramatiq.Middleware):
     Args:
         delays_ms: The pause before each further try; the last one is repeated.
         for_ms: How long after its first failure a message is still tried; an actor's `retry_for_ms` comes first.
+        outages: Errors that are no fault of a message and say nothing of it: it waits for their end, looking every
+            second, and is no older for it.
     """
 
-    def __init__(self, delays_ms: Sequence[int] = DELAYS_MS, for_ms: int = FOR_MS) -> None:
+    def __init__(
+        self,
+        delays_ms: Sequence[int] = DELAYS_MS,
+        for_ms: int = FOR_MS,
+        outages: tuple[type[BaseException], ...] = (),
+    ) -> None:
         self._delays_ms = delays_ms
         self._for_ms = for_ms
+        self._outages = outages
 
     @property
     def actor_options(self) -> set[str]:
@@ -41,6 +51,9 @@ class Retries(dramatiq.Middleware):
         throws = options.get("throws")
         if throws and isinstance(exception, throws):
             message.fail()
+            return
+        if isinstance(exception, self._outages):
+            broker.enqueue(message, delay=OUTAGE_DELAY_MS)
             return
         now_ms = broker.now_ms()
         tries = message.options.get("tries", 0)

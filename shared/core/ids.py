@@ -37,7 +37,7 @@ class OwnId:
 
 
 def own_id(prefix: str, call: UUID, kind: Kind, attempt: int) -> str:
-    """The channel or bridge id of one attempt. Used by one creating request, ever."""
+    """The channel or bridge id of one attempt. A media leg's is used by one creating request, ever."""
     return f"{prefix}{call.hex}-{kind}{attempt}"
 
 

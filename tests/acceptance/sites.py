@@ -258,8 +258,6 @@ class Site:
             for request in self.asked("POST", "/channels/externalMedia")
             if request.query.get("channelId") not in self.forged
         )
-        made += Counter(r.path for r in self.control.requests("POST") if r.path.startswith(f"/bridges/{PREFIX}")
-                        and r.path.count("/") == 2)  # fmt: skip
         assert not [one for one, times in made.items() if times > 1], f"an id was used twice: {made}\n{self.tell()}"
         doubly = self.pipeline.query(
             "SELECT workflow_run_id FROM ari.calls WHERE organization_id = %s AND workflow_run_id IS NOT NULL"

@@ -102,3 +102,14 @@ def test_success_and_what_has_been_judged_are_left_alone(failed: bool) -> None:
     message.failed = failed
     Retries().after_process_message(broker, message, exception=ValueError("no") if failed else None)
     assert (message.failed, broker.delays, message.options) == (failed, [], {})
+
+
+def test_an_outage_is_waited_for_and_uses_up_nothing() -> None:
+    broker, message = Broker(retry_for_ms=5_000), Message()
+    retries = Retries(outages=(ConnectionError,))
+    for _ in range(100):
+        retries.after_process_message(broker, message, exception=ConnectionError("away"))
+        broker.now += broker.delays[-1]
+    assert broker.delays == [1_000] * 100
+    broker.delays.clear()
+    assert fail_until_given_up(broker, message, retries) == [100, 300, 1000, 3000]

@@ -79,7 +79,7 @@ def test_the_tool_needs_a_database_and_nothing_else(environment: pytest.MonkeyPa
         ("READ_SECONDS", "0.5", "must be a number, at least 3 and at most 60; the default is 4"),
         ("READ_SECONDS", "", "must be a number, at least 3 and at most 60; the default is 4"),
         ("CALL_SECONDS", "inf", "must be a number, more than 0; the default is 14400"),
-        ("STALE_START_SECONDS", "nan", "must be a number, more than 0 and at most 60; the default is 5"),
+        ("STALE_START_SECONDS", "nan", "must be a number, more than 0 and at most 60; the default is 10"),
         ("WORKER_THREADS", "0", "must be a whole number, at least 1 and at most 64; the default is 8"),
         ("WORKER_THREADS", "2.5", "must be a whole number, at least 1 and at most 64; the default is 8"),
         ("WORKER_QUEUES", "quota,medai", "no such queue: medai"),
