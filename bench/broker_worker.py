@@ -48,9 +48,10 @@ def message(actor: str, *args: Any, group: str = "") -> Message:
     return dramatiq.Message(QUEUE, actor, args, {}, {"group": group})
 
 
-def declare(made: dramatiq.Broker, note: Callable[[str, str], None], name: str) -> None:
+def declare(
+    made: dramatiq.Broker, note: Callable[[str, str], None], is_first: Callable[[str], bool], name: str
+) -> None:
     """The actors."""
-    failed: set[str] = set()
 
     def quick(what: str) -> None:
         """Notes when it began."""
@@ -67,8 +68,7 @@ def declare(made: dramatiq.Broker, note: Callable[[str, str], None], name: str) 
         note("began", what)
         if by in ("", name):
             time.sleep(seconds)
-        if fails and what not in failed:
-            failed.add(what)
+        if fails and is_first(what):
             raise ValueError(what)
         if orders:
             made.enqueue(message("hold", f"{what}-next", 0, "", False, False))
@@ -89,8 +89,15 @@ def main() -> None:
         # One write: lines of several processes do not mix.
         os.write(file, (json.dumps([event, what, name, time.monotonic()]) + "\n").encode())
 
+    def is_first(what: str) -> bool:
+        try:
+            Path(f"{path}-{what}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
     made = broker(kind, url, name=name, threads=int(threads))
-    declare(made, note, name)
+    declare(made, note, is_first, name)
     worker = dramatiq.Worker(made, worker_threads=int(threads))
     worker.start()
     note("started", name)
