@@ -102,8 +102,9 @@ class Bench:
         self, kind: str, *, threads: int = 8, name: str = "w", url: str = ""
     ) -> Iterator[subprocess.Popen[bytes]]:
         """One, from when it has started."""
-        command = [sys.executable, "-m", "bench.broker_worker", kind, url or self.server.url, name, str(threads)]
-        process = subprocess.Popen([*command, self._notes], stderr=subprocess.DEVNULL)  # noqa: S603 - our own command
+        command = [sys.executable, "-m", "bench.broker_worker", kind, name, str(threads), str(self._notes)]
+        environment = {**os.environ, "REDIS_URL": url or self.server.url}
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)  # noqa: S603 - our own command
         try:
             wait(lambda: name in self.noted("started"), 20, "worker has not started")
             yield process

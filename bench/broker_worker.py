@@ -1,4 +1,4 @@
-"""A worker to be measured: `python -m bench.broker_worker ours|stock URL NAME THREADS FILE`.
+"""A worker to be measured: `REDIS_URL=… python -m bench.broker_worker ours|stock NAME THREADS FILE`.
 
 Notes in the file what it begins and ends, and when: monotonic clock, which all processes of a machine share.
 """
@@ -79,8 +79,9 @@ def declare(
 
 
 def main() -> None:
-    """Works until SIGTERM."""
-    kind, url, name, threads, path = sys.argv[1:]
+    """Works until SIGTERM, or until whoever started it is gone."""
+    kind, name, threads, path = sys.argv[1:]
+    parent = os.getppid()
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -96,12 +97,13 @@ def main() -> None:
             return False
         return True
 
-    made = broker(kind, url, name=name, threads=int(threads))
+    made = broker(kind, os.environ["REDIS_URL"], name=name, threads=int(threads))
     declare(made, note, is_first, name)
     worker = dramatiq.Worker(made, worker_threads=int(threads))
     worker.start()
     note("started", name)
-    stop.wait()
+    while not stop.wait(1) and os.getppid() == parent:
+        pass
     worker.stop(timeout=5000)
 
 

@@ -1,6 +1,6 @@
-"""A worker in a process of its own, to be killed: `python -m tests.worker_process URL NAME THREADS FILE`.
+"""A worker in a process of its own, to be killed: `python -m tests.worker_process NAME THREADS FILE`.
 
-Notes in the file, which outlives it and Redis, what it begins and what it ends.
+Its Redis is REDIS_URL. Notes in the file, which outlives it and Redis, what it begins and what it ends.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from tests.stations import Station
 
 
 def main() -> None:
-    """Works until SIGTERM."""
-    url, name, threads, path = sys.argv[1:]
+    """Works until SIGTERM, or until whoever started it is gone."""
+    name, threads, path = sys.argv[1:]
+    parent = os.getppid()
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    station = Station(url, name=name, threads=int(threads))
+    station = Station(os.environ["REDIS_URL"], name=name, threads=int(threads))
 
     def note(event: str, what: str) -> None:
         # One write: lines of several processes do not mix.
@@ -37,7 +38,8 @@ def main() -> None:
 
     station.does = work
     with station.working():
-        stop.wait()
+        while not stop.wait(1) and os.getppid() == parent:
+            pass
 
 
 class Notes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -222,8 +223,8 @@ class Workers:
 
     def start(self, *names: str, threads: int = 4) -> None:
         for name in names:
-            command = [sys.executable, "-m", "tests.worker_process", self.url, name, str(threads), str(self._path)]
-            self._processes[name] = subprocess.Popen(command, cwd=ROOT)
+            command = [sys.executable, "-m", "tests.worker_process", name, str(threads), str(self._path)]
+            self._processes[name] = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "REDIS_URL": self.url})
         client = self.station.broker.client
         stations.until(lambda: stations.idle(client) >= len(names), seconds=20, what="workers did not start")
 
