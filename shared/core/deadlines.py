@@ -53,8 +53,8 @@ class Limits:
     call_seconds: float = 4 * 3600.0
     #: The longest pause between two tries of a teardown.
     teardown_pause_seconds: float = 60.0
-    #: A StasisStart picked up later than this is refused: its caller has waited too long. A message that was in a killed
-    #: worker's hands is back before that.
+    #: A StasisStart picked up later than this is refused: its caller has waited too long. What was in a killed worker's
+    #: hands is back before that.
     stale_start_seconds: float = 10.0
 
     @property
