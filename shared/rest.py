@@ -319,6 +319,8 @@ def _document(status: int, body: bytes) -> Any:
 def plain(value: object) -> str:
     """A name or message of the peer's, bounded and without what neither a log nor Postgres can hold."""
     text = str(value)[:_LONGEST_NAME]
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 

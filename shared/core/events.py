@@ -7,7 +7,7 @@ all that the rest of the system ever sees of an event.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
@@ -84,6 +84,10 @@ class Event:
         return self.channel
 
 
+_OF_EVENT = tuple(field.name for field in fields(Event))
+_OF_CHANNEL = tuple(field.name for field in fields(Channel))
+
+
 def parse(raw: str | bytes) -> Event | None:
     """Reads one websocket message.
 
@@ -156,7 +160,10 @@ def parse_channel(document: object) -> Channel:
 
 def encode(event: Event) -> dict[str, Any]:
     """The event as plain JSON values, for a broker message."""
-    return {key: value for key, value in asdict(event).items() if value not in (None, "", ())}
+    values = {name: value for name in _OF_EVENT if (value := getattr(event, name)) not in (None, "", ())}
+    if event.channel is not None:
+        values["channel"] = {name: getattr(event.channel, name) for name in _OF_CHANNEL}
+    return values
 
 
 def decode(document: dict[str, Any]) -> Event:
@@ -207,10 +214,18 @@ def _checked(value: object, key: str, length: int) -> str:
         raise errors.InvalidEvent(f"{key} is not text")
     if len(value) > length:
         raise errors.InvalidEvent(f"{key} is longer than {length} characters")
-    # Neither can be stored in Postgres, and no Asterisk sends them.
-    if "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
+    # Neither NUL nor half a surrogate pair can be stored in Postgres, and no Asterisk sends them.
+    if "\x00" in value or not _is_text(value):
         raise errors.InvalidEvent(f"{key} holds a character that is not text")
     return value
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _excerpt(raw: str | bytes) -> str:
