@@ -82,7 +82,7 @@ def admit_leg(
         case entries.Entry.LEFT_UNHEARD:
             assert last is not None
             tools.ledger.record(last, facts.CallerLeft(stamp=stamp))
-        case entries.Entry.NEW if last is not None and not _is_in_stasis(tools, connection_id, version, leg):
+        case entries.Entry.NEW if last is not None and not is_in_stasis(tools, connection_id, version, leg):
             return
     call = _new_call(
         tools.ledger, entrance, connection_id=connection_id, version=version, leg=leg, args=args,
@@ -183,8 +183,8 @@ def _not_to_be_taken(tools: Tools, claim: claims.Claim) -> facts.Fact | None:
     return None
 
 
-def _is_in_stasis(tools: Tools, connection_id: int, version: int, leg: events.Channel) -> bool:
-    """Asks Asterisk: after an ended call of the same channel, only the truth tells a new entry from a late event."""
+def is_in_stasis(tools: Tools, connection_id: int, version: int, leg: events.Channel) -> bool:
+    """Asks Asterisk whether a leg is in our app now: where stamps cannot tell a new entry from a late event."""
     watch = claims.Watch(tools.ledger, tools.ledger.limits.request_seconds)
     asterisk = tools.asterisks.at(connection_id, version, watch)
     found = asterisk.channel(leg.id)

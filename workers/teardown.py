@@ -8,7 +8,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from shared import ari, errors
-from shared.core import entries, events, facts, ids
+from shared.core import calls, entries, events, facts, ids
 from shared.core.calls import Call
 from shared.core.deadlines import Step
 from workers import bridge, claims, originate, quota
@@ -27,7 +27,7 @@ def note_leg_ended(tools: Tools, *, connection_id: int, version: int, event: eve
     call = _call_of(tools, connection_id, event)
     if call is None:
         call = _unknown_ended(tools, connection_id=connection_id, version=version, event=event)
-    if call is None or _is_of_an_earlier_entry(call, event):
+    if call is None or _is_of_an_earlier_entry(tools, call, event):
         return
     _, claim = claims.take(tools.ledger, call, _caller_fact(event), Step.TEARDOWN)
     if claim is not None:
@@ -81,9 +81,14 @@ def _media_ended(tools: Tools, connection_id: int, own: ids.OwnId, event: events
             _tear_down(tools, claim)
 
 
-def _is_of_an_earlier_entry(call: Call, event: events.Event) -> bool:
+def _is_of_an_earlier_entry(tools: Tools, call: Call, event: events.Event) -> bool:
     """Whether the event is about an entry before this one: the channel came back into Stasis since."""
     entered = call.entered_stamp
+    is_unclear = entered is None or entered == event.stamp
+    if is_unclear and event.type is events.EventType.STASIS_END and call.state in calls.LIVE:
+        # A resync found the leg in Stasis and nobody knows since when, or it came back within a millisecond: only
+        # Asterisk can tell.
+        return quota.is_in_stasis(tools, call.connection_id, call.connection_version, event.leg)
     return entered is not None and bool(event.stamp) and entries.later(entered, event.stamp)
 
 
