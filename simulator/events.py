@@ -1,5 +1,7 @@
 """Events as Asterisk writes them: names, order of fields, time stamps, causes."""
 
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -51,9 +53,13 @@ CAUSE_BY_REASON = {
 }
 
 
+#: What the time is, in seconds since 1970: of this module, so that a simulation can be given another.
+clock: Callable[[], float] = time.time
+
+
 def timestamp() -> str:
     """Now, as in `2026-11-23T11:39:28.123+0000`."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+0000"
+    return datetime.fromtimestamp(clock(), UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+0000"
 
 
 def event(kind: str, **fields: Any) -> Event:

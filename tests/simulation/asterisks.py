@@ -1,0 +1,387 @@
+"""The Asterisks: the project's own simulated switch, which the contract suite holds to a real one, in virtual time.
+
+Replaced are only the parts that touch the outside: HTTP, websockets, and the voice agent at the end of a media leg.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+from uuid import UUID
+
+import greenlet
+
+from shared import circuits, errors, rest
+from shared.core import breaker, ids
+from simulator import channels, dialplan, events, rest_applications, rest_bridges, rest_channels, settings, switch
+from simulator import errors as simulator_errors
+from simulator import media as simulator_media
+from simulator import rest as simulator_rest
+from tests.simulation import faults
+from tests.simulation.faults import Fault
+from tests.simulation.world import Hand, World
+
+PREFIX = "aip-"
+CLIENT = "media"
+_ROUTES = [*rest_applications.ROUTES, *rest_channels.ROUTES, *rest_bridges.ROUTES]
+#: A request that is given up may take effect this much later.
+_EFFECT_SECONDS = 6.0
+#: Until Asterisk gives a voice agent up that does not answer (connection_timeout times reconnect_attempts).
+_AGENT_SECONDS = 2.0
+_MISANSWERS = [(404, "Resource not found"), (503, "Busy"), (401, "Authentication required")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentPlan:
+    """What the voice agent does with one media leg."""
+
+    #: None: it cannot be reached.
+    accepts_after_seconds: float | None
+    #: None: it stays.
+    hangs_up_after_seconds: float | None = None
+
+
+class MediaLegs(simulator_media.MediaLegs):
+    """Media legs without sockets."""
+
+    def __init__(self, owner: Asterisk) -> None:
+        super().__init__(owner)
+        self._owner = owner
+        self._connecting: dict[str, asyncio.Event] = {}
+
+    def start(self, channel: channels.Channel, url: str, app: str, *, dialstring: str) -> None:
+        self._connecting[channel.id] = asyncio.Event()
+        self._owner.media_begun(channel.id)
+        plan = self._owner.plan_agent(channel.id)
+        wait = _AGENT_SECONDS if plan.accepts_after_seconds is None else plan.accepts_after_seconds
+        self._owner.agent_seconds = max(self._owner.agent_seconds, wait)
+        self._owner.world.after(wait, lambda: self._connected(channel, app, dialstring, plan))
+
+    def is_connecting(self, channel_id: str) -> bool:
+        return channel_id in self._connecting
+
+    async def wait_connected(self, channel_id: str) -> None:
+        if channel_id in self._connecting:
+            await self._connecting[channel_id].wait()
+
+    def close(self, channel_id: str) -> None:
+        if (connecting := self._connecting.pop(channel_id, None)) is not None:
+            connecting.set()
+
+    def wipe(self) -> None:
+        for channel_id in list(self._connecting):
+            self.close(channel_id)
+
+    def _connected(self, channel: channels.Channel, app: str, dialstring: str, plan: AgentPlan) -> None:
+        owner = self._owner
+        if not owner.is_alive(channel):
+            return
+        if plan.accepts_after_seconds is None:
+            if channel.doomed:
+                self.close(channel.id)
+            else:
+                owner.world.tell(owner.name, "the agent of %s cannot be reached", owner.named(channel.id))
+                owner.destroy(channel, 3)
+                owner.agent_lost(channel.id)
+            return
+        owner.applications.publish(channel.id, events.dial(channel.snapshot(), "", dialstring))
+        owner.answer(channel)
+        owner.applications.publish(channel.id, events.dial(channel.snapshot(), "ANSWER", dialstring))
+        entered = owner.enter_stasis(channel, app, [])
+        self.close(channel.id)
+        own = ids.parse(PREFIX, channel.id)
+        if own is not None and entered:
+            owner.served.add(own.call_id)
+        if not entered:
+            owner.destroy(channel, 16)
+        elif plan.hangs_up_after_seconds is not None:
+            owner.world.after(plan.hangs_up_after_seconds, lambda: owner.agent_hangs_up(channel))
+
+
+class EventSocket:
+    """The Asterisk's end of an event socket."""
+
+    opened_at = 0.0
+
+    def __init__(self, hear: Callable[[str], None], lost: Callable[[], None]) -> None:
+        self._hear = hear
+        self._lost = lost
+        self.is_open = True
+
+    def send(self, text: str) -> None:
+        if self.is_open:
+            self._hear(text)
+
+    def cut(self) -> None:
+        if self.is_open:
+            self.is_open = False
+            self._lost()
+
+    def fall_silent(self) -> None:
+        self.is_open = False
+
+
+class Asterisk(switch.Switch):
+    """One Asterisk, which watches that nobody harms it or its callers."""
+
+    media: MediaLegs
+
+    def __init__(
+        self, world: World, name: str, plan_agent: Callable[[str], AgentPlan], answer_after_seconds: float
+    ) -> None:
+        configured = settings.Settings(
+            audio=False, log_entries=0, media_urls={CLIENT: "ws://agent"}, answer_after_seconds=answer_after_seconds
+        )
+        super().__init__(configured)
+        self.world = world
+        self.name = name
+        self.plan_agent = plan_agent
+        self.media = MediaLegs(self)
+        #: Cut off from us: requests time out.
+        self.is_away = False
+        #: Channel id → when that caller's leg left Stasis, alive.
+        self.left_at: dict[str, float] = {}
+        #: Channel id → how often it has entered Stasis.
+        self.entries: Counter[str] = Counter()
+        #: The longest that a voice agent has taken to accept.
+        self.agent_seconds = 0.0
+        #: Calls whose voice agent has been on the line.
+        self.served: set[UUID] = set()
+        #: Told of a media leg whose agent is gone, or never came.
+        self.agent_lost: Callable[[str], None] = lambda _channel_id: None
+        #: Told of a leg that was dialled in vain.
+        self.unanswered: Callable[[channels.Channel], None] = lambda _channel: None
+        #: Told of a media leg that is asked for.
+        self.media_begun: Callable[[str], None] = lambda _channel_id: None
+        #: How the story calls a channel or a bridge.
+        self.named: Callable[[str], str] = lambda channel_id: channel_id
+
+    # ── what must never happen ───────────────────────────────────────────────────────────────────────────────────────
+
+    def crash(self) -> None:
+        self.world.violation(f"{self.name} crashed: a media leg was asked for under an id that is in use")
+        super().crash()
+
+    def answer(self, channel: channels.Channel) -> None:
+        hand = greenlet.getcurrent()
+        if type(hand) is Hand and channel.kind is channels.Kind.CALLER and hand.call_id not in self.served:
+            self.world.violation(f"{channel.id} is answered, and no agent has been on the line")
+        super().answer(channel)
+
+    def hang_up(self, channel: channels.Channel, cause: int, *, soft: bool) -> None:
+        hand = greenlet.getcurrent()
+        # A step looks before it hangs up; what happens between the two requests is nobody's fault.
+        is_blind = type(hand) is Hand and channel.id not in hand.seen
+        # A leg that was never in Stasis is nobody's but whoever dials it.
+        has_left = channel.app is None and (channel.kind is channels.Kind.CALLER or channel.id in self.left_at)
+        if is_blind and has_left and channel.kind is not channels.Kind.MEDIA:
+            self.world.violation(f"{channel.id} has left Stasis, and is hung up by a step that has not looked")
+        super().hang_up(channel, cause, soft=soft)
+
+    # ── what the parties do ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def enter_stasis(
+        self, channel: channels.Channel, app: str, args: list[str], *, app_data: str = "", by: str = "Stasis"
+    ) -> bool:
+        # Counted before its event is on its way.
+        self.entries[channel.id] += self.applications.is_connected(app)
+        return super().enter_stasis(channel, app, args, app_data=app_data, by=by)
+
+    def leave_stasis(self, channel: channels.Channel, *, dying: bool = False) -> None:
+        if not dying and channel.app is not None:
+            self.left_at[channel.id] = self.world.now
+        super().leave_stasis(channel, dying=dying)
+
+    def agent_hangs_up(self, channel: channels.Channel) -> None:
+        """The voice agent closes its socket."""
+        if self.is_alive(channel):
+            self.world.tell(self.name, "the agent of %s hangs up", self.named(channel.id))
+            channel.tech_cause = events.MEDIA_CLOSED
+            self.hang_up(channel, 16, soft=False)
+            self.agent_lost(channel.id)
+
+    def caller_hangs_up(self, channel: channels.Channel) -> None:
+        """The caller does."""
+        if self.is_alive(channel):
+            self.world.tell(self.name, "caller %s hangs up", channel.id)
+            self.hang_up(channel, 16, soft=False)
+
+    def caller_goes_on(self, channel: channels.Channel) -> bool:
+        """Somebody else sends the caller on into the dialplan, where it lives on."""
+        if not self.is_alive(channel) or channel.app is None:
+            return False
+        self.world.tell(self.name, "caller %s leaves Stasis for the dialplan", channel.id)
+        dialplan.leave_to_dialplan(self, channel)
+        return True
+
+    def destroy(self, channel: channels.Channel, cause: int) -> None:
+        was_alive = self.is_alive(channel)
+        super().destroy(channel, cause)
+        if was_alive and channel.kind is channels.Kind.ORIGINATED and not self.entries[channel.id]:
+            self.world.tell(self.name, "%s is not answered: cause %s", self.named(channel.id), cause)
+            self.unanswered(channel)
+
+    def restart_after(self, seconds: float) -> None:
+        """Goes down with all its calls, and is up again later."""
+        self.stop_running()
+        self.restart_later(seconds)
+
+    # ── what is there ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def ours(self) -> list[str]:
+        """Every leg and bridge of ours."""
+        return [
+            name
+            for name in (*self.channels, *self.bridges)
+            if ids.parse(PREFIX, name) is not None or ids.is_originated(PREFIX, name)
+        ]
+
+    def callers_in(self, app: str) -> list[channels.Channel]:
+        """The callers, and those who were called, who are in an app."""
+        return [leg for leg in self.channels.values() if leg.kind is not channels.Kind.MEDIA and leg.app == app]
+
+    def is_with_agent(self, caller: channels.Channel) -> bool:
+        """Whether caller and agent hear each other."""
+        others = self.others_in_bridge(caller)
+        return caller.state == "Up" and any(leg.kind is channels.Kind.MEDIA and leg.state == "Up" for leg in others)
+
+
+class Requests:
+    """One app's requests to one Asterisk, as `rest.Asterisk` makes them."""
+
+    def __init__(
+        self, asterisk: Asterisk, app: str, circuit: circuits.Circuit, *, connect_seconds: float, read_seconds: float
+    ) -> None:
+        self._circuit = circuit
+        self.target = rest.Target(endpoint=f"http://{asterisk.name}", app=app, user=app, password="secret")
+        self._asterisk = asterisk
+        self._world = asterisk.world
+        self._connect_seconds = connect_seconds
+        self._seconds = connect_seconds + read_seconds
+
+    def request(
+        self, witness: rest.Witness, method: str, path: Sequence[str], query: Mapping[str, str] | None = None,
+        body: object = None,
+    ) -> Any:  # fmt: skip
+        left = witness.seconds_left()
+        self._circuit.enter(witness)
+        started = self._world.now
+        what = f"{method} /{'/'.join(path)}"
+        answer, silence = "no answer", "no answer"
+        try:
+            status, document = self._world.cross(
+                what,
+                lambda: self._sent(method, path, query, body, left),
+                latency_seconds=0.002,
+                own_faults=faults.OF_REQUESTS,
+                suffer=lambda fault, effect: self._suffer(
+                    fault, effect, lambda: self._late(method, path, query, body), left
+                ),
+            )
+            message = rest.plain(document.get("message", "")) if isinstance(document, dict) else ""
+            answer = f"{status} {message}".strip() if status >= 400 else str(status)
+            silence = f"answered {answer}" if status >= 500 else ""
+            return rest._judge(status, message, document)
+        except errors.AsteriskUnreachable as exc:
+            answer = str(exc)
+            silence = silence and answer
+            raise
+        finally:
+            if silence:
+                self._circuit.unanswered(witness, silence)
+            else:
+                self._circuit.answered()
+            if self._world.telling:
+                self._world.tell(self._asterisk.name, "%s → %s", self._told(method, path, query), answer)
+            witness.asked(rest.Asked(what=what, took_ms=(self._world.now - started) * 1000, answer=answer))
+
+    def is_in_doubt(self, witness: rest.Witness) -> bool:
+        self._circuit.check(witness)
+        return self._circuit.state is not breaker.State.CLOSED
+
+    def _sent(
+        self, method: str, path: Sequence[str], query: Mapping[str, str] | None, body: object, left: float
+    ) -> tuple[int, Any]:
+        if self._asterisk.is_away:
+            self._world.pause(min(left, self._connect_seconds))
+            raise errors.AsteriskUnreachable("connecting took too long", may_have_acted=False)
+        if not self._asterisk.is_running:
+            raise errors.AsteriskUnreachable("connection refused", may_have_acted=False)
+        asterisk, life = self._asterisk, self._asterisk.life
+        hand = greenlet.getcurrent()
+        assert type(hand) is Hand
+        try:
+            work = self._handled(method, path, query, body)
+            if method == "DELETE" and asterisk.media.is_connecting(path[1]):
+                answer = self._waited_for(work, left)
+            else:
+                answer = _at_once(work)
+        except simulator_errors.Refusal as refusal:
+            return refusal.status, {"message": refusal.message}
+        except simulator_errors.Cut:
+            raise errors.AsteriskUnreachable("connection failed: ConnectionResetError") from None
+        if asterisk.life != life:
+            raise errors.AsteriskUnreachable("connection failed: ConnectionResetError")
+        if method == "GET" and path[0] == "channels" and answer.body["dialplan"]["app_name"] == "Stasis":
+            hand.seen.add(path[1])
+        return answer.status, answer.body
+
+    def _suffer(
+        self, fault: Fault, effect: Callable[[], tuple[int, Any]], late: Callable[[], None], left: float
+    ) -> tuple[int, Any]:
+        chances = self._world.chances
+        match fault:
+            case Fault.REFUSED:
+                raise errors.AsteriskUnreachable("connection refused", may_have_acted=False)
+            case Fault.MISANSWERED:
+                status, message = chances.one_of(_MISANSWERS)
+                return status, {"message": message}
+            case Fault.UNANSWERED:
+                effect()
+            case Fault.LATE:
+                self._world.after(chances.between(0.1, min(left, self._seconds) + _EFFECT_SECONDS), late)
+        self._world.pause(min(left, self._seconds))
+        raise errors.AsteriskUnreachable("no answer in time")
+
+    def _late(self, method: str, path: Sequence[str], query: Mapping[str, str] | None, body: object) -> None:
+        """Takes effect, and nobody hears of it any more."""
+        if self._asterisk.is_running:
+            self._world.tell(self._asterisk.name, "now takes effect: %s", self._told(method, path, query))
+            work = self._handled(method, path, query, body)
+            asyncio.get_running_loop().create_task(_unheard(work))
+
+    def _handled(
+        self, method: str, path: Sequence[str], query: Mapping[str, str] | None, body: object
+    ) -> Coroutine[Any, Any, simulator_rest.Answer]:
+        handler, names = simulator_rest.match(_ROUTES, method, list(path))
+        asked = simulator_rest.Request(method=method, query=query or {}, body=body, names=names)
+        return cast(Coroutine[Any, Any, simulator_rest.Answer], handler(self._asterisk, asked))
+
+    def _waited_for(self, work: Coroutine[Any, Any, simulator_rest.Answer], left: float) -> simulator_rest.Answer:
+        task = asyncio.get_running_loop().create_task(work)
+        if not self._world.wait(task, min(left, self._seconds)):
+            raise errors.AsteriskUnreachable("no answer in time")
+        return task.result()
+
+    def _told(self, method: str, path: Sequence[str], query: Mapping[str, str] | None) -> str:
+        named, asked = self._asterisk.named, query or {}
+        whom = asked.get("channelId") or " ".join(map(named, asked.get("channel", "").split(",")))
+        return f"{method} /{'/'.join(map(named, path))} {named(whom)}".strip()
+
+
+def _at_once(work: Coroutine[Any, Any, simulator_rest.Answer]) -> simulator_rest.Answer:
+    """What a handler answers that waits for nothing."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        return cast(simulator_rest.Answer, done.value)
+    raise AssertionError("a handler waits")
+
+
+async def _unheard(work: Coroutine[Any, Any, simulator_rest.Answer]) -> None:
+    with contextlib.suppress(simulator_errors.Refusal, simulator_errors.Cut):
+        await work

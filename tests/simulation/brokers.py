@@ -1,0 +1,239 @@
+"""The broker and the processes: messages delivered at least once, to workers that run the real actors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import greenlet
+
+from shared import errors, messages
+from shared.broker import retries
+from shared.core import commands, ids
+from tests.simulation import asterisks, faults
+from tests.simulation.faults import Fault
+from tests.simulation.world import Hand, Process, World
+from workers import actors
+from workers.steps import Tools
+
+#: A dead worker's messages go to another one after this long; a frozen one is taken for dead then.
+_RECLAIM_SECONDS = 5.0
+_RESTART_SECONDS = 2.0
+#: About what fits into the time for which an event is tried.
+_RETRIES = 7
+
+
+@dataclass(eq=False, slots=True)
+class Entry:
+    """One message, until it is acknowledged."""
+
+    actor: str
+    body: str
+    call_id: UUID | None
+    connection_id: int | None
+    retries: int = 0
+    #: Redis has forgotten it.
+    is_lost: bool = False
+    #: Somebody has finished it.
+    is_done: bool = False
+
+
+class Broker:
+    """Redis and Dramatiq.
+
+    Args:
+        call_of: Connection and channel id → whose call it is now, as far as anybody knows.
+    """
+
+    def __init__(self, world: World, workers: Workers, call_of: Callable[[int, str], UUID | None]) -> None:
+        self._world = world
+        self._workers = workers
+        self._call_of = call_of
+        self._entries: dict[Entry, None] = {}
+        self.is_away = False
+        self.dead_letters: list[str] = []
+
+    # ── what hands ask for ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def give(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
+        for order in orders:
+            self.send(messages.of_command(order, connection_id=connection_id))
+
+    def send(self, message: messages.Message, wait: timedelta | None = None) -> None:
+        def enqueue() -> None:
+            if self.is_away:
+                self._world.pause(2.0)
+                raise errors.QueueUnavailable("Redis: ConnectionError")
+            self.put(message, wait)
+
+        def suffer(fault: Fault, effect: Callable[[], None]) -> None:
+            if fault is Fault.ENQUEUE_UNANSWERED:
+                effect()
+            raise errors.QueueUnavailable("Redis: TimeoutError")
+
+        self._world.cross(
+            f"enqueue {message.actor_name}",
+            enqueue,
+            latency_seconds=0.0003,
+            own_faults=faults.OF_ENQUEUES,
+            suffer=suffer,
+        )
+
+    def redis_ms(self) -> int | None:
+        return None if self.is_away else int(self._world.wall() * 1000)
+
+    # ── messages ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def put(self, message: messages.Message, wait: timedelta | None = None) -> None:
+        """Takes a message in; whatever may become of messages may become of it."""
+        world = self._world
+        body: dict[str, Any] = message.kwargs
+        call_id, connection_id = self._concerned(body)
+        entry = Entry(message.actor_name, json.dumps(body), call_id, connection_id)
+        seconds = 0.0 if wait is None else wait.total_seconds()
+        fault = world.fault(faults.OF_MESSAGES, call_id, connection_id)
+        if fault is not None:
+            world.tell("Redis", "%s — FAULT: %s", entry.actor, fault)
+        if fault is Fault.MESSAGE_LOST:
+            return
+        if fault is Fault.MESSAGE_LATE:
+            seconds += world.chances.spread(0.01, 30.0)
+        self._entries[entry] = None
+        self._deliver_after(seconds, entry)
+        if fault is Fault.MESSAGE_DOUBLED:
+            self._deliver_after(seconds + world.chances.spread(0.001, 20.0), entry)
+
+    def flush(self) -> None:
+        """FLUSHALL: everything that waits is gone, and so is what would have been given to another."""
+        for entry in self._entries:
+            entry.is_lost = True
+        self._entries.clear()
+
+    def _concerned(self, body: dict[str, Any]) -> tuple[UUID | None, int | None]:
+        if "call_id" in body:
+            return UUID(body["call_id"]), None
+        if "connection_id" not in body:
+            return None, None
+        connection_id = int(body["connection_id"])
+        channel = body.get("event", {}).get("channel")
+        if channel is None:
+            return None, connection_id
+        own = ids.parse(asterisks.PREFIX, channel["id"])
+        return own.call_id if own is not None else self._call_of(connection_id, channel["id"]), connection_id
+
+    def _deliver_after(self, seconds: float, entry: Entry) -> None:
+        self._world.after(seconds + self._world.chances.spread(0.0005, 0.01), lambda: self._deliver(entry))
+
+    def _deliver(self, entry: Entry) -> None:
+        if entry.is_lost:
+            return
+        worker = self._workers.pick()
+        if worker is None or self.is_away:
+            self._deliver_after(0.3, entry)
+            return
+        hand = self._world.start(
+            worker, entry.actor, lambda: self._work(entry), connection_id=entry.connection_id, call_id=entry.call_id
+        )
+        # Redis is away longer than the heartbeat, the worker is dead or frozen: another takes the message up.
+        self._world.after(_RECLAIM_SECONDS, lambda: self._reclaim(entry, hand))
+
+    def _reclaim(self, entry: Entry, hand: Hand) -> None:
+        if entry.is_done or entry.is_lost or hand.dead:
+            return
+        if hand.process.is_dead or hand.process.frozen_until > self._world.now:
+            self._world.tell("Redis", "%s goes to another worker", entry.actor)
+            self._deliver_after(0.0, entry)
+        else:
+            self._world.after(_RECLAIM_SECONDS, lambda: self._reclaim(entry, hand))
+
+    def _work(self, entry: Entry) -> None:
+        world = self._world
+        hand = greenlet.getcurrent()
+        assert isinstance(hand, Hand)
+        body = json.loads(entry.body)
+        read, step = actors.ACTORS[entry.actor]
+        try:
+            messages.check_version(body.get("v"))
+            step(self._workers.tools, **read(body))
+        except errors.PermanentError as exc:
+            world.tell(hand.process.name, "%s: dead letter: %s", entry.actor, exc)
+            self.dead_letters.append(f"{entry.actor}: {exc}")
+        except errors.TransientError as exc:
+            world.tell(hand.process.name, "%s: tried again: %s", entry.actor, exc)
+            if entry.retries < _RETRIES and not entry.is_lost:
+                delays = retries.DELAYS_MS
+                delay_ms = delays[min(entry.retries, len(delays) - 1)]
+                entry.retries += 1
+                self._deliver_after(delay_ms / 1000, entry)
+                return
+        entry.is_done = True
+        self._entries.pop(entry, None)
+
+
+class Workers:
+    """The worker processes, each restarted when it dies."""
+
+    tools: Tools
+
+    def __init__(self, world: World, count: int) -> None:
+        self._world = world
+        self._generation = count
+        self.processes = [self._made(number) for number in range(1, count + 1)]
+
+    def pick(self) -> Process | None:
+        """One that takes a message; None when all are down."""
+        up = [process for process in self.processes if not process.is_dead and process.frozen_until <= self._world.now]
+        return self._world.chances.one_of(up) if up else None
+
+    def _made(self, number: int) -> Process:
+        process = Process(f"worker {number}")
+        process.at_death.append(lambda: self._died(process))
+        return process
+
+    def _died(self, process: Process) -> None:
+        self._world.tell(process.name, "is dead")
+        self._world.after(self._world.chances.spread(0.3, _RESTART_SECONDS), lambda: self._replace(process))
+
+    def _replace(self, process: Process) -> None:
+        self._generation += 1
+        self.processes[self.processes.index(process)] = self._made(self._generation)
+
+
+class SideBySide:
+    """Runs the requests of one step at the same time, as `workers.asterisks.SideBySide` does."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __call__(self, *asks: Callable[[], Any]) -> list[Any]:
+        hand = greenlet.getcurrent()
+        assert isinstance(hand, Hand)
+        results: list[Any] = [None] * len(asks)
+        missing = len(asks)
+        is_waiting = False
+
+        def ask(number: int) -> None:
+            nonlocal missing
+            try:
+                results[number] = asks[number]()
+            except errors.PipelineError as exc:
+                results[number] = exc
+            missing -= 1
+            if not missing and is_waiting:
+                self._world.resume(hand)
+
+        for number in range(1, len(asks)):
+            other = self._world.start(
+                hand.process, hand.what, lambda number=number: ask(number),  # type: ignore[misc]
+                connection_id=hand.connection_id, call_id=hand.call_id,
+            )  # fmt: skip
+            other.seen = hand.seen
+        ask(0)
+        if missing:
+            is_waiting = True
+            self._world.park()
+        return results

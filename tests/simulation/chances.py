@@ -1,0 +1,49 @@
+"""Chance as a list of numbers: drawn from a seed and remembered, or given to be lived through again.
+
+Zero is the calm choice everywhere: nothing fails, nothing is late. So a list with more zeros, or a shorter one, is a
+simpler history, and shrinking need not know what the numbers are for.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
+
+class Chances:
+    """Numbers in [0, 1), one after the other.
+
+    Args:
+        seed: Where they come from.
+        given: Instead of the seed's: these, then zeros.
+    """
+
+    def __init__(self, seed: int, given: Sequence[float] | None = None) -> None:
+        self._random = random.Random(seed).random
+        self._given = None if given is None else iter(given)
+        self.drawn: list[float] = []
+
+    def draw(self) -> float:
+        """The next number."""
+        value = self._random() if self._given is None else next(self._given, 0.0)
+        self.drawn.append(value)
+        return value
+
+    def between(self, low: float, high: float) -> float:
+        """A number between two; the lower one is the calm one."""
+        return low + (high - low) * self.draw()
+
+    def spread(self, low: float, high: float) -> float:
+        """A number between two, as likely small as large by order of magnitude."""
+        return float(low * (high / low) ** self.draw())
+
+    def happens(self, probability: float) -> bool:
+        """Whether it happens."""
+        return self.draw() > 1.0 - probability
+
+    def one_of(self, choices: Sequence[_T]) -> _T:
+        """One of them; the first is the calm one."""
+        return choices[int(self.draw() * len(choices))]

@@ -1,0 +1,102 @@
+"""What can go wrong, and where: every kind of fault, the ports it can strike, the pairs of state and fault."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+
+from shared.core.calls import State
+
+
+class Fault(StrEnum):
+    """One kind of thing that goes wrong."""
+
+    #: The process dies at a port call: its effect is not, or is, had. Nothing of it runs any more, no clean-up either.
+    KILLED_BEFORE = "worker killed, call not made"
+    KILLED_AFTER = "worker killed, call made"
+    #: The step stands still at a port call, for up to a minute, and goes on.
+    FROZEN_BEFORE = "step frozen, call not made"
+    FROZEN_AFTER = "step frozen, call made"
+
+    #: A request to an Asterisk.
+    REFUSED = "request refused"
+    UNSENT = "request times out, unsent"
+    UNANSWERED = "request times out, done"
+    LATE = "request times out, done later"
+    MISANSWERED = "request answered 401, 404 or 503"
+
+    #: A statement, or a commit, to Postgres.
+    STATEMENT_FAILED = "statement fails"
+    STATEMENT_UNANSWERED = "statement done, answer lost"
+
+    #: An order to Redis.
+    ENQUEUE_FAILED = "enqueue fails"
+    ENQUEUE_UNANSWERED = "enqueue done, answer lost"
+
+    MESSAGE_LOST = "message lost"
+    MESSAGE_DOUBLED = "message doubled"
+    MESSAGE_LATE = "message late"
+
+    EVENT_LOST = "event lost"
+    EVENT_DOUBLED = "event doubled"
+    EVENT_LATE = "event late"
+
+    #: What strikes many calls at once.
+    SOCKET_CUT = "event socket cut"
+    ASTERISK_RESTARTED = "Asterisk restarted"
+    ASTERISK_AWAY = "Asterisk unreachable"
+    POSTGRES_AWAY = "Postgres away"
+    REDIS_AWAY = "Redis away"
+    REDIS_FLUSHED = "Redis flushed"
+    WORKERS_KILLED = "all workers killed"
+    WORKER_FROZEN = "worker frozen"
+
+
+OF_STEPS = (Fault.KILLED_BEFORE, Fault.KILLED_AFTER, Fault.FROZEN_BEFORE, Fault.FROZEN_AFTER)
+OF_REQUESTS = (Fault.REFUSED, Fault.UNSENT, Fault.UNANSWERED, Fault.LATE, Fault.MISANSWERED)
+OF_STATEMENTS = (Fault.STATEMENT_FAILED, Fault.STATEMENT_UNANSWERED)
+OF_ENQUEUES = (Fault.ENQUEUE_FAILED, Fault.ENQUEUE_UNANSWERED)
+OF_MESSAGES = (Fault.MESSAGE_LOST, Fault.MESSAGE_DOUBLED, Fault.MESSAGE_LATE)
+OF_EVENTS = (Fault.EVENT_LOST, Fault.EVENT_DOUBLED, Fault.EVENT_LATE)
+OUTAGES = (
+    Fault.SOCKET_CUT, Fault.ASTERISK_RESTARTED, Fault.ASTERISK_AWAY, Fault.POSTGRES_AWAY, Fault.REDIS_AWAY,
+    Fault.REDIS_FLUSHED, Fault.WORKERS_KILLED, Fault.WORKER_FROZEN,
+)  # fmt: skip
+
+#: What a fault strikes before there is a call.
+NO_CALL = "no call yet"
+
+#: (state of the call, fault)
+Pair = tuple[str, Fault]
+Tally = Counter[Pair]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The pair that one history goes for."""
+
+    state: str
+    fault: Fault
+
+
+STATES = (NO_CALL, *State)
+
+
+def pairs() -> list[Target]:
+    """Every pair there can be: before there is a call, nothing is ordered for it."""
+    return [Target(state, fault) for state in STATES for fault in Fault if state != NO_CALL or fault not in OF_ENQUEUES]
+
+
+def targets() -> list[Target]:
+    """What the histories go for, one after the other: what seldom comes by itself more often."""
+    return [pair for pair in pairs() for _ in range(_weight(pair))]
+
+
+def _weight(pair: Target) -> int:
+    is_short = pair.state in (State.ORIGINATING, State.RECEIVED, State.ADMITTED, State.JOINING)
+    if pair.fault in OF_ENQUEUES:
+        return 4
+    if pair.state == State.ORIGINATING and pair.fault in OF_EVENTS:
+        return 3
+    return 2 if is_short and pair.fault in OF_REQUESTS + OF_EVENTS + OF_MESSAGES + OUTAGES else 1

@@ -1,0 +1,93 @@
+"""The listener: reads event sockets, makes messages of events with the product's own parser, and asks for resyncs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shared import errors, messages
+from shared.core import events
+from tests.simulation import asterisks, faults
+from tests.simulation.brokers import Broker
+from tests.simulation.faults import Fault
+from tests.simulation.platforms import Tenant
+from tests.simulation.world import World
+
+_RETRY_SECONDS = 1.0
+
+
+class Listener:
+    """The holder of one tenant's event socket."""
+
+    def __init__(self, world: World, broker: Broker, tenant: Tenant) -> None:
+        self._world = world
+        self._broker = broker
+        self._tenant = tenant
+        self._socket: asterisks.EventSocket | None = None
+        self._name = f"listener of {tenant.app}"
+        #: For a test: which events arrive.
+        self.passes: Callable[[events.Event], bool] = lambda _event: True
+
+    def open(self) -> None:
+        """Opens the socket, now or as soon as that is possible."""
+        asterisk = self._tenant.asterisk
+        if not asterisk.is_running or asterisk.is_away:
+            self._world.after(_RETRY_SECONDS, self.open)
+            return
+        self._socket = asterisks.EventSocket(self._heard, self._lost)
+        asterisk.applications.connect([self._tenant.app], self._socket, subscribe_all=False)  # type: ignore[arg-type]
+        self._push(
+            messages.of_resync(
+                connection_id=self._tenant.connection_id, connection_version=1, reason="connected", full=True
+            )
+        )
+
+    def cut(self) -> None:
+        """The socket breaks, with what was on its way."""
+        if self._socket is not None:
+            self._tenant.asterisk.applications.cut_sockets(self._tenant.app, silently=False)
+
+    def _lost(self) -> None:
+        self._socket = None
+        self._world.after(self._world.chances.spread(0.2, 4.0), self.open)
+
+    def _heard(self, text: str) -> None:
+        """An event was sent; it arrives a little later, or not."""
+        socket = self._socket
+        event = self._parsed(text)
+        if event is None or not self.passes(event):
+            return
+        world, connection_id = self._world, self._tenant.connection_id
+        message = messages.of_event(
+            event,
+            prefix=asterisks.PREFIX,
+            connection_id=connection_id,
+            connection_version=1,
+            at_ms=int(world.wall() * 1000),
+        )
+        if message is None:
+            return
+        seconds = world.chances.spread(0.0005, 0.003)
+        fault = world.fault(faults.OF_EVENTS, *self._broker._concerned(message.kwargs))
+        if fault is not None:
+            world.tell(self._name, "%s — FAULT: %s", event.type, fault)
+        if fault is Fault.EVENT_LOST:
+            return
+        if fault is Fault.EVENT_LATE:
+            seconds += world.chances.spread(0.003, 20.0)
+        world.after(seconds, lambda: self._push(message) if self._socket is socket else None)
+        if fault is Fault.EVENT_DOUBLED:
+            world.after(seconds + world.chances.spread(0.0005, 20.0), lambda: self._push(message))
+
+    def _parsed(self, text: str) -> events.Event | None:
+        try:
+            return events.parse(text)
+        except errors.InvalidEvent as exc:
+            self._world.tell(self._name, "unreadable event: %s", exc)
+            return None
+
+    def _push(self, message: messages.Message) -> None:
+        """What Redis does not take waits."""
+        if self._broker.is_away:
+            self._world.after(0.3, lambda: self._push(message))
+        else:
+            self._broker.put(message)

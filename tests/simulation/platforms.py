@@ -1,0 +1,215 @@
+"""The platform and Postgres in memory: routes, runs, connections, and statements that may fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar, cast
+from uuid import UUID
+
+import greenlet
+
+from shared import connections, database, dograh, errors
+from shared.core import serving
+from shared.core.calls import Call, Cause
+from shared.core.stasis_args import RunArgs
+from tests.simulation import asterisks, faults
+from tests.simulation.faults import Fault
+from tests.simulation.stores import MemoryStore, Transaction
+from tests.simulation.world import Hand, Latch, World
+
+_T = TypeVar("_T")
+_STATEMENT_SECONDS = 2.0
+
+
+class Postgres:
+    """The database server."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.moment = world.moment
+        self.is_away = False
+
+    def statement(self, what: str, effect: Callable[[], _T], call_id: UUID | None = None) -> _T:
+        """Runs one statement of the hand that calls this. Raises DatabaseUnavailable."""
+
+        if call_id is not None:
+            hand = greenlet.getcurrent()
+            assert isinstance(hand, Hand)
+            hand.call_id = call_id
+
+        def run() -> _T:
+            if self.is_away:
+                self._world.pause(_STATEMENT_SECONDS)
+                raise errors.DatabaseUnavailable("connection refused")
+            return effect()
+
+        return self._world.cross(
+            what, run, latency_seconds=0.0005, own_faults=faults.OF_STATEMENTS, suffer=self._suffer
+        )
+
+    def _suffer(self, fault: Fault, effect: Callable[[], _T]) -> _T:
+        if fault is Fault.STATEMENT_UNANSWERED:
+            effect()
+        self._world.pause(self._world.chances.between(0.0, _STATEMENT_SECONDS))
+        raise errors.DatabaseUnavailable("server closed the connection unexpectedly")
+
+    def wait(self, latch: Latch, seconds: float) -> bool:
+        """Waits for a lock; whether it was let go."""
+        return self._world.wait(latch, seconds)
+
+    def connected(self, roll_back: Callable[[], None]) -> None:
+        """What is to be done should the process of this hand die."""
+        hand = greenlet.getcurrent()
+        assert isinstance(hand, Hand)
+        hand.process.at_death.append(roll_back)
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """A row of workflow_runs. Its workflow bears the number of its organization."""
+
+    run_id: int
+    organization_id: int
+    #: `gathered_context.call_id`: the channel of its call, once somebody has written it.
+    channel_id: str | None = None
+    is_completed: bool = False
+    #: Created by us, for a call.
+    is_ours: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """One tenant, with one connection."""
+
+    connection_id: int
+    organization_id: int
+    app: str
+    asterisk: asterisks.Asterisk
+
+
+class Platform:
+    """Routes and runs.
+
+    Args:
+        goes_on: Whether a refused caller goes on in the dialplan.
+    """
+
+    def __init__(self, postgres: Postgres, store: MemoryStore, *, goes_on: bool) -> None:
+        self._postgres = postgres
+        self._store = store
+        self._goes_on = goes_on
+        self.runs: dict[int, Run] = {}
+        self._last = 0
+
+    def begin_run(self, organization_id: int) -> Run:
+        """The platform creates a run for a call that it begins itself."""
+        self._last += 1
+        run = self.runs[self._last] = Run(run_id=self._last, organization_id=organization_id)
+        return run
+
+    # ── the port ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def route(self, *, source_id: int, organization_id: int) -> dograh.Route | dograh.NoRoute:
+        return self._postgres.statement("route", lambda: self._route(organization_id))
+
+    def outbound_route(
+        self, *, source_id: int, organization_id: int, workflow_id: int
+    ) -> dograh.Route | dograh.NoRoute:
+        return self._postgres.statement("outbound route", lambda: self._route(organization_id))
+
+    def workflow_of(self, workflow_run_id: int, organization_id: int) -> int | None:
+        run = self._postgres.statement("workflow of a run", lambda: self.runs.get(workflow_run_id))
+        return organization_id if run is not None and run.organization_id == organization_id else None
+
+    def create_run(self, connection: database.Connection, call: Call) -> int:
+        def create() -> int:
+            self._last += 1
+            run = Run(run_id=self._last, organization_id=call.organization_id, is_ours=True)
+            cast(Transaction, connection).writes.append(lambda: self.runs.update({run.run_id: run}))
+            return run.run_id
+
+        return self._postgres.statement("insert run", create)
+
+    def take_run(
+        self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int
+    ) -> dograh.Route | dograh.NoRoute:
+        transaction, run_id = cast(Transaction, connection), args.workflow_run_id
+
+        def take() -> dograh.Route | dograh.NoRoute:
+            run = self.runs.get(run_id)
+            if run is None or run.organization_id != call.organization_id:
+                return self._refusal(f"run {run_id} is not of this organization")
+            self._store.locks.take(transaction, ("run row", run_id))
+            calls = [row.call for row in self._store.rows.values() if row.call.workflow_run_id == run_id]
+            if run.is_completed or any(other.call_id != call.call_id for other in calls):
+                return self._refusal(f"run {run_id} does not wait for a call")
+            transaction.writes.append(lambda: setattr(run, "channel_id", call.channel_id))
+            return self._route(call.organization_id)
+
+        return self._postgres.statement("take run", take)
+
+    def waiting_run(self, connection: database.Connection, *, organization_id: int, channel_id: str) -> int | None:
+        def find() -> int | None:
+            wanted = (organization_id, channel_id, False)
+            for run in reversed(self.runs.values()):
+                if (run.organization_id, run.channel_id, run.is_completed) == wanted:
+                    self._store.locks.take(cast(Transaction, connection), ("run row", run.run_id))
+                    return run.run_id if not run.is_completed else None
+            return None
+
+        return self._postgres.statement("waiting run", find)
+
+    def end_run_in(self, connection: database.Connection, call: Call, media: Mapping[str, str]) -> None:
+        run_id = call.workflow_run_id
+        assert run_id is not None
+        end = lambda: setattr(self.runs[run_id], "is_completed", True)  # noqa: E731
+        self._postgres.statement("end run", lambda: cast(Transaction, connection).writes.append(end))
+
+    def note_media(self, call: Call, *, media_id: str, bridge_id: str) -> None:
+        self._postgres.statement("note media", lambda: None)
+
+    def end_run(self, call: Call, *, media_id: str, bridge_id: str) -> None:
+        run_id = call.workflow_run_id
+        if run_id is not None:
+            self._postgres.statement("end run", lambda: setattr(self.runs[run_id], "is_completed", True))
+
+    def _route(self, organization_id: int) -> dograh.Route:
+        terms = serving.terms({"ws_client_name": asterisks.CLIENT})
+        return dograh.Route(workflow_id=organization_id, user_id=1, terms=terms, goes_on=self._goes_on)
+
+    def _refusal(self, reason: str) -> dograh.NoRoute:
+        return dograh.NoRoute(reason=reason, hangup_cause=Cause.NOT_ALLOWED, goes_on=self._goes_on)
+
+
+class Entrances:
+    """The tenants' connections."""
+
+    def __init__(self, postgres: Postgres, tenants: list[Tenant]) -> None:
+        self._postgres = postgres
+        self._tenants = {tenant.connection_id: tenant for tenant in tenants}
+
+    def entrance(self, connection_id: int, version: int) -> connections.Entrance | None:
+        return self._postgres.statement("entrance", lambda: self._entrance(self._tenants[connection_id]))
+
+    def exit(self, organization_id: int) -> connections.Version:
+        (tenant,) = (one for one in self._tenants.values() if one.organization_id == organization_id)
+        return self._postgres.statement("exit", lambda: self._version(tenant))
+
+    def _entrance(self, tenant: Tenant) -> connections.Entrance:
+        return connections.Entrance(
+            serving=self._version(tenant), organization_id=tenant.organization_id, source_id=tenant.connection_id
+        )
+
+    def _version(self, tenant: Tenant) -> connections.Version:
+        return connections.Version(
+            connection_id=tenant.connection_id,
+            version=1,
+            organization_id=tenant.organization_id,
+            source_id=tenant.connection_id,
+            endpoint=f"http://{tenant.asterisk.name}",
+            app=tenant.app,
+            user=tenant.app,
+            sealed_password="",
+            credentials_of=1,
+        )

@@ -1,0 +1,102 @@
+"""Many histories, on every core: what went wrong, and which fault struck in which state how often."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import multiprocessing
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import structlog
+
+from tests.simulation import faults, histories, shrinking
+from tests.simulation.faults import NO_CALL, Fault, Tally
+
+_CHUNK = 100
+#: A run that goes wrong this often has said what it had to say.
+ENOUGH = 20
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of a run."""
+
+    histories: int = 0
+    seconds: float = 0.0
+    tally: Tally = field(default_factory=Counter)
+    #: Kind of violation → the first seeds that show it, and how many did.
+    failures: dict[str, list[int]] = field(default_factory=dict)
+
+
+def quiet() -> None:
+    """The product's logs would cost more than the histories."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+
+
+def run(first: int, count: int, *, processes: int | None = None, enough: int = ENOUGH) -> Result:
+    """Lives through `count` histories from seed `first` on."""
+    result, started = Result(), time.monotonic()
+    chunks = [range(at, min(at + _CHUNK, first + count)) for at in range(first, first + count, _CHUNK)]
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processes or os.cpu_count(), initializer=_prepare) as pool:
+        for tally, failures, lived in pool.imap_unordered(_live, chunks):
+            result.tally += tally
+            result.histories += lived
+            for kind, seed in failures:
+                result.failures.setdefault(kind, []).append(seed)
+            if sum(map(len, result.failures.values())) >= enough:
+                pool.terminate()
+                break
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def _prepare() -> None:
+    quiet()
+    # What a history leaves is collected between histories.
+    gc.disable()
+
+
+def _live(seeds: Iterable[int]) -> tuple[Tally, list[tuple[str, int]], int]:
+    tally: Tally = Counter()
+    failures = []
+    lived = 0
+    for seed in seeds:
+        outcome = histories.live(seed)
+        tally += outcome.tally
+        lived += 1
+        if (kind := shrinking.kind_of(outcome)) is not None:
+            failures.append((kind, seed))
+        if seed % 25 == 0:
+            gc.collect()
+    gc.collect()
+    return tally, failures, lived
+
+
+def missing(tally: Tally, at_least: int) -> list[str]:
+    """The pairs that can occur and were hit less often."""
+    return [
+        f"{target.state}, {target.fault}: {tally[target.state, target.fault]}"
+        for target in faults.pairs()
+        if tally[target.state, target.fault] < at_least
+    ]
+
+
+def table(tally: Tally) -> str:
+    """How often each fault struck in each state."""
+    states = faults.STATES
+    width = max(map(len, Fault))
+    heads = [state if state != NO_CALL else "no call" for state in states]
+    lines = ["  ".join([" " * width, *(f"{head:>11}" for head in heads)])]
+    lines += ["  ".join([f"{fault:<{width}}", *(f"{tally[state, fault]:>11}" for state in states)]) for fault in Fault]
+    return "\n".join(lines)
+
+
+def told(outcome: histories.Outcome) -> Iterator[str]:
+    """A history, line by line."""
+    for seconds, who, what in outcome.story:
+        yield f"{seconds:10.4f}  {who:<16}  {what}"

@@ -1,0 +1,348 @@
+"""The calls' store in memory: the rules of `store.PostgresStore`, row locks and transactions included.
+
+A property test compares the two, see test_stores.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Protocol, TypeVar, cast
+from uuid import UUID
+
+from shared import database, errors
+from shared.core import calls, facts
+from shared.core.calls import Call, State
+from shared.store import Hold, Note
+from tests.simulation.world import Latch
+
+_T = TypeVar("_T")
+_LOCK_SECONDS = 2.0
+
+
+class Postgres(Protocol):
+    """What the store runs on: a clock, and statements that take their time and may fail."""
+
+    def moment(self) -> datetime:
+        """Postgres's clock."""
+
+    def statement(self, what: str, effect: Callable[[], _T], call_id: UUID | None = None) -> _T:
+        """Runs one statement, or a commit, on the row of a call if that is known. Raises DatabaseUnavailable."""
+
+    def wait(self, latch: Latch, seconds: float) -> bool:
+        """Waits for a lock; whether it was let go."""
+
+    def connected(self, roll_back: Callable[[], None]) -> None:
+        """What is to be done should whoever has this connection die."""
+
+
+@dataclass(slots=True)
+class Row:
+    """One row of ari.calls."""
+
+    call: Call
+    changed_at: datetime
+    claim_owner: str | None = None
+    claim_until: datetime | None = None
+
+
+@dataclass(slots=True)
+class Transaction:
+    """What is to be written when it is committed, and what it lets go of at its end."""
+
+    writes: list[Callable[[], None]] = field(default_factory=list)
+    releases: list[Callable[[], None]] = field(default_factory=list)
+
+    def end(self) -> None:
+        """Lets go of what it holds."""
+        for release in self.releases:
+            release()
+        self.releases.clear()
+
+
+class Locks:
+    """Rows and keys that transactions hold until they end."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self._postgres = postgres
+        self._held: dict[object, Latch] = {}
+
+    def wait(self, *keys: object) -> None:
+        """Waits until nobody holds any of these. Raises DatabaseUnavailable when that takes too long."""
+        while (latch := next((self._held[key] for key in keys if key in self._held), None)) is not None:
+            if not self._postgres.wait(latch, _LOCK_SECONDS):
+                raise errors.DatabaseUnavailable("canceling statement due to lock timeout")
+
+    def take(self, transaction: Transaction, *keys: object) -> None:
+        """Waits for these, and holds them."""
+        self.wait(*keys)
+        for key in keys:
+            latch = self._held[key] = Latch()
+            transaction.releases.append(lambda key=key, latch=latch: self._let_go(key, latch))  # type: ignore[misc]
+
+    def _let_go(self, key: object, latch: Latch) -> None:
+        del self._held[key]
+        latch.open()
+
+
+class MemoryStore:
+    """Calls, their claims, and nothing more: the timeline is only counted.
+
+    Args:
+        watch: Told of each change of a call: as it was (None for a new one), as it is, and by which fact.
+    """
+
+    def __init__(self, postgres: Postgres, watch: Callable[[Call | None, Call, facts.Fact | None], None]) -> None:
+        self._postgres = postgres
+        self._watch = watch
+        self.locks = Locks(postgres)
+        self.rows: dict[UUID, Row] = {}
+        self._entries: dict[tuple[int, str, str], list[UUID]] = {}
+
+    # ── the port ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def now(self) -> datetime:
+        return self._postgres.moment()
+
+    def load(self, call_id: UUID) -> Call | None:
+        return self._postgres.statement("load", lambda: self._call(call_id), call_id)
+
+    def last_entry(self, connection_id: int, channel_id: str, channel_created: str) -> Call | None:
+        return self._postgres.statement("last_entry", lambda: self.newest(connection_id, channel_id, channel_created))
+
+    def originated(self, connection_id: int, channel_id: str) -> Call | None:
+        return self._postgres.statement("originated", lambda: self.request_of(connection_id, channel_id))
+
+    def insert(self, call: Call, notes: Iterable[Note], hold: Hold | None) -> bool:
+        return self._postgres.statement("insert", lambda: self._insert(call, hold, None))
+
+    def insert_in(self, connection: database.Connection, call: Call) -> bool:
+        return self._postgres.statement("insert_in", lambda: self._insert(call, None, cast(Transaction, connection)))
+
+    def claim(self, call_id: UUID, hold: Hold) -> Call | None:
+        return self._postgres.statement(f"claim for {hold.step}", lambda: self._claim(call_id, hold), call_id)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[database.Connection]:
+        transaction = Transaction()
+        self._postgres.connected(transaction.end)
+        try:
+            yield cast(database.Connection, transaction)
+            self._postgres.statement("commit", lambda: self._commit(transaction))
+        finally:
+            transaction.end()
+
+    def lock(self, connection: database.Connection, call_id: UUID) -> Call | None:
+        return self._postgres.statement("lock", lambda: self._lock(cast(Transaction, connection), call_id), call_id)
+
+    def lock_organization(self, connection: database.Connection, organization_id: int) -> None:
+        self._postgres.statement(
+            "lock organization",
+            lambda: self.locks.take(cast(Transaction, connection), ("organization", organization_id)),
+        )
+
+    def slots_taken(self, connection: database.Connection, organization_id: int) -> int:
+        return self._postgres.statement("count slots", lambda: self.taken_now(organization_id))
+
+    def save_in(
+        self,
+        connection: database.Connection,
+        before: Call,
+        after: Call,
+        fact: facts.Fact,
+        *,
+        notes: Sequence[Note],
+        owner: str,
+    ) -> Call | None:
+        def save() -> Call | None:
+            row = self.rows[before.call_id]
+            if not _may_save(row, after, None, self.now()):
+                return None
+            self._check_run(after)
+            transaction = cast(Transaction, connection)
+            transaction.writes.append(lambda: self._write(row, after, fact, owner, None))
+            return replace(after, version=after.version + 1)
+
+        return self._postgres.statement("save_in", save)
+
+    def save(
+        self, before: Call, after: Call, fact: facts.Fact, *, notes: Sequence[Note], owner: str, hold: Hold | None
+    ) -> Call | None:
+        return self._postgres.statement(
+            f"save {type(fact).__name__}",
+            lambda: self._save(before, after, fact, owner=owner, hold=hold),
+            before.call_id,
+        )
+
+    def overdue(self, limit: int) -> list[Call]:
+        return self._postgres.statement("overdue", lambda: self.overdue_now()[:limit])
+
+    def release(self, call_id: UUID, owner: str) -> None:
+        self._postgres.statement("release", lambda: self._release(call_id, owner), call_id)
+
+    def note_news(self, notes: Sequence[Note], *, connection_id: int, within: timedelta) -> None:
+        self._postgres.statement("note news", lambda: None)
+
+    def open_calls(self, connection_id: int, connection_version: int) -> list[tuple[Call, datetime, bool]]:
+        return self._postgres.statement("open_calls", lambda: self._open(connection_id))
+
+    def note(self, notes: Sequence[Note], *, call: Call | None = None, connection_id: int | None = None) -> None:
+        def note() -> None:
+            if call is not None and notes and (row := self.rows.get(call.call_id)) is not None:
+                row.changed_at = self.now()
+
+        self._postgres.statement("note", note)
+
+    # ── the rules ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def request_of(self, connection_id: int, channel_id: str) -> Call | None:
+        """The newest call of a leg that we originate."""
+        found = [
+            row.call
+            for row in self.rows.values()
+            if row.call.request_id is not None
+            and (row.call.connection_id, row.call.channel_id) == (connection_id, channel_id)
+        ]
+        return max(found, key=lambda call: call.received_at, default=None)
+
+    def taken_now(self, organization_id: int) -> int:
+        """How many slots the organization's calls take up."""
+        since = self.now() - timedelta(seconds=calls.ENDING_SLOT_SECONDS)
+        return sum(
+            call.state in calls.TAKES_SLOT
+            or (call.state is State.ENDING and call.workflow_id is not None and (call.ending_at or since) > since)
+            for call in (row.call for row in self.rows.values())
+            if call.organization_id == organization_id
+        )
+
+    def newest(self, connection_id: int, channel_id: str, channel_created: str) -> Call | None:
+        """The newest call of a channel."""
+        found = self._entries.get((connection_id, channel_id, channel_created))
+        return self.rows[found[-1]].call if found else None
+
+    def overdue_now(self) -> list[Call]:
+        """Calls past their deadline and in nobody's hands, the longest overdue first."""
+        now = self.now()
+        late = [
+            (row.call.deadline_at, row.call)
+            for row in self.rows.values()
+            if row.call.state is not State.ENDED and row.call.deadline_at is not None and row.call.deadline_at <= now
+            and _is_free(row, now)
+        ]  # fmt: skip
+        return [call for _, call in sorted(late, key=lambda found: (found[0], found[1].call_id))]
+
+    def _call(self, call_id: UUID) -> Call | None:
+        row = self.rows.get(call_id)
+        return row.call if row is not None else None
+
+    def _insert(self, call: Call, hold: Hold | None, transaction: Transaction | None) -> bool:
+        keys = _unique(call)
+        self.locks.wait(*keys)
+        if any(keys & _unique(row.call) for row in self.rows.values()):
+            return False
+        if transaction is None:
+            self._add(call, hold)
+        else:
+            self.locks.take(transaction, *keys)
+            transaction.writes.append(lambda: self._add(call, hold))
+        return True
+
+    def _add(self, call: Call, hold: Hold | None) -> None:
+        row = self.rows[call.call_id] = Row(call, self.now())
+        if hold is not None:
+            row.claim_owner, row.claim_until = hold.owner, self.now() + hold.duration
+        self._file(call)
+        self._watch(None, call, None)
+
+    def _file(self, call: Call) -> None:
+        entries = self._entries.setdefault((call.connection_id, call.channel_id, call.channel_created), [])
+        entries.append(call.call_id)
+        entries.sort(key=lambda other: self.rows[other].call.entry)
+
+    def _check_run(self, call: Call) -> None:
+        """A run is of one call."""
+        run_id = call.workflow_run_id
+        others = (row.call for row in self.rows.values() if row.call.call_id != call.call_id)
+        if run_id is not None and any(other.workflow_run_id == run_id for other in others):
+            raise errors.DatabaseRefused('duplicate key value violates unique constraint "calls_run"')
+
+    def _claim(self, call_id: UUID, hold: Hold) -> Call | None:
+        row = self._unlocked(call_id)
+        now = self.now()
+        if row is None or row.call.state is not calls.WORKS_IN[hold.step] or not _is_free(row, now):
+            return None
+        row.claim_owner, row.claim_until = hold.owner, now + hold.duration
+        row.call = replace(row.call, version=row.call.version + 1)
+        return row.call
+
+    def _save(self, before: Call, after: Call, fact: facts.Fact, *, owner: str, hold: Hold | None) -> Call | None:
+        row = self._unlocked(before.call_id)
+        if row is None or not _may_save(row, after, hold, self.now()):
+            return None
+        self._check_run(after)
+        self._write(row, after, fact, owner, hold)
+        return row.call
+
+    def _write(self, row: Row, after: Call, fact: facts.Fact, owner: str, hold: Hold | None) -> None:
+        before, now = row.call, self.now()
+        if hold is not None:
+            row.claim_owner, row.claim_until = owner, now + hold.duration
+        elif before.state is not after.state or row.claim_owner == owner:
+            row.claim_owner = row.claim_until = None
+        row.call = replace(after, version=before.version + 1)
+        row.changed_at = now
+        if after.channel_created != before.channel_created:
+            self._entries[before.connection_id, before.channel_id, before.channel_created].remove(before.call_id)
+            self._file(after)
+        self._watch(before, row.call, fact)
+
+    def _release(self, call_id: UUID, owner: str) -> None:
+        row = self._unlocked(call_id)
+        if row is not None and row.claim_owner == owner:
+            row.claim_owner = row.claim_until = None
+            row.call = replace(row.call, version=row.call.version + 1)
+
+    def _open(self, connection_id: int) -> list[tuple[Call, datetime, bool]]:
+        now = self.now()
+        return [
+            (row.call, row.changed_at, not _is_free(row, now))
+            for row in self.rows.values()
+            if row.call.connection_id == connection_id and row.call.state is not State.ENDED
+        ]
+
+    def _lock(self, transaction: Transaction, call_id: UUID) -> Call | None:
+        self.locks.take(transaction, call_id)
+        return self._call(call_id)
+
+    def _commit(self, transaction: Transaction) -> None:
+        for write in transaction.writes:
+            write()
+
+    def _unlocked(self, call_id: UUID) -> Row | None:
+        """A row, once nobody holds it."""
+        self.locks.wait(call_id)
+        return self.rows.get(call_id)
+
+
+def _unique(call: Call) -> set[tuple[object, ...]]:
+    """What no other call may have."""
+    keys: set[tuple[object, ...]] = {
+        ("id", call.call_id),
+        ("entry", call.connection_id, call.channel_id, call.channel_created, call.entry),
+    }
+    if call.request_id is not None:
+        keys.add(("request", call.connection_id, call.request_id))
+    if call.workflow_run_id is not None:
+        keys.add(("run", call.workflow_run_id))
+    return keys
+
+
+def _is_free(row: Row, now: datetime) -> bool:
+    return row.claim_until is None or row.claim_until <= now
+
+
+def _may_save(row: Row, after: Call, hold: Hold | None, now: datetime) -> bool:
+    is_unchanged = row.call.version == after.version
+    return is_unchanged and (hold is None or row.call.state is not after.state or _is_free(row, now))
