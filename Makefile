@@ -12,12 +12,14 @@ export PIP_ROOT_USER_ACTION := ignore
 # make run: ASTERISK=real takes a real Asterisk instead of the simulator, CALLS=n ends after n calls, RATE is calls a second.
 export ASTERISK CALLS RATE
 
-.PHONY: help run test lint bench-broker clean
+.PHONY: help run test simulate mutants lint bench-broker clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make run    start everything with demo callers, Ctrl-C stops it  [ASTERISK=real] [CALLS=n] [RATE=calls per second]'
 	@echo 'make test   lint and all tests; the real-Asterisk part wherever one can be had  [ARGS="pytest arguments"]'
+	@echo 'make mutants   put known faults back, and show that the tests and the simulation see them  [NAMES="beginnings of names"]'
+	@echo 'make simulate  histories of faults against the real steps  [HISTORIES=n] [SEED=n: the story of one]'
 	@echo 'make lint   ruff and mypy'
 	@echo 'make bench-broker   our broker beside the one that comes with Dramatiq: docs/bench.md  [ARGS="parts"]'
 	@echo 'make clean  remove what was made in this folder'
@@ -27,6 +29,12 @@ run: $(STAMP)
 
 test: lint
 	@$(BIN)/python -m pytest $(ARGS)
+
+simulate: $(STAMP)
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),$(if $(HISTORIES),--histories $(HISTORIES)))
+
+mutants: $(STAMP)
+	@$(BIN)/python -m tests.mutants $(NAMES)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check --quiet .
