@@ -19,13 +19,16 @@ from typing import Any, Self
 import dramatiq
 import pytest
 import redis
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from devstack import servers
 from listener import main, sieve
-from shared import keys, messages, queues, sealing, settings
-from shared.core import assignments
+from shared import errors, keys, messages, queues, sealing, settings
+from shared.core import assignments, events
 from shared.core.assignments import Assignment, Report, SocketState
 from tests import queued
 
@@ -429,8 +432,69 @@ def test_hostile_messages_cost_their_sender_only(scheduler: Scheduler) -> None:
             assert unharmed is not None
             assert (report.unreadable, report.reconnects) == (len(garbage) + 3, 1)
             assert (unharmed.unreadable, unharmed.reconnects) == (0, 0)
+            resyncs = sorted(scheduler.resyncs())
+            assert resyncs == [(1, "connected"), (1, "connected"), (2, "connected")], "the closed one, and no other"
 
     play(scene())
+
+
+#: Anything JSON can hold, and what only escapes can: NUL, half a surrogate pair.
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+_messages = st.one_of(
+    st.builds(
+        lambda key, value: {**stasis_start("x"), key: value}, st.sampled_from(sorted(stasis_start("x"))), _values
+    ),
+    st.builds(
+        lambda key, value: {**stasis_start("x"), "channel": {**stasis_start("x")["channel"], key: value}},
+        st.sampled_from(sorted(stasis_start("x")["channel"])),
+        _values,
+    ),
+    st.sampled_from(["[" * 50_000, '{"type":"StasisStart","a":' * 20_000]),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
+)
+
+
+@hypothesis_settings(
+    max_examples=8, deadline=None, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+@given(sent=st.lists(_messages, min_size=20, max_size=60))
+def test_whatever_an_asterisk_sends_is_counted_or_passed_on(scheduler: Scheduler, sent: list[Any]) -> None:
+    texts = [each if isinstance(each, str) else json.dumps(each) for each in sent]
+
+    async def scene() -> None:
+        async with Asterisk() as pbx, listening(scheduler.url) as listener:
+            ours = assignment(pbx, 1)
+            await connected(scheduler, listener, ours)
+            for text in texts:
+                await pbx.send(text)
+            last = f"still here {uuid.uuid4().hex}"
+            await pbx.send(stasis_start(last))
+            await until(lambda: last in scheduler.callers(), "the socket lives")
+            refused = sum(map(is_refused, texts))
+            await until(lambda: unreadable_of(scheduler, listener, ours) == refused, "each refused one was counted")
+            assert len(pbx.sockets) == 1
+
+    play(scene())
+
+
+def is_refused(text: str) -> bool:
+    if not sieve.may_be_wanted(text.encode()):
+        return False
+    try:
+        events.parse(text)
+    except errors.InvalidEvent:
+        return True
+    return False
+
+
+def unreadable_of(scheduler: Scheduler, listener: main.Listener, of: Assignment) -> int:
+    report = scheduler.report(listener.id, of)
+    return report.unreadable if report else -1
 
 
 def test_a_fault_of_ours_in_one_socket_is_reported_and_survived(
