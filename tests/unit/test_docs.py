@@ -25,7 +25,10 @@ from shared.core.assignments import SocketState
 from shared.core.deadlines import Limits, Step
 
 ROOT = Path(__file__).parents[2]
-DOCS = ("architecture.md", "glossary.md", "configuration.md", "operations.md", "troubleshooting.md", "simulation.md", "lessons.md")
+DOCS = (
+    "architecture.md", "glossary.md", "configuration.md", "operations.md", "troubleshooting.md", "simulation.md",
+    "lessons.md",
+)  # fmt: skip
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{page}" for page in DOCS)]
 REFRESH = "UPDATE_DOCS=1 make test ARGS=tests/unit/test_docs.py"
 #: Who reads which settings: a class's own fields, under this heading.
