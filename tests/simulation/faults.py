@@ -94,7 +94,7 @@ def targets() -> list[Target]:
 
 
 def _weight(pair: Target) -> int:
-    is_short = pair.state in (State.ORIGINATING, State.RECEIVED, State.ADMITTED, State.JOINING)
+    is_short = pair.state in (State.ORIGINATING, State.RINGING, State.RECEIVED, State.ADMITTED, State.JOINING)
     if pair.fault in OF_ENQUEUES:
         return 4
     if pair.state == State.ORIGINATING and pair.fault in OF_EVENTS:
