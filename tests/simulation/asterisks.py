@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -357,7 +358,7 @@ class Requests:
     def _handled(
         self, method: str, path: Sequence[str], query: Mapping[str, str] | None, body: object
     ) -> Coroutine[Any, Any, simulator_rest.Answer]:
-        handler, names = simulator_rest.match(_ROUTES, method, list(path))
+        handler, names = _match(method, tuple(path))
         asked = simulator_rest.Request(method=method, query=query or {}, body=body, names=names)
         return cast(Coroutine[Any, Any, simulator_rest.Answer], handler(self._asterisk, asked))
 
@@ -371,6 +372,11 @@ class Requests:
         named, asked = self._asterisk.named, query or {}
         whom = asked.get("channelId") or " ".join(map(named, asked.get("channel", "").split(",")))
         return f"{method} /{'/'.join(map(named, path))} {named(whom)}".strip()
+
+
+@functools.cache
+def _match(method: str, path: tuple[str, ...]) -> tuple[simulator_rest.Handler[switch.Switch], list[str]]:
+    return simulator_rest.match(_ROUTES, method, list(path))
 
 
 def _at_once(work: Coroutine[Any, Any, simulator_rest.Answer]) -> simulator_rest.Answer:

@@ -92,7 +92,7 @@ class Broker:
         """Takes a message in; whatever may become of messages may become of it."""
         world = self._world
         body: dict[str, Any] = message.kwargs
-        call_id, connection_id = self._concerned(body)
+        call_id, connection_id = self.concerned(body)
         entry = Entry(message.actor_name, json.dumps(body), call_id, connection_id)
         seconds = 0.0 if wait is None else wait.total_seconds()
         fault = world.fault(faults.OF_MESSAGES, call_id, connection_id)
@@ -113,7 +113,8 @@ class Broker:
             entry.is_lost = True
         self._entries.clear()
 
-    def _concerned(self, body: dict[str, Any]) -> tuple[UUID | None, int | None]:
+    def concerned(self, body: dict[str, Any]) -> tuple[UUID | None, int | None]:
+        """Whose call a message is about, and whose connection's it is, as far as it says."""
         if "call_id" in body:
             return UUID(body["call_id"]), None
         if "connection_id" not in body:

@@ -5,6 +5,7 @@ What a history is like follows from its seed alone.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -91,7 +92,7 @@ class History:
         self._aim(NO_CALL)
         for tenant in site.tenants:
             for _ in range(chances.one_of([1, 1, 2]) if tenant is site.tenants[0] else 1):
-                world.after(chances.between(0.3, 2.0), lambda tenant=tenant: self._call_in(tenant))  # type: ignore[misc]
+                world.after(chances.between(0.3, 2.0), functools.partial(self._call_in, tenant))
         if self.dials:
             for _ in range(chances.one_of([1, 2])):
                 world.after(chances.between(0.3, 2.0), self._call_out)
@@ -99,7 +100,7 @@ class History:
             world.after(chances.between(0.5, 8.0), self._forge)
         for _ in range(0 if self.is_faultless else chances.one_of([0, 0, 1, 2])):
             outage = chances.one_of(faults.OUTAGES)
-            world.after(chances.spread(0.3, 20.0), lambda outage=outage: self._break(outage))  # type: ignore[misc]
+            world.after(chances.spread(0.3, 20.0), functools.partial(self._break, outage))
         world.run(chances.spread(6.0, 40.0))
         site.calm_down()
         calm_since = world.now
@@ -144,8 +145,8 @@ class History:
         run = site.platform_calls(tenant, number)
         for other in site.tenants:
             if other is not tenant and chances.happens(0.5):
-                world_later = chances.spread(0.01, 5.0)
-                self.world.after(world_later, lambda other=other: site.platform_calls(other, "100", run=run))  # type: ignore[misc]
+                steal = functools.partial(site.platform_calls, other, "100", run=run)
+                self.world.after(chances.spread(0.01, 5.0), steal)
 
     def _plan_agent(self, _channel_id: str) -> AgentPlan:
         chances = self.chances

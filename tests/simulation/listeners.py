@@ -67,7 +67,7 @@ class Listener:
         if message is None:
             return
         seconds = world.chances.spread(0.0005, 0.003)
-        fault = world.fault(faults.OF_EVENTS, *self._broker._concerned(message.kwargs))
+        fault = world.fault(faults.OF_EVENTS, *self._broker.concerned(message.kwargs))
         if fault is not None:
             world.tell(self._name, "%s — FAULT: %s", event.type, fault)
         if fault is Fault.EVENT_LOST:

@@ -163,8 +163,9 @@ class Platform:
     def end_run_in(self, connection: database.Connection, call: Call, media: Mapping[str, str]) -> None:
         run_id = call.workflow_run_id
         assert run_id is not None
-        end = lambda: setattr(self.runs[run_id], "is_completed", True)  # noqa: E731
-        self._postgres.statement("end run", lambda: cast(Transaction, connection).writes.append(end))
+        self._postgres.statement(
+            "end run", lambda: cast(Transaction, connection).writes.append(lambda: self._end(run_id))
+        )
 
     def note_media(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         self._postgres.statement("note media", lambda: None)
@@ -172,7 +173,10 @@ class Platform:
     def end_run(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         run_id = call.workflow_run_id
         if run_id is not None:
-            self._postgres.statement("end run", lambda: setattr(self.runs[run_id], "is_completed", True))
+            self._postgres.statement("end run", lambda: self._end(run_id))
+
+    def _end(self, run_id: int) -> None:
+        self.runs[run_id].is_completed = True
 
     def _route(self, organization_id: int) -> dograh.Route:
         terms = serving.terms({"ws_client_name": asterisks.CLIENT})

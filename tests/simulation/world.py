@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import traceback
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
@@ -226,8 +227,6 @@ class World:
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is a mistake of ours
             self.violation(f"{hand.what} broke: {type(exc).__name__}: {exc}")
             if self.telling:
-                import traceback  # noqa: PLC0415
-
                 self.tell(hand.process.name, "%s", "".join(traceback.format_exception(exc)))
         finally:
             self._hands.pop(hand, None)
