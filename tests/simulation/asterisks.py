@@ -374,7 +374,7 @@ class Requests:
         return f"{method} /{'/'.join(map(named, path))} {named(whom)}".strip()
 
 
-@functools.cache
+@functools.lru_cache(maxsize=10_000)
 def _match(method: str, path: tuple[str, ...]) -> tuple[simulator_rest.Handler[switch.Switch], list[str]]:
     return simulator_rest.match(_ROUTES, method, list(path))
 

@@ -359,6 +359,21 @@ def test_a_sweep_does_not_overrule_a_worker_that_took_the_call_up_meanwhile(site
     ends_well(site)
 
 
+def test_a_leg_that_still_rings_is_not_adopted(make_site: Callable[..., Site]) -> None:
+    """The app hears of it, and lists it."""
+    site = make_site(answer_after_seconds=5.0)
+    site.open()
+    site.world.run(0.3)
+    site.platform_calls(site.tenants[0], "100")
+    site.world.run(1.0)
+    site.ask_resyncs("test", full=True)
+    site.world.run(5.0)
+    assert states(site) == []
+    site.world.run(6.0)
+    assert states(site) == [State.CONNECTED]
+    ends_well(site)
+
+
 def test_an_order_that_cannot_be_enqueued_is_given_again(site: Site) -> None:
     site.world.script("enqueue create_run", Fault.ENQUEUE_FAILED)
     site.call_in(site.tenants[0])
