@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from arictl import tools
-from shared import authorities, circuits, dograh, errors
+from shared import authorities, circuits, connections, database, dograh, errors
 from shared.core import breaker, configurations, serving
 
 app = typer.Typer(help="Tenants' Asterisks.", no_args_is_help=True, rich_markup_mode=None)
@@ -21,7 +21,8 @@ _BREAKER_SECONDS = 2 * circuits.NOTED_SECONDS + breaker.LONGEST_PAUSE_SECONDS
 
 _LIST = f"""
 SELECT c.connection_id, c.organization_id, c.state, c.reason, v.version, v.endpoint, v.app, v.socket_state,
-       v.socket_since, v.last_event_at, v.reconnects, v.last_error, v.listener_id, v.epoch,
+       v.socket_since, v.last_event_at, v.reconnects, v.last_error, v.past_error, v.past_error_at, v.listener_id,
+       v.elder_id, v.parked_at,
        v.superseded_at IS NOT NULL AS superseded,
        (SELECT count(*) FROM ari.calls k WHERE k.connection_id = c.connection_id
         AND (v.version IS NULL OR k.connection_version = v.version) AND k.state NOT IN ('ending', 'ended')) AS live,
@@ -112,15 +113,21 @@ def remove(organization: Organization) -> None:
 
 @app.command("list")
 def list_connections() -> None:
-    """List connections: connected or not, since when, and why not."""
+    """List connections: connected or not, since when, by whom, and why not.
+
+    What was wrong before, and is not any more, is in brackets.
+    """
     table = tools.table(
-        "connection", "org", "endpoint", "app", "socket", "since", "live calls", "last event", "what is wrong"
-    )
+        "connection", "org", "endpoint", "app", "socket", "since", "reconnects", "last event", "live calls", "held by",
+        "what is wrong",
+    )  # fmt: skip
     with tools.opened() as (_, db), db.connection() as connection:
         rows = connection.execute(_LIST).fetchall()
         taken_up = {row["source_id"] for row in connection.execute(_TAKEN_UP).fetchall()}
         waiting = len({row.source_id for row in dograh.Dograh(db).configurations()} - taken_up)
-        leads = connection.execute("SELECT 1 FROM ari.leases WHERE expires_at > clock_timestamp()").fetchone()
+        leads = connection.execute(
+            "SELECT 1 FROM ari.leases WHERE name = 'scheduler' AND expires_at > clock_timestamp()"
+        ).fetchone()
     for row in rows:
         table.add_row(
             f"{row['connection_id']}:{row['version'] or '-'}",
@@ -129,9 +136,11 @@ def list_connections() -> None:
             tools.plain(row["app"] or "-"),
             _socket(row["state"], row["socket_state"], superseded=row["superseded"]),
             _time(row["socket_since"]),
-            str(row["live"]),
+            str(row["reconnects"] or 0),
             _time(row["last_event_at"]),
-            tools.plain("; ".join(filter(None, [row["reason"] or row["last_error"], row["held_back"]]))),
+            str(row["live"]),
+            tools.plain(_holder(row)),
+            tools.plain(_wrong(row)),
         )
     if rows:
         tools.out.print(table)
@@ -141,6 +150,19 @@ def list_connections() -> None:
         tools.out.print(f"{waiting} not taken up yet: a scheduler that is at work does so within seconds.")
     if leads is None:
         tools.out.print("[bold red]No scheduler is at work: this is how things were, and nothing is taken up.[/]")
+
+
+@app.command()
+def unpark(organization: Organization) -> None:
+    """Try a parked connection again: one that was left to another client which had taken its app twice."""
+    with tools.opened() as (_, db), db.connection() as connection:
+        rows = connection.execute(connections.UNPARK, [organization]).fetchall()
+    if not rows:
+        raise errors.InvalidConfiguration(f"organization {organization} has no connection that is parked")
+    for row in rows:
+        tools.out.print(
+            f"Connection {row['connection_id']}:{row['version']}: app {tools.plain(row['app'])} is tried again."
+        )
 
 
 def _bundle(path: Path) -> str:
@@ -174,6 +196,22 @@ def _socket(state: str, socket_state: str | None, *, superseded: bool) -> str:
     if state != "active" or superseded:
         return f"{socket_state or 'none'} ({'draining' if state == 'active' else state})"
     return socket_state or "none"
+
+
+def _holder(row: database.Row) -> str:
+    if row["listener_id"] is None:
+        return "-"
+    return f"{row['listener_id']} (from {row['elder_id']})" if row["elder_id"] is not None else row["listener_id"]
+
+
+def _wrong(row: database.Row) -> str:
+    """What is wrong now; in brackets what was wrong before."""
+    now = [row["reason"] or row["last_error"], row["held_back"]]
+    if row["socket_state"] == "unassigned" and row["listener_id"] is None and not any(now):
+        return "no listener holds it: none is at work, or none has room (LISTENER_CAPACITY)"
+    if any(now):
+        return "; ".join(filter(None, now))
+    return f"({_time(row['past_error_at'])} {row['past_error']})" if row["past_error"] else ""
 
 
 def _time(moment: object) -> str:

@@ -64,6 +64,8 @@ class Holdings:
         """Opens and closes."""
         for key in changes.to_close:
             self._drop(key)
+        for key in changes.to_yield:
+            self._yield(key)
         for assignment in changes.to_open:
             self._open(assignment)
         if changes.beyond_capacity:
@@ -92,6 +94,13 @@ class Holdings:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return _Held(socket, task)
+
+    def _yield(self, key: str) -> None:
+        current = self._holdings[key].current
+        is_open = current.socket.is_open
+        current.socket.give_way()
+        if not is_open:
+            current.task.cancel()
 
     def _drop(self, key: str) -> None:
         holding = self._holdings.pop(key)

@@ -33,14 +33,13 @@ from shared import authorities, errors, health, logs, settings
 _log = structlog.stdlib.get_logger(__name__)
 
 #: Of the drain, at most: for others to take our sockets over before we close them.
-_HAND_OVER_SECONDS = 4.0
-_HAND_OVER_PART = 0.4
+_HAND_OVER_PART = 0.6
 _POLL_SECONDS = 0.02
 _PATIENCE_SECONDS = 0.2
 #: The process ends this long after the drain, whatever has gone wrong.
 _LAST_RESORT_SECONDS = 10.0
-#: Standing outlasts a heartbeat by this; with the default heartbeat 2 s, under the 3 s after which we count as dead.
-_STANDING_SLACK_SECONDS = 1.0
+#: Of the time after which we count as dead: for so long after a heartbeat we may open sockets.
+_STANDING_PART = 0.75
 #: Names are resolved in threads: a few dead name servers must not hold up the others.
 _RESOLVERS = 64
 _SPARE_FILES = 200
@@ -65,9 +64,14 @@ class Listener:
         authorities.context(None)
         self.id = f"{config.name}-{uuid.uuid4().hex[:8]}"
         self._config = config
-        self._store = Store(config.redis_url.get_secret_value(), self.id)
+        self._store = Store(
+            config.redis_url.get_secret_value(),
+            self.id,
+            capacity=config.listener_capacity,
+            timeout_seconds=config.listener_timeout_seconds,
+        )
         self._buffer = Buffer(capacity=config.listener_buffer, share=config.listener_buffer_share)
-        self._standing = Standing(config.heartbeat_seconds + _STANDING_SLACK_SECONDS)
+        self._standing = Standing(config.listener_timeout_seconds * _STANDING_PART)
         clock = RedisClock()
         self._holdings = Holdings(
             sockets.Surroundings(
@@ -146,7 +150,7 @@ class Listener:
     async def _hand_over(self) -> None:
         """Reads on while the scheduler gives our connections to others: each new socket replaces ours without a gap."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(_HAND_OVER_SECONDS, self._config.drain_seconds * _HAND_OVER_PART)):
+            async with asyncio.timeout(self._config.drain_seconds * _HAND_OVER_PART):
                 while self._holdings.is_any_open:
                     await asyncio.sleep(_POLL_SECONDS)
 

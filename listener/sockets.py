@@ -9,7 +9,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import structlog
@@ -73,6 +73,7 @@ class Socket:
 
     def __init__(self, assignment: Assignment, around: Surroundings, watcher: Watcher) -> None:
         self.assignment = assignment
+        #: A newer socket of this listener is there, or on its way.
         self.superseded = False
         self._around = around
         self._watcher = watcher
@@ -85,6 +86,8 @@ class Socket:
         self._last_event_ms: int | None = None
         self._openings = 0
         self._error = ""
+        self._last_error = ""
+        self._last_error_ms: int | None = None
         self._unreadable = 0
         self._dropped = 0
         self._complained = float("-inf")
@@ -107,26 +110,40 @@ class Socket:
             last_event_ms=self._last_event_ms,
             reconnects=max(0, self._openings - 1),
             error=self._error,
+            last_error=self._last_error,
+            last_error_ms=self._last_error_ms,
             unreadable=self._unreadable,
             dropped=self._dropped,
         )
 
+    def give_way(self) -> None:
+        """From now on it is not opened again: another listener is to take over. Whoever holds it ends one not open."""
+        self.assignment = replace(self.assignment, yielding=True)
+        if not self.is_open:
+            self._enter(SocketState.REPLACED)
+
+    @property
+    def _is_last(self) -> bool:
+        """Whether it is not to be opened again."""
+        return self.superseded or self.assignment.yielding
+
     async def run(self) -> None:
-        """Keeps the socket open; returns when it was replaced, or broke after it was superseded."""
+        """Keeps the socket open; returns when it was replaced, or broke after it was superseded or gave way."""
         self._enter(SocketState.CONNECTING, self._error)
-        while not self.superseded:
+        while not self._is_last:
             self._opened = float("inf")
             try:
                 await self._open_and_read()
             except SocketBroken as broken:
                 delay_seconds = self._after(broken)
-                if not self.superseded:
+                if not self._is_last:
                     await asyncio.sleep(delay_seconds)
             except Exception:
                 self._enter(SocketState.CONNECTING, "a fault of the listener's own, see its log")
                 raise
             else:
                 return
+        self._enter(SocketState.REPLACED)
 
     async def _open_and_read(self) -> None:
         self._id = uuid.uuid4().hex
@@ -148,7 +165,7 @@ class Socket:
             await wire.close()
 
     def _why_ended(self, otherwise: str) -> str:
-        return "a newer socket of ours took over" if self.superseded else otherwise
+        return "a newer socket of ours took over" if self._is_last else otherwise
 
     async def _open(self) -> Wire:
         assignment = self.assignment
@@ -220,5 +237,7 @@ class Socket:
         if (state, error) != (self._state, self._error):
             if state is not self._state:
                 self._since_ms = self._around.clock.now_ms()
+            if error:
+                self._last_error, self._last_error_ms = error, self._around.clock.now_ms()
             self._state, self._error = state, error
         self._watcher.changed(self)

@@ -28,22 +28,23 @@ _OPERATION_SECONDS = 6.0
 _REPORTS_SECONDS = 60
 _ASSIGNMENTS_SECONDS = 3600
 _ENQUEUED_AT_ONCE = 100
-#: A listener silent for this long is not counted on when we leave.
-_ALIVE_MS = 3000
 
-#: By Redis's clock, in one step: KEYS listeners, revision; ARGV listener id → [time in ms, newly added, revision].
+#: By Redis's clock, in one step: KEYS listeners, revision, capacities; ARGV listener id, capacity
+#: → [time in ms, newly added, revision].
 _BEAT = """
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local added = redis.call('ZADD', KEYS[1], now_ms, ARGV[1])
+redis.call('HSET', KEYS[3], ARGV[1], ARGV[2])
 return {now_ms, added, redis.call('GET', KEYS[2])}
 """
 
-#: KEYS listeners; ARGV listener id, what counts as alive in ms → how many other listeners are alive.
+#: KEYS listeners, capacities; ARGV listener id, what counts as alive in ms → how many other listeners are alive.
 _LEAVE = """
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('HDEL', KEYS[2], ARGV[1])
 return redis.call('ZCOUNT', KEYS[1], now_ms - ARGV[2], '+inf')
 """
 
@@ -72,12 +73,18 @@ class Assigned:
 class Store:
     """One Redis, for one listener.
 
+    Args:
+        capacity: Most sockets we may be given.
+        timeout_seconds: A listener silent for this long is not counted on when we leave.
+
     Raises (every operation):
         QueueUnavailable: Redis did not answer as it should; whether the operation took effect is unknown.
     """
 
-    def __init__(self, url: str, listener_id: str) -> None:
+    def __init__(self, url: str, listener_id: str, *, capacity: int, timeout_seconds: float) -> None:
         self._listener_id = listener_id
+        self._capacity = capacity
+        self._alive_ms = int(timeout_seconds * 1000)
         try:
             self._redis = redis.asyncio.Redis.from_url(
                 url,
@@ -95,11 +102,13 @@ class Store:
         revision_key = keys.revision(self._listener_id)
         changed: dict[Any, Any] = {report.key: assignments.encode(report) for report in reports}
         pipe = self._redis.pipeline(transaction=False)
-        pipe.eval(_BEAT, 2, keys.LISTENERS, revision_key, self._listener_id)
+        pipe.eval(_BEAT, 3, keys.LISTENERS, revision_key, keys.CAPACITIES, self._listener_id, self._capacity)
         if changed:
             pipe.hset(reports_key, mapping=changed)
         if removed := [key for key in gone if key not in changed]:
             pipe.hdel(reports_key, *removed)
+        if changed or removed:
+            pipe.incr(keys.NEWS)
         pipe.expire(reports_key, _REPORTS_SECONDS)
         pipe.expire(revision_key, _ASSIGNMENTS_SECONDS)
         pipe.expire(keys.assignments(self._listener_id), _ASSIGNMENTS_SECONDS)
@@ -148,7 +157,7 @@ class Store:
     async def leave(self) -> int:
         """No heartbeat will follow; gives the number of other listeners that are alive."""
         pipe = self._redis.pipeline(transaction=False)
-        pipe.eval(_LEAVE, 1, keys.LISTENERS, self._listener_id, _ALIVE_MS)
+        pipe.eval(_LEAVE, 2, keys.LISTENERS, keys.CAPACITIES, self._listener_id, self._alive_ms)
         async with self._guarded():
             (others,) = await pipe.execute()
         return int(others)

@@ -1,85 +1,95 @@
 """Sockets to listeners: who holds which connection version, under which epoch.
 
-Postgres has the truth (listener and epoch of each version), Redis a copy for the listeners. A tick reads both, moves
-what a dead listener held, and writes to Redis what differs; so Redis may be emptied at any time.
+Postgres has the truth, Redis a copy for the listeners. A tick looks at both, moves what a lost listener held at once
+and what is unevenly spread a few at a time, and writes to Redis what differs; so Redis may be emptied at any time.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol
 
 import redis
 import structlog
 
+from scheduler import verdicts
 from scheduler.leases import Lease
-from shared import database, errors, keys
-from shared.core import assignments
-from shared.core.assignments import Assignment, Report, SocketState
+from scheduler.listeners import Listeners, Sight
+from scheduler.sockets import Move, Sockets, Status, assignment_of, key_of
+from scheduler.verdicts import Verdict
+from shared import database, errors
+from shared.core import assignments, placements
+from shared.core.assignments import Report, SocketState
+from shared.store import Note
 
 log = structlog.stdlib.get_logger(__name__)
 
-_HASH_SECONDS = 3600
-#: Between losing an app to another socket and trying to take it back under a new epoch.
-_RETAKE_SECONDS = 30.0
+#: Hand-overs under way at once, when sockets are spread anew.
+_HAND_OVERS = 20
+#: A listener that could not open what another has open gets nothing more handed over for this long.
+_SHUNNED_SECONDS = 60.0
+#: With nothing new at the listeners, Postgres is read this often.
+_THOROUGH_SECONDS = 1.0
 
-_WANTED = """
-SELECT v.connection_id, v.version, c.organization_id, v.endpoint, v.app, v.ari_user, v.sealed_password, v.ca_bundle,
-       v.listener_id, v.epoch, v.superseded_at IS NOT NULL AS superseded, v.socket_state, v.socket_since,
-       v.last_event_at, v.reconnects, v.last_error,
-       c.state = 'active' AND n.endpoint = v.endpoint AND n.app = v.app AS same_place,
-       n.socket_state = 'connected' AS successor_connected,
-       EXISTS (SELECT 1 FROM ari.calls k WHERE k.connection_id = v.connection_id
-               AND k.connection_version = v.version AND k.state <> 'ended') AS has_calls,
-       coalesce(clock_timestamp() - v.superseded_at > %(drain)s * interval '1 second', false) AS drained_long
-FROM ari.connection_versions v
-JOIN ari.connections c USING (connection_id)
-LEFT JOIN ari.connection_versions n ON n.connection_id = c.connection_id AND n.version = c.version
-WHERE v.retired_at IS NULL ORDER BY v.connection_id, v.version
-"""
 
-#: Fenced by the leader's term: one that lost its lease without noticing assigns nothing.
-_ASSIGN = """
-UPDATE ari.connection_versions SET listener_id = %(listener)s, epoch = epoch + 1
-WHERE connection_id = %(connection)s AND version = %(version)s AND epoch = %(epoch)s AND EXISTS (
-    SELECT 1 FROM ari.leases WHERE name = 'scheduler' AND term = %(term)s AND expires_at > clock_timestamp())
-RETURNING epoch
-"""
+class Notes(Protocol):
+    """The timeline. `store.PostgresStore` is the adapter."""
 
-_STATUS = """
-UPDATE ari.connection_versions SET socket_state = %(state)s, socket_since = %(since)s, last_event_at = %(last_event)s,
-    reconnects = %(reconnects)s, last_error = %(error)s
-WHERE connection_id = %(connection)s AND version = %(version)s
-"""
+    def note(self, notes: list[Note], *, connection_id: int) -> None:
+        """Writes rows about a connection."""
 
 
 @dataclass(slots=True, kw_only=True)
-class _Held:
-    """What was last written for one listener."""
+class _Socket:
+    """One wanted socket, and what is reported of it under its current epoch."""
 
-    fields: dict[str, str]
-    revision: int
+    row: database.Row
+    report: Report | None
+    verdict: Verdict
+
+    @property
+    def key(self) -> str:
+        return key_of(self.row)
+
+    @property
+    def is_connected(self) -> bool:
+        return self.report is not None and self.report.state is SocketState.CONNECTED
 
 
 class Assigner:
-    """Assigns sockets, tick by tick."""
+    """Assigns sockets, tick by tick.
+
+    Args:
+        timeout_seconds: A listener silent for this long is taken for dead.
+    """
 
     def __init__(
-        self, db: database.Database, client: redis.Redis, lease: Lease, *, listener_timeout_seconds: float,
-        drain_seconds: float,
-    ) -> None:  # fmt: skip
-        self._db = db
-        self._redis = client
+        self,
+        sockets: Sockets,
+        listeners: Listeners,
+        lease: Lease,
+        notes: Notes,
+        *,
+        timeout_seconds: float,
+        thorough_seconds: float = _THOROUGH_SECONDS,
+    ) -> None:
+        self._sockets = sockets
+        self._listeners = listeners
         self._lease = lease
-        self._timeout_seconds = listener_timeout_seconds
-        self._drain_seconds = drain_seconds
-        self._written: dict[str, _Held] = {}
+        self._notes = notes
+        self._timeout_seconds = timeout_seconds
+        self._thorough_seconds = thorough_seconds
         self._term = 0
+        #: By our monotonic clock: when Redis was last looked at, and when all was.
+        self._looked = float("-inf")
+        self._done = float("-inf")
+        self._seen: tuple[dict[str, int], int] | None = None
         self._patient_until = 0.0
-        #: Connection key → the epoch under which it was replaced, and since when.
-        self._replaced_at: dict[str, tuple[int, float]] = {}
+        self._shunned: dict[str, float] = {}
+        self._without_room = 0
         #: Redis was found empty: everything wants a resync.
         self.redis_was_emptied = False
 
@@ -92,185 +102,254 @@ class Assigner:
             self._be_patient()
             raise errors.QueueUnavailable(f"Redis: {type(exc).__name__}") from exc
 
-    def _tick(self) -> None:
-        self._begin()
-        live = self._live_listeners()
-        reports = {listener: self._reports(listener) for listener in live}
-        desired: dict[str, dict[str, str]] = {listener: {} for listener in live}
-        with self._db.connection() as connection:
-            for row in connection.execute(_WANTED, {"drain": self._drain_seconds}).fetchall():
-                report = reports.get(row["listener_id"], {}).get(_key(row))
-                self._note_status(connection, row, report, live)
-                if self._is_done(row):
-                    self._retire(connection, row)
-                    continue
-                holder, epoch = self._place(connection, row, report, live)
-                if holder in desired:
-                    desired[holder][_key(row)] = assignments.encode(_assignment(row, epoch))
-        for listener, fields in desired.items():
-            self._write(listener, fields)
-
-    def _begin(self) -> None:
-        led_before = self._lease.term == self._term
-        if not led_before:
-            self._term = self._lease.term
-            self._written.clear()
-        if self._redis.set(keys.SENTINEL, f"term {self._term}", nx=True):
-            # To a leader that has just begun an empty Redis is nothing strange: the system may be starting.
-            (log.warning if led_before else log.info)("Redis is empty: assignments are written anew")
-            self._written.clear()
-            self._be_patient()
-            self.redis_was_emptied = True
+    @property
+    def _is_patient(self) -> bool:
+        return time.monotonic() < self._patient_until
 
     def _be_patient(self) -> None:
         self._patient_until = time.monotonic() + self._timeout_seconds
+        self._seen = None
 
-    def _live_listeners(self) -> list[str]:
-        seconds, micros = self._redis.time()
-        oldest = seconds * 1000 + micros // 1000 - int(self._timeout_seconds * 1000)
-        self._redis.zremrangebyscore(keys.LISTENERS, "-inf", oldest - 60_000)
-        names = self._redis.zrangebyscore(keys.LISTENERS, oldest, "+inf")
-        return sorted(name.decode() for name in names if isinstance(name, bytes))
-
-    def _reports(self, listener: str) -> dict[str, Report]:
-        found: dict[str, Report] = {}
-        for text in self._redis.hgetall(keys.reports(listener)).values():
-            try:
-                report = assignments.decode_report(text)
-            except errors.InvalidMessage as exc:
-                log.warning("unreadable report", listener=listener, why=str(exc))
-                continue
-            found[report.key] = report
-        return found
-
-    def _place(
-        self, connection: database.Connection, row: database.Row, report: Report | None, live: list[str]
-    ) -> tuple[str | None, int]:
-        """Who holds it from now on, under which epoch."""
-        holder, epoch = row["listener_id"], row["epoch"]
-        lost = holder not in live and (holder is None or time.monotonic() >= self._patient_until)
-        if not live or not (lost or self._may_retake(row, report)):
-            return holder, epoch
-        chosen = _highest(live, _key(row))
-        moved = connection.execute(
-            _ASSIGN,
-            {
-                "listener": chosen,
-                "connection": row["connection_id"],
-                "version": row["version"],
-                "epoch": epoch,
-                "term": self._term,
-            },
-        ).fetchone()
-        if moved is None:
-            return holder, epoch
-        log.info("assigned", connection=_key(row), listener=chosen, epoch=moved["epoch"])
-        return chosen, moved["epoch"]
-
-    def _may_retake(self, row: database.Row, report: Report | None) -> bool:
-        """Another socket took the app: back under a new epoch after a while, never in a tug-of-war."""
-        key = _key(row)
-        if report is None or report.state is not SocketState.REPLACED or report.epoch != row["epoch"]:
-            return False
-        if row["superseded"]:
-            return False
-        epoch, since = self._replaced_at.get(key, (0, 0.0))
-        if epoch != report.epoch:
-            since = time.monotonic()
-            self._replaced_at[key] = (report.epoch, since)
-        return time.monotonic() - since >= _RETAKE_SECONDS
-
-    @staticmethod
-    def _is_done(row: database.Row) -> bool:
-        """A version in whose place another stands: its socket goes when it is of no more use.
-
-        Of the same endpoint and app: when the successor is connected, which takes over its calls' events. Of another:
-        when its calls have ended, or have had long enough.
-        """
-        if not row["superseded"]:
-            return False
-        if row["same_place"]:
-            return bool(row["successor_connected"])
-        return not row["has_calls"] or row["drained_long"]
-
-    @staticmethod
-    def _retire(connection: database.Connection, row: database.Row) -> None:
-        connection.execute(
-            "UPDATE ari.connection_versions SET retired_at = clock_timestamp(), socket_state = 'retired'"
-            " WHERE connection_id = %s AND version = %s",
-            [row["connection_id"], row["version"]],
-        )
-        log.info("retired", connection=_key(row))
-
-    def _write(self, listener: str, fields: dict[str, str]) -> None:
-        held = self._written.get(listener)
-        revision = self._redis.get(keys.revision(listener))
-        in_place = held is not None and revision is not None and int(revision) == held.revision
-        if held is not None and in_place and held.fields == fields:
+    def _tick(self) -> None:
+        sight = self._look()
+        now = time.monotonic()
+        if self._seen == (sight.live, sight.news) and now - self._done < self._thorough_seconds:
             return
-        pipeline = self._redis.pipeline(transaction=True)
-        pipeline.delete(keys.assignments(listener))
-        for field, text in fields.items():
-            pipeline.hset(keys.assignments(listener), field, text)
-        pipeline.expire(keys.assignments(listener), _HASH_SECONDS)
-        pipeline.incr(keys.revision(listener))
-        pipeline.expire(keys.revision(listener), _HASH_SECONDS)
-        written = int(pipeline.execute()[-2])
-        self._written[listener] = _Held(fields=fields, revision=written)
+        self._seen = None
+        if not self._is_patient and sight.live:
+            sight = self._forget_silent(sight)
+        sockets = self._judged(self._sockets.wanted(), sight)
+        self._carry_out(sockets)
+        staying = [socket for socket in sockets if socket.verdict is not Verdict.RETIRE]
+        settled = self._move(staying, sight)
+        for listener, fields in _told([socket.row for socket in staying], sight.live).items():
+            self._listeners.write(listener, fields)
+        self._done = now
+        if settled and not self._is_patient:
+            self._seen = (sight.live, sight.news)
 
-    @staticmethod
-    def _note_status(
-        connection: database.Connection, row: database.Row, report: Report | None, live: list[str]
-    ) -> None:
-        """Copies what its listener says into Postgres, where operators and the resync look."""
-        if report is not None and report.epoch == row["epoch"]:
-            status = (str(report.state), _moment(report.since_ms), report.reconnects, report.error)
-            last_event = _moment(report.last_event_ms)
-        elif row["listener_id"] in live:
-            return
-        else:
-            status = ("unassigned", row["socket_since"], row["reconnects"], row["last_error"])
-            last_event = row["last_event_at"]
-        before = (row["socket_state"], row["socket_since"], row["reconnects"], row["last_error"])
-        if status == before and not _is_news(row["last_event_at"], last_event):
-            return
-        connection.execute(
-            _STATUS,
-            {
-                "state": status[0],
-                "since": status[1],
-                "reconnects": status[2],
-                "error": status[3],
-                "last_event": last_event,
-                "connection": row["connection_id"],
-                "version": row["version"],
-            },
-        )
+    # ── who is alive ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _look(self) -> Sight:
+        led_before = self._lease.term == self._term
+        if not led_before:
+            self._term = self._lease.term
+            self._listeners.forget_written()
+            self._looked, self._seen = float("-inf"), None
+        sight = self._listeners.look(f"term {self._term}")
+        before, self._looked = self._looked, time.monotonic()
+        if sight.emptied:
+            # To a leader that has just begun an empty Redis is nothing strange: the system may be starting.
+            (log.warning if led_before else log.info)("Redis is empty: assignments are written anew")
+            self._listeners.forget_written()
+            self.redis_was_emptied = True
+        # Heartbeats may wait in the same line as we did, or have stood still together with us; and a leader that has
+        # just begun does not know whether Redis was away.
+        stalled = sight.took_seconds > self._timeout_seconds / 4 or self._looked - before > self._timeout_seconds
+        unclear = not led_before and bool(sight.silent) and not sight.live
+        if sight.emptied or (led_before and stalled) or unclear:
+            self._be_patient()
+        return sight
+
+    def _forget_silent(self, sight: Sight) -> Sight:
+        """Strikes out the dead before anything is given to others, so that one that wakes up opens nothing."""
+        back = set()
+        for name in sight.silent:
+            if self._listeners.forget(name, sight):
+                log.warning("a listener is lost", listener=name)
+            else:
+                back.add(name)
+        if not back:
+            return sight
+        return self._listeners.look(f"term {self._term}")
+
+    # ── what is to be done with each ─────────────────────────────────────────────────────────────────────────────────
+
+    def _judged(self, rows: Iterable[database.Row], sight: Sight) -> list[_Socket]:
+        reports = self._listeners.reports(sight.live)
+        newest = _newest(reports)
+        judged, statuses = [], []
+        for row in rows:
+            epoch, listener = newest.get(key_of(row), (0, ""))
+            if epoch > row["epoch"]:
+                log.warning("Postgres was set back: what a listener holds is adopted", connection=key_of(row),
+                            listener=listener, epoch=epoch)  # fmt: skip
+                self._sockets.adopt(row, listener, epoch)
+                row |= {"listener_id": listener, "epoch": epoch, "elder_id": None, "elder_epoch": None}
+            report = _report(reports, row["listener_id"], row["epoch"], row)
+            elder = _report(reports, row["elder_id"], row["elder_epoch"], row)
+            verdict = verdicts.judge(row, report, elder)
+            judged.append(_Socket(row=row, report=report, verdict=verdict))
+            status = _status(row, report, sight.live)
+            if status is not None:
+                statuses.append(status)
+        if statuses:
+            self._sockets.note(statuses)
+        return judged
+
+    def _carry_out(self, sockets: Iterable[_Socket]) -> None:
+        for socket in sockets:
+            row = socket.row
+            match socket.verdict:
+                case Verdict.RETIRE:
+                    self._sockets.retire(row)
+                    log.info("retired", connection=socket.key)
+                case Verdict.NOTE_TAKEN:
+                    self._sockets.note_taken(row)
+                    self._tell(row, "AppTaken", verdicts.TAKEN)
+                case Verdict.PARK:
+                    why = verdicts.parked(row)
+                    self._sockets.park(row, why)
+                    row |= {"parked": True, "listener_id": None, "elder_id": None}
+                    self._tell(row, "Parked", why)
+                case Verdict.SETTLE:
+                    self._sockets.settle(row)
+                case Verdict.LET_GO:
+                    self._sockets.let_go(row)
+                    row |= {"elder_id": None, "elder_epoch": None}
+                case Verdict.GIVE_BACK:
+                    self._shunned[row["listener_id"]] = time.monotonic() + _SHUNNED_SECONDS
+                    log.warning("not handed over: the new listener cannot open it", connection=socket.key,
+                                listener=row["listener_id"], stays_with=row["elder_id"])  # fmt: skip
+                case Verdict.RETAKE | Verdict.KEEP:
+                    pass
+
+    def _tell(self, row: database.Row, name: str, detail: str) -> None:
+        log.warning(detail, connection=key_of(row), app=row["app"])
+        self._notes.note([Note(kind="note", name=name, detail=detail)], connection_id=row["connection_id"])
+
+    # ── who is to hold each ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _move(self, sockets: list[_Socket], sight: Sight) -> bool:
+        """Gives sockets to listeners; False when more is to be done on the next tick."""
+        moves, waiting = self._moves(sockets, sight)
+        if moves:
+            moved = {key_of(row): row for row in self._sockets.move(moves, self._term)}
+            for socket in sockets:
+                if (row := moved.get(socket.key)) is not None:
+                    socket.row |= row
+            log.info("assigned", sockets=len(moved), first=[f"{key} → {row['listener_id']} epoch {row['epoch']}"
+                                                           for key, row in list(moved.items())[:5]])  # fmt: skip
+        return not (waiting or any(socket.row["elder_id"] for socket in sockets))
+
+    def _moves(self, sockets: list[_Socket], sight: Sight) -> tuple[list[Move], bool]:
+        """What is to move now, and whether more is to move later."""
+        live, patient = sight.live, self._is_patient
+        placing = {
+            socket.key: socket
+            for socket in sockets
+            if not socket.row["parked"]
+            and (socket.row["listener_id"] in live or socket.row["listener_id"] is None or not patient)
+        }
+        if not live:
+            return [], False
+        places = placements.place({key: socket.row["listener_id"] for key, socket in placing.items()}, live)
+        self._note_room(sum(place is None for place in places.values()))
+        moves: list[Move] = []
+        spread: list[Move] = []
+        for key, place in places.items():
+            socket = placing[key]
+            row, holder = socket.row, socket.row["listener_id"]
+            if socket.verdict is Verdict.GIVE_BACK and row["elder_id"] in live:
+                moves.append(Move(row=row, listener=row["elder_id"]))
+            elif holder not in live:
+                # An app that a stranger has is left to it for as long as when its holder is there.
+                if place is not None and (row["may_retake"] or not row["taken"]):
+                    moves.append(_taken_over(row, place, live))
+            elif socket.verdict is Verdict.RETAKE:
+                moves.append(Move(row=row, listener=holder, is_retake=True))
+            elif place not in (None, holder) and self._may_spread(socket, place):
+                spread.append(_handed_over(socket, place))
+        under_way = sum(socket.row["elder_id"] is not None for socket in sockets)
+        now = [] if patient else spread[: max(0, _HAND_OVERS - under_way)]
+        return [*moves, *now], len(spread) > len(now)
+
+    def _may_spread(self, socket: _Socket, place: str | None) -> bool:
+        if socket.row["elder_id"] is not None or socket.row["taken"]:
+            return False
+        return self._shunned.get(place or "", 0.0) <= time.monotonic()
+
+    def _note_room(self, without: int) -> None:
+        if without != self._without_room:
+            self._without_room = without
+            if without:
+                log.error("no listener has room: raise LISTENER_CAPACITY or start one more", sockets=without)
 
 
-def _assignment(row: database.Row, epoch: int) -> Assignment:
-    return Assignment(
+def _handed_over(socket: _Socket, place: str | None) -> Move:
+    """To another listener, while the one before has it open."""
+    assert place is not None
+    if not socket.is_connected:
+        return Move(row=socket.row, listener=place)
+    return Move(row=socket.row, listener=place, elder=socket.row["listener_id"], elder_epoch=socket.row["epoch"])
+
+
+def _taken_over(row: database.Row, place: str, live: Mapping[str, int]) -> Move:
+    """From a listener that is lost; should that one have been about to take it over itself, its elder has it still."""
+    if row["elder_id"] not in live or row["elder_id"] == place:
+        return Move(row=row, listener=place, is_retake=row["taken"])
+    return Move(row=row, listener=place, elder=row["elder_id"], elder_epoch=row["elder_epoch"])
+
+
+def _told(rows: list[database.Row], live: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Listener → what it is to be told."""
+    told: dict[str, dict[str, str]] = {listener: {} for listener in live}
+    for row in rows:
+        key = key_of(row)
+        if row["elder_id"] in told:
+            told[row["elder_id"]][key] = assignments.encode(assignment_of(row, row["elder_epoch"], yielding=True))
+        if row["listener_id"] in told:
+            told[row["listener_id"]][key] = assignments.encode(assignment_of(row, row["epoch"]))
+    return told
+
+
+def _newest(reports: Mapping[str, Mapping[str, Report]]) -> dict[str, tuple[int, str]]:
+    """Connection key → the highest epoch under which a listener has it open, and which one has."""
+    newest: dict[str, tuple[int, str]] = {}
+    for listener, found in reports.items():
+        for key, report in found.items():
+            if report.state is SocketState.CONNECTED:
+                newest[key] = max(newest.get(key, (0, "")), (report.epoch, listener))
+    return newest
+
+
+def _report(
+    reports: Mapping[str, Mapping[str, Report]], listener: str | None, epoch: int | None, row: database.Row
+) -> Report | None:
+    """What a listener says of a socket, if it speaks of this epoch."""
+    report = reports.get(listener or "", {}).get(key_of(row))
+    return report if report is not None and report.epoch == epoch else None
+
+
+def _status(row: database.Row, report: Report | None, live: Mapping[str, int]) -> Status | None:
+    """What is to be written of a socket; None when nothing has changed."""
+    if row["parked"] or (report is None and row["listener_id"] in live):
+        return None
+    if report is not None:
+        state, since = str(report.state), _moment(report.since_ms)
+        reconnects, error, last_event = report.reconnects, report.error, _moment(report.last_event_ms)
+        if report.state is SocketState.REPLACED and not row["superseded"]:
+            error = verdicts.TAKEN
+    else:
+        state, since = "unassigned", row["socket_since"]
+        reconnects, error, last_event = row["reconnects"], row["last_error"], row["last_event_at"]
+    past, past_at = row["past_error"], row["past_error_at"]
+    if report is not None and report.last_error:
+        past, past_at = report.last_error, _moment(report.last_error_ms)
+    shown = (row["socket_state"], row["socket_since"], row["reconnects"], row["last_error"], row["past_error"])
+    if (state, since, reconnects, error, past) == shown and not _is_news(row["last_event_at"], last_event):
+        return None
+    return Status(
         connection_id=row["connection_id"],
         version=row["version"],
-        organization_id=row["organization_id"],
-        epoch=epoch,
-        endpoint=row["endpoint"],
-        app=row["app"],
-        user=row["ari_user"],
-        sealed_password=row["sealed_password"],
-        ca_bundle=row["ca_bundle"],
-        # A version is never changed once written: it is its own fingerprint.
-        fingerprint=_key(row),
+        state=state,
+        since=since,
+        last_event=last_event,
+        reconnects=reconnects,
+        error=error,
+        past_error=past,
+        past_error_at=past_at,
     )
-
-
-def _key(row: database.Row) -> str:
-    return assignments.connection_key(row["connection_id"], row["version"])
-
-
-def _highest(listeners: list[str], key: str) -> str:
-    """Rendezvous hashing: a listener that comes or goes moves only its own share."""
-    return max(listeners, key=lambda listener: hashlib.sha256(f"{listener}\n{key}".encode()).digest())
 
 
 def _moment(milliseconds: int | None) -> datetime | None:

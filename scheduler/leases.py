@@ -6,20 +6,12 @@ import time
 
 import structlog
 
-from shared import database, errors
+from shared import database, errors, leases
 
 log = structlog.stdlib.get_logger(__name__)
 
-_ACQUIRE = """
-INSERT INTO ari.leases (name, holder, term, expires_at)
-VALUES ('scheduler', %(holder)s, 1, clock_timestamp() + %(seconds)s * interval '1 second')
-ON CONFLICT (name) DO UPDATE SET
-    holder = excluded.holder,
-    term = ari.leases.term + CASE WHEN ari.leases.holder = excluded.holder THEN 0 ELSE 1 END,
-    expires_at = excluded.expires_at
-WHERE ari.leases.holder = excluded.holder OR ari.leases.expires_at <= clock_timestamp()
-RETURNING term
-"""
+#: The name of the leader's lease.
+LEADER = "scheduler"
 
 
 class Lease:
@@ -31,7 +23,7 @@ class Lease:
     """
 
     def __init__(self, db: database.Database, *, holder: str, seconds: float) -> None:
-        self._db = db
+        self._leases = leases.Leases(db)
         self._holder = holder
         self._seconds = seconds
         self._until = 0.0
@@ -47,15 +39,15 @@ class Lease:
         """Takes or renews the lease; does nothing when another has it, or Postgres is away."""
         asked, led = time.monotonic(), self.held
         try:
-            with self._db.connection() as connection:
-                row = connection.execute(_ACQUIRE, {"holder": self._holder, "seconds": self._seconds}).fetchone()
+            term = self._leases.take(LEADER, self._holder, self._seconds)
         except errors.DatabaseUnavailable as exc:
-            log.warning("the lease could not be renewed", why=str(exc))
+            if led:
+                log.warning("the lease could not be renewed", why=str(exc))
             return
-        if row is None:
+        if term is None:
             self._until = 0.0
             return
-        self.term = row["term"]
+        self.term = term
         self._until = asked + self._seconds
         if not led:
             log.info("leads", term=self.term)
@@ -64,10 +56,6 @@ class Lease:
         """Lets a standby take over at once."""
         self._until = 0.0
         try:
-            with self._db.connection() as connection:
-                connection.execute(
-                    "UPDATE ari.leases SET expires_at = clock_timestamp() WHERE name = 'scheduler' AND holder = %s",
-                    [self._holder],
-                )
+            self._leases.release(LEADER, self._holder)
         except errors.DatabaseUnavailable:
             log.warning("the lease could not be released; it runs out by itself")

@@ -16,7 +16,9 @@ from scheduler import sweeps
 from scheduler.assignments import Assigner
 from scheduler.configurations import Reconciler
 from scheduler.leases import Lease
+from scheduler.listeners import Listeners
 from scheduler.resyncs import Resyncs
+from scheduler.sockets import Sockets
 from shared import database, dograh, errors, health, ledger, logs, queues, settings, store
 
 log = structlog.stdlib.get_logger(__name__)
@@ -49,11 +51,11 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     platform = dograh.Dograh(db)
     reconciler = Reconciler(db, platform, config.sealer())
     assigner = Assigner(
-        db,
-        queues.client(redis_url),
+        Sockets(db, drain_seconds=config.removal_drain_seconds, retake_seconds=config.retake_seconds),
+        Listeners(queues.client(redis_url), timeout_seconds=config.listener_timeout_seconds),
         lease,
-        listener_timeout_seconds=config.listener_timeout_seconds,
-        drain_seconds=config.removal_drain_seconds,
+        calls,
+        timeout_seconds=config.listener_timeout_seconds,
     )
     resyncs = Resyncs(db, orders)
 

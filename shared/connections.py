@@ -71,6 +71,15 @@ FROM ari.connections c LEFT JOIN ari.connection_versions v USING (connection_id,
 WHERE c.organization_id = %s AND c.state <> 'removed' ORDER BY c.connection_id
 """
 
+#: Its app was left to another client: it is tried again.
+UNPARK = """
+UPDATE ari.connection_versions v SET parked_at = NULL, taken_at = NULL, retakes = 0, last_error = '',
+    socket_state = 'unassigned', socket_since = clock_timestamp()
+FROM ari.connections c
+WHERE c.connection_id = v.connection_id AND c.organization_id = %s AND v.parked_at IS NOT NULL AND v.retired_at IS NULL
+RETURNING v.connection_id, v.version, v.app
+"""
+
 
 class Connections:
     """Reads connections for the workers."""

@@ -14,6 +14,12 @@ SENTINEL = "ari:sentinel"
 #: zset listener id → Redis's time in ms of its last heartbeat.
 LISTENERS = "ari:listeners"
 
+#: Hash listener id → most sockets it may hold; written with each heartbeat.
+CAPACITIES = "ari:capacities"
+
+#: String, counts up with every heartbeat that brings reports: the scheduler need not read all of them each time.
+NEWS = "ari:news"
+
 
 def assignments(listener_id: str) -> str:
     """Hash connection key → JSON `assignments.Assignment`; written by the scheduler, read by the listener; 1 h."""

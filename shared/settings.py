@@ -169,13 +169,33 @@ class WithDatabase(Base):
         )
 
 
-class Listener(Base):
+class WithHeartbeats(Base):
+    """What both ends of the listeners' heartbeats read."""
+
+    listener_timeout_seconds: float = Field(
+        default=2.0, gt=0, le=60, description="A listener silent for this long is taken for dead."
+    )
+
+
+class Listener(WithHeartbeats):
     """The listener's settings."""
 
     listener_capacity: int = Field(default=2000, ge=1, description="Most event sockets of one listener.")
     listener_buffer: int = Field(default=10_000, ge=1, description="Most events waiting for Redis, over all sockets.")
     listener_buffer_share: int = Field(default=2_000, ge=1, description="Most events waiting of one connection.")
-    heartbeat_seconds: float = Field(default=1.0, gt=0, le=10, description="Between two heartbeats.")
+    heartbeat_seconds: float = Field(
+        default=0.5,
+        gt=0,
+        le=10,
+        description="Between two heartbeats; at most a third of LISTENER_TIMEOUT_SECONDS, so that two may be late.",
+    )
+
+    @pydantic.field_validator("heartbeat_seconds")
+    @classmethod
+    def _in_time(cls, seconds: float, info: pydantic.ValidationInfo) -> float:
+        if seconds * 3 > info.data.get("listener_timeout_seconds", seconds * 3):
+            raise ValueError("must be at most a third of LISTENER_TIMEOUT_SECONDS")
+        return seconds
 
 
 class Worker(WithDatabase):
@@ -257,17 +277,20 @@ class Worker(WithDatabase):
         return sealing.media_secret(self.secret_keys[0])
 
 
-class Scheduler(WithDatabase):
+class Scheduler(WithDatabase, WithHeartbeats):
     """The scheduler's settings."""
 
     configurations_seconds: float = Field(default=5.0, gt=0, le=60, description="Between two reads of configurations.")
     sweep_seconds: float = Field(default=1.0, gt=0, le=10, description="Between two sweeps of overdue calls.")
-    assign_seconds: float = Field(default=1.0, gt=0, le=10, description="Between two looks at the listeners.")
-    resync_seconds: float = Field(default=15.0, gt=0, le=300, description="Between two resyncs of a connection.")
-    listener_timeout_seconds: float = Field(
-        default=3.0, gt=0, le=60, description="A listener silent for this long is taken for dead."
+    assign_seconds: float = Field(default=0.25, gt=0, le=10, description="Between two looks at the listeners.")
+    retake_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        le=3600,
+        description="After another client took an app: the one attempt to take it back.",
     )
-    lease_seconds: float = Field(default=3.0, gt=0, le=60, description="How long the leader's lease lasts.")
+    resync_seconds: float = Field(default=15.0, gt=0, le=300, description="Between two resyncs of a connection.")
+    lease_seconds: float = Field(default=2.0, gt=0, le=60, description="How long the leader's lease lasts.")
     removal_drain_seconds: float = Field(
         default=14_400.0, ge=0, description="How long a removed configuration's calls may go on."
     )

@@ -34,6 +34,8 @@ class Assignment:
     fingerprint: str
     #: Certificates in PEM, whom alone to trust; None: the system's authorities. Public, so not sealed.
     ca_bundle: str | None = None
+    #: Another listener is opening it under a higher epoch: what is open stays until then, nothing is opened any more.
+    yielding: bool = False
 
     @property
     def key(self) -> str:
@@ -48,7 +50,7 @@ class SocketState(StrEnum):
     CONNECTING = "connecting"
     #: Open, events flow.
     CONNECTED = "connected"
-    #: Another socket took the app over: closed, not tried again under this epoch.
+    #: Another socket took the app over, or is to: closed, not opened again under this epoch.
     REPLACED = "replaced"
 
 
@@ -64,8 +66,11 @@ class Report:
     since_ms: int
     last_event_ms: int | None = None
     reconnects: int = 0
-    #: In plain words, without secrets; empty when all is well.
+    #: What is wrong now, in plain words, without secrets; empty when all is well.
     error: str = ""
+    #: What was last wrong, and since when: it stays when all is well again.
+    last_error: str = ""
+    last_error_ms: int | None = None
     #: Events refused as unreadable, and events that could not be buffered.
     unreadable: int = 0
     dropped: int = 0
@@ -76,16 +81,21 @@ class Report:
         return connection_key(self.connection_id, self.version)
 
 
+#: Fields that the first release did not have.
+_LATER = ("ca_bundle", "yielding", "last_error", "last_error_ms")
+
+
 def connection_key(connection_id: int, version: int) -> str:
     """Names one version of a connection."""
     return f"{connection_id}:{version}"
 
 
 def encode(value: Assignment | Report) -> str:
-    """As JSON. What an older listener does not know is left out where it says nothing: it reads no other fields."""
+    """As JSON. What an older release does not know is left out where it says nothing: it reads no other fields."""
     fields = asdict(value)
-    if isinstance(value, Assignment) and value.ca_bundle is None:
-        del fields["ca_bundle"]
+    for name in _LATER:
+        if not fields.get(name, True):
+            del fields[name]
     return json.dumps(fields, separators=(",", ":"))
 
 

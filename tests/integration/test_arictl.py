@@ -188,12 +188,21 @@ def test_connections_are_listed_whatever_a_tenant_called_them(arictl: Arictl, db
         connection.execute(
             "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password,"
             " socket_state, socket_since, last_error, listener_id, epoch) VALUES"
-            " (1, 1, 'http://[::1]:8088', '[/bold] \x1b[2J', 'u', 'sealed', 'connecting', now(), 'HTTP 401', 'l', 3)"
+            " (1, 1, 'http://[::1]:8088', '[/bold] \x1b[2J', 'u', 'sealed', 'connecting', now(), 'HTTP 401', 'l', 3),"
+            " (1, 2, 'http://b', 'b', 'u', 'sealed', 'connected', now(), '', 'host-7', 3),"
+            " (1, 3, 'http://c', 'c', 'u', 'sealed', 'unassigned', now(), '', NULL, 0)"
+        )
+        connection.execute(
+            "UPDATE ari.connection_versions SET reconnects = 17, elder_id = 'host-8', past_error = 'connection refused',"
+            " past_error_at = '2026-02-03 04:05:06+00' WHERE version = 2"
         )
     done = arictl("connection", "list")
     assert (done.returncode, done.stderr) == (0, "")
     for text in ("1:1", "http://[::1]:8088", "[/bold]", "connecting", "HTTP 401", "2:-", "app_name is [missing]"):
         assert text in done.stdout, text
+    for text in ("host-7 (from host-8)", " 17 ", "no listener holds it"):
+        assert text in done.stdout, text
+    assert "(02-03 04:05:06 connection refused)" in " ".join(done.stdout.split())
     assert "\x1b" not in done.stdout
     assert "sealed" not in done.stdout
     assert "3:-" not in done.stdout
@@ -229,6 +238,29 @@ def test_requests_that_are_held_back_are_listed_until_that_has_passed(arictl: Ar
     noted("worker-1", breaker.CLOSED, "2: it answers again")
     noted("worker-2", breaker.CLOSED, "2: it answers again")
     assert shown("http://new") == ""
+
+
+def test_a_parked_connection_is_tried_again(arictl: Arictl, db: database.Database) -> None:
+    failed(arictl("connection", "unpark", "--organization", "7"), "organization 7 has no connection that is parked")
+    with db.connection() as connection:
+        connection.execute(
+            "INSERT INTO ari.connections (source_id, organization_id, state, reason, version) VALUES"
+            " (1, 7, 'active', '', 1), (2, 8, 'active', '', 1)"
+        )
+        connection.execute(
+            "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password,"
+            " parked_at, taken_at, retakes, last_error)"
+            " SELECT connection_id, 1, 'http://a', 'a', 'u', 'sealed', now(), now(), 1, 'taken' FROM ari.connections"
+        )
+    done = arictl("connection", "unpark", "--organization", "7")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Connection 1:1: app a is tried again." in done.stdout
+    with db.connection() as connection:
+        rows = connection.execute(
+            "SELECT parked_at IS NULL AND taken_at IS NULL AND retakes = 0 AND last_error = '' AS again"
+            " FROM ari.connection_versions ORDER BY connection_id"
+        ).fetchall()
+    assert [row["again"] for row in rows] == [True, False], "another organization's stays"
 
 
 @pytest.fixture
@@ -319,7 +351,7 @@ def test_wrong_settings_are_named(arictl: Arictl) -> None:
 
 
 def test_every_command_explains_itself(arictl: Arictl) -> None:
-    for command in ("db upgrade", "connection add", "connection remove", "connection list", "calls", "trace"):
+    for command in ("db upgrade", "connection add", "connection remove", "connection unpark", "connection list", "calls", "trace"):
         done = arictl(*command.split(), "--help")
         assert done.returncode == 0, done.stderr
         assert "[/prefix]" in done.stdout or command != "connection add"

@@ -6,6 +6,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
 
@@ -13,13 +14,15 @@ import dramatiq
 import pytest
 import redis
 
-from scheduler import assignments as scheduler_assignments
-from scheduler import sweeps
+from scheduler import sweeps, verdicts
 from scheduler.assignments import Assigner
 from scheduler.configurations import Reconciler
 from scheduler.leases import Lease
+from scheduler.listeners import Listeners as SeenListeners
+from scheduler.listeners import Sight
 from scheduler.resyncs import Resyncs
-from shared import database, dograh, errors, keys, messages, queues, sealing
+from scheduler.sockets import Sockets
+from shared import connections, database, dograh, errors, keys, messages, queues, sealing
 from shared.connections import Connections
 from shared.core import assignments
 from shared.core.assignments import Assignment, Report, SocketState
@@ -85,7 +88,7 @@ def reconciler(db: database.Database, platform: Rows) -> Reconciler:
     return Reconciler(db, platform, SEALER)
 
 
-def connections(db: database.Database) -> dict[int, tuple[str, str, int]]:
+def known(db: database.Database) -> dict[int, tuple[str, str, int]]:
     found = rows(db, "SELECT source_id, state, reason, version FROM ari.connections")
     return {row["source_id"]: (row["state"], row["reason"], row["version"]) for row in found}
 
@@ -98,7 +101,7 @@ def versions(db: database.Database, source_id: int) -> list[dict[str, Any]]:
 def test_a_configuration_becomes_a_connection(db: database.Database, platform: Rows, reconciler: Reconciler) -> None:
     platform.set(1, ari_endpoint="HTTP://Pbx:80/x/", app_password="p@ss & # %")
     reconciler.reconcile()
-    assert connections(db) == {1: ("active", "", 1)}
+    assert known(db) == {1: ("active", "", 1)}
     (version,) = versions(db, 1)
     assert (version["endpoint"], version["app"], version["ari_user"]) == ("http://pbx/x", "a", "a")
     assert SEALER.open(version["sealed_password"]) == "p@ss & # %"
@@ -123,7 +126,7 @@ def test_what_the_socket_needs_makes_a_new_version(
     old = versions(db, 1)[0]
     platform.set(1, **changes)
     reconciler.reconcile()
-    assert connections(db) == {1: ("active", "", 2)}
+    assert known(db) == {1: ("active", "", 2)}
     first, second = versions(db, 1)
     assert first["superseded_at"] is not None
     assert {**first, "superseded_at": None} == old, "a version is never changed once written"
@@ -134,7 +137,7 @@ def test_a_changed_ca_bundle_makes_a_new_version_that_older_calls_use_as_well(
     db: database.Database, platform: Rows, reconciler: Reconciler, assigner: Assigner, listeners: Listeners
 ) -> None:
     old, new = (tls.issue(name, authority=True).pem for name in ("old", "new"))
-    known = Connections(db)
+    entrances = Connections(db)
     listeners.beat("l1")
     for bundle in (None, old, new):
         platform.set(1, ari_endpoint="https://pbx1", ari_ca_bundle=bundle)
@@ -143,18 +146,18 @@ def test_a_changed_ca_bundle_makes_a_new_version_that_older_calls_use_as_well(
     assigner.tick()
     assert [version["ca_bundle"] for version in versions(db, 1)] == [None, old, new]
     assert listeners.assigned("l1")["1:3"].ca_bundle == new
-    assert [getattr(known.version(1, number), "ca_bundle", "") for number in (1, 2, 3)] == [None, old, new]
+    assert [getattr(entrances.version(1, number), "ca_bundle", "") for number in (1, 2, 3)] == [None, old, new]
     execute(db, "UPDATE ari.connection_versions SET socket_state = 'connected' WHERE version = 3")
-    first = known.version(1, 1)
+    first = entrances.version(1, 1)
     assert first is not None
     assert first.ca_bundle == new, "what is connected now is known to be right"
-    entrance = known.entrance(1, 1)
+    entrance = entrances.entrance(1, 1)
     assert entrance is not None
     assert entrance.serving is not None, "the place is the same"
     damaged = new[:36] + "AAAA" + new[40:]
     platform.set(1, ari_endpoint="https://pbx1", ari_ca_bundle=damaged)
     reconciler.reconcile()
-    state, reason, _ = connections(db)[1]
+    state, reason, _ = known(db)[1]
     assert state == "refused"
     assert "ari_ca_bundle holds a certificate that cannot be read" in reason
 
@@ -178,13 +181,13 @@ def test_a_bad_row_is_reported_and_the_others_go_on(
     platform.values[2] = value
     platform.set(3)
     reconciler.reconcile()
-    found = connections(db)
+    found = known(db)
     assert {source: row[0] for source, row in found.items()} == {1: "active", 2: "refused", 3: "active"}
     assert reason in found[2][1]
     # Repaired, it is taken up.
     platform.set(2)
     reconciler.reconcile()
-    assert connections(db)[2] == ("active", "", 1)
+    assert known(db)[2] == ("active", "", 1)
 
 
 def test_a_row_that_breaks_us_is_that_row_s_fault(
@@ -201,7 +204,7 @@ def test_a_row_that_breaks_us_is_that_row_s_fault(
     platform.set(1, app_password="break")
     platform.set(2)
     reconciler.reconcile()
-    assert connections(db) == {2: ("active", "", 1)}
+    assert known(db) == {2: ("active", "", 1)}
 
 
 def test_a_row_that_turned_bad_drains(db: database.Database, platform: Rows, reconciler: Reconciler) -> None:
@@ -209,11 +212,11 @@ def test_a_row_that_turned_bad_drains(db: database.Database, platform: Rows, rec
     reconciler.reconcile()
     platform.set(1, app_name=None)
     reconciler.reconcile()
-    assert connections(db) == {1: ("refused", "app_name is missing", 1)}
+    assert known(db) == {1: ("refused", "app_name is missing", 1)}
     assert versions(db, 1)[0]["superseded_at"] is not None
     platform.set(1)
     reconciler.reconcile()
-    assert connections(db) == {1: ("active", "", 2)}
+    assert known(db) == {1: ("active", "", 2)}
 
 
 def test_one_place_belongs_to_one_connection(db: database.Database, platform: Rows, reconciler: Reconciler) -> None:
@@ -223,12 +226,12 @@ def test_one_place_belongs_to_one_connection(db: database.Database, platform: Ro
     platform.set(1, ari_endpoint="HTTP://PBX:80/ari/")
     platform.set(3, ari_endpoint="http://pbx", app_name="other")
     reconciler.reconcile()
-    found = connections(db)
+    found = known(db)
     assert found[2][0] == found[3][0] == "active"
     assert found[1] == ("refused", "endpoint and app are those of configuration 2 already", 0)
     del platform.values[2]
     reconciler.reconcile()
-    assert connections(db)[1][0] == "active"
+    assert known(db)[1][0] == "active"
 
 
 def test_a_removed_configuration_is_removed(db: database.Database, platform: Rows, reconciler: Reconciler) -> None:
@@ -237,7 +240,7 @@ def test_a_removed_configuration_is_removed(db: database.Database, platform: Row
     reconciler.reconcile()
     del platform.values[1]
     reconciler.reconcile()
-    assert connections(db)[1] == ("removed", "configuration removed", 1)
+    assert known(db)[1] == ("removed", "configuration removed", 1)
     assert versions(db, 1)[0]["superseded_at"] is not None
     changed = rows(db, "SELECT changed_at FROM ari.connections WHERE source_id = 1")
     reconciler.reconcile()
@@ -253,15 +256,15 @@ def test_losing_over_half_at_once_is_believed_the_second_time(
     kept = platform.values
     platform.values = {1: kept[1], 2: kept[2]}
     reconciler.reconcile()
-    assert {row[0] for row in connections(db).values()} == {"active"}
+    assert {row[0] for row in known(db).values()} == {"active"}
     # A read that is whole again starts anew.
     platform.values = kept
     reconciler.reconcile()
     platform.values = {}
     reconciler.reconcile()
-    assert {row[0] for row in connections(db).values()} == {"active"}
+    assert {row[0] for row in known(db).values()} == {"active"}
     reconciler.reconcile()
-    assert {row[0] for row in connections(db).values()} == {"removed"}
+    assert {row[0] for row in known(db).values()} == {"removed"}
 
 
 def test_losing_two_of_five_is_believed_at_once(db: database.Database, platform: Rows, reconciler: Reconciler) -> None:
@@ -270,7 +273,7 @@ def test_losing_two_of_five_is_believed_at_once(db: database.Database, platform:
     reconciler.reconcile()
     del platform.values[1], platform.values[2]
     reconciler.reconcile()
-    assert sorted(row[0] for row in connections(db).values()) == ["active"] * 3 + ["removed"] * 2
+    assert sorted(row[0] for row in known(db).values()) == ["active"] * 3 + ["removed"] * 2
 
 
 def test_a_read_that_fails_removes_nothing(db: database.Database, platform: Rows, reconciler: Reconciler) -> None:
@@ -280,7 +283,7 @@ def test_a_read_that_fails_removes_nothing(db: database.Database, platform: Rows
     for _ in range(3):
         with pytest.raises(errors.DatabaseUnavailable):
             reconciler.reconcile()
-    assert connections(db) == {1: ("active", "", 1)}
+    assert known(db) == {1: ("active", "", 1)}
 
 
 def test_a_key_that_was_lost_seals_anew(db: database.Database, platform: Rows, reconciler: Reconciler) -> None:
@@ -288,7 +291,7 @@ def test_a_key_that_was_lost_seals_anew(db: database.Database, platform: Rows, r
     reconciler.reconcile()
     other = sealing.Sealer(("an entirely different key",))
     Reconciler(db, platform, other).reconcile()
-    assert connections(db)[1] == ("active", "", 2)
+    assert known(db)[1] == ("active", "", 2)
     assert other.open(versions(db, 1)[1]["sealed_password"]) == "p"
 
 
@@ -401,7 +404,20 @@ def lease(db: database.Database) -> Lease:
 @pytest.fixture
 def assigner(db: database.Database, redis_url: str, lease: Lease, listeners: Listeners) -> Iterator[Assigner]:
     with queues.client(redis_url) as client:
-        yield Assigner(db, client, lease, listener_timeout_seconds=TIMEOUT, drain_seconds=60)
+        yield make_assigner(db, client, lease)
+
+
+def make_assigner(
+    db: database.Database, client: redis.Redis, lease: Lease, *, timeout: float = TIMEOUT, retake: float = 60.0
+) -> Assigner:
+    return Assigner(
+        Sockets(db, drain_seconds=60, retake_seconds=retake),
+        SeenListeners(client, timeout_seconds=timeout),
+        lease,
+        PostgresStore(db, who="test", prefix="aip-"),
+        timeout_seconds=timeout,
+        thorough_seconds=0.0,
+    )
 
 
 def configured(reconciler: Reconciler, platform: Rows, count: int) -> None:
@@ -446,19 +462,219 @@ def test_what_did_not_change_is_not_written_again(
     assert listeners.revision("l1") == before > 0
 
 
-def test_connections_are_spread_and_a_new_listener_moves_none(
+def test_connections_are_spread_evenly_and_within_what_each_may_hold(
     db: database.Database, platform: Rows, reconciler: Reconciler, assigner: Assigner, listeners: Listeners
 ) -> None:
     configured(reconciler, platform, 30)
     listeners.beat("l1", "l2", "l3")
     assigner.tick()
-    spread = [len(listeners.assigned(name)) for name in ("l1", "l2", "l3")]
-    assert sum(spread) == 30
-    assert min(spread) >= 3
-    before = holders(db)
-    listeners.beat("l1", "l2", "l3", "l4")
+    assert spread(listeners, "l1", "l2", "l3") == [10, 10, 10]
+    listeners.redis.hset(keys.CAPACITIES, mapping={"l1": 3, "l2": 4, "l3": 5})
+    configured(reconciler, platform, 31)
     assigner.tick()
-    assert holders(db) == before
+    assert sum(holder is None for holder, _ in holders(db).values()) == 1, "no room for one more"
+    assert spread(listeners, "l1", "l2", "l3") == [10, 10, 10], "what is held is not dropped"
+
+
+def spread(listeners: Listeners, *names: str) -> list[int]:
+    """How many sockets each is to hold, those that it is about to lose not counted."""
+    return [sum(not held.yielding for held in listeners.assigned(name).values()) for name in names]
+
+
+def report_all(listeners: Listeners, *names: str) -> None:
+    """Everybody has opened what it was told to."""
+    for name in names:
+        for held in listeners.assigned(name).values():
+            if not held.yielding:
+                listeners.report(name, held)
+
+
+def test_one_that_joins_gets_its_share_a_few_at_a_time_each_made_before_the_elder_lets_go(
+    db: database.Database, platform: Rows, reconciler: Reconciler, assigner: Assigner, listeners: Listeners
+) -> None:
+    configured(reconciler, platform, 120)
+    listeners.beat("l1", "l2")
+    assigner.tick()
+    report_all(listeners, "l1", "l2")
+    before = {name: listeners.assigned(name) for name in ("l1", "l2")}
+    for moved in (20, 40):
+        listeners.beat("l1", "l2", "l3")
+        assigner.tick()
+        assert len(listeners.assigned("l3")) == moved, "a few at a time"
+        told = listeners.assigned("l1") | listeners.assigned("l2")
+        assert {key for key, held in told.items() if held.yielding} == told.keys() & listeners.assigned("l3").keys()
+        assert sum(held.yielding for held in told.values()) == 20, "the elder keeps it so far"
+        report_all(listeners, "l3")
+    assigner.tick()
+    assert spread(listeners, "l1", "l2", "l3") == [40, 40, 40]
+    assert not [key for key in listeners.assigned("l3") if key in listeners.assigned("l1") | listeners.assigned("l2")]
+    assert sum(epoch == 2 for _, epoch in holders(db).values()) == 40, "nothing else moved"
+    for name in ("l1", "l2"):
+        now = listeners.assigned(name)
+        assert now == {key: held for key, held in before[name].items() if key in now}
+
+
+def test_what_the_new_listener_cannot_open_goes_back_to_the_elder(
+    db: database.Database, platform: Rows, reconciler: Reconciler, assigner: Assigner, listeners: Listeners
+) -> None:
+    configured(reconciler, platform, 2)
+    listeners.beat("l1")
+    assigner.tick()
+    report_all(listeners, "l1")
+    listeners.beat("l1", "l2")
+    assigner.tick()
+    ((key, moving),) = listeners.assigned("l2").items()
+    listeners.report("l2", moving, SocketState.CONNECTING, error="no connection")
+    assigner.tick()
+    assert listeners.assigned("l1")[key].yielding
+    execute(db, "UPDATE ari.connection_versions SET assigned_at = assigned_at - interval '11 seconds'")
+    assigner.tick()
+    assigner.tick()
+    assert holders(db)[key] == ("l1", 3)
+    assert (listeners.assigned("l1")[key].yielding, listeners.assigned("l2")) == (False, {})
+
+
+def test_a_socket_whose_new_listener_dies_before_it_is_open_stays_with_its_elder_until_a_third_has_it(
+    db: database.Database, platform: Rows, reconciler: Reconciler, assigner: Assigner, listeners: Listeners
+) -> None:
+    configured(reconciler, platform, 2)
+    listeners.beat("l1")
+    assigner.tick()
+    report_all(listeners, "l1")
+    listeners.beat("l1", "l2")
+    assigner.tick()
+    (key,) = listeners.assigned("l2")
+    listeners.die("l2")
+    listeners.beat("l3")
+    assigner.tick()
+    row = next(row for row in rows(db, "SELECT * FROM ari.connection_versions") if row["elder_id"] is not None)
+    assert (row["listener_id"], row["epoch"], row["elder_id"], row["elder_epoch"]) == ("l3", 3, "l1", 1)
+    assert (listeners.assigned("l1")[key].epoch, listeners.assigned("l1")[key].yielding) == (1, True)
+
+
+def test_a_listener_that_was_only_asleep_finds_nothing_to_open(
+    db: database.Database, platform: Rows, reconciler: Reconciler, assigner: Assigner, listeners: Listeners
+) -> None:
+    configured(reconciler, platform, 4)
+    listeners.beat("l1", "l2")
+    assigner.tick()
+    slept_on = listeners.assigned("l1")
+    assert slept_on
+    listeners.die("l1")
+    listeners.beat("l2")
+    assigner.tick()
+    assert listeners.redis.zscore(keys.LISTENERS, "l1") is None
+    assert listeners.redis.get(keys.revision("l1")) is None
+    assert listeners.assigned("l1") == {}
+    # Awake, it reports under epochs that are over: nobody is fooled, and it gets a share under new ones.
+    listeners.beat("l1", "l2")
+    for held in slept_on.values():
+        listeners.report("l1", held, SocketState.REPLACED)
+    report_all(listeners, "l2")
+    assigner.tick()
+    assert {socket["socket_state"] for socket in rows(db, "SELECT * FROM ari.connection_versions")} == {"connected"}
+    assert len(listeners.assigned("l1")) == 2
+    assert all(held.epoch == 2 + (key in slept_on) for key, held in listeners.assigned("l1").items())
+
+
+def test_when_redis_answers_late_nobody_is_dead_for_it(
+    db: database.Database,
+    platform: Rows,
+    reconciler: Reconciler,
+    lease: Lease,
+    listeners: Listeners,
+    *,
+    redis_url: str,
+) -> None:
+    class Slow(SeenListeners):
+        late = False
+
+        def look(self, note: str) -> Sight:
+            sight = super().look(note)
+            return replace(sight, took_seconds=TIMEOUT) if self.late else sight
+
+    configured(reconciler, platform, 4)
+    with queues.client(redis_url) as client:
+        slow = Slow(client, timeout_seconds=TIMEOUT)
+        assigner = Assigner(
+            Sockets(db, drain_seconds=60, retake_seconds=60), slow, lease, PostgresStore(db, who="t", prefix="aip-"),
+            timeout_seconds=TIMEOUT, thorough_seconds=0.0,
+        )  # fmt: skip
+        listeners.beat("l1", "l2")
+        assigner.tick()
+        before = holders(db)
+        slow.late = True
+        listeners.die("l1")
+        assigner.tick()
+        slow.late = False
+        assigner.tick()
+        assert holders(db) == before
+
+
+def test_a_new_leader_that_finds_nobody_alive_waits_for_those_who_were(
+    db: database.Database, platform: Rows, reconciler: Reconciler, assigner: Assigner, listeners: Listeners,
+    *, lease: Lease, redis_url: str,
+) -> None:  # fmt: skip
+    configured(reconciler, platform, 6)
+    listeners.beat("l1", "l2")
+    assigner.tick()
+    before = holders(db)
+    listeners.die("l1")
+    listeners.die("l2")
+    with queues.client(redis_url) as client:
+        successor = make_assigner(db, client, lease)
+        successor.tick()
+        listeners.beat("l1")
+        successor.tick()
+        assert holders(db) == before
+
+
+def test_what_is_held_under_a_higher_epoch_than_postgres_knows_is_adopted(
+    db: database.Database, platform: Rows, reconciler: Reconciler, assigner: Assigner, listeners: Listeners
+) -> None:
+    configured(reconciler, platform, 2)
+    listeners.beat("l1", "l2")
+    assigner.tick()
+    ((key, held),) = listeners.assigned("l1").items()
+    listeners.report("l2", replace(held, epoch=7))
+    assigner.tick()
+    assert holders(db)[key] == ("l2", 7)
+    assert listeners.assigned("l2")[key].epoch == 7
+
+
+def test_with_nothing_new_postgres_is_left_alone(
+    db: database.Database,
+    platform: Rows,
+    reconciler: Reconciler,
+    lease: Lease,
+    listeners: Listeners,
+    *,
+    redis_url: str,
+) -> None:
+    class Counted(Sockets):
+        read = 0
+
+        def wanted(self) -> list[database.Row]:
+            self.read += 1
+            return super().wanted()
+
+    configured(reconciler, platform, 2)
+    listeners.beat("l1")
+    with queues.client(redis_url) as client:
+        counted = Counted(db, drain_seconds=60, retake_seconds=60)
+        assigner = Assigner(
+            counted, SeenListeners(client, timeout_seconds=TIMEOUT), lease, PostgresStore(db, who="t", prefix="aip-"),
+            timeout_seconds=TIMEOUT, thorough_seconds=60,
+        )  # fmt: skip
+        for _ in range(5):
+            assigner.tick()
+        assert counted.read == 1
+        listeners.redis.incr(keys.NEWS)
+        assigner.tick()
+        assert counted.read == 2
+        listeners.beat("l2")
+        assigner.tick()
+        assert counted.read == 3
 
 
 def test_what_a_dead_listener_held_goes_to_the_living_under_a_higher_epoch(
@@ -518,7 +734,7 @@ def test_after_a_flush_one_that_stays_away_is_dead_in_the_end(
     db: database.Database, platform: Rows, reconciler: Reconciler, lease: Lease, listeners: Listeners, *, redis_url: str
 ) -> None:
     with queues.client(redis_url) as client:
-        quick = Assigner(db, client, lease, listener_timeout_seconds=0.3, drain_seconds=60)
+        quick = make_assigner(db, client, lease, timeout=0.3)
         configured(reconciler, platform, 1)
         listeners.beat("l1")
         quick.tick()
@@ -548,7 +764,7 @@ def test_hashes_that_vanish_alone_are_written_anew(
 def test_redis_away_is_transient(db: database.Database, platform: Rows, reconciler: Reconciler, lease: Lease) -> None:
     configured(reconciler, platform, 1)
     with queues.client("redis://127.0.0.1:1") as client:
-        cut_off = Assigner(db, client, lease, listener_timeout_seconds=TIMEOUT, drain_seconds=60)
+        cut_off = make_assigner(db, client, lease)
         with pytest.raises(errors.QueueUnavailable):
             cut_off.tick()
 
@@ -655,24 +871,83 @@ def test_a_drain_has_an_end(
     assert listeners.assigned("l1") == {}
 
 
-def test_an_app_taken_by_a_stranger_is_taken_back_after_a_while(
-    db: database.Database, platform: Rows, reconciler: Reconciler, assigner: Assigner, listeners: Listeners,
-    *, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+def test_an_app_taken_by_a_stranger_is_taken_back_once_and_then_left_to_it(
+    db: database.Database,
+    platform: Rows,
+    reconciler: Reconciler,
+    lease: Lease,
+    listeners: Listeners,
+    *,
+    redis_url: str,
+) -> None:
+    configured(reconciler, platform, 1)
+    listeners.beat("l1")
+    with queues.client(redis_url) as client:
+        assigner = make_assigner(db, client, lease)
+        assigner.tick()
+        listeners.report("l1", listeners.assigned("l1")["1:1"], SocketState.REPLACED)
+        for _ in range(3):
+            assigner.tick()
+        assert holders(db) == {"1:1": ("l1", 1)}, "not fought for"
+        assert (socket(db)["socket_state"], socket(db)["last_error"]) == ("replaced", verdicts.TAKEN)
+        # Its holder dies meanwhile: that is no attempt more, and none sooner.
+        listeners.die("l1")
+        listeners.beat("l2")
+        assigner.tick()
+        assert holders(db) == {"1:1": ("l1", 1)}
+        execute(db, "UPDATE ari.connection_versions SET taken_at = taken_at - interval '61 seconds'")
+        assigner.tick()
+        assert holders(db) == {"1:1": ("l2", 2)}, "taken back, under a new epoch"
+        listeners.report("l2", listeners.assigned("l2")["1:1"])
+        assigner.tick()
+        assert socket(db)["socket_state"] == "connected"
+        listeners.report("l2", listeners.assigned("l2")["1:1"], SocketState.REPLACED)
+        for _ in range(3):
+            assigner.tick()
+        assert (holders(db), listeners.assigned("l2")) == ({"1:1": (None, 2)}, {}), "left to it"
+        row = socket(db)
+        assert row["socket_state"] == "parked"
+        assert "arictl connection unpark --organization 101" in row["last_error"]
+        told = rows(db, "SELECT name FROM ari.timeline WHERE connection_id = 1 ORDER BY id")
+        assert [each["name"] for each in told] == ["AppTaken", "Parked"]
+        # A new leader leaves it so, too.
+        make_assigner(db, client, lease).tick()
+        assert holders(db) == {"1:1": (None, 2)}
+        # Until somebody says so.
+        execute(db, connections.UNPARK, 101)
+        assigner.tick()
+        assert holders(db) == {"1:1": ("l2", 3)}
+        assert socket(db)["retakes"] == 0
+
+
+def test_a_changed_configuration_is_tried_again_though_it_was_parked(
+    db: database.Database, platform: Rows, reconciler: Reconciler, assigner: Assigner, listeners: Listeners
+) -> None:
     configured(reconciler, platform, 1)
     listeners.beat("l1")
     assigner.tick()
+    execute(db, "UPDATE ari.connection_versions SET parked_at = now(), listener_id = NULL, socket_state = 'parked'")
+    assigner.tick()
+    assert listeners.assigned("l1") == {}
+    platform.set(1, app_password="new")
+    reconciler.reconcile()
+    assigner.tick()
+    assert set(listeners.assigned("l1")) == {"1:2"}
+
+
+def test_what_was_taken_back_long_ago_is_taken_back_once_more(
+    db: database.Database, platform: Rows, reconciler: Reconciler, assigner: Assigner, listeners: Listeners
+) -> None:
+    configured(reconciler, platform, 1)
+    listeners.beat("l1")
+    assigner.tick()
+    execute(db, "UPDATE ari.connection_versions SET retakes = 1, assigned_at = now() - interval '11 minutes'")
+    listeners.report("l1", listeners.assigned("l1")["1:1"])
+    assigner.tick()
     listeners.report("l1", listeners.assigned("l1")["1:1"], SocketState.REPLACED)
-    for _ in range(3):
-        assigner.tick()
-    assert holders(db) == {"1:1": ("l1", 1)}, "no tug-of-war"
-    assert socket(db)["socket_state"] == "replaced"
-    monkeypatch.setattr(scheduler_assignments, "_RETAKE_SECONDS", 0.0)
     assigner.tick()
-    assert listeners.assigned("l1")["1:1"].epoch == 2
-    # The old report is of the old epoch: it retakes nothing once more.
-    assigner.tick()
-    assert holders(db) == {"1:1": ("l1", 2)}
+    assert socket(db)["parked_at"] is None
+    assert socket(db)["taken_at"] is not None
 
 
 # ── resyncs and sweeps ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -42,6 +42,15 @@ def test_a_ca_bundle_is_part_of_it_and_only_there_where_there_is_one() -> None:
     assert assignments.decode_assignment(assignments.encode(ASSIGNMENT)).ca_bundle is None
 
 
+def test_what_an_older_release_does_not_know_is_left_out_where_it_says_nothing() -> None:
+    yielding = replace(ASSIGNMENT, yielding=True)
+    assert assignments.decode_assignment(assignments.encode(yielding)) == yielding
+    assert "yielding" not in assignments.encode(ASSIGNMENT)
+    told = replace(REPORT, last_error="connection refused", last_error_ms=7)
+    assert assignments.decode_report(assignments.encode(told)) == told
+    assert "last_error" not in assignments.encode(REPORT)
+
+
 @pytest.mark.parametrize("state", list(SocketState))
 def test_a_report_comes_back(state: SocketState) -> None:
     text = assignments.encode(Report(connection_id=7, version=2, epoch=5, socket_id="s", state=state, since_ms=1))

@@ -36,6 +36,7 @@ READERS: dict[str, type[settings.Environment]] = {
     "Every process": settings.Base,
     "Every process and arictl doctor: where tenants' endpoints may lead": settings.Guarded,
     "With a database: worker and scheduler; arictl reads DATABASE_URL alone": settings.WithDatabase,
+    "Listener and scheduler": settings.WithHeartbeats,
     "Listener": settings.Listener,
     "Worker": settings.Worker,
     "Scheduler": settings.Scheduler,

@@ -41,7 +41,21 @@ def test_gone_is_closed() -> None:
 
 
 def test_nothing_is_closed_when_redis_may_have_been_emptied() -> None:
-    assert compare([A, B], [C], complete=False) == Changes(to_open=(C,))
+    assert compare([A, B], [C], complete=False) == Changes(to_open=(C,), to_yield=(A.key, B.key))
+
+
+def test_what_another_is_to_take_over_is_kept_and_not_opened_again() -> None:
+    yielding = replace(A, yielding=True)
+    assert compare([A, B], [yielding, B]) == Changes(to_yield=(A.key,))
+    assert compare([yielding], [yielding]) == Changes(), "told once"
+    assert compare([], [yielding]) == Changes(), "nothing to keep, nothing to open"
+    assert compare([replace(A, epoch=2)], [yielding]) == Changes(), "of an older epoch"
+
+
+def test_what_comes_back_to_us_is_opened_anew() -> None:
+    yielding, returned = replace(A, yielding=True), replace(A, epoch=3)
+    assert compare([yielding], [returned]) == Changes(to_open=(returned,))
+    assert compare([yielding], [A]) == Changes(to_open=(A,))
 
 
 def test_higher_epoch_is_opened_anew() -> None:
