@@ -81,6 +81,11 @@ class Ari:
         """Whether it has to show first that it answers. Raises AsteriskUnreachable while it is left alone."""
         return self._asterisk.is_in_doubt(self._witness)
 
+    @property
+    def endpoint(self) -> str:
+        """Where it is: several apps of one Asterisk have one endpoint."""
+        return self._asterisk.target.endpoint
+
     def channel(self, channel_id: str) -> Channel | None:
         """The channel, or None when there is none of that id."""
         return self._unless_gone(["channels", channel_id], _parsed_channel)

@@ -71,6 +71,11 @@ FROM ari.connections c LEFT JOIN ari.connection_versions v USING (connection_id,
 WHERE c.organization_id = %s AND c.state <> 'removed' ORDER BY c.connection_id
 """
 
+_TAKEN = """
+SELECT EXISTS (SELECT 1 FROM ari.connection_versions
+               WHERE connection_id = %s AND retired_at IS NULL AND taken_at IS NOT NULL) AS taken
+"""
+
 #: Its app was left to another client: it is tried again.
 UNPARK = """
 UPDATE ari.connection_versions v SET parked_at = NULL, taken_at = NULL, retakes = 0, last_error = '',
@@ -113,6 +118,13 @@ class Connections:
         raise errors.InvalidRequest(
             f"connection {first['connection_id']} of organization {organization_id} cannot place calls: {why}"
         )
+
+    def is_taken(self, connection_id: int) -> bool:
+        """Whether another client has the app: whoever is in it may be its to serve."""
+        with self._db.connection() as connection:
+            row = connection.execute(_TAKEN, [connection_id]).fetchone()
+        assert row is not None
+        return bool(row["taken"])
 
     def entrance(self, connection_id: int, version: int) -> Entrance | None:
         """What a new call meets that this version's socket reported; None when there is no such version.

@@ -55,6 +55,10 @@ class DatabaseRefused(PermanentError):
     """Postgres declined a statement for what it holds: data it cannot store, a rule it breaks."""
 
 
+class CallUnreadable(PermanentError):
+    """A call's row holds what this release does not know: a newer one wrote it, and goes on with it."""
+
+
 class QueueUnavailable(TransientError):
     """Redis could not be reached, or did not answer in time."""
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
-from shared import database, quotas
+import structlog
+
+from shared import database, errors, quotas
 from shared.core import calls, facts, ids
 from shared.core.calls import Call
 from shared.core.deadlines import Step
+
+log = structlog.stdlib.get_logger(__name__)
 
 #: Of an organization's advisory lock, beside its id: the platform may use such locks as well. The number is arbitrary.
 _ORGANIZATION_LOCK = 0x617269
@@ -303,14 +307,18 @@ class PostgresStore:
         return int(row["taken"])
 
     def overdue(self, limit: int) -> list[Call]:
-        """Calls past their deadline and in nobody's hands, the longest overdue first."""
-        return self._many(
+        """Calls past their deadline and in nobody's hands, the longest overdue first.
+
+        What a newer release wrote and we cannot read is left to it.
+        """
+        rows = self._rows(
             f"SELECT {_SELECT}, clock_timestamp() AS now FROM ari.calls"  # noqa: S608 - built from constants
             # now(), which does not change within a statement: the index is searched by it, not read from end to end.
-            " WHERE state <> 'ended' AND deadline_at <= now()"
+            " WHERE state <> 'ended' AND state = ANY(%s) AND deadline_at <= now()"
             " AND (claim_until IS NULL OR claim_until <= clock_timestamp()) ORDER BY deadline_at LIMIT %s",
-            [limit],
+            [[str(state) for state in calls.State], limit],
         )
+        return [call for _, call in _readable(rows)]
 
     def connected_runs(self) -> dict[int, UUID]:
         """The run of each connected call, and the call."""
@@ -324,22 +332,20 @@ class PostgresStore:
     def open_calls(self, connection_id: int, connection_version: int) -> list[tuple[Call, datetime, bool]]:
         """Calls that have not ended of a connection version, and of its others in the same endpoint and app.
 
-        Each with when it last changed, by its newest timeline row, and whether it is claimed.
+        Each with when it last changed, by its newest timeline row, and whether it is claimed. What a newer release
+        wrote and we cannot read is left to it.
         """
-        with self.db.connection() as connection:
-            rows = connection.execute(
-                f"SELECT {_SELECT}, clock_timestamp() AS now,"  # noqa: S608 - built from constants
-                " coalesce((SELECT max(t.at) FROM ari.timeline t WHERE t.call_id = c.call_id), received_at) AS changed,"
-                " coalesce(claim_until > clock_timestamp(), false) AS claimed"
-                " FROM ari.calls c WHERE connection_id = %s AND state <> 'ended' AND connection_version IN ("
-                " SELECT o.version FROM ari.connection_versions o"
-                " JOIN ari.connection_versions v USING (connection_id, endpoint, app)"
-                " WHERE v.connection_id = %s AND v.version = %s)",
-                [connection_id, connection_id, connection_version],
-            ).fetchall()
-        if rows:
-            self._observe(rows[0]["now"])
-        return [(_call(row), row["changed"], row["claimed"]) for row in rows]
+        rows = self._rows(
+            f"SELECT {_SELECT}, clock_timestamp() AS now,"  # noqa: S608 - built from constants
+            " coalesce((SELECT max(t.at) FROM ari.timeline t WHERE t.call_id = c.call_id), received_at) AS changed,"
+            " coalesce(claim_until > clock_timestamp(), false) AS claimed"
+            " FROM ari.calls c WHERE connection_id = %s AND state <> 'ended' AND connection_version IN ("
+            " SELECT o.version FROM ari.connection_versions o"
+            " JOIN ari.connection_versions v USING (connection_id, endpoint, app)"
+            " WHERE v.connection_id = %s AND v.version = %s)",
+            [connection_id, connection_id, connection_version],
+        )
+        return [(call, row["changed"], row["claimed"]) for row, call in _readable(rows)]
 
     def release(self, call_id: UUID, owner: str) -> None:
         with self.db.connection() as connection:
@@ -396,15 +402,15 @@ class PostgresStore:
         }
 
     def _one(self, query: str, values: Any) -> Call | None:
-        found = self._many(query, values)
-        return found[0] if found else None
+        found = self._rows(query, values)
+        return _call(found[0]) if found else None
 
-    def _many(self, query: str, values: Any) -> list[Call]:
+    def _rows(self, query: str, values: Any) -> list[database.Row]:
         with self.db.connection() as connection:
             rows = connection.execute(query, values).fetchall()
         if rows:
             self._observe(rows[0]["now"])
-        return [_call(row) for row in rows]
+        return rows
 
     def _observe(self, now: datetime) -> None:
         self._offset = now - _monotonic()
@@ -414,11 +420,22 @@ def _monotonic() -> datetime:
     return datetime.fromtimestamp(0).astimezone() + timedelta(seconds=time.monotonic())
 
 
+def _readable(rows: Iterable[database.Row]) -> Iterator[tuple[database.Row, Call]]:
+    for row in rows:
+        try:
+            yield row, _call(row)
+        except errors.CallUnreadable as exc:
+            log.warning("left to a newer release", call=str(row["call_id"]), why=str(exc))
+
+
 def _call(row: database.Row) -> Call:
     values = {name: row[name] for name in _COLUMNS}
-    values["direction"] = calls.Direction(values["direction"])
-    values["state"] = calls.State(values["state"])
-    values["outcome"] = calls.Outcome(values["outcome"]) if values["outcome"] is not None else None
+    try:
+        values["direction"] = calls.Direction(values["direction"])
+        values["state"] = calls.State(values["state"])
+        values["outcome"] = calls.Outcome(values["outcome"]) if values["outcome"] is not None else None
+    except ValueError as exc:
+        raise errors.CallUnreadable(str(exc)) from exc
     values["args"] = tuple(values["args"])
     return Call(**values)
 

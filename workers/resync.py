@@ -1,12 +1,16 @@
 """The step `resync`: what Asterisk holds against what Postgres holds, in both directions.
 
 Finds what events, messages or processes have lost: callers nobody picked up, calls whose legs are gone, leftovers of
-ours. Judges only what has been still for a while, and confirms each finding with a GET before it acts.
+ours. Judges only what has been still for a while, and confirms each finding with a GET before it acts. One at a time
+for each connection, and one clean-up at a time for each Asterisk.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from datetime import datetime, timedelta
+from uuid import UUID
 
 import structlog
 
@@ -21,12 +25,16 @@ log = structlog.stdlib.get_logger(__name__)
 
 #: A call changed later than this before the look is at work: not judged.
 _STILL = timedelta(seconds=2)
+#: What was too young to be judged is looked at again after this.
+_SOON = _STILL + timedelta(seconds=1)
 #: A finding that stands is noted this often.
 _SAID_AGAIN = timedelta(hours=1)
 #: After this an Asterisk that was left alone is asked again.
 _LEFT_ALONE = timedelta(seconds=breaker.LONGEST_PAUSE_SECONDS)
 #: Bounds one resync; the next one goes on.
-_SECONDS = 60.0
+_SECONDS = 20.0
+#: One that finds another at work waits for so long.
+_BUSY = timedelta(seconds=1)
 
 
 def resync_connection(tools: Tools, *, connection_id: int, version: int, full: bool, reason: str) -> None:
@@ -37,6 +45,29 @@ def resync_connection(tools: Tools, *, connection_id: int, version: int, full: b
         reason: Why it was asked for. One that is not on the clock is followed by another for the calls that were too
             young to be judged.
     """
+    with _alone(tools, f"resync of connection {connection_id}") as alone:
+        if alone:
+            look = _looked(tools, connection_id=connection_id, version=version, full=full)
+    if not alone:
+        # The one at work may have looked before what this one is asked for.
+        if reason != messages.RESYNC_CLOCK:
+            again = messages.of_resync(
+                connection_id=connection_id, connection_version=version, reason=reason, full=full
+            )
+            log.info("resync put off: another is at work", connection=connection_id, reason=reason)
+            tools.send_later(again, _BUSY)
+        return
+    if look.findings:
+        # A leg that is left alone is found again and again.
+        tools.ledger.store.note_news(look.findings, connection_id=connection_id, within=_SAID_AGAIN)
+    if look.again_after is not None and reason not in (messages.RESYNC_CLOCK, messages.RESYNC_FOLLOW_UP):
+        follow_up = messages.of_resync(
+            connection_id=connection_id, connection_version=version, reason=messages.RESYNC_FOLLOW_UP, full=full
+        )
+        tools.send_later(follow_up, look.again_after)
+
+
+def _looked(tools: Tools, *, connection_id: int, version: int, full: bool) -> _Look:
     watch = claims.Watch(tools.ledger, _SECONDS)
     asterisk = tools.asterisks.at(connection_id, version, watch)
     look = _Look(tools, asterisk, connection_id=connection_id, version=version)
@@ -46,17 +77,22 @@ def resync_connection(tools: Tools, *, connection_id: int, version: int, full: b
         # Nothing is concluded from an Asterisk that does not answer; the clock asks again.
         log.info("resync not possible", connection=connection_id, version=version, why=str(exc))
         # One that was just connected may be left alone for a last moment.
-        again_after: timedelta | None = _LEFT_ALONE
-    else:
-        again_after = _STILL + timedelta(seconds=1) if look.too_young else None
-    if look.findings:
-        # A leg that is left alone is found again and again.
-        tools.ledger.store.note_news(look.findings, connection_id=connection_id, within=_SAID_AGAIN)
-    if again_after is not None and reason not in (messages.RESYNC_CLOCK, messages.RESYNC_FOLLOW_UP):
-        follow_up = messages.of_resync(
-            connection_id=connection_id, connection_version=version, reason=messages.RESYNC_FOLLOW_UP, full=full
-        )
-        tools.send_later(follow_up, again_after)
+        look.again_after = _LEFT_ALONE
+    return look
+
+
+@contextlib.contextmanager
+def _alone(tools: Tools, lease: str) -> Iterator[bool]:
+    """Whether nobody else is at it; should we die, somebody may be once the time is over."""
+    holder = tools.ledger.owner()
+    seconds = _SECONDS + tools.ledger.limits.request_seconds
+    alone = tools.leases.take(lease, holder, seconds) is not None
+    try:
+        yield alone
+    finally:
+        if alone:
+            with contextlib.suppress(errors.PipelineError):
+                tools.leases.release(lease, holder)
 
 
 class _Look:
@@ -69,8 +105,8 @@ class _Look:
         self._version = version
         self._bridges: list[ari.Bridge] | None = None
         self.findings: list[Note] = []
-        #: Some calls were changed too recently, or are in a step's hands.
-        self.too_young = False
+        #: When to look again: some calls were changed too recently, or are in a step's hands; somebody else cleans up.
+        self.again_after: timedelta | None = None
 
     def compare(self, *, full: bool) -> None:
         looked_at = self._tools.ledger.store.now()
@@ -81,11 +117,11 @@ class _Look:
             self._all_bridges()
         for call, changed_at, claimed in known:
             if claimed or changed_at >= looked_at - _STILL:
-                self.too_young = True
+                self.again_after = _SOON
             else:
                 self._judge(call, present)
         self._adopt(present, [call for call, _, _ in known])
-        self._sweep_leftovers(present, looked_at)
+        self._sweep_leftovers(present, {(call.call_id, call.attempt) for call, _, _ in known}, looked_at)
 
     def _application(self) -> ari.Application | None:
         application = self._asterisk.application()
@@ -160,9 +196,12 @@ class _Look:
     def _adopt(self, present: frozenset[str], known: list[Call]) -> None:
         """Callers that are in our app and that no call of ours knows: their StasisStart was missed."""
         callers = {call.channel_id for call in known if not call.caller_left}
-        for channel_id in sorted(present - callers):
-            if ids.parse(self._tools.prefix, channel_id) is None:
-                self._adopt_leg(channel_id)
+        unknown = [leg for leg in sorted(present - callers) if ids.parse(self._tools.prefix, leg) is None]
+        if unknown and self._tools.entrances.is_taken(self._connection_id):
+            self._found("another client has the app: callers we do not know are left to it")
+            return
+        for channel_id in unknown:
+            self._adopt_leg(channel_id)
 
     def _adopt_leg(self, channel_id: str) -> None:
         try:
@@ -178,27 +217,44 @@ class _Look:
             # Another controller's call: whoever bridged it serves it.
             self._found(f"channel {channel_id} is in bridge {held_by}, which is not ours: left alone")
             return
-        quota.admit_leg(
-            self._tools,
-            connection_id=self._connection_id,
-            version=self._version,
-            leg=leg,
-            args=leg.stasis_args,
-            stamp="",
-            age_seconds=0.0,
-        )
+        # One that a newer release's row tells of is that release's.
+        with contextlib.suppress(errors.CallUnreadable):
+            quota.admit_leg(
+                self._tools,
+                connection_id=self._connection_id,
+                version=self._version,
+                leg=leg,
+                args=leg.stasis_args,
+                stamp="",
+                age_seconds=0.0,
+            )
 
-    def _sweep_leftovers(self, present: frozenset[str], looked_at: datetime) -> None:
+    def _sweep_leftovers(self, present: frozenset[str], counting: set[tuple[UUID, int]], looked_at: datetime) -> None:
         """Legs and bridges with our prefix whose attempt no longer counts: removed one after the other."""
         names = set(present) | {bridge.id for bridge in self._bridges or ()}
-        for name in sorted(names):
-            own = ids.parse(self._tools.prefix, name)
-            if own is not None and self._is_leftover(own, looked_at):
-                self._remove(name, is_leg=own.kind is ids.Kind.MEDIA)
-            elif ids.is_originated(self._tools.prefix, name) and self._is_unknown_originate(name):
-                self._remove(name, is_leg=True)
+        leftovers = [name for name in sorted(names) if self._is_leftover(name, counting, looked_at)]
+        if not leftovers:
+            return
+        # Many bridges deleted side by side have crashed an Asterisk, which several connections may share.
+        with _alone(self._tools, f"clean-up of {self._asterisk.endpoint}") as alone:
+            if not alone:
+                self.again_after = _SOON
+                return
+            for name in leftovers:
+                own = ids.parse(self._tools.prefix, name)
+                self._remove(name, is_leg=own is None or own.kind is ids.Kind.MEDIA)
 
-    def _is_leftover(self, own: ids.OwnId, looked_at: datetime) -> bool:
+    def _is_leftover(self, name: str, counting: set[tuple[UUID, int]], looked_at: datetime) -> bool:
+        own = ids.parse(self._tools.prefix, name)
+        try:
+            if own is None:
+                return ids.is_originated(self._tools.prefix, name) and self._is_unknown_originate(name)
+            return (own.call_id, own.attempt) not in counting and self._counts_no_more(own, looked_at)
+        except errors.CallUnreadable:
+            # A newer release's call.
+            return False
+
+    def _counts_no_more(self, own: ids.OwnId, looked_at: datetime) -> bool:
         call = self._tools.ledger.store.load(own.call_id)
         if call is None:
             # Of a call our database does not know: another installation's with our prefix, or a restored database.

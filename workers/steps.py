@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
-from shared import connections, database, dograh, messages, originates, rest
+from shared import connections, database, dograh, leases, messages, originates, rest
 from shared.core import facts, ids
 from shared.core.calls import Call
 from shared.core.stasis_args import RunArgs
@@ -67,6 +67,9 @@ class Entrances(Protocol):
     def entrance(self, connection_id: int, version: int) -> connections.Entrance | None:
         """None when there is no such connection."""
 
+    def is_taken(self, connection_id: int) -> bool:
+        """Whether another client has its app."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
@@ -80,6 +83,7 @@ class Tools:
     slots: Callable[[int], int | None]
     originates: originates.Originates
     entrances: Entrances
+    leases: leases.Leases
     #: Runs requests at the same time; each gives its result or its PipelineError.
     side_by_side: Callable[..., list[Any]]
     #: Enqueues a message to be worked on after a while. Raises QueueUnavailable.

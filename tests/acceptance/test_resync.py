@@ -18,6 +18,7 @@ import requests
 
 from devstack import servers
 from devstack.agent import Agent
+from shared import messages, queues
 from shared.core import events
 from tests import queued
 from tests.acceptance.pipeline import PASSWORD
@@ -330,6 +331,31 @@ def test_an_emptied_redis_loses_no_call_and_touches_no_connected_one(product: Pr
     assert all(site.facts(leg)[-1] in ("Joined", "MediaReady") for leg in connected), site.tell()
     assert site.count("POST", "/channels/externalMedia") >= made + 6
     site.end(*connected, *waiting)
+
+
+def test_resyncs_of_one_connection_go_one_after_the_other_and_none_that_matters_is_left_out(
+    product: Product, site: Site
+) -> None:
+    worker_log = product.pipeline.logs / "worker.log"
+
+    def put_off() -> int:
+        return worker_log.read_text().count("resync put off")
+
+    before = put_off()
+    with site.control.hold("GET", "/applications/voiceai", "before") as gate:
+        gate.wait_arrived()
+        orders = queues.BrokerOrders(queues.broker(product.redis_url))
+        for _ in range(3):
+            orders.send(messages.of_resync(**of_connection(site), reason="test", full=True))
+        site.until(lambda: put_off() >= before + 5, seconds=10, what="all were put off, and some once more")
+        assert gate.waiting() == 1, "one at a time"
+        looks = site.count("GET", "/bridges")
+    site.until(lambda: site.count("GET", "/bridges") >= looks + 3, seconds=10, what="each was done after all")
+
+
+def of_connection(site: Site) -> dict[str, int]:
+    connection = site.connection
+    return {"connection_id": connection["connection_id"], "connection_version": connection["version"]}
 
 
 def test_a_quiet_resync_asks_one_request_and_two_every_fourth_time(site: Site) -> None:

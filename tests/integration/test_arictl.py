@@ -193,8 +193,8 @@ def test_connections_are_listed_whatever_a_tenant_called_them(arictl: Arictl, db
             " (1, 3, 'http://c', 'c', 'u', 'sealed', 'unassigned', now(), '', NULL, 0)"
         )
         connection.execute(
-            "UPDATE ari.connection_versions SET reconnects = 17, elder_id = 'host-8', past_error = 'connection refused',"
-            " past_error_at = '2026-02-03 04:05:06+00' WHERE version = 2"
+            "UPDATE ari.connection_versions SET reconnects = 17, elder_id = 'host-8',"
+            " past_error = 'connection refused', past_error_at = '2026-02-03 04:05:06+00' WHERE version = 2"
         )
     done = arictl("connection", "list")
     assert (done.returncode, done.stderr) == (0, "")
@@ -351,7 +351,15 @@ def test_wrong_settings_are_named(arictl: Arictl) -> None:
 
 
 def test_every_command_explains_itself(arictl: Arictl) -> None:
-    for command in ("db upgrade", "connection add", "connection remove", "connection unpark", "connection list", "calls", "trace"):
+    for command in (
+        "db upgrade",
+        "connection add",
+        "connection remove",
+        "connection unpark",
+        "connection list",
+        "calls",
+        "trace",
+    ):
         done = arictl(*command.split(), "--help")
         assert done.returncode == 0, done.stderr
         assert "[/prefix]" in done.stdout or command != "connection add"

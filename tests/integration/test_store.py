@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from shared import database, errors
+from shared import database, errors, leases
 from shared.core import calls, commands, facts, ids
 from shared.core.calls import Call, Direction, Outcome, State
 from shared.core.deadlines import Limits, Step
@@ -525,6 +525,33 @@ def test_open_calls_are_those_of_one_place(store: PostgresStore, ledger: Ledger,
     ledger.record(first, ADMITTED)
     again = {call.channel_id: changed for call, changed, _ in store.open_calls(1, 1)}
     assert again["1"] > found["1"][0]
+
+
+def test_what_a_newer_release_wrote_is_left_to_it_and_stops_nobody(
+    store: PostgresStore, db: database.Database, make: Callable[..., Call]
+) -> None:
+    past = store.now() - timedelta(seconds=9)
+    calls_made = [make(channel_id=f"{number}", deadline_at=past + timedelta(seconds=number)) for number in range(4)]
+    with db.connection() as connection:
+        for call, change in zip(calls_made, ("state = 'transferring'", "outcome = 'moved'"), strict=False):
+            connection.execute(f"UPDATE ari.calls SET {change} WHERE call_id = %s", [call.call_id])
+    # The batch is not filled by what cannot be driven on.
+    assert [call.channel_id for call in store.overdue(3)] == ["2", "3"]
+    assert {call.channel_id for call, _, _ in store.open_calls(1, 1)} == {"2", "3"}
+    with pytest.raises(errors.CallUnreadable, match="transferring"):
+        store.load(calls_made[0].call_id)
+
+
+def test_a_lease_is_one_holder_s_until_it_is_given_back_or_runs_out(db: database.Database) -> None:
+    held = leases.Leases(db)
+    assert held.take("resync of 1", "a", 60) == 1
+    assert held.take("resync of 1", "b", 60) is None
+    assert held.take("resync of 2", "b", 60) == 1, "another lease"
+    held.release("resync of 1", "b")
+    assert held.take("resync of 1", "b", 60) is None, "only the holder gives it back"
+    held.release("resync of 1", "a")
+    assert held.take("resync of 1", "b", 0) == 2
+    assert held.take("resync of 1", "a", 60) == 3, "it ran out"
 
 
 def test_a_database_that_is_away_is_said_so() -> None:
