@@ -69,6 +69,10 @@ class Pipeline:
             )
             log.close()
 
+    def is_running(self, name: str) -> bool:
+        """Whether a process was started, and neither killed nor stopped since."""
+        return name in self._running
+
     def signal(self, name: str, number: int) -> None:
         """Sends one process a signal."""
         self._running[name].send_signal(number)

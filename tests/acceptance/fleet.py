@@ -1,0 +1,248 @@
+"""Many connections on several listeners: one simulated Asterisk with an app for each tenant, and real processes.
+
+The clocks are those of production: what is measured here is what an operator gets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import re
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from devstack import servers
+from devstack.agent import Agent
+from devstack.endpoint import Behaviour
+from simulator.control import Control
+from simulator.settings import Settings
+from simulator.testing import SimulatedAsterisk
+from tests.acceptance.pipeline import PASSWORD, Pipeline, Tenant, wait_until
+
+#: Waits that these tests are not about, shortened.
+_SHORTER = {"CONFIGURATIONS_SECONDS": "0.5", "RESYNC_SECONDS": "5", "LOG_FORMAT": "json"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenure:
+    """One event socket as the Asterisk saw it; times are time.monotonic()."""
+
+    app: str
+    opened_at: float
+    #: None while it is open.
+    closed_at: float | None
+
+
+@dataclass(kw_only=True)
+class Fleet:
+    """The processes, the tenants' apps, and one Asterisk that has them all."""
+
+    pipeline: Pipeline
+    asterisk: SimulatedAsterisk
+    redis: servers.Redis
+    apps: list[str]
+    dialled: list[str] = field(default_factory=list)
+
+    @property
+    def control(self) -> Control:
+        return self.asterisk.control
+
+    # ── who holds what ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def holders(self) -> dict[str, tuple[str | None, int]]:
+        """App → listener (as it is named in the Procfile) and epoch."""
+        rows = self.pipeline.query(
+            "SELECT app, listener_id, epoch FROM ari.connection_versions WHERE retired_at IS NULL"
+        )
+        return {row["app"]: (_process(row["listener_id"]), row["epoch"]) for row in rows}
+
+    def shares(self) -> dict[str | None, int]:
+        """Listener → how many sockets it is to hold."""
+        return Counter(holder for holder, _ in self.holders().values())
+
+    def is_settled(self, *names: str) -> bool:
+        """Whether these listeners, and no other, hold everything evenly, each socket open and nothing handed over."""
+        rows = self.pipeline.query(
+            "SELECT listener_id, socket_state, elder_id FROM ari.connection_versions WHERE retired_at IS NULL"
+        )
+        if any(row["socket_state"] != "connected" or row["elder_id"] is not None for row in rows):
+            return False
+        counts = Counter(_process(row["listener_id"]) for row in rows)
+        return counts.keys() == set(names) and max(counts.values()) - min(counts.values()) <= 1
+
+    def wait_settled(self, *names: str, seconds: float = 20) -> None:
+        self.until(lambda: self.is_settled(*names), seconds=seconds, what=f"settled on {names}: {self.shares()}")
+
+    def is_heard(self) -> bool:
+        """Whether every app has a socket that hears, by the Asterisk's own word."""
+        return all(any(socket["is_hearing"] for socket in self.control.sockets(app)) for app in self.apps)
+
+    def tenures(self) -> dict[str, list[Tenure]]:
+        """App → its event sockets so far, in the order of their opening."""
+        found = [
+            Tenure(
+                app=request.query["app"],
+                opened_at=request.started_at,
+                closed_at=None if request.ms is None else request.started_at + request.ms / 1000,
+            )
+            for request in self.control.requests("GET", "/events")
+            if request.status == 101
+        ]
+        found.sort(key=lambda tenure: tenure.opened_at)
+        return {app: [tenure for tenure in found if tenure.app == app] for app in self.apps}
+
+    def openings(self) -> dict[str, list[int]]:
+        """Connection key → the epochs under which its sockets were opened, in the order of their opening."""
+        opened = []
+        for log in self.pipeline.logs.glob("listener*.log"):
+            for line in log.read_text().splitlines():
+                with contextlib.suppress(ValueError):
+                    said = json.loads(line)
+                    if said.get("event") == "connected":
+                        opened.append((said["timestamp"], said["connection"], said["epoch"]))
+        epochs: dict[str, list[int]] = {}
+        for _, connection, epoch in sorted(opened):
+            epochs.setdefault(connection, []).append(epoch)
+        return epochs
+
+    # ── callers ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def dial(self, app: str, **how: Any) -> str:
+        leg = self.control.dial(app, channel_id=f"caller-{uuid.uuid4().hex[:12]}", **how)
+        self.dialled.append(leg)
+        return leg
+
+    def connect_all(self, *, each: int = 1) -> list[str]:
+        """Callers of every app, each with an agent on the line."""
+        legs = [self.dial(app) for app in self.apps for _ in range(each)]
+        self.wait_states(legs, "connected")
+        return legs
+
+    @contextlib.contextmanager
+    def callers(
+        self,
+        *,
+        rate: float = 20.0,
+        talk_seconds: float = 8.0,
+        dialplan: Literal["recommended", "plain"] = "recommended",
+    ) -> Iterator[list[str]]:
+        """Somebody calls so many times a second, one app after the other; gives who has called so far."""
+        legs: list[str] = []
+        stop = threading.Event()
+
+        def call() -> None:
+            apps = itertools.cycle(self.apps)
+            due = time.monotonic()
+            while not stop.wait(max(0.0, due - time.monotonic())):
+                legs.append(self.dial(next(apps), dialplan=dialplan, hang_up_after=talk_seconds))
+                due += 1 / rate
+
+        calling = threading.Thread(target=call, name="callers")
+        calling.start()
+        try:
+            yield legs
+        finally:
+            stop.set()
+            calling.join()
+
+    def wait_states(self, legs: list[str], *states: str, seconds: float = 30) -> None:
+        def arrived() -> bool:
+            return Counter(call["state"] in states for call in self.pipeline.calls(*legs))[True] == len(set(legs))
+
+        self.until(arrived, seconds=seconds, what=f"{len(legs)} calls are {states}")
+
+    def until(self, condition: Callable[[], object], *, seconds: float, what: str) -> None:
+        wait_until(condition, seconds=seconds, what=lambda: f"{what}\n{self.tell()}")
+
+    def lost(self, legs: list[str]) -> list[str]:
+        """Of these callers, the stories of those who never had an agent on the line."""
+        calls = {call["channel_id"]: call for call in self.pipeline.calls(*legs)}
+        served = {leg for leg, call in calls.items() if call["connected_at"] is not None}
+        return [
+            f"{leg}: {calls[leg]['outcome']} {calls[leg]['reason']}\n{self.pipeline.story(leg)}"
+            if leg in calls
+            else leg
+            for leg in legs
+            if leg not in served
+        ]
+
+    def end(self, legs: list[str]) -> None:
+        """These callers hang up."""
+        for leg in legs:
+            with contextlib.suppress(Exception):
+                self.control.hang_up(leg)
+        self.wait_states(legs, "ended")
+
+    def assert_sound(self) -> None:
+        """What holds whatever was done to us: one call and one run each, no id used twice, nothing left."""
+        self.until(
+            lambda: not self.control.channels() and not self.control.bridges(), seconds=30, what="nothing is left"
+        )
+        assert self.control.crashes == 0
+        made = Counter(
+            request.query["channelId"] for request in self.control.requests("POST", "/channels/externalMedia")
+        )
+        assert max(made.values(), default=1) == 1, "an id was used twice"
+        calls = self.pipeline.calls()
+        assert Counter(call["channel_id"] for call in calls) == Counter(self.dialled), "one call each"
+        runs = [call["workflow_run_id"] for call in calls if call["workflow_run_id"] is not None]
+        assert len(runs) == len(set(runs)) == self.pipeline.value("SELECT count(*) FROM workflow_runs")
+        assert not self.pipeline.value("SELECT count(*) FROM workflow_runs WHERE NOT is_completed")
+        assert not self.pipeline.value("SELECT count(*) FROM ari.timeline WHERE kind = 'dead-letter'")
+
+    def tell(self) -> str:
+        states = self.pipeline.query(
+            "SELECT listener_id, elder_id, epoch, socket_state, last_error, count(*) FROM ari.connection_versions"
+            " WHERE retired_at IS NULL GROUP BY 1, 2, 3, 4, 5"
+        )
+        calls = self.pipeline.query("SELECT state, outcome, reason, count(*) FROM ari.calls GROUP BY 1, 2, 3")
+        return "\n".join([*map(str, states), *map(str, calls), self.pipeline.log_tail()])
+
+
+def _process(listener_id: str | None) -> str | None:
+    """The name that a process was started under."""
+    return re.sub(r"-[0-9a-f]{8}$", "", listener_id) if listener_id is not None else None
+
+
+def overlaps(tenures: list[Tenure]) -> list[float]:
+    """From each socket of an app to the next one: how long both were open; negative for a gap."""
+    return [
+        (elder.closed_at if elder.closed_at is not None else time.monotonic()) - newer.opened_at
+        for elder, newer in itertools.pairwise(tenures)
+    ]
+
+
+@contextlib.contextmanager
+def running_fleet(
+    *, folder: Path, logs: Path, database_url: str, connections: int, processes: tuple[str, ...], **environment: str
+) -> Iterator[Fleet]:
+    """So many tenants, connected."""
+    logs.mkdir(parents=True)
+    apps = [f"app-{number}" for number in range(connections)]
+    configured = Settings(audio=False, session_limit=connections * 4 + 200)
+    with contextlib.ExitStack() as stack:
+        redis_server = stack.enter_context(servers.Redis(folder / f"redis-{uuid.uuid4().hex[:8]}"))
+        pipeline = stack.enter_context(
+            Pipeline(database_url=database_url, redis_url=redis_server.url, logs=logs, **(_SHORTER | environment))
+        )
+        agent = stack.enter_context(
+            Agent(database_url=database_url, secret=pipeline.media_secret, behaviour=Behaviour())
+        )
+        asterisk = stack.enter_context(
+            SimulatedAsterisk(configured, users=dict.fromkeys(apps, PASSWORD), media_url=agent.url)
+        )
+        for app in apps:
+            tenant = Tenant(database_url, app)
+            tenant.configure(asterisk.url, app=app)
+            tenant.close()
+        pipeline.start(*processes)
+        fleet = Fleet(pipeline=pipeline, asterisk=asterisk, redis=redis_server, apps=apps)
+        fleet.wait_settled(*(name for name in processes if name.startswith("listener")), seconds=60)
+        yield fleet

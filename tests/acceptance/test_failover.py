@@ -1,0 +1,158 @@
+"""Listeners and schedulers that come, go, die and freeze while calls run: nobody is lost, nothing is opened twice.
+
+Sixty connections on a simulated Asterisk, with the clocks of production.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from devstack import servers
+from shared import queues
+from tests.acceptance.fleet import Fleet, overlaps, running_fleet
+from tests.acceptance.sites import own_database
+
+pytestmark = pytest.mark.services
+
+CONNECTIONS = 60
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path
+) -> Iterator[Fleet]:
+    """Two listeners, a worker, and a scheduler with a second one in reserve."""
+    with (
+        own_database(postgres_server.url, database_template) as database_url,
+        running_fleet(
+            folder=stack_folder,
+            logs=all_logs / "failover",
+            database_url=database_url,
+            connections=CONNECTIONS,
+            processes=("listener.1", "listener.2", "worker", "scheduler.1", "scheduler.2"),
+        ) as made,
+    ):
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def two_listeners(fleet: Fleet) -> Iterator[None]:
+    """Before each test `listener.1` and `listener.2` share the connections; what must hold is looked at after it."""
+    if fleet.pipeline.is_running("listener.3"):
+        fleet.pipeline.kill("listener.3")
+    for name in ("listener.1", "listener.2"):
+        if not fleet.pipeline.is_running(name):
+            fleet.pipeline.start(name)
+    fleet.wait_settled("listener.1", "listener.2")
+    yield
+    fleet.assert_sound()
+
+
+def assert_handed_over(fleet: Fleet, *, gaps: bool = False) -> None:
+    """At each moment an app's newest socket is of its highest epoch, and its elder was gone within two seconds."""
+    for key, epochs in fleet.openings().items():
+        assert epochs == sorted(epochs), f"connection {key} was opened under an older epoch: {epochs}"
+    for app, tenures in fleet.tenures().items():
+        assert all(overlap <= 2 for overlap in overlaps(tenures)), f"{app}: {overlaps(tenures)}"
+        assert gaps or all(overlap >= 0 for overlap in overlaps(tenures)), f"{app}: {overlaps(tenures)}"
+
+
+def test_a_listener_that_joins_and_one_that_stops_move_their_shares_and_nobody_notices(fleet: Fleet) -> None:
+    """On the plain dialplan: a caller who finds no socket is lost."""
+    connected = fleet.connect_all()
+    bridged = len(fleet.control.requests("POST"))
+    before = fleet.holders()
+    with fleet.callers(dialplan="plain", talk_seconds=3) as callers:
+        fleet.pipeline.start("listener.3")
+        fleet.wait_settled("listener.1", "listener.2", "listener.3")
+        joined = fleet.holders()
+        assert fleet.shares() == {"listener.1": 20, "listener.2": 20, "listener.3": 20}
+        assert fleet.pipeline.stop("listener.1") == 0
+        fleet.wait_settled("listener.2", "listener.3")
+        left = fleet.holders()
+    moved = [app for app in fleet.apps if joined[app] != before[app]]
+    assert len(moved) == 20
+    assert {joined[app][0] for app in moved} == {"listener.3"}
+    assert [app for app in fleet.apps if left[app] != joined[app]] == [
+        app for app in fleet.apps if joined[app][0] == "listener.1"
+    ], "one that stops moves its own"
+    assert_handed_over(fleet)
+    fleet.wait_states(callers, "ended")
+    assert not fleet.lost(callers), fleet.lost(callers)[0]
+    starts = [entry for entry in fleet.control.event_log("StasisStart") if not entry["delivered"]]
+    assert not starts, "somebody's StasisStart was missed"
+    assert {call["state"] for call in fleet.pipeline.calls(*connected)} == {"connected"}
+    assert {channel["gaps"] for channel in fleet.control.channels() if channel["id"] in connected} == {0}
+    again = [r.path for r in fleet.control.requests("POST")[bridged:] if any(leg in str(r) for leg in connected)]
+    assert not again, "a connected call was touched"
+    fleet.end(connected)
+
+
+def test_callers_outlast_a_listener_that_is_killed(fleet: Fleet) -> None:
+    """On the recommended dialplan, which tries again for five seconds."""
+    connected = fleet.connect_all()
+    with fleet.callers(talk_seconds=10) as callers:
+        fleet.until(lambda: len(callers) >= 20, seconds=10, what="callers")
+        killed = time.monotonic()
+        fleet.pipeline.kill("listener.2")
+        fleet.until(fleet.is_heard, seconds=5, what="every app has a socket that hears")
+        taken_over = time.monotonic()
+        fleet.until(lambda: len(callers) >= 20 + 20 * (taken_over - killed + 1), seconds=10, what="callers after it")
+    fleet.wait_states(callers, "connected", "ended")
+    assert not fleet.lost(callers), fleet.lost(callers)[0]
+    assert {call["state"] for call in fleet.pipeline.calls(*connected)} == {"connected"}
+    assert_handed_over(fleet, gaps=True)
+    fleet.wait_states(callers, "ended")
+    fleet.end(connected)
+
+
+def test_a_listener_that_froze_wakes_up_replaced_and_steals_nothing(fleet: Fleet) -> None:
+    mine = [app for app, (holder, _) in fleet.holders().items() if holder == "listener.2"]
+    fleet.pipeline.signal("listener.2", signal.SIGSTOP)
+    frozen = time.monotonic()
+    try:
+        fleet.until(
+            lambda: all(fleet.tenures()[app][-1].opened_at > frozen for app in mine), seconds=5, what="taken over"
+        )
+    finally:
+        # Some of its sockets break while it sleeps: it must not open them again.
+        sockets = {app: len(fleet.control.sockets(app)) for app in mine}
+        fleet.pipeline.signal("listener.2", signal.SIGCONT)
+    assert set(sockets.values()) == {2}, "the frozen one still has them open"
+    fleet.until(
+        lambda: all(len(fleet.control.sockets(app)) == 1 for app in mine), seconds=5, what="it found itself replaced"
+    )
+    fleet.wait_settled("listener.1", "listener.2")
+    for key, epochs in fleet.openings().items():
+        assert epochs == sorted(epochs), f"connection {key} was opened under an older epoch: {epochs}"
+    assert not fleet.pipeline.value("SELECT count(*) FROM ari.connection_versions WHERE taken_at IS NOT NULL")
+    legs = fleet.connect_all()
+    fleet.end(legs)
+
+
+def test_a_leader_and_a_listener_that_die_together_are_replaced_within_six_seconds(fleet: Fleet) -> None:
+    leader = fleet.pipeline.value("SELECT split_part(holder, '/', 1) FROM ari.leases WHERE name = 'scheduler'")
+    fleet.pipeline.kill(leader)
+    fleet.pipeline.kill("listener.2")
+    fleet.until(fleet.is_heard, seconds=6, what="every app has a socket that hears")
+    fleet.pipeline.start(leader)
+    legs = fleet.connect_all()
+    fleet.end(legs)
+
+
+def test_two_hundred_calls_outlast_a_flushed_redis(fleet: Fleet) -> None:
+    with fleet.callers(talk_seconds=12) as callers:
+        fleet.until(lambda: len(callers) >= 100, seconds=15, what="callers")
+        with contextlib.closing(queues.client(fleet.redis.url)) as client:
+            client.flushall()
+        fleet.until(lambda: len(callers) >= 200, seconds=15, what="callers")
+    fleet.wait_states(callers, "ended", seconds=40)
+    assert not fleet.lost(callers), fleet.lost(callers)[0]
+    assert_handed_over(fleet, gaps=True)
+    fleet.wait_settled("listener.1", "listener.2")
