@@ -84,8 +84,8 @@ class Fleet:
         """Whether every app has a socket that hears, by the Asterisk's own word."""
         return all(any(socket["is_hearing"] for socket in self.control.sockets(app)) for app in self.apps)
 
-    def tenures(self) -> dict[str, list[Tenure]]:
-        """App → its event sockets so far, in the order of their opening."""
+    def tenures(self, *, since: float = 0.0) -> dict[str, list[Tenure]]:
+        """App → its event sockets, in the order of their opening: those that were open at some time since then."""
         found = [
             Tenure(
                 app=request.query["app"],
@@ -95,6 +95,7 @@ class Fleet:
             for request in self.control.requests("GET", "/events")
             if request.status == 101
         ]
+        found = [tenure for tenure in found if tenure.closed_at is None or tenure.closed_at >= since]
         found.sort(key=lambda tenure: tenure.opened_at)
         return {app: [tenure for tenure in found if tenure.app == app] for app in self.apps}
 

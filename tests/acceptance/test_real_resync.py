@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import json
+import os
 import signal
+import subprocess
+import sys
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from websockets.sync import client
 
 from devstack.agent import Agent
 from devstack.asterisk import FAR_PREFIX, RealAsterisk
-from tests.acceptance.pipeline import Pipeline, Tenant, wait_until
+from devstack.asterisk_config import Configuration
+from shared import queues
+from tests.acceptance.pipeline import PASSWORD, ROOT, Pipeline, Tenant, closing_tenant, wait_until
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.services]
 
@@ -177,6 +187,143 @@ def test_modules_that_are_not_loaded_for_a_while_prove_no_teardown_and_end_no_ca
     assert refused_resyncs(running) <= seen + 2
     assert asterisk.answers(), "Asterisk crashed"
     assert running.state(after) == "connected"
+
+
+def test_an_app_that_another_client_insists_on_is_left_to_it_until_somebody_says_otherwise(
+    pipeline: Pipeline, tenant: Tenant, asterisk: RealAsterisk, agent: Agent
+) -> None:
+    assert agent.port
+    tenant.configure(asterisk.url)
+    pipeline.start(RESYNC_SECONDS="0.5", CONFIGURATIONS_SECONDS="0.5", RETAKE_SECONDS="1")
+    pipeline.wait_connected()
+    stays = connect(pipeline, asterisk)
+    with taking_over(asterisk) as first:
+        wait_until(lambda: socket_state(pipeline) == "replaced", seconds=5, what=pipeline.log_tail)
+        assert replaced(first), "taken back once"
+    with taking_over(asterisk) as second:
+        wait_until(lambda: socket_state(pipeline) == "parked", seconds=5, what=pipeline.log_tail)
+        theirs = asterisk.dial()
+        # Resyncs for the call we have go on: they leave a caller who may be the other's alone.
+        until(pipeline, asterisk, lambda: "callers we do not know are left to it" in found(pipeline), seconds=10)
+        asterisk.hang_up_caller(stays)
+        until(pipeline, asterisk, lambda: pipeline.state(stays) == "ended", seconds=10)
+        assert in_stasis(asterisk, theirs), "their caller was hung up"
+        assert not pipeline.calls(theirs)
+        assert not replaced(second, seconds=3), "fought for"
+        listed = arictl(pipeline, "connection", "list")
+        assert "another ARI client has taken the Stasis app over twice" in listed
+        assert f"arictl connection unpark --organization {tenant.organization_id}" in listed
+    asterisk.hang_up_caller(theirs)
+    arictl(pipeline, "connection", "unpark", "--organization", str(tenant.organization_id))
+    pipeline.wait_connected()
+    asterisk.hang_up_caller(connect(pipeline, asterisk))
+
+
+def taking_over(asterisk: RealAsterisk) -> client.ClientConnection:
+    """Another ARI client's event socket of our app."""
+    credentials = base64.b64encode(f"voiceai:{PASSWORD}".encode()).decode()
+    return client.connect(
+        f"{asterisk.url.replace('http', 'ws')}/ari/events?app=voiceai",
+        additional_headers={"Authorization": f"Basic {credentials}"},
+        open_timeout=5,
+    )
+
+
+def replaced(theirs: client.ClientConnection, *, seconds: float = 10) -> bool:
+    """Whether the app was taken from this socket."""
+    ends_at = time.monotonic() + seconds
+    with contextlib.suppress(TimeoutError):
+        while True:
+            event = json.loads(theirs.recv(timeout=max(0.0, ends_at - time.monotonic())))
+            if event["type"] == "ApplicationReplaced":
+                return True
+    return False
+
+
+def socket_state(running: Pipeline) -> str:
+    return str(running.value("SELECT socket_state FROM ari.connection_versions WHERE retired_at IS NULL"))
+
+
+def arictl(running: Pipeline, *arguments: str) -> str:
+    """What the command prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "arictl.main", *arguments],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "DATABASE_URL": running.database_url},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return " ".join(done.stdout.split())
+
+
+def test_after_a_flushed_redis_and_a_restarted_listener_sockets_are_spread_evenly(
+    pipeline: Pipeline, database_url: str, make_asterisk: Callable[[Configuration], RealAsterisk]
+) -> None:
+    apps = [f"app{number}" for number in range(6)]
+    asterisk = make_asterisk(Configuration(users=dict.fromkeys(apps, PASSWORD)))
+    for app in apps:
+        with closing_tenant(database_url, app) as made:
+            made.configure(asterisk.url, app=app)
+    pipeline.start("listener.1", "listener.2", "worker", "scheduler", CONFIGURATIONS_SECONDS="0.5")
+
+    def spread() -> list[int]:
+        rows = pipeline.query(
+            "SELECT count(*) FROM ari.connection_versions WHERE socket_state = 'connected' AND elder_id IS NULL"
+            " GROUP BY listener_id"
+        )
+        return [row["count"] for row in rows]
+
+    wait_until(lambda: spread() == [3, 3], seconds=20, what=pipeline.log_tail)
+    with contextlib.closing(queues.client(pipeline.redis_url)) as redis_client:
+        redis_client.flushall()
+    pipeline.kill("listener.2")
+    pipeline.start("listener.2")
+    before = pipeline.value("SELECT max(epoch) FROM ari.connection_versions")
+    wait_until(
+        lambda: spread() == [3, 3] and pipeline.value("SELECT max(epoch) FROM ari.connection_versions") > before,
+        seconds=20,
+        what=pipeline.log_tail,
+    )
+    served = {app: asterisk.request("GET", f"/applications/{app}").status_code for app in apps}
+    assert set(served.values()) == {200}, served
+
+
+def test_a_channel_under_the_id_of_another_tenants_media_leg_changes_nothing_there(
+    running: Pipeline, asterisk: RealAsterisk, database_url: str,
+    make_asterisk: Callable[[Configuration], RealAsterisk],
+) -> None:  # fmt: skip
+    leg = connect(running, asterisk)
+    media = f"{PREFIX}{running.call(leg)['call_id'].hex}-m1"
+    other = make_asterisk(Configuration(users={"voiceai": PASSWORD}, dialplan=DIALPLAN))
+    with closing_tenant(database_url, "forger") as forger:
+        forger.configure(other.url)
+    wait_until(lambda: running.connected(other.url), seconds=10, what=running.log_tail)
+    for before in (0, 2):
+        other.request(
+            "POST", "/channels", endpoint="Local/1@human", app="voiceai", channelId=media
+        ).raise_for_status()  # fmt: skip
+        # Its StasisStart, and its end.
+        until(running, other, lambda: refused_of(running, media) > before, seconds=10)  # noqa: B023 - used at once
+        other.request("DELETE", f"/channels/{media}")
+        until(running, other, lambda: refused_of(running, media) > before + 1, seconds=10)  # noqa: B023 - used at once
+    assert running.state(leg) == "connected", running.story(leg)
+    assert {leg, media} in [set(legs) for legs in bridges(asterisk).values()]
+    asterisk.hang_up_caller(leg)
+    until(running, asterisk, lambda: running.state(leg) == "ended", seconds=10)
+
+
+def refused_of(running: Pipeline, leg: str) -> int:
+    """How many events of a leg were refused as another tenant's."""
+    return int(
+        running.value(
+            "SELECT count(*) FROM ari.timeline WHERE kind = 'refusal' AND name = 'ForeignLeg'"
+            " AND position(%s in detail) > 0",
+            leg,
+        )
+    )
 
 
 def refused_resyncs(running: Pipeline) -> int:
