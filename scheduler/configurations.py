@@ -7,6 +7,7 @@ when a second read says the same.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 import structlog
@@ -39,11 +40,15 @@ class _Known:
     app: str | None
     sealed_password: str | None
     ca_bundle: str | None
+    #: When its Asterisk first accepted it in this endpoint and app; None: not yet.
+    accepted_at: datetime | None
 
 
 _READ = """
 SELECT c.connection_id, c.source_id, c.organization_id, c.state, c.reason, c.version, v.endpoint, v.app,
-       v.sealed_password, v.ca_bundle
+       v.sealed_password, v.ca_bundle,
+       (SELECT min(a.accepted_at) FROM ari.connection_versions a WHERE a.connection_id = c.connection_id
+        AND a.endpoint = v.endpoint AND a.app = v.app) AS accepted_at
 FROM ari.connections c LEFT JOIN ari.connection_versions v USING (connection_id, version)
 ORDER BY c.connection_id
 """
@@ -92,12 +97,19 @@ class Reconciler:
 
     @staticmethod
     def _places_taken(known: dict[int, _Known], wanted: set[int]) -> dict[tuple[str, str], int]:
-        """(endpoint, app) → the configuration that has it: who has it keeps it."""
-        taken: dict[tuple[str, str], int] = {}
+        """(endpoint, app) → the configuration that has it: the first that its Asterisk accepted.
+
+        Until one was, all may try: whoever has no right to an app must not keep it from its owner.
+        """
+        taken: dict[tuple[str, str], tuple[datetime, int]] = {}
         for one in known.values():
-            if one.state == "active" and one.source_id in wanted and one.endpoint is not None and one.app is not None:
-                taken.setdefault((one.endpoint, one.app), one.source_id)
-        return taken
+            if one.state != "active" or one.source_id not in wanted or one.accepted_at is None:
+                continue
+            assert one.endpoint is not None
+            assert one.app is not None
+            place, claim = (one.endpoint, one.app), (one.accepted_at, one.source_id)
+            taken[place] = min(taken.get(place, claim), claim)
+        return {place: source_id for place, (_, source_id) in taken.items()}
 
     def _apply(self, row: dograh.ConfigurationRow, known: _Known | None, taken: dict[tuple[str, str], int]) -> None:
         try:
@@ -107,9 +119,10 @@ class Reconciler:
             self._refuse(row, known, str(exc))
             return
         place = (configuration.endpoint, configuration.app)
-        holder = taken.setdefault(place, row.source_id)
+        holder = taken.get(place, row.source_id)
         if holder != row.source_id:
-            self._refuse(row, known, f"endpoint and app are those of configuration {holder} already")
+            why = f"endpoint and app are those of configuration {holder}, which their Asterisk accepted first"
+            self._refuse(row, known, why)
             return
         if known is None or known.state != "active" or not self._same(known, configuration):
             self._write_version(row, known, configuration)

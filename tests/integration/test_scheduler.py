@@ -219,17 +219,33 @@ def test_a_row_that_turned_bad_drains(db: database.Database, platform: Rows, rec
     assert known(db) == {1: ("active", "", 2)}
 
 
-def test_one_place_belongs_to_one_connection(db: database.Database, platform: Rows, reconciler: Reconciler) -> None:
-    platform.set(2, ari_endpoint="http://pbx")
-    reconciler.reconcile()
-    # Another with a smaller number comes later: who has the place keeps it, however it is spelt.
-    platform.set(1, ari_endpoint="HTTP://PBX:80/ari/")
+def test_one_place_belongs_to_the_first_that_its_asterisk_accepted(
+    db: database.Database, platform: Rows, reconciler: Reconciler, assigner: Assigner, listeners: Listeners
+) -> None:
+    # Whoever was first with a wrong password keeps nobody out, however the place is spelt.
+    platform.set(1, ari_endpoint="http://pbx", app_password="guessed")
+    platform.set(2, ari_endpoint="HTTP://PBX:80/ari/")
     platform.set(3, ari_endpoint="http://pbx", app_name="other")
     reconciler.reconcile()
-    found = known(db)
-    assert found[2][0] == found[3][0] == "active"
-    assert found[1] == ("refused", "endpoint and app are those of configuration 2 already", 0)
+    assert [row[0] for row in known(db).values()] == ["active"] * 3
+    listeners.beat("l1")
+    assigner.tick()
+    held = {assignment.connection_id: assignment for assignment in listeners.assigned("l1").values()}
+    listeners.report("l1", held[1], SocketState.CONNECTING, error="401")
+    listeners.report("l1", held[2])
+    assigner.tick()
+    reconciler.reconcile()
+    refusal = "endpoint and app are those of configuration 2, which their Asterisk accepted first"
+    assert known(db)[1] == ("refused", refusal, 1)
+    assert known(db)[2][0] == known(db)[3][0] == "active"
+    assigner.tick()
+    assert {assignment.connection_id for assignment in listeners.assigned("l1").values()} == {2, 3}
+    # Its owner's new password is the owner's still.
+    platform.set(2, ari_endpoint="http://pbx", app_password="new")
+    reconciler.reconcile()
+    assert (known(db)[1][0], known(db)[2]) == ("refused", ("active", "", 2))
     del platform.values[2]
+    reconciler.reconcile()
     reconciler.reconcile()
     assert known(db)[1][0] == "active"
 
