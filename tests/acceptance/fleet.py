@@ -233,9 +233,7 @@ def running_fleet(
         pipeline = stack.enter_context(
             Pipeline(database_url=database_url, redis_url=redis_server.url, logs=logs, **(_SHORTER | environment))
         )
-        agent = stack.enter_context(
-            Agent(database_url=database_url, secret=pipeline.media_secret, behaviour=Behaviour())
-        )
+        agent = stack.enter_context(Agent(database_url=None, secret=pipeline.media_secret, behaviour=Behaviour()))
         asterisk = stack.enter_context(
             SimulatedAsterisk(configured, users=dict.fromkeys(apps, PASSWORD), media_url=agent.url)
         )

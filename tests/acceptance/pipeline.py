@@ -73,6 +73,15 @@ class Pipeline:
         """Whether a process was started, and neither killed nor stopped since."""
         return name in self._running
 
+    def pid(self, name: str) -> int:
+        """The process's id."""
+        return self._running[name].pid
+
+    def reconnect(self) -> None:
+        """Asks a Postgres that was restarted."""
+        self._connection.close()
+        self._connection = psycopg.connect(self.database_url, autocommit=True, row_factory=rows.dict_row)
+
     def signal(self, name: str, number: int) -> None:
         """Sends one process a signal."""
         self._running[name].send_signal(number)

@@ -295,7 +295,6 @@ def running_product(
     redis_server: servers.Redis | None = None,
     processes: tuple[str, ...] = (),
     agent_database: bool = True,
-    kind: type[Pipeline] = Pipeline,
     **environment: str,
 ) -> Iterator[Product]:
     """The processes (all unless told) with fast clocks and a Redis of their own, started."""
@@ -303,7 +302,7 @@ def running_product(
     with contextlib.ExitStack() as stack:
         own_redis = redis_server or stack.enter_context(servers.Redis(folder / f"redis-{uuid.uuid4().hex[:8]}"))
         pipeline = stack.enter_context(
-            kind(database_url=database_url, redis_url=own_redis.url, logs=logs, **(FAST | environment))
+            Pipeline(database_url=database_url, redis_url=own_redis.url, logs=logs, **(FAST | environment))
         )
         agent = stack.enter_context(
             Agent(

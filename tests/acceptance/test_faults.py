@@ -16,13 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import dramatiq
-import psycopg
 import pytest
-from psycopg import rows
 
 from devstack import servers
 from shared import migrations, queues
-from tests.acceptance.pipeline import Pipeline
 from tests.acceptance.sites import APP, EVENTS, PREFIX, Product, Site, own_database, running_product
 
 pytestmark = pytest.mark.services
@@ -411,17 +408,8 @@ def test_an_outage_of_a_server_during_calls_loses_none(stack_folder: Path, all_l
             database_url=postgres.url,
             redis_server=own_redis,
             agent_database=False,
-            kind=Reconnecting,
         ) as product:
             outage(product, server)
-
-
-class Reconnecting(Pipeline):
-    """Asks a Postgres that was restarted."""
-
-    def reconnect(self) -> None:
-        self._connection.close()
-        self._connection = psycopg.connect(self.database_url, autocommit=True, row_factory=rows.dict_row)
 
 
 def outage(product: Product, server: servers.Postgres | servers.Redis) -> None:
@@ -437,7 +425,6 @@ def outage(product: Product, server: servers.Postgres | servers.Redis) -> None:
         brief = site.dial(hang_up_after=0.5)
         time.sleep(max(0.0, down_at + OUTAGE_SECONDS - time.monotonic()))
         server.start()
-        assert isinstance(product.pipeline, Reconnecting)
         product.pipeline.reconnect()
         site.wait_state(hangs_up, "ended", seconds=25)
         for leg in (in_media, *meanwhile):
