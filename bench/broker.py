@@ -229,7 +229,7 @@ def flood(bench: Bench, rounds: int) -> None:
     bodies = [message("quick", "x" * 500, group=str(number % 50)) for number in range(FLOOD)]
 
     async def push() -> float:
-        store = listener_store.Store(bench.server.url, "bench")
+        store = listener_store.Store(bench.server.url, "bench", capacity=1, timeout_seconds=2.0)
         began = time.monotonic()
         for at in range(0, FLOOD, 500):
             await store.push([entries.of_message((1, 1), each) for each in bodies[at : at + 500]])

@@ -45,7 +45,7 @@ def check_media(tools: Tools, *, call_id: UUID, attempt: int) -> None:
     finally:
         tools.ledger.store.note(watch.notes(), call=call)
     if leg is None:
-        tools.ledger.record(call, facts.MediaGone(attempt=attempt, why="media leg is gone"))
+        tools.ledger.record(call, facts.MediaGone(attempt=attempt, why="media leg is gone", heard=False))
     elif leg.stasis_app == asterisk.app:
         _ready(tools, call, attempt)
 

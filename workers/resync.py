@@ -173,7 +173,7 @@ class _Look:
             return None
         leg = self._asterisk.channel(media_id)
         if leg is None:
-            return facts.MediaGone(attempt=call.attempt, why="media leg is gone")
+            return facts.MediaGone(attempt=call.attempt, why="media leg is gone", heard=False)
         if call.state is State.PREPARED and leg.stasis_app == self._asterisk.app:
             return facts.MediaReady(attempt=call.attempt)
         return None

@@ -421,6 +421,10 @@ def _media_gone(call: Call, fact: facts.MediaGone, now: datetime, limits: Limits
     if fact.attempt != call.attempt:
         return _same(call)
     match call.state:
+        case State.PREPARED if not fact.heard and call.legs_created and call.attempt < limits.attempts:
+            # It says nothing of the agent, and costs the caller no more than a wait.
+            unmade = replace(call, legs_created=False, media_ready=False)
+            return _next_attempt(unmade, now, limits, fact.why)
         case State.PREPARED | State.JOINING:
             return _fail(call, now, limits, f"voice agent not reached: {fact.why}")
         case State.CONNECTED:

@@ -89,11 +89,16 @@ class MediaReady:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaGone:
-    """The media leg ended, or never came up."""
+    """The media leg ended, or never came up.
+
+    `heard`: Asterisk said so. One that is only found missing may have gone because no event socket was up: then no leg
+    can enter Stasis, and nobody hears of it.
+    """
 
     attempt: int
     hangup_cause: int | None = None
     why: str = "media leg ended"
+    heard: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -324,6 +324,18 @@ def test_a_media_leg_that_never_came_up_fails_the_call() -> None:
     assert after.reason == "voice agent not reached: media leg ended, cause 3"
 
 
+def test_a_media_leg_that_is_only_found_missing_is_tried_once_more() -> None:
+    """Without an event socket no leg enters Stasis: that says nothing of the agent."""
+    missing = facts.MediaGone(attempt=1, why="media leg is gone", heard=False)
+    again, orders = advance(WAITING, missing)
+    assert (again.state, orders) == (State.PREPARED, [commands.StartMedia(call_id=CALL_ID, attempt=2)])
+    begun, _ = advance(again, facts.AttemptBegun(attempt=2, open_until=NOW + seconds(20)))
+    assert begun.attempt == 2
+    second, _ = advance(begun, facts.LegsCreated(attempt=2))
+    ended, _ = advance(second, replace(missing, attempt=2))
+    assert (ended.outcome, ended.reason) == (Outcome.FAILED, "voice agent not reached: media leg is gone")
+
+
 # ── the end of a call ────────────────────────────────────────────────────────────────────────────────────────────────
 
 HANG_UPS = [
@@ -656,7 +668,7 @@ _fact: st.SearchStrategy[facts.Fact] = st.one_of(
     st.builds(facts.AttemptBegun, attempt=_attempts, open_until=st.just(NOW + seconds(20))),
     st.builds(facts.LegsCreated, attempt=_attempts),
     st.builds(facts.MediaReady, attempt=_attempts),
-    st.builds(facts.MediaGone, attempt=_attempts),
+    st.builds(facts.MediaGone, attempt=_attempts, heard=st.booleans()),
     st.builds(facts.Joined, attempt=_attempts),
     st.builds(facts.LegsUnknown, attempt=_attempts, reason=_text),
     st.builds(facts.CallerGone, hangup_cause=_causes),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "0006"
-down_revision = "0003"
+down_revision = "0005"
 
 _COLUMNS = {
     # The listener that holds the socket until the one in listener_id has its own up, and under which epoch.
