@@ -138,7 +138,8 @@ def moves(folder: Path, rounds: int) -> None:
                         fleet.pipeline.start(joining)
                     else:
                         fleet.pipeline.stop(old[0])
-                    took = poll(lambda: fleet.is_settled(*after), seconds=30)  # noqa: B023 - used at once
+                    poll(lambda: fleet.is_settled(*after), seconds=30)  # noqa: B023 - used at once
+                    took = time.monotonic() - moment
                     poll(lambda: len(callers) >= 100, seconds=20)
                 fleet.wait_states(callers, "ended", seconds=30)
                 now = fleet.holders()

@@ -176,7 +176,7 @@ def _writing(there: ari.Ari) -> Iterator[Finding]:
 def _app(application: ari.Application | None, app: str, socket_state: str) -> Finding:
     """Our socket's state, held against whether Asterisk knows the app."""
     what = "Stasis app"
-    if socket_state == "replaced":
+    if socket_state in ("replaced", "parked"):
         return wrong(
             what,
             f"{app} was taken by another event socket",
