@@ -181,7 +181,7 @@ def _app(application: ari.Application | None, app: str, socket_state: str) -> Fi
             what,
             f"{app} was taken by another event socket",
             "find who else connects as this user and stop it, or give each an app of its own:"
-            " asterisk -rx 'ari show apps'; ours takes it back every 30 s",
+            " asterisk -rx 'ari show apps'; ours takes it back once, after that: arictl connection unpark",
         )
     if socket_state == "connected":
         if application is not None:

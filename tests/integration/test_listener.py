@@ -628,6 +628,80 @@ def test_the_older_stays_while_the_newer_cannot_be_opened(scheduler: Scheduler) 
     play(scene())
 
 
+def test_a_socket_that_is_to_yield_stays_while_it_is_open_and_is_not_opened_again(scheduler: Scheduler) -> None:
+    async def scene() -> None:
+        async with Asterisk() as pbx, Asterisk() as other, listening(scheduler.url) as listener:
+            ours, closed = assignment(pbx, 1), replace(assignment(other, 2), endpoint="http://127.0.0.1:9")
+            await connected(scheduler, listener, ours)
+            scheduler.assign(listener.id, ours, closed)
+            await until(lambda: error_of(scheduler, listener, closed) == "connection refused", "tried")
+            yielding = [replace(each, yielding=True) for each in (ours, closed)]
+            scheduler.assign(listener.id, *yielding)
+            await until(
+                lambda: state_of(scheduler, listener, closed) is SocketState.REPLACED, "given up, not being open"
+            )
+            await pbx.send(stasis_start("still heard"))
+            await until(lambda: scheduler.callers() == ["still heard"], "events flow")
+            assert scheduler.is_connected(listener.id, ours)
+            pbx.newest.transport.abort()
+            await until(lambda: state_of(scheduler, listener, ours) is SocketState.REPLACED, "broken")
+            await asyncio.sleep(0.3)
+            assert len(pbx.asked) == 1, "another listener is to open it"
+            # It comes back to us: under a new epoch it is opened.
+            await connected(scheduler, listener, replace(ours, epoch=3))
+            assert len(pbx.asked) == 2
+
+    play(scene())
+
+
+def test_one_that_was_taken_for_dead_opens_nothing_it_is_not_told_of_anew(scheduler: Scheduler) -> None:
+    async def scene() -> None:
+        async with Asterisk() as pbx, Asterisk() as other, listening(scheduler.url) as listener:
+            ours, theirs = assignment(pbx, 1), assignment(other, 2)
+            await connected(scheduler, listener, ours, theirs)
+            # Struck out while it slept, and told anew without what others have by now.
+            scheduler.redis.delete(keys.assignments(listener.id), keys.revision(listener.id))
+            scheduler.redis.zrem(keys.LISTENERS, listener.id)
+            await until(lambda: scheduler.redis.zscore(keys.LISTENERS, listener.id) is not None, "back")
+            scheduler.assign(listener.id, ours)
+            await until(lambda: scheduler.is_connected(listener.id, ours), "told anew")
+            assert not other.closed, "closed by whoever takes it over, not by a doubt"
+            other.newest.transport.abort()
+            await until(lambda: state_of(scheduler, listener, theirs) is SocketState.REPLACED, "broken")
+            pbx.newest.transport.abort()
+            await until(lambda: len(pbx.sockets) == 2, "what is ours is opened again")
+            assert len(other.asked) == 1, "stolen"
+
+    play(scene())
+
+
+def test_a_listener_tells_how_many_sockets_it_may_hold_and_whenever_it_has_news(scheduler: Scheduler) -> None:
+    async def scene() -> None:
+        async with Asterisk() as pbx, listening(scheduler.url, listener_capacity=7) as listener:
+            await until(lambda: scheduler.redis.hget(keys.CAPACITIES, listener.id) == b"7", "told")
+            news = int(scheduler.redis.get(keys.NEWS) or 0)
+            await connected(scheduler, listener, assignment(pbx))
+            assert int(scheduler.redis.get(keys.NEWS)) > news
+        assert scheduler.redis.hget(keys.CAPACITIES, listener.id) is None, "gone when it left"
+
+    play(scene())
+
+
+def test_what_was_wrong_is_told_when_all_is_well_again(scheduler: Scheduler) -> None:
+    async def scene() -> None:
+        async with Asterisk() as pbx, listening(scheduler.url) as listener:
+            ours = assignment(pbx)
+            await connected(scheduler, listener, ours)
+            pbx.newest.transport.abort()
+            await until(lambda: reconnects_of(scheduler, listener, ours) == 1, "opened again")
+            report = scheduler.report(listener.id, ours)
+            assert report is not None
+            assert (report.error, report.last_error) == ("", "the connection was cut")
+            assert report.last_error_ms is not None
+
+    play(scene())
+
+
 def test_what_is_no_longer_assigned_is_closed_and_its_report_removed(scheduler: Scheduler) -> None:
     async def scene() -> None:
         async with Asterisk() as pbx, Asterisk() as other, listening(scheduler.url) as listener:

@@ -187,6 +187,14 @@ def test_nothing_is_limited_unless_told(environment: pytest.MonkeyPatch) -> None
     assert settings.load(settings.Worker).concurrent_calls == 0
 
 
+def test_a_heartbeat_may_be_late_twice(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("HEARTBEAT_SECONDS", "1")
+    with pytest.raises(errors.InvalidSettings, match="HEARTBEAT_SECONDS: .*a third of LISTENER_TIMEOUT_SECONDS"):
+        settings.load(settings.Listener)
+    environment.setenv("LISTENER_TIMEOUT_SECONDS", "3")
+    assert settings.load(settings.Listener).heartbeat_seconds == 1
+
+
 def test_limits_are_as_set(environment: pytest.MonkeyPatch) -> None:
     defaults = settings.load(settings.Worker).limits()
     assert defaults == Limits()
