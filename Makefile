@@ -12,7 +12,7 @@ export PIP_ROOT_USER_ACTION := ignore
 # make run: ASTERISK=real takes a real Asterisk instead of the simulator, CALLS=n ends after n calls, RATE is calls a second.
 export ASTERISK CALLS RATE
 
-.PHONY: help run test simulate mutants lint bench-broker clean
+.PHONY: help run test simulate mutants lint bench-broker bench-failover clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo 'make simulate  histories of faults against the real steps  [HISTORIES=n] [SEED=n: the story of one]'
 	@echo 'make lint   ruff and mypy'
 	@echo 'make bench-broker   our broker beside the one that comes with Dramatiq: docs/bench.md  [ARGS="parts"]'
+	@echo 'make bench-failover   listeners and schedulers that come, go and die: docs/bench.md  [ARGS="parts"]'
 	@echo 'make clean  remove what was made in this folder'
 
 run: $(STAMP)
@@ -43,6 +44,9 @@ lint: $(STAMP)
 
 bench-broker: $(STAMP)
 	@$(BIN)/python -m bench.broker $(ARGS)
+
+bench-failover: $(STAMP)
+	@$(BIN)/python -m bench.failover $(ARGS)
 
 # An environment without its stamp was not finished, or made by hand: pip makes it whole, unless it has none.
 $(STAMP): pyproject.toml

@@ -230,7 +230,7 @@ def thousand(folder: Path, rounds: int) -> None:
             fleet.control.restart(down_seconds=3)
             back = time.monotonic() + 3
             poll(fleet.is_heard, seconds=120, every=0.5)
-            opened = sorted(tenures[-1].opened_at - back for tenures in fleet.tenures(since=back).values())
+            opened = sorted(max(0.0, tenures[-1].opened_at - back) for tenures in fleet.tenures(since=back).values())
             say(number, f"{memory / 1e6:.0f}", f"{(memory - bare) / (THOUSAND - 1) / 1e3:.1f}", rest["listener"],
                 rest["scheduler"], rest["worker"], f"{opened[0]:.1f}", f"{opened[len(opened) // 2]:.1f}",
                 f"{opened[-1]:.1f}")  # fmt: skip
