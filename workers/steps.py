@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
-from shared import connections, database, dograh, leases, messages, originates, rest
+from shared import connections, database, dograh, messages, originates, rest
 from shared.core import facts, ids
 from shared.core.calls import Call
 from shared.core.stasis_args import RunArgs
@@ -71,6 +71,16 @@ class Entrances(Protocol):
         """Whether another client has its app."""
 
 
+class Leases(Protocol):
+    """What only one may do at a time. `leases.Leases` is the adapter. Both raise DatabaseUnavailable."""
+
+    def take(self, name: str, holder: str, seconds: float) -> int | None:
+        """None when another has it."""
+
+    def release(self, name: str, holder: str) -> None:
+        """Lets another have it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
     """The ports of the steps."""
@@ -83,7 +93,7 @@ class Tools:
     slots: Callable[[int], int | None]
     originates: originates.Originates
     entrances: Entrances
-    leases: leases.Leases
+    leases: Leases
     #: Runs requests at the same time; each gives its result or its PipelineError.
     side_by_side: Callable[..., list[Any]]
     #: Enqueues a message to be worked on after a while. Raises QueueUnavailable.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TypeVar, cast
 from uuid import UUID
 
@@ -186,6 +187,33 @@ class Platform:
         return dograh.NoRoute(reason=reason, hangup_cause=Cause.NOT_ALLOWED, goes_on=self._goes_on)
 
 
+class Leases:
+    """What only one may do at a time."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self._postgres = postgres
+        #: Name → holder, and until when.
+        self._held: dict[str, tuple[str, datetime]] = {}
+
+    def take(self, name: str, holder: str, seconds: float) -> int | None:
+        return self._postgres.statement("lease", lambda: self._take(name, holder, seconds))
+
+    def release(self, name: str, holder: str) -> None:
+        self._postgres.statement("lease", lambda: self._release(name, holder))
+
+    def _take(self, name: str, holder: str, seconds: float) -> int | None:
+        now = self._postgres.moment()
+        other, until = self._held.get(name, (holder, now))
+        if other != holder and until > now:
+            return None
+        self._held[name] = (holder, now + timedelta(seconds=seconds))
+        return 1
+
+    def _release(self, name: str, holder: str) -> None:
+        if self._held.get(name, ("",))[0] == holder:
+            del self._held[name]
+
+
 class Entrances:
     """The tenants' connections."""
 
@@ -199,6 +227,9 @@ class Entrances:
     def exit(self, organization_id: int) -> connections.Version:
         (tenant,) = (one for one in self._tenants.values() if one.organization_id == organization_id)
         return self._postgres.statement("exit", lambda: self._version(tenant))
+
+    def is_taken(self, connection_id: int) -> bool:
+        return self._postgres.statement("is taken", lambda: False)
 
     def _entrance(self, tenant: Tenant) -> connections.Entrance:
         return connections.Entrance(

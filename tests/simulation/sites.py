@@ -23,7 +23,7 @@ from tests.simulation.asterisks import PREFIX, AgentPlan, Asterisk, Requests
 from tests.simulation.brokers import Broker, SideBySide, Workers
 from tests.simulation.faults import NO_CALL
 from tests.simulation.listeners import Listener
-from tests.simulation.platforms import Entrances, Platform, Postgres, Run, Tenant
+from tests.simulation.platforms import Entrances, Leases, Platform, Postgres, Run, Tenant
 from tests.simulation.stores import MemoryStore
 from tests.simulation.world import EPOCH, Hand, Process, World
 from workers.steps import NoQuota, Tools
@@ -84,6 +84,7 @@ class Site:
         self._slots_each = slots
         events.clock = world.wall
         self.postgres = Postgres(world)
+        self.leases = Leases(self.postgres)
         self.store = MemoryStore(self.postgres, self._changed)
         self.platform = Platform(self.postgres, self.store, goes_on=goes_on)
         self.workers = Workers(world, 2)
@@ -237,6 +238,7 @@ class Site:
             quota=NoQuota(),
             slots=self._slots,
             entrances=entrances,
+            leases=self.leases,
             side_by_side=SideBySide(self.world),
             send_later=self.broker.send,
             redis_ms=self.broker.redis_ms,

@@ -189,7 +189,7 @@ def test_nothing_is_limited_unless_told(environment: pytest.MonkeyPatch) -> None
 
 def test_a_heartbeat_may_be_late_twice(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("HEARTBEAT_SECONDS", "1")
-    with pytest.raises(errors.InvalidSettings, match="HEARTBEAT_SECONDS: .*a third of LISTENER_TIMEOUT_SECONDS"):
+    with pytest.raises(errors.InvalidSettings, match=r"HEARTBEAT_SECONDS: .*a third of LISTENER_TIMEOUT_SECONDS"):
         settings.load(settings.Listener)
     environment.setenv("LISTENER_TIMEOUT_SECONDS", "3")
     assert settings.load(settings.Listener).heartbeat_seconds == 1
