@@ -34,9 +34,9 @@ class Database:
             url,
             min_size=1,
             max_size=size,
-            # Waiting for a connection and for a lock is bounded by the same time as a statement.
+            # Waiting for a connection and for a lock is bounded by the same time as a statement. How many may wait is
+            # not: the pool (3.3) counts those who gave up as well, and never connects again once there are too many.
             timeout=statement_seconds,
-            max_waiting=size * 20,
             max_idle=300,
             reconnect_timeout=5,
             check=None,

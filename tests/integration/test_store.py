@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from devstack import wires
 from shared import database, errors, leases
 from shared.core import calls, commands, facts, ids
 from shared.core.calls import Call, Direction, Outcome, State
@@ -552,6 +554,26 @@ def test_a_lease_is_one_holder_s_until_it_is_given_back_or_runs_out(db: database
     held.release("resync of 1", "a")
     assert held.take("resync of 1", "b", 0) == 2
     assert held.take("resync of 1", "a", 60) == 3, "it ran out"
+
+
+def test_a_database_that_was_asked_for_often_while_it_was_away_is_found_again(database_url: str) -> None:
+    with wires.Wire(database_url) as wire:
+        patient = database.Database(wire.url, size=1, statement_seconds=0.05)
+        patient.open()
+        try:
+            wire.cut()
+            for _ in range(50):
+                with pytest.raises(errors.DatabaseUnavailable), patient.connection():
+                    pass
+            wire.mend()
+            deadline = time.monotonic() + 15
+            while time.monotonic() < deadline:
+                with contextlib.suppress(errors.DatabaseUnavailable), patient.connection() as connection:
+                    assert connection.execute("SELECT 1 AS one").fetchone() == {"one": 1}
+                    return
+            pytest.fail("never again")
+        finally:
+            patient.close()
 
 
 def test_a_database_that_is_away_is_said_so() -> None:
