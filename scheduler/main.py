@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import uuid
@@ -19,24 +18,14 @@ from scheduler.leases import Lease
 from scheduler.listeners import Listeners
 from scheduler.resyncs import Resyncs
 from scheduler.sockets import Sockets
-from shared import database, dograh, errors, health, ledger, logs, queues, settings, store
+from shared import database, dograh, errors, health, ledger, processes, queues, settings, store
 
 log = structlog.stdlib.get_logger(__name__)
 
 
 def main() -> int:
     """Runs a scheduler; returns its exit status."""
-    try:
-        config = settings.load(settings.Scheduler)
-    except errors.InvalidSettings as exc:
-        sys.stderr.write(f"scheduler: {exc}\n")
-        return 2
-    logs.configure(config, "scheduler")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    run(config, stop)
-    return 0
+    return processes.main("scheduler", settings.Scheduler, run)
 
 
 def run(config: settings.Scheduler, stop: threading.Event) -> None:
@@ -94,9 +83,7 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     _guarded(leads, reconciler.reconcile)()
     clock.start()
     log.info("scheduler started", leads=lease.held)
-    # Looked at now and then: a signal that another thread takes (after SIGSTOP and SIGCONT) does not wake this one.
-    while not stop.wait(1.0):
-        pass
+    processes.wait(stop)
     # The jobs at work finish, but nobody waits for them longer than the drain.
     ending = threading.Thread(target=clock.shutdown, name="shutdown", daemon=True)
     ending.start()

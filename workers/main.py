@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 
@@ -14,12 +13,11 @@ from shared import (
     database,
     dograh,
     endpoints,
-    errors,
     health,
     leases,
     ledger,
-    logs,
     originates,
+    processes,
     queues,
     quotas,
     settings,
@@ -35,17 +33,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 def main() -> int:
     """Runs a worker; returns its exit status."""
-    try:
-        config = settings.load(settings.Worker)
-    except errors.InvalidSettings as exc:
-        sys.stderr.write(f"worker: {exc}\n")
-        return 2
-    logs.configure(config, "worker")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    run(config, stop)
-    return 0
+    return processes.main("worker", settings.Worker, run)
 
 
 def run(config: settings.Worker, stop: threading.Event) -> None:
@@ -95,9 +83,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         crew.start()
     pulse = health.Pulse(config.health_file)
     log.info("worker started", queues=sorted(config.queues) or "all", threads=config.crews)
-    # Looked at now and then: a signal that another thread takes (after SIGSTOP and SIGCONT) does not wake this one.
-    while not stop.wait(health.BEAT_SECONDS):
-        pulse.beat()
+    processes.wait(stop, pulse.beat)
     log.info("worker stops: finishes what is in hand")
     crews.stop(mustered, config.drain_seconds)
     side_by_side.close()
