@@ -503,10 +503,19 @@ def _caller_ended(call: Call, now: datetime, limits: Limits, *, cause: int | Non
 # ── legs that we originate ───────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _may_appear(call: Call) -> bool:
+    """Whether a leg that we asked for may ring, or be answered, though the call is over."""
+    return call.is_unanswered and not call.caller_left
+
+
 def _originated(call: Call, _fact: facts.Originated, now: datetime, limits: Limits) -> Advance:
-    if call.state is not State.ORIGINATING:
-        return _same(call)
-    return _enter(call, State.RINGING, now, limits.ring_wait(call.ring_seconds)), ()
+    match call.state:
+        case State.ORIGINATING:
+            return _enter(call, State.RINGING, now, limits.ring_wait(call.ring_seconds)), ()
+        case State.ENDING if _may_appear(call):
+            # Called off while it was being asked for: it rings, and nobody wants it.
+            return replace(call, unsettled_until=None), (commands.TearDown(call_id=call.call_id),)
+    return _same(call)
 
 
 def _dialled(call: Call, fact: facts.Dialled, _now: datetime, _limits: Limits) -> Advance:
@@ -516,6 +525,9 @@ def _dialled(call: Call, fact: facts.Dialled, _now: datetime, _limits: Limits) -
 
 
 def _far_end_answered(call: Call, fact: facts.FarEndAnswered, now: datetime, limits: Limits) -> Advance:
+    if call.state is State.ENDING and _may_appear(call):
+        # It appeared after the teardown had looked: somebody is on the line, and hears nothing.
+        return call, (commands.TearDown(call_id=call.call_id),)
     if call.state not in _DIALLING:
         return _same(call)
     answered = replace(
@@ -530,18 +542,16 @@ def is_telling(dial_status: str | None, cause: int | None) -> bool:
 
 
 def _originate_refused(call: Call, fact: facts.OriginateRefused, now: datetime, limits: Limits) -> Advance:
-    if call.state is not State.ORIGINATING:
-        return _same(call)
-    return _end(
-        call,
-        now,
-        limits,
-        outcome=Outcome.FAILED,
-        reason=f"not originated: {fact.reason}",
-        cause=Cause.UNALLOCATED,
-        caller_left=True,
-        unsettled_until=None,
-    )
+    match call.state:
+        case State.ORIGINATING:
+            reason = f"not originated: {fact.reason}"
+            return _end(call, now, limits, outcome=Outcome.FAILED, reason=reason, cause=Cause.UNALLOCATED,
+                        caller_left=True, unsettled_until=None)  # fmt: skip
+        case State.ENDING if _may_appear(call):
+            # Called off while it was being asked for: there is nothing to wait for.
+            settled = replace(call, caller_left=True, unsettled_until=None)
+            return settled, (commands.TearDown(call_id=call.call_id),)
+    return _same(call)
 
 
 def unanswered(dial_status: str | None, cause: int | None) -> tuple[Outcome, str, int | None]:

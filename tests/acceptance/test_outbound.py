@@ -194,6 +194,17 @@ def test_a_worker_that_died_after_asking_is_made_up_for_and_nobody_is_called_twi
     site.end(call["channel_id"])
 
 
+def test_a_call_that_is_ended_while_asterisk_is_being_asked_does_not_ring_on(site: Site) -> None:
+    """The teardown looks first and finds no leg: it is removed as soon as it is known to be there."""
+    site.control.fault("POST", "/channels", "before", delay_seconds=2.5, times=1)
+    place(site, "ring", ring_seconds=60)
+    call = only_call(site, "originating")
+    assert _arictl(site, "hangup", str(call["call_id"])).returncode == 0
+    ended = only_call(site, "ended", seconds=8)
+    assert (ended["outcome"], ended["reason"]) == ("canceled", "ended by an operator")
+    site.wait_empty()
+
+
 def test_an_originate_that_cannot_be_dialled_fails_with_asterisk_s_words(site: Site) -> None:
     site.control.fault("POST", "/channels", status=500, message="Allocation failed", times=1)
     place(site, "100")

@@ -560,6 +560,33 @@ def test_an_answer_that_overtakes_the_request_s_own_answer_counts() -> None:
     assert orders == []
 
 
+def test_an_originate_called_off_while_it_is_asked_for_is_removed_when_it_is_known_to_ring() -> None:
+    ending, _ = advance(ORIGINATING, facts.EndRequested(reason="ended by an operator"))
+    # The teardown was there first, and found no leg yet.
+    waiting, _ = advance(ending, facts.RemovalPending(why="may still take effect", not_before=ending.open_until))
+    settled, orders = advance(waiting, facts.Originated())
+    assert (settled.open_until, named(orders)) == (None, ["TearDown"])
+    assert advance(settled, facts.LegsRemoved())[0].state is State.ENDED
+
+
+def test_an_originate_called_off_while_it_is_asked_for_ends_when_it_is_refused() -> None:
+    ending, _ = advance(ORIGINATING, facts.EndRequested(reason="ended by an operator"))
+    settled, orders = advance(ending, facts.OriginateRefused(reason="500 Allocation failed"))
+    assert (settled.open_until, named(orders)) == (None, ["TearDown"])
+    assert (settled.outcome, settled.reason) == (Outcome.CANCELED, "ended by an operator")
+
+
+@pytest.mark.parametrize("call", [ORIGINATING, RINGING])
+def test_a_far_end_that_answers_a_call_that_was_called_off_is_not_kept_waiting(call: Call) -> None:
+    ending, _ = advance(call, facts.EndRequested(reason="ended by an operator"))
+    after, orders = advance(ending, ANSWERED)
+    # Its leg is hung up wherever it is.
+    assert (after.is_unanswered, named(orders)) == (True, ["TearDown"])
+    gone, _ = advance(ending, facts.CallerGone(hangup_cause=16))
+    assert advance(gone, ANSWERED) == (gone, [])
+    assert advance(gone, facts.Originated()) == (gone, [])
+
+
 def test_ringing_is_bounded_by_what_was_asked_for_and_asterisk_ends_it_first() -> None:
     ringing, _ = advance(replace(ORIGINATING, ring_seconds=20.0), facts.Originated())
     assert ringing.deadline_at == NOW + seconds(20 + LIMITS.ring_slack_seconds)
