@@ -42,8 +42,8 @@ def place_call(tools: Tools, *, call_id: UUID) -> None:
 def note_answered(tools: Tools, *, connection_id: int, version: int, at_ms: int, event: events.Event) -> None:
     """A leg that we begin entered Stasis: the far end has answered, and media may start."""
     call = tools.ledger.store.originated(connection_id, event.leg.id)
-    if call is None or call.channel_created:
-        # Told before, or a leg that came back: the caller's rules tell which.
+    if call is None or call.channel_created or (call.state is State.ENDED and not call.caller_left):
+        # Told before, back again, or come when its call was long over: the caller's rules tell which.
         quota.receive_caller(tools, connection_id=connection_id, version=version, at_ms=at_ms, event=event)
         return
     tools.ledger.record(call, answered(event.leg, event.stamp))

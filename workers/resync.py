@@ -248,7 +248,7 @@ class _Look:
         own = ids.parse(self._tools.prefix, name)
         try:
             if own is None:
-                return ids.is_originated(self._tools.prefix, name) and self._is_unknown_originate(name)
+                return ids.is_originated(self._tools.prefix, name) and self._is_unwanted_originate(name, looked_at)
             return (own.call_id, own.attempt) not in counting and self._counts_no_more(own, looked_at)
         except errors.CallUnreadable:
             # A newer release's call.
@@ -267,11 +267,13 @@ class _Look:
         # An ending call's teardown is at work on it.
         return False
 
-    def _is_unknown_originate(self, name: str) -> bool:
-        """A leg that we begin, that rings, and that no call of ours knows: a restored database has forgotten it."""
-        if self._tools.ledger.store.originated(self._connection_id, name) is not None:
-            return False
-        leg = self._asterisk.channel(name)
+    def _is_unwanted_originate(self, name: str, looked_at: datetime) -> bool:
+        """A leg that we begin, that rings, and whose call is over, or forgotten by a restored database."""
+        call = self._tools.ledger.store.originated(self._connection_id, name)
+        is_over = call is None or (
+            call.state is State.ENDED and not call.caller_left and call.state_since < looked_at - _STILL
+        )
+        leg = self._asterisk.channel(name) if is_over else None
         return leg is not None and leg.stasis_app is None
 
     def _remove(self, name: str, *, is_leg: bool) -> None:

@@ -318,6 +318,40 @@ def test_a_far_end_that_does_not_answer_ends_the_run_within_a_second(site: Site,
     ends_well(site)
 
 
+def over_too_soon(make_site: Callable[..., Site], answer_after_seconds: float) -> Site:
+    """A leg that we begin rings, and its call is over: an Asterisk that hung has carried out our request much later."""
+    site = make_site(answer_after_seconds=answer_after_seconds)
+    site.open()
+    site.world.run(0.3)
+    site.request_call(site.tenants[0], "100")
+    site.world.run(1.0)
+    (row,) = site.store.rows.values()
+    assert row.call.state is State.RINGING
+    row.call = replace(row.call, state=State.ENDED, outcome=Outcome.CANCELED, deadline_at=None)
+    for run in site.platform.runs.values():
+        run.is_completed = True
+    return site
+
+
+def test_a_far_end_that_answers_when_its_call_is_long_over_is_hung_up(make_site: Callable[..., Site]) -> None:
+    site = over_too_soon(make_site, answer_after_seconds=1.5)
+    site.world.run(2.3)
+    assert not site.asterisks["pbx1"].channels
+    site.check_end()
+    assert site.world.violations == []
+
+
+def test_a_leg_that_rings_when_its_call_is_long_over_is_found_by_a_resync(make_site: Callable[..., Site]) -> None:
+    site = over_too_soon(make_site, answer_after_seconds=60.0)
+    site.world.run(6.0)
+    site.do("resync", lambda tools: resync.resync_connection(
+        tools, connection_id=1, version=1, full=True, reason="test"))  # fmt: skip
+    site.world.run(7.0)
+    assert not site.asterisks["pbx1"].channels
+    site.check_end()
+    assert site.world.violations == []
+
+
 def test_a_call_asked_for_twice_is_placed_once(site: Site) -> None:
     request = site.request_call(site.tenants[0], "100")
     site.broker.put(messages.of_request(request))
