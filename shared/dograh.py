@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from shared import database, errors
-from shared.core import configurations, serving
+from shared.core import configurations, serving, stasis_args
 from shared.core.calls import Call, Cause, Direction, Outcome
 from shared.core.stasis_args import RunArgs
 
@@ -195,27 +195,19 @@ class Dograh:
     ) -> Route | NoRoute:
         """Takes a run that waits for a call, for this one, inside the caller's transaction.
 
-        The run is looked up within the call's organization: one of another is neither read nor locked nor written.
         What names the call is in its gathered_context from here on: the voice agent looks for it.
         """
         value = _configuration(connection, source_id, call.organization_id)
         if isinstance(value, NoRoute):
             return value
-        run = connection.execute(_RUN_OF_ORGANIZATION, [args.workflow_run_id, call.organization_id]).fetchone()
-        if unusable := _unusable(run, args):
-            return _refusal(value, *unusable)
-        # Asked behind the run's lock: two legs that name one run come one after the other.
-        if connection.execute(_OTHER_CALL, [args.workflow_run_id, call.call_id]).fetchone() is not None:
-            return _refusal(value, f"run {args.workflow_run_id} has a call already", Cause.REJECTED)
-        assert run is not None
+        run = _waiting(connection, call, args)
+        if isinstance(run, tuple):
+            return _refusal(value, *run)
         workflow = connection.execute(_WORKFLOW, [args.workflow_id]).fetchone()
         route = _judge(value, args.workflow_id, workflow, call.organization_id, f"workflow {args.workflow_id}")
         if isinstance(route, NoRoute):
             return route
-        if args.user_id is not None and args.user_id != route.user_id:
-            # The platform may call in the name of another of the organization's users.
-            if connection.execute(_USER_OF, [args.user_id, call.organization_id]).fetchone() is None:
-                return _refusal(value, f"user {args.user_id} is not of this organization", Cause.NOT_ALLOWED)
+        if args.user_id is not None:
             route = replace(route, user_id=args.user_id)
         _write(connection, args.workflow_run_id, _object(run["gathered_context"]) | _names(call))
         return route
@@ -285,6 +277,7 @@ class Dograh:
         A run that never connected is always ours to end. `is_completed` goes from false to true, never back.
         """
         if call.workflow_run_id is None:
+            self._end_named(call)
             return
         connected = call.connected_at is not None
         if connected and not self._completes_connected:
@@ -292,6 +285,18 @@ class Dograh:
         media = {"ext_channel_id": media_id, "bridge_id": bridge_id} if connected else {}
         with self._db.transaction() as connection:
             self.end_run_in(connection, call, media)
+
+    def _end_named(self, call: Call) -> None:
+        """Ends the run that a leg of the platform's came for, and that its call was over too soon to take."""
+        if call.direction is not Direction.OUTBOUND:
+            return
+        try:
+            args = stasis_args.read(call.args)
+        except errors.InvalidStasisArgs:
+            return
+        with self._db.transaction() as connection:
+            if not isinstance(_waiting(connection, call, args), tuple):
+                self.end_run_in(connection, replace(call, workflow_run_id=args.workflow_run_id), {})
 
     @staticmethod
     def end_run_in(connection: database.Connection, call: Call, media: Mapping[str, str]) -> None:
@@ -316,7 +321,7 @@ class Dograh:
 _WORKFLOW = "SELECT organization_id, user_id, status::text AS status FROM workflows WHERE id = %s"
 
 _RUN_OF_ORGANIZATION = """
-SELECT r.workflow_id, r.state::text AS state, r.is_completed, r.gathered_context::text AS gathered_context
+SELECT r.workflow_id, r.state::text AS state, r.is_completed, r.gathered_context::text AS gathered_context, w.user_id
 FROM workflow_runs r JOIN workflows w ON w.id = r.workflow_id
 WHERE r.id = %s AND w.organization_id = %s FOR UPDATE OF r
 """
@@ -353,15 +358,26 @@ def _refusal(value: object, reason: str, hangup_cause: int) -> NoRoute:
     return NoRoute(reason=reason, hangup_cause=hangup_cause, goes_on=serving.goes_on(value))
 
 
-def _unusable(run: database.Row | None, args: RunArgs) -> tuple[str, Cause] | None:
-    """Why a run cannot be taken for a call, and the hang-up cause; None when it can."""
+def _waiting(connection: database.Connection, call: Call, args: RunArgs) -> database.Row | tuple[str, Cause]:
+    """The run that a leg names and that waits for it, locked; otherwise why it may not have it, and the hang-up cause.
+
+    Looked up within the call's organization: a run of another is neither read nor locked.
+    """
+    run = connection.execute(_RUN_OF_ORGANIZATION, [args.workflow_run_id, call.organization_id]).fetchone()
     if run is None:
         return f"run {args.workflow_run_id} is not of this organization", Cause.NOT_ALLOWED
     if run["workflow_id"] != args.workflow_id:
         return f"run {args.workflow_run_id} is not of workflow {args.workflow_id}", Cause.NOT_ALLOWED
     if run["state"] != "initialized" or run["is_completed"]:
         return f"run {args.workflow_run_id} does not wait for a call", Cause.REJECTED
-    return None
+    # Asked behind the run's lock: two legs that name one run come one after the other.
+    if connection.execute(_OTHER_CALL, [args.workflow_run_id, call.call_id]).fetchone() is not None:
+        return f"run {args.workflow_run_id} has a call already", Cause.REJECTED
+    # The platform may call in the name of another of the organization's users.
+    is_other = args.user_id is not None and args.user_id != run["user_id"]
+    if is_other and connection.execute(_USER_OF, [args.user_id, call.organization_id]).fetchone() is None:
+        return f"user {args.user_id} is not of this organization", Cause.NOT_ALLOWED
+    return run
 
 
 def _run_name(call: Call) -> str:

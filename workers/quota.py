@@ -78,6 +78,7 @@ def admit_leg(
     last = tools.ledger.store.last_entry(connection_id, leg.id, leg.created)
     match entries.judge(last, stamp):
         case entries.Entry.KNOWN:
+            _end_missed_run(tools, last, args)
             return
         case entries.Entry.LEFT_UNHEARD:
             assert last is not None
@@ -93,6 +94,15 @@ def admit_leg(
     if tools.ledger.store.insert(call, [], tools.ledger.hold(Step.QUOTA, owner)):
         with claims.Claim(tools.ledger, call, Step.QUOTA, owner, started) as claim:
             _decide(tools, claim, entrance, age_seconds)
+    else:
+        _end_missed_run(tools, tools.ledger.store.last_entry(connection_id, leg.id, leg.created), args)
+
+
+def _end_missed_run(tools: Tools, known: Call | None, args: tuple[str, ...]) -> None:
+    """Ends the run of a leg that the platform originated, whose end was told before its start: only this names it."""
+    if known is not None and known.outcome is calls.Outcome.ABANDONED and stasis_args.names_run(args):
+        named = replace(known, direction=Direction.OUTBOUND, args=args)
+        tools.platform.end_run(named, media_id=tools.media_id(named), bridge_id=tools.bridge_id(named))
 
 
 def decide_admission(tools: Tools, *, call_id: UUID) -> None:

@@ -380,6 +380,20 @@ def test_an_unanswered_leg_of_the_platform_ends_its_run(
     site.until(lambda: only_call(site, "ended")["hangup_cause"] == cause, seconds=3, what=f"cause {cause}")
 
 
+def test_a_far_end_that_hangs_up_before_it_is_taken_over_ends_its_run(site: Site) -> None:
+    """Asterisk is slow to say that the leg is there; it is gone by then."""
+    run_id, leg = waiting_run(site), platform_channel()
+    site.control.fault("GET", f"/channels/{leg}", "before", delay_seconds=1.0, times=1)
+    site.dial(channel_id=leg, answered=True, args=args(site, run_id).split(","))
+    site.wait_state(leg, "received")
+    site.control.hang_up(leg)
+    call = only_call(site, "ended")
+    assert (call["outcome"], call["direction"]) == ("canceled", "outbound")
+    run = run_row(site, run_id)
+    assert (run["is_completed"], run["gathered_context"]["call_disposition"]) == (True, "canceled")
+    site.wait_empty()
+
+
 def test_an_unanswered_leg_of_another_tenant_s_run_ends_nothing(product: Product, site: Site) -> None:
     with closing_tenant(product.database_url, f"victim-{uuid.uuid4().hex[:8]}") as victim:
         leg = platform_channel()

@@ -494,6 +494,45 @@ def test_a_run_that_waits_is_taken_and_names_the_call(db: database.Database) -> 
     }  # fmt: skip
 
 
+def came_too_late(*, run_id: int, workflow_id: int = 1, user_id: int = 1, **changes: Any) -> Call:
+    """A leg of the platform's that was gone before its run was taken."""
+    said = f"workflow_run_id={run_id},workflow_id={workflow_id},user_id={user_id}"
+    over = replace(FAILED, direction=Direction.OUTBOUND, outcome=Outcome.CANCELED, reason="gone", args=(said,))
+    return replace(over, **changes)
+
+
+def test_a_run_that_its_leg_was_gone_too_soon_to_take_is_ended(db: database.Database) -> None:
+    run_id = created(db, replace(OUTBOUND, channel_id="theirs"))
+    dograh.Dograh(db, run_completion="platform").end_run(came_too_late(run_id=run_id), media_id="m", bridge_id="b")
+    row = run(db, run_id)
+    assert (row["state"], row["is_completed"], row["usage_info"]) == ("completed", True, {"call_duration_seconds": 0})
+    gathered = row["gathered_context"]
+    assert (gathered["call_disposition"], gathered["error"], gathered["call_id"]) == ("canceled", "gone", "theirs")
+
+
+@pytest.mark.parametrize(
+    ("named", "change"),
+    [
+        ({"organization_id": 2}, ""),
+        ({"workflow_id": 2}, ""),
+        ({"user_id": 99}, ""),
+        ({"direction": Direction.INBOUND}, ""),
+        ({"args": ()}, ""),
+        ({}, "state = 'running'"),
+        ({}, "state = 'completed', is_completed = true"),
+    ],
+)
+def test_a_run_that_does_not_wait_for_the_leg_that_names_it_is_left_alone(
+    db: database.Database, named: dict[str, Any], change: str
+) -> None:
+    run_id = created(db, OUTBOUND)
+    if change:
+        execute(db, f"UPDATE workflow_runs SET {change}")
+    before = run(db, run_id)
+    dograh.Dograh(db).end_run(came_too_late(run_id=run_id, **named), media_id="m", bridge_id="b")
+    assert run(db, run_id) == before
+
+
 def test_another_of_the_organization_s_users_may_be_named_and_no_stranger(db: database.Database) -> None:
     configure(db, json.dumps(VALUE))
     execute(

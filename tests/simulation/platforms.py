@@ -11,8 +11,8 @@ from uuid import UUID
 import greenlet
 
 from shared import connections, database, dograh, errors
-from shared.core import serving
-from shared.core.calls import Call, Cause
+from shared.core import serving, stasis_args
+from shared.core.calls import Call, Cause, Direction
 from shared.core.stasis_args import RunArgs
 from tests.simulation import asterisks, faults
 from tests.simulation.faults import Fault
@@ -172,12 +172,22 @@ class Platform:
         self._postgres.statement("note media", lambda: None)
 
     def end_run(self, call: Call, *, media_id: str, bridge_id: str) -> None:
-        run_id = call.workflow_run_id
+        run_id = call.workflow_run_id or self._named(call)
         if run_id is not None:
             self._postgres.statement("end run", lambda: self._end(run_id))
 
     def _end(self, run_id: int) -> None:
         self.runs[run_id].is_completed = True
+
+    def _named(self, call: Call) -> int | None:
+        """The run that its leg names and waits for a call still."""
+        if call.direction is not Direction.OUTBOUND or not stasis_args.names_run(call.args):
+            return None
+        run_id = stasis_args.read(call.args).workflow_run_id
+        run = self.runs.get(run_id)
+        if run is None or run.organization_id != call.organization_id:
+            return None
+        return None if any(row.call.workflow_run_id == run_id for row in self._store.rows.values()) else run_id
 
     def _route(self, organization_id: int) -> dograh.Route:
         terms = serving.terms({"ws_client_name": asterisks.CLIENT})

@@ -16,7 +16,8 @@ from simulator import bridges, channels
 from tests.simulation.asterisks import PREFIX, AgentPlan
 from tests.simulation.faults import Fault
 from tests.simulation.sites import Caller, Site
-from workers import claims, resync, teardown
+from workers import claims, quota, resync, teardown
+from workers.steps import Tools
 
 
 def states(site: Site) -> list[State]:
@@ -316,6 +317,32 @@ def test_a_far_end_that_does_not_answer_ends_the_run_within_a_second(site: Site,
     assert (only(site).state, only(site).outcome) == (State.ENDED, outcome)
     assert [run.is_completed for run in site.platform.runs.values()] == [True]
     ends_well(site)
+
+
+@pytest.mark.parametrize("end_first", [False, True])
+def test_a_far_end_that_hangs_up_before_it_is_taken_over_ends_the_platform_s_run(
+    site: Site, *, end_first: bool
+) -> None:
+    kept: list[events.Event] = []
+    site.listeners[0].passes = without(*events.EventType, kept_in=kept)
+    run = site.platform_calls(site.tenants[0], "100")
+    site.world.run(0.4)
+    site.hang_up_all()
+    site.world.run(0.5)
+    entered, left = (next(event for event in kept if event.type == kind) for kind in ("StasisStart", "StasisEnd"))
+
+    def receive(tools: Tools) -> None:
+        quota.receive_caller(tools, connection_id=1, version=1, at_ms=tools.redis_ms() or 0, event=entered)
+
+    def end(tools: Tools) -> None:
+        teardown.note_leg_ended(tools, connection_id=1, version=1, event=left)
+
+    for number, told in enumerate([end, receive] if end_first else [receive, end]):
+        site.do("event", told)
+        site.world.run(1.0 + number)
+    assert only(site).state is State.ENDED
+    assert run.is_completed
+    assert site.world.violations == []
 
 
 def over_too_soon(make_site: Callable[..., Site], answer_after_seconds: float) -> Site:
