@@ -217,8 +217,9 @@ class Dograh:
 
         Among the newest runs only: the platform's table has no index for it.
         """
-        row = connection.execute(_WAITING_RUN, [organization_id, channel_id]).fetchone()
-        return int(row["id"]) if row is not None else None
+        rows = connection.execute(_WAITING_RUNS, [organization_id, json.dumps(channel_id)]).fetchall()
+        waiting = (row["id"] for row in rows if _object(row["gathered_context"]).get("call_id") == channel_id)
+        return next(waiting, None)
 
     def completed(self, run_ids: Collection[int]) -> set[int]:
         """Which of these runs are completed."""
@@ -330,13 +331,15 @@ _OTHER_CALL = "SELECT 1 FROM ari.calls WHERE workflow_run_id = %s AND call_id <>
 
 _USER_OF = "SELECT 1 FROM users WHERE id = %s AND selected_organization_id = %s"
 
-#: The platform's calls are young: a bound by the key keeps this cheap however many runs there are.
-_WAITING_RUN = """
-SELECT r.id FROM workflow_runs r JOIN workflows w ON w.id = r.workflow_id
+#: The platform's calls are young: a bound by the key keeps this cheap however many runs there are. The context is
+#: searched as text: one tenant's that JSON may hold, and Postgres cannot read, must not fail another's.
+_WAITING_RUNS = """
+SELECT r.id, r.gathered_context::text AS gathered_context
+FROM workflow_runs r JOIN workflows w ON w.id = r.workflow_id
 WHERE r.id > (SELECT coalesce(max(id), 0) - 10000 FROM workflow_runs) AND w.organization_id = %s
   AND r.mode::text = 'ari' AND r.call_type::text = 'outbound' AND r.state::text = 'initialized' AND NOT r.is_completed
-  AND r.gathered_context->>'call_id' = %s
-ORDER BY r.id DESC LIMIT 1 FOR UPDATE OF r
+  AND position(%s::text in r.gathered_context::text) > 0
+ORDER BY r.id DESC LIMIT 10 FOR UPDATE OF r
 """
 
 

@@ -595,6 +595,16 @@ def test_only_a_waiting_run_of_the_organization_is_found_by_its_channel(db: data
     assert found() is None
 
 
+@pytest.mark.parametrize("text", [r'{"said": "\u0000"}', r'{"said": "\ud83d"}', "[]", "null"])
+def test_what_another_tenant_s_run_holds_keeps_no_waiting_run_from_being_found(
+    db: database.Database, text: str
+) -> None:
+    run_id = created(db, OUTBOUND)
+    execute(db, "UPDATE workflow_runs SET gathered_context = %s WHERE id = %s", text, created(db, OUTBOUND))
+    with db.transaction() as connection:
+        assert dograh.Dograh(db).waiting_run(connection, organization_id=1, channel_id=OUTBOUND.channel_id) == run_id
+
+
 def test_which_runs_are_completed(db: database.Database) -> None:
     runs = [created(db) for _ in range(3)]
     execute(db, "UPDATE workflow_runs SET is_completed = true WHERE id = %s", runs[1])
