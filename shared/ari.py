@@ -14,9 +14,6 @@ from shared.rest import plain
 
 _T = TypeVar("_T")
 
-#: What Asterisk says of an endpoint that it cannot dial, with a 500 (measured, 22.10).
-_NOT_DIALLED = "Allocation failed"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bridge:
@@ -133,8 +130,8 @@ class Ari:
             if exc.status != 409:
                 raise
         except errors.AsteriskUnreachable as exc:
-            if str(exc) == f"answered 500 {_NOT_DIALLED}":
-                raise errors.AsteriskRefused(500, _NOT_DIALLED) from exc
+            if str(exc) == f"answered 500 {rest.NOT_DIALLED}":
+                raise errors.AsteriskRefused(500, rest.NOT_DIALLED) from exc
             raise
 
     def set_variable(self, channel_id: str, name: str, value: str) -> None:

@@ -442,6 +442,7 @@ def closing(handler: _Handler) -> None:
     [
         (answered(500, {"message": "x"}), True),
         (answered(503), True),
+        (answered(500, {"message": "Allocation failed"}), False),
         (closing, True),
         (answered(400, {"message": "x"}), False),
         (answered(401, {"message": "Authentication required"}), False),

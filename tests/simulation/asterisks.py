@@ -285,7 +285,7 @@ class Requests:
             )
             message = rest.plain(document.get("message", "")) if isinstance(document, dict) else ""
             answer = f"{status} {message}".strip() if status >= 400 else str(status)
-            silence = f"answered {answer}" if status >= 500 else ""
+            silence = f"answered {answer}" if status >= 500 and message != rest.NOT_DIALLED else ""
             return rest._judge(status, message, document)
         except errors.AsteriskUnreachable as exc:
             answer = str(exc)
