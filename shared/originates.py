@@ -68,19 +68,26 @@ class Originates:
             TransientError: The database is away.
         """
         request = request.checked()
-        through = self._exits.exit(request.organization_id)
-        channel_id = ids.originated_id(self._prefix, through.connection_id, request.request_id)
-        placed = self._ledger.store.originated(through.connection_id, channel_id)
+        placed = self._placed(request)
         if placed is not None:
             return placed
+        through = self._exits.exit(request.organization_id)
+        channel_id = ids.originated_id(self._prefix, through.connection_id, request.request_id)
         route = self._route(request, through)
         call, order = calls.originate(self._call(request, through, channel_id, route), self._ledger.limits)
         if not self._write(call, request, through):
-            placed = self._ledger.store.originated(through.connection_id, channel_id)
+            placed = self._placed(request)
             if placed is None:
                 raise errors.InvalidRequest(f"run {request.workflow_run_id} has a call already")
             return placed
         self._ledger.give([order], call)
+        return call
+
+    def _placed(self, request: CallRequest) -> Call | None:
+        """The call that this request has led to, by whichever of the organization's connections."""
+        call = self._ledger.store.requested(request.organization_id, request.request_id)
+        if call is not None and call.called_number != request.number:
+            raise errors.InvalidRequest(f"{request.request_id!r} names a call to {call.called_number} already")
         return call
 
     def _route(self, request: CallRequest, through: connections.Version) -> dograh.Route:

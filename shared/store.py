@@ -126,6 +126,9 @@ class Store(Protocol):
     def originated(self, connection_id: int, channel_id: str) -> Call | None:
         """The newest call whose leg we originate under this id, answered or not."""
 
+    def requested(self, organization_id: int, request_id: str) -> Call | None:
+        """The first call that this request of an organization's has led to."""
+
     def insert(self, call: Call, notes: Iterable[Note], hold: Hold | None) -> bool:
         """Writes a new call; False when it was there already."""
 
@@ -219,6 +222,13 @@ class PostgresStore:
             f"SELECT {_SELECT}, clock_timestamp() AS now FROM ari.calls WHERE connection_id = %s AND channel_id = %s"  # noqa: S608 - built from constants
             " AND request_id IS NOT NULL ORDER BY received_at DESC LIMIT 1",
             [connection_id, channel_id],
+        )
+
+    def requested(self, organization_id: int, request_id: str) -> Call | None:
+        return self._one(
+            f"SELECT {_SELECT}, clock_timestamp() AS now FROM ari.calls WHERE request_id = %s AND connection_id IN"  # noqa: S608 - built from constants
+            " (SELECT connection_id FROM ari.connections WHERE organization_id = %s) ORDER BY received_at LIMIT 1",
+            [request_id, organization_id],
         )
 
     def insert(self, call: Call, notes: Iterable[Note], hold: Hold | None) -> bool:

@@ -115,6 +115,16 @@ class MemoryStore:
     def originated(self, connection_id: int, channel_id: str) -> Call | None:
         return self._postgres.statement("originated", lambda: self.request_of(connection_id, channel_id))
 
+    def requested(self, organization_id: int, request_id: str) -> Call | None:
+        def find() -> Call | None:
+            wanted = (organization_id, request_id)
+            found = [
+                one.call for one in self.rows.values() if (one.call.organization_id, one.call.request_id) == wanted
+            ]
+            return min(found, key=lambda call: call.received_at, default=None)
+
+        return self._postgres.statement("requested", find)
+
     def insert(self, call: Call, notes: Iterable[Note], hold: Hold | None) -> bool:
         return self._postgres.statement("insert", lambda: self._insert(call, hold, None))
 
