@@ -85,7 +85,7 @@ def _is_of_an_earlier_entry(tools: Tools, call: Call, event: events.Event) -> bo
     """Whether the event is about an entry before this one: the channel came back into Stasis since."""
     entered = call.entered_stamp
     is_unclear = entered is None or entered == event.stamp
-    if is_unclear and event.type is events.EventType.STASIS_END and call.state in calls.LIVE:
+    if is_unclear and event.type is events.EventType.STASIS_END and call.state is not calls.State.ENDED:
         # A resync found the leg in Stasis and nobody knows since when, or it came back within a millisecond: only
         # Asterisk can tell.
         return quota.is_in_stasis(tools, call.connection_id, call.connection_version, event.leg)

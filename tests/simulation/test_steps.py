@@ -319,6 +319,23 @@ def test_a_far_end_that_does_not_answer_ends_the_run_within_a_second(site: Site,
     ends_well(site)
 
 
+def test_the_end_of_an_earlier_entry_does_not_let_a_refused_caller_go(site: Site) -> None:
+    """It came within a millisecond of the entry that is refused: the caller is in our app still, and to be hung up."""
+    entered: list[events.Event] = []
+    site.listeners[0].passes = without(events.EventType.STASIS_START, kept_in=entered)
+    site.call_in(site.tenants[0])
+    site.world.run(0.4)
+    site.do("start", lambda tools: quota.receive_caller(
+        tools, connection_id=1, version=1, at_ms=tools.redis_ms() or 0, event=entered[0]))  # fmt: skip
+    site.world.run(0.41)
+    (row,) = site.store.rows.values()
+    row.call = replace(row.call, state=State.ENDING, outcome=Outcome.REFUSED, reason="busy", workflow_run_id=None)
+    late = replace(entered[0], type=events.EventType.STASIS_END)
+    site.do("late event", lambda tools: teardown.note_leg_ended(tools, connection_id=1, version=1, event=late))
+    site.world.run(0.42)
+    assert not row.call.caller_left
+
+
 @pytest.mark.parametrize("end_first", [False, True])
 def test_a_far_end_that_hangs_up_before_it_is_taken_over_ends_the_platform_s_run(
     site: Site, *, end_first: bool
