@@ -102,7 +102,8 @@ class Connections:
         """The version through which an organization's calls go out: the newest, once its event socket is up.
 
         Raises:
-            InvalidRequest: It has none; says why.
+            InvalidRequest: It has none.
+            NotConnected: It has none whose socket is up; says why.
         """
         with self._db.connection() as connection:
             rows = connection.execute(_EXIT, [organization_id]).fetchall()
@@ -115,9 +116,10 @@ class Connections:
             raise errors.InvalidRequest(f"organization {organization_id} has no connection")
         first = rows[0]
         why = first["reason"] or first["last_error"] or f"its event socket is {first['socket_state']}"
-        raise errors.InvalidRequest(
-            f"connection {first['connection_id']} of organization {organization_id} cannot place calls: {why}"
-        )
+        told = f"connection {first['connection_id']} of organization {organization_id} cannot place calls: {why}"
+        if first["state"] != "active":
+            raise errors.InvalidRequest(told)
+        raise errors.NotConnected(told)
 
     def is_taken(self, connection_id: int) -> bool:
         """Whether another client has the app: whoever is in it may be its to serve."""

@@ -269,7 +269,9 @@ class Dograh:
         with self._db.transaction() as connection:
             run = _lock(connection, call.workflow_run_id)
             if run is not None:
-                gathered = _object(run["gathered_context"]) | {"ext_channel_id": media_id, "bridge_id": bridge_id}
+                media = {"ext_channel_id": media_id, "bridge_id": bridge_id}
+                # The name of a leg that we originate is not known before it has answered.
+                gathered = _object(run["gathered_context"]) | _names(call) | media
                 _write(connection, call.workflow_run_id, gathered)
 
     def end_run(self, call: Call, *, media_id: str, bridge_id: str) -> None:

@@ -39,6 +39,10 @@ class InvalidRequest(PermanentError):
     """Somebody asked for something that cannot be done as asked; the text says why, and what to change."""
 
 
+class NotConnected(TransientError):
+    """An organization's event socket is not up just now: nobody would hear that a far end has answered."""
+
+
 class InvalidMessage(PermanentError):
     """A broker message does not have the shape its actor reads, or is of a version we no longer read."""
 

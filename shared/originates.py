@@ -41,7 +41,7 @@ class Exits(Protocol):
     """Through which connection an organization calls. `connections.Connections` is the adapter."""
 
     def exit(self, organization_id: int) -> connections.Version:
-        """Raises InvalidRequest when it has none that is connected."""
+        """Raises InvalidRequest when it has none, NotConnected when none is connected."""
 
 
 class Originates:
@@ -65,7 +65,7 @@ class Originates:
 
         Raises:
             InvalidRequest: It cannot be placed as asked; nothing was written.
-            TransientError: The database is away.
+            TransientError: The database is away, or the organization's event socket.
         """
         request = request.checked()
         placed = self._placed(request)

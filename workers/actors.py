@@ -49,7 +49,12 @@ def _looks(body: _Body) -> dict[str, Any]:
 
 
 def _request(body: _Body) -> dict[str, Any]:
-    return {"request": CallRequest(**{key: value for key, value in body.items() if key != "v"})}
+    request = CallRequest(**{key: value for key, value in body.items() if key != "v"})
+    texts = (request.number, request.request_id, request.caller_id or "")
+    numbers = (request.organization_id, request.workflow_id or 0, request.workflow_run_id or 0)
+    if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
+        raise TypeError("a text or a number of it is of another type")
+    return {"request": request}
 
 
 def _resync(body: _Body) -> dict[str, Any]:

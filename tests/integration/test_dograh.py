@@ -381,7 +381,8 @@ def test_what_another_process_wrote_is_kept(db: database.Database) -> None:
     platform.note_media(call, media_id="m1", bridge_id="b1")
     # Read as text: JSON may hold what Python reads and JSONB would not.
     noted = json.loads(one(db, "SELECT gathered_context::text AS it FROM workflow_runs")["it"])
-    assert noted == foreign | {"call_id": "1762000000.12", "ext_channel_id": "m1", "bridge_id": "b1"}
+    names = {"call_id": "1762000000.12", "provider": "ari", "channel_name": "PJSIP/trunk-1"}
+    assert noted == foreign | names | {"ext_channel_id": "m1", "bridge_id": "b1"}
     platform.end_run(call, media_id="m1", bridge_id="b1")
     row = one(db, "SELECT gathered_context::text AS it, usage_info, logs, annotations FROM workflow_runs")
     assert json.loads(row["it"]) == noted | {"mapped_call_disposition": "completed"}

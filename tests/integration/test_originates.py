@@ -100,3 +100,21 @@ def test_a_request_does_not_name_a_call_to_another_number(placing: originates.Or
     other = CallRequest(organization_id=1, number="+4930999", request_id=REQUEST.request_id, workflow_id=1)
     with pytest.raises(errors.InvalidRequest, match=r"'campaign 7, row 12' names a call to \+4930123 already"):
         placing.place(other)
+
+
+def test_a_request_waits_for_an_event_socket_and_not_for_a_connection_that_is_gone(
+    db: database.Database, placing: originates.Originates, orders: Orders
+) -> None:
+    with db.connection() as connection:
+        connection.execute("UPDATE ari.connection_versions SET socket_state = 'connecting', last_error = 'no route'")
+    with pytest.raises(errors.NotConnected, match="connection 1 of organization 1 cannot place calls: no route"):
+        placing.place(REQUEST)
+    with db.connection() as connection:
+        connection.execute("UPDATE ari.connections SET state = 'refused', reason = 'app_name is missing'")
+    with pytest.raises(errors.InvalidRequest, match="cannot place calls: app_name is missing"):
+        placing.place(REQUEST)
+    with db.connection() as connection:
+        connection.execute("UPDATE ari.connections SET state = 'removed'")
+    with pytest.raises(errors.InvalidRequest, match="organization 1 has no connection"):
+        placing.place(REQUEST)
+    assert orders.given == []

@@ -143,6 +143,11 @@ def test_a_worker_declares_every_actor() -> None:
         ("receive_caller", {"v": 1, "connection_id": 1, "connection_version": 1, "at_ms": 1}),
         ("receive_caller", {"v": 1, "connection_id": 1, "connection_version": 1, "at_ms": 1, "event": {"type": "x"}}),
         ("receive_caller", {"v": 1, "connection_id": 1, "connection_version": 1, "at_ms": 1, "event": 5}),
+        ("request_call", {"v": 1, "organization_id": 1, "number": 5, "request_id": "r", "workflow_id": 1}),
+        ("request_call", {"v": 1, "organization_id": "1", "number": "5", "request_id": "r", "workflow_id": 1}),
+        ("request_call", {"v": 1, "organization_id": 1, "number": "5", "request_id": ["r"], "workflow_id": 1}),
+        ("request_call", {"v": 1, "organization_id": 1, "number": "5"}),
+        ("request_call", {"v": 1, "organization_id": 1, "number": "5", "request_id": "r", "nummer": "6"}),
     ],
 )
 def test_an_unreadable_message_fails_for_good(actor: str, body: dict[str, Any]) -> None:
