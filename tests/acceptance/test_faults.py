@@ -294,9 +294,11 @@ def test_every_message_delivered_three_times_changes_nothing(product: Product, s
         for leg in brief:
             site.wait_state(leg, "ended", seconds=20)
         site.wait_empty()
+        wanted = {
+            "receive_caller", "create_run", "start_media", "note_media_ready", "note_leg_ended", "resync_connection",
+        }  # fmt: skip
+        site.until(lambda: wanted <= repeater.actors, seconds=20, what="every kind of message was repeated")
         product.wait_idle(client)
-    wanted = {"receive_caller", "create_run", "start_media", "note_media_ready", "note_leg_ended", "resync_connection"}
-    assert wanted <= repeater.actors, f"not every kind of message was repeated: {repeater.actors}"
     assert len(site.calls()) == len(legs) + len(brief), site.tell()
     assert {call["outcome"] for call in site.calls()} <= {"completed", "abandoned"}, site.tell()
 

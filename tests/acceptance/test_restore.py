@@ -142,10 +142,18 @@ def test_the_secret_key_is_changed_while_a_call_runs(product: Product, site: Sit
     (talking,) = site.connect()
     both = f"{NEW_KEY},{OLD_KEY}"
 
+    def ready(name: str) -> int:
+        """How often a process has said that it is."""
+        said = {"listener": "listening", "worker": "worker started", "scheduler": "scheduler started"}[name]
+        return (pipeline.logs / f"{name}.log").read_text().count(said)
+
     def restart(*names: str, key: str) -> None:
         for name in names:
+            before = ready(name)
             assert pipeline.stop(name) == 0
             pipeline.start(name, SECRET_KEY=key)
+            # One that is told to end before it listens to signals ends by the signal.
+            site.until(lambda name=name, before=before: ready(name) > before, seconds=20, what=f"{name} is ready")  # type: ignore[misc]
 
     def sealed() -> list[dict[str, Any]]:
         return pipeline.query(

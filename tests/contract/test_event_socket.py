@@ -131,7 +131,7 @@ def test_connections_above_the_session_limit_are_closed(make_switch: MakeSwitch)
         address = f"{switch.url}/ari/asterisk/ping"
         credentials = (switches.USER, switches.PASSWORD)
         # Connections of the fixture end a moment after they were closed.
-        until(lambda: _answers(address, second))
+        until(lambda: _answers(address, second), 20)
         assert second.get(address, auth=credentials, timeout=5).status_code == 200
         with pytest.raises(requests.ConnectionError):
             third.get(address, auth=credentials, timeout=5)
