@@ -75,13 +75,14 @@ class Originates:
         channel_id = ids.originated_id(self._prefix, through.connection_id, request.request_id)
         route = self._route(request, through)
         call, order = calls.originate(self._call(request, through, channel_id, route), self._ledger.limits)
-        if not self._write(call, request, through):
+        written = self._write(call, request, through)
+        if written is None:
             placed = self._placed(request)
             if placed is None:
                 raise errors.InvalidRequest(f"run {request.workflow_run_id} has a call already")
             return placed
-        self._ledger.give([order], call)
-        return call
+        self._ledger.give([order], written)
+        return written
 
     def _placed(self, request: CallRequest) -> Call | None:
         """The call that this request has led to, by whichever of the organization's connections."""
@@ -136,8 +137,8 @@ class Originates:
             ring_seconds=request.ring_seconds,
         )
 
-    def _write(self, call: Call, request: CallRequest, through: connections.Version) -> bool:
-        """The run and the call, both or neither; False when there is such a call already.
+    def _write(self, call: Call, request: CallRequest, through: connections.Version) -> Call | None:
+        """The run and the call with it, both or neither; None when there is such a call already.
 
         Counted and written under the organization's lock, as an admission is.
         """
@@ -156,8 +157,8 @@ class Originates:
                 if crowded is not None:
                     raise errors.InvalidRequest(crowded.reason)
         except _Placed:
-            return False
-        return True
+            return None
+        return with_run
 
     def _run(
         self, connection: database.Connection, call: Call, request: CallRequest, through: connections.Version

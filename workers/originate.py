@@ -95,7 +95,7 @@ def answered(leg: events.Channel, stamp: str) -> facts.FarEndAnswered:
 def with_dial_status(tools: Tools, call: Call) -> Call:
     """The call of a leg that ended unanswered, once how its dialling came out is known, or nobody tells."""
     for pause_seconds in _STATUS_LOOKS_SECONDS:
-        if call.state not in (State.ORIGINATING, State.RINGING) or call.dial_status is not None:
+        if call.state not in calls.DIALLING or call.dial_status is not None:
             break
         tools.ledger.clock.sleep(pause_seconds)
         call = tools.ledger.store.load(call.call_id) or call

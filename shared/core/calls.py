@@ -107,7 +107,7 @@ WORKS_IN: dict[Step, State] = {
 _STEP_OF = {state: step for step, state in WORKS_IN.items()}
 
 #: A leg of ours has not been answered yet.
-_DIALLING = frozenset({State.ORIGINATING, State.RINGING})
+DIALLING = frozenset({State.ORIGINATING, State.RINGING})
 #: Dialstatus → outcome, why, and the cause when Asterisk tells none.
 _DIALLED: dict[str, tuple[Outcome, str, int]] = {
     "BUSY": (Outcome.BUSY, "busy", Cause.BUSY),
@@ -463,7 +463,7 @@ def _bridge_lost(call: Call, fact: facts.BridgeLost, now: datetime, limits: Limi
 
 
 def _caller_hanging_up(call: Call, fact: facts.CallerHangingUp, now: datetime, limits: Limits) -> Advance:
-    if call.state in _DIALLING:
+    if call.state in DIALLING:
         # Its ChannelDestroyed follows; only that is the end of a leg that was not answered.
         known = call.hangup_cause or fact.hangup_cause
         return (call if known == call.hangup_cause else replace(call, hangup_cause=known)), ()
@@ -476,7 +476,7 @@ def _caller_left(call: Call, fact: facts.CallerLeft, now: datetime, limits: Limi
 
 
 def _caller_gone(call: Call, fact: facts.CallerGone, now: datetime, limits: Limits) -> Advance:
-    if call.state in _DIALLING:
+    if call.state in DIALLING:
         outcome, why, cause = unanswered(call.dial_status, fact.hangup_cause or call.hangup_cause)
         settled = replace(call, hangup_cause=cause)
         return _end(settled, now, limits, outcome=outcome, reason=why, cause=cause, caller_left=True,
@@ -519,7 +519,7 @@ def _originated(call: Call, _fact: facts.Originated, now: datetime, limits: Limi
 
 
 def _dialled(call: Call, fact: facts.Dialled, _now: datetime, _limits: Limits) -> Advance:
-    if call.state not in _DIALLING or call.dial_status == fact.status:
+    if call.state not in DIALLING or call.dial_status == fact.status:
         return _same(call)
     return replace(call, dial_status=fact.status), ()
 
@@ -528,7 +528,7 @@ def _far_end_answered(call: Call, fact: facts.FarEndAnswered, now: datetime, lim
     if call.state is State.ENDING and _may_appear(call):
         # It appeared after the teardown had looked: somebody is on the line, and hears nothing.
         return call, (commands.TearDown(call_id=call.call_id),)
-    if call.state not in _DIALLING:
+    if call.state not in DIALLING:
         return _same(call)
     answered = replace(
         call, channel_name=fact.channel_name, channel_created=fact.channel_created, entered_stamp=fact.stamp

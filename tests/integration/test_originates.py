@@ -78,6 +78,7 @@ def test_a_request_is_the_same_call_when_another_connection_has_taken_its_connec
     db: database.Database, placing: originates.Originates, orders: Orders
 ) -> None:
     placed = placing.place(REQUEST)
+    assert placed.workflow_run_id is not None
     connect(db)
     again = placing.place(REQUEST)
     assert (again.call_id, again.connection_id) == (placed.call_id, 1)
