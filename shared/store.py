@@ -32,6 +32,9 @@ _SELECT = ", ".join(_COLUMNS)
 _SET = ", ".join(f"{name} = %({name})s" for name in _COLUMNS if name not in _FIXED)
 _VALUES = ", ".join(f"%({name})s" for name in _COLUMNS)
 
+#: A call as it is, and the time.
+_CALLS = f"SELECT {_SELECT}, clock_timestamp() AS now FROM ari.calls"  # noqa: S608 - built from constants
+
 _TIMELINE_COLUMNS = "at, call_id, connection_id, kind, name, state_from, state_to, attempt, took_ms, who, detail"
 _TIMELINE_ROWS = """
     SELECT coalesce(at, clock_timestamp()), call_id, connection_id, kind, name, state_from, state_to, attempt, took_ms,
@@ -208,25 +211,25 @@ class PostgresStore:
         return _monotonic() + self._offset
 
     def load(self, call_id: UUID) -> Call | None:
-        return self._one(f"SELECT {_SELECT}, clock_timestamp() AS now FROM ari.calls WHERE call_id = %s", [call_id])  # noqa: S608 - built from constants
+        return self._one(f"{_CALLS} WHERE call_id = %s", [call_id])
 
     def last_entry(self, connection_id: int, channel_id: str, channel_created: str) -> Call | None:
         return self._one(
-            f"SELECT {_SELECT}, clock_timestamp() AS now FROM ari.calls WHERE connection_id = %s AND channel_id = %s"  # noqa: S608 - built from constants
+            f"{_CALLS} WHERE connection_id = %s AND channel_id = %s"
             " AND channel_created = %s ORDER BY entry DESC LIMIT 1",
             [connection_id, channel_id, channel_created],
         )
 
     def originated(self, connection_id: int, channel_id: str) -> Call | None:
         return self._one(
-            f"SELECT {_SELECT}, clock_timestamp() AS now FROM ari.calls WHERE connection_id = %s AND channel_id = %s"  # noqa: S608 - built from constants
+            f"{_CALLS} WHERE connection_id = %s AND channel_id = %s"
             " AND request_id IS NOT NULL ORDER BY received_at DESC LIMIT 1",
             [connection_id, channel_id],
         )
 
     def requested(self, organization_id: int, request_id: str) -> Call | None:
         return self._one(
-            f"SELECT {_SELECT}, clock_timestamp() AS now FROM ari.calls WHERE request_id = %s AND connection_id IN"  # noqa: S608 - built from constants
+            f"{_CALLS} WHERE request_id = %s AND connection_id IN"  # noqa: S608 - built from constants
             " (SELECT connection_id FROM ari.connections WHERE organization_id = %s) ORDER BY received_at LIMIT 1",
             [request_id, organization_id],
         )
@@ -322,7 +325,7 @@ class PostgresStore:
         What a newer release wrote and we cannot read is left to it.
         """
         rows = self._rows(
-            f"SELECT {_SELECT}, clock_timestamp() AS now FROM ari.calls"  # noqa: S608 - built from constants
+            f"{_CALLS}"
             # now(), which does not change within a statement: the index is searched by it, not read from end to end.
             " WHERE state <> 'ended' AND state = ANY(%s) AND deadline_at <= now()"
             " AND (claim_until IS NULL OR claim_until <= clock_timestamp()) ORDER BY deadline_at LIMIT %s",
