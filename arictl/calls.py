@@ -124,10 +124,12 @@ def call(  # noqa: PLR0917 - typer reads these as options
         ring_seconds=ring_seconds,
     )
     with tools.acting() as (config, db, book):
-        platform = dograh.Dograh(db, storage_backend=config.storage_backend)
-        slots = quotas.Slots(quotas.Quotas(db, now=book.store.now), platform, default=config.concurrent_calls)
+        runs = dograh.Runs(db, storage_backend=config.storage_backend)
+        slots = quotas.Slots(
+            quotas.Quotas(db, now=book.store.now), dograh.Accounts(db), default=config.concurrent_calls
+        )
         placed = originates.Originates(
-            book, platform, connections.Connections(db), slots=slots.of, prefix=config.id_prefix
+            book, dograh.Routes(db), runs, connections.Connections(db), slots=slots.of, prefix=config.id_prefix
         ).place(request)
     tools.out.print(f"Call {placed.call_id}: arictl trace {str(placed.call_id)[:8]}")
 

@@ -96,7 +96,7 @@ def add(  # noqa: PLR0917 - typer reads these as options
     serving.terms(value)
     authorities.check(configuration.ca_bundle)
     with tools.opened() as (_, db):
-        dograh.Dograh(db).write_configuration(organization, value, replace=replace)
+        dograh.Configurations(db).write(organization, value, replace=replace)
     tools.out.print(
         f"Organization {organization}: app {tools.plain(configuration.app)} on {tools.plain(configuration.endpoint)}."
         " The scheduler takes it up within seconds: arictl connection list"
@@ -107,7 +107,7 @@ def add(  # noqa: PLR0917 - typer reads these as options
 def remove(organization: Organization) -> None:
     """Remove an organization's Asterisk. New calls are refused, running ones go on to their end."""
     with tools.opened() as (_, db):
-        dograh.Dograh(db).remove_configuration(organization)
+        dograh.Configurations(db).remove(organization)
     tools.out.print(f"Organization {organization}: removed. Its calls go on to their end.")
 
 
@@ -124,7 +124,7 @@ def list_connections() -> None:
     with tools.opened() as (_, db), db.connection() as connection:
         rows = connection.execute(_LIST).fetchall()
         taken_up = {row["source_id"] for row in connection.execute(_TAKEN_UP).fetchall()}
-        waiting = len({row.source_id for row in dograh.Dograh(db).configurations()} - taken_up)
+        waiting = len({row.source_id for row in dograh.Configurations(db).all()} - taken_up)
         leads = connection.execute(
             "SELECT 1 FROM ari.leases WHERE name = 'scheduler' AND expires_at > clock_timestamp()"
         ).fetchone()

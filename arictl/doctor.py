@@ -129,7 +129,7 @@ def _show(heading: str, findings: Iterable[Finding]) -> list[Level]:
 
 def _print_files(organization: int) -> None:
     with tools.opened() as (_, db):
-        rows = [row for row in dograh.Dograh(db).configurations() if row.organization_id == organization]
+        rows = [row for row in dograh.Configurations(db).all() if row.organization_id == organization]
     if not rows:
         raise errors.InvalidConfiguration(f"organization {organization} has no ARI configuration")
     for row in rows:

@@ -40,11 +40,11 @@ def list_quotas() -> None:
 def show(organization: Organization) -> None:
     """Show what an organization may use, and what it does now."""
     with tools.opened() as (_, db):
-        platform = dograh.Dograh(db)
-        platform.require_organization(organization)
+        accounts = dograh.Accounts(db)
+        accounts.require_organization(organization)
         own = _quotas(db)
         quota, used_seconds = own.of(organization), own.used_seconds(organization)
-        theirs = platform.concurrent_calls(organization)
+        theirs = accounts.concurrent_calls(organization)
         with db.transaction() as connection:
             taken = _store(db).slots_taken(connection, organization)
     tools.out.print(f"Organization {organization}: {_state(quota)}")
@@ -75,7 +75,7 @@ def set_quota(
     if not changes:
         raise errors.PermanentError("nothing to set: give --calls, --minutes, --blocked or --allowed")
     with tools.opened() as (_, db):
-        dograh.Dograh(db).require_organization(organization)
+        dograh.Accounts(db).require_organization(organization)
         quota = _quotas(db).change(organization, changes)
     tools.out.print(
         f"Organization {organization}: {_state(quota)}; calls at the same time: {_limit(quota.concurrent_calls)};"

@@ -20,9 +20,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class Rows(Protocol):
-    """Where configurations come from. `dograh.Dograh` is the one adapter."""
+    """Where configurations come from. `dograh.Configurations` is the adapter."""
 
-    def configurations(self) -> list[dograh.ConfigurationRow]:
+    def all(self) -> list[dograh.ConfigurationRow]:
         """Every configuration for us, whole or not at all."""
 
 
@@ -65,7 +65,7 @@ class Reconciler:
 
     def reconcile(self) -> None:
         """Reads once and applies what changed. Raises DatabaseUnavailable, having changed nothing or whole rows."""
-        rows = self._rows.configurations()
+        rows = self._rows.all()
         known = self._read()
         wanted = {row.source_id for row in rows}
         missing = [one for one in known.values() if one.state != "removed" and one.source_id not in wanted]

@@ -37,8 +37,8 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     calls = store.PostgresStore(db, who=config.name, prefix=config.id_prefix)
     book = ledger.Ledger(calls, orders, config.limits(), who=config.name)
     lease = Lease(db, holder=f"{config.name}/{uuid.uuid4().hex[:8]}", seconds=config.lease_seconds)
-    platform = dograh.Dograh(db)
-    reconciler = Reconciler(db, platform, config.sealer())
+    reconciler = Reconciler(db, dograh.Configurations(db), config.sealer())
+    runs = dograh.Runs(db)
     assigner = Assigner(
         Sockets(db, drain_seconds=config.removal_drain_seconds, retake_seconds=config.retake_seconds),
         Listeners(queues.client(redis_url), timeout_seconds=config.listener_timeout_seconds),
@@ -61,7 +61,7 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
         sweeps.sweep(book, calls, batch=config.sweep_batch)
 
     def end_completed() -> None:
-        sweeps.end_completed(book, calls, platform)
+        sweeps.end_completed(book, calls, runs)
 
     clock = background.BackgroundScheduler(
         timezone="UTC",

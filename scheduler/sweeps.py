@@ -17,7 +17,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class Runs(Protocol):
-    """The platform's runs. `dograh.Dograh` is the adapter."""
+    """The platform's runs. `dograh.Runs` is the adapter."""
 
     def completed(self, run_ids: Collection[int]) -> set[int]:
         """Which of these runs are completed."""

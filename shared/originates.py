@@ -17,21 +17,23 @@ from shared.core.stasis_args import RunArgs
 from shared.ledger import Ledger
 
 
-class Platform(Protocol):
-    """The platform's side of a call that we begin. `dograh.Dograh` is the adapter."""
+class Routes(Protocol):
+    """By which terms calls are served. `dograh.Routes` is the adapter."""
+
+    def outbound(self, *, source_id: int, organization_id: int, workflow_id: int) -> dograh.Route | dograh.NoRoute:
+        """By which terms a call that we begin is served."""
+
+
+class Runs(Protocol):
+    """The runs of calls that we begin. `dograh.Runs` is the adapter."""
 
     def workflow_of(self, workflow_run_id: int, organization_id: int) -> int | None:
         """The workflow of an organization's run; None when the organization has no such run."""
 
-    def outbound_route(
-        self, *, source_id: int, organization_id: int, workflow_id: int
-    ) -> dograh.Route | dograh.NoRoute:
-        """By which terms a call is served."""
-
-    def create_run(self, connection: database.Connection, call: Call) -> int:
+    def create(self, connection: database.Connection, call: Call) -> int:
         """Inserts the call's run, inside a transaction."""
 
-    def take_run(
+    def take(
         self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int
     ) -> dograh.Route | dograh.NoRoute:
         """Takes the run that waits for a call for this one, inside a transaction."""
@@ -52,10 +54,18 @@ class Originates:
     """
 
     def __init__(
-        self, ledger: Ledger, platform: Platform, exits: Exits, *, slots: Callable[[int], int | None], prefix: str
+        self,
+        ledger: Ledger,
+        routes: Routes,
+        runs: Runs,
+        exits: Exits,
+        *,
+        slots: Callable[[int], int | None],
+        prefix: str,
     ) -> None:
         self._ledger = ledger
-        self._platform = platform
+        self._routes = routes
+        self._runs = runs
         self._exits = exits
         self._slots = slots
         self._prefix = prefix
@@ -95,10 +105,10 @@ class Originates:
         workflow_id = request.workflow_id
         if workflow_id is None:
             assert request.workflow_run_id is not None
-            workflow_id = self._platform.workflow_of(request.workflow_run_id, request.organization_id)
+            workflow_id = self._runs.workflow_of(request.workflow_run_id, request.organization_id)
         if workflow_id is None:
             raise errors.InvalidRequest(f"organization {request.organization_id} has no run {request.workflow_run_id}")
-        route = self._platform.outbound_route(
+        route = self._routes.outbound(
             source_id=through.source_id, organization_id=request.organization_id, workflow_id=workflow_id
         )
         if isinstance(route, dograh.NoRoute):
@@ -164,10 +174,10 @@ class Originates:
         self, connection: database.Connection, call: Call, request: CallRequest, through: connections.Version
     ) -> int:
         if request.workflow_run_id is None:
-            return self._platform.create_run(connection, call)
+            return self._runs.create(connection, call)
         assert call.workflow_id is not None
         args = RunArgs(workflow_run_id=request.workflow_run_id, workflow_id=call.workflow_id)
-        route = self._platform.take_run(connection, call, args, source_id=through.source_id)
+        route = self._runs.take(connection, call, args, source_id=through.source_id)
         if isinstance(route, dograh.NoRoute):
             raise errors.InvalidRequest(route.reason)
         return request.workflow_run_id

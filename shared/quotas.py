@@ -129,7 +129,7 @@ class Quotas:
 
 
 class PlatformLimits(Protocol):
-    """The platform's own limits. `dograh.Dograh` is the one adapter."""
+    """The platform's own limits. `dograh.Accounts` is the adapter."""
 
     def concurrent_calls(self, organization_id: int) -> int | None:
         """Most calls of an organization at the same time; None when nothing says so."""

@@ -93,7 +93,7 @@ def _join(tools: Tools, claim: claims.Claim, *, look_first: bool) -> None:
         return
     after = claim.record(fact)
     if after.state is calls.State.CONNECTED:
-        tools.platform.note_media(after, media_id=tools.media_id(after), bridge_id=tools.bridge_id(after))
+        tools.runs.note_media(after, media_id=tools.media_id(after), bridge_id=tools.bridge_id(after))
 
 
 def _joined(tools: Tools, asterisk: ari.Ari, call: Call, *, look_first: bool) -> facts.Fact:

@@ -48,18 +48,21 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     dialer = endpoints.Dialer(config.guard())
     orders = queues.BrokerOrders(queues.broker(redis_url))
     book = ledger.Ledger(calls, orders, limits, who=config.name)
-    platform = dograh.Dograh(db, storage_backend=config.storage_backend, run_completion=config.run_completion)
+    routes = dograh.Routes(db)
+    runs = dograh.Runs(db, storage_backend=config.storage_backend, run_completion=config.run_completion)
+    accounts = dograh.Accounts(db)
     own_quotas = quotas.Quotas(db, now=calls.now)
-    slots = quotas.Slots(own_quotas, platform, default=config.concurrent_calls)
+    slots = quotas.Slots(own_quotas, accounts, default=config.concurrent_calls)
     tools = Tools(
         ledger=book,
         asterisks=RestAsterisks(
             known, config.sealer(), limits, calls, requests_at_once=config.asterisk_requests, dialer=dialer
         ),
-        platform=platform,
-        quota=_quota(config, own_quotas, platform),
+        routes=routes,
+        runs=runs,
+        quota=_quota(config, own_quotas, accounts),
         slots=slots.of,
-        originates=originates.Originates(book, platform, known, slots=slots.of, prefix=config.id_prefix),
+        originates=originates.Originates(book, routes, runs, known, slots=slots.of, prefix=config.id_prefix),
         entrances=known,
         leases=leases.Leases(db),
         side_by_side=side_by_side,
@@ -91,14 +94,14 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     log.info("worker stopped")
 
 
-def _quota(config: settings.Worker, own: quotas.Quotas, platform: dograh.Dograh) -> Quota:
+def _quota(config: settings.Worker, own: quotas.Quotas, accounts: dograh.Accounts) -> Quota:
     match config.quota:
         case "sql":
             return own
         case "http":
             secret = config.mps_secret_key
             return QuotaService(
-                platform,
+                accounts,
                 config.limits(),
                 url=config.mps_api_url,
                 secret=secret.get_secret_value() if secret is not None else None,

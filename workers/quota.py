@@ -102,7 +102,7 @@ def _end_missed_run(tools: Tools, known: Call | None, args: tuple[str, ...]) -> 
     """Ends the run of a leg that the platform originated, whose end was told before its start: only this names it."""
     if known is not None and known.outcome is calls.Outcome.ABANDONED and stasis_args.names_run(args):
         named = replace(known, direction=Direction.OUTBOUND, args=args)
-        tools.platform.end_run(named, media_id=tools.media_id(named), bridge_id=tools.bridge_id(named))
+        tools.runs.end(named, media_id=tools.media_id(named), bridge_id=tools.bridge_id(named))
 
 
 def decide_admission(tools: Tools, *, call_id: UUID) -> None:
@@ -124,7 +124,7 @@ def _decide(tools: Tools, claim: claims.Claim, entrance: connections.Entrance, a
     elif call.direction is Direction.OUTBOUND:
         _take_over(tools, claim, entrance)
     else:
-        route = tools.platform.route(source_id=entrance.source_id, organization_id=entrance.organization_id)
+        route = tools.routes.inbound(source_id=entrance.source_id, organization_id=entrance.organization_id)
         refused = _refusal(tools, claim, route, age_seconds)
         if refused is not None:
             claim.record(replace(refused, goes_on=route.goes_on))
@@ -160,7 +160,7 @@ def _take_over(tools: Tools, claim: claims.Claim, entrance: connections.Entrance
 
     def decide(connection: database.Connection, locked: Call) -> facts.TakenOver | facts.Refused:
         args = stasis_args.read(locked.args)
-        route = tools.platform.take_run(connection, locked, args, source_id=entrance.source_id)
+        route = tools.runs.take(connection, locked, args, source_id=entrance.source_id)
         if isinstance(route, dograh.NoRoute):
             return facts.Refused(reason=route.reason, hangup_cause=route.hangup_cause, goes_on=route.goes_on)
         return facts.TakenOver(
@@ -275,14 +275,12 @@ def record_unanswered(tools: Tools, *, connection_id: int, version: int, event: 
         hangup_cause=cause,
     )
     with tools.ledger.store.transaction() as connection:
-        run_id = tools.platform.waiting_run(
-            connection, organization_id=entrance.organization_id, channel_id=event.leg.id
-        )
+        run_id = tools.runs.waiting(connection, organization_id=entrance.organization_id, channel_id=event.leg.id)
         if run_id is None:
             return False
         call = replace(over, workflow_run_id=run_id)
         if tools.ledger.store.insert_in(connection, call):
-            tools.platform.end_run_in(connection, call, {})
+            tools.runs.end_in(connection, call, {})
     return True
 
 

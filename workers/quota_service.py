@@ -30,7 +30,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class Accounts(Protocol):
-    """Who pays for calls. `dograh.Dograh` is the one adapter."""
+    """Who pays for calls. `dograh.Accounts` is the adapter."""
 
     def account(self, user_id: int) -> dograh.Account:
         """Raises InvalidConfiguration when there is no such user, or its configuration cannot be read."""

@@ -23,4 +23,4 @@ def create_run(tools: Tools, *, call_id: UUID) -> None:
 
 
 def _run_of(tools: Tools) -> Callable[[database.Connection, Call], facts.RunCreated]:
-    return lambda connection, call: facts.RunCreated(workflow_run_id=tools.platform.create_run(connection, call))
+    return lambda connection, call: facts.RunCreated(workflow_run_id=tools.runs.create(connection, call))

@@ -15,30 +15,34 @@ from shared.ledger import Ledger
 from workers.asterisks import Asterisks
 
 
-class Platform(Protocol):
-    """The platform's side of a call. `dograh.Dograh` is the one adapter."""
+class Routes(Protocol):
+    """Which workflow serves a call. `dograh.Routes` is the adapter."""
 
-    def route(self, *, source_id: int, organization_id: int) -> dograh.Route | dograh.NoRoute:
+    def inbound(self, *, source_id: int, organization_id: int) -> dograh.Route | dograh.NoRoute:
         """Where an inbound call goes."""
 
-    def create_run(self, connection: database.Connection, call: Call) -> int:
+
+class Runs(Protocol):
+    """The workflow runs of calls. `dograh.Runs` is the adapter."""
+
+    def create(self, connection: database.Connection, call: Call) -> int:
         """Inserts the workflow run, inside a transaction."""
 
-    def take_run(
+    def take(
         self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int
     ) -> dograh.Route | dograh.NoRoute:
         """Takes a run that waits for a call for this one, inside a transaction."""
 
-    def waiting_run(self, connection: database.Connection, *, organization_id: int, channel_id: str) -> int | None:
+    def waiting(self, connection: database.Connection, *, organization_id: int, channel_id: str) -> int | None:
         """The run for which the platform has begun a call under this channel id, locked; or None."""
 
-    def end_run_in(self, connection: database.Connection, call: Call, media: Mapping[str, str]) -> None:
+    def end_in(self, connection: database.Connection, call: Call, media: Mapping[str, str]) -> None:
         """Ends the call's run, inside a transaction."""
 
     def note_media(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         """Tells the run its media leg and bridge."""
 
-    def end_run(self, call: Call, *, media_id: str, bridge_id: str) -> None:
+    def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         """Ends the run, if that is ours to do."""
 
 
@@ -87,7 +91,8 @@ class Tools:
 
     ledger: Ledger
     asterisks: Asterisks
-    platform: Platform
+    routes: Routes
+    runs: Runs
     quota: Quota
     #: How many slots an organization has; None for any number.
     slots: Callable[[int], int | None]

@@ -123,7 +123,7 @@ def _tear_down(tools: Tools, claim: claims.Claim) -> None:
 def _end_run(tools: Tools, call: Call) -> str:
     """Ends the run; says why it could not."""
     try:
-        tools.platform.end_run(call, media_id=tools.media_id(call), bridge_id=tools.bridge_id(call))
+        tools.runs.end(call, media_id=tools.media_id(call), bridge_id=tools.bridge_id(call))
     except errors.PipelineError as exc:
         return f"the run is not ended: {exc}"
     return ""

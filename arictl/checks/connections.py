@@ -73,8 +73,8 @@ def _asked(patient: Patient, dialer: endpoints.Dialer) -> Sequence[Finding]:
 
 def patients(db: database.Database, sealer: sealing.Sealer | None, organization: int | None) -> list[Patient]:
     """What Postgres says of them."""
-    platform = dograh.Dograh(db)
-    rows = sorted(platform.configurations(), key=lambda row: row.organization_id)
+    routes = dograh.Routes(db)
+    rows = sorted(dograh.Configurations(db).all(), key=lambda row: row.organization_id)
     with db.connection() as connection:
         known = {row["source_id"]: row for row in connection.execute(_KNOWN).fetchall()}
         stuck = {row["connection_id"]: row for row in connection.execute(_STUCK).fetchall()}
@@ -96,7 +96,7 @@ def patients(db: database.Database, sealer: sealing.Sealer | None, organization:
             sharing = [other for other in places[one.endpoint, one.app] if other != row.organization_id]
             findings += _configuration(one, sharing)
             findings += _taken_up(ours, one, sealer)
-        findings.append(_route(platform, row))
+        findings.append(_route(routes, row))
         if ours is not None and ours["connection_id"] in stuck:
             findings.append(_stuck(stuck[ours["connection_id"]]))
         usable = one if isinstance(one, Configuration) else None
@@ -171,8 +171,8 @@ def _opened(sealed: str | None, sealer: sealing.Sealer | None) -> str | None:
         return None
 
 
-def _route(platform: dograh.Dograh, row: dograh.ConfigurationRow) -> Finding:
-    route = platform.route(source_id=row.source_id, organization_id=row.organization_id)
+def _route(routes: dograh.Routes, row: dograh.ConfigurationRow) -> Finding:
+    route = routes.inbound(source_id=row.source_id, organization_id=row.organization_id)
     if isinstance(route, dograh.Route):
         return ok("inbound workflow", f"workflow {route.workflow_id}, websocket client {route.terms.media_client}")
     return wrong(

@@ -103,7 +103,7 @@ def configure(db: database.Database, text: str, organization_id: int = 1) -> int
 
 def created(db: database.Database, call: Call = CALL, **options: Any) -> int:
     with db.transaction() as connection:
-        return dograh.Dograh(db, **options).create_run(connection, call)
+        return dograh.Runs(db, **options).create(connection, call)
 
 
 # ── configurations ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -126,13 +126,13 @@ def created(db: database.Database, call: Call = CALL, **options: Any) -> int:
 def test_other_values_do_not_keep_ours_from_being_read(db: database.Database, text: str) -> None:
     configure(db, text, 2)
     source_id = configure(db, json.dumps(VALUE))
-    (row,) = dograh.Dograh(db).configurations()
+    (row,) = dograh.Configurations(db).all()
     assert row == dograh.ConfigurationRow(source_id=source_id, organization_id=1, value=VALUE)
 
 
 def test_values_that_postgres_can_store_and_jsonb_cannot_are_read(db: database.Database) -> None:
     configure(db, '{"provider":"ari","app_name":"a\\u0000b","app_password":"\\ud800","app_password":"last"}')
-    (row,) = dograh.Dograh(db).configurations()
+    (row,) = dograh.Configurations(db).all()
     assert row.value == {"provider": "ari", "app_name": "a\x00b", "app_password": "last"}
 
 
@@ -142,31 +142,31 @@ def test_rows_of_other_keys_are_not_configurations(db: database.Database) -> Non
         "INSERT INTO organization_configurations (organization_id, key, value) VALUES (1, 'OTHER', %s)",
         json.dumps(VALUE),
     )
-    assert dograh.Dograh(db).configurations() == []
+    assert dograh.Configurations(db).all() == []
 
 
 def test_a_configuration_is_written_once_unless_replaced(db: database.Database) -> None:
-    platform = dograh.Dograh(db)
-    platform.write_configuration(1, VALUE, replace=False)
+    configurations = dograh.Configurations(db)
+    configurations.write(1, VALUE, replace=False)
     with pytest.raises(errors.InvalidConfiguration, match="has a configuration already"):
-        platform.write_configuration(1, VALUE | {"app_name": "x"}, replace=False)
-    assert platform.configurations()[0].value == VALUE
-    platform.write_configuration(1, VALUE | {"app_name": "x"}, replace=True)
-    assert platform.configurations()[0].value == VALUE | {"app_name": "x"}
+        configurations.write(1, VALUE | {"app_name": "x"}, replace=False)
+    assert configurations.all()[0].value == VALUE
+    configurations.write(1, VALUE | {"app_name": "x"}, replace=True)
+    assert configurations.all()[0].value == VALUE | {"app_name": "x"}
     assert one(db, "SELECT created_at FROM organization_configurations")["created_at"] is not None
     with pytest.raises(errors.InvalidConfiguration, match="no organization 99"):
-        platform.write_configuration(99, VALUE, replace=False)
+        configurations.write(99, VALUE, replace=False)
 
 
 def test_only_our_configuration_is_removed(db: database.Database) -> None:
-    platform = dograh.Dograh(db)
+    configurations = dograh.Configurations(db)
     configure(db, '{"provider":"twilio","x":"\\u0000"}', 2)
     for organization_id in (1, 2):
         with pytest.raises(errors.InvalidConfiguration, match="has no ARI configuration"):
-            platform.remove_configuration(organization_id)
+            configurations.remove(organization_id)
     configure(db, '{"provider":"ari","x":"\\u0000"}', 1)
-    platform.remove_configuration(1)
-    assert platform.configurations() == []
+    configurations.remove(1)
+    assert configurations.all() == []
     assert one(db, "SELECT count(*) AS left FROM organization_configurations")["left"] == 1
 
 
@@ -194,13 +194,13 @@ def test_only_our_configuration_is_removed(db: database.Database) -> None:
     ],
 )
 def test_the_platform_s_limit_of_concurrent_calls(db: database.Database, text: str, limit: int | None) -> None:
-    platform = dograh.Dograh(db)
-    assert platform.concurrent_calls(1) is None
+    accounts = dograh.Accounts(db)
+    assert accounts.concurrent_calls(1) is None
     query = "INSERT INTO organization_configurations (organization_id, key, value) VALUES (%s, %s, %s)"
     execute(db, query, 1, "CONCURRENT_CALL_LIMIT", text)
     execute(db, query, 1, "ANOTHER_KEY", '{"value": 77}')
-    assert platform.concurrent_calls(1) == limit
-    assert platform.concurrent_calls(2) is None, "another organization's"
+    assert accounts.concurrent_calls(1) == limit
+    assert accounts.concurrent_calls(2) is None, "another organization's"
 
 
 OWN = {"provider": "dograh", "api_key": "mps-1"}
@@ -228,7 +228,7 @@ def test_a_user_s_service_keys_are_those_of_the_platform_s_own_services(
             "INSERT INTO user_configurations (user_id, configuration) VALUES (1, %s)",
             json.dumps(configuration),
         )
-    assert dograh.Dograh(db).account(1) == dograh.Account(provider_id="u1", service_keys=keys)
+    assert dograh.Accounts(db).account(1) == dograh.Account(provider_id="u1", service_keys=keys)
 
 
 @pytest.mark.parametrize(
@@ -241,16 +241,16 @@ def test_a_user_s_configuration_that_cannot_be_read_is_an_error_without_a_secret
 ) -> None:
     execute(db, "INSERT INTO user_configurations (user_id, configuration) VALUES (1, '{}'), (1, %s)", text)
     with pytest.raises(errors.InvalidConfiguration) as caught:
-        dograh.Dograh(db).account(1)
+        dograh.Accounts(db).account(1)
     assert "hunter2" not in str(caught.value)
 
 
 def test_there_may_be_no_such_user_or_organization(db: database.Database) -> None:
     with pytest.raises(errors.InvalidConfiguration, match="there is no user 9"):
-        dograh.Dograh(db).account(9)
+        dograh.Accounts(db).account(9)
     with pytest.raises(errors.InvalidConfiguration, match="there is no organization 9"):
-        dograh.Dograh(db).require_organization(9)
-    dograh.Dograh(db).require_organization(1)
+        dograh.Accounts(db).require_organization(9)
+    dograh.Accounts(db).require_organization(1)
 
 
 # ── routes ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -290,29 +290,29 @@ def test_a_call_without_a_route_is_told_why(
     db: database.Database, changes: dict[str, Any], reason: str, cause: Cause
 ) -> None:
     source_id = configure(db, json.dumps(VALUE | changes))
-    route = dograh.Dograh(db).route(source_id=source_id, organization_id=1)
+    route = dograh.Routes(db).inbound(source_id=source_id, organization_id=1)
     assert route == dograh.NoRoute(reason=reason, hangup_cause=cause)
 
 
 @pytest.mark.parametrize("workflow_id", [1, "1", "001"])
 def test_a_call_goes_to_the_workflow_configured_now(db: database.Database, workflow_id: object) -> None:
     source_id = configure(db, json.dumps(VALUE | {"inbound_workflow_id": workflow_id}))
-    route = dograh.Dograh(db).route(source_id=source_id, organization_id=1)
+    route = dograh.Routes(db).inbound(source_id=source_id, organization_id=1)
     terms = serving.Terms(media_client="media", call_seconds=None, dial_template="PJSIP/{number}", caller_id=None)
     assert route == dograh.Route(workflow_id=1, user_id=1, terms=terms)
 
 
 def test_a_removed_configuration_has_no_route(db: database.Database) -> None:
-    platform, source_id = dograh.Dograh(db), configure(db, json.dumps(VALUE))
+    routes, source_id = dograh.Routes(db), configure(db, json.dumps(VALUE))
     removed = dograh.NoRoute(reason="configuration removed", hangup_cause=Cause.NETWORK_OUT_OF_ORDER)
-    assert platform.route(source_id=source_id, organization_id=2) == removed
-    platform.remove_configuration(1)
-    assert platform.route(source_id=source_id, organization_id=1) == removed
+    assert routes.inbound(source_id=source_id, organization_id=2) == removed
+    dograh.Configurations(db).remove(1)
+    assert routes.inbound(source_id=source_id, organization_id=1) == removed
 
 
 @pytest.mark.parametrize("text", ["null", "[]", "5", '"x"'])
 def test_an_unreadable_configuration_has_no_route(db: database.Database, text: str) -> None:
-    route = dograh.Dograh(db).route(source_id=configure(db, text), organization_id=1)
+    route = dograh.Routes(db).inbound(source_id=configure(db, text), organization_id=1)
     assert isinstance(route, dograh.NoRoute)
     assert route.reason == "configuration unreadable"
 
@@ -358,7 +358,7 @@ def test_a_run_pins_the_current_definition(db: database.Database) -> None:
 def test_a_run_of_a_transaction_that_fails_is_not_there(db: database.Database) -> None:
     def fail() -> None:
         with db.transaction() as connection:
-            dograh.Dograh(db).create_run(connection, CALL)
+            dograh.Runs(db).create(connection, CALL)
             raise errors.TransientError("after it")
 
     with pytest.raises(errors.TransientError):
@@ -377,13 +377,13 @@ def test_what_another_process_wrote_is_kept(db: database.Database) -> None:
         json.dumps(foreign | {"call_id": "1762000000.12"}),
         run_id,
     )
-    platform = dograh.Dograh(db)
-    platform.note_media(call, media_id="m1", bridge_id="b1")
+    runs = dograh.Runs(db)
+    runs.note_media(call, media_id="m1", bridge_id="b1")
     # Read as text: JSON may hold what Python reads and JSONB would not.
     noted = json.loads(one(db, "SELECT gathered_context::text AS it FROM workflow_runs")["it"])
     names = {"call_id": "1762000000.12", "provider": "ari", "channel_name": "PJSIP/trunk-1"}
     assert noted == foreign | names | {"ext_channel_id": "m1", "bridge_id": "b1"}
-    platform.end_run(call, media_id="m1", bridge_id="b1")
+    runs.end(call, media_id="m1", bridge_id="b1")
     row = one(db, "SELECT gathered_context::text AS it, usage_info, logs, annotations FROM workflow_runs")
     assert json.loads(row["it"]) == noted | {"mapped_call_disposition": "completed"}
     assert row["usage_info"] == {"llm": 5, "call_duration_seconds": 61}
@@ -394,9 +394,9 @@ def test_what_another_process_wrote_is_kept(db: database.Database) -> None:
 def test_contexts_that_are_no_objects_do_not_break_us(db: database.Database, text: str) -> None:
     run_id = created(db)
     execute(db, "UPDATE workflow_runs SET gathered_context = %s, usage_info = %s", text, text)
-    platform, call = dograh.Dograh(db), replace(TALKED, workflow_run_id=run_id)
-    platform.note_media(call, media_id="m1", bridge_id="b1")
-    platform.end_run(call, media_id="m1", bridge_id="b1")
+    runs, call = dograh.Runs(db), replace(TALKED, workflow_run_id=run_id)
+    runs.note_media(call, media_id="m1", bridge_id="b1")
+    runs.end(call, media_id="m1", bridge_id="b1")
     row = run(db, run_id)
     assert (row["is_completed"], row["gathered_context"]["bridge_id"]) == (True, "b1")
     assert row["usage_info"] == {"call_duration_seconds": 61}
@@ -421,7 +421,7 @@ def test_a_run_that_never_connected_is_ended_by_us(
 ) -> None:
     run_id = created(db)
     call = replace(FAILED, workflow_run_id=run_id, outcome=outcome, direction=direction, reason="why it was")
-    dograh.Dograh(db, run_completion=completion).end_run(call, media_id="m", bridge_id="b")
+    dograh.Runs(db, run_completion=completion).end(call, media_id="m", bridge_id="b")
     row = run(db, run_id)
     assert (row["state"], row["is_completed"], row["usage_info"]) == ("completed", True, {"call_duration_seconds": 0})
     gathered = row["gathered_context"]
@@ -433,9 +433,9 @@ def test_a_run_that_never_connected_is_ended_by_us(
 def test_a_connected_run_is_ours_or_the_platform_s(db: database.Database) -> None:
     run_id = created(db)
     call = replace(TALKED, workflow_run_id=run_id)
-    dograh.Dograh(db, run_completion="platform").end_run(call, media_id="m", bridge_id="b")
+    dograh.Runs(db, run_completion="platform").end(call, media_id="m", bridge_id="b")
     assert (run(db, run_id)["state"], run(db, run_id)["is_completed"]) == ("initialized", False)
-    dograh.Dograh(db, run_completion="ours").end_run(call, media_id="m", bridge_id="b")
+    dograh.Runs(db, run_completion="ours").end(call, media_id="m", bridge_id="b")
     row = run(db, run_id)
     assert (row["state"], row["is_completed"], row["usage_info"]) == ("completed", True, {"call_duration_seconds": 61})
     gathered = row["gathered_context"]
@@ -447,15 +447,15 @@ def test_a_completed_run_is_left_alone(db: database.Database) -> None:
     run_id = created(db)
     execute(db, "UPDATE workflow_runs SET is_completed = true, state = 'completed', usage_info = '{\"a\": 1}'")
     before = run(db, run_id)
-    dograh.Dograh(db).end_run(replace(FAILED, workflow_run_id=run_id), media_id="m", bridge_id="b")
+    dograh.Runs(db).end(replace(FAILED, workflow_run_id=run_id), media_id="m", bridge_id="b")
     assert run(db, run_id) == before
 
 
 def test_a_call_without_a_run_or_with_one_that_is_gone_ends_none(db: database.Database) -> None:
-    platform = dograh.Dograh(db)
+    runs = dograh.Runs(db)
     for call in (FAILED, replace(FAILED, workflow_run_id=99)):
-        platform.note_media(call, media_id="m", bridge_id="b")
-        platform.end_run(call, media_id="m", bridge_id="b")
+        runs.note_media(call, media_id="m", bridge_id="b")
+        runs.end(call, media_id="m", bridge_id="b")
     assert one(db, "SELECT count(*) AS runs FROM workflow_runs")["runs"] == 0
 
 
@@ -467,7 +467,7 @@ OUTBOUND = replace(CALL, direction=Direction.OUTBOUND, state=State.ORIGINATING, 
 def test_an_attempted_outbound_call_that_failed_is_an_error(db: database.Database) -> None:
     run_id = created(db, OUTBOUND)
     call = replace(FAILED, workflow_run_id=run_id, direction=Direction.OUTBOUND, attempt=1)
-    dograh.Dograh(db).end_run(call, media_id="m", bridge_id="b")
+    dograh.Runs(db).end(call, media_id="m", bridge_id="b")
     assert run(db, run_id)["gathered_context"]["call_disposition"] == "error"
 
 
@@ -480,7 +480,7 @@ def test_an_outbound_run_is_named_as_the_platform_names_its_own(db: database.Dat
 def taken(db: database.Database, args: RunArgs, call: Call = OUTBOUND) -> dograh.Route | dograh.NoRoute:
     source_id = int(one(db, "SELECT id FROM organization_configurations WHERE organization_id = 1")["id"])
     with db.transaction() as connection:
-        return dograh.Dograh(db).take_run(connection, call, args, source_id=source_id)
+        return dograh.Runs(db).take(connection, call, args, source_id=source_id)
 
 
 def test_a_run_that_waits_is_taken_and_names_the_call(db: database.Database) -> None:
@@ -504,7 +504,7 @@ def came_too_late(*, run_id: int, workflow_id: int = 1, user_id: int = 1, **chan
 
 def test_a_run_that_its_leg_was_gone_too_soon_to_take_is_ended(db: database.Database) -> None:
     run_id = created(db, replace(OUTBOUND, channel_id="theirs"))
-    dograh.Dograh(db, run_completion="platform").end_run(came_too_late(run_id=run_id), media_id="m", bridge_id="b")
+    dograh.Runs(db, run_completion="platform").end(came_too_late(run_id=run_id), media_id="m", bridge_id="b")
     row = run(db, run_id)
     assert (row["state"], row["is_completed"], row["usage_info"]) == ("completed", True, {"call_duration_seconds": 0})
     gathered = row["gathered_context"]
@@ -530,7 +530,7 @@ def test_a_run_that_does_not_wait_for_the_leg_that_names_it_is_left_alone(
     if change:
         execute(db, f"UPDATE workflow_runs SET {change}")
     before = run(db, run_id)
-    dograh.Dograh(db).end_run(came_too_late(run_id=run_id, **named), media_id="m", bridge_id="b")
+    dograh.Runs(db).end(came_too_late(run_id=run_id, **named), media_id="m", bridge_id="b")
     assert run(db, run_id) == before
 
 
@@ -589,7 +589,7 @@ def test_only_a_waiting_run_of_the_organization_is_found_by_its_channel(db: data
 
     def found() -> int | None:
         with db.transaction() as connection:
-            return dograh.Dograh(db).waiting_run(connection, organization_id=1, channel_id=OUTBOUND.channel_id)
+            return dograh.Runs(db).waiting(connection, organization_id=1, channel_id=OUTBOUND.channel_id)
 
     assert found() == run_id
     execute(db, f"UPDATE workflow_runs SET {change}")
@@ -603,12 +603,12 @@ def test_what_another_tenant_s_run_holds_keeps_no_waiting_run_from_being_found(
     run_id = created(db, OUTBOUND)
     execute(db, "UPDATE workflow_runs SET gathered_context = %s WHERE id = %s", text, created(db, OUTBOUND))
     with db.transaction() as connection:
-        assert dograh.Dograh(db).waiting_run(connection, organization_id=1, channel_id=OUTBOUND.channel_id) == run_id
+        assert dograh.Runs(db).waiting(connection, organization_id=1, channel_id=OUTBOUND.channel_id) == run_id
 
 
 def test_which_runs_are_completed(db: database.Database) -> None:
     runs = [created(db) for _ in range(3)]
     execute(db, "UPDATE workflow_runs SET is_completed = true WHERE id = %s", runs[1])
-    assert dograh.Dograh(db).completed(runs) == {runs[1]}
-    assert dograh.Dograh(db).workflow_of(runs[0], 1) == 1
-    assert dograh.Dograh(db).workflow_of(runs[0], 2) is None
+    assert dograh.Runs(db).completed(runs) == {runs[1]}
+    assert dograh.Runs(db).workflow_of(runs[0], 1) == 1
+    assert dograh.Runs(db).workflow_of(runs[0], 2) is None

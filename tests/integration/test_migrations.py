@@ -113,7 +113,7 @@ def test_a_role_named_like_our_schema_finds_the_platform_s_tables(url_of_ari: st
     assert (tables(url_of_ari, "ari"), tables(url_of_ari, "public")) == (OURS, PLATFORM)
     db = database.Database(url_of_ari, size=1)
     db.open()
-    assert dograh.Dograh(db).configurations() == []
+    assert dograh.Configurations(db).all() == []
     db.close()
 
 

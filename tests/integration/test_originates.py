@@ -70,7 +70,12 @@ def orders() -> Orders:
 def placing(db: database.Database, orders: Orders) -> originates.Originates:
     ledger = Ledger(PostgresStore(db, who="test", prefix="aip-"), orders, Limits(), who="test")
     return originates.Originates(
-        ledger, dograh.Dograh(db), connections.Connections(db), slots=lambda _organization_id: None, prefix="aip-"
+        ledger,
+        dograh.Routes(db),
+        dograh.Runs(db),
+        connections.Connections(db),
+        slots=lambda _organization_id: None,
+        prefix="aip-",
     )
 
 

@@ -163,7 +163,7 @@ def make(db: database.Database, service: Service) -> Callable[..., QuotaService]
                 "INSERT INTO user_configurations (user_id, configuration) VALUES (2, %s)", [json.dumps(configuration)]
             )
         return QuotaService(
-            dograh.Dograh(db), limits,
+            dograh.Accounts(db), limits,
             **{"url": service.url, "secret": secret, "when_unreachable": "refuse", "requests_at_once": 6, **options},
         )  # fmt: skip
 

@@ -437,8 +437,8 @@ def test_the_adapter_refuses_by_the_limits_as_they_are_now(own: quotas.Quotas, m
 
 def test_slots_are_the_lower_of_our_limit_and_the_platform_s(db: database.Database, own: quotas.Quotas) -> None:
     execute(db, "INSERT INTO organizations (id, provider_id) VALUES (3, 'o3')")
-    slots = quotas.Slots(own, dograh.Dograh(db), default=8)
-    assert (slots.of(3), quotas.Slots(own, dograh.Dograh(db), default=None).of(3)) == (8, None)
+    slots = quotas.Slots(own, dograh.Accounts(db), default=8)
+    assert (slots.of(3), quotas.Slots(own, dograh.Accounts(db), default=None).of(3)) == (8, None)
     execute(
         db,
         "INSERT INTO organization_configurations (organization_id, key, value)"

@@ -69,7 +69,7 @@ class Rows:
         value = {"provider": "ari", "ari_endpoint": f"http://pbx{source_id}", "app_name": "a", "app_password": "p"}
         self.values[source_id] = value | changes
 
-    def configurations(self) -> list[dograh.ConfigurationRow]:
+    def all(self) -> list[dograh.ConfigurationRow]:
         if self.away:
             raise errors.DatabaseUnavailable("away")
         return [

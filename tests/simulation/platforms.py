@@ -89,71 +89,84 @@ class Tenant:
     asterisk: asterisks.Asterisk
 
 
-class Platform:
-    """Routes and runs.
+class Routes:
+    """Which workflow serves a call: the one that bears the number of its organization.
 
     Args:
         goes_on: Whether a refused caller goes on in the dialplan.
     """
 
-    def __init__(self, postgres: Postgres, store: MemoryStore, *, goes_on: bool) -> None:
+    def __init__(self, postgres: Postgres, *, goes_on: bool) -> None:
+        self._postgres = postgres
+        self._goes_on = goes_on
+
+    def inbound(self, *, source_id: int, organization_id: int) -> dograh.Route | dograh.NoRoute:
+        return self._postgres.statement("route", lambda: self.to(organization_id))
+
+    def outbound(self, *, source_id: int, organization_id: int, workflow_id: int) -> dograh.Route | dograh.NoRoute:
+        return self._postgres.statement("outbound route", lambda: self.to(organization_id))
+
+    def to(self, organization_id: int) -> dograh.Route:
+        terms = serving.terms({"ws_client_name": asterisks.CLIENT})
+        return dograh.Route(workflow_id=organization_id, user_id=1, terms=terms, goes_on=self._goes_on)
+
+    def refusal(self, reason: str) -> dograh.NoRoute:
+        return dograh.NoRoute(reason=reason, hangup_cause=Cause.NOT_ALLOWED, goes_on=self._goes_on)
+
+
+class Runs:
+    """The workflow runs."""
+
+    def __init__(self, postgres: Postgres, store: MemoryStore, routes: Routes) -> None:
         self._postgres = postgres
         self._store = store
-        self._goes_on = goes_on
-        self.runs: dict[int, Run] = {}
+        self._routes = routes
+        self.rows: dict[int, Run] = {}
         self._last = 0
 
-    def begin_run(self, organization_id: int) -> Run:
+    def begin(self, organization_id: int) -> Run:
         """The platform creates a run for a call that it begins itself."""
         self._last += 1
-        run = self.runs[self._last] = Run(run_id=self._last, organization_id=organization_id)
+        run = self.rows[self._last] = Run(run_id=self._last, organization_id=organization_id)
         return run
 
     # ── the port ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def route(self, *, source_id: int, organization_id: int) -> dograh.Route | dograh.NoRoute:
-        return self._postgres.statement("route", lambda: self._route(organization_id))
-
-    def outbound_route(
-        self, *, source_id: int, organization_id: int, workflow_id: int
-    ) -> dograh.Route | dograh.NoRoute:
-        return self._postgres.statement("outbound route", lambda: self._route(organization_id))
-
     def workflow_of(self, workflow_run_id: int, organization_id: int) -> int | None:
-        run = self._postgres.statement("workflow of a run", lambda: self.runs.get(workflow_run_id))
+        run = self._postgres.statement("workflow of a run", lambda: self.rows.get(workflow_run_id))
         return organization_id if run is not None and run.organization_id == organization_id else None
 
-    def create_run(self, connection: database.Connection, call: Call) -> int:
-        def create() -> int:
+    def create(self, connection: database.Connection, call: Call) -> int:
+        def insert() -> int:
             self._last += 1
             run = Run(run_id=self._last, organization_id=call.organization_id, is_ours=True)
-            cast(Transaction, connection).writes.append(lambda: self.runs.update({run.run_id: run}))
+            cast(Transaction, connection).writes.append(lambda: self.rows.update({run.run_id: run}))
             return run.run_id
 
-        return self._postgres.statement("insert run", create)
+        return self._postgres.statement("insert run", insert)
 
-    def take_run(
+    def take(
         self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int
     ) -> dograh.Route | dograh.NoRoute:
         transaction, run_id = cast(Transaction, connection), args.workflow_run_id
 
-        def take() -> dograh.Route | dograh.NoRoute:
-            run = self.runs.get(run_id)
+        def lock() -> dograh.Route | dograh.NoRoute:
+            run = self.rows.get(run_id)
             if run is None or run.organization_id != call.organization_id:
-                return self._refusal(f"run {run_id} is not of this organization")
+                return self._routes.refusal(f"run {run_id} is not of this organization")
             self._store.locks.take(transaction, ("run row", run_id))
             calls = [row.call for row in self._store.rows.values() if row.call.workflow_run_id == run_id]
             if run.is_completed or any(other.call_id != call.call_id for other in calls):
-                return self._refusal(f"run {run_id} does not wait for a call")
+                return self._routes.refusal(f"run {run_id} does not wait for a call")
             transaction.writes.append(lambda: setattr(run, "channel_id", call.channel_id))
-            return self._route(call.organization_id)
+            return self._routes.to(call.organization_id)
 
-        return self._postgres.statement("take run", take)
+        return self._postgres.statement("take run", lock)
 
-    def waiting_run(self, connection: database.Connection, *, organization_id: int, channel_id: str) -> int | None:
+    def waiting(self, connection: database.Connection, *, organization_id: int, channel_id: str) -> int | None:
         def find() -> int | None:
             wanted = (organization_id, channel_id, False)
-            for run in reversed(self.runs.values()):
+            for run in reversed(self.rows.values()):
                 if (run.organization_id, run.channel_id, run.is_completed) == wanted:
                     self._store.locks.take(cast(Transaction, connection), ("run row", run.run_id))
                     return run.run_id if not run.is_completed else None
@@ -161,7 +174,7 @@ class Platform:
 
         return self._postgres.statement("waiting run", find)
 
-    def end_run_in(self, connection: database.Connection, call: Call, media: Mapping[str, str]) -> None:
+    def end_in(self, connection: database.Connection, call: Call, media: Mapping[str, str]) -> None:
         run_id = call.workflow_run_id
         assert run_id is not None
         self._postgres.statement(
@@ -171,30 +184,23 @@ class Platform:
     def note_media(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         self._postgres.statement("note media", lambda: None)
 
-    def end_run(self, call: Call, *, media_id: str, bridge_id: str) -> None:
+    def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         run_id = call.workflow_run_id or self._named(call)
         if run_id is not None:
             self._postgres.statement("end run", lambda: self._end(run_id))
 
     def _end(self, run_id: int) -> None:
-        self.runs[run_id].is_completed = True
+        self.rows[run_id].is_completed = True
 
     def _named(self, call: Call) -> int | None:
         """The run that its leg names and waits for a call still."""
         if call.direction is not Direction.OUTBOUND or not stasis_args.names_run(call.args):
             return None
         run_id = stasis_args.read(call.args).workflow_run_id
-        run = self.runs.get(run_id)
+        run = self.rows.get(run_id)
         if run is None or run.organization_id != call.organization_id:
             return None
         return None if any(row.call.workflow_run_id == run_id for row in self._store.rows.values()) else run_id
-
-    def _route(self, organization_id: int) -> dograh.Route:
-        terms = serving.terms({"ws_client_name": asterisks.CLIENT})
-        return dograh.Route(workflow_id=organization_id, user_id=1, terms=terms, goes_on=self._goes_on)
-
-    def _refusal(self, reason: str) -> dograh.NoRoute:
-        return dograh.NoRoute(reason=reason, hangup_cause=Cause.NOT_ALLOWED, goes_on=self._goes_on)
 
 
 class Leases:

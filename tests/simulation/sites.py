@@ -23,7 +23,7 @@ from tests.simulation.asterisks import PREFIX, AgentPlan, Asterisk, Requests
 from tests.simulation.brokers import Broker, SideBySide, Workers
 from tests.simulation.faults import NO_CALL
 from tests.simulation.listeners import Listener
-from tests.simulation.platforms import Entrances, Leases, Platform, Postgres, Run, Tenant
+from tests.simulation.platforms import Entrances, Leases, Postgres, Routes, Run, Runs, Tenant
 from tests.simulation.stores import MemoryStore
 from tests.simulation.world import EPOCH, Hand, Process, World
 from workers.steps import NoQuota, Tools
@@ -86,7 +86,8 @@ class Site:
         self.postgres = Postgres(world)
         self.leases = Leases(self.postgres)
         self.store = MemoryStore(self.postgres, self._changed)
-        self.platform = Platform(self.postgres, self.store, goes_on=goes_on)
+        self.routes = Routes(self.postgres, goes_on=goes_on)
+        self.runs = Runs(self.postgres, self.store, self.routes)
         self.workers = Workers(world, 2)
         self.broker = Broker(world, self.workers, self._call_of)
         self.asterisks = {name: Asterisk(world, name, plan_agent, answer_after_seconds) for name in asterisks}
@@ -161,7 +162,7 @@ class Site:
 
     def platform_calls(self, tenant: Tenant, number: str, *, run: Run | None = None) -> Run:
         """The platform calls a number through a tenant's Asterisk, for a run of its own, or for another tenant's."""
-        run = self.platform.begin_run(tenant.organization_id) if run is None else run
+        run = self.runs.begin(tenant.organization_id) if run is None else run
         self.world.after(0.0, lambda: self._dial(tenant, number, run))
         return run
 
@@ -232,9 +233,12 @@ class Site:
         entrances = Entrances(self.postgres, self.tenants)
         return Tools(
             ledger=ledger,
-            originates=originates.Originates(ledger, self.platform, entrances, slots=self._slots, prefix=PREFIX),
+            originates=originates.Originates(
+                ledger, self.routes, self.runs, entrances, slots=self._slots, prefix=PREFIX
+            ),
             asterisks=_Asterisks(self.postgres, self._by_connection, self.world.monotonic),
-            platform=self.platform,
+            routes=self.routes,
+            runs=self.runs,
             quota=NoQuota(),
             slots=self._slots,
             entrances=entrances,
@@ -379,7 +383,7 @@ class Site:
             is_here = self._by_connection[row.call.connection_id].asterisk is asterisk
             if is_here and row.call.channel_id == channel_id and row.call.state is not State.ENDED:
                 self.world.violation(f"{self._names[row.call.call_id]} was not answered, and is {row.call.state}")
-        for run in self.platform.runs.values():
+        for run in self.runs.rows.values():
             if run.channel_id == channel_id and not run.is_completed:
                 self.world.violation(f"run {run.run_id} was not answered, and still waits")
 
@@ -449,7 +453,7 @@ class Site:
         # One that the platform began and whose call nobody heard of is the platform's.
         left += [
             f"run {run.run_id}"
-            for run in self.platform.runs.values()
+            for run in self.runs.rows.values()
             if not run.is_completed and (run.is_ours or run.run_id in taken)
         ]
         return left
@@ -466,11 +470,11 @@ class Site:
                 world.violation(f"{tenant.app} has {taken} slots taken, and no call")
         calls = [row.call for row in self.store.rows.values()]
         used = [call.workflow_run_id for call in calls if call.workflow_run_id is not None]
-        for run in self.platform.runs.values():
+        for run in self.runs.rows.values():
             if used.count(run.run_id) > 1 or (run.is_ours and run.run_id not in used):
                 world.violation(f"run {run.run_id} is of {used.count(run.run_id)} calls")
         for call in calls:
-            run_of = self.platform.runs.get(call.workflow_run_id or 0)
+            run_of = self.runs.rows.get(call.workflow_run_id or 0)
             if run_of is not None and run_of.organization_id != call.organization_id:
                 world.violation(f"{self._names[call.call_id]} has a run of another tenant's")
 

@@ -249,7 +249,7 @@ def test_a_run_is_created_once_though_a_worker_dies_over_it(site: Site) -> None:
     site.call_in(site.tenants[0])
     site.world.run(20.0)
     assert states(site) == [State.CONNECTED]
-    assert len(site.platform.runs) == 1
+    assert len(site.runs.rows) == 1
     ends_well(site)
 
 
@@ -315,7 +315,7 @@ def test_a_far_end_that_does_not_answer_ends_the_run_within_a_second(site: Site,
     site.request_call(site.tenants[0], number)
     site.world.run(1.3)
     assert (only(site).state, only(site).outcome) == (State.ENDED, outcome)
-    assert [run.is_completed for run in site.platform.runs.values()] == [True]
+    assert [run.is_completed for run in site.runs.rows.values()] == [True]
     ends_well(site)
 
 
@@ -372,7 +372,7 @@ def over_too_soon(make_site: Callable[..., Site], answer_after_seconds: float) -
     (row,) = site.store.rows.values()
     assert row.call.state is State.RINGING
     row.call = replace(row.call, state=State.ENDED, outcome=Outcome.CANCELED, deadline_at=None)
-    for run in site.platform.runs.values():
+    for run in site.runs.rows.values():
         run.is_completed = True
     return site
 
@@ -403,7 +403,7 @@ def test_a_call_asked_for_twice_is_placed_once(site: Site) -> None:
     site.broker.put(messages.of_request(request))
     site.world.run(3.0)
     assert states(site) == [State.CONNECTED]
-    assert len(site.platform.runs) == 1
+    assert len(site.runs.rows) == 1
     ends_well(site)
 
 
@@ -411,7 +411,7 @@ def test_a_run_of_another_tenant_is_refused_and_left_alone(make_site: Callable[.
     site = make_site(asterisks=("pbx1", "pbx2"))
     site.open()
     site.world.run(0.3)
-    run = site.platform.begin_run(site.tenants[0].organization_id)
+    run = site.runs.begin(site.tenants[0].organization_id)
     site.platform_calls(site.tenants[1], "100", run=run)
     site.world.run(2.0)
     assert (only(site).state, only(site).outcome) == (State.ENDED, Outcome.REFUSED)

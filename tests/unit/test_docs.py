@@ -222,7 +222,7 @@ def test_environment_variables_that_are_named_are_read(page: str) -> None:
     sources = [
         *ROOT.glob("devstack/*.py"),
         *ROOT.glob("arictl/*.py"),
-        *ROOT.glob("shared/*.py"),
+        *ROOT.glob("shared/**/*.py"),
         # Channel variables, which the dialplan reads.
         *ROOT.glob("workers/*.py"),
         ROOT / "tests/conftest.py",
