@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
@@ -13,7 +14,7 @@ import structlog
 
 from shared import database, errors
 from shared.core import calls, commands, facts, quotas
-from shared.core.calls import Call
+from shared.core.calls import Call, Change
 from shared.core.deadlines import Limits, Step
 from shared.store import Hold, Note, Store
 
@@ -45,10 +46,57 @@ class Recorded:
     """What became of a call."""
 
     call: Call
-    #: Whether the fact changed anything.
+    #: Whether the facts changed anything.
     applied: bool
     #: Whether the call is now claimed under the owner given.
     held: bool = False
+
+
+class Learned:
+    """What facts, one after the other, make of a call. Nothing of it is stored yet."""
+
+    def __init__(self, call: Call, now: datetime, limits: Limits) -> None:
+        self.call = call
+        self.changes: list[Change] = []
+        self._orders: list[commands.Command] = []
+        self._now = now
+        self._limits = limits
+
+    def learn(self, fact: facts.Fact) -> None:
+        """Asks the core what the fact makes of the call as it is by now."""
+        after, orders = calls.advance(self.call, fact, self._now, self._limits)
+        self._orders += orders
+        if after != self.call:
+            self.changes.append(Change(before=self.call, after=after, fact=fact))
+            self.call = after
+
+    def leads_to(self, step: Step) -> bool:
+        """Whether this very change is what the step is to act on."""
+        if not self.changes:
+            return False
+        before = self.changes[0].before
+        moved = self.call.state is not before.state or self.call.attempt != before.attempt
+        return moved and calls.WORKS_IN[step] is self.call.state
+
+    def orders(self, *, held: bool) -> list[commands.Command]:
+        """What is to be done now: not what a later fact has overtaken, nor what whoever holds the call does itself."""
+        return [order for order in self._orders if self._stands(order, held=held)]
+
+    def _stands(self, order: commands.Command, *, held: bool) -> bool:
+        state = _STATE_OF_ORDER.get(type(order))
+        return state is None or (state is self.call.state and not held)
+
+
+class Decision(Learned):
+    """A transaction on a call: what is read and written by its connection is stored with the facts, or not at all."""
+
+    def __init__(self, connection: database.Connection, call: Call, now: datetime, limits: Limits) -> None:
+        super().__init__(call, now, limits)
+        self.connection = connection
+
+
+class _Overtaken(Exception):
+    """Somebody wrote since the call was read."""
 
 
 class Ledger:
@@ -88,39 +136,39 @@ class Ledger:
     def record(
         self,
         call: Call,
-        fact: facts.Fact,
-        *,
+        *learned: facts.Fact,
         notes: Sequence[Note] = (),
         owner: str = "",
         take: Step | None = None,
         insist: bool = True,
     ) -> Recorded:
-        """Stores what a fact makes of a call. When somebody wrote in between: reads again and asks the core again.
+        """Stores what facts make of a call. When somebody wrote in between: reads again and asks the core again.
 
         Args:
             call: As last read; a stale one costs a round trip, nothing more.
-            notes: Rows of the timeline to write along, whatever becomes of the fact.
+            learned: The facts, in their order.
+            notes: Rows of the timeline to write along, whatever becomes of the facts.
             owner: The claim of the step that reports: released by this.
-            take: Claim the call for this step in the same write, should the fact leave it in that step's state; the
+            take: Claim the call for this step in the same write, should the facts leave it in that step's state; the
                 order for the step is then not given, the caller carries it out itself.
-
             insist: False for a fact that is only true of the call as it was read: it is dropped when somebody wrote.
 
         Raises:
             TransientError: The store is unavailable, or the call is written by others without pause.
         """
         for _ in range(_TRIES):
-            after, orders = calls.advance(call, fact, self.store.now(), self.limits)
-            if after == call:
+            change = Learned(call, self.store.now(), self.limits)
+            for fact in learned:
+                change.learn(fact)
+            if not change.changes:
                 if notes:
                     self.store.note(notes, call=call)
-                self.give(orders, call)
+                self.give(change.orders(held=False), call)
                 return Recorded(call=call, applied=False)
-            hold = self.hold(take, owner) if take is not None and _leads_to(take, call, after) else None
-            saved = self.store.save(call, after, fact, notes=notes, owner=owner, hold=hold)
+            hold = self._hold_for(take, change, owner)
+            saved = self.store.save(change.changes, notes=notes, owner=owner, hold=hold)
             if saved is not None:
-                self.give([order for order in orders if hold is None or not _is_for(order, after.state)], saved)
-                return Recorded(call=saved, applied=True, held=hold is not None)
+                return self._stored(change, saved, held=hold is not None)
             if not insist:
                 return Recorded(call=call, applied=False)
             notes = ()
@@ -132,60 +180,67 @@ class Ledger:
 
     def decide(
         self,
-        call_id: UUID,
-        state: calls.State,
-        decide: Callable[[database.Connection, Call], facts.Fact],
+        call: Call,
+        decide: Callable[[Decision], None],
         *,
         owner: str,
         notes: Sequence[Note] = (),
-    ) -> None:
-        """Stores what `decide` reads and writes, and the fact it comes to, in one transaction: both or neither.
+        take: Step | None = None,
+    ) -> Recorded:
+        """Stores what `decide` reads and writes, and the facts it comes to, in one transaction: all or nothing.
 
-        The call's row is locked first, so that two workers cannot both decide. Does nothing in another state.
+        When somebody wrote since the call was read, all of it is rolled back and decided once more, the call's row
+        locked; unless the call is in another state by then, where there is nothing to decide.
 
         Args:
-            decide: Works inside the transaction; it may be rolled back, and asked again.
+            call: As last read.
+            decide: Works inside the transaction.
+            owner, notes, take: As in `record`.
         """
+        try:
+            return self._decide(call, decide, owner=owner, notes=notes, take=take, lock=False)
+        except _Overtaken:
+            pass
+        try:
+            return self._decide(call, decide, owner=owner, notes=notes, take=take, lock=True)
+        except _Overtaken as exc:
+            raise errors.TransientError(f"call {call.call_id} was written under its lock") from exc
+
+    def _decide(
+        self, call: Call, decide: Callable[[Decision], None], *, owner: str, notes: Sequence[Note],
+        take: Step | None, lock: bool,
+    ) -> Recorded:  # fmt: skip
         with self.store.transaction() as connection:
-            call = self.store.lock(connection, call_id)
-            if call is None or call.state is not state:
-                return
-            fact = decide(connection, call)
-            after, orders = calls.advance(call, fact, self.store.now(), self.limits)
-            if self.store.save_in(connection, call, after, fact, owner=owner, notes=notes) is None:
-                raise errors.TransientError(f"call {call_id} was written under its lock")
-        self.give(orders, call)
+            if lock:
+                locked = self.store.lock(connection, call.call_id)
+                if locked is None or locked.state is not call.state:
+                    return Recorded(call=locked or call, applied=False)
+                call = locked
+            decision = Decision(connection, call, self.store.now(), self.limits)
+            decide(decision)
+            if not decision.changes:
+                return Recorded(call=call, applied=False)
+            hold = self._hold_for(take, decision, owner)
+            saved = self.store.save_in(connection, decision.changes, notes=notes, owner=owner, hold=hold)
+            if saved is None:
+                raise _Overtaken
+        return self._stored(decision, saved, held=hold is not None)
 
-    def admit(
-        self,
-        call: Call,
-        fact: facts.Admitted,
-        *,
-        slots: int | None,
-        goes_on: bool = False,
-        owner: str,
-        notes: Sequence[Note] = (),
-    ) -> None:
-        """Stores that a call may be served; that it is refused, when its organization's slots are all taken.
+    def crowded(self, decision: Decision, slots: int | None) -> facts.Refused | None:
+        """Why there is no slot for the decision's call; None when there is one.
 
-        Counting and storing is one transaction under the organization's lock: of any number of calls that arrive at
-        the same time, as many are admitted as there are slots.
+        The organization is locked until the decision is stored: of any number of calls that arrive at the same time, as
+        many get in as there are slots.
 
         Args:
             slots: How many the organization has; None for any number, and nothing is counted.
-            goes_on: Whether a refused caller goes on in the dialplan.
         """
         if slots is None:
-            self.record(call, fact, notes=notes, owner=owner)
-            return
-
-        def judge(connection: database.Connection, locked: Call) -> facts.Fact:
-            self.store.lock_organization(connection, locked.organization_id)
-            taken = self.store.slots_taken(connection, locked.organization_id)
-            crowded = quotas.crowded(taken=taken, limit=slots)
-            return fact if crowded is None else replace(crowded, goes_on=goes_on)
-
-        self.decide(call.call_id, calls.State.RECEIVED, judge, owner=owner, notes=notes)
+            return None
+        organization_id = decision.call.organization_id
+        self.store.lock_organization(decision.connection, organization_id)
+        taken = self.store.slots_taken(decision.connection, organization_id)
+        return quotas.crowded(taken=taken, limit=slots)
 
     def give(self, orders: Sequence[commands.Command], call: Call) -> None:
         """Enqueues a call's orders; what cannot be enqueued is re-driven by the sweep when its deadline has passed."""
@@ -196,15 +251,12 @@ class Ledger:
         except errors.QueueUnavailable as exc:
             log.warning("orders not enqueued, the sweep will give them again", orders=len(orders), why=str(exc))
 
+    def _hold_for(self, take: Step | None, change: Learned, owner: str) -> Hold | None:
+        return self.hold(take, owner) if take is not None and change.leads_to(take) else None
 
-def _leads_to(step: Step, before: Call, after: Call) -> bool:
-    """Whether this very change is what the step is to act on."""
-    moved = after.state is not before.state or after.attempt != before.attempt
-    return moved and calls.WORKS_IN[step] is after.state
-
-
-def _is_for(order: commands.Command, state: calls.State) -> bool:
-    return _STATE_OF_ORDER.get(type(order)) is state
+    def _stored(self, change: Learned, saved: Call, *, held: bool) -> Recorded:
+        self.give(change.orders(held=held), saved)
+        return Recorded(call=saved, applied=True, held=held)
 
 
 _STATE_OF_ORDER: dict[type[commands.Command], calls.State] = {

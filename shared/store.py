@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ import structlog
 
 from shared import database, errors, quotas
 from shared.core import calls, facts, ids
-from shared.core.calls import Call
+from shared.core.calls import Call, Change
 from shared.core.deadlines import Step
 
 log = structlog.stdlib.get_logger(__name__)
@@ -25,11 +26,11 @@ _ORGANIZATION_LOCK = 0x617269
 
 _FIXED = frozenset({
     "call_id", "connection_id", "connection_version", "organization_id", "entry", "direction", "received_at", "version",
-    "request_id", "dial_endpoint", "ring_seconds",
+    "args", "request_id", "dial_endpoint", "ring_seconds",
 })  # fmt: skip
 _COLUMNS = [field.name for field in fields(Call)]
 _SELECT = ", ".join(_COLUMNS)
-_SET = ", ".join(f"{name} = %({name})s" for name in _COLUMNS if name not in _FIXED)
+_CHANGEABLE = [name for name in _COLUMNS if name not in _FIXED]
 _VALUES = ", ".join(f"%({name})s" for name in _COLUMNS)
 
 #: A call as it is, and the time.
@@ -55,35 +56,43 @@ WITH inserted AS (
 SELECT EXISTS (SELECT 1 FROM inserted) AS done
 """  # noqa: S608 - built from constants
 
-#: The claim goes when the state changes, or when the step that has it stores its result; otherwise it stays.
-_SAVE = f"""
-WITH saved AS (
-    UPDATE ari.calls SET {_SET}, version = version + 1,
-        claim_owner = CASE WHEN %(hold)s::interval IS NOT NULL THEN %(owner)s
-                           WHEN state <> %(state)s OR claim_owner = %(owner)s THEN NULL ELSE claim_owner END,
-        claim_step = CASE WHEN %(hold)s::interval IS NOT NULL THEN %(step)s
-                          WHEN state <> %(state)s OR claim_owner = %(owner)s THEN NULL ELSE claim_step END,
-        claim_until = CASE WHEN %(hold)s::interval IS NOT NULL THEN clock_timestamp() + %(hold)s::interval
-                           WHEN state <> %(state)s OR claim_owner = %(owner)s THEN NULL ELSE claim_until END
-    WHERE call_id = %(call_id)s AND version = %(version)s
-      AND (%(hold)s::interval IS NULL OR state <> %(state)s OR claim_until IS NULL OR claim_until <= clock_timestamp())
-    RETURNING call_id
-), begun AS (
+#: How a call's timeline begins.
+_ARRIVALS = {calls.State.RECEIVED: "CallReceived", calls.State.ORIGINATING: "CallRequested"}
+
+#: What a save is put together from: what is not needed is not there, so that each is short, and few are different.
+_CLAIM_TAKEN = "claim_owner = %(owner)s, claim_step = %(step)s, claim_until = clock_timestamp() + %(hold)s::interval"
+_CLAIM_GONE = "claim_owner = NULL, claim_step = NULL, claim_until = NULL"
+_CLAIM_KEPT_BY_OTHERS = ", ".join(
+    f"{name} = CASE WHEN claim_owner = %(owner)s THEN NULL ELSE {name} END"
+    for name in ("claim_owner", "claim_step", "claim_until")
+)
+_FREE = " AND (claim_until IS NULL OR claim_until <= clock_timestamp())"
+_BEGUN = """, begun AS (
     INSERT INTO ari.attempts (call_id, attempt, media_id, bridge_id, open_until)
-    SELECT call_id, %(begun)s, %(media_id)s, %(bridge_id)s, %(attempt_open_until)s FROM saved
-    WHERE %(begun)s::integer IS NOT NULL
-), settled AS (
+    SELECT call_id, %(begun)s, %(media_id)s, %(bridge_id)s, %(begun_open_until)s FROM saved
+)"""
+_SETTLED = """, settled AS (
     UPDATE ari.attempts SET outcome = %(settled)s, settled_at = clock_timestamp()
-    WHERE call_id = (SELECT call_id FROM saved) AND attempt = %(settled_attempt)s AND %(settled)s::text IS NOT NULL
-), noted AS (
+    WHERE call_id = (SELECT call_id FROM saved) AND attempt = %(settled_attempt)s
+)"""
+
+
+@functools.cache
+def _save_statement(changed: tuple[str, ...], claim: str, condition: str, attempts: str) -> str:
+    """The compare-and-set of a call, with its timeline; `done` says whether it was the version it names."""
+    sets = ", ".join([*(f"{name} = %({name})s" for name in changed), "version = version + 1", *filter(None, [claim])])
+    return f"""
+WITH saved AS (
+    UPDATE ari.calls SET {sets}
+    WHERE call_id = %(call_id)s AND version = %(version)s{condition}
+    RETURNING call_id
+){attempts}, noted AS (
     INSERT INTO ari.timeline ({_TIMELINE_COLUMNS}) {_TIMELINE_ROWS}
     WHERE kind = 'request' OR EXISTS (SELECT 1 FROM saved)
 )
 SELECT EXISTS (SELECT 1 FROM saved) AS done
 """  # noqa: S608 - built from constants
 
-#: How a call's timeline begins.
-_ARRIVALS = {calls.State.RECEIVED: "CallReceived", calls.State.ORIGINATING: "CallRequested"}
 
 _CLAIM = f"""
 UPDATE ari.calls SET claim_owner = %(owner)s, claim_step = %(step)s, version = version + 1,
@@ -159,19 +168,21 @@ class Store(Protocol):
     def save_in(
         self,
         connection: database.Connection,
-        before: Call,
-        after: Call,
-        fact: facts.Fact,
+        changes: Sequence[Change],
         *,
         notes: Sequence[Note],
         owner: str,
+        hold: Hold | None,
     ) -> Call | None:
         """As `save`, inside a transaction."""
 
-    def save(
-        self, before: Call, after: Call, fact: facts.Fact, *, notes: Sequence[Note], owner: str, hold: Hold | None
-    ) -> Call | None:
-        """Writes what a fact made of a call, if nobody wrote since; None when somebody did."""
+    def save(self, changes: Sequence[Change], *, notes: Sequence[Note], owner: str, hold: Hold | None) -> Call | None:
+        """Writes what facts made of a call, one after the other, if nobody wrote since; None when somebody did.
+
+        Args:
+            owner: Whose claim ends with it; every claim does when the state changes.
+            hold: The claim to be taken instead. None is taken from another who works in the same state.
+        """
 
     def release(self, call_id: UUID, owner: str) -> None:
         """Gives a claim back without a result."""
@@ -260,11 +271,9 @@ class PostgresStore:
         values = {"call_id": call_id, "state": calls.WORKS_IN[hold.step], **_holding(hold)}
         return self._one(_CLAIM, values)
 
-    def save(
-        self, before: Call, after: Call, fact: facts.Fact, *, notes: Sequence[Note], owner: str, hold: Hold | None
-    ) -> Call | None:
+    def save(self, changes: Sequence[Change], *, notes: Sequence[Note], owner: str, hold: Hold | None) -> Call | None:
         with self.db.connection() as connection:
-            return self.save_in(connection, before, after, fact, notes=notes, owner=owner, hold=hold)
+            return self.save_in(connection, changes, notes=notes, owner=owner, hold=hold)
 
     def transaction(self) -> AbstractContextManager[database.Connection]:
         return self.db.transaction()
@@ -272,28 +281,49 @@ class PostgresStore:
     def save_in(
         self,
         connection: database.Connection,
-        before: Call,
-        after: Call,
-        fact: facts.Fact,
+        changes: Sequence[Change],
         *,
         notes: Sequence[Note] = (),
         owner: str = "",
         hold: Hold | None = None,
     ) -> Call | None:
         """As `save`, on a connection that may have a transaction open."""
-        values = _values(after) | {"owner": owner, "step": None, "hold": None} | _attempt_values(before, after, fact)
+        before, after = changes[0].before, changes[-1].after
+        moved = before.state is not after.state
+        changed = tuple(name for name in _CHANGEABLE if getattr(before, name) != getattr(after, name))
+        rows = [*(self._row(note, call=after) for note in notes), *map(self._transition, changes)]
+        values = {name: getattr(after, name) for name in changed} | {
+            "call_id": before.call_id,
+            "version": before.version,
+            "owner": owner,
+            "timeline": json.dumps(rows, default=str),
+        }
+        claim, condition = "", ""
         if hold is not None:
             values |= _holding(hold)
-        values |= {
-            "media_id": ids.media_id(self._prefix, after.call_id, after.attempt),
-            "bridge_id": ids.bridge_id(self._prefix, after.call_id, after.attempt),
-            "timeline": json.dumps(
-                [*(self._row(note, call=after) for note in notes), self._transition(before, after, fact)], default=str
-            ),
-        }
-        row = connection.execute(_SAVE, values).fetchone()
+            claim, condition = _CLAIM_TAKEN, "" if moved else _FREE
+        elif moved:
+            claim = _CLAIM_GONE
+        elif owner:
+            claim = _CLAIM_KEPT_BY_OTHERS
+        attempts = ""
+        if after.attempt != before.attempt:
+            attempts += _BEGUN
+            values |= self._begun(after)
+        if settled := _settled(changes):
+            attempts += _SETTLED
+            values |= settled
+        row = connection.execute(_save_statement(changed, claim, condition, attempts), values).fetchone()
         assert row is not None
         return replace(after, version=after.version + 1) if row["done"] else None
+
+    def _begun(self, call: Call) -> dict[str, Any]:
+        return {
+            "begun": call.attempt,
+            "media_id": ids.media_id(self._prefix, call.call_id, call.attempt),
+            "bridge_id": ids.bridge_id(self._prefix, call.call_id, call.attempt),
+            "begun_open_until": call.attempt_open_until,
+        }
 
     def lock(self, connection: database.Connection, call_id: UUID) -> Call | None:
         """The call, its row locked until the transaction on `connection` ends."""
@@ -401,7 +431,8 @@ class PostgresStore:
             "detail": note.detail.replace("\x00", "�"),
         }
 
-    def _transition(self, before: Call, after: Call, fact: facts.Fact) -> dict[str, Any]:
+    def _transition(self, change: Change) -> dict[str, Any]:
+        before, after, fact = change.before, change.after, change.fact
         moved = before.state is not after.state
         return {
             "call_id": after.call_id,
@@ -465,19 +496,17 @@ def _holding(hold: Hold | None) -> dict[str, Any]:
     return {"owner": hold.owner, "step": str(hold.step), "hold": hold.duration}
 
 
-_SETTLES: dict[type[facts.Fact], str] = {
-    facts.LegsCreated: "created",
-    facts.LegsRefused: "refused",
-    facts.LegsUnknown: "unknown",
-}
-
-
-def _attempt_values(before: Call, after: Call, fact: facts.Fact) -> dict[str, Any]:
-    return {
-        "begun": after.attempt if after.attempt != before.attempt else None,
-        "settled": _SETTLES.get(type(fact)),
-        "settled_attempt": getattr(fact, "attempt", None),
-    }
+def _settled(changes: Sequence[Change]) -> dict[str, Any]:
+    """How an attempt came out; empty when none of the facts says it."""
+    for fact in (change.fact for change in reversed(changes)):
+        match fact:
+            case facts.LegsCreated():
+                return {"settled": "created", "settled_attempt": fact.attempt}
+            case facts.LegsRefused():
+                return {"settled": "refused", "settled_attempt": fact.attempt}
+            case facts.LegsUnknown():
+                return {"settled": "unknown", "settled_attempt": fact.attempt}
+    return {}
 
 
 def _detail(after: Call, fact: facts.Fact, *, moved: bool) -> str:

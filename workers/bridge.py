@@ -77,7 +77,12 @@ def own_call(tools: Tools, connection_id: int, call_id: UUID, leg_id: str) -> Ca
 
 
 def _ready(tools: Tools, call: Call, attempt: int) -> None:
-    _, claim = claims.take(tools.ledger, call, facts.MediaReady(attempt=attempt), Step.BRIDGE)
+    _, claim = claims.take(tools.ledger, call, Step.BRIDGE, facts.MediaReady(attempt=attempt))
+    carry_out(tools, claim)
+
+
+def carry_out(tools: Tools, claim: claims.Claim | None) -> None:
+    """Joins the legs of a call that was just taken for it."""
     if claim is not None:
         with claim:
             _join(tools, claim, look_first=False)

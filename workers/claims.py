@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from datetime import timedelta
 from types import TracebackType
 from uuid import UUID
@@ -11,7 +12,7 @@ from shared import errors, rest
 from shared.core import facts
 from shared.core.calls import Call
 from shared.core.deadlines import Step
-from shared.ledger import Ledger, Recorded
+from shared.ledger import Decision, Ledger, Recorded
 from shared.store import Note
 
 
@@ -72,10 +73,25 @@ class Claim(Watch):
         self.call = self._ledger.record(self.call, fact, notes=self.notes(), owner=self.owner).call
         return self.call
 
-    def admit(self, fact: facts.Admitted, *, slots: int | None, goes_on: bool) -> None:
-        """Stores that the call may be served, if one of its organization's slots is free, and gives it out of hand."""
-        notes = self.notes()
-        self._ledger.admit(self.call, fact, slots=slots, goes_on=goes_on, owner=self.owner, notes=notes)
+    def hand_over(self, fact: facts.Fact, step: Step) -> Claim | None:
+        """As `record`; should the fact lead to this step, its claim is taken in the same write and given back."""
+        started = self._ledger.clock.monotonic()
+        return self._next(
+            self._ledger.record(self.call, fact, notes=self.notes(), owner=self.owner, take=step), step, started
+        )
+
+    def decide(self, decide: Callable[[Decision], None], step: Step | None) -> Claim | None:
+        """As `hand_over`, with facts that are found in one transaction: see `Ledger.decide`. No step, no claim."""
+        started = self._ledger.clock.monotonic()
+        return self._next(
+            self._ledger.decide(self.call, decide, notes=self.notes(), owner=self.owner, take=step), step, started
+        )
+
+    def _next(self, recorded: Recorded, step: Step | None, started: float) -> Claim | None:
+        self.call = recorded.call
+        if step is None or not recorded.held:
+            return None
+        return Claim(self._ledger, recorded.call, step, self.owner, started)
 
     def give_up(self, why: str) -> None:
         """Gives the call out of hand without a result: its deadline drives it on."""
@@ -91,8 +107,8 @@ def claim(ledger: Ledger, call_id: UUID, step: Step) -> Claim | None:
     return Claim(ledger, call, step, owner, started) if call is not None else None
 
 
-def take(ledger: Ledger, call: Call, fact: facts.Fact, step: Step) -> tuple[Recorded, Claim | None]:
-    """Stores a fact and, should it lead to this step, takes the call for it in the same write."""
+def take(ledger: Ledger, call: Call, step: Step, *learned: facts.Fact) -> tuple[Recorded, Claim | None]:
+    """Stores facts and, should they lead to this step, takes the call for it in the same write."""
     started, owner = ledger.clock.monotonic(), ledger.owner()
-    recorded = ledger.record(call, fact, owner=owner, take=step)
+    recorded = ledger.record(call, *learned, owner=owner, take=step)
     return recorded, Claim(ledger, recorded.call, step, owner, started) if recorded.held else None

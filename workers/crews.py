@@ -6,12 +6,13 @@ A crew serves its queues in the order of `messages.QUEUES`; what goes on in anot
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import dramatiq
 
 from shared import errors, messages, queues
 from shared.broker import brokers, retries
+from shared.core.deadlines import Step
 from workers import actors
 from workers.dead_letters import DeadLetters
 from workers.steps import Tools
@@ -47,7 +48,7 @@ class Crew:
 
 def muster(
     redis_url: str,
-    tools: Tools,
+    tools: Callable[[frozenset[Step]], Tools],
     *,
     name: str,
     served: frozenset[str],
@@ -56,6 +57,7 @@ def muster(
     """The crews of one worker.
 
     Args:
+        tools: Makes the ports of threads that serve these steps.
         name: The worker's.
         served: The queues it serves; empty means all. A crew that has none of them is not needed.
         threads: Crew → how many.
@@ -63,13 +65,15 @@ def muster(
     mustered = []
     for crew, own in CREWS.items():
         if its_queues := own & (served or own):
+            # What a set-up goes on to at once must not be done by a resync's thread that has found a missed caller.
+            its_tools = tools(frozenset(step for step in Step if step in its_queues))
             broker = queues.broker(
                 redis_url,
-                [DeadLetters(tools.ledger.store), retries.Retries(outages=(errors.DatabaseUnavailable,))],
+                [DeadLetters(its_tools.ledger.store), retries.Retries(outages=(errors.DatabaseUnavailable,))],
                 name=f"{name}/{crew}",
                 threads=threads[crew],
             )
-            actors.declare(broker, tools)
+            actors.declare(broker, its_tools)
             mustered.append(Crew(broker, served=its_queues, threads=threads[crew]))
     return mustered
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from dataclasses import replace
 
 import structlog
 
@@ -55,6 +56,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     slots = quotas.Slots(own_quotas, accounts, default=config.concurrent_calls)
     tools = Tools(
         ledger=book,
+        serves=frozenset(),
         asterisks=RestAsterisks(
             known, config.sealer(), limits, calls, requests_at_once=config.asterisk_requests, dialer=dialer
         ),
@@ -77,7 +79,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         log.info("media tokens are signed by a secret derived from the first SECRET_KEY: changing it changes them")
     mustered = crews.muster(
         redis_url,
-        tools,
+        lambda serves: replace(tools, serves=serves),
         name=config.name,
         served=config.queues,
         threads=config.crews,

@@ -11,7 +11,8 @@ from shared import ari, errors, media_tokens, messages
 from shared.core import calls, commands, events, facts
 from shared.core.calls import Call
 from shared.core.deadlines import Step
-from workers import claims
+from shared.ledger import Decision
+from workers import bridge, claims
 from workers.steps import Tools
 
 log = structlog.stdlib.get_logger(__name__)
@@ -27,7 +28,6 @@ def start_media(tools: Tools, *, call_id: UUID, attempt: int) -> None:
     call = tools.ledger.store.load(call_id)
     if call is None or call.state is not calls.State.PREPARED or attempt != call.attempt + 1:
         return
-    limits = tools.ledger.limits
     try:
         _ensure_answering(tools, call)
     except errors.AsteriskUnreachable as exc:
@@ -37,16 +37,45 @@ def start_media(tools: Tools, *, call_id: UUID, attempt: int) -> None:
         # The attempt before had its effect; only the answer, or the worker that waited for it, was lost.
         tools.ledger.record(call, facts.LegsCreated(attempt=call.attempt))
         return
-    wait = limits.claim(Step.MEDIA).total_seconds() + limits.request_seconds
-    begun = facts.AttemptBegun(attempt=attempt, open_until=_after(tools, wait))
-    recorded, claim = claims.take(tools.ledger, call, begun, Step.MEDIA)
-    if claim is None or not recorded.applied:
+    recorded, claim = claims.take(tools.ledger, call, Step.MEDIA, begun(tools, attempt))
+    if recorded.applied:
+        carry_out(tools, claim)
+
+
+def may_begin(tools: Tools, call: Call) -> bool:
+    """Whether the first attempt may begin with what leads to it: this worker does such steps, and nothing speaks for
+    asking the Asterisk something else first."""
+    if Step.MEDIA not in tools.serves:
+        return False
+    watch = claims.Watch(tools.ledger, tools.ledger.limits.request_seconds)
+    try:
+        return not tools.asterisks.of(call, watch).is_in_doubt
+    except errors.PipelineError:
+        return False
+
+
+def begin(tools: Tools, decision: Decision) -> None:
+    """Begins the first attempt, in the transaction that leads to it."""
+    if decision.call.state is calls.State.PREPARED:
+        decision.learn(begun(tools))
+
+
+def carry_out(tools: Tools, claim: claims.Claim | None) -> None:
+    """Asks for what an attempt that was just begun needs; joins the legs, should the media leg be ready by then."""
+    if claim is None:
         return
     with claim:
         asterisk = tools.asterisks.of(claim.call, claim)
-        if attempt > 1:
-            remove(tools, asterisk, claim.call, attempt - 1)
-        claim.record(_ask(tools, asterisk, claim.call))
+        if claim.call.attempt > 1:
+            remove(tools, asterisk, claim.call, claim.call.attempt - 1)
+        bridge.carry_out(tools, claim.hand_over(_ask(tools, asterisk, claim.call), Step.BRIDGE))
+
+
+def begun(tools: Tools, attempt: int = 1) -> facts.AttemptBegun:
+    """An attempt that begins now."""
+    limits = tools.ledger.limits
+    wait = limits.claim(Step.MEDIA).total_seconds() + limits.request_seconds
+    return facts.AttemptBegun(attempt=attempt, open_until=_after(tools, wait))
 
 
 def _ensure_answering(tools: Tools, call: Call) -> None:

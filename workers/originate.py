@@ -11,7 +11,7 @@ from shared.core.call_requests import CallRequest
 from shared.core.calls import Call, State
 from shared.core.deadlines import Step
 from shared.core.stasis_args import RunArgs
-from workers import claims, quota
+from workers import claims, media, quota
 from workers.steps import Tools
 
 #: The last Dial event and the end of a leg come together, and may be worked on in any order: the end waits for it.
@@ -46,7 +46,12 @@ def note_answered(tools: Tools, *, connection_id: int, version: int, at_ms: int,
         # Told before, back again, or come when its call was long over: the caller's rules tell which.
         quota.receive_caller(tools, connection_id=connection_id, version=version, at_ms=at_ms, event=event)
         return
-    tools.ledger.record(call, answered(event.leg, event.stamp))
+    fact = answered(event.leg, event.stamp)
+    if media.may_begin(tools, call):
+        _, claim = claims.take(tools.ledger, call, Step.MEDIA, fact, media.begun(tools))
+        media.carry_out(tools, claim)
+    else:
+        tools.ledger.record(call, fact)
 
 
 def note_dialled(tools: Tools, *, connection_id: int, version: int, event: events.Event) -> None:

@@ -7,13 +7,13 @@ from uuid import UUID
 
 import structlog
 
-from shared import connections, database, dograh, errors
+from shared import connections, dograh, errors
 from shared.core import calls, entries, events, facts, stasis_args
 from shared.core.calls import Call, Cause, Direction, State
 from shared.core.deadlines import Step
-from shared.ledger import Ledger
+from shared.ledger import Decision, Ledger
 from shared.store import Note
-from workers import claims
+from workers import claims, media, runs
 from workers.steps import Tools
 
 log = structlog.stdlib.get_logger(__name__)
@@ -78,6 +78,10 @@ def admit_leg(
     last = tools.ledger.store.last_entry(connection_id, leg.id, leg.created)
     match entries.judge(last, stamp):
         case entries.Entry.KNOWN:
+            assert last is not None
+            if last.state is State.RECEIVED:
+                # Told again because the decision broke off; in somebody's hands, it is left to them.
+                decide_admission(tools, call_id=last.call_id)
             _end_missed_run(tools, last, args)
             return
         case entries.Entry.LEFT_UNHEARD:
@@ -130,13 +134,33 @@ def _decide(tools: Tools, claim: claims.Claim, entrance: connections.Entrance, a
             claim.record(replace(refused, goes_on=route.goes_on))
             return
         assert isinstance(route, dograh.Route)
-        admitted = facts.Admitted(
-            workflow_id=route.workflow_id,
-            user_id=route.user_id,
-            media_client=route.terms.media_client,
-            call_seconds=route.terms.call_seconds,
-        )
-        claim.admit(admitted, slots=tools.slots(call.organization_id), goes_on=route.goes_on)
+        _admit(tools, claim, route)
+
+
+def _admit(tools: Tools, claim: claims.Claim, route: dograh.Route) -> None:
+    """Admits the call if it has a slot, and goes on as far as this worker may: to its run, and to its media."""
+    admitted = facts.Admitted(
+        workflow_id=route.workflow_id,
+        user_id=route.user_id,
+        media_client=route.terms.media_client,
+        call_seconds=route.terms.call_seconds,
+    )
+    slots = tools.slots(claim.call.organization_id)
+    goes_on = Step.RUNS in tools.serves
+    begins = goes_on and media.may_begin(tools, claim.call)
+
+    def decide(decision: Decision) -> None:
+        crowded = tools.ledger.crowded(decision, slots)
+        if crowded is not None:
+            decision.learn(replace(crowded, goes_on=route.goes_on))
+            return
+        decision.learn(admitted)
+        if goes_on:
+            runs.add_run(tools, decision)
+        if begins:
+            media.begin(tools, decision)
+
+    media.carry_out(tools, claim.decide(decide, Step.MEDIA if begins else None))
 
 
 def _refusal(
@@ -158,20 +182,27 @@ def _take_over(tools: Tools, claim: claims.Claim, entrance: connections.Entrance
         claim.record(fact)
         return
 
-    def decide(connection: database.Connection, locked: Call) -> facts.TakenOver | facts.Refused:
-        args = stasis_args.read(locked.args)
-        route = tools.runs.take(connection, locked, args, source_id=entrance.source_id)
-        if isinstance(route, dograh.NoRoute):
-            return facts.Refused(reason=route.reason, hangup_cause=route.hangup_cause, goes_on=route.goes_on)
-        return facts.TakenOver(
-            workflow_id=route.workflow_id,
-            user_id=route.user_id,
-            media_client=route.terms.media_client,
-            call_seconds=route.terms.call_seconds,
-            workflow_run_id=args.workflow_run_id,
-        )
+    begins = media.may_begin(tools, call)
 
-    tools.ledger.decide(call.call_id, State.RECEIVED, decide, owner=claim.owner, notes=claim.notes())
+    def decide(decision: Decision) -> None:
+        args = stasis_args.read(decision.call.args)
+        route = tools.runs.take(decision.connection, decision.call, args, source_id=entrance.source_id)
+        if isinstance(route, dograh.NoRoute):
+            decision.learn(facts.Refused(reason=route.reason, hangup_cause=route.hangup_cause, goes_on=route.goes_on))
+            return
+        decision.learn(
+            facts.TakenOver(
+                workflow_id=route.workflow_id,
+                user_id=route.user_id,
+                media_client=route.terms.media_client,
+                call_seconds=route.terms.call_seconds,
+                workflow_run_id=args.workflow_run_id,
+            )
+        )
+        if begins:
+            media.begin(tools, decision)
+
+    media.carry_out(tools, claim.decide(decide, Step.MEDIA if begins else None))
 
 
 def _not_to_be_taken(tools: Tools, claim: claims.Claim) -> facts.Fact | None:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from uuid import UUID
 
-from shared import database
 from shared.core import facts
-from shared.core.calls import Call, State
 from shared.core.deadlines import Step
-from workers import claims
+from shared.ledger import Decision
+from workers import claims, media
 from workers.steps import Tools
 
 
 def create_run(tools: Tools, *, call_id: UUID) -> None:
-    """Creates the run and stores its id, in one transaction."""
+    """Creates the run, and goes on to its media."""
     claim = claims.claim(tools.ledger, call_id, Step.RUNS)
     if claim is None:
         return
     with claim:
-        tools.ledger.decide(call_id, State.ADMITTED, _run_of(tools), owner=claim.owner)
+        begins = media.may_begin(tools, claim.call)
+
+        def decide(decision: Decision) -> None:
+            add_run(tools, decision)
+            if begins:
+                media.begin(tools, decision)
+
+        media.carry_out(tools, claim.decide(decide, Step.MEDIA if begins else None))
 
 
-def _run_of(tools: Tools) -> Callable[[database.Connection, Call], facts.RunCreated]:
-    return lambda connection, call: facts.RunCreated(workflow_run_id=tools.runs.create(connection, call))
+def add_run(tools: Tools, decision: Decision) -> None:
+    """The run of an admitted call, stored with its id or not at all."""
+    run_id = tools.runs.create(decision.connection, decision.call)
+    decision.learn(facts.RunCreated(workflow_run_id=run_id))

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from shared import connections, database, dograh, messages, originates, rest
 from shared.core import facts, ids
 from shared.core.calls import Call
+from shared.core.deadlines import Step
 from shared.core.stasis_args import RunArgs
 from shared.ledger import Ledger
 from workers.asterisks import Asterisks
@@ -90,6 +91,8 @@ class Tools:
     """The ports of the steps."""
 
     ledger: Ledger
+    #: The steps whose queues these threads serve: to such a step they go on by themselves, without a message.
+    serves: frozenset[Step]
     asterisks: Asterisks
     routes: Routes
     runs: Runs

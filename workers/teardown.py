@@ -29,7 +29,7 @@ def note_leg_ended(tools: Tools, *, connection_id: int, version: int, event: eve
         call = _unknown_ended(tools, connection_id=connection_id, version=version, event=event)
     if call is None or _is_of_an_earlier_entry(tools, call, event):
         return
-    _, claim = claims.take(tools.ledger, call, _caller_fact(event), Step.TEARDOWN)
+    _, claim = claims.take(tools.ledger, call, Step.TEARDOWN, _caller_fact(event))
     if claim is not None:
         with claim:
             _tear_down(tools, claim)
@@ -75,7 +75,7 @@ def _media_ended(tools: Tools, connection_id: int, own: ids.OwnId, event: events
         return
     why = f"media leg ended, cause {event.cause} {event.cause_text}".strip() if event.cause else "media leg ended"
     fact = facts.MediaGone(attempt=own.attempt, hangup_cause=event.cause, why=why)
-    _, claim = claims.take(tools.ledger, call, fact, Step.TEARDOWN)
+    _, claim = claims.take(tools.ledger, call, Step.TEARDOWN, fact)
     if claim is not None:
         with claim:
             _tear_down(tools, claim)

@@ -219,6 +219,15 @@ class Call:
         return max(0.0, (self.ending_at - self.connected_at).total_seconds())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What a fact made of a call."""
+
+    before: Call
+    after: Call
+    fact: facts.Fact
+
+
 Advance = tuple[Call, tuple[commands.Command, ...]]
 _Handler = Callable[[Call, Any, datetime, Limits], Advance]
 

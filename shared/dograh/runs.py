@@ -83,10 +83,6 @@ class Runs:
 
         `call_id` is in gathered_context from the start: the voice agent looks for it when the media leg dials in.
         """
-        definition = connection.execute(
-            "SELECT id FROM workflow_definitions WHERE workflow_id = %s AND is_current ORDER BY id DESC LIMIT 1",
-            [call.workflow_id],
-        ).fetchone()
         initial = {
             "caller_number": call.caller_number,
             "called_number": call.called_number,
@@ -96,12 +92,13 @@ class Runs:
         row = connection.execute(
             "INSERT INTO workflow_runs (name, workflow_id, definition_id, mode, call_type, state, is_completed,"
             " storage_backend, usage_info, cost_info, initial_context, gathered_context, logs, annotations, created_at)"
-            " VALUES (%s, %s, %s, 'ari', %s, 'initialized', false, %s, '{}', '{}', %s, %s, '{}', '{}',"
+            " VALUES (%s, %s, (SELECT d.id FROM workflow_definitions d WHERE d.workflow_id = %s AND d.is_current"
+            " ORDER BY d.id DESC LIMIT 1), 'ari', %s, 'initialized', false, %s, '{}', '{}', %s, %s, '{}', '{}',"
             " clock_timestamp()) RETURNING id",
             [
                 _run_name(call),
                 call.workflow_id,
-                definition["id"] if definition else None,
+                call.workflow_id,
                 str(call.direction),
                 self._storage_backend,
                 json.dumps(initial),

@@ -15,7 +15,7 @@ import pytest
 
 from shared import database
 from shared.core import breaker, calls, facts
-from shared.core.calls import Call, Direction, State
+from shared.core.calls import Call, Change, Direction, State
 from shared.core.deadlines import Limits
 from shared.store import Note, PostgresStore
 from tests import tls
@@ -288,7 +288,8 @@ def call(db: database.Database) -> Call:
     ]
     for fact, notes in happened:
         after, _ = calls.advance(made, fact, store.now(), Limits())
-        saved = store.save(made, after, fact, notes=notes, owner="", hold=None)
+        change = Change(before=made, after=after, fact=fact)
+        saved = store.save([change], notes=notes, owner="", hold=None)
         assert saved is not None
         made = saved
     return made

@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import dramatiq
 import pytest
 
 from shared import messages, queues
+from shared.core.deadlines import Step
 from tests import stations
 from workers import actors, crews
 
@@ -24,6 +25,7 @@ class Scene:
     def __init__(self, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ran: list[tuple[str, int]] = []
         self.held = threading.Event()
+        self.serves: list[frozenset[Step]] = []
         self.holds: Callable[[str, int], bool] = lambda actor, connection_id: False
         self._lock = threading.Lock()
         self.at_work = 0
@@ -35,13 +37,17 @@ class Scene:
     def start(self, *served: str) -> None:
         self._mustered = crews.muster(
             self._url,
-            cast(Any, SimpleNamespace(ledger=SimpleNamespace(store=None))),
+            self._tools,
             name="worker",
             served=frozenset(served),
             threads={"set-up": 4, "teardown": 2, "resync": 1},
         )
         for crew in self._mustered:
             crew.start()
+
+    def _tools(self, serves: frozenset[Step]) -> Any:
+        self.serves.append(serves)
+        return SimpleNamespace(ledger=SimpleNamespace(store=None))
 
     def _step(self, actor: str) -> Callable[..., None]:
         def step(tools: Any, *, connection_id: int) -> None:
@@ -116,8 +122,15 @@ def test_an_asterisk_that_hangs_holds_up_no_other_tenant(scene: Scene) -> None:
     scene.wait("join_legs", 30, connection_id=1)
 
 
+def test_threads_go_on_to_the_steps_they_serve_and_a_resync_to_none(scene: Scene) -> None:
+    scene.start()
+    set_up = frozenset({Step.BRIDGE, Step.MEDIA, Step.RUNS, Step.QUOTA, Step.ORIGINATE})
+    assert scene.serves == [set_up, frozenset({Step.TEARDOWN}), frozenset()]
+
+
 def test_a_worker_serves_the_queues_it_is_told_and_no_others(scene: Scene) -> None:
     scene.start("media", "teardown")
+    assert scene.serves == [frozenset({Step.MEDIA}), frozenset({Step.TEARDOWN})]
     scene.send("join_legs", 1)
     scene.send("start_media", 1)
     scene.send("tear_down", 1)

@@ -16,7 +16,7 @@ from shared.core import commands, facts
 from shared.core.calls import Call, Cause, Direction, Outcome, State
 from shared.core.deadlines import Limits, Step
 from shared.core.quotas import Quota
-from shared.ledger import Ledger
+from shared.ledger import Decision, Ledger
 from shared.store import Hold, PostgresStore
 
 pytestmark = pytest.mark.services
@@ -98,7 +98,11 @@ def taken(store: PostgresStore, organization_id: int = 3) -> int:
 
 def admit(ledger: Ledger, call: Call, slots: int | None, owner: str = "") -> Call:
     """What the step does with a call that may be served; gives it back as it is then."""
-    ledger.admit(call, ADMITTED, slots=slots, owner=owner)
+
+    def decide(decision: Decision) -> None:
+        decision.learn(ledger.crowded(decision, slots) or ADMITTED)
+
+    ledger.decide(call, decide, owner=owner)
     after = ledger.store.load(call.call_id)
     assert after is not None
     return after
@@ -225,17 +229,6 @@ def test_a_call_that_ended_meanwhile_is_neither_admitted_nor_refused(ledger: Led
     call = make()
     left = ledger.record(call, facts.CallerLeft()).call
     assert [admit(ledger, call, slots) for slots in (0, 1, None)] == [left] * 3
-
-
-@pytest.mark.parametrize("goes_on", [True, False])
-def test_a_caller_too_many_goes_on_in_the_dialplan_where_that_is_wanted(
-    store: PostgresStore, ledger: Ledger, make: Callable[..., Call], goes_on: bool
-) -> None:
-    call = make()
-    ledger.admit(call, ADMITTED, slots=0, goes_on=goes_on, owner="")
-    refused = store.load(call.call_id)
-    assert refused is not None
-    assert (refused.state, refused.goes_on) == (State.ENDING, goes_on)
 
 
 @pytest.mark.parametrize(("slots", "order"), [(1, commands.CreateRun), (0, commands.TearDown)])

@@ -19,9 +19,9 @@ import pytest
 from devstack import wires
 from shared import database, errors, leases
 from shared.core import calls, commands, facts, ids
-from shared.core.calls import Call, Direction, Outcome, State
+from shared.core.calls import Call, Change, Direction, Outcome, State
 from shared.core.deadlines import Limits, Step
-from shared.ledger import Ledger
+from shared.ledger import Decision, Ledger
 from shared.store import Hold, Note, PostgresStore
 
 pytestmark = pytest.mark.services
@@ -184,7 +184,7 @@ def save(
     store: PostgresStore, before: Call, after: Call, fact: facts.Fact = ADMITTED, *, notes: Sequence[Note] = (),
     owner: str = "", take: Hold | None = None,
 ) -> Call | None:  # fmt: skip
-    return store.save(before, after, fact, notes=notes, owner=owner, hold=take)
+    return store.save([Change(before=before, after=after, fact=fact)], notes=notes, owner=owner, hold=take)
 
 
 def test_a_save_raises_the_version(store: PostgresStore, make: Callable[..., Call]) -> None:
@@ -443,14 +443,14 @@ def test_a_run_is_created_exactly_once(
     with db.connection() as connection:
         connection.execute("CREATE TABLE made (id serial PRIMARY KEY)")
 
-    def create(connection: database.Connection, locked: Call) -> facts.RunCreated:
-        assert locked.call_id == call.call_id
-        row = connection.execute("INSERT INTO made DEFAULT VALUES RETURNING id").fetchone()
+    def create(decision: Decision) -> None:
+        assert decision.call.call_id == call.call_id
+        row = decision.connection.execute("INSERT INTO made DEFAULT VALUES RETURNING id").fetchone()
         assert row is not None
-        return facts.RunCreated(workflow_run_id=int(row["id"]))
+        decision.learn(facts.RunCreated(workflow_run_id=int(row["id"])))
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: ledger.decide(call.call_id, State.ADMITTED, create, owner=""), range(8)))
+        list(pool.map(lambda _: ledger.decide(call, create, owner=""), range(8)))
     made = one(db, "SELECT count(*) AS runs, max(id) AS id FROM made")
     loaded = store.load(call.call_id)
     assert loaded is not None
@@ -465,25 +465,57 @@ def test_a_run_that_cannot_be_stored_is_not_created(
     with db.connection() as connection:
         connection.execute("CREATE TABLE made (id serial PRIMARY KEY)")
 
-    def create(connection: database.Connection, _: Call) -> facts.RunCreated:
-        connection.execute("INSERT INTO made DEFAULT VALUES")
+    def create(decision: Decision) -> None:
+        decision.connection.execute("INSERT INTO made DEFAULT VALUES")
         raise errors.DatabaseUnavailable("gone in between")
 
     with pytest.raises(errors.DatabaseUnavailable):
-        ledger.decide(call.call_id, State.ADMITTED, create, owner="")
+        ledger.decide(call, create, owner="")
     assert one(db, "SELECT count(*) AS runs FROM made")["runs"] == 0
     assert store.load(call.call_id) == call
     assert orders.given == []
 
 
-def test_a_call_that_ended_meanwhile_gets_no_run(ledger: Ledger, make: Callable[..., Call]) -> None:
-    call = make(state=State.ENDING)
+def test_a_call_that_ended_meanwhile_gets_no_run(
+    db: database.Database, ledger: Ledger, make: Callable[..., Call]
+) -> None:
+    call = make(state=State.ADMITTED)
+    with db.connection() as connection:
+        connection.execute("CREATE TABLE made (id serial PRIMARY KEY)")
+    ended = ledger.record(call, facts.CallerLeft()).call
 
-    def create(_connection: database.Connection, _call: Call) -> facts.RunCreated:
-        raise AssertionError
+    def create(decision: Decision) -> None:
+        decision.connection.execute("INSERT INTO made DEFAULT VALUES")
+        decision.learn(facts.RunCreated(workflow_run_id=1))
 
-    ledger.decide(call.call_id, State.ADMITTED, create, owner="")
-    ledger.decide(uuid.uuid4(), State.ADMITTED, create, owner="")
+    recorded = ledger.decide(call, create, owner="")
+    assert (recorded.call, recorded.applied) == (ended, False)
+    assert one(db, "SELECT count(*) AS runs FROM made")["runs"] == 0
+    unknown = replace(call, call_id=uuid.uuid4())
+    assert not ledger.decide(unknown, create, owner="").applied
+    assert one(db, "SELECT count(*) AS runs FROM made")["runs"] == 0
+
+
+def test_facts_stored_together_are_one_write_and_each_has_its_row(
+    store: PostgresStore, db: database.Database, ledger: Ledger, orders: Orders, make: Callable[..., Call]
+) -> None:
+    call = make(state=State.ADMITTED)
+
+    def create(decision: Decision) -> None:
+        decision.learn(facts.RunCreated(workflow_run_id=5))
+        decision.learn(facts.AttemptBegun(attempt=1, open_until=store.now() + timedelta(hours=1)))
+
+    recorded = ledger.decide(call, create, owner="w1", take=Step.MEDIA)
+    assert (recorded.held, recorded.call) == (True, store.load(call.call_id))
+    assert (recorded.call.state, recorded.call.attempt) == (State.PREPARED, 1)
+    assert recorded.call.version == call.version + 1
+    told = one(db, "SELECT array_agg(name || ' ' || kind || ' ' || coalesce(state_to, '') ORDER BY id) AS all"
+                   " FROM ari.timeline WHERE kind <> 'transition' OR state_from IS NOT NULL")  # fmt: skip
+    assert told["all"] == ["RunCreated transition prepared", "AttemptBegun fact "]
+    assert one(db, "SELECT attempt, media_id FROM ari.attempts")["media_id"] == f"aip-{call.call_id.hex}-m1"
+    assert one(db, "SELECT claim_owner, claim_step FROM ari.calls") == {"claim_owner": "w1", "claim_step": "media"}
+    # Whoever holds the call asks for the media itself.
+    assert orders.names == []
 
 
 # ── what is due ──────────────────────────────────────────────────────────────────────────────────────────────────────

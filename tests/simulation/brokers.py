@@ -17,7 +17,7 @@ from shared.core import commands, ids
 from tests.simulation import asterisks, faults
 from tests.simulation.faults import Fault
 from tests.simulation.world import Hand, Process, World
-from workers import actors
+from workers import actors, crews
 from workers.steps import Tools
 
 #: A dead worker's messages go to another one after this long; a frozen one is taken for dead then.
@@ -159,7 +159,7 @@ class Broker:
         read, step = actors.ACTORS[entry.actor]
         try:
             messages.check_version(body.get("v"))
-            step(self._workers.tools, **read(body))
+            step(self._workers.hand_tools(messages.ACTORS[entry.actor]), **read(body))
         except errors.PermanentError as exc:
             world.tell(hand.process.name, "%s: dead letter: %s", entry.actor, exc)
             self.dead_letters.append(f"{entry.actor}: {exc}")
@@ -178,12 +178,21 @@ class Broker:
 class Workers:
     """The worker processes, each restarted when it dies."""
 
+    #: Of threads that serve what a set-up needs.
     tools: Tools
+    #: Of threads that serve one queue only.
+    lone_tools: Tools
 
     def __init__(self, world: World, count: int) -> None:
         self._world = world
         self._generation = count
         self.processes = [self._made(number) for number in range(1, count + 1)]
+
+    def hand_tools(self, queue: str) -> Tools:
+        """What a message of this queue is worked on with: some workers leave each next step to others."""
+        if queue not in crews.CREWS["set-up"]:
+            return self.lone_tools
+        return self._world.chances.one_of((self.tools, self.tools, self.lone_tools))
 
     def pick(self) -> Process | None:
         """One that takes a message; None when all are down."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
@@ -15,7 +15,7 @@ from shared import ari, circuits, errors, messages, originates, rest
 from shared.core import facts, ids
 from shared.core.call_requests import CallRequest
 from shared.core.calls import Call, Direction, State
-from shared.core.deadlines import Limits
+from shared.core.deadlines import Limits, Step
 from shared.ledger import Ledger
 from simulator import channels, events
 from simulator import originates as simulator_originates
@@ -116,6 +116,7 @@ class Site:
         self._is_sweeping = False
         world.states_of = self.states_of
         self.tools = self.workers.tools = self._make_tools("worker")
+        self.workers.lone_tools = replace(self.tools, serves=frozenset())
         self._sweeper = self._make_tools("scheduler").ledger
 
     def open(self) -> None:
@@ -233,6 +234,7 @@ class Site:
         entrances = Entrances(self.postgres, self.tenants)
         return Tools(
             ledger=ledger,
+            serves=frozenset(Step),
             originates=originates.Originates(
                 ledger, self.routes, self.runs, entrances, slots=self._slots, prefix=PREFIX
             ),

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from shared import database, errors
 from shared.core import calls, facts
-from shared.core.calls import Call, State
+from shared.core.calls import Call, Change, State
 from shared.store import Hold, Note
 from tests.simulation.world import Latch
 
@@ -54,6 +54,11 @@ class Transaction:
 
     writes: list[Callable[[], None]] = field(default_factory=list)
     releases: list[Callable[[], None]] = field(default_factory=list)
+    held: set[object] = field(default_factory=set)
+
+    def holds(self, key: object) -> bool:
+        """Whether it has locked this."""
+        return key in self.held
 
     def end(self) -> None:
         """Lets go of what it holds."""
@@ -80,6 +85,7 @@ class Locks:
         self.wait(*keys)
         for key in keys:
             latch = self._held[key] = Latch()
+            transaction.held.add(key)
             transaction.releases.append(lambda key=key, latch=latch: self._let_go(key, latch))  # type: ignore[misc]
 
     def _let_go(self, key: object, latch: Latch) -> None:
@@ -159,31 +165,31 @@ class MemoryStore:
     def save_in(
         self,
         connection: database.Connection,
-        before: Call,
-        after: Call,
-        fact: facts.Fact,
+        changes: Sequence[Change],
         *,
         notes: Sequence[Note],
         owner: str,
+        hold: Hold | None,
     ) -> Call | None:
+        transaction, call_id = cast(Transaction, connection), changes[0].before.call_id
+
         def save() -> Call | None:
-            row = self.rows[before.call_id]
-            if not _may_save(row, after, None, self.now()):
+            if not transaction.holds(call_id):
+                self.locks.take(transaction, call_id)
+            row = self.rows.get(call_id)
+            if row is None or not _may_save(row, changes, hold, self.now()):
                 return None
+            after = changes[-1].after
             self._check_run(after)
-            transaction = cast(Transaction, connection)
-            transaction.writes.append(lambda: self._write(row, after, fact, owner, None))
+            transaction.writes.append(lambda: self._write(row, changes, owner, hold))
             return replace(after, version=after.version + 1)
 
         return self._postgres.statement("save_in", save)
 
-    def save(
-        self, before: Call, after: Call, fact: facts.Fact, *, notes: Sequence[Note], owner: str, hold: Hold | None
-    ) -> Call | None:
+    def save(self, changes: Sequence[Change], *, notes: Sequence[Note], owner: str, hold: Hold | None) -> Call | None:
+        names = ", ".join(type(change.fact).__name__ for change in changes)
         return self._postgres.statement(
-            f"save {type(fact).__name__}",
-            lambda: self._save(before, after, fact, owner=owner, hold=hold),
-            before.call_id,
+            f"save {names}", lambda: self._save(changes, owner=owner, hold=hold), changes[0].before.call_id
         )
 
     def overdue(self, limit: int) -> list[Call]:
@@ -287,26 +293,28 @@ class MemoryStore:
         row.call = replace(row.call, version=row.call.version + 1)
         return row.call
 
-    def _save(self, before: Call, after: Call, fact: facts.Fact, *, owner: str, hold: Hold | None) -> Call | None:
-        row = self._unlocked(before.call_id)
-        if row is None or not _may_save(row, after, hold, self.now()):
+    def _save(self, changes: Sequence[Change], *, owner: str, hold: Hold | None) -> Call | None:
+        row = self._unlocked(changes[0].before.call_id)
+        if row is None or not _may_save(row, changes, hold, self.now()):
             return None
-        self._check_run(after)
-        self._write(row, after, fact, owner, hold)
+        self._check_run(changes[-1].after)
+        self._write(row, changes, owner, hold)
         return row.call
 
-    def _write(self, row: Row, after: Call, fact: facts.Fact, owner: str, hold: Hold | None) -> None:
-        before, now = row.call, self.now()
+    def _write(self, row: Row, changes: Sequence[Change], owner: str, hold: Hold | None) -> None:
+        before, after, now = row.call, changes[-1].after, self.now()
         if hold is not None:
             row.claim_owner, row.claim_until = owner, now + hold.duration
-        elif before.state is not after.state or row.claim_owner == owner:
+        elif before.state is not after.state or (owner and row.claim_owner == owner):
             row.claim_owner = row.claim_until = None
         row.call = replace(after, version=before.version + 1)
         row.changed_at = now
         if after.channel_created != before.channel_created:
             self._entries[before.connection_id, before.channel_id, before.channel_created].remove(before.call_id)
             self._file(after)
-        self._watch(before, row.call, fact)
+        for change in changes[:-1]:
+            self._watch(change.before, change.after, change.fact)
+        self._watch(changes[-1].before, row.call, changes[-1].fact)
 
     def _release(self, call_id: UUID, owner: str) -> None:
         row = self._unlocked(call_id)
@@ -353,6 +361,7 @@ def _is_free(row: Row, now: datetime) -> bool:
     return row.claim_until is None or row.claim_until <= now
 
 
-def _may_save(row: Row, after: Call, hold: Hold | None, now: datetime) -> bool:
-    is_unchanged = row.call.version == after.version
-    return is_unchanged and (hold is None or row.call.state is not after.state or _is_free(row, now))
+def _may_save(row: Row, changes: Sequence[Change], hold: Hold | None, now: datetime) -> bool:
+    before, after = changes[0].before, changes[-1].after
+    is_unchanged = row.call.version == before.version
+    return is_unchanged and (hold is None or before.state is not after.state or _is_free(row, now))

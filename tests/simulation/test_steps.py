@@ -424,6 +424,7 @@ def test_a_run_of_another_tenant_is_refused_and_left_alone(make_site: Callable[.
 
 
 def test_a_sweep_does_not_overrule_a_worker_that_took_the_call_up_meanwhile(site: Site) -> None:
+    site.workers.tools = site.workers.lone_tools
     site.world.script("enqueue create_run", Fault.ENQUEUE_FAILED)
     site.world.script("overdue", Fault.FROZEN_AFTER)
     site.call_in(site.tenants[0])
@@ -453,6 +454,7 @@ def test_a_leg_that_still_rings_is_not_adopted(make_site: Callable[..., Site]) -
 
 
 def test_an_order_that_cannot_be_enqueued_is_given_again(site: Site) -> None:
+    site.workers.tools = site.workers.lone_tools
     site.world.script("enqueue create_run", Fault.ENQUEUE_FAILED)
     site.call_in(site.tenants[0])
     site.world.run(10.0)

@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from shared import database, errors
-from shared.core import calls, facts
-from shared.core.calls import Call, Direction, State
+from shared.core import facts
+from shared.core.calls import Call, Change, Direction, State
 from shared.core.deadlines import Limits, Step
+from shared.ledger import Learned
 from shared.store import Hold, PostgresStore, Store
 from tests.simulation.stores import MemoryStore
 from tests.simulation.world import Latch
@@ -118,7 +119,15 @@ _statements = st.one_of(
     st.tuples(st.just("save"), _calls, _facts, _owners, _holds, st.booleans()),
     st.tuples(st.just("save"), _calls, _facts, _owners, st.none(), st.just(True)),
     st.tuples(st.just("save"), _calls, _facts, _owners, st.none(), st.just(True)),
-    st.tuples(st.just("save_in"), _calls, _facts, _owners, st.booleans()),
+    st.tuples(
+        st.just("save_in"),
+        _calls,
+        st.lists(_facts, min_size=1, max_size=3),
+        _owners,
+        _holds,
+        st.booleans(),
+        st.booleans(),
+    ),
     st.tuples(st.just("release"), _calls, _owners),
     st.tuples(st.just("look")),
 )
@@ -147,7 +156,11 @@ def postgres(database_url: str) -> Iterator[PostgresStore]:
 # One run for two calls, which chance seldom comes to.
 @example(
     inserted=[(0, None), (5, None)],
-    statements=[("save", 0, 0, "a", None, True), ("save", 0, 1, "a", None, True), ("save_in", 0, 1, "a", True)],
+    statements=[
+        ("save", 0, 0, "a", None, True),
+        ("save", 0, 1, "a", None, True),
+        ("save_in", 0, [1], "a", None, True, True),
+    ],
 )
 @given(
     inserted=st.lists(st.tuples(_calls, _holds), max_size=7), statements=st.lists(_statements, min_size=5, max_size=30)
@@ -195,26 +208,36 @@ def _save(  # noqa: PLR0917 - as the statement has them
     if is_fresh and (found := pair.both(lambda store: store.load(call_id))) is not None:
         pair.read[call_id] = found
     before = pair.read[call_id]
-    after, _ = calls.advance(before, fact(which, now), now, LIMITS)
-    if after != before and (hold is None or hold.owner == owner):
-        pair.both(lambda store: store.save(before, after, fact(which, now), notes=[], owner=owner, hold=hold))
+    changes = _changes(before, [which], now)
+    if changes and (hold is None or hold.owner == owner):
+        pair.both(lambda store: store.save(changes, notes=[], owner=owner, hold=hold))
+
+
+def _changes(before: Call, which: list[int], now: datetime) -> list[Change]:
+    learned = Learned(before, now, LIMITS)
+    for number in which:
+        learned.learn(fact(number, now))
+    return learned.changes
 
 
 def _save_in(  # noqa: PLR0917 - as the statement has them
-    pair: Pair, now: datetime, number: int, which: int, owner: str, commits: bool
+    pair: Pair, now: datetime, number: int, which: list[int], owner: str, hold: Hold | None, locks: bool, commits: bool
 ) -> None:
+    call_id = call(number, now).call_id
+
     def save(store: Store) -> Call | None:
         with store.transaction() as connection:
-            before = store.lock(connection, call(number, now).call_id)
-            if before is None:
+            before = store.lock(connection, call_id) if locks else pair.read[call_id]
+            changes = _changes(before, which, now) if before is not None else []
+            if not changes:
                 return None
-            after, _ = calls.advance(before, fact(which, now), now, LIMITS)
-            saved = store.save_in(connection, before, after, fact(which, now), notes=[], owner=owner)
+            saved = store.save_in(connection, changes, notes=[], owner=owner, hold=hold)
             if not commits:
                 raise RolledBack
         return saved
 
-    pair.both(save)
+    if hold is None or hold.owner == owner:
+        pair.both(save)
 
 
 def _release(pair: Pair, now: datetime, number: int, owner: str) -> None:
