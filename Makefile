@@ -12,7 +12,7 @@ export PIP_ROOT_USER_ACTION := ignore
 # make run: ASTERISK=real takes a real Asterisk instead of the simulator, CALLS=n ends after n calls, RATE is calls a second.
 export ASTERISK CALLS RATE
 
-.PHONY: help run test simulate mutants lint bench-broker bench-failover clean
+.PHONY: help run test simulate mutants lint bench-broker bench-failover bench-setup clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo 'make lint   ruff and mypy'
 	@echo 'make bench-broker   our broker beside the one that comes with Dramatiq: docs/bench.md  [ARGS="parts"]'
 	@echo 'make bench-failover   listeners and schedulers that come, go and die: docs/bench.md  [ARGS="parts"]'
+	@echo 'make bench-setup   how long a call takes to set up, beside one process and a bare client: docs/bench.md  [ARGS="..."]'
 	@echo 'make clean  remove what was made in this folder'
 
 run: $(STAMP)
@@ -47,6 +48,9 @@ bench-broker: $(STAMP)
 
 bench-failover: $(STAMP)
 	@$(BIN)/python -m bench.failover $(ARGS)
+
+bench-setup: $(STAMP)
+	@$(BIN)/python -m bench.setup $(ARGS)
 
 # An environment without its stamp was not finished, or made by hand: pip makes it whole, unless it has none.
 $(STAMP): pyproject.toml
