@@ -20,15 +20,15 @@ class SetUp:
     """How long a call's set-up took, in ms from the creation of the caller's leg."""
 
     #: Until the second leg entered the bridge.
-    whole: float
+    whole: int
     #: Until the media leg came to be: all that is decided and stored before Asterisk is asked for it.
-    until_media: float
+    until_media: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entering:
-    created: float
-    entered: float
+    created: int
+    entered: int
 
 
 class Bridgings:
@@ -75,6 +75,6 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-def _milliseconds(stamp: str) -> float:
+def _milliseconds(stamp: str) -> int:
     """Of a stamp as Asterisk writes it: `2026-11-23T11:39:28.123+0000`."""
-    return 1000 * datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%S.%f%z").timestamp()
+    return round(1000 * datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%S.%f%z").timestamp())

@@ -369,7 +369,10 @@ def report(results: Results, plan: Plan, variants: Sequence[str]) -> None:
             whole = [set_up.whole for set_up in cell.set_ups]
             quantiles = [f"{bridgings.quantile(whole, part):.0f}" for part in (0.5, 0.95, 0.99)]
             until = bridgings.mean([set_up.until_media for set_up in cell.set_ups])
-            against = [ratio(cell, results.cells.get((other, rate))) for other in ("floor", "single")]
+            against = [
+                ratio(cell, results.cells.get((other, rate))) if other != variant else ""
+                for other in ("floor", "single")
+            ]
             row(
                 f"{rate:g}",
                 variant,
