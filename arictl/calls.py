@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from arictl import tools
+from arictl import options, tools
 from shared import connections, database, dograh, errors, originates, quotas
-from shared.core import facts
+from shared.core import call_requests, facts
 from shared.core.call_requests import CallRequest
 from shared.core.calls import State
 
@@ -40,9 +40,9 @@ _COLOURS = {"transition": "bold cyan", "request": "green", "refusal": "bold red"
 
 
 def list_calls(
-    organization: Annotated[int | None, typer.Option("--organization", "-o", help="Only this organization's.")] = None,
+    organization: Annotated[int | None, options.organization("Only this organization's.")] = None,
     live: Annotated[bool, typer.Option("--live", help="Only calls that have not ended.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most calls to show.")] = 30,
+    limit: Annotated[int, options.number(largest=10_000, help="Most calls to show.")] = 30,
 ) -> None:
     """List calls, the newest first."""
     with tools.opened() as (_, db), db.connection() as connection:
@@ -102,13 +102,20 @@ def trace(
 
 def call(  # noqa: PLR0917 - typer reads these as options
     number: Annotated[str, typer.Argument(help="The number or extension to call.")],
-    organization: Annotated[int, typer.Option("--organization", "-o", help="Through whose Asterisk.")],
-    workflow: Annotated[int | None, typer.Option(help="The workflow that serves the call, for a new run.")] = None,
-    run: Annotated[int | None, typer.Option(help="A run that waits for a call, instead of a new one.")] = None,
+    organization: Annotated[int, options.organization("Through whose Asterisk.")],
+    workflow: Annotated[int | None, options.number(help="The workflow that serves the call, for a new run.")] = None,
+    run: Annotated[int | None, options.number(help="A run that waits for a call, instead of a new one.")] = None,
     caller_id: Annotated[
         str | None, typer.Option(help="The number to show; the first of from_numbers unless told.")
     ] = None,
-    ring_seconds: Annotated[float | None, typer.Option(help="How long to let it ring; 60 unless told.")] = None,
+    ring_seconds: Annotated[
+        float | None,
+        options.number(
+            least=call_requests.SHORTEST_RING_SECONDS,
+            largest=call_requests.LONGEST_RING_SECONDS,
+            help="How long to let it ring; 60 unless told.",
+        ),
+    ] = None,
     request_id: Annotated[
         str | None, typer.Option(help="Names this request: given again, no second call is placed. Random unless told.")
     ] = None,

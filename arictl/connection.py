@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from arictl import tools
+from arictl import options, tools
 from shared import authorities, circuits, connections, database, dograh, errors
 from shared.core import breaker, configurations, serving
 
@@ -48,7 +48,7 @@ class Refusal(StrEnum):
     CONTINUE = "continue"
 
 
-Organization = Annotated[int, typer.Option("--organization", "-o", help="The organization's id.")]
+Organization = Annotated[int, options.organization("The organization's id.")]
 
 
 @app.command()
@@ -57,7 +57,7 @@ def add(  # noqa: PLR0917 - typer reads these as options
     endpoint: Annotated[str, typer.Option(help="http(s)://host[:port][/prefix] of its ARI.")],
     app_name: Annotated[str, typer.Option("--app", help="ARI user and Stasis app.")],
     ws_client: Annotated[str, typer.Option(help="The client in websocket_client.conf that reaches the agent.")],
-    workflow: Annotated[int | None, typer.Option(help="The workflow that serves inbound calls.")] = None,
+    workflow: Annotated[int | None, options.number(help="The workflow that serves inbound calls.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Change the configuration it has.")] = False,
     ca_bundle: Annotated[
         Path | None, typer.Option(help="Certificates in PEM to trust instead of the system's, for https.")
@@ -69,7 +69,10 @@ def add(  # noqa: PLR0917 - typer reads these as options
     on_refusal: Annotated[
         Refusal | None, typer.Option(help="A refused caller is hung up, unless told, or goes on behind Stasis.")
     ] = None,
-    max_call_seconds: Annotated[float | None, typer.Option(help="A connected call is ended after this long.")] = None,
+    max_call_seconds: Annotated[
+        float | None,
+        options.number(largest=serving.LONGEST_CALL_SECONDS, help="A connected call is ended after this long."),
+    ] = None,
 ) -> None:
     """Add an organization's Asterisk.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from arictl import tools
+from arictl import options, tools
 from arictl.checks import connections, processes, servers
 from arictl.checks.findings import Finding, Level, warning, wrong
 from shared import asterisk_files, database, dograh, endpoints, errors, sealing, settings
@@ -18,11 +18,9 @@ _COLOURS = {Level.OK: "green", Level.WARNING: "bold yellow", Level.WRONG: "bold 
 
 
 def doctor(
-    organization: Annotated[
-        int | None, typer.Option("--organization", "-o", help="Only this organization's connection.")
-    ] = None,
+    organization: Annotated[int | None, options.organization("Only this organization's connection.")] = None,
     dialplan: Annotated[
-        int | None, typer.Option(metavar="ORG", help="Print the files its Asterisk needs instead, by organization.")
+        int | None, options.number(metavar="ORG", help="Print the files its Asterisk needs instead, by organization.")
     ] = None,
 ) -> None:
     """Look at settings, servers, processes and each Asterisk; say what to do. Status 1 when something is wrong."""

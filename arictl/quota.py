@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from arictl import tools
+from arictl import options, tools
 from shared import database, dograh, errors, quotas, store
 from shared.core.quotas import Quota
 
@@ -14,7 +14,7 @@ app = typer.Typer(help="Organizations' limits.", no_args_is_help=True, rich_mark
 
 _TAKEN = f"SELECT organization_id, count(*) AS taken FROM ari.calls WHERE {quotas.TAKES_SLOT} GROUP BY organization_id"  # noqa: S608 - built from constants
 
-Organization = Annotated[int, typer.Option("--organization", "-o", help="The organization's id.")]
+Organization = Annotated[int, options.organization("The organization's id.")]
 
 
 @app.command("list")
@@ -103,8 +103,11 @@ def _quotas(db: database.Database) -> quotas.Quotas:
 def _number(option: str, text: str) -> int | None:
     if text == "none":
         return None
-    if not (text.isascii() and text.isdigit()) or int(text) >= 2**31:
-        raise errors.PermanentError(f"{option} is a whole number from 0 on, or none to lift the limit")
+    # Python refuses to read a number of thousands of digits.
+    if not (text.isascii() and text.isdigit() and len(text) <= 10) or int(text) > options.LARGEST:
+        raise errors.PermanentError(
+            f"{option} is a whole number from 0 to {options.LARGEST}, or none to lift the limit"
+        )
     return int(text)
 
 

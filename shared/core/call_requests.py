@@ -8,7 +8,8 @@ from shared import errors
 from shared.core import serving
 
 _LONGEST_REQUEST_ID = 200
-_LONGEST_RING_SECONDS = 600
+SHORTEST_RING_SECONDS = 1
+LONGEST_RING_SECONDS = 600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +38,10 @@ class CallRequest:
         """
         if not (0 < len(self.request_id) <= _LONGEST_REQUEST_ID and self.request_id.isprintable()):
             raise errors.InvalidRequest(f"the request id is not 1 to {_LONGEST_REQUEST_ID} printable characters")
-        if self.ring_seconds is not None and not 1 <= self.ring_seconds <= _LONGEST_RING_SECONDS:
-            raise errors.InvalidRequest(f"the ring time is not between 1 and {_LONGEST_RING_SECONDS} seconds")
+        if self.ring_seconds is not None and not SHORTEST_RING_SECONDS <= self.ring_seconds <= LONGEST_RING_SECONDS:
+            raise errors.InvalidRequest(
+                f"the ring time is not between {SHORTEST_RING_SECONDS} and {LONGEST_RING_SECONDS} seconds"
+            )
         if self.workflow_id is None and self.workflow_run_id is None:
             raise errors.InvalidRequest("it names neither a workflow, for a new run, nor a run that waits for a call")
         caller_id = serving.number(self.caller_id) if self.caller_id is not None else None

@@ -16,7 +16,7 @@ _DEFAULT_TEMPLATE = f"PJSIP/{_PLACE}"
 _TEMPLATE = re.compile(r"[A-Za-z0-9]{1,32}/[A-Za-z0-9@._:+*#/-]{0,180}", re.ASCII)
 #: Digits, extensions and names, and nothing that means something in an endpoint: no `@`, `/`, `&`, `,`, blank.
 _NUMBER = re.compile(r"[A-Za-z0-9+*#][A-Za-z0-9+*#._-]{0,63}", re.ASCII)
-_LONGEST_CALL_SECONDS = 24 * 3600
+LONGEST_CALL_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +100,9 @@ def _media_client(client: object) -> str:
 def _call_seconds(seconds: object) -> float | None:
     if seconds is None:
         return None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= _LONGEST_CALL_SECONDS:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST_CALL_SECONDS:
         raise errors.InvalidConfiguration(
-            f"ari_max_call_seconds is not a number of seconds up to {_LONGEST_CALL_SECONDS}"
+            f"ari_max_call_seconds is not a number of seconds up to {LONGEST_CALL_SECONDS}"
         )
     return float(seconds)
 

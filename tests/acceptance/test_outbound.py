@@ -293,7 +293,6 @@ def test_an_operator_places_a_call_and_ends_it(site: Site) -> None:
         (["100"], "neither a workflow, for a new run, nor a run"),
         (["100", "--workflow", "999999"], "workflow 999999 does not exist"),
         (["100", "--run", "999999"], "has no run 999999"),
-        (["100", "--workflow", "{workflow}", "--ring-seconds", "0"], "ring time is not between 1 and 600"),
         (["100", "--workflow", "{workflow}", "--caller-id", '"x" <1>'], "is no number"),
     ],
 )

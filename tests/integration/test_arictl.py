@@ -10,9 +10,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
+import typer
 
+from arictl import main
 from shared import database
 from shared.core import breaker, calls, facts
 from shared.core.calls import Call, Change, Direction, State
@@ -375,6 +378,45 @@ def test_a_command_that_is_none_is_explained(arictl: Arictl) -> None:
     assert arictl("unheard-of").returncode == 2
 
 
+def numbers(app: typer.Typer) -> Iterator[tuple[str, str, Any]]:
+    """Every number that a command takes: the command's function, the parameter, and its option."""
+    for command in app.registered_commands:
+        assert command.callback is not None
+        for name, hint in get_type_hints(command.callback, include_extras=True).items():
+            kind, *options = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+            if {int, float} & {kind, *get_args(kind)}:
+                yield command.callback.__name__, name, *options
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        yield from numbers(group.typer_instance)
+
+
+def test_every_number_has_bounds() -> None:
+    found = list(numbers(main.app))
+    assert len(found) > 10
+    assert [(command, name) for command, name, option in found if option.min is None or option.max is None] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "bound"),
+    [
+        ("calls -o 99999999999", "--organization", "2147483647"),
+        ("calls -o 0", "--organization", "1"),
+        ("calls --limit 10001", "--limit", "10000"),
+        ("quota show -o -1", "--organization", "1"),
+        ("call 100 -o 1 --run 2147483648", "--run", "2147483647"),
+        ("call 100 -o 1 --workflow 5 --ring-seconds 601", "--ring-seconds", "600"),
+        ("call 100 -o 1 --workflow 5 --ring-seconds 0", "--ring-seconds", "1"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_by_its_option(arictl: Arictl, words: str, option: str, bound: str) -> None:
+    done = arictl(*words.split(), DATABASE_URL="postgresql://127.0.0.1:1/none")
+    assert (done.returncode, done.stdout) == (2, "")
+    said = done.stderr.splitlines()[-1]
+    assert option in said
+    assert bound in said
+
+
 # ── quota ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -406,11 +448,12 @@ def test_limits_are_set_one_by_one_and_lifted(arictl: Arictl, db: database.Datab
     [
         (("-o", "1"), "nothing to set: give --calls, --minutes, --blocked or --allowed"),
         (("-o", "77", "--calls", "1"), "there is no organization 77"),
-        (("-o", "1", "--calls", "-1"), "--calls is a whole number from 0 on, or none to lift the limit"),
+        (("-o", "1", "--calls", "-1"), "--calls is a whole number from 0 to 2147483647, or none to lift the limit"),
         (("-o", "1", "--calls", "two"), "--calls is a whole number"),
         (("-o", "1", "--calls", ""), "--calls is a whole number"),
         (("-o", "1", "--minutes", "1.5"), "--minutes is a whole number"),
         (("-o", "1", "--minutes", "99999999999"), "--minutes is a whole number"),
+        (("-o", "1", "--minutes", "9" * 5000), "--minutes is a whole number"),
         (("-o", "1", "--minutes", "\u0663"), "--minutes is a whole number"),
     ],
 )
