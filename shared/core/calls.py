@@ -153,7 +153,7 @@ class Call:
     received_at: datetime
     state_since: datetime
     deadline_at: datetime | None
-    #: Raised by every write; a write names the version it read.
+    #: 0 as first written, raised by every write, claims included; a write names the version it read.
     version: int = 0
     #: How often the sweep started this state's step again.
     drives: int = 0
@@ -330,7 +330,17 @@ def _refused(call: Call, fact: facts.Refused, now: datetime, limits: Limits) -> 
     if call.state not in (State.RECEIVED, State.ADMITTED, State.ORIGINATING):
         return _same(call)
     refused = replace(call, goes_on=fact.goes_on)
-    return _end(refused, now, limits, outcome=Outcome.REFUSED, reason=fact.reason, cause=fact.hangup_cause)
+    # There is no leg, and none will appear: nothing to wait for, and the slot is free with the next teardown.
+    unasked = {"caller_left": True, "unsettled_until": None} if _is_unasked(call) else {}
+    return _end(refused, now, limits, outcome=Outcome.REFUSED, reason=fact.reason, cause=fact.hangup_cause, **unasked)
+
+
+def _is_unasked(call: Call) -> bool:
+    """Whether its far end was asked for by nobody but, at most, by whoever reports now.
+
+    Whoever asks claims the call before, and the sweep writes it before somebody else may: one write is one claim.
+    """
+    return call.state is State.ORIGINATING and call.version <= 1
 
 
 def _run_created(call: Call, fact: facts.RunCreated, now: datetime, limits: Limits) -> Advance:

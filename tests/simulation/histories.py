@@ -76,6 +76,7 @@ class History:
             answer_after_seconds=chances.spread(0.02, 5.0),
             goes_on=chances.happens(0.3),
             slots=chances.one_of([None, None, 4, 1]),
+            refuses=chances.one_of([0.0, 0.0, 0.5]),
         )
         self.aims_outbound = not self.is_faultless and target.state in (State.ORIGINATING, State.RINGING)
         self.dials = self.aims_outbound or chances.happens(0.4)

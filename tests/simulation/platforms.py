@@ -10,8 +10,8 @@ from uuid import UUID
 
 import greenlet
 
-from shared import connections, database, dograh, errors
-from shared.core import serving, stasis_args
+from shared import connections, database, dograh, errors, rest
+from shared.core import facts, serving, stasis_args
 from shared.core.calls import Call, Cause, Direction
 from shared.core.stasis_args import RunArgs
 from tests.simulation import asterisks, faults
@@ -201,6 +201,23 @@ class Runs:
         if run is None or run.organization_id != call.organization_id:
             return None
         return None if any(row.call.workflow_run_id == run_id for row in self._store.rows.values()) else run_id
+
+
+class Quota:
+    """Refuses some of the calls that we begin.
+
+    Args:
+        refuses: Of how many, from 0 to 1.
+    """
+
+    def __init__(self, world: World, *, refuses: float) -> None:
+        self._world = world
+        self._refuses = refuses
+
+    def refusal(self, call: Call, *, user_id: int, witness: rest.Witness) -> facts.Refused | None:
+        if call.direction is Direction.INBOUND or not self._world.chances.happens(self._refuses):
+            return None
+        return facts.Refused(reason="the credits are used up", hangup_cause=Cause.NOT_ALLOWED)
 
 
 class Leases:

@@ -23,10 +23,10 @@ from tests.simulation.asterisks import PREFIX, AgentPlan, Asterisk, Requests
 from tests.simulation.brokers import Broker, SideBySide, Workers
 from tests.simulation.faults import NO_CALL
 from tests.simulation.listeners import Listener
-from tests.simulation.platforms import Entrances, Leases, Postgres, Routes, Run, Runs, Tenant
+from tests.simulation.platforms import Entrances, Leases, Postgres, Quota, Routes, Run, Runs, Tenant
 from tests.simulation.stores import MemoryStore
 from tests.simulation.world import EPOCH, Hand, Process, World
-from workers.steps import NoQuota, Tools
+from workers.steps import Tools
 
 LIMITS = Limits()
 _SWEEP_SECONDS = 1.0
@@ -68,6 +68,7 @@ class Site:
         answer_after_seconds: How long the far end of an outbound call rings.
         goes_on: A refused caller goes on in the dialplan.
         slots: How many calls a tenant may have at a time.
+        refuses: Of how many calls that we begin the quota refuses, from 0 to 1.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Site:
         answer_after_seconds: float = 0.02,
         goes_on: bool = False,
         slots: int | None = None,
+        refuses: float = 0.0,
     ) -> None:
         self.world = world
         self._slots_each = slots
@@ -87,6 +89,7 @@ class Site:
         self.leases = Leases(self.postgres)
         self.store = MemoryStore(self.postgres, self._changed)
         self.routes = Routes(self.postgres, goes_on=goes_on)
+        self.quota = Quota(world, refuses=refuses)
         self.runs = Runs(self.postgres, self.store, self.routes)
         self.workers = Workers(world, 2)
         self.broker = Broker(world, self.workers, self._call_of)
@@ -241,7 +244,7 @@ class Site:
             asterisks=_Asterisks(self.postgres, self._by_connection, self.world.monotonic),
             routes=self.routes,
             runs=self.runs,
-            quota=NoQuota(),
+            quota=self.quota,
             slots=self._slots,
             entrances=entrances,
             leases=self.leases,

@@ -535,6 +535,7 @@ def test_each_state_begins_with_its_drives_at_zero() -> None:
 # ── outbound ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+REFUSED = facts.Refused(reason="the organization is blocked", hangup_cause=Cause.NOT_ALLOWED)
 ANSWERED = facts.FarEndAnswered(channel_name="PJSIP/trunk-1", channel_created="2026", stamp="2026-05-01T12:00:05")
 
 
@@ -623,12 +624,26 @@ def test_an_originate_that_may_be_under_way_is_waited_for(fact: facts.Fact) -> N
     [
         (ORIGINATING, facts.OriginateRefused(reason="500 Allocation failed")),
         (ORIGINATING, facts.CallerGone(hangup_cause=17)),
+        (ORIGINATING, REFUSED),
+        (replace(ORIGINATING, version=1), REFUSED),
         (RINGING, facts.EndRequested(reason="ended by an operator")),
     ],
 )
 def test_an_originate_whose_outcome_is_known_is_not_waited_for(call: Call, fact: facts.Fact) -> None:
     ending, _ = advance(call, fact)
     assert ending.open_until is None
+
+
+def test_an_originate_refused_by_the_first_who_had_it_has_no_leg_and_ends_at_once() -> None:
+    ending, orders = advance(replace(ORIGINATING, version=1), REFUSED)
+    assert (ending.caller_left, ending.outcome, named(orders)) == (True, Outcome.REFUSED, ["TearDown"])
+    assert advance(ending, facts.LegsRemoved())[0].state is State.ENDED
+
+
+def test_an_originate_refused_that_somebody_else_may_have_asked_for_is_waited_for() -> None:
+    """Another worker had it before, and did not report back: the leg may ring yet."""
+    ending, _ = advance(replace(ORIGINATING, version=2), REFUSED)
+    assert (ending.caller_left, ending.open_until) == (False, NOW + LIMITS.originate_wait())
 
 
 @pytest.mark.parametrize("call", [ORIGINATING, RINGING])
@@ -714,7 +729,7 @@ _SETUP: list[facts.Fact] = [
 
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(
-    first=st.sampled_from([calls.receive(RECEIVED, LIMITS), ORIGINATING]),
+    first=st.sampled_from([calls.receive(RECEIVED, LIMITS), ORIGINATING, replace(ORIGINATING, version=2)]),
     usual=st.integers(0, len(_SETUP)),
     happened=st.lists(st.tuples(_fact, st.sampled_from([0, 1, 5, 100])), max_size=15),
 )
@@ -743,6 +758,9 @@ def test_whatever_happens_the_rules_hold(first: Call, usual: int, happened: list
         assert (call.deadline_at is None) == (call.state is State.ENDED)
         if call.state is State.ENDED and before.state is not State.ENDED:
             assert call.open_until is None or call.open_until <= now
+        if before.state is State.ORIGINATING and call.state is State.ENDING and call.open_until is None:
+            # Nobody has asked, or what it came to is known.
+            assert isinstance(fact, facts.CallerGone | facts.OriginateRefused) or before.version <= 1
         if call.state is not before.state:
             assert call.state_since == now
         assert len(orders) <= 1
