@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from shared import ari, circuits, endpoints, errors, rest
+from shared import ari, circuits, endpoints, errors, exchanges, rest
 from shared.core import breaker, guard
 
 PASSWORD = "hunter2 & # % + : ="
@@ -408,7 +408,7 @@ def test_no_request_starts_after_the_step_s_time(client: ari.Ari, stub: Stub, wi
 
 
 def test_an_answer_too_large_is_refused(client: ari.Ari, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rest, "_LARGEST_ANSWER", 1000)
+    monkeypatch.setattr(exchanges, "LARGEST_ANSWER", 1000)
     stub.answer = answered(200, CHANNEL | {"padding": "x" * 2000})
     with pytest.raises(errors.AsteriskUnreachable, match="too large"):
         client.channel("1.1")
@@ -515,7 +515,7 @@ def test_connections_are_kept_and_reused(client: ari.Ari, stub: Stub) -> None:
 def test_a_connection_idle_for_long_is_not_used_again(
     client: ari.Ari, stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rest, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(exchanges, "IDLE_SECONDS", 0.0)
     client.answer("1.1")
     client.answer("1.1")
     assert len(set(stub.peers)) == 2

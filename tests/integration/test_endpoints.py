@@ -14,7 +14,7 @@ import pytest
 
 from listener import addresses, wires
 from listener.errors import SocketBroken
-from shared import ari, circuits, endpoints, errors, rest
+from shared import ari, circuits, endpoints, errors, exchanges, rest
 from shared.core import guard
 from simulator.testing import SimulatedAsterisk
 
@@ -93,7 +93,7 @@ def test_a_name_that_changes_its_mind_leads_nowhere_else(
     simulated: SimulatedAsterisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DNS rebinding: the first lookup is harmless, the second is not. Each connection has its own, and one only."""
-    monkeypatch.setattr(rest, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(exchanges, "IDLE_SECONDS", 0.0)
     names = Names(["127.0.0.1"], [METADATA])
     with asterisk(named(simulated), names) as there:
         assert there.bridges() == []
