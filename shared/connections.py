@@ -33,7 +33,7 @@ class Entrance:
     """What a new call of a connection version meets."""
 
     #: The version that serves it; None when none does.
-    serving: Version | None
+    serving: int | None
     organization_id: int
     source_id: int
     #: Why none serves it.
@@ -143,4 +143,4 @@ class Connections:
             return Entrance(serving=None, reason=f"connection {row['state']}: {row['reason']}", **whose)
         if row["newest"] != version and not row["same_place"]:
             return Entrance(serving=None, reason="connection moved to another endpoint or app", **whose)
-        return Entrance(serving=self.version(connection_id, row["newest"]), **whose)
+        return Entrance(serving=row["newest"], **whose)

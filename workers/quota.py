@@ -75,31 +75,39 @@ def admit_leg(
     if entrance is None:
         log.warning("a leg of a connection we do not know", connection=connection_id, version=version)
         return
+    call = _new_call(
+        tools.ledger, entrance, connection_id=connection_id, version=version, leg=leg, args=args, stamp=stamp
+    )
+    # Nearly every leg is a new one: only one that cannot be written is looked for.
+    if _received(tools, call, entrance, age_seconds):
+        return
     last = tools.ledger.store.last_entry(connection_id, leg.id, leg.created)
+    assert last is not None, "it was there just now, and is never deleted so soon"
     match entries.judge(last, stamp):
         case entries.Entry.KNOWN:
-            assert last is not None
             if last.state is State.RECEIVED:
                 # Told again because the decision broke off; in somebody's hands, it is left to them.
                 decide_admission(tools, call_id=last.call_id)
             _end_missed_run(tools, last, args)
             return
         case entries.Entry.LEFT_UNHEARD:
-            assert last is not None
             tools.ledger.record(last, facts.CallerLeft(stamp=stamp))
-        case entries.Entry.NEW if last is not None and not is_in_stasis(tools, connection_id, version, leg):
+        case entries.Entry.NEW if not is_in_stasis(tools, connection_id, version, leg):
             return
-    call = _new_call(
-        tools.ledger, entrance, connection_id=connection_id, version=version, leg=leg, args=args,
-        stamp=stamp, entry=last.entry + 1 if last is not None else 1,
-    )  # fmt: skip
+    again = replace(call, call_id=tools.ledger.new_id(), entry=last.entry + 1)
+    if not _received(tools, again, entrance, age_seconds):
+        _end_missed_run(tools, tools.ledger.store.last_entry(connection_id, leg.id, leg.created), args)
+
+
+def _received(tools: Tools, call: Call, entrance: connections.Entrance, age_seconds: float) -> bool:
+    """Writes a new call and decides on its admission; False when the channel has a call of this entry already."""
     call = calls.receive(call, tools.ledger.limits)
     started, owner = tools.ledger.clock.monotonic(), tools.ledger.owner()
-    if tools.ledger.store.insert(call, [], tools.ledger.hold(Step.QUOTA, owner)):
-        with claims.Claim(tools.ledger, call, Step.QUOTA, owner, started) as claim:
-            _decide(tools, claim, entrance, age_seconds)
-    else:
-        _end_missed_run(tools, tools.ledger.store.last_entry(connection_id, leg.id, leg.created), args)
+    if not tools.ledger.store.insert(call, [], tools.ledger.hold(Step.QUOTA, owner)):
+        return False
+    with claims.Claim(tools.ledger, call, Step.QUOTA, owner, started) as claim:
+        _decide(tools, claim, entrance, age_seconds)
+    return True
 
 
 def _end_missed_run(tools: Tools, known: Call | None, args: tuple[str, ...]) -> None:
@@ -241,7 +249,6 @@ def _new_call(
     leg: events.Channel,
     args: tuple[str, ...],
     stamp: str,
-    entry: int,
 ) -> Call:
     serving, now = entrance.serving, ledger.store.now()
     return Call(
@@ -249,11 +256,11 @@ def _new_call(
         # and asking for a media leg under the id of a live one crashes Asterisk.
         call_id=ledger.new_id(),
         connection_id=connection_id,
-        connection_version=serving.version if serving is not None else version,
+        connection_version=serving if serving is not None else version,
         organization_id=entrance.organization_id,
         channel_id=leg.id,
         channel_created=leg.created,
-        entry=entry,
+        entry=1,
         direction=Direction.OUTBOUND if stasis_args.names_run(args) else Direction.INBOUND,
         state=calls.State.RECEIVED,
         received_at=now,
@@ -319,7 +326,5 @@ def _over(
     tools: Tools, entrance: connections.Entrance, *, connection_id: int, version: int, leg: events.Channel
 ) -> Call:
     """A call that was over before it was heard of."""
-    call = _new_call(
-        tools.ledger, entrance, connection_id=connection_id, version=version, leg=leg, args=(), stamp="", entry=1
-    )
+    call = _new_call(tools.ledger, entrance, connection_id=connection_id, version=version, leg=leg, args=(), stamp="")
     return replace(call, state=State.ENDED, caller_left=True, ending_at=call.received_at, ended_at=call.received_at)

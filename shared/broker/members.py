@@ -32,6 +32,8 @@ LOOK_SECONDS = 1.0
 TIMEOUT_MS = 4500
 #: The bounds of the pause after a request that failed.
 _PAUSES_SECONDS = (0.05, 0.5)
+#: How long a settlement waits for company, as long as nobody waits for its place.
+_LINGER_SECONDS = 0.005
 #: Most settlements in one exchange.
 _BATCH = 200
 #: How long a member that leaves tries to say so.
@@ -47,6 +49,8 @@ def describe(exception: BaseException) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Answer:
+    #: Of so many messages as it was asked for.
+    room: int
     held: int
     due_seconds: float | None
     taken: list[Delivery]
@@ -73,7 +77,11 @@ class Member:
         self._describe = describe
         self._log = dramatiq.logging.get_logger(__name__, type(self))
         self._lock = threading.Lock()
+        #: Something is to be told to Redis, or to be taken from it.
         self._bell = threading.Event()
+        #: It is not to wait.
+        self._urgent = threading.Event()
+        self._has_room = False
         self._closed = threading.Event()
         self._drains = False
         #: Of each queue served: what its consumer has not come for yet.
@@ -100,7 +108,7 @@ class Member:
         """Takes messages of this queue as well; they come by the inbox given."""
         with self._lock:
             inbox = self._inboxes.setdefault(queue, queues.SimpleQueue())
-        self._bell.set()
+        self._ring()
         return inbox
 
     def unserve(self, queue: str) -> bool:
@@ -154,10 +162,10 @@ class Member:
         self.drain()
         ends_at = time.monotonic() + _LEAVE_SECONDS
         while self._outbox and time.monotonic() < ends_at and self._hand.is_alive():
-            self._bell.set()
+            self._ring()
             time.sleep(0.01)
         self._closed.set()
-        self._bell.set()
+        self._ring()
         self._hand.join(LOOK_SECONDS)
         try:
             scripts.LEAVE.run(self._client, self._namespace, self.id, *self._order)
@@ -183,7 +191,7 @@ class Member:
                     while not self._closed.is_set():
                         # The first one says that we are subscribed: what came before it was told to nobody.
                         if subscription.get_message(timeout=LOOK_SECONDS) is not None:
-                            self._bell.set()
+                            self._ring()
             except Exception as exc:  # noqa: BLE001 - without this thread every message would wait for the next look
                 if not isinstance(exc, redis.RedisError):
                     self._log.critical("cannot listen, which is a mistake in the broker", exc_info=True)
@@ -194,6 +202,7 @@ class Member:
     def _exchange_on(self) -> None:
         while not self._closed.is_set():
             self._bell.clear()
+            self._urgent.clear()
             try:
                 seconds = self._turn()
             except redis.RedisError as exc:
@@ -202,11 +211,18 @@ class Member:
             except Exception:  # noqa: BLE001 - without this thread the worker would hold its messages for ever
                 self._log.critical("an exchange failed, which is a mistake in the broker", exc_info=True)
                 seconds = LOOK_SECONDS
-            self._bell.wait(seconds)
+            if self._bell.wait(seconds) and self._has_room:
+                self._urgent.wait(_LINGER_SECONDS)
+
+    def _ring(self) -> None:
+        self._urgent.set()
+        self._bell.set()
 
     def _turn(self) -> float:
         """One exchange; gives how long to wait for the next, in seconds, unless something happens."""
         answer = self._exchange()
+        # Whoever has its share of our places, or waits for one, is not to wait for Redis to know of another.
+        self._has_room = answer.room - len(answer.taken) > self._capacity - self._shares.most
         for delivery in answer.taken:
             self._deliver(delivery)
         if answer.held > len(self._held):
@@ -248,7 +264,7 @@ class Member:
                 self._bell.set()
         # A millisecond more than Redis says, whose clock we read in whole ones.
         due_seconds = None if due_ms < 0 else (due_ms + 1) / 1000
-        return _Answer(held=held, due_seconds=due_seconds, taken=_deliveries(taken))
+        return _Answer(room=room, held=held, due_seconds=due_seconds, taken=_deliveries(taken))
 
     def _deliver(self, delivery: Delivery) -> None:
         with self._lock:

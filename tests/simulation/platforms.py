@@ -265,9 +265,7 @@ class Entrances:
         return self._postgres.statement("is taken", lambda: False)
 
     def _entrance(self, tenant: Tenant) -> connections.Entrance:
-        return connections.Entrance(
-            serving=self._version(tenant), organization_id=tenant.organization_id, source_id=tenant.connection_id
-        )
+        return connections.Entrance(serving=1, organization_id=tenant.organization_id, source_id=tenant.connection_id)
 
     def _version(self, tenant: Tenant) -> connections.Version:
         return connections.Version(
