@@ -17,6 +17,7 @@ from scheduler.configurations import Reconciler
 from scheduler.leases import Lease
 from scheduler.listeners import Listeners
 from scheduler.resyncs import Resyncs
+from scheduler.retention import EVERY_SECONDS, Retention
 from scheduler.sockets import Sockets
 from shared import database, dograh, errors, health, ledger, processes, queues, settings, store
 
@@ -47,6 +48,7 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
         timeout_seconds=config.listener_timeout_seconds,
     )
     resyncs = Resyncs(db, orders)
+    retention = Retention(db, days=config.retention_days)
 
     def assign() -> None:
         assigner.tick()
@@ -65,7 +67,7 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
 
     clock = background.BackgroundScheduler(
         timezone="UTC",
-        executors={"default": pool.ThreadPoolExecutor(6)},
+        executors={"default": pool.ThreadPoolExecutor(8)},
         job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": 60},
     )
     lease.renew()
@@ -76,6 +78,7 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
         (sweep, config.sweep_seconds),
         (end_completed, config.completed_runs_seconds),
         (resyncs.ask, config.resync_seconds),
+        (retention.delete_old, EVERY_SECONDS),
     ):
         clock.add_job(_guarded(leads, job), "interval", seconds=seconds)
     # Whether it leads or not, and whatever Postgres does: each job has a thread of its own.

@@ -297,7 +297,21 @@ class Scheduler(WithDatabase, WithHeartbeats):
     completed_runs_seconds: float = Field(
         default=5.0, gt=0, le=300, description="Between two looks for connected calls whose runs are completed."
     )
+    retention_days: int = Field(
+        default=90,
+        ge=0,
+        le=36_500,
+        description="How long calls that have ended are kept, with their timeline: 32 or more; 0 keeps them for ever.",
+    )
     sweep_batch: int = Field(default=500, ge=1, le=10_000, description="Most overdue calls driven on in one sweep.")
+
+    @pydantic.field_validator("retention_days")
+    @classmethod
+    def _whole_months(cls, days: int) -> int:
+        # A month's minutes are counted from its calls.
+        if 0 < days < 32:
+            raise ValueError("must be 0, or at least 32: the quota counts this month's minutes from its calls")
+        return days
 
 
 class Operator(WithDatabase):

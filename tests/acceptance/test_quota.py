@@ -161,6 +161,8 @@ def test_a_blocked_organization_calls_nobody(site: Site) -> None:
     assert call["reason"] == "the organization is blocked"
     assert not site.asked("POST", "/channels")
     site.until(lambda: site.run(call["channel_id"])["is_completed"], seconds=5, what="its run is ended")
+    # Nobody has dialled: no leg is waited for, and its slot is free.
+    site.until(lambda: site.calls()[0]["state"] == "ended", seconds=2, what="it has ended")
 
 
 def test_another_tenant_does_not_notice(product: Product, site: Site) -> None:

@@ -216,3 +216,15 @@ def test_dot_env_is_read_and_the_environment_wins(environment: pytest.MonkeyPatc
     environment.setenv("LOG_LEVEL", "error")
     config = settings.load(settings.Worker)
     assert (config.id_prefix, config.log_level) == ("dot-", "error")
+
+
+@pytest.mark.parametrize(("days", "is_right"), [("0", True), ("1", False), ("31", False), ("32", True), ("-1", False)])
+def test_calls_are_kept_for_a_month_at_least_or_for_ever(
+    environment: pytest.MonkeyPatch, days: str, is_right: bool
+) -> None:
+    environment.setenv("RETENTION_DAYS", days)
+    if is_right:
+        assert settings.load(settings.Scheduler).retention_days == int(days)
+    else:
+        with pytest.raises(errors.InvalidSettings, match="RETENTION_DAYS: must be"):
+            settings.load(settings.Scheduler)

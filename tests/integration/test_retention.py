@@ -1,0 +1,191 @@
+"""What was kept for long enough is deleted from a real Postgres: nothing else, in small bites, in nobody's way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from scheduler import retention
+from scheduler.retention import Retention
+from shared import database
+from shared.core import facts
+from shared.core.calls import Call, Direction, State
+from shared.core.deadlines import Limits
+from shared.ledger import Ledger
+from shared.store import Note, PostgresStore
+
+pytestmark = pytest.mark.services
+
+DAYS = 32
+#: What one run deletes at most.
+ONCE = retention._BATCH * retention._BATCHES
+MANY = 200_000
+
+#: Calls one a second, the newest `days` old: each with an attempt and three rows of the timeline.
+_OLD_CALLS = """
+INSERT INTO ari.calls (call_id, connection_id, connection_version, organization_id, channel_id, channel_created, entry,
+    direction, state, received_at, state_since, version, drives, channel_name, caller_number, called_number, args,
+    attempt, legs_created, media_ready, caller_left, workflow_run_id, connected_at, ending_at, ended_at, outcome)
+SELECT gen_random_uuid(), 1, 1, 3, 'old-' || n, '', 1, 'inbound', 'ended', at, at, 9, 0, '', '', '', '{}', 1, true,
+       true, true, n, at, at + interval '1 minute', at + interval '1 minute', 'completed'
+FROM (SELECT n, now() - make_interval(days => %s, secs => n) AS at FROM generate_series(1, %s) AS n) AS times;
+"""
+_THEIR_ATTEMPTS = """
+INSERT INTO ari.attempts (call_id, attempt, media_id, bridge_id, open_until)
+SELECT call_id, 1, 'm', 'b', received_at FROM ari.calls
+"""
+_THEIR_TIMELINE = """
+INSERT INTO ari.timeline (at, call_id, kind, name, who)
+SELECT received_at, call_id, 'note', 'x', 'test' FROM ari.calls, generate_series(1, 3) ORDER BY received_at
+"""
+
+
+class Orders:
+    """Nobody works here."""
+
+    def give(self, orders: object, *, connection_id: int) -> None:
+        pass
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[database.Database]:
+    made = database.Database(database_url, size=8)
+    made.open()
+    with made.connection() as connection:
+        connection.execute("INSERT INTO ari.connections (source_id, organization_id, state) VALUES (1, 3, 'active')")
+        connection.execute(
+            "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password)"
+            " VALUES (1, 1, 'http://a', 'a', 'a', 'x')"
+        )
+    yield made
+    made.close()
+
+
+def execute(db: database.Database, query: str, *values: Any) -> None:
+    with db.connection() as connection:
+        connection.execute(query, values)
+
+
+def count(db: database.Database, table: str, where: str = "true") -> int:
+    with db.connection() as connection:
+        row = connection.execute(f"SELECT count(*) AS number FROM ari.{table} WHERE {where}").fetchone()
+    assert row is not None
+    return int(row["number"])
+
+
+def ago(days: float) -> datetime:
+    return datetime.now(UTC) - timedelta(days=days)
+
+
+def received(store: PostgresStore, *, days: float, ended_days: float | None) -> Call:
+    """Writes a call that came so long ago, and has ended so long ago, or has not."""
+    now = store.now()
+    call = Call(
+        call_id=uuid4(), connection_id=1, connection_version=1, organization_id=3, channel_id=uuid4().hex,
+        channel_created="", entry=1, direction=Direction.INBOUND, received_at=now - timedelta(days=days),
+        state=State.ENDING if ended_days is None else State.ENDED, state_since=now, deadline_at=None,
+        ended_at=None if ended_days is None else now - timedelta(days=ended_days),
+    )  # fmt: skip
+    assert store.insert(call, [Note(kind="note", name="x")], None)
+    return call
+
+
+@pytest.mark.parametrize(
+    ("days", "ended_days", "stays"),
+    [
+        (33, 32.1, False),
+        (32.1, 32.01, False),
+        # Of a month of 31 days, all of it.
+        (31, 31, True),
+        (0, 0, True),
+        # In conversation over the edge.
+        (40, 31.9, True),
+        (400, None, True),
+    ],
+)
+def test_a_call_goes_when_it_has_ended_for_long_enough(
+    db: database.Database, days: float, ended_days: float | None, stays: bool
+) -> None:
+    store = PostgresStore(db, who="test", prefix="aip-")
+    call = received(store, days=days, ended_days=ended_days)
+    execute(db, _THEIR_ATTEMPTS)
+    for _ in range(2):
+        Retention(db, days=DAYS).delete_old()
+        assert (store.load(call.call_id) is not None) == stays
+        assert (count(db, "attempts"), count(db, "timeline")) == ((1, 2) if stays else (0, 0))
+
+
+def test_a_connection_s_rows_and_those_of_nothing_go_as_well(db: database.Database) -> None:
+    row = "INSERT INTO ari.timeline (at, connection_id, kind, name, who) VALUES (%s, %s, 'note', %s, 'test')"
+    for connection_id in (1, None):
+        execute(db, row, ago(33), connection_id, "old")
+        execute(db, row, ago(31), connection_id, "young")
+    Retention(db, days=DAYS).delete_old()
+    assert (count(db, "timeline", "name = 'old'"), count(db, "timeline", "name = 'young'")) == (0, 2)
+
+
+def test_nothing_goes_when_all_is_to_be_kept(db: database.Database) -> None:
+    store = PostgresStore(db, who="test", prefix="aip-")
+    call = received(store, days=5000, ended_days=5000)
+    Retention(db, days=0).delete_old()
+    assert store.load(call.call_id) == call
+
+
+def test_of_very_many_a_bounded_number_goes_at_a_time_and_nobody_waits(
+    db: database.Database, database_url: str
+) -> None:
+    filling = database.Database(database_url, size=1, statement_seconds=120.0)
+    filling.open()
+    execute(filling, _OLD_CALLS, DAYS + 1, MANY)
+    for query in (_THEIR_ATTEMPTS, _THEIR_TIMELINE, "ANALYZE ari.calls", "ANALYZE ari.timeline"):
+        execute(filling, query)
+    filling.close()
+    store = PostgresStore(db, who="test", prefix="aip-")
+    ledger = Ledger(store, Orders(), Limits(), who="test")
+    over = threading.Event()
+
+    def serve() -> int:
+        """Calls come and go meanwhile."""
+        served = 0
+        while not over.is_set():
+            call = received(store, days=0, ended_days=None)
+            assert ledger.record(call, facts.LegsRemoved()).call.state is State.ENDED
+            served += 1
+        return served
+
+    with ThreadPoolExecutor(4) as pool, db.transaction() as holding:
+        # The oldest is in somebody's hands.
+        held = holding.execute("SELECT call_id FROM ari.calls ORDER BY received_at LIMIT 1 FOR UPDATE").fetchone()
+        serving = [pool.submit(serve) for _ in range(2)]
+        try:
+            # Each statement of it has 2 s. Two at once: a leader that was frozen and goes on beside its successor.
+            runs = [pool.submit(Retention(db, days=DAYS).delete_old) for _ in range(2)]
+            for run in runs:
+                run.result(timeout=60)
+        finally:
+            over.set()
+        assert all(thread.result(timeout=30) > 0 for thread in serving)
+    assert held is not None
+    assert store.load(held["call_id"]) is not None
+    left = count(db, "calls", "channel_id LIKE 'old-%'")
+    assert left == MANY - 2 * ONCE
+    of_old = "call_id IN (SELECT call_id FROM ari.calls WHERE channel_id LIKE 'old-%')"
+    assert (count(db, "attempts", of_old), count(db, "timeline", of_old)) == (left, 3 * left)
+    assert count(db, "timeline", f"NOT {of_old} AND who = 'test' AND state_to IS NULL AND name = 'x'") == count(
+        db, "calls", "channel_id NOT LIKE 'old-%'"
+    )
+    assert "Seq Scan" not in plan(db, retention._CALLS)
+    assert "Seq Scan on timeline" not in plan(db, retention._OTHERS)
+
+
+def plan(db: database.Database, statement: str) -> str:
+    with db.connection() as connection:
+        bounds = {"days": DAYS, "batch": retention._BATCH, "each": retention._EACH}
+        rows = connection.execute(f"EXPLAIN {statement}", bounds).fetchall()
+    return "\n".join(row["QUERY PLAN"] for row in rows)
