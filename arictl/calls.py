@@ -26,15 +26,20 @@ ORDER BY received_at DESC LIMIT %(limit)s
 """
 
 #: A call is named by its channel or its run, each whole, or by its id or the beginning of that. Of several calls of one
-#: channel the newest is meant.
+#: channel the newest is meant. Each is looked up in an index there is: that of channels begins with the connection, and
+#: OFFSET 0 keeps it a look-up for each of these.
 _FIND = """
-SELECT *, channel_id = %(name)s OR workflow_run_id::text = %(name)s AS whole FROM ari.calls
-WHERE call_id::text LIKE %(begins)s OR replace(call_id::text, '-', '') LIKE %(begins)s
-   OR workflow_run_id::text = %(name)s OR channel_id = %(name)s
+SELECT *, channel_id = %(name)s OR coalesce(workflow_run_id = %(run)s, false) AS whole FROM (
+    SELECT * FROM ari.calls WHERE call_id BETWEEN %(first)s AND %(last)s
+    UNION SELECT * FROM ari.calls WHERE workflow_run_id = %(run)s
+    UNION SELECT found.* FROM ari.connections c CROSS JOIN LATERAL (
+        SELECT * FROM ari.calls WHERE connection_id = c.connection_id AND channel_id = %(name)s OFFSET 0
+    ) AS found
+) AS named
 ORDER BY whole DESC, received_at DESC LIMIT 2
 """
 
-_ID_BEGINS = re.compile(r"[0-9a-fA-F-]{4,36}")
+_ID_BEGINS = re.compile(r"[0-9a-f]{4,32}")
 _BAR = 36
 _COLOURS = {"transition": "bold cyan", "request": "green", "refusal": "bold red", "dead-letter": "bold red"}
 
@@ -160,13 +165,23 @@ def hang_up(
 
 
 def _find(connection: database.Connection, name: str) -> database.Row:
-    begins = name.lower() + "%" if _ID_BEGINS.fullmatch(name) else ""
-    rows = connection.execute(_FIND, {"name": name, "begins": begins}).fetchall()
+    rows = connection.execute(_FIND, _named(name)).fetchall()
     if not rows:
         raise errors.PermanentError(f"no call is named {name!r}: arictl calls lists them")
     if len(rows) > 1 and not rows[0]["whole"]:
         raise errors.PermanentError(f"{name!r} names several calls: give more of the id")
     return rows[0]
+
+
+def _named(name: str) -> dict[str, object]:
+    """The values of `_FIND`: what a name may stand for, None for what it cannot."""
+    begins = name.lower().replace("-", "")
+    first = last = run = None
+    if _ID_BEGINS.fullmatch(begins):
+        first, last = uuid.UUID(begins.ljust(32, "0")), uuid.UUID(begins.ljust(32, "f"))
+    if name.isascii() and name.isdigit() and len(name) <= 10 and int(name) <= options.LARGEST:
+        run = int(name)
+    return {"name": name, "first": first, "last": last, "run": run}
 
 
 def _heading(call: dict[str, Any]) -> str:

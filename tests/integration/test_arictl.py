@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import pytest
 import typer
 
+from arictl import calls as calls_command
 from arictl import main
 from shared import database
 from shared.core import breaker, calls, facts
@@ -337,7 +338,26 @@ def test_a_call_is_traced_by_any_of_its_names(arictl: Arictl, call: Call, name: 
     assert "\x1b" not in shown
 
 
-@pytest.mark.parametrize("name", ["", "nothing", "ffffffff", "'; DROP TABLE ari.calls; --"])
+def test_a_call_is_found_among_many_without_reading_them_all(db: database.Database, call: Call) -> None:
+    with db.connection() as connection:
+        connection.execute(
+            "INSERT INTO ari.calls (call_id, connection_id, connection_version, organization_id, channel_id,"
+            " channel_created, entry, direction, state, received_at, state_since, version, drives, channel_name,"
+            " caller_number, called_number, args, attempt, legs_created, media_ready, caller_left, workflow_run_id)"
+            " SELECT gen_random_uuid(), 1, 1, 1, 'other-' || n, '', 1, 'inbound', 'ended', now(), now(), 1, 0, '', '',"
+            " '', '{}', 1, true, true, true, 1000 + n FROM generate_series(1, 20000) AS n"
+        )
+        connection.execute("ANALYZE ari.calls")
+        for name in (str(call.call_id), call.call_id.hex[:8], "77", "1762.1"):
+            values = calls_command._named(name)
+            rows = connection.execute(f"EXPLAIN {calls_command._FIND}", values).fetchall()
+            assert not [row for row in rows if "Seq Scan on calls" in row["QUERY PLAN"]], rows
+            assert [row["call_id"] for row in connection.execute(calls_command._FIND, values)][:1] == [call.call_id]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "nothing", "f---", "ffffffff", "f" * 33, "9" * 5000, "99999999999", "'; DROP TABLE ari.calls; --"]
+)
 def test_a_call_that_is_not_there_is_said_so(arictl: Arictl, call: Call, name: str) -> None:
     failed(arictl("trace", name), "no call is named")
 
