@@ -16,8 +16,10 @@ from tests.simulation import faults
 from tests.simulation.asterisks import PREFIX, AgentPlan, EventSocket
 from tests.simulation.chances import Chances
 from tests.simulation.faults import NO_CALL, Fault
+from tests.simulation.invariants import ENDING_SECONDS, RECOVERY_SECONDS
+from tests.simulation.parties import Caller
 from tests.simulation.platforms import Tenant
-from tests.simulation.sites import ENDING_SECONDS, RECOVERY_SECONDS, Caller, Site
+from tests.simulation.sites import Site
 from tests.simulation.world import World
 
 _LOOK_SECONDS = 5.0
@@ -80,8 +82,8 @@ class History:
         )
         self.aims_outbound = not self.is_faultless and target.state in (State.ORIGINATING, State.RINGING)
         self.dials = self.aims_outbound or chances.happens(0.4)
-        self.site.entered = self._aim
-        self.site.is_prompt = self.is_faultless
+        self.site.invariants.entered = self._aim
+        self.site.invariants.is_prompt = self.is_faultless
         self._agents_are_good = True
         self._is_aimed = False
 
@@ -105,23 +107,23 @@ class History:
         world.run(chances.spread(6.0, 40.0))
         site.calm_down()
         calm_since = world.now
-        world.after(chances.between(20.0, 25.0), lambda: site.call_in(site.tenants[0], is_probe=True))
+        world.after(chances.between(20.0, 25.0), lambda: site.parties.call_in(site.tenants[0], is_probe=True))
         while world.now < calm_since + RECOVERY_SECONDS and not world.violations:
             world.run(world.now + _LOOK_SECONDS)
-            if world.now > calm_since + _FROZEN_SECONDS and site.is_recovered():
+            if world.now > calm_since + _FROZEN_SECONDS and site.invariants.is_recovered():
                 break
-        site.check_recovered(is_faultless=self.is_faultless and self._agents_are_good)
+        site.invariants.check_recovered(site.parties.callers, is_faultless=self.is_faultless and self._agents_are_good)
         if others is not None:
             others.check()
-        site.hang_up_all()
+        site.parties.hang_up_all()
         world.run(world.now + ENDING_SECONDS)
-        site.check_end()
+        site.invariants.check_end()
 
     # ── the parties ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _call_in(self, tenant: Tenant) -> None:
         chances, world, asterisk = self.chances, self.world, tenant.asterisk
-        caller = self.site.call_in(tenant)
+        caller = self.site.parties.call_in(tenant)
         does = chances.one_of(["stays", "stays", "hangs up", "hangs up soon", "goes on", "comes back"])
         caller.stays = does == "stays"
         match does:
@@ -133,7 +135,7 @@ class History:
                 world.after(chances.spread(0.003, 30.0), lambda: asterisk.caller_goes_on(caller.channel))
             case "comes back":
                 away = chances.spread(0.0005, 10.0)
-                world.after(chances.spread(0.003, 30.0), lambda: self.site.come_back(caller, away))
+                world.after(chances.spread(0.003, 30.0), lambda: self.site.parties.come_back(caller, away))
 
     def _call_out(self) -> None:
         """Somebody wants a call to be placed, or the platform places one, perhaps for a run of another tenant."""
@@ -141,12 +143,12 @@ class History:
         number = chances.one_of(["100", "100", "100", "busy", "congestion", "reject", "ring"])
         tenant = chances.one_of(site.tenants)
         if self.aims_outbound or chances.happens(0.6):
-            site.request_call(tenant, number, ring_seconds=round(chances.spread(2.0, 15.0)))
+            site.parties.request_call(tenant, number, ring_seconds=round(chances.spread(2.0, 15.0)))
             return
-        run = site.platform_calls(tenant, number)
+        run = site.parties.platform_calls(tenant, number)
         for other in site.tenants:
             if other is not tenant and chances.happens(0.5):
-                steal = functools.partial(site.platform_calls, other, "100", run=run)
+                steal = functools.partial(site.parties.platform_calls, other, "100", run=run)
                 self.world.after(chances.spread(0.01, 5.0), steal)
 
     def _plan_agent(self, _channel_id: str) -> AgentPlan:
@@ -177,12 +179,12 @@ class History:
         forged = channels.Channel(id=name, name="PJSIP/forged", kind=channels.Kind.CALLER, state="Up")
         forged.creationtime = call.channel_created or forged.creationtime
         asterisk.add(forged)
-        self.world.tell(asterisk.name, "its owner makes a channel named %s", self.site.named(name))
+        self.world.tell(asterisk.name, "its owner makes a channel named %s", self.site.invariants.named(name))
         asterisk.enter_stasis(forged, tenant.app, [])
         if ids.parse(PREFIX, name) is not None:
             self.world.after(self.chances.spread(0.001, 5.0), lambda: asterisk.caller_hangs_up(forged))
         else:
-            self.site.callers.append(Caller(tenant, forged))
+            self.site.parties.callers.append(Caller(tenant, forged))
 
     # ── what goes wrong ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -200,8 +202,8 @@ class History:
         else:
             self.site.ask_resyncs("a look in between", full=True)
             if target.fault in faults.OF_EVENTS:
-                world.after(seconds * self.chances.draw(), self.site.hang_up_all)
-                for caller in self.site.callers:
+                world.after(seconds * self.chances.draw(), self.site.parties.hang_up_all)
+                for caller in self.site.parties.callers:
                     caller.stays = False
             if state in (State.ENDED, State.ORIGINATING):
                 for tenant in self.site.tenants:

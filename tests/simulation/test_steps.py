@@ -15,7 +15,8 @@ from shared.core.deadlines import Step
 from simulator import bridges, channels
 from tests.simulation.asterisks import PREFIX, AgentPlan
 from tests.simulation.faults import Fault
-from tests.simulation.sites import Caller, Site
+from tests.simulation.parties import Caller
+from tests.simulation.sites import Site
 from workers import claims, quota, resync, teardown
 from workers.steps import Tools
 
@@ -42,15 +43,15 @@ def without(*types: events.EventType, kept_in: list[events.Event] | None = None)
 
 def ends_well(site: Site, seconds: float = 3.0) -> None:
     """Everybody hangs up, and nothing is left."""
-    site.hang_up_all()
+    site.parties.hang_up_all()
     site.world.run(site.world.now + seconds)
-    site.check_end()
+    site.invariants.check_end()
     assert site.world.violations == []
 
 
 def connect(site: Site) -> Caller:
     """Somebody calls, and has an agent."""
-    caller = site.call_in(site.tenants[0])
+    caller = site.parties.call_in(site.tenants[0])
     site.world.run(site.world.now + 0.5)
     assert states(site)[-1] is State.CONNECTED
     return caller
@@ -64,13 +65,13 @@ def at_attempt(site: Site, attempt: int) -> Call:
 
 
 def test_a_caller_gets_an_agent_and_leaves_nothing(site: Site) -> None:
-    caller = site.call_in(site.tenants[0])
+    caller = site.parties.call_in(site.tenants[0])
     site.world.run(1.0)
     assert states(site) == [State.CONNECTED]
     assert caller.tenant.asterisk.is_with_agent(caller.channel)
-    site.hang_up_all()
+    site.parties.hang_up_all()
     site.world.run(2.0)
-    site.check_end()
+    site.invariants.check_end()
     assert site.world.violations == []
     assert [row.call.outcome for row in site.store.rows.values()] == [Outcome.COMPLETED]
 
@@ -82,9 +83,9 @@ def test_a_late_end_of_an_earlier_entry_does_not_end_an_adopted_call(site: Site)
     """The caller left and came back while nobody listened; the event of its leaving came last of all."""
     late: list[events.Event] = []
     site.listeners[0].passes = without(*events.EventType, kept_in=late)
-    caller = site.call_in(site.tenants[0])
+    caller = site.parties.call_in(site.tenants[0])
     site.world.run(0.4)
-    site.come_back(caller, 0.1)
+    site.parties.come_back(caller, 0.1)
     site.world.run(1.0)
     site.listeners[0].passes = lambda _event: True
     assert [str(event.type) for event in late] == ["StasisStart", "StasisEnd", "StasisStart"]
@@ -101,13 +102,13 @@ def test_a_late_end_of_an_earlier_entry_does_not_end_an_adopted_call(site: Site)
 @pytest.mark.parametrize("end_comes_last", [False, True])
 def test_a_caller_who_comes_back_within_a_millisecond_keeps_the_new_call(site: Site, *, end_comes_last: bool) -> None:
     """The stamps of leaving and entering are the same then."""
-    caller = site.call_in(site.tenants[0])
+    caller = site.parties.call_in(site.tenants[0])
     site.world.run(1.0001)
     assert states(site) == [State.CONNECTED]
     late: list[events.Event] = []
     if end_comes_last:
         site.listeners[0].passes = without(events.EventType.STASIS_END, kept_in=late)
-    site.come_back(caller, 0.0001)
+    site.parties.come_back(caller, 0.0001)
     site.world.run(2.0)
     for event in late:
         note = functools.partial(teardown.note_leg_ended, connection_id=1, version=1, event=event)
@@ -122,7 +123,7 @@ def test_an_adopted_call_ends_when_its_caller_leaves(make_site: Callable[..., Si
     site.listeners[0].passes = lambda event: event.type is not events.EventType.STASIS_START
     site.open()
     site.world.run(0.3)
-    caller = site.call_in(site.tenants[0])
+    caller = site.parties.call_in(site.tenants[0])
     site.world.run(0.4)
     site.ask_resyncs("test", full=True)
     site.world.run(5.0)
@@ -140,7 +141,7 @@ def test_legs_are_joined_when_the_media_leg_is_ready_and_not_before(make_site: C
     site = make_site(plan_agent=lambda _leg: AgentPlan(accepts_after_seconds=1.5))
     site.open()
     site.world.run(0.3)
-    caller = site.call_in(site.tenants[0])
+    caller = site.parties.call_in(site.tenants[0])
     site.world.run(1.7)
     assert states(site) == [State.PREPARED]
     assert caller.channel.state == "Ring"
@@ -153,7 +154,7 @@ def test_a_caller_whose_agent_cannot_be_reached_is_hung_up_at_once(make_site: Ca
     site = make_site(plan_agent=lambda _leg: AgentPlan(accepts_after_seconds=None))
     site.open()
     site.world.run(0.3)
-    caller = site.call_in(site.tenants[0])
+    caller = site.parties.call_in(site.tenants[0])
     # Asterisk gives up after 2 s, and says so by ChannelDestroyed alone.
     site.world.run(2.8)
     assert only(site).outcome is Outcome.FAILED
@@ -167,7 +168,7 @@ def test_a_caller_whose_agent_hangs_up_is_hung_up(make_site: Callable[..., Site]
     site = make_site(plan_agent=lambda _leg: plan)
     site.open()
     site.world.run(0.3)
-    caller = site.call_in(site.tenants[0])
+    caller = site.parties.call_in(site.tenants[0])
     site.world.run(2.0)
     assert states(site) == [State.ENDED]
     assert not caller.tenant.asterisk.is_alive(caller.channel)
@@ -177,7 +178,7 @@ def test_a_caller_whose_agent_hangs_up_is_hung_up(make_site: Callable[..., Site]
 def test_an_attempt_ordered_again_is_not_asked_for_again(site: Site) -> None:
     """The second worker would look, see nothing of it yet, and crash the Asterisk if it asked all the same."""
     site.world.script("POST /channels/externalMedia", Fault.FROZEN_BEFORE)
-    site.call_in(site.tenants[0])
+    site.parties.call_in(site.tenants[0])
     site.world.run(0.4)
     call = only(site)
     assert (call.state, call.attempt) == (State.PREPARED, 1)
@@ -191,7 +192,7 @@ def test_an_attempt_ordered_again_is_not_asked_for_again(site: Site) -> None:
 @pytest.mark.parametrize("fault", [Fault.UNSENT, Fault.UNANSWERED, Fault.LATE])
 def test_a_media_leg_of_unknown_outcome_is_never_asked_for_again_under_its_id(site: Site, fault: Fault) -> None:
     site.world.script("POST /channels/externalMedia", fault)
-    site.call_in(site.tenants[0])
+    site.parties.call_in(site.tenants[0])
     site.world.run(20.0)
     assert states(site) == [State.CONNECTED]
     ends_well(site)
@@ -206,10 +207,10 @@ def test_a_teardown_removes_what_every_attempt_has_left(site: Site) -> None:
         id=ids.media_id(PREFIX, call.call_id, 2), name="WebSocket/media/0x2", kind=channels.Kind.MEDIA
     )
     asterisk.add(leg)
-    assert len(site.own(call)) == 4
+    assert len(site.invariants.own(call)) == 4
     asterisk.caller_hangs_up(caller.channel)
     site.world.run(site.world.now + 2.0)
-    assert site.own(call) == []
+    assert site.invariants.own(call) == []
     ends_well(site)
 
 
@@ -246,7 +247,7 @@ def test_a_caller_who_has_left_stasis_unheard_is_not_hung_up(site: Site) -> None
 
 def test_a_run_is_created_once_though_a_worker_dies_over_it(site: Site) -> None:
     site.world.script("save_in", Fault.KILLED_BEFORE)
-    site.call_in(site.tenants[0])
+    site.parties.call_in(site.tenants[0])
     site.world.run(20.0)
     assert states(site) == [State.CONNECTED]
     assert len(site.runs.rows) == 1
@@ -273,7 +274,7 @@ def test_a_leg_named_like_another_tenant_s_touches_nothing(make_site: Callable[.
 def test_a_caller_in_another_controller_s_bridge_is_left_alone(site: Site) -> None:
     site.listeners[0].passes = without(events.EventType.STASIS_START)
     asterisk = site.asterisks["pbx1"]
-    caller = site.call_in(site.tenants[0])
+    caller = site.parties.call_in(site.tenants[0])
     bridge = bridges.Bridge(id="other")
     asterisk.create_bridge(bridge)
     asterisk.add_to_bridge(bridge, [caller.channel.id])
@@ -299,7 +300,7 @@ def test_a_far_end_that_answers_gets_an_agent_and_not_before(make_site: Callable
     site = make_site(answer_after_seconds=3.0)
     site.open()
     site.world.run(0.3)
-    site.request_call(site.tenants[0], "100")
+    site.parties.request_call(site.tenants[0], "100")
     site.world.run(3.0)
     assert states(site) == [State.RINGING]
     assert site.asterisks["pbx1"].bridges == {}
@@ -312,7 +313,7 @@ def test_a_far_end_that_answers_gets_an_agent_and_not_before(make_site: Callable
     ("number", "outcome"), [("busy", Outcome.BUSY), ("congestion", Outcome.FAILED), ("reject", Outcome.FAILED)]
 )
 def test_a_far_end_that_does_not_answer_ends_the_run_within_a_second(site: Site, number: str, outcome: Outcome) -> None:
-    site.request_call(site.tenants[0], number)
+    site.parties.request_call(site.tenants[0], number)
     site.world.run(1.3)
     assert (only(site).state, only(site).outcome) == (State.ENDED, outcome)
     assert [run.is_completed for run in site.runs.rows.values()] == [True]
@@ -323,7 +324,7 @@ def test_the_end_of_an_earlier_entry_does_not_let_a_refused_caller_go(site: Site
     """It came within a millisecond of the entry that is refused: the caller is in our app still, and to be hung up."""
     entered: list[events.Event] = []
     site.listeners[0].passes = without(events.EventType.STASIS_START, kept_in=entered)
-    site.call_in(site.tenants[0])
+    site.parties.call_in(site.tenants[0])
     site.world.run(0.4)
     site.do("start", lambda tools: quota.receive_caller(
         tools, connection_id=1, version=1, at_ms=tools.redis_ms() or 0, event=entered[0]))  # fmt: skip
@@ -342,9 +343,9 @@ def test_a_far_end_that_hangs_up_before_it_is_taken_over_ends_the_platform_s_run
 ) -> None:
     kept: list[events.Event] = []
     site.listeners[0].passes = without(*events.EventType, kept_in=kept)
-    run = site.platform_calls(site.tenants[0], "100")
+    run = site.parties.platform_calls(site.tenants[0], "100")
     site.world.run(0.4)
-    site.hang_up_all()
+    site.parties.hang_up_all()
     site.world.run(0.5)
     entered, left = (next(event for event in kept if event.type == kind) for kind in ("StasisStart", "StasisEnd"))
 
@@ -367,7 +368,7 @@ def over_too_soon(make_site: Callable[..., Site], answer_after_seconds: float) -
     site = make_site(answer_after_seconds=answer_after_seconds)
     site.open()
     site.world.run(0.3)
-    site.request_call(site.tenants[0], "100")
+    site.parties.request_call(site.tenants[0], "100")
     site.world.run(1.0)
     (row,) = site.store.rows.values()
     assert row.call.state is State.RINGING
@@ -381,7 +382,7 @@ def test_a_far_end_that_answers_when_its_call_is_long_over_is_hung_up(make_site:
     site = over_too_soon(make_site, answer_after_seconds=1.5)
     site.world.run(2.3)
     assert not site.asterisks["pbx1"].channels
-    site.check_end()
+    site.invariants.check_end()
     assert site.world.violations == []
 
 
@@ -392,12 +393,12 @@ def test_a_leg_that_rings_when_its_call_is_long_over_is_found_by_a_resync(make_s
         tools, connection_id=1, version=1, full=True, reason="test"))  # fmt: skip
     site.world.run(7.0)
     assert not site.asterisks["pbx1"].channels
-    site.check_end()
+    site.invariants.check_end()
     assert site.world.violations == []
 
 
 def test_a_call_asked_for_twice_is_placed_once(site: Site) -> None:
-    request = site.request_call(site.tenants[0], "100")
+    request = site.parties.request_call(site.tenants[0], "100")
     site.broker.put(messages.of_request(request))
     site.world.run(2.0)
     site.broker.put(messages.of_request(request))
@@ -412,11 +413,11 @@ def test_a_run_of_another_tenant_is_refused_and_left_alone(make_site: Callable[.
     site.open()
     site.world.run(0.3)
     run = site.runs.begin(site.tenants[0].organization_id)
-    site.platform_calls(site.tenants[1], "100", run=run)
+    site.parties.platform_calls(site.tenants[1], "100", run=run)
     site.world.run(2.0)
     assert (only(site).state, only(site).outcome) == (State.ENDED, Outcome.REFUSED)
     assert (run.is_completed, run.channel_id) == (False, None)
-    site.platform_calls(site.tenants[0], "100", run=run)
+    site.parties.platform_calls(site.tenants[0], "100", run=run)
     site.world.run(4.0)
     assert states(site)[-1] is State.CONNECTED
     ends_well(site)
@@ -427,7 +428,7 @@ def test_a_sweep_does_not_overrule_a_worker_that_took_the_call_up_meanwhile(site
     site.workers.tools = site.workers.lone_tools
     site.world.script("enqueue create_run", Fault.ENQUEUE_FAILED)
     site.world.script("overdue", Fault.FROZEN_AFTER)
-    site.call_in(site.tenants[0])
+    site.parties.call_in(site.tenants[0])
     site.world.run(4.1)
     call_id = only(site).call_id
     site.do("worker", lambda tools: claims.claim(tools.ledger, call_id, Step.RUNS))
@@ -443,7 +444,7 @@ def test_a_leg_that_still_rings_is_not_adopted(make_site: Callable[..., Site]) -
     site = make_site(answer_after_seconds=5.0)
     site.open()
     site.world.run(0.3)
-    site.platform_calls(site.tenants[0], "100")
+    site.parties.platform_calls(site.tenants[0], "100")
     site.world.run(1.0)
     site.ask_resyncs("test", full=True)
     site.world.run(5.0)
@@ -456,7 +457,7 @@ def test_a_leg_that_still_rings_is_not_adopted(make_site: Callable[..., Site]) -
 def test_an_order_that_cannot_be_enqueued_is_given_again(site: Site) -> None:
     site.workers.tools = site.workers.lone_tools
     site.world.script("enqueue create_run", Fault.ENQUEUE_FAILED)
-    site.call_in(site.tenants[0])
+    site.parties.call_in(site.tenants[0])
     site.world.run(10.0)
     assert states(site) == [State.CONNECTED]
     ends_well(site)

@@ -1,0 +1,220 @@
+"""What must hold, looked at with each change of a call, after the last fault, and at the end."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from datetime import datetime
+from uuid import UUID
+
+import greenlet
+
+from shared.core import facts, ids
+from shared.core.calls import Call, Direction, State
+from simulator import channels
+from tests.simulation.asterisks import PREFIX, Asterisk
+from tests.simulation.parties import Caller
+from tests.simulation.platforms import Runs, Tenant
+from tests.simulation.stores import MemoryStore
+from tests.simulation.world import EPOCH, Hand, World
+
+#: After the last fault every caller has an agent, or has been hung up, within this time.
+RECOVERY_SECONDS = 110.0
+#: And once all parties have hung up, nothing is left after this time: no sweep and no resync has to help.
+ENDING_SECONDS = 3.0
+#: From entering Stasis to the agent, with a good agent and nothing going wrong.
+_PROMPT_SECONDS = 1.0
+
+
+class Invariants:
+    """Watches over a site, and tells the world of violations.
+
+    Args:
+        slots: How many calls a tenant may have at a time.
+    """
+
+    def __init__(
+        self, world: World, store: MemoryStore, runs: Runs, tenants: list[Tenant], *, slots: int | None
+    ) -> None:
+        self._world = world
+        self._store = store
+        self._runs = runs
+        self._tenants = tenants
+        self._slots = slots
+        self._by_connection = {tenant.connection_id: tenant for tenant in tenants}
+        self._names: dict[UUID, str] = {}
+        #: Nothing goes wrong: each call has to be prompt, and whole at each moment.
+        self.is_prompt = False
+        #: Told when a call enters a state.
+        self.entered: Callable[[str], None] = lambda _state: None
+        for asterisk in dict.fromkeys(tenant.asterisk for tenant in tenants):
+            asterisk.named = self.named
+            asterisk.agent_lost = self._agent_lost
+            asterisk.unanswered = functools.partial(self._unanswered, asterisk)
+            asterisk.media_begun = self._media_begun
+
+    def own(self, call: Call) -> list[str]:
+        """The legs and bridges of a call that are there."""
+        names = self._by_connection[call.connection_id].asterisk.ours()
+        return [name for name in names if (own := ids.parse(PREFIX, name)) is not None and own.call_id == call.call_id]
+
+    def named(self, name: str) -> str:
+        """How the story calls a channel or a bridge."""
+        own = ids.parse(PREFIX, name)
+        if ids.is_originated(PREFIX, name):
+            return f"<leg {name[len(PREFIX) : len(PREFIX) + 4]}>"
+        if own is None:
+            return name
+        kind = "media leg" if own.kind is ids.Kind.MEDIA else "bridge"
+        return f"<{kind} {own.attempt} of {self._names.get(own.call_id, '?')}>"
+
+    def changed(self, before: Call | None, after: Call, fact: facts.Fact | None) -> None:
+        """Looks at each change of a call as it is written."""
+        world = self._world
+        if before is None:
+            self._names[after.call_id] = f"call {len(self._names) + 1}"
+        name, hand = self._names[after.call_id], greenlet.getcurrent()
+        assert isinstance(hand, Hand)
+        hand.call_id = after.call_id
+        if world.telling:
+            came_from = "new" if before is None else before.state
+            moved = after.state if before is not None and came_from is after.state else f"{came_from} → {after.state}"
+            world.tell(hand.process.name, "%s: %s by %s", name, moved, fact or hand.what)
+        if hand.connection_id not in (None, after.connection_id):
+            world.violation(f"{hand.what} of connection {hand.connection_id} changed {name}, which is another's")
+        ends = before is not None and before.state is State.CONNECTED and after.state is State.ENDING
+        if ends and self._is_healthy(after):
+            world.violation(f"{name} is well and was ended: {after.reason}")
+        entries = self._by_connection[after.connection_id].asterisk.entries[after.channel_id]
+        if before is None and after.entry > max(1, entries):
+            world.violation(f"{name} is entry {after.entry} of {after.channel_id}, which has entered {entries} times")
+        if isinstance(fact, facts.Admitted) and self._slots is not None:
+            taken = self._store.taken_now(after.organization_id)
+            if taken > self._slots:
+                world.violation(f"{name} is admitted, and {taken} of {self._slots} slots are taken")
+        if self.is_prompt:
+            self._check_prompt(name, after)
+        if before is None or before.state is not after.state:
+            self.entered(after.state)
+
+    def _check_prompt(self, name: str, call: Call) -> None:
+        asterisk = self._by_connection[call.connection_id].asterisk
+        if call.state is State.ENDED:
+            for left in self.own(call):
+                self._world.violation(f"{name} has ended, and {self.named(left)} is there")
+        is_inbound = call.direction is Direction.INBOUND
+        if is_inbound and call.connected_at is not None and call.state is State.CONNECTED:
+            seconds = (call.connected_at - call.received_at).total_seconds()
+            if seconds > _PROMPT_SECONDS + asterisk.agent_seconds:
+                self._world.violation(f"{name} took {seconds:.1f} s to be connected")
+
+    def _agent_lost(self, leg_id: str) -> None:
+        """A call that has lost its agent is over, at once."""
+        own = ids.parse(PREFIX, leg_id)
+        if self.is_prompt and own is not None:
+            self._world.after(_PROMPT_SECONDS, lambda: self._check_over(own.call_id))
+
+    def _unanswered(self, asterisk: Asterisk, channel: channels.Channel) -> None:
+        """A leg that was dialled in vain is over, and its run with it, within moments."""
+        if self.is_prompt:
+            self._world.after(_PROMPT_SECONDS + 0.5, lambda: self._check_unanswered(asterisk, channel.id))
+
+    def _check_unanswered(self, asterisk: Asterisk, channel_id: str) -> None:
+        for row in self._store.rows.values():
+            is_here = self._by_connection[row.call.connection_id].asterisk is asterisk
+            if is_here and row.call.channel_id == channel_id and row.call.state is not State.ENDED:
+                self._world.violation(f"{self._names[row.call.call_id]} was not answered, and is {row.call.state}")
+        for run in self._runs.rows.values():
+            if run.channel_id == channel_id and not run.is_completed:
+                self._world.violation(f"run {run.run_id} was not answered, and still waits")
+
+    def _media_begun(self, leg_id: str) -> None:
+        """The agent is called when the far end is on the line, and not before."""
+        own = ids.parse(PREFIX, leg_id)
+        row = self._store.rows.get(own.call_id) if own is not None else None
+        if row is None:
+            return
+        call = row.call
+        if not self._by_connection[call.connection_id].asterisk.entries[call.channel_id]:
+            self._world.violation(f"{self._names[call.call_id]} has no far end yet, and calls its agent")
+
+    def _check_over(self, call_id: UUID) -> None:
+        if self._store.rows[call_id].call.state not in (State.ENDING, State.ENDED):
+            self._world.violation(f"{self._names[call_id]} goes on without its agent")
+
+    def _is_healthy(self, call: Call) -> bool:
+        """Whether caller and agent hear each other and the caller has not left since: whatever we think of the call."""
+        asterisk = self._by_connection[call.connection_id].asterisk
+        caller = asterisk.channels.get(call.channel_id)
+        if caller is None or caller.creationtime != call.channel_created or not asterisk.is_with_agent(caller):
+            return False
+        entered_at = datetime.fromisoformat(call.entered_stamp) if call.entered_stamp else call.received_at
+        return (entered_at - EPOCH).total_seconds() > asterisk.left_at.get(call.channel_id, -1.0)
+
+    def is_recovered(self) -> bool:
+        """Whether every caller has an agent, no call is under way, and nothing is left of those that have ended."""
+        calls = [row.call for row in self._store.rows.values()]
+        if any(call.state not in (State.CONNECTED, State.ENDED) for call in calls):
+            return False
+        if any(self.own(call) for call in calls if call.state is State.ENDED):
+            return False
+        return all(
+            tenant.asterisk.is_with_agent(leg)
+            for tenant in self._tenants
+            for leg in tenant.asterisk.callers_in(tenant.app)
+        )
+
+    def check_recovered(self, callers: list[Caller], *, is_faultless: bool) -> None:
+        """Every caller has an agent; who called when all was well has got one."""
+        world = self._world
+        if world.violations:
+            return
+        for tenant in self._tenants:
+            for leg in tenant.asterisk.callers_in(tenant.app):
+                if not tenant.asterisk.is_with_agent(leg):
+                    heard = "hears nobody" if leg.state == "Up" else "hears it ring"
+                    world.violation(
+                        f"caller {leg.id} is in {tenant.app} and {heard}, {RECOVERY_SECONDS:.0f} s after the last fault"
+                    )
+        for row in self._store.rows.values():
+            if row.call.state not in (State.CONNECTED, State.ENDED):
+                world.violation(f"{self._names[row.call.call_id]} is still {row.call.state}")
+        for caller in callers:
+            must = (caller.is_probe or (caller.stays and is_faultless)) and self._slots is None
+            if must and not caller.tenant.asterisk.is_with_agent(caller.channel):
+                world.violation(f"caller {caller.channel.id} got no agent though nothing was wrong")
+
+    def left(self) -> list[str]:
+        """Whatever is left of the calls."""
+        left = [self.named(name) for tenant in self._tenants for name in tenant.asterisk.ours()]
+        for row in self._store.rows.values():
+            if row.call.state is not State.ENDED:
+                left.append(f"{self._names[row.call.call_id]} ({row.call.state})")
+        taken = {row.call.workflow_run_id for row in self._store.rows.values()}
+        # One that the platform began and whose call nobody heard of is the platform's.
+        left += [
+            f"run {run.run_id}"
+            for run in self._runs.rows.values()
+            if not run.is_completed and (run.is_ours or run.run_id in taken)
+        ]
+        return left
+
+    def check_end(self) -> None:
+        """Nothing is left, and every call has had its run."""
+        world = self._world
+        if world.violations:
+            return
+        for left in dict.fromkeys(self.left()):
+            world.violation(f"left over: {left}")
+        for tenant in self._tenants:
+            if taken := self._store.taken_now(tenant.organization_id):
+                world.violation(f"{tenant.app} has {taken} slots taken, and no call")
+        calls = [row.call for row in self._store.rows.values()]
+        used = [call.workflow_run_id for call in calls if call.workflow_run_id is not None]
+        for run in self._runs.rows.values():
+            if used.count(run.run_id) > 1 or (run.is_ours and run.run_id not in used):
+                world.violation(f"run {run.run_id} is of {used.count(run.run_id)} calls")
+        for call in calls:
+            run_of = self._runs.rows.get(call.workflow_run_id or 0)
+            if run_of is not None and run_of.organization_id != call.organization_id:
+                world.violation(f"{self._names[call.call_id]} has a run of another tenant's")

@@ -1,0 +1,115 @@
+"""Who calls, and whom we call: everybody at the other ends of a site's calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared import messages
+from shared.core.call_requests import CallRequest
+from simulator import channels
+from simulator import originates as simulator_originates
+from tests.simulation.brokers import Broker
+from tests.simulation.platforms import Run, Runs, Tenant
+from tests.simulation.world import World
+
+_PATIENCE_SECONDS = 5.0
+_TRY_SECONDS = 0.1
+
+
+@dataclass(slots=True, eq=False)
+class Caller:
+    """Somebody who calls."""
+
+    tenant: Tenant
+    channel: channels.Channel
+    #: Came when nothing went wrong any more: has to get an agent.
+    is_probe: bool = False
+    #: Hangs up only at the end.
+    stays: bool = True
+
+
+class Parties:
+    """Callers, those who want calls to be placed, and the platform."""
+
+    def __init__(self, world: World, broker: Broker, runs: Runs, tenants: list[Tenant]) -> None:
+        self._world = world
+        self._broker = broker
+        self._runs = runs
+        self._tenants = tenants
+        self.callers: list[Caller] = []
+        self._requests = 0
+
+    def call_in(self, tenant: Tenant, *, is_probe: bool = False) -> Caller:
+        """Somebody calls a tenant."""
+        world, asterisk = self._world, tenant.asterisk
+        number = len(self.callers) + 1
+        channel = channels.Channel(
+            id=f"{number}.{tenant.connection_id}",
+            name=f"PJSIP/trunk-{number:08x}",
+            kind=channels.Kind.CALLER,
+            state="Ring",
+            caller_number=f"+4930{number}",
+            extension="5551234",
+        )
+        caller = Caller(tenant, channel, is_probe)
+        self.callers.append(caller)
+        if asterisk.is_running:
+            asterisk.add(channel)
+            world.tell(asterisk.name, "caller %s calls %s", channel.id, tenant.app)
+            self.enter(caller)
+        return caller
+
+    def request_call(self, tenant: Tenant, number: str, *, ring_seconds: float = 20.0) -> CallRequest:
+        """Somebody wants a tenant to call a number: `busy`, `reject` and the like, or one that is answered."""
+        self._requests += 1
+        request = CallRequest(
+            organization_id=tenant.organization_id, number=number, request_id=f"request-{self._requests}",
+            workflow_id=tenant.organization_id, ring_seconds=ring_seconds,
+        )  # fmt: skip
+        self._world.tell("", "%s is to call %s", tenant.app, number)
+        self._broker.put(messages.of_request(request))
+        return request
+
+    def platform_calls(self, tenant: Tenant, number: str, *, run: Run | None = None) -> Run:
+        """The platform calls a number through a tenant's Asterisk, for a run of its own, or for another tenant's."""
+        run = self._runs.begin(tenant.organization_id) if run is None else run
+        self._world.after(0.0, lambda: self._dial(tenant, number, run))
+        return run
+
+    def _dial(self, tenant: Tenant, number: str, run: Run) -> None:
+        asterisk, channel_id = tenant.asterisk, f"platform-{run.run_id}-{tenant.connection_id}"
+        if not asterisk.is_running or asterisk.is_taken(channel_id):
+            return
+        args = [f"workflow_run_id={run.run_id}", f"workflow_id={run.organization_id}"]
+        simulator_originates.originate(
+            asterisk, endpoint=f"PJSIP/{number}", app=tenant.app, args=args, caller="", channel_id=channel_id,
+            other_channel_id=None, timeout_seconds=10.0,
+        )  # fmt: skip
+        self._world.tell(asterisk.name, "the platform calls %s for run %s", number, run.run_id)
+        if run.organization_id == tenant.organization_id:
+            # It knows only once Asterisk has answered.
+            self._world.after(0.01, lambda: setattr(run, "channel_id", channel_id))
+
+    def enter(self, caller: Caller, since: float | None = None) -> None:
+        """The recommended dialplan: rings and tries again while no socket is there."""
+        asterisk, channel = caller.tenant.asterisk, caller.channel
+        since = self._world.now if since is None else since
+        if not asterisk.is_alive(channel) or asterisk.enter_stasis(channel, caller.tenant.app, []):
+            return
+        if self._world.now > since + _PATIENCE_SECONDS:
+            asterisk.caller_hangs_up(channel)
+        else:
+            self._world.after(_TRY_SECONDS, lambda: self.enter(caller, since))
+
+    def come_back(self, caller: Caller, after_seconds: float) -> None:
+        """The caller leaves Stasis and enters it again."""
+        if caller.tenant.asterisk.caller_goes_on(caller.channel):
+            self._world.after(after_seconds, lambda: self.enter(caller))
+
+    def hang_up_all(self) -> None:
+        """Every caller hangs up but those whom another controller serves."""
+        self._world.tell("", "everybody hangs up")
+        for asterisk in dict.fromkeys(tenant.asterisk for tenant in self._tenants):
+            for leg in list(asterisk.channels.values()):
+                if leg.kind is not channels.Kind.MEDIA and not leg.id.startswith("other."):
+                    asterisk.caller_hangs_up(leg)
