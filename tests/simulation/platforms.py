@@ -212,10 +212,11 @@ class Quota:
 
     def __init__(self, world: World, *, refuses: float) -> None:
         self._world = world
-        self._refuses = refuses
+        self.refuses = refuses
 
     def refusal(self, call: Call, *, user_id: int, witness: rest.Witness) -> facts.Refused | None:
-        if call.direction is Direction.INBOUND or not self._world.chances.happens(self._refuses):
+        # A chance of zero is the calm one: certainty does not draw.
+        if call.direction is Direction.INBOUND or (self.refuses < 1 and not self._world.chances.happens(self.refuses)):
             return None
         return facts.Refused(reason="the credits are used up", hangup_cause=Cause.NOT_ALLOWED)
 

@@ -397,6 +397,32 @@ def test_a_leg_that_rings_when_its_call_is_long_over_is_found_by_a_resync(make_s
     assert site.world.violations == []
 
 
+def test_a_call_that_is_refused_before_anybody_has_dialled_has_ended_at_once(make_site: Callable[..., Site]) -> None:
+    site = make_site(refuses=1.0)
+    site.open()
+    site.world.run(0.3)
+    site.parties.request_call(site.tenants[0], "100")
+    site.world.run(0.5)
+    call = only(site)
+    assert (call.state, call.outcome) == (State.ENDED, Outcome.REFUSED)
+    site.invariants.check_end()
+    assert site.world.violations == []
+
+
+def test_a_call_that_is_refused_when_it_was_dialled_before_is_waited_for(site: Site) -> None:
+    site.world.script("POST /channels", Fault.UNSENT)
+    site.parties.request_call(site.tenants[0], "100")
+    site.world.run(1.0)
+    # Whoever asked knows no more than that nobody answered.
+    site.quota.refuses = 1.0
+    site.world.run(8.0)
+    call = only(site)
+    assert (call.state, call.outcome) == (State.ENDING, Outcome.REFUSED)
+    site.world.run(35.0)
+    assert only(site).state is State.ENDED
+    assert site.world.violations == []
+
+
 def test_a_call_asked_for_twice_is_placed_once(site: Site) -> None:
     request = site.parties.request_call(site.tenants[0], "100")
     site.broker.put(messages.of_request(request))
