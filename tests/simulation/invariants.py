@@ -43,6 +43,8 @@ class Invariants:
         self._slots = slots
         self._by_connection = {tenant.connection_id: tenant for tenant in tenants}
         self._names: dict[UUID, str] = {}
+        #: Calls that the platform has begun, and when each was taken over.
+        self._taken_over: dict[UUID, datetime] = {}
         #: Nothing goes wrong: each call has to be prompt, and whole at each moment.
         self.is_prompt = False
         #: Told when a call enters a state.
@@ -88,14 +90,22 @@ class Invariants:
         entries = self._by_connection[after.connection_id].asterisk.entries[after.channel_id]
         if before is None and after.entry > max(1, entries):
             world.violation(f"{name} is entry {after.entry} of {after.channel_id}, which has entered {entries} times")
+        if isinstance(fact, facts.TakenOver):
+            self._taken_over[after.call_id] = self._store.now()
         if isinstance(fact, facts.Admitted) and self._slots is not None:
-            taken = self._store.taken_now(after.organization_id)
-            if taken > self._slots:
-                world.violation(f"{name} is admitted, and {taken} of {self._slots} slots are taken")
+            self._check_slots(name, after, self._slots)
         if self.is_prompt:
             self._check_prompt(name, after)
         if before is None or before.state is not after.state:
             self.entered(after.state)
+
+    def _check_slots(self, name: str, call: Call, slots: int) -> None:
+        """A call was admitted to a slot; one that the platform has begun is never refused, and may have come since."""
+        counted_at = self._store.counted_at[call.organization_id]
+        since = {call_id for call_id, at in self._taken_over.items() if at >= counted_at}
+        taken = self._store.taken_now(call.organization_id, but=since)
+        if taken > slots:
+            self._world.violation(f"{name} is admitted, and {taken} of {slots} slots are taken")
 
     def _check_prompt(self, name: str, call: Call) -> None:
         asterisk = self._by_connection[call.connection_id].asterisk

@@ -6,7 +6,7 @@ A property test compares the two, see test_stores.py.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar, cast
@@ -105,6 +105,8 @@ class MemoryStore:
         self._watch = watch
         self.locks = Locks(postgres)
         self.rows: dict[UUID, Row] = {}
+        #: When an organization's slots were last counted for an admission.
+        self.counted_at: dict[int, datetime] = {}
         self._entries: dict[tuple[int, str, str], list[UUID]] = {}
 
     # ── the port ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -160,7 +162,11 @@ class MemoryStore:
         )
 
     def slots_taken(self, connection: database.Connection, organization_id: int) -> int:
-        return self._postgres.statement("count slots", lambda: self.taken_now(organization_id))
+        def taken() -> int:
+            self.counted_at[organization_id] = self.now()
+            return self.taken_now(organization_id)
+
+        return self._postgres.statement("count slots", taken)
 
     def save_in(
         self,
@@ -223,14 +229,14 @@ class MemoryStore:
         ]
         return max(found, key=lambda call: call.received_at, default=None)
 
-    def taken_now(self, organization_id: int) -> int:
-        """How many slots the organization's calls take up."""
+    def taken_now(self, organization_id: int, *, but: Collection[UUID] = ()) -> int:
+        """How many slots the organization's calls take up, some of them aside."""
         since = self.now() - timedelta(seconds=calls.ENDING_SLOT_SECONDS)
         return sum(
             call.state in calls.TAKES_SLOT
             or (call.state is State.ENDING and call.workflow_id is not None and (call.ending_at or since) > since)
             for call in (row.call for row in self.rows.values())
-            if call.organization_id == organization_id
+            if call.organization_id == organization_id and call.call_id not in but
         )
 
     def newest(self, connection_id: int, channel_id: str, channel_created: str) -> Call | None:
