@@ -92,7 +92,11 @@ def of_event(
         "at_ms": at_ms,
         "event": events.encode(event),
     }
-    return _message(actor, body, connection_id)
+    message = _message(actor, body, connection_id)
+    if actor == "note_leg_ended" and ids.parse(prefix, event.leg.id) is not None:
+        # A media leg's end is told twice, by StasisEnd and by ChannelDestroyed: once is enough.
+        return message.copy(message_id=f"{event.leg.id}.end")
+    return message
 
 
 def of_unanswered(event: events.Event, *, connection_id: int, connection_version: int, looks: int) -> Message:
@@ -146,6 +150,9 @@ def _actor_of_event(event: events.Event, prefix: str) -> str | None:
             if ids.is_originated(prefix, event.leg.id):
                 return "note_answered"
             return "note_media_ready" if ids.parse(prefix, event.leg.id) is not None else "receive_caller"
+        case events.EventType.CHANNEL_HANGUP_REQUEST if ids.parse(prefix, event.leg.id) is not None:
+            # Of a leg of ours only its end counts, which follows.
+            return None
         case events.EventType.STASIS_END | events.EventType.CHANNEL_DESTROYED | events.EventType.CHANNEL_HANGUP_REQUEST:
             return "note_leg_ended"
         case events.EventType.DIAL:

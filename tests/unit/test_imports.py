@@ -18,11 +18,11 @@ PRODUCT = PROCESSES | {"shared"}
 #: For development: stand beside the product and may look into it, never the other way round.
 DEVELOPMENT = {"simulator", "devstack", "tests", "bench"}
 
-#: One home per outside library: a file, or a folder. Requests go to two kinds of peers: an Asterisk, the quota service.
+#: One home per outside library: a file, or a folder.
 HOMES = {
     "websockets": ("listener/",),
-    "requests": ("shared/rest.py", "workers/quota_service.py"),
-    "urllib3": ("shared/rest.py", "workers/quota_service.py"),
+    "requests": ("workers/quota_service.py",),
+    "urllib3": ("workers/quota_service.py",),
     "psycopg": ("shared/database.py",),
     "psycopg_pool": ("shared/database.py",),
     "apscheduler": ("scheduler/",),

@@ -52,6 +52,7 @@ def sent(happened: Event) -> messages.Message | None:
         (EventType.CHANNEL_DESTROYED, CALLER, "note_leg_ended"),
         (EventType.CHANNEL_DESTROYED, MEDIA, "note_leg_ended"),
         (EventType.CHANNEL_HANGUP_REQUEST, CALLER, "note_leg_ended"),
+        (EventType.CHANNEL_HANGUP_REQUEST, MEDIA, None),
         (EventType.DIAL, CALLER, None),
         (EventType.APPLICATION_REPLACED, CALLER, None),
     ],
@@ -78,6 +79,15 @@ def test_where_an_event_goes(kind: EventType, channel_id: str, actor: str | None
 def test_only_dialling_in_vain_is_told(status: str, actor: str | None) -> None:
     message = sent(replace(event(EventType.DIAL), dial_status=status))
     assert (message.actor_name if message is not None else None) == actor
+
+
+def test_the_end_of_a_media_leg_is_one_message_however_often_told() -> None:
+    """The broker enqueues a message once for each id."""
+    told = [sent(event(kind, MEDIA)) for kind in (EventType.STASIS_END, EventType.CHANNEL_DESTROYED)]
+    assert len({message.message_id for message in told if message is not None}) == 1
+    other = sent(event(EventType.STASIS_END, ids.media_id(PREFIX, CALL, 2)))
+    callers = [sent(event(kind)) for kind in (EventType.STASIS_END, EventType.CHANNEL_DESTROYED)]
+    assert len({message.message_id for message in [*told, other, *callers] if message is not None}) == 4
 
 
 def test_every_type_of_event_has_a_place() -> None:
