@@ -31,6 +31,7 @@ _RETRIES = 7
 class Entry:
     """One message, until it is acknowledged."""
 
+    message_id: str
     actor: str
     body: str
     call_id: UUID | None
@@ -91,9 +92,11 @@ class Broker:
     def put(self, message: messages.Message, wait: timedelta | None = None) -> None:
         """Takes a message in; whatever may become of messages may become of it."""
         world = self._world
+        if any(entry.message_id == message.message_id for entry in self._entries):
+            return
         body: dict[str, Any] = message.kwargs
         call_id, connection_id = self.concerned(body)
-        entry = Entry(message.actor_name, json.dumps(body), call_id, connection_id)
+        entry = Entry(message.message_id, message.actor_name, json.dumps(body), call_id, connection_id)
         seconds = 0.0 if wait is None else wait.total_seconds()
         fault = world.fault(faults.OF_MESSAGES, call_id, connection_id)
         if fault is not None:
