@@ -7,6 +7,9 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 pyth
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 PACKAGES := arictl bench devstack listener scheduler shared simulator workers
 
+# make test: how many tests run side by side, each lane with servers of its own. One by one when only some are asked for.
+LANES ?= $(if $(ARGS),0,auto)
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 # make run: ASTERISK=real takes a real Asterisk instead of the simulator, CALLS=n ends after n calls, RATE is calls a second.
@@ -17,7 +20,7 @@ export ASTERISK CALLS RATE
 
 help:
 	@echo 'make run    start everything with demo callers, Ctrl-C stops it  [ASTERISK=real] [CALLS=n] [RATE=calls per second]'
-	@echo 'make test   lint and all tests; the real-Asterisk part wherever one can be had  [ARGS="pytest arguments"]'
+	@echo 'make test   lint and all tests; the real-Asterisk part wherever one can be had  [ARGS="pytest arguments"] [LANES=n]'
 	@echo 'make mutants   put known faults back, and show that the tests and the simulation see them  [NAMES="beginnings of names"]'
 	@echo 'make simulate  histories of faults against the real steps  [HISTORIES=n] [SEED=n: the story of one]'
 	@echo 'make lint   ruff and mypy'
@@ -30,7 +33,7 @@ run: $(STAMP)
 	@$(BIN)/python -m devstack.run
 
 test: lint
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(LANES) $(ARGS)
 
 simulate: $(STAMP)
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),$(if $(HISTORIES),--histories $(HISTORIES)))

@@ -15,7 +15,8 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -24,6 +25,18 @@ if TYPE_CHECKING:
     from devstack.asterisk import RealAsterisk, Switch
     from devstack.asterisk_config import Configuration
     from devstack.asterisk_root import Root
+
+
+#: The files that take longest, the longest first: begun early, they do not come last in one lane alone.
+LONG = (
+    "simulation/test_simulation.py",
+    "acceptance/test_real_calls.py",
+    "acceptance/test_outbound.py",
+    "acceptance/test_faults.py",
+    "acceptance/test_failover.py",
+    "integration/test_arictl.py",
+)
+TESTS = Path(__file__).parent
 
 
 class Outside:
@@ -54,14 +67,46 @@ class RealAsteriskTally:
 TALLY = RealAsteriskTally()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """How many lanes this machine has room for: most tests wait for clocks, so more than it has processors."""
+    return (os.cpu_count() or 1) + 2
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first."""
+    order = {TESTS / name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" and not report.skipped and "asterisk" in report.keywords:
         TALLY.ran.add(report.nodeid)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if TALLY.missing and session.exitstatus == pytest.ExitCode.OK and not session.config.option.collectonly:
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        # This is a lane: the run that started it hears the reports, and judges.
+        output["asterisk"] = (TALLY.reason, TALLY.archive_unreachable)
+    elif TALLY.missing and session.exitstatus == pytest.ExitCode.OK and not session.config.option.collectonly:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A lane has ended."""
+    reason, archive_unreachable = getattr(node, "workeroutput", {}).get("asterisk", (None, False))
+    TALLY.reason = TALLY.reason or reason
+    TALLY.archive_unreachable = TALLY.archive_unreachable or archive_unreachable
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What a test has to say although it passed."""
+    for report in terminalreporter.getreports("passed"):
+        for name, said in report.user_properties:
+            if name == "said":
+                terminalreporter.section(report.nodeid)
+                terminalreporter.write_line(said)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -89,9 +134,11 @@ def stack_folder() -> Iterator[Path]:
 def postgres_server(request: pytest.FixtureRequest) -> Iterator[servers.Postgres | Outside]:
     """A Postgres for the whole run."""
     from devstack import servers
+    from tests import databases
 
     if given := os.environ.get("TEST_DATABASE_URL"):
         yield Outside(given)
+        databases.drop_all(given)
         return
     folder: Path = request.getfixturevalue("stack_folder")
     with servers.Postgres(folder / "postgres", durable=False) as server:
@@ -112,35 +159,30 @@ def redis_server(request: pytest.FixtureRequest) -> Iterator[servers.Redis | Out
 
 
 @pytest.fixture(scope="session")
-def database_template(postgres_server: servers.Postgres | Outside) -> Iterator[str]:
+def database_template(postgres_server: servers.Postgres | Outside) -> str:
     """The name of a migrated database, to be copied for each test."""
-    from devstack import servers
     from shared import migrations
+    from tests import databases
 
-    name = f"template_{uuid.uuid4().hex}"
-    migrations.upgrade(servers.create_database(postgres_server.url, name))
-    yield name
-    servers.drop_database(postgres_server.url, name)
+    url = databases.create(postgres_server.url)
+    migrations.upgrade(url)
+    return urlsplit(url).path.removeprefix("/")
 
 
 @pytest.fixture
-def empty_database_url(postgres_server: servers.Postgres | Outside) -> Iterator[str]:
+def empty_database_url(postgres_server: servers.Postgres | Outside) -> str:
     """A database of this test's own with nothing in it."""
-    from devstack import servers
+    from tests import databases
 
-    name = f"test_{uuid.uuid4().hex}"
-    yield servers.create_database(postgres_server.url, name)
-    servers.drop_database(postgres_server.url, name)
+    return databases.create(postgres_server.url)
 
 
 @pytest.fixture
-def database_url(postgres_server: servers.Postgres | Outside, database_template: str) -> Iterator[str]:
+def database_url(postgres_server: servers.Postgres | Outside, database_template: str) -> str:
     """A migrated database of this test's own."""
-    from devstack import servers
+    from tests import databases
 
-    name = f"test_{uuid.uuid4().hex}"
-    yield servers.create_database(postgres_server.url, name, template=database_template)
-    servers.drop_database(postgres_server.url, name)
+    return databases.create(postgres_server.url, template=database_template)
 
 
 @pytest.fixture
@@ -185,8 +227,6 @@ def make_asterisk(asterisk_root: Root, stack_folder: Path) -> Iterator[Callable[
 @pytest.fixture
 def media_port() -> int:
     """The port on which an agent takes the media legs of the fixtures `asterisk` and `switch`."""
-    from urllib.parse import urlsplit
-
     from devstack import processes
 
     given = urlsplit(os.environ.get("ASTERISK_MEDIA_URL", "")).port

@@ -100,6 +100,12 @@ def idle(client: redis.Redis) -> int:
     return int(client.zcard(f"{NAMESPACE}:queue:first:idle"))
 
 
+def longest_idle(client: redis.Redis) -> int:
+    """The number of the worker (`station-3`) that has waited longest to be woken for the first queue."""
+    found: Any = client.zrange(f"{NAMESPACE}:queue:first:idle", 0, 0)
+    return int(found[0].decode().partition("/")[0].removeprefix("station-"))
+
+
 def members(client: redis.Redis) -> list[bytes]:
     """Whose heartbeats Redis remembers."""
     found: Any = client.zrange(f"{NAMESPACE}:members", 0, -1)

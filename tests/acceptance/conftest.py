@@ -13,11 +13,6 @@ from simulator.testing import SimulatedAsterisk
 from tests.acceptance.pipeline import PASSWORD, Pipeline, Tenant, closing_tenant
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What looks through the logs of the whole run comes last."""
-    items.sort(key=lambda item: "whole_run" in item.keywords)
-
-
 @pytest.fixture(scope="session")
 def all_logs(stack_folder: Path) -> Path:
     """Where every process of the run writes its log."""

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import psycopg
 from psycopg import rows
 
 from shared import sealing
+from tests.acceptance import logs
 
 ROOT = Path(__file__).parents[2]
 SECRET_KEY = "acceptance-secret-key-c7e1, an-older-key-still-listed"
@@ -183,6 +185,13 @@ class Pipeline:
         stuck = [name for name, process in self._running.items() if not self._ended(process)]
         self._connection.close()
         assert not stuck, f"still there long after SIGTERM: {stuck}\n{self.log_tail()}"
+        logs.assert_clean(self.logs, secrets=self._secrets(), user="voiceai", password=PASSWORD)
+
+    def _secrets(self) -> set[str]:
+        """What the processes were given, beside the password, and must tell nobody."""
+        keys = {key.strip() for key in SECRET_KEY.split(",")}
+        servers = {urlsplit(url).password or "" for url in (self.database_url, self.redis_url)}
+        return {*keys, self.media_secret, *servers} - {""}
 
     @staticmethod
     def _ended(process: subprocess.Popen[bytes], *, seconds: float = 30) -> bool:

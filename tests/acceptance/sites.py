@@ -313,11 +313,3 @@ def running_product(
         )
         pipeline.start(*processes)
         yield Product(pipeline=pipeline, agent=agent, database_url=database_url, redis_url=own_redis.url)
-
-
-@contextlib.contextmanager
-def own_database(server_url: str, template: str) -> Iterator[str]:
-    """A migrated database for a whole module."""
-    name = f"test_{uuid.uuid4().hex}"
-    yield servers.create_database(server_url, name, template=template)
-    servers.drop_database(server_url, name)

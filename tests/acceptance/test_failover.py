@@ -15,8 +15,8 @@ import pytest
 
 from devstack import servers
 from shared import queues
+from tests import databases
 from tests.acceptance.fleet import Fleet, overlaps, running_fleet
-from tests.acceptance.sites import own_database
 
 pytestmark = pytest.mark.services
 
@@ -28,8 +28,8 @@ def fleet(
     postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path
 ) -> Iterator[Fleet]:
     """Two listeners, a worker, and a scheduler with a second one in reserve."""
+    database_url = databases.create(postgres_server.url, template=database_template)
     with (
-        own_database(postgres_server.url, database_template) as database_url,
         running_fleet(
             folder=stack_folder,
             logs=all_logs / "failover",

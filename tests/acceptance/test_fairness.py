@@ -12,7 +12,8 @@ import pytest
 
 from devstack import servers
 from shared.core import breaker
-from tests.acceptance.sites import Product, Site, own_database, running_product
+from tests import databases
+from tests.acceptance.sites import Product, Site, running_product
 
 pytestmark = pytest.mark.services
 
@@ -24,8 +25,8 @@ THREADS, SHARE = 4, 3
 def product(
     postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path
 ) -> Iterator[Product]:
+    database_url = databases.create(postgres_server.url, template=database_template)
     with (
-        own_database(postgres_server.url, database_template) as database_url,
         running_product(
             folder=stack_folder,
             logs=all_logs / "fairness",

@@ -20,7 +20,8 @@ import pytest
 
 from devstack import servers
 from shared import migrations, queues
-from tests.acceptance.sites import APP, EVENTS, PREFIX, Product, Site, own_database, running_product
+from tests import databases
+from tests.acceptance.sites import APP, EVENTS, PREFIX, Product, Site, running_product
 
 pytestmark = pytest.mark.services
 
@@ -32,8 +33,8 @@ OUTAGE_SECONDS = 3.0
 def product(
     postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path
 ) -> Iterator[Product]:
+    database_url = databases.create(postgres_server.url, template=database_template)
     with (
-        own_database(postgres_server.url, database_template) as database_url,
         # The platform refuses a second media leg for a run that a first one has reached; this agent takes it, so that
         # a second attempt can be seen to work.
         running_product(
@@ -353,8 +354,8 @@ class Repeater:
 def test_a_worker_frozen_for_longer_than_its_claim_repeats_nothing_when_it_wakes(
     postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path
 ) -> None:
+    database_url = databases.create(postgres_server.url, template=database_template)
     with (
-        own_database(postgres_server.url, database_template) as database_url,
         running_product(
             folder=stack_folder,
             logs=all_logs / "faults-frozen",

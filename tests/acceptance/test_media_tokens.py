@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from devstack import servers
+from tests import databases
 from tests.acceptance.pipeline import wait_until
-from tests.acceptance.sites import own_database, running_product
+from tests.acceptance.sites import running_product
 
 pytestmark = pytest.mark.services
 
@@ -36,8 +37,8 @@ def test_the_agent_takes_no_media_leg_without_its_token(
     said: str,
 ) -> None:
     logs = all_logs / f"media-tokens-{'-'.join(given) or 'default'}"
+    database_url = databases.create(postgres_server.url, template=database_template)
     with (
-        own_database(postgres_server.url, database_template) as database_url,
         running_product(folder=stack_folder, logs=logs, database_url=database_url, **given) as product,
         product.site() as site,
     ):

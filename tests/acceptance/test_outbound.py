@@ -21,8 +21,9 @@ import pytest
 from devstack import servers
 from shared import messages, queues
 from shared.core.call_requests import CallRequest
+from tests import databases
 from tests.acceptance.pipeline import ROOT, SECRET_KEY, Tenant, closing_tenant
-from tests.acceptance.sites import APP, Product, Site, own_database, running_product
+from tests.acceptance.sites import APP, Product, Site, running_product
 
 pytestmark = pytest.mark.services
 
@@ -33,8 +34,8 @@ LOCAL = {"ari_dial_template": "Local/{number}@far"}
 def product(
     postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path
 ) -> Iterator[Product]:
+    database_url = databases.create(postgres_server.url, template=database_template)
     with (
-        own_database(postgres_server.url, database_template) as database_url,
         running_product(
             folder=stack_folder, logs=all_logs / "outbound", database_url=database_url, COMPLETED_RUNS_SECONDS="0.5"
         ) as made,

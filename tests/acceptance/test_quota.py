@@ -17,8 +17,9 @@ import pytest
 
 from devstack import servers
 from shared.core.calls import Cause
+from tests import databases
 from tests.acceptance.pipeline import ROOT, SECRET_KEY
-from tests.acceptance.sites import Product, Site, own_database, running_product
+from tests.acceptance.sites import Product, Site, running_product
 
 pytestmark = pytest.mark.services
 
@@ -57,8 +58,8 @@ def quota_service() -> Iterator[str]:
 def product(
     postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path
 ) -> Iterator[Product]:
+    database_url = databases.create(postgres_server.url, template=database_template)
     with (
-        own_database(postgres_server.url, database_template) as database_url,
         running_product(folder=stack_folder, logs=all_logs / "quota", database_url=database_url) as made,
     ):
         # A second worker: what counts is exact over processes.
@@ -182,8 +183,8 @@ def paying_site(
     postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path, quota_service: str
 ) -> Iterator[Site]:
     """A tenant of a product that asks the quota service, whose user has a service key."""
+    database_url = databases.create(postgres_server.url, template=database_template)
     with (
-        own_database(postgres_server.url, database_template) as database_url,
         running_product(
             folder=stack_folder, logs=all_logs / "quota-service", database_url=database_url,
             QUOTA="http", MPS_API_URL=quota_service, MPS_SECRET_KEY="hunter2-of-the-service", CONCURRENT_CALLS="1",

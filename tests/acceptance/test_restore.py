@@ -13,8 +13,9 @@ import pytest
 
 from devstack import programs, servers
 from shared import errors, sealing
+from tests import databases
 from tests.acceptance.pipeline import ROOT, SECRET_KEY
-from tests.acceptance.sites import Product, Site, own_database, running_product
+from tests.acceptance.sites import Product, Site, running_product
 
 pytestmark = pytest.mark.services
 
@@ -29,8 +30,8 @@ def product(
     request: pytest.FixtureRequest,
 ) -> Iterator[Product]:  # fmt: skip
     """Processes of the test's own: it stops them."""
+    database_url = databases.create(postgres_server.url, template=database_template)
     with (
-        own_database(postgres_server.url, database_template) as database_url,
         running_product(
             folder=stack_folder,
             logs=all_logs / request.node.name,

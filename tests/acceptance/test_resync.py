@@ -20,9 +20,9 @@ from devstack import servers
 from devstack.agent import Agent
 from shared import messages, queues
 from shared.core import events
-from tests import queued
+from tests import databases, queued
 from tests.acceptance.pipeline import PASSWORD
-from tests.acceptance.sites import APP, EVENTS, PREFIX, Product, Site, own_database, running_product
+from tests.acceptance.sites import APP, EVENTS, PREFIX, Product, Site, running_product
 
 pytestmark = pytest.mark.services
 
@@ -31,8 +31,8 @@ pytestmark = pytest.mark.services
 def product(
     postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path
 ) -> Iterator[Product]:
+    database_url = databases.create(postgres_server.url, template=database_template)
     with (
-        own_database(postgres_server.url, database_template) as database_url,
         running_product(folder=stack_folder, logs=all_logs / "resync", database_url=database_url) as made,
     ):
         yield made
@@ -100,8 +100,8 @@ def test_a_cut_event_socket_is_opened_again_and_what_happened_meanwhile_is_found
     silently: bool,
 ) -> None:
     """The clock asks for no resync here: the new connection does."""
+    database_url = databases.create(postgres_server.url, template=database_template)
     with (
-        own_database(postgres_server.url, database_template) as database_url,
         running_product(
             folder=stack_folder,
             logs=all_logs / f"resync-cut-{silently}",

@@ -86,12 +86,16 @@ def test_one_message_wakes_one_worker(redis_url: str, client: redis.Redis) -> No
         def are_idle_after(number: int) -> bool:
             return sum(len(each.ran) for each in workers) == number and stations.idle(client) == 5
 
+        in_turn = 0
         for sent in range(1, 21):
+            longest_idle = workers[stations.longest_idle(client)]
             workers[0].send(sent)
             stations.until(functools.partial(are_idle_after, sent), seconds=5, what="not idle again")
+            in_turn += sent in longest_idle.ran
         looks = 5 * (time.monotonic() - began) / members.LOOK_SECONDS
         assert exchanges(client) - before <= 20 * 3 + looks + 10
-        assert {len(each.ran) for each in workers} == {4}, "each in its turn"
+        # Whoever looks by itself just before the message has had its turn.
+        assert in_turn >= 15, "each in its turn"
 
 
 def test_a_message_nobody_was_woken_for_is_found_by_the_next_look(redis_url: str, client: redis.Redis) -> None:
