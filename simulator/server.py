@@ -5,6 +5,7 @@ import base64
 import binascii
 import ipaddress
 import json
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -64,6 +65,7 @@ class Server:
         self._scenario = scenario
         self._playing: asyncio.Task[None] | None = None
         self._runner: web.ServerRunner | None = None
+        self._socket: socket.socket | None = None
         self._sessions: set[web.RequestHandler] = set()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -73,8 +75,8 @@ class Server:
             shutdown_timeout=_SHUTDOWN_SECONDS,
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, backlog=512)
-        await site.start()
+        self._socket = socket.create_server((host, port))
+        await web.SockSite(self._runner, self._socket, backlog=512).start()
         self.port = self._runner.addresses[0][1]
         if self._scenario is not None:
             self._playing = asyncio.create_task(scenarios.play(self._scenario, self))
@@ -86,10 +88,12 @@ class Server:
             await asyncio.gather(self._playing, return_exceptions=True)
         self.faults.clear()
         await self.switch.stop()
-        if self._runner is not None:
-            # First nobody comes in any more: a connection taken afterwards would be closed by nobody.
-            for site in list(self._runner.sites):
-                await site.stop()
+        if self._socket is not None:
+            # First nobody comes in any more, and whoever just did is in: a connection that is still being made when its
+            # server closes would be closed by nobody (gh-109564).
+            asyncio.get_running_loop().remove_reader(self._socket)
+            for _ in range(3):
+                await asyncio.sleep(0)
         for session in self._sessions:
             if session.transport is not None:
                 session.transport.abort()

@@ -2,9 +2,11 @@
 
 import base64
 import contextlib
+import gc
 import itertools
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -860,3 +862,24 @@ def test_hundreds_of_asterisks_run_in_one_process() -> None:
         process.terminate()
         output, _ = process.communicate(timeout=20)
     assert (process.returncode, output) == (0, "")
+
+
+def test_whoever_comes_in_while_it_stops_is_cut_off() -> None:
+    """A connection that nobody closes would be a ResourceWarning, and so an error."""
+    for _ in range(10):
+        ended = threading.Event()
+        with contextlib.ExitStack() as clients:
+            asterisk = SimulatedAsterisk().start()
+
+            def knock(asterisk: SimulatedAsterisk, ended: threading.Event, clients: contextlib.ExitStack) -> None:
+                while not ended.wait(0.0002):
+                    with contextlib.suppress(OSError):
+                        clients.enter_context(socket.create_connection(("127.0.0.1", asterisk.port), timeout=1))
+
+            knocking = threading.Thread(target=knock, args=(asterisk, ended, clients))
+            knocking.start()
+            time.sleep(0.02)
+            asterisk.stop()
+            ended.set()
+            knocking.join()
+        gc.collect()
