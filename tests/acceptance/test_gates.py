@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import psycopg
 import pytest
 
-from simulator.testing import SimulatedAsterisk
-from tests.acceptance.pipeline import Pipeline, Tenant, wait_until
+from devstack import servers
+from tests import databases
+from tests.acceptance.sites import Product, Site, running_product
 
 pytestmark = pytest.mark.services
 
@@ -33,13 +35,27 @@ TABLES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def product(
+    postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path
+) -> Iterator[Product]:
+    database_url = databases.create(postgres_server.url, template=database_template)
+    with running_product(
+        folder=stack_folder,
+        logs=all_logs / "gates",
+        database_url=database_url,
+        # As in production: quicker, a resync or a sweep would find out what the events of the hang-up are to tell.
+        READ_SECONDS="4",
+        RESYNC_SECONDS="15",
+        SWEEP_SECONDS="1",
+    ) as made:
+        yield made
+
+
 @pytest.fixture
-def running(pipeline: Pipeline, tenant: Tenant, simulated: SimulatedAsterisk) -> Pipeline:
-    """Everything up, the tenant's socket connected."""
-    tenant.configure(simulated.url)
-    pipeline.start()
-    pipeline.wait_connected()
-    return pipeline
+def site(product: Product) -> Iterator[Site]:
+    with product.site() as made:
+        yield made
 
 
 @contextlib.contextmanager
@@ -50,75 +66,70 @@ def table_locked(database_url: str, table: str) -> Iterator[psycopg.Connection]:
         connection.rollback()
 
 
-def hang_up_while_held(running: Pipeline, simulated: SimulatedAsterisk, leg: str) -> None:
-    """The caller goes, and the pipeline knows it, while the step is still held."""
-    simulated.control.hang_up(leg)
-    wait_until(lambda: running.state(leg) in ("ending", "ended"), seconds=5, what=lambda: running.story(leg))
-
-
-def assert_nothing_is_left(running: Pipeline, simulated: SimulatedAsterisk, leg: str) -> None:
-    wait_until(lambda: running.state(leg) == "ended", seconds=40, what=lambda: running.story(leg))
-    wait_until(lambda: not simulated.control.channels(), seconds=5, what=lambda: str(simulated.control.channels()))
-    assert simulated.control.bridges() == [], running.story(leg)
-    call = running.call(leg)
-    assert call["outcome"] == "abandoned", running.story(leg)
-    assert simulated.control.crashes == 0
-    runs = running.query("SELECT is_completed, state, usage_info FROM workflow_runs")
+def assert_nothing_is_left(site: Site, leg: str) -> None:
+    site.wait_state(leg, "ended", seconds=40)
+    site.until(lambda: not site.control.channels(), seconds=5, what="no channel is left")
+    assert site.control.bridges() == [], site.tell()
+    assert site.pipeline.call(leg)["outcome"] == "abandoned", site.tell()
+    runs = site.pipeline.query(
+        "SELECT is_completed, state, usage_info FROM workflow_runs WHERE workflow_id = %s", site.tenant.workflow_id
+    )
     assert all(run["is_completed"] and run["usage_info"] == {"call_duration_seconds": 0} for run in runs), runs
     assert len(runs) <= 1
-    steps = [row["name"] for row in running.timeline(leg) if row["kind"] == "transition"]
-    assert steps[-1] == "LegsRemoved", running.story(leg)
-    assert steps[-2] in ("CallerLeft", "CallerHangingUp", "CallerGone"), running.story(leg)
+    steps = [row["name"] for row in site.pipeline.timeline(leg) if row["kind"] == "transition"]
+    assert steps[-1] == "LegsRemoved", site.tell()
+    assert steps[-2] in ("CallerLeft", "CallerHangingUp", "CallerGone"), site.tell()
 
 
 @pytest.mark.parametrize(("method", "path", "when"), REQUESTS)
 def test_a_hang_up_while_a_request_is_held_leaves_nothing(
-    running: Pipeline, simulated: SimulatedAsterisk, method: str, path: str, when: Literal["before", "after"]
+    site: Site, method: str, path: str, when: Literal["before", "after"]
 ) -> None:
-    with simulated.control.hold(method, path, when) as gate:
-        leg = simulated.control.dial("voiceai")
+    with site.control.hold(method, path, when) as gate:
+        leg = site.dial()
         gate.wait_arrived(10)
-        hang_up_while_held(running, simulated, leg)
+        # The caller goes, and the pipeline knows it, while the step is still held.
+        site.control.hang_up(leg)
+        site.wait_state(leg, "ending", "ended", seconds=5)
         gate.release()
-    assert_nothing_is_left(running, simulated, leg)
-    hung_up = next(row for row in running.timeline(leg) if row["state_to"] == "ending")
+    assert_nothing_is_left(site, leg)
+    hung_up = next(row for row in site.pipeline.timeline(leg) if row["state_to"] == "ending")
     pattern = path.replace("/channels/*", "").rpartition("*")[2]
 
     def requests() -> list[dict[str, Any]]:
-        made = [row for row in running.timeline(leg) if row["kind"] == "request" and row["name"].startswith(method)]
-        return [row for row in made if pattern in row["name"]]
+        made = [row for row in site.pipeline.timeline(leg) if row["kind"] == "request"]
+        return [row for row in made if row["name"].startswith(method) and pattern in row["name"]]
 
     # The step that was held may tell of it after the teardown has ended.
-    wait_until(requests, seconds=10, what=lambda: running.story(leg))
+    site.until(requests, seconds=10, what="the request is told of")
     held = requests()[0]
-    assert held["at"] < hung_up["at"], f"the request was not under way when the caller hung up:\n{running.story(leg)}"
-    assert held["took_ms"] > (hung_up["at"] - held["at"]).total_seconds() * 1000, running.story(leg)
+    assert held["at"] < hung_up["at"], f"the request was not under way when the caller hung up:\n{site.tell()}"
+    assert held["took_ms"] > (hung_up["at"] - held["at"]).total_seconds() * 1000, site.tell()
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_hang_up_while_the_database_is_held_leaves_nothing(
-    running: Pipeline, simulated: SimulatedAsterisk, database_url: str, table: str
-) -> None:
-    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
-    with table_locked(database_url, table):
-        leg = simulated.control.dial("voiceai")
-        wait_until(lambda: running.value(waiting, table), seconds=5, what="the step waits for the table")
-        simulated.control.hang_up(leg)
+def test_a_hang_up_while_the_database_is_held_leaves_nothing(product: Product, site: Site, table: str) -> None:
+    waiting = (
+        "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)"
+        " WHERE NOT granted AND relation = %s::regclass AND starts_with(application_name, 'worker')"
+    )
+    with table_locked(product.database_url, table):
+        leg = site.dial()
+        site.until(lambda: site.pipeline.value(waiting, table), seconds=5, what="the step waits for the table")
+        site.control.hang_up(leg)
         if table == "organization_configurations":
-            wait_until(lambda: running.state(leg) in ("ending", "ended"), seconds=5, what=lambda: running.story(leg))
-    assert_nothing_is_left(running, simulated, leg)
+            site.wait_state(leg, "ending", "ended", seconds=5)
+    assert_nothing_is_left(site, leg)
 
 
-def test_a_hang_up_while_the_teardown_is_held_changes_nothing(running: Pipeline, simulated: SimulatedAsterisk) -> None:
-    leg = simulated.control.dial("voiceai")
-    wait_until(lambda: running.state(leg) == "connected", seconds=10, what=lambda: running.story(leg))
-    (media,) = [channel["id"] for channel in simulated.control.channels() if channel["id"].startswith("aip-")]
-    with simulated.control.hold("GET", f"/channels/{leg}", "after") as gate:
-        simulated.control.hang_up(media)
+def test_a_hang_up_while_the_teardown_is_held_changes_nothing(site: Site) -> None:
+    (leg,) = site.connect()
+    with site.control.hold("GET", f"/channels/{leg}", "after") as gate:
+        site.control.hang_up(site.own(leg, "m"))
         gate.wait_arrived(10)
-        simulated.control.hang_up(leg)
+        site.control.hang_up(leg)
         gate.release()
-    wait_until(lambda: running.state(leg) == "ended", seconds=20, what=lambda: running.story(leg))
-    assert running.call(leg)["outcome"] == "completed"
-    assert simulated.control.channels() == []
-    assert simulated.control.bridges() == []
+    site.wait_state(leg, "ended", seconds=20)
+    assert site.pipeline.call(leg)["outcome"] == "completed"
+    assert site.control.channels() == []
+    assert site.control.bridges() == []
