@@ -178,11 +178,12 @@ def empty_database_url(postgres_server: servers.Postgres | Outside) -> str:
 
 
 @pytest.fixture
-def database_url(postgres_server: servers.Postgres | Outside, database_template: str) -> str:
+def database_url(postgres_server: servers.Postgres | Outside, database_template: str) -> Iterator[str]:
     """A migrated database of this test's own."""
     from tests import databases
 
-    return databases.create(postgres_server.url, template=database_template)
+    with databases.borrowed(postgres_server.url, database_template) as url:
+        yield url
 
 
 @pytest.fixture
