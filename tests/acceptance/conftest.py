@@ -9,6 +9,7 @@ import pytest
 
 from devstack.agent import Agent
 from devstack.endpoint import Behaviour
+from simulator.settings import Settings
 from simulator.testing import SimulatedAsterisk
 from tests.acceptance.pipeline import PASSWORD, Pipeline, Tenant, closing_tenant
 
@@ -47,6 +48,6 @@ def agent(database_url: str, pipeline: Pipeline, media_port: int) -> Iterator[Ag
 
 @pytest.fixture
 def simulated(agent: Agent) -> Iterator[SimulatedAsterisk]:
-    """A simulated Asterisk with the app `voiceai`."""
-    with SimulatedAsterisk(users={"voiceai": PASSWORD}, media_url=agent.url) as made:
+    """A simulated Asterisk with the app `voiceai`, and without audio."""
+    with SimulatedAsterisk(Settings(audio=False), users={"voiceai": PASSWORD}, media_url=agent.url) as made:
         yield made

@@ -56,11 +56,13 @@ class Product:
     agent: Agent
     database_url: str
     redis_url: str
+    #: Whether anything is to be heard: fifty packets a second each way, for each call.
+    audio: bool
 
     @contextlib.contextmanager
     def site(self, *, media_urls: dict[str, str] | None = None) -> Iterator[Site]:
         """A tenant and its Asterisk, connected; what must hold after every test is looked at when it ends."""
-        configured = Settings(media_urls=media_urls or {})
+        configured = Settings(media_urls=media_urls or {}, audio=self.audio)
         with contextlib.ExitStack() as stack:
             asterisk = stack.enter_context(
                 SimulatedAsterisk(configured, users={APP: PASSWORD}, media_url=self.agent.url)
@@ -295,6 +297,7 @@ def running_product(
     redis_server: servers.Redis | None = None,
     processes: tuple[str, ...] = (),
     agent_database: bool = True,
+    audio: bool = False,
     **environment: str,
 ) -> Iterator[Product]:
     """The processes (all unless told) with fast clocks and a Redis of their own, started."""
@@ -308,8 +311,8 @@ def running_product(
             Agent(
                 database_url=database_url if agent_database else None,
                 secret=pipeline.media_secret,
-                behaviour=Behaviour(mode="tone", tone_hz=400),
+                behaviour=Behaviour(mode="tone", tone_hz=400) if audio else Behaviour(),
             )
         )
         pipeline.start(*processes)
-        yield Product(pipeline=pipeline, agent=agent, database_url=database_url, redis_url=own_redis.url)
+        yield Product(pipeline=pipeline, agent=agent, database_url=database_url, redis_url=own_redis.url, audio=audio)

@@ -36,6 +36,7 @@ def product(
             folder=stack_folder,
             logs=all_logs / request.node.name,
             database_url=database_url,
+            audio=True,
             SECRET_KEY=OLD_KEY,
             MEDIA_TOKEN_SECRET=MEDIA_TOKEN_SECRET,
         ) as made,
