@@ -90,7 +90,7 @@ class Server:
         await self.switch.stop()
         if self._socket is not None:
             # First nobody comes in any more, and whoever just did is in: a connection that is still being made when its
-            # server closes would be closed by nobody (gh-109564).
+            # server closes would be closed by nobody (Python 3.11).
             asyncio.get_running_loop().remove_reader(self._socket)
             for _ in range(3):
                 await asyncio.sleep(0)
