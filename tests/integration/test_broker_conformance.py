@@ -132,13 +132,22 @@ class Told(dramatiq.Middleware):
         self._note("after_nack")
 
 
+def enqueuing(notes: list[str]) -> list[str]:
+    return [note for note in notes if "enqueue" in note]
+
+
+def working(notes: list[str]) -> list[str]:
+    """What the worker noted; it may begin before the enqueuer knows that the message is there."""
+    return [note for note in notes if "enqueue" not in note]
+
+
 def test_middleware_is_told_in_order_going_in_and_in_reverse_coming_out(redis_url: str) -> None:
     notes: list[str] = []
     with Station(redis_url, middleware=[Told("a", notes), Told("b", notes)]).working() as station:
         station.send("it")
         station.broker.join("first", timeout=5000)
-        assert notes == [
-            *("a before_enqueue", "b before_enqueue", "b after_enqueue", "a after_enqueue"),
+        assert enqueuing(notes) == ["a before_enqueue", "b before_enqueue", "b after_enqueue", "a after_enqueue"]
+        assert working(notes) == [
             *("a before_process_message", "b before_process_message"),
             *("b after_process_message", "a after_process_message"),
             *("a before_ack", "b before_ack", "b after_ack", "a after_ack"),
@@ -151,7 +160,7 @@ def test_a_message_that_fails_for_good_is_rejected_and_not_acknowledged(redis_ur
         station.does = fail
         station.send("it")
         stations.until(station.dead, seconds=5, what="no dead letter")
-        assert notes[2:] == [
+        assert working(notes) == [
             *("a before_process_message", "a after_process_message"),
             *("a before_nack ValueError", "a after_nack"),
         ]
@@ -162,7 +171,7 @@ def test_a_skipped_message_is_acknowledged(redis_url: str) -> None:
     with Station(redis_url, middleware=[Told("a", notes)]).working() as station:
         station.send("skipped")
         station.broker.join("first", timeout=5000)
-        assert notes[2:] == ["a before_process_message", "a after_skip_message", "a before_ack", "a after_ack"]
+        assert working(notes) == ["a before_process_message", "a after_skip_message", "a before_ack", "a after_ack"]
         assert station.began == []
 
 
