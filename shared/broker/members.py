@@ -221,10 +221,11 @@ class Member:
     def _turn(self) -> float:
         """One exchange; gives how long to wait for the next, in seconds, unless something happens."""
         answer = self._exchange()
-        # Whoever has its share of our places, or waits for one, is not to wait for Redis to know of another.
-        self._has_room = answer.room - len(answer.taken) > self._capacity - self._shares.most
         for delivery in answer.taken:
             self._deliver(delivery)
+        with self._lock:
+            # Whoever may be waiting for a place is not to wait for Redis to hear of it.
+            self._has_room = answer.room > len(answer.taken) and not self._shares.is_full(time.monotonic())
         if answer.held > len(self._held):
             self._recall()
         if self._failures:

@@ -1,8 +1,11 @@
 """Shares: how many of a member's places the messages of one group may hold, so that the others keep theirs.
 
 A thread that waits for somebody slow is a thread the others lack. So a quarter of the places is never held by one group
-alone, nor by all slow groups together; what finds no place waits in its queue, and in no thread. Pure, but for what it
-remembers; times are given.
+alone, nor by all slow groups together. A thread that works takes processor time from the others. So while several
+groups are about, each holds no more than an even share, of which one is left for who comes next: a burst of one is then
+served beside the others' calls, and not before them. What finds no place waits in its queue, and in no thread.
+
+Pure, but for what it remembers; times are given.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Iterator
 
 #: A message in hand for longer is slow. One that waits for nobody slow takes some 20 ms.
 SLOW_SECONDS = 1.0
-#: For how long a group is slow after its last slow message.
+#: For how long a group is slow after its last slow message, and about after its last one.
 REMEMBERED_SECONDS = 10.0
 
 
@@ -24,22 +27,40 @@ class Shares:
     """
 
     def __init__(self, places: int) -> None:
-        #: Most places of one group, and of all slow groups together.
+        self._places = places
+        #: Most places of one group that is alone, and of all slow groups together.
         self.most = max(1, places - max(1, places // 4))
         #: Message → its group and since when it is in hand, the oldest first.
         self._in_hand: dict[bytes, tuple[bytes, float]] = {}
         #: Group → until when it is slow, whatever it does.
         self._slow_until: dict[bytes, float] = {}
+        #: Group → until when it is about, whether it holds a place or not.
+        self._about_until: dict[bytes, float] = {}
 
     def taken(self, name: bytes, group: bytes, now: float) -> None:
         """A message is in hand."""
         self._in_hand[name] = (group, now)
+        if group:
+            self._about_until[group] = now + REMEMBERED_SECONDS
 
     def settled(self, name: bytes, now: float) -> None:
         """It is in hand no more. One that is not known changes nothing."""
         group, since = self._in_hand.pop(name, (b"", now))
         if group and now - since > SLOW_SECONDS:
             self._slow_until[group] = now + REMEMBERED_SECONDS
+
+    def share(self, now: float) -> int:
+        """Most places of one group, by who is about."""
+        self._about_until = {group: until for group, until in self._about_until.items() if until > now}
+        about = {group for group, _ in self._in_hand.values() if group} | set(self._about_until)
+        if len(about) < 2:
+            return self.most
+        return max(1, self._places // 4, self._places // (len(about) + 1))
+
+    def is_full(self, now: float) -> bool:
+        """Whether some group holds its share: it may be waiting for one of its places."""
+        held = Counter(group for group, _ in self._in_hand.values() if group)
+        return bool(held) and max(held.values()) >= self.share(now)
 
     def arguments(self, now: float) -> Iterator[bytes | int]:
         """As the script takes them.
@@ -52,7 +73,7 @@ class Shares:
         held = Counter(group for group, _ in in_hand)
         slow = {group for group, since in in_hand if now - since > SLOW_SECONDS} | set(self._slow_until)
         groups = set(held) | slow
-        yield self.most
+        yield self.share(now)
         yield max(0, self.most - sum(held[group] for group in slow))
         yield len(groups)
         for group in sorted(groups):
