@@ -17,8 +17,9 @@ import sys
 import threading
 import time
 import uuid
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from devstack import folders, processes, servers
@@ -48,6 +49,14 @@ class Site:
         """A caller, who talks for a while."""
         leg = f"caller-{uuid.uuid4().hex}"
         return self.control.dial("voiceai", channel_id=leg, hang_up_after=TALK_SECONDS + 10)
+
+    def served(self) -> Counter[str]:
+        """How many calls the tenant had, and how many of them were answered."""
+        rows = self._pipeline.query(
+            "SELECT count(*) AS calls, count(connected_at) AS answered FROM ari.calls WHERE organization_id = %s",
+            self.tenant.organization_id,
+        )
+        return Counter(rows[0])
 
     def settle(self) -> None:
         """Ends all trouble and all calls."""
@@ -122,19 +131,30 @@ def settled(pipeline: Pipeline, legs: dict[str, float]) -> int:
     return sum(call["connected_at"] is not None or call["state"] == "ended" for call in pipeline.calls(*legs))
 
 
-def run(case: str, a: Site, b: Site, pipeline: Pipeline) -> list[float]:
-    """B's set-up times in one case."""
-    stop = threading.Event()
+@dataclass(kw_only=True)
+class Seen:
+    """What was seen in one case, over all rounds."""
+
+    #: B's set-up times in s.
+    times: list[float] = field(default_factory=list)
+    #: A's calls, and those that were answered.
+    of_a: Counter[str] = field(default_factory=Counter)
+
+
+def run(case: str, a: Site, b: Site, pipeline: Pipeline, seen: Seen) -> None:
+    """One case, once."""
+    stop, before = threading.Event(), a.served()
     trouble = threading.Thread(target=functools.partial(CASES[case], a, stop))
     trouble.start()
     try:
         time.sleep(AHEAD_SECONDS)
-        return measure(b, pipeline)
+        seen.times += measure(b, pipeline)
     finally:
         stop.set()
         trouble.join()
         b.settle()
         a.settle()
+    seen.of_a += a.served() - before
 
 
 @contextlib.contextmanager
@@ -181,16 +201,18 @@ def quantile(values: Sequence[float], part: float) -> float:
     return 1000 * ordered[min(len(ordered) - 1, int(len(ordered) * part))]
 
 
-def report(times: dict[str, list[float]]) -> None:
+def report(cases: dict[str, Seen]) -> None:
     """The table; each case against B alone."""
-    say("| A | B's calls | answered | p50 ms | p95 ms | p50 against alone | p95 against alone |")
-    say("|---|---|---|---|---|---|---|")
-    for case, values in times.items():
+    say("| A | A's calls | answered | B's calls | answered | p50 ms | p95 ms | p50 against alone | p95 against alone |")
+    say("|---|---|---|---|---|---|---|---|---|")
+    for case, seen in cases.items():
+        values, of_a = seen.times, f"{seen.of_a['calls']} | {seen.of_a['answered']}"
         p50, p95 = quantile(values, 0.5), quantile(values, 0.95)
-        alone = times.get("alone", values)
+        alone = cases.get("alone", seen).times
         ratios = p50 / quantile(alone, 0.5), p95 / quantile(alone, 0.95)
         answered = sum(value != float("inf") for value in values)
-        say(f"| {case} | {len(values)} | {answered} | {p50:.1f} | {p95:.1f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+        of_b = f"{len(values)} | {answered} | {p50:.1f} | {p95:.1f} | {ratios[0]:.2f} | {ratios[1]:.2f}"
+        say(f"| {case} | {of_a} | {of_b} |")
 
 
 def say(text: str) -> None:
@@ -199,9 +221,9 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def bench(folder: Path, rounds: int, cases: Sequence[str]) -> dict[str, list[float]]:
-    """Case → B's set-up times of all rounds; the order turns from round to round."""
-    times: dict[str, list[float]] = defaultdict(list)
+def bench(folder: Path, rounds: int, cases: Sequence[str]) -> dict[str, Seen]:
+    """Case → what was seen; the order turns from round to round."""
+    seen = {case: Seen() for case in cases}
     with contextlib.ExitStack() as stack:
         postgres = stack.enter_context(servers.Postgres(folder / "postgres"))
         redis = stack.enter_context(servers.Redis(folder / "redis"))
@@ -219,11 +241,11 @@ def bench(folder: Path, rounds: int, cases: Sequence[str]) -> dict[str, list[flo
         a = stack.enter_context(site(pipeline, agent_url, "a"))
         b = stack.enter_context(site(pipeline, agent_url, "b"))
         # The first calls of a process are no measure.
-        run("alone", a, b, pipeline)
+        run("alone", a, b, pipeline, Seen())
         for number in range(rounds):
             for case in (*cases[number % len(cases) :], *cases[: number % len(cases)]):
-                times[case] += run(case, a, b, pipeline)
-    return {case: times[case] for case in cases}
+                run(case, a, b, pipeline, seen[case])
+    return seen
 
 
 def main() -> None:
