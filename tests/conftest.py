@@ -77,7 +77,7 @@ def pytest_xdist_auto_num_workers() -> int:
     """
     if os.environ.get("TEST_REDIS_URL") or os.environ.get("ASTERISK_URL"):
         return 1
-    return min((os.cpu_count() or 1) + 2, MOST_LANES)
+    return min((os.cpu_count() or 1) + 1, MOST_LANES)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
