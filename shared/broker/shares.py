@@ -2,8 +2,8 @@
 
 A thread that waits for somebody slow is a thread the others lack. So a quarter of the places is never held by one group
 alone, nor by all slow groups together. A thread that works takes processor time from the others. So while several
-groups are about, each holds no more than an even share, of which one is left for who comes next: a burst of one is then
-served beside the others' calls, and not before them. What finds no place waits in its queue, and in no thread.
+groups are about, each holds no more than an even share of the places: a burst of one is then served beside the others'
+calls, and not before them. What finds no place waits in its queue, and in no thread.
 
 Pure, but for what it remembers; times are given.
 """
@@ -53,9 +53,7 @@ class Shares:
         """Most places of one group, by who is about."""
         self._about_until = {group: until for group, until in self._about_until.items() if until > now}
         about = {group for group, _ in self._in_hand.values() if group} | set(self._about_until)
-        if len(about) < 2:
-            return self.most
-        return max(1, self._places // 4, self._places // (len(about) + 1))
+        return min(self.most, max(1, self._places // 4, self._places // max(1, len(about))))
 
     def is_full(self, now: float) -> bool:
         """Whether some group holds its share: it may be waiting for one of its places."""

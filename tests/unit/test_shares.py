@@ -25,15 +25,15 @@ def test_a_group_is_told_of_while_it_holds_a_place() -> None:
     shares.taken(b"q/7/a", b"7", 0.0)
     shares.taken(b"q/7/b", b"7", 0.0)
     shares.taken(b"q/8/c", b"8", 0.0)
-    assert told(shares, 0.1) == (2, 6, {b"7": (2, False), b"8": (1, False)})
+    assert told(shares, 0.1) == (4, 6, {b"7": (2, False), b"8": (1, False)})
     shares.settled(b"q/7/a", 0.1)
     shares.settled(b"q/8/c", 0.1)
     shares.settled(b"q/8/unknown", 0.1)
-    assert told(shares, 0.1) == (2, 6, {b"7": (1, False)})
+    assert told(shares, 0.1) == (4, 6, {b"7": (1, False)})
 
 
-def test_in_company_a_group_has_an_even_share_and_one_is_left_for_who_comes_next() -> None:
-    for places, shares_of in {1: [1, 1, 1, 1], 4: [3, 1, 1, 1], 8: [6, 2, 2, 2], 16: [12, 5, 4, 4]}.items():
+def test_in_company_a_group_has_an_even_share_and_never_less_than_a_quarter() -> None:
+    for places, shares_of in {1: [1, 1, 1, 1], 4: [3, 2, 1, 1], 8: [6, 4, 2, 2], 16: [12, 8, 5, 4]}.items():
         shares, found = Shares(places), []
         for number in range(4):
             shares.taken(b"%d" % number, b"group %d" % number, 0.0)
@@ -50,7 +50,7 @@ def test_company_is_remembered_for_a_while() -> None:
     shares.taken(b"a", b"7", 0.0)
     shares.settled(b"a", 0.1)
     shares.taken(b"b", b"8", 0.1)
-    assert shares.share(REMEMBERED_SECONDS - 0.1) == 2
+    assert shares.share(REMEMBERED_SECONDS - 0.1) == 4
     assert shares.share(REMEMBERED_SECONDS) == 6
 
 
@@ -63,6 +63,7 @@ def test_a_group_that_has_its_share_is_told() -> None:
     shares.taken(b"5", b"7", 0.0)
     assert shares.is_full(0.0)
     shares.settled(b"5", 0.0)
+    assert not shares.is_full(0.0)
     shares.taken(b"x", b"8", 0.0)
     assert shares.is_full(0.0)
 
@@ -73,12 +74,12 @@ def test_a_group_is_slow_while_one_of_its_messages_is_and_for_a_while_after() ->
     shares.taken(b"q/7/b", b"7", 0.9)
     shares.taken(b"q/8/c", b"8", 0.9)
     slow_at = SLOW_SECONDS + 0.1
-    assert told(shares, slow_at) == (2, 4, {b"7": (2, True), b"8": (1, False)})
+    assert told(shares, slow_at) == (4, 4, {b"7": (2, True), b"8": (1, False)})
     shares.settled(b"q/7/a", slow_at)
     shares.settled(b"q/8/c", slow_at)
     # A quick one in between, such as an event that no longer applies, proves nothing.
     shares.settled(b"q/7/b", slow_at)
-    assert told(shares, slow_at) == (2, 6, {b"7": (0, True)})
+    assert told(shares, slow_at) == (4, 6, {b"7": (0, True)})
     assert told(shares, slow_at + REMEMBERED_SECONDS - 0.1) == (6, 6, {b"7": (0, True)})
     assert told(shares, slow_at + REMEMBERED_SECONDS) == (6, 6, {})
 
