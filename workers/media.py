@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -43,8 +44,10 @@ def start_media(tools: Tools, *, call_id: UUID, attempt: int) -> None:
 
 
 def may_begin(tools: Tools, call: Call) -> bool:
-    """Whether the first attempt may begin with what leads to it: this worker does such steps, and nothing speaks for
-    asking the Asterisk something else first."""
+    """Whether the first attempt may begin with what leads to it.
+
+    These threads must serve the step, and the Asterisk must not be one that has to show first that it answers.
+    """
     if Step.MEDIA not in tools.serves:
         return False
     watch = claims.Watch(tools.ledger, tools.ledger.limits.request_seconds)
@@ -54,10 +57,16 @@ def may_begin(tools: Tools, call: Call) -> bool:
         return False
 
 
-def begin(tools: Tools, decision: Decision) -> None:
-    """Begins the first attempt, in the transaction that leads to it."""
-    if decision.call.state is calls.State.PREPARED:
-        decision.learn(begun(tools))
+def decide_and_begin(tools: Tools, claim: claims.Claim, decide: Callable[[Decision], None]) -> None:
+    """Stores what `decide` comes to; where that leads to media, the first attempt begins with it and is carried out."""
+    begins = may_begin(tools, claim.call)
+
+    def with_attempt(decision: Decision) -> None:
+        decide(decision)
+        if begins and decision.call.state is calls.State.PREPARED:
+            decision.learn(begun(tools))
+
+    carry_out(tools, claim.decide(with_attempt, Step.MEDIA if begins else None))
 
 
 def carry_out(tools: Tools, claim: claims.Claim | None) -> None:

@@ -154,8 +154,6 @@ def _admit(tools: Tools, claim: claims.Claim, route: dograh.Route) -> None:
         call_seconds=route.terms.call_seconds,
     )
     slots = tools.slots(claim.call.organization_id)
-    goes_on = Step.RUNS in tools.serves
-    begins = goes_on and media.may_begin(tools, claim.call)
 
     def decide(decision: Decision) -> None:
         crowded = tools.ledger.crowded(decision, slots)
@@ -163,12 +161,10 @@ def _admit(tools: Tools, claim: claims.Claim, route: dograh.Route) -> None:
             decision.learn(replace(crowded, goes_on=route.goes_on))
             return
         decision.learn(admitted)
-        if goes_on:
+        if Step.RUNS in tools.serves:
             runs.add_run(tools, decision)
-        if begins:
-            media.begin(tools, decision)
 
-    media.carry_out(tools, claim.decide(decide, Step.MEDIA if begins else None))
+    media.decide_and_begin(tools, claim, decide)
 
 
 def _refusal(
@@ -184,13 +180,10 @@ def _refusal(
 
 def _take_over(tools: Tools, claim: claims.Claim, entrance: connections.Entrance) -> None:
     """A leg that the platform originated: it has passed the platform's own quota, and is for a run that waits."""
-    call = claim.call
     fact = _not_to_be_taken(tools, claim)
     if fact is not None:
         claim.record(fact)
         return
-
-    begins = media.may_begin(tools, call)
 
     def decide(decision: Decision) -> None:
         args = stasis_args.read(decision.call.args)
@@ -207,10 +200,8 @@ def _take_over(tools: Tools, claim: claims.Claim, entrance: connections.Entrance
                 workflow_run_id=args.workflow_run_id,
             )
         )
-        if begins:
-            media.begin(tools, decision)
 
-    media.carry_out(tools, claim.decide(decide, Step.MEDIA if begins else None))
+    media.decide_and_begin(tools, claim, decide)
 
 
 def _not_to_be_taken(tools: Tools, claim: claims.Claim) -> facts.Fact | None:

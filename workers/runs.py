@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from uuid import UUID
 
 from shared.core import facts
@@ -17,14 +18,7 @@ def create_run(tools: Tools, *, call_id: UUID) -> None:
     if claim is None:
         return
     with claim:
-        begins = media.may_begin(tools, claim.call)
-
-        def decide(decision: Decision) -> None:
-            add_run(tools, decision)
-            if begins:
-                media.begin(tools, decision)
-
-        media.carry_out(tools, claim.decide(decide, Step.MEDIA if begins else None))
+        media.decide_and_begin(tools, claim, functools.partial(add_run, tools))
 
 
 def add_run(tools: Tools, decision: Decision) -> None:
