@@ -60,10 +60,10 @@ SELECT EXISTS (SELECT 1 FROM inserted) AS done
 _ARRIVALS = {calls.State.RECEIVED: "CallReceived", calls.State.ORIGINATING: "CallRequested"}
 
 #: What a save is put together from: what is not needed is not there, so that each is short, and few are different.
-_CLAIM_TAKEN = "claim_owner = %(owner)s, claim_step = %(step)s, claim_until = clock_timestamp() + %(hold)s::interval"
-_CLAIM_GONE = "claim_owner = NULL, claim_step = NULL, claim_until = NULL"
-_CLAIM_KEPT_BY_OTHERS = ", ".join(
-    f"{name} = CASE WHEN claim_owner = %(owner)s THEN NULL ELSE {name} END"
+_CLAIM_TAKEN = ", claim_owner = %(owner)s, claim_step = %(step)s, claim_until = clock_timestamp() + %(hold)s::interval"
+_CLAIM_GONE = ", claim_owner = NULL, claim_step = NULL, claim_until = NULL"
+_CLAIM_KEPT_BY_OTHERS = "".join(
+    f", {name} = CASE WHEN claim_owner = %(owner)s THEN NULL ELSE {name} END"
     for name in ("claim_owner", "claim_step", "claim_until")
 )
 _FREE = " AND (claim_until IS NULL OR claim_until <= clock_timestamp())"
@@ -80,7 +80,7 @@ _SETTLED = """, settled AS (
 @functools.cache
 def _save_statement(changed: tuple[str, ...], claim: str, condition: str, attempts: str) -> str:
     """The compare-and-set of a call, with its timeline; `done` says whether it was the version it names."""
-    sets = ", ".join([*(f"{name} = %({name})s" for name in changed), "version = version + 1", *filter(None, [claim])])
+    sets = ", ".join([*(f"{name} = %({name})s" for name in changed), "version = version + 1"]) + claim
     return f"""
 WITH saved AS (
     UPDATE ari.calls SET {sets}

@@ -81,7 +81,7 @@ class Member:
         self._bell = threading.Event()
         #: It is not to wait.
         self._urgent = threading.Event()
-        self._has_room = False
+        self._may_linger = False
         self._closed = threading.Event()
         self._drains = False
         #: Of each queue served: what its consumer has not come for yet.
@@ -211,7 +211,7 @@ class Member:
             except Exception:  # noqa: BLE001 - without this thread the worker would hold its messages for ever
                 self._log.critical("an exchange failed, which is a mistake in the broker", exc_info=True)
                 seconds = LOOK_SECONDS
-            if self._bell.wait(seconds) and self._has_room:
+            if self._bell.wait(seconds) and self._may_linger:
                 self._urgent.wait(_LINGER_SECONDS)
 
     def _ring(self) -> None:
@@ -225,7 +225,7 @@ class Member:
             self._deliver(delivery)
         with self._lock:
             # Whoever may be waiting for a place is not to wait for Redis to hear of it.
-            self._has_room = answer.room > len(answer.taken) and not self._shares.is_full(time.monotonic())
+            self._may_linger = answer.room > len(answer.taken) and not self._shares.is_full(time.monotonic())
         if answer.held > len(self._held):
             self._recall()
         if self._failures:
