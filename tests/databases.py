@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import psycopg
 
 from devstack import servers
+from shared import database
 
 _RUN = f"test_{uuid.uuid4().hex}_"
 #: What was deleted stays in the files for a while.
@@ -96,3 +97,18 @@ def _emptied(connection: psycopg.Connection) -> bool:
             rows += connection.execute(f"DELETE FROM {table}".encode()).rowcount
         connection.execute("SELECT setval(seqrelid, seqstart, false) FROM pg_sequence WHERE seqrelid >= 16384")
     return rows <= _MOST_ROWS
+
+
+@contextlib.contextmanager
+def with_connection(url: str, *, size: int) -> Iterator[database.Database]:
+    """A pool on a test's database, in which organization 3 has connection 1 in its first version."""
+    made = database.Database(url, size=size)
+    made.open()
+    with made.connection() as connection:
+        connection.execute("INSERT INTO ari.connections (source_id, organization_id, state) VALUES (1, 3, 'active')")
+        connection.execute(
+            "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password)"
+            " VALUES (1, 1, 'http://a', 'a', 'a', 'x')"
+        )
+    yield made
+    made.close()

@@ -11,7 +11,8 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -281,8 +282,34 @@ def test_an_unreadable_caller_does_not_keep_the_resync_from_the_others(site: Sit
 # ── our own side ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_every_message_delivered_three_times_changes_nothing(product: Product, site: Site) -> None:
-    with product.queue() as client, Repeater(product.redis_url, times=2) as repeater:
+@contextlib.contextmanager
+def one_worker(_product: Product) -> Iterator[set[str]]:
+    """A set-up that nothing stops goes on by itself: only what begins a step is a message."""
+    yield set()
+
+
+@contextlib.contextmanager
+def a_worker_for_each_step(product: Product) -> Iterator[set[str]]:
+    """Each leaves the next step to another, by a message."""
+    product.pipeline.stop("worker")
+    served = {"worker.quota": "quota,originate,teardown,resync", "worker.runs": "runs", "worker.media": "media,bridge"}
+    for name, queue_names in served.items():
+        product.pipeline.start(name, WORKER_QUEUES=queue_names)
+    yield {"create_run", "start_media"}
+    for name in served:
+        product.pipeline.stop(name)
+    product.pipeline.start("worker")
+
+
+@pytest.mark.parametrize("workers", [one_worker, a_worker_for_each_step])
+def test_every_message_delivered_three_times_changes_nothing(
+    product: Product, site: Site, workers: Callable[[Product], AbstractContextManager[set[str]]]
+) -> None:
+    with (
+        workers(product) as more,
+        product.queue() as client,
+        Repeater(product.redis_url, times=2) as repeater,
+    ):
         legs = [site.dial() for _ in range(8)]
         brief = [site.dial(hang_up_after=0.02 * number) for number in range(4)]
         for leg in legs:
@@ -295,8 +322,7 @@ def test_every_message_delivered_three_times_changes_nothing(product: Product, s
         for leg in brief:
             site.wait_state(leg, "ended", seconds=20)
         site.wait_empty()
-        # A set-up that nothing stops goes on by itself: only what begins a step is a message.
-        wanted = {"receive_caller", "note_media_ready", "note_leg_ended", "resync_connection"}
+        wanted = {"receive_caller", "note_media_ready", "note_leg_ended", "resync_connection", *more}
         site.until(lambda: wanted <= repeater.actors, seconds=20, what="every kind of message was repeated")
         product.wait_idle(client)
     assert len(site.calls()) == len(legs) + len(brief), site.tell()

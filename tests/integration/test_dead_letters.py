@@ -16,7 +16,7 @@ from shared.broker import retries
 from shared.core import commands
 from shared.core.calls import Call, Direction, State
 from shared.store import PostgresStore
-from tests import stations
+from tests import databases, stations
 from workers.dead_letters import DeadLetters
 
 pytestmark = pytest.mark.services
@@ -24,16 +24,8 @@ pytestmark = pytest.mark.services
 
 @pytest.fixture
 def db(database_url: str) -> Iterator[database.Database]:
-    made = database.Database(database_url, size=4)
-    made.open()
-    with made.connection() as connection:
-        connection.execute("INSERT INTO ari.connections (source_id, organization_id, state) VALUES (1, 3, 'active')")
-        connection.execute(
-            "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password)"
-            " VALUES (1, 1, 'http://a', 'a', 'a', 'x')"
-        )
-    yield made
-    made.close()
+    with databases.with_connection(database_url, size=4) as made:
+        yield made
 
 
 class Scene:

@@ -18,6 +18,7 @@ from shared.core.deadlines import Limits, Step
 from shared.core.quotas import Quota
 from shared.ledger import Decision, Ledger
 from shared.store import Hold, PostgresStore
+from tests import databases
 
 pytestmark = pytest.mark.services
 
@@ -41,16 +42,8 @@ class Orders:
 @pytest.fixture
 def db(database_url: str) -> Iterator[database.Database]:
     # As many connections as callers: what makes them wait for each other is the lock alone.
-    made = database.Database(database_url, size=CALLERS)
-    made.open()
-    with made.connection() as connection:
-        connection.execute("INSERT INTO ari.connections (source_id, organization_id, state) VALUES (1, 3, 'active')")
-        connection.execute(
-            "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password)"
-            " VALUES (1, 1, 'http://a', 'a', 'a', 'x')"
-        )
-    yield made
-    made.close()
+    with databases.with_connection(database_url, size=CALLERS) as made:
+        yield made
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from shared.core.calls import Call, Direction, State
 from shared.core.deadlines import Limits
 from shared.ledger import Ledger
 from shared.store import Note, PostgresStore
+from tests import databases
 
 pytestmark = pytest.mark.services
 
@@ -55,16 +56,8 @@ class Orders:
 
 @pytest.fixture
 def db(database_url: str) -> Iterator[database.Database]:
-    made = database.Database(database_url, size=8)
-    made.open()
-    with made.connection() as connection:
-        connection.execute("INSERT INTO ari.connections (source_id, organization_id, state) VALUES (1, 3, 'active')")
-        connection.execute(
-            "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password)"
-            " VALUES (1, 1, 'http://a', 'a', 'a', 'x')"
-        )
-    yield made
-    made.close()
+    with databases.with_connection(database_url, size=8) as made:
+        yield made
 
 
 def execute(db: database.Database, query: str, *values: Any) -> None:
