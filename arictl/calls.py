@@ -9,10 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from arictl import options, tools
-from shared import connections, database, dograh, errors, originates, quotas
-from shared.core import call_requests, facts
-from shared.core.call_requests import CallRequest
-from shared.core.calls import State
+from shared import errors, outbound_calls
+from shared.call import call_requests, facts
+from shared.call.call_requests import CallRequest
+from shared.call.calls import State
+from shared.platform import dograh
+from shared.storage import connections, database, quotas
 
 _CALLS = """
 SELECT call_id, organization_id, state, outcome, reason, caller_number, called_number, workflow_run_id, received_at,
@@ -53,7 +55,7 @@ def list_calls(
     with tools.opened() as (_, db), db.connection() as connection:
         rows = connection.execute(_CALLS, {"organization": organization, "live": live, "limit": limit}).fetchall()
     table = tools.table(
-        "call", "org", "caller → called", "run", "received", "state", "set-up", "talk", "outcome", "why"
+        "call", "org", "caller → called", "run", "received", "state", "set-up", "talk", "outcome", "reason"
     )
     for row in rows:
         table.add_row(
@@ -135,13 +137,13 @@ def call(  # noqa: PLR0917 - typer reads these as options
         caller_id=caller_id,
         ring_seconds=ring_seconds,
     )
-    with tools.acting() as (config, db, book):
+    with tools.acting() as (config, db, writer):
         runs = dograh.Runs(db, storage_backend=config.storage_backend)
         slots = quotas.Slots(
-            quotas.Quotas(db, now=book.store.now), dograh.Accounts(db), default=config.concurrent_calls
+            quotas.Quotas(db, now=writer.store.now), dograh.Accounts(db), default=config.concurrent_calls
         )
-        placed = originates.Originates(
-            book, dograh.Routes(db), runs, connections.Connections(db), slots=slots.of, prefix=config.id_prefix
+        placed = outbound_calls.OutboundCalls(
+            writer, dograh.Routes(db), runs, connections.Connections(db), slots=slots.of, prefix=config.id_prefix
         ).place(request)
     tools.out.print(f"Call {placed.call_id}: arictl trace {str(placed.call_id)[:8]}")
 
@@ -152,12 +154,12 @@ def hang_up(
     ],
 ) -> None:
     """End a call: its legs are hung up, and its run is ended."""
-    with tools.acting() as (_, db, book):
+    with tools.acting() as (_, db, writer):
         with db.connection() as connection:
             call_id = _find(connection, name.strip())["call_id"]
-        before = book.store.load(call_id)
+        before = writer.store.load(call_id)
         assert before is not None
-        recorded = book.record(before, facts.EndRequested(reason="ended by an operator"))
+        recorded = writer.record(before, facts.EndRequested(reason="ended by an operator"))
     if recorded.applied:
         tools.out.print(f"Call {call_id} is being ended: arictl trace {str(call_id)[:8]}")
     else:

@@ -11,18 +11,22 @@ from typing import Annotated
 import typer
 
 from arictl import options, tools
-from shared import authorities, circuits, connections, database, dograh, errors
-from shared.core import breaker, configurations, serving
+from shared import errors
+from shared.asterisk import breaker, circuit_breaker, tls
+from shared.call import call_settings
+from shared.platform import dograh
+from shared.platform.dograh import telephony_configuration
+from shared.storage import connections, database
 
 app = typer.Typer(help="Tenants' Asterisks.", no_args_is_help=True, rich_markup_mode=None)
 
 #: What a worker last noted of a breaker counts for this long: twice as long as it takes to note it again.
-_BREAKER_SECONDS = 2 * circuits.NOTED_SECONDS + breaker.LONGEST_PAUSE_SECONDS
+_BREAKER_SECONDS = 2 * circuit_breaker.NOTED_SECONDS + breaker.LONGEST_PAUSE_SECONDS
 
 _LIST = f"""
 SELECT c.connection_id, c.organization_id, c.state, c.reason, v.version, v.endpoint, v.app, v.socket_state,
        v.socket_since, v.last_event_at, v.reconnects, v.last_error, v.past_error, v.past_error_at, v.listener_id,
-       v.elder_id, v.parked_at,
+       v.previous_listener_id, v.parked_at,
        v.superseded_at IS NOT NULL AS superseded,
        (SELECT count(*) FROM ari.calls k WHERE k.connection_id = c.connection_id
         AND (v.version IS NULL OR k.connection_version = v.version) AND k.state NOT IN ('ending', 'ended')) AS live,
@@ -71,7 +75,7 @@ def add(  # noqa: PLR0917 - typer reads these as options
     ] = None,
     max_call_seconds: Annotated[
         float | None,
-        options.number(largest=serving.LONGEST_CALL_SECONDS, help="A connected call is ended after this long."),
+        options.number(largest=call_settings.LONGEST_CALL_SECONDS, help="A connected call is ended after this long."),
     ] = None,
 ) -> None:
     """Add an organization's Asterisk.
@@ -95,9 +99,9 @@ def add(  # noqa: PLR0917 - typer reads these as options
         value["ari_dial_template"] = dial_template
     if max_call_seconds is not None:
         value["ari_max_call_seconds"] = max_call_seconds
-    configuration = configurations.parse(value)
-    serving.terms(value)
-    authorities.check(configuration.ca_bundle)
+    configuration = telephony_configuration.parse(value)
+    call_settings.parse(value)
+    tls.check(configuration.ca_bundle)
     with tools.opened() as (_, db):
         dograh.Configurations(db).write(organization, value, replace=replace)
     tools.out.print(
@@ -204,7 +208,11 @@ def _socket(state: str, socket_state: str | None, *, superseded: bool) -> str:
 def _holder(row: database.Row) -> str:
     if row["listener_id"] is None:
         return "-"
-    return f"{row['listener_id']} (from {row['elder_id']})" if row["elder_id"] is not None else row["listener_id"]
+    return (
+        f"{row['listener_id']} (from {row['previous_listener_id']})"
+        if row["previous_listener_id"] is not None
+        else row["listener_id"]
+    )
 
 
 def _wrong(row: database.Row) -> str:

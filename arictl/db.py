@@ -5,7 +5,8 @@ from __future__ import annotations
 import typer
 
 from arictl import tools
-from shared import migrations, settings
+from shared.process import settings
+from shared.storage import migrations
 
 app = typer.Typer(help="The database's schema.", no_args_is_help=True, rich_markup_mode=None)
 

@@ -11,8 +11,12 @@ import typer
 from arictl import options, tools
 from arictl.checks import connections, processes, servers
 from arictl.checks.findings import Finding, Level, warning, wrong
-from shared import asterisk_files, database, dograh, endpoints, errors, sealing, settings
-from shared.core import configurations, guard
+from shared import errors
+from shared.asterisk import address_guard, config_files, tcp_connector
+from shared.platform import dograh
+from shared.platform.dograh import telephony_configuration
+from shared.process import sealing, settings
+from shared.storage import database
 
 _COLOURS = {Level.OK: "green", Level.WARNING: "bold yellow", Level.WRONG: "bold red"}
 
@@ -48,7 +52,7 @@ def _examine(organization: int | None) -> bool:
         levels += _show("Redis", servers.check_redis(redis_url))
     if database_url is not None:
         # It would repeat what the finding says.
-        logging.getLogger("shared.database").setLevel(logging.CRITICAL)
+        logging.getLogger("shared.storage.database").setLevel(logging.CRITICAL)
         db = database.Database(database_url, size=2, statement_seconds=5, name="arictl")
         db.open()
         try:
@@ -76,7 +80,7 @@ def _with_database(
     levels += _show("processes", in_postgres + in_redis)
     sealer = sealing.Sealer(tuple(key.strip() for key in keys.split(","))) if keys is not None else None
     try:
-        found = connections.check(db, sealer, organization, endpoints.Dialer(_guard()))
+        found = connections.check(db, sealer, organization, tcp_connector.TcpConnector(_guard()))
     except errors.PipelineError as exc:
         return levels + _show("connections", [wrong("connections", str(exc), "see Postgres above")])
     for patient in found:
@@ -87,10 +91,10 @@ def _with_database(
     return levels
 
 
-def _guard() -> guard.Guard:
+def _guard() -> address_guard.AddressGuard:
     """The processes' own, if their settings can be read; those that cannot are a finding already."""
     if any(name.startswith("ENDPOINT_") for name in settings.complaints()):
-        return guard.Guard()
+        return address_guard.AddressGuard()
     return settings.load(settings.Guarded).guard()
 
 
@@ -131,9 +135,9 @@ def _print_files(organization: int) -> None:
     if not rows:
         raise errors.InvalidConfiguration(f"organization {organization} has no ARI configuration")
     for row in rows:
-        configuration = configurations.parse(row.value)
+        configuration = telephony_configuration.parse(row.value)
         name = row.value.get("ws_client_name") if isinstance(row.value, dict) else None
-        files = asterisk_files.files(
+        files = config_files.files(
             endpoint=configuration.endpoint,
             app=configuration.app,
             user=configuration.user,

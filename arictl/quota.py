@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from arictl import options, tools
-from shared import database, dograh, errors, quotas, store
-from shared.core.quotas import Quota
+from shared import errors
+from shared.call.quota_rules import Quota
+from shared.platform import dograh
+from shared.storage import call_store, database, quotas
 
 app = typer.Typer(help="Organizations' limits.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -46,7 +48,7 @@ def show(organization: Organization) -> None:
         quota, used_seconds = own.of(organization), own.used_seconds(organization)
         theirs = accounts.concurrent_calls(organization)
         with db.transaction() as connection:
-            taken = _store(db).slots_taken(connection, organization)
+            taken = _store(db).slots_used(connection, organization)
     tools.out.print(f"Organization {organization}: {_state(quota)}")
     tools.out.print(f"calls now:           {taken} (limit: {_limits(quota.concurrent_calls, theirs)})")
     tools.out.print(f"minutes this month:  {used_seconds / 60:.1f} (limit: {_limit(quota.minutes_per_month)})")
@@ -92,8 +94,8 @@ def remove(organization: Organization) -> None:
     tools.out.print(f"Organization {organization}: no limits of ours any more.")
 
 
-def _store(db: database.Database) -> store.PostgresStore:
-    return store.PostgresStore(db, who="arictl", prefix="")
+def _store(db: database.Database) -> call_store.PostgresStore:
+    return call_store.PostgresStore(db, who="arictl", prefix="")
 
 
 def _quotas(db: database.Database) -> quotas.Quotas:

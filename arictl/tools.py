@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shared import database, ledger, queues, settings, store
+from shared import queues
+from shared.process import settings
+from shared.storage import call_store, call_writer, database
 
 #: Wide enough for a table where there is no terminal.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
@@ -32,16 +34,16 @@ def plain(text: str) -> str:
 
 
 @contextlib.contextmanager
-def acting() -> Iterator[tuple[settings.Operator, database.Database, ledger.Ledger]]:
+def acting() -> Iterator[tuple[settings.Operator, database.Database, call_writer.CallWriter]]:
     """The settings, a database and a ledger, for one command that acts on a call as a process would.
 
     Its orders go through Redis; should that be away, the sweep gives them again within seconds.
     """
     config = settings.load(settings.Operator)
     with _opened(config.database_url.get_secret_value()) as db:
-        orders = queues.BrokerOrders(queues.broker(config.redis_url.get_secret_value()))
-        calls = store.PostgresStore(db, who=f"arictl of {getpass.getuser()}", prefix=config.id_prefix)
-        yield config, db, ledger.Ledger(calls, orders, config.limits(), who="arictl")
+        orders = queues.BrokerCommandQueue(queues.broker(config.redis_url.get_secret_value()))
+        calls = call_store.PostgresStore(db, who=f"arictl of {getpass.getuser()}", prefix=config.id_prefix)
+        yield config, db, call_writer.CallWriter(calls, orders, config.limits(), who="arictl")
 
 
 @contextlib.contextmanager
@@ -55,7 +57,7 @@ def opened() -> Iterator[tuple[settings.Tool, database.Database]]:
 @contextlib.contextmanager
 def _opened(url: str) -> Iterator[database.Database]:
     # The error that ends the command says it once, and clearly.
-    logging.getLogger("shared.database").setLevel(logging.CRITICAL)
+    logging.getLogger("shared.storage.database").setLevel(logging.CRITICAL)
     db = database.Database(url, size=2, statement_seconds=5, name="arictl")
     db.open()
     try:

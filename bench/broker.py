@@ -30,9 +30,9 @@ import redis
 
 from bench import broker_worker
 from bench.broker_worker import message
-from devstack import folders, servers, wires
+from devstack import folders, servers, tcp_proxy
 from listener import entries
-from listener import store as listener_store
+from listener import redis_store as listener_store
 
 KINDS = ("stock", "ours")
 #: The idle gap before a message, in seconds; as many short ones as long ones.
@@ -93,7 +93,7 @@ class Bench:
             self._pid = int(client.info("server")["process_id"])
         os.kill(self._pid, signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def continue_in_dialplan(self) -> None:
         """Redis goes on."""
         os.kill(self._pid, signal.SIGCONT)
 
@@ -298,7 +298,7 @@ def _outage(bench: Bench, kind: str, title: str, seconds: float, case: Case) -> 
     sent: dict[str, float] = {}
     refused = 0
     with contextlib.ExitStack() as stack:
-        wire = stack.enter_context(wires.Wire(bench.server.url))
+        wire = stack.enter_context(tcp_proxy.Wire(bench.server.url))
         workers = [stack.enter_context(bench.worker(kind, name=name, url=wire.url)) for name in ("a", "b")]
         made = broker_worker.broker(kind, wire.url)
         stack.callback(made.close)
@@ -359,36 +359,36 @@ def _settle(bench: Bench, sent: dict[str, float]) -> None:
         time.sleep(0.3)
 
 
-Case = Callable[[Bench, wires.Wire, list[Any], bool], None]
+Case = Callable[[Bench, tcp_proxy.Wire, list[Any], bool], None]
 
 
-def _cut(bench: Bench, wire: wires.Wire, workers: list[Any], begins: bool) -> None:
+def _cut(bench: Bench, wire: tcp_proxy.Wire, workers: list[Any], begins: bool) -> None:
     if begins:
         wire.cut()
     else:
         wire.mend()
 
 
-def _stalled_redis(bench: Bench, wire: wires.Wire, workers: list[Any], begins: bool) -> None:
+def _stalled_redis(bench: Bench, wire: tcp_proxy.Wire, workers: list[Any], begins: bool) -> None:
     if begins:
         bench.stall()
     else:
-        bench.go_on()
+        bench.continue_in_dialplan()
 
 
-def _emptied(bench: Bench, wire: wires.Wire, workers: list[Any], begins: bool) -> None:
+def _emptied(bench: Bench, wire: tcp_proxy.Wire, workers: list[Any], begins: bool) -> None:
     if begins:
         bench.server.kill()
     else:
         bench.server.start()
 
 
-def _killed_worker(bench: Bench, wire: wires.Wire, workers: list[Any], begins: bool) -> None:
+def _killed_worker(bench: Bench, wire: tcp_proxy.Wire, workers: list[Any], begins: bool) -> None:
     if begins:
         workers[0].kill()
 
 
-def _stalled_worker(bench: Bench, wire: wires.Wire, workers: list[Any], begins: bool) -> None:
+def _stalled_worker(bench: Bench, wire: tcp_proxy.Wire, workers: list[Any], begins: bool) -> None:
     workers[0].send_signal(signal.SIGSTOP if begins else signal.SIGCONT)
 
 

@@ -20,7 +20,7 @@ import dramatiq.middleware
 from dramatiq.brokers import redis as stock
 
 from shared import queues
-from shared.broker import brokers, retries
+from shared.broker import redis_broker, retries
 
 QUEUE = "measured"
 NAMESPACE = "bench"
@@ -34,7 +34,7 @@ def broker(kind: str, url: str, *, name: str = "producer", threads: int | None =
     if kind == "ours":
         client = queues.client(url)
         middleware: list[dramatiq.Middleware] = [retries.Retries(), dramatiq.middleware.Pipelines()]
-        made = brokers.Broker(client, namespace=NAMESPACE, name=name, capacity=threads, middleware=middleware)
+        made = redis_broker.Broker(client, namespace=NAMESPACE, name=name, capacity=threads, middleware=middleware)
     else:
         again = dramatiq.middleware.Retries(min_backoff=100, max_backoff=5000)
         middleware = [again, dramatiq.middleware.Pipelines()]

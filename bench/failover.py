@@ -18,7 +18,8 @@ from pathlib import Path
 import psutil
 
 from devstack import folders, servers
-from shared import migrations, queues
+from shared import queues
+from shared.storage import migrations
 from tests.acceptance.fleet import Fleet, overlaps, running_fleet
 
 CONNECTIONS = 60

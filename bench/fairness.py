@@ -24,7 +24,7 @@ from pathlib import Path
 
 from devstack import folders, processes, servers
 from devstack.endpoint import PATH
-from shared import migrations
+from shared.storage import migrations
 from simulator.control import Control
 from tests.acceptance.pipeline import PASSWORD, SECRET_KEY, Pipeline, Tenant, closing_tenant, wait_until
 

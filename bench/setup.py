@@ -34,7 +34,7 @@ from bench.asterisk_client import Asterisk, Refused
 from bench.bridgings import Bridgings, SetUp
 from bench.usage import Usage
 from devstack import asterisk, asterisk_config, asterisk_root, endpoint, folders, processes, servers
-from shared import migrations
+from shared.storage import migrations
 from tests.acceptance.pipeline import PASSWORD, ROOT, Pipeline, closing_tenant, procfile
 
 APP = "voiceai"

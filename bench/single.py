@@ -3,7 +3,7 @@
 One event socket per tenant, and everything else in the same loop. For a caller it does, each after the other and in
 the order of the platform's ARI manager: route by the configuration as it is now, quota, workflow run, answer, media
 leg; and on the media leg's StasisStart: bridge, addChannel, ids into the run. When a leg ends it removes the rest and
-ends the run. The statements are those of `shared/dograh.py` and `shared/quotas.py`, on a pool.
+ends the run. The statements are those of `shared/platform/dograh.py` and `shared/storage/quotas.py`, on a pool.
 
 Where the platform could be quicker, this is: HTTP connections are kept alive, events are filtered at the Asterisk, what
 the platform keeps in Redis is a dictionary, and the ids are stored after the join.
@@ -32,7 +32,7 @@ from psycopg import rows
 
 from bench import asterisk_client
 from bench.asterisk_client import Asterisk, Event, Tasks
-from shared import media_tokens
+from shared.platform.dograh import media_url
 
 Row = dict[str, Any]
 Pool = psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Row]]
@@ -126,7 +126,7 @@ class Tenant:
         self._calls[call.caller] = self._calls[call.media] = call
         await asterisk.answer(call.caller)
         whose = {"workflow_id": value["inbound_workflow_id"], "user_id": user_id, "workflow_run_id": call.run_id}
-        token = media_tokens.token(self._secret, **whose)
+        token = media_url.token(self._secret, **whose)
         await asterisk.create_media(self._app, call.media, value["ws_client_name"], whose | {"token": token})
 
     async def _route(self, connection: psycopg.AsyncConnection[Row]) -> tuple[dict[str, Any], int]:

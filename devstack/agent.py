@@ -16,7 +16,7 @@ from typing import Self
 
 from devstack import processes
 from devstack.endpoint import PATH, Behaviour, Endpoint, Session
-from shared import sealing
+from shared.process import sealing
 
 PREFERRED_PORT = 18765
 

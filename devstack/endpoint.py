@@ -14,7 +14,7 @@ import psycopg_pool
 from aiohttp import WSMsgType, web
 
 from devstack import tones
-from shared import media_tokens
+from shared.platform.dograh import media_url
 
 PATH = "/api/v1/telephony/ws/ari"
 SUBPROTOCOL = "media"
@@ -153,7 +153,7 @@ class Endpoint:
             )
         except (KeyError, ValueError):
             raise Refused(400, "workflow_id, user_id and workflow_run_id must be numbers") from None
-        if self._secret and not media_tokens.valid(
+        if self._secret and not media_url.valid(
             request.query.get("token", ""),
             self._secret,
             workflow_id=workflow_id,

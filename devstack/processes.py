@@ -1,7 +1,7 @@
 """Child processes that end with us, and free ports on loopback.
 
-Every server of the development stack runs under a keeper (`devstack/keeper.py`): ours to stop, to kill -9 and to start
-again, and gone when we are gone, however we went.
+Every server of the development stack runs under a guard (`devstack/child_guard.py`): this process can stop it, kill it
+and start it again, and it ends when this process ends, however that happens.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-KEEPER = Path(__file__).with_name("keeper.py")
+KEEPER = Path(__file__).with_name("child_guard.py")
 
 
 class ProcessError(Exception):

@@ -24,15 +24,17 @@ from devstack import (
     asterisk,
     asterisk_config,
     asterisk_root,
-    board,
     demo,
     endpoint,
     folders,
+    live_view,
     parent,
     processes,
     servers,
 )
-from shared import errors, migrations, sealing
+from shared import errors
+from shared.process import sealing
+from shared.storage import migrations
 
 CHECKOUT = Path(__file__).parent.parent
 DATABASE = "ari_pipeline"
@@ -70,7 +72,7 @@ class Stack:
             environment = self._environment()
             callers = self._start_calls(environment)
             log = self._logs / "processes"
-            follower = board.Board(self._console, environment["DATABASE_URL"], log)
+            follower = live_view.Board(self._console, environment["DATABASE_URL"], log)
             self._running.callback(follower.close)
             command = [sys.executable, "-m", "honcho", "start", "--env", os.devnull, "--no-colour"]
             self._start([*command, "--procfile", str(CHECKOUT / "Procfile")], log, environment, grace_seconds=7)

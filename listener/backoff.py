@@ -8,7 +8,7 @@ _SLOWEST_SECONDS = 300.0
 STABLE_SECONDS = 30.0
 
 
-def delay_seconds(failures: int, chance: float, *, first: float = _FIRST_SECONDS, slowest: float) -> float:
+def delay_seconds(failures: int, jitter: float, *, first: float = _FIRST_SECONDS, slowest: float) -> float:
     """Doubles from `first` to `slowest`, with full jitter.
 
     Args:
@@ -16,7 +16,7 @@ def delay_seconds(failures: int, chance: float, *, first: float = _FIRST_SECONDS
         chance: Uniform in [0, 1).
     """
     # Beyond 64 doublings every ceiling is the slowest; without the bound the power would grow for ever.
-    return float(min(slowest, first * 2 ** min(failures - 1, 64)) * chance)
+    return float(min(slowest, first * 2 ** min(failures - 1, 64)) * jitter)
 
 
 class Ladder:
@@ -25,7 +25,7 @@ class Ladder:
     def __init__(self) -> None:
         self._failures = 0
 
-    def next_delay_seconds(self, *, open_seconds: float, lasting: bool, chance: float) -> float:
+    def next_delay_seconds(self, *, open_seconds: float, lasting: bool, jitter: float) -> float:
         """After a failure: how long to wait.
 
         Args:
@@ -37,5 +37,5 @@ class Ladder:
             self._failures = 0
         self._failures += 1
         if lasting:
-            return _SLOWEST_SECONDS / 2 * (1 + chance)
-        return delay_seconds(self._failures, chance, slowest=_SLOWEST_SECONDS)
+            return _SLOWEST_SECONDS / 2 * (1 + jitter)
+        return delay_seconds(self._failures, jitter, slowest=_SLOWEST_SECONDS)

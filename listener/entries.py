@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared import messages
-from shared.broker import brokers
+from shared.broker import redis_broker
 
 #: (connection id, version): whose event it is.
 Connection = tuple[int, int]
@@ -24,7 +24,7 @@ class Entry:
 
 def of_message(connection: Connection, message: messages.Message) -> Entry:
     """The message as an entry."""
-    return Entry(connection, message.queue_name, brokers.reference(message), message.encode())
+    return Entry(connection, message.queue_name, redis_broker.reference(message), message.encode())
 
 
 def of_resync(connection: Connection, reason: str, *, full: bool) -> Entry:

@@ -16,9 +16,9 @@ class SocketBroken(errors.TransientError):
         unreadable: The peer sent what we refuse to read.
     """
 
-    def __init__(self, why: str, *, lasting: bool = False, starting: bool = False, unreadable: bool = False) -> None:
-        super().__init__(why)
-        self.why = why
+    def __init__(self, reason: str, *, lasting: bool = False, starting: bool = False, unreadable: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
         self.lasting = lasting
         self.starting = starting
         self.unreadable = unreadable

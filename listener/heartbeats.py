@@ -9,14 +9,14 @@ from typing import Protocol
 
 import structlog
 
-from listener import assignments
+from listener import assignment_changes
+from listener.assignment_lease import Standing
 from listener.buffer import Buffer
 from listener.clocks import RedisClock
-from listener.holdings import Holdings
-from listener.standing import Standing
-from listener.store import Answer, Assigned
+from listener.redis_store import Answer, Assigned
+from listener.socket_pool import Holdings
 from shared import errors
-from shared.core.assignments import Report
+from shared.assignments import Report
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -108,7 +108,7 @@ class Heartbeats:
             return
         if unreadable := [key for key, value in assigned.assignments.items() if value is None]:
             _log.error("unreadable assignments", keys=unreadable[:10], number=len(unreadable))
-        changes = assignments.changes(
+        changes = assignment_changes.changes(
             self._holdings.held,
             assigned.assignments,
             # A lower revision tells the same.
@@ -131,7 +131,7 @@ class Heartbeats:
         self._standing.revoke()
         if self._away_since is None:
             self._away_since = time.monotonic()
-            _log.error("Redis is away: keeping the open sockets, opening none", why=str(exc))
+            _log.error("Redis is away: keeping the open sockets, opening none", reason=str(exc))
 
     def _note_back(self) -> None:
         if self._away_since is not None:

@@ -19,16 +19,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from listener import sockets, supervision, wires
+from listener import event_socket, tasks, websocket
+from listener.assignment_lease import Standing
 from listener.buffer import Buffer
 from listener.clocks import RedisClock
+from listener.connect_limiter import Turns
 from listener.heartbeats import Heartbeats
-from listener.holdings import Holdings
-from listener.pushes import Pushes
-from listener.standing import Standing
-from listener.store import Store
-from listener.turns import Turns
-from shared import authorities, errors, health, logs, settings
+from listener.publisher import Pushes
+from listener.redis_store import Store
+from listener.socket_pool import Holdings
+from shared import errors
+from shared.asterisk import tls
+from shared.process import health, logs, settings
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -59,9 +61,9 @@ class Listener:
         chance: Uniform in [0, 1); a parameter for tests.
     """
 
-    def __init__(self, config: settings.Listener, chance: Callable[[], float] = random.random) -> None:
+    def __init__(self, config: settings.Listener, jitter: Callable[[], float] = random.random) -> None:
         # Reads every authority of the system: here, not when the first socket is opened.
-        authorities.context(None)
+        tls.context(None)
         self.id = f"{config.name}-{uuid.uuid4().hex[:8]}"
         self._config = config
         self._store = Store(
@@ -74,14 +76,14 @@ class Listener:
         self._standing = Standing(config.listener_timeout_seconds * _STANDING_PART)
         clock = RedisClock()
         self._holdings = Holdings(
-            sockets.Surroundings(
-                open_wire=functools.partial(wires.open_wire, rule=config.guard()),
+            event_socket.Surroundings(
+                open_wire=functools.partial(websocket.open_wire, rule=config.guard()),
                 unseal=config.sealer().open,
                 buffer=self._buffer,
                 clock=clock,
                 standing=self._standing,
                 turns=Turns(),
-                chance=chance,
+                jitter=jitter,
                 id_prefix=config.id_prefix,
             )
         )
@@ -94,9 +96,9 @@ class Listener:
             interval_seconds=config.heartbeat_seconds,
             capacity=config.listener_capacity,
         )
-        pushes = Pushes(self._store, self._buffer, chance)
-        self._heartbeats = functools.partial(supervision.supervise, "heartbeats", heartbeats.run, chance)
-        self._pushes = functools.partial(supervision.supervise, "pushes", pushes.run, chance)
+        pushes = Pushes(self._store, self._buffer, jitter)
+        self._heartbeats = functools.partial(tasks.supervise, "heartbeats", heartbeats.run, jitter)
+        self._pushes = functools.partial(tasks.supervise, "pushes", pushes.run, jitter)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set; then leaves, in DRAIN_SECONDS at most."""
@@ -107,7 +109,7 @@ class Listener:
         try:
             await stop.wait()
             deadline = asyncio.get_running_loop().time() + self._config.drain_seconds
-            await supervision.end([heartbeats], patience_seconds=_PATIENCE_SECONDS)
+            await tasks.end([heartbeats], patience_seconds=_PATIENCE_SECONDS)
             async with asyncio.timeout_at(deadline):
                 await self._leave(deadline)
             _log.info("stopped")
@@ -115,16 +117,16 @@ class Listener:
             _log.warning("stopped before all was done", events_lost=self._buffer.held)
         finally:
             await self._holdings.close()
-            await supervision.end([heartbeats, pushes, pulse], patience_seconds=_PATIENCE_SECONDS)
+            await tasks.end([heartbeats, pushes, pulse], patience_seconds=_PATIENCE_SECONDS)
             with contextlib.suppress(TimeoutError, OSError):
                 await self._store.close()
 
     async def _pulse(self) -> None:
         """While the event loop turns."""
-        pulse = health.Pulse(self._config.health_file)
+        pulse = health.Liveness(self._config.health_file)
         while True:
             pulse.beat()
-            await asyncio.sleep(health.BEAT_SECONDS)
+            await asyncio.sleep(health.TOUCH_SECONDS)
 
     async def _leave(self, deadline: float) -> None:
         """Hands over, closes, flushes, and is gone."""

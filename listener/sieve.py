@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from shared.core import events
+from shared.asterisk import events
 
 #: `type` stands anywhere: ChannelHangupRequest puts `cause` first.
 _TYPES = re.compile(rb'"type"\s*:\s*"([A-Za-z]+)"')

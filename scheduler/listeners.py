@@ -10,9 +10,9 @@ from typing import Any
 import redis
 import structlog
 
-from shared import errors, keys, settings
-from shared.core import assignments
-from shared.core.assignments import Report
+from shared import assignments, errors, keys
+from shared.assignments import Report
+from shared.process import settings
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -74,10 +74,10 @@ class Listeners:
         """Who is alive; `note` is left as the sentinel when there is none."""
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.time()
-        pipeline.set(keys.SENTINEL, note, nx=True)
+        pipeline.set(keys.BOOT_MARKER, note, nx=True)
         pipeline.zrange(keys.LISTENERS, 0, -1, withscores=True)
         pipeline.hgetall(keys.CAPACITIES)
-        pipeline.get(keys.NEWS)
+        pipeline.get(keys.REPORTS_REVISION)
         asked = time.monotonic()
         (seconds, micros), emptied, beats, capacities, news = pipeline.execute()
         oldest_ms = seconds * 1000 + micros // 1000 - self._timeout_ms
@@ -138,7 +138,7 @@ def _reports(listener: str, found: dict[bytes, bytes]) -> dict[str, Report]:
         try:
             report = assignments.decode_report(text)
         except errors.InvalidMessage as exc:
-            log.warning("unreadable report", listener=listener, why=str(exc))
+            log.warning("unreadable report", listener=listener, reason=str(exc))
             continue
         reports[report.key] = report
     return reports

@@ -11,22 +11,25 @@ import structlog
 from apscheduler.executors import pool
 from apscheduler.schedulers import background
 
-from scheduler import sweeps
-from scheduler.assignments import Assigner
-from scheduler.configurations import Reconciler
-from scheduler.leases import Lease
+from scheduler import sweep
+from scheduler.assigner import Assigner
+from scheduler.leader import Lease
 from scheduler.listeners import Listeners
+from scheduler.reconciler import Reconciler
 from scheduler.resyncs import Resyncs
 from scheduler.retention import EVERY_SECONDS, Retention
-from scheduler.sockets import Sockets
-from shared import database, dograh, errors, health, ledger, processes, queues, settings, store
+from scheduler.socket_rows import Sockets
+from shared import errors, queues
+from shared.platform import dograh
+from shared.process import health, lifecycle, settings
+from shared.storage import call_store, call_writer, database
 
 log = structlog.stdlib.get_logger(__name__)
 
 
 def main() -> int:
     """Runs a scheduler; returns its exit status."""
-    return processes.main("scheduler", settings.Scheduler, run)
+    return lifecycle.main("scheduler", settings.Scheduler, run)
 
 
 def run(config: settings.Scheduler, stop: threading.Event) -> None:
@@ -34,14 +37,14 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     db = database.Database(config.database_url.get_secret_value(), size=config.database_pool, name=config.name)
     db.open()
     redis_url = config.redis_url.get_secret_value()
-    orders = queues.BrokerOrders(queues.broker(redis_url))
-    calls = store.PostgresStore(db, who=config.name, prefix=config.id_prefix)
-    book = ledger.Ledger(calls, orders, config.limits(), who=config.name)
+    orders = queues.BrokerCommandQueue(queues.broker(redis_url))
+    calls = call_store.PostgresStore(db, who=config.name, prefix=config.id_prefix)
+    writer = call_writer.CallWriter(calls, orders, config.limits(), who=config.name)
     lease = Lease(db, holder=f"{config.name}/{uuid.uuid4().hex[:8]}", seconds=config.lease_seconds)
     reconciler = Reconciler(db, dograh.Configurations(db), config.sealer())
     runs = dograh.Runs(db)
     assigner = Assigner(
-        Sockets(db, drain_seconds=config.removal_drain_seconds, retake_seconds=config.retake_seconds),
+        Sockets(db, drain_seconds=config.removal_drain_seconds, reclaim_seconds=config.reclaim_seconds),
         Listeners(queues.client(redis_url), timeout_seconds=config.listener_timeout_seconds),
         lease,
         calls,
@@ -59,11 +62,11 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     def leads() -> bool:
         return lease.held
 
-    def sweep() -> None:
-        sweeps.sweep(book, calls, batch=config.sweep_batch)
+    def sweep_calls() -> None:
+        sweep.sweep(writer, calls, batch=config.sweep_batch)
 
     def end_completed() -> None:
-        sweeps.end_completed(book, calls, runs)
+        sweep.end_completed(writer, calls, runs)
 
     clock = background.BackgroundScheduler(
         timezone="UTC",
@@ -75,18 +78,18 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     for job, seconds in (
         (reconciler.reconcile, config.configurations_seconds),
         (assign, config.assign_seconds),
-        (sweep, config.sweep_seconds),
+        (sweep_calls, config.sweep_seconds),
         (end_completed, config.completed_runs_seconds),
         (resyncs.ask, config.resync_seconds),
         (retention.delete_old, EVERY_SECONDS),
     ):
         clock.add_job(_guarded(leads, job), "interval", seconds=seconds)
     # Whether it leads or not, and whatever Postgres does: each job has a thread of its own.
-    clock.add_job(health.Pulse(config.health_file).beat, "interval", seconds=health.BEAT_SECONDS)
+    clock.add_job(health.Liveness(config.health_file).beat, "interval", seconds=health.TOUCH_SECONDS)
     _guarded(leads, reconciler.reconcile)()
     clock.start()
     log.info("scheduler started", leads=lease.held)
-    processes.wait(stop)
+    lifecycle.wait(stop)
     # The jobs at work finish, but nobody waits for them longer than the drain.
     ending = threading.Thread(target=clock.shutdown, name="shutdown", daemon=True)
     ending.start()
@@ -109,7 +112,7 @@ def _guarded(leads: Callable[[], bool], job: Callable[[], object]) -> Callable[[
             job()
         except errors.TransientError as exc:
             if not told:
-                log.warning("not possible now, tried again on each tick", job=name, why=str(exc))
+                log.warning("not possible now, tried again on each tick", job=name, reason=str(exc))
             told = True
         except Exception:
             log.exception("a job failed", job=name)

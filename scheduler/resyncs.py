@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from shared import database, messages, queues
+from shared import messages, queues
+from shared.storage import database
 
 _FULL_EVERY = 4
 
@@ -18,7 +19,7 @@ WHERE v.retired_at IS NULL AND (v.socket_state = 'connected' OR EXISTS (
 class Resyncs:
     """Counts the ticks."""
 
-    def __init__(self, db: database.Database, orders: queues.BrokerOrders) -> None:
+    def __init__(self, db: database.Database, orders: queues.BrokerCommandQueue) -> None:
         self._db = db
         self._orders = orders
         self._tick = 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import structlog
 
-from shared import database
+from shared.storage import database
 
 #: Between two runs, and the most that one deletes: 200 calls a second.
 EVERY_SECONDS = 10.0

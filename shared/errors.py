@@ -22,8 +22,8 @@ class InvalidSettings(PermanentError):
 class InvalidEvent(PermanentError):
     """What an Asterisk sent is not an event we can read. `excerpt` holds the start of it."""
 
-    def __init__(self, why: str, excerpt: str = "") -> None:
-        super().__init__(why)
+    def __init__(self, reason: str, excerpt: str = "") -> None:
+        super().__init__(reason)
         self.excerpt = excerpt
 
 
@@ -82,16 +82,16 @@ class AsteriskUnreachable(TransientError):
     taken, or may yet take, effect.
     """
 
-    def __init__(self, why: str, *, may_have_acted: bool = True) -> None:
-        super().__init__(why)
+    def __init__(self, reason: str, *, may_have_acted: bool = True) -> None:
+        super().__init__(reason)
         self.may_have_acted = may_have_acted
 
 
 class EndpointRefused(AsteriskUnreachable):
     """The endpoint leads to an address that the guard does not let us connect to. Nothing was sent there."""
 
-    def __init__(self, why: str) -> None:
-        super().__init__(why, may_have_acted=False)
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, may_have_acted=False)
 
 
 class AnswerUnreadable(AsteriskUnreachable):

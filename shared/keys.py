@@ -9,7 +9,7 @@ from __future__ import annotations
 NAMESPACE = "ari-queue"
 
 #: string, no expiry: set once by the scheduler. Missing means that Redis was emptied: rewrite, and resync everything.
-SENTINEL = "ari:sentinel"
+BOOT_MARKER = "ari:boot-marker"
 
 #: zset listener id → Redis's time in ms of its last heartbeat.
 LISTENERS = "ari:listeners"
@@ -18,7 +18,7 @@ LISTENERS = "ari:listeners"
 CAPACITIES = "ari:capacities"
 
 #: String, counts up with every heartbeat that brings reports: the scheduler need not read all of them each time.
-NEWS = "ari:news"
+REPORTS_REVISION = "ari:reports-revision"
 
 
 def assignments(listener_id: str) -> str:

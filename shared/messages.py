@@ -16,8 +16,9 @@ from uuid import UUID
 import dramatiq
 
 from shared import errors
-from shared.core import calls, commands, events, ids
-from shared.core.call_requests import CallRequest
+from shared.asterisk import events
+from shared.call import calls, commands, ids
+from shared.call.call_requests import CallRequest
 
 #: Raised when the shape changes; workers read this version and the one before.
 VERSION = 1
@@ -29,35 +30,35 @@ RESYNC_FOLLOW_UP = "follow-up"
 
 #: Every queue, in order of need: where some share threads, the first one is served first. A call that has been begun is
 #: finished before another one is begun.
-QUEUES = ("bridge", "media", "runs", "quota", "originate", "teardown", "resync")
+QUEUES = ("bridge", "media", "runs", "admission", "originate", "teardown", "resync")
 
 #: Actor name → its queue. An actor is what a worker does with one kind of message.
 ACTORS: dict[str, str] = {
-    "receive_caller": "quota",
-    "decide_admission": "quota",
+    "caller_entered": "admission",
+    "decide_admission": "admission",
     "create_run": "runs",
     "start_media": "media",
-    "note_answered": "bridge",
-    "note_media_ready": "bridge",
+    "far_end_answered": "bridge",
+    "media_leg_ready": "bridge",
     "check_media": "bridge",
     "join_legs": "bridge",
-    "note_leg_ended": "teardown",
+    "leg_ended": "teardown",
     "tear_down": "teardown",
     "remove_attempt": "teardown",
     "request_call": "originate",
-    "place_call": "originate",
-    "note_dialled": "originate",
-    "note_unanswered": "originate",
+    "originate_leg": "originate",
+    "dial_ended": "originate",
+    "leg_unanswered": "originate",
     "resync_connection": "resync",
 }
 
 _ACTOR_OF_COMMAND: dict[type[commands.Command], str] = {
     commands.DecideAdmission: "decide_admission",
     commands.CreateRun: "create_run",
-    commands.PlaceCall: "place_call",
+    commands.OriginateLeg: "originate_leg",
     commands.StartMedia: "start_media",
     commands.CheckMedia: "check_media",
-    commands.Join: "join_legs",
+    commands.JoinLegs: "join_legs",
     commands.TearDown: "tear_down",
     commands.RemoveAttempt: "remove_attempt",
 }
@@ -68,7 +69,7 @@ Message = dramatiq.Message[Any]
 def of_command(command: commands.Command, *, connection_id: int) -> Message:
     """The message that carries an order of the core, on a call of this connection, to its step."""
     body: dict[str, Any] = {"v": VERSION, "call_id": str(command.call_id)}
-    if isinstance(command, commands.StartMedia | commands.CheckMedia | commands.Join | commands.RemoveAttempt):
+    if isinstance(command, commands.StartMedia | commands.CheckMedia | commands.JoinLegs | commands.RemoveAttempt):
         body["attempt"] = command.attempt
     return _message(_ACTOR_OF_COMMAND[type(command)], body, connection_id)
 
@@ -93,7 +94,7 @@ def of_event(
         "event": events.encode(event),
     }
     message = _message(actor, body, connection_id)
-    if actor == "note_leg_ended" and ids.parse(prefix, event.leg.id) is not None:
+    if actor == "leg_ended" and ids.parse(prefix, event.leg.id) is not None:
         # A media leg's end is told twice, by StasisEnd and by ChannelDestroyed: once is enough.
         return message.copy(message_id=f"{event.leg.id}.end")
     return message
@@ -108,7 +109,7 @@ def of_unanswered(event: events.Event, *, connection_id: int, connection_version
         "event": events.encode(event),
         "looks": looks,
     }
-    return _message("note_unanswered", body, connection_id)
+    return _message("leg_unanswered", body, connection_id)
 
 
 def of_request(request: CallRequest) -> Message:
@@ -148,15 +149,15 @@ def _actor_of_event(event: events.Event, prefix: str) -> str | None:
     match event.type:
         case events.EventType.STASIS_START:
             if ids.is_originated(prefix, event.leg.id):
-                return "note_answered"
-            return "note_media_ready" if ids.parse(prefix, event.leg.id) is not None else "receive_caller"
+                return "far_end_answered"
+            return "media_leg_ready" if ids.parse(prefix, event.leg.id) is not None else "caller_entered"
         case events.EventType.CHANNEL_HANGUP_REQUEST if ids.parse(prefix, event.leg.id) is not None:
             # Of a leg of ours only its end counts, which follows.
             return None
         case events.EventType.STASIS_END | events.EventType.CHANNEL_DESTROYED | events.EventType.CHANNEL_HANGUP_REQUEST:
-            return "note_leg_ended"
+            return "leg_ended"
         case events.EventType.DIAL:
-            return "note_dialled" if event.dial_status in calls.UNANSWERED_STATUSES else None
+            return "dial_ended" if event.dial_status in calls.UNANSWERED_STATUSES else None
         case events.EventType.APPLICATION_REPLACED:
             return None
 

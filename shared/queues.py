@@ -12,9 +12,10 @@ import redis
 import redis.backoff
 import redis.retry
 
-from shared import errors, keys, logs, messages
-from shared.broker import brokers
-from shared.core import commands
+from shared import errors, keys, messages
+from shared.broker import redis_broker
+from shared.call import commands
+from shared.process import logs
 
 
 def client(url: str) -> redis.Redis:
@@ -34,14 +35,14 @@ def broker(
     *,
     name: str = "producer",
     threads: int | None = None,
-) -> brokers.Broker:
+) -> redis_broker.Broker:
     """A broker with all our queues; connects when first used.
 
     Args:
         name: How a worker on it is called.
         threads: How many a worker on it has.
     """
-    made = brokers.Broker(
+    made = redis_broker.Broker(
         client(url),
         namespace=keys.NAMESPACE,
         name=name,
@@ -54,10 +55,10 @@ def broker(
     return made
 
 
-class BrokerOrders:
+class BrokerCommandQueue:
     """Gives the core's orders to the broker."""
 
-    def __init__(self, made: brokers.Broker) -> None:
+    def __init__(self, made: redis_broker.Broker) -> None:
         self._broker = made
 
     def give(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:

@@ -137,7 +137,9 @@ def pick_up(owner: switch.Switch, channel: channels.Channel, order: orders.PickU
     return successor
 
 
-def go_on(owner: switch.Switch, channel: channels.Channel, context: str, extension: str, *, is_end: bool) -> None:
+def continue_in_dialplan(
+    owner: switch.Switch, channel: channels.Channel, context: str, extension: str, *, is_end: bool
+) -> None:
     """`continue` over REST: on to a place in the dialplan, perhaps Stasis again; or to the Hangup() after Stasis."""
     leave_to_dialplan(owner, channel)
     if is_end:

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 _ANSWER_SECONDS = 10.0
 
 
-class Orders(Protocol):
+class CommandQueue(Protocol):
     """The part of the control client a handle needs."""
 
     def order(self, method: str, path: str, body: object = None, *, timeout: float = _ANSWER_SECONDS) -> Any:
@@ -16,7 +16,7 @@ class Orders(Protocol):
 class Gate:
     """A closed gate: matching requests wait until `release()`, or until the `with` block ends."""
 
-    def __init__(self, control: Orders, gate_id: str) -> None:
+    def __init__(self, control: CommandQueue, gate_id: str) -> None:
         self._control = control
         self._path = f"/gates/{gate_id}"
 
@@ -49,7 +49,7 @@ class Gate:
 class Fault:
     """A fault in force until it has struck as often as told, or until `remove()`, or the end of the `with` block."""
 
-    def __init__(self, control: Orders, fault_id: str) -> None:
+    def __init__(self, control: CommandQueue, fault_id: str) -> None:
         self._control = control
         self._path = f"/faults/{fault_id}"
 

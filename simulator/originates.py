@@ -36,7 +36,7 @@ def originate(
     near_id = channel_id or dialplan.unique_id(number)
     is_local = technology == "Local"
     far_id = other_channel_id or f"{near_id};2"
-    if owner.is_taken(near_id) or (is_local and owner.is_taken(far_id)):
+    if owner.is_preempted(near_id) or (is_local and owner.is_preempted(far_id)):
         raise errors.Refusal(409, "Channel with given unique ID already exists")
     name = f"{endpoint}-{number:08x}"
     near = channels.Channel(

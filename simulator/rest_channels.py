@@ -26,7 +26,9 @@ async def ring(switch: Switch, request: Request) -> Answer:
 async def continue_in_dialplan(switch: Switch, request: Request) -> Answer:
     channel = _in_stasis(switch, request.names[0])
     context, extension = request.text("context"), request.text("extension")
-    dialplan.go_on(switch, channel, context or channel.context, extension or channel.extension, is_end=not context)
+    dialplan.continue_in_dialplan(
+        switch, channel, context or channel.context, extension or channel.extension, is_end=not context
+    )
     return NO_CONTENT
 
 
@@ -88,7 +90,7 @@ async def external_media(switch: Switch, request: Request) -> Answer:
     number = switch.number()
     channel_id = request.text("channelId") or dialplan.unique_id(number)
     query = media.query_of(request.text("transport_data"))
-    if switch.is_taken(channel_id):
+    if switch.is_preempted(channel_id):
         # Not refused but fatal, on the build that was measured: two legs with one id take the whole Asterisk down; an
         # id that only begins a live channel's id, too.
         switch.crash()

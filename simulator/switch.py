@@ -106,7 +106,7 @@ class Switch:
         """Whether this very channel (not a later one of the same id) is there."""
         return self.channels.get(channel.id) is channel
 
-    def is_taken(self, channel_id: str) -> bool:
+    def is_preempted(self, channel_id: str) -> bool:
         """Whether no channel can get this id: it is a live channel's, or the beginning of one (measured)."""
         return any(taken.startswith(channel_id) for taken in self.channels)
 
@@ -116,7 +116,7 @@ class Switch:
         Raises:
             errors.Refusal: its id is in use.
         """
-        if self.is_taken(channel.id):
+        if self.is_preempted(channel.id):
             raise errors.Refusal(409, "Channel with given unique ID already exists")
         self.channels[channel.id] = channel
 

@@ -168,7 +168,7 @@ def redis_server(request: pytest.FixtureRequest) -> Iterator[servers.Redis | Out
 @pytest.fixture(scope="session")
 def database_template(postgres_server: servers.Postgres | Outside) -> str:
     """The name of a migrated database, to be copied for each test."""
-    from shared import migrations
+    from shared.storage import migrations
     from tests import databases
 
     url = databases.create(postgres_server.url)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import psycopg
 
 from devstack import servers
-from shared import database
+from shared.storage import database
 
 _RUN = f"test_{uuid.uuid4().hex}_"
 #: What was deleted stays in the files for a while.

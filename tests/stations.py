@@ -12,7 +12,7 @@ import dramatiq
 import redis
 
 from shared import queues
-from shared.broker import brokers, retries
+from shared.broker import redis_broker, retries
 
 NAMESPACE = "station"
 QUEUES = ("first", "second")
@@ -34,7 +34,7 @@ class Station:
         delays_ms: Sequence[int] = (20, 40),
         for_ms: int = 20_000,
     ) -> None:
-        self.broker = brokers.Broker(
+        self.broker = redis_broker.Broker(
             queues.client(url),
             namespace=NAMESPACE,
             name=name,

@@ -8,10 +8,10 @@ from typing import Any
 import dramatiq
 
 from shared import errors, messages
-from shared.core import events
-from shared.core.call_requests import CallRequest
-from workers import bridge, media, originate, quota, resync, runs, teardown
-from workers.steps import Tools
+from shared.asterisk import events
+from shared.call.call_requests import CallRequest
+from workers import bridge, inbound, media, outbound, resync, runs, teardown
+from workers.ports import Tools
 
 _Body = dict[str, Any]
 _Read = Callable[[_Body], dict[str, Any]]
@@ -63,21 +63,21 @@ def _resync(body: _Body) -> dict[str, Any]:
 
 #: Actor → how its message is read, and the function of its step.
 ACTORS: dict[str, tuple[_Read, _Step]] = {
-    "receive_caller": (_arrival, quota.receive_caller),
-    "decide_admission": (_call, quota.decide_admission),
+    "caller_entered": (_arrival, inbound.caller_entered),
+    "decide_admission": (_call, inbound.decide_admission),
     "create_run": (_call, runs.create_run),
     "start_media": (_attempt, media.start_media),
-    "note_media_ready": (_event, bridge.note_media_ready),
+    "media_leg_ready": (_event, bridge.media_leg_ready),
     "check_media": (_attempt, bridge.check_media),
     "join_legs": (_attempt, bridge.join_legs),
-    "note_leg_ended": (_event, teardown.note_leg_ended),
+    "leg_ended": (_event, teardown.leg_ended),
     "tear_down": (_call, teardown.tear_down),
     "remove_attempt": (_attempt, media.remove_attempt),
-    "request_call": (_request, originate.request_call),
-    "place_call": (_call, originate.place_call),
-    "note_answered": (_arrival, originate.note_answered),
-    "note_dialled": (_event, originate.note_dialled),
-    "note_unanswered": (_looks, originate.note_unanswered),
+    "request_call": (_request, outbound.request_call),
+    "originate_leg": (_call, outbound.originate_leg),
+    "far_end_answered": (_arrival, outbound.far_end_answered),
+    "dial_ended": (_event, outbound.dial_ended),
+    "leg_unanswered": (_looks, outbound.leg_unanswered),
     "resync_connection": (_resync, resync.resync_connection),
 }
 

@@ -17,12 +17,13 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from shared import ari, circuits, endpoints, errors, rest, sealing
-from shared.connections import Connections, Version
-from shared.core import breaker
-from shared.core.calls import Call
-from shared.core.deadlines import Limits
-from shared.store import Note
+from shared import errors
+from shared.asterisk import ari, breaker, circuit_breaker, rest, tcp_connector
+from shared.call.calls import Call
+from shared.call.limits import Limits
+from shared.process import sealing
+from shared.storage.call_store import TimelineEntry
+from shared.storage.connections import Connections, Version
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -37,10 +38,10 @@ _T = TypeVar("_T")
 class Asterisks(Protocol):
     """Where the steps get at an Asterisk."""
 
-    def of(self, call: Call, witness: rest.Witness) -> ari.Ari:
+    def of(self, call: Call, budget: rest.RequestBudget) -> ari.Ari:
         """The Asterisk a call came in by. Raises PermanentError when we know none."""
 
-    def at(self, connection_id: int, version: int, witness: rest.Witness) -> ari.Ari:
+    def at(self, connection_id: int, version: int, budget: rest.RequestBudget) -> ari.Ari:
         """The Asterisk of a connection version. Raises PermanentError when we know none."""
 
 
@@ -56,7 +57,7 @@ class _Known:
 class Notes(Protocol):
     """Where a breaker's changes are noted. `store.Store` is one."""
 
-    def note(self, notes: Sequence[Note], *, connection_id: int) -> None:
+    def append_timeline(self, timeline: Sequence[TimelineEntry], *, connection_id: int) -> None:
         """Writes rows of the timeline. Raises a PipelineError when that is not possible."""
 
 
@@ -64,23 +65,24 @@ class RestAsterisks:
     """Over HTTP, by what Postgres says of the connection."""
 
     def __init__(
-        self, connections: Connections, sealer: sealing.Sealer, limits: Limits, notes: Notes, *, requests_at_once: int,
-        dialer: endpoints.Dialer,
+        self, connections: Connections, sealer: sealing.Sealer, limits: Limits, timeline: Notes, *,
+        requests_at_once: int,
+        connector: tcp_connector.TcpConnector,
     ) -> None:  # fmt: skip
         self._connections = connections
         self._sealer = sealer
         self._limits = limits
-        self._notes = notes
+        self._timeline = timeline
         self._requests_at_once = requests_at_once
-        self._dialer = dialer
+        self._connector = connector
         self._lock = threading.Lock()
         self._clients: OrderedDict[tuple[int, int], _Known] = OrderedDict()
 
-    def of(self, call: Call, witness: rest.Witness) -> ari.Ari:
-        return self.at(call.connection_id, call.connection_version, witness)
+    def of(self, call: Call, budget: rest.RequestBudget) -> ari.Ari:
+        return self.at(call.connection_id, call.connection_version, budget)
 
-    def at(self, connection_id: int, version: int, witness: rest.Witness) -> ari.Ari:
-        return ari.Ari(self._client(connection_id, version), witness)
+    def at(self, connection_id: int, version: int, budget: rest.RequestBudget) -> ari.Ari:
+        return ari.Ari(self._client(connection_id, version), budget)
 
     def _client(self, connection_id: int, version: int) -> rest.Asterisk:
         key = (connection_id, version)
@@ -117,20 +119,22 @@ class RestAsterisks:
             requests_at_once=self._requests_at_once,
             connect_seconds=self._limits.connect_seconds,
             read_seconds=self._limits.read_seconds,
-            dialer=self._dialer,
-            circuit=circuits.Circuit(functools.partial(self._note, version.connection_id, version.version)),
+            connector=self._connector,
+            circuit=circuit_breaker.Circuit(functools.partial(self._note, version.connection_id, version.version)),
         )
 
-    def _note(self, connection_id: int, version: int, opened: bool, why: str) -> None:
+    def _note(self, connection_id: int, version: int, opened: bool, reason: str) -> None:
         name = breaker.OPENED if opened else breaker.CLOSED
-        log.warning("circuit breaker", connection=f"{connection_id}:{version}", change=name, why=why)
+        log.warning("circuit breaker", connection=f"{connection_id}:{version}", change=name, reason=reason)
         try:
-            self._notes.note([Note(kind="note", name=name, detail=f"{version}: {why}")], connection_id=connection_id)
+            self._timeline.append_timeline(
+                [TimelineEntry(kind="note", name=name, detail=f"{version}: {reason}")], connection_id=connection_id
+            )
         except errors.PipelineError as exc:
-            log.warning("a breaker's change could not be noted", connection=connection_id, why=str(exc))
+            log.warning("a breaker's change could not be noted", connection=connection_id, reason=str(exc))
 
 
-class SideBySide:
+class ParallelRequests:
     """Runs the requests of one step at the same time.
 
     Args:

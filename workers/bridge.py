@@ -7,18 +7,19 @@ from uuid import UUID
 
 import structlog
 
-from shared import ari, errors
-from shared.core import calls, events, facts, ids
-from shared.core.calls import Call
-from shared.core.deadlines import Step
-from shared.store import Note
+from shared import errors
+from shared.asterisk import ari, events
+from shared.call import calls, facts, ids
+from shared.call.calls import Call
+from shared.call.limits import Step
+from shared.storage.call_store import TimelineEntry
 from workers import claims
-from workers.steps import Tools
+from workers.ports import Tools
 
 log = structlog.stdlib.get_logger(__name__)
 
 
-def note_media_ready(tools: Tools, *, connection_id: int, version: int, event: events.Event) -> None:
+def media_leg_ready(tools: Tools, *, connection_id: int, version: int, event: events.Event) -> None:
     """A leg with one of our ids entered Stasis, on whichever version of its connection."""
     del version
     own = ids.parse(tools.prefix, event.leg.id)
@@ -31,28 +32,28 @@ def note_media_ready(tools: Tools, *, connection_id: int, version: int, event: e
 
 def check_media(tools: Tools, *, call_id: UUID, attempt: int) -> None:
     """The media leg's StasisStart is overdue: asks whether the leg is ready, still connecting, or gone."""
-    call = tools.ledger.store.load(call_id)
+    call = tools.writer.store.load(call_id)
     if call is None or call.state is not calls.State.PREPARED or call.attempt != attempt or not call.legs_created:
         return
-    watch = claims.Watch(tools.ledger, tools.ledger.limits.request_seconds)
-    asterisk = tools.asterisks.of(call, watch)
+    budget = claims.TimedBudget(tools.writer, tools.writer.limits.request_seconds)
+    asterisk = tools.asterisks.of(call, budget)
     try:
         leg = asterisk.channel(tools.media_id(call))
     except errors.AsteriskUnreachable as exc:
         # The deadline asks again, and ends the call when that is of no use.
-        log.info("media not checked", call=str(call_id), why=str(exc))
+        log.info("media not checked", call=str(call_id), reason=str(exc))
         return
     finally:
-        tools.ledger.store.note(watch.notes(), call=call)
+        tools.writer.store.append_timeline(budget.timeline(), call=call)
     if leg is None:
-        tools.ledger.record(call, facts.MediaGone(attempt=attempt, why="media leg is gone", heard=False))
+        tools.writer.record(call, facts.MediaGone(attempt=attempt, reason="media leg is gone", reported_by_event=False))
     elif leg.stasis_app == asterisk.app:
         _ready(tools, call, attempt)
 
 
 def join_legs(tools: Tools, *, call_id: UUID, attempt: int) -> None:
     """The join once more, for a call whose first one was lost: looks before it repeats anything."""
-    claim = claims.claim(tools.ledger, call_id, Step.BRIDGE)
+    claim = claims.claim(tools.writer, call_id, Step.BRIDGE)
     if claim is None:
         return
     if claim.call.attempt == attempt:
@@ -67,17 +68,19 @@ def own_call(tools: Tools, connection_id: int, call_id: UUID, leg_id: str) -> Ca
 
     Whoever owns a PBX can create a channel named like another tenant's media leg.
     """
-    call = tools.ledger.store.load(call_id)
+    call = tools.writer.store.load(call_id)
     if call is None or call.connection_id == connection_id:
         return call
     detail = f"connection {connection_id} reported leg {leg_id}, which is of another connection's call"
     log.warning("a leg id of another tenant was refused", connection=connection_id, leg=leg_id)
-    tools.ledger.store.note([Note(kind="refusal", name="ForeignLeg", detail=detail)], connection_id=connection_id)
+    tools.writer.store.append_timeline(
+        [TimelineEntry(kind="refusal", name="ForeignLeg", detail=detail)], connection_id=connection_id
+    )
     return None
 
 
 def _ready(tools: Tools, call: Call, attempt: int) -> None:
-    _, claim = claims.take(tools.ledger, call, Step.BRIDGE, facts.MediaReady(attempt=attempt))
+    _, claim = claims.take(tools.writer, call, Step.BRIDGE, facts.MediaReady(attempt=attempt))
     carry_out(tools, claim)
 
 
@@ -113,7 +116,7 @@ def _joined(tools: Tools, asterisk: ari.Ari, call: Call, *, look_first: bool) ->
     asks: list[Callable[[], object]] = [lambda: asterisk.answer(call.channel_id)]
     if missing:
         asks.append(lambda: asterisk.add_legs(bridge_id, missing))
-    for result in tools.side_by_side(*asks):
+    for result in tools.in_parallel(*asks):
         if isinstance(result, errors.TransientError):
             raise result
         if isinstance(result, errors.PermanentError):
@@ -139,5 +142,5 @@ def _why_not(tools: Tools, asterisk: ari.Ari, call: Call, said: str) -> facts.Fa
     if caller.stasis_app != asterisk.app:
         return facts.CallerLeft()
     if asterisk.channel(tools.media_id(call)) is None:
-        return facts.MediaGone(attempt=call.attempt, why="media leg ended while being joined")
+        return facts.MediaGone(attempt=call.attempt, reason="media leg ended while being joined")
     return facts.JoinRefused(attempt=call.attempt, reason=said)

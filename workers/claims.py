@@ -8,21 +8,22 @@ from datetime import timedelta
 from types import TracebackType
 from uuid import UUID
 
-from shared import errors, rest
-from shared.core import facts
-from shared.core.calls import Call
-from shared.core.deadlines import Step
-from shared.ledger import Decision, Ledger, Recorded
-from shared.store import Note
+from shared import errors
+from shared.asterisk import rest
+from shared.call import facts
+from shared.call.calls import Call
+from shared.call.limits import Step
+from shared.storage.call_store import TimelineEntry
+from shared.storage.call_writer import CallWriter, Recorded, UnitOfWork
 
 
-class Watch:
+class TimedBudget:
     """Bounds a series of requests in time and collects them."""
 
-    def __init__(self, ledger: Ledger, seconds: float) -> None:
-        self._ledger = ledger
-        self._ends_at = ledger.clock.monotonic() + seconds
-        self._notes: list[Note] = []
+    def __init__(self, writer: CallWriter, seconds: float) -> None:
+        self._ledger = writer
+        self._ends_at = writer.clock.monotonic() + seconds
+        self._timeline: list[TimelineEntry] = []
 
     def seconds_left(self) -> float:
         """How long a request may still take. Raises TransientError when none may start any more."""
@@ -35,24 +36,26 @@ class Watch:
         """Waits, as far as there is time. Raises TransientError when there is none left."""
         self._ledger.clock.sleep(min(seconds, self.seconds_left()))
 
-    def asked(self, request: rest.Asked) -> None:
+    def asked(self, request: rest.RequestRecord) -> None:
         """Collects a request that was made."""
         at = self._ledger.store.now() - timedelta(milliseconds=request.took_ms)
         took = round(request.took_ms, 2)
-        self._notes.append(Note(kind="request", name=request.what, detail=request.answer, at=at, took_ms=took))
+        self._timeline.append(
+            TimelineEntry(kind="request", name=request.what, detail=request.answer, at=at, took_ms=took)
+        )
 
-    def notes(self) -> list[Note]:
+    def timeline(self) -> list[TimelineEntry]:
         """What was asked since this was last called."""
-        taken, self._notes = self._notes, []
+        taken, self._timeline = self._timeline, []
         return taken
 
 
-class Claim(Watch):
+class Claim(TimedBudget):
     """A call in this step's hands."""
 
-    def __init__(self, ledger: Ledger, call: Call, step: Step, owner: str, started: float) -> None:
+    def __init__(self, writer: CallWriter, call: Call, step: Step, owner: str, started: float) -> None:
         # Counted from before the claim was written, so that it ends here no later than it does for others.
-        super().__init__(ledger, ledger.limits.claim(step).total_seconds() - (ledger.clock.monotonic() - started))
+        super().__init__(writer, writer.limits.claim(step).total_seconds() - (writer.clock.monotonic() - started))
         self.call = call
         self._step = step
         self.owner = owner
@@ -63,28 +66,28 @@ class Claim(Watch):
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A step that breaks off gives the call back: its deadline drives it on, not the end of the claim.
+        # A step that breaks off gives the call back: its deadline step_retries it on, not the end of the claim.
         if exc is not None:
             with contextlib.suppress(errors.PipelineError):
                 self._ledger.store.release(self.call.call_id, self.owner)
 
     def record(self, fact: facts.Fact) -> Call:
         """Stores what the step came to, and gives the call out of hand."""
-        self.call = self._ledger.record(self.call, fact, notes=self.notes(), owner=self.owner).call
+        self.call = self._ledger.record(self.call, fact, timeline=self.timeline(), owner=self.owner).call
         return self.call
 
     def hand_over(self, fact: facts.Fact, step: Step) -> Claim | None:
         """As `record`; should the fact lead to this step, its claim is taken in the same write and given back."""
         started = self._ledger.clock.monotonic()
         return self._next(
-            self._ledger.record(self.call, fact, notes=self.notes(), owner=self.owner, take=step), step, started
+            self._ledger.record(self.call, fact, timeline=self.timeline(), owner=self.owner, take=step), step, started
         )
 
-    def decide(self, decide: Callable[[Decision], None], step: Step | None) -> Claim | None:
+    def decide(self, decide: Callable[[UnitOfWork], None], step: Step | None) -> Claim | None:
         """As `hand_over`, with facts that are found in one transaction: see `Ledger.decide`. No step, no claim."""
         started = self._ledger.clock.monotonic()
         return self._next(
-            self._ledger.decide(self.call, decide, notes=self.notes(), owner=self.owner, take=step), step, started
+            self._ledger.decide(self.call, decide, timeline=self.timeline(), owner=self.owner, take=step), step, started
         )
 
     def _next(self, recorded: Recorded, step: Step | None, started: float) -> Claim | None:
@@ -93,22 +96,22 @@ class Claim(Watch):
             return None
         return Claim(self._ledger, recorded.call, step, self.owner, started)
 
-    def give_up(self, why: str) -> None:
-        """Gives the call out of hand without a result: its deadline drives it on."""
-        notes = [*self.notes(), Note(kind="note", name=f"{self._step} gave up", detail=why)]
-        self._ledger.store.note(notes, call=self.call)
+    def give_up(self, reason: str) -> None:
+        """Gives the call out of hand without a result: its deadline step_retries it on."""
+        timeline = [*self.timeline(), TimelineEntry(kind="note", name=f"{self._step} gave up", detail=reason)]
+        self._ledger.store.append_timeline(timeline, call=self.call)
         self._ledger.store.release(self.call.call_id, self.owner)
 
 
-def claim(ledger: Ledger, call_id: UUID, step: Step) -> Claim | None:
+def claim(writer: CallWriter, call_id: UUID, step: Step) -> Claim | None:
     """Takes a call for a step; None when there is nothing for it to do, or somebody is doing it."""
-    started, owner = ledger.clock.monotonic(), ledger.owner()
-    call = ledger.store.claim(call_id, ledger.hold(step, owner))
-    return Claim(ledger, call, step, owner, started) if call is not None else None
+    started, owner = writer.clock.monotonic(), writer.owner()
+    call = writer.store.claim(call_id, writer.hold(step, owner))
+    return Claim(writer, call, step, owner, started) if call is not None else None
 
 
-def take(ledger: Ledger, call: Call, step: Step, *learned: facts.Fact) -> tuple[Recorded, Claim | None]:
+def take(writer: CallWriter, call: Call, step: Step, *learned: facts.Fact) -> tuple[Recorded, Claim | None]:
     """Stores facts and, should they lead to this step, takes the call for it in the same write."""
-    started, owner = ledger.clock.monotonic(), ledger.owner()
-    recorded = ledger.record(call, *learned, owner=owner, take=step)
-    return recorded, Claim(ledger, recorded.call, step, owner, started) if recorded.held else None
+    started, owner = writer.clock.monotonic(), writer.owner()
+    recorded = writer.record(call, *learned, owner=owner, take=step)
+    return recorded, Claim(writer, recorded.call, step, owner, started) if recorded.held else None

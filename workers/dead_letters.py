@@ -9,8 +9,9 @@ from typing import Any
 import dramatiq
 import structlog
 
-from shared import errors, logs, messages
-from shared.store import Note, Store
+from shared import errors, messages
+from shared.process import logs
+from shared.storage.call_store import Store, TimelineEntry
 
 log = structlog.stdlib.get_logger(__name__)
 _LENGTH = 8000
@@ -32,12 +33,12 @@ class DeadLetters(dramatiq.Middleware):
     ) -> None:
         """Logs a message that will be tried again. Told after Retries, which has judged by then."""
         if exception is not None and not message.failed:
-            log.warning("message is tried again", actor=message.actor_name, why=_why(exception))
+            log.warning("message is tried again", actor=message.actor_name, reason=_why(exception))
 
     def before_nack(self, broker: dramatiq.Broker, message: Any) -> None:
         """Records a message that will not be tried again, or that nobody can read."""
         exception = message.exception
-        log.error("message failed for good", actor=message.actor_name, why=_why(exception))
+        log.error("message failed for good", actor=message.actor_name, reason=_why(exception))
         trace = logs.redact("".join(traceback.format_exception(exception)))
         # One that cannot be read has nothing but its bytes.
         body = json.dumps({"kwargs": message.kwargs}, default=str) if message.kwargs else _text(message.body)
@@ -47,9 +48,11 @@ class DeadLetters(dramatiq.Middleware):
         except errors.PipelineError:
             call = None
         try:
-            self._store.note([Note(kind="dead-letter", name=message.actor_name, detail=detail)], call=call)
+            self._store.append_timeline(
+                [TimelineEntry(kind="dead-letter", name=message.actor_name, detail=detail)], call=call
+            )
         except errors.PipelineError as failure:
-            log.error("the dead letter could not be recorded", why=str(failure))
+            log.error("the dead letter could not be recorded", reason=str(failure))
 
 
 def _why(exception: BaseException) -> str:

@@ -8,68 +8,57 @@ from dataclasses import replace
 
 import structlog
 
-from shared import (
-    clocks,
-    connections,
-    database,
-    dograh,
-    endpoints,
-    health,
-    leases,
-    ledger,
-    originates,
-    processes,
-    queues,
-    quotas,
-    settings,
-    store,
-)
-from workers import crews
-from workers.asterisks import RestAsterisks, SideBySide
-from workers.quota_service import QuotaService
-from workers.steps import NoQuota, Quota, Tools
+from shared import outbound_calls, queues
+from shared.asterisk import tcp_connector
+from shared.platform import dograh
+from shared.platform.dograh.quota_service import QuotaService
+from shared.process import health, lifecycle, redis_clock, settings
+from shared.storage import call_store, call_writer, connections, database, leases, quotas
+from workers import pools
+from workers.asterisks import ParallelRequests, RestAsterisks
+from workers.ports import NoQuota, Quota, Tools
 
 log = structlog.stdlib.get_logger(__name__)
 
 
 def main() -> int:
     """Runs a worker; returns its exit status."""
-    return processes.main("worker", settings.Worker, run)
+    return lifecycle.main("worker", settings.Worker, run)
 
 
 def run(config: settings.Worker, stop: threading.Event) -> None:
     """Works until `stop` is set, then finishes what is in hand and gives back the rest."""
     db = database.Database(config.database_url.get_secret_value(), size=config.database_pool, name=config.name)
     db.open()
-    calls = store.PostgresStore(db, who=config.name, prefix=config.id_prefix)
+    calls = call_store.PostgresStore(db, who=config.name, prefix=config.id_prefix)
     redis_url = config.redis_url.get_secret_value()
-    side_by_side = SideBySide(sum(config.crews.values()))
+    in_parallel = ParallelRequests(sum(config.crews.values()))
     limits = config.limits()
     known = connections.Connections(db)
-    dialer = endpoints.Dialer(config.guard())
-    orders = queues.BrokerOrders(queues.broker(redis_url))
-    book = ledger.Ledger(calls, orders, limits, who=config.name)
+    connector = tcp_connector.TcpConnector(config.guard())
+    orders = queues.BrokerCommandQueue(queues.broker(redis_url))
+    writer = call_writer.CallWriter(calls, orders, limits, who=config.name)
     routes = dograh.Routes(db)
     runs = dograh.Runs(db, storage_backend=config.storage_backend, run_completion=config.run_completion)
     accounts = dograh.Accounts(db)
     own_quotas = quotas.Quotas(db, now=calls.now)
     slots = quotas.Slots(own_quotas, accounts, default=config.concurrent_calls)
     tools = Tools(
-        ledger=book,
+        writer=writer,
         serves=frozenset(),
         asterisks=RestAsterisks(
-            known, config.sealer(), limits, calls, requests_at_once=config.asterisk_requests, dialer=dialer
+            known, config.sealer(), limits, calls, requests_at_once=config.asterisk_requests, connector=connector
         ),
         routes=routes,
         runs=runs,
         quota=_quota(config, own_quotas, accounts),
         slots=slots.of,
-        originates=originates.Originates(book, routes, runs, known, slots=slots.of, prefix=config.id_prefix),
-        entrances=known,
+        originates=outbound_calls.OutboundCalls(writer, routes, runs, known, slots=slots.of, prefix=config.id_prefix),
+        connections=known,
         leases=leases.Leases(db),
-        side_by_side=side_by_side,
+        in_parallel=in_parallel,
         send_later=lambda message, wait: orders.send(message, wait=wait),
-        redis_ms=clocks.RedisClock(queues.client(redis_url)).now_ms,
+        redis_ms=redis_clock.RedisClock(queues.client(redis_url)).now_ms,
         prefix=config.id_prefix,
         token_secret=config.token_secret,
     )
@@ -77,7 +66,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         log.warning("media tokens are off: anyone who can reach the voice agent can open a media socket")
     elif config.media_token_secret is None:
         log.info("media tokens are signed by a secret derived from the first SECRET_KEY: changing it changes them")
-    mustered = crews.muster(
+    mustered = pools.muster(
         redis_url,
         lambda serves: replace(tools, serves=serves),
         name=config.name,
@@ -86,12 +75,12 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     )
     for crew in mustered:
         crew.start()
-    pulse = health.Pulse(config.health_file)
+    pulse = health.Liveness(config.health_file)
     log.info("worker started", queues=sorted(config.queues) or "all", threads=config.crews)
-    processes.wait(stop, pulse.beat)
+    lifecycle.wait(stop, pulse.beat)
     log.info("worker stops: finishes what is in hand")
-    crews.stop(mustered, config.drain_seconds)
-    side_by_side.close()
+    pools.stop(mustered, config.drain_seconds)
+    in_parallel.close()
     db.close()
     log.info("worker stopped")
 

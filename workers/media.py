@@ -8,13 +8,15 @@ from uuid import UUID
 
 import structlog
 
-from shared import ari, errors, media_tokens, messages
-from shared.core import calls, commands, events, facts
-from shared.core.calls import Call
-from shared.core.deadlines import Step
-from shared.ledger import Decision
+from shared import errors, messages
+from shared.asterisk import ari, events
+from shared.call import calls, commands, facts
+from shared.call.calls import Call
+from shared.call.limits import Step
+from shared.platform.dograh import media_url
+from shared.storage.call_writer import UnitOfWork
 from workers import bridge, claims
-from workers.steps import Tools
+from workers.ports import Tools
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -26,7 +28,7 @@ _PUT_OFF_SECONDS = 0.5
 
 def start_media(tools: Tools, *, call_id: UUID, attempt: int) -> None:
     """Begins an attempt, unless it was begun before: whoever did it may have asked, and nobody may ask twice."""
-    call = tools.ledger.store.load(call_id)
+    call = tools.writer.store.load(call_id)
     if call is None or call.state is not calls.State.PREPARED or attempt != call.attempt + 1:
         return
     try:
@@ -36,9 +38,9 @@ def start_media(tools: Tools, *, call_id: UUID, attempt: int) -> None:
         return
     if attempt > 1 and _is_whole(tools, call):
         # The attempt before had its effect; only the answer, or the worker that waited for it, was lost.
-        tools.ledger.record(call, facts.LegsCreated(attempt=call.attempt))
+        tools.writer.record(call, facts.LegsCreated(attempt=call.attempt))
         return
-    recorded, claim = claims.take(tools.ledger, call, Step.MEDIA, begun(tools, attempt))
+    recorded, claim = claims.take(tools.writer, call, Step.MEDIA, begun(tools, attempt))
     if recorded.applied:
         carry_out(tools, claim)
 
@@ -50,18 +52,18 @@ def may_begin(tools: Tools, call: Call) -> bool:
     """
     if Step.MEDIA not in tools.serves:
         return False
-    watch = claims.Watch(tools.ledger, tools.ledger.limits.request_seconds)
+    budget = claims.TimedBudget(tools.writer, tools.writer.limits.request_seconds)
     try:
-        return not tools.asterisks.of(call, watch).is_in_doubt
+        return not tools.asterisks.of(call, budget).must_probe
     except errors.PipelineError:
         return False
 
 
-def decide_and_begin(tools: Tools, claim: claims.Claim, decide: Callable[[Decision], None]) -> None:
+def decide_and_begin(tools: Tools, claim: claims.Claim, decide: Callable[[UnitOfWork], None]) -> None:
     """Stores what `decide` comes to; where that leads to media, the first attempt begins with it and is carried out."""
     begins = may_begin(tools, claim.call)
 
-    def with_attempt(decision: Decision) -> None:
+    def with_attempt(decision: UnitOfWork) -> None:
         decide(decision)
         if begins and decision.call.state is calls.State.PREPARED:
             decision.learn(begun(tools))
@@ -82,9 +84,9 @@ def carry_out(tools: Tools, claim: claims.Claim | None) -> None:
 
 def begun(tools: Tools, attempt: int = 1) -> facts.AttemptBegun:
     """An attempt that begins now."""
-    limits = tools.ledger.limits
+    limits = tools.writer.limits
     wait = limits.claim(Step.MEDIA).total_seconds() + limits.request_seconds
-    return facts.AttemptBegun(attempt=attempt, open_until=_after(tools, wait))
+    return facts.AttemptBegun(attempt=attempt, in_doubt_until=_after(tools, wait))
 
 
 def _ensure_answering(tools: Tools, call: Call) -> None:
@@ -92,18 +94,18 @@ def _ensure_answering(tools: Tools, call: Call) -> None:
 
     Raises PermanentError when it is not known. Neither costs the call an attempt.
     """
-    watch = claims.Watch(tools.ledger, tools.ledger.limits.request_seconds)
-    asterisk = tools.asterisks.of(call, watch)
-    if asterisk.is_in_doubt:
+    budget = claims.TimedBudget(tools.writer, tools.writer.limits.request_seconds)
+    asterisk = tools.asterisks.of(call, budget)
+    if asterisk.must_probe:
         try:
             asterisk.channel(call.channel_id)
         finally:
-            tools.ledger.store.note(watch.notes(), call=call)
+            tools.writer.store.append_timeline(budget.timeline(), call=call)
 
 
-def _put_off(tools: Tools, call: Call, attempt: int, why: str) -> None:
+def _put_off(tools: Tools, call: Call, attempt: int, reason: str) -> None:
     """Gives the order again in a moment, unless the sweep is to do that by then: so there is one, and not for ever."""
-    log.info("media put off", call=str(call.call_id), why=why)
+    log.info("media put off", call=str(call.call_id), reason=reason)
     if call.deadline_at is not None and _after(tools, _PUT_OFF_SECONDS) < call.deadline_at:
         order = commands.StartMedia(call_id=call.call_id, attempt=attempt)
         message = messages.of_command(order, connection_id=call.connection_id)
@@ -116,40 +118,40 @@ def _is_whole(tools: Tools, call: Call) -> bool:
     A bridge that is missing beside its leg is made now: the agent is on the line, and would take no second leg for the
     run. Of a bridge, unlike a leg, asking twice is answered (409).
     """
-    watch = claims.Watch(tools.ledger, _LOOK_SECONDS)
-    asterisk = tools.asterisks.of(call, watch)
+    budget = claims.TimedBudget(tools.writer, _LOOK_SECONDS)
+    asterisk = tools.asterisks.of(call, budget)
     media_id, bridge_id = tools.media_id(call), tools.bridge_id(call)
-    leg, bridge = tools.side_by_side(lambda: asterisk.channel(media_id), lambda: asterisk.bridge(bridge_id))
+    leg, bridge = tools.in_parallel(lambda: asterisk.channel(media_id), lambda: asterisk.bridge(bridge_id))
     if isinstance(leg, events.Channel) and bridge is None:
-        (failure,) = tools.side_by_side(lambda: asterisk.create_bridge(bridge_id))
+        (failure,) = tools.in_parallel(lambda: asterisk.create_bridge(bridge_id))
         bridge = ari.Bridge(id=bridge_id, channels=frozenset()) if failure is None else failure
-    tools.ledger.store.note(watch.notes(), call=call)
+    tools.writer.store.append_timeline(budget.timeline(), call=call)
     return isinstance(leg, events.Channel) and isinstance(bridge, ari.Bridge)
 
 
 def remove_attempt(tools: Tools, *, call_id: UUID, attempt: int) -> None:
     """Removes what an attempt that no longer counts has left."""
-    call = tools.ledger.store.load(call_id)
+    call = tools.writer.store.load(call_id)
     if call is None:
         return
-    watch = claims.Watch(tools.ledger, 2 * tools.ledger.limits.request_seconds)
+    budget = claims.TimedBudget(tools.writer, 2 * tools.writer.limits.request_seconds)
     try:
         # What is not removed now is found by the call's teardown, or by the resync.
-        remove(tools, tools.asterisks.of(call, watch), call, attempt)
+        remove(tools, tools.asterisks.of(call, budget), call, attempt)
     finally:
-        tools.ledger.store.note(watch.notes(), call=call)
+        tools.writer.store.append_timeline(budget.timeline(), call=call)
 
 
 def remove(tools: Tools, asterisk: ari.Ari, call: Call, attempt: int) -> list[object]:
     """Hangs up an attempt's media leg and removes its bridge; gives each one's result or error."""
     media_id, bridge_id = tools.media_id(call, attempt), tools.bridge_id(call, attempt)
-    return tools.side_by_side(lambda: asterisk.hang_up(media_id), lambda: asterisk.remove_bridge(bridge_id))
+    return tools.in_parallel(lambda: asterisk.hang_up(media_id), lambda: asterisk.remove_bridge(bridge_id))
 
 
 def _ask(tools: Tools, asterisk: ari.Ari, call: Call) -> facts.Fact:
     media_id, bridge_id = tools.media_id(call), tools.bridge_id(call)
     client, parameters = call.media_client or "", _parameters(tools, call)
-    results = tools.side_by_side(
+    results = tools.in_parallel(
         lambda: asterisk.create_media(media_id, client=client, parameters=parameters),
         lambda: asterisk.create_bridge(bridge_id),
     )
@@ -178,9 +180,9 @@ def _parameters(tools: Tools, call: Call) -> dict[str, str]:
     whose = {"workflow_id": call.workflow_id, "user_id": call.user_id, "workflow_run_id": call.workflow_run_id}
     parameters = {name: str(value) for name, value in whose.items()}
     if tools.token_secret is not None:
-        parameters["token"] = media_tokens.token(tools.token_secret, **whose)
+        parameters["token"] = media_url.token(tools.token_secret, **whose)
     return parameters
 
 
 def _after(tools: Tools, seconds: float) -> datetime:
-    return tools.ledger.store.now() + timedelta(seconds=seconds)
+    return tools.writer.store.now() + timedelta(seconds=seconds)

@@ -14,12 +14,13 @@ from uuid import UUID
 
 import structlog
 
-from shared import ari, errors, messages
-from shared.core import breaker, calls, events, facts, ids
-from shared.core.calls import Call, State
-from shared.store import Note
-from workers import claims, originate, quota
-from workers.steps import Tools
+from shared import errors, messages
+from shared.asterisk import ari, breaker, events
+from shared.call import calls, facts, ids
+from shared.call.calls import Call, State
+from shared.storage.call_store import TimelineEntry
+from workers import claims, inbound, outbound
+from workers.ports import Tools
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -59,7 +60,7 @@ def resync_connection(tools: Tools, *, connection_id: int, version: int, full: b
         return
     if look.findings:
         # A leg that is left alone is found again and again.
-        tools.ledger.store.note_news(look.findings, connection_id=connection_id, within=_SAID_AGAIN)
+        tools.writer.store.append_new(look.findings, connection_id=connection_id, within=_SAID_AGAIN)
     if look.again_after is not None and reason not in (messages.RESYNC_CLOCK, messages.RESYNC_FOLLOW_UP):
         follow_up = messages.of_resync(
             connection_id=connection_id, connection_version=version, reason=messages.RESYNC_FOLLOW_UP, full=full
@@ -68,14 +69,14 @@ def resync_connection(tools: Tools, *, connection_id: int, version: int, full: b
 
 
 def _looked(tools: Tools, *, connection_id: int, version: int, full: bool) -> _Look:
-    watch = claims.Watch(tools.ledger, _SECONDS)
-    asterisk = tools.asterisks.at(connection_id, version, watch)
+    budget = claims.TimedBudget(tools.writer, _SECONDS)
+    asterisk = tools.asterisks.at(connection_id, version, budget)
     look = _Look(tools, asterisk, connection_id=connection_id, version=version)
     try:
         look.compare(full=full)
     except (errors.AsteriskUnreachable, errors.OutOfTime) as exc:
         # Nothing is concluded from an Asterisk that does not answer; the clock asks again.
-        log.info("resync not possible", connection=connection_id, version=version, why=str(exc))
+        log.info("resync not possible", connection=connection_id, version=version, reason=str(exc))
         # One that was just connected may be left alone for a last moment.
         look.again_after = _LEFT_ALONE
     return look
@@ -84,8 +85,8 @@ def _looked(tools: Tools, *, connection_id: int, version: int, full: bool) -> _L
 @contextlib.contextmanager
 def _alone(tools: Tools, lease: str) -> Iterator[bool]:
     """Whether nobody else is at it; should we die, somebody may be once the time is over."""
-    holder = tools.ledger.owner()
-    seconds = _SECONDS + tools.ledger.limits.request_seconds
+    holder = tools.writer.owner()
+    seconds = _SECONDS + tools.writer.limits.request_seconds
     alone = tools.leases.take(lease, holder, seconds) is not None
     try:
         yield alone
@@ -104,15 +105,15 @@ class _Look:
         self._connection_id = connection_id
         self._version = version
         self._bridges: list[ari.Bridge] | None = None
-        self.findings: list[Note] = []
+        self.findings: list[TimelineEntry] = []
         #: When to look again: some calls were changed too recently, or are in a step's hands; somebody else cleans up.
         self.again_after: timedelta | None = None
 
     def compare(self, *, full: bool) -> None:
-        looked_at = self._tools.ledger.store.now()
+        looked_at = self._tools.writer.store.now()
         application = self._application()
         present = application.channels if application is not None else frozenset()
-        known = self._tools.ledger.store.open_calls(self._connection_id, self._version)
+        known = self._tools.writer.store.open_calls(self._connection_id, self._version)
         if full:
             self._all_bridges()
         for call, changed_at, claimed in known:
@@ -141,7 +142,7 @@ class _Look:
         fact = self._caller_missing(call, present) or self._media_missing(call, present) or self._bridge_wrong(call)
         if fact is not None:
             self._found(f"{call.state} call {call.call_id}: {type(fact).__name__}")
-            self._tools.ledger.record(call, fact)
+            self._tools.writer.record(call, fact)
 
     def _caller_missing(self, call: Call, present: frozenset[str]) -> facts.Fact | None:
         if call.state is State.RINGING:
@@ -160,7 +161,7 @@ class _Look:
         leg = self._asterisk.channel(call.channel_id)
         if leg is None:
             return facts.CallerGone()
-        return originate.answered(leg, "") if leg.stasis_app == self._asterisk.app else None
+        return outbound.answered(leg, "") if leg.stasis_app == self._asterisk.app else None
 
     def _media_missing(self, call: Call, present: frozenset[str]) -> facts.Fact | None:
         """A media leg that is gone, or that is ready and never told us."""
@@ -173,7 +174,7 @@ class _Look:
             return None
         leg = self._asterisk.channel(media_id)
         if leg is None:
-            return facts.MediaGone(attempt=call.attempt, why="media leg is gone", heard=False)
+            return facts.MediaGone(attempt=call.attempt, reason="media leg is gone", reported_by_event=False)
         if call.state is State.PREPARED and leg.stasis_app == self._asterisk.app:
             return facts.MediaReady(attempt=call.attempt)
         return None
@@ -197,7 +198,7 @@ class _Look:
         """Callers that are in our app and that no call of ours knows: their StasisStart was missed."""
         callers = {call.channel_id for call in known if not call.caller_left}
         unknown = [leg for leg in sorted(present - callers) if ids.parse(self._tools.prefix, leg) is None]
-        if unknown and self._tools.entrances.is_taken(self._connection_id):
+        if unknown and self._tools.connections.is_preempted(self._connection_id):
             self._found("another client has the app: callers we do not know are left to it")
             return
         for channel_id in unknown:
@@ -210,7 +211,7 @@ class _Look:
             # One tenant's odd leg keeps nobody else from being found.
             self._found(f"channel {channel_id} cannot be read ({exc}): left alone")
             return
-        if leg is None or leg.stasis_app != self._asterisk.app or quota.is_no_caller(leg):
+        if leg is None or leg.stasis_app != self._asterisk.app or inbound.is_no_caller(leg):
             return
         held_by = next((bridge.id for bridge in self._all_bridges() if channel_id in bridge.channels), None)
         if held_by is not None:
@@ -219,7 +220,7 @@ class _Look:
             return
         # One that a newer release's row tells of is that release's.
         with contextlib.suppress(errors.CallUnreadable):
-            quota.admit_leg(
+            inbound.admit_leg(
                 self._tools,
                 connection_id=self._connection_id,
                 version=self._version,
@@ -255,7 +256,7 @@ class _Look:
             return False
 
     def _counts_no_more(self, own: ids.OwnId, looked_at: datetime) -> bool:
-        call = self._tools.ledger.store.load(own.call_id)
+        call = self._tools.writer.store.load(own.call_id)
         if call is None:
             # Of a call our database does not know: another installation's with our prefix, or a restored database.
             return True
@@ -269,7 +270,7 @@ class _Look:
 
     def _is_unwanted_originate(self, name: str, looked_at: datetime) -> bool:
         """A leg that we begin, that rings, and whose call is over, or forgotten by a restored database."""
-        call = self._tools.ledger.store.originated(self._connection_id, name)
+        call = self._tools.writer.store.originated(self._connection_id, name)
         is_over = call is None or (
             call.state is State.ENDED and not call.caller_left and call.state_since < looked_at - _STILL
         )
@@ -283,4 +284,4 @@ class _Look:
 
     def _found(self, detail: str) -> None:
         log.warning("resync", connection=self._connection_id, found=detail)
-        self.findings.append(Note(kind="note", name="Resync", detail=detail))
+        self.findings.append(TimelineEntry(kind="note", name="Resync", detail=detail))

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from shared import ari, errors
-from shared.core import calls, entries, events, facts, ids
-from shared.core.calls import Call
-from shared.core.deadlines import Step
-from workers import bridge, claims, originate, quota
-from workers.steps import Tools
+from shared import errors
+from shared.asterisk import ari, events
+from shared.call import calls, facts, ids, stasis_entry
+from shared.call.calls import Call
+from shared.call.limits import Step
+from workers import bridge, claims, inbound, outbound
+from workers.ports import Tools
 
 #: A channel told to hang up takes a moment to go (measured: a few ms, about 1 s while its media still connects).
 _LOOKS = (0.0, 0.05, 0.2, 0.5, 1.0)
 
 
-def note_leg_ended(tools: Tools, *, connection_id: int, version: int, event: events.Event) -> None:
+def leg_ended(tools: Tools, *, connection_id: int, version: int, event: events.Event) -> None:
     """A leg left Stasis, is being hung up, or is gone."""
     own = ids.parse(tools.prefix, event.leg.id)
     if own is not None:
@@ -29,18 +30,18 @@ def note_leg_ended(tools: Tools, *, connection_id: int, version: int, event: eve
         call = _unknown_ended(tools, connection_id=connection_id, version=version, event=event)
     if call is None or _is_of_an_earlier_entry(tools, call, event):
         return
-    _, claim = claims.take(tools.ledger, call, Step.TEARDOWN, _caller_fact(event))
+    _, claim = claims.take(tools.writer, call, Step.TEARDOWN, _caller_fact(event))
     if claim is not None:
         with claim:
             _tear_down(tools, claim)
 
 
 def _call_of(tools: Tools, connection_id: int, event: events.Event) -> Call | None:
-    call = tools.ledger.store.last_entry(connection_id, event.leg.id, event.leg.created)
+    call = tools.writer.store.last_entry(connection_id, event.leg.id, event.leg.created)
     if call is None and ids.is_originated(tools.prefix, event.leg.id):
-        call = tools.ledger.store.originated(connection_id, event.leg.id)
+        call = tools.writer.store.originated(connection_id, event.leg.id)
         if call is not None and event.type is events.EventType.CHANNEL_DESTROYED:
-            call = originate.with_dial_status(tools, call)
+            call = outbound.with_dial_status(tools, call)
     return call
 
 
@@ -50,18 +51,18 @@ def _unknown_ended(tools: Tools, *, connection_id: int, version: int, event: eve
     Returns:
         The call, when one turned up in between.
     """
-    if quota.is_no_caller(event.leg) or ids.is_originated(tools.prefix, event.leg.id):
+    if inbound.is_no_caller(event.leg) or ids.is_originated(tools.prefix, event.leg.id):
         return None
     if event.type is events.EventType.STASIS_END:
-        return quota.record_abandoned(tools, connection_id=connection_id, version=version, event=event)
+        return inbound.record_abandoned(tools, connection_id=connection_id, version=version, event=event)
     if event.type is events.EventType.CHANNEL_DESTROYED:
-        originate.unknown_unanswered(tools, connection_id=connection_id, version=version, event=event)
+        outbound.unknown_unanswered(tools, connection_id=connection_id, version=version, event=event)
     return None
 
 
 def tear_down(tools: Tools, *, call_id: UUID) -> None:
     """The teardown as ordered: after a refusal, a failure, a deadline; and once more when one was lost."""
-    claim = claims.claim(tools.ledger, call_id, Step.TEARDOWN)
+    claim = claims.claim(tools.writer, call_id, Step.TEARDOWN)
     if claim is not None:
         with claim:
             _tear_down(tools, claim)
@@ -73,9 +74,9 @@ def _media_ended(tools: Tools, connection_id: int, own: ids.OwnId, event: events
     call = bridge.own_call(tools, connection_id, own.call_id, event.leg.id)
     if call is None:
         return
-    why = f"media leg ended, cause {event.cause} {event.cause_text}".strip() if event.cause else "media leg ended"
-    fact = facts.MediaGone(attempt=own.attempt, hangup_cause=event.cause, why=why)
-    _, claim = claims.take(tools.ledger, call, Step.TEARDOWN, fact)
+    reason = f"media leg ended, cause {event.cause} {event.cause_text}".strip() if event.cause else "media leg ended"
+    fact = facts.MediaGone(attempt=own.attempt, hangup_cause=event.cause, reason=reason)
+    _, claim = claims.take(tools.writer, call, Step.TEARDOWN, fact)
     if claim is not None:
         with claim:
             _tear_down(tools, claim)
@@ -88,8 +89,8 @@ def _is_of_an_earlier_entry(tools: Tools, call: Call, event: events.Event) -> bo
     if is_unclear and event.type is events.EventType.STASIS_END and call.state is not calls.State.ENDED:
         # A resync found the leg in Stasis and nobody knows since when, or it came back within a millisecond: only
         # Asterisk can tell.
-        return quota.is_in_stasis(tools, call.connection_id, call.connection_version, event.leg)
-    return entered is not None and bool(event.stamp) and entries.later(entered, event.stamp)
+        return inbound.is_in_stasis(tools, call.connection_id, call.connection_version, event.leg)
+    return entered is not None and bool(event.stamp) and stasis_entry.later(entered, event.stamp)
 
 
 def _caller_fact(event: events.Event) -> facts.Fact:
@@ -111,11 +112,11 @@ def _tear_down(tools: Tools, claim: claims.Claim) -> None:
         left.append(_remove_all(tools, tools.asterisks.of(call, claim), claim))
     except errors.PipelineError as exc:
         left.append(str(exc))
-    if why := "; ".join(text for text in left if text):
-        claim.record(facts.RemovalPending(why=why))
-    elif call.open_until is not None and tools.ledger.store.now() < call.open_until:
-        why = "a request whose outcome is unknown may still take effect"
-        claim.record(facts.RemovalPending(why=why, not_before=call.open_until))
+    if reason := "; ".join(text for text in left if text):
+        claim.record(facts.RemovalPending(reason=reason))
+    elif call.in_doubt_until is not None and tools.writer.store.now() < call.in_doubt_until:
+        reason = "a request whose outcome is unknown may still take effect"
+        claim.record(facts.RemovalPending(reason=reason, not_before=call.in_doubt_until))
     else:
         claim.record(facts.LegsRemoved())
 
@@ -140,14 +141,18 @@ def _remove_all(tools: Tools, asterisk: ari.Ari, claim: claims.Claim) -> str:
         asks.append(_removal_of_caller(asterisk, call, claim))
     if not asks:
         return ""
-    failures = [result for result in tools.side_by_side(*asks) if isinstance(result, errors.PipelineError)]
+    failures = [result for result in tools.in_parallel(*asks) if isinstance(result, errors.PipelineError)]
     return "; ".join(str(failure) for failure in failures)
 
 
 def _removal_of_caller(asterisk: ari.Ari, call: Call, claim: claims.Claim) -> _Removal:
     if call.is_unanswered:
         return _Removal(asterisk, call.channel_id, claim, call.hangup_cause)
-    return _Departure(asterisk, call, claim) if call.goes_on else _CallerRemoval(asterisk, call, claim)
+    return (
+        _ContinueInDialplan(asterisk, call, claim)
+        if call.continue_in_dialplan
+        else _CallerRemoval(asterisk, call, claim)
+    )
 
 
 class _Removal:
@@ -185,7 +190,7 @@ class _CallerRemoval(_Removal):
         return leg is not None and leg.created == self._call.channel_created and leg.stasis_app == self._asterisk.app
 
 
-class _Departure(_CallerRemoval):
+class _ContinueInDialplan(_CallerRemoval):
     """Lets a refused caller go on in the dialplan behind Stasis, told why; sees it gone from our app."""
 
     def __call__(self) -> None:
@@ -198,7 +203,7 @@ class _Departure(_CallerRemoval):
         }
         for name, value in told.items():
             self._asterisk.set_variable(self._channel_id, name, str(value))
-        self._asterisk.go_on(self._channel_id)
+        self._asterisk.continue_in_dialplan(self._channel_id)
         for pause in _LOOKS:
             self._claim.pause(pause)
             if not self._is_ours():

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 from arictl.checks import media
 from arictl.checks.findings import Finding, ok, warning, wrong
-from shared import ari, circuits, endpoints, errors, rest
-from shared.core.configurations import Configuration
+from shared import errors
+from shared.asterisk import ari, circuit_breaker, rest, tcp_connector
+from shared.platform.dograh.telephony_configuration import Configuration
 
 _CONNECT_SECONDS = 2.0
 _READ_SECONDS = 3.0
@@ -31,7 +32,7 @@ MODULES = (
 )
 
 
-class Watch:
+class TimedBudget:
     """Bounds the requests to one Asterisk."""
 
     def __init__(self, seconds: float = _SECONDS) -> None:
@@ -43,12 +44,12 @@ class Watch:
             raise errors.TransientError("it takes too long to answer")
         return left
 
-    def asked(self, request: rest.Asked) -> None:
+    def asked(self, request: rest.RequestRecord) -> None:
         """Nobody keeps what a doctor asked."""
 
 
 def check(
-    configuration: Configuration, client: str | None, *, socket_state: str, dialer: endpoints.Dialer
+    configuration: Configuration, client: str | None, *, socket_state: str, connector: tcp_connector.TcpConnector
 ) -> list[Finding]:
     """What one Asterisk is like.
 
@@ -69,15 +70,15 @@ def check(
             requests_at_once=2,
             connect_seconds=_CONNECT_SECONDS,
             read_seconds=_READ_SECONDS,
-            dialer=dialer,
-            circuit=circuits.Closed(),
+            connector=connector,
+            circuit=circuit_breaker.Closed(),
         )
     except errors.InvalidConfiguration as exc:
         return [wrong("certificates", str(exc), "arictl connection add --replace --ca-bundle FILE")]
     found: list[Finding] = []
     try:
         # What was found before it fell silent is kept.
-        found.extend(_look(ari.Ari(asterisk, Watch()), configuration, client, socket_state, found))
+        found.extend(_look(ari.Ari(asterisk, TimedBudget()), configuration, client, socket_state, found))
     except (errors.TransientError, errors.AsteriskRefused) as exc:
         found.append(wrong("Asterisk", f"{exc}", "is it overloaded, or did it just go? Run this again"))
     finally:
@@ -111,17 +112,17 @@ def _look(
     return list(media.check(there, client))
 
 
-def guarded(why: str, configuration: Configuration) -> Finding:
+def guarded(reason: str, configuration: Configuration) -> Finding:
     """What to do about an endpoint that our own guard does not let us connect to."""
     return wrong(
         "endpoint guard",
-        f"{configuration.endpoint}: {why}",
+        f"{configuration.endpoint}: {reason}",
         "correct ari_endpoint; or, should this Asterisk really be there, set ENDPOINT_ALLOW (or take it out of"
         " ENDPOINT_DENY) for every process and restart them. Some addresses are refused whatever the settings say",
     )
 
 
-def unreachable(why: str, configuration: Configuration) -> Finding:
+def unreachable(reason: str, configuration: Configuration) -> Finding:
     """What to do about an Asterisk that gives no usable answer, by what it said."""
     what, todo = (
         "reachable",
@@ -130,7 +131,7 @@ def unreachable(why: str, configuration: Configuration) -> Finding:
             " firewall let us through? asterisk -rx 'http show status'"
         ),
     )
-    if why.startswith("answered 401"):
+    if reason.startswith("answered 401"):
         what, todo = (
             "credentials",
             (
@@ -138,18 +139,18 @@ def unreachable(why: str, configuration: Configuration) -> Finding:
                 " is written as \\;), then: asterisk -rx 'module reload res_ari.so'"
             ),
         )
-    elif why.startswith("answered 403"):
+    elif reason.startswith("answered 403"):
         what, todo = "credentials", "an acl of this user in ari.conf, or a proxy in front, refuses this machine"
-    elif why.startswith("answered 404"):
+    elif reason.startswith("answered 404"):
         todo = (
             "something answers, but not ARI: has http.conf a prefix that ari_endpoint lacks (or the other way round),"
             " is res_ari_applications.so loaded? asterisk -rx 'http show status' shows the prefix"
         )
-    elif "TLS" in why or "certificate" in why:
+    elif "TLS" in reason or "certificate" in reason:
         todo = "a private authority's certificates are given by arictl connection add --replace --ca-bundle FILE"
-    elif why.startswith("answered"):
+    elif reason.startswith("answered"):
         todo = "Asterisk, or a proxy in front of it, is in trouble: look at its log"
-    return wrong(what, f"{configuration.endpoint}: {why}", todo)
+    return wrong(what, f"{configuration.endpoint}: {reason}", todo)
 
 
 def _writing(there: ari.Ari) -> Iterator[Finding]:

@@ -8,9 +8,13 @@ from dataclasses import dataclass, replace
 
 from arictl.checks import asterisk
 from arictl.checks.findings import Finding, ok, warning, wrong
-from shared import authorities, database, dograh, endpoints, errors, sealing
-from shared.core import configurations
-from shared.core.configurations import Configuration
+from shared import errors
+from shared.asterisk import tcp_connector, tls
+from shared.platform import dograh
+from shared.platform.dograh import telephony_configuration
+from shared.platform.dograh.telephony_configuration import Configuration
+from shared.process import sealing
+from shared.storage import database
 
 #: Asterisks asked at once.
 _AT_ONCE = 8
@@ -55,20 +59,23 @@ class Patient:
 
 
 def check(
-    db: database.Database, sealer: sealing.Sealer | None, organization: int | None, dialer: endpoints.Dialer
+    db: database.Database,
+    sealer: sealing.Sealer | None,
+    organization: int | None,
+    connector: tcp_connector.TcpConnector,
 ) -> list[Patient]:
     """Every connection, or one organization's, with all that can be said of it. Raises as a database does."""
     found = patients(db, sealer, organization)
     with futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-        asked = list(pool.map(lambda patient: _asked(patient, dialer), found))
+        asked = list(pool.map(lambda patient: _asked(patient, connector), found))
     return [replace(one, findings=(*one.findings, *more)) for one, more in zip(found, asked, strict=True)]
 
 
-def _asked(patient: Patient, dialer: endpoints.Dialer) -> Sequence[Finding]:
+def _asked(patient: Patient, connector: tcp_connector.TcpConnector) -> Sequence[Finding]:
     if patient.configuration is None:
         return ()
     state = "unassigned" if patient.known is None else patient.known["socket_state"] or "unassigned"
-    return asterisk.check(patient.configuration, patient.client, socket_state=state, dialer=dialer)
+    return asterisk.check(patient.configuration, patient.client, socket_state=state, connector=connector)
 
 
 def patients(db: database.Database, sealer: sealing.Sealer | None, organization: int | None) -> list[Patient]:
@@ -106,8 +113,8 @@ def patients(db: database.Database, sealer: sealing.Sealer | None, organization:
 
 def _parsed(row: dograh.ConfigurationRow) -> Configuration | Finding:
     try:
-        configuration = configurations.parse(row.value)
-        authorities.check(configuration.ca_bundle)
+        configuration = telephony_configuration.parse(row.value)
+        tls.check(configuration.ca_bundle)
     except errors.InvalidConfiguration as exc:
         return wrong("configuration", str(exc), "correct it in the platform, or: arictl connection add --replace")
     return configuration
@@ -174,7 +181,7 @@ def _opened(sealed: str | None, sealer: sealing.Sealer | None) -> str | None:
 def _route(routes: dograh.Routes, row: dograh.ConfigurationRow) -> Finding:
     route = routes.inbound(source_id=row.source_id, organization_id=row.organization_id)
     if isinstance(route, dograh.Route):
-        return ok("inbound workflow", f"workflow {route.workflow_id}, websocket client {route.terms.media_client}")
+        return ok("inbound workflow", f"workflow {route.workflow_id}, websocket client {route.settings.media_client}")
     return wrong(
         "inbound workflow",
         route.reason,

@@ -6,8 +6,8 @@ import urllib.parse
 from collections.abc import Iterator
 
 from arictl.checks.findings import Finding, ok, warning, wrong
-from shared import ari, endpoints, errors
-from shared.core import guard
+from shared import errors
+from shared.asterisk import address_guard, ari, tcp_connector
 
 _CONNECT_SECONDS = 2.0
 
@@ -58,7 +58,7 @@ def reach(uri: str) -> Finding:
     place = f"{parts.scheme}://{host}:{port}"
     try:
         # The agent is ours and may be anywhere of ours, but the PBX owner wrote this address: never a metadata service.
-        with endpoints.Dialer(guard.Guard()).connect(host, port, seconds=_CONNECT_SECONDS):
+        with tcp_connector.TcpConnector(address_guard.AddressGuard()).connect(host, port, seconds=_CONNECT_SECONDS):
             return ok(
                 "media URL",
                 f"{place}: the port answers this machine; whether it does the Asterisk, and speaks"

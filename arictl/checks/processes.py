@@ -8,8 +8,9 @@ from typing import Any
 import redis
 
 from arictl.checks.findings import Finding, ok, warning, wrong
-from shared import database, keys, messages
-from shared.broker import members, scripts
+from shared import keys, messages
+from shared.broker import scripts, session
+from shared.storage import database
 
 #: Queues that no process of this release serves.
 _UNSERVED = frozenset({"originate"})
@@ -49,7 +50,7 @@ def check_scheduler(db: database.Database) -> list[Finding]:
 
 
 def check_calls(db: database.Database) -> list[Finding]:
-    """Calls nobody drives on, and messages that were given up."""
+    """Calls nobody step_retries on, and messages that were given up."""
     with db.connection() as connection:
         overdue = connection.execute(_OVERDUE).fetchone()
         dead = connection.execute(_DEAD).fetchone()
@@ -98,14 +99,14 @@ def _processes(client: redis.Redis, timeout_seconds: float, requests_each: int) 
     pipe = client.pipeline(transaction=False)
     pipe.time()
     pipe.zrange(keys.LISTENERS, 0, -1, withscores=True)
-    pipe.exists(keys.SENTINEL)
+    pipe.exists(keys.BOOT_MARKER)
     pipe.zrange(f"{keys.NAMESPACE}:members", 0, -1, withscores=True)
     (seconds, micros), beats, sentinel, crews = pipe.execute()
     counts = scripts.COUNT.run(client, keys.NAMESPACE, *messages.QUEUES)
     now_ms = seconds * 1000 + micros / 1000
     yield _listeners([(str(who), now_ms - at_ms) for who, at_ms in beats], timeout_seconds)
     # A worker is as many members as it has crews.
-    workers = {str(who).split("/", 1)[0] for who, at_ms in crews if now_ms - at_ms < members.TIMEOUT_MS}
+    workers = {str(who).split("/", 1)[0] for who, at_ms in crews if now_ms - at_ms < session.TIMEOUT_MS}
     yield from _workers(len(workers), requests_each)
     if not sentinel:
         yield warning(

@@ -10,7 +10,9 @@ from typing import Any
 import redis
 
 from arictl.checks.findings import Finding, is_readable, numbers, ok, warning, without_password, wrong
-from shared import database, errors, keys, migrations, settings
+from shared import errors, keys
+from shared.process import settings
+from shared.storage import database, migrations
 
 _REQUIRED = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY")
 _OLDEST_REDIS = (6, 2)

@@ -35,7 +35,7 @@ local function settle(verdict, queue, reference, body, detail)
     elseif verdict == "dead" then
         redis.call("HDEL", messages, reference)
         redis.call("XADD", key("dead"), "MAXLEN", "~", 1000, "*",
-            "queue", queue, "reference", reference, "body", body, "why", detail)
+            "queue", queue, "reference", reference, "body", body, "reason", detail)
         redis.call("PEXPIRE", key("dead"), 7 * 24 * 3600 * 1000)
     else
         redis.call("HSET", messages, reference, body)

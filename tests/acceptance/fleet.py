@@ -70,9 +70,10 @@ class Fleet:
     def is_settled(self, *names: str) -> bool:
         """Whether these listeners, and no other, hold everything evenly, each socket open and nothing handed over."""
         rows = self.pipeline.query(
-            "SELECT listener_id, socket_state, elder_id FROM ari.connection_versions WHERE retired_at IS NULL"
+            "SELECT listener_id, socket_state, previous_listener_id FROM ari.connection_versions"
+            " WHERE retired_at IS NULL"
         )
-        if any(row["socket_state"] != "connected" or row["elder_id"] is not None for row in rows):
+        if any(row["socket_state"] != "connected" or row["previous_listener_id"] is not None for row in rows):
             return False
         counts = Counter(_process(row["listener_id"]) for row in rows)
         return counts.keys() == set(names) and max(counts.values()) - min(counts.values()) <= 1
@@ -200,7 +201,8 @@ class Fleet:
 
     def tell(self) -> str:
         states = self.pipeline.query(
-            "SELECT listener_id, elder_id, epoch, socket_state, last_error, count(*) FROM ari.connection_versions"
+            "SELECT listener_id, previous_listener_id, epoch, socket_state, last_error, count(*)"
+            " FROM ari.connection_versions"
             " WHERE retired_at IS NULL GROUP BY 1, 2, 3, 4, 5"
         )
         calls = self.pipeline.query("SELECT state, outcome, reason, count(*) FROM ari.calls GROUP BY 1, 2, 3")
@@ -215,8 +217,8 @@ def _process(listener_id: str | None) -> str | None:
 def overlaps(tenures: list[Tenure]) -> list[float]:
     """From each socket of an app to the next one: how long both were open; negative for a gap."""
     return [
-        (elder.closed_at if elder.closed_at is not None else time.monotonic()) - newer.opened_at
-        for elder, newer in itertools.pairwise(tenures)
+        (previous.closed_at if previous.closed_at is not None else time.monotonic()) - newer.opened_at
+        for previous, newer in itertools.pairwise(tenures)
     ]
 
 

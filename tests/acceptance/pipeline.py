@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg import rows
 
-from shared import sealing
+from shared.process import sealing
 from tests.acceptance import logs
 
 ROOT = Path(__file__).parents[2]

@@ -21,7 +21,7 @@ from devstack import servers
 from devstack.agent import Agent
 from devstack.endpoint import Behaviour
 from shared import messages, queues
-from shared.core import events
+from shared.asterisk import events
 from simulator.control import Control, LoggedRequest
 from simulator.settings import Settings
 from simulator.testing import SimulatedAsterisk
@@ -232,7 +232,7 @@ class Site:
             at_ms=seconds * 1000 + micros // 1000,
         )
         assert message is not None
-        queues.BrokerOrders(queues.broker(self.pipeline.redis_url)).send(message)
+        queues.BrokerCommandQueue(queues.broker(self.pipeline.redis_url)).send(message)
 
     def tell(self) -> str:
         """Everything that is known."""

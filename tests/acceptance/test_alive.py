@@ -1,4 +1,4 @@
-"""`python -m shared.health` on the real processes: alive without Redis and Postgres, and not when stopped."""
+"""`python -m shared.process.health` on the real processes: alive without Redis and Postgres, and not when stopped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from devstack import processes
-from shared import health
+from shared.process import health
 from tests.acceptance.pipeline import ROOT, Pipeline, procfile, wait_until
 
 pytestmark = pytest.mark.services
@@ -29,7 +29,10 @@ def test_a_process_is_alive_whatever_it_stands_on_and_not_when_it_is_stuck(
     pipeline.start(name, HEALTH_FILE=str(path), **urls)
     wait_until(lambda: health.silence(path, time.monotonic()) < 2, seconds=10, what=pipeline.log_tail)
     done = subprocess.run(
-        [sys.executable, "-m", "shared.health"], check=False, cwd=ROOT, env={**os.environ, "HEALTH_FILE": str(path)}
+        [sys.executable, "-m", "shared.process.health"],
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "HEALTH_FILE": str(path)},
     )
     assert done.returncode == 0
     noted = path.read_text()

@@ -61,7 +61,7 @@ def assert_no_older_epoch(fleet: Fleet) -> None:
 
 
 def assert_handed_over(fleet: Fleet, *, since: float) -> None:
-    """Each newer socket was open before its elder went, and the elder was gone within two seconds."""
+    """Each newer socket was open before its previous went, and the previous was gone within two seconds."""
     for app, tenures in fleet.tenures(since=since).items():
         assert all(0 <= overlap <= 2 for overlap in overlaps(tenures)), f"{app}: {overlaps(tenures)}"
 
@@ -134,7 +134,7 @@ def test_a_listener_that_froze_wakes_up_replaced_and_steals_nothing(fleet: Fleet
     )
     fleet.wait_settled("listener.1", "listener.2")
     assert_no_older_epoch(fleet)
-    assert not fleet.pipeline.value("SELECT count(*) FROM ari.connection_versions WHERE taken_at IS NOT NULL")
+    assert not fleet.pipeline.value("SELECT count(*) FROM ari.connection_versions WHERE preempted_at IS NOT NULL")
     legs = fleet.connect_all()
     fleet.end(legs)
 

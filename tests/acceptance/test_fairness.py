@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from devstack import servers
-from shared.core import breaker
+from shared.asterisk import breaker
 from tests import databases
 from tests.acceptance.sites import Product, Site, running_product
 
@@ -66,7 +66,7 @@ def test_a_caller_outlasts_an_open_breaker_and_no_attempt_is_spent_on_it(ours: S
     leg = ours.dial()
     ours.wait_state(leg, "prepared")
     # The sweep has ordered the step again by then.
-    ours.until(lambda: ours.pipeline.call(leg)["drives"] >= 1, seconds=5, what="the step was ordered once more")
+    ours.until(lambda: ours.pipeline.call(leg)["step_retries"] >= 1, seconds=5, what="the step was ordered once more")
     assert ours.pipeline.call(leg)["attempt"] == 0, ours.tell()
     assert ours.pipeline.state(connected) == "connected"
     ours.control.clear()

@@ -20,7 +20,8 @@ import dramatiq
 import pytest
 
 from devstack import servers
-from shared import migrations, queues
+from shared import queues
+from shared.storage import migrations
 from tests import databases
 from tests.acceptance.sites import APP, EVENTS, PREFIX, Product, Site, running_product
 
@@ -322,7 +323,7 @@ def test_every_message_delivered_three_times_changes_nothing(
         for leg in brief:
             site.wait_state(leg, "ended", seconds=20)
         site.wait_empty()
-        wanted = {"receive_caller", "note_media_ready", "note_leg_ended", "resync_connection", *more}
+        wanted = {"caller_entered", "media_leg_ready", "leg_ended", "resync_connection", *more}
         site.until(lambda: wanted <= repeater.actors, seconds=20, what="every kind of message was repeated")
         product.wait_idle(client)
     assert len(site.calls()) == len(legs) + len(brief), site.tell()

@@ -8,7 +8,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from shared import sealing
+from shared.process import sealing
 from tests.acceptance import logs
 from tests.acceptance.pipeline import PASSWORD, SECRET_KEY, Pipeline
 

@@ -20,7 +20,7 @@ import pytest
 
 from devstack import servers
 from shared import messages, queues
-from shared.core.call_requests import CallRequest
+from shared.call.call_requests import CallRequest
 from tests import databases
 from tests.acceptance.pipeline import ROOT, SECRET_KEY, Tenant, closing_tenant
 from tests.acceptance.sites import APP, Product, Site, running_product
@@ -54,7 +54,7 @@ def place(site: Site, number: str, **how: Any) -> None:
     """Asks for a call by message."""
     asked: dict[str, Any] = {"request_id": uuid.uuid4().hex, "workflow_id": site.tenant.workflow_id} | how
     request = CallRequest(organization_id=site.tenant.organization_id, number=number, **asked)
-    queues.BrokerOrders(queues.broker(site.pipeline.redis_url)).send(messages.of_request(request))
+    queues.BrokerCommandQueue(queues.broker(site.pipeline.redis_url)).send(messages.of_request(request))
 
 
 def only_call(site: Site, *states: str, seconds: float = 10) -> dict[str, Any]:
@@ -285,7 +285,7 @@ def test_an_operator_places_a_call_and_ends_it(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "why"),
+    ("words", "reason"),
     [
         (["1@evil", "--workflow", "{workflow}"], "is no number"),
         (["100&PJSIP/200", "--workflow", "{workflow}"], "is no number"),
@@ -297,11 +297,11 @@ def test_an_operator_places_a_call_and_ends_it(site: Site) -> None:
         (["100", "--workflow", "{workflow}", "--caller-id", '"x" <1>'], "is no number"),
     ],
 )
-def test_what_cannot_be_placed_is_said_at_once(site: Site, words: list[str], why: str) -> None:
+def test_what_cannot_be_placed_is_said_at_once(site: Site, words: list[str], reason: str) -> None:
     given = [word.replace("{workflow}", str(site.tenant.workflow_id)) for word in words]
     refused = _arictl(site, "call", *given, "-o", str(site.tenant.organization_id))
     assert refused.returncode == 1
-    assert why in refused.stderr, refused.stderr
+    assert reason in refused.stderr, refused.stderr
     assert refused.stderr.count("\n") == 1
     assert site.calls() == []
     assert site.runs() == 0
@@ -424,9 +424,9 @@ COMBINATIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("named", "why"), COMBINATIONS.items(), ids=lambda named: "".join(named or "served"))
+@pytest.mark.parametrize(("named", "reason"), COMBINATIONS.items(), ids=lambda named: "".join(named or "served"))
 def test_every_combination_of_two_tenants(
-    product: Product, site: Site, named: tuple[str, str, str], why: str | None
+    product: Product, site: Site, named: tuple[str, str, str], reason: str | None
 ) -> None:
     with closing_tenant(product.database_url, f"other-{uuid.uuid4().hex[:8]}") as other:
         tenants = {"a": site.tenant, "b": other}
@@ -437,14 +437,14 @@ def test_every_combination_of_two_tenants(
         if user:
             said += f",user_id={tenants[user].user_id}"
         leg = site.dial(answered=True, args=said.split(","))
-        if why is None:
+        if reason is None:
             site.wait_state(leg, "connected")
             site.end(leg)
         else:
             site.wait_state(leg, "ended")
             call = site.pipeline.call(leg)
             assert (call["outcome"], call["workflow_run_id"], call["hangup_cause"]) == ("refused", None, 57)
-            assert why in call["reason"]
+            assert reason in call["reason"]
             assert run_row(site, runs["a"]) == before["a"]
         assert run_row(site, runs["b"]) == before["b"]
         assert site.pipeline.query("SELECT 1 FROM ari.calls WHERE organization_id = %s", other.organization_id) == []
@@ -452,7 +452,7 @@ def test_every_combination_of_two_tenants(
 
 
 @pytest.mark.parametrize(
-    ("said", "why"),
+    ("said", "reason"),
     [
         (["workflow_run_id={run}"], "workflow_id is missing"),
         (["workflow_id={workflow}"], "workflow_run_id is missing"),
@@ -463,13 +463,13 @@ def test_every_combination_of_two_tenants(
         (["workflow_run_id={run}", "workflow_id=99999999999999"], "workflow_id is not the number of one"),
     ],
 )
-def test_a_leg_with_incomplete_arguments_is_refused(site: Site, said: list[str], why: str) -> None:
+def test_a_leg_with_incomplete_arguments_is_refused(site: Site, said: list[str], reason: str) -> None:
     run_id = waiting_run(site)
     names = {"run": run_id, "workflow": site.tenant.workflow_id, "user": site.tenant.user_id}
     leg = site.dial(answered=True, args=[text.format(**names) for text in said])
     site.wait_state(leg, "ended")
     call = site.pipeline.call(leg)
-    assert (call["outcome"], call["reason"]) == ("refused", why)
+    assert (call["outcome"], call["reason"]) == ("refused", reason)
     assert run_row(site, run_id)["state"] == "initialized"
     site.wait_empty()
 

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from devstack import servers
-from shared.core.calls import Cause
+from shared.call.calls import Cause
 from tests import databases
 from tests.acceptance.pipeline import ROOT, SECRET_KEY
 from tests.acceptance.sites import Product, Site, running_product

@@ -14,7 +14,7 @@ from devstack import asterisk_config, processes
 from devstack.agent import Agent
 from devstack.asterisk import RealAsterisk
 from devstack.asterisk_root import Root
-from shared import asterisk_files
+from shared.asterisk import config_files
 from tests.acceptance.pipeline import ROOT, Pipeline, Tenant, wait_until
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.services]
@@ -69,8 +69,8 @@ def test_an_asterisk_with_the_files_we_name_serves_a_call(
     files = source(pipeline, tenant)
     assert tuple(files) == FILES
     filled = {
-        name: text.replace(asterisk_files.PASSWORD, PASSWORD)
-        .replace(asterisk_files.MEDIA_URL, agent.url)
+        name: text.replace(config_files.PASSWORD, PASSWORD)
+        .replace(config_files.MEDIA_URL, agent.url)
         .replace("wss://agent.example/api/v1/telephony/ws/ari", agent.url)
         .replace("bindport=8088", f"bindport={port}")
         for name, text in files.items()

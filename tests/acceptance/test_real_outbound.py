@@ -11,7 +11,7 @@ import pytest
 from devstack.agent import Agent
 from devstack.asterisk import RealAsterisk
 from shared import messages, queues
-from shared.core.call_requests import CallRequest
+from shared.call.call_requests import CallRequest
 from tests.acceptance.pipeline import Pipeline, Tenant, wait_until
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.services]
@@ -45,7 +45,7 @@ def place(running: Pipeline, tenant: Tenant, number: str, **how: Any) -> None:
         workflow_id=tenant.workflow_id,
         **how,
     )
-    queues.BrokerOrders(queues.broker(running.redis_url)).send(messages.of_request(request))
+    queues.BrokerCommandQueue(queues.broker(running.redis_url)).send(messages.of_request(request))
 
 
 def wait_calls(running: Pipeline, count: int, *states: str, seconds: float = 15) -> list[dict[str, Any]]:

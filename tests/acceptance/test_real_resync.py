@@ -194,7 +194,7 @@ def test_an_app_that_another_client_insists_on_is_left_to_it_until_somebody_says
 ) -> None:
     assert agent.port
     tenant.configure(asterisk.url)
-    pipeline.start(RESYNC_SECONDS="0.5", CONFIGURATIONS_SECONDS="0.5", RETAKE_SECONDS="1")
+    pipeline.start(RESYNC_SECONDS="0.5", CONFIGURATIONS_SECONDS="0.5", RECLAIM_SECONDS="1")
     pipeline.wait_connected()
     stays = connect(pipeline, asterisk)
     with taking_over(asterisk) as first:
@@ -271,7 +271,8 @@ def test_after_a_flushed_redis_and_a_restarted_listener_sockets_are_spread_evenl
 
     def spread() -> list[int]:
         rows = pipeline.query(
-            "SELECT count(*) FROM ari.connection_versions WHERE socket_state = 'connected' AND elder_id IS NULL"
+            "SELECT count(*) FROM ari.connection_versions WHERE socket_state = 'connected'"
+            " AND previous_listener_id IS NULL"
             " GROUP BY listener_id"
         )
         return [row["count"] for row in rows]

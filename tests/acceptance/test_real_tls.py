@@ -9,7 +9,7 @@ import pytest
 from devstack import asterisk_config, endpoint
 from devstack.agent import Agent
 from devstack.asterisk import RealAsterisk
-from tests import tls
+from tests import certificates
 from tests.acceptance.pipeline import PASSWORD, Pipeline, Tenant, wait_until
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.services]
@@ -43,9 +43,9 @@ def test_a_private_authority_is_trusted_by_its_bundle_and_a_change_of_it_keeps_c
     pipeline: Pipeline, tenant: Tenant, prefixed: RealAsterisk, agent: Agent
 ) -> None:
     assert agent.port
-    authorities = [tls.issue(name, authority=True) for name in ("old authority", "new authority")]
-    old, new = (tls.issue("pbx", by, hosts=tls.LOOPBACK) for by in authorities)
-    with tls.in_front_of(prefixed.url, old) as proxy:
+    authorities = [certificates.issue(name, authority=True) for name in ("old authority", "new authority")]
+    old, new = (certificates.issue("pbx", by, hosts=certificates.LOOPBACK) for by in authorities)
+    with certificates.in_front_of(prefixed.url, old) as proxy:
         assert proxy.url().endswith("/behind/nginx")
         # Without the bundle nothing works, and it is said why.
         tenant.configure(proxy.url())

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from devstack import programs, servers
-from shared import errors, sealing
+from shared import errors
+from shared.process import sealing
 from tests import databases
 from tests.acceptance.pipeline import ROOT, SECRET_KEY
 from tests.acceptance.sites import Product, Site, running_product

@@ -19,7 +19,7 @@ import requests
 from devstack import servers
 from devstack.agent import Agent
 from shared import messages, queues
-from shared.core import events
+from shared.asterisk import events
 from tests import databases, queued
 from tests.acceptance.pipeline import PASSWORD
 from tests.acceptance.sites import APP, EVENTS, PREFIX, Product, Site, running_product
@@ -349,7 +349,7 @@ def test_resyncs_of_one_connection_go_one_after_the_other_and_none_that_matters_
         before = put_off()
         with site.control.hold("GET", "/applications/voiceai", "before") as gate:
             gate.wait_arrived()
-            orders = queues.BrokerOrders(queues.broker(product.redis_url))
+            orders = queues.BrokerCommandQueue(queues.broker(product.redis_url))
             for _ in range(3):
                 orders.send(messages.of_resync(**of_connection(site), reason="test", full=True))
             site.until(lambda: put_off() >= before + 3, seconds=20, what="some were put off, and some once more")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from shared.core import events as ari_events
+from shared.asterisk import events as ari_events
 from tests.contract import switches
 from tests.contract.event_sockets import CHATTER, until
 from tests.contract.switches import Switch

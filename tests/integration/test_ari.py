@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from shared import ari, circuits, endpoints, errors, exchanges, rest
-from shared.core import breaker, guard
+from shared import errors
+from shared.asterisk import address_guard, ari, breaker, circuit_breaker, http_pool, rest, tcp_connector
 
 PASSWORD = "hunter2 & # % + : ="
 CHANNEL = {
@@ -28,19 +28,19 @@ CHANNEL = {
 }
 
 
-class Witness:
+class RequestBudget:
     """Lets every request through within `seconds`, and remembers them."""
 
     def __init__(self, seconds: float = 5.0) -> None:
         self.seconds = seconds
-        self.requests: list[rest.Asked] = []
+        self.requests: list[rest.RequestRecord] = []
 
     def seconds_left(self) -> float:
         if self.seconds <= 0:
             raise errors.TransientError("out of time")
         return self.seconds
 
-    def asked(self, request: rest.Asked) -> None:
+    def asked(self, request: rest.RequestRecord) -> None:
         self.requests.append(request)
 
 
@@ -114,8 +114,8 @@ def stub() -> Iterator[Stub]:
 
 
 @pytest.fixture
-def witness() -> Witness:
-    return Witness()
+def budget() -> RequestBudget:
+    return RequestBudget()
 
 
 @contextlib.contextmanager
@@ -125,17 +125,17 @@ def asterisk(
     connect: float = 1.0,
     read: float = 1.0,
     at_once: int = 10,
-    circuit: circuits.Circuit | None = None,
+    circuit: circuit_breaker.Circuit | None = None,
 ) -> Iterator[rest.Asterisk]:
-    dialer = endpoints.Dialer(guard.Guard())
+    connector = tcp_connector.TcpConnector(address_guard.AddressGuard())
     target = rest.Target(endpoint=url, app="voiceai", user="user", password=PASSWORD)
     made = rest.Asterisk(
         target,
         requests_at_once=at_once,
         connect_seconds=connect,
         read_seconds=read,
-        dialer=dialer,
-        circuit=circuit or circuits.Closed(),
+        connector=connector,
+        circuit=circuit or circuit_breaker.Closed(),
     )
     try:
         yield made
@@ -144,22 +144,22 @@ def asterisk(
 
 
 @pytest.fixture
-def client(stub: Stub, witness: Witness) -> Iterator[ari.Ari]:
+def client(stub: Stub, budget: RequestBudget) -> Iterator[ari.Ari]:
     with asterisk(stub.url) as made:
-        yield ari.Ari(made, witness)
+        yield ari.Ari(made, budget)
 
 
 # ── what is asked ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_channel_is_read(client: ari.Ari, stub: Stub, witness: Witness) -> None:
+def test_a_channel_is_read(client: ari.Ari, stub: Stub, budget: RequestBudget) -> None:
     stub.answer = answered(200, CHANNEL)
     channel = client.channel("1.1")
     assert channel is not None
     assert (channel.id, channel.stasis_app, channel.caller_number) == ("1.1", "voiceai", "+49151")
     assert stub.lines == ["GET /ari/channels/1.1"]
-    assert [(request.what, request.answer) for request in witness.requests] == [("GET /channels/1.1", "200")]
-    assert witness.requests[0].took_ms > 0
+    assert [(request.what, request.answer) for request in budget.requests] == [("GET /channels/1.1", "200")]
+    assert budget.requests[0].took_ms > 0
 
 
 def test_credentials_go_in_the_header_only(client: ari.Ari, stub: Stub) -> None:
@@ -168,9 +168,9 @@ def test_credentials_go_in_the_header_only(client: ari.Ari, stub: Stub) -> None:
     assert "hunter2" not in stub.lines[0]
 
 
-def test_a_path_prefix_is_kept(stub: Stub, witness: Witness) -> None:
+def test_a_path_prefix_is_kept(stub: Stub, budget: RequestBudget) -> None:
     with asterisk(f"{stub.url}/asterisk") as made:
-        ari.Ari(made, witness).answer("1.1")
+        ari.Ari(made, budget).answer("1.1")
     assert stub.lines == ["POST /asterisk/ari/channels/1.1/answer"]
 
 
@@ -304,7 +304,9 @@ def test_lists_that_are_none_are_not_an_absence(client: ari.Ari, stub: Stub, nam
             ask()
 
 
-def test_hostile_names_and_messages_can_be_logged_and_stored(client: ari.Ari, stub: Stub, witness: Witness) -> None:
+def test_hostile_names_and_messages_can_be_logged_and_stored(
+    client: ari.Ari, stub: Stub, budget: RequestBudget
+) -> None:
     hostile = "a\x00\ud800\n\x1b[2J" + "x" * 100_000
     stub.answer = answered(200, {"id": hostile, "channels": [hostile], "channel_ids": [hostile]})
     bridge, application = client.bridge("b1"), client.application()
@@ -313,7 +315,7 @@ def test_hostile_names_and_messages_can_be_logged_and_stored(client: ari.Ari, st
         client.answer("1.1")
     assert bridge is not None
     assert application is not None
-    said = [bridge.id, *bridge.channels, *application.channels, str(caught.value), witness.requests[-1].answer]
+    said = [bridge.id, *bridge.channels, *application.channels, str(caught.value), budget.requests[-1].answer]
     for text in said:
         assert text.isprintable()
         assert len(text) < 300
@@ -380,15 +382,15 @@ def dripping(first: bytes) -> Answer:
     ],
     ids=["silent", "headers", "short body", "long body", "endless body"],
 )
-def test_an_answer_takes_no_longer_than_its_time(stub: Stub, witness: Witness, answer: Answer) -> None:
+def test_an_answer_takes_no_longer_than_its_time(stub: Stub, budget: RequestBudget, answer: Answer) -> None:
     stub.answer = answer
     with asterisk(stub.url, read=0.3) as made:
         started = time.monotonic()
         with pytest.raises(errors.AsteriskUnreachable) as caught:
-            ari.Ari(made, witness).channel("1.1")
+            ari.Ari(made, budget).channel("1.1")
         assert time.monotonic() - started < 1.0
     assert caught.value.may_have_acted
-    assert len(witness.requests) == 1
+    assert len(budget.requests) == 1
 
 
 def test_a_step_s_own_time_bounds_its_requests(stub: Stub) -> None:
@@ -396,19 +398,19 @@ def test_a_step_s_own_time_bounds_its_requests(stub: Stub) -> None:
     with asterisk(stub.url, read=5.0) as made:
         started = time.monotonic()
         with pytest.raises(errors.AsteriskUnreachable):
-            ari.Ari(made, Witness(0.2)).channel("1.1")
+            ari.Ari(made, RequestBudget(0.2)).channel("1.1")
         assert time.monotonic() - started < 1.0
 
 
-def test_no_request_starts_after_the_step_s_time(client: ari.Ari, stub: Stub, witness: Witness) -> None:
-    witness.seconds = 0
+def test_no_request_starts_after_the_step_s_time(client: ari.Ari, stub: Stub, budget: RequestBudget) -> None:
+    budget.seconds = 0
     with pytest.raises(errors.TransientError, match="out of time"):
         client.answer("1.1")
     assert stub.lines == []
 
 
 def test_an_answer_too_large_is_refused(client: ari.Ari, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchanges, "LARGEST_ANSWER", 1000)
+    monkeypatch.setattr(http_pool, "LARGEST_ANSWER", 1000)
     stub.answer = answered(200, CHANNEL | {"padding": "x" * 2000})
     with pytest.raises(errors.AsteriskUnreachable, match="too large"):
         client.channel("1.1")
@@ -422,7 +424,7 @@ def test_only_so_many_requests_are_in_flight(stub: Stub) -> None:
         waiting.start()
         until(lambda: stub.lines != [])
         with pytest.raises(errors.AsteriskUnreachable, match="too many requests") as caught:
-            ari.Ari(made, Witness()).channel("1.2")
+            ari.Ari(made, RequestBudget()).channel("1.2")
         assert not caught.value.may_have_acted
         stub.stopping.set()
         waiting.join()
@@ -454,7 +456,7 @@ def closing(handler: _Handler) -> None:
 )
 def test_what_gives_no_answer_opens_the_breaker_and_a_4xx_does_not(stub: Stub, answer: Answer, *, opens: bool) -> None:
     stub.answer = answer
-    with asterisk(stub.url, circuit=circuits.Circuit()) as made:
+    with asterisk(stub.url, circuit=circuit_breaker.Circuit()) as made:
         for _ in range(breaker.FAILURES):
             outcome(made)
         assert len(stub.lines) == breaker.FAILURES
@@ -465,7 +467,7 @@ def test_what_gives_no_answer_opens_the_breaker_and_a_4xx_does_not(stub: Stub, a
 
 def test_a_refused_connection_opens_the_breaker_and_one_answer_closes_it(stub: Stub) -> None:
     clock = 100.0
-    with asterisk(stub.url, read=0.1, circuit=circuits.Circuit(clock=lambda: clock)) as made:
+    with asterisk(stub.url, read=0.1, circuit=circuit_breaker.Circuit(clock=lambda: clock)) as made:
         stub.answer = silent
         for _ in range(breaker.FAILURES):
             assert outcome(made) == "no answer in time"
@@ -480,17 +482,17 @@ def test_a_refused_connection_opens_the_breaker_and_one_answer_closes_it(stub: S
 def test_nothing_is_told_of_a_request_that_was_not_made(stub: Stub) -> None:
     """The timeline shows what was asked; a step says why it asked nothing."""
     stub.answer = answered(500)
-    witness = Witness()
-    with asterisk(stub.url, circuit=circuits.Circuit()) as made:
+    budget = RequestBudget()
+    with asterisk(stub.url, circuit=circuit_breaker.Circuit()) as made:
         for _ in range(breaker.FAILURES + 3):
             with pytest.raises(errors.AsteriskUnreachable):
-                ari.Ari(made, witness).channel("1.1")
-    assert len(witness.requests) == breaker.FAILURES
+                ari.Ari(made, budget).channel("1.1")
+    assert len(budget.requests) == breaker.FAILURES
 
 
 def outcome(made: rest.Asterisk) -> str:
     try:
-        ari.Ari(made, Witness()).channel("1.1")
+        ari.Ari(made, RequestBudget()).channel("1.1")
     except errors.PipelineError as exc:
         return str(exc)
     return ""
@@ -515,59 +517,59 @@ def test_connections_are_kept_and_reused(client: ari.Ari, stub: Stub) -> None:
 def test_a_connection_idle_for_long_is_not_used_again(
     client: ari.Ari, stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchanges, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(http_pool, "IDLE_SECONDS", 0.0)
     client.answer("1.1")
     client.answer("1.1")
     assert len(set(stub.peers)) == 2
 
 
 @pytest.mark.parametrize("warm", [False, True])
-def test_a_post_is_never_sent_twice(client: ari.Ari, stub: Stub, witness: Witness, *, warm: bool) -> None:
+def test_a_post_is_never_sent_twice(client: ari.Ari, stub: Stub, budget: RequestBudget, *, warm: bool) -> None:
     """A second externalMedia with the same channel id crashes an Asterisk."""
     if warm:
         client.answer("1.1")
     stub.lines.clear()
-    witness.requests.clear()
+    budget.requests.clear()
     stub.answer = closing
     with pytest.raises(errors.AsteriskUnreachable, match="connection failed") as caught:
         client.create_media("m1", client="media", parameters={})
     assert caught.value.may_have_acted
     assert len(stub.lines) == 1
-    assert len(witness.requests) == 1
+    assert len(budget.requests) == 1
 
 
-def test_a_refused_connection_did_nothing(witness: Witness) -> None:
+def test_a_refused_connection_did_nothing(budget: RequestBudget) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with (
         asterisk(f"http://127.0.0.1:{port}") as made,
         pytest.raises(errors.AsteriskUnreachable, match="connection refused") as caught,
     ):
-        ari.Ari(made, witness).answer("1.1")
+        ari.Ari(made, budget).answer("1.1")
     assert not caught.value.may_have_acted
-    assert [request.answer for request in witness.requests] == ["connection refused"]
+    assert [request.answer for request in budget.requests] == ["connection refused"]
 
 
 @pytest.mark.parametrize(
     "answer", [closing, silent, answered(500, {"message": "x"}), answered(400, None), answered(200, b"<")]
 )
-def test_no_error_shows_the_password(stub: Stub, witness: Witness, answer: Answer) -> None:
+def test_no_error_shows_the_password(stub: Stub, budget: RequestBudget, answer: Answer) -> None:
     stub.answer = answer
     with asterisk(stub.url, read=0.2) as made:
         assert "hunter2" not in repr(made.target)
         with pytest.raises(errors.PipelineError) as caught:
-            ari.Ari(made, witness).channel("1.1")
-    shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value) + repr(witness.requests)
+            ari.Ari(made, budget).channel("1.1")
+    shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value) + repr(budget.requests)
     assert "hunter2" not in shown
     assert "dXNlcjpodW50ZXIy" not in shown
 
 
 @pytest.mark.parametrize("url", ["http://name.invalid", "https://127.0.0.1:1"])
-def test_what_cannot_be_reached_is_unreachable(url: str, witness: Witness) -> None:
+def test_what_cannot_be_reached_is_unreachable(url: str, budget: RequestBudget) -> None:
     with asterisk(url) as made, pytest.raises(errors.AsteriskUnreachable):
-        ari.Ari(made, witness).channel("1.1")
+        ari.Ari(made, budget).channel("1.1")
 
 
-def test_tls_with_something_else_is_unreachable(stub: Stub, witness: Witness) -> None:
+def test_tls_with_something_else_is_unreachable(stub: Stub, budget: RequestBudget) -> None:
     with asterisk(stub.url.replace("http", "https")) as made, pytest.raises(errors.AsteriskUnreachable, match="TLS"):
-        ari.Ari(made, witness).channel("1.1")
+        ari.Ari(made, budget).channel("1.1")

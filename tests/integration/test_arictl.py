@@ -17,12 +17,13 @@ import typer
 
 from arictl import calls as calls_command
 from arictl import main
-from shared import database
-from shared.core import breaker, calls, facts
-from shared.core.calls import Call, Change, Direction, State
-from shared.core.deadlines import Limits
-from shared.store import Note, PostgresStore
-from tests import tls
+from shared.asterisk import breaker
+from shared.call import calls, facts
+from shared.call.calls import Call, Change, Direction, State
+from shared.call.limits import Limits
+from shared.storage import database
+from shared.storage.call_store import PostgresStore, TimelineEntry
+from tests import certificates
 
 pytestmark = pytest.mark.services
 
@@ -142,16 +143,16 @@ def test_a_ca_bundle_comes_from_a_file(arictl: Arictl, db: database.Database, tm
     bundle = tmp_path / "authority.pem"
     add = (*ADD, "--endpoint", "https://pbx", "--ca-bundle", str(bundle))
     failed(arictl(*add, stdin=PASSWORD), "cannot be read: No such file")
-    for text, why in (
+    for text, reason in (
         (b"", "is empty"),
         (b"\x30\x82\xff", "is not PEM: openssl x509 -inform der"),
         (b"-----BEGIN CERTIFICATE-----\nMAMBAQE=\n-----END CERTIFICATE-----\n", "a certificate that cannot be read"),
-        (tls.issue("a").pem.encode() * 100, "longer than 16384"),
+        (certificates.issue("a").pem.encode() * 100, "longer than 16384"),
     ):
         bundle.write_bytes(text)
-        failed(arictl(*add, stdin=PASSWORD), why)
+        failed(arictl(*add, stdin=PASSWORD), reason)
     assert stored(db) is None
-    authority = tls.issue("authority", authority=True)
+    authority = certificates.issue("authority", authority=True)
     bundle.write_text(f"subject=authority\n{authority.pem}")
     done = arictl(*add, stdin=PASSWORD)
     assert (done.returncode, done.stderr) == (0, "")
@@ -197,7 +198,7 @@ def test_connections_are_listed_whatever_a_tenant_called_them(arictl: Arictl, db
             " (1, 3, 'http://c', 'c', 'u', 'sealed', 'unassigned', now(), '', NULL, 0)"
         )
         connection.execute(
-            "UPDATE ari.connection_versions SET reconnects = 17, elder_id = 'host-8',"
+            "UPDATE ari.connection_versions SET reconnects = 17, previous_listener_id = 'host-8',"
             " past_error = 'connection refused', past_error_at = '2026-02-03 04:05:06+00' WHERE version = 2"
         )
     done = arictl("connection", "list")
@@ -226,7 +227,7 @@ def test_requests_that_are_held_back_are_listed_until_that_has_passed(arictl: Ar
     def noted(who: str, name: str, detail: str, seconds_ago: int = 0) -> None:
         at = datetime.now(UTC) - timedelta(seconds=seconds_ago)
         store = PostgresStore(db, who=who, prefix="aip-")
-        store.note([Note(kind="note", name=name, detail=detail, at=at)], connection_id=1)
+        store.append_timeline([TimelineEntry(kind="note", name=name, detail=detail, at=at)], connection_id=1)
 
     def shown(endpoint: str) -> str:
         lines = [line for line in arictl("connection", "list").stdout.splitlines() if endpoint in line]
@@ -253,7 +254,7 @@ def test_a_parked_connection_is_tried_again(arictl: Arictl, db: database.Databas
         )
         connection.execute(
             "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password,"
-            " parked_at, taken_at, retakes, last_error)"
+            " parked_at, preempted_at, reclaims, last_error)"
             " SELECT connection_id, 1, 'http://a', 'a', 'u', 'sealed', now(), now(), 1, 'taken' FROM ari.connections"
         )
     done = arictl("connection", "unpark", "--organization", "7")
@@ -261,7 +262,7 @@ def test_a_parked_connection_is_tried_again(arictl: Arictl, db: database.Databas
     assert "Connection 1:1: app a is tried again." in done.stdout
     with db.connection() as connection:
         rows = connection.execute(
-            "SELECT parked_at IS NULL AND taken_at IS NULL AND retakes = 0 AND last_error = '' AS again"
+            "SELECT parked_at IS NULL AND preempted_at IS NULL AND reclaims = 0 AND last_error = '' AS again"
             " FROM ari.connection_versions ORDER BY connection_id"
         ).fetchall()
     assert [row["again"] for row in rows] == [True, False], "another organization's stays"
@@ -285,15 +286,18 @@ def call(db: database.Database) -> Call:
         deadline_at=now + timedelta(seconds=3), caller_number="[red]+49151\x1b[2J", called_number="5551234",
     )  # fmt: skip
     assert store.insert(made, [], None)
-    happened: list[tuple[facts.Fact, list[Note]]] = [
+    happened: list[tuple[facts.Fact, list[TimelineEntry]]] = [
         (facts.Admitted(workflow_id=1, user_id=1, media_client="media"), []),
-        (facts.RunCreated(workflow_run_id=77), [Note(kind="request", name="GET /x[/]", detail="200", took_ms=12.5)]),
+        (
+            facts.RunCreated(workflow_run_id=77),
+            [TimelineEntry(kind="request", name="GET /x[/]", detail="200", took_ms=12.5)],
+        ),
         (facts.CallerLeft(), []),
     ]
     for fact, notes in happened:
         after, _ = calls.advance(made, fact, store.now(), Limits())
         change = Change(before=made, after=after, fact=fact)
-        saved = store.save([change], notes=notes, owner="", hold=None)
+        saved = store.save([change], timeline=notes, owner="", hold=None)
         assert saved is not None
         made = saved
     return made
@@ -342,7 +346,7 @@ def test_a_call_is_found_among_many_without_reading_them_all(db: database.Databa
     with db.connection() as connection:
         connection.execute(
             "INSERT INTO ari.calls (call_id, connection_id, connection_version, organization_id, channel_id,"
-            " channel_created, entry, direction, state, received_at, state_since, version, drives, channel_name,"
+            " channel_created, entry, direction, state, received_at, state_since, version, step_retries, channel_name,"
             " caller_number, called_number, args, attempt, legs_created, media_ready, caller_left, workflow_run_id)"
             " SELECT gen_random_uuid(), 1, 1, 1, 'other-' || n, '', 1, 'inbound', 'ended', now(), now(), 1, 0, '', '',"
             " '', '{}', 1, true, true, true, 1000 + n FROM generate_series(1, 20000) AS n"
@@ -464,7 +468,7 @@ def test_limits_are_set_one_by_one_and_lifted(arictl: Arictl, db: database.Datab
 
 
 @pytest.mark.parametrize(
-    ("words", "why"),
+    ("words", "reason"),
     [
         (("-o", "1"), "nothing to set: give --calls, --minutes, --blocked or --allowed"),
         (("-o", "77", "--calls", "1"), "there is no organization 77"),
@@ -478,9 +482,9 @@ def test_limits_are_set_one_by_one_and_lifted(arictl: Arictl, db: database.Datab
     ],
 )
 def test_a_limit_that_makes_no_sense_is_refused(
-    arictl: Arictl, db: database.Database, words: tuple[str, ...], why: str
+    arictl: Arictl, db: database.Database, words: tuple[str, ...], reason: str
 ) -> None:
-    failed(arictl("quota", "set", *words), why)
+    failed(arictl("quota", "set", *words), reason)
     assert rows(db) == []
 
 

@@ -12,13 +12,13 @@ import dramatiq.middleware
 import pytest
 import redis
 
-from shared.broker import brokers
+from shared.broker import redis_broker
 from tests import stations
 from tests.stations import Station
 
 pytestmark = pytest.mark.services
 
-NOTHING = brokers.Count(waiting=0, delayed=0, held=0)
+NOTHING = redis_broker.Count(waiting=0, delayed=0, held=0)
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ def test_what_fails_is_tried_again_and_then_dead(redis_url: str) -> None:
         stations.until(station.dead, seconds=10, what="no dead letter")
         assert 3 <= len(station.began) <= 6
         (letter,) = station.dead()
-        assert b"ValueError: cannot do it" in letter[b"why"]
-        assert b"Traceback" in letter[b"why"]
-        assert b"in fail\n" in letter[b"why"]
+        assert b"ValueError: cannot do it" in letter[b"reason"]
+        assert b"Traceback" in letter[b"reason"]
+        assert b"in fail\n" in letter[b"reason"]
         station.broker.join("first", timeout=5000)
 
 
@@ -189,7 +189,7 @@ def test_a_pipeline_goes_on_with_the_next_message(redis_url: str) -> None:
 
 def test_a_delayed_message_waits_its_time(station: Station) -> None:
     message = station.send("later", delay_ms=300)
-    assert station.broker.count(["first"])["first"] == brokers.Count(waiting=0, delayed=1, held=0)
+    assert station.broker.count(["first"])["first"] == redis_broker.Count(waiting=0, delayed=1, held=0)
     station.send("now")
     station.wait(2)
     assert station.ran == ["now", "later"]
@@ -245,14 +245,14 @@ def test_a_worker_that_stops_gives_back_what_it_has_not_begun(redis_url: str) ->
     stopping.start()
     try:
         # At once, and not when the one in work has ended.
-        counted = brokers.Count(waiting=2, delayed=0, held=1)
+        counted = redis_broker.Count(waiting=2, delayed=0, held=1)
         stations.until(lambda: station.broker.count(["first"])["first"] == counted, seconds=2, what="not given back")
         assert station.began == [0]
     finally:
         gate.open()
         stopping.join()
     assert station.ran == [0]
-    assert station.broker.count(["first"])["first"] == brokers.Count(waiting=2, delayed=0, held=0)
+    assert station.broker.count(["first"])["first"] == redis_broker.Count(waiting=2, delayed=0, held=0)
     assert stations.members(station.broker.client) == []
     station.broker.close()
 
@@ -363,7 +363,7 @@ def test_poison_goes_to_the_dead_letters_with_its_bytes_and_the_queue_goes_on(
     stations.until(station.dead, seconds=5, what="no dead letter")
     (letter,) = station.dead()
     assert (letter[b"body"], letter[b"queue"], letter[b"reference"]) == (body, b"first", b"g/poison")
-    assert letter[b"why"]
+    assert letter[b"reason"]
     station.broker.join("first", timeout=5000)
     assert all(thread.is_alive() for thread in station.worker.workers)
     assert all(thread.is_alive() for thread in station.worker.consumers.values())

@@ -19,8 +19,8 @@ import dramatiq.errors
 import pytest
 import redis
 
-from devstack import servers, wires
-from shared.broker import brokers, members, scripts
+from devstack import servers, tcp_proxy
+from shared.broker import redis_broker, scripts, session
 from tests import stations
 from tests.stations import Station
 from tests.worker_process import Notes
@@ -28,7 +28,7 @@ from tests.worker_process import Notes
 pytestmark = pytest.mark.services
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_SECONDS = members.TIMEOUT_MS / 1000
+TIMEOUT_SECONDS = session.TIMEOUT_MS / 1000
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def mortal_redis(stack_folder: Path) -> Iterator[servers.Redis]:
 
 
 @pytest.fixture
-def wire(redis_url: str) -> Iterator[wires.Wire]:
-    with wires.Wire(redis_url) as made:
+def wire(redis_url: str) -> Iterator[tcp_proxy.Wire]:
+    with tcp_proxy.Wire(redis_url) as made:
         yield made
 
 
@@ -52,7 +52,7 @@ def is_beating(station: Station) -> bool:
 
 
 @pytest.mark.parametrize("seconds", [1, 6])
-def test_what_is_at_work_while_redis_is_away_runs_once(wire: wires.Wire, redis_url: str, seconds: float) -> None:
+def test_what_is_at_work_while_redis_is_away_runs_once(wire: tcp_proxy.Wire, redis_url: str, seconds: float) -> None:
     """Whatever it is about: to be acknowledged, to be tried again, delayed, waiting. None is dead when it is back."""
     gate = stations.Gate()
 
@@ -107,7 +107,7 @@ def test_redis_restarted_empty_takes_with_it_what_waited_and_nothing_else(mortal
         assert station.ran == ["ends", "fails once", "new"]
 
 
-def test_a_producer_waits_for_redis_and_not_for_ever(wire: wires.Wire, redis_url: str) -> None:
+def test_a_producer_waits_for_redis_and_not_for_ever(wire: tcp_proxy.Wire, redis_url: str) -> None:
     station = Station(wire.url, patience_seconds=1.5)
     station.send("connected")
     wire.cut()
@@ -123,7 +123,7 @@ def test_a_producer_waits_for_redis_and_not_for_ever(wire: wires.Wire, redis_url
     station.broker.close()
 
 
-def test_a_worker_that_stops_while_redis_is_away_ends_all_the_same(wire: wires.Wire) -> None:
+def test_a_worker_that_stops_while_redis_is_away_ends_all_the_same(wire: tcp_proxy.Wire) -> None:
     station = Station(wire.url)
     with station.working():
         stations.until(lambda: is_beating(station), seconds=5, what="not there")
@@ -166,7 +166,7 @@ def loses_once(script: scripts.Script, *, asked: bytes = b"", answered: bytes = 
     ],
 )
 def test_a_message_whose_answer_was_lost_runs_once(
-    wire: wires.Wire, script: scripts.Script, asked: bytes, answered: bytes
+    wire: tcp_proxy.Wire, script: scripts.Script, asked: bytes, answered: bytes
 ) -> None:
     with Station(wire.url).working() as station:
         station.send("before")
@@ -179,7 +179,7 @@ def test_a_message_whose_answer_was_lost_runs_once(
         assert station.ran == ["before", "it"]
 
 
-def test_a_message_that_is_enqueued_once_more_because_the_answer_was_lost_is_there_once(wire: wires.Wire) -> None:
+def test_a_message_that_is_enqueued_once_more_because_the_answer_was_lost_is_there_once(wire: tcp_proxy.Wire) -> None:
     gate = stations.Gate()
     with Station(wire.url).working() as station:
         station.does = gate
@@ -191,7 +191,7 @@ def test_a_message_that_is_enqueued_once_more_because_the_answer_was_lost_is_the
         assert station.ran == ["it"]
 
 
-def test_a_try_again_whose_answer_was_lost_is_tried_once_more_and_not_twice(wire: wires.Wire) -> None:
+def test_a_try_again_whose_answer_was_lost_is_tried_once_more_and_not_twice(wire: tcp_proxy.Wire) -> None:
     with Station(wire.url, delays_ms=(1500,)).working() as station:
         station.send("before")
         station.wait(1)
@@ -297,7 +297,7 @@ def test_a_worker_that_stalls_for_longer_finds_its_messages_done(workers: Worker
     workers.station.broker.join("first", timeout=20_000)
     workers.signal(stalled, signal.SIGCONT)
     stations.until(lambda: workers.notes.names("ran").count("held:0.6") == 2, seconds=10, what="did not go on")
-    assert workers.station.broker.count(["first"])["first"] == brokers.Count(waiting=0, delayed=0, held=0)
+    assert workers.station.broker.count(["first"])["first"] == redis_broker.Count(waiting=0, delayed=0, held=0)
     assert workers.station.dead() == []
     other = {"a", "b"} - {stalled}
     workers.signal(other.pop(), signal.SIGKILL)
@@ -314,7 +314,7 @@ def test_a_worker_that_is_told_to_stop_ends_what_it_has_begun_and_is_forgotten(w
     client = workers.station.broker.client
     stations.until(lambda: not stations.members(client), seconds=10, what="is still a member")
     assert workers.notes.names("ran") == ["in-work:0.7"]
-    assert workers.station.broker.count(["first"])["first"] == brokers.Count(waiting=1, delayed=0, held=0)
+    assert workers.station.broker.count(["first"])["first"] == redis_broker.Count(waiting=1, delayed=0, held=0)
 
 
 def test_a_member_from_the_future_dies_as_well(redis_url: str) -> None:
@@ -322,7 +322,7 @@ def test_a_member_from_the_future_dies_as_well(redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client, Station(redis_url).working() as station:
         stations.until(lambda: is_beating(station), seconds=5, what="not there")
         message: stations.Message = dramatiq.Message("first", "act_first", ("it",), {}, {})
-        reference = brokers.reference(message)
+        reference = redis_broker.reference(message)
         client.hset(f"{stations.NAMESPACE}:queue:first", reference, message.encode())
         client.sadd(f"{stations.NAMESPACE}:held:ghost", f"first/{reference}")
         client.zadd(f"{stations.NAMESPACE}:members", {"ghost": (int(time.time()) + 3600) * 1000})

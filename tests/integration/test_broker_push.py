@@ -15,7 +15,7 @@ import dramatiq.errors
 import pytest
 import redis
 
-from shared.broker import brokers, members, scripts
+from shared.broker import redis_broker, scripts, session
 from tests import stations
 from tests.stations import Station
 
@@ -49,7 +49,7 @@ def exchanges(client: redis.Redis) -> int:
 def put_unannounced(client: redis.Redis, station: Station, what: Any) -> None:
     """A message in its place, but nobody is woken."""
     message: stations.Message = dramatiq.Message("first", "act_first", (what,), {}, {})
-    name, reference = f"{stations.NAMESPACE}:queue:first", brokers.reference(message)
+    name, reference = f"{stations.NAMESPACE}:queue:first", redis_broker.reference(message)
     client.hset(name, reference, message.encode())
     client.rpush(f"{name}:group:", reference)
     client.rpush(f"{name}:turns", "")
@@ -67,7 +67,7 @@ def test_an_idle_worker_is_woken_long_before_it_would_look(redis_url: str) -> No
             station.send(number)
             station.wait(number + 1)
             took.append(station.times[str(number)] - sent)
-        assert statistics.median(took) < members.LOOK_SECONDS / 10
+        assert statistics.median(took) < session.LOOK_SECONDS / 10
 
 
 def test_an_idle_worker_asks_once_a_second(redis_url: str, client: redis.Redis) -> None:
@@ -92,7 +92,7 @@ def test_one_message_wakes_one_worker(redis_url: str, client: redis.Redis) -> No
             workers[0].send(sent)
             stations.until(functools.partial(are_idle_after, sent), seconds=5, what="not idle again")
             in_turn += sent in longest_idle.ran
-        looks = 5 * (time.monotonic() - began) / members.LOOK_SECONDS
+        looks = 5 * (time.monotonic() - began) / session.LOOK_SECONDS
         assert exchanges(client) - before <= 20 * 3 + looks + 10
         # Whoever looks by itself just before the message has had its turn.
         assert in_turn >= 15, "each in its turn"
@@ -101,7 +101,7 @@ def test_one_message_wakes_one_worker(redis_url: str, client: redis.Redis) -> No
 def test_a_message_nobody_was_woken_for_is_found_by_the_next_look(redis_url: str, client: redis.Redis) -> None:
     with working(redis_url, 1) as (station,):
         put_unannounced(client, station, "it")
-        station.wait(1, seconds=members.LOOK_SECONDS * 3)
+        station.wait(1, seconds=session.LOOK_SECONDS * 3)
 
 
 def test_a_worker_that_is_gone_is_not_woken_in_another_s_place(redis_url: str, client: redis.Redis) -> None:
@@ -111,7 +111,7 @@ def test_a_worker_that_is_gone_is_not_woken_in_another_s_place(redis_url: str, c
         sent = time.monotonic()
         station.send("it")
         station.wait(1)
-        assert station.times["it"] - sent < members.LOOK_SECONDS / 3
+        assert station.times["it"] - sent < session.LOOK_SECONDS / 3
 
 
 def test_what_a_full_worker_leaves_wakes_another(redis_url: str, client: redis.Redis) -> None:
@@ -121,7 +121,9 @@ def test_what_a_full_worker_leaves_wakes_another(redis_url: str, client: redis.R
         for number in range(4):
             one.send(number)
         stations.until(lambda: len(one.began) + len(other.began) == 2, seconds=0.9, what="one thread each")
-        assert one.broker.count(["first"])["first"] == brokers.Count(waiting=2, delayed=0, held=2), "none taken ahead"
+        assert one.broker.count(["first"])["first"] == redis_broker.Count(waiting=2, delayed=0, held=2), (
+            "none taken ahead"
+        )
         for gate in gates:
             gate.open()
         stations.until(lambda: len(one.ran) + len(other.ran) == 4, seconds=5, what="not all ran")
@@ -131,7 +133,7 @@ def test_a_full_worker_takes_the_next_message_when_a_thread_is_free(redis_url: s
     with working(redis_url, 1, threads=2) as (station,):
         for number in range(500):
             station.send(number)
-        station.wait(500, seconds=members.LOOK_SECONDS * 20)
+        station.wait(500, seconds=session.LOOK_SECONDS * 20)
         station.broker.join("first", timeout=5000)
         assert sorted(station.ran) == list(range(500))
 
@@ -149,7 +151,7 @@ def test_a_full_worker_is_not_woken_in_the_place_of_one_that_has_room(redis_url:
             sent = time.monotonic()
             full.send("it")
             other.wait(1)
-            assert other.times["it"] - sent < members.LOOK_SECONDS / 3
+            assert other.times["it"] - sent < session.LOOK_SECONDS / 3
             gate.open()
 
 
@@ -181,7 +183,9 @@ def test_a_pushed_batch_is_there_once_however_often_it_is_pushed(redis_url: str,
             dramatiq.Message("first", "act_first", (number,), {}, {"group": 7}) for number in range(50)
         ]
         batch = [
-            each for message in sent for each in (message.queue_name, brokers.reference(message), message.encode(), 0)
+            each
+            for message in sent
+            for each in (message.queue_name, redis_broker.reference(message), message.encode(), 0)
         ]
         gate = stations.Gate()
         station.does = gate
@@ -205,7 +209,7 @@ def test_delayed_messages_are_due_to_the_moment_in_any_order(redis_url: str) -> 
         late = {ms: (each.times[str(ms)] - began[ms]) * 1000 - ms for each in workers for ms in each.ran}
         assert min(late.values()) >= -1, late
         # Not by the look once a second; bench/ says by how much.
-        assert statistics.median(late.values()) < members.LOOK_SECONDS * 1000 / 10, late
+        assert statistics.median(late.values()) < session.LOOK_SECONDS * 1000 / 10, late
 
 
 def test_a_delayed_message_outlives_the_worker_that_enqueued_it(redis_url: str) -> None:
@@ -288,7 +292,7 @@ def test_the_queue_declared_first_is_served_first(redis_url: str) -> None:
 
 
 def test_a_flood_of_one_crew_s_messages_does_not_delay_another_crew_s(redis_url: str) -> None:
-    """Two workers in one process, as `workers/crews.py` has them: their threads are their own."""
+    """Two workers in one process, as `workers/pools.py` has them: their threads are their own."""
     with contextlib.ExitStack() as stack:
         crews = []
         for queue in stations.QUEUES:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shared.broker import brokers, shares
+from shared.broker import fairness, redis_broker
 from tests import stations
 from tests.stations import Station
 
@@ -58,7 +58,7 @@ def test_a_group_that_hangs_leaves_the_others_their_places(redis_url: str) -> No
         send(station, "other", 50)
         station.wait(50)
         assert of(station, "other") == list(range(50))
-        assert station.broker.count(["first"])["first"] == brokers.Count(waiting=47, delayed=0, held=3)
+        assert station.broker.count(["first"])["first"] == redis_broker.Count(waiting=47, delayed=0, held=3)
         does.gate.set()
         station.wait(100)
     assert does.most["dead"] == 3
@@ -77,7 +77,7 @@ def test_in_company_a_group_has_no_more_than_an_even_share(redis_url: str) -> No
         stations.until(lambda: does.at_work["burst"] == 2, seconds=5, what="it has its share")
         send(station, "other", 20)
         station.wait(22)
-        assert station.broker.count(["first"])["first"] == brokers.Count(waiting=48, delayed=0, held=2)
+        assert station.broker.count(["first"])["first"] == redis_broker.Count(waiting=48, delayed=0, held=2)
         does.gate.set()
         station.wait(72)
     assert does.most["burst"] == 2
@@ -86,7 +86,7 @@ def test_in_company_a_group_has_no_more_than_an_even_share(redis_url: str) -> No
 def test_many_slow_groups_together_leave_a_quick_one_its_places(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shares, "SLOW_SECONDS", 0.05)
+    monkeypatch.setattr(fairness, "SLOW_SECONDS", 0.05)
     slow = [f"slow {number}" for number in range(4)]
     station, does = Station(redis_url, threads=4), Hanging(*slow)
     station.does = does

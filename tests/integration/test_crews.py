@@ -12,9 +12,9 @@ import dramatiq
 import pytest
 
 from shared import messages, queues
-from shared.core.deadlines import Step
+from shared.call.limits import Step
 from tests import stations
-from workers import actors, crews
+from workers import actors, pools
 
 pytestmark = pytest.mark.services
 
@@ -31,11 +31,11 @@ class Scene:
         self.at_work = 0
         monkeypatch.setattr(actors, "ACTORS", {name: (_read, self._step(name)) for name in messages.ACTORS})
         self.broker = queues.broker(redis_url)
-        self._mustered: list[crews.Crew] = []
+        self._mustered: list[pools.WorkerPool] = []
         self._url = redis_url
 
     def start(self, *served: str) -> None:
-        self._mustered = crews.muster(
+        self._mustered = pools.muster(
             self._url,
             self._tools,
             name="worker",
@@ -47,7 +47,7 @@ class Scene:
 
     def _tools(self, serves: frozenset[Step]) -> Any:
         self.serves.append(serves)
-        return SimpleNamespace(ledger=SimpleNamespace(store=None))
+        return SimpleNamespace(writer=SimpleNamespace(store=None))
 
     def _step(self, actor: str) -> Callable[..., None]:
         def step(tools: Any, *, connection_id: int) -> None:
@@ -79,7 +79,7 @@ class Scene:
     def close(self) -> float:
         self.held.set()
         began = time.monotonic()
-        crews.stop(self._mustered, 10)
+        pools.stop(self._mustered, 10)
         self.broker.close()
         return time.monotonic() - began
 
@@ -101,7 +101,7 @@ def test_a_flood_that_hangs_holds_up_no_set_up(scene: Scene, flood: str) -> None
     for connection_id in range(50):
         scene.send(flood, connection_id, times=4)
     scene.start()
-    for actor in ("receive_caller", "create_run", "start_media", "join_legs"):
+    for actor in ("caller_entered", "create_run", "start_media", "join_legs"):
         scene.send(actor, 99, times=5)
         scene.wait(actor, 5, connection_id=99)
     assert (flood, 0) not in scene.ran
@@ -114,7 +114,7 @@ def test_an_asterisk_that_hangs_holds_up_no_other_tenant(scene: Scene) -> None:
     scene.send("join_legs", 1, times=30)
     scene.start()
     stations.until(lambda: scene.at_work == 3, seconds=5, what="not begun")
-    for actor in ("receive_caller", "create_run", "start_media", "join_legs"):
+    for actor in ("caller_entered", "create_run", "start_media", "join_legs"):
         scene.send(actor, 2, times=5)
         scene.wait(actor, 5, connection_id=2)
     assert scene.at_work == 3
@@ -124,7 +124,7 @@ def test_an_asterisk_that_hangs_holds_up_no_other_tenant(scene: Scene) -> None:
 
 def test_threads_go_on_to_the_steps_they_serve_and_a_resync_to_none(scene: Scene) -> None:
     scene.start()
-    set_up = frozenset({Step.BRIDGE, Step.MEDIA, Step.RUNS, Step.QUOTA, Step.ORIGINATE})
+    set_up = frozenset({Step.BRIDGE, Step.MEDIA, Step.RUNS, Step.ADMISSION, Step.ORIGINATE})
     assert scene.serves == [set_up, frozenset({Step.TEARDOWN}), frozenset()]
 
 

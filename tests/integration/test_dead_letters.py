@@ -11,11 +11,12 @@ import dramatiq
 import pytest
 import redis
 
-from shared import database, errors, keys, messages, queues
+from shared import errors, keys, messages, queues
 from shared.broker import retries
-from shared.core import commands
-from shared.core.calls import Call, Direction, State
-from shared.store import PostgresStore
+from shared.call import commands
+from shared.call.calls import Call, Direction, State
+from shared.storage import database
+from shared.storage.call_store import PostgresStore
 from tests import databases, stations
 from workers.dead_letters import DeadLetters
 
@@ -113,7 +114,7 @@ def test_no_secret_is_in_a_dead_letter(scene: Scene) -> None:
     letter = scene.letter()
     with redis.Redis.from_url(scene.url) as client:
         ((_, fields),) = client.xrange(f"{keys.NAMESPACE}:dead")
-    for text in (letter["detail"], fields[b"why"].decode()):
+    for text in (letter["detail"], fields[b"reason"].decode()):
         assert "PermanentError" in text
         assert "hunter2" not in text
         assert "aHVudGVyMg" not in text

@@ -19,7 +19,7 @@ from websockets.sync.client import connect
 
 from devstack import endpoint, folders, processes, servers, tones
 from devstack.agent import Agent
-from shared import media_tokens
+from shared.platform.dograh import media_url
 
 pytestmark = pytest.mark.services
 
@@ -205,21 +205,21 @@ def runs(empty_database_url: str) -> str:
     return empty_database_url
 
 
-def media_url(agent: Agent, run_id: int, *, secret: str = SECRET) -> str:
-    token = media_tokens.token(secret, workflow_id=7, user_id=5, workflow_run_id=run_id)
+def leg_url(agent: Agent, run_id: int, *, secret: str = SECRET) -> str:
+    token = media_url.token(secret, workflow_id=7, user_id=5, workflow_run_id=run_id)
     return f"{agent.url}?workflow_id=7&user_id=5&workflow_run_id={run_id}&token={token}"
 
 
 def test_agent_takes_a_leg_once_sets_its_run_running_and_echoes(runs: str) -> None:
     with Agent(database_url=runs, secret=SECRET) as agent:
-        with connect(media_url(agent, 1), subprotocols=[endpoint.SUBPROTOCOL]) as leg:  # type: ignore[list-item]
+        with connect(leg_url(agent, 1), subprotocols=[endpoint.SUBPROTOCOL]) as leg:  # type: ignore[list-item]
             assert leg.subprotocol == "media"
             assert one(runs, "SELECT state FROM workflow_runs WHERE id = 1") == "running"
             leg.send(tones.tone(400))
             assert leg.recv(timeout=5) == tones.tone(400)
             assert agent.sessions[1].bytes_heard == 8000
             assert agent.sessions[1].dominant_frequency == pytest.approx(400, abs=4)
-            with pytest.raises(InvalidStatus, match="409"), connect(media_url(agent, 1)):
+            with pytest.raises(InvalidStatus, match="409"), connect(leg_url(agent, 1)):
                 pass
         assert until(lambda: not agent.sessions[1].open)
 
@@ -229,7 +229,7 @@ def test_agent_takes_a_leg_once_sets_its_run_running_and_echoes(runs: str) -> No
 )
 def test_agent_refuses_what_the_platform_refuses(runs: str, run_id: int, secret: str, status: int) -> None:
     with Agent(database_url=runs, secret=SECRET) as agent:
-        with pytest.raises(InvalidStatus, match=str(status)), connect(media_url(agent, run_id, secret=secret)):
+        with pytest.raises(InvalidStatus, match=str(status)), connect(leg_url(agent, run_id, secret=secret)):
             pass
         assert agent.refusals[0].startswith(str(status))
         assert not agent.sessions
@@ -239,17 +239,17 @@ def test_agent_refuses_what_the_platform_refuses(runs: str, run_id: int, secret:
 def test_agent_changes_its_behaviour_while_it_runs() -> None:
     with Agent() as agent:
         agent.behaviour.mode, agent.behaviour.tone_hz = "tone", 1000
-        with connect(media_url(agent, 1)) as leg:
+        with connect(leg_url(agent, 1)) as leg:
             heard = b"".join(bytes(leg.recv(timeout=5)) for _ in range(4))  # type: ignore[arg-type]
             assert tones.dominant_frequency(heard) == pytest.approx(1000, abs=4)
             agent.close_all()
             assert until(lambda: not agent.sessions[1].open)
         agent.behaviour.refuse = 503
-        with pytest.raises(InvalidStatus, match="503"), connect(media_url(agent, 1)):
+        with pytest.raises(InvalidStatus, match="503"), connect(leg_url(agent, 1)):
             pass
         agent.behaviour.refuse, agent.behaviour.accept_delay_seconds = None, 0.3
         began = time.monotonic()
-        with connect(media_url(agent, 1)):
+        with connect(leg_url(agent, 1)):
             assert time.monotonic() - began >= 0.3
         agent.stop()
         with pytest.raises(ConnectionRefusedError), connect(agent.url):

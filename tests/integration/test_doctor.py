@@ -27,9 +27,11 @@ from arictl.checks import media, servers
 from arictl.checks.findings import Level, without_password
 from devstack import asterisk_config
 from devstack.asterisk import RealAsterisk
-from shared import asterisk_files, database, endpoints, keys, sealing
-from shared.core import guard
-from shared.core.configurations import Configuration
+from shared import keys
+from shared.asterisk import address_guard, config_files, tcp_connector
+from shared.platform.dograh.telephony_configuration import Configuration
+from shared.process import sealing
+from shared.storage import database
 from simulator import settings as simulator_settings
 from simulator.testing import SimulatedAsterisk
 
@@ -199,7 +201,7 @@ def record(db: database.Database, state: str, *, ending_ago: str | None = None, 
     execute(
         db,
         "INSERT INTO ari.calls (call_id, connection_id, connection_version, organization_id, channel_id,"
-        " channel_created, entry, direction, state, received_at, state_since, version, drives, channel_name,"
+        " channel_created, entry, direction, state, received_at, state_since, version, step_retries, channel_name,"
         " caller_number, called_number, args, attempt, legs_created, media_ready, caller_left, deadline_at, ending_at)"
         " VALUES (%s, 1, 1, 1, %s, 'c', 1, 'inbound', %s, now(), now(), 1, 0, 'n', '1', '2', '{}', 1, false, false,"
         " false, now() - %s::interval, now() - %s::interval)",
@@ -332,7 +334,7 @@ def test_processes_at_work_are_told_from_dead_ones(
     said(output, "wrong", "listener: none is live; the last was old")
     lead(db, 60)
     queues.zadd(keys.LISTENERS, {"young": now + 60_000})
-    queues.set(keys.SENTINEL, "1")
+    queues.set(keys.BOOT_MARKER, "1")
     crews = {"one/set-up/a": 0, "one/teardown/b": 0, "two/set-up/c": 0, "dead/set-up/d": -90_000}
     queues.zadd(f"{keys.NAMESPACE}:members", {name: now + 60_000 + at_ms for name, at_ms in crews.items()})
     output = doctor(**settings)
@@ -451,7 +453,10 @@ def examined(endpoint: str, name: str | None = "media", password: str = PASSWORD
     configuration = Configuration(endpoint=endpoint, app="voiceai", user="voiceai", password=password)
     found: dict[str, tuple[Level, str]] = {}
     for one in asterisk_checks.check(
-        configuration, name, socket_state="connected", dialer=endpoints.Dialer(guard.Guard())
+        configuration,
+        name,
+        socket_state="connected",
+        connector=tcp_connector.TcpConnector(address_guard.AddressGuard()),
     ):
         assert "hunter2" not in f"{one}"
         assert bool(one.todo) == (one.level is not Level.OK)
@@ -606,8 +611,8 @@ def test_a_real_asterisk_is_looked_at(asterisk: RealAsterisk) -> None:
 
 def test_there_is_one_dialplan() -> None:
     theirs = asterisk_config.files(asterisk_config.Configuration(), port=1, password="x", modules="/")
-    assert asterisk_files.dialplan("voiceai") in theirs["extensions.conf"]
-    assert asterisk_files.dialplan("voiceai") in (ROOT / "README.md").read_text()
+    assert config_files.dialplan("voiceai") in theirs["extensions.conf"]
+    assert config_files.dialplan("voiceai") in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.services
@@ -616,17 +621,17 @@ def test_the_files_for_a_connection_are_printed(
 ) -> None:
     configure(db, "https://pbx.example/asterisk/", app_name="acme", ws_client_name="agent")
     output = doctor("--dialplan", "1", DATABASE_URL=settings["DATABASE_URL"])
-    assert asterisk_files.dialplan("acme") in output
+    assert config_files.dialplan("acme") in output
     for line in ("; ──── http.conf ────", "prefix=asterisk", "tlsbindaddr=0.0.0.0:443", "[acme]", "[agent]",
-                 f"password={asterisk_files.PASSWORD}", f"uri={asterisk_files.MEDIA_URL}"):  # fmt: skip
+                 f"password={config_files.PASSWORD}", f"uri={config_files.MEDIA_URL}"):  # fmt: skip
         assert f"\n{line}\n" in f"\n{output}", line
     assert "written as \\; because" in output
 
 
 @pytest.mark.asterisk
 def test_a_real_asterisk_takes_the_files(asterisk: RealAsterisk) -> None:
-    files = asterisk_files.files(endpoint=asterisk.url, app="acme", user="acme", websocket_client="agent")
-    asterisk.configuration.dialplan = asterisk_files.dialplan("acme", context="printed")
+    files = config_files.files(endpoint=asterisk.url, app="acme", user="acme", websocket_client="agent")
+    asterisk.configuration.dialplan = config_files.dialplan("acme", context="printed")
     asterisk.reload()
     assert "Stasis(acme)" in asterisk.cli("dialplan show printed")
     assert f"bindport={asterisk.port}" in files["http.conf"]

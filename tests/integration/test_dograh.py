@@ -11,10 +11,12 @@ from uuid import UUID
 
 import pytest
 
-from shared import database, dograh, errors
-from shared.core import serving
-from shared.core.calls import Call, Cause, Direction, Outcome, State
-from shared.core.stasis_args import RunArgs
+from shared import errors
+from shared.call import call_settings
+from shared.call.calls import Call, Cause, Direction, Outcome, State
+from shared.call.stasis_args import RunArgs
+from shared.platform import dograh
+from shared.storage import database
 
 pytestmark = pytest.mark.services
 
@@ -298,8 +300,10 @@ def test_a_call_without_a_route_is_told_why(
 def test_a_call_goes_to_the_workflow_configured_now(db: database.Database, workflow_id: object) -> None:
     source_id = configure(db, json.dumps(VALUE | {"inbound_workflow_id": workflow_id}))
     route = dograh.Routes(db).inbound(source_id=source_id, organization_id=1)
-    terms = serving.Terms(media_client="media", call_seconds=None, dial_template="PJSIP/{number}", caller_id=None)
-    assert route == dograh.Route(workflow_id=1, user_id=1, terms=terms)
+    terms = call_settings.CallSettings(
+        media_client="media", call_seconds=None, dial_template="PJSIP/{number}", caller_id=None
+    )
+    assert route == dograh.Route(workflow_id=1, user_id=1, settings=terms)
 
 
 def test_a_removed_configuration_has_no_route(db: database.Database) -> None:
@@ -550,7 +554,7 @@ def test_another_of_the_organization_s_users_may_be_named_and_no_stranger(db: da
 
 
 @pytest.mark.parametrize(
-    ("workflow_id", "why", "cause"),
+    ("workflow_id", "reason", "cause"),
     [
         (3, "workflow 3 is archived", Cause.UNALLOCATED),
         (4, "workflow 4 has no user", Cause.NOT_ALLOWED),
@@ -559,14 +563,14 @@ def test_another_of_the_organization_s_users_may_be_named_and_no_stranger(db: da
     ],
 )
 def test_a_run_whose_workflow_cannot_serve_is_not_taken(
-    db: database.Database, workflow_id: int, why: str, cause: Cause
+    db: database.Database, workflow_id: int, reason: str, cause: Cause
 ) -> None:
     configure(db, json.dumps(VALUE))
     run_id = created(db, replace(OUTBOUND, workflow_id=workflow_id))
     before = run(db, run_id)
     route = taken(db, RunArgs(workflow_run_id=run_id, workflow_id=workflow_id))
     assert isinstance(route, dograh.NoRoute)
-    assert why in route.reason
+    assert reason in route.reason
     assert route.hangup_cause == cause
     assert run(db, run_id) == before
 

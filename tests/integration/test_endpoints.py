@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from listener import addresses, wires
+from listener import addresses, websocket
 from listener.errors import SocketBroken
-from shared import ari, circuits, endpoints, errors, exchanges, rest
-from shared.core import guard
+from shared import errors
+from shared.asterisk import address_guard, ari, circuit_breaker, http_pool, rest, tcp_connector
 from simulator.testing import SimulatedAsterisk
 
 PASSWORD = "pass word & # % + : ="
 METADATA = "169.254.169.254"
-OPEN = guard.Guard()
+OPEN = address_guard.AddressGuard()
 
 
 class Names:
@@ -47,11 +47,11 @@ class Names:
         ]
 
 
-class Witness:
+class RequestBudget:
     def seconds_left(self) -> float:
         return 10.0
 
-    def asked(self, request: rest.Asked) -> None:
+    def asked(self, request: rest.RequestRecord) -> None:
         pass
 
 
@@ -67,22 +67,27 @@ def named(simulated: SimulatedAsterisk) -> str:
 
 
 @contextlib.contextmanager
-def asterisk(endpoint: str, names: Names, rule: guard.Guard = OPEN) -> Iterator[ari.Ari]:
+def asterisk(endpoint: str, names: Names, rule: address_guard.AddressGuard = OPEN) -> Iterator[ari.Ari]:
     target = rest.Target(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD)
-    dialer = endpoints.Dialer(rule, names)
+    connector = tcp_connector.TcpConnector(rule, names)
     made = rest.Asterisk(
-        target, requests_at_once=4, connect_seconds=1.0, read_seconds=3.0, dialer=dialer, circuit=circuits.Closed()
+        target,
+        requests_at_once=4,
+        connect_seconds=1.0,
+        read_seconds=3.0,
+        connector=connector,
+        circuit=circuit_breaker.Closed(),
     )
     try:
-        yield ari.Ari(made, Witness())
+        yield ari.Ari(made, RequestBudget())
     finally:
         made.close()
 
 
-async def opened(endpoint: str, names: Names, rule: guard.Guard = OPEN) -> None:
+async def opened(endpoint: str, names: Names, rule: address_guard.AddressGuard = OPEN) -> None:
     """An event socket, opened and closed."""
     url, header = addresses.socket_url(endpoint, "voiceai"), addresses.authorization("voiceai", PASSWORD)
-    wire = await wires.open_wire(url, header, None, rule=rule, resolve=names)
+    wire = await websocket.open_wire(url, header, None, rule=rule, resolve=names)
     await wire.close()
 
 
@@ -93,7 +98,7 @@ def test_a_name_that_changes_its_mind_leads_nowhere_else(
     simulated: SimulatedAsterisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DNS rebinding: the first lookup is harmless, the second is not. Each connection has its own, and one only."""
-    monkeypatch.setattr(exchanges, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(http_pool, "IDLE_SECONDS", 0.0)
     names = Names(["127.0.0.1"], [METADATA])
     with asterisk(named(simulated), names) as there:
         assert there.bridges() == []
@@ -129,18 +134,18 @@ def test_one_bad_address_among_good_ones_refuses_the_name(simulated: SimulatedAs
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::ffff:127.0.0.1]", "0x7f.1", "2130706433", "localhost"])
 def test_a_strict_guard_knows_loopback_however_it_is_written(simulated: SimulatedAsterisk, host: str) -> None:
     endpoint = simulated.url.replace("127.0.0.1", host)
-    strict = guard.Guard(strict=True)
+    strict = address_guard.AddressGuard(strict=True)
     target = rest.Target(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD)
     made = rest.Asterisk(
         target,
         requests_at_once=2,
         connect_seconds=1.0,
         read_seconds=3.0,
-        dialer=endpoints.Dialer(strict),
-        circuit=circuits.Closed(),
+        connector=tcp_connector.TcpConnector(strict),
+        circuit=circuit_breaker.Closed(),
     )
     with contextlib.closing(made), pytest.raises(errors.EndpointRefused, match="loopback"):
-        ari.Ari(made, Witness()).bridges()
+        ari.Ari(made, RequestBudget()).bridges()
 
 
 def test_the_first_address_that_answers_is_used(simulated: SimulatedAsterisk) -> None:
@@ -158,10 +163,10 @@ def test_addresses_that_swallow_packets_are_bounded_in_sum() -> None:
             one = held.enter_context(socket.socket())
             one.setblocking(False)
             one.connect_ex(("127.0.0.1", port))
-        dialer = endpoints.Dialer(OPEN, Names(["127.0.0.1"] * 10))
+        connector = tcp_connector.TcpConnector(OPEN, Names(["127.0.0.1"] * 10))
         started = time.monotonic()
         with pytest.raises(errors.AsteriskUnreachable, match="connecting took too long") as caught:
-            dialer.connect("pbx.example", port, seconds=0.4)
+            connector.connect("pbx.example", port, seconds=0.4)
         assert time.monotonic() - started < 1.0
     assert not caught.value.may_have_acted
 
@@ -169,11 +174,11 @@ def test_addresses_that_swallow_packets_are_bounded_in_sum() -> None:
 def test_a_name_that_hangs_is_waited_for_in_bounded_time_and_by_one_thread() -> None:
     names = Names(["127.0.0.1"])
     names.answering.clear()
-    dialer = endpoints.Dialer(OPEN, names)
+    connector = tcp_connector.TcpConnector(OPEN, names)
     try:
         for _ in range(3):
             with pytest.raises(errors.AsteriskUnreachable, match="looking up the host name took too long") as caught:
-                dialer.connect("pbx.example", 9, seconds=0.05)
+                connector.connect("pbx.example", 9, seconds=0.05)
             assert not caught.value.may_have_acted
         assert names.asked == ["pbx.example"]
     finally:
@@ -183,7 +188,7 @@ def test_a_name_that_hangs_is_waited_for_in_bounded_time_and_by_one_thread() -> 
     while len(names.asked) < 2:
         assert time.monotonic() < deadline
         with pytest.raises(errors.AsteriskUnreachable):
-            dialer.connect("pbx.example", 9, seconds=1)
+            connector.connect("pbx.example", 9, seconds=1)
 
 
 def test_names_that_hang_do_not_hold_up_others(simulated: SimulatedAsterisk) -> None:
@@ -193,12 +198,12 @@ def test_names_that_hang_do_not_hold_up_others(simulated: SimulatedAsterisk) -> 
     def resolve(host: str, port: int, *, type: int) -> list[tuple[Any, ...]]:
         return (good if host == "pbx.example" else hanging)(host, port, type=type)
 
-    dialer = endpoints.Dialer(OPEN, resolve)
+    connector = tcp_connector.TcpConnector(OPEN, resolve)
     try:
         for number in range(20):
             with pytest.raises(errors.AsteriskUnreachable):
-                dialer.connect(f"{number}.example", 9, seconds=0.01)
-        dialer.connect("pbx.example", simulated.port, seconds=2).close()
+                connector.connect(f"{number}.example", 9, seconds=0.01)
+        connector.connect("pbx.example", simulated.port, seconds=2).close()
     finally:
         hanging.answering.set()
 
@@ -230,7 +235,7 @@ def test_an_event_socket_is_opened_by_the_address_that_was_checked(simulated: Si
 def test_an_event_socket_whose_name_hangs_is_given_up(
     simulated: SimulatedAsterisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wires, "_OPEN_SECONDS", 0.1)
+    monkeypatch.setattr(websocket, "_OPEN_SECONDS", 0.1)
     names = Names(["127.0.0.1"])
     names.answering.clear()
 

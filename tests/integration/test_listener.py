@@ -27,9 +27,10 @@ from websockets.http11 import Request, Response
 
 from devstack import servers
 from listener import main, sieve
-from shared import errors, keys, messages, queues, sealing, settings
-from shared.core import assignments, events
-from shared.core.assignments import Assignment, Report, SocketState
+from shared import assignments, errors, keys, messages, queues
+from shared.assignments import Assignment, Report, SocketState
+from shared.asterisk import events
+from shared.process import sealing, settings
 from tests import queued
 
 pytestmark = pytest.mark.services
@@ -169,7 +170,7 @@ class Scheduler:
         return [message["kwargs"] for message in queued.messages(self.redis, queue)]
 
     def callers(self) -> list[str]:
-        return [body["event"]["channel"]["id"] for body in self.pushed("quota")]
+        return [body["event"]["channel"]["id"] for body in self.pushed("admission")]
 
     def resyncs(self) -> list[tuple[int, str]]:
         return [(body["connection_id"], body["reason"]) for body in self.pushed("resync")]
@@ -207,7 +208,7 @@ def assignment(pbx: Asterisk, number: int = 1, *, password: str = PASSWORD, app:
 async def listening(redis_url: str, **overrides: Any) -> AsyncIterator[main.Listener]:
     """A listener in this process, that hardly waits between attempts."""
     values = {"redis_url": redis_url, "secret_key": SECRET_KEY, "heartbeat_seconds": 0.2, "drain_seconds": 3.0}
-    listener = main.Listener(settings.Listener.model_validate(values | overrides), chance=lambda: 0.05)
+    listener = main.Listener(settings.Listener.model_validate(values | overrides), jitter=lambda: 0.05)
     stop = asyncio.Event()
     running = asyncio.create_task(listener.run(stop))
     try:
@@ -255,23 +256,23 @@ def test_a_real_dramatiq_worker_gets_what_was_pushed(scheduler: Scheduler) -> No
     worker = dramatiq.Worker(broker, worker_threads=1)
     worker.start()
     try:
-        for queue in ("quota", "teardown", "resync"):
+        for queue in ("admission", "teardown", "resync"):
             broker.join(queue, timeout=10_000)
         worker.join()
     finally:
         worker.stop()
         broker.close()
-    assert [body["event"]["channel"]["id"] for body in seen["receive_caller"]] == [f"caller-{n}" for n in range(600)]
-    assert [body["event"]["type"] for body in seen["note_leg_ended"]] == ["StasisEnd"]
+    assert [body["event"]["channel"]["id"] for body in seen["caller_entered"]] == [f"caller-{n}" for n in range(600)]
+    assert [body["event"]["type"] for body in seen["leg_ended"]] == ["StasisEnd"]
     assert seen["resync_connection"] == [
         {"v": 1, "connection_id": 7, "connection_version": 1, "reason": "connected", "full": True}
     ]
-    first = seen["receive_caller"][0]
+    first = seen["caller_entered"][0]
     assert (first["v"], first["connection_id"], first["connection_version"]) == (1, 7, 1)
     now_seconds, _microseconds = scheduler.redis.time()
     assert abs(first["at_ms"] / 1000 - now_seconds) < 15
     # Nothing is left behind.
-    assert queued.size(scheduler.redis, "quota") == 0
+    assert queued.size(scheduler.redis, "admission") == 0
 
 
 def test_a_stranger_who_takes_the_app_over_is_reported_and_not_fought(scheduler: Scheduler) -> None:
@@ -635,8 +636,8 @@ def test_a_socket_that_is_to_yield_stays_while_it_is_open_and_is_not_opened_agai
             await connected(scheduler, listener, ours)
             scheduler.assign(listener.id, ours, closed)
             await until(lambda: error_of(scheduler, listener, closed) == "connection refused", "tried")
-            yielding = [replace(each, yielding=True) for each in (ours, closed)]
-            scheduler.assign(listener.id, *yielding)
+            draining = [replace(each, draining=True) for each in (ours, closed)]
+            scheduler.assign(listener.id, *draining)
             await until(
                 lambda: state_of(scheduler, listener, closed) is SocketState.REPLACED, "given up, not being open"
             )
@@ -679,9 +680,9 @@ def test_a_listener_tells_how_many_sockets_it_may_hold_and_whenever_it_has_news(
     async def scene() -> None:
         async with Asterisk() as pbx, listening(scheduler.url, listener_capacity=7) as listener:
             await until(lambda: scheduler.redis.hget(keys.CAPACITIES, listener.id) == b"7", "told")
-            news = int(scheduler.redis.get(keys.NEWS) or 0)
+            news = int(scheduler.redis.get(keys.REPORTS_REVISION) or 0)
             await connected(scheduler, listener, assignment(pbx))
-            assert int(scheduler.redis.get(keys.NEWS)) > news
+            assert int(scheduler.redis.get(keys.REPORTS_REVISION)) > news
         assert scheduler.redis.hget(keys.CAPACITIES, listener.id) is None, "gone when it left"
 
     play(scene())

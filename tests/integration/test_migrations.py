@@ -11,7 +11,9 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
-from shared import database, dograh, errors, migrations
+from shared import errors
+from shared.platform import dograh
+from shared.storage import database, migrations
 
 pytestmark = pytest.mark.services
 

@@ -6,19 +6,21 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from shared import connections, database, dograh, errors, originates
-from shared.core import commands
-from shared.core.call_requests import CallRequest
-from shared.core.deadlines import Limits
-from shared.ledger import Ledger
-from shared.store import PostgresStore
+from shared import errors, outbound_calls
+from shared.call import commands
+from shared.call.call_requests import CallRequest
+from shared.call.limits import Limits
+from shared.platform import dograh
+from shared.storage import connections, database
+from shared.storage.call_store import PostgresStore
+from shared.storage.call_writer import CallWriter
 
 pytestmark = pytest.mark.services
 
 REQUEST = CallRequest(organization_id=1, number="+4930123", request_id="campaign 7, row 12", workflow_id=1)
 
 
-class Orders:
+class CommandQueue:
     """Remembers what was ordered."""
 
     def __init__(self) -> None:
@@ -62,15 +64,15 @@ def connect(db: database.Database) -> None:
 
 
 @pytest.fixture
-def orders() -> Orders:
-    return Orders()
+def orders() -> CommandQueue:
+    return CommandQueue()
 
 
 @pytest.fixture
-def placing(db: database.Database, orders: Orders) -> originates.Originates:
-    ledger = Ledger(PostgresStore(db, who="test", prefix="aip-"), orders, Limits(), who="test")
-    return originates.Originates(
-        ledger,
+def placing(db: database.Database, orders: CommandQueue) -> outbound_calls.OutboundCalls:
+    writer = CallWriter(PostgresStore(db, who="test", prefix="aip-"), orders, Limits(), who="test")
+    return outbound_calls.OutboundCalls(
+        writer,
         dograh.Routes(db),
         dograh.Runs(db),
         connections.Connections(db),
@@ -80,20 +82,20 @@ def placing(db: database.Database, orders: Orders) -> originates.Originates:
 
 
 def test_a_request_is_the_same_call_when_another_connection_has_taken_its_connection_s_place(
-    db: database.Database, placing: originates.Originates, orders: Orders
+    db: database.Database, placing: outbound_calls.OutboundCalls, orders: CommandQueue
 ) -> None:
     placed = placing.place(REQUEST)
     assert placed.workflow_run_id is not None
     connect(db)
     again = placing.place(REQUEST)
     assert (again.call_id, again.connection_id) == (placed.call_id, 1)
-    assert orders.given == [commands.PlaceCall(call_id=placed.call_id)]
+    assert orders.given == [commands.OriginateLeg(call_id=placed.call_id)]
     with db.connection() as connection:
         assert connection.execute("SELECT 1 FROM workflow_runs").rowcount == 1
 
 
 def test_a_request_is_the_same_call_when_its_connection_is_cut_off(
-    db: database.Database, placing: originates.Originates
+    db: database.Database, placing: outbound_calls.OutboundCalls
 ) -> None:
     placed = placing.place(REQUEST)
     with db.connection() as connection:
@@ -101,7 +103,7 @@ def test_a_request_is_the_same_call_when_its_connection_is_cut_off(
     assert placing.place(REQUEST).call_id == placed.call_id
 
 
-def test_a_request_does_not_name_a_call_to_another_number(placing: originates.Originates) -> None:
+def test_a_request_does_not_name_a_call_to_another_number(placing: outbound_calls.OutboundCalls) -> None:
     placing.place(REQUEST)
     other = CallRequest(organization_id=1, number="+4930999", request_id=REQUEST.request_id, workflow_id=1)
     with pytest.raises(errors.InvalidRequest, match=r"'campaign 7, row 12' names a call to \+4930123 already"):
@@ -109,7 +111,7 @@ def test_a_request_does_not_name_a_call_to_another_number(placing: originates.Or
 
 
 def test_a_request_waits_for_an_event_socket_and_not_for_a_connection_that_is_gone(
-    db: database.Database, placing: originates.Originates, orders: Orders
+    db: database.Database, placing: outbound_calls.OutboundCalls, orders: CommandQueue
 ) -> None:
     with db.connection() as connection:
         connection.execute("UPDATE ari.connection_versions SET socket_state = 'connecting', last_error = 'no route'")

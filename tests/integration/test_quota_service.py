@@ -14,11 +14,14 @@ from uuid import UUID
 import pytest
 import structlog
 
-from shared import database, dograh, errors, rest
-from shared.core import facts
-from shared.core.calls import Call, Cause, Direction, State
-from shared.core.deadlines import Limits
-from workers.quota_service import QuotaService
+from shared import errors
+from shared.asterisk import rest
+from shared.call import facts
+from shared.call.calls import Call, Cause, Direction, State
+from shared.call.limits import Limits
+from shared.platform import dograh
+from shared.platform.dograh.quota_service import QuotaService
+from shared.storage import database
 
 pytestmark = pytest.mark.services
 
@@ -115,17 +118,17 @@ def dripping_headers(handler: _Handler) -> None:
             return
 
 
-class Witness:
+class RequestBudget:
     """Lets requests through within `seconds`, and remembers them."""
 
     def __init__(self, seconds: float = 7.0) -> None:
         self.seconds = seconds
-        self.requests: list[rest.Asked] = []
+        self.requests: list[rest.RequestRecord] = []
 
     def seconds_left(self) -> float:
         return self.seconds
 
-    def asked(self, request: rest.Asked) -> None:
+    def asked(self, request: rest.RequestRecord) -> None:
         self.requests.append(request)
 
 
@@ -170,8 +173,8 @@ def make(db: database.Database, service: Service) -> Callable[..., QuotaService]
     return made
 
 
-def ask(quota: QuotaService, witness: Witness | None = None) -> facts.Refused | None:
-    return quota.refusal(CALL, user_id=2, witness=witness or Witness())
+def ask(quota: QuotaService, budget: RequestBudget | None = None) -> facts.Refused | None:
+    return quota.refusal(CALL, user_id=2, budget=budget or RequestBudget())
 
 
 # ── the contract ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -196,8 +199,8 @@ def test_the_service_may_be_below_a_prefix(service: Service, make: Callable[...,
 def test_the_request_is_the_platform_s(
     service: Service, make: Callable[..., QuotaService], secret: str | None, header: str, value: str
 ) -> None:
-    witness = Witness()
-    assert ask(make(KEYS[0], secret=secret), witness) is None
+    budget = RequestBudget()
+    assert ask(make(KEYS[0], secret=secret), budget) is None
     ((line, headers, body),) = service.asked
     assert line == "POST /api/v1/service-keys/usage"
     assert body == {"service_key": KEYS[0]}
@@ -205,7 +208,7 @@ def test_the_request_is_the_platform_s(
     # http.server reads headers as latin-1.
     assert headers[header].encode("latin-1").decode() == value
     assert {"X-Secret-Key", "X-Created-By"} & set(headers) == {header}
-    assert [(asked.what, asked.answer) for asked in witness.requests] == [("POST /api/v1/service-keys/usage", "200")]
+    assert [(asked.what, asked.answer) for asked in budget.requests] == [("POST /api/v1/service-keys/usage", "200")]
 
 
 def test_each_key_is_asked_for_once(service: Service, make: Callable[..., QuotaService]) -> None:
@@ -279,27 +282,27 @@ UNUSABLE: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "why"), UNUSABLE)
+@pytest.mark.parametrize(("answer", "reason"), UNUSABLE)
 def test_no_usable_answer_refuses_or_lets_through_as_the_setting_says(
-    service: Service, make: Callable[..., QuotaService], answer: Answer, why: str
+    service: Service, make: Callable[..., QuotaService], answer: Answer, reason: str
 ) -> None:
     service.answer = answer
     started = time.monotonic()
     refused = ask(make(KEYS[0]))
     # Bounded as a whole, with room for whatever else runs here.
     assert time.monotonic() - started < LIMITS.quota_seconds + 1.5
-    assert refused == facts.Refused(reason=f"quota service unreachable: {why}", hangup_cause=Cause.CONGESTION)
+    assert refused == facts.Refused(reason=f"quota service unreachable: {reason}", hangup_cause=Cause.CONGESTION)
     assert [line for line, _, _ in service.asked] == ["POST /api/v1/service-keys/usage"], "asked again, or elsewhere"
     assert ask(make(KEYS[0], when_unreachable="allow")) is None
 
 
 def test_a_service_that_is_not_there_is_unreachable(make: Callable[..., QuotaService]) -> None:
-    witness = Witness()
-    refused = ask(make(KEYS[0], url="http://127.0.0.1:1"), witness)
+    budget = RequestBudget()
+    refused = ask(make(KEYS[0], url="http://127.0.0.1:1"), budget)
     assert refused is not None
     assert refused.hangup_cause == Cause.CONGESTION
     assert refused.reason.startswith("quota service unreachable: request failed: ")
-    assert [asked.answer for asked in witness.requests] == ["request failed: ConnectionError"]
+    assert [asked.answer for asked in budget.requests] == ["request failed: ConnectionError"]
     assert ask(make(KEYS[0], url="http://127.0.0.1:1", when_unreachable="allow")) is None
 
 
@@ -334,7 +337,7 @@ def test_a_configuration_that_cannot_be_read_refuses_it(
     assert ask(quota) == facts.Refused(
         reason="the user's llm is the platform's own and has no api_key", hangup_cause=Cause.NOT_ALLOWED
     )
-    refused = quota.refusal(CALL, user_id=99, witness=Witness())
+    refused = quota.refusal(CALL, user_id=99, budget=RequestBudget())
     assert refused == facts.Refused(reason="there is no user 99", hangup_cause=Cause.NOT_ALLOWED)
     assert service.asked == []
 
@@ -348,7 +351,7 @@ def test_what_is_left_of_the_claim_bounds_it_and_storing_has_its_time(
 ) -> None:
     service.answer = silent
     started = time.monotonic()
-    refused = ask(make(*KEYS, limits=Limits()), Witness(Limits().database_seconds + left))
+    refused = ask(make(*KEYS, limits=Limits()), RequestBudget(Limits().database_seconds + left))
     assert time.monotonic() - started < Limits().quota_seconds - 1
     assert refused is not None
     assert refused.hangup_cause == Cause.CONGESTION
@@ -356,7 +359,7 @@ def test_what_is_left_of_the_claim_bounds_it_and_storing_has_its_time(
 
 
 def test_a_claim_that_has_run_out_asks_nothing(service: Service, make: Callable[..., QuotaService]) -> None:
-    class Late(Witness):
+    class Late(RequestBudget):
         def seconds_left(self) -> float:
             raise errors.OutOfTime("the step ran out of its time")
 
@@ -368,10 +371,10 @@ def test_a_claim_that_has_run_out_asks_nothing(service: Service, make: Callable[
 @pytest.mark.parametrize("answer", [said(500, KEYS[0]), said(403, KEYS[0]), said(200, KEYS[0]), silent])
 def test_no_key_and_no_secret_shows(service: Service, make: Callable[..., QuotaService], answer: Answer) -> None:
     service.answer = answer
-    witness = Witness()
+    budget = RequestBudget()
     quota = make(*KEYS)
     with structlog.testing.capture_logs() as logged:
-        refused = ask(quota, witness)
-    shown = repr((logged, refused, witness.requests, quota, dograh.Account(provider_id="u", service_keys=KEYS)))
+        refused = ask(quota, budget)
+    shown = repr((logged, refused, budget.requests, quota, dograh.Account(provider_id="u", service_keys=KEYS)))
     assert "hunter2" not in shown
-    assert len(witness.requests) == len(KEYS)
+    assert len(budget.requests) == len(KEYS)

@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
-from shared import database, dograh, errors, quotas
-from shared.core import commands, facts
-from shared.core.calls import Call, Cause, Direction, Outcome, State
-from shared.core.deadlines import Limits, Step
-from shared.core.quotas import Quota
-from shared.ledger import Decision, Ledger
-from shared.store import Hold, PostgresStore
+from shared import errors
+from shared.call import commands, facts
+from shared.call.calls import Call, Cause, Direction, Outcome, State
+from shared.call.limits import Limits, Step
+from shared.call.quota_rules import Quota
+from shared.platform import dograh
+from shared.storage import database, quotas
+from shared.storage.call_store import ClaimRequest, PostgresStore
+from shared.storage.call_writer import CallWriter, UnitOfWork
 from tests import databases
 
 pytestmark = pytest.mark.services
@@ -29,7 +31,7 @@ MARCH = datetime(2026, 3, 1, tzinfo=UTC)
 NOON = MARCH + timedelta(hours=12)
 
 
-class Orders:
+class CommandQueue:
     """Remembers what was ordered."""
 
     def __init__(self) -> None:
@@ -52,13 +54,13 @@ def store(db: database.Database) -> PostgresStore:
 
 
 @pytest.fixture
-def orders() -> Orders:
-    return Orders()
+def orders() -> CommandQueue:
+    return CommandQueue()
 
 
 @pytest.fixture
-def ledger(store: PostgresStore, orders: Orders) -> Ledger:
-    return Ledger(store, orders, LIMITS, who="test")
+def writer(store: PostgresStore, orders: CommandQueue) -> CallWriter:
+    return CallWriter(store, orders, LIMITS, who="test")
 
 
 @pytest.fixture
@@ -86,17 +88,17 @@ def own(db: database.Database) -> quotas.Quotas:
 
 def taken(store: PostgresStore, organization_id: int = 3) -> int:
     with store.transaction() as connection:
-        return store.slots_taken(connection, organization_id)
+        return store.slots_used(connection, organization_id)
 
 
-def admit(ledger: Ledger, call: Call, slots: int | None, owner: str = "") -> Call:
+def admit(writer: CallWriter, call: Call, slots: int | None, owner: str = "") -> Call:
     """What the step does with a call that may be served; gives it back as it is then."""
 
-    def decide(decision: Decision) -> None:
-        decision.learn(ledger.crowded(decision, slots) or ADMITTED)
+    def decide(decision: UnitOfWork) -> None:
+        decision.learn(writer.no_free_slot(decision, slots) or ADMITTED)
 
-    ledger.decide(call, decide, owner=owner)
-    after = ledger.store.load(call.call_id)
+    writer.decide(call, decide, owner=owner)
+    after = writer.store.load(call.call_id)
     assert after is not None
     return after
 
@@ -111,14 +113,14 @@ def execute(db: database.Database, query: str, *values: object) -> None:
 
 @pytest.mark.parametrize("slots", [0, 1, 7, 49])
 def test_of_fifty_callers_at_once_as_many_get_in_as_there_are_slots(
-    store: PostgresStore, ledger: Ledger, make: Callable[..., Call], slots: int
+    store: PostgresStore, writer: CallWriter, make: Callable[..., Call], slots: int
 ) -> None:
     waiting = [make() for _ in range(CALLERS)]
     gate = threading.Barrier(CALLERS)
 
     def arrive(call: Call) -> Call:
         gate.wait()
-        return admit(ledger, call, slots)
+        return admit(writer, call, slots)
 
     with ThreadPoolExecutor(CALLERS) as pool:
         arrived = list(pool.map(arrive, waiting))
@@ -132,7 +134,7 @@ def test_of_fifty_callers_at_once_as_many_get_in_as_there_are_slots(
 
 
 def test_fifty_callers_and_as_many_who_leave_never_exceed_the_slots(
-    store: PostgresStore, ledger: Ledger, make: Callable[..., Call]
+    store: PostgresStore, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
     """Callers come and go at the same time: after each admission there are as many as the limit at most."""
     slots, most = 5, []
@@ -140,13 +142,13 @@ def test_fifty_callers_and_as_many_who_leave_never_exceed_the_slots(
 
     def come_and_go(call: Call) -> None:
         gate.wait()
-        admitted = admit(ledger, call, slots)
+        admitted = admit(writer, call, slots)
         with store.transaction() as connection:
             store.lock_organization(connection, 3)
-            most.append(store.slots_taken(connection, 3))
+            most.append(store.slots_used(connection, 3))
         if admitted.state is State.ADMITTED:
-            ending = ledger.record(admitted, facts.CallerLeft()).call
-            ledger.record(ending, facts.LegsRemoved())
+            ending = writer.record(admitted, facts.CallerLeft()).call
+            writer.record(ending, facts.LegsRemoved())
 
     with ThreadPoolExecutor(CALLERS) as pool:
         list(pool.map(come_and_go, [make() for _ in range(CALLERS)]))
@@ -156,14 +158,14 @@ def test_fifty_callers_and_as_many_who_leave_never_exceed_the_slots(
 
 
 def test_another_organization_does_not_wait_for_the_lock(
-    store: PostgresStore, ledger: Ledger, make: Callable[..., Call]
+    store: PostgresStore, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
     other = make(organization_id=4)
     with store.transaction() as connection:
         store.lock_organization(connection, 3)
-        assert admit(ledger, other, 1).state is State.ADMITTED
+        assert admit(writer, other, 1).state is State.ADMITTED
         with ThreadPoolExecutor(1) as pool:
-            blocked = pool.submit(admit, ledger, make(), 1)
+            blocked = pool.submit(admit, writer, make(), 1)
             with pytest.raises(errors.DatabaseUnavailable):
                 # Waiting is bounded by a statement's time, and leaves the call as it was.
                 blocked.result(timeout=10)
@@ -171,23 +173,25 @@ def test_another_organization_does_not_wait_for_the_lock(
     assert taken(store, 4) == 1
 
 
-def test_an_organization_s_calls_are_its_own(ledger: Ledger, store: PostgresStore, make: Callable[..., Call]) -> None:
+def test_an_organization_s_calls_are_its_own(
+    writer: CallWriter, store: PostgresStore, make: Callable[..., Call]
+) -> None:
     for organization_id in (3, 4):
-        assert admit(ledger, make(organization_id=organization_id), 1).state is State.ADMITTED
-        assert admit(ledger, make(organization_id=organization_id), 1).state is State.ENDING
+        assert admit(writer, make(organization_id=organization_id), 1).state is State.ADMITTED
+        assert admit(writer, make(organization_id=organization_id), 1).state is State.ENDING
 
 
 def test_without_a_limit_nothing_is_counted_and_nobody_waits(
-    store: PostgresStore, ledger: Ledger, make: Callable[..., Call]
+    store: PostgresStore, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
     with store.transaction() as connection:
         store.lock_organization(connection, 3)
-        assert admit(ledger, make(), None).state is State.ADMITTED
+        assert admit(writer, make(), None).state is State.ADMITTED
     assert taken(store) == 1
 
 
 def test_an_originated_call_is_written_under_the_same_lock_and_count(
-    store: PostgresStore, ledger: Ledger, make: Callable[..., Call]
+    store: PostgresStore, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
     """What an originate of ours does: lock, count, insert. Callers who come at the same time are counted with it."""
     slots, gate = 3, threading.Barrier(CALLERS)
@@ -202,13 +206,13 @@ def test_an_originated_call_is_written_under_the_same_lock_and_count(
         )  # fmt: skip
         with store.transaction() as connection:
             store.lock_organization(connection, 3)
-            if store.slots_taken(connection, 3) >= slots:
+            if store.slots_used(connection, 3) >= slots:
                 return False
             return store.insert_in(connection, call)
 
     def arrive(call: Call) -> bool:
         gate.wait()
-        return admit(ledger, call, slots).state is State.ADMITTED
+        return admit(writer, call, slots).state is State.ADMITTED
 
     callers = [make() for _ in range(CALLERS // 2)]
     with ThreadPoolExecutor(CALLERS) as pool:
@@ -218,24 +222,26 @@ def test_an_originated_call_is_written_under_the_same_lock_and_count(
     assert taken(store) == slots
 
 
-def test_a_call_that_ended_meanwhile_is_neither_admitted_nor_refused(ledger: Ledger, make: Callable[..., Call]) -> None:
+def test_a_call_that_ended_meanwhile_is_neither_admitted_nor_refused(
+    writer: CallWriter, make: Callable[..., Call]
+) -> None:
     call = make()
-    left = ledger.record(call, facts.CallerLeft()).call
-    assert [admit(ledger, call, slots) for slots in (0, 1, None)] == [left] * 3
+    left = writer.record(call, facts.CallerLeft()).call
+    assert [admit(writer, call, slots) for slots in (0, 1, None)] == [left] * 3
 
 
 @pytest.mark.parametrize(("slots", "order"), [(1, commands.CreateRun), (0, commands.TearDown)])
 def test_an_admission_gives_its_order_and_gives_the_call_out_of_hand(
-    store: PostgresStore, orders: Orders, make: Callable[..., Call], slots: int, order: type
+    store: PostgresStore, orders: CommandQueue, make: Callable[..., Call], slots: int, order: type
 ) -> None:
-    ledger, call = Ledger(store, orders, LIMITS, who="test"), make()
-    held = store.claim(call.call_id, Hold(owner="w1", step=Step.QUOTA, duration=timedelta(seconds=9)))
+    writer, call = CallWriter(store, orders, LIMITS, who="test"), make()
+    held = store.claim(call.call_id, ClaimRequest(owner="w1", step=Step.ADMISSION, duration=timedelta(seconds=9)))
     assert held is not None
-    after = admit(ledger, held, slots, owner="w1")
+    after = admit(writer, held, slots, owner="w1")
     assert orders.given == [order(call_id=call.call_id)]
     step = Step.RUNS if slots else Step.TEARDOWN
-    assert store.claim(call.call_id, Hold(owner="w2", step=step, duration=timedelta(seconds=9))) is not None
-    assert after.version == held.version + 1
+    assert store.claim(call.call_id, ClaimRequest(owner="w2", step=step, duration=timedelta(seconds=9))) is not None
+    assert after.lock_version == held.lock_version + 1
 
 
 LIVE: list[tuple[State, dict[str, Any]]] = [
@@ -265,18 +271,18 @@ ENDS: list[facts.Fact] = [
 
 
 def test_a_slot_is_free_again_whatever_way_a_call_ends(
-    store: PostgresStore, ledger: Ledger, db: database.Database, make: Callable[..., Call]
+    store: PostgresStore, writer: CallWriter, db: database.Database, make: Callable[..., Call]
 ) -> None:
     ways = 0
     for state, fields in LIVE:
         for fact in ENDS:
             long_ago = store.now() - timedelta(hours=9)
-            overdue = {"deadline_at": long_ago, "drives": 99} if isinstance(fact, facts.DeadlinePassed) else {}
-            open_until = {"attempt_open_until": long_ago} if isinstance(fact, facts.LegsUnknown) else {}
-            call = make(state=state, **fields, **overdue, **open_until)
+            overdue = {"deadline_at": long_ago, "step_retries": 99} if isinstance(fact, facts.DeadlinePassed) else {}
+            in_doubt_until = {"attempt_in_doubt_until": long_ago} if isinstance(fact, facts.LegsUnknown) else {}
+            call = make(state=state, **fields, **overdue, **in_doubt_until)
             admitted = int(state is not State.RECEIVED)
             assert taken(store) == admitted, state
-            ending = ledger.record(call, fact).call
+            ending = writer.record(call, fact).call
             if ending.state is not State.ENDING:
                 execute(db, "DELETE FROM ari.calls")
                 continue
@@ -284,10 +290,10 @@ def test_a_slot_is_free_again_whatever_way_a_call_ends(
             # Its legs are there until they are seen to be gone; a call that was never admitted has no part in it.
             assert taken(store) == admitted, (state, fact)
             # No request is on its way any more that could make a leg appear.
-            execute(db, "UPDATE ari.calls SET attempt_open_until = NULL, unsettled_until = NULL")
+            execute(db, "UPDATE ari.calls SET attempt_in_doubt_until = NULL, earlier_in_doubt_until = NULL")
             settled = store.load(call.call_id)
             assert settled is not None
-            ledger.record(settled, facts.LegsRemoved())
+            writer.record(settled, facts.LegsRemoved())
             assert taken(store) == 0, (state, fact)
             execute(db, "DELETE FROM ari.calls")
     assert ways >= 40
@@ -302,14 +308,14 @@ def test_a_call_that_cannot_be_torn_down_frees_its_slot_after_a_minute(
     assert taken(store) == slots
 
 
-def test_a_refused_call_never_has_a_slot(store: PostgresStore, ledger: Ledger, make: Callable[..., Call]) -> None:
+def test_a_refused_call_never_has_a_slot(store: PostgresStore, writer: CallWriter, make: Callable[..., Call]) -> None:
     """A dialler that calls on and on does not keep out the callers who would be served."""
-    first = admit(ledger, make(), 1)
+    first = admit(writer, make(), 1)
     for _ in range(5):
-        assert admit(ledger, make(), 1).state is State.ENDING
+        assert admit(writer, make(), 1).state is State.ENDING
     assert taken(store) == 1
-    ledger.record(ledger.record(first, facts.CallerLeft()).call, facts.LegsRemoved())
-    assert admit(ledger, make(), 1).state is State.ADMITTED
+    writer.record(writer.record(first, facts.CallerLeft()).call, facts.LegsRemoved())
+    assert admit(writer, make(), 1).state is State.ADMITTED
 
 
 # ── minutes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -405,7 +411,7 @@ def test_the_adapter_refuses_by_the_limits_as_they_are_now(own: quotas.Quotas, m
     make(state=State.ENDED, connected_at=NOON - timedelta(minutes=2), ending_at=NOON)
 
     def reason() -> str | None:
-        refused = own.refusal(call, user_id=2, witness=NoWitness())
+        refused = own.refusal(call, user_id=2, budget=NoWitness())
         return refused.reason if refused is not None else None
 
     assert reason() is None

@@ -13,12 +13,12 @@ import pytest
 
 from scheduler import retention
 from scheduler.retention import Retention
-from shared import database
-from shared.core import facts
-from shared.core.calls import Call, Direction, State
-from shared.core.deadlines import Limits
-from shared.ledger import Ledger
-from shared.store import Note, PostgresStore
+from shared.call import facts
+from shared.call.calls import Call, Direction, State
+from shared.call.limits import Limits
+from shared.storage import database
+from shared.storage.call_store import PostgresStore, TimelineEntry
+from shared.storage.call_writer import CallWriter
 from tests import databases
 
 pytestmark = pytest.mark.services
@@ -31,14 +31,14 @@ MANY = 200_000
 #: Calls one a second, the newest `days` old: each with an attempt and three rows of the timeline.
 _OLD_CALLS = """
 INSERT INTO ari.calls (call_id, connection_id, connection_version, organization_id, channel_id, channel_created, entry,
-    direction, state, received_at, state_since, version, drives, channel_name, caller_number, called_number, args,
+    direction, state, received_at, state_since, version, step_retries, channel_name, caller_number, called_number, args,
     attempt, legs_created, media_ready, caller_left, workflow_run_id, connected_at, ending_at, ended_at, outcome)
 SELECT gen_random_uuid(), 1, 1, 3, 'old-' || n, '', 1, 'inbound', 'ended', at, at, 9, 0, '', '', '', '{}', 1, true,
        true, true, n, at, at + interval '1 minute', at + interval '1 minute', 'completed'
 FROM (SELECT n, now() - make_interval(days => %s, secs => n) AS at FROM generate_series(1, %s) AS n) AS times;
 """
 _THEIR_ATTEMPTS = """
-INSERT INTO ari.attempts (call_id, attempt, media_id, bridge_id, open_until)
+INSERT INTO ari.attempts (call_id, attempt, media_id, bridge_id, in_doubt_until)
 SELECT call_id, 1, 'm', 'b', received_at FROM ari.calls
 """
 _THEIR_TIMELINE = """
@@ -47,7 +47,7 @@ SELECT received_at, call_id, 'note', 'x', 'test' FROM ari.calls, generate_series
 """
 
 
-class Orders:
+class CommandQueue:
     """Nobody works here."""
 
     def give(self, orders: object, *, connection_id: int) -> None:
@@ -85,7 +85,7 @@ def received(store: PostgresStore, *, days: float, ended_days: float | None) -> 
         state=State.ENDING if ended_days is None else State.ENDED, state_since=now, deadline_at=None,
         ended_at=None if ended_days is None else now - timedelta(days=ended_days),
     )  # fmt: skip
-    assert store.insert(call, [Note(kind="note", name="x")], None)
+    assert store.insert(call, [TimelineEntry(kind="note", name="x")], None)
     return call
 
 
@@ -140,7 +140,7 @@ def test_of_very_many_a_bounded_number_goes_at_a_time_and_nobody_waits(
         execute(filling, query)
     filling.close()
     store = PostgresStore(db, who="test", prefix="aip-")
-    ledger = Ledger(store, Orders(), Limits(), who="test")
+    writer = CallWriter(store, CommandQueue(), Limits(), who="test")
     over = threading.Event()
 
     def serve() -> int:
@@ -148,7 +148,7 @@ def test_of_very_many_a_bounded_number_goes_at_a_time_and_nobody_waits(
         served = 0
         while not over.is_set():
             call = received(store, days=0, ended_days=None)
-            assert ledger.record(call, facts.LegsRemoved()).call.state is State.ENDED
+            assert writer.record(call, facts.LegsRemoved()).call.state is State.ENDED
             served += 1
         return served
 

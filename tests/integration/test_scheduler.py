@@ -14,23 +14,25 @@ import dramatiq
 import pytest
 import redis
 
-from scheduler import sweeps, verdicts
-from scheduler.assignments import Assigner
-from scheduler.configurations import Reconciler
-from scheduler.leases import Lease
+from scheduler import actions, sweep
+from scheduler.assigner import Assigner
+from scheduler.leader import Lease
 from scheduler.listeners import Listeners as SeenListeners
 from scheduler.listeners import Sight
+from scheduler.reconciler import Reconciler
 from scheduler.resyncs import Resyncs
-from scheduler.sockets import Sockets
-from shared import connections, database, dograh, errors, keys, messages, queues, sealing
-from shared.connections import Connections
-from shared.core import assignments
-from shared.core.assignments import Assignment, Report, SocketState
-from shared.core.calls import Call, Direction, State
-from shared.core.deadlines import Limits, Step
-from shared.ledger import Ledger
-from shared.store import Hold, PostgresStore
-from tests import queued, tls
+from scheduler.socket_rows import Sockets
+from shared import assignments, errors, keys, messages, queues
+from shared.assignments import Assignment, Report, SocketState
+from shared.call.calls import Call, Direction, State
+from shared.call.limits import Limits, Step
+from shared.platform import dograh
+from shared.process import sealing
+from shared.storage import connections, database
+from shared.storage.call_store import ClaimRequest, PostgresStore
+from shared.storage.call_writer import CallWriter
+from shared.storage.connections import Connections
+from tests import certificates, queued
 
 pytestmark = pytest.mark.services
 
@@ -136,8 +138,8 @@ def test_what_the_socket_needs_makes_a_new_version(
 def test_a_changed_ca_bundle_makes_a_new_version_that_older_calls_use_as_well(
     db: database.Database, platform: Rows, reconciler: Reconciler, assigner: Assigner, listeners: Listeners
 ) -> None:
-    old, new = (tls.issue(name, authority=True).pem for name in ("old", "new"))
-    entrances = Connections(db)
+    old, new = (certificates.issue(name, authority=True).pem for name in ("old", "new"))
+    connections = Connections(db)
     listeners.beat("l1")
     for bundle in (None, old, new):
         platform.set(1, ari_endpoint="https://pbx1", ari_ca_bundle=bundle)
@@ -146,12 +148,12 @@ def test_a_changed_ca_bundle_makes_a_new_version_that_older_calls_use_as_well(
     assigner.tick()
     assert [version["ca_bundle"] for version in versions(db, 1)] == [None, old, new]
     assert listeners.assigned("l1")["1:3"].ca_bundle == new
-    assert [getattr(entrances.version(1, number), "ca_bundle", "") for number in (1, 2, 3)] == [None, old, new]
+    assert [getattr(connections.version(1, number), "ca_bundle", "") for number in (1, 2, 3)] == [None, old, new]
     execute(db, "UPDATE ari.connection_versions SET socket_state = 'connected' WHERE version = 3")
-    first = entrances.version(1, 1)
+    first = connections.version(1, 1)
     assert first is not None
     assert first.ca_bundle == new, "what is connected now is known to be right"
-    entrance = entrances.entrance(1, 1)
+    entrance = connections.inbound_target(1, 1)
     assert entrance is not None
     assert entrance.serving is not None, "the place is the same"
     damaged = new[:36] + "AAAA" + new[40:]
@@ -405,7 +407,7 @@ class Listeners:
 def listeners(redis_url: str) -> Iterator[Listeners]:
     made = Listeners(redis_url)
     # Redis was used before: nobody waits for listeners to come back.
-    made.redis.set(keys.SENTINEL, "x")
+    made.redis.set(keys.BOOT_MARKER, "x")
     yield made
     made.redis.close()
 
@@ -427,7 +429,7 @@ def make_assigner(
     db: database.Database, client: redis.Redis, lease: Lease, *, timeout: float = TIMEOUT, retake: float = 60.0
 ) -> Assigner:
     return Assigner(
-        Sockets(db, drain_seconds=60, retake_seconds=retake),
+        Sockets(db, drain_seconds=60, reclaim_seconds=retake),
         SeenListeners(client, timeout_seconds=timeout),
         lease,
         PostgresStore(db, who="test", prefix="aip-"),
@@ -494,14 +496,14 @@ def test_connections_are_spread_evenly_and_within_what_each_may_hold(
 
 def spread(listeners: Listeners, *names: str) -> list[int]:
     """How many sockets each is to hold, those that it is about to lose not counted."""
-    return [sum(not held.yielding for held in listeners.assigned(name).values()) for name in names]
+    return [sum(not held.draining for held in listeners.assigned(name).values()) for name in names]
 
 
 def report_all(listeners: Listeners, *names: str) -> None:
     """Everybody has opened what it was told to."""
     for name in names:
         for held in listeners.assigned(name).values():
-            if not held.yielding:
+            if not held.draining:
                 listeners.report(name, held)
 
 
@@ -518,8 +520,8 @@ def test_one_that_joins_gets_its_share_a_few_at_a_time_each_made_before_the_elde
         assigner.tick()
         assert len(listeners.assigned("l3")) == moved, "a few at a time"
         told = listeners.assigned("l1") | listeners.assigned("l2")
-        assert {key for key, held in told.items() if held.yielding} == told.keys() & listeners.assigned("l3").keys()
-        assert sum(held.yielding for held in told.values()) == 20, "the elder keeps it so far"
+        assert {key for key, held in told.items() if held.draining} == told.keys() & listeners.assigned("l3").keys()
+        assert sum(held.draining for held in told.values()) == 20, "the previous keeps it so far"
         report_all(listeners, "l3")
     assigner.tick()
     assert spread(listeners, "l1", "l2", "l3") == [40, 40, 40]
@@ -542,12 +544,12 @@ def test_what_the_new_listener_cannot_open_goes_back_to_the_elder(
     ((key, moving),) = listeners.assigned("l2").items()
     listeners.report("l2", moving, SocketState.CONNECTING, error="no connection")
     assigner.tick()
-    assert listeners.assigned("l1")[key].yielding
+    assert listeners.assigned("l1")[key].draining
     execute(db, "UPDATE ari.connection_versions SET assigned_at = assigned_at - interval '11 seconds'")
     assigner.tick()
     assigner.tick()
     assert holders(db)[key] == ("l1", 3)
-    assert (listeners.assigned("l1")[key].yielding, listeners.assigned("l2")) == (False, {})
+    assert (listeners.assigned("l1")[key].draining, listeners.assigned("l2")) == (False, {})
 
 
 def test_a_socket_whose_new_listener_dies_before_it_is_open_stays_with_its_elder_until_a_third_has_it(
@@ -563,9 +565,11 @@ def test_a_socket_whose_new_listener_dies_before_it_is_open_stays_with_its_elder
     listeners.die("l2")
     listeners.beat("l3")
     assigner.tick()
-    row = next(row for row in rows(db, "SELECT * FROM ari.connection_versions") if row["elder_id"] is not None)
-    assert (row["listener_id"], row["epoch"], row["elder_id"], row["elder_epoch"]) == ("l3", 3, "l1", 1)
-    assert (listeners.assigned("l1")[key].epoch, listeners.assigned("l1")[key].yielding) == (1, True)
+    row = next(
+        row for row in rows(db, "SELECT * FROM ari.connection_versions") if row["previous_listener_id"] is not None
+    )
+    assert (row["listener_id"], row["epoch"], row["previous_listener_id"], row["previous_epoch"]) == ("l3", 3, "l1", 1)
+    assert (listeners.assigned("l1")[key].epoch, listeners.assigned("l1")[key].draining) == (1, True)
 
 
 def test_a_listener_that_was_only_asleep_finds_nothing_to_open(
@@ -613,7 +617,7 @@ def test_when_redis_answers_late_nobody_is_dead_for_it(
     with queues.client(redis_url) as client:
         slow = Slow(client, timeout_seconds=TIMEOUT)
         assigner = Assigner(
-            Sockets(db, drain_seconds=60, retake_seconds=60), slow, lease, PostgresStore(db, who="t", prefix="aip-"),
+            Sockets(db, drain_seconds=60, reclaim_seconds=60), slow, lease, PostgresStore(db, who="t", prefix="aip-"),
             timeout_seconds=TIMEOUT, thorough_seconds=0.0,
         )  # fmt: skip
         listeners.beat("l1", "l2")
@@ -677,7 +681,7 @@ def test_with_nothing_new_postgres_is_left_alone(
     configured(reconciler, platform, 2)
     listeners.beat("l1")
     with queues.client(redis_url) as client:
-        counted = Counted(db, drain_seconds=60, retake_seconds=60)
+        counted = Counted(db, drain_seconds=60, reclaim_seconds=60)
         assigner = Assigner(
             counted, SeenListeners(client, timeout_seconds=TIMEOUT), lease, PostgresStore(db, who="t", prefix="aip-"),
             timeout_seconds=TIMEOUT, thorough_seconds=60,
@@ -685,7 +689,7 @@ def test_with_nothing_new_postgres_is_left_alone(
         for _ in range(5):
             assigner.tick()
         assert counted.read == 1
-        listeners.redis.incr(keys.NEWS)
+        listeners.redis.incr(keys.REPORTS_REVISION)
         assigner.tick()
         assert counted.read == 2
         listeners.beat("l2")
@@ -905,13 +909,13 @@ def test_an_app_taken_by_a_stranger_is_taken_back_once_and_then_left_to_it(
         for _ in range(3):
             assigner.tick()
         assert holders(db) == {"1:1": ("l1", 1)}, "not fought for"
-        assert (socket(db)["socket_state"], socket(db)["last_error"]) == ("replaced", verdicts.TAKEN)
+        assert (socket(db)["socket_state"], socket(db)["last_error"]) == ("replaced", actions.TAKEN)
         # Its holder dies meanwhile: that is no attempt more, and none sooner.
         listeners.die("l1")
         listeners.beat("l2")
         assigner.tick()
         assert holders(db) == {"1:1": ("l1", 1)}
-        execute(db, "UPDATE ari.connection_versions SET taken_at = taken_at - interval '61 seconds'")
+        execute(db, "UPDATE ari.connection_versions SET preempted_at = preempted_at - interval '61 seconds'")
         assigner.tick()
         assert holders(db) == {"1:1": ("l2", 2)}, "taken back, under a new epoch"
         listeners.report("l2", listeners.assigned("l2")["1:1"])
@@ -933,7 +937,7 @@ def test_an_app_taken_by_a_stranger_is_taken_back_once_and_then_left_to_it(
         execute(db, connections.UNPARK, 101)
         assigner.tick()
         assert holders(db) == {"1:1": ("l2", 3)}
-        assert socket(db)["retakes"] == 0
+        assert socket(db)["reclaims"] == 0
 
 
 def test_a_changed_configuration_is_tried_again_though_it_was_parked(
@@ -957,13 +961,13 @@ def test_what_was_taken_back_long_ago_is_taken_back_once_more(
     configured(reconciler, platform, 1)
     listeners.beat("l1")
     assigner.tick()
-    execute(db, "UPDATE ari.connection_versions SET retakes = 1, assigned_at = now() - interval '11 minutes'")
+    execute(db, "UPDATE ari.connection_versions SET reclaims = 1, assigned_at = now() - interval '11 minutes'")
     listeners.report("l1", listeners.assigned("l1")["1:1"])
     assigner.tick()
     listeners.report("l1", listeners.assigned("l1")["1:1"], SocketState.REPLACED)
     assigner.tick()
     assert socket(db)["parked_at"] is None
-    assert socket(db)["taken_at"] is not None
+    assert socket(db)["preempted_at"] is not None
 
 
 # ── resyncs and sweeps ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -982,9 +986,9 @@ def make_call(store: PostgresStore, channel_id: str, state: State, *, due_in: fl
 
 
 @pytest.fixture
-def orders(redis_url: str) -> Iterator[queues.BrokerOrders]:
+def orders(redis_url: str) -> Iterator[queues.BrokerCommandQueue]:
     broker = queues.broker(redis_url)
-    yield queues.BrokerOrders(broker)
+    yield queues.BrokerCommandQueue(broker)
     broker.close()
 
 
@@ -1003,7 +1007,7 @@ def connect(db: database.Database, platform: Rows, reconciler: Reconciler) -> No
 
 
 def test_every_fourth_resync_is_full(
-    db: database.Database, platform: Rows, reconciler: Reconciler, orders: queues.BrokerOrders, redis_url: str
+    db: database.Database, platform: Rows, reconciler: Reconciler, orders: queues.BrokerCommandQueue, redis_url: str
 ) -> None:
     connect(db, platform, reconciler)
     resyncs, asked = Resyncs(db, orders), []
@@ -1016,7 +1020,7 @@ def test_every_fourth_resync_is_full(
 
 
 def test_resyncs_do_not_pile_up(
-    db: database.Database, platform: Rows, reconciler: Reconciler, orders: queues.BrokerOrders, redis_url: str
+    db: database.Database, platform: Rows, reconciler: Reconciler, orders: queues.BrokerCommandQueue, redis_url: str
 ) -> None:
     connect(db, platform, reconciler)
     resyncs = Resyncs(db, orders)
@@ -1029,7 +1033,7 @@ def test_resyncs_do_not_pile_up(
 
 
 def test_a_lost_redis_asks_for_everything(
-    db: database.Database, platform: Rows, reconciler: Reconciler, orders: queues.BrokerOrders, redis_url: str
+    db: database.Database, platform: Rows, reconciler: Reconciler, orders: queues.BrokerCommandQueue, redis_url: str
 ) -> None:
     connect(db, platform, reconciler)
     # Its socket is down, but it has a call: what is left of it is looked for.
@@ -1042,7 +1046,7 @@ def test_a_lost_redis_asks_for_everything(
 
 
 def test_a_retired_version_is_not_resynced(
-    db: database.Database, platform: Rows, reconciler: Reconciler, orders: queues.BrokerOrders
+    db: database.Database, platform: Rows, reconciler: Reconciler, orders: queues.BrokerCommandQueue
 ) -> None:
     connect(db, platform, reconciler)
     execute(db, "UPDATE ari.connection_versions SET retired_at = now()")
@@ -1051,34 +1055,34 @@ def test_a_retired_version_is_not_resynced(
 
 
 def test_overdue_calls_are_driven_on(
-    db: database.Database, platform: Rows, reconciler: Reconciler, orders: queues.BrokerOrders, redis_url: str
+    db: database.Database, platform: Rows, reconciler: Reconciler, orders: queues.BrokerCommandQueue, redis_url: str
 ) -> None:
     configured(reconciler, platform, 1)
     store = PostgresStore(db, who="test", prefix="aip-")
-    ledger = Ledger(store, orders, Limits(), who="test")
+    writer = CallWriter(store, orders, Limits(), who="test")
     received = make_call(store, "1", State.RECEIVED, due_in=-1)
     ending = make_call(store, "2", State.ENDING, due_in=-2)
     make_call(store, "3", State.RECEIVED, due_in=100)
     claimed = make_call(store, "4", State.RECEIVED, due_in=-1)
-    held = Hold(owner="w", step=Step.QUOTA, duration=timedelta(seconds=60))
+    held = ClaimRequest(owner="w", step=Step.ADMISSION, duration=timedelta(seconds=60))
     assert store.claim(claimed.call_id, held) is not None
-    assert sweeps.sweep(ledger, store, batch=1) == 1
+    assert sweep.sweep(writer, store, batch=1) == 1
     assert [message.kwargs["call_id"] for message in take(redis_url, "teardown")] == [str(ending.call_id)]
-    assert sweeps.sweep(ledger, store, batch=10) == 1
-    assert [message.kwargs["call_id"] for message in take(redis_url, "quota")] == [str(received.call_id)]
+    assert sweep.sweep(writer, store, batch=10) == 1
+    assert [message.kwargs["call_id"] for message in take(redis_url, "admission")] == [str(received.call_id)]
     # Moved before it was ordered: not due again at once.
-    assert sweeps.sweep(ledger, store, batch=10) == 0
+    assert sweep.sweep(writer, store, batch=10) == 0
     again = store.load(received.call_id)
     assert again is not None
-    assert (again.drives, again.deadline_at is not None and again.deadline_at > store.now()) == (1, True)
+    assert (again.step_retries, again.deadline_at is not None and again.deadline_at > store.now()) == (1, True)
 
 
 def test_two_sweeps_at_once_order_once(
-    db: database.Database, platform: Rows, reconciler: Reconciler, orders: queues.BrokerOrders, redis_url: str
+    db: database.Database, platform: Rows, reconciler: Reconciler, orders: queues.BrokerCommandQueue, redis_url: str
 ) -> None:
     configured(reconciler, platform, 1)
     store = PostgresStore(db, who="test", prefix="aip-")
-    ledger = Ledger(store, orders, Limits(), who="test")
+    writer = CallWriter(store, orders, Limits(), who="test")
     call = make_call(store, "1", State.RECEIVED, due_in=-1)
     overdue = store.overdue(10)
 
@@ -1087,5 +1091,5 @@ def test_two_sweeps_at_once_order_once(
             return overdue
 
     for _ in range(2):
-        sweeps.sweep(ledger, Stale(db, who="test", prefix="aip-"), batch=10)
-    assert [message.kwargs["call_id"] for message in take(redis_url, "quota")] == [str(call.call_id)]
+        sweep.sweep(writer, Stale(db, who="test", prefix="aip-"), batch=10)
+    assert [message.kwargs["call_id"] for message in take(redis_url, "admission")] == [str(call.call_id)]

@@ -16,13 +16,14 @@ from typing import Any
 
 import pytest
 
-from devstack import wires
-from shared import database, errors, leases
-from shared.core import calls, commands, facts, ids
-from shared.core.calls import Call, Change, Direction, Outcome, State
-from shared.core.deadlines import Limits, Step
-from shared.ledger import Decision, Ledger
-from shared.store import Hold, Note, PostgresStore
+from devstack import tcp_proxy
+from shared import errors
+from shared.call import calls, commands, facts, ids
+from shared.call.calls import Call, Change, Direction, Outcome, State
+from shared.call.limits import Limits, Step
+from shared.storage import database, leases
+from shared.storage.call_store import ClaimRequest, PostgresStore, TimelineEntry
+from shared.storage.call_writer import CallWriter, UnitOfWork
 
 pytestmark = pytest.mark.services
 
@@ -30,7 +31,7 @@ LIMITS = Limits()
 ADMITTED = facts.Admitted(workflow_id=1, user_id=2, media_client="media")
 
 
-class Orders:
+class CommandQueue:
     """Remembers what was ordered; refuses while the queue is away."""
 
     def __init__(self) -> None:
@@ -69,13 +70,13 @@ def store(db: database.Database) -> PostgresStore:
 
 
 @pytest.fixture
-def orders() -> Orders:
-    return Orders()
+def orders() -> CommandQueue:
+    return CommandQueue()
 
 
 @pytest.fixture
-def ledger(store: PostgresStore, orders: Orders) -> Ledger:
-    return Ledger(store, orders, LIMITS, who="test")
+def writer(store: PostgresStore, orders: CommandQueue) -> CallWriter:
+    return CallWriter(store, orders, LIMITS, who="test")
 
 
 @pytest.fixture
@@ -96,8 +97,8 @@ def make(store: PostgresStore) -> Callable[..., Call]:
     return made
 
 
-def hold(step: Step = Step.QUOTA, owner: str = "w1", seconds: float = 5.0) -> Hold:
-    return Hold(owner=owner, step=step, duration=timedelta(seconds=seconds))
+def hold(step: Step = Step.ADMISSION, owner: str = "w1", seconds: float = 5.0) -> ClaimRequest:
+    return ClaimRequest(owner=owner, step=step, duration=timedelta(seconds=seconds))
 
 
 def claim_of(db: database.Database, call: Call) -> tuple[str | None, str | None]:
@@ -130,9 +131,11 @@ def names(db: database.Database, call: Call) -> list[str]:
 def test_a_call_comes_back_as_it_was_written(store: PostgresStore, make: Callable[..., Call]) -> None:
     now = store.now()
     call = make(
-        state=State.ENDING, deadline_at=now, drives=2, channel_name="PJSIP/ü", caller_number="+49", called_number="5",
+        state=State.ENDING, deadline_at=now, step_retries=2, channel_name="PJSIP/ü", caller_number="+49",
+        called_number="5",
         args=("a=1", "", "ü,)"), entered_stamp="s1", left_stamp="s2", workflow_id=1, user_id=2, media_client="media",
-        workflow_run_id=9, attempt=2, attempt_open_until=now, unsettled_until=now, legs_created=True, media_ready=True,
+        workflow_run_id=9, attempt=2, attempt_in_doubt_until=now, earlier_in_doubt_until=now, legs_created=True,
+        media_ready=True,
         caller_left=True, connected_at=now, ending_at=now, outcome=Outcome.COMPLETED, reason="x", hangup_cause=16,
     )  # fmt: skip
     assert store.load(call.call_id) == call
@@ -141,7 +144,7 @@ def test_a_call_comes_back_as_it_was_written(store: PostgresStore, make: Callabl
 
 def test_a_call_is_inserted_once(store: PostgresStore, db: database.Database, make: Callable[..., Call]) -> None:
     call = make()
-    assert not store.insert(call, [Note(kind="note", name="again")], hold())
+    assert not store.insert(call, [TimelineEntry(kind="note", name="again")], hold())
     # The same entry under another id is the same call too.
     assert not store.insert(replace(call, call_id=uuid.uuid4()), [], None)
     assert names(db, call) == ["CallReceived"]
@@ -152,8 +155,8 @@ def test_a_call_inserted_under_a_claim_is_held(
     store: PostgresStore, db: database.Database, make: Callable[..., Call]
 ) -> None:
     call = replace(make(), call_id=uuid.uuid4(), channel_id="1.2")
-    assert store.insert(call, [Note(kind="note", name="found")], hold())
-    assert claim_of(db, call) == ("w1", "quota")
+    assert store.insert(call, [TimelineEntry(kind="note", name="found")], hold())
+    assert claim_of(db, call) == ("w1", "admission")
     assert store.claim(call.call_id, hold(owner="w2")) is None
     assert names(db, call) == ["CallReceived", "found"]
 
@@ -181,10 +184,11 @@ def admitted(call: Call, store: PostgresStore) -> Call:
 
 
 def save(
-    store: PostgresStore, before: Call, after: Call, fact: facts.Fact = ADMITTED, *, notes: Sequence[Note] = (),
-    owner: str = "", take: Hold | None = None,
+    store: PostgresStore, before: Call, after: Call, fact: facts.Fact = ADMITTED, *,
+    timeline: Sequence[TimelineEntry] = (),
+    owner: str = "", take: ClaimRequest | None = None,
 ) -> Call | None:  # fmt: skip
-    return store.save([Change(before=before, after=after, fact=fact)], notes=notes, owner=owner, hold=take)
+    return store.save([Change(before=before, after=after, fact=fact)], timeline=timeline, owner=owner, hold=take)
 
 
 def test_a_save_raises_the_version(store: PostgresStore, make: Callable[..., Call]) -> None:
@@ -192,15 +196,15 @@ def test_a_save_raises_the_version(store: PostgresStore, make: Callable[..., Cal
     saved = save(store, call, admitted(call, store))
     assert saved is not None
     assert saved == store.load(call.call_id)
-    assert (saved.state, saved.version) == (State.ADMITTED, call.version + 1)
+    assert (saved.state, saved.lock_version) == (State.ADMITTED, call.lock_version + 1)
 
 
 def test_a_stale_save_is_lost_whole(store: PostgresStore, db: database.Database, make: Callable[..., Call]) -> None:
     call = make()
     after = admitted(call, store)
     assert save(store, call, after) is not None
-    request, note = Note(kind="request", name="GET /x", took_ms=1.5), Note(kind="note", name="found")
-    assert save(store, call, replace(after, workflow_id=99), notes=[request, note]) is None
+    request, note = TimelineEntry(kind="request", name="GET /x", took_ms=1.5), TimelineEntry(kind="note", name="found")
+    assert save(store, call, replace(after, workflow_id=99), timeline=[request, note]) is None
     loaded = store.load(call.call_id)
     assert loaded is not None
     assert loaded.workflow_id == 1
@@ -221,25 +225,25 @@ def test_an_attempt_is_a_row_before_it_is_asked_for(
 ) -> None:
     call = make(state=State.PREPARED)
     until = store.now() + timedelta(seconds=14)
-    begun = facts.AttemptBegun(attempt=1, open_until=until)
+    begun = facts.AttemptBegun(attempt=1, in_doubt_until=until)
     attempting = save(store, call, calls.advance(call, begun, store.now(), LIMITS)[0], begun)
     assert attempting is not None
     row = one(db, "SELECT * FROM ari.attempts WHERE call_id = %s", call.call_id)
     assert (row["attempt"], row["media_id"]) == (1, ids.media_id("aip-", call.call_id, 1))
     assert (row["bridge_id"], row["outcome"]) == (ids.bridge_id("aip-", call.call_id, 1), None)
-    assert row["open_until"] == until
+    assert row["in_doubt_until"] == until
     unknown = facts.LegsUnknown(attempt=1, reason="no answer")
     after = save(store, attempting, calls.advance(attempting, unknown, store.now(), LIMITS)[0], unknown)
     assert after is not None
-    begun = facts.AttemptBegun(attempt=2, open_until=until)
+    begun = facts.AttemptBegun(attempt=2, in_doubt_until=until)
     second = save(store, after, calls.advance(after, begun, store.now(), LIMITS)[0], begun)
     assert second is not None
     created = facts.LegsCreated(attempt=2)
     assert save(store, second, calls.advance(second, created, store.now(), LIMITS)[0], created) is not None
     with db.connection() as connection:
-        rows = connection.execute("SELECT attempt, outcome, settled_at FROM ari.attempts ORDER BY attempt").fetchall()
+        rows = connection.execute("SELECT attempt, outcome, outcome_at FROM ari.attempts ORDER BY attempt").fetchall()
     assert [(row["attempt"], row["outcome"]) for row in rows] == [(1, "unknown"), (2, "created")]
-    assert all(row["settled_at"] is not None for row in rows)
+    assert all(row["outcome_at"] is not None for row in rows)
 
 
 # ── claims ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -252,10 +256,10 @@ def test_one_of_two_threads_gets_the_claim(
     with ThreadPoolExecutor(8) as pool:
         claimed = list(pool.map(lambda number: store.claim(call.call_id, hold(owner=f"w{number}")), range(8)))
     (winner,) = [number for number, one in enumerate(claimed) if one is not None]
-    assert claim_of(db, call) == (f"w{winner}", "quota")
+    assert claim_of(db, call) == (f"w{winner}", "admission")
     held = claimed[winner]
     assert held is not None
-    assert held.version == call.version + 1
+    assert held.lock_version == call.lock_version + 1
 
 
 def test_a_claim_makes_what_was_read_before_stale(store: PostgresStore, make: Callable[..., Call]) -> None:
@@ -266,7 +270,7 @@ def test_a_claim_makes_what_was_read_before_stale(store: PostgresStore, make: Ca
 
 def test_a_call_in_another_state_is_not_claimed(store: PostgresStore, make: Callable[..., Call]) -> None:
     call = make()
-    for step in set(Step) - {Step.QUOTA}:
+    for step in set(Step) - {Step.ADMISSION}:
         assert store.claim(call.call_id, hold(step)) is None
 
 
@@ -276,36 +280,36 @@ def test_a_claim_that_ran_out_can_be_taken(
     call = make()
     assert store.claim(call.call_id, hold(seconds=0)) is not None
     assert store.claim(call.call_id, hold(owner="w2")) is not None
-    assert claim_of(db, call) == ("w2", "quota")
+    assert claim_of(db, call) == ("w2", "admission")
 
 
 def test_a_claim_stays_when_another_fact_is_stored(
-    store: PostgresStore, db: database.Database, ledger: Ledger, make: Callable[..., Call]
+    store: PostgresStore, db: database.Database, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
-    call = make(state=State.PREPARED, attempt=1, attempt_open_until=store.now() + timedelta(seconds=14))
+    call = make(state=State.PREPARED, attempt=1, attempt_in_doubt_until=store.now() + timedelta(seconds=14))
     assert store.claim(call.call_id, hold(Step.MEDIA)) is not None
-    assert ledger.record(call, facts.MediaReady(attempt=1)).applied
+    assert writer.record(call, facts.MediaReady(attempt=1)).applied
     assert claim_of(db, call) == ("w1", "media")
 
 
 def test_a_claim_goes_when_the_state_changes(
-    store: PostgresStore, db: database.Database, ledger: Ledger, make: Callable[..., Call]
+    store: PostgresStore, db: database.Database, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
     call = make()
     assert store.claim(call.call_id, hold()) is not None
-    ledger.record(call, facts.CallerLeft())
+    writer.record(call, facts.CallerLeft())
     assert claim_of(db, call) == (None, None)
 
 
 def test_a_claim_goes_when_its_owner_reports(
-    store: PostgresStore, db: database.Database, ledger: Ledger, make: Callable[..., Call]
+    store: PostgresStore, db: database.Database, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
     call = make(state=State.ENDING)
     held = store.claim(call.call_id, hold(Step.TEARDOWN))
     assert held is not None
-    ledger.record(held, facts.RemovalPending(why="unreachable"), owner="somebody else")
+    writer.record(held, facts.RemovalPending(reason="unreachable"), owner="somebody else")
     assert claim_of(db, call) == ("w1", "teardown")
-    ledger.record(held, facts.RemovalPending(why="unreachable"), owner="w1")
+    writer.record(held, facts.RemovalPending(reason="unreachable"), owner="w1")
     assert claim_of(db, call) == (None, None)
 
 
@@ -315,45 +319,45 @@ def test_a_claim_is_given_back_by_its_owner_only(
     call = make()
     assert store.claim(call.call_id, hold()) is not None
     store.release(call.call_id, "w2")
-    assert claim_of(db, call) == ("w1", "quota")
+    assert claim_of(db, call) == ("w1", "admission")
     store.release(call.call_id, "w1")
     assert claim_of(db, call) == (None, None)
     assert store.claim(call.call_id, hold(owner="w2")) is not None
 
 
 def test_a_change_may_take_the_call_for_the_next_step(
-    store: PostgresStore, db: database.Database, ledger: Ledger, orders: Orders, make: Callable[..., Call]
+    store: PostgresStore, db: database.Database, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
 ) -> None:
     call = make(state=State.PREPARED, attempt=1, legs_created=True)
-    recorded = ledger.record(call, facts.MediaReady(attempt=1), owner="w1", take=Step.BRIDGE)
+    recorded = writer.record(call, facts.MediaReady(attempt=1), owner="w1", take=Step.BRIDGE)
     assert (recorded.held, recorded.applied, orders.given) == (True, True, [])
     assert claim_of(db, call) == ("w1", "bridge")
-    again = ledger.record(recorded.call, facts.MediaReady(attempt=1), owner="w2", take=Step.BRIDGE)
+    again = writer.record(recorded.call, facts.MediaReady(attempt=1), owner="w2", take=Step.BRIDGE)
     assert (again.held, again.applied, orders.given) == (False, False, [])
     assert claim_of(db, call) == ("w1", "bridge")
 
 
 def test_an_attempt_is_begun_by_one_worker_only(
-    store: PostgresStore, ledger: Ledger, orders: Orders, make: Callable[..., Call]
+    store: PostgresStore, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
 ) -> None:
     call = make(state=State.PREPARED)
-    begun = facts.AttemptBegun(attempt=1, open_until=store.now() + timedelta(seconds=14))
+    begun = facts.AttemptBegun(attempt=1, in_doubt_until=store.now() + timedelta(seconds=14))
     with ThreadPoolExecutor(8) as pool:
         recorded = list(
-            pool.map(lambda number: ledger.record(call, begun, owner=f"w{number}", take=Step.MEDIA), range(8))
+            pool.map(lambda number: writer.record(call, begun, owner=f"w{number}", take=Step.MEDIA), range(8))
         )
     assert sum(one.held for one in recorded) == 1
     assert sum(one.applied for one in recorded) == 1
 
 
 def test_an_attempt_under_a_live_claim_does_not_begin(
-    store: PostgresStore, ledger: Ledger, make: Callable[..., Call]
+    store: PostgresStore, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
     call = make(state=State.PREPARED)
     assert store.claim(call.call_id, hold(Step.MEDIA)) is not None
-    begun = facts.AttemptBegun(attempt=1, open_until=store.now())
+    begun = facts.AttemptBegun(attempt=1, in_doubt_until=store.now())
     with pytest.raises(errors.TransientError):
-        ledger.record(call, begun, owner="w2", take=Step.MEDIA)
+        writer.record(call, begun, owner="w2", take=Step.MEDIA)
     loaded = store.load(call.call_id)
     assert loaded is not None
     assert loaded.attempt == 0
@@ -362,33 +366,35 @@ def test_an_attempt_under_a_live_claim_does_not_begin(
 # ── the ledger ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_lost_save_asks_the_core_again(ledger: Ledger, orders: Orders, make: Callable[..., Call]) -> None:
+def test_a_lost_save_asks_the_core_again(writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]) -> None:
     stale = make(state=State.PREPARED, attempt=1)
-    assert ledger.record(stale, facts.LegsCreated(attempt=1)).call.state is State.PREPARED
+    assert writer.record(stale, facts.LegsCreated(attempt=1)).call.state is State.PREPARED
     # On what it read, this one would not order the join.
-    recorded = ledger.record(stale, facts.MediaReady(attempt=1))
+    recorded = writer.record(stale, facts.MediaReady(attempt=1))
     assert recorded.call.state is State.JOINING
-    assert orders.given == [commands.Join(call_id=stale.call_id, attempt=1)]
+    assert orders.given == [commands.JoinLegs(call_id=stale.call_id, attempt=1)]
 
 
-def test_whoever_commits_last_orders_the_one_join(ledger: Ledger, orders: Orders, make: Callable[..., Call]) -> None:
+def test_whoever_commits_last_orders_the_one_join(
+    writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
+) -> None:
     for number in range(10):
         call = make(f"2.{number}", state=State.PREPARED, attempt=1)
         both = [facts.LegsCreated(attempt=1), facts.MediaReady(attempt=1)]
-        threads = [threading.Thread(target=ledger.record, args=(call, fact)) for fact in both]
+        threads = [threading.Thread(target=writer.record, args=(call, fact)) for fact in both]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert orders.names == ["Join"] * 10
+    assert orders.names == ["JoinLegs"] * 10
 
 
 def test_a_fact_that_no_longer_applies_writes_only_its_requests(
-    store: PostgresStore, db: database.Database, ledger: Ledger, orders: Orders, make: Callable[..., Call]
+    store: PostgresStore, db: database.Database, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
 ) -> None:
     call = make(state=State.ENDED, deadline_at=None)
-    request = Note(kind="request", name="POST /x", detail="200", took_ms=3.0, attempt=1)
-    recorded = ledger.record(call, facts.LegsCreated(attempt=1), notes=[request])
+    request = TimelineEntry(kind="request", name="POST /x", detail="200", took_ms=3.0, attempt=1)
+    recorded = writer.record(call, facts.LegsCreated(attempt=1), timeline=[request])
     assert (recorded.applied, orders.names) == (False, ["RemoveAttempt"])
     assert store.load(call.call_id) == call
     row = timeline(db, call)[-1]
@@ -402,11 +408,11 @@ def test_a_fact_that_no_longer_applies_writes_only_its_requests(
 
 
 def test_the_timeline_tells_each_transition(
-    store: PostgresStore, db: database.Database, ledger: Ledger, make: Callable[..., Call]
+    store: PostgresStore, db: database.Database, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
     call = make(caller_number="+49151", called_number="555")
-    call = ledger.record(call, ADMITTED, notes=[Note(kind="request", name="GET /q", at=store.now())]).call
-    ledger.record(call, facts.CallerLeft(stamp="s"))
+    call = writer.record(call, ADMITTED, timeline=[TimelineEntry(kind="request", name="GET /q", at=store.now())]).call
+    writer.record(call, facts.CallerLeft(stamp="s"))
     arrived, asked, moved, ended = timeline(db, call)
     assert (arrived["name"], arrived["state_to"], arrived["who"]) == ("CallReceived", "received", "test")
     assert "+49151 → 555" in arrived["detail"]
@@ -417,18 +423,18 @@ def test_the_timeline_tells_each_transition(
 
 
 def test_orders_that_cannot_be_given_do_not_undo_what_is_stored(
-    store: PostgresStore, ledger: Ledger, orders: Orders, make: Callable[..., Call]
+    store: PostgresStore, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
 ) -> None:
     orders.away = True
     call = make()
-    assert ledger.record(call, ADMITTED).applied
+    assert writer.record(call, ADMITTED).applied
     loaded = store.load(call.call_id)
     assert loaded is not None
     assert loaded.state is State.ADMITTED
 
 
 def test_notes_of_a_connection_have_no_call(store: PostgresStore, db: database.Database) -> None:
-    store.note([Note(kind="refusal", name="ForeignLeg", detail="a\x00b")], connection_id=7)
+    store.append_timeline([TimelineEntry(kind="refusal", name="ForeignLeg", detail="a\x00b")], connection_id=7)
     row = one(db, "SELECT * FROM ari.timeline")
     assert (row["call_id"], row["connection_id"], row["detail"]) == (None, 7, "a\ufffdb")
 
@@ -437,20 +443,20 @@ def test_notes_of_a_connection_have_no_call(store: PostgresStore, db: database.D
 
 
 def test_a_run_is_created_exactly_once(
-    store: PostgresStore, db: database.Database, ledger: Ledger, orders: Orders, make: Callable[..., Call]
+    store: PostgresStore, db: database.Database, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
 ) -> None:
     call = make(state=State.ADMITTED)
     with db.connection() as connection:
         connection.execute("CREATE TABLE made (id serial PRIMARY KEY)")
 
-    def create(decision: Decision) -> None:
+    def create(decision: UnitOfWork) -> None:
         assert decision.call.call_id == call.call_id
         row = decision.connection.execute("INSERT INTO made DEFAULT VALUES RETURNING id").fetchone()
         assert row is not None
         decision.learn(facts.RunCreated(workflow_run_id=int(row["id"])))
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: ledger.decide(call, create, owner=""), range(8)))
+        list(pool.map(lambda _: writer.decide(call, create, owner=""), range(8)))
     made = one(db, "SELECT count(*) AS runs, max(id) AS id FROM made")
     loaded = store.load(call.call_id)
     assert loaded is not None
@@ -459,56 +465,56 @@ def test_a_run_is_created_exactly_once(
 
 
 def test_a_run_that_cannot_be_stored_is_not_created(
-    store: PostgresStore, db: database.Database, ledger: Ledger, orders: Orders, make: Callable[..., Call]
+    store: PostgresStore, db: database.Database, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
 ) -> None:
     call = make(state=State.ADMITTED)
     with db.connection() as connection:
         connection.execute("CREATE TABLE made (id serial PRIMARY KEY)")
 
-    def create(decision: Decision) -> None:
+    def create(decision: UnitOfWork) -> None:
         decision.connection.execute("INSERT INTO made DEFAULT VALUES")
         raise errors.DatabaseUnavailable("gone in between")
 
     with pytest.raises(errors.DatabaseUnavailable):
-        ledger.decide(call, create, owner="")
+        writer.decide(call, create, owner="")
     assert one(db, "SELECT count(*) AS runs FROM made")["runs"] == 0
     assert store.load(call.call_id) == call
     assert orders.given == []
 
 
 def test_a_call_that_ended_meanwhile_gets_no_run(
-    db: database.Database, ledger: Ledger, make: Callable[..., Call]
+    db: database.Database, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
     call = make(state=State.ADMITTED)
     with db.connection() as connection:
         connection.execute("CREATE TABLE made (id serial PRIMARY KEY)")
-    ended = ledger.record(call, facts.CallerLeft()).call
+    ended = writer.record(call, facts.CallerLeft()).call
 
-    def create(decision: Decision) -> None:
+    def create(decision: UnitOfWork) -> None:
         decision.connection.execute("INSERT INTO made DEFAULT VALUES")
         decision.learn(facts.RunCreated(workflow_run_id=1))
 
-    recorded = ledger.decide(call, create, owner="")
+    recorded = writer.decide(call, create, owner="")
     assert (recorded.call, recorded.applied) == (ended, False)
     assert one(db, "SELECT count(*) AS runs FROM made")["runs"] == 0
     unknown = replace(call, call_id=uuid.uuid4())
-    assert not ledger.decide(unknown, create, owner="").applied
+    assert not writer.decide(unknown, create, owner="").applied
     assert one(db, "SELECT count(*) AS runs FROM made")["runs"] == 0
 
 
 def test_facts_stored_together_are_one_write_and_each_has_its_row(
-    store: PostgresStore, db: database.Database, ledger: Ledger, orders: Orders, make: Callable[..., Call]
+    store: PostgresStore, db: database.Database, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
 ) -> None:
     call = make(state=State.ADMITTED)
 
-    def create(decision: Decision) -> None:
+    def create(decision: UnitOfWork) -> None:
         decision.learn(facts.RunCreated(workflow_run_id=5))
-        decision.learn(facts.AttemptBegun(attempt=1, open_until=store.now() + timedelta(hours=1)))
+        decision.learn(facts.AttemptBegun(attempt=1, in_doubt_until=store.now() + timedelta(hours=1)))
 
-    recorded = ledger.decide(call, create, owner="w1", take=Step.MEDIA)
+    recorded = writer.decide(call, create, owner="w1", take=Step.MEDIA)
     assert (recorded.held, recorded.call) == (True, store.load(call.call_id))
     assert (recorded.call.state, recorded.call.attempt) == (State.PREPARED, 1)
-    assert recorded.call.version == call.version + 1
+    assert recorded.call.lock_version == call.lock_version + 1
     told = one(db, "SELECT array_agg(name || ' ' || kind || ' ' || coalesce(state_to, '') ORDER BY id) AS all"
                    " FROM ari.timeline WHERE kind <> 'transition' OR state_from IS NOT NULL")  # fmt: skip
     assert told["all"] == ["RunCreated transition prepared", "AttemptBegun fact "]
@@ -538,7 +544,7 @@ def test_only_what_is_due_and_in_nobody_s_hands_is_overdue(store: PostgresStore,
     assert due in store.overdue(2)
 
 
-def test_open_calls_are_those_of_one_place(store: PostgresStore, ledger: Ledger, make: Callable[..., Call]) -> None:
+def test_open_calls_are_those_of_one_place(store: PostgresStore, writer: CallWriter, make: Callable[..., Call]) -> None:
     with store.db.connection() as connection:
         connection.execute(
             "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password)"
@@ -556,7 +562,7 @@ def test_open_calls_are_those_of_one_place(store: PostgresStore, ledger: Ledger,
     found = {call.channel_id: (changed, claimed) for call, changed, claimed in store.open_calls(1, 1)}
     assert {name: claimed for name, (_, claimed) in found.items()} == {"1": False, "2": True, "4": False}
     assert found["1"][0] > before
-    ledger.record(first, ADMITTED)
+    writer.record(first, ADMITTED)
     again = {call.channel_id: changed for call, changed, _ in store.open_calls(1, 1)}
     assert again["1"] > found["1"][0]
 
@@ -589,7 +595,7 @@ def test_a_lease_is_one_holder_s_until_it_is_given_back_or_runs_out(db: database
 
 
 def test_a_database_that_was_asked_for_often_while_it_was_away_is_found_again(database_url: str) -> None:
-    with wires.Wire(database_url) as wire:
+    with tcp_proxy.Wire(database_url) as wire:
         patient = database.Database(wire.url, size=1, statement_seconds=0.05)
         patient.open()
         try:
@@ -622,7 +628,7 @@ def test_a_database_that_is_away_is_said_so() -> None:
 
 
 def test_after_a_restore_no_call_that_was_being_set_up_begins_an_attempt(
-    db: database.Database, store: PostgresStore, ledger: Ledger, orders: Orders, make: Callable[..., Call]
+    db: database.Database, store: PostgresStore, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
 ) -> None:
     """The statement of docs/operations.md: a row of an hour ago has forgotten which ids were used since."""
     page = (Path(__file__).parents[2] / "docs/operations.md").read_text()
@@ -640,7 +646,7 @@ def test_after_a_restore_no_call_that_was_being_set_up_begins_an_attempt(
             continue
         assert (now.state, now.outcome, now.reason) == (State.ENDING, Outcome.FAILED, "database restored")
         assert claim_of(db, call) == (None, None)
-        ledger.record(now, facts.DeadlinePassed())
+        writer.record(now, facts.DeadlinePassed())
     assert set(orders.names) == {"TearDown"}
 
 
@@ -652,7 +658,7 @@ def test_an_outage_of_postgres_is_told_once_and_so_is_its_end(
             connection.execute("SELECT 1")
 
     # arictl, run by other tests in this process, silences it.
-    with caplog.at_level("WARNING", logger="shared.database"):
+    with caplog.at_level("WARNING", logger="shared.storage.database"):
         for _ in range(3):
             # Each time as if the server had stopped.
             with contextlib.suppress(errors.DatabaseUnavailable), db.connection() as connection:

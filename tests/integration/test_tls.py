@@ -9,23 +9,23 @@ from typing import Any
 
 import pytest
 
-from listener import addresses, wires
+from listener import addresses, websocket
 from listener.errors import SocketBroken
-from shared import ari, authorities, circuits, endpoints, errors, rest
-from shared.core import guard
+from shared import errors
+from shared.asterisk import address_guard, ari, circuit_breaker, rest, tcp_connector, tls
 from simulator.testing import SimulatedAsterisk
-from tests import tls
-from tests.tls import Issued, Proxy
+from tests import certificates
+from tests.certificates import Issued, Proxy
 
 PASSWORD = "pass word & # % + : ="
 
-AUTHORITY = tls.issue("private authority", authority=True)
-BETWEEN = tls.issue("intermediate authority", AUTHORITY, authority=True)
-STRANGER = tls.issue("somebody else's authority", authority=True)
-GOOD = tls.issue("pbx", AUTHORITY, hosts=tls.LOOPBACK)
-BELOW = tls.issue("pbx", BETWEEN, hosts=tls.LOOPBACK)
-ALONE = tls.issue("pbx", hosts=tls.LOOPBACK)
-OLD_AUTHORITY = tls.issue("old authority", authority=True, starts_days=-20, ends_days=-1)
+AUTHORITY = certificates.issue("private authority", authority=True)
+BETWEEN = certificates.issue("intermediate authority", AUTHORITY, authority=True)
+STRANGER = certificates.issue("somebody else's authority", authority=True)
+GOOD = certificates.issue("pbx", AUTHORITY, hosts=certificates.LOOPBACK)
+BELOW = certificates.issue("pbx", BETWEEN, hosts=certificates.LOOPBACK)
+ALONE = certificates.issue("pbx", hosts=certificates.LOOPBACK)
+OLD_AUTHORITY = certificates.issue("old authority", authority=True, starts_days=-20, ends_days=-1)
 
 #: What the Asterisk shows, whom we trust, the host in the endpoint.
 TRUSTED = {
@@ -35,7 +35,7 @@ TRUSTED = {
     "an intermediate that is sent along": (BELOW, AUTHORITY.pem, "localhost"),
     "an intermediate that alone is trusted": (BELOW, BETWEEN.pem, "localhost"),
     "the Asterisk's own certificate alone": (GOOD, GOOD.pem, "localhost"),
-    "a host name as older tools write it": (tls.issue("localhost", AUTHORITY), AUTHORITY.pem, "localhost"),
+    "a host name as older tools write it": (certificates.issue("localhost", AUTHORITY), AUTHORITY.pem, "localhost"),
     "two authorities": (GOOD, STRANGER.pem + AUTHORITY.pem, "localhost"),
 }
 #: The same, and the words.
@@ -44,27 +44,45 @@ REFUSED = {
     "self-signed, no bundle": (ALONE, None, "localhost", "not signed by an authority of this system.*ari_ca_bundle"),
     "another authority": (GOOD, STRANGER.pem, "localhost", "not signed by a certificate in ari_ca_bundle"),
     "another self-signed": (
-        tls.issue("pbx", hosts=tls.LOOPBACK), ALONE.pem, "localhost", "not signed by a certificate in ari_ca_bundle",
+        certificates.issue("pbx", hosts=certificates.LOOPBACK),
+        ALONE.pem,
+        "localhost",
+        "not signed by a certificate in ari_ca_bundle",
     ),
     "another host name": (
-        tls.issue("localhost", AUTHORITY, hosts=("pbx.example",)), AUTHORITY.pem, "localhost", "another host name",
+        certificates.issue("localhost", AUTHORITY, hosts=("pbx.example",)),
+        AUTHORITY.pem,
+        "localhost",
+        "another host name",
     ),
-    "another address": (tls.issue("127.0.0.1", AUTHORITY, hosts=("localhost",)), AUTHORITY.pem, "127.0.0.1",
-                        "another address"),
+    "another address": (
+        certificates.issue("127.0.0.1", AUTHORITY, hosts=("localhost",)),
+        AUTHORITY.pem,
+        "127.0.0.1",
+        "another address",
+    ),
     "expired": (
-        tls.issue("pbx", AUTHORITY, hosts=tls.LOOPBACK, starts_days=-20, ends_days=-1), AUTHORITY.pem, "localhost",
+        certificates.issue("pbx", AUTHORITY, hosts=certificates.LOOPBACK, starts_days=-20, ends_days=-1),
+        AUTHORITY.pem,
+        "localhost",
         "expired",
     ),
     "not valid yet": (
-        tls.issue("pbx", AUTHORITY, hosts=tls.LOOPBACK, starts_days=2), AUTHORITY.pem, "localhost", "not valid yet",
+        certificates.issue("pbx", AUTHORITY, hosts=certificates.LOOPBACK, starts_days=2),
+        AUTHORITY.pem,
+        "localhost",
+        "not valid yet",
     ),
     "an expired authority": (
-        tls.issue("pbx", OLD_AUTHORITY, hosts=tls.LOOPBACK), OLD_AUTHORITY.pem, "localhost", "expired",
+        certificates.issue("pbx", OLD_AUTHORITY, hosts=certificates.LOOPBACK),
+        OLD_AUTHORITY.pem,
+        "localhost",
+        "expired",
     ),
-}  # fmt: skip
+}
 
 
-class Witness:
+class RequestBudget:
     """Lets every request through, and remembers what was answered."""
 
     def __init__(self) -> None:
@@ -73,7 +91,7 @@ class Witness:
     def seconds_left(self) -> float:
         return 5.0
 
-    def asked(self, request: rest.Asked) -> None:
+    def asked(self, request: rest.RequestRecord) -> None:
         self.answers.append(request.answer)
 
 
@@ -86,13 +104,18 @@ def simulated() -> Iterator[SimulatedAsterisk]:
 def request(endpoint: str, bundle: str | None) -> None:
     """A request over a connection that is kept, and another one over it."""
     target = rest.Target(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD, ca_bundle=bundle)
-    dialer = endpoints.Dialer(guard.Guard())
+    connector = tcp_connector.TcpConnector(address_guard.AddressGuard())
     asterisk = rest.Asterisk(
-        target, requests_at_once=2, connect_seconds=2, read_seconds=3, dialer=dialer, circuit=circuits.Closed()
+        target,
+        requests_at_once=2,
+        connect_seconds=2,
+        read_seconds=3,
+        connector=connector,
+        circuit=circuit_breaker.Closed(),
     )
     try:
         for _ in range(2):
-            assert ari.Ari(asterisk, Witness()).bridges() == []
+            assert ari.Ari(asterisk, RequestBudget()).bridges() == []
     finally:
         asterisk.close()
 
@@ -103,7 +126,7 @@ def open_socket(endpoint: str, bundle: str | None) -> None:
     async def scene() -> None:
         header = addresses.authorization("voiceai", PASSWORD)
         url = addresses.socket_url(endpoint, "voiceai")
-        wire = await wires.open_wire(url, header, bundle, rule=guard.Guard())
+        wire = await websocket.open_wire(url, header, bundle, rule=address_guard.AddressGuard())
         await wire.close()
 
     asyncio.run(asyncio.wait_for(scene(), 10))
@@ -117,7 +140,7 @@ WAYS: list[Any] = [pytest.param(request, id="request"), pytest.param(open_socket
 @pytest.mark.parametrize("case", TRUSTED)
 def test_who_is_in_the_bundle_is_trusted(simulated: SimulatedAsterisk, case: str, way: Way) -> None:
     shown, bundle, host = TRUSTED[case]
-    with tls.in_front_of(simulated.url, shown) as proxy:
+    with certificates.in_front_of(simulated.url, shown) as proxy:
         way(proxy.url(host), bundle)
         assert proxy.accepted == 1
 
@@ -126,7 +149,7 @@ def test_who_is_in_the_bundle_is_trusted(simulated: SimulatedAsterisk, case: str
 @pytest.mark.parametrize("case", REFUSED)
 def test_who_is_not_to_be_trusted_is_refused_in_plain_words(simulated: SimulatedAsterisk, case: str, way: Way) -> None:
     shown, bundle, host, words = REFUSED[case]
-    with tls.in_front_of(simulated.url, shown) as proxy:
+    with certificates.in_front_of(simulated.url, shown) as proxy:
         with pytest.raises((errors.AsteriskUnreachable, SocketBroken), match=words) as caught:
             way(proxy.url(host), bundle)
         assert PASSWORD not in str(caught.value)
@@ -147,31 +170,31 @@ def test_without_a_bundle_the_system_s_authorities_count(
 ) -> None:
     (tmp_path / "system.pem").write_text(AUTHORITY.pem)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "system.pem"))
-    authorities.context.cache_clear()
+    tls.context.cache_clear()
     try:
-        with tls.in_front_of(simulated.url, GOOD) as proxy:
+        with certificates.in_front_of(simulated.url, GOOD) as proxy:
             way(proxy.url(), None)
             # A bundle is instead of the system's, not on top of it.
             with pytest.raises((errors.AsteriskUnreachable, SocketBroken), match="ari_ca_bundle"):
                 way(proxy.url(), STRANGER.pem)
     finally:
-        authorities.context.cache_clear()
+        tls.context.cache_clear()
 
 
 def test_a_context_is_made_once_and_stays_as_it_was_made(simulated: SimulatedAsterisk) -> None:
-    with tls.in_front_of(simulated.url, GOOD) as proxy:
-        made = authorities.context(AUTHORITY.pem)
+    with certificates.in_front_of(simulated.url, GOOD) as proxy:
+        made = tls.context(AUTHORITY.pem)
         for way in (request, open_socket):
             way(proxy.url(), AUTHORITY.pem)
-    assert authorities.context(AUTHORITY.pem) is made
+    assert tls.context(AUTHORITY.pem) is made
     # The libraries have put nobody else's authorities in.
     assert made.cert_store_stats() == {"x509": 1, "crl": 0, "x509_ca": 1}
     assert made.check_hostname
-    assert authorities.context(None) is not made
+    assert tls.context(None) is not made
 
 
 def test_a_connection_that_is_cut_after_the_request_may_have_acted(simulated: SimulatedAsterisk) -> None:
-    with tls.in_front_of(simulated.url, GOOD) as proxy:
+    with certificates.in_front_of(simulated.url, GOOD) as proxy:
         proxy.cuts = True
         with pytest.raises(errors.AsteriskUnreachable) as caught:
             request(proxy.url(), AUTHORITY.pem)
@@ -179,8 +202,8 @@ def test_a_connection_that_is_cut_after_the_request_may_have_acted(simulated: Si
 
 
 def test_a_renewed_certificate_of_the_same_authority_needs_no_change(simulated: SimulatedAsterisk) -> None:
-    with tls.in_front_of(simulated.url, GOOD) as proxy:
-        for shown in (GOOD, tls.issue("pbx", AUTHORITY, hosts=tls.LOOPBACK)):
+    with certificates.in_front_of(simulated.url, GOOD) as proxy:
+        for shown in (GOOD, certificates.issue("pbx", AUTHORITY, hosts=certificates.LOOPBACK)):
             proxy.show(shown)
             request(proxy.url(), AUTHORITY.pem)
             open_socket(proxy.url(), AUTHORITY.pem)
@@ -189,9 +212,9 @@ def test_a_renewed_certificate_of_the_same_authority_needs_no_change(simulated: 
 @pytest.mark.parametrize("damage", [lambda pem: pem[:36] + "AAAA" + pem[40:], lambda _: Issued.__name__])
 def test_what_is_no_certificate_is_refused(damage: Callable[[str], str]) -> None:
     with pytest.raises(errors.InvalidConfiguration, match="cannot be read"):
-        authorities.check(damage(AUTHORITY.pem))
-    authorities.check(None)
-    authorities.check(AUTHORITY.pem)
+        tls.check(damage(AUTHORITY.pem))
+    tls.check(None)
+    tls.check(AUTHORITY.pem)
 
 
 def test_a_bundle_that_cannot_be_read_is_a_lasting_fault_of_the_socket() -> None:

@@ -42,12 +42,12 @@ def test_every_module_is_in_it(names: set[str]) -> None:
 
 def test_what_is_no_module_is_in_it_too(names: set[str]) -> None:
     assert "shared/py.typed" in names
-    versions = {name for name in names if name.startswith("shared/migrations/versions/")}
-    assert {"shared/migrations/env.py"} < names
+    versions = {name for name in names if name.startswith("shared/storage/migrations/versions/")}
+    assert {"shared/storage/migrations/env.py"} < names
     scripts = {path.relative_to(ROOT).as_posix() for path in (ROOT / "shared").rglob("*.lua")}
     assert len(scripts) > 5
     assert scripts < names
-    assert len(versions) == len(list((ROOT / "shared/migrations/versions").glob("*.py")))
+    assert len(versions) == len(list((ROOT / "shared/storage/migrations/versions").glob("*.py")))
 
 
 def test_nothing_else_is_in_it(names: set[str]) -> None:

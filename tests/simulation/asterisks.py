@@ -16,8 +16,9 @@ from uuid import UUID
 
 import greenlet
 
-from shared import circuits, errors, rest
-from shared.core import breaker, ids
+from shared import errors
+from shared.asterisk import breaker, circuit_breaker, rest
+from shared.call import ids
 from simulator import channels, dialplan, events, rest_applications, rest_bridges, rest_channels, settings, switch
 from simulator import errors as simulator_errors
 from simulator import media as simulator_media
@@ -255,7 +256,13 @@ class Requests:
     """One app's requests to one Asterisk, as `rest.Asterisk` makes them."""
 
     def __init__(
-        self, asterisk: Asterisk, app: str, circuit: circuits.Circuit, *, connect_seconds: float, read_seconds: float
+        self,
+        asterisk: Asterisk,
+        app: str,
+        circuit: circuit_breaker.Circuit,
+        *,
+        connect_seconds: float,
+        read_seconds: float,
     ) -> None:
         self._circuit = circuit
         self.target = rest.Target(endpoint=f"http://{asterisk.name}", app=app, user=app, password="secret")
@@ -265,11 +272,11 @@ class Requests:
         self._seconds = connect_seconds + read_seconds
 
     def request(
-        self, witness: rest.Witness, method: str, path: Sequence[str], query: Mapping[str, str] | None = None,
+        self, budget: rest.RequestBudget, method: str, path: Sequence[str], query: Mapping[str, str] | None = None,
         body: object = None,
     ) -> Any:  # fmt: skip
-        left = witness.seconds_left()
-        self._circuit.enter(witness)
+        left = budget.seconds_left()
+        self._circuit.enter(budget)
         started = self._world.now
         what = f"{method} /{'/'.join(path)}"
         answer, silence = "no answer", "no answer"
@@ -293,15 +300,15 @@ class Requests:
             raise
         finally:
             if silence:
-                self._circuit.unanswered(witness, silence)
+                self._circuit.unanswered(budget, silence)
             else:
                 self._circuit.answered()
             if self._world.telling:
                 self._world.tell(self._asterisk.name, "%s → %s", self._told(method, path, query), answer)
-            witness.asked(rest.Asked(what=what, took_ms=(self._world.now - started) * 1000, answer=answer))
+            budget.asked(rest.RequestRecord(what=what, took_ms=(self._world.now - started) * 1000, answer=answer))
 
-    def is_in_doubt(self, witness: rest.Witness) -> bool:
-        self._circuit.check(witness)
+    def must_probe(self, budget: rest.RequestBudget) -> bool:
+        self._circuit.check(budget)
         return self._circuit.state is not breaker.State.CLOSED
 
     def _sent(

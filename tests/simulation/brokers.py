@@ -13,12 +13,12 @@ import greenlet
 
 from shared import errors, messages
 from shared.broker import retries
-from shared.core import commands, ids
+from shared.call import commands, ids
 from tests.simulation import asterisks, faults
 from tests.simulation.faults import Fault
 from tests.simulation.world import Hand, Process, World
-from workers import actors, crews
-from workers.steps import Tools
+from workers import actors, pools
+from workers.ports import Tools
 
 #: A dead worker's messages go to another one after this long; a frozen one is taken for dead then.
 _RECLAIM_SECONDS = 5.0
@@ -193,7 +193,7 @@ class Workers:
 
     def hand_tools(self, queue: str) -> Tools:
         """What a message of this queue is worked on with: some workers leave each next step to others."""
-        if queue not in crews.CREWS["set-up"]:
+        if queue not in pools.POOLS["set-up"]:
             return self.lone_tools
         return self._world.chances.one_of((self.tools, self.tools, self.lone_tools))
 
@@ -216,8 +216,8 @@ class Workers:
         self.processes[self.processes.index(process)] = self._made(self._generation)
 
 
-class SideBySide:
-    """Runs the requests of one step at the same time, as `workers.asterisks.SideBySide` does."""
+class ParallelRequests:
+    """Runs the requests of one step at the same time, as `workers.asterisks.ParallelRequests` does."""
 
     def __init__(self, world: World) -> None:
         self._world = world

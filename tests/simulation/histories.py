@@ -9,8 +9,8 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.core import ids
-from shared.core.calls import State
+from shared.call import ids
+from shared.call.calls import State
 from simulator import bridges, channels
 from tests.simulation import faults
 from tests.simulation.asterisks import PREFIX, AgentPlan, EventSocket
@@ -76,7 +76,7 @@ class History:
             asterisks=shape,
             plan_agent=self._plan_agent,
             answer_after_seconds=chances.spread(0.02, 5.0),
-            goes_on=chances.happens(0.3),
+            continue_in_dialplan=chances.happens(0.3),
             slots=chances.one_of([None, None, 4, 1]),
             refuses=chances.one_of([0.0, 0.0, 0.5]),
         )
@@ -177,7 +177,7 @@ class History:
         call, tenant = self.chances.one_of(victims), self.site.tenants[1]
         asterisk = tenant.asterisk
         name = self.chances.one_of([ids.media_id(PREFIX, call.call_id, max(1, call.attempt)), call.channel_id])
-        if asterisk.is_taken(name) or not asterisk.is_running:
+        if asterisk.is_preempted(name) or not asterisk.is_running:
             return
         forged = channels.Channel(id=name, name="PJSIP/forged", kind=channels.Kind.CALLER, state="Up")
         forged.creationtime = call.channel_created or forged.creationtime

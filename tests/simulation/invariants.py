@@ -9,8 +9,8 @@ from uuid import UUID
 
 import greenlet
 
-from shared.core import facts, ids
-from shared.core.calls import Call, Direction, State
+from shared.call import facts, ids
+from shared.call.calls import Call, Direction, State
 from simulator import channels
 from tests.simulation.asterisks import PREFIX, Asterisk
 from tests.simulation.parties import Caller
@@ -44,7 +44,7 @@ class Invariants:
         self._by_connection = {tenant.connection_id: tenant for tenant in tenants}
         self._names: dict[UUID, str] = {}
         #: Calls that the platform has begun, and when each was taken over.
-        self._taken_over: dict[UUID, datetime] = {}
+        self._run_attached: dict[UUID, datetime] = {}
         #: Nothing goes wrong: each call has to be prompt, and whole at each moment.
         self.is_prompt = False
         #: Told when a call enters a state.
@@ -90,8 +90,8 @@ class Invariants:
         entries = self._by_connection[after.connection_id].asterisk.entries[after.channel_id]
         if before is None and after.entry > max(1, entries):
             world.violation(f"{name} is entry {after.entry} of {after.channel_id}, which has entered {entries} times")
-        if isinstance(fact, facts.TakenOver):
-            self._taken_over[after.call_id] = self._store.now()
+        if isinstance(fact, facts.RunAttached):
+            self._run_attached[after.call_id] = self._store.now()
         if isinstance(fact, facts.Admitted) and self._slots is not None:
             self._check_slots(name, after, self._slots)
         if self.is_prompt:
@@ -102,7 +102,7 @@ class Invariants:
     def _check_slots(self, name: str, call: Call, slots: int) -> None:
         """A call was admitted to a slot; one that the platform has begun is never refused, and may have come since."""
         counted_at = self._store.counted_at[call.organization_id]
-        since = {call_id for call_id, at in self._taken_over.items() if at >= counted_at}
+        since = {call_id for call_id, at in self._run_attached.items() if at >= counted_at}
         taken = self._store.taken_now(call.organization_id, but=since)
         if taken > slots:
             self._world.violation(f"{name} is admitted, and {taken} of {slots} slots are taken")

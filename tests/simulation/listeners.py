@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shared import errors, messages
-from shared.core import events
+from shared.asterisk import events
 from tests.simulation import asterisks, faults
 from tests.simulation.brokers import Broker
 from tests.simulation.faults import Fault

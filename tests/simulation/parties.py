@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared import messages
-from shared.core.call_requests import CallRequest
+from shared.call.call_requests import CallRequest
 from simulator import channels
 from simulator import originates as simulator_originates
 from tests.simulation.brokers import Broker
@@ -78,7 +78,7 @@ class Parties:
 
     def _dial(self, tenant: Tenant, number: str, run: Run) -> None:
         asterisk, channel_id = tenant.asterisk, f"platform-{run.run_id}-{tenant.connection_id}"
-        if not asterisk.is_running or asterisk.is_taken(channel_id):
+        if not asterisk.is_running or asterisk.is_preempted(channel_id):
             return
         args = [f"workflow_run_id={run.run_id}", f"workflow_id={run.organization_id}"]
         simulator_originates.originate(

@@ -10,10 +10,13 @@ from uuid import UUID
 
 import greenlet
 
-from shared import connections, database, dograh, errors, rest
-from shared.core import facts, serving, stasis_args
-from shared.core.calls import Call, Cause, Direction
-from shared.core.stasis_args import RunArgs
+from shared import errors
+from shared.asterisk import rest
+from shared.call import call_settings, facts, stasis_args
+from shared.call.calls import Call, Cause, Direction
+from shared.call.stasis_args import RunArgs
+from shared.platform import dograh
+from shared.storage import connections, database
 from tests.simulation import asterisks, faults
 from tests.simulation.faults import Fault
 from tests.simulation.stores import MemoryStore, Transaction
@@ -93,12 +96,12 @@ class Routes:
     """Which workflow serves a call: the one that bears the number of its organization.
 
     Args:
-        goes_on: Whether a refused caller goes on in the dialplan.
+        continue_in_dialplan: Whether a refused caller goes on in the dialplan.
     """
 
-    def __init__(self, postgres: Postgres, *, goes_on: bool) -> None:
+    def __init__(self, postgres: Postgres, *, continue_in_dialplan: bool) -> None:
         self._postgres = postgres
-        self._goes_on = goes_on
+        self._goes_on = continue_in_dialplan
 
     def inbound(self, *, source_id: int, organization_id: int) -> dograh.Route | dograh.NoRoute:
         return self._postgres.statement("route", lambda: self.to(organization_id))
@@ -107,11 +110,11 @@ class Routes:
         return self._postgres.statement("outbound route", lambda: self.to(organization_id))
 
     def to(self, organization_id: int) -> dograh.Route:
-        terms = serving.terms({"ws_client_name": asterisks.CLIENT})
-        return dograh.Route(workflow_id=organization_id, user_id=1, terms=terms, goes_on=self._goes_on)
+        terms = call_settings.parse({"ws_client_name": asterisks.CLIENT})
+        return dograh.Route(workflow_id=organization_id, user_id=1, settings=terms, continue_in_dialplan=self._goes_on)
 
     def refusal(self, reason: str) -> dograh.NoRoute:
-        return dograh.NoRoute(reason=reason, hangup_cause=Cause.NOT_ALLOWED, goes_on=self._goes_on)
+        return dograh.NoRoute(reason=reason, hangup_cause=Cause.NOT_ALLOWED, continue_in_dialplan=self._goes_on)
 
 
 class Runs:
@@ -214,7 +217,7 @@ class Quota:
         self._world = world
         self.refuses = refuses
 
-    def refusal(self, call: Call, *, user_id: int, witness: rest.Witness) -> facts.Refused | None:
+    def refusal(self, call: Call, *, user_id: int, budget: rest.RequestBudget) -> facts.Refused | None:
         # A chance of zero is the calm one: certainty does not draw.
         if call.direction is Direction.INBOUND or (self.refuses < 1 and not self._world.chances.happens(self.refuses)):
             return None
@@ -248,25 +251,27 @@ class Leases:
             del self._held[name]
 
 
-class Entrances:
+class Connections:
     """The tenants' connections."""
 
     def __init__(self, postgres: Postgres, tenants: list[Tenant]) -> None:
         self._postgres = postgres
         self._tenants = {tenant.connection_id: tenant for tenant in tenants}
 
-    def entrance(self, connection_id: int, version: int) -> connections.Entrance | None:
+    def inbound_target(self, connection_id: int, version: int) -> connections.InboundTarget | None:
         return self._postgres.statement("entrance", lambda: self._entrance(self._tenants[connection_id]))
 
-    def exit(self, organization_id: int) -> connections.Version:
+    def outbound_connection(self, organization_id: int) -> connections.Version:
         (tenant,) = (one for one in self._tenants.values() if one.organization_id == organization_id)
         return self._postgres.statement("exit", lambda: self._version(tenant))
 
-    def is_taken(self, connection_id: int) -> bool:
+    def is_preempted(self, connection_id: int) -> bool:
         return self._postgres.statement("is taken", lambda: False)
 
-    def _entrance(self, tenant: Tenant) -> connections.Entrance:
-        return connections.Entrance(serving=1, organization_id=tenant.organization_id, source_id=tenant.connection_id)
+    def _entrance(self, tenant: Tenant) -> connections.InboundTarget:
+        return connections.InboundTarget(
+            serving=1, organization_id=tenant.organization_id, source_id=tenant.connection_id
+        )
 
     def _version(self, tenant: Tenant) -> connections.Version:
         return connections.Version(

@@ -8,22 +8,23 @@ from uuid import UUID
 
 import greenlet
 
-from scheduler import sweeps
-from shared import ari, circuits, errors, messages, originates, rest
-from shared.core.calls import Call
-from shared.core.deadlines import Limits, Step
-from shared.ledger import Ledger
+from scheduler import sweep
+from shared import errors, messages, outbound_calls
+from shared.asterisk import ari, circuit_breaker, rest
+from shared.call.calls import Call
+from shared.call.limits import Limits, Step
+from shared.storage.call_writer import CallWriter
 from simulator import events
 from tests.simulation.asterisks import PREFIX, AgentPlan, Asterisk, Requests
-from tests.simulation.brokers import Broker, SideBySide, Workers
+from tests.simulation.brokers import Broker, ParallelRequests, Workers
 from tests.simulation.faults import NO_CALL
 from tests.simulation.invariants import Invariants
 from tests.simulation.listeners import Listener
 from tests.simulation.parties import Parties
-from tests.simulation.platforms import Entrances, Leases, Postgres, Quota, Routes, Runs, Tenant
+from tests.simulation.platforms import Connections, Leases, Postgres, Quota, Routes, Runs, Tenant
 from tests.simulation.stores import MemoryStore
 from tests.simulation.world import Hand, Process, World
-from workers.steps import Tools
+from workers.ports import Tools
 
 LIMITS = Limits()
 _SWEEP_SECONDS = 1.0
@@ -43,7 +44,7 @@ class Site:
         asterisks: Whose Asterisk each tenant has, by name; the same one may serve several.
         plan_agent: What the voice agent does with a media leg.
         answer_after_seconds: How long the far end of an outbound call rings.
-        goes_on: A refused caller goes on in the dialplan.
+        continue_in_dialplan: A refused caller goes on in the dialplan.
         slots: How many calls a tenant may have at a time.
         refuses: Of how many calls that we begin the quota refuses, from 0 to 1.
     """
@@ -55,7 +56,7 @@ class Site:
         asterisks: tuple[str, ...] = ("pbx1",),
         plan_agent: Callable[[str], AgentPlan] = good_agent,
         answer_after_seconds: float = 0.02,
-        goes_on: bool = False,
+        continue_in_dialplan: bool = False,
         slots: int | None = None,
         refuses: float = 0.0,
     ) -> None:
@@ -68,7 +69,7 @@ class Site:
             self.postgres,
             lambda *change: self.invariants.changed(*change),  # noqa: PLW0108 - they are made later, of the store
         )
-        self.routes = Routes(self.postgres, goes_on=goes_on)
+        self.routes = Routes(self.postgres, continue_in_dialplan=continue_in_dialplan)
         self.quota = Quota(world, refuses=refuses)
         self.runs = Runs(self.postgres, self.store, self.routes)
         self.workers = Workers(world, 2)
@@ -90,7 +91,7 @@ class Site:
         world.states_of = self.states_of
         self.tools = self.workers.tools = self._make_tools("worker")
         self.workers.lone_tools = replace(self.tools, serves=frozenset())
-        self._sweeper = self._make_tools("scheduler").ledger
+        self._sweeper = self._make_tools("scheduler").writer
 
     def open(self) -> None:
         """Every process starts."""
@@ -123,22 +124,22 @@ class Site:
     # ── wiring ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _make_tools(self, who: str) -> Tools:
-        ledger = Ledger(self.store, self.broker, LIMITS, who=who, clock=self.world, new_id=self.world.new_id)
-        entrances = Entrances(self.postgres, self.tenants)
+        writer = CallWriter(self.store, self.broker, LIMITS, who=who, clock=self.world, new_id=self.world.new_id)
+        connections = Connections(self.postgres, self.tenants)
         return Tools(
-            ledger=ledger,
+            writer=writer,
             serves=frozenset(Step),
-            originates=originates.Originates(
-                ledger, self.routes, self.runs, entrances, slots=self._slots, prefix=PREFIX
+            originates=outbound_calls.OutboundCalls(
+                writer, self.routes, self.runs, connections, slots=self._slots, prefix=PREFIX
             ),
             asterisks=_Asterisks(self.postgres, self._by_connection, self.world.monotonic),
             routes=self.routes,
             runs=self.runs,
             quota=self.quota,
             slots=self._slots,
-            entrances=entrances,
+            connections=connections,
             leases=self.leases,
-            side_by_side=SideBySide(self.world),
+            in_parallel=ParallelRequests(self.world),
             send_later=self.broker.send,
             redis_ms=self.broker.redis_ms,
             prefix=PREFIX,
@@ -163,7 +164,7 @@ class Site:
 
     def _sweep(self) -> None:
         try:
-            sweeps.sweep(self._sweeper, self.store, batch=200)
+            sweep.sweep(self._sweeper, self.store, batch=200)
         except errors.TransientError as exc:
             self.world.tell("scheduler", "sweep not possible: %s", exc)
         self._swept()
@@ -219,15 +220,15 @@ class _Asterisks:
         self._postgres = postgres
         self._tenants = tenants
 
-    def of(self, call: Call, witness: rest.Witness) -> ari.Ari:
-        return self.at(call.connection_id, call.connection_version, witness)
+    def of(self, call: Call, budget: rest.RequestBudget) -> ari.Ari:
+        return self.at(call.connection_id, call.connection_version, budget)
 
-    def at(self, connection_id: int, version: int, witness: rest.Witness) -> ari.Ari:
+    def at(self, connection_id: int, version: int, budget: rest.RequestBudget) -> ari.Ari:
         tenant = self._postgres.statement("look up the connection", lambda: self._tenants[connection_id])
         hand = greenlet.getcurrent()
         assert isinstance(hand, Hand)
         known = hand.process.circuits
-        circuit = known.get(tenant.app) or known.setdefault(tenant.app, circuits.Circuit(clock=self._clock))
+        circuit = known.get(tenant.app) or known.setdefault(tenant.app, circuit_breaker.Circuit(clock=self._clock))
         requests = Requests(
             tenant.asterisk,
             tenant.app,
@@ -235,4 +236,4 @@ class _Asterisks:
             connect_seconds=LIMITS.connect_seconds,
             read_seconds=LIMITS.read_seconds,
         )
-        return ari.Ari(requests, witness)
+        return ari.Ari(requests, budget)

@@ -12,10 +12,11 @@ from datetime import datetime, timedelta
 from typing import Protocol, TypeVar, cast
 from uuid import UUID
 
-from shared import database, errors
-from shared.core import calls, facts
-from shared.core.calls import Call, Change, State
-from shared.store import Hold, Note
+from shared import errors
+from shared.call import calls, facts
+from shared.call.calls import Call, Change, State
+from shared.storage import database
+from shared.storage.call_store import ClaimRequest, TimelineEntry
 from tests.simulation.world import Latch
 
 _T = TypeVar("_T")
@@ -133,13 +134,13 @@ class MemoryStore:
 
         return self._postgres.statement("requested", find)
 
-    def insert(self, call: Call, notes: Iterable[Note], hold: Hold | None) -> bool:
+    def insert(self, call: Call, timeline: Iterable[TimelineEntry], hold: ClaimRequest | None) -> bool:
         return self._postgres.statement("insert", lambda: self._insert(call, hold, None))
 
     def insert_in(self, connection: database.Connection, call: Call) -> bool:
         return self._postgres.statement("insert_in", lambda: self._insert(call, None, cast(Transaction, connection)))
 
-    def claim(self, call_id: UUID, hold: Hold) -> Call | None:
+    def claim(self, call_id: UUID, hold: ClaimRequest) -> Call | None:
         return self._postgres.statement(f"claim for {hold.step}", lambda: self._claim(call_id, hold), call_id)
 
     @contextlib.contextmanager
@@ -161,7 +162,7 @@ class MemoryStore:
             lambda: self.locks.take(cast(Transaction, connection), ("organization", organization_id)),
         )
 
-    def slots_taken(self, connection: database.Connection, organization_id: int) -> int:
+    def slots_used(self, connection: database.Connection, organization_id: int) -> int:
         def taken() -> int:
             self.counted_at[organization_id] = self.now()
             return self.taken_now(organization_id)
@@ -173,9 +174,9 @@ class MemoryStore:
         connection: database.Connection,
         changes: Sequence[Change],
         *,
-        notes: Sequence[Note],
+        timeline: Sequence[TimelineEntry],
         owner: str,
-        hold: Hold | None,
+        hold: ClaimRequest | None,
     ) -> Call | None:
         transaction, call_id = cast(Transaction, connection), changes[0].before.call_id
 
@@ -188,11 +189,13 @@ class MemoryStore:
             after = changes[-1].after
             self._check_run(after)
             transaction.writes.append(lambda: self._write(row, changes, owner, hold))
-            return replace(after, version=after.version + 1)
+            return replace(after, lock_version=after.lock_version + 1)
 
         return self._postgres.statement("save_in", save)
 
-    def save(self, changes: Sequence[Change], *, notes: Sequence[Note], owner: str, hold: Hold | None) -> Call | None:
+    def save(
+        self, changes: Sequence[Change], *, timeline: Sequence[TimelineEntry], owner: str, hold: ClaimRequest | None
+    ) -> Call | None:
         names = ", ".join(type(change.fact).__name__ for change in changes)
         return self._postgres.statement(
             f"save {names}", lambda: self._save(changes, owner=owner, hold=hold), changes[0].before.call_id
@@ -204,15 +207,17 @@ class MemoryStore:
     def release(self, call_id: UUID, owner: str) -> None:
         self._postgres.statement("release", lambda: self._release(call_id, owner), call_id)
 
-    def note_news(self, notes: Sequence[Note], *, connection_id: int, within: timedelta) -> None:
+    def append_new(self, timeline: Sequence[TimelineEntry], *, connection_id: int, within: timedelta) -> None:
         self._postgres.statement("note news", lambda: None)
 
     def open_calls(self, connection_id: int, connection_version: int) -> list[tuple[Call, datetime, bool]]:
         return self._postgres.statement("open_calls", lambda: self._open(connection_id))
 
-    def note(self, notes: Sequence[Note], *, call: Call | None = None, connection_id: int | None = None) -> None:
+    def append_timeline(
+        self, timeline: Sequence[TimelineEntry], *, call: Call | None = None, connection_id: int | None = None
+    ) -> None:
         def note() -> None:
-            if call is not None and notes and (row := self.rows.get(call.call_id)) is not None:
+            if call is not None and timeline and (row := self.rows.get(call.call_id)) is not None:
                 row.changed_at = self.now()
 
         self._postgres.statement("note", note)
@@ -259,7 +264,7 @@ class MemoryStore:
         row = self.rows.get(call_id)
         return row.call if row is not None else None
 
-    def _insert(self, call: Call, hold: Hold | None, transaction: Transaction | None) -> bool:
+    def _insert(self, call: Call, hold: ClaimRequest | None, transaction: Transaction | None) -> bool:
         keys = _unique(call)
         self.locks.wait(*keys)
         if any(keys & _unique(row.call) for row in self.rows.values()):
@@ -271,7 +276,7 @@ class MemoryStore:
             transaction.writes.append(lambda: self._add(call, hold))
         return True
 
-    def _add(self, call: Call, hold: Hold | None) -> None:
+    def _add(self, call: Call, hold: ClaimRequest | None) -> None:
         row = self.rows[call.call_id] = Row(call, self.now())
         if hold is not None:
             row.claim_owner, row.claim_until = hold.owner, self.now() + hold.duration
@@ -290,16 +295,16 @@ class MemoryStore:
         if run_id is not None and any(other.workflow_run_id == run_id for other in others):
             raise errors.DatabaseRefused('duplicate key value violates unique constraint "calls_run"')
 
-    def _claim(self, call_id: UUID, hold: Hold) -> Call | None:
+    def _claim(self, call_id: UUID, hold: ClaimRequest) -> Call | None:
         row = self._unlocked(call_id)
         now = self.now()
         if row is None or row.call.state is not calls.WORKS_IN[hold.step] or not _is_free(row, now):
             return None
         row.claim_owner, row.claim_until = hold.owner, now + hold.duration
-        row.call = replace(row.call, version=row.call.version + 1)
+        row.call = replace(row.call, lock_version=row.call.lock_version + 1)
         return row.call
 
-    def _save(self, changes: Sequence[Change], *, owner: str, hold: Hold | None) -> Call | None:
+    def _save(self, changes: Sequence[Change], *, owner: str, hold: ClaimRequest | None) -> Call | None:
         row = self._unlocked(changes[0].before.call_id)
         if row is None or not _may_save(row, changes, hold, self.now()):
             return None
@@ -307,13 +312,13 @@ class MemoryStore:
         self._write(row, changes, owner, hold)
         return row.call
 
-    def _write(self, row: Row, changes: Sequence[Change], owner: str, hold: Hold | None) -> None:
+    def _write(self, row: Row, changes: Sequence[Change], owner: str, hold: ClaimRequest | None) -> None:
         before, after, now = row.call, changes[-1].after, self.now()
         if hold is not None:
             row.claim_owner, row.claim_until = owner, now + hold.duration
         elif before.state is not after.state or (owner and row.claim_owner == owner):
             row.claim_owner = row.claim_until = None
-        row.call = replace(after, version=before.version + 1)
+        row.call = replace(after, lock_version=before.lock_version + 1)
         row.changed_at = now
         if after.channel_created != before.channel_created:
             self._entries[before.connection_id, before.channel_id, before.channel_created].remove(before.call_id)
@@ -326,7 +331,7 @@ class MemoryStore:
         row = self._unlocked(call_id)
         if row is not None and row.claim_owner == owner:
             row.claim_owner = row.claim_until = None
-            row.call = replace(row.call, version=row.call.version + 1)
+            row.call = replace(row.call, lock_version=row.call.lock_version + 1)
 
     def _open(self, connection_id: int) -> list[tuple[Call, datetime, bool]]:
         now = self.now()
@@ -367,7 +372,7 @@ def _is_free(row: Row, now: datetime) -> bool:
     return row.claim_until is None or row.claim_until <= now
 
 
-def _may_save(row: Row, changes: Sequence[Change], hold: Hold | None, now: datetime) -> bool:
+def _may_save(row: Row, changes: Sequence[Change], hold: ClaimRequest | None, now: datetime) -> bool:
     before, after = changes[0].before, changes[-1].after
-    is_unchanged = row.call.version == before.version
+    is_unchanged = row.call.lock_version == before.lock_version
     return is_unchanged and (hold is None or before.state is not after.state or _is_free(row, now))

@@ -9,16 +9,17 @@ from dataclasses import replace
 import pytest
 
 from shared import messages
-from shared.core import commands, events, ids
-from shared.core.calls import Call, Outcome, State
-from shared.core.deadlines import Step
+from shared.asterisk import events
+from shared.call import commands, ids
+from shared.call.calls import Call, Outcome, State
+from shared.call.limits import Step
 from simulator import bridges, channels
 from tests.simulation.asterisks import PREFIX, AgentPlan
 from tests.simulation.faults import Fault
 from tests.simulation.parties import Caller
 from tests.simulation.sites import Site
-from workers import claims, quota, resync, teardown
-from workers.steps import Tools
+from workers import claims, inbound, resync, teardown
+from workers.ports import Tools
 
 
 def states(site: Site) -> list[State]:
@@ -93,7 +94,7 @@ def test_a_late_end_of_an_earlier_entry_does_not_end_an_adopted_call(site: Site)
         tools, connection_id=1, version=1, full=True, reason="test"))  # fmt: skip
     site.world.run(2.0)
     assert states(site) == [State.CONNECTED]
-    site.do("late event", lambda tools: teardown.note_leg_ended(tools, connection_id=1, version=1, event=late[1]))
+    site.do("late event", lambda tools: teardown.leg_ended(tools, connection_id=1, version=1, event=late[1]))
     site.world.run(3.0)
     assert states(site) == [State.CONNECTED]
     assert site.world.violations == []
@@ -111,7 +112,7 @@ def test_a_caller_who_comes_back_within_a_millisecond_keeps_the_new_call(site: S
     site.parties.come_back(caller, 0.0001)
     site.world.run(2.0)
     for event in late:
-        note = functools.partial(teardown.note_leg_ended, connection_id=1, version=1, event=event)
+        note = functools.partial(teardown.leg_ended, connection_id=1, version=1, event=event)
         site.do("late event", note)
     site.world.run(3.0)
     assert states(site) == [State.ENDED, State.CONNECTED]
@@ -326,13 +327,13 @@ def test_the_end_of_an_earlier_entry_does_not_let_a_refused_caller_go(site: Site
     site.listeners[0].passes = without(events.EventType.STASIS_START, kept_in=entered)
     site.parties.call_in(site.tenants[0])
     site.world.run(0.4)
-    site.do("start", lambda tools: quota.receive_caller(
+    site.do("start", lambda tools: inbound.caller_entered(
         tools, connection_id=1, version=1, at_ms=tools.redis_ms() or 0, event=entered[0]))  # fmt: skip
     site.world.run(0.41)
     (row,) = site.store.rows.values()
     row.call = replace(row.call, state=State.ENDING, outcome=Outcome.REFUSED, reason="busy", workflow_run_id=None)
     late = replace(entered[0], type=events.EventType.STASIS_END)
-    site.do("late event", lambda tools: teardown.note_leg_ended(tools, connection_id=1, version=1, event=late))
+    site.do("late event", lambda tools: teardown.leg_ended(tools, connection_id=1, version=1, event=late))
     site.world.run(0.42)
     assert not row.call.caller_left
 
@@ -350,10 +351,10 @@ def test_a_far_end_that_hangs_up_before_it_is_taken_over_ends_the_platform_s_run
     entered, left = (next(event for event in kept if event.type == kind) for kind in ("StasisStart", "StasisEnd"))
 
     def receive(tools: Tools) -> None:
-        quota.receive_caller(tools, connection_id=1, version=1, at_ms=tools.redis_ms() or 0, event=entered)
+        inbound.caller_entered(tools, connection_id=1, version=1, at_ms=tools.redis_ms() or 0, event=entered)
 
     def end(tools: Tools) -> None:
-        teardown.note_leg_ended(tools, connection_id=1, version=1, event=left)
+        teardown.leg_ended(tools, connection_id=1, version=1, event=left)
 
     for number, told in enumerate([end, receive] if end_first else [receive, end]):
         site.do("event", told)
@@ -457,9 +458,9 @@ def test_a_sweep_does_not_overrule_a_worker_that_took_the_call_up_meanwhile(site
     site.parties.call_in(site.tenants[0])
     site.world.run(4.1)
     call_id = only(site).call_id
-    site.do("worker", lambda tools: claims.claim(tools.ledger, call_id, Step.RUNS))
+    site.do("worker", lambda tools: claims.claim(tools.writer, call_id, Step.RUNS))
     site.world.run(4.9)
-    assert (only(site).state, only(site).drives) == (State.ADMITTED, 0)
+    assert (only(site).state, only(site).step_retries) == (State.ADMITTED, 0)
     site.world.run(20.0)
     assert states(site) == [State.CONNECTED]
     ends_well(site)

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from shared import database, errors
-from shared.core import facts
-from shared.core.calls import Call, Change, Direction, State
-from shared.core.deadlines import Limits, Step
-from shared.ledger import Learned
-from shared.store import Hold, PostgresStore, Store
+from shared import errors
+from shared.call import facts
+from shared.call.calls import Call, Change, Direction, State
+from shared.call.limits import Limits, Step
+from shared.storage import database
+from shared.storage.call_store import ClaimRequest, PostgresStore, Store
+from shared.storage.call_writer import Transition
 from tests.simulation.stores import MemoryStore
 from tests.simulation.world import Latch
 
@@ -95,7 +96,7 @@ def fact(number: int, now: datetime) -> facts.Fact:
     every: list[facts.Fact] = [
         facts.Admitted(workflow_id=1, user_id=2, media_client="media"),
         facts.RunCreated(workflow_run_id=7),
-        facts.AttemptBegun(attempt=1, open_until=now + HOUR),
+        facts.AttemptBegun(attempt=1, in_doubt_until=now + HOUR),
         facts.LegsCreated(attempt=1),
         facts.MediaReady(attempt=1),
         facts.Originated(),
@@ -110,7 +111,7 @@ def fact(number: int, now: datetime) -> facts.Fact:
 _calls, _facts = st.integers(0, 6), st.integers(0, 9)
 _owners = st.sampled_from(["a", "b"])
 _holds = st.builds(
-    Hold, owner=_owners, step=st.sampled_from(Step), duration=st.sampled_from([HOUR, -HOUR])
+    ClaimRequest, owner=_owners, step=st.sampled_from(Step), duration=st.sampled_from([HOUR, -HOUR])
 ) | st.none()  # fmt: skip
 _statements = st.one_of(
     st.tuples(st.just("insert"), _calls, _holds),
@@ -166,7 +167,7 @@ def postgres(database_url: str) -> Iterator[PostgresStore]:
     inserted=st.lists(st.tuples(_calls, _holds), max_size=7), statements=st.lists(_statements, min_size=5, max_size=30)
 )
 def test_both_stores_do_the_same(
-    postgres: PostgresStore, inserted: list[tuple[int, Hold | None]], statements: list[tuple[Any, ...]]
+    postgres: PostgresStore, inserted: list[tuple[int, ClaimRequest | None]], statements: list[tuple[Any, ...]]
 ) -> None:
     with postgres.db.connection() as connection:
         connection.execute("TRUNCATE ari.calls, ari.attempts, ari.timeline")
@@ -181,7 +182,7 @@ def test_both_stores_do_the_same(
     _look(pair, now)
 
 
-def _insert(pair: Pair, now: datetime, number: int, hold: Hold | None) -> None:
+def _insert(pair: Pair, now: datetime, number: int, hold: ClaimRequest | None) -> None:
     pair.both(lambda store: store.insert(call(number, now), [], hold))
 
 
@@ -196,13 +197,13 @@ def _insert_in(pair: Pair, now: datetime, number: int, commits: bool) -> None:
     pair.both(insert)
 
 
-def _claim(pair: Pair, now: datetime, number: int, hold: Hold | None) -> None:
+def _claim(pair: Pair, now: datetime, number: int, hold: ClaimRequest | None) -> None:
     if hold is not None:
         pair.both(lambda store: store.claim(call(number, now).call_id, hold))
 
 
 def _save(  # noqa: PLR0917 - as the statement has them
-    pair: Pair, now: datetime, number: int, which: int, owner: str, hold: Hold | None, is_fresh: bool
+    pair: Pair, now: datetime, number: int, which: int, owner: str, hold: ClaimRequest | None, is_fresh: bool
 ) -> None:
     call_id = call(number, now).call_id
     if is_fresh and (found := pair.both(lambda store: store.load(call_id))) is not None:
@@ -210,18 +211,25 @@ def _save(  # noqa: PLR0917 - as the statement has them
     before = pair.read[call_id]
     changes = _changes(before, [which], now)
     if changes and (hold is None or hold.owner == owner):
-        pair.both(lambda store: store.save(changes, notes=[], owner=owner, hold=hold))
+        pair.both(lambda store: store.save(changes, timeline=[], owner=owner, hold=hold))
 
 
 def _changes(before: Call, which: list[int], now: datetime) -> list[Change]:
-    learned = Learned(before, now, LIMITS)
+    learned = Transition(before, now, LIMITS)
     for number in which:
         learned.learn(fact(number, now))
     return learned.changes
 
 
 def _save_in(  # noqa: PLR0917 - as the statement has them
-    pair: Pair, now: datetime, number: int, which: list[int], owner: str, hold: Hold | None, locks: bool, commits: bool
+    pair: Pair,
+    now: datetime,
+    number: int,
+    which: list[int],
+    owner: str,
+    hold: ClaimRequest | None,
+    locks: bool,
+    commits: bool,
 ) -> None:
     call_id = call(number, now).call_id
 
@@ -231,7 +239,7 @@ def _save_in(  # noqa: PLR0917 - as the statement has them
             changes = _changes(before, which, now) if before is not None else []
             if not changes:
                 return None
-            saved = store.save_in(connection, changes, notes=[], owner=owner, hold=hold)
+            saved = store.save_in(connection, changes, timeline=[], owner=owner, hold=hold)
             if not commits:
                 raise RolledBack
         return saved
@@ -260,7 +268,7 @@ def _look(pair: Pair, now: datetime) -> None:
 def _slots(store: Store) -> int:
     with store.transaction() as connection:
         store.lock_organization(connection, 3)
-        return store.slots_taken(connection, 3)
+        return store.slots_used(connection, 3)
 
 
 def test_a_transaction_that_is_rolled_back_leaves_nothing_held(postgres: PostgresStore) -> None:

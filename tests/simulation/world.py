@@ -17,7 +17,7 @@ from uuid import UUID
 
 import greenlet
 
-from shared import circuits
+from shared.asterisk import circuit_breaker
 from tests.simulation import faults
 from tests.simulation.chances import Chances
 from tests.simulation.faults import Fault
@@ -58,7 +58,7 @@ class Process:
         self.is_dead = False
         self.frozen_until = 0.0
         #: Asterisk → its circuit breaker.
-        self.circuits: dict[str, circuits.Circuit] = {}
+        self.circuits: dict[str, circuit_breaker.Circuit] = {}
         #: What is to happen when it dies.
         self.at_death: list[Callable[[], None]] = []
 

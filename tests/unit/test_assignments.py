@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from shared import errors
-from shared.core import assignments
-from shared.core.assignments import Assignment, Report, SocketState
+from shared import assignments, errors
+from shared.assignments import Assignment, Report, SocketState
 
 ASSIGNMENT = Assignment(
     connection_id=7,
@@ -43,9 +42,9 @@ def test_a_ca_bundle_is_part_of_it_and_only_there_where_there_is_one() -> None:
 
 
 def test_what_an_older_release_does_not_know_is_left_out_where_it_says_nothing() -> None:
-    yielding = replace(ASSIGNMENT, yielding=True)
-    assert assignments.decode_assignment(assignments.encode(yielding)) == yielding
-    assert "yielding" not in assignments.encode(ASSIGNMENT)
+    draining = replace(ASSIGNMENT, draining=True)
+    assert assignments.decode_assignment(assignments.encode(draining)) == draining
+    assert "draining" not in assignments.encode(ASSIGNMENT)
     told = replace(REPORT, last_error="connection refused", last_error_ms=7)
     assert assignments.decode_report(assignments.encode(told)) == told
     assert "last_error" not in assignments.encode(REPORT)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from shared.core import breaker
-from shared.core.breaker import Breaker, State
+from shared.asterisk import breaker
+from shared.asterisk.breaker import Breaker, State
 
 A, B = object(), object()
 
@@ -34,7 +34,7 @@ def test_it_opens_when_nothing_was_answered_so_often_in_a_row() -> None:
         assert made.state is State.CLOSED
         assert breaker.admit(made, B, 100.0) is made
     made = breaker.unanswered(made, B, "connection refused", 100.0)
-    assert (made.state, made.why, made.failures) == (State.OPEN, "connection refused", breaker.FAILURES)
+    assert (made.state, made.reason, made.failures) == (State.OPEN, "connection refused", breaker.FAILURES)
 
 
 def test_an_answer_in_between_begins_the_count_anew() -> None:

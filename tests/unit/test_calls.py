@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.core import calls, commands, facts
-from shared.core.calls import Call, Cause, Direction, Outcome, State
-from shared.core.deadlines import Limits, Step
+from shared.call import calls, commands, facts
+from shared.call.calls import Call, Cause, Direction, Outcome, State
+from shared.call.limits import Limits, Step
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 LIMITS = Limits()
@@ -57,8 +57,8 @@ RINGING = replace(ORIGINATING, state=State.RINGING)
 ADMITTED = replace(RECEIVED, state=State.ADMITTED, workflow_id=1, user_id=2, media_client="media")
 PREPARED = replace(ADMITTED, state=State.PREPARED, workflow_run_id=9)
 #: Its first attempt is under way.
-ATTEMPTING = replace(PREPARED, attempt=1, attempt_open_until=NOW + seconds(14))
-WAITING = replace(ATTEMPTING, attempt_open_until=None, legs_created=True)
+ATTEMPTING = replace(PREPARED, attempt=1, attempt_in_doubt_until=NOW + seconds(14))
+WAITING = replace(ATTEMPTING, attempt_in_doubt_until=None, legs_created=True)
 JOINING = replace(WAITING, state=State.JOINING, media_ready=True)
 CONNECTED = replace(JOINING, state=State.CONNECTED, connected_at=NOW - seconds(60))
 ENDING = replace(
@@ -74,10 +74,10 @@ FACTS: dict[str, facts.Fact] = {
     type(fact).__name__: fact
     for fact in (
         facts.Admitted(workflow_id=1, user_id=2, media_client="media"),
-        facts.TakenOver(workflow_id=1, user_id=2, media_client="media", workflow_run_id=9),
+        facts.RunAttached(workflow_id=1, user_id=2, media_client="media", workflow_run_id=9),
         facts.Refused(reason="no route", hangup_cause=Cause.UNALLOCATED),
         facts.RunCreated(workflow_run_id=9),
-        facts.AttemptBegun(attempt=2, open_until=NOW + seconds(20)),
+        facts.AttemptBegun(attempt=2, in_doubt_until=NOW + seconds(20)),
         facts.LegsCreated(attempt=1),
         facts.LegsRefused(attempt=1, reason="400 no such client"),
         facts.LegsUnknown(attempt=1, reason="no answer in time"),
@@ -96,7 +96,7 @@ FACTS: dict[str, facts.Fact] = {
         facts.EndRequested(reason="ended by an operator"),
         facts.DeadlinePassed(),
         facts.LegsRemoved(),
-        facts.RemovalPending(why="connection refused"),
+        facts.RemovalPending(reason="connection refused"),
     )
 }
 
@@ -104,7 +104,7 @@ FACTS: dict[str, facts.Fact] = {
 OUTCOMES = """
 fact              originating       ringing          received           admitted          prepared         joining          connected        ending      ended
 Admitted          .                 .                admitted+CreateRun .                 .                .                .                .           .
-TakenOver         .                 .                prepared+StartMedia .                .                .                .                .           .
+RunAttached         .                 .                prepared+StartMedia .                .                .                .                .           .
 Refused           ending+TearDown   .                ending+TearDown    ending+TearDown   .                .                .                .           .
 RunCreated        .                 .                .                  prepared+StartMedia .              .                .                .           .
 AttemptBegun      .                 .                .                  .                 =                .                .                .           .
@@ -124,7 +124,7 @@ Dialled           =                 =                .                  .       
 FarEndAnswered    prepared+StartMedia prepared+StartMedia .             .                 .                .                .                .           .
 OriginateRefused  ending+TearDown   .                .                  .                 .                .                .                .           .
 EndRequested      ending+TearDown   ending+TearDown  ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  .           .
-DeadlinePassed    =+PlaceCall       ending+TearDown  =+DecideAdmission  =+CreateRun       =+StartMedia     =+Join           ending+TearDown  =+TearDown  .
+DeadlinePassed    =+OriginateLeg       ending+TearDown  =+DecideAdmission  =+CreateRun       =+StartMedia     =+JoinLegs           ending+TearDown  =+TearDown  .
 LegsRemoved       .                 .                .                  .                 .                .                .                ended       .
 RemovalPending    .                 .                .                  .                 .                .                .                =           .
 """  # noqa: E501 - a table
@@ -176,7 +176,7 @@ def test_a_duplicate_is_harmless() -> None:
         twice, orders = calls.advance(once, FACTS[name], NOW, LIMITS)
         if name == "RemovalPending":
             # Counted, to back off.
-            assert replace(twice, drives=0, deadline_at=None) == replace(once, drives=0, deadline_at=None)
+            assert replace(twice, step_retries=0, deadline_at=None) == replace(once, step_retries=0, deadline_at=None)
         else:
             assert twice == once, (state, name)
         # What is to be removed on sight is removed each time it is seen.
@@ -191,7 +191,7 @@ def test_every_order_names_the_call_and_the_attempt_it_is_for() -> None:
             match order:
                 case commands.StartMedia():
                     assert order.attempt == after.attempt + 1
-                case commands.Join() | commands.CheckMedia():
+                case commands.JoinLegs() | commands.CheckMedia():
                     assert order.attempt == after.attempt
                 case commands.RemoveAttempt():
                     assert order.attempt == 1
@@ -221,7 +221,7 @@ def test_legs_created_and_media_ready_in_any_order_order_one_join(*, media_first
     both: list[facts.Fact] = [facts.MediaReady(attempt=1), facts.LegsCreated(attempt=1)]
     after, orders = advance(ATTEMPTING, *(both if media_first else both[::-1]))
     assert after.state is State.JOINING
-    assert orders == [commands.Join(call_id=CALL_ID, attempt=1)]
+    assert orders == [commands.JoinLegs(call_id=CALL_ID, attempt=1)]
 
 
 @pytest.mark.parametrize("order", sorted(set(itertools.permutations(["created", "created", "ready", "ready"]))))
@@ -229,14 +229,14 @@ def test_duplicates_order_no_second_join(order: tuple[str, ...]) -> None:
     said: dict[str, facts.Fact] = {"created": facts.LegsCreated(attempt=1), "ready": facts.MediaReady(attempt=1)}
     after, orders = advance(ATTEMPTING, *(said[name] for name in order))
     assert after.state is State.JOINING
-    assert named(orders) == ["Join"]
+    assert named(orders) == ["JoinLegs"]
 
 
 def test_created_legs_wait_for_the_media_leg() -> None:
-    after, orders = advance(replace(ATTEMPTING, drives=1), facts.LegsCreated(attempt=1))
+    after, orders = advance(replace(ATTEMPTING, step_retries=1), facts.LegsCreated(attempt=1))
     assert orders == []
-    assert after.attempt_open_until is None
-    assert (after.deadline_at, after.drives) == (NOW + LIMITS.media_wait(), 0)
+    assert after.attempt_in_doubt_until is None
+    assert (after.deadline_at, after.step_retries) == (NOW + LIMITS.media_wait(), 0)
 
 
 def test_joined_legs_are_a_connected_call() -> None:
@@ -254,50 +254,50 @@ def test_a_join_of_another_attempt_connects_nothing() -> None:
 
 
 def test_an_attempt_is_begun_before_anything_is_asked() -> None:
-    after, orders = advance(PREPARED, facts.AttemptBegun(attempt=1, open_until=NOW + seconds(14)))
-    assert (after.attempt, after.attempt_open_until, orders) == (1, NOW + seconds(14), [])
+    after, orders = advance(PREPARED, facts.AttemptBegun(attempt=1, in_doubt_until=NOW + seconds(14)))
+    assert (after.attempt, after.attempt_in_doubt_until, orders) == (1, NOW + seconds(14), [])
     assert after.deadline_at == NOW + LIMITS.attempt_wait()
 
 
 @pytest.mark.parametrize("attempt", [0, 1, 3, 4])
 def test_only_the_next_attempt_can_begin(attempt: int) -> None:
-    begun = facts.AttemptBegun(attempt=attempt, open_until=NOW + seconds(14))
+    begun = facts.AttemptBegun(attempt=attempt, in_doubt_until=NOW + seconds(14))
     assert advance(ATTEMPTING, begun) == (ATTEMPTING, [])
 
 
 def test_there_is_no_attempt_beyond_the_last() -> None:
     call = replace(ATTEMPTING, attempt=LIMITS.attempts)
-    begun = facts.AttemptBegun(attempt=LIMITS.attempts + 1, open_until=NOW)
+    begun = facts.AttemptBegun(attempt=LIMITS.attempts + 1, in_doubt_until=NOW)
     assert advance(call, begun) == (call, [])
 
 
 def test_a_new_attempt_forgets_what_the_old_one_had_but_not_its_open_request() -> None:
-    before = replace(ATTEMPTING, media_ready=True, drives=2, attempt_open_until=NOW + seconds(30))
-    after, _ = advance(before, facts.AttemptBegun(attempt=2, open_until=NOW + seconds(14)))
-    assert (after.legs_created, after.media_ready, after.drives) == (False, False, 0)
-    assert after.unsettled_until == NOW + seconds(30)
-    assert after.open_until == NOW + seconds(30)
+    before = replace(ATTEMPTING, media_ready=True, step_retries=2, attempt_in_doubt_until=NOW + seconds(30))
+    after, _ = advance(before, facts.AttemptBegun(attempt=2, in_doubt_until=NOW + seconds(14)))
+    assert (after.legs_created, after.media_ready, after.step_retries) == (False, False, 0)
+    assert after.earlier_in_doubt_until == NOW + seconds(30)
+    assert after.in_doubt_until == NOW + seconds(30)
 
 
 def test_an_unknown_outcome_leads_to_the_next_attempt() -> None:
     after, orders = advance(ATTEMPTING, facts.LegsUnknown(attempt=1, reason="no answer in time"))
     assert orders == [commands.StartMedia(call_id=CALL_ID, attempt=2)]
     # The number is committed by the worker that begins it; the first one's request is still open.
-    assert (after.attempt, after.open_until) == (1, ATTEMPTING.attempt_open_until)
+    assert (after.attempt, after.in_doubt_until) == (1, ATTEMPTING.attempt_in_doubt_until)
 
 
 def test_an_unknown_outcome_of_the_last_attempt_fails_the_call() -> None:
     last = replace(ATTEMPTING, attempt=LIMITS.attempts)
     after, orders = advance(last, facts.LegsUnknown(attempt=LIMITS.attempts, reason="no answer in time"))
     assert (after.state, after.outcome) == (State.ENDING, Outcome.FAILED)
-    assert after.open_until == ATTEMPTING.attempt_open_until
+    assert after.in_doubt_until == ATTEMPTING.attempt_in_doubt_until
     assert named(orders) == ["TearDown"]
 
 
 def test_a_worker_that_died_over_an_attempt_costs_that_attempt() -> None:
     after, orders = advance(ATTEMPTING, facts.DeadlinePassed())
     assert orders == [commands.StartMedia(call_id=CALL_ID, attempt=2)]
-    assert after.open_until == ATTEMPTING.attempt_open_until
+    assert after.in_doubt_until == ATTEMPTING.attempt_in_doubt_until
 
 
 @pytest.mark.parametrize("late", [facts.LegsCreated(attempt=1), facts.MediaReady(attempt=1)])
@@ -315,21 +315,21 @@ def test_the_end_of_an_older_attempt_ends_nothing() -> None:
 def test_a_refusal_settles_the_attempt_and_fails_the_call() -> None:
     after, _ = advance(ATTEMPTING, facts.LegsRefused(attempt=1, reason="400 no such client"))
     assert (after.outcome, after.reason) == (Outcome.FAILED, "media refused: 400 no such client")
-    assert after.open_until is None
+    assert after.in_doubt_until is None
 
 
 def test_a_media_leg_that_never_came_up_fails_the_call() -> None:
-    after, _ = advance(WAITING, facts.MediaGone(attempt=1, why="media leg ended, cause 3"))
+    after, _ = advance(WAITING, facts.MediaGone(attempt=1, reason="media leg ended, cause 3"))
     assert (after.outcome, after.hangup_cause) == (Outcome.FAILED, Cause.TEMPORARY_FAILURE)
     assert after.reason == "voice agent not reached: media leg ended, cause 3"
 
 
 def test_a_media_leg_that_is_only_found_missing_is_tried_once_more() -> None:
     """Without an event socket no leg enters Stasis: that says nothing of the agent."""
-    missing = facts.MediaGone(attempt=1, why="media leg is gone", heard=False)
+    missing = facts.MediaGone(attempt=1, reason="media leg is gone", reported_by_event=False)
     again, orders = advance(WAITING, missing)
     assert (again.state, orders) == (State.PREPARED, [commands.StartMedia(call_id=CALL_ID, attempt=2)])
-    begun, _ = advance(again, facts.AttemptBegun(attempt=2, open_until=NOW + seconds(20)))
+    begun, _ = advance(again, facts.AttemptBegun(attempt=2, in_doubt_until=NOW + seconds(20)))
     assert begun.attempt == 2
     second, _ = advance(begun, facts.LegsCreated(attempt=2))
     ended, _ = advance(second, replace(missing, attempt=2))
@@ -415,7 +415,7 @@ def test_what_is_known_of_an_end_is_kept() -> None:
         assert (after.outcome, after.reason, after.hangup_cause) == (Outcome.COMPLETED, "agent hung up", 16)
 
 
-@pytest.mark.parametrize("field", ["attempt_open_until", "unsettled_until"])
+@pytest.mark.parametrize("field", ["attempt_in_doubt_until", "earlier_in_doubt_until"])
 def test_a_call_does_not_end_while_a_request_of_it_may_take_effect(field: str) -> None:
     still_open = replace(ENDING, **{field: NOW + seconds(5)})  # type: ignore[arg-type]
     assert advance(still_open, facts.LegsRemoved()) == (still_open, [])
@@ -423,28 +423,32 @@ def test_a_call_does_not_end_while_a_request_of_it_may_take_effect(field: str) -
 
 
 def test_open_until_is_the_latest_of_all_attempts() -> None:
-    assert replace(ENDING, unsettled_until=NOW, attempt_open_until=NOW + seconds(1)).open_until == NOW + seconds(1)
-    assert replace(ENDING, unsettled_until=NOW + seconds(2), attempt_open_until=NOW).open_until == NOW + seconds(2)
-    assert ENDING.open_until is None
+    assert replace(
+        ENDING, earlier_in_doubt_until=NOW, attempt_in_doubt_until=NOW + seconds(1)
+    ).in_doubt_until == NOW + seconds(1)
+    assert replace(
+        ENDING, earlier_in_doubt_until=NOW + seconds(2), attempt_in_doubt_until=NOW
+    ).in_doubt_until == NOW + seconds(2)
+    assert ENDING.in_doubt_until is None
 
 
 def test_legs_created_for_an_ending_call_are_torn_down_at_once() -> None:
     ending, _ = advance(ATTEMPTING, facts.CallerLeft())
     settled, orders = advance(ending, facts.LegsCreated(attempt=1))
-    assert (settled.open_until, named(orders)) == (None, ["TearDown"])
+    assert (settled.in_doubt_until, named(orders)) == (None, ["TearDown"])
     assert advance(settled, facts.LegsRemoved())[0].state is State.ENDED
 
 
 def test_legs_refused_for_an_ending_call_let_it_end() -> None:
     ending, _ = advance(ATTEMPTING, facts.CallerLeft())
     settled, orders = advance(ending, facts.LegsRefused(attempt=1, reason=""))
-    assert (settled.open_until, named(orders)) == (None, ["TearDown"])
+    assert (settled.in_doubt_until, named(orders)) == (None, ["TearDown"])
 
 
 def test_a_pending_removal_is_tried_again_later_and_later() -> None:
-    pauses, call = [], replace(ENDING, drives=0)
+    pauses, call = [], replace(ENDING, step_retries=0)
     for _ in range(9):
-        call, orders = advance(call, facts.RemovalPending(why="connection refused"))
+        call, orders = advance(call, facts.RemovalPending(reason="connection refused"))
         assert orders == []
         assert call.deadline_at is not None
         pauses.append((call.deadline_at - NOW).total_seconds())
@@ -452,12 +456,12 @@ def test_a_pending_removal_is_tried_again_later_and_later() -> None:
 
 
 def test_a_pending_removal_waits_for_what_may_still_take_effect() -> None:
-    still_open = replace(ENDING, attempt_open_until=NOW + seconds(30))
-    after, _ = advance(still_open, facts.RemovalPending(why="open", not_before=NOW + seconds(30)))
+    still_open = replace(ENDING, attempt_in_doubt_until=NOW + seconds(30))
+    after, _ = advance(still_open, facts.RemovalPending(reason="open", not_before=NOW + seconds(30)))
     assert after.deadline_at == NOW + seconds(30)
-    soon, _ = advance(still_open, facts.RemovalPending(why="open", not_before=NOW - seconds(30)))
+    soon, _ = advance(still_open, facts.RemovalPending(reason="open", not_before=NOW - seconds(30)))
     assert soon.deadline_at == NOW + seconds(1)
-    settled, _ = advance(ENDING, facts.RemovalPending(why="open", not_before=NOW + seconds(30)))
+    settled, _ = advance(ENDING, facts.RemovalPending(reason="open", not_before=NOW + seconds(30)))
     assert settled.deadline_at == NOW + seconds(1), "settled while the teardown was at work"
 
 
@@ -478,10 +482,10 @@ def test_a_deadline_not_reached_does_nothing(call: Call) -> None:
 @pytest.mark.parametrize("call", [ORIGINATING, RECEIVED, ADMITTED, PREPARED, JOINING])
 def test_a_lost_step_is_started_again_then_given_up(call: Call) -> None:
     now, orders = NOW, []
-    for drives in range(1, LIMITS.redrives + 1):
+    for step_retries in range(1, LIMITS.max_step_retries + 1):
         call, again = advance(call, facts.DeadlinePassed(), now=now)
         orders += named(again)
-        assert (call.drives, call.deadline_at) == (drives, now + LIMITS.queue_wait())
+        assert (call.step_retries, call.deadline_at) == (step_retries, now + LIMITS.queue_wait())
         now += LIMITS.queue_wait()
     over, last = advance(call, facts.DeadlinePassed(), now=now)
     assert len(set(orders)) == 1
@@ -528,8 +532,8 @@ def test_the_longest_call_completes() -> None:
 
 def test_each_state_begins_with_its_drives_at_zero() -> None:
     for fact in (facts.RunCreated(workflow_run_id=1), facts.CallerLeft()):
-        after, _ = advance(replace(ADMITTED, drives=2), fact)
-        assert after.drives == 0
+        after, _ = advance(replace(ADMITTED, step_retries=2), fact)
+        assert after.step_retries == 0
 
 
 # ── outbound ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -542,7 +546,7 @@ ANSWERED = facts.FarEndAnswered(channel_name="PJSIP/trunk-1", channel_created="2
 def test_an_originate_is_ordered_as_soon_as_it_is_written() -> None:
     call, order = calls.originate(replace(ORIGINATING, state=State.RECEIVED), LIMITS)
     assert (call.state, call.deadline_at) == (State.ORIGINATING, call.received_at + LIMITS.queue_wait())
-    assert order == commands.PlaceCall(call_id=CALL_ID)
+    assert order == commands.OriginateLeg(call_id=CALL_ID)
 
 
 def test_an_answered_far_end_gets_an_agent() -> None:
@@ -564,16 +568,16 @@ def test_an_answer_that_overtakes_the_request_s_own_answer_counts() -> None:
 def test_an_originate_called_off_while_it_is_asked_for_is_removed_when_it_is_known_to_ring() -> None:
     ending, _ = advance(ORIGINATING, facts.EndRequested(reason="ended by an operator"))
     # The teardown was there first, and found no leg yet.
-    waiting, _ = advance(ending, facts.RemovalPending(why="may still take effect", not_before=ending.open_until))
+    waiting, _ = advance(ending, facts.RemovalPending(reason="may still take effect", not_before=ending.in_doubt_until))
     settled, orders = advance(waiting, facts.Originated())
-    assert (settled.open_until, named(orders)) == (None, ["TearDown"])
+    assert (settled.in_doubt_until, named(orders)) == (None, ["TearDown"])
     assert advance(settled, facts.LegsRemoved())[0].state is State.ENDED
 
 
 def test_an_originate_called_off_while_it_is_asked_for_ends_when_it_is_refused() -> None:
     ending, _ = advance(ORIGINATING, facts.EndRequested(reason="ended by an operator"))
     settled, orders = advance(ending, facts.OriginateRefused(reason="500 Allocation failed"))
-    assert (settled.open_until, named(orders)) == (None, ["TearDown"])
+    assert (settled.in_doubt_until, named(orders)) == (None, ["TearDown"])
     assert (settled.outcome, settled.reason) == (Outcome.CANCELED, "ended by an operator")
 
 
@@ -614,7 +618,7 @@ def test_a_hang_up_request_is_not_yet_the_end_of_a_leg_that_rings() -> None:
 @pytest.mark.parametrize("fact", [facts.EndRequested(reason="ended by an operator"), facts.CallerLeft()])
 def test_an_originate_that_may_be_under_way_is_waited_for(fact: facts.Fact) -> None:
     ending, _ = advance(ORIGINATING, fact)
-    assert ending.open_until == NOW + LIMITS.originate_wait()
+    assert ending.in_doubt_until == NOW + LIMITS.originate_wait()
     assert advance(ending, facts.LegsRemoved())[0].state is State.ENDING
     assert advance(ending, facts.LegsRemoved(), now=NOW + LIMITS.originate_wait())[0].state is State.ENDED
 
@@ -625,25 +629,25 @@ def test_an_originate_that_may_be_under_way_is_waited_for(fact: facts.Fact) -> N
         (ORIGINATING, facts.OriginateRefused(reason="500 Allocation failed")),
         (ORIGINATING, facts.CallerGone(hangup_cause=17)),
         (ORIGINATING, REFUSED),
-        (replace(ORIGINATING, version=1), REFUSED),
+        (replace(ORIGINATING, lock_version=1), REFUSED),
         (RINGING, facts.EndRequested(reason="ended by an operator")),
     ],
 )
 def test_an_originate_whose_outcome_is_known_is_not_waited_for(call: Call, fact: facts.Fact) -> None:
     ending, _ = advance(call, fact)
-    assert ending.open_until is None
+    assert ending.in_doubt_until is None
 
 
 def test_an_originate_refused_by_the_first_who_had_it_has_no_leg_and_ends_at_once() -> None:
-    ending, orders = advance(replace(ORIGINATING, version=1), REFUSED)
+    ending, orders = advance(replace(ORIGINATING, lock_version=1), REFUSED)
     assert (ending.caller_left, ending.outcome, named(orders)) == (True, Outcome.REFUSED, ["TearDown"])
     assert advance(ending, facts.LegsRemoved())[0].state is State.ENDED
 
 
 def test_an_originate_refused_that_somebody_else_may_have_asked_for_is_waited_for() -> None:
     """Another worker had it before, and did not report back: the leg may ring yet."""
-    ending, _ = advance(replace(ORIGINATING, version=2), REFUSED)
-    assert (ending.caller_left, ending.open_until) == (False, NOW + LIMITS.originate_wait())
+    ending, _ = advance(replace(ORIGINATING, lock_version=2), REFUSED)
+    assert (ending.caller_left, ending.in_doubt_until) == (False, NOW + LIMITS.originate_wait())
 
 
 @pytest.mark.parametrize("call", [ORIGINATING, RINGING])
@@ -684,7 +688,7 @@ def test_a_cause_that_is_told_late_is_kept() -> None:
 
 
 def test_a_leg_taken_over_has_its_run_already() -> None:
-    taken = facts.TakenOver(workflow_id=1, user_id=2, media_client="media", workflow_run_id=9, call_seconds=60)
+    taken = facts.RunAttached(workflow_id=1, user_id=2, media_client="media", workflow_run_id=9, call_seconds=60)
     prepared, orders = advance(replace(RECEIVED, direction=Direction.OUTBOUND), taken)
     assert (prepared.state, prepared.workflow_run_id, prepared.call_seconds) == (State.PREPARED, 9, 60)
     assert orders == [commands.StartMedia(call_id=CALL_ID, attempt=1)]
@@ -696,8 +700,8 @@ def test_a_connection_s_own_bound_ends_a_call() -> None:
 
 
 def test_a_refused_caller_may_go_on_in_the_dialplan() -> None:
-    after, _ = advance(RECEIVED, facts.Refused(reason="busy", hangup_cause=17, goes_on=True))
-    assert (after.state, after.goes_on) == (State.ENDING, True)
+    after, _ = advance(RECEIVED, facts.Refused(reason="busy", hangup_cause=17, continue_in_dialplan=True))
+    assert (after.state, after.continue_in_dialplan) == (State.ENDING, True)
 
 
 # ── any history ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -707,10 +711,10 @@ _causes = st.none() | st.integers(0, 127)
 _text = st.text(max_size=5)
 _fact: st.SearchStrategy[facts.Fact] = st.one_of(
     st.sampled_from([fact for fact in FACTS.values() if type(fact) is not facts.AttemptBegun]),
-    st.builds(facts.AttemptBegun, attempt=_attempts, open_until=st.just(NOW + seconds(20))),
+    st.builds(facts.AttemptBegun, attempt=_attempts, in_doubt_until=st.just(NOW + seconds(20))),
     st.builds(facts.LegsCreated, attempt=_attempts),
     st.builds(facts.MediaReady, attempt=_attempts),
-    st.builds(facts.MediaGone, attempt=_attempts, heard=st.booleans()),
+    st.builds(facts.MediaGone, attempt=_attempts, reported_by_event=st.booleans()),
     st.builds(facts.Joined, attempt=_attempts),
     st.builds(facts.LegsUnknown, attempt=_attempts, reason=_text),
     st.builds(facts.CallerGone, hangup_cause=_causes),
@@ -720,7 +724,7 @@ _fact: st.SearchStrategy[facts.Fact] = st.one_of(
 _SETUP: list[facts.Fact] = [
     FACTS["Admitted"],
     FACTS["RunCreated"],
-    facts.AttemptBegun(attempt=1, open_until=NOW + seconds(14)),
+    facts.AttemptBegun(attempt=1, in_doubt_until=NOW + seconds(14)),
     facts.MediaReady(attempt=1),
     facts.LegsCreated(attempt=1),
     facts.Joined(attempt=1),
@@ -729,7 +733,7 @@ _SETUP: list[facts.Fact] = [
 
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(
-    first=st.sampled_from([calls.receive(RECEIVED, LIMITS), ORIGINATING, replace(ORIGINATING, version=2)]),
+    first=st.sampled_from([calls.receive(RECEIVED, LIMITS), ORIGINATING, replace(ORIGINATING, lock_version=2)]),
     usual=st.integers(0, len(_SETUP)),
     happened=st.lists(st.tuples(_fact, st.sampled_from([0, 1, 5, 100])), max_size=15),
 )
@@ -757,10 +761,10 @@ def test_whatever_happens_the_rules_hold(first: Call, usual: int, happened: list
             assert not call.caller_left
         assert (call.deadline_at is None) == (call.state is State.ENDED)
         if call.state is State.ENDED and before.state is not State.ENDED:
-            assert call.open_until is None or call.open_until <= now
-        if before.state is State.ORIGINATING and call.state is State.ENDING and call.open_until is None:
+            assert call.in_doubt_until is None or call.in_doubt_until <= now
+        if before.state is State.ORIGINATING and call.state is State.ENDING and call.in_doubt_until is None:
             # Nobody has asked, or what it came to is known.
-            assert isinstance(fact, facts.CallerGone | facts.OriginateRefused) or before.version <= 1
+            assert isinstance(fact, facts.CallerGone | facts.OriginateRefused) or before.lock_version <= 1
         if call.state is not before.state:
             assert call.state_since == now
         assert len(orders) <= 1

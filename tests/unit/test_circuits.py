@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from shared import circuits, errors
-from shared.core import breaker
-from shared.core.breaker import State
+from shared import errors
+from shared.asterisk import breaker, circuit_breaker
+from shared.asterisk.breaker import State
 
 
 class Clock:
@@ -23,8 +23,8 @@ class Told:
     def __init__(self) -> None:
         self.changes: list[tuple[bool, str]] = []
 
-    def __call__(self, opened: bool, why: str) -> None:
-        self.changes.append((opened, why))
+    def __call__(self, opened: bool, reason: str) -> None:
+        self.changes.append((opened, reason))
 
 
 @pytest.fixture
@@ -38,18 +38,18 @@ def told() -> Told:
 
 
 @pytest.fixture
-def circuit(clock: Clock, told: Told) -> circuits.Circuit:
-    return circuits.Circuit(told, clock)
+def circuit(clock: Clock, told: Told) -> circuit_breaker.Circuit:
+    return circuit_breaker.Circuit(told, clock)
 
 
-def fail(circuit: circuits.Circuit, times: int = breaker.FAILURES) -> None:
+def fail(circuit: circuit_breaker.Circuit, times: int = breaker.FAILURES) -> None:
     for _ in range(times):
         who = object()
         circuit.enter(who)
         circuit.unanswered(who, "connection refused")
 
 
-def test_while_it_is_open_a_request_fails_at_once_and_cannot_have_acted(circuit: circuits.Circuit) -> None:
+def test_while_it_is_open_a_request_fails_at_once_and_cannot_have_acted(circuit: circuit_breaker.Circuit) -> None:
     fail(circuit)
     assert circuit.state is State.OPEN
     for ask in (circuit.enter, circuit.check):
@@ -58,7 +58,7 @@ def test_while_it_is_open_a_request_fails_at_once_and_cannot_have_acted(circuit:
         assert not caught.value.may_have_acted
 
 
-def test_of_many_threads_one_probes(circuit: circuits.Circuit, clock: Clock) -> None:
+def test_of_many_threads_one_probes(circuit: circuit_breaker.Circuit, clock: Clock) -> None:
     fail(circuit)
     clock.now += breaker.FIRST_PAUSE_SECONDS
     let_through: list[object] = []
@@ -85,7 +85,7 @@ def test_of_many_threads_one_probes(circuit: circuits.Circuit, clock: Clock) -> 
     circuit.enter(object())
 
 
-def test_a_look_does_not_begin_the_probe(circuit: circuits.Circuit, clock: Clock) -> None:
+def test_a_look_does_not_begin_the_probe(circuit: circuit_breaker.Circuit, clock: Clock) -> None:
     fail(circuit)
     clock.now += breaker.FIRST_PAUSE_SECONDS
     circuit.check(object())
@@ -95,7 +95,7 @@ def test_a_look_does_not_begin_the_probe(circuit: circuits.Circuit, clock: Clock
 
 
 def test_opening_and_closing_are_told_and_so_is_now_and_then_that_it_stays_open(
-    circuit: circuits.Circuit, clock: Clock, told: Told
+    circuit: circuit_breaker.Circuit, clock: Clock, told: Told
 ) -> None:
     circuit.answered()
     fail(circuit, 4)
@@ -104,7 +104,7 @@ def test_opening_and_closing_are_told_and_so_is_now_and_then_that_it_stays_open(
     fail(circuit)
     assert told.changes == [(True, "connection refused")]
     begun = clock.now
-    while clock.now < begun + 2.5 * circuits.NOTED_SECONDS:
+    while clock.now < begun + 2.5 * circuit_breaker.NOTED_SECONDS:
         clock.now += breaker.LONGEST_PAUSE_SECONDS
         fail(circuit, 1)
     assert told.changes == [(True, "connection refused")] * 3
@@ -114,6 +114,6 @@ def test_opening_and_closing_are_told_and_so_is_now_and_then_that_it_stays_open(
 
 
 def test_one_that_never_opens_never_opens() -> None:
-    circuit = circuits.Closed()
+    circuit = circuit_breaker.Closed()
     fail(circuit, 100)
     assert circuit.state is State.CLOSED

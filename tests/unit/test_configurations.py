@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shared import errors
-from shared.core import configurations
+from shared.platform.dograh import telephony_configuration
 
 #: One DER sequence each, as far as can be told without a library.
 PEM_ONE = "-----BEGIN CERTIFICATE-----\nMAMBAQE=\n-----END CERTIFICATE-----\n"
@@ -48,12 +48,12 @@ VALUE: dict[str, Any] = {
     ],
 )
 def test_an_endpoint_has_one_spelling(text: str, canonical: str) -> None:
-    assert configurations.canonical_endpoint(text) == canonical
-    assert configurations.canonical_endpoint(canonical) == canonical
+    assert telephony_configuration.canonical_endpoint(text) == canonical
+    assert telephony_configuration.canonical_endpoint(canonical) == canonical
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("text", "reason"),
     [
         ("", "must begin with http"),
         ("pbx.example:8088", "must begin with http"),
@@ -77,21 +77,21 @@ def test_an_endpoint_has_one_spelling(text: str, canonical: str) -> None:
         ("http://pbx.example/#hunter2", "must have no"),
     ],
 )
-def test_what_is_no_endpoint_is_refused(text: str, why: str) -> None:
-    with pytest.raises(errors.InvalidConfiguration, match=why) as caught:
-        configurations.canonical_endpoint(text)
+def test_what_is_no_endpoint_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(errors.InvalidConfiguration, match=reason) as caught:
+        telephony_configuration.canonical_endpoint(text)
     assert "hunter2" not in str(caught.value)
 
 
 def test_one_name_is_both_user_and_app() -> None:
-    assert configurations.parse(VALUE) == configurations.Configuration(
+    assert telephony_configuration.parse(VALUE) == telephony_configuration.Configuration(
         endpoint="http://pbx.example:8088", app="voiceai", user="voiceai", password=PASSWORD
     )
 
 
 @pytest.mark.parametrize("field", ["ari_endpoint", "app_name", "app_password"])
 @pytest.mark.parametrize(
-    ("value", "why"),
+    ("value", "reason"),
     [
         (None, "is missing"),
         ("", "is missing"),
@@ -103,23 +103,23 @@ def test_one_name_is_both_user_and_app() -> None:
         ("hunter2\ud800", "not text|control characters"),
     ],
 )
-def test_a_wrong_field_is_named_and_its_value_not_shown(field: str, value: object, why: str) -> None:
-    with pytest.raises(errors.InvalidConfiguration, match=f"{field} .*({why})") as caught:
-        configurations.parse(VALUE | {field: value})
+def test_a_wrong_field_is_named_and_its_value_not_shown(field: str, value: object, reason: str) -> None:
+    with pytest.raises(errors.InvalidConfiguration, match=f"{field} .*({reason})") as caught:
+        telephony_configuration.parse(VALUE | {field: value})
     assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 5, [VALUE]])
 def test_what_is_no_object_is_refused(value: object) -> None:
     with pytest.raises(errors.InvalidConfiguration, match="not a JSON object"):
-        configurations.parse(value)
+        telephony_configuration.parse(value)
 
 
 def test_a_password_is_never_shown() -> None:
-    assert PASSWORD not in repr(configurations.parse(VALUE))
+    assert PASSWORD not in repr(telephony_configuration.parse(VALUE))
     for broken in ({"ari_endpoint": "ftp://x"}, {"app_name": None}, {"app_password": PASSWORD + "\x01"}):
         with pytest.raises(errors.InvalidConfiguration) as caught:
-            configurations.parse(VALUE | broken)
+            telephony_configuration.parse(VALUE | broken)
         assert PASSWORD not in "".join(traceback.format_exception(caught.value))
 
 
@@ -137,7 +137,7 @@ def test_a_password_is_never_shown() -> None:
     ],
 )
 def test_which_configurations_are_ours(value: object, *, ours: bool) -> None:
-    assert configurations.is_ari(value) is ours
+    assert telephony_configuration.is_ari(value) is ours
 
 
 @pytest.mark.parametrize(
@@ -154,12 +154,12 @@ def test_which_configurations_are_ours(value: object, *, ours: bool) -> None:
 )
 def test_a_ca_bundle_has_one_spelling(bundle: object, canonical: str | None) -> None:
     value = VALUE | {"ari_endpoint": "https://pbx.example", "ari_ca_bundle": bundle}
-    assert configurations.parse(value).ca_bundle == canonical
-    assert configurations.canonical_bundle(canonical) == canonical
+    assert telephony_configuration.parse(value).ca_bundle == canonical
+    assert telephony_configuration.canonical_bundle(canonical) == canonical
 
 
 @pytest.mark.parametrize(
-    ("bundle", "why"),
+    ("bundle", "reason"),
     [
         (5, "not text"),
         ([PEM_ONE], "not text"),
@@ -177,12 +177,12 @@ def test_a_ca_bundle_has_one_spelling(bundle: object, canonical: str | None) -> 
         (PEM_ONE * 300, "longer than 16384 characters: give only the authority"),
     ],
 )
-def test_what_is_no_ca_bundle_is_refused(bundle: object, why: str) -> None:
-    with pytest.raises(errors.InvalidConfiguration, match=f"ari_ca_bundle .*{why}") as caught:
-        configurations.parse(VALUE | {"ari_endpoint": "https://pbx.example", "ari_ca_bundle": bundle})
+def test_what_is_no_ca_bundle_is_refused(bundle: object, reason: str) -> None:
+    with pytest.raises(errors.InvalidConfiguration, match=f"ari_ca_bundle .*{reason}") as caught:
+        telephony_configuration.parse(VALUE | {"ari_endpoint": "https://pbx.example", "ari_ca_bundle": bundle})
     assert "hunter2" not in str(caught.value)
 
 
 def test_a_ca_bundle_for_an_endpoint_without_tls_is_refused() -> None:
     with pytest.raises(errors.InvalidConfiguration, match="of no use to http://"):
-        configurations.parse(VALUE | {"ari_ca_bundle": PEM_ONE})
+        telephony_configuration.parse(VALUE | {"ari_ca_bundle": PEM_ONE})

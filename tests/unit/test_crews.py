@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from shared import messages, settings
-from workers import crews
+from shared import messages
+from shared.process import settings
+from workers import pools
 
 
 def test_every_queue_has_one_crew() -> None:
-    served = [queue for own in crews.CREWS.values() for queue in own]
+    served = [queue for own in pools.POOLS.values() for queue in own]
     assert sorted(served) == sorted(messages.QUEUES)
 
 
@@ -15,9 +16,9 @@ def test_every_crew_has_its_threads() -> None:
     config = settings.Worker.model_validate(
         {"redis_url": "redis://h", "secret_key": "x" * 16, "database_url": "postgresql://h/d"}
     )
-    assert set(config.crews) == set(crews.CREWS)
+    assert set(config.crews) == set(pools.POOLS)
 
 
 def test_a_call_that_was_begun_is_finished_before_another_is_begun() -> None:
-    set_up = [queue for queue in messages.QUEUES if queue in crews.CREWS["set-up"]]
-    assert set_up == ["bridge", "media", "runs", "quota", "originate"]
+    set_up = [queue for queue in messages.QUEUES if queue in pools.POOLS["set-up"]]
+    assert set_up == ["bridge", "media", "runs", "admission", "originate"]

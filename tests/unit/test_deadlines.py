@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from shared.core.deadlines import Limits, Step
+from shared.call.limits import Limits, Step
 
 SLOW = Limits(connect_seconds=30, read_seconds=60, queue_seconds=60, quota_seconds=20, database_seconds=5)
 EVERY = pytest.mark.parametrize("limits", [Limits(), SLOW])
@@ -17,7 +17,7 @@ EVERY = pytest.mark.parametrize("limits", [Limits(), SLOW])
 def test_a_claim_covers_the_time_outs_of_its_step(limits: Limits, step: Step) -> None:
     request, database, quota = limits.request_seconds, limits.database_seconds, limits.quota_seconds
     needed = {
-        Step.QUOTA: quota + database,
+        Step.ADMISSION: quota + database,
         # Lock, insert and store, then commit.
         Step.RUNS: 2 * database,
         # Media leg and bridge are asked for side by side, answer and addChannel as well.
@@ -54,7 +54,7 @@ def test_teardown_pauses_double_up_to_a_bound() -> None:
 
 def test_a_call_is_over_within_a_minute_of_its_last_sign_of_life() -> None:
     limits = Limits()
-    waits = (limits.redrives + 1) * limits.queue_wait()
+    waits = (limits.max_step_retries + 1) * limits.queue_wait()
     assert waits + limits.attempts * limits.attempt_wait() + (
         limits.media_checks + 1
     ) * limits.media_wait() < timedelta(seconds=60)

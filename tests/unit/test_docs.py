@@ -19,10 +19,11 @@ import typer
 
 from arictl import main as arictl
 from devstack import asterisk_config
-from shared import errors, keys, messages, settings
-from shared.core import calls
-from shared.core.assignments import SocketState
-from shared.core.deadlines import Limits, Step
+from shared import errors, keys, messages
+from shared.assignments import SocketState
+from shared.call import calls
+from shared.call.limits import Limits, Step
+from shared.process import settings
 
 ROOT = Path(__file__).parents[2]
 DOCS = (
@@ -111,7 +112,7 @@ def _said(field: Any) -> str:
 
 def deadlines_table() -> str:
     limits = Limits()
-    wait, checks, last = limits.queue_seconds, limits.media_checks, limits.redrives
+    wait, checks, last = limits.queue_seconds, limits.media_checks, limits.max_step_retries
     begun = limits.attempt_wait().total_seconds()
     again = f"the step again, {last} times at most; then the call ends"
     rows = [
@@ -137,7 +138,7 @@ def deadlines_table() -> str:
 def claims_table() -> str:
     limits = Limits()
     made_of = {
-        Step.QUOTA: f"{limits.quota_seconds:g} for quota and the platform's tables",
+        Step.ADMISSION: f"{limits.quota_seconds:g} for quota and the platform's tables",
         Step.RUNS: "two statements",
         Step.MEDIA: "one request",
         Step.BRIDGE: "one request",
@@ -314,7 +315,7 @@ def test_every_redis_key_is_in_the_architecture() -> None:
 
 
 def test_every_table_is_in_the_architecture() -> None:
-    migrations = "".join(path.read_text() for path in (ROOT / "shared/migrations/versions").glob("*.py"))
+    migrations = "".join(path.read_text() for path in (ROOT / "shared/storage/migrations/versions").glob("*.py"))
     tables = set(re.findall(r"CREATE TABLE (ari\.\w+)", migrations))
     assert set(re.findall(r"^\| `(ari\.\w+)`", text("docs/architecture.md"), re.MULTILINE)) == tables
 

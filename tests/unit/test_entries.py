@@ -8,9 +8,9 @@ from uuid import UUID
 
 import pytest
 
-from shared.core import entries
-from shared.core.calls import Call, Direction, Outcome, State
-from shared.core.entries import Entry
+from shared.call import stasis_entry
+from shared.call.calls import Call, Direction, Outcome, State
+from shared.call.stasis_entry import Entry
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 S1, S2, S3 = (f"2026-05-01T12:00:0{number}.000+0000" for number in (1, 2, 3))
@@ -57,7 +57,7 @@ ABANDONED = replace(ENDED, entered_stamp=None, outcome=Outcome.ABANDONED)
         (ENDED, S3, Entry.NEW),
         (ENDED_UNSTAMPED, S3, Entry.NEW),
         # It came back, and its leaving was not heard of.
-        (LIVE, S2, Entry.LEFT_UNHEARD),
+        (LIVE, S2, Entry.MISSED_STASIS_END),
         # Adopted by a resync, then the event arrives late.
         (ADOPTED, S1, Entry.KNOWN),
         (replace(ADOPTED, state=State.RECEIVED), S3, Entry.KNOWN),
@@ -78,7 +78,7 @@ ABANDONED = replace(ENDED, entered_stamp=None, outcome=Outcome.ABANDONED)
     ],
 )
 def test_what_a_start_is(last: Call | None, stamp: str, entry: Entry) -> None:
-    assert entries.judge(last, stamp) is entry
+    assert stasis_entry.judge(last, stamp) is entry
 
 
 @pytest.mark.parametrize(
@@ -98,4 +98,4 @@ def test_what_a_start_is(last: Call | None, stamp: str, entry: Entry) -> None:
     ],
 )
 def test_stamps_are_compared_as_moments(stamp: str, other: str, *, is_later: bool) -> None:
-    assert entries.later(stamp, other) is is_later
+    assert stasis_entry.later(stamp, other) is is_later

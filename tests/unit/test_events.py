@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared import errors
-from shared.core import events
-from shared.core.events import EventType
+from shared.asterisk import events
+from shared.asterisk.events import EventType
 
 CHANNEL: dict[str, Any] = {
     "id": "1762000000.12",

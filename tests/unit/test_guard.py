@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from shared import errors
-from shared.core import guard
+from shared.asterisk import address_guard
 
-OPEN = guard.Guard()
-STRICT = guard.Guard(strict=True)
-NETWORKS = guard.parse_networks
+OPEN = address_guard.AddressGuard()
+STRICT = address_guard.AddressGuard(strict=True)
+NETWORKS = address_guard.parse_networks
 
 NEVER = {
     "0.0.0.0": "unspecified",
@@ -58,9 +58,9 @@ PRIVATE = [
 @pytest.mark.parametrize(("address", "what"), NEVER.items())
 @pytest.mark.parametrize("allow", ["", "0.0.0.0/0, ::/0"])
 def test_no_setting_lets_through_where_no_asterisk_is(address: str, what: str, allow: str) -> None:
-    why = guard.Guard(allow=NETWORKS(allow)).complaint(address)
-    assert why is not None
-    assert what in why
+    reason = address_guard.AddressGuard(allow=NETWORKS(allow)).complaint(address)
+    assert reason is not None
+    assert what in reason
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -83,9 +83,9 @@ def test_a_public_address_is_let_through(address: str) -> None:
 def test_our_own_network_is_let_through_unless_the_guard_is_strict(addresses: list[str], what: str) -> None:
     for address in addresses:
         assert OPEN.complaint(address) is None, address
-        why = STRICT.complaint(address)
-        assert why is not None, address
-        assert f"a {what} address: ENDPOINT_GUARD is strict" in why
+        reason = STRICT.complaint(address)
+        assert reason is not None, address
+        assert f"a {what} address: ENDPOINT_GUARD is strict" in reason
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_our_own_network_is_let_through_unless_the_guard_is_strict(addresses: li
     ],
 )
 def test_the_narrower_network_counts(allow: str, deny: str, let_through: dict[str, bool]) -> None:
-    rule = guard.Guard(allow=NETWORKS(allow), deny=NETWORKS(deny), strict=True)
+    rule = address_guard.AddressGuard(allow=NETWORKS(allow), deny=NETWORKS(deny), strict=True)
     assert {address: rule.complaint(address) is None for address in let_through} == let_through
 
 

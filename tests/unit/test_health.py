@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from shared import health
+from shared.process import health
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,13 +20,18 @@ ROOT = Path(__file__).parents[2]
 def check(path: Path | None) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": os.environ["PATH"]} | ({"HEALTH_FILE": str(path)} if path else {})
     return subprocess.run(
-        [sys.executable, "-m", "shared.health"], check=False, cwd=ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "shared.process.health"],
+        check=False,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
 
 
 def test_a_process_that_beats_is_alive(tmp_path: Path) -> None:
     path = tmp_path / "alive"
-    health.Pulse(str(path)).beat()
+    health.Liveness(str(path)).beat()
     assert 0 <= health.silence(path, time.monotonic()) < 5
     done = check(path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -58,7 +63,7 @@ def test_where_nobody_notes_it_is_said() -> None:
 
 
 def test_a_file_that_cannot_be_written_is_logged_once_and_ends_nothing(tmp_path: Path) -> None:
-    pulse = health.Pulse(str(tmp_path / "missing" / "alive"))
+    pulse = health.Liveness(str(tmp_path / "missing" / "alive"))
     with structlog.testing.capture_logs() as logged:
         for _ in range(3):
             pulse.beat()
@@ -70,5 +75,5 @@ def test_a_file_that_cannot_be_written_is_logged_once_and_ends_nothing(tmp_path:
 
 def test_without_a_file_nothing_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    health.Pulse("").beat()
+    health.Liveness("").beat()
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from shared.core import ids
+from shared.call import ids
 
 PREFIX = "aip-"
 CALL = UUID("0c9a4e52-9c5e-5c53-8a5f-6d0a5d6a2f11")

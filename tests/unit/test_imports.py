@@ -21,18 +21,18 @@ DEVELOPMENT = {"simulator", "devstack", "tests", "bench"}
 #: One home per outside library: a file, or a folder.
 HOMES = {
     "websockets": ("listener/",),
-    "requests": ("workers/quota_service.py",),
-    "urllib3": ("workers/quota_service.py",),
-    "psycopg": ("shared/database.py",),
-    "psycopg_pool": ("shared/database.py",),
+    "requests": ("shared/platform/dograh/quota_service.py",),
+    "urllib3": ("shared/platform/dograh/quota_service.py",),
+    "psycopg": ("shared/storage/database.py",),
+    "psycopg_pool": ("shared/storage/database.py",),
     "apscheduler": ("scheduler/",),
-    "alembic": ("shared/migrations/",),
-    "sqlalchemy": ("shared/migrations/",),
-    "cryptography": ("shared/sealing.py",),
+    "alembic": ("shared/storage/migrations/",),
+    "sqlalchemy": ("shared/storage/migrations/",),
+    "cryptography": ("shared/process/sealing.py",),
     "typer": ("arictl/",),
     "rich": ("arictl/",),
-    "pydantic": ("shared/settings.py",),
-    "pydantic_settings": ("shared/settings.py",),
+    "pydantic": ("shared/process/settings.py",),
+    "pydantic_settings": ("shared/process/settings.py",),
 }
 
 #: What a pure core has no use for.
@@ -52,7 +52,7 @@ def sources(*packages: str) -> Iterator[tuple[str, ast.Module]]:
 
 
 def imports(tree: ast.Module) -> Iterator[str]:
-    """Every module a file imports, wherever in it; `from shared import database` is `shared.database`."""
+    """Every module a file imports, wherever in it; `from shared import database` is `shared.storage.database`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -66,7 +66,7 @@ IMPORTS = [(path, name) for path, tree in sources(*PRODUCT) for name in imports(
 
 
 def test_the_walk_sees_the_product() -> None:
-    assert ("workers/quota.py", "shared.store.Note") in IMPORTS
+    assert ("workers/inbound.py", "shared.storage.call_store.Note") in IMPORTS
     assert {path.split("/")[0] for path, _ in IMPORTS} >= {"listener", "workers", "scheduler", "arictl", "shared"}
 
 

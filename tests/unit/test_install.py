@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from shared import settings
+from shared.process import settings
 
 ROOT = Path(__file__).parents[2]
 PROCFILE = dict(re.findall(r"^(\w+): (.+)$", (ROOT / "Procfile").read_text(), re.MULTILINE))
@@ -117,7 +117,7 @@ def test_a_process_gets_what_it_must_have_and_time_to_drain(name: str) -> None:
     required = {field.upper() for field, about in kind.model_fields.items() if about.is_required()}
     assert required <= set(service["environment"])
     assert {variable for variable, value in service["environment"].items() if value != '""'} == required
-    assert words(service["healthcheck"]["test"]) == ["CMD", "python", "-m", "shared.health"]
+    assert words(service["healthcheck"]["test"]) == ["CMD", "python", "-m", "shared.process.health"]
     assert int(service["stop_grace_period"].removesuffix("s")) >= LONGEST_STOP_SECONDS
     waits = {other: about["condition"] for other, about in service["depends_on"].items()}
     assert waits["redis"] == "service_healthy"

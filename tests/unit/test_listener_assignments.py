@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from listener.assignments import Changes, changes
-from shared.core.assignments import Assignment
+from listener.assignment_changes import Changes, changes
+from shared.assignments import Assignment
 
 
 def assignment(number: int, *, epoch: int = 1, fingerprint: str = "f") -> Assignment:
@@ -45,17 +45,17 @@ def test_nothing_is_closed_when_redis_may_have_been_emptied() -> None:
 
 
 def test_what_another_is_to_take_over_is_kept_and_not_opened_again() -> None:
-    yielding = replace(A, yielding=True)
-    assert compare([A, B], [yielding, B]) == Changes(to_yield=(A.key,))
-    assert compare([yielding], [yielding]) == Changes(), "told once"
-    assert compare([], [yielding]) == Changes(), "nothing to keep, nothing to open"
-    assert compare([replace(A, epoch=2)], [yielding]) == Changes(), "of an older epoch"
+    draining = replace(A, draining=True)
+    assert compare([A, B], [draining, B]) == Changes(to_yield=(A.key,))
+    assert compare([draining], [draining]) == Changes(), "told once"
+    assert compare([], [draining]) == Changes(), "nothing to keep, nothing to open"
+    assert compare([replace(A, epoch=2)], [draining]) == Changes(), "of an older epoch"
 
 
 def test_what_comes_back_to_us_is_opened_anew() -> None:
-    yielding, returned = replace(A, yielding=True), replace(A, epoch=3)
-    assert compare([yielding], [returned]) == Changes(to_open=(returned,))
-    assert compare([yielding], [A]) == Changes(to_open=(A,))
+    draining, returned = replace(A, draining=True), replace(A, epoch=3)
+    assert compare([draining], [returned]) == Changes(to_open=(returned,))
+    assert compare([draining], [A]) == Changes(to_open=(A,))
 
 
 def test_higher_epoch_is_opened_anew() -> None:

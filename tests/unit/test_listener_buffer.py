@@ -10,7 +10,7 @@ ONE, TWO = (1, 1), (2, 1)
 
 
 def entry(connection: entries.Connection, name: str, size: int = 10) -> entries.Entry:
-    return entries.Entry(connection, "quota", name, b"x" * size)
+    return entries.Entry(connection, "admission", name, b"x" * size)
 
 
 def take(buffer: Buffer, most: int = 100) -> list[entries.Entry]:

@@ -2,8 +2,8 @@
 
 import asyncio
 
+from listener.assignment_lease import Standing
 from listener.clocks import RedisClock
-from listener.standing import Standing
 
 
 class Monotonic:

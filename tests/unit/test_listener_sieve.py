@@ -5,7 +5,7 @@ import json
 import pytest
 
 from listener import sieve
-from shared.core import events
+from shared.asterisk import events
 
 
 @pytest.mark.parametrize("kind", list(events.EventType))

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from listener.supervision import end, supervise
+from listener.tasks import end, supervise
 
 
 def test_a_task_that_dies_is_started_again_until_it_returns() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from listener.turns import Turns
+from listener.connect_limiter import Turns
 
 
 async def at_work(turns: Turns, tasks: int, work: asyncio.Event) -> list[asyncio.Task[None]]:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from shared import errors, logs, settings
+from shared import errors
+from shared.process import logs, settings
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_no_entry_shows_a_secret(log_format: str, capfd: pytest.CaptureFixture[s
     configured(log_format)
     ours, theirs = structlog.stdlib.get_logger("ours"), logging.getLogger("theirs")
     ours.info("redis://:hunter2@host", url="http://u:hunter2@host", password="hunter2", Authorization="hunter2")
-    ours.info("nested", what={"app_password": "hunter2"}, why=ValueError("password=hunter2"), raw=b"token=hunter2")
+    ours.info("nested", what={"app_password": "hunter2"}, reason=ValueError("password=hunter2"), raw=b"token=hunter2")
     theirs.warning("could not connect to %s", "redis://:hunter2@host")
     theirs.warning("extra", extra={"url": "redis://:hunter2@host"})
     for logger in (ours, theirs):
@@ -121,7 +122,7 @@ def test_an_entry_says_which_process_and_how_grave(log_format: str, capfd: pytes
     [
         ("dramatiq.worker.WorkerThread", errors.QueueUnavailable("away"), False),
         ("dramatiq.worker.WorkerThread", KeyError("a fault of ours"), True),
-        ("workers.steps", errors.QueueUnavailable("away"), True),
+        ("workers.ports", errors.QueueUnavailable("away"), True),
     ],
 )
 def test_no_traceback_of_what_is_tried_again(

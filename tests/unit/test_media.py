@@ -12,10 +12,11 @@ from uuid import UUID
 
 import pytest
 
-from shared import errors, messages, rest
-from shared.core import facts
-from shared.core.calls import Call, Direction, State
-from shared.core.deadlines import Limits
+from shared import errors, messages
+from shared.asterisk import rest
+from shared.call import facts
+from shared.call.calls import Call, Direction, State
+from shared.call.limits import Limits
 from workers import asterisks, media
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -76,14 +77,14 @@ class Asterisk:
 def test_what_both_answers_come_to(
     of_media: errors.PipelineError | None, of_bridge: errors.PipelineError | None, fact: type[facts.Fact]
 ) -> None:
-    asterisk, side_by_side = Asterisk(of_media, of_bridge), asterisks.SideBySide(2)
+    asterisk, in_parallel = Asterisk(of_media, of_bridge), asterisks.ParallelRequests(2)
     tools = SimpleNamespace(
-        media_id=lambda call: "m1", bridge_id=lambda call: "b1", side_by_side=side_by_side, token_secret=None
+        media_id=lambda call: "m1", bridge_id=lambda call: "b1", in_parallel=in_parallel, token_secret=None
     )
     try:
         reported = media._ask(cast(Any, tools), cast(Any, asterisk), CALL)
     finally:
-        side_by_side.close()
+        in_parallel.close()
     assert type(reported) is fact
     whose = {"workflow_id": "1", "user_id": "2", "workflow_run_id": "3"}
     assert sorted(asterisk.asked) == [("b1", {}), ("m1", whose)]
@@ -95,12 +96,12 @@ class LeftAlone:
     def __init__(self) -> None:
         self.looked_up: list[Call] = []
 
-    def of(self, call: Call, witness: rest.Witness) -> LeftAlone:
+    def of(self, call: Call, budget: rest.RequestBudget) -> LeftAlone:
         self.looked_up.append(call)
         return self
 
     @property
-    def is_in_doubt(self) -> bool:
+    def must_probe(self) -> bool:
         raise errors.AsteriskUnreachable("left alone for a moment", may_have_acted=False)
 
 
@@ -108,7 +109,7 @@ class InDoubt(LeftAlone):
     """One that is to show first whether it answers, and does not."""
 
     @property
-    def is_in_doubt(self) -> bool:
+    def must_probe(self) -> bool:
         return True
 
     def channel(self, channel_id: str) -> None:
@@ -127,7 +128,7 @@ class Unwritten:
     def now(self) -> datetime:
         return NOW
 
-    def note(self, notes: list[object], *, call: Call) -> None:
+    def append_timeline(self, timeline: list[object], *, call: Call) -> None:
         pass
 
 
@@ -139,10 +140,10 @@ def test_no_attempt_is_spent_on_an_asterisk_that_is_left_alone(
 ) -> None:
     """The order is given again in a moment; when the deadline comes before that, the sweep gives it."""
     call = replace(CALL, attempt=attempt - 1, deadline_at=NOW + timedelta(seconds=left_seconds))
-    ledger = SimpleNamespace(store=Unwritten(call), limits=Limits(), clock=time)
+    writer = SimpleNamespace(store=Unwritten(call), limits=Limits(), clock=time)
     later: list[tuple[messages.Message, timedelta]] = []
     tools = SimpleNamespace(
-        ledger=ledger, asterisks=asterisk, send_later=lambda message, wait: later.append((message, wait))
+        writer=writer, asterisks=asterisk, send_later=lambda message, wait: later.append((message, wait))
     )
     media.start_media(cast(Any, tools), call_id=call.call_id, attempt=attempt)
     assert bool(later) is sent
@@ -154,8 +155,8 @@ def test_no_attempt_is_spent_on_an_asterisk_that_is_left_alone(
 def test_an_order_that_no_longer_applies_asks_nobody() -> None:
     asterisk = LeftAlone()
     for call in (replace(CALL, state=State.ENDING, attempt=0), replace(CALL, attempt=1), replace(CALL, attempt=2)):
-        ledger = SimpleNamespace(store=Unwritten(call), limits=Limits(), clock=time)
-        tools = SimpleNamespace(ledger=ledger, asterisks=asterisk)
+        writer = SimpleNamespace(store=Unwritten(call), limits=Limits(), clock=time)
+        tools = SimpleNamespace(writer=writer, asterisks=asterisk)
         media.start_media(cast(Any, tools), call_id=call.call_id, attempt=1)
     assert asterisk.looked_up == []
 
@@ -164,16 +165,16 @@ def test_the_requests_of_every_step_at_work_go_side_by_side() -> None:
     """A step whose Asterisk hangs keeps no request of another step waiting: each has threads of its own."""
     steps, requests = 3, 5
     together = threading.Barrier(steps * requests)
-    side_by_side = asterisks.SideBySide(steps)
+    in_parallel = asterisks.ParallelRequests(steps)
     results: list[list[object]] = []
 
     def step() -> None:
-        results.append(side_by_side(*[lambda: together.wait(10)] * requests))
+        results.append(in_parallel(*[lambda: together.wait(10)] * requests))
 
     threads = [threading.Thread(target=step) for _ in range(steps)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    side_by_side.close()
+    in_parallel.close()
     assert len(results) == steps

@@ -7,26 +7,26 @@ import hmac
 
 import pytest
 
-from shared import media_tokens
+from shared.platform.dograh import media_url
 
 WHOSE = {"workflow_id": 1, "user_id": 2, "workflow_run_id": 3}
 
 
 def test_a_token_is_the_hmac_the_endpoint_expects() -> None:
     expected = hmac.new(b"secret", b"1:2:3", hashlib.sha256).hexdigest()
-    assert media_tokens.token("secret", **WHOSE) == expected
-    assert media_tokens.valid(expected, "secret", **WHOSE)
+    assert media_url.token("secret", **WHOSE) == expected
+    assert media_url.valid(expected, "secret", **WHOSE)
 
 
 @pytest.mark.parametrize("field", sorted(WHOSE))
 def test_a_token_is_of_no_other_run_user_or_workflow(field: str) -> None:
-    token = media_tokens.token("secret", **WHOSE)
-    assert not media_tokens.valid(token, "secret", **(WHOSE | {field: 9}))
+    token = media_url.token("secret", **WHOSE)
+    assert not media_url.valid(token, "secret", **(WHOSE | {field: 9}))
 
 
 @pytest.mark.parametrize(
     "candidate",
-    ["", "x", "ü", "0" * 64, media_tokens.token("other", **WHOSE), media_tokens.token("secret", **WHOSE).upper()],
+    ["", "x", "ü", "0" * 64, media_url.token("other", **WHOSE), media_url.token("secret", **WHOSE).upper()],
 )
 def test_no_other_text_is_a_token(candidate: str) -> None:  # fmt: skip
-    assert not media_tokens.valid(candidate, "secret", **WHOSE)
+    assert not media_url.valid(candidate, "secret", **WHOSE)

@@ -14,9 +14,10 @@ import pytest
 from dramatiq.brokers import stub
 
 from shared import errors, messages
-from shared.broker import brokers, retries
-from shared.core import commands, events, ids
-from shared.core.events import Event, EventType
+from shared.asterisk import events
+from shared.asterisk.events import Event, EventType
+from shared.broker import redis_broker, retries
+from shared.call import commands, ids
 from workers import actors
 
 PREFIX = "aip-"
@@ -40,18 +41,18 @@ def sent(happened: Event) -> messages.Message | None:
 @pytest.mark.parametrize(
     ("kind", "channel_id", "actor"),
     [
-        (EventType.STASIS_START, CALLER, "receive_caller"),
-        (EventType.STASIS_START, MEDIA, "note_media_ready"),
-        (EventType.STASIS_START, ORIGINATED, "note_answered"),
-        (EventType.STASIS_START, ORIGINATED + ";2", "receive_caller"),
-        (EventType.CHANNEL_DESTROYED, ORIGINATED, "note_leg_ended"),
-        (EventType.STASIS_START, MEDIA.replace("aip-", "other-"), "receive_caller"),
-        (EventType.STASIS_START, MEDIA + "x", "receive_caller"),
-        (EventType.STASIS_END, CALLER, "note_leg_ended"),
-        (EventType.STASIS_END, MEDIA, "note_leg_ended"),
-        (EventType.CHANNEL_DESTROYED, CALLER, "note_leg_ended"),
-        (EventType.CHANNEL_DESTROYED, MEDIA, "note_leg_ended"),
-        (EventType.CHANNEL_HANGUP_REQUEST, CALLER, "note_leg_ended"),
+        (EventType.STASIS_START, CALLER, "caller_entered"),
+        (EventType.STASIS_START, MEDIA, "media_leg_ready"),
+        (EventType.STASIS_START, ORIGINATED, "far_end_answered"),
+        (EventType.STASIS_START, ORIGINATED + ";2", "caller_entered"),
+        (EventType.CHANNEL_DESTROYED, ORIGINATED, "leg_ended"),
+        (EventType.STASIS_START, MEDIA.replace("aip-", "other-"), "caller_entered"),
+        (EventType.STASIS_START, MEDIA + "x", "caller_entered"),
+        (EventType.STASIS_END, CALLER, "leg_ended"),
+        (EventType.STASIS_END, MEDIA, "leg_ended"),
+        (EventType.CHANNEL_DESTROYED, CALLER, "leg_ended"),
+        (EventType.CHANNEL_DESTROYED, MEDIA, "leg_ended"),
+        (EventType.CHANNEL_HANGUP_REQUEST, CALLER, "leg_ended"),
         (EventType.CHANNEL_HANGUP_REQUEST, MEDIA, None),
         (EventType.DIAL, CALLER, None),
         (EventType.APPLICATION_REPLACED, CALLER, None),
@@ -69,11 +70,11 @@ def test_where_an_event_goes(kind: EventType, channel_id: str, actor: str | None
         ("RINGING", None),
         ("PROGRESS", None),
         ("ANSWER", None),
-        ("BUSY", "note_dialled"),
-        ("NOANSWER", "note_dialled"),
-        ("CANCEL", "note_dialled"),
-        ("CONGESTION", "note_dialled"),
-        ("CHANUNAVAIL", "note_dialled"),
+        ("BUSY", "dial_ended"),
+        ("NOANSWER", "dial_ended"),
+        ("CANCEL", "dial_ended"),
+        ("CONGESTION", "dial_ended"),
+        ("CHANUNAVAIL", "dial_ended"),
     ],
 )
 def test_only_dialling_in_vain_is_told(status: str, actor: str | None) -> None:
@@ -106,12 +107,12 @@ def test_an_event_is_carried_whole() -> None:
 
 
 ORDERS: list[tuple[commands.Command, str, dict[str, Any]]] = [
-    (commands.DecideAdmission(call_id=CALL), "quota", {}),
+    (commands.DecideAdmission(call_id=CALL), "admission", {}),
     (commands.CreateRun(call_id=CALL), "runs", {}),
-    (commands.PlaceCall(call_id=CALL), "originate", {}),
+    (commands.OriginateLeg(call_id=CALL), "originate", {}),
     (commands.StartMedia(call_id=CALL, attempt=2), "media", {"attempt": 2}),
     (commands.CheckMedia(call_id=CALL, attempt=2), "bridge", {"attempt": 2}),
-    (commands.Join(call_id=CALL, attempt=2), "bridge", {"attempt": 2}),
+    (commands.JoinLegs(call_id=CALL, attempt=2), "bridge", {"attempt": 2}),
     (commands.TearDown(call_id=CALL), "teardown", {}),
     (commands.RemoveAttempt(call_id=CALL, attempt=2), "teardown", {"attempt": 2}),
 ]
@@ -150,9 +151,9 @@ def test_a_worker_declares_every_actor() -> None:
         ("tear_down", {"v": 2, "call_id": str(CALL)}),
         ("tear_down", {"v": 1, "call_id": "x"}),
         ("start_media", {"v": 1, "call_id": str(CALL)}),
-        ("receive_caller", {"v": 1, "connection_id": 1, "connection_version": 1, "at_ms": 1}),
-        ("receive_caller", {"v": 1, "connection_id": 1, "connection_version": 1, "at_ms": 1, "event": {"type": "x"}}),
-        ("receive_caller", {"v": 1, "connection_id": 1, "connection_version": 1, "at_ms": 1, "event": 5}),
+        ("caller_entered", {"v": 1, "connection_id": 1, "connection_version": 1, "at_ms": 1}),
+        ("caller_entered", {"v": 1, "connection_id": 1, "connection_version": 1, "at_ms": 1, "event": {"type": "x"}}),
+        ("caller_entered", {"v": 1, "connection_id": 1, "connection_version": 1, "at_ms": 1, "event": 5}),
         ("request_call", {"v": 1, "organization_id": 1, "number": 5, "request_id": "r", "workflow_id": 1}),
         ("request_call", {"v": 1, "organization_id": "1", "number": "5", "request_id": "r", "workflow_id": 1}),
         ("request_call", {"v": 1, "organization_id": 1, "number": "5", "request_id": ["r"], "workflow_id": 1}),
@@ -202,9 +203,9 @@ def test_every_message_takes_turns_by_its_connection() -> None:
     resync = messages.of_resync(connection_id=7, connection_version=2, reason="connected", full=True)
     for message in (order, happened, resync):
         assert message is not None
-        assert brokers.reference(message) == f"7/{message.message_id}"
+        assert redis_broker.reference(message) == f"7/{message.message_id}"
 
 
 def test_a_message_survives_dramatiq() -> None:
-    message = messages.of_command(commands.Join(call_id=CALL, attempt=1), connection_id=7)
+    message = messages.of_command(commands.JoinLegs(call_id=CALL, attempt=1), connection_id=7)
     assert dramatiq.Message.decode(message.encode()).kwargs == message.kwargs

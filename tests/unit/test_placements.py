@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.core import placements
+from scheduler import rebalancing
 
 
 def keys(number: int) -> list[str]:
@@ -16,7 +16,7 @@ def keys(number: int) -> list[str]:
 
 
 def spread(number: int, *listeners: str, capacity: int = 1000) -> dict[str, str | None]:
-    return placements.place(dict.fromkeys(keys(number)), dict.fromkeys(listeners, capacity))
+    return rebalancing.place(dict.fromkeys(keys(number)), dict.fromkeys(listeners, capacity))
 
 
 def moved(before: dict[str, str | None], after: dict[str, str | None]) -> list[str]:
@@ -39,7 +39,7 @@ def test_keys_are_spread_evenly(number: int, listeners: int) -> None:
 def test_one_that_joins_gets_its_share_and_nobody_else_gets_anything(number: int, listeners: int) -> None:
     names = [f"l{each}" for each in range(listeners)]
     before = spread(number, *names)
-    after = placements.place(before, dict.fromkeys([*names, "new"], 1000))
+    after = rebalancing.place(before, dict.fromkeys([*names, "new"], 1000))
     assert {after[key] for key in moved(before, after)} <= {"new"}
     assert abs(len(moved(before, after)) - number / (listeners + 1)) < 1
 
@@ -48,33 +48,33 @@ def test_one_that_joins_gets_its_share_and_nobody_else_gets_anything(number: int
 def test_one_that_leaves_moves_its_own_and_nothing_else(number: int, listeners: int) -> None:
     names = [f"l{each}" for each in range(listeners)]
     before = spread(number, *names)
-    after = placements.place(before, dict.fromkeys(names[1:], 1000))
+    after = rebalancing.place(before, dict.fromkeys(names[1:], 1000))
     assert moved(before, after) == [key for key, listener in before.items() if listener == "l0"]
     assert counts(after)[-1] - counts(after)[0] <= 1
 
 
 def test_shares_are_in_proportion_to_capacity() -> None:
-    placed = placements.place(dict.fromkeys(keys(90)), {"small": 100, "large": 200})
+    placed = rebalancing.place(dict.fromkeys(keys(90)), {"small": 100, "large": 200})
     assert Counter(placed.values()) == {"small": 30, "large": 60}
 
 
 def test_what_finds_no_room_is_told() -> None:
-    placed = placements.place(dict.fromkeys(keys(10)), {"a": 3, "b": 4})
+    placed = rebalancing.place(dict.fromkeys(keys(10)), {"a": 3, "b": 4})
     assert Counter(placed.values()) == {"a": 3, "b": 4, None: 3}
-    assert placements.place({"1:1": "gone"}, {}) == {"1:1": None}
-    assert placements.place({"1:1": None}, {"a": 0}) == {"1:1": None}
-    assert placements.place({}, {"a": 3}) == {}
+    assert rebalancing.place({"1:1": "gone"}, {}) == {"1:1": None}
+    assert rebalancing.place({"1:1": None}, {"a": 0}) == {"1:1": None}
+    assert rebalancing.place({}, {"a": 3}) == {}
 
 
 def test_the_same_question_has_the_same_answer_in_any_order() -> None:
     forward = spread(50, "a", "b", "c")
-    backward = placements.place(dict.fromkeys(reversed(keys(50))), {"c": 1000, "b": 1000, "a": 1000})
+    backward = rebalancing.place(dict.fromkeys(reversed(keys(50))), {"c": 1000, "b": 1000, "a": 1000})
     assert forward == backward
 
 
 def test_a_lost_share_is_not_heaped_on_one() -> None:
     before = spread(300, "a", "b", "c", "d")
-    after = placements.place(before, dict.fromkeys("bcd", 1000))
+    after = rebalancing.place(before, dict.fromkeys("bcd", 1000))
     assert all(abs(count - 25) <= 1 for count in Counter(after[key] for key in moved(before, after)).values())
 
 
@@ -88,7 +88,7 @@ listener_names = st.sampled_from([f"l{number}" for number in range(8)])
 def test_whatever_is_held_the_outcome_is_balanced_stable_and_moves_the_least(
     held: dict[str, str | None], capacities: dict[str, int]
 ) -> None:
-    placed = placements.place(held, capacities)
+    placed = rebalancing.place(held, capacities)
     assert placed.keys() == held.keys()
     sizes = Counter(listener for listener in placed.values() if listener is not None)
     assert all(sizes[listener] <= capacity for listener, capacity in capacities.items())
@@ -97,7 +97,7 @@ def test_whatever_is_held_the_outcome_is_balanced_stable_and_moves_the_least(
     assert sum(sizes.values()) == number
     shares = {listener: number * capacity / total for listener, capacity in capacities.items() if total}
     assert all(abs(sizes[listener] - share) < 1 for listener, share in shares.items())
-    assert placements.place(placed, capacities) == placed
+    assert rebalancing.place(placed, capacities) == placed
     # A key leaves a living listener only when that one holds more than its share.
     for listener in capacities:
         had = [key for key, holder in held.items() if holder == listener]

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from shared.core import calls, quotas
-from shared.core.calls import Cause, State
-from shared.core.quotas import Quota
+from shared.call import calls, quota_rules
+from shared.call.calls import Cause, State
+from shared.call.quota_rules import Quota
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ from shared.core.quotas import Quota
 def test_the_lower_of_two_limits_counts_and_the_default_where_there_is_none(
     own: int | None, platform: int | None, default: int | None, slots: int | None
 ) -> None:
-    assert quotas.slots(own, platform, default) == slots
+    assert quota_rules.slots(own, platform, default) == slots
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_the_lower_of_two_limits_counts_and_the_default_where_there_is_none(
     [(0, 1, False), (1, 2, False), (1, 1, True), (2, 2, True), (3, 2, True), (0, 0, True), (5, 0, True)],
 )
 def test_a_call_too_many_is_busy(taken: int, limit: int, refused: bool) -> None:
-    refusal = quotas.crowded(taken=taken, limit=limit)
+    refusal = quota_rules.no_free_slot(taken=taken, limit=limit)
     assert (refusal is not None) is refused
     if refusal is not None:
         assert refusal.hangup_cause == Cause.BUSY
@@ -63,7 +63,7 @@ def test_a_blocked_or_exhausted_organization_is_not_allowed(
     blocked: bool, minutes: int | None, used_seconds: float, reason: str | None
 ) -> None:
     quota = Quota(organization_id=1, blocked=blocked, minutes_per_month=minutes)
-    refusal = quotas.exhausted(quota, used_seconds=used_seconds)
+    refusal = quota_rules.exhausted(quota, used_seconds=used_seconds)
     assert (refusal.reason if refusal is not None else None) == reason
     assert refusal is None or refusal.hangup_cause == Cause.NOT_ALLOWED
 
@@ -80,7 +80,7 @@ def test_a_blocked_or_exhausted_organization_is_not_allowed(
     ],
 )
 def test_a_month_begins_in_utc(now: datetime, start: datetime) -> None:
-    assert quotas.month_start(now) == start
+    assert quota_rules.month_start(now) == start
 
 
 def test_every_state_takes_a_slot_or_not() -> None:

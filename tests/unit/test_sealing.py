@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shared import errors, sealing
+from shared import errors
+from shared.process import sealing
 
 OLD, NEW, OTHER = "an old key of ours", "a new key of ours!", "somebody else's key"
 SECRET = "p@ss wörd & # % + :"

@@ -9,15 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared import errors
-from shared.core import serving
-from shared.core.call_requests import CallRequest
+from shared.call import call_settings
+from shared.call.call_requests import CallRequest
 
 VALUE: dict[str, Any] = {"ws_client_name": "media"}
 
 
 def test_the_usual_terms() -> None:
-    usual = serving.Terms(media_client="media", call_seconds=None, dial_template="PJSIP/{number}", caller_id=None)
-    assert serving.terms(VALUE) == usual
+    usual = call_settings.CallSettings(
+        media_client="media", call_seconds=None, dial_template="PJSIP/{number}", caller_id=None
+    )
+    assert call_settings.parse(VALUE) == usual
 
 
 def test_a_configuration_s_own_terms() -> None:
@@ -26,13 +28,13 @@ def test_a_configuration_s_own_terms() -> None:
         "ari_dial_template": "PJSIP/{number}@trunk",
         "from_numbers": ["", 5, "+4930 1", "+49301"],
     }
-    assert serving.terms(value) == serving.Terms(
+    assert call_settings.parse(value) == call_settings.CallSettings(
         media_client="media", call_seconds=90.0, dial_template="PJSIP/{number}@trunk", caller_id="+49301"
     )
 
 
 @pytest.mark.parametrize(
-    ("changes", "why"),
+    ("changes", "reason"),
     [
         ({"ws_client_name": None}, "ws_client_name is missing"),
         ({"ws_client_name": ["media"]}, "ws_client_name holds what is not text"),
@@ -49,26 +51,28 @@ def test_a_configuration_s_own_terms() -> None:
         ),
     ],
 )  # fmt: skip
-def test_unusable_terms_are_named(changes: dict[str, Any], why: str) -> None:
-    with pytest.raises(errors.InvalidConfiguration, match=why):
-        serving.terms(VALUE | changes)
+def test_unusable_terms_are_named(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(errors.InvalidConfiguration, match=reason):
+        call_settings.parse(VALUE | changes)
 
 
 @pytest.mark.parametrize("value", [None, [], "x", 5])
 def test_what_is_no_configuration_has_no_terms(value: object) -> None:
     with pytest.raises(errors.InvalidConfiguration):
-        serving.terms(value)
-    assert not serving.goes_on(value)
+        call_settings.parse(value)
+    assert not call_settings.continue_in_dialplan(value)
 
 
-@pytest.mark.parametrize(("setting", "goes_on"), [("continue", True), ("hangup", False), (None, False), (5, False)])
-def test_refused_callers_go_on_only_where_it_says_so(setting: object, goes_on: bool) -> None:
-    assert serving.goes_on({"ari_on_refusal": setting}) is goes_on
+@pytest.mark.parametrize(
+    ("setting", "continue_in_dialplan"), [("continue", True), ("hangup", False), (None, False), (5, False)]
+)
+def test_refused_callers_go_on_only_where_it_says_so(setting: object, continue_in_dialplan: bool) -> None:
+    assert call_settings.continue_in_dialplan({"ari_on_refusal": setting}) is continue_in_dialplan
 
 
 @pytest.mark.parametrize("number", ["+4930123456", "100", "*97", "#1", "alice", "a.b_c-d", " 100 "])
 def test_numbers_that_can_be_dialled(number: str) -> None:
-    assert serving.endpoint("PJSIP/{number}@trunk", number) == f"PJSIP/{number.strip()}@trunk"
+    assert call_settings.endpoint("PJSIP/{number}@trunk", number) == f"PJSIP/{number.strip()}@trunk"
 
 
 @pytest.mark.parametrize(
@@ -78,14 +82,14 @@ def test_numbers_that_can_be_dialled(number: str) -> None:
 )  # fmt: skip
 def test_what_could_mean_something_else_is_not_dialled(number: str) -> None:
     with pytest.raises(errors.InvalidRequest, match="is no number"):
-        serving.endpoint("PJSIP/{number}@trunk", number)
+        call_settings.endpoint("PJSIP/{number}@trunk", number)
 
 
 @settings(max_examples=500, deadline=None, derandomize=True, database=None)
 @given(st.text(max_size=80))
 def test_an_endpoint_is_the_template_with_one_plain_word_in_it(number: str) -> None:
     try:
-        endpoint = serving.endpoint("PJSIP/{number}@trunk", number)
+        endpoint = call_settings.endpoint("PJSIP/{number}@trunk", number)
     except errors.InvalidRequest:
         return
     technology, _, rest = endpoint.partition("/")
@@ -95,7 +99,7 @@ def test_an_endpoint_is_the_template_with_one_plain_word_in_it(number: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("changes", "why"),
+    ("changes", "reason"),
     [
         ({"request_id": ""}, "request id"),
         ({"request_id": "x" * 201}, "request id"),
@@ -107,8 +111,8 @@ def test_an_endpoint_is_the_template_with_one_plain_word_in_it(number: str) -> N
         ({"number": "1@2"}, "is no number"),
     ],
 )
-def test_a_request_that_cannot_be_placed_says_why(changes: dict[str, Any], why: str) -> None:
+def test_a_request_that_cannot_be_placed_says_why(changes: dict[str, Any], reason: str) -> None:
     asked: dict[str, Any] = {"organization_id": 1, "number": "100", "request_id": "r", "workflow_id": 7}
     assert CallRequest(**asked).checked() == CallRequest(**asked)
-    with pytest.raises(errors.InvalidRequest, match=why):
+    with pytest.raises(errors.InvalidRequest, match=reason):
         CallRequest(**(asked | changes)).checked()

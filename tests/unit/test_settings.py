@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shared import errors, sealing, settings
-from shared.core.deadlines import Limits
+from shared import errors
+from shared.call.limits import Limits
+from shared.process import sealing, settings
 
 GOOD = {
     "REDIS_URL": "redis://:hunter2@redis:6379/0",
@@ -82,7 +83,7 @@ def test_the_tool_needs_a_database_and_nothing_else(environment: pytest.MonkeyPa
         ("STALE_START_SECONDS", "nan", "must be a number, more than 0 and at most 60; the default is 10"),
         ("WORKER_THREADS", "0", "must be a whole number, at least 1 and at most 64; the default is 8"),
         ("WORKER_THREADS", "2.5", "must be a whole number, at least 1 and at most 64; the default is 8"),
-        ("WORKER_QUEUES", "quota,medai", "no such queue: medai"),
+        ("WORKER_QUEUES", "admission,medai", "no such queue: medai"),
         ("ASTERISK_REQUESTS", "61", "must be a whole number, at least 2 and at most 60"),
         ("MEDIA_TOKEN", "false", "must be one of on, off"),
         ("RUN_COMPLETION", "hunter2", "must be one of ours, platform"),
@@ -137,7 +138,7 @@ def test_prefixes_of_ours(environment: pytest.MonkeyPatch, prefix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "queues"), [("", set()), ("media", {"media"}), (" quota, resync ,", {"quota", "resync"})]
+    ("text", "queues"), [("", set()), ("media", {"media"}), (" admission, resync ,", {"admission", "resync"})]
 )
 def test_queues_to_serve(environment: pytest.MonkeyPatch, text: str, queues: set[str]) -> None:
     environment.setenv("WORKER_QUEUES", text)

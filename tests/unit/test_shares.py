@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.broker.shares import REMEMBERED_SECONDS, SLOW_SECONDS, Shares
+from shared.broker.fairness import REMEMBERED_SECONDS, SLOW_SECONDS, Shares
 
 Told = tuple[int, int, dict[bytes, tuple[int, bool]]]
 

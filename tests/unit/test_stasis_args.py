@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared import errors
-from shared.core import stasis_args
-from shared.core.stasis_args import RunArgs
+from shared.call import stasis_args
+from shared.call.stasis_args import RunArgs
 
 WHOLE = RunArgs(workflow_run_id=3, workflow_id=7, user_id=9)
 
@@ -35,7 +35,7 @@ def test_the_dialplan_s_own_arguments_name_no_run(args: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "why"),
+    ("args", "reason"),
     [
         (["workflow_run_id=3"], "workflow_id is missing"),
         (["workflow_id=7", "user_id=9"], "workflow_run_id is missing"),
@@ -46,9 +46,9 @@ def test_the_dialplan_s_own_arguments_name_no_run(args: list[str]) -> None:
         ),
     ],
 )
-def test_unusable_arguments_are_refused_with_the_reason(args: list[str], why: str) -> None:
+def test_unusable_arguments_are_refused_with_the_reason(args: list[str], reason: str) -> None:
     assert stasis_args.names_run(args)
-    with pytest.raises(errors.InvalidStasisArgs, match=why):
+    with pytest.raises(errors.InvalidStasisArgs, match=reason):
         stasis_args.read(args)
 
 

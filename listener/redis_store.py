@@ -1,0 +1,200 @@
+"""Redis as the listener uses it: heartbeats, assignments, reports, pushes. The only module that knows redis.
+
+Every operation is bounded in time and tried once: whoever asked decides whether to repeat it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from listener import entries
+from shared import assignments, errors, keys
+from shared.broker import scripts
+from shared.process import logs
+
+_CONNECT_SECONDS = 2.0
+_READ_SECONDS = 3.0
+_OPERATION_SECONDS = 6.0
+_REPORTS_SECONDS = 60
+_ASSIGNMENTS_SECONDS = 3600
+_ENQUEUED_AT_ONCE = 100
+
+#: By Redis's clock, in one step: KEYS listeners, revision, capacities; ARGV listener id, capacity
+#: → [time in ms, newly added, revision].
+_BEAT = """
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local added = redis.call('ZADD', KEYS[1], now_ms, ARGV[1])
+redis.call('HSET', KEYS[3], ARGV[1], ARGV[2])
+return {now_ms, added, redis.call('GET', KEYS[2])}
+"""
+
+#: KEYS listeners, capacities; ARGV listener id, what counts as alive in ms → how many other listeners are alive.
+_LEAVE = """
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('HDEL', KEYS[2], ARGV[1])
+return redis.call('ZCOUNT', KEYS[1], now_ms - ARGV[2], '+inf')
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What Redis answered to a heartbeat; `asked` and `answered` are our monotonic clock around it."""
+
+    redis_ms: int
+    #: Redis did not know us: our first heartbeat, or it was emptied, or we were taken for dead.
+    unknown: bool
+    #: Of our assignments; None when there is none.
+    revision: int | None
+    asked: float
+    answered: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assigned:
+    """Our assignments as Redis holds them; None for one that cannot be read."""
+
+    revision: int | None
+    assignments: dict[str, assignments.Assignment | None]
+
+
+class Store:
+    """One Redis, for one listener.
+
+    Args:
+        capacity: Most sockets we may be given.
+        timeout_seconds: A listener silent for this long is not counted on when we leave.
+
+    Raises (every operation):
+        QueueUnavailable: Redis did not answer as it should; whether the operation took effect is unknown.
+    """
+
+    def __init__(self, url: str, listener_id: str, *, capacity: int, timeout_seconds: float) -> None:
+        self._listener_id = listener_id
+        self._capacity = capacity
+        self._alive_ms = int(timeout_seconds * 1000)
+        try:
+            self._redis = redis.asyncio.Redis.from_url(
+                url,
+                socket_connect_timeout=_CONNECT_SECONDS,
+                socket_timeout=_READ_SECONDS,
+                retry=Retry(NoBackoff(), 0),
+            )
+        except ValueError:
+            # Not chained: its text may show the URL.
+            raise errors.InvalidSettings("  REDIS_URL: is not a usable URL") from None
+
+    async def beat(self, reports: Iterable[assignments.Report], gone: Iterable[str]) -> Answer:
+        """One heartbeat, with the reports that changed and the keys whose reports are to go."""
+        reports_key = keys.reports(self._listener_id)
+        revision_key = keys.revision(self._listener_id)
+        changed: dict[Any, Any] = {report.key: assignments.encode(report) for report in reports}
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.eval(_BEAT, 3, keys.LISTENERS, revision_key, keys.CAPACITIES, self._listener_id, self._capacity)
+        if changed:
+            pipe.hset(reports_key, mapping=changed)
+        if removed := [key for key in gone if key not in changed]:
+            pipe.hdel(reports_key, *removed)
+        if changed or removed:
+            pipe.incr(keys.REPORTS_REVISION)
+        pipe.expire(reports_key, _REPORTS_SECONDS)
+        pipe.expire(revision_key, _ASSIGNMENTS_SECONDS)
+        pipe.expire(keys.assignments(self._listener_id), _ASSIGNMENTS_SECONDS)
+        asked = time.monotonic()
+        async with self._guarded():
+            (redis_ms, added, revision), *_rest = await pipe.execute()
+        return Answer(
+            redis_ms=int(redis_ms),
+            unknown=bool(added),
+            revision=_revision(revision),
+            asked=asked,
+            answered=time.monotonic(),
+        )
+
+    async def read(self) -> Assigned:
+        """Our assignments and their revision, of one moment."""
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.get(keys.revision(self._listener_id))
+        pipe.hgetall(keys.assignments(self._listener_id))
+        async with self._guarded():
+            revision, fields = await pipe.execute()
+        return Assigned(
+            revision=_revision(revision),
+            assignments={key.decode("utf-8", "replace"): _assignment(key, value) for key, value in fields.items()},
+        )
+
+    async def push(self, batch: Sequence[entries.Entry]) -> None:
+        """Enqueues messages, in order; what a batch has enqueued that is repeated is not enqueued again."""
+        async with self._guarded():
+            try:
+                await self._enqueue(batch)
+            except NoScriptError:
+                # A Redis that was restarted.
+                await self._redis.script_load(scripts.ENQUEUE.text)
+                await self._enqueue(batch)
+
+    async def _enqueue(self, batch: Sequence[entries.Entry]) -> None:
+        pipe = self._redis.pipeline(transaction=False)
+        # Not all at once: while a script runs, Redis does nothing else.
+        for at in range(0, len(batch), _ENQUEUED_AT_ONCE):
+            part = batch[at : at + _ENQUEUED_AT_ONCE]
+            arguments = [each for entry in part for each in (entry.queue, entry.reference, entry.body, 0)]
+            pipe.evalsha(scripts.ENQUEUE.digest, 1, keys.NAMESPACE, *arguments)
+        await pipe.execute()
+
+    async def leave(self) -> int:
+        """No heartbeat will follow; gives the number of other listeners that are alive."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.eval(_LEAVE, 2, keys.LISTENERS, keys.CAPACITIES, self._listener_id, self._alive_ms)
+        async with self._guarded():
+            (others,) = await pipe.execute()
+        return int(others)
+
+    async def remove_reports(self) -> None:
+        """We hold nothing any more."""
+        async with self._guarded():
+            await self._redis.delete(keys.reports(self._listener_id))
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            await self._redis.aclose()
+
+    @asynccontextmanager
+    async def _guarded(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(_OPERATION_SECONDS):
+                yield
+        except (RedisError, OSError) as exc:
+            # After a fail-over the old server may still answer, and decline: the next operation connects anew.
+            with suppress(RedisError, OSError):
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    await self._redis.connection_pool.disconnect(inuse_connections=False)
+            raise errors.QueueUnavailable(logs.redact(str(exc)) or type(exc).__name__) from exc
+
+
+def _revision(value: Any) -> int | None:
+    try:
+        return None if value is None else int(value)
+    except ValueError:
+        return None
+
+
+def _assignment(key: bytes, value: bytes) -> assignments.Assignment | None:
+    try:
+        assignment = assignments.decode_assignment(value)
+    except errors.InvalidMessage:
+        return None
+    return assignment if assignment.key.encode() == key else None

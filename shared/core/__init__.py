@@ -1,1 +1,0 @@
-"""The pure core: values in, values out. Opens nothing, sleeps never, reads no clock and no environment."""

@@ -1,0 +1,253 @@
+"""The workflow runs of calls: created, taken, told of their legs, and ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from shared import errors
+from shared.call import stasis_args
+from shared.call.calls import Call, Cause, Direction, Outcome
+from shared.call.stasis_args import RunArgs
+from shared.platform.dograh import json_values, routes
+from shared.platform.dograh.routes import NoRoute, Route
+from shared.storage import database
+
+
+class Runs:
+    """Reads and writes runs; each write takes the run's lock."""
+
+    def __init__(
+        self,
+        db: database.Database,
+        *,
+        storage_backend: Literal["s3", "minio"] = "s3",
+        run_completion: Literal["ours", "platform"] = "ours",
+    ) -> None:
+        self._db = db
+        self._storage_backend = storage_backend
+        self._completes_connected = run_completion == "ours"
+
+    def workflow_of(self, workflow_run_id: int, organization_id: int) -> int | None:
+        """The workflow of an organization's run; None when the organization has no such run."""
+        with self._db.connection() as connection:
+            row = connection.execute(
+                "SELECT w.id FROM workflow_runs r JOIN workflows w ON w.id = r.workflow_id"
+                " WHERE r.id = %s AND w.organization_id = %s",
+                [workflow_run_id, organization_id],
+            ).fetchone()
+        return int(row["id"]) if row is not None else None
+
+    def take(self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int) -> Route | NoRoute:
+        """Takes a run that waits for a call, for this one, inside the caller's transaction.
+
+        What names the call is in its gathered_context from here on: the voice agent looks for it.
+        """
+        value = routes.configuration(connection, source_id, call.organization_id)
+        if isinstance(value, NoRoute):
+            return value
+        run = _waiting(connection, call, args)
+        if isinstance(run, tuple):
+            return routes.refusal(value, *run)
+        what = f"workflow {args.workflow_id}"
+        route = routes.judge(connection, value, args.workflow_id, call.organization_id, what)
+        if isinstance(route, NoRoute):
+            return route
+        if args.user_id is not None:
+            route = replace(route, user_id=args.user_id)
+        _write(connection, args.workflow_run_id, json_values.load_object(run["gathered_context"]) | _names(call))
+        return route
+
+    def waiting(self, connection: database.Connection, *, organization_id: int, channel_id: str) -> int | None:
+        """The run whose call the platform has begun under this channel id and that waits for it, locked; or None.
+
+        Among the newest runs only: the platform's table has no index for it.
+        """
+        rows = connection.execute(_WAITING_RUNS, [organization_id, json.dumps(channel_id)]).fetchall()
+        waiting = (
+            row["id"] for row in rows if json_values.load_object(row["gathered_context"]).get("call_id") == channel_id
+        )
+        return next(waiting, None)
+
+    def completed(self, run_ids: Collection[int]) -> set[int]:
+        """Which of these runs are completed."""
+        with self._db.connection() as connection:
+            rows = connection.execute(
+                "SELECT id FROM workflow_runs WHERE id = ANY(%s) AND is_completed", [list(run_ids)]
+            ).fetchall()
+        return {row["id"] for row in rows}
+
+    def create(self, connection: database.Connection, call: Call) -> int:
+        """Inserts the workflow run of a call, inside the caller's transaction; returns its id.
+
+        `call_id` is in gathered_context from the start: the voice agent looks for it when the media leg dials in.
+        """
+        initial = {
+            "caller_number": call.caller_number,
+            "called_number": call.called_number,
+            "direction": str(call.direction),
+            "provider": "ari",
+        }
+        row = connection.execute(
+            "INSERT INTO workflow_runs (name, workflow_id, definition_id, mode, call_type, state, is_completed,"
+            " storage_backend, usage_info, cost_info, initial_context, gathered_context, logs, annotations, created_at)"
+            " VALUES (%s, %s, (SELECT d.id FROM workflow_definitions d WHERE d.workflow_id = %s AND d.is_current"
+            " ORDER BY d.id DESC LIMIT 1), 'ari', %s, 'initialized', false, %s, '{}', '{}', %s, %s, '{}', '{}',"
+            " clock_timestamp()) RETURNING id",
+            [
+                _run_name(call),
+                call.workflow_id,
+                call.workflow_id,
+                str(call.direction),
+                self._storage_backend,
+                json.dumps(initial),
+                json.dumps(_names(call)),
+            ],
+        ).fetchone()
+        assert row is not None
+        return int(row["id"])
+
+    def note_media(self, call: Call, *, media_id: str, bridge_id: str) -> None:
+        """Writes the media leg's and the bridge's id into the run's gathered_context."""
+        if call.workflow_run_id is None:
+            return
+        with self._db.transaction() as connection:
+            run = _lock(connection, call.workflow_run_id)
+            if run is not None:
+                media = {"ext_channel_id": media_id, "bridge_id": bridge_id}
+                # The name of a leg that we originate is not known before it has answered.
+                gathered = json_values.load_object(run["gathered_context"]) | _names(call) | media
+                _write(connection, call.workflow_run_id, gathered)
+
+    def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
+        """Ends the call's run if that is ours to do; does nothing when it has ended already.
+
+        A run that never connected is always ours to end. `is_completed` goes from false to true, never back.
+        """
+        if call.workflow_run_id is None:
+            self._end_named(call)
+            return
+        connected = call.connected_at is not None
+        if connected and not self._completes_connected:
+            return
+        media = {"ext_channel_id": media_id, "bridge_id": bridge_id} if connected else {}
+        with self._db.transaction() as connection:
+            self.end_in(connection, call, media)
+
+    def _end_named(self, call: Call) -> None:
+        """Ends the run that a leg of the platform's came for, and that its call was over too soon to take."""
+        if call.direction is not Direction.OUTBOUND:
+            return
+        try:
+            args = stasis_args.read(call.args)
+        except errors.InvalidStasisArgs:
+            return
+        with self._db.transaction() as connection:
+            if not isinstance(_waiting(connection, call, args), tuple):
+                self.end_in(connection, replace(call, workflow_run_id=args.workflow_run_id), {})
+
+    @staticmethod
+    def end_in(connection: database.Connection, call: Call, media: Mapping[str, str]) -> None:
+        """As `end`, inside a transaction and whoever's it is to do."""
+        assert call.workflow_run_id is not None
+        run = _lock(connection, call.workflow_run_id)
+        if run is None or run["is_completed"]:
+            return
+        gathered = json_values.load_object(run["gathered_context"]) | dict(media)
+        if call.connected_at is None:
+            gathered["error"] = call.reason or "never connected"
+        for key in ("call_disposition", "mapped_call_disposition"):
+            gathered.setdefault(key, _disposition(call))
+        _write(connection, call.workflow_run_id, gathered)
+        usage = json_values.load_object(run["usage_info"]) | {"call_duration_seconds": round(call.talk_seconds)}
+        connection.execute(
+            "UPDATE workflow_runs SET state = 'completed', is_completed = true, usage_info = %s WHERE id = %s",
+            [json.dumps(usage), call.workflow_run_id],
+        )
+
+
+_RUN_OF_ORGANIZATION = """
+SELECT r.workflow_id, r.state::text AS state, r.is_completed, r.gathered_context::text AS gathered_context, w.user_id
+FROM workflow_runs r JOIN workflows w ON w.id = r.workflow_id
+WHERE r.id = %s AND w.organization_id = %s FOR UPDATE OF r
+"""
+
+_OTHER_CALL = "SELECT 1 FROM ari.calls WHERE workflow_run_id = %s AND call_id <> %s"
+
+_USER_OF = "SELECT 1 FROM users WHERE id = %s AND selected_organization_id = %s"
+
+#: The platform's calls are young: a bound by the key keeps this cheap however many runs there are. The context is
+#: searched as text: one tenant's that JSON may hold, and Postgres cannot read, must not fail another's.
+_WAITING_RUNS = """
+SELECT r.id, r.gathered_context::text AS gathered_context
+FROM workflow_runs r JOIN workflows w ON w.id = r.workflow_id
+WHERE r.id > (SELECT coalesce(max(id), 0) - 10000 FROM workflow_runs) AND w.organization_id = %s
+  AND r.mode::text = 'ari' AND r.call_type::text = 'outbound' AND r.state::text = 'initialized' AND NOT r.is_completed
+  AND position(%s::text in r.gathered_context::text) > 0
+ORDER BY r.id DESC LIMIT 10 FOR UPDATE OF r
+"""
+
+
+def _waiting(connection: database.Connection, call: Call, args: RunArgs) -> database.Row | tuple[str, Cause]:
+    """The run that a leg names and that waits for it, locked; otherwise why it may not have it, and the hang-up cause.
+
+    Looked up within the call's organization: a run of another is neither read nor locked.
+    """
+    run = connection.execute(_RUN_OF_ORGANIZATION, [args.workflow_run_id, call.organization_id]).fetchone()
+    if run is None:
+        return f"run {args.workflow_run_id} is not of this organization", Cause.NOT_ALLOWED
+    if run["workflow_id"] != args.workflow_id:
+        return f"run {args.workflow_run_id} is not of workflow {args.workflow_id}", Cause.NOT_ALLOWED
+    if run["state"] != "initialized" or run["is_completed"]:
+        return f"run {args.workflow_run_id} does not wait for a call", Cause.REJECTED
+    # Asked behind the run's lock: two legs that name one run come one after the other.
+    if connection.execute(_OTHER_CALL, [args.workflow_run_id, call.call_id]).fetchone() is not None:
+        return f"run {args.workflow_run_id} has a call already", Cause.REJECTED
+    # The platform may call in the name of another of the organization's users.
+    is_other = args.user_id is not None and args.user_id != run["user_id"]
+    if is_other and connection.execute(_USER_OF, [args.user_id, call.organization_id]).fetchone() is None:
+        return f"user {args.user_id} is not of this organization", Cause.NOT_ALLOWED
+    return run
+
+
+def _run_name(call: Call) -> str:
+    """As the platform names its runs."""
+    if call.direction is Direction.INBOUND:
+        return f"ARI Inbound {call.caller_number}"
+    return f"WR-TEL-OUT-{call.call_id.int % 10**8:08d}"
+
+
+def _names(call: Call) -> dict[str, str]:
+    return {"call_id": call.channel_id, "provider": "ari", "channel_name": call.channel_name}
+
+
+def _disposition(call: Call) -> str:
+    match call.outcome:
+        case Outcome.COMPLETED:
+            return "completed"
+        case Outcome.BUSY | Outcome.NO_ANSWER:
+            return str(call.outcome)
+        case Outcome.CANCELED | Outcome.ABANDONED:
+            return "canceled"
+        case Outcome.REFUSED:
+            return "failed"
+        case Outcome.FAILED if call.direction is Direction.OUTBOUND and call.attempt == 0:
+            # The far end was not reached.
+            return "failed"
+        case _:
+            return "error"
+
+
+def _write(connection: database.Connection, run_id: int, gathered: Mapping[str, Any]) -> None:
+    """Writes gathered_context, read under the run's lock: no key another process wrote is lost."""
+    connection.execute("UPDATE workflow_runs SET gathered_context = %s WHERE id = %s", [json.dumps(gathered), run_id])
+
+
+def _lock(connection: database.Connection, run_id: int) -> database.Row | None:
+    return connection.execute(
+        "SELECT is_completed, gathered_context::text AS gathered_context, usage_info::text AS usage_info"
+        " FROM workflow_runs WHERE id = %s FOR UPDATE",
+        [run_id],
+    ).fetchone()

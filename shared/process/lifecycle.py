@@ -1,0 +1,44 @@
+"""What the processes with threads have in common: how they begin, and how they hear that they are to end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from shared import errors
+from shared.process import health, logs, settings
+
+_S = TypeVar("_S", bound=settings.Base)
+
+
+def main(name: str, kind: type[_S], run: Callable[[_S, threading.Event], None]) -> int:
+    """Runs a process until SIGTERM or SIGINT; returns its exit status, 2 when its settings are wrong.
+
+    Args:
+        name: As its log calls it.
+        kind: Its settings.
+        run: Does its work until the event is set.
+    """
+    try:
+        config = settings.load(kind)
+    except errors.InvalidSettings as exc:
+        sys.stderr.write(f"{name}: {exc}\n")
+        return 2
+    logs.configure(config, name)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    run(config, stop)
+    return 0
+
+
+def wait(stop: threading.Event, each_second: Callable[[], object] = lambda: None) -> None:
+    """Waits in the main thread until the event is set.
+
+    Looked at now and then: a signal that another thread takes (after SIGSTOP and SIGCONT) does not wake this one.
+    """
+    while not stop.wait(health.TOUCH_SECONDS):
+        each_second()
