@@ -1,6 +1,6 @@
-"""Calls that we begin: checks a request, and writes the call before anything is dialled.
+"""Outbound calls: check a request, and write the call before anything is dialled.
 
-What is written here is carried out by the worker's step `originate`, and by the sweep should its order be lost.
+The worker's step `originate` dials it; the sweep orders that again should the command be lost.
 """
 
 from __future__ import annotations
@@ -10,49 +10,49 @@ from dataclasses import replace
 from typing import Protocol
 
 from shared import errors
-from shared.call import call_settings, calls, ids, quota_rules
+from shared.call import call_settings, calls, ids, states, transitions
 from shared.call.call_requests import CallRequest
 from shared.call.calls import Call
 from shared.call.stasis_args import RunArgs
 from shared.platform import dograh
-from shared.storage import connections, database
+from shared.storage import connections, database, quotas
 from shared.storage.call_writer import CallWriter
 
 
 class Routes(Protocol):
-    """By which terms calls are served. `dograh.Routes` is the adapter."""
+    """Which workflow serves a call. `dograh.Routes` is the adapter."""
 
     def outbound(self, *, source_id: int, organization_id: int, workflow_id: int) -> dograh.Route | dograh.NoRoute:
-        """By which terms a call that we begin is served."""
+        """Return the route of an outbound call for a workflow."""
 
 
 class Runs(Protocol):
-    """The runs of calls that we begin. `dograh.Runs` is the adapter."""
+    """The runs of outbound calls. `dograh.Runs` is the adapter."""
 
     def workflow_of(self, workflow_run_id: int, organization_id: int) -> int | None:
-        """The workflow of an organization's run; None when the organization has no such run."""
+        """Return the workflow of an organization's run; None when the organization has no such run."""
 
     def create(self, connection: database.Connection, call: Call) -> int:
-        """Inserts the call's run, inside a transaction."""
+        """Insert the call's run, inside a transaction."""
 
-    def take(
+    def attach(
         self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int
     ) -> dograh.Route | dograh.NoRoute:
-        """Takes the run that waits for a call for this one, inside a transaction."""
+        """Attach the run that waits for a call to this call, inside a transaction."""
 
 
 class OutboundConnections(Protocol):
-    """Through which connection an organization calls. `connections.Connections` is the adapter."""
+    """The connection of an organization's outbound calls. `connections.Connections` is the adapter."""
 
-    def outbound_connection(self, organization_id: int) -> connections.Version:
-        """Raises InvalidRequest when it has none, NotConnected when none is connected."""
+    def outbound_connection(self, organization_id: int) -> connections.ConnectionDetails:
+        """Return it. Raises InvalidRequest when there is none, NotConnected when none is connected."""
 
 
 class OutboundCalls:
-    """Places calls.
+    """Accepts requests for outbound calls.
 
     Args:
-        slots: How many slots an organization has; None for any number.
+        slots: Returns how many slots an organization has; None for any number.
     """
 
     def __init__(
@@ -65,45 +65,45 @@ class OutboundCalls:
         slots: Callable[[int], int | None],
         prefix: str,
     ) -> None:
-        self._ledger = writer
+        self._writer = writer
         self._routes = routes
         self._runs = runs
         self._connections = connections
         self._slots = slots
         self._prefix = prefix
 
-    def place(self, request: CallRequest) -> Call:
-        """Writes the call with its run, and orders it to be dialled. The same request again gives the same call.
+    def request(self, request: CallRequest) -> Call:
+        """Write the call with its run, and order it to be dialled. The same request again returns the same call.
 
         Raises:
-            InvalidRequest: It cannot be placed as asked; nothing was written.
-            TransientError: The database is away, or the organization's event socket.
+            InvalidRequest: The request cannot be served; nothing was written.
+            TransientError: The database, or the organization's event socket, is not available.
         """
         request = request.checked()
-        placed = self._placed(request)
-        if placed is not None:
-            return placed
+        known = self._known(request)
+        if known is not None:
+            return known
         through = self._connections.outbound_connection(request.organization_id)
-        channel_id = ids.originated_id(self._prefix, through.connection_id, request.request_id)
+        channel_id = ids.originated_id(self._prefix, through.connection.connection_id, request.request_id)
         route = self._route(request, through)
-        call, order = calls.originate(self._call(request, through, channel_id, route), self._ledger.limits)
+        call, command = transitions.originate(self._call(request, through, channel_id, route), self._writer.limits)
         written = self._write(call, request, through)
         if written is None:
-            placed = self._placed(request)
-            if placed is None:
+            known = self._known(request)
+            if known is None:
                 raise errors.InvalidRequest(f"run {request.workflow_run_id} has a call already")
-            return placed
-        self._ledger.give([order], written)
+            return known
+        self._writer.enqueue([command], written)
         return written
 
-    def _placed(self, request: CallRequest) -> Call | None:
-        """The call that this request has led to, by whichever of the organization's connections."""
-        call = self._ledger.store.requested(request.organization_id, request.request_id)
+    def _known(self, request: CallRequest) -> Call | None:
+        """Return the call that this request has led to, by any of the organization's connections."""
+        call = self._writer.store.requested(request.organization_id, request.request_id)
         if call is not None and call.called_number != request.number:
             raise errors.InvalidRequest(f"{request.request_id!r} names a call to {call.called_number} already")
         return call
 
-    def _route(self, request: CallRequest, through: connections.Version) -> dograh.Route:
+    def _route(self, request: CallRequest, through: connections.ConnectionDetails) -> dograh.Route:
         workflow_id = request.workflow_id
         if workflow_id is None:
             assert request.workflow_run_id is not None
@@ -120,21 +120,21 @@ class OutboundCalls:
     def _call(
         self,
         request: CallRequest,
-        through: connections.Version,
+        through: connections.ConnectionDetails,
         channel_id: str,
         route: dograh.Route,
     ) -> Call:
-        now = self._ledger.store.now()
+        now = self._writer.store.now()
         return Call(
-            call_id=self._ledger.new_id(),
-            connection_id=through.connection_id,
-            connection_version=through.version,
+            call_id=self._writer.new_id(),
+            connection_id=through.connection.connection_id,
+            connection_version=through.connection.number,
             organization_id=request.organization_id,
             channel_id=channel_id,
             channel_created="",
             entry=1,
-            direction=calls.Direction.OUTBOUND,
-            state=calls.State.ORIGINATING,
+            direction=states.Direction.OUTBOUND,
+            state=states.State.ORIGINATING,
             received_at=now,
             state_since=now,
             deadline_at=None,
@@ -149,41 +149,37 @@ class OutboundCalls:
             ring_seconds=request.ring_seconds,
         )
 
-    def _write(self, call: Call, request: CallRequest, through: connections.Version) -> Call | None:
-        """The run and the call with it, both or neither; None when there is such a call already.
+    def _write(self, call: Call, request: CallRequest, through: connections.ConnectionDetails) -> Call | None:
+        """Write the run and the call with it, both or neither; return None when there is such a call already.
 
-        Counted and written under the organization's lock, as an admission is.
+        Slots are counted and used under the organization's lock, as in an admission.
         """
         slots = self._slots(call.organization_id)
-        no_free_slot = None
         try:
-            with self._ledger.store.transaction() as connection:
-                if slots is not None:
-                    self._ledger.store.lock_organization(connection, call.organization_id)
-                    taken = self._ledger.store.slots_used(connection, call.organization_id)
-                    no_free_slot = quota_rules.no_free_slot(taken=taken, limit=slots)
+            with self._writer.store.transaction() as connection:
+                refusal = quotas.no_free_slot(self._writer.store, connection, call.organization_id, slots)
                 with_run = replace(call, workflow_run_id=self._run(connection, call, request, through))
-                if not self._ledger.store.insert_in(connection, with_run):
-                    raise _Placed
-                # Asked after the call was not there already: one that is placed has its slot.
-                if no_free_slot is not None:
-                    raise errors.InvalidRequest(no_free_slot.reason)
-        except _Placed:
+                if not self._writer.store.insert_in(connection, with_run):
+                    raise _CallExists
+                # Only now: a call that exists already has its slot.
+                if refusal is not None:
+                    raise errors.InvalidRequest(refusal.reason)
+        except _CallExists:
             return None
         return with_run
 
     def _run(
-        self, connection: database.Connection, call: Call, request: CallRequest, through: connections.Version
+        self, connection: database.Connection, call: Call, request: CallRequest, through: connections.ConnectionDetails
     ) -> int:
         if request.workflow_run_id is None:
             return self._runs.create(connection, call)
         assert call.workflow_id is not None
         args = RunArgs(workflow_run_id=request.workflow_run_id, workflow_id=call.workflow_id)
-        route = self._runs.take(connection, call, args, source_id=through.source_id)
+        route = self._runs.attach(connection, call, args, source_id=through.source_id)
         if isinstance(route, dograh.NoRoute):
             raise errors.InvalidRequest(route.reason)
         return request.workflow_run_id
 
 
-class _Placed(Exception):
-    """The call is there already: the run made for it is not wanted."""
+class _CallExists(Exception):
+    """The call is there already: the run created for it is rolled back."""

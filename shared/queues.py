@@ -14,7 +14,7 @@ import redis.retry
 
 from shared import errors, keys, messages
 from shared.broker import redis_broker
-from shared.call import commands
+from shared.call.commands import Command
 from shared.process import logs
 
 
@@ -61,7 +61,7 @@ class BrokerCommandQueue:
     def __init__(self, made: redis_broker.Broker) -> None:
         self._broker = made
 
-    def give(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
+    def enqueue(self, orders: Sequence[Command], *, connection_id: int) -> None:
         """Enqueues them, each by name. Raises QueueUnavailable."""
         for order in orders:
             self.send(messages.of_command(order, connection_id=connection_id))

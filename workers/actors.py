@@ -1,8 +1,8 @@
-"""The actors: each reads its message and calls one function of its step."""
+"""The actors: each reads its message and calls one handler."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dramatiq
@@ -10,17 +10,15 @@ import dramatiq
 from shared import errors, messages
 from shared.asterisk import events
 from shared.call.call_requests import CallRequest
-from workers import bridge, inbound, media, outbound, resync, runs, teardown
-from workers.ports import Tools
+from shared.call.ids import ConnectionVersion
+from workers.wiring import Handler
 
 _Body = dict[str, Any]
 _Read = Callable[[_Body], dict[str, Any]]
-_Step = Callable[..., None]
 
-
-#: How long a message is tried after it first failed. The sweep gives an order again when its deadline has passed; an
-#: event that is lost is found by the next resync only.
-_ORDER_MS = 5_000
+#: How long a message is retried after it first failed. The sweep repeats a command once its deadline has passed; a lost
+#: event is found by the next resync only.
+_COMMAND_MS = 5_000
 _EVENT_MS = 20_000
 
 
@@ -33,7 +31,7 @@ def _attempt(body: _Body) -> dict[str, Any]:
 
 
 def _connection(body: _Body) -> dict[str, Any]:
-    return {"connection_id": int(body["connection_id"]), "version": int(body["connection_version"])}
+    return {"connection": ConnectionVersion(int(body["connection_id"]), int(body["connection_version"]))}
 
 
 def _event(body: _Body) -> dict[str, Any]:
@@ -53,7 +51,7 @@ def _request(body: _Body) -> dict[str, Any]:
     texts = (request.number, request.request_id, request.caller_id or "")
     numbers = (request.organization_id, request.workflow_id or 0, request.workflow_run_id or 0)
     if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
-        raise TypeError("a text or a number of it is of another type")
+        raise TypeError("a text or a number of the request has another type")
     return {"request": request}
 
 
@@ -61,48 +59,50 @@ def _resync(body: _Body) -> dict[str, Any]:
     return {**_connection(body), "full": bool(body["full"]), "reason": str(body["reason"])}
 
 
-#: Actor → how its message is read, and the function of its step.
-ACTORS: dict[str, tuple[_Read, _Step]] = {
-    "caller_entered": (_arrival, inbound.caller_entered),
-    "decide_admission": (_call, inbound.decide_admission),
-    "create_run": (_call, runs.create_run),
-    "start_media": (_attempt, media.start_media),
-    "media_leg_ready": (_event, bridge.media_leg_ready),
-    "check_media": (_attempt, bridge.check_media),
-    "join_legs": (_attempt, bridge.join_legs),
-    "leg_ended": (_event, teardown.leg_ended),
-    "tear_down": (_call, teardown.tear_down),
-    "remove_attempt": (_attempt, media.remove_attempt),
-    "request_call": (_request, outbound.request_call),
-    "originate_leg": (_call, outbound.originate_leg),
-    "far_end_answered": (_arrival, outbound.far_end_answered),
-    "dial_ended": (_event, outbound.dial_ended),
-    "leg_unanswered": (_looks, outbound.leg_unanswered),
-    "resync_connection": (_resync, resync.resync_connection),
+#: Actor → how its message is read.
+_READERS: dict[str, _Read] = {
+    "caller_entered": _arrival,
+    "decide_admission": _call,
+    "create_run": _call,
+    "start_media": _attempt,
+    "media_leg_ready": _event,
+    "check_media": _attempt,
+    "join_legs": _attempt,
+    "leg_ended": _event,
+    "tear_down": _call,
+    "remove_attempt": _attempt,
+    "request_call": _request,
+    "originate_leg": _call,
+    "far_end_answered": _arrival,
+    "dial_ended": _event,
+    "leg_unanswered": _looks,
+    "resync_connection": _resync,
 }
 
 
-def declare(broker: dramatiq.Broker, tools: Tools) -> None:
-    """Makes the actors known to the broker."""
-    for name, (read, step) in ACTORS.items():
-        act = _act(tools, name, read, step)
-        queue = messages.ACTORS[name]
+def declare(broker: dramatiq.Broker, handlers: Mapping[str, Handler]) -> None:
+    """Make the actors known to the broker."""
+    for name, read in _READERS.items():
         dramatiq.actor(
             actor_name=name,
-            queue_name=queue,
+            queue_name=messages.ACTORS[name],
             broker=broker,
             throws=errors.PermanentError,
-            retry_for_ms=_ORDER_MS if read in (_call, _attempt) else _EVENT_MS,
-        )(act)
+            retry_for_ms=_COMMAND_MS if read in (_call, _attempt) else _EVENT_MS,
+        )(_actor(name, read, handlers[name]))
 
 
-def _act(tools: Tools, name: str, read: _Read, step: _Step) -> Callable[..., None]:
+def arguments(name: str, body: _Body) -> dict[str, Any]:
+    """Read an actor's message. Raises InvalidMessage for one that cannot be read."""
+    messages.check_version(body.get("v"))
+    try:
+        return _READERS[name](body)
+    except (KeyError, TypeError, ValueError) as exc:
+        raise errors.InvalidMessage(f"{name}: unreadable message: {exc!r}") from exc
+
+
+def _actor(name: str, _read: _Read, handler: Handler) -> Callable[..., None]:
     def act(**body: Any) -> None:
-        messages.check_version(body.get("v"))
-        try:
-            arguments = read(body)
-        except (KeyError, TypeError, ValueError) as exc:
-            raise errors.InvalidMessage(f"{name}: unreadable message: {exc!r}") from exc
-        step(tools, **arguments)
+        handler(**arguments(name, body))
 
     return act

@@ -1,64 +1,100 @@
-"""A step's claim on a call: bounds the step's requests in time, collects them for the timeline, reports the result."""
+"""A step's claim on a call: it bounds the step's requests in time, collects them for the timeline, records the result."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
-from uuid import UUID
 
 from shared import errors
 from shared.asterisk import rest
 from shared.call import facts
 from shared.call.calls import Call
-from shared.call.limits import Step
-from shared.storage.call_store import TimelineEntry
+from shared.call.steps import Step
+from shared.storage import connections, database
 from shared.storage.call_writer import CallWriter, Recorded, UnitOfWork
+from shared.storage.timeline import TimelineEntry
+
+#: Returns the steps that a thread may go on to after it has worked on this call.
+NextSteps = Callable[[Call], Collection[Step]]
 
 
 class TimedBudget:
     """Bounds a series of requests in time and collects them."""
 
     def __init__(self, writer: CallWriter, seconds: float) -> None:
-        self._ledger = writer
+        self._writer = writer
         self._ends_at = writer.clock.monotonic() + seconds
         self._timeline: list[TimelineEntry] = []
 
     def seconds_left(self) -> float:
-        """How long a request may still take. Raises TransientError when none may start any more."""
-        left = self._ends_at - self._ledger.clock.monotonic()
+        """Return how long a request may still take. Raises TransientError when none may start any more."""
+        left = self._ends_at - self._writer.clock.monotonic()
         if left <= 0:
             raise errors.OutOfTime("the step ran out of its time")
         return left
 
     def pause(self, seconds: float) -> None:
-        """Waits, as far as there is time. Raises TransientError when there is none left."""
-        self._ledger.clock.sleep(min(seconds, self.seconds_left()))
+        """Wait, as far as there is time. Raises TransientError when there is none left."""
+        self._writer.clock.sleep(min(seconds, self.seconds_left()))
 
     def asked(self, request: rest.RequestRecord) -> None:
-        """Collects a request that was made."""
-        at = self._ledger.store.now() - timedelta(milliseconds=request.took_ms)
+        """Collect a request that was made."""
+        at = self._writer.store.now() - timedelta(milliseconds=request.took_ms)
         took = round(request.took_ms, 2)
         self._timeline.append(
             TimelineEntry(kind="request", name=request.what, detail=request.answer, at=at, took_ms=took)
         )
 
     def timeline(self) -> list[TimelineEntry]:
-        """What was asked since this was last called."""
-        taken, self._timeline = self._timeline, []
-        return taken
+        """Return the requests collected since this was last called."""
+        entries, self._timeline = self._timeline, []
+        return entries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """What was known when a call was written."""
+
+    target: connections.InboundTarget
+    #: How long the event had waited.
+    waited_seconds: float
 
 
 class Claim(TimedBudget):
-    """A call in this step's hands."""
+    """A call that this thread has claimed for a step.
 
-    def __init__(self, writer: CallWriter, call: Call, step: Step, owner: str, started: float) -> None:
-        # Counted from before the claim was written, so that it ends here no later than it does for others.
+    Args:
+        owner: Names the claim in the call's row.
+        started: When the claim was asked for, by the writer's clock: it ends here no later than it does for others.
+        resumed: The step was ordered by a message, so an earlier worker may have begun it.
+        arrival: Set for the admission of a call that this thread has just written.
+    """
+
+    def __init__(
+        self,
+        writer: CallWriter,
+        call: Call,
+        step: Step,
+        *,
+        owner: str,
+        started: float,
+        resumed: bool = False,
+        arrival: Arrival | None = None,
+    ) -> None:
         super().__init__(writer, writer.limits.claim(step).total_seconds() - (writer.clock.monotonic() - started))
         self.call = call
-        self._step = step
-        self.owner = owner
+        self.step = step
+        self.resumed = resumed
+        self.arrival = arrival
+        self._owner = owner
+        self._next_steps: NextSteps = _no_next_steps
+        self._then: Collection[Step] | None = None
+        self._work: UnitOfWork | None = None
+        self._locks = False
 
     def __enter__(self) -> Claim:
         return self
@@ -66,52 +102,91 @@ class Claim(TimedBudget):
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A step that breaks off gives the call back: its deadline step_retries it on, not the end of the claim.
+        if self._work is not None:
+            with contextlib.suppress(errors.PipelineError):
+                self._work.roll_back()
+        # A step that breaks off ends its claim: the call's deadline brings it on, not the end of the claim.
         if exc is not None:
             with contextlib.suppress(errors.PipelineError):
-                self._ledger.store.release(self.call.call_id, self.owner)
+                self._writer.store.release(self.call.call_id, self._owner)
 
-    def record(self, fact: facts.Fact) -> Call:
-        """Stores what the step came to, and gives the call out of hand."""
-        self.call = self._ledger.record(self.call, fact, timeline=self.timeline(), owner=self.owner).call
-        return self.call
+    def may_lead_to(self, next_steps: NextSteps) -> None:
+        """Say which steps this thread may go on to once the result is recorded."""
+        self._next_steps = next_steps
 
-    def hand_over(self, fact: facts.Fact, step: Step) -> Claim | None:
-        """As `record`; should the fact lead to this step, its claim is taken in the same write and given back."""
-        started = self._ledger.clock.monotonic()
-        return self._next(
-            self._ledger.record(self.call, fact, timeline=self.timeline(), owner=self.owner, take=step), step, started
-        )
+    def leads_to(self, step: Step) -> bool:
+        """True if this thread may go on to this step."""
+        return step in self._following()
 
-    def decide(self, decide: Callable[[UnitOfWork], None], step: Step | None) -> Claim | None:
-        """As `hand_over`, with facts that are found in one transaction: see `Ledger.decide`. No step, no claim."""
-        started = self._ledger.clock.monotonic()
-        return self._next(
-            self._ledger.decide(self.call, decide, timeline=self.timeline(), owner=self.owner, take=step), step, started
-        )
+    def begin(self) -> database.Connection:
+        """Open the transaction in which the facts will be recorded: what is written by it is stored with them.
 
-    def _next(self, recorded: Recorded, step: Step | None, started: float) -> Claim | None:
+        After a version conflict the step runs once more, and here the call's row is locked.
+        """
+        # Before the transaction: finding out may take a query of its own.
+        self._following()
+        self._work = self._writer.begin(self.call, lock=self._locks)
+        self.call = self._work.call
+        return self._work.connection
+
+    def after(self, *learned: facts.Fact) -> Call:
+        """Return what facts would make of the call. Nothing is stored."""
+        return self._writer.after(self.call, *learned)
+
+    def record(self, *learned: facts.Fact) -> Claim | None:
+        """Store what the step came to; this ends its claim. Return the claim for the next step, or None.
+
+        Raises:
+            VersionConflict: The step had begun a transaction, and another process wrote the call since it was read.
+        """
+        started, then = self._writer.clock.monotonic(), self._following()
+        recorded = self._store(learned, then)
         self.call = recorded.call
-        if step is None or not recorded.held:
-            return None
-        return Claim(self._ledger, recorded.call, step, self.owner, started)
+        return following(self._writer, recorded, started)
+
+    def retry_locked(self) -> None:
+        """Prepare the step to run once more after a version conflict, with the call's row locked."""
+        if self._work is not None:
+            self._work.roll_back()
+        self._work = None
+        self._locks = True
 
     def give_up(self, reason: str) -> None:
-        """Gives the call out of hand without a result: its deadline step_retries it on."""
-        timeline = [*self.timeline(), TimelineEntry(kind="note", name=f"{self._step} gave up", detail=reason)]
-        self._ledger.store.append_timeline(timeline, call=self.call)
-        self._ledger.store.release(self.call.call_id, self.owner)
+        """End the claim without a result: the call's deadline brings it on."""
+        timeline = [*self.timeline(), TimelineEntry(kind="note", name=f"{self.step} gave up", detail=reason)]
+        self._writer.store.append_timeline(timeline, call=self.call)
+        self._writer.store.release(self.call.call_id, self._owner)
+
+    def _store(self, learned: Sequence[facts.Fact], then: Collection[Step]) -> Recorded:
+        timeline = self.timeline()
+        if self._work is not None:
+            return self._work.record(*learned, timeline=timeline, owner=self._owner, then=then)
+        return self._writer.record(self.call, *learned, timeline=timeline, owner=self._owner, then=then)
+
+    def _following(self) -> Collection[Step]:
+        if self._then is None:
+            self._then = self._next_steps(self.call)
+        return self._then
 
 
-def claim(writer: CallWriter, call_id: UUID, step: Step) -> Claim | None:
-    """Takes a call for a step; None when there is nothing for it to do, or somebody is doing it."""
-    started, owner = writer.clock.monotonic(), writer.owner()
-    call = writer.store.claim(call_id, writer.hold(step, owner))
-    return Claim(writer, call, step, owner, started) if call is not None else None
+def following(writer: CallWriter, recorded: Recorded, started: float) -> Claim | None:
+    """Return the claim that was taken with a write, or None."""
+    claim = recorded.claim
+    if claim is None:
+        return None
+    return Claim(writer, recorded.call, claim.step, owner=claim.owner, started=started)
 
 
-def take(writer: CallWriter, call: Call, step: Step, *learned: facts.Fact) -> tuple[Recorded, Claim | None]:
-    """Stores facts and, should they lead to this step, takes the call for it in the same write."""
-    started, owner = writer.clock.monotonic(), writer.owner()
-    recorded = writer.record(call, *learned, owner=owner, take=step)
-    return recorded, Claim(writer, recorded.call, step, owner, started) if recorded.held else None
+class StepWork(ABC):
+    """What carries out one step of a call."""
+
+    @abstractmethod
+    def work(self, claim: Claim) -> Sequence[facts.Fact]:
+        """Do the step's work on a claimed call; return what came of it, or nothing after `claim.give_up`."""
+
+    def recorded(self, call: Call) -> None:
+        """Do what has to follow once the facts are stored. Most steps have nothing to do here."""
+
+
+def _no_next_steps(_call: Call) -> Collection[Step]:
+    return ()

@@ -11,7 +11,8 @@ import structlog
 
 from shared import errors, messages
 from shared.process import logs
-from shared.storage.call_store import Store, TimelineEntry
+from shared.storage.call_store import CallStore
+from shared.storage.timeline import TimelineEntry
 
 log = structlog.stdlib.get_logger(__name__)
 _LENGTH = 8000
@@ -20,7 +21,7 @@ _LENGTH = 8000
 class DeadLetters(dramatiq.Middleware):
     """Writes them before the broker rejects the message: should that fail, it is written again."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: CallStore) -> None:
         self._store = store
 
     def after_process_message(

@@ -4,82 +4,87 @@ from __future__ import annotations
 
 import sys
 import threading
-from dataclasses import replace
 
 import structlog
 
-from shared import outbound_calls, queues
+from shared import queues
 from shared.asterisk import tcp_connector
+from shared.call.legs import Naming
+from shared.outbound_calls import OutboundCalls
 from shared.platform import dograh
 from shared.platform.dograh.quota_service import QuotaService
 from shared.process import health, lifecycle, redis_clock, settings
-from shared.storage import call_store, call_writer, connections, database, leases, quotas
-from workers import pools
-from workers.asterisks import ParallelRequests, RestAsterisks
-from workers.ports import NoQuota, Quota, Tools
+from shared.storage import connections, database, leases, quotas
+from shared.storage.call_writer import CallWriter
+from shared.storage.postgres_calls import PostgresCalls
+from workers import pools, wiring
+from workers.asterisks import RestAsterisks
+from workers.parallel import ParallelRequests
+from workers.ports import NoQuota, Quota
+from workers.wiring import Adapters
 
 log = structlog.stdlib.get_logger(__name__)
 
 
 def main() -> int:
-    """Runs a worker; returns its exit status."""
+    """Run a worker; return its exit status."""
     return lifecycle.main("worker", settings.Worker, run)
 
 
 def run(config: settings.Worker, stop: threading.Event) -> None:
-    """Works until `stop` is set, then finishes what is in hand and gives back the rest."""
+    """Work until `stop` is set, then finish the messages in work and give back the rest."""
     db = database.Database(config.database_url.get_secret_value(), size=config.database_pool, name=config.name)
     db.open()
-    calls = call_store.PostgresStore(db, who=config.name, prefix=config.id_prefix)
+    store = PostgresCalls(db, who=config.name, prefix=config.id_prefix)
     redis_url = config.redis_url.get_secret_value()
-    in_parallel = ParallelRequests(sum(config.crews.values()))
+    in_parallel = ParallelRequests(sum(config.pools.values()))
     limits = config.limits()
     known = connections.Connections(db)
     connector = tcp_connector.TcpConnector(config.guard())
-    orders = queues.BrokerCommandQueue(queues.broker(redis_url))
-    writer = call_writer.CallWriter(calls, orders, limits, who=config.name)
+    commands = queues.BrokerCommandQueue(queues.broker(redis_url))
+    writer = CallWriter(store, commands, limits, who=config.name)
     routes = dograh.Routes(db)
     runs = dograh.Runs(db, storage_backend=config.storage_backend, run_completion=config.run_completion)
     accounts = dograh.Accounts(db)
-    own_quotas = quotas.Quotas(db, now=calls.now)
+    own_quotas = quotas.Quotas(db, now=store.now)
     slots = quotas.Slots(own_quotas, accounts, default=config.concurrent_calls)
-    tools = Tools(
+    adapters = Adapters(
         writer=writer,
-        serves=frozenset(),
         asterisks=RestAsterisks(
-            known, config.sealer(), limits, calls, requests_at_once=config.asterisk_requests, connector=connector
+            known, config.sealer(), limits, store, requests_at_once=config.asterisk_requests, connector=connector
         ),
         routes=routes,
         runs=runs,
         quota=_quota(config, own_quotas, accounts),
         slots=slots.of,
-        originates=outbound_calls.OutboundCalls(writer, routes, runs, known, slots=slots.of, prefix=config.id_prefix),
+        outbound_calls=OutboundCalls(writer, routes, runs, known, slots=slots.of, prefix=config.id_prefix),
         connections=known,
         leases=leases.Leases(db),
         in_parallel=in_parallel,
-        send_later=lambda message, wait: orders.send(message, wait=wait),
+        send_later=lambda message, wait: commands.send(message, wait=wait),
         redis_ms=redis_clock.RedisClock(queues.client(redis_url)).now_ms,
-        prefix=config.id_prefix,
+        naming=Naming(config.id_prefix),
         token_secret=config.token_secret,
     )
-    if tools.token_secret is None:
+    if config.token_secret is None:
         log.warning("media tokens are off: anyone who can reach the voice agent can open a media socket")
     elif config.media_token_secret is None:
         log.info("media tokens are signed by a secret derived from the first SECRET_KEY: changing it changes them")
-    mustered = pools.muster(
+    running = pools.build_pools(
         redis_url,
-        lambda serves: replace(tools, serves=serves),
+        lambda serves: wiring.handlers(adapters, serves=serves),
+        store=store,
         name=config.name,
         served=config.queues,
-        threads=config.crews,
+        threads=config.pools,
     )
-    for crew in mustered:
-        crew.start()
-    pulse = health.Liveness(config.health_file)
-    log.info("worker started", queues=sorted(config.queues) or "all", threads=config.crews)
-    lifecycle.wait(stop, pulse.beat)
-    log.info("worker stops: finishes what is in hand")
-    pools.stop(mustered, config.drain_seconds)
+    for pool in running:
+        pool.start()
+    liveness = health.Liveness(config.health_file)
+    log.info("worker started", queues=sorted(config.queues) or "all", threads=config.pools)
+    lifecycle.wait(stop, liveness.beat)
+    log.info("worker stopping", drain_seconds=config.drain_seconds)
+    pools.stop(running, config.drain_seconds)
     in_parallel.close()
     db.close()
     log.info("worker stopped")

@@ -1,88 +1,98 @@
-"""Crews: a worker's threads, divided so that a flood of one kind of message holds up no other.
+"""Thread pools of a worker process. Each serves its own queues, so a backlog in one cannot starve the others.
 
-A crew serves its queues in the order of `messages.QUEUES`; what goes on in another crew is nothing to it.
+A pool serves its queues in the order of `messages.QUEUES`.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import dramatiq
 
 from shared import errors, messages, queues
 from shared.broker import redis_broker, retries
-from shared.call.limits import Step
+from shared.call.steps import Step
+from shared.storage.call_store import CallStore
 from workers import actors
 from workers.dead_letters import DeadLetters
-from workers.ports import Tools
+from workers.wiring import Handler
 
-#: WorkerPool → its queues. Calls are set up by threads that nothing else can take.
+#: Pool → its queues. The threads that set calls up are not available for anything else.
 POOLS = {
-    "set-up": frozenset(messages.QUEUES) - {"teardown", "resync"},
-    "teardown": frozenset({"teardown"}),
-    "resync": frozenset({"resync"}),
+    "set-up": frozenset(messages.QUEUES) - {Step.TEARDOWN, messages.RESYNC},
+    "teardown": frozenset({Step.TEARDOWN}),
+    "resync": frozenset({messages.RESYNC}),
 }
 
 
 class WorkerPool:
-    """Some threads for some queues, with a place of their own at the broker."""
+    """Some threads for some queues, with a broker session of their own."""
 
-    def __init__(self, broker: redis_broker.Broker, *, served: frozenset[str], threads: int) -> None:
+    def __init__(self, broker: redis_broker.Broker, *, served: Collection[str], threads: int) -> None:
         self._broker = broker
         self._worker = dramatiq.Worker(broker, queues=set(served), worker_threads=threads)
 
     def start(self) -> None:
-        """Begins to work."""
+        """Start to work."""
         self._worker.start()
 
     def drain(self) -> None:
-        """Begins nothing more."""
+        """Begin no more messages."""
         self._broker.drain()
 
     def stop(self, seconds: float) -> None:
-        """Finishes what is in hand, within a bound."""
+        """Finish the messages in work, within a bound."""
         self._worker.stop(timeout=int(seconds * 1000))
         self._broker.close()
 
 
-def muster(
+def served_steps(pool_queues: Collection[str]) -> frozenset[Step]:
+    """Return the steps of a pool's queues: to these its threads go on by themselves.
+
+    The resync pool has none, so a caller it adopts is set up by the set-up pool: its own threads must not wait for an
+    Asterisk once for each caller.
+    """
+    return frozenset(step for step in Step if step in pool_queues)
+
+
+def build_pools(
     redis_url: str,
-    tools: Callable[[frozenset[Step]], Tools],
+    handlers: Callable[[frozenset[Step]], Mapping[str, Handler]],
     *,
+    store: CallStore,
     name: str,
     served: frozenset[str],
     threads: Mapping[str, int],
 ) -> list[WorkerPool]:
-    """The crews of one worker.
+    """Return the pools of one worker.
 
     Args:
-        tools: Makes the ports of threads that serve these steps.
+        handlers: Returns the handlers of a pool that serves these steps.
+        store: Where dead letters are recorded.
         name: The worker's.
-        served: The queues it serves; empty means all. A crew that has none of them is not needed.
-        threads: WorkerPool → how many.
+        served: The queues it serves; empty means all. A pool without any of them is left out.
+        threads: Pool → its number of threads.
     """
-    mustered = []
-    for crew, own in POOLS.items():
-        if its_queues := own & (served or own):
-            # What a set-up goes on to at once must not be done by a resync's thread that has found a missed caller.
-            its_tools = tools(frozenset(step for step in Step if step in its_queues))
+    pools = []
+    for pool, all_queues in POOLS.items():
+        if pool_queues := all_queues & (served or all_queues):
             broker = queues.broker(
                 redis_url,
-                [DeadLetters(its_tools.writer.store), retries.Retries(outages=(errors.DatabaseUnavailable,))],
-                name=f"{name}/{crew}",
-                threads=threads[crew],
+                [DeadLetters(store), retries.Retries(outages=(errors.DatabaseUnavailable,))],
+                name=f"{name}/{pool}",
+                threads=threads[pool],
             )
-            actors.declare(broker, its_tools)
-            mustered.append(WorkerPool(broker, served=its_queues, threads=threads[crew]))
-    return mustered
+            actors.declare(broker, handlers(served_steps(pool_queues)))
+            pools.append(WorkerPool(broker, served=pool_queues, threads=threads[pool]))
+    return pools
 
 
-def stop(crews: Sequence[WorkerPool], seconds: float) -> None:
-    """Stops all of them at the same time."""
-    for crew in crews:
-        crew.drain()
-    stopping = [threading.Thread(target=crew.stop, args=(seconds,), name="stop") for crew in crews]
+def stop(pools: Sequence[WorkerPool], seconds: float) -> None:
+    """Stop all of them at the same time."""
+    for pool in pools:
+        pool.drain()
+    stopping = [threading.Thread(target=pool.stop, args=(seconds,), name="stop") for pool in pools]
     for thread in stopping:
         thread.start()
     for thread in stopping:

@@ -1,128 +1,158 @@
-"""The step `resync`: what Asterisk holds against what Postgres holds, in both directions.
+"""The resync of one connection: what its Asterisk has against what Postgres has, in both directions.
 
-Finds what events, messages or processes have lost: callers nobody picked up, calls whose legs are gone, leftovers of
-ours. Judges only what has been still for a while, and confirms each finding with a GET before it acts. One at a time
-for each connection, and one clean-up at a time for each Asterisk.
+It finds what events, messages or processes have lost: callers that were not received, calls whose legs are gone, orphans
+(legs and bridges whose attempt no longer counts). It judges only calls that have been still for a while, and confirms
+each finding with a GET before it acts. One resync runs at a time for a connection, and one clean-up for an Asterisk.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol
 from uuid import UUID
 
 import structlog
 
 from shared import errors, messages
 from shared.asterisk import ari, breaker, events
-from shared.call import calls, facts, ids
-from shared.call.calls import Call, State
-from shared.storage.call_store import TimelineEntry
-from workers import claims, inbound, outbound
-from workers.ports import Tools
+from shared.call import facts, ids, states
+from shared.call.calls import Call
+from shared.call.ids import ConnectionVersion
+from shared.call.legs import Naming
+from shared.call.states import State
+from shared.storage.call_writer import CallWriter
+from shared.storage.timeline import TimelineEntry
+from workers import leg_events
+from workers.asterisks import Asterisks
+from workers.claims import TimedBudget
+from workers.flow import Flow
+from workers.inbound import Inbound, is_no_caller
+from workers.ports import Connections, SendLater
 
 log = structlog.stdlib.get_logger(__name__)
 
-#: A call changed later than this before the look is at work: not judged.
+#: A call changed later than this before the look is being worked on: not judged.
 _STILL = timedelta(seconds=2)
-#: What was too young to be judged is looked at again after this.
+#: Calls that were too young to be judged are looked at again after this.
 _SOON = _STILL + timedelta(seconds=1)
-#: A finding that stands is noted this often.
-_SAID_AGAIN = timedelta(hours=1)
-#: After this an Asterisk that was left alone is asked again.
-_LEFT_ALONE = timedelta(seconds=breaker.LONGEST_PAUSE_SECONDS)
+#: A finding that stands is written to the timeline this often.
+_REPEAT_FINDING = timedelta(hours=1)
+#: After this an Asterisk whose circuit breaker was open is asked again.
+_BREAKER_PAUSE = timedelta(seconds=breaker.LONGEST_PAUSE_SECONDS)
 #: Bounds one resync; the next one goes on.
 _SECONDS = 20.0
-#: One that finds another at work waits for so long.
+#: A resync that finds another one running waits for so long.
 _BUSY = timedelta(seconds=1)
 
 
-def resync_connection(tools: Tools, *, connection_id: int, version: int, full: bool, reason: str) -> None:
-    """Compares one connection version's Asterisk with our calls.
+class Leases(Protocol):
+    """What one holder may do at a time. `leases.Leases` is the adapter. Both methods raise DatabaseUnavailable."""
 
-    Args:
-        full: Also look at the bridges: an empty one of ours, or a leg outside its bridge, shows only there.
-        reason: Why it was asked for. One that is not on the clock is followed by another for the calls that were too
-            young to be judged.
-    """
-    with _alone(tools, f"resync of connection {connection_id}") as alone:
-        if alone:
-            look = _looked(tools, connection_id=connection_id, version=version, full=full)
-    if not alone:
-        # The one at work may have looked before what this one is asked for.
-        if reason != messages.RESYNC_CLOCK:
-            again = messages.of_resync(
-                connection_id=connection_id, connection_version=version, reason=reason, full=full
+    def take(self, name: str, holder: str, seconds: float) -> int | None:
+        """Acquire a lease; return None when another holder has it."""
+
+    def release(self, name: str, holder: str) -> None:
+        """Let another holder have it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resync:
+    """Compares connections with their Asterisks."""
+
+    flow: Flow
+    writer: CallWriter
+    inbound: Inbound
+    connections: Connections
+    asterisks: Asterisks
+    leases: Leases
+    naming: Naming
+    send_later: SendLater
+
+    def resync_connection(self, *, connection: ConnectionVersion, full: bool, reason: str) -> None:
+        """Compare one connection version's Asterisk with our calls.
+
+        Args:
+            full: Also look at the bridges: an empty bridge, or a leg outside its bridge, shows only there.
+            reason: Why it was asked for. If not by the clock, another resync follows for the calls that were too young
+                to be judged.
+        """
+        with self.exclusive(f"resync of connection {connection.connection_id}") as acquired:
+            if acquired:
+                comparison = self._compared(connection, full=full)
+        if not acquired:
+            # The running one may have looked before the moment this one is asked for.
+            if reason != messages.RESYNC_CLOCK:
+                log.info("resync postponed: another one runs", connection=str(connection), reason=reason)
+                self.send_later(messages.of_resync(connection=connection, reason=reason, full=full), _BUSY)
+            return
+        if comparison.findings:
+            # A leg that is left alone is found again and again.
+            self.writer.store.append_new(
+                comparison.findings, connection_id=connection.connection_id, within=_REPEAT_FINDING
             )
-            log.info("resync put off: another is at work", connection=connection_id, reason=reason)
-            tools.send_later(again, _BUSY)
-        return
-    if look.findings:
-        # A leg that is left alone is found again and again.
-        tools.writer.store.append_new(look.findings, connection_id=connection_id, within=_SAID_AGAIN)
-    if look.again_after is not None and reason not in (messages.RESYNC_CLOCK, messages.RESYNC_FOLLOW_UP):
-        follow_up = messages.of_resync(
-            connection_id=connection_id, connection_version=version, reason=messages.RESYNC_FOLLOW_UP, full=full
-        )
-        tools.send_later(follow_up, look.again_after)
+        if comparison.again_after is not None and reason not in (messages.RESYNC_CLOCK, messages.RESYNC_FOLLOW_UP):
+            follow_up = messages.of_resync(connection=connection, reason=messages.RESYNC_FOLLOW_UP, full=full)
+            self.send_later(follow_up, comparison.again_after)
+
+    @contextlib.contextmanager
+    def exclusive(self, lease: str) -> Iterator[bool]:
+        """Hold a lease; yield False when another worker holds it. If this one dies, the lease runs out."""
+        holder = self.writer.new_owner()
+        seconds = _SECONDS + self.writer.limits.request_seconds
+        acquired = self.leases.take(lease, holder, seconds) is not None
+        try:
+            yield acquired
+        finally:
+            if acquired:
+                with contextlib.suppress(errors.PipelineError):
+                    self.leases.release(lease, holder)
+
+    def _compared(self, connection: ConnectionVersion, *, full: bool) -> _Comparison:
+        asterisk = self.asterisks.at(connection, TimedBudget(self.writer, _SECONDS))
+        comparison = _Comparison(self, asterisk, connection)
+        try:
+            comparison.run(full=full)
+        except (errors.AsteriskUnreachable, errors.OutOfTime) as exc:
+            # Nothing is concluded from an Asterisk that does not answer; the clock asks again.
+            log.info("resync not possible", connection=str(connection), reason=str(exc))
+            # After a connect, the circuit breaker may be open for a last moment.
+            comparison.again_after = _BREAKER_PAUSE
+        return comparison
 
 
-def _looked(tools: Tools, *, connection_id: int, version: int, full: bool) -> _Look:
-    budget = claims.TimedBudget(tools.writer, _SECONDS)
-    asterisk = tools.asterisks.at(connection_id, version, budget)
-    look = _Look(tools, asterisk, connection_id=connection_id, version=version)
-    try:
-        look.compare(full=full)
-    except (errors.AsteriskUnreachable, errors.OutOfTime) as exc:
-        # Nothing is concluded from an Asterisk that does not answer; the clock asks again.
-        log.info("resync not possible", connection=connection_id, version=version, reason=str(exc))
-        # One that was just connected may be left alone for a last moment.
-        look.again_after = _LEFT_ALONE
-    return look
-
-
-@contextlib.contextmanager
-def _alone(tools: Tools, lease: str) -> Iterator[bool]:
-    """Whether nobody else is at it; should we die, somebody may be once the time is over."""
-    holder = tools.writer.owner()
-    seconds = _SECONDS + tools.writer.limits.request_seconds
-    alone = tools.leases.take(lease, holder, seconds) is not None
-    try:
-        yield alone
-    finally:
-        if alone:
-            with contextlib.suppress(errors.PipelineError):
-                tools.leases.release(lease, holder)
-
-
-class _Look:
+class _Comparison:
     """One comparison."""
 
-    def __init__(self, tools: Tools, asterisk: ari.Ari, *, connection_id: int, version: int) -> None:
-        self._tools = tools
+    def __init__(self, resync: Resync, asterisk: ari.Ari, connection: ConnectionVersion) -> None:
+        self._resync = resync
+        self._store = resync.writer.store
+        self._naming = resync.naming
         self._asterisk = asterisk
-        self._connection_id = connection_id
-        self._version = version
+        self._connection = connection
         self._bridges: list[ari.Bridge] | None = None
         self.findings: list[TimelineEntry] = []
-        #: When to look again: some calls were changed too recently, or are in a step's hands; somebody else cleans up.
+        #: When to look again: some calls changed too recently, or are claimed; or another worker cleans up.
         self.again_after: timedelta | None = None
 
-    def compare(self, *, full: bool) -> None:
-        looked_at = self._tools.writer.store.now()
+    def run(self, *, full: bool) -> None:
+        # The moment first, then Asterisk, then Postgres: a call that is unchanged since the moment is as Asterisk saw it.
+        looked_at = self._store.now()
         application = self._application()
         present = application.channels if application is not None else frozenset()
-        known = self._tools.writer.store.open_calls(self._connection_id, self._version)
+        known = self._store.open_calls(self._connection)
         if full:
             self._all_bridges()
-        for call, changed_at, claimed in known:
-            if claimed or changed_at >= looked_at - _STILL:
+        for open_call in known:
+            if open_call.is_claimed or open_call.changed_at >= looked_at - _STILL:
                 self.again_after = _SOON
             else:
-                self._judge(call, present)
-        self._adopt(present, [call for call, _, _ in known])
-        self._sweep_leftovers(present, {(call.call_id, call.attempt) for call, _, _ in known}, looked_at)
+                self._judge(open_call.call, present)
+        self._adopt(present, [open_call.call for open_call in known])
+        counting = {(open_call.call.call_id, open_call.call.attempt) for open_call in known}
+        self._remove_orphans(present, counting, looked_at)
 
     def _application(self) -> ari.Application | None:
         application = self._asterisk.application()
@@ -136,18 +166,18 @@ class _Look:
             self._bridges = self._asterisk.bridges()
         return self._bridges
 
-    # ── our calls against Asterisk ───────────────────────────────────────────────────────────────────────────────────
+    # ── calls against Asterisk ───────────────────────────────────────────────────────────────────────────────────────
 
     def _judge(self, call: Call, present: frozenset[str]) -> None:
         fact = self._caller_missing(call, present) or self._media_missing(call, present) or self._bridge_wrong(call)
         if fact is not None:
             self._found(f"{call.state} call {call.call_id}: {type(fact).__name__}")
-            self._tools.writer.record(call, fact)
+            self._resync.flow.report(call, fact)
 
     def _caller_missing(self, call: Call, present: frozenset[str]) -> facts.Fact | None:
         if call.state is State.RINGING:
             return self._dialling(call)
-        if call.state not in calls.LIVE or call.state is State.ORIGINATING:
+        if call.state not in states.LIVE or call.state is State.ORIGINATING:
             return None
         if call.channel_id in present:
             return None
@@ -157,19 +187,19 @@ class _Look:
         return facts.CallerLeft() if leg.stasis_app != self._asterisk.app else None
 
     def _dialling(self, call: Call) -> facts.Fact | None:
-        """Whether a leg that rings by what we know was answered, or is gone: the app's list shows neither."""
+        """Return whether a leg that rings by our row was answered, or is gone: the app's list shows neither."""
         leg = self._asterisk.channel(call.channel_id)
         if leg is None:
             return facts.CallerGone()
-        return outbound.answered(leg, "") if leg.stasis_app == self._asterisk.app else None
+        return leg_events.answered(leg) if leg.stasis_app == self._asterisk.app else None
 
     def _media_missing(self, call: Call, present: frozenset[str]) -> facts.Fact | None:
-        """A media leg that is gone, or that is ready and never told us."""
+        """Return that the media leg is gone, or that it is ready and its event was lost."""
         if call.attempt == 0 or not call.legs_created:
             return None
         if call.state not in (State.PREPARED, State.CONNECTED):
             return None
-        media_id = self._tools.media_id(call)
+        media_id = self._naming.media_id(call)
         if call.state is State.CONNECTED and media_id in present:
             return None
         leg = self._asterisk.channel(media_id)
@@ -182,8 +212,7 @@ class _Look:
     def _bridge_wrong(self, call: Call) -> facts.Fact | None:
         if self._bridges is None or call.state is not State.CONNECTED:
             return None
-        legs = {call.channel_id, self._tools.media_id(call)}
-        bridge_id = self._tools.bridge_id(call)
+        legs, bridge_id = set(self._naming.legs(call).values()), self._naming.bridge_id(call)
         if any(bridge.id == bridge_id and bridge.channels >= legs for bridge in self._bridges):
             return None
         bridge = self._asterisk.bridge(bridge_id)
@@ -192,14 +221,14 @@ class _Look:
         missing = ", ".join(sorted(legs - bridge.channels))
         return facts.BridgeLost(attempt=call.attempt, reason=f"not in the bridge: {missing}") if missing else None
 
-    # ── Asterisk against our calls ───────────────────────────────────────────────────────────────────────────────────
+    # ── Asterisk against calls ───────────────────────────────────────────────────────────────────────────────────────
 
     def _adopt(self, present: frozenset[str], known: list[Call]) -> None:
-        """Callers that are in our app and that no call of ours knows: their StasisStart was missed."""
+        """Adopt callers that are in the app and that no call knows: their StasisStart was missed."""
         callers = {call.channel_id for call in known if not call.caller_left}
-        unknown = [leg for leg in sorted(present - callers) if ids.parse(self._tools.prefix, leg) is None]
-        if unknown and self._tools.connections.is_preempted(self._connection_id):
-            self._found("another client has the app: callers we do not know are left to it")
+        unknown = [leg for leg in sorted(present - callers) if ids.parse(self._naming.prefix, leg) is None]
+        if unknown and self._resync.connections.is_preempted(self._connection.connection_id):
+            self._found("a competing client has the app: unknown callers are left to it")
             return
         for channel_id in unknown:
             self._adopt_leg(channel_id)
@@ -208,69 +237,61 @@ class _Look:
         try:
             leg = self._asterisk.channel(channel_id)
         except errors.AnswerUnreadable as exc:
-            # One tenant's odd leg keeps nobody else from being found.
+            # One odd leg must not keep the others from being found.
             self._found(f"channel {channel_id} cannot be read ({exc}): left alone")
             return
-        if leg is None or leg.stasis_app != self._asterisk.app or inbound.is_no_caller(leg):
+        if leg is None or leg.stasis_app != self._asterisk.app or is_no_caller(leg):
             return
-        held_by = next((bridge.id for bridge in self._all_bridges() if channel_id in bridge.channels), None)
-        if held_by is not None:
-            # Another controller's call: whoever bridged it serves it.
-            self._found(f"channel {channel_id} is in bridge {held_by}, which is not ours: left alone")
+        bridged_in = next((bridge.id for bridge in self._all_bridges() if channel_id in bridge.channels), None)
+        if bridged_in is not None:
+            # The controller that bridged the channel serves it.
+            self._found(f"channel {channel_id} is in the foreign bridge {bridged_in}: left alone")
             return
-        # One that a newer release's row tells of is that release's.
+        # A call that a newer release wrote is left to that release.
         with contextlib.suppress(errors.CallUnreadable):
-            inbound.admit_leg(
-                self._tools,
-                connection_id=self._connection_id,
-                version=self._version,
-                leg=leg,
-                args=leg.stasis_args,
-                stamp="",
-                age_seconds=0.0,
-            )
+            self._resync.inbound.receive(connection=self._connection, leg=leg, args=leg.stasis_args)
 
-    def _sweep_leftovers(self, present: frozenset[str], counting: set[tuple[UUID, int]], looked_at: datetime) -> None:
-        """Legs and bridges with our prefix whose attempt no longer counts: removed one after the other."""
+    def _remove_orphans(self, present: frozenset[str], counting: set[tuple[UUID, int]], looked_at: datetime) -> None:
+        """Remove legs and bridges with our prefix whose attempt no longer counts, one after the other."""
         names = set(present) | {bridge.id for bridge in self._bridges or ()}
-        leftovers = [name for name in sorted(names) if self._is_leftover(name, counting, looked_at)]
-        if not leftovers:
+        orphans = [name for name in sorted(names) if self._is_orphan(name, counting, looked_at)]
+        if not orphans:
             return
-        # Many bridges deleted side by side have crashed an Asterisk, which several connections may share.
-        with _alone(self._tools, f"clean-up of {self._asterisk.endpoint}") as alone:
-            if not alone:
+        # Many bridges deleted in parallel have crashed an Asterisk, which several connections may share.
+        with self._resync.exclusive(f"clean-up of {self._asterisk.endpoint}") as acquired:
+            if not acquired:
                 self.again_after = _SOON
                 return
-            for name in leftovers:
-                own = ids.parse(self._tools.prefix, name)
+            for name in orphans:
+                own = ids.parse(self._naming.prefix, name)
                 self._remove(name, is_leg=own is None or own.kind is ids.Kind.MEDIA)
 
-    def _is_leftover(self, name: str, counting: set[tuple[UUID, int]], looked_at: datetime) -> bool:
-        own = ids.parse(self._tools.prefix, name)
+    def _is_orphan(self, name: str, counting: set[tuple[UUID, int]], looked_at: datetime) -> bool:
+        own = ids.parse(self._naming.prefix, name)
         try:
             if own is None:
-                return ids.is_originated(self._tools.prefix, name) and self._is_unwanted_originate(name, looked_at)
+                return ids.is_originated(self._naming.prefix, name) and self._is_unwanted_originate(name, looked_at)
             return (own.call_id, own.attempt) not in counting and self._counts_no_more(own, looked_at)
         except errors.CallUnreadable:
-            # A newer release's call.
+            # A newer release wrote the call.
             return False
 
     def _counts_no_more(self, own: ids.OwnId, looked_at: datetime) -> bool:
-        call = self._tools.writer.store.load(own.call_id)
+        call = self._store.load(own.call_id)
         if call is None:
-            # Of a call our database does not know: another installation's with our prefix, or a restored database.
+            # Another installation has the same prefix, or the database was restored.
             return True
-        if call.connection_id != self._connection_id:
-            # Seen from another tenant of the same Asterisk: its own resync judges it.
+        if call.connection_id != self._connection.connection_id:
+            # Another tenant shares the Asterisk: its own resync judges the leg.
             return False
         if call.state is State.ENDED or own.attempt < call.attempt:
             return call.state_since < looked_at - _STILL
-        # An ending call's teardown is at work on it.
+        # The teardown of an ending call is at work on it.
         return False
 
     def _is_unwanted_originate(self, name: str, looked_at: datetime) -> bool:
-        """A leg that we begin, that rings, and whose call is over, or forgotten by a restored database."""
-        call = self._tools.writer.store.originated(self._connection_id, name)
+        """True for an originated leg that rings although its call is over, or forgotten by a restored database."""
+        call = self._store.originated(self._connection.connection_id, name)
         is_over = call is None or (
             call.state is State.ENDED and not call.caller_left and call.state_since < looked_at - _STILL
         )
@@ -283,5 +304,5 @@ class _Look:
             self._found(f"{'leg' if is_leg else 'bridge'} {name} had no live call: removed")
 
     def _found(self, detail: str) -> None:
-        log.warning("resync", connection=self._connection_id, found=detail)
+        log.warning("resync finding", connection=str(self._connection), detail=detail)
         self.findings.append(TimelineEntry(kind="note", name="Resync", detail=detail))

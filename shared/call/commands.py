@@ -1,69 +1,84 @@
-"""What the core orders, in the imperative. Each becomes one broker message for one step's queue."""
+"""What the core orders, in the imperative. Each becomes one broker message; `steps.py` says for which actor and queue."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 from uuid import UUID
 
+from shared.call.calls import Call
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DecideAdmission:
-    """Check tenant, route, quota and concurrency."""
+class Command:
+    """An order about one call."""
 
     call_id: UUID
 
+    @classmethod
+    def of(cls, call: Call) -> Self:
+        """Return the command for a call as it is now."""
+        return cls(call_id=call.call_id)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CreateRun:
+class AttemptCommand(Command):
+    """An order about one attempt of a call."""
+
+    attempt: int
+
+    @classmethod
+    def of(cls, call: Call) -> Self:
+        return cls(call_id=call.call_id, attempt=call.attempt)
+
+
+class DecideAdmission(Command):
+    """Check tenant, route, quota and slots."""
+
+    __slots__ = ()
+
+
+class CreateRun(Command):
     """Create the workflow run, exactly one."""
 
-    call_id: UUID
+    __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OriginateLeg:
+class OriginateLeg(Command):
     """Originate the leg to the far end, under its derived channel id."""
 
-    call_id: UUID
+    __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartMedia:
-    """Begin this attempt: ask for the media leg and the bridge, side by side."""
+class StartMedia(AttemptCommand):
+    """Begin the next attempt: ask for the media leg and the bridge, in parallel."""
 
-    call_id: UUID
-    attempt: int
+    __slots__ = ()
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckMedia:
-    """Ask Asterisk whether this attempt's media leg is ready: its StasisStart did not reach us in time."""
-
-    call_id: UUID
-    attempt: int
+    @classmethod
+    def of(cls, call: Call) -> Self:
+        return cls(call_id=call.call_id, attempt=call.attempt + 1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JoinLegs:
-    """Answer the caller and put both legs into the bridge, side by side; verify."""
+class CheckMedia(AttemptCommand):
+    """Ask Asterisk whether the attempt's media leg is ready: its StasisStart is overdue."""
 
-    call_id: UUID
-    attempt: int
+    __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TearDown:
-    """End the run; remove both legs and the bridge of every attempt; verify."""
+class JoinLegs(AttemptCommand):
+    """Answer the caller and put every leg into the bridge, in parallel; verify."""
 
-    call_id: UUID
+    __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoveAttempt:
+class TearDown(Command):
+    """End the run; remove the legs and the bridge of every attempt; verify."""
+
+    __slots__ = ()
+
+
+class RemoveAttempt(AttemptCommand):
     """Remove the media leg and the bridge of an attempt that no longer counts."""
 
-    call_id: UUID
-    attempt: int
-
-
-Command = DecideAdmission | CreateRun | OriginateLeg | StartMedia | CheckMedia | JoinLegs | TearDown | RemoveAttempt
+    __slots__ = ()

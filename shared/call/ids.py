@@ -1,7 +1,7 @@
-"""Identity: which call a channel belongs to, and which channels and bridges are ours.
+"""Identity: connection versions, and the ids of the channels and bridges that the product creates.
 
-Every id we create on an Asterisk derives from a call and an attempt, so that whoever holds the call row can remove
-everything made for it, and whoever finds a leftover can find its call.
+Every id created on an Asterisk derives from a call and an attempt. So the call's row is enough to remove everything
+created for it, and the id of an orphan is enough to find its call.
 """
 
 from __future__ import annotations
@@ -12,14 +12,31 @@ from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID, uuid5
 
-#: Names the requests to originate among all that uuid5 can name.
+#: The uuid5 namespace of requests to originate.
 _REQUESTS = UUID("6a0c7d52-6f5e-4a0b-9d0b-3f1f0c2f7f66")
 _ORIGINATED = re.compile(r"[0-9a-f]{32}-o", re.ASCII)
 _OWN = re.compile(r"([0-9a-f]{32})-([mb])([1-9][0-9]{0,2})", re.ASCII)
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class ConnectionVersion:
+    """One version of a connection: what a call pins and an event socket belongs to. `str()` gives `7:2`."""
+
+    connection_id: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.connection_id}:{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> ConnectionVersion:
+        """Read `7:2` back. Raises ValueError for anything else."""
+        connection_id, _, number = text.partition(":")
+        return cls(int(connection_id), int(number))
+
+
 class Kind(StrEnum):
-    """What of ours an id names."""
+    """What an id names."""
 
     #: The external media leg: the channel to the voice agent.
     MEDIA = "m"
@@ -29,7 +46,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnId:
-    """What one of our ids says."""
+    """What one of the product's ids says."""
 
     call_id: UUID
     kind: Kind
@@ -37,36 +54,36 @@ class OwnId:
 
 
 def own_id(prefix: str, call: UUID, kind: Kind, attempt: int) -> str:
-    """The channel or bridge id of one attempt. A media leg's is used by one creating request, ever."""
+    """Return the channel or bridge id of one attempt. A media leg's id is used by one creating request, ever."""
     return f"{prefix}{call.hex}-{kind}{attempt}"
 
 
 def media_id(prefix: str, call: UUID, attempt: int) -> str:
-    """The channel id of an attempt's media leg."""
+    """Return the channel id of an attempt's media leg."""
     return own_id(prefix, call, Kind.MEDIA, attempt)
 
 
 def bridge_id(prefix: str, call: UUID, attempt: int) -> str:
-    """The id of an attempt's bridge."""
+    """Return the id of an attempt's bridge."""
     return own_id(prefix, call, Kind.BRIDGE, attempt)
 
 
 def originated_id(prefix: str, connection_id: int, request_id: str) -> str:
-    """The channel id of a leg that we originate: the same for the same request, so that asking twice is answered 409.
+    """Return the channel id of an originated leg: the same for the same request, so that a repeat is answered 409.
 
-    A list is hashed and not a joined string: request ids are chosen by others.
+    A list is hashed and not a joined string: request ids come from outside.
     """
     name = uuid5(_REQUESTS, json.dumps([connection_id, request_id]))
     return f"{prefix}{name.hex}-o"
 
 
 def is_originated(prefix: str, name: str) -> bool:
-    """Whether a channel id is one of a leg that we originate."""
+    """True for the channel id of a leg that the product originates."""
     return name.startswith(prefix) and _ORIGINATED.fullmatch(name, len(prefix)) is not None
 
 
 def parse(prefix: str, name: str) -> OwnId | None:
-    """Reads the id of a media leg or bridge of ours back; None for everything that is not exactly of that form."""
+    """Read the id of a media leg or bridge back; None for everything that is not exactly of that form."""
     if not name.startswith(prefix):
         return None
     match = _OWN.fullmatch(name, len(prefix))

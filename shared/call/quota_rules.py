@@ -1,4 +1,4 @@
-"""What an organization may use, and whether it may use more: calls at the same time, minutes of a month.
+"""An organization's limits, and whether it may use more: concurrent calls, minutes of a month.
 
 Values in, a refusal or None out. Usage is counted from the calls themselves (`shared/storage/quotas.py`): nothing is
 booked, so nothing can drift or leak.
@@ -10,41 +10,41 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from shared.call import facts
-from shared.call.calls import Cause
+from shared.call.states import Cause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """An organization's limits, ours; None is no limit. A row of ari.quotas."""
+    """An organization's limits in the product; None is no limit. A row of ari.quotas."""
 
     organization_id: int
     blocked: bool = False
-    #: Most calls at the same time.
+    #: Most concurrent calls.
     concurrent_calls: int | None = None
     #: Most minutes of talk in a calendar month (UTC).
     minutes_per_month: int | None = None
 
 
 def slots(own: int | None, platform: int | None, default: int | None) -> int | None:
-    """How many slots an organization has; None for any number.
+    """Return how many slots an organization has; None for any number.
 
     Args:
-        own: By our row.
+        own: By the product's row.
         platform: By the platform's row. Of two limits the lower one counts.
-        default: Where neither says anything.
+        default: Without either row.
     """
     return min((limit for limit in (own, platform) if limit is not None), default=default)
 
 
-def no_free_slot(*, taken: int, limit: int) -> facts.Refused | None:
-    """The refusal of one more call when every slot is taken."""
-    if taken < limit:
+def no_free_slot(*, used: int, limit: int) -> facts.Refused | None:
+    """Return the refusal of one more call when every slot is used; None when one is free."""
+    if used < limit:
         return None
-    return facts.Refused(reason=f"too many calls at once: {taken} of {limit} slots are taken", hangup_cause=Cause.BUSY)
+    return facts.Refused(reason=f"too many concurrent calls: {used} of {limit} slots in use", hangup_cause=Cause.BUSY)
 
 
 def exhausted(quota: Quota, *, used_seconds: float) -> facts.Refused | None:
-    """The refusal of a call of an organization that is blocked or has used its minutes up."""
+    """Return the refusal of a call whose organization is blocked or has no minutes left; None otherwise."""
     if quota.blocked:
         return facts.Refused(reason="the organization is blocked", hangup_cause=Cause.NOT_ALLOWED)
     minutes = quota.minutes_per_month
@@ -54,5 +54,5 @@ def exhausted(quota: Quota, *, used_seconds: float) -> facts.Refused | None:
 
 
 def month_start(now: datetime) -> datetime:
-    """When this calendar month began, UTC."""
+    """Return when this calendar month began, UTC."""
     return now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)

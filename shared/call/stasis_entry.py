@@ -8,7 +8,8 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from shared.call.calls import Call, State
+from shared.call.calls import Call
+from shared.call.states import State
 
 
 class Entry(StrEnum):

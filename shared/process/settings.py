@@ -264,7 +264,7 @@ class Worker(WithDatabase):
         return frozenset(name.strip() for name in self.worker_queues.split(",") if name.strip())
 
     @property
-    def crews(self) -> dict[str, int]:
+    def pools(self) -> dict[str, int]:
         """WorkerPool → its threads."""
         return {"set-up": self.worker_threads, "teardown": self.teardown_threads, "resync": self.resync_threads}
 

@@ -1,10 +1,11 @@
-"""Facts into calls: asks the core what a fact makes of a call, stores it by compare-and-set, gives its orders."""
+"""Facts into calls: ask the core what a fact makes of a call, store it by compare-and-set, enqueue what it orders."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -13,33 +14,36 @@ from uuid import UUID
 import structlog
 
 from shared import errors
-from shared.call import calls, commands, facts, quota_rules
+from shared.call import facts, steps, transitions
 from shared.call.calls import Call, Change
-from shared.call.limits import Limits, Step
-from shared.storage import database
-from shared.storage.call_store import ClaimRequest, Store, TimelineEntry
+from shared.call.commands import Command
+from shared.call.limits import Limits
+from shared.call.steps import Step
+from shared.call.transitions import media
+from shared.storage.call_store import CallStore, ClaimRequest
+from shared.storage.timeline import TimelineEntry
 
-#: A compare-and-set lost this often in a row means something is very wrong: the message is tried again later.
+#: This many lost compare-and-sets in a row mean that something is very wrong: the message is tried again later.
 _TRIES = 10
 
 log = structlog.stdlib.get_logger(__name__)
 
 
 class Clock(Protocol):
-    """A process's own clock, for intervals only. The module `time` is one."""
+    """The process's own clock, for intervals only. The module `time` is one."""
 
     def monotonic(self) -> float:
-        """Seconds, from whenever."""
+        """Return seconds since an arbitrary moment."""
 
     def sleep(self, seconds: float, /) -> None:
-        """Waits."""
+        """Wait."""
 
 
 class CommandQueue(Protocol):
-    """Where the core's orders go."""
+    """Where the core's commands go."""
 
-    def give(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
-        """Enqueues them, for a call of this connection. Raises QueueUnavailable when that takes longer than a bound."""
+    def enqueue(self, commands: Sequence[Command], *, connection_id: int) -> None:
+        """Enqueue them, for a call of this connection. Raises QueueUnavailable when that takes longer than a bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +53,12 @@ class Recorded:
     call: Call
     #: Whether the facts changed anything.
     applied: bool
-    #: Whether the call is now claimed under the owner given.
-    held: bool = False
+    #: The step the call is now claimed for, and by which claim; None when it is not.
+    claim: ClaimRequest | None = None
+
+
+class VersionConflict(Exception):
+    """The call was written by another process since it was read: the transaction is rolled back."""
 
 
 class Transition:
@@ -59,45 +67,40 @@ class Transition:
     def __init__(self, call: Call, now: datetime, limits: Limits) -> None:
         self.call = call
         self.changes: list[Change] = []
-        self._orders: list[commands.Command] = []
+        self._commands: list[Command] = []
         self._now = now
         self._limits = limits
 
-    def learn(self, fact: facts.Fact) -> None:
-        """Asks the core what the fact makes of the call as it is by now."""
-        after, orders = calls.advance(self.call, fact, self._now, self._limits)
-        self._orders += orders
+    def apply(self, fact: facts.Fact) -> None:
+        """Ask the core what the fact makes of the call as it is by now."""
+        after, commands = transitions.advance(self.call, fact, self._now, self._limits)
+        self._commands += commands
         if after != self.call:
             self.changes.append(Change(before=self.call, after=after, fact=fact))
             self.call = after
 
-    def leads_to(self, step: Step) -> bool:
-        """Whether this very change is what the step is to act on."""
+    def begin(self, served: Collection[Step]) -> Step | None:
+        """Return the step that these facts lead to, if it is among those served; None otherwise.
+
+        The media step begins an attempt, whose number is stored before any request is made for it.
+        """
         if not self.changes:
-            return False
-        before = self.changes[0].before
-        moved = self.call.state is not before.state or self.call.attempt != before.attempt
-        return moved and calls.WORKS_IN[step] is self.call.state
+            return None
+        before, step = self.changes[0].before, steps.step_of(self.call.state)
+        enters = self.call.state is not before.state
+        if step not in served or not (enters or self.call.attempt != before.attempt):
+            return None
+        if step is Step.MEDIA and enters:
+            self.apply(media.begin(self.call, self._now, self._limits))
+        return step
 
-    def orders(self, *, held: bool) -> list[commands.Command]:
-        """What is to be done now: not what a later fact has overtaken, nor what whoever holds the call does itself."""
-        return [order for order in self._orders if self._stands(order, held=held)]
+    def due(self, *, claimed: bool) -> list[Command]:
+        """Return the commands still due: not those made obsolete by a later fact, nor the one the claim carries out."""
+        return [command for command in self._commands if self._is_due(command, claimed=claimed)]
 
-    def _stands(self, order: commands.Command, *, held: bool) -> bool:
-        state = _STATE_OF_ORDER.get(type(order))
-        return state is None or (state is self.call.state and not held)
-
-
-class UnitOfWork(Transition):
-    """A transaction on a call: what is read and written by its connection is stored with the facts, or not at all."""
-
-    def __init__(self, connection: database.Connection, call: Call, now: datetime, limits: Limits) -> None:
-        super().__init__(call, now, limits)
-        self.connection = connection
-
-
-class _Overtaken(Exception):
-    """Somebody wrote since the call was read."""
+    def _is_due(self, command: Command, *, claimed: bool) -> bool:
+        state = steps.state_of(command)
+        return state is None or (state is self.call.state and not claimed)
 
 
 class CallWriter:
@@ -106,13 +109,13 @@ class CallWriter:
     Args:
         who: This process, as it signs its claims.
         clock: Times the steps.
-        new_id: An id never given before.
+        new_id: Returns an id never given before.
     """
 
     def __init__(
         self,
-        store: Store,
-        orders: CommandQueue,
+        store: CallStore,
+        commands: CommandQueue,
         limits: Limits,
         *,
         who: str,
@@ -121,18 +124,25 @@ class CallWriter:
     ) -> None:
         self.store = store
         self.limits = limits
-        self.who = who
         self.clock = clock
         self.new_id = new_id
-        self._orders = orders
+        self._who = who
+        self._commands = commands
 
-    def owner(self) -> str:
-        """A new name for one claim."""
-        return f"{self.who}/{self.new_id().hex[:8]}"
+    def new_owner(self) -> str:
+        """Return a new name for the owner of one claim."""
+        return f"{self._who}/{self.new_id().hex[:8]}"
 
-    def hold(self, step: Step, owner: str) -> ClaimRequest:
-        """A claim of the length the step's time-outs add up to."""
+    def claim_request(self, step: Step, owner: str) -> ClaimRequest:
+        """Return a claim as long as the step's time-outs add up to."""
         return ClaimRequest(owner=owner, step=step, duration=self.limits.claim(step))
+
+    def after(self, call: Call, *learned: facts.Fact) -> Call:
+        """Return what facts would make of a call. Nothing is stored."""
+        transition = Transition(call, self.store.now(), self.limits)
+        for fact in learned:
+            transition.apply(fact)
+        return transition.call
 
     def record(
         self,
@@ -140,131 +150,123 @@ class CallWriter:
         *learned: facts.Fact,
         timeline: Sequence[TimelineEntry] = (),
         owner: str = "",
-        take: Step | None = None,
-        insist: bool = True,
+        then: Collection[Step] = (),
+        retry_on_conflict: bool = True,
     ) -> Recorded:
-        """Stores what facts make of a call. When somebody wrote in between: reads again and asks the core again.
+        """Store what facts make of a call. On a version conflict, read the call again and ask the core again.
 
         Args:
             call: As last read; a stale one costs a round trip, nothing more.
             learned: The facts, in their order.
-            timeline: Rows of the timeline to write along, whatever becomes of the facts.
-            owner: The claim of the step that reports: released by this.
-            take: Claim the call for this step in the same write, should the facts leave it in that step's state; the
-                order for the step is then not given, the caller carries it out itself.
-            insist: False for a fact that is only true of the call as it was read: it is dropped when somebody wrote.
+            timeline: Entries to write along, whatever becomes of the facts.
+            owner: The owner of the claim that ends with this write; empty when the call is not claimed.
+            then: The steps this thread may go on to. If the facts lead to one of them, its claim is taken in the same
+                write and its command is not enqueued: the caller carries it out.
+            retry_on_conflict: If False, drop the facts on a version conflict instead of evaluating them against the
+                new version.
 
         Raises:
-            TransientError: The store is unavailable, or the call is written by others without pause.
+            TransientError: The store is unavailable, or other processes write the call without pause.
         """
         for _ in range(_TRIES):
-            change = Transition(call, self.store.now(), self.limits)
+            transition = Transition(call, self.store.now(), self.limits)
             for fact in learned:
-                change.learn(fact)
-            if not change.changes:
+                transition.apply(fact)
+            if not transition.changes:
                 if timeline:
                     self.store.append_timeline(timeline, call=call)
-                self.give(change.orders(held=False), call)
+                self.enqueue(transition.due(claimed=False), call)
                 return Recorded(call=call, applied=False)
-            hold = self._hold_for(take, change, owner)
-            saved = self.store.save(change.changes, timeline=timeline, owner=owner, hold=hold)
+            claim = self.claim_for(transition, then, owner)
+            saved = self.store.save(transition.changes, timeline=timeline, owner=owner, claim=claim)
             if saved is not None:
-                return self._stored(change, saved, held=hold is not None)
-            if not insist:
+                return self.stored(transition, saved, claim)
+            if not retry_on_conflict:
                 return Recorded(call=call, applied=False)
             timeline = ()
             again = self.store.load(call.call_id)
             if again is None:
                 raise errors.PermanentError(f"call {call.call_id} is gone from the database")
             call = again
-        raise errors.TransientError(f"call {call.call_id}: lost {_TRIES} compare-and-sets in a row")
+        raise errors.TransientError(f"call {call.call_id}: {_TRIES} version conflicts in a row")
 
-    def decide(
-        self,
-        call: Call,
-        decide: Callable[[UnitOfWork], None],
-        *,
-        owner: str,
-        timeline: Sequence[TimelineEntry] = (),
-        take: Step | None = None,
-    ) -> Recorded:
-        """Stores what `decide` reads and writes, and the facts it comes to, in one transaction: all or nothing.
-
-        When somebody wrote since the call was read, all of it is rolled back and decided once more, the call's row
-        locked; unless the call is in another state by then, where there is nothing to decide.
+    def begin(self, call: Call, *, lock: bool) -> UnitOfWork:
+        """Open a transaction in which a step reads and writes, and in which its facts are recorded.
 
         Args:
-            call: As last read.
-            decide: Works inside the transaction.
-            owner, timeline, take: As in `record`.
+            lock: Lock the call's row first: after a version conflict, so that there is no second one.
+
+        Raises:
+            VersionConflict: The locked call is in another state by now.
         """
-        try:
-            return self._decide(call, decide, owner=owner, timeline=timeline, take=take, lock=False)
-        except _Overtaken:
-            pass
-        try:
-            return self._decide(call, decide, owner=owner, timeline=timeline, take=take, lock=True)
-        except _Overtaken as exc:
-            raise errors.TransientError(f"call {call.call_id} was written under its lock") from exc
+        return UnitOfWork(self, call, lock=lock)
 
-    def _decide(
-        self, call: Call, decide: Callable[[UnitOfWork], None], *, owner: str, timeline: Sequence[TimelineEntry],
-        take: Step | None, lock: bool,
-    ) -> Recorded:  # fmt: skip
-        with self.store.transaction() as connection:
-            if lock:
-                locked = self.store.lock(connection, call.call_id)
-                if locked is None or locked.state is not call.state:
-                    return Recorded(call=locked or call, applied=False)
-                call = locked
-            decision = UnitOfWork(connection, call, self.store.now(), self.limits)
-            decide(decision)
-            if not decision.changes:
-                return Recorded(call=call, applied=False)
-            hold = self._hold_for(take, decision, owner)
-            saved = self.store.save_in(connection, decision.changes, timeline=timeline, owner=owner, hold=hold)
-            if saved is None:
-                raise _Overtaken
-        return self._stored(decision, saved, held=hold is not None)
-
-    def no_free_slot(self, decision: UnitOfWork, slots: int | None) -> facts.Refused | None:
-        """Why there is no slot for the decision's call; None when there is one.
-
-        The organization is locked until the decision is stored: of any number of calls that arrive at the same time, as
-        many get in as there are slots.
-
-        Args:
-            slots: How many the organization has; None for any number, and nothing is counted.
-        """
-        if slots is None:
-            return None
-        organization_id = decision.call.organization_id
-        self.store.lock_organization(decision.connection, organization_id)
-        taken = self.store.slots_used(decision.connection, organization_id)
-        return quota_rules.no_free_slot(taken=taken, limit=slots)
-
-    def give(self, orders: Sequence[commands.Command], call: Call) -> None:
-        """Enqueues a call's orders; what cannot be enqueued is re-driven by the sweep when its deadline has passed."""
-        if not orders:
+    def enqueue(self, commands: Sequence[Command], call: Call) -> None:
+        """Enqueue a call's commands. The sweep orders again what cannot be enqueued, once its deadline has passed."""
+        if not commands:
             return
         try:
-            self._orders.give(orders, connection_id=call.connection_id)
+            self._commands.enqueue(commands, connection_id=call.connection_id)
         except errors.QueueUnavailable as exc:
-            log.warning("orders not enqueued, the sweep will give them again", orders=len(orders), reason=str(exc))
+            log.warning("commands not enqueued, left to the sweep", commands=len(commands), reason=str(exc))
 
-    def _hold_for(self, take: Step | None, change: Transition, owner: str) -> ClaimRequest | None:
-        return self.hold(take, owner) if take is not None and change.leads_to(take) else None
+    def claim_for(self, transition: Transition, then: Collection[Step], owner: str) -> ClaimRequest | None:
+        """Return the claim to take with a transition: of the step it leads to, if that is among `then`."""
+        step = transition.begin(then)
+        return self.claim_request(step, owner or self.new_owner()) if step is not None else None
 
-    def _stored(self, change: Transition, saved: Call, *, held: bool) -> Recorded:
-        self.give(change.orders(held=held), saved)
-        return Recorded(call=saved, applied=True, held=held)
+    def stored(self, transition: Transition, saved: Call, claim: ClaimRequest | None) -> Recorded:
+        """Enqueue the commands of a transition that is stored."""
+        self.enqueue(transition.due(claimed=claim is not None), saved)
+        return Recorded(call=saved, applied=True, claim=claim)
 
 
-_STATE_OF_ORDER: dict[type[commands.Command], calls.State] = {
-    commands.DecideAdmission: calls.State.RECEIVED,
-    commands.CreateRun: calls.State.ADMITTED,
-    commands.StartMedia: calls.State.PREPARED,
-    commands.JoinLegs: calls.State.JOINING,
-    commands.TearDown: calls.State.ENDING,
-    commands.OriginateLeg: calls.State.ORIGINATING,
-}
+class UnitOfWork:
+    """A transaction on one call: what is read and written by `connection` is stored with the facts, or not at all."""
+
+    def __init__(self, writer: CallWriter, call: Call, *, lock: bool) -> None:
+        self._writer = writer
+        self._open = contextlib.ExitStack()
+        self.call = call
+        self.connection = self._open.enter_context(writer.store.transaction())
+        if lock:
+            try:
+                self.call = self._locked(call)
+            except BaseException:
+                self.roll_back()
+                raise
+
+    def record(
+        self, *learned: facts.Fact, timeline: Sequence[TimelineEntry], owner: str, then: Collection[Step]
+    ) -> Recorded:
+        """Record facts as `CallWriter.record` does, and commit.
+
+        Raises:
+            VersionConflict: Another process wrote the call since it was read. Roll back.
+        """
+        transition = Transition(self.call, self._writer.store.now(), self._writer.limits)
+        for fact in learned:
+            transition.apply(fact)
+        if not transition.changes:
+            raise VersionConflict
+        claim = self._writer.claim_for(transition, then, owner)
+        saved = self._writer.store.save_in(
+            self.connection, transition.changes, timeline=timeline, owner=owner, claim=claim
+        )
+        if saved is None:
+            raise VersionConflict
+        self._open.close()
+        return self._writer.stored(transition, saved, claim)
+
+    def roll_back(self) -> None:
+        """End the transaction without a trace; do nothing when it has ended."""
+        exc = VersionConflict()
+        with contextlib.suppress(VersionConflict):
+            if not self._open.__exit__(type(exc), exc, None):
+                raise exc
+
+    def _locked(self, call: Call) -> Call:
+        locked = self._writer.store.lock(self.connection, call.call_id)
+        if locked is None or locked.state is not call.state:
+            raise VersionConflict
+        return locked

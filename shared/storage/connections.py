@@ -1,7 +1,7 @@
-"""Connections and their versions in Postgres: what a tenant's Asterisk is, and who holds its event socket.
+"""Connections and their versions in Postgres: where a tenant's Asterisk is, and which listener has its event socket.
 
 A connection is one configuration row of the platform. A version of it is what a socket and a request need: endpoint,
-app, credentials; never changed once written, so a call pins the one it came in by.
+app, credentials. It never changes once written, so a call pins the version it came in by.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared import errors
+from shared.call.ids import ConnectionVersion
 from shared.storage import database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Version:
-    """One version of a connection: all that a request needs."""
+class ConnectionDetails:
+    """What a request to a connection version's Asterisk needs."""
 
-    connection_id: int
-    version: int
+    connection: ConnectionVersion
     organization_id: int
     source_id: int
     endpoint: str
@@ -25,26 +25,26 @@ class Version:
     user: str
     sealed_password: str
     ca_bundle: str | None = None
-    #: Whose user, password and bundle these are: its own, or another version's in the same place.
+    #: The version whose user, password and bundle these are: this one, or another one of the same app instance.
     credentials_of: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboundTarget:
-    """What a new call of a connection version meets."""
+    """Where a new call of a connection version goes."""
 
     #: The version that serves it; None when none does.
-    serving: int | None
+    serving: ConnectionVersion | None
     organization_id: int
     source_id: int
-    #: Why none serves it.
+    #: If none serves it: the reason.
     reason: str = ""
 
 
 #: After a change of the password or the CA bundle alone, an older call's requests need the new one as well: the newest
-#: version that is connected in the same place is known to have the right one.
-_VERSION = """
-SELECT v.connection_id, v.version, c.organization_id, c.source_id, v.endpoint, v.app, n.ari_user AS user,
+#: version of the same app instance that is connected is known to have the right one.
+_DETAILS = """
+SELECT c.organization_id, c.source_id, v.endpoint, v.app, n.ari_user AS user,
        n.sealed_password, n.ca_bundle, n.version AS credentials_of
 FROM ari.connection_versions v JOIN ari.connections c USING (connection_id)
 JOIN LATERAL (
@@ -55,7 +55,7 @@ JOIN LATERAL (
 WHERE v.connection_id = %s AND v.version = %s
 """
 
-_ENTRANCE = """
+_INBOUND = """
 SELECT c.organization_id, c.source_id, c.state, c.reason, c.version AS newest,
        v.endpoint = n.endpoint AND v.app = n.app AS same_app_instance
 FROM ari.connection_versions v
@@ -65,19 +65,19 @@ WHERE v.connection_id = %s AND v.version = %s
 """
 
 
-#: Without its event socket nobody would hear that the far end has answered.
-_EXIT = """
+#: Without an event socket the product would not learn that the far end has answered.
+_OUTBOUND = """
 SELECT c.connection_id, c.version, c.state, c.reason, v.socket_state, v.last_error
 FROM ari.connections c LEFT JOIN ari.connection_versions v USING (connection_id, version)
 WHERE c.organization_id = %s AND c.state <> 'removed' ORDER BY c.connection_id
 """
 
-_TAKEN = """
+_PREEMPTED = """
 SELECT EXISTS (SELECT 1 FROM ari.connection_versions
-               WHERE connection_id = %s AND retired_at IS NULL AND preempted_at IS NOT NULL) AS taken
+               WHERE connection_id = %s AND retired_at IS NULL AND preempted_at IS NOT NULL) AS preempted
 """
 
-#: Its app was left to another client: it is tried again.
+#: The app was left to a competing client; now it is tried again.
 UNPARK = """
 UPDATE ari.connection_versions v SET parked_at = NULL, preempted_at = NULL, reclaims = 0, last_error = '',
     socket_state = 'unassigned', socket_since = clock_timestamp()
@@ -93,55 +93,55 @@ class Connections:
     def __init__(self, db: database.Database) -> None:
         self._db = db
 
-    def version(self, connection_id: int, version: int) -> Version | None:
-        """One version, with the credentials that are good in its place now; None when there is none such."""
-        with self._db.connection() as connection:
-            row = connection.execute(_VERSION, [connection_id, version]).fetchone()
-        return Version(**row) if row is not None else None
+    def details(self, connection: ConnectionVersion) -> ConnectionDetails | None:
+        """Return one version, with the credentials that are valid for its app instance now; None when there is none."""
+        with self._db.connection() as db:
+            row = db.execute(_DETAILS, [connection.connection_id, connection.number]).fetchone()
+        return ConnectionDetails(connection=connection, **row) if row is not None else None
 
-    def outbound_connection(self, organization_id: int) -> Version:
-        """The version through which an organization's calls go out: the newest, once its event socket is up.
+    def outbound_connection(self, organization_id: int) -> ConnectionDetails:
+        """Return the version through which an organization's calls go out: the newest, once its event socket is up.
 
         Raises:
             InvalidRequest: It has none.
             NotConnected: It has none whose socket is up; says why.
         """
         with self._db.connection() as connection:
-            rows = connection.execute(_EXIT, [organization_id]).fetchall()
+            rows = connection.execute(_OUTBOUND, [organization_id]).fetchall()
         usable = [row for row in rows if row["state"] == "active" and row["socket_state"] == "connected"]
         if usable:
-            found = self.version(usable[0]["connection_id"], usable[0]["version"])
+            found = self.details(ConnectionVersion(usable[0]["connection_id"], usable[0]["version"]))
             assert found is not None, "a connection version is never deleted"
             return found
         if not rows:
             raise errors.InvalidRequest(f"organization {organization_id} has no connection")
         first = rows[0]
         reason = first["reason"] or first["last_error"] or f"its event socket is {first['socket_state']}"
-        told = f"connection {first['connection_id']} of organization {organization_id} cannot place calls: {reason}"
+        message = f"connection {first['connection_id']} of organization {organization_id} cannot place calls: {reason}"
         if first["state"] != "active":
-            raise errors.InvalidRequest(told)
-        raise errors.NotConnected(told)
+            raise errors.InvalidRequest(message)
+        raise errors.NotConnected(message)
 
     def is_preempted(self, connection_id: int) -> bool:
-        """Whether another client has the app: whoever is in it may be its to serve."""
+        """True if a competing ARI client has the Stasis app: its channels may belong to that client."""
         with self._db.connection() as connection:
-            row = connection.execute(_TAKEN, [connection_id]).fetchone()
+            row = connection.execute(_PREEMPTED, [connection_id]).fetchone()
         assert row is not None
-        return bool(row["taken"])
+        return bool(row["preempted"])
 
-    def inbound_target(self, connection_id: int, version: int) -> InboundTarget | None:
-        """What a new call meets that this version's socket reported; None when there is no such version.
+    def inbound_target(self, connection: ConnectionVersion) -> InboundTarget | None:
+        """Return where a new call goes that this version's socket reported; None when there is no such version.
 
-        After a change of credentials only, the newest version serves it; after a change of place, or a removal, the
-        old one only finishes the calls it has.
+        After a change of credentials only, the newest version serves it. After a move to another app instance, or a
+        removal, the old version only finishes the calls it has.
         """
-        with self._db.connection() as connection:
-            row = connection.execute(_ENTRANCE, [connection_id, version]).fetchone()
+        with self._db.connection() as db:
+            row = db.execute(_INBOUND, [connection.connection_id, connection.number]).fetchone()
         if row is None:
             return None
-        whose = {"organization_id": row["organization_id"], "source_id": row["source_id"]}
+        tenant = {"organization_id": row["organization_id"], "source_id": row["source_id"]}
         if row["state"] != "active":
-            return InboundTarget(serving=None, reason=f"connection {row['state']}: {row['reason']}", **whose)
-        if row["newest"] != version and not row["same_app_instance"]:
-            return InboundTarget(serving=None, reason="connection moved to another endpoint or app", **whose)
-        return InboundTarget(serving=row["newest"], **whose)
+            return InboundTarget(serving=None, reason=f"connection {row['state']}: {row['reason']}", **tenant)
+        if row["newest"] != connection.number and not row["same_app_instance"]:
+            return InboundTarget(serving=None, reason="connection moved to another endpoint or app", **tenant)
+        return InboundTarget(serving=ConnectionVersion(connection.connection_id, row["newest"]), **tenant)

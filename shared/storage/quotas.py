@@ -1,4 +1,4 @@
-"""Quotas in Postgres: our limits for each organization, and what its calls use, counted from the calls themselves."""
+"""Quotas in Postgres: each organization's limits, and what its calls use, counted from the calls themselves."""
 
 from __future__ import annotations
 
@@ -7,28 +7,31 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from shared.call import calls, facts, quota_rules
+from shared.call import facts, quota_rules, states
 from shared.call.calls import Call
 from shared.call.quota_rules import Quota
 from shared.storage import database
 
-#: Whether a call takes up a slot. A refused call never had one, however long its legs take to go.
-TAKES_SLOT = f"""(
+#: True for a call that uses a slot. A refused call never had one, however long its legs take to go.
+USES_SLOT = f"""(
     state <> 'ended' AND (
-        state IN ('{"', '".join(sorted(calls.TAKES_SLOT))}')
+        state IN ('{"', '".join(sorted(states.USES_SLOT))}')
         OR state = 'ending' AND workflow_id IS NOT NULL
-           AND ending_at > clock_timestamp() - interval '{calls.ENDING_SLOT_SECONDS} seconds')
+           AND ending_at > clock_timestamp() - interval '{states.ENDING_SLOT_SECONDS} seconds')
 )"""
+
+#: Counted under the organization's lock, it is exact.
+SLOTS_USED = f"SELECT count(*) AS used FROM ari.calls WHERE organization_id = %s AND {USES_SLOT}"  # noqa: S608 - built from constants
 
 _COLUMNS = [field.name for field in fields(Quota)]
 _SELECT = ", ".join(_COLUMNS)
 _SET = ", ".join(f"{name} = %({name})s" for name in _COLUMNS if name != "organization_id")
 
-#: The part of each call that lies in the month: of calls that ended since a moment, and of live ones up to now. And how
-#: much of that does not change any more: what ended until another moment.
+#: The part of each call that lies in the month: of calls that ended since a moment, and of live ones up to now. And the
+#: final part of it: calls that ended before another moment.
 _TALK_SECONDS = """
 SELECT coalesce(sum(seconds), 0)::float AS seconds,
-       coalesce(sum(seconds) FILTER (WHERE ending_at <= %(until)s), 0)::float AS settled
+       coalesce(sum(seconds) FILTER (WHERE ending_at <= %(until)s), 0)::float AS final
 FROM (
     SELECT ending_at, extract(epoch FROM ending_at - greatest(connected_at, %(month)s)) AS seconds FROM ari.calls
     WHERE organization_id = %(organization_id)s AND connected_at IS NOT NULL AND ending_at > %(since)s
@@ -38,13 +41,13 @@ FROM (
 ) AS talks
 """
 
-#: No write of a call is on its way for as long as this: what has ended before it is there to be read.
-_SETTLES = timedelta(seconds=60)
+#: No write of a call takes as long as this: calls that ended earlier are all there to be read.
+_FINAL_AFTER = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Settled:
-    """What the calls had talked in a month that ended by a moment. It does not change any more."""
+class _Final:
+    """Seconds talked in a month by calls that ended before a moment. They do not change any more."""
 
     month: datetime
     until: datetime
@@ -52,7 +55,7 @@ class _Settled:
 
 
 class Quotas:
-    """Reads and changes our limits; as the adapter `sql` of the quota port, refuses by them.
+    """Reads and changes the product's limits; as the adapter `sql` of the quota port, refuses by them.
 
     Args:
         now: Postgres's clock.
@@ -61,17 +64,17 @@ class Quotas:
     def __init__(self, db: database.Database, *, now: Callable[[], datetime]) -> None:
         self._db = db
         self._now = now
-        # By organization, so that a month's calls are summed up once and not for each new one.
-        self._settled: dict[int, _Settled] = {}
+        # By organization: a month's calls are summed up once and not for each new call.
+        self._final: dict[int, _Final] = {}
 
     def refusal(self, call: Call, *, user_id: int, budget: object) -> facts.Refused | None:
-        """Why the call may not be served, by our limits; None when it may."""
+        """Return the refusal by the product's limits; None when the call may be served."""
         quota = self.of(call.organization_id)
         limited = quota.minutes_per_month is not None and not quota.blocked
         return quota_rules.exhausted(quota, used_seconds=self.used_seconds(call.organization_id) if limited else 0.0)
 
     def of(self, organization_id: int) -> Quota:
-        """An organization's limits; without a row it has none."""
+        """Return an organization's limits; without a row it has none."""
         with self._db.connection() as connection:
             row = connection.execute(
                 f"SELECT {_SELECT} FROM ari.quotas WHERE organization_id = %s",  # noqa: S608 - built from constants
@@ -80,30 +83,30 @@ class Quotas:
         return Quota(**row) if row is not None else Quota(organization_id=organization_id)
 
     def all(self) -> list[Quota]:
-        """Every organization's limits that has any."""
+        """Return the limits of every organization that has any."""
         with self._db.connection() as connection:
             rows = connection.execute(f"SELECT {_SELECT} FROM ari.quotas ORDER BY organization_id").fetchall()  # noqa: S608 - built from constants
         return [Quota(**row) for row in rows]
 
     def used_seconds(self, organization_id: int) -> float:
-        """What an organization's calls have talked this month, live ones included."""
+        """Return the seconds that an organization's calls have talked this month, live ones included."""
         now = self._now()
         month = quota_rules.month_start(now)
-        settled = self._settled.get(organization_id)
-        if settled is None or settled.month != month:
-            settled = _Settled(month=month, until=month, seconds=0.0)
-        until = max(settled.until, now - _SETTLES)
+        final = self._final.get(organization_id)
+        if final is None or final.month != month:
+            final = _Final(month=month, until=month, seconds=0.0)
+        until = max(final.until, now - _FINAL_AFTER)
         values = {
-            "organization_id": organization_id, "now": now, "month": month, "since": settled.until, "until": until,
+            "organization_id": organization_id, "now": now, "month": month, "since": final.until, "until": until,
         }  # fmt: skip
         with self._db.connection() as connection:
             row = connection.execute(_TALK_SECONDS, values).fetchone()
         assert row is not None
-        self._settled[organization_id] = _Settled(month=month, until=until, seconds=settled.seconds + row["settled"])
-        return float(settled.seconds + row["seconds"])
+        self._final[organization_id] = _Final(month=month, until=until, seconds=final.seconds + row["final"])
+        return float(final.seconds + row["seconds"])
 
     def change(self, organization_id: int, changes: dict[str, Any]) -> Quota:
-        """Changes some of an organization's limits and keeps the others; gives back what they are now."""
+        """Change some of an organization's limits and keep the others; return all of them."""
         with self._db.transaction() as connection:
             connection.execute(
                 "INSERT INTO ari.quotas (organization_id) VALUES (%s) ON CONFLICT DO NOTHING", [organization_id]
@@ -122,24 +125,52 @@ class Quotas:
         return quota
 
     def remove(self, organization_id: int) -> bool:
-        """Lifts every limit of an organization; False when there was none."""
+        """Remove every limit of an organization; return False when there was none."""
         with self._db.connection() as connection:
             removed = connection.execute("DELETE FROM ari.quotas WHERE organization_id = %s", [organization_id])
         return removed.rowcount > 0
+
+
+class SlotCount(Protocol):
+    """What counting slots asks of the store of calls."""
+
+    def lock_organization(self, connection: database.Connection, organization_id: int) -> None:
+        """Serialize the organization's admissions until the transaction ends."""
+
+    def slots_used(self, connection: database.Connection, organization_id: int) -> int:
+        """Return how many slots the organization's calls use."""
+
+
+def no_free_slot(
+    store: SlotCount, connection: database.Connection, organization_id: int, slots: int | None
+) -> facts.Refused | None:
+    """Return the refusal of one more call when every slot is used; None when one is free.
+
+    Admissions of one organization are serialized until the transaction on `connection` ends: of any number of calls
+    that arrive at the same time, as many are admitted as there are slots. No network request may be made meanwhile.
+
+    Args:
+        slots: How many the organization has; None for any number, then nothing is locked or counted.
+    """
+    if slots is None:
+        return None
+    store.lock_organization(connection, organization_id)
+    used = store.slots_used(connection, organization_id)
+    return quota_rules.no_free_slot(used=used, limit=slots)
 
 
 class PlatformLimits(Protocol):
     """The platform's own limits. `dograh.Accounts` is the adapter."""
 
     def concurrent_calls(self, organization_id: int) -> int | None:
-        """Most calls of an organization at the same time; None when nothing says so."""
+        """Return the limit of concurrent calls of an organization; None when there is none."""
 
 
 class Slots:
-    """How many slots an organization has: by our row, the platform's row, or the default.
+    """How many slots an organization has: by the product's row, the platform's row, or the default.
 
     Args:
-        default: Where neither row says anything; None for any number.
+        default: Without either row; None for any number.
     """
 
     def __init__(self, own: Quotas, platform: PlatformLimits, *, default: int | None) -> None:
@@ -148,6 +179,6 @@ class Slots:
         self._default = default
 
     def of(self, organization_id: int) -> int | None:
-        """None for any number."""
+        """Return the number of slots; None for any number."""
         own = self._own.of(organization_id).concurrent_calls
         return quota_rules.slots(own, self._platform.concurrent_calls(organization_id), self._default)

@@ -13,9 +13,11 @@ import pytest
 
 from shared import errors
 from shared.call import commands, facts
-from shared.call.calls import Call, Cause, Direction, Outcome, State
-from shared.call.limits import Limits, Step
+from shared.call.calls import Call
+from shared.call.limits import Limits
 from shared.call.quota_rules import Quota
+from shared.call.states import Cause, Direction, Outcome, State
+from shared.call.steps import Step
 from shared.platform import dograh
 from shared.storage import database, quotas
 from shared.storage.call_store import ClaimRequest, PostgresStore

@@ -18,9 +18,11 @@ import pytest
 
 from devstack import tcp_proxy
 from shared import errors
-from shared.call import calls, commands, facts, ids
-from shared.call.calls import Call, Change, Direction, Outcome, State
-from shared.call.limits import Limits, Step
+from shared.call import commands, facts, ids, transitions
+from shared.call.calls import Call, Change
+from shared.call.limits import Limits
+from shared.call.states import Direction, Outcome, State
+from shared.call.steps import Step
 from shared.storage import database, leases
 from shared.storage.call_store import ClaimRequest, PostgresStore, TimelineEntry
 from shared.storage.call_writer import CallWriter, UnitOfWork
@@ -180,7 +182,7 @@ def test_the_clock_is_postgres_s(store: PostgresStore, db: database.Database) ->
 
 
 def admitted(call: Call, store: PostgresStore) -> Call:
-    return calls.advance(call, ADMITTED, store.now(), LIMITS)[0]
+    return transitions.advance(call, ADMITTED, store.now(), LIMITS)[0]
 
 
 def save(
@@ -226,20 +228,20 @@ def test_an_attempt_is_a_row_before_it_is_asked_for(
     call = make(state=State.PREPARED)
     until = store.now() + timedelta(seconds=14)
     begun = facts.AttemptBegun(attempt=1, in_doubt_until=until)
-    attempting = save(store, call, calls.advance(call, begun, store.now(), LIMITS)[0], begun)
+    attempting = save(store, call, transitions.advance(call, begun, store.now(), LIMITS)[0], begun)
     assert attempting is not None
     row = one(db, "SELECT * FROM ari.attempts WHERE call_id = %s", call.call_id)
     assert (row["attempt"], row["media_id"]) == (1, ids.media_id("aip-", call.call_id, 1))
     assert (row["bridge_id"], row["outcome"]) == (ids.bridge_id("aip-", call.call_id, 1), None)
     assert row["in_doubt_until"] == until
     unknown = facts.LegsUnknown(attempt=1, reason="no answer")
-    after = save(store, attempting, calls.advance(attempting, unknown, store.now(), LIMITS)[0], unknown)
+    after = save(store, attempting, transitions.advance(attempting, unknown, store.now(), LIMITS)[0], unknown)
     assert after is not None
     begun = facts.AttemptBegun(attempt=2, in_doubt_until=until)
-    second = save(store, after, calls.advance(after, begun, store.now(), LIMITS)[0], begun)
+    second = save(store, after, transitions.advance(after, begun, store.now(), LIMITS)[0], begun)
     assert second is not None
     created = facts.LegsCreated(attempt=2)
-    assert save(store, second, calls.advance(second, created, store.now(), LIMITS)[0], created) is not None
+    assert save(store, second, transitions.advance(second, created, store.now(), LIMITS)[0], created) is not None
     with db.connection() as connection:
         rows = connection.execute("SELECT attempt, outcome, outcome_at FROM ari.attempts ORDER BY attempt").fetchall()
     assert [(row["attempt"], row["outcome"]) for row in rows] == [(1, "unknown"), (2, "created")]

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 
-from shared.call.calls import State
+from shared.call.states import State
 
 
 class Fault(StrEnum):

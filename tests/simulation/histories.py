@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.call import ids
-from shared.call.calls import State
+from shared.call.states import State
 from simulator import bridges, channels
 from tests.simulation import faults
 from tests.simulation.asterisks import PREFIX, AgentPlan, EventSocket

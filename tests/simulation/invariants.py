@@ -10,7 +10,8 @@ from uuid import UUID
 import greenlet
 
 from shared.call import facts, ids
-from shared.call.calls import Call, Direction, State
+from shared.call.calls import Call
+from shared.call.states import Direction, State
 from simulator import channels
 from tests.simulation.asterisks import PREFIX, Asterisk
 from tests.simulation.parties import Caller

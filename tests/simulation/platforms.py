@@ -13,8 +13,9 @@ import greenlet
 from shared import errors
 from shared.asterisk import rest
 from shared.call import call_settings, facts, stasis_args
-from shared.call.calls import Call, Cause, Direction
+from shared.call.calls import Call
 from shared.call.stasis_args import RunArgs
+from shared.call.states import Cause, Direction
 from shared.platform import dograh
 from shared.storage import connections, database
 from tests.simulation import asterisks, faults
@@ -148,7 +149,7 @@ class Runs:
 
         return self._postgres.statement("insert run", insert)
 
-    def take(
+    def attach(
         self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int
     ) -> dograh.Route | dograh.NoRoute:
         transaction, run_id = cast(Transaction, connection), args.workflow_run_id
@@ -232,7 +233,7 @@ class Leases:
         #: Name → holder, and until when.
         self._held: dict[str, tuple[str, datetime]] = {}
 
-    def take(self, name: str, holder: str, seconds: float) -> int | None:
+    def attach(self, name: str, holder: str, seconds: float) -> int | None:
         return self._postgres.statement("lease", lambda: self._take(name, holder, seconds))
 
     def release(self, name: str, holder: str) -> None:

@@ -12,7 +12,8 @@ from scheduler import sweep
 from shared import errors, messages, outbound_calls
 from shared.asterisk import ari, circuit_breaker, rest
 from shared.call.calls import Call
-from shared.call.limits import Limits, Step
+from shared.call.limits import Limits
+from shared.call.steps import Step
 from shared.storage.call_writer import CallWriter
 from simulator import events
 from tests.simulation.asterisks import PREFIX, AgentPlan, Asterisk, Requests

@@ -13,8 +13,9 @@ from typing import Protocol, TypeVar, cast
 from uuid import UUID
 
 from shared import errors
-from shared.call import calls, facts
-from shared.call.calls import Call, Change, State
+from shared.call import calls, facts, states
+from shared.call.calls import Call, Change
+from shared.call.states import State
 from shared.storage import database
 from shared.storage.call_store import ClaimRequest, TimelineEntry
 from tests.simulation.world import Latch
@@ -81,7 +82,7 @@ class Locks:
             if not self._postgres.wait(latch, _LOCK_SECONDS):
                 raise errors.DatabaseUnavailable("canceling statement due to lock timeout")
 
-    def take(self, transaction: Transaction, *keys: object) -> None:
+    def attach(self, transaction: Transaction, *keys: object) -> None:
         """Waits for these, and holds them."""
         self.wait(*keys)
         for key in keys:
@@ -236,9 +237,9 @@ class MemoryStore:
 
     def taken_now(self, organization_id: int, *, but: Collection[UUID] = ()) -> int:
         """How many slots the organization's calls take up, some of them aside."""
-        since = self.now() - timedelta(seconds=calls.ENDING_SLOT_SECONDS)
+        since = self.now() - timedelta(seconds=states.ENDING_SLOT_SECONDS)
         return sum(
-            call.state in calls.TAKES_SLOT
+            call.state in states.USES_SLOT
             or (call.state is State.ENDING and call.workflow_id is not None and (call.ending_at or since) > since)
             for call in (row.call for row in self.rows.values())
             if call.organization_id == organization_id and call.call_id not in but

@@ -11,8 +11,9 @@ import pytest
 from shared import messages
 from shared.asterisk import events
 from shared.call import commands, ids
-from shared.call.calls import Call, Outcome, State
-from shared.call.limits import Step
+from shared.call.calls import Call
+from shared.call.states import Outcome, State
+from shared.call.steps import Step
 from simulator import bridges, channels
 from tests.simulation.asterisks import PREFIX, AgentPlan
 from tests.simulation.faults import Fault

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from shared import errors
 from shared.call import facts
-from shared.call.calls import Call, Change, Direction, State
-from shared.call.limits import Limits, Step
+from shared.call.calls import Call, Change
+from shared.call.limits import Limits
+from shared.call.states import Direction, State
+from shared.call.steps import Step
 from shared.storage import database
 from shared.storage.call_store import ClaimRequest, PostgresStore, Store
 from shared.storage.call_writer import Transition

@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.call import calls, commands, facts
-from shared.call.calls import Call, Cause, Direction, Outcome, State
-from shared.call.limits import Limits, Step
+from shared.call import calls, commands, facts, states, transitions
+from shared.call.calls import Call
+from shared.call.limits import Limits
+from shared.call.states import Cause, Direction, Outcome, State
+from shared.call.steps import Step
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 LIMITS = Limits()
@@ -139,7 +141,7 @@ def advance(call: Call, *happened: facts.Fact, now: datetime = NOW) -> tuple[Cal
     """Applies facts in turn; gives all the orders."""
     ordered: list[commands.Command] = []
     for fact in happened:
-        call, orders = calls.advance(call, fact, now, LIMITS)
+        call, orders = transitions.advance(call, fact, now, LIMITS)
         ordered += orders
     return call, ordered
 
@@ -166,14 +168,14 @@ def test_the_table_lists_every_pair() -> None:
 @pytest.mark.parametrize(("state", "name"), sorted(TABLE))
 def test_what_a_fact_makes_of_a_call(state: State, name: str) -> None:
     before = CALLS[state]
-    after, orders = calls.advance(before, FACTS[name], NOW, LIMITS)
+    after, orders = transitions.advance(before, FACTS[name], NOW, LIMITS)
     assert cell_of(before, after, orders) == TABLE[state, name]
 
 
 def test_a_duplicate_is_harmless() -> None:
     for (state, name), cell in TABLE.items():
         once, _ = advance(CALLS[state], FACTS[name])
-        twice, orders = calls.advance(once, FACTS[name], NOW, LIMITS)
+        twice, orders = transitions.advance(once, FACTS[name], NOW, LIMITS)
         if name == "RemovalPending":
             # Counted, to back off.
             assert replace(twice, step_retries=0, deadline_at=None) == replace(once, step_retries=0, deadline_at=None)
@@ -185,7 +187,7 @@ def test_a_duplicate_is_harmless() -> None:
 
 def test_every_order_names_the_call_and_the_attempt_it_is_for() -> None:
     for call, fact in itertools.product(CALLS.values(), FACTS.values()):
-        after, orders = calls.advance(call, fact, NOW, LIMITS)
+        after, orders = transitions.advance(call, fact, NOW, LIMITS)
         for order in orders:
             assert order.call_id == CALL_ID
             match order:
@@ -201,7 +203,7 @@ def test_every_order_names_the_call_and_the_attempt_it_is_for() -> None:
 
 
 def test_a_received_call_has_a_deadline() -> None:
-    received = calls.receive(replace(RECEIVED, deadline_at=None), LIMITS)
+    received = transitions.receive(replace(RECEIVED, deadline_at=None), LIMITS)
     assert received.deadline_at == RECEIVED.received_at + LIMITS.queue_wait()
 
 
@@ -544,7 +546,7 @@ ANSWERED = facts.FarEndAnswered(channel_name="PJSIP/trunk-1", channel_created="2
 
 
 def test_an_originate_is_ordered_as_soon_as_it_is_written() -> None:
-    call, order = calls.originate(replace(ORIGINATING, state=State.RECEIVED), LIMITS)
+    call, order = transitions.originate(replace(ORIGINATING, state=State.RECEIVED), LIMITS)
     assert (call.state, call.deadline_at) == (State.ORIGINATING, call.received_at + LIMITS.queue_wait())
     assert order == commands.OriginateLeg(call_id=CALL_ID)
 
@@ -733,7 +735,7 @@ _SETUP: list[facts.Fact] = [
 
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(
-    first=st.sampled_from([calls.receive(RECEIVED, LIMITS), ORIGINATING, replace(ORIGINATING, lock_version=2)]),
+    first=st.sampled_from([transitions.receive(RECEIVED, LIMITS), ORIGINATING, replace(ORIGINATING, lock_version=2)]),
     usual=st.integers(0, len(_SETUP)),
     happened=st.lists(st.tuples(_fact, st.sampled_from([0, 1, 5, 100])), max_size=15),
 )
@@ -742,7 +744,7 @@ def test_whatever_happens_the_rules_hold(first: Call, usual: int, happened: list
     for fact, later in [*((fact, 0) for fact in _SETUP[:usual]), *happened]:
         now += seconds(later)
         before = call
-        call, orders = calls.advance(before, fact, now, LIMITS)
+        call, orders = transitions.advance(before, fact, now, LIMITS)
         assert before.attempt <= call.attempt <= min(before.attempt + 1, LIMITS.attempts)
         assert call.caller_left or not before.caller_left
         if before.state is State.ENDED:
@@ -773,4 +775,4 @@ def test_whatever_happens_the_rules_hold(first: Call, usual: int, happened: list
 def test_each_step_has_one_state_and_each_waiting_state_one_step() -> None:
     assert set(calls.WORKS_IN) == set(Step)
     assert set(State) - set(calls.WORKS_IN.values()) == {State.RINGING, State.CONNECTED, State.ENDED}
-    assert {State.ENDING, State.ENDED}.isdisjoint(calls.LIVE)
+    assert {State.ENDING, State.ENDED}.isdisjoint(states.LIVE)

@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from shared.call.limits import Limits, Step
+from shared.call.limits import Limits
+from shared.call.steps import Step
 
 SLOW = Limits(connect_seconds=30, read_seconds=60, queue_seconds=60, quota_seconds=20, database_seconds=5)
 EVERY = pytest.mark.parametrize("limits", [Limits(), SLOW])

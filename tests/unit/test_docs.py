@@ -21,8 +21,9 @@ from arictl import main as arictl
 from devstack import asterisk_config
 from shared import errors, keys, messages
 from shared.assignments import SocketState
-from shared.call import calls
-from shared.call.limits import Limits, Step
+from shared.call import states
+from shared.call.limits import Limits
+from shared.call.steps import Step
 from shared.process import settings
 
 ROOT = Path(__file__).parents[2]
@@ -282,7 +283,7 @@ def test_the_readme_s_processes_are_the_procfile_s() -> None:
 def test_the_drawing_has_every_state() -> None:
     (drawing,) = (block for block in fences("README.md", "mermaid") if block.startswith("stateDiagram"))
     drawn = set(re.findall(r"^ *(\w+) --> ", drawing, re.MULTILINE)) | set(re.findall(r"--> (\w+)", drawing))
-    assert drawn == set(calls.State)
+    assert drawn == set(states.State)
 
 
 def test_the_recommended_dialplan_is_what_the_tests_run_on() -> None:
@@ -321,7 +322,7 @@ def test_every_table_is_in_the_architecture() -> None:
 
 
 def test_the_glossary_has_the_words_of_the_code() -> None:
-    words = {*calls.State, *calls.Outcome, *SocketState, *Step}
+    words = {*states.State, *states.Outcome, *SocketState, *Step}
     assert {word for word in words if f"`{word}`" not in text("docs/glossary.md")} == set()
 
 

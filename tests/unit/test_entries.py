@@ -9,8 +9,9 @@ from uuid import UUID
 import pytest
 
 from shared.call import stasis_entry
-from shared.call.calls import Call, Direction, Outcome, State
+from shared.call.calls import Call
 from shared.call.stasis_entry import Entry
+from shared.call.states import Direction, Outcome, State
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 S1, S2, S3 = (f"2026-05-01T12:00:0{number}.000+0000" for number in (1, 2, 3))

@@ -15,8 +15,9 @@ import pytest
 from shared import errors, messages
 from shared.asterisk import rest
 from shared.call import facts
-from shared.call.calls import Call, Direction, State
+from shared.call.calls import Call
 from shared.call.limits import Limits
+from shared.call.states import Direction, State
 from workers import asterisks, media
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from shared.call import calls, quota_rules
-from shared.call.calls import Cause, State
+from shared.call import quota_rules, states
 from shared.call.quota_rules import Quota
+from shared.call.states import Cause, State
 
 
 @pytest.mark.parametrize(
@@ -86,4 +86,4 @@ def test_a_month_begins_in_utc(now: datetime, start: datetime) -> None:
 def test_every_state_takes_a_slot_or_not() -> None:
     assert {
         State.ORIGINATING, State.RINGING, State.ADMITTED, State.PREPARED, State.JOINING, State.CONNECTED,
-    } == calls.TAKES_SLOT  # fmt: skip
+    } == states.USES_SLOT  # fmt: skip

@@ -40,7 +40,7 @@ class Runs:
             ).fetchone()
         return int(row["id"]) if row is not None else None
 
-    def take(self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int) -> Route | NoRoute:
+    def attach(self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int) -> Route | NoRoute:
         """Takes a run that waits for a call, for this one, inside the caller's transaction.
 
         What names the call is in its gathered_context from here on: the voice agent looks for it.

@@ -1,0 +1,68 @@
+"""What a call has on its Asterisk: legs, each with a role, and the bridge that joins them.
+
+Join, verification, resync and teardown go over the legs of a call, whatever roles there are; only what one role alone
+does (answering the caller, asking for the media leg) names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from shared.call import ids
+from shared.call.calls import Call
+
+
+class Role(StrEnum):
+    """What a leg is in a call."""
+
+    #: The channel that entered Stasis; for an outbound call the far end.
+    CALLER = "caller"
+    #: The external media channel to the voice agent.
+    MEDIA = "media"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """The ids of one attempt: what its requests may have created."""
+
+    number: int
+    #: The legs created for the attempt, by role.
+    legs: dict[Role, str]
+    bridge_id: str
+
+
+class Naming:
+    """Names the legs and bridges of calls.
+
+    Args:
+        prefix: Begins every channel and bridge id of this installation.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+
+    def legs(self, call: Call) -> dict[Role, str]:
+        """Return the channel id of each leg that belongs in the call's bridge."""
+        return {Role.CALLER: call.channel_id, **self.attempt(call, call.attempt).legs}
+
+    def bridge_id(self, call: Call) -> str:
+        """Return the id of the newest attempt's bridge."""
+        return ids.bridge_id(self.prefix, call.call_id, call.attempt)
+
+    def media_id(self, call: Call) -> str:
+        """Return the channel id of the newest attempt's media leg."""
+        return ids.media_id(self.prefix, call.call_id, call.attempt)
+
+    def attempt(self, call: Call, number: int) -> Attempt:
+        """Return the ids of one attempt."""
+        return Attempt(
+            number=number,
+            legs={Role.MEDIA: ids.media_id(self.prefix, call.call_id, number)},
+            bridge_id=ids.bridge_id(self.prefix, call.call_id, number),
+        )
+
+    def attempts(self, call: Call) -> Iterator[Attempt]:
+        """Yield every attempt that was committed: each may have left something behind."""
+        return (self.attempt(call, number) for number in range(1, call.attempt + 1))

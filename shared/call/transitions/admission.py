@@ -1,0 +1,69 @@
+"""Admission and run: what admitting, refusing, attaching a run or creating one makes of a call."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from shared.call import commands, facts
+from shared.call.calls import Call
+from shared.call.limits import Limits
+from shared.call.states import Outcome, State
+from shared.call.transitions import moves
+from shared.call.transitions.moves import Advance
+
+
+def admitted(call: Call, fact: facts.Admitted, now: datetime, limits: Limits) -> Advance:
+    if call.state is not State.RECEIVED:
+        return moves.unchanged(call)
+    admitted = moves.enter(
+        call,
+        State.ADMITTED,
+        now,
+        limits.queue_wait(),
+        workflow_id=fact.workflow_id,
+        user_id=fact.user_id,
+        media_client=fact.media_client,
+        call_seconds=fact.call_seconds,
+    )
+    return admitted, (commands.CreateRun.of(call),)
+
+
+def run_attached(call: Call, fact: facts.RunAttached, now: datetime, limits: Limits) -> Advance:
+    if call.state is not State.RECEIVED:
+        return moves.unchanged(call)
+    attached = replace(
+        call,
+        workflow_id=fact.workflow_id,
+        user_id=fact.user_id,
+        media_client=fact.media_client,
+        call_seconds=fact.call_seconds,
+        workflow_run_id=fact.workflow_run_id,
+    )
+    return moves.prepare(attached, now, limits)
+
+
+def refused(call: Call, fact: facts.Refused, now: datetime, limits: Limits) -> Advance:
+    if call.state not in (State.RECEIVED, State.ADMITTED, State.ORIGINATING):
+        return moves.unchanged(call)
+    refused = replace(call, continue_in_dialplan=fact.continue_in_dialplan)
+    # No leg exists and none will appear: there is nothing to wait for, and the next teardown frees the slot.
+    no_leg = {"caller_left": True, "earlier_in_doubt_until": None} if _never_dialled(call) else {}
+    return moves.end(
+        refused, now, limits, outcome=Outcome.REFUSED, reason=fact.reason, cause=fact.hangup_cause, **no_leg
+    )
+
+
+def _never_dialled(call: Call) -> bool:
+    """True if no earlier worker can have asked Asterisk to dial.
+
+    Every dial attempt is preceded by a claim, and the sweep writes the call before another worker may claim it; each
+    write raises `lock_version`. So at 1 or below, the claim of the worker that reports now is the only one.
+    """
+    return call.state is State.ORIGINATING and call.lock_version <= 1
+
+
+def run_created(call: Call, fact: facts.RunCreated, now: datetime, limits: Limits) -> Advance:
+    if call.state is not State.ADMITTED:
+        return moves.unchanged(call)
+    return moves.prepare(replace(call, workflow_run_id=fact.workflow_run_id), now, limits)

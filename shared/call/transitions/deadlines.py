@@ -1,0 +1,88 @@
+"""Overdue calls, requests to end one, and the end of a teardown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+from shared.call import commands, facts
+from shared.call.calls import Call
+from shared.call.limits import Limits
+from shared.call.states import LIVE, Cause, Outcome, State
+from shared.call.transitions import media, moves
+from shared.call.transitions.moves import Advance
+
+
+def end_requested(call: Call, fact: facts.EndRequested, now: datetime, limits: Limits) -> Advance:
+    if call.state not in LIVE:
+        return moves.unchanged(call)
+    outcome = Outcome.COMPLETED if call.connected_at is not None else Outcome.CANCELED
+    return moves.end(call, now, limits, outcome=outcome, reason=fact.reason, cause=Cause.NORMAL)
+
+
+def deadline_passed(call: Call, _fact: facts.DeadlinePassed, now: datetime, limits: Limits) -> Advance:
+    if call.deadline_at is None or now < call.deadline_at:
+        return moves.unchanged(call)
+    return _OVERDUE[call.state](call, now, limits)
+
+
+def _longest_call(call: Call, now: datetime, limits: Limits) -> Advance:
+    reason = "longest call time reached"
+    return moves.end(call, now, limits, outcome=Outcome.COMPLETED, reason=reason, cause=Cause.NORMAL)
+
+
+def _rang_too_long(call: Call, now: datetime, limits: Limits) -> Advance:
+    reason = "not answered in time"
+    return moves.end(call, now, limits, outcome=Outcome.NO_ANSWER, reason=reason, cause=Cause.NO_ANSWER)
+
+
+def _preparation_overdue(call: Call, now: datetime, limits: Limits) -> Advance:
+    if call.legs_created:
+        return _media_overdue(call, now, limits)
+    if call.attempt_in_doubt_until is not None:
+        return media.next_attempt(call, now, limits, "the worker did not report back")
+    return moves.retry_step(call, now, limits)
+
+
+def _teardown_overdue(call: Call, now: datetime, limits: Limits) -> Advance:
+    wait = max(limits.queue_wait(), limits.teardown_pause(call.step_retries))
+    again = replace(call, step_retries=call.step_retries + 1, deadline_at=now + wait)
+    return again, (commands.TearDown.of(call),)
+
+
+def _media_overdue(call: Call, now: datetime, limits: Limits) -> Advance:
+    if call.step_retries >= limits.media_checks:
+        return moves.fail(call, now, limits, "voice agent not reached: media leg not ready in time")
+    waiting = replace(call, step_retries=call.step_retries + 1, deadline_at=now + limits.media_wait())
+    return waiting, (commands.CheckMedia.of(call),)
+
+
+def removal_pending(call: Call, fact: facts.RemovalPending, now: datetime, limits: Limits) -> Advance:
+    if call.state is not State.ENDING:
+        return moves.unchanged(call)
+    retry_at = now + limits.teardown_pause(call.step_retries)
+    if fact.not_before is not None and call.in_doubt_until is not None:
+        # If the outcome became known meanwhile, it is no longer waited for.
+        retry_at = max(retry_at, min(fact.not_before, call.in_doubt_until))
+    return replace(call, step_retries=call.step_retries + 1, deadline_at=retry_at), ()
+
+
+def legs_removed(call: Call, _fact: facts.LegsRemoved, now: datetime, _limits: Limits) -> Advance:
+    in_doubt = call.in_doubt_until is not None and now < call.in_doubt_until
+    if call.state is not State.ENDING or in_doubt:
+        return moves.unchanged(call)
+    return moves.enter(call, State.ENDED, now, None, ended_at=now), ()
+
+
+_OVERDUE: dict[State, Callable[[Call, datetime, Limits], Advance]] = {
+    State.ORIGINATING: moves.retry_step,
+    State.RINGING: _rang_too_long,
+    State.RECEIVED: moves.retry_step,
+    State.ADMITTED: moves.retry_step,
+    State.PREPARED: _preparation_overdue,
+    State.JOINING: moves.retry_step,
+    State.CONNECTED: _longest_call,
+    State.ENDING: _teardown_overdue,
+    State.ENDED: lambda call, _now, _limits: moves.unchanged(call),
+}

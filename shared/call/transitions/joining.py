@@ -1,0 +1,33 @@
+"""Joining caller and agent, and losing the bridge later."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from shared.call import facts
+from shared.call.calls import Call
+from shared.call.limits import Limits
+from shared.call.states import Cause, Outcome, State
+from shared.call.transitions import moves
+from shared.call.transitions.moves import Advance
+
+
+def joined(call: Call, fact: facts.Joined, now: datetime, limits: Limits) -> Advance:
+    if call.state is not State.JOINING or fact.attempt != call.attempt:
+        return moves.unchanged(call)
+    longest = timedelta(seconds=call.call_seconds or limits.call_seconds)
+    return moves.enter(call, State.CONNECTED, now, longest, connected_at=now), ()
+
+
+def join_refused(call: Call, fact: facts.JoinRefused, now: datetime, limits: Limits) -> Advance:
+    if call.state is not State.JOINING or fact.attempt != call.attempt:
+        return moves.unchanged(call)
+    return moves.fail(call, now, limits, f"legs not joined: {fact.reason}")
+
+
+def bridge_lost(call: Call, fact: facts.BridgeLost, now: datetime, limits: Limits) -> Advance:
+    if call.state is not State.CONNECTED or fact.attempt != call.attempt:
+        return moves.unchanged(call)
+    return moves.end(
+        call, now, limits, outcome=Outcome.FAILED, reason=f"bridge lost: {fact.reason}", cause=Cause.NORMAL
+    )

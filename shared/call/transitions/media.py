@@ -1,0 +1,117 @@
+"""Media leg and bridge: attempts, their outcomes, and the media leg becoming ready or going."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from shared.call import commands, facts
+from shared.call.calls import Call
+from shared.call.limits import Limits
+from shared.call.states import Cause, Outcome, State
+from shared.call.steps import Step
+from shared.call.transitions import moves
+from shared.call.transitions.moves import Advance
+
+
+def begin(call: Call, now: datetime, limits: Limits) -> facts.AttemptBegun:
+    """Return the fact that the call's next attempt begins now.
+
+    Its requests may take effect as long as the step may work, and one request longer.
+    """
+    wait = limits.claim(Step.MEDIA) + timedelta(seconds=limits.request_seconds)
+    return facts.AttemptBegun(attempt=call.attempt + 1, in_doubt_until=now + wait)
+
+
+def attempt_begun(call: Call, fact: facts.AttemptBegun, now: datetime, limits: Limits) -> Advance:
+    is_next = fact.attempt == call.attempt + 1 and fact.attempt <= limits.attempts
+    if call.state is not State.PREPARED or not is_next or call.legs_created:
+        return moves.unchanged(call)
+    # Still in doubt: a worker died during the attempt before, and its requests may yet take effect.
+    begun = replace(
+        call,
+        attempt=fact.attempt,
+        earlier_in_doubt_until=call.in_doubt_until,
+        attempt_in_doubt_until=fact.in_doubt_until,
+        legs_created=False,
+        media_ready=False,
+        step_retries=0,
+        deadline_at=now + limits.attempt_wait(),
+    )
+    return begun, ()
+
+
+def legs_created(call: Call, fact: facts.LegsCreated, now: datetime, limits: Limits) -> Advance:
+    if fact.attempt != call.attempt:
+        return call, (commands.RemoveAttempt(call_id=call.call_id, attempt=fact.attempt),)
+    # Before the first attempt nothing is in doubt, so with its outcome known nothing is.
+    earlier = None if fact.attempt == 1 else call.earlier_in_doubt_until
+    created = replace(call, legs_created=True, attempt_in_doubt_until=None, earlier_in_doubt_until=earlier)
+    match call.state:
+        case State.PREPARED if call.media_ready:
+            return moves.join(created, now, limits)
+        case State.PREPARED if not call.legs_created:
+            return replace(created, step_retries=0, deadline_at=now + limits.media_wait()), ()
+        case State.ENDING if not call.legs_created:
+            return created, (commands.TearDown.of(call),)
+        case State.ENDED:
+            return call, (commands.RemoveAttempt(call_id=call.call_id, attempt=fact.attempt),)
+    return moves.unchanged(call)
+
+
+def legs_refused(call: Call, fact: facts.LegsRefused, now: datetime, limits: Limits) -> Advance:
+    if fact.attempt != call.attempt or call.legs_created:
+        return moves.unchanged(call)
+    refused = replace(call, attempt_in_doubt_until=None)
+    if call.state is State.PREPARED:
+        return moves.fail(refused, now, limits, f"media refused: {fact.reason}")
+    if call.state is State.ENDING and call.attempt_in_doubt_until is not None:
+        return refused, (commands.TearDown.of(call),)
+    return moves.unchanged(call)
+
+
+def legs_unknown(call: Call, fact: facts.LegsUnknown, now: datetime, limits: Limits) -> Advance:
+    in_doubt = call.attempt_in_doubt_until is not None
+    if call.state is not State.PREPARED or fact.attempt != call.attempt or call.legs_created or not in_doubt:
+        return moves.unchanged(call)
+    return next_attempt(call, now, limits, fact.reason)
+
+
+def next_attempt(call: Call, now: datetime, limits: Limits, reason: str) -> Advance:
+    """No effect of the attempt is known: go on to the next one. Its ids are new; an id is never used again."""
+    if call.attempt >= limits.attempts:
+        return moves.fail(call, now, limits, f"media not created: {reason}")
+    # No worker is at work on this attempt any more: from here on the deadline is that of the next attempt's command.
+    again = replace(
+        call,
+        earlier_in_doubt_until=call.in_doubt_until,
+        attempt_in_doubt_until=None,
+        step_retries=0,
+        deadline_at=now + limits.queue_wait(),
+    )
+    return again, (commands.StartMedia.of(call),)
+
+
+def media_ready(call: Call, fact: facts.MediaReady, now: datetime, limits: Limits) -> Advance:
+    if fact.attempt != call.attempt or call.state in (State.ENDING, State.ENDED):
+        # A leg of another attempt or of an ended call is removed on sight.
+        return call, (commands.RemoveAttempt(call_id=call.call_id, attempt=fact.attempt),)
+    if call.media_ready or call.state is not State.PREPARED:
+        return moves.unchanged(call)
+    ready = replace(call, media_ready=True)
+    return moves.join(ready, now, limits) if call.legs_created else (ready, ())
+
+
+def media_gone(call: Call, fact: facts.MediaGone, now: datetime, limits: Limits) -> Advance:
+    if fact.attempt != call.attempt:
+        return moves.unchanged(call)
+    match call.state:
+        case State.PREPARED if not fact.reported_by_event and call.legs_created and call.attempt < limits.attempts:
+            # The agent is not to blame, and another attempt costs the caller only a wait.
+            without_legs = replace(call, legs_created=False, media_ready=False)
+            return next_attempt(without_legs, now, limits, fact.reason)
+        case State.PREPARED | State.JOINING:
+            return moves.fail(call, now, limits, f"voice agent not reached: {fact.reason}")
+        case State.CONNECTED:
+            return moves.end(call, now, limits, outcome=Outcome.COMPLETED, reason="agent hung up", cause=Cause.NORMAL)
+    return moves.unchanged(call)

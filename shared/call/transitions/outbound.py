@@ -1,0 +1,61 @@
+"""Legs that the product originates: asked for, dialled, answered, or refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from shared.call import commands, facts
+from shared.call.calls import Call
+from shared.call.limits import Limits
+from shared.call.states import DIALLING, Cause, Outcome, State
+from shared.call.transitions import moves
+from shared.call.transitions.moves import Advance
+
+
+def _may_still_ring(call: Call) -> bool:
+    """True if the originated leg may still ring or be answered although the call is over."""
+    return call.is_unanswered and not call.caller_left
+
+
+def originated(call: Call, _fact: facts.Originated, now: datetime, limits: Limits) -> Advance:
+    match call.state:
+        case State.ORIGINATING:
+            return moves.enter(call, State.RINGING, now, limits.ring_wait(call.ring_seconds)), ()
+        case State.ENDING if _may_still_ring(call):
+            # The call was cancelled while the request was under way: the leg rings and has to go.
+            return replace(call, earlier_in_doubt_until=None), (commands.TearDown.of(call),)
+    return moves.unchanged(call)
+
+
+def dialled(call: Call, fact: facts.Dialled, _now: datetime, _limits: Limits) -> Advance:
+    if call.state not in DIALLING or call.dial_status == fact.status:
+        return moves.unchanged(call)
+    return replace(call, dial_status=fact.status), ()
+
+
+def far_end_answered(call: Call, fact: facts.FarEndAnswered, now: datetime, limits: Limits) -> Advance:
+    if call.state is State.ENDING and _may_still_ring(call):
+        # The leg appeared after the teardown had looked: its far end would sit in silence.
+        return call, (commands.TearDown.of(call),)
+    if call.state not in DIALLING:
+        return moves.unchanged(call)
+    answered = replace(
+        call, channel_name=fact.channel_name, channel_created=fact.channel_created, entered_stamp=fact.stamp
+    )
+    return moves.prepare(answered, now, limits)
+
+
+def originate_refused(call: Call, fact: facts.OriginateRefused, now: datetime, limits: Limits) -> Advance:
+    match call.state:
+        case State.ORIGINATING:
+            reason = f"not originated: {fact.reason}"
+            return moves.end(
+                call, now, limits, outcome=Outcome.FAILED, reason=reason, cause=Cause.UNALLOCATED, caller_left=True,
+                earlier_in_doubt_until=None,
+            )  # fmt: skip
+        case State.ENDING if _may_still_ring(call):
+            # The call was cancelled while the request was under way: there is nothing to wait for.
+            without_leg = replace(call, caller_left=True, earlier_in_doubt_until=None)
+            return without_leg, (commands.TearDown.of(call),)
+    return moves.unchanged(call)

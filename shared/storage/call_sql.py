@@ -1,0 +1,124 @@
+"""The statements of the calls' store. `postgres_calls.py` runs them."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import fields
+
+from shared.call import states
+from shared.call.calls import Call
+
+_FIXED = frozenset({
+    "call_id", "connection_id", "connection_version", "organization_id", "entry", "direction", "received_at",
+    "lock_version", "args", "request_id", "dial_endpoint", "ring_seconds",
+})  # fmt: skip
+COLUMNS = [field.name for field in fields(Call)]
+#: The columns that a save may change.
+CHANGEABLE = [name for name in COLUMNS if name not in _FIXED]
+_SELECT = ", ".join(COLUMNS)
+_VALUES = ", ".join(f"%({name})s" for name in COLUMNS)
+
+#: Calls as they are, and the time.
+CALLS = f"SELECT {_SELECT}, clock_timestamp() AS now FROM ari.calls"  # noqa: S608 - built from constants
+LOCK = f"SELECT {_SELECT} FROM ari.calls WHERE call_id = %s FOR UPDATE"  # noqa: S608 - built from constants
+LAST_ENTRY = f"""{CALLS}
+WHERE connection_id = %s AND channel_id = %s AND channel_created = %s ORDER BY entry DESC LIMIT 1"""
+ORIGINATED = f"""{CALLS}
+WHERE connection_id = %s AND channel_id = %s AND request_id IS NOT NULL ORDER BY received_at DESC LIMIT 1"""
+REQUESTED = f"""{CALLS}
+WHERE request_id = %s AND connection_id IN (SELECT connection_id FROM ari.connections WHERE organization_id = %s)
+ORDER BY received_at LIMIT 1"""
+
+#: With now(), which does not change within a statement: the index is searched by it, not read from end to end.
+OVERDUE = f"""{CALLS}
+WHERE state <> 'ended' AND state = ANY(%s) AND deadline_at <= now()
+  AND (claim_until IS NULL OR claim_until <= clock_timestamp()) ORDER BY deadline_at LIMIT %s"""
+
+#: Of a connection version, and of the connection's other versions in the same app instance.
+OPEN_CALLS = f"""
+SELECT {_SELECT}, clock_timestamp() AS now,
+       coalesce((SELECT max(t.at) FROM ari.timeline t WHERE t.call_id = c.call_id), received_at) AS changed,
+       coalesce(claim_until > clock_timestamp(), false) AS claimed
+FROM ari.calls c WHERE connection_id = %(connection_id)s AND state <> 'ended' AND connection_version IN (
+    SELECT o.version FROM ari.connection_versions o
+    JOIN ari.connection_versions v USING (connection_id, endpoint, app)
+    WHERE v.connection_id = %(connection_id)s AND v.version = %(number)s)
+"""  # noqa: S608 - built from constants
+
+CONNECTED_RUNS = """
+SELECT workflow_run_id, call_id FROM ari.calls WHERE state = 'connected' AND workflow_run_id IS NOT NULL
+"""
+
+_TIMELINE_COLUMNS = "at, call_id, connection_id, kind, name, state_from, state_to, attempt, took_ms, who, detail"
+_TIMELINE_ROWS = """
+    SELECT coalesce(at, clock_timestamp()), call_id, connection_id, kind, name, state_from, state_to, attempt, took_ms,
+           who, coalesce(detail, '')
+    FROM jsonb_to_recordset(%(timeline)s::jsonb) AS row (
+        at timestamptz, call_id uuid, connection_id integer, kind text, name text, state_from text, state_to text,
+        attempt integer, took_ms real, who text, detail text)
+"""
+APPEND_TIMELINE = f"INSERT INTO ari.timeline ({_TIMELINE_COLUMNS}) {_TIMELINE_ROWS}"  # noqa: S608 - built from constants
+RECENT_NOTES = """
+SELECT DISTINCT name, detail FROM ari.timeline
+WHERE connection_id = %s AND call_id IS NULL AND kind = 'note' AND at > now() - %s::interval
+"""
+
+INSERT = f"""
+WITH inserted AS (
+    INSERT INTO ari.calls ({_SELECT}, claim_owner, claim_step, claim_until)
+    VALUES ({_VALUES}, %(owner)s, %(step)s, clock_timestamp() + %(claim)s::interval)
+    ON CONFLICT DO NOTHING RETURNING call_id
+), appended AS (
+    INSERT INTO ari.timeline ({_TIMELINE_COLUMNS}) {_TIMELINE_ROWS} WHERE EXISTS (SELECT 1 FROM inserted)
+)
+SELECT EXISTS (SELECT 1 FROM inserted) AS done
+"""  # noqa: S608 - built from constants
+
+#: The first entry of a call's timeline.
+ARRIVALS = {states.State.RECEIVED: "CallReceived", states.State.ORIGINATING: "CallRequested"}
+
+CLAIM = f"""
+UPDATE ari.calls SET claim_owner = %(owner)s, claim_step = %(step)s, lock_version = lock_version + 1,
+    claim_until = clock_timestamp() + %(claim)s::interval
+WHERE call_id = %(call_id)s AND state = %(state)s AND (claim_until IS NULL OR claim_until <= clock_timestamp())
+RETURNING {_SELECT}, clock_timestamp() AS now
+"""  # noqa: S608 - built from constants
+
+RELEASE = """
+UPDATE ari.calls SET claim_owner = NULL, claim_step = NULL, claim_until = NULL, lock_version = lock_version + 1
+WHERE call_id = %s AND claim_owner = %s
+"""
+
+#: The parts of a save. A save contains only the parts it needs, so each is short and few different ones exist.
+CLAIM_TAKEN = ", claim_owner = %(owner)s, claim_step = %(step)s, claim_until = clock_timestamp() + %(claim)s::interval"
+CLAIM_ENDED = ", claim_owner = NULL, claim_step = NULL, claim_until = NULL"
+OWN_CLAIM_ENDED = "".join(
+    f", {name} = CASE WHEN claim_owner = %(owner)s THEN NULL ELSE {name} END"
+    for name in ("claim_owner", "claim_step", "claim_until")
+)
+IF_UNCLAIMED = " AND (claim_until IS NULL OR claim_until <= clock_timestamp())"
+ATTEMPT_BEGUN = """, begun AS (
+    INSERT INTO ari.attempts (call_id, attempt, media_id, bridge_id, in_doubt_until)
+    SELECT call_id, %(begun)s, %(media_id)s, %(bridge_id)s, %(begun_in_doubt_until)s FROM saved
+)"""
+ATTEMPT_OUTCOME = """, outcome AS (
+    UPDATE ari.attempts SET outcome = %(attempt_outcome)s, outcome_at = clock_timestamp()
+    WHERE call_id = (SELECT call_id FROM saved) AND attempt = %(outcome_attempt)s
+)"""
+
+
+@functools.cache
+def save(changed: tuple[str, ...], claim: str, condition: str, attempts: str) -> str:
+    """Return the compare-and-set of a call, with its timeline; `done` is false on a version conflict."""
+    sets = ", ".join([*(f"{name} = %({name})s" for name in changed), "lock_version = lock_version + 1"]) + claim
+    return f"""
+WITH saved AS (
+    UPDATE ari.calls SET {sets}
+    WHERE call_id = %(call_id)s AND lock_version = %(lock_version)s{condition}
+    RETURNING call_id
+){attempts}, appended AS (
+    INSERT INTO ari.timeline ({_TIMELINE_COLUMNS}) {_TIMELINE_ROWS}
+    WHERE kind = 'request' OR EXISTS (SELECT 1 FROM saved)
+)
+SELECT EXISTS (SELECT 1 FROM saved) AS done
+"""  # noqa: S608 - built from constants

@@ -1,0 +1,319 @@
+"""Calls in Postgres: the truth. Every write names the lock version it has read, and writes its timeline along."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import fields, replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from shared import errors
+from shared.call import facts, ids, states, steps
+from shared.call.calls import Call, Change
+from shared.call.ids import ConnectionVersion
+from shared.storage import call_sql, database, quotas
+from shared.storage.call_store import ClaimRequest, OpenCall
+from shared.storage.timeline import TimelineEntry
+
+log = structlog.stdlib.get_logger(__name__)
+
+#: The advisory lock of an organization, beside its id: the platform may use such locks, too. An arbitrary number.
+_ORGANIZATION_LOCK = 0x617269
+
+
+class PostgresCalls:
+    """The store of calls in Postgres: the adapter of `call_store.CallStore`.
+
+    Args:
+        who: This process, for the timeline.
+        prefix: Begins every channel and bridge id of this installation.
+    """
+
+    def __init__(self, db: database.Database, *, who: str, prefix: str) -> None:
+        self.db = db
+        self._who = who
+        self._prefix = prefix
+        self._offset: timedelta | None = None
+
+    # ── reads ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def now(self) -> datetime:
+        """Return Postgres's clock, kept from the last answer: asking each time would cost a round trip."""
+        if self._offset is None:
+            with self.db.connection() as connection:
+                row = connection.execute("SELECT clock_timestamp() AS now").fetchone()
+            assert row is not None
+            self._observe(row["now"])
+        assert self._offset is not None
+        return _monotonic() + self._offset
+
+    def load(self, call_id: UUID) -> Call | None:
+        return self._one(f"{call_sql.CALLS} WHERE call_id = %s", [call_id])
+
+    def last_entry(self, connection_id: int, channel_id: str, channel_created: str) -> Call | None:
+        return self._one(call_sql.LAST_ENTRY, [connection_id, channel_id, channel_created])
+
+    def originated(self, connection_id: int, channel_id: str) -> Call | None:
+        return self._one(call_sql.ORIGINATED, [connection_id, channel_id])
+
+    def requested(self, organization_id: int, request_id: str) -> Call | None:
+        return self._one(call_sql.REQUESTED, [request_id, organization_id])
+
+    def overdue(self, limit: int) -> list[Call]:
+        """Return unclaimed calls past their deadline, the longest overdue first. Unreadable ones are skipped."""
+        rows = self._rows(call_sql.OVERDUE, [[str(state) for state in states.State], limit])
+        return [call for _, call in _readable(rows)]
+
+    def connected_runs(self) -> dict[int, UUID]:
+        """Return the run of each connected call, and the call."""
+        with self.db.connection() as connection:
+            rows = connection.execute(call_sql.CONNECTED_RUNS).fetchall()
+        return {row["workflow_run_id"]: row["call_id"] for row in rows}
+
+    def open_calls(self, connection: ConnectionVersion) -> list[OpenCall]:
+        """Return the open calls of an app instance, as `call_store.CallStore` says. Unreadable ones are skipped."""
+        values = {"connection_id": connection.connection_id, "number": connection.number}
+        rows = _readable(self._rows(call_sql.OPEN_CALLS, values))
+        return [OpenCall(call=call, changed_at=row["changed"], is_claimed=row["claimed"]) for row, call in rows]
+
+    # ── writes ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def insert(self, call: Call, timeline: Iterable[TimelineEntry], claim: ClaimRequest | None) -> bool:
+        with self.db.connection() as connection:
+            return self._insert(connection, call, timeline, claim)
+
+    def insert_in(self, connection: database.Connection, call: Call) -> bool:
+        return self._insert(connection, call, (), None)
+
+    def _insert(
+        self,
+        connection: database.Connection,
+        call: Call,
+        timeline: Iterable[TimelineEntry],
+        claim: ClaimRequest | None,
+    ) -> bool:
+        arrival = {
+            "call_id": str(call.call_id),
+            "kind": "transition",
+            "name": call_sql.ARRIVALS.get(call.state, "CallRecorded"),
+            "state_to": call.state,
+            "who": self._who,
+            "detail": f"{call.caller_number} → {call.called_number}, channel {call.channel_id}",
+        }
+        rows = [arrival, *(self._row(entry, call=call) for entry in timeline)]
+        values = _values(call) | _claim_values(claim) | {"timeline": json.dumps(rows, default=str)}
+        row = connection.execute(call_sql.INSERT, values).fetchone()
+        assert row is not None
+        return bool(row["done"])
+
+    def claim(self, call_id: UUID, claim: ClaimRequest) -> Call | None:
+        values = {"call_id": call_id, "state": steps.STEPS[claim.step].state, **_claim_values(claim)}
+        return self._one(call_sql.CLAIM, values)
+
+    def release(self, call_id: UUID, owner: str) -> None:
+        with self.db.connection() as connection:
+            connection.execute(call_sql.RELEASE, [call_id, owner])
+
+    def save(
+        self, changes: Sequence[Change], *, timeline: Sequence[TimelineEntry], owner: str, claim: ClaimRequest | None
+    ) -> Call | None:
+        with self.db.connection() as connection:
+            return self.save_in(connection, changes, timeline=timeline, owner=owner, claim=claim)
+
+    def save_in(
+        self,
+        connection: database.Connection,
+        changes: Sequence[Change],
+        *,
+        timeline: Sequence[TimelineEntry] = (),
+        owner: str = "",
+        claim: ClaimRequest | None = None,
+    ) -> Call | None:
+        before, after = changes[0].before, changes[-1].after
+        changed = tuple(name for name in call_sql.CHANGEABLE if getattr(before, name) != getattr(after, name))
+        rows = [*(self._row(entry, call=after) for entry in timeline), *map(self._transition, changes)]
+        values = {name: getattr(after, name) for name in changed} | {
+            "call_id": before.call_id,
+            "lock_version": before.lock_version,
+            "owner": owner,
+            "timeline": json.dumps(rows, default=str),
+        }
+        claim_part, condition = _claim_part(claim, owner=owner, moved=before.state is not after.state)
+        values |= _claim_values(claim) if claim is not None else {}
+        attempts = ""
+        if after.attempt != before.attempt:
+            attempts += call_sql.ATTEMPT_BEGUN
+            values |= self._begun(after)
+        if outcome := _attempt_outcome(changes):
+            attempts += call_sql.ATTEMPT_OUTCOME
+            values |= outcome
+        row = connection.execute(call_sql.save(changed, claim_part, condition, attempts), values).fetchone()
+        assert row is not None
+        return replace(after, lock_version=after.lock_version + 1) if row["done"] else None
+
+    def _begun(self, call: Call) -> dict[str, Any]:
+        return {
+            "begun": call.attempt,
+            "media_id": ids.media_id(self._prefix, call.call_id, call.attempt),
+            "bridge_id": ids.bridge_id(self._prefix, call.call_id, call.attempt),
+            "begun_in_doubt_until": call.attempt_in_doubt_until,
+        }
+
+    # ── transactions and locks ───────────────────────────────────────────────────────────────────────────────────────
+
+    def transaction(self) -> AbstractContextManager[database.Connection]:
+        return self.db.transaction()
+
+    def lock(self, connection: database.Connection, call_id: UUID) -> Call | None:
+        row = connection.execute(call_sql.LOCK, [call_id]).fetchone()
+        return _call(row) if row is not None else None
+
+    def lock_organization(self, connection: database.Connection, organization_id: int) -> None:
+        """Wait for the organization's advisory lock, a statement's time at most: its row belongs to the platform.
+
+        Count in the next statement: only its snapshot is taken while the lock is held.
+        """
+        connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [_ORGANIZATION_LOCK, organization_id])
+
+    def slots_used(self, connection: database.Connection, organization_id: int) -> int:
+        row = connection.execute(quotas.SLOTS_USED, [organization_id]).fetchone()
+        assert row is not None
+        return int(row["used"])
+
+    # ── the timeline ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def append_timeline(
+        self, timeline: Sequence[TimelineEntry], *, call: Call | None = None, connection_id: int | None = None
+    ) -> None:
+        rows = [self._row(entry, call=call, connection_id=connection_id) for entry in timeline]
+        with self.db.connection() as connection:
+            connection.execute(call_sql.APPEND_TIMELINE, {"timeline": json.dumps(rows, default=str)})
+
+    def append_new(self, timeline: Sequence[TimelineEntry], *, connection_id: int, within: timedelta) -> None:
+        with self.db.connection() as connection:
+            written = connection.execute(call_sql.RECENT_NOTES, [connection_id, within]).fetchall()
+        known = {(row["name"], row["detail"]) for row in written}
+        new = [entry for entry in timeline if (entry.name, entry.detail) not in known]
+        if new:
+            self.append_timeline(new, connection_id=connection_id)
+
+    def _row(
+        self, entry: TimelineEntry, *, call: Call | None = None, connection_id: int | None = None
+    ) -> dict[str, Any]:
+        return {
+            "at": entry.at,
+            "call_id": call.call_id if call is not None else None,
+            "connection_id": connection_id,
+            "kind": entry.kind,
+            "name": entry.name,
+            "attempt": entry.attempt,
+            "took_ms": entry.took_ms,
+            "who": self._who,
+            "detail": entry.detail.replace("\x00", "�"),
+        }
+
+    def _transition(self, change: Change) -> dict[str, Any]:
+        before, after, fact = change.before, change.after, change.fact
+        moved = before.state is not after.state
+        return {
+            "call_id": after.call_id,
+            "kind": "transition" if moved else "fact",
+            "name": type(fact).__name__,
+            "state_from": before.state if moved else None,
+            "state_to": after.state if moved else None,
+            "attempt": getattr(fact, "attempt", None),
+            "who": self._who,
+            "detail": _detail(after, fact, moved=moved),
+        }
+
+    # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _one(self, query: str, values: Any) -> Call | None:
+        found = self._rows(query, values)
+        return _call(found[0]) if found else None
+
+    def _rows(self, query: str, values: Any) -> list[database.Row]:
+        with self.db.connection() as connection:
+            rows = connection.execute(query, values).fetchall()
+        if rows:
+            self._observe(rows[0]["now"])
+        return rows
+
+    def _observe(self, now: datetime) -> None:
+        self._offset = now - _monotonic()
+
+
+def _monotonic() -> datetime:
+    return datetime.fromtimestamp(0).astimezone() + timedelta(seconds=time.monotonic())
+
+
+def _readable(rows: Iterable[database.Row]) -> Iterator[tuple[database.Row, Call]]:
+    for row in rows:
+        try:
+            yield row, _call(row)
+        except errors.CallUnreadable as exc:
+            log.warning("skipping call written by a newer release", call=str(row["call_id"]), reason=str(exc))
+
+
+def _call(row: database.Row) -> Call:
+    values = {name: row[name] for name in call_sql.COLUMNS}
+    try:
+        values["direction"] = states.Direction(values["direction"])
+        values["state"] = states.State(values["state"])
+        values["outcome"] = states.Outcome(values["outcome"]) if values["outcome"] is not None else None
+    except ValueError as exc:
+        raise errors.CallUnreadable(str(exc)) from exc
+    values["args"] = tuple(values["args"])
+    return Call(**values)
+
+
+def _values(call: Call) -> dict[str, Any]:
+    values: dict[str, Any] = {name: getattr(call, name) for name in call_sql.COLUMNS}
+    values["args"] = list(call.args)
+    return values
+
+
+def _claim_values(claim: ClaimRequest | None) -> dict[str, Any]:
+    if claim is None:
+        return {"owner": None, "step": None, "claim": None}
+    return {"owner": claim.owner, "step": str(claim.step), "claim": claim.duration}
+
+
+def _claim_part(claim: ClaimRequest | None, *, owner: str, moved: bool) -> tuple[str, str]:
+    """Return what a save does to the claim, and the condition that this adds to it."""
+    if claim is not None:
+        return call_sql.CLAIM_TAKEN, "" if moved else call_sql.IF_UNCLAIMED
+    if moved:
+        return call_sql.CLAIM_ENDED, ""
+    return call_sql.OWN_CLAIM_ENDED if owner else "", ""
+
+
+def _attempt_outcome(changes: Sequence[Change]) -> dict[str, Any]:
+    """Return how an attempt came out; nothing when none of the facts says it."""
+    for fact in (change.fact for change in reversed(changes)):
+        match fact:
+            case facts.LegsCreated():
+                return {"attempt_outcome": "created", "outcome_attempt": fact.attempt}
+            case facts.LegsRefused():
+                return {"attempt_outcome": "refused", "outcome_attempt": fact.attempt}
+            case facts.LegsUnknown():
+                return {"attempt_outcome": "unknown", "outcome_attempt": fact.attempt}
+    return {}
+
+
+def _detail(after: Call, fact: facts.Fact, *, moved: bool) -> str:
+    """Return the fact's fields in words; with outcome and reason when the call is over."""
+    said = [
+        f"{field.name}={value}"
+        for field in fields(fact)
+        if field.name not in ("attempt", "in_doubt_until", "stamp") and (value := getattr(fact, field.name)) is not None
+    ]
+    if moved and after.state is states.State.ENDING:
+        said.append(f"→ {after.outcome}: {after.reason}")
+    return ", ".join(said)

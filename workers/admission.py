@@ -1,0 +1,158 @@
+"""The steps `admission` and `runs`: a caller is admitted or refused; an admitted call gets its workflow run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from shared import errors
+from shared.call import facts, stasis_args
+from shared.call.calls import Call
+from shared.call.limits import Limits
+from shared.call.stasis_args import RunArgs
+from shared.call.states import Cause, Direction
+from shared.call.steps import Step
+from shared.platform import dograh
+from shared.storage import database, quotas
+from shared.storage.connections import InboundTarget
+from workers.asterisks import Asterisks
+from workers.claims import Claim, StepWork
+from workers.ports import Connections, Quota
+
+#: The states of a leg that is answered, or that rings here and is answered by this product.
+_ANSWERABLE = frozenset({"Up", "Ring"})
+
+
+class Routes(Protocol):
+    """Which workflow serves a call. `dograh.Routes` is the adapter."""
+
+    def inbound(self, *, source_id: int, organization_id: int) -> dograh.Route | dograh.NoRoute:
+        """Return the route of an inbound call."""
+
+
+class Runs(Protocol):
+    """The workflow runs of calls. `dograh.Runs` is the adapter."""
+
+    def create(self, connection: database.Connection, call: Call) -> int:
+        """Insert a call's workflow run, inside a transaction; return its id."""
+
+    def attach(
+        self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int
+    ) -> dograh.Route | dograh.NoRoute:
+        """Attach a run that waits for a call to this call, inside a transaction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admission(StepWork):
+    """Admits a caller by tenant, route, quota and slots, and creates the run, in one transaction.
+
+    Args:
+        slots: Returns how many slots an organization has; None for any number.
+    """
+
+    connections: Connections
+    routes: Routes
+    quota: Quota
+    slots: Callable[[int], int | None]
+    slot_count: quotas.SlotCount
+    runs: Runs
+    asterisks: Asterisks
+    limits: Limits
+
+    def work(self, claim: Claim) -> Sequence[facts.Fact]:
+        call = claim.call
+        target = claim.arrival.target if claim.arrival is not None else self._target(call)
+        if target.serving is None:
+            return (facts.Refused(reason=target.reason, hangup_cause=Cause.CONGESTION),)
+        if call.direction is Direction.OUTBOUND:
+            return self._attach_run(claim, target)
+        route = self.routes.inbound(source_id=target.source_id, organization_id=target.organization_id)
+        refusal = self._refusal(claim, route)
+        if refusal is not None or isinstance(route, dograh.NoRoute):
+            assert refusal is not None, "without a route there is a refusal"
+            return (replace(refusal, continue_in_dialplan=route.continue_in_dialplan),)
+        slots = self.slots(call.organization_id)
+        connection = claim.begin()
+        refusal = quotas.no_free_slot(self.slot_count, connection, call.organization_id, slots)
+        if refusal is not None:
+            return (replace(refusal, continue_in_dialplan=route.continue_in_dialplan),)
+        admitted = facts.Admitted(
+            workflow_id=route.workflow_id,
+            user_id=route.user_id,
+            media_client=route.settings.media_client,
+            call_seconds=route.settings.call_seconds,
+        )
+        if not claim.leads_to(Step.RUNS):
+            return (admitted,)
+        run_id = self.runs.create(connection, claim.after(admitted))
+        return admitted, facts.RunCreated(workflow_run_id=run_id)
+
+    def _target(self, call: Call) -> InboundTarget:
+        target = self.connections.inbound_target(call.connection)
+        assert target is not None, "a call's connection version is never deleted"
+        return target
+
+    def _refusal(self, claim: Claim, route: dograh.Route | dograh.NoRoute) -> facts.Refused | None:
+        """Return why an inbound call may not be served, slots aside; None when it may."""
+        waited_seconds = claim.arrival.waited_seconds if claim.arrival is not None else 0.0
+        if waited_seconds > self.limits.stale_start_seconds:
+            return facts.Refused(reason=f"received {waited_seconds:.1f} s late", hangup_cause=Cause.CONGESTION)
+        if isinstance(route, dograh.NoRoute):
+            return facts.Refused(reason=route.reason, hangup_cause=route.hangup_cause)
+        return self.quota.refusal(claim.call, user_id=route.user_id, budget=claim)
+
+    def _attach_run(self, claim: Claim, target: InboundTarget) -> Sequence[facts.Fact]:
+        """Serve a leg that the platform originated. It has passed the platform's quota, and its run waits for it."""
+        try:
+            args = stasis_args.read(claim.call.args)
+        except errors.InvalidStasisArgs as exc:
+            return (facts.Refused(reason=str(exc), hangup_cause=Cause.NOT_ALLOWED),)
+        unserved = self._leg_not_to_serve(claim)
+        if unserved is not None:
+            return (unserved,)
+        connection = claim.begin()
+        route = self.runs.attach(connection, claim.call, args, source_id=target.source_id)
+        if isinstance(route, dograh.NoRoute):
+            return (
+                facts.Refused(
+                    reason=route.reason,
+                    hangup_cause=route.hangup_cause,
+                    continue_in_dialplan=route.continue_in_dialplan,
+                ),
+            )
+        return (
+            facts.RunAttached(
+                workflow_id=route.workflow_id,
+                user_id=route.user_id,
+                media_client=route.settings.media_client,
+                call_seconds=route.settings.call_seconds,
+                workflow_run_id=args.workflow_run_id,
+            ),
+        )
+
+    def _leg_not_to_serve(self, claim: Claim) -> facts.Fact | None:
+        """Return why a leg that the platform originated is not to be served; None when it is."""
+        call = claim.call
+        asterisk = self.asterisks.of(call, claim)
+        leg = asterisk.channel(call.channel_id)
+        if leg is None or leg.created != call.channel_created:
+            return facts.CallerGone()
+        if leg.stasis_app != asterisk.app:
+            return facts.CallerLeft()
+        if leg.state not in _ANSWERABLE:
+            # Ringing and early media are no answer: the agent would talk to an empty line.
+            reason = f"the far end has not answered: {leg.state}"
+            return facts.Refused(reason=reason, hangup_cause=Cause.NOT_ALLOWED)
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCreation(StepWork):
+    """Creates the run of a call that was admitted by a pool that does not serve this step."""
+
+    runs: Runs
+
+    def work(self, claim: Claim) -> Sequence[facts.Fact]:
+        run_id = self.runs.create(claim.begin(), claim.call)
+        return (facts.RunCreated(workflow_run_id=run_id),)

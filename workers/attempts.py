@@ -1,0 +1,132 @@
+"""Attempts as ordered by message: begin one, check on its media leg, remove one that no longer counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+
+from shared import errors, messages
+from shared.asterisk import ari, events
+from shared.call import commands, facts, transitions
+from shared.call.calls import Call
+from shared.call.legs import Naming
+from shared.call.states import State
+from shared.call.steps import Step
+from shared.storage.call_writer import CallWriter
+from workers import media
+from workers.asterisks import Asterisks
+from workers.claims import TimedBudget
+from workers.flow import Flow
+from workers.parallel import InParallel
+from workers.ports import SendLater
+
+log = structlog.stdlib.get_logger(__name__)
+
+#: Bounds the look at an attempt of unknown outcome, before the next one begins.
+_LOOK_SECONDS = 2.0
+#: After this an Asterisk whose circuit breaker is open is tried again for a call that waits.
+_POSTPONE_SECONDS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempts:
+    """Carries out the commands about attempts."""
+
+    flow: Flow
+    writer: CallWriter
+    asterisks: Asterisks
+    in_parallel: InParallel
+    naming: Naming
+    send_later: SendLater
+
+    def start(self, *, call_id: UUID, attempt: int) -> None:
+        """Begin an attempt, unless it was begun before: its requests may have been made, and must not be repeated."""
+        call = self.writer.store.load(call_id)
+        if call is None or call.state is not State.PREPARED or attempt != call.attempt + 1:
+            return
+        try:
+            self._require_answer(call)
+        except errors.AsteriskUnreachable as exc:
+            self._postpone(call, attempt, str(exc))
+            return
+        if attempt > 1 and self._is_whole(call):
+            # The attempt before took effect; only the answer, or the worker that waited for it, was lost.
+            self.flow.report(call, facts.LegsCreated(attempt=call.attempt))
+            return
+        begun = transitions.media.begin(call, self.writer.store.now(), self.writer.limits)
+        self.flow.report(call, begun, ordered=Step.MEDIA)
+
+    def check(self, *, call_id: UUID, attempt: int) -> None:
+        """Ask whether the media leg is ready, still connecting, or gone: its StasisStart is overdue."""
+        call = self.writer.store.load(call_id)
+        if call is None or call.state is not State.PREPARED or call.attempt != attempt or not call.legs_created:
+            return
+        budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
+        asterisk = self.asterisks.of(call, budget)
+        try:
+            leg = asterisk.channel(self.naming.media_id(call))
+        except errors.AsteriskUnreachable as exc:
+            # The deadline orders another check, and ends the call when there have been enough.
+            log.info("media leg not checked", call=str(call_id), reason=str(exc))
+            return
+        finally:
+            self.writer.store.append_timeline(budget.timeline(), call=call)
+        if leg is None:
+            self.flow.report(
+                call, facts.MediaGone(attempt=attempt, reason="media leg is gone", reported_by_event=False)
+            )
+        elif leg.stasis_app == asterisk.app:
+            self.flow.report(call, facts.MediaReady(attempt=attempt))
+
+    def remove(self, *, call_id: UUID, attempt: int) -> None:
+        """Remove what an attempt that no longer counts has left."""
+        call = self.writer.store.load(call_id)
+        if call is None:
+            return
+        budget = TimedBudget(self.writer, 2 * self.writer.limits.request_seconds)
+        try:
+            # What is not removed now is removed by the call's teardown, or by the resync.
+            media.remove(self.in_parallel, self.asterisks.of(call, budget), self.naming.attempt(call, attempt))
+        finally:
+            self.writer.store.append_timeline(budget.timeline(), call=call)
+
+    def _require_answer(self, call: Call) -> None:
+        """Raise AsteriskUnreachable while the circuit breaker is open; probe with a GET when it is half-open.
+
+        Raise PermanentError when the Asterisk is not known. Neither costs the call an attempt.
+        """
+        budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
+        asterisk = self.asterisks.of(call, budget)
+        if asterisk.must_probe:
+            try:
+                asterisk.channel(call.channel_id)
+            finally:
+                self.writer.store.append_timeline(budget.timeline(), call=call)
+
+    def _postpone(self, call: Call, attempt: int, reason: str) -> None:
+        """Send the command again after a moment, unless the sweep does so by then: there is one, and not for ever."""
+        log.info("media postponed", call=str(call.call_id), reason=reason)
+        again_at = self.writer.store.now() + timedelta(seconds=_POSTPONE_SECONDS)
+        if call.deadline_at is not None and again_at < call.deadline_at:
+            command = commands.StartMedia(call_id=call.call_id, attempt=attempt)
+            message = messages.of_command(command, connection_id=call.connection_id)
+            self.send_later(message, timedelta(seconds=_POSTPONE_SECONDS))
+
+    def _is_whole(self, call: Call) -> bool:
+        """True if both the leg and the bridge of the call's newest attempt are there; False when that is not known.
+
+        If only the bridge is missing it is created now: the agent is on the line, and would accept no second leg for
+        the run. A second request for a bridge, unlike one for a leg, is answered 409.
+        """
+        budget = TimedBudget(self.writer, _LOOK_SECONDS)
+        asterisk = self.asterisks.of(call, budget)
+        media_id, bridge_id = self.naming.media_id(call), self.naming.bridge_id(call)
+        leg, bridge = self.in_parallel(lambda: asterisk.channel(media_id), lambda: asterisk.bridge(bridge_id))
+        if isinstance(leg, events.Channel) and bridge is None:
+            (failure,) = self.in_parallel(lambda: asterisk.create_bridge(bridge_id))
+            bridge = ari.Bridge(id=bridge_id, channels=frozenset()) if failure is None else failure
+        self.writer.store.append_timeline(budget.timeline(), call=call)
+        return isinstance(leg, events.Channel) and isinstance(bridge, ari.Bridge)

@@ -1,0 +1,117 @@
+"""The way of a call through its steps: one loop that runs a step, records its facts, and goes on to the next step.
+
+A step's facts are recorded together with the claim for the step they lead to, where this thread's pool serves that
+step: a message and its claim would cost the caller some 3 ms. For any other step the core's command becomes a message.
+
+Two exceptions: no attempt begins at once at an Asterisk whose circuit breaker is not closed (the media queue asks it for
+the caller first), and a pool that serves no step of a call, such as the resync pool, runs only the step it has claimed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from uuid import UUID
+
+import structlog
+
+from shared import errors
+from shared.call import facts
+from shared.call.calls import Call
+from shared.call.steps import Step
+from shared.storage.call_writer import CallWriter, Recorded, VersionConflict
+from workers import claims
+from workers.asterisks import Asterisks
+from workers.claims import Arrival, Claim, StepWork
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Flow:
+    """Runs the steps of calls.
+
+    Args:
+        steps: What carries out each step.
+        serves: The steps whose queues this pool serves: to these it goes on by itself.
+    """
+
+    def __init__(
+        self, writer: CallWriter, asterisks: Asterisks, steps: Mapping[Step, StepWork], *, serves: Collection[Step]
+    ) -> None:
+        self._writer = writer
+        self._asterisks = asterisks
+        self._steps = steps
+        self._serves = frozenset(serves)
+
+    def run(self, claim: Claim | None) -> None:
+        """Carry out the step of a claim, and every step after it that this pool serves."""
+        while claim is not None:
+            claim = self._carried_out(claim)
+
+    def report(self, call: Call, *learned: facts.Fact, ordered: Step | None = None) -> Recorded:
+        """Record what happened to a call, and carry out the step it leads to, if this pool serves it.
+
+        Args:
+            ordered: The step that the message at hand orders: it is carried out in any case.
+        """
+        started = self._writer.clock.monotonic()
+        then = self._next_steps(call) if ordered is None else {ordered}
+        recorded = self._writer.record(call, *learned, then=then)
+        self.run(claims.following(self._writer, recorded, started))
+        return recorded
+
+    def insert(self, call: Call, arrival: Arrival) -> Claim | None:
+        """Write a new call, claimed for its admission; return None when there is such a call already."""
+        started, owner = self._writer.clock.monotonic(), self._writer.new_owner()
+        if not self._writer.store.insert(call, [], self._writer.claim_request(Step.ADMISSION, owner)):
+            return None
+        return Claim(self._writer, call, Step.ADMISSION, owner=owner, started=started, arrival=arrival)
+
+    def resume(self, call_id: UUID, step: Step, *, attempt: int | None = None) -> None:
+        """Carry out a step as ordered by a message. Do nothing when there is nothing to do, or another worker does it.
+
+        Args:
+            attempt: The attempt that the order is for; None for a step without attempts.
+        """
+        started, owner = self._writer.clock.monotonic(), self._writer.new_owner()
+        call = self._writer.store.claim(call_id, self._writer.claim_request(step, owner))
+        if call is None:
+            return
+        claim = Claim(self._writer, call, step, owner=owner, started=started, resumed=True)
+        if attempt is not None and call.attempt != attempt:
+            claim.give_up(f"ordered for attempt {attempt}, the call is at attempt {call.attempt}")
+            return
+        self.run(claim)
+
+    def _carried_out(self, claim: Claim) -> Claim | None:
+        step = self._steps[claim.step]
+        claim.may_lead_to(self._next_steps)
+        with claim:
+            try:
+                following = _recorded(step, claim)
+            except VersionConflict:
+                claim.retry_locked()
+                try:
+                    following = _recorded(step, claim)
+                except VersionConflict:
+                    # Another process has moved the call on: there is nothing left to decide.
+                    log.info("step overtaken", step=str(claim.step), call=str(claim.call.call_id))
+                    return None
+        step.recorded(claim.call)
+        return following
+
+    def _next_steps(self, call: Call) -> Collection[Step]:
+        if Step.MEDIA in self._serves and call.attempt == 0 and not self._may_begin_attempt(call):
+            return self._serves - {Step.MEDIA}
+        return self._serves
+
+    def _may_begin_attempt(self, call: Call) -> bool:
+        budget = claims.TimedBudget(self._writer, self._writer.limits.request_seconds)
+        try:
+            return not self._asterisks.of(call, budget).must_probe
+        except errors.PipelineError:
+            return False
+
+
+def _recorded(step: StepWork, claim: Claim) -> Claim | None:
+    learned = step.work(claim)
+    return claim.record(*learned) if learned else None

@@ -1,0 +1,196 @@
+"""Events about legs: each becomes a fact about the call it belongs to, and the flow goes on from there.
+
+Whose a leg is, its id says first: a media leg's and an originated leg's ids are the product's. Any other leg is found by
+its channel id and creation time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+
+from shared import messages
+from shared.asterisk import events
+from shared.asterisk.events import EventType
+from shared.call import dialling, facts, ids, stasis_entry, states
+from shared.call.calls import Call
+from shared.call.ids import ConnectionVersion
+from shared.call.states import State
+from shared.storage.call_writer import CallWriter
+from shared.storage.timeline import TimelineEntry
+from workers.flow import Flow
+from workers.inbound import Inbound, is_no_caller
+from workers.ports import SendLater
+
+log = structlog.stdlib.get_logger(__name__)
+
+#: The last Dial event and the end of a leg come together, and may be worked on in any order: the end waits for it.
+_STATUS_LOOKS_SECONDS = (0.02, 0.05, 0.1, 0.2)
+#: The platform writes under which channel it called only after Asterisk has answered it: looked for again after these.
+_RUN_LOOKS_SECONDS = (0.3, 0.6, 2.0, 5.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegEvents:
+    """Handles what happened to media legs, to originated legs, and to the end of any leg."""
+
+    flow: Flow
+    writer: CallWriter
+    inbound: Inbound
+    prefix: str
+    send_later: SendLater
+
+    # ── the media leg ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def media_leg_ready(self, *, connection: ConnectionVersion, event: events.Event) -> None:
+        """A media leg entered Stasis, reported by any version of its connection."""
+        own = ids.parse(self.prefix, event.leg.id)
+        if own is None or own.kind is not ids.Kind.MEDIA:
+            return
+        call = self._own_call(connection, own, event.leg.id)
+        if call is not None:
+            self.flow.report(call, facts.MediaReady(attempt=own.attempt))
+
+    def _media_leg_ended(self, connection: ConnectionVersion, own: ids.OwnId, event: events.Event) -> None:
+        if own.kind is not ids.Kind.MEDIA or event.type is EventType.CHANNEL_HANGUP_REQUEST:
+            return
+        call = self._own_call(connection, own, event.leg.id)
+        if call is None:
+            return
+        reason = "media leg ended"
+        if event.cause:
+            reason = f"{reason}, cause {event.cause} {event.cause_text}".strip()
+        self.flow.report(call, facts.MediaGone(attempt=own.attempt, hangup_cause=event.cause, reason=reason))
+
+    def _own_call(self, connection: ConnectionVersion, own: ids.OwnId, leg_id: str) -> Call | None:
+        """Return the call that an id names, if the leg is on the call's connection; refuse and record any other.
+
+        The owner of a PBX can create a channel with the id of another tenant's media leg.
+        """
+        call = self.writer.store.load(own.call_id)
+        if call is None or call.connection_id == connection.connection_id:
+            return call
+        log.warning("foreign leg refused", connection=str(connection), leg=leg_id)
+        detail = f"connection {connection.connection_id} reported leg {leg_id}, which is of another connection's call"
+        entry = TimelineEntry(kind="refusal", name="ForeignLeg", detail=detail)
+        self.writer.store.append_timeline([entry], connection_id=connection.connection_id)
+        return None
+
+    # ── the end of any leg ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def leg_ended(self, *, connection: ConnectionVersion, event: events.Event) -> None:
+        """A leg left Stasis, is being hung up, or is gone."""
+        own = ids.parse(self.prefix, event.leg.id)
+        if own is not None:
+            self._media_leg_ended(connection, own, event)
+            return
+        call = self._call_of(connection, event) or self._unknown_leg_ended(connection, event)
+        if call is not None and not self._is_of_earlier_entry(call, event):
+            self.flow.report(call, _caller_fact(event))
+
+    def _call_of(self, connection: ConnectionVersion, event: events.Event) -> Call | None:
+        store, connection_id = self.writer.store, connection.connection_id
+        call = store.last_entry(connection_id, event.leg.id, event.leg.created)
+        if call is None and ids.is_originated(self.prefix, event.leg.id):
+            call = store.originated(connection_id, event.leg.id)
+            if call is not None and event.type is EventType.CHANNEL_DESTROYED:
+                call = self._with_dial_status(call)
+        return call
+
+    def _unknown_leg_ended(self, connection: ConnectionVersion, event: events.Event) -> Call | None:
+        """An unknown leg is gone: a caller who left before being received, or a platform's leg that was not answered.
+
+        Returns:
+            The call, when it appeared in between.
+        """
+        if is_no_caller(event.leg) or ids.is_originated(self.prefix, event.leg.id):
+            return None
+        if event.type is EventType.STASIS_END:
+            return self.inbound.record_abandoned(connection=connection, event=event)
+        if event.type is EventType.CHANNEL_DESTROYED:
+            self._unknown_leg_unanswered(connection, event)
+        return None
+
+    def _is_of_earlier_entry(self, call: Call, event: events.Event) -> bool:
+        """True if the event is about an entry before this call's: the channel came back into Stasis since."""
+        entered = call.entered_stamp
+        is_unclear = entered is None or entered == event.stamp
+        if is_unclear and event.type is EventType.STASIS_END and call.state is not State.ENDED:
+            # A resync found the leg in Stasis, so the moment it entered is unknown; or it came back within a
+            # millisecond. Only Asterisk can tell.
+            return self.inbound.is_in_stasis(call.connection, event.leg)
+        return entered is not None and bool(event.stamp) and stasis_entry.later(entered, event.stamp)
+
+    # ── legs that the product or the platform originates ─────────────────────────────────────────────────────────────
+
+    def far_end_answered(self, *, connection: ConnectionVersion, at_ms: int, event: events.Event) -> None:
+        """An originated leg entered Stasis: the far end has answered, and media may start."""
+        call = self.writer.store.originated(connection.connection_id, event.leg.id)
+        if call is None or call.channel_created or (call.state is State.ENDED and not call.caller_left):
+            # Reported before, back again, or answered long after the call was over: the caller's rules tell which.
+            self.inbound.caller_entered(connection=connection, at_ms=at_ms, event=event)
+            return
+        self.flow.report(call, answered(event.leg, event.stamp))
+
+    def dial_ended(self, *, connection: ConnectionVersion, event: events.Event) -> None:
+        """The dialling of a leg came out: busy, not answered, …"""
+        if not ids.is_originated(self.prefix, event.leg.id):
+            self._unknown_leg_unanswered(connection, event)
+            return
+        call = self.writer.store.originated(connection.connection_id, event.leg.id)
+        if call is not None:
+            self.writer.record(call, facts.Dialled(status=event.dial_status))
+
+    def leg_unanswered(self, *, connection: ConnectionVersion, event: events.Event, looks: int) -> None:
+        """End the run that waits for a platform's leg that was not answered.
+
+        Args:
+            looks: How often the run was looked for before.
+        """
+        outcome = dialling.dial_outcome(event.dial_status or None, event.cause)
+        if not self.inbound.record_unanswered(connection=connection, event=event, outcome=outcome):
+            self._look_later(connection, event, looks)
+
+    def _unknown_leg_unanswered(self, connection: ConnectionVersion, event: events.Event) -> None:
+        """A leg without a call was not answered (Dial, ChannelDestroyed): perhaps the platform originated it.
+
+        An event that does not tell how the dialling came out waits for one that does.
+        """
+        if is_no_caller(event.leg) or event.leg.name.endswith(";2"):
+            # The far half of a Local channel is no call.
+            return
+        if dialling.is_conclusive(event.dial_status or None, event.cause):
+            self.leg_unanswered(connection=connection, event=event, looks=0)
+        else:
+            self._look_later(connection, event, 0)
+
+    def _look_later(self, connection: ConnectionVersion, event: events.Event, looks: int) -> None:
+        if looks < len(_RUN_LOOKS_SECONDS):
+            again = messages.of_unanswered(event, connection=connection, looks=looks + 1)
+            self.send_later(again, timedelta(seconds=_RUN_LOOKS_SECONDS[looks]))
+
+    def _with_dial_status(self, call: Call) -> Call:
+        """Return the call of a leg that ended unanswered, once its dial status is known or has not come in time."""
+        for pause_seconds in _STATUS_LOOKS_SECONDS:
+            if call.state not in states.DIALLING or call.dial_status is not None:
+                break
+            self.writer.clock.sleep(pause_seconds)
+            call = self.writer.store.load(call.call_id) or call
+        return call
+
+
+def answered(leg: events.Channel, stamp: str = "") -> facts.FarEndAnswered:
+    """Return the fact that an originated leg is in Stasis. The stamp is empty when a resync found it."""
+    return facts.FarEndAnswered(channel_name=leg.name, channel_created=leg.created, stamp=stamp or None)
+
+
+def _caller_fact(event: events.Event) -> facts.Fact:
+    match event.type:
+        case EventType.STASIS_END:
+            return facts.CallerLeft(stamp=event.stamp or None)
+        case EventType.CHANNEL_DESTROYED:
+            return facts.CallerGone(hangup_cause=event.cause)
+        case _:
+            return facts.CallerHangingUp(hangup_cause=event.cause)

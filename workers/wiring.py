@@ -1,0 +1,150 @@
+"""What a worker is put together from: the adapters of its ports, and the handlers of its messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from shared.call.legs import Naming
+from shared.call.steps import Step
+from shared.outbound_calls import OutboundCalls
+from shared.storage.call_writer import CallWriter
+from workers import admission, bridge, inbound, teardown
+from workers.admission import Admission, RunCreation
+from workers.asterisks import Asterisks
+from workers.attempts import Attempts
+from workers.bridge import Join
+from workers.flow import Flow
+from workers.inbound import Inbound
+from workers.leg_events import LegEvents
+from workers.media import MediaCreation
+from workers.outbound import Origination
+from workers.parallel import InParallel
+from workers.ports import Connections, Quota, SendLater
+from workers.resync import Leases, Resync
+from workers.teardown import Teardown
+
+#: Handles one kind of message, given what its actor has read from it.
+Handler = Callable[..., Any]
+
+
+class Runs(admission.Runs, bridge.Runs, inbound.Runs, teardown.Runs, Protocol):
+    """All that a worker asks of the platform's workflow runs. `dograh.Runs` is the adapter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapters:
+    """One adapter for each port of a worker. Each step gets those it needs, and no others."""
+
+    writer: CallWriter
+    asterisks: Asterisks
+    routes: admission.Routes
+    runs: Runs
+    quota: Quota
+    #: Returns how many slots an organization has; None for any number.
+    slots: Callable[[int], int | None]
+    outbound_calls: OutboundCalls
+    connections: Connections
+    leases: Leases
+    in_parallel: InParallel
+    send_later: SendLater
+    #: Returns Redis's time in ms; None when unknown.
+    redis_ms: Callable[[], int | None]
+    naming: Naming
+    #: Signs the media URL; None when tokens are off.
+    token_secret: str | None
+
+
+def handlers(adapters: Adapters, *, serves: Collection[Step]) -> Mapping[str, Handler]:
+    """Return the handler of each actor, for a pool that serves these steps."""
+    flow = Flow(adapters.writer, adapters.asterisks, _steps(adapters), serves=serves)
+    callers = Inbound(
+        flow=flow,
+        writer=adapters.writer,
+        connections=adapters.connections,
+        asterisks=adapters.asterisks,
+        runs=adapters.runs,
+        naming=adapters.naming,
+        redis_ms=adapters.redis_ms,
+    )
+    attempts = Attempts(
+        flow=flow,
+        writer=adapters.writer,
+        asterisks=adapters.asterisks,
+        in_parallel=adapters.in_parallel,
+        naming=adapters.naming,
+        send_later=adapters.send_later,
+    )
+    legs = LegEvents(
+        flow=flow,
+        writer=adapters.writer,
+        inbound=callers,
+        prefix=adapters.naming.prefix,
+        send_later=adapters.send_later,
+    )
+    resync = Resync(
+        flow=flow,
+        writer=adapters.writer,
+        inbound=callers,
+        connections=adapters.connections,
+        asterisks=adapters.asterisks,
+        leases=adapters.leases,
+        naming=adapters.naming,
+        send_later=adapters.send_later,
+    )
+    return {
+        "caller_entered": callers.caller_entered,
+        "decide_admission": lambda call_id: flow.resume(call_id, Step.ADMISSION),
+        "create_run": lambda call_id: flow.resume(call_id, Step.RUNS),
+        "start_media": attempts.start,
+        "check_media": attempts.check,
+        "remove_attempt": attempts.remove,
+        "media_leg_ready": legs.media_leg_ready,
+        "join_legs": lambda call_id, attempt: flow.resume(call_id, Step.BRIDGE, attempt=attempt),
+        "leg_ended": legs.leg_ended,
+        "tear_down": lambda call_id: flow.resume(call_id, Step.TEARDOWN),
+        "request_call": adapters.outbound_calls.request,
+        "originate_leg": lambda call_id: flow.resume(call_id, Step.ORIGINATE),
+        "far_end_answered": legs.far_end_answered,
+        "dial_ended": legs.dial_ended,
+        "leg_unanswered": legs.leg_unanswered,
+        "resync_connection": resync.resync_connection,
+    }
+
+
+def _steps(adapters: Adapters) -> Mapping[Step, Any]:
+    limits, store = adapters.writer.limits, adapters.writer.store
+    return {
+        Step.ADMISSION: Admission(
+            connections=adapters.connections,
+            routes=adapters.routes,
+            quota=adapters.quota,
+            slots=adapters.slots,
+            slot_count=store,
+            runs=adapters.runs,
+            asterisks=adapters.asterisks,
+            limits=limits,
+        ),
+        Step.RUNS: RunCreation(runs=adapters.runs),
+        Step.MEDIA: MediaCreation(
+            asterisks=adapters.asterisks,
+            in_parallel=adapters.in_parallel,
+            naming=adapters.naming,
+            token_secret=adapters.token_secret,
+        ),
+        Step.BRIDGE: Join(
+            asterisks=adapters.asterisks,
+            in_parallel=adapters.in_parallel,
+            naming=adapters.naming,
+            runs=adapters.runs,
+        ),
+        Step.ORIGINATE: Origination(asterisks=adapters.asterisks, quota=adapters.quota, limits=limits),
+        Step.TEARDOWN: Teardown(
+            asterisks=adapters.asterisks,
+            in_parallel=adapters.in_parallel,
+            naming=adapters.naming,
+            runs=adapters.runs,
+            store=store,
+        ),
+    }
