@@ -46,7 +46,7 @@ def sweep(writer: CallWriter, store: Overdue, *, batch: int) -> int:
     for call in overdue:
         try:
             # One that was taken up meanwhile is overdue no more, which the core cannot see: the next sweep judges it.
-            writer.record(call, facts.DeadlinePassed(), insist=False)
+            writer.record(call, facts.DeadlinePassed(), retry_on_conflict=False)
         except errors.DatabaseUnavailable:
             raise
         except errors.PipelineError as exc:

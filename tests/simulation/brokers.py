@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -13,12 +13,13 @@ import greenlet
 
 from shared import errors, messages
 from shared.broker import retries
-from shared.call import commands, ids
+from shared.call import ids
+from shared.call.commands import Command
 from tests.simulation import asterisks, faults
 from tests.simulation.faults import Fault
 from tests.simulation.world import Hand, Process, World
 from workers import actors, pools
-from workers.ports import Tools
+from workers.wiring import Handler
 
 #: A dead worker's messages go to another one after this long; a frozen one is taken for dead then.
 _RECLAIM_SECONDS = 5.0
@@ -60,9 +61,9 @@ class Broker:
 
     # ── what hands ask for ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def give(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
-        for order in orders:
-            self.send(messages.of_command(order, connection_id=connection_id))
+    def enqueue(self, commands: Sequence[Command], *, connection_id: int) -> None:
+        for command in commands:
+            self.send(messages.of_command(command, connection_id=connection_id))
 
     def send(self, message: messages.Message, wait: timedelta | None = None) -> None:
         def enqueue() -> None:
@@ -159,10 +160,9 @@ class Broker:
         hand = greenlet.getcurrent()
         assert isinstance(hand, Hand)
         body = json.loads(entry.body)
-        read, step = actors.ACTORS[entry.actor]
         try:
-            messages.check_version(body.get("v"))
-            step(self._workers.hand_tools(messages.ACTORS[entry.actor]), **read(body))
+            handlers = self._workers.handlers_of(messages.ACTORS[entry.actor])
+            handlers[entry.actor](**actors.arguments(entry.actor, body))
         except errors.PermanentError as exc:
             world.tell(hand.process.name, "%s: dead letter: %s", entry.actor, exc)
             self.dead_letters.append(f"{entry.actor}: {exc}")
@@ -181,21 +181,24 @@ class Broker:
 class Workers:
     """The worker processes, each restarted when it dies."""
 
-    #: Of threads that serve what a set-up needs.
-    tools: Tools
-    #: Of threads that serve one queue only.
-    lone_tools: Tools
+    #: Queue → the handlers of the pool that serves it.
+    pooled: Mapping[str, Mapping[str, Handler]]
+    #: Queue → the handlers of a worker that serves this queue only, and leaves each next step to others.
+    alone: Mapping[str, Mapping[str, Handler]]
+    #: Every set-up is worked on by workers that serve one queue only.
+    always_alone = False
 
     def __init__(self, world: World, count: int) -> None:
         self._world = world
         self._generation = count
         self.processes = [self._made(number) for number in range(1, count + 1)]
 
-    def hand_tools(self, queue: str) -> Tools:
-        """What a message of this queue is worked on with: some workers leave each next step to others."""
+    def handlers_of(self, queue: str) -> Mapping[str, Handler]:
+        """Return the handlers that work on a message of this queue: some workers serve one queue only."""
         if queue not in pools.POOLS["set-up"]:
-            return self.lone_tools
-        return self._world.chances.one_of((self.tools, self.tools, self.lone_tools))
+            return self.pooled[queue]
+        drawn = self._world.chances.one_of((self.pooled, self.pooled, self.alone))
+        return (self.alone if self.always_alone else drawn)[queue]
 
     def pick(self) -> Process | None:
         """One that takes a message; None when all are down."""
@@ -217,7 +220,7 @@ class Workers:
 
 
 class ParallelRequests:
-    """Runs the requests of one step at the same time, as `workers.asterisks.ParallelRequests` does."""
+    """Runs the requests of one step at the same time, as `workers.parallel.ParallelRequests` does."""
 
     def __init__(self, world: World) -> None:
         self._world = world

@@ -84,7 +84,7 @@ class History:
         self.dials = self.aims_outbound or chances.happens(0.4)
         if target.state is State.ADMITTED and not self.is_faultless:
             # A call is seen to be admitted only where the next step is another worker's.
-            self.site.workers.tools = self.site.workers.lone_tools
+            self.site.workers.always_alone = True
         self.site.invariants.entered = self._aim
         self.site.invariants.is_prompt = self.is_faultless
         self._agents_are_good = True

@@ -35,11 +35,7 @@ class Listener:
             return
         self._socket = asterisks.EventSocket(self._heard, self._lost)
         asterisk.applications.connect([self._tenant.app], self._socket, subscribe_all=False)  # type: ignore[arg-type]
-        self._push(
-            messages.of_resync(
-                connection_id=self._tenant.connection_id, connection_version=1, reason="connected", full=True
-            )
-        )
+        self._push(messages.of_resync(connection=self._tenant.connection, reason="connected", full=True))
 
     def cut(self) -> None:
         """The socket breaks, with what was on its way."""
@@ -56,12 +52,11 @@ class Listener:
         event = self._parsed(text)
         if event is None or not self.passes(event):
             return
-        world, connection_id = self._world, self._tenant.connection_id
+        world = self._world
         message = messages.of_event(
             event,
             prefix=asterisks.PREFIX,
-            connection_id=connection_id,
-            connection_version=1,
+            connection=self._tenant.connection,
             at_ms=int(world.wall() * 1000),
         )
         if message is None:

@@ -14,6 +14,7 @@ from shared import errors
 from shared.asterisk import rest
 from shared.call import call_settings, facts, stasis_args
 from shared.call.calls import Call
+from shared.call.ids import ConnectionVersion
 from shared.call.stasis_args import RunArgs
 from shared.call.states import Cause, Direction
 from shared.platform import dograh
@@ -92,6 +93,11 @@ class Tenant:
     app: str
     asterisk: asterisks.Asterisk
 
+    @property
+    def connection(self) -> ConnectionVersion:
+        """The one version of its connection."""
+        return ConnectionVersion(self.connection_id, 1)
+
 
 class Routes:
     """Which workflow serves a call: the one that bears the number of its organization.
@@ -102,7 +108,7 @@ class Routes:
 
     def __init__(self, postgres: Postgres, *, continue_in_dialplan: bool) -> None:
         self._postgres = postgres
-        self._goes_on = continue_in_dialplan
+        self._continues = continue_in_dialplan
 
     def inbound(self, *, source_id: int, organization_id: int) -> dograh.Route | dograh.NoRoute:
         return self._postgres.statement("route", lambda: self.to(organization_id))
@@ -112,10 +118,12 @@ class Routes:
 
     def to(self, organization_id: int) -> dograh.Route:
         terms = call_settings.parse({"ws_client_name": asterisks.CLIENT})
-        return dograh.Route(workflow_id=organization_id, user_id=1, settings=terms, continue_in_dialplan=self._goes_on)
+        return dograh.Route(
+            workflow_id=organization_id, user_id=1, settings=terms, continue_in_dialplan=self._continues
+        )
 
     def refusal(self, reason: str) -> dograh.NoRoute:
-        return dograh.NoRoute(reason=reason, hangup_cause=Cause.NOT_ALLOWED, continue_in_dialplan=self._goes_on)
+        return dograh.NoRoute(reason=reason, hangup_cause=Cause.NOT_ALLOWED, continue_in_dialplan=self._continues)
 
 
 class Runs:
@@ -158,7 +166,7 @@ class Runs:
             run = self.rows.get(run_id)
             if run is None or run.organization_id != call.organization_id:
                 return self._routes.refusal(f"run {run_id} is not of this organization")
-            self._store.locks.take(transaction, ("run row", run_id))
+            self._store.locks.acquire(transaction, ("run row", run_id))
             calls = [row.call for row in self._store.rows.values() if row.call.workflow_run_id == run_id]
             if run.is_completed or any(other.call_id != call.call_id for other in calls):
                 return self._routes.refusal(f"run {run_id} does not wait for a call")
@@ -172,7 +180,7 @@ class Runs:
             wanted = (organization_id, channel_id, False)
             for run in reversed(self.rows.values()):
                 if (run.organization_id, run.channel_id, run.is_completed) == wanted:
-                    self._store.locks.take(cast(Transaction, connection), ("run row", run.run_id))
+                    self._store.locks.acquire(cast(Transaction, connection), ("run row", run.run_id))
                     return run.run_id if not run.is_completed else None
             return None
 
@@ -233,7 +241,7 @@ class Leases:
         #: Name → holder, and until when.
         self._held: dict[str, tuple[str, datetime]] = {}
 
-    def attach(self, name: str, holder: str, seconds: float) -> int | None:
+    def take(self, name: str, holder: str, seconds: float) -> int | None:
         return self._postgres.statement("lease", lambda: self._take(name, holder, seconds))
 
     def release(self, name: str, holder: str) -> None:
@@ -259,25 +267,25 @@ class Connections:
         self._postgres = postgres
         self._tenants = {tenant.connection_id: tenant for tenant in tenants}
 
-    def inbound_target(self, connection_id: int, version: int) -> connections.InboundTarget | None:
-        return self._postgres.statement("entrance", lambda: self._entrance(self._tenants[connection_id]))
+    def inbound_target(self, connection: ConnectionVersion) -> connections.InboundTarget | None:
+        tenant = self._tenants[connection.connection_id]
+        return self._postgres.statement("inbound target", lambda: self._target(tenant))
 
-    def outbound_connection(self, organization_id: int) -> connections.Version:
+    def outbound_connection(self, organization_id: int) -> connections.ConnectionDetails:
         (tenant,) = (one for one in self._tenants.values() if one.organization_id == organization_id)
-        return self._postgres.statement("exit", lambda: self._version(tenant))
+        return self._postgres.statement("outbound connection", lambda: self._details(tenant))
 
     def is_preempted(self, connection_id: int) -> bool:
-        return self._postgres.statement("is taken", lambda: False)
+        return self._postgres.statement("is preempted", lambda: False)
 
-    def _entrance(self, tenant: Tenant) -> connections.InboundTarget:
+    def _target(self, tenant: Tenant) -> connections.InboundTarget:
         return connections.InboundTarget(
-            serving=1, organization_id=tenant.organization_id, source_id=tenant.connection_id
+            serving=tenant.connection, organization_id=tenant.organization_id, source_id=tenant.connection_id
         )
 
-    def _version(self, tenant: Tenant) -> connections.Version:
-        return connections.Version(
-            connection_id=tenant.connection_id,
-            version=1,
+    def _details(self, tenant: Tenant) -> connections.ConnectionDetails:
+        return connections.ConnectionDetails(
+            connection=tenant.connection,
             organization_id=tenant.organization_id,
             source_id=tenant.connection_id,
             endpoint=f"http://{tenant.asterisk.name}",

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from uuid import UUID
 
 import greenlet
 
 from scheduler import sweep
-from shared import errors, messages, outbound_calls
+from shared import errors, messages
 from shared.asterisk import ari, circuit_breaker, rest
 from shared.call.calls import Call
+from shared.call.ids import ConnectionVersion
+from shared.call.legs import Naming
 from shared.call.limits import Limits
-from shared.call.steps import Step
+from shared.outbound_calls import OutboundCalls
 from shared.storage.call_writer import CallWriter
 from simulator import events
 from tests.simulation.asterisks import PREFIX, AgentPlan, Asterisk, Requests
@@ -25,7 +26,8 @@ from tests.simulation.parties import Parties
 from tests.simulation.platforms import Connections, Leases, Postgres, Quota, Routes, Runs, Tenant
 from tests.simulation.stores import MemoryStore
 from tests.simulation.world import Hand, Process, World
-from workers.ports import Tools
+from workers import pools, wiring
+from workers.wiring import Adapters
 
 LIMITS = Limits()
 _SWEEP_SECONDS = 1.0
@@ -90,9 +92,13 @@ class Site:
         self._ticks = 0
         self._is_sweeping = False
         world.states_of = self.states_of
-        self.tools = self.workers.tools = self._make_tools("worker")
-        self.workers.lone_tools = replace(self.tools, serves=frozenset())
-        self._sweeper = self._make_tools("scheduler").writer
+        self.adapters = self._make_adapters("worker")
+        pooled = {name: wiring.handlers(self.adapters, serves=pools.served_steps(q)) for name, q in pools.POOLS.items()}
+        self.workers.pooled = {queue: pooled[name] for name, q in pools.POOLS.items() for queue in q}
+        self.workers.alone = {
+            queue: wiring.handlers(self.adapters, serves=pools.served_steps({queue})) for queue in messages.QUEUES
+        }
+        self._sweeper = self._writer("scheduler")
 
     def open(self) -> None:
         """Every process starts."""
@@ -101,9 +107,14 @@ class Site:
         self._tick_sweep()
         self._tick_resync()
 
-    def do(self, what: str, work: Callable[[Tools], object]) -> None:
-        """Lets a process of its own do something, to the end."""
-        self.world.start(Process("test"), what, lambda: work(self.tools))
+    def handle(self, actor: str, **arguments: object) -> None:
+        """Let a process of its own handle a message, to the end."""
+        handler = self.workers.pooled[messages.ACTORS[actor]][actor]
+        self.do(actor, lambda: handler(**arguments))
+
+    def do(self, what: str, work: Callable[[], object]) -> None:
+        """Let a process of its own do something, to the end."""
+        self.world.start(Process("test"), what, work)
 
     def flush_redis(self) -> None:
         """The scheduler finds the sentinel gone and has everything resynced."""
@@ -124,15 +135,15 @@ class Site:
 
     # ── wiring ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _make_tools(self, who: str) -> Tools:
-        writer = CallWriter(self.store, self.broker, LIMITS, who=who, clock=self.world, new_id=self.world.new_id)
+    def _writer(self, who: str) -> CallWriter:
+        return CallWriter(self.store, self.broker, LIMITS, who=who, clock=self.world, new_id=self.world.new_id)
+
+    def _make_adapters(self, who: str) -> Adapters:
+        writer = self._writer(who)
         connections = Connections(self.postgres, self.tenants)
-        return Tools(
+        return Adapters(
             writer=writer,
-            serves=frozenset(Step),
-            originates=outbound_calls.OutboundCalls(
-                writer, self.routes, self.runs, connections, slots=self._slots, prefix=PREFIX
-            ),
+            outbound_calls=OutboundCalls(writer, self.routes, self.runs, connections, slots=self._slots, prefix=PREFIX),
             asterisks=_Asterisks(self.postgres, self._by_connection, self.world.monotonic),
             routes=self.routes,
             runs=self.runs,
@@ -143,7 +154,7 @@ class Site:
             in_parallel=ParallelRequests(self.world),
             send_later=self.broker.send,
             redis_ms=self.broker.redis_ms,
-            prefix=PREFIX,
+            naming=Naming(PREFIX),
             token_secret=None,
         )
 
@@ -182,11 +193,7 @@ class Site:
         """Asks for a resync of every connection."""
         if not self.broker.is_away:
             for tenant in self.tenants:
-                self.broker.put(
-                    messages.of_resync(
-                        connection_id=tenant.connection_id, connection_version=1, reason=reason, full=full
-                    )
-                )
+                self.broker.put(messages.of_resync(connection=tenant.connection, reason=reason, full=full))
 
     # ── what concerns whom ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -222,10 +229,10 @@ class _Asterisks:
         self._tenants = tenants
 
     def of(self, call: Call, budget: rest.RequestBudget) -> ari.Ari:
-        return self.at(call.connection_id, call.connection_version, budget)
+        return self.at(call.connection, budget)
 
-    def at(self, connection_id: int, version: int, budget: rest.RequestBudget) -> ari.Ari:
-        tenant = self._postgres.statement("look up the connection", lambda: self._tenants[connection_id])
+    def at(self, connection: ConnectionVersion, budget: rest.RequestBudget) -> ari.Ari:
+        tenant = self._postgres.statement("look up the connection", lambda: self._tenants[connection.connection_id])
         hand = greenlet.getcurrent()
         assert isinstance(hand, Hand)
         known = hand.process.circuits

@@ -1,4 +1,4 @@
-"""The calls' store in memory: the rules of `store.PostgresStore`, row locks and transactions included.
+"""The calls' store in memory: the rules of `postgres_calls.PostgresCalls`, row locks and transactions included.
 
 A property test compares the two, see test_stores.py.
 """
@@ -13,11 +13,13 @@ from typing import Protocol, TypeVar, cast
 from uuid import UUID
 
 from shared import errors
-from shared.call import calls, facts, states
+from shared.call import facts, states, steps
 from shared.call.calls import Call, Change
+from shared.call.ids import ConnectionVersion
 from shared.call.states import State
 from shared.storage import database
-from shared.storage.call_store import ClaimRequest, TimelineEntry
+from shared.storage.call_store import ClaimRequest, OpenCall
+from shared.storage.timeline import TimelineEntry
 from tests.simulation.world import Latch
 
 _T = TypeVar("_T")
@@ -82,7 +84,7 @@ class Locks:
             if not self._postgres.wait(latch, _LOCK_SECONDS):
                 raise errors.DatabaseUnavailable("canceling statement due to lock timeout")
 
-    def attach(self, transaction: Transaction, *keys: object) -> None:
+    def acquire(self, transaction: Transaction, *keys: object) -> None:
         """Waits for these, and holds them."""
         self.wait(*keys)
         for key in keys:
@@ -135,14 +137,14 @@ class MemoryStore:
 
         return self._postgres.statement("requested", find)
 
-    def insert(self, call: Call, timeline: Iterable[TimelineEntry], hold: ClaimRequest | None) -> bool:
-        return self._postgres.statement("insert", lambda: self._insert(call, hold, None))
+    def insert(self, call: Call, timeline: Iterable[TimelineEntry], claim: ClaimRequest | None) -> bool:
+        return self._postgres.statement("insert", lambda: self._insert(call, claim, None))
 
     def insert_in(self, connection: database.Connection, call: Call) -> bool:
         return self._postgres.statement("insert_in", lambda: self._insert(call, None, cast(Transaction, connection)))
 
-    def claim(self, call_id: UUID, hold: ClaimRequest) -> Call | None:
-        return self._postgres.statement(f"claim for {hold.step}", lambda: self._claim(call_id, hold), call_id)
+    def claim(self, call_id: UUID, claim: ClaimRequest) -> Call | None:
+        return self._postgres.statement(f"claim for {claim.step}", lambda: self._claim(call_id, claim), call_id)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[database.Connection]:
@@ -160,7 +162,7 @@ class MemoryStore:
     def lock_organization(self, connection: database.Connection, organization_id: int) -> None:
         self._postgres.statement(
             "lock organization",
-            lambda: self.locks.take(cast(Transaction, connection), ("organization", organization_id)),
+            lambda: self.locks.acquire(cast(Transaction, connection), ("organization", organization_id)),
         )
 
     def slots_used(self, connection: database.Connection, organization_id: int) -> int:
@@ -177,29 +179,29 @@ class MemoryStore:
         *,
         timeline: Sequence[TimelineEntry],
         owner: str,
-        hold: ClaimRequest | None,
+        claim: ClaimRequest | None,
     ) -> Call | None:
         transaction, call_id = cast(Transaction, connection), changes[0].before.call_id
 
         def save() -> Call | None:
             if not transaction.holds(call_id):
-                self.locks.take(transaction, call_id)
+                self.locks.acquire(transaction, call_id)
             row = self.rows.get(call_id)
-            if row is None or not _may_save(row, changes, hold, self.now()):
+            if row is None or not _may_save(row, changes, claim, self.now()):
                 return None
             after = changes[-1].after
             self._check_run(after)
-            transaction.writes.append(lambda: self._write(row, changes, owner, hold))
+            transaction.writes.append(lambda: self._write(row, changes, owner, claim))
             return replace(after, lock_version=after.lock_version + 1)
 
         return self._postgres.statement("save_in", save)
 
     def save(
-        self, changes: Sequence[Change], *, timeline: Sequence[TimelineEntry], owner: str, hold: ClaimRequest | None
+        self, changes: Sequence[Change], *, timeline: Sequence[TimelineEntry], owner: str, claim: ClaimRequest | None
     ) -> Call | None:
         names = ", ".join(type(change.fact).__name__ for change in changes)
         return self._postgres.statement(
-            f"save {names}", lambda: self._save(changes, owner=owner, hold=hold), changes[0].before.call_id
+            f"save {names}", lambda: self._save(changes, owner=owner, claim=claim), changes[0].before.call_id
         )
 
     def overdue(self, limit: int) -> list[Call]:
@@ -211,8 +213,8 @@ class MemoryStore:
     def append_new(self, timeline: Sequence[TimelineEntry], *, connection_id: int, within: timedelta) -> None:
         self._postgres.statement("note news", lambda: None)
 
-    def open_calls(self, connection_id: int, connection_version: int) -> list[tuple[Call, datetime, bool]]:
-        return self._postgres.statement("open_calls", lambda: self._open(connection_id))
+    def open_calls(self, connection: ConnectionVersion) -> list[OpenCall]:
+        return self._postgres.statement("open_calls", lambda: self._open(connection.connection_id))
 
     def append_timeline(
         self, timeline: Sequence[TimelineEntry], *, call: Call | None = None, connection_id: int | None = None
@@ -265,22 +267,22 @@ class MemoryStore:
         row = self.rows.get(call_id)
         return row.call if row is not None else None
 
-    def _insert(self, call: Call, hold: ClaimRequest | None, transaction: Transaction | None) -> bool:
+    def _insert(self, call: Call, claim: ClaimRequest | None, transaction: Transaction | None) -> bool:
         keys = _unique(call)
         self.locks.wait(*keys)
         if any(keys & _unique(row.call) for row in self.rows.values()):
             return False
         if transaction is None:
-            self._add(call, hold)
+            self._add(call, claim)
         else:
-            self.locks.take(transaction, *keys)
-            transaction.writes.append(lambda: self._add(call, hold))
+            self.locks.acquire(transaction, *keys)
+            transaction.writes.append(lambda: self._add(call, claim))
         return True
 
-    def _add(self, call: Call, hold: ClaimRequest | None) -> None:
+    def _add(self, call: Call, claim: ClaimRequest | None) -> None:
         row = self.rows[call.call_id] = Row(call, self.now())
-        if hold is not None:
-            row.claim_owner, row.claim_until = hold.owner, self.now() + hold.duration
+        if claim is not None:
+            row.claim_owner, row.claim_until = claim.owner, self.now() + claim.duration
         self._file(call)
         self._watch(None, call, None)
 
@@ -296,27 +298,27 @@ class MemoryStore:
         if run_id is not None and any(other.workflow_run_id == run_id for other in others):
             raise errors.DatabaseRefused('duplicate key value violates unique constraint "calls_run"')
 
-    def _claim(self, call_id: UUID, hold: ClaimRequest) -> Call | None:
+    def _claim(self, call_id: UUID, claim: ClaimRequest) -> Call | None:
         row = self._unlocked(call_id)
         now = self.now()
-        if row is None or row.call.state is not calls.WORKS_IN[hold.step] or not _is_free(row, now):
+        if row is None or row.call.state is not steps.STEPS[claim.step].state or not _is_free(row, now):
             return None
-        row.claim_owner, row.claim_until = hold.owner, now + hold.duration
+        row.claim_owner, row.claim_until = claim.owner, now + claim.duration
         row.call = replace(row.call, lock_version=row.call.lock_version + 1)
         return row.call
 
-    def _save(self, changes: Sequence[Change], *, owner: str, hold: ClaimRequest | None) -> Call | None:
+    def _save(self, changes: Sequence[Change], *, owner: str, claim: ClaimRequest | None) -> Call | None:
         row = self._unlocked(changes[0].before.call_id)
-        if row is None or not _may_save(row, changes, hold, self.now()):
+        if row is None or not _may_save(row, changes, claim, self.now()):
             return None
         self._check_run(changes[-1].after)
-        self._write(row, changes, owner, hold)
+        self._write(row, changes, owner, claim)
         return row.call
 
-    def _write(self, row: Row, changes: Sequence[Change], owner: str, hold: ClaimRequest | None) -> None:
+    def _write(self, row: Row, changes: Sequence[Change], owner: str, claim: ClaimRequest | None) -> None:
         before, after, now = row.call, changes[-1].after, self.now()
-        if hold is not None:
-            row.claim_owner, row.claim_until = owner, now + hold.duration
+        if claim is not None:
+            row.claim_owner, row.claim_until = claim.owner, now + claim.duration
         elif before.state is not after.state or (owner and row.claim_owner == owner):
             row.claim_owner = row.claim_until = None
         row.call = replace(after, lock_version=before.lock_version + 1)
@@ -334,16 +336,16 @@ class MemoryStore:
             row.claim_owner = row.claim_until = None
             row.call = replace(row.call, lock_version=row.call.lock_version + 1)
 
-    def _open(self, connection_id: int) -> list[tuple[Call, datetime, bool]]:
+    def _open(self, connection_id: int) -> list[OpenCall]:
         now = self.now()
         return [
-            (row.call, row.changed_at, not _is_free(row, now))
+            OpenCall(call=row.call, changed_at=row.changed_at, is_claimed=not _is_free(row, now))
             for row in self.rows.values()
             if row.call.connection_id == connection_id and row.call.state is not State.ENDED
         ]
 
     def _lock(self, transaction: Transaction, call_id: UUID) -> Call | None:
-        self.locks.take(transaction, call_id)
+        self.locks.acquire(transaction, call_id)
         return self._call(call_id)
 
     def _commit(self, transaction: Transaction) -> None:
@@ -373,7 +375,7 @@ def _is_free(row: Row, now: datetime) -> bool:
     return row.claim_until is None or row.claim_until <= now
 
 
-def _may_save(row: Row, changes: Sequence[Change], hold: ClaimRequest | None, now: datetime) -> bool:
+def _may_save(row: Row, changes: Sequence[Change], claim: ClaimRequest | None, now: datetime) -> bool:
     before, after = changes[0].before, changes[-1].after
     is_unchanged = row.call.lock_version == before.lock_version
-    return is_unchanged and (hold is None or before.state is not after.state or _is_free(row, now))
+    return is_unchanged and (claim is None or before.state is not after.state or _is_free(row, now))

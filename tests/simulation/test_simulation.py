@@ -42,7 +42,7 @@ def test_the_chances_of_a_history_are_all_there_is_to_it() -> None:
 
 
 def test_a_failing_history_is_made_simple(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(teardown, "_remove_all", lambda _tools, _asterisk, _claim: "")
+    monkeypatch.setattr(teardown.Teardown, "_remove_all", lambda _step, _asterisk, _claim: "")
     failing = next(outcome for outcome in map(histories.live, range(1, 50)) if outcome.violations)
     simple = shrinking.shrink(failing)
     assert shrinking.kind_of(simple) == shrinking.kind_of(failing)

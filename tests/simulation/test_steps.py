@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,6 +11,7 @@ from shared import messages
 from shared.asterisk import events
 from shared.call import commands, ids
 from shared.call.calls import Call
+from shared.call.ids import ConnectionVersion
 from shared.call.states import Outcome, State
 from shared.call.steps import Step
 from simulator import bridges, channels
@@ -19,8 +19,8 @@ from tests.simulation.asterisks import PREFIX, AgentPlan
 from tests.simulation.faults import Fault
 from tests.simulation.parties import Caller
 from tests.simulation.sites import Site
-from workers import claims, inbound, resync, teardown
-from workers.ports import Tools
+
+CONNECTION = ConnectionVersion(1, 1)
 
 
 def states(site: Site) -> list[State]:
@@ -91,11 +91,10 @@ def test_a_late_end_of_an_earlier_entry_does_not_end_an_adopted_call(site: Site)
     site.world.run(1.0)
     site.listeners[0].passes = lambda _event: True
     assert [str(event.type) for event in late] == ["StasisStart", "StasisEnd", "StasisStart"]
-    site.do("resync", lambda tools: resync.resync_connection(
-        tools, connection_id=1, version=1, full=True, reason="test"))  # fmt: skip
+    site.handle("resync_connection", connection=CONNECTION, full=True, reason="test")
     site.world.run(2.0)
     assert states(site) == [State.CONNECTED]
-    site.do("late event", lambda tools: teardown.leg_ended(tools, connection_id=1, version=1, event=late[1]))
+    site.handle("leg_ended", connection=CONNECTION, event=late[1])
     site.world.run(3.0)
     assert states(site) == [State.CONNECTED]
     assert site.world.violations == []
@@ -113,8 +112,7 @@ def test_a_caller_who_comes_back_within_a_millisecond_keeps_the_new_call(site: S
     site.parties.come_back(caller, 0.0001)
     site.world.run(2.0)
     for event in late:
-        note = functools.partial(teardown.leg_ended, connection_id=1, version=1, event=event)
-        site.do("late event", note)
+        site.handle("leg_ended", connection=CONNECTION, event=event)
     site.world.run(3.0)
     assert states(site) == [State.ENDED, State.CONNECTED]
     assert caller.tenant.asterisk.is_with_agent(caller.channel)
@@ -328,13 +326,12 @@ def test_the_end_of_an_earlier_entry_does_not_let_a_refused_caller_go(site: Site
     site.listeners[0].passes = without(events.EventType.STASIS_START, kept_in=entered)
     site.parties.call_in(site.tenants[0])
     site.world.run(0.4)
-    site.do("start", lambda tools: inbound.caller_entered(
-        tools, connection_id=1, version=1, at_ms=tools.redis_ms() or 0, event=entered[0]))  # fmt: skip
+    site.handle("caller_entered", connection=CONNECTION, at_ms=site.broker.redis_ms() or 0, event=entered[0])
     site.world.run(0.41)
     (row,) = site.store.rows.values()
     row.call = replace(row.call, state=State.ENDING, outcome=Outcome.REFUSED, reason="busy", workflow_run_id=None)
     late = replace(entered[0], type=events.EventType.STASIS_END)
-    site.do("late event", lambda tools: teardown.leg_ended(tools, connection_id=1, version=1, event=late))
+    site.handle("leg_ended", connection=CONNECTION, event=late)
     site.world.run(0.42)
     assert not row.call.caller_left
 
@@ -351,14 +348,14 @@ def test_a_far_end_that_hangs_up_before_it_is_taken_over_ends_the_platform_s_run
     site.world.run(0.5)
     entered, left = (next(event for event in kept if event.type == kind) for kind in ("StasisStart", "StasisEnd"))
 
-    def receive(tools: Tools) -> None:
-        inbound.caller_entered(tools, connection_id=1, version=1, at_ms=tools.redis_ms() or 0, event=entered)
+    def receive() -> None:
+        site.handle("caller_entered", connection=CONNECTION, at_ms=site.broker.redis_ms() or 0, event=entered)
 
-    def end(tools: Tools) -> None:
-        teardown.leg_ended(tools, connection_id=1, version=1, event=left)
+    def end() -> None:
+        site.handle("leg_ended", connection=CONNECTION, event=left)
 
-    for number, told in enumerate([end, receive] if end_first else [receive, end]):
-        site.do("event", told)
+    for number, report in enumerate([end, receive] if end_first else [receive, end]):
+        report()
         site.world.run(1.0 + number)
     assert only(site).state is State.ENDED
     assert run.is_completed
@@ -391,8 +388,7 @@ def test_a_far_end_that_answers_when_its_call_is_long_over_is_hung_up(make_site:
 def test_a_leg_that_rings_when_its_call_is_long_over_is_found_by_a_resync(make_site: Callable[..., Site]) -> None:
     site = over_too_soon(make_site, answer_after_seconds=60.0)
     site.world.run(6.0)
-    site.do("resync", lambda tools: resync.resync_connection(
-        tools, connection_id=1, version=1, full=True, reason="test"))  # fmt: skip
+    site.handle("resync_connection", connection=CONNECTION, full=True, reason="test")
     site.world.run(7.0)
     assert not site.asterisks["pbx1"].channels
     site.invariants.check_end()
@@ -453,13 +449,14 @@ def test_a_run_of_another_tenant_is_refused_and_left_alone(make_site: Callable[.
 
 
 def test_a_sweep_does_not_overrule_a_worker_that_took_the_call_up_meanwhile(site: Site) -> None:
-    site.workers.tools = site.workers.lone_tools
+    site.workers.always_alone = True
     site.world.script("enqueue create_run", Fault.ENQUEUE_FAILED)
     site.world.script("overdue", Fault.FROZEN_AFTER)
     site.parties.call_in(site.tenants[0])
     site.world.run(4.1)
     call_id = only(site).call_id
-    site.do("worker", lambda tools: claims.claim(tools.writer, call_id, Step.RUNS))
+    writer = site.adapters.writer
+    site.do("worker", lambda: site.store.claim(call_id, writer.claim_request(Step.RUNS, writer.new_owner())))
     site.world.run(4.9)
     assert (only(site).state, only(site).step_retries) == (State.ADMITTED, 0)
     site.world.run(20.0)
@@ -483,7 +480,7 @@ def test_a_leg_that_still_rings_is_not_adopted(make_site: Callable[..., Site]) -
 
 
 def test_an_order_that_cannot_be_enqueued_is_given_again(site: Site) -> None:
-    site.workers.tools = site.workers.lone_tools
+    site.workers.always_alone = True
     site.world.script("enqueue create_run", Fault.ENQUEUE_FAILED)
     site.parties.call_in(site.tenants[0])
     site.world.run(10.0)

@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 from shared import errors
 from shared.call import facts
 from shared.call.calls import Call, Change
+from shared.call.ids import ConnectionVersion
 from shared.call.limits import Limits
 from shared.call.states import Direction, State
 from shared.call.steps import Step
 from shared.storage import database
-from shared.storage.call_store import ClaimRequest, PostgresStore, Store
+from shared.storage.call_store import CallStore, ClaimRequest
 from shared.storage.call_writer import Transition
+from shared.storage.postgres_calls import PostgresCalls
 from tests.simulation.stores import MemoryStore
 from tests.simulation.world import Latch
 
@@ -35,7 +37,7 @@ HOUR = timedelta(hours=1)
 class Always:
     """A database server that never fails and never waits."""
 
-    def __init__(self, store: PostgresStore) -> None:
+    def __init__(self, store: PostgresCalls) -> None:
         self.moment = store.now
 
     def statement(self, what: str, effect: Callable[[], _T], call_id: uuid.UUID | None = None) -> _T:
@@ -56,7 +58,7 @@ class RolledBack(Exception):
 class Pair:
     """Both stores, and the calls as somebody read them at some time."""
 
-    postgres: PostgresStore
+    postgres: PostgresCalls
     memory: MemoryStore
     read: dict[uuid.UUID, Call]
 
@@ -137,7 +139,7 @@ _statements = st.one_of(
 
 
 @pytest.fixture
-def postgres(database_url: str) -> Iterator[PostgresStore]:
+def postgres(database_url: str) -> Iterator[PostgresCalls]:
     db = database.Database(database_url, size=2)
     db.open()
     with db.connection() as connection:
@@ -148,7 +150,7 @@ def postgres(database_url: str) -> Iterator[PostgresStore]:
             "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password)"
             " VALUES (1, 1, 'http://a', 'a', 'a', 'x'), (2, 1, 'http://b', 'b', 'b', 'z')"
         )
-    yield PostgresStore(db, who="test", prefix="aip-")
+    yield PostgresCalls(db, who="test", prefix="aip-")
     db.close()
 
 
@@ -169,7 +171,7 @@ def postgres(database_url: str) -> Iterator[PostgresStore]:
     inserted=st.lists(st.tuples(_calls, _holds), max_size=7), statements=st.lists(_statements, min_size=5, max_size=30)
 )
 def test_both_stores_do_the_same(
-    postgres: PostgresStore, inserted: list[tuple[int, ClaimRequest | None]], statements: list[tuple[Any, ...]]
+    postgres: PostgresCalls, inserted: list[tuple[int, ClaimRequest | None]], statements: list[tuple[Any, ...]]
 ) -> None:
     with postgres.db.connection() as connection:
         connection.execute("TRUNCATE ari.calls, ari.attempts, ari.timeline")
@@ -189,7 +191,7 @@ def _insert(pair: Pair, now: datetime, number: int, hold: ClaimRequest | None) -
 
 
 def _insert_in(pair: Pair, now: datetime, number: int, commits: bool) -> None:
-    def insert(store: Store) -> bool:
+    def insert(store: CallStore) -> bool:
         with store.transaction() as connection:
             done = store.insert_in(connection, call(number, now))
             if not commits:
@@ -213,13 +215,13 @@ def _save(  # noqa: PLR0917 - as the statement has them
     before = pair.read[call_id]
     changes = _changes(before, [which], now)
     if changes and (hold is None or hold.owner == owner):
-        pair.both(lambda store: store.save(changes, timeline=[], owner=owner, hold=hold))
+        pair.both(lambda store: store.save(changes, timeline=[], owner=owner, claim=hold))
 
 
 def _changes(before: Call, which: list[int], now: datetime) -> list[Change]:
     learned = Transition(before, now, LIMITS)
     for number in which:
-        learned.learn(fact(number, now))
+        learned.apply(fact(number, now))
     return learned.changes
 
 
@@ -235,13 +237,13 @@ def _save_in(  # noqa: PLR0917 - as the statement has them
 ) -> None:
     call_id = call(number, now).call_id
 
-    def save(store: Store) -> Call | None:
+    def save(store: CallStore) -> Call | None:
         with store.transaction() as connection:
             before = store.lock(connection, call_id) if locks else pair.read[call_id]
             changes = _changes(before, which, now) if before is not None else []
             if not changes:
                 return None
-            saved = store.save_in(connection, changes, timeline=[], owner=owner, hold=hold)
+            saved = store.save_in(connection, changes, timeline=[], owner=owner, claim=hold)
             if not commits:
                 raise RolledBack
         return saved
@@ -264,16 +266,17 @@ def _look(pair: Pair, now: datetime) -> None:
     pair.both(_slots)
     for connection_id in (1, 2):
         pair.both(lambda store, of=connection_id: sorted(  # type: ignore[misc]
-            (str(found.call_id), found, claimed) for found, _, claimed in store.open_calls(of, 1)))  # fmt: skip
+            (str(found.call.call_id), found.call, found.is_claimed)
+            for found in store.open_calls(ConnectionVersion(of, 1))))  # fmt: skip
 
 
-def _slots(store: Store) -> int:
+def _slots(store: CallStore) -> int:
     with store.transaction() as connection:
         store.lock_organization(connection, 3)
         return store.slots_used(connection, 3)
 
 
-def test_a_transaction_that_is_rolled_back_leaves_nothing_held(postgres: PostgresStore) -> None:
+def test_a_transaction_that_is_rolled_back_leaves_nothing_held(postgres: PostgresCalls) -> None:
     memory = MemoryStore(Always(postgres), lambda *_: None)
     one = call(0, postgres.now())
     with suppress(RolledBack), memory.transaction() as connection:
