@@ -25,7 +25,7 @@ from simulator import media as simulator_media
 from simulator import rest as simulator_rest
 from tests.simulation import faults
 from tests.simulation.faults import Fault
-from tests.simulation.world import Hand, World
+from tests.simulation.world import Fiber, World
 
 PREFIX = "aip-"
 CLIENT = "media"
@@ -169,15 +169,15 @@ class Asterisk(switch.Switch):
         super().crash()
 
     def answer(self, channel: channels.Channel) -> None:
-        hand = greenlet.getcurrent()
-        if type(hand) is Hand and channel.kind is channels.Kind.CALLER and hand.call_id not in self.served:
+        fiber = greenlet.getcurrent()
+        if type(fiber) is Fiber and channel.kind is channels.Kind.CALLER and fiber.call_id not in self.served:
             self.world.violation(f"{channel.id} is answered, and no agent has been on the line")
         super().answer(channel)
 
     def hang_up(self, channel: channels.Channel, cause: int, *, soft: bool) -> None:
-        hand = greenlet.getcurrent()
+        fiber = greenlet.getcurrent()
         # A step looks before it hangs up; what happens between the two requests is nobody's fault.
-        is_blind = type(hand) is Hand and channel.id not in hand.seen
+        is_blind = type(fiber) is Fiber and channel.id not in fiber.seen
         # A leg that was never in Stasis is nobody's but whoever dials it.
         has_left = channel.app is None and (channel.kind is channels.Kind.CALLER or channel.id in self.left_at)
         if is_blind and has_left and channel.kind is not channels.Kind.MEDIA:
@@ -320,8 +320,8 @@ class Requests:
         if not self._asterisk.is_running:
             raise errors.AsteriskUnreachable("connection refused", may_have_acted=False)
         asterisk, life = self._asterisk, self._asterisk.life
-        hand = greenlet.getcurrent()
-        assert type(hand) is Hand
+        fiber = greenlet.getcurrent()
+        assert type(fiber) is Fiber
         try:
             work = self._handled(method, path, query, body)
             if method == "DELETE" and asterisk.media.is_connecting(path[1]):
@@ -335,23 +335,23 @@ class Requests:
         if asterisk.life != life:
             raise errors.AsteriskUnreachable("connection failed: ConnectionResetError")
         if method == "GET" and path[0] == "channels" and answer.body["dialplan"]["app_name"] == "Stasis":
-            hand.seen.add(path[1])
+            fiber.seen.add(path[1])
         return answer.status, answer.body
 
     def _suffer(
         self, fault: Fault, effect: Callable[[], tuple[int, Any]], late: Callable[[], None], left: float
     ) -> tuple[int, Any]:
-        chances = self._world.chances
+        choices = self._world.choices
         match fault:
             case Fault.REFUSED:
                 raise errors.AsteriskUnreachable("connection refused", may_have_acted=False)
             case Fault.MISANSWERED:
-                status, message = chances.one_of(_MISANSWERS)
+                status, message = choices.one_of(_MISANSWERS)
                 return status, {"message": message}
             case Fault.UNANSWERED:
                 effect()
             case Fault.LATE:
-                self._world.after(chances.between(0.1, min(left, self._seconds) + _EFFECT_SECONDS), late)
+                self._world.after(choices.between(0.1, min(left, self._seconds) + _EFFECT_SECONDS), late)
         self._world.pause(min(left, self._seconds))
         raise errors.AsteriskUnreachable("no answer in time")
 

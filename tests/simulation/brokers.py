@@ -17,7 +17,7 @@ from shared.call import ids
 from shared.call.commands import Command
 from tests.simulation import asterisks, faults
 from tests.simulation.faults import Fault
-from tests.simulation.world import Hand, Process, World
+from tests.simulation.world import Fiber, Process, World
 from workers import actors, pools
 from workers.wiring import Handler
 
@@ -59,7 +59,7 @@ class Broker:
         self.is_away = False
         self.dead_letters: list[str] = []
 
-    # ── what hands ask for ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── what fibers ask for ───────────────────────────────────────────────────────────────────────────────────────────
 
     def enqueue(self, commands: Sequence[Command], *, connection_id: int) -> None:
         for command in commands:
@@ -105,11 +105,11 @@ class Broker:
         if fault is Fault.MESSAGE_LOST:
             return
         if fault is Fault.MESSAGE_LATE:
-            seconds += world.chances.spread(0.01, 30.0)
+            seconds += world.choices.spread(0.01, 30.0)
         self._entries[entry] = None
         self._deliver_after(seconds, entry)
         if fault is Fault.MESSAGE_DOUBLED:
-            self._deliver_after(seconds + world.chances.spread(0.001, 20.0), entry)
+            self._deliver_after(seconds + world.choices.spread(0.001, 20.0), entry)
 
     def flush(self) -> None:
         """FLUSHALL: everything that waits is gone, and so is what would have been given to another."""
@@ -131,7 +131,7 @@ class Broker:
         return own.call_id if own is not None else self._call_of(connection_id, channel["id"]), connection_id
 
     def _deliver_after(self, seconds: float, entry: Entry) -> None:
-        self._world.after(seconds + self._world.chances.spread(0.0005, 0.01), lambda: self._deliver(entry))
+        self._world.after(seconds + self._world.choices.spread(0.0005, 0.01), lambda: self._deliver(entry))
 
     def _deliver(self, entry: Entry) -> None:
         if entry.is_lost:
@@ -140,34 +140,34 @@ class Broker:
         if worker is None or self.is_away:
             self._deliver_after(0.3, entry)
             return
-        hand = self._world.start(
+        fiber = self._world.start(
             worker, entry.actor, lambda: self._work(entry), connection_id=entry.connection_id, call_id=entry.call_id
         )
         # Redis is away longer than the heartbeat, the worker is dead or frozen: another takes the message up.
-        self._world.after(_RECLAIM_SECONDS, lambda: self._reclaim(entry, hand))
+        self._world.after(_RECLAIM_SECONDS, lambda: self._reclaim(entry, fiber))
 
-    def _reclaim(self, entry: Entry, hand: Hand) -> None:
-        if entry.is_done or entry.is_lost or hand.dead:
+    def _reclaim(self, entry: Entry, fiber: Fiber) -> None:
+        if entry.is_done or entry.is_lost or fiber.dead:
             return
-        if hand.process.is_dead or hand.process.frozen_until > self._world.now:
+        if fiber.process.is_dead or fiber.process.frozen_until > self._world.now:
             self._world.tell("Redis", "%s goes to another worker", entry.actor)
             self._deliver_after(0.0, entry)
         else:
-            self._world.after(_RECLAIM_SECONDS, lambda: self._reclaim(entry, hand))
+            self._world.after(_RECLAIM_SECONDS, lambda: self._reclaim(entry, fiber))
 
     def _work(self, entry: Entry) -> None:
         world = self._world
-        hand = greenlet.getcurrent()
-        assert isinstance(hand, Hand)
+        fiber = greenlet.getcurrent()
+        assert isinstance(fiber, Fiber)
         body = json.loads(entry.body)
         try:
             handlers = self._workers.handlers_of(messages.ACTORS[entry.actor])
             handlers[entry.actor](**actors.arguments(entry.actor, body))
         except errors.PermanentError as exc:
-            world.tell(hand.process.name, "%s: dead letter: %s", entry.actor, exc)
+            world.tell(fiber.process.name, "%s: dead letter: %s", entry.actor, exc)
             self.dead_letters.append(f"{entry.actor}: {exc}")
         except errors.TransientError as exc:
-            world.tell(hand.process.name, "%s: tried again: %s", entry.actor, exc)
+            world.tell(fiber.process.name, "%s: tried again: %s", entry.actor, exc)
             if entry.retries < _RETRIES and not entry.is_lost:
                 delays = retries.DELAYS_MS
                 delay_ms = delays[min(entry.retries, len(delays) - 1)]
@@ -197,13 +197,13 @@ class Workers:
         """Return the handlers that work on a message of this queue: some workers serve one queue only."""
         if queue not in pools.POOLS["set-up"]:
             return self.pooled[queue]
-        drawn = self._world.chances.one_of((self.pooled, self.pooled, self.alone))
+        drawn = self._world.choices.one_of((self.pooled, self.pooled, self.alone))
         return (self.alone if self.always_alone else drawn)[queue]
 
     def pick(self) -> Process | None:
         """One that takes a message; None when all are down."""
         up = [process for process in self.processes if not process.is_dead and process.frozen_until <= self._world.now]
-        return self._world.chances.one_of(up) if up else None
+        return self._world.choices.one_of(up) if up else None
 
     def _made(self, number: int) -> Process:
         process = Process(f"worker {number}")
@@ -212,7 +212,7 @@ class Workers:
 
     def _died(self, process: Process) -> None:
         self._world.tell(process.name, "is dead")
-        self._world.after(self._world.chances.spread(0.3, _RESTART_SECONDS), lambda: self._replace(process))
+        self._world.after(self._world.choices.spread(0.3, _RESTART_SECONDS), lambda: self._replace(process))
 
     def _replace(self, process: Process) -> None:
         self._generation += 1
@@ -226,8 +226,8 @@ class ParallelRequests:
         self._world = world
 
     def __call__(self, *asks: Callable[[], Any]) -> list[Any]:
-        hand = greenlet.getcurrent()
-        assert isinstance(hand, Hand)
+        fiber = greenlet.getcurrent()
+        assert isinstance(fiber, Fiber)
         results: list[Any] = [None] * len(asks)
         missing = len(asks)
         is_waiting = False
@@ -240,14 +240,14 @@ class ParallelRequests:
                 results[number] = exc
             missing -= 1
             if not missing and is_waiting:
-                self._world.resume(hand)
+                self._world.resume(fiber)
 
         for number in range(1, len(asks)):
             other = self._world.start(
-                hand.process, hand.what, lambda number=number: ask(number),  # type: ignore[misc]
-                connection_id=hand.connection_id, call_id=hand.call_id,
+                fiber.process, fiber.what, lambda number=number: ask(number),  # type: ignore[misc]
+                connection_id=fiber.connection_id, call_id=fiber.call_id,
             )  # fmt: skip
-            other.seen = hand.seen
+            other.seen = fiber.seen
         ask(0)
         if missing:
             is_waiting = True

@@ -10,8 +10,8 @@ import structlog
 
 from simulator import events
 from tests.simulation import runs
-from tests.simulation.chances import Chances
-from tests.simulation.sites import Site
+from tests.simulation.choices import Choices
+from tests.simulation.environment import Environment
 from tests.simulation.world import World
 
 
@@ -24,14 +24,14 @@ def _quiet() -> Iterator[None]:
 
 
 @pytest.fixture
-def make_site() -> Iterator[Callable[..., Site]]:
-    """Makes a site; takes what `Site` takes."""
+def make_environment() -> Iterator[Callable[..., Environment]]:
+    """Makes a environment; takes what `Environment` takes."""
     worlds = []
 
-    def make(**given: object) -> Site:
-        world = World(Chances(0, ()), telling=True)
+    def make(**given: object) -> Environment:
+        world = World(Choices(0, ()), telling=True)
         worlds.append(world)
-        return Site(world, **given)  # type: ignore[arg-type]
+        return Environment(world, **given)  # type: ignore[arg-type]
 
     yield make
     for world in worlds:
@@ -39,9 +39,9 @@ def make_site() -> Iterator[Callable[..., Site]]:
 
 
 @pytest.fixture
-def site(make_site: Callable[..., Site]) -> Site:
-    """A site with one tenant, its socket open."""
-    made = make_site()
+def environment(make_environment: Callable[..., Environment]) -> Environment:
+    """A environment with one tenant, its socket open."""
+    made = make_environment()
     made.open()
     made.world.run(0.3)
     return made

@@ -14,10 +14,10 @@ from shared.call.calls import Call
 from shared.call.states import Direction, State
 from simulator import channels
 from tests.simulation.asterisks import PREFIX, Asterisk
-from tests.simulation.parties import Caller
+from tests.simulation.callers import Caller
 from tests.simulation.platforms import Runs, Tenant
 from tests.simulation.stores import MemoryStore
-from tests.simulation.world import EPOCH, Hand, World
+from tests.simulation.world import EPOCH, Fiber, World
 
 #: After the last fault every caller has an agent, or has been hung up, within this time.
 RECOVERY_SECONDS = 110.0
@@ -76,15 +76,15 @@ class Invariants:
         world = self._world
         if before is None:
             self._names[after.call_id] = f"call {len(self._names) + 1}"
-        name, hand = self._names[after.call_id], greenlet.getcurrent()
-        assert isinstance(hand, Hand)
-        hand.call_id = after.call_id
+        name, fiber = self._names[after.call_id], greenlet.getcurrent()
+        assert isinstance(fiber, Fiber)
+        fiber.call_id = after.call_id
         if world.telling:
             came_from = "new" if before is None else before.state
             moved = after.state if before is not None and came_from is after.state else f"{came_from} → {after.state}"
-            world.tell(hand.process.name, "%s: %s by %s", name, moved, fact or hand.what)
-        if hand.connection_id not in (None, after.connection_id):
-            world.violation(f"{hand.what} of connection {hand.connection_id} changed {name}, which is another's")
+            world.tell(fiber.process.name, "%s: %s by %s", name, moved, fact or fiber.what)
+        if fiber.connection_id not in (None, after.connection_id):
+            world.violation(f"{fiber.what} of connection {fiber.connection_id} changed {name}, which is another's")
         ends = before is not None and before.state is State.CONNECTED and after.state is State.ENDING
         if ends and self._is_healthy(after):
             world.violation(f"{name} is well and was ended: {after.reason}")

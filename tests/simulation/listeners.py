@@ -44,7 +44,7 @@ class Listener:
 
     def _lost(self) -> None:
         self._socket = None
-        self._world.after(self._world.chances.spread(0.2, 4.0), self.open)
+        self._world.after(self._world.choices.spread(0.2, 4.0), self.open)
 
     def _heard(self, text: str) -> None:
         """An event was sent; it arrives a little later, or not."""
@@ -61,17 +61,17 @@ class Listener:
         )
         if message is None:
             return
-        seconds = world.chances.spread(0.0005, 0.003)
+        seconds = world.choices.spread(0.0005, 0.003)
         fault = world.fault(faults.OF_EVENTS, *self._broker.concerned(message.kwargs))
         if fault is not None:
             world.tell(self._name, "%s — FAULT: %s", event.type, fault)
         if fault is Fault.EVENT_LOST:
             return
         if fault is Fault.EVENT_LATE:
-            seconds += world.chances.spread(0.003, 20.0)
+            seconds += world.choices.spread(0.003, 20.0)
         world.after(seconds, lambda: self._push(message) if self._socket is socket else None)
         if fault is Fault.EVENT_DOUBLED:
-            world.after(seconds + world.chances.spread(0.0005, 20.0), lambda: self._push(message))
+            world.after(seconds + world.choices.spread(0.0005, 20.0), lambda: self._push(message))
 
     def _parsed(self, text: str) -> events.Event | None:
         try:

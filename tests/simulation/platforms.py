@@ -22,7 +22,7 @@ from shared.storage import connections, database
 from tests.simulation import asterisks, faults
 from tests.simulation.faults import Fault
 from tests.simulation.stores import MemoryStore, Transaction
-from tests.simulation.world import Hand, Latch, World
+from tests.simulation.world import Fiber, Latch, World
 
 _T = TypeVar("_T")
 _STATEMENT_SECONDS = 2.0
@@ -37,12 +37,12 @@ class Postgres:
         self.is_away = False
 
     def statement(self, what: str, effect: Callable[[], _T], call_id: UUID | None = None) -> _T:
-        """Runs one statement of the hand that calls this. Raises DatabaseUnavailable."""
+        """Runs one statement of the fiber that calls this. Raises DatabaseUnavailable."""
 
         if call_id is not None:
-            hand = greenlet.getcurrent()
-            assert isinstance(hand, Hand)
-            hand.call_id = call_id
+            fiber = greenlet.getcurrent()
+            assert isinstance(fiber, Fiber)
+            fiber.call_id = call_id
 
         def run() -> _T:
             if self.is_away:
@@ -57,7 +57,7 @@ class Postgres:
     def _suffer(self, fault: Fault, effect: Callable[[], _T]) -> _T:
         if fault is Fault.STATEMENT_UNANSWERED:
             effect()
-        self._world.pause(self._world.chances.between(0.0, _STATEMENT_SECONDS))
+        self._world.pause(self._world.choices.between(0.0, _STATEMENT_SECONDS))
         raise errors.DatabaseUnavailable("server closed the connection unexpectedly")
 
     def wait(self, latch: Latch, seconds: float) -> bool:
@@ -65,10 +65,10 @@ class Postgres:
         return self._world.wait(latch, seconds)
 
     def connected(self, roll_back: Callable[[], None]) -> None:
-        """What is to be done should the process of this hand die."""
-        hand = greenlet.getcurrent()
-        assert isinstance(hand, Hand)
-        hand.process.at_death.append(roll_back)
+        """What is to be done should the process of this fiber die."""
+        fiber = greenlet.getcurrent()
+        assert isinstance(fiber, Fiber)
+        fiber.process.at_death.append(roll_back)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -228,7 +228,7 @@ class Quota:
 
     def refusal(self, call: Call, *, user_id: int, budget: rest.RequestBudget) -> facts.Refused | None:
         # A chance of zero is the calm one: certainty does not draw.
-        if call.direction is Direction.INBOUND or (self.refuses < 1 and not self._world.chances.happens(self.refuses)):
+        if call.direction is Direction.INBOUND or (self.refuses < 1 and not self._world.choices.happens(self.refuses)):
             return None
         return facts.Refused(reason="the credits are used up", hangup_cause=Cause.NOT_ALLOWED)
 

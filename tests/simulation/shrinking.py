@@ -1,4 +1,4 @@
-"""A failing history made simple: chances are set to zero, the calm choice, where it fails in the same way without."""
+"""A failing history made simple: choices are set to zero, the calm choice, where it fails in the same way without."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ def shrink(outcome: histories.Outcome) -> histories.Outcome:
     wanted, best = kind_of(outcome), outcome
     lives = 0
     while lives < _LIVES:
-        for chances in _simpler(best.chances):
+        for choices in _simpler(best.choices):
             lives += 1
-            tried = histories.live(outcome.seed, chances)
-            if kind_of(tried) == wanted and _weight(tried.chances) < _weight(best.chances):
+            tried = histories.live(outcome.seed, choices)
+            if kind_of(tried) == wanted and _weight(tried.choices) < _weight(best.choices):
                 best = tried
                 break
             if lives >= _LIVES:
                 break
         else:
             break
-    return histories.live(outcome.seed, best.chances, telling=True)
+    return histories.live(outcome.seed, best.choices, telling=True)
 
 
-def _weight(chances: tuple[float, ...]) -> tuple[int, int]:
-    return sum(chance > 0.0 for chance in chances), len(chances)
+def _weight(choices: tuple[float, ...]) -> tuple[int, int]:
+    return sum(chance > 0.0 for chance in choices), len(choices)
 
 
-def _simpler(chances: tuple[float, ...]) -> Iterator[tuple[float, ...]]:
-    """Runs of chances set to zero, long ones first."""
-    set_at = [at for at, chance in enumerate(chances) if chance > 0.0]
+def _simpler(choices: tuple[float, ...]) -> Iterator[tuple[float, ...]]:
+    """Runs of choices set to zero, long ones first."""
+    set_at = [at for at, chance in enumerate(choices) if chance > 0.0]
     size = len(set_at)
     while size:
         for start in range(0, len(set_at), size):
             gone = frozenset(set_at[start : start + size])
-            yield tuple(0.0 if at in gone else chance for at, chance in enumerate(chances))
+            yield tuple(0.0 if at in gone else chance for at, chance in enumerate(choices))
         size //= 2

@@ -253,7 +253,7 @@ class MemoryStore:
         return self.rows[found[-1]].call if found else None
 
     def overdue_now(self) -> list[Call]:
-        """Calls past their deadline and in nobody's hands, the longest overdue first."""
+        """Calls past their deadline and in nobody's fibers, the longest overdue first."""
         now = self.now()
         late = [
             (row.call.deadline_at, row.call)

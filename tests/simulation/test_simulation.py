@@ -38,7 +38,7 @@ def test_a_seed_tells_the_same_story_twice() -> None:
 
 def test_the_chances_of_a_history_are_all_there_is_to_it() -> None:
     lived = histories.live(7, telling=True)
-    assert histories.live(7, lived.chances, telling=True).story == lived.story
+    assert histories.live(7, lived.choices, telling=True).story == lived.story
 
 
 def test_a_failing_history_is_made_simple(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,5 +46,5 @@ def test_a_failing_history_is_made_simple(monkeypatch: pytest.MonkeyPatch) -> No
     failing = next(outcome for outcome in map(histories.live, range(1, 50)) if outcome.violations)
     simple = shrinking.shrink(failing)
     assert shrinking.kind_of(simple) == shrinking.kind_of(failing)
-    assert sum(chance > 0 for chance in simple.chances) < 10
+    assert sum(chance > 0 for chance in simple.choices) < 10
     assert any("VIOLATION" in line for line in runs.told(simple))

@@ -1,6 +1,6 @@
 """One thread, no real time: everything that is under way waits in one queue, and one thing happens after the other.
 
-A step is a greenlet (`Hand`), which gives way at each port call. It may be resumed late, or never: then nothing of it
+A step is a greenlet (`Fiber`), which gives way at each port call. It may be resumed late, or never: then nothing of it
 runs any more. What is asynchronous runs on the same queue, through an event loop of our own.
 """
 
@@ -19,7 +19,7 @@ import greenlet
 
 from shared.asterisk import circuit_breaker
 from tests.simulation import faults
-from tests.simulation.chances import Chances
+from tests.simulation.choices import Choices
 from tests.simulation.faults import Fault
 
 _T = TypeVar("_T")
@@ -70,7 +70,7 @@ class Process:
                 do()
 
 
-class Hand(greenlet.greenlet):
+class Fiber(greenlet.greenlet):
     """A thread of a process at work on one message."""
 
     process: Process
@@ -94,9 +94,9 @@ class World:
     """
 
     def __init__(
-        self, chances: Chances, *, fault_rate: float = 0.0, target: faults.Target | None = None, telling: bool = False
+        self, choices: Choices, *, fault_rate: float = 0.0, target: faults.Target | None = None, telling: bool = False
     ) -> None:
-        self.chances = chances
+        self.choices = choices
         self.now = 0.0
         self.tally: faults.Tally = faults.Tally()
         self.violations: list[str] = []
@@ -104,7 +104,7 @@ class World:
         self.story: list[tuple[float, str, str]] = []
         self.target = target
         self.is_calm = False
-        #: The states of the calls that a hand, or a connection, is concerned with.
+        #: The states of the calls that a fiber, or a connection, is concerned with.
         self.states_of: Callable[[UUID | None, int | None], list[str]] = lambda _call, _connection: [faults.NO_CALL]
         self._fault_rate = fault_rate
         self._linger_seconds = 0.0
@@ -113,7 +113,7 @@ class World:
         self._sequence = 0
         self._ids = 0
         self._hub = greenlet.getcurrent()
-        self._hands: dict[Hand, None] = {}
+        self._fibers: dict[Fiber, None] = {}
         self._is_over = False
         self._loop = cast(asyncio.AbstractEventLoop, _Loop(self))
 
@@ -124,7 +124,7 @@ class World:
         return self.now
 
     def sleep(self, seconds: float) -> None:
-        """As `time.sleep`, for a hand."""
+        """As `time.sleep`, for a fiber."""
         self.pause(seconds)
 
     def wall(self) -> float:
@@ -150,44 +150,44 @@ class World:
     def start(
         self, process: Process, what: str, work: Callable[[], object], *, connection_id: int | None = None,
         call_id: UUID | None = None,
-    ) -> Hand:  # fmt: skip
+    ) -> Fiber:  # fmt: skip
         """Lets a process begin some work."""
-        hand: Hand = Hand(lambda: self._work(hand, work), self._hub)
-        hand.process, hand.what = process, what
-        hand.connection_id, hand.call_id, hand.seen = connection_id, call_id, set()
-        self._hands[hand] = None
-        self.resume(hand)
-        return hand
+        fiber: Fiber = Fiber(lambda: self._work(fiber, work), self._hub)
+        fiber.process, fiber.what = process, what
+        fiber.connection_id, fiber.call_id, fiber.seen = connection_id, call_id, set()
+        self._fibers[fiber] = None
+        self.resume(fiber)
+        return fiber
 
-    def resume(self, hand: Hand, seconds: float = 0.0) -> None:
-        """Lets a hand go on."""
+    def resume(self, fiber: Fiber, seconds: float = 0.0) -> None:
+        """Lets a fiber go on."""
         self._sequence += 1
-        heapq.heappush(self._due, (self.now + seconds, self._sequence, hand))
+        heapq.heappush(self._due, (self.now + seconds, self._sequence, fiber))
 
     def pause(self, seconds: float) -> None:
-        """The hand that calls this gives way for a while."""
-        hand = greenlet.getcurrent()
-        assert type(hand) is Hand
-        self.resume(hand, seconds)
+        """The fiber that calls this gives way for a while."""
+        fiber = greenlet.getcurrent()
+        assert type(fiber) is Fiber
+        self.resume(fiber, seconds)
         self.park()
 
     def park(self) -> None:
-        """The hand that calls this gives way until somebody resumes it."""
+        """The fiber that calls this gives way until somebody resumes it."""
         self._hub.switch()
         if self._is_over:
             raise greenlet.GreenletExit
 
     def wait(self, done: Latch | asyncio.Future[Any], seconds: float) -> bool:
-        """The hand that calls this gives way until something is done, or the time is up; whether it is done."""
-        hand = greenlet.getcurrent()
-        assert type(hand) is Hand
+        """The fiber that calls this gives way until something is done, or the time is up; whether it is done."""
+        fiber = greenlet.getcurrent()
+        assert type(fiber) is Fiber
         is_woken = False
 
         def wake(*_: object) -> None:
             nonlocal is_woken
             if not is_woken:
                 is_woken = True
-                self.resume(hand)
+                self.resume(fiber)
 
         done.add_done_callback(wake)
         self.after(seconds, wake)
@@ -201,7 +201,7 @@ class World:
         try:
             while due and due[0][0] <= until and not self.violations:
                 self.now, _, thing = heapq.heappop(due)
-                if type(thing) is not Hand:
+                if type(thing) is not Fiber:
                     thing()
                 elif not thing.process.is_dead:
                     if thing.process.frozen_until > self.now:
@@ -216,20 +216,20 @@ class World:
         """Lets go of everything that is still under way; the ports answer nothing any more."""
         self._is_over = True
         self._due.clear()
-        for hand in list(self._hands):
-            if not hand.dead:
-                hand.throw()
-        self._hands.clear()
+        for fiber in list(self._fibers):
+            if not fiber.dead:
+                fiber.throw()
+        self._fibers.clear()
 
-    def _work(self, hand: Hand, work: Callable[[], object]) -> None:
+    def _work(self, fiber: Fiber, work: Callable[[], object]) -> None:
         try:
             work()
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is a mistake of ours
-            self.violation(f"{hand.what} broke: {type(exc).__name__}: {exc}")
+            self.violation(f"{fiber.what} broke: {type(exc).__name__}: {exc}")
             if self.telling:
-                self.tell(hand.process.name, "%s", "".join(traceback.format_exception(exc)))
+                self.tell(fiber.process.name, "%s", "".join(traceback.format_exception(exc)))
         finally:
-            self._hands.pop(hand, None)
+            self._fibers.pop(fiber, None)
 
     # ── ports ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -242,7 +242,7 @@ class World:
         own_faults: tuple[Fault, ...],
         suffer: Callable[[Fault, Callable[[], _T]], _T],
     ) -> _T:
-        """One port call of a hand: takes its time, has its effect, and may go wrong on the way.
+        """One port call of a fiber: takes its time, has its effect, and may go wrong on the way.
 
         Args:
             own_faults: What can go wrong at this port beyond what can happen to any step.
@@ -250,32 +250,32 @@ class World:
         """
         if self._is_over:
             raise greenlet.GreenletExit
-        hand = greenlet.getcurrent()
-        assert type(hand) is Hand, what
+        fiber = greenlet.getcurrent()
+        assert type(fiber) is Fiber, what
         # Mostly about as long as usual, now and then twenty times that: so neighbours overtake one another.
-        draw = self.chances.draw()
+        draw = self.choices.draw()
         self.pause(latency_seconds * (0.5 + draw + 20.0 * draw**12))
-        fault = self._scripted(what) or self.fault(own_faults, hand.call_id, hand.connection_id, of_step=True)
+        fault = self._scripted(what) or self.fault(own_faults, fiber.call_id, fiber.connection_id, of_step=True)
         if fault is None:
             result = effect()
             if self._linger_seconds:
                 seconds, self._linger_seconds = self._linger_seconds, 0.0
                 self.pause(seconds)
             return result
-        self.tell(hand.process.name, "%s: %s — FAULT: %s", hand.what, what, fault)
+        self.tell(fiber.process.name, "%s: %s — FAULT: %s", fiber.what, what, fault)
         match fault:
             case Fault.KILLED_BEFORE:
-                hand.process.kill()
+                fiber.process.kill()
                 self.park()
             case Fault.KILLED_AFTER:
                 effect()
-                hand.process.kill()
+                fiber.process.kill()
                 self.park()
             case Fault.FROZEN_BEFORE:
-                self.pause(self.chances.spread(0.3, 40.0))
+                self.pause(self.choices.spread(0.3, 40.0))
             case Fault.FROZEN_AFTER:
                 result = effect()
-                self.pause(self.chances.spread(0.3, 40.0))
+                self.pause(self.choices.spread(0.3, 40.0))
                 return result
             case _:
                 return suffer(fault, effect)
@@ -285,7 +285,7 @@ class World:
         self, own: tuple[Fault, ...], call_id: UUID | None, connection_id: int | None, *, of_step: bool = False
     ) -> Fault | None:
         """What goes wrong here, if anything does; counts it."""
-        draw = self.chances.draw()
+        draw = self.choices.draw()
         if self.is_calm or draw == 0.0:
             return None
         kinds = own + faults.OF_STEPS if of_step else own
@@ -294,7 +294,7 @@ class World:
         if target is not None and target.fault in kinds and draw > 0.5 and self._hits(target, call_id, connection_id):
             fault, self.target = target.fault, None
         elif draw > 1.0 - self._fault_rate:
-            fault = self.chances.one_of(kinds)
+            fault = self.choices.one_of(kinds)
         if fault is not None:
             self.struck(fault, self.states_of(call_id, connection_id))
         return fault

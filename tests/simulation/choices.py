@@ -13,7 +13,7 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 
-class Chances:
+class Choices:
     """Numbers in [0, 1), one after the other.
 
     Args:
@@ -44,6 +44,6 @@ class Chances:
         """Whether it happens."""
         return self.draw() > 1.0 - probability
 
-    def one_of(self, choices: Sequence[_T]) -> _T:
+    def one_of(self, options: Sequence[_T]) -> _T:
         """One of them; the first is the calm one."""
-        return choices[int(self.draw() * len(choices))]
+        return options[int(self.draw() * len(options))]

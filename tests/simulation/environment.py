@@ -19,13 +19,13 @@ from shared.storage.call_writer import CallWriter
 from simulator import events
 from tests.simulation.asterisks import PREFIX, AgentPlan, Asterisk, Requests
 from tests.simulation.brokers import Broker, ParallelRequests, Workers
+from tests.simulation.callers import Callers
 from tests.simulation.faults import NO_CALL
 from tests.simulation.invariants import Invariants
 from tests.simulation.listeners import Listener
-from tests.simulation.parties import Parties
 from tests.simulation.platforms import Connections, Leases, Postgres, Quota, Routes, Runs, Tenant
 from tests.simulation.stores import MemoryStore
-from tests.simulation.world import Hand, Process, World
+from tests.simulation.world import Fiber, Process, World
 from workers import pools, wiring
 from workers.wiring import Adapters
 
@@ -40,7 +40,7 @@ def good_agent(_channel_id: str) -> AgentPlan:
     return AgentPlan(accepts_after_seconds=0.01)
 
 
-class Site:
+class Environment:
     """Two workers, a scheduler, a listener, and any number of tenants.
 
     Args:
@@ -86,7 +86,7 @@ class Site:
         ]
         self._by_connection = {tenant.connection_id: tenant for tenant in self.tenants}
         self.listeners = [Listener(world, self.broker, tenant) for tenant in self.tenants]
-        self.parties = Parties(world, self.broker, self.runs, self.tenants)
+        self.callers = Callers(world, self.broker, self.runs, self.tenants)
         self.invariants = Invariants(world, self.store, self.runs, self.tenants, slots=slots)
         self._scheduler = Process("scheduler")
         self._ticks = 0
@@ -119,7 +119,7 @@ class Site:
     def flush_redis(self) -> None:
         """The scheduler finds the sentinel gone and has everything resynced."""
         self.broker.flush()
-        self.world.after(self.world.chances.between(0.5, 2.0), lambda: self.ask_resyncs("Redis was emptied", full=True))
+        self.world.after(self.world.choices.between(0.5, 2.0), lambda: self.ask_resyncs("Redis was emptied", full=True))
 
     def calm_down(self) -> None:
         """Nothing goes wrong any more, and what was broken works again."""
@@ -233,9 +233,9 @@ class _Asterisks:
 
     def at(self, connection: ConnectionVersion, budget: rest.RequestBudget) -> ari.Ari:
         tenant = self._postgres.statement("look up the connection", lambda: self._tenants[connection.connection_id])
-        hand = greenlet.getcurrent()
-        assert isinstance(hand, Hand)
-        known = hand.process.circuits
+        fiber = greenlet.getcurrent()
+        assert isinstance(fiber, Fiber)
+        known = fiber.process.circuits
         circuit = known.get(tenant.app) or known.setdefault(tenant.app, circuit_breaker.Circuit(clock=self._clock))
         requests = Requests(
             tenant.asterisk,

@@ -28,7 +28,7 @@ class Caller:
     stays: bool = True
 
 
-class Parties:
+class Callers:
     """Callers, those who want calls to be placed, and the platform."""
 
     def __init__(self, world: World, broker: Broker, runs: Runs, tenants: list[Tenant]) -> None:
@@ -36,13 +36,13 @@ class Parties:
         self._broker = broker
         self._runs = runs
         self._tenants = tenants
-        self.callers: list[Caller] = []
+        self.all: list[Caller] = []
         self._requests = 0
 
     def call_in(self, tenant: Tenant, *, is_probe: bool = False) -> Caller:
         """Somebody calls a tenant."""
         world, asterisk = self._world, tenant.asterisk
-        number = len(self.callers) + 1
+        number = len(self.all) + 1
         channel = channels.Channel(
             id=f"{number}.{tenant.connection_id}",
             name=f"PJSIP/trunk-{number:08x}",
@@ -52,7 +52,7 @@ class Parties:
             extension="5551234",
         )
         caller = Caller(tenant, channel, is_probe)
-        self.callers.append(caller)
+        self.all.append(caller)
         if asterisk.is_running:
             asterisk.add(channel)
             world.tell(asterisk.name, "caller %s calls %s", channel.id, tenant.app)
