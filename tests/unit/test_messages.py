@@ -1,12 +1,10 @@
-"""Broker messages: each event and order to its queue, a version on each, nothing that nobody works on."""
+"""Broker messages: each event and command goes to its queue, with a version; every message has an actor."""
 
 from __future__ import annotations
 
 import json
-import typing
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import dramatiq
@@ -17,10 +15,11 @@ from shared import errors, messages
 from shared.asterisk import events
 from shared.asterisk.events import Event, EventType
 from shared.broker import redis_broker, retries
-from shared.call import commands, ids
+from shared.call import commands, ids, steps
 from workers import actors
 
 PREFIX = "aip-"
+CONNECTION = ids.ConnectionVersion(7, 2)
 CALL = UUID("0c9a4e52-9c5e-5c53-8a5f-6d0a5d6a2f11")
 CALLER = "1762000000.12"
 MEDIA = ids.media_id(PREFIX, CALL, 1)
@@ -35,7 +34,7 @@ def event(kind: EventType, channel_id: str = CALLER) -> Event:
 
 
 def sent(happened: Event) -> messages.Message | None:
-    return messages.of_event(happened, prefix=PREFIX, connection_id=7, connection_version=2, at_ms=1234)
+    return messages.of_event(happened, prefix=PREFIX, connection=CONNECTION, at_ms=1234)
 
 
 @pytest.mark.parametrize(
@@ -77,21 +76,21 @@ def test_where_an_event_goes(kind: EventType, channel_id: str, actor: str | None
         ("CHANUNAVAIL", "dial_ended"),
     ],
 )
-def test_only_dialling_in_vain_is_told(status: str, actor: str | None) -> None:
+def test_only_unanswered_dialling_has_an_actor(status: str, actor: str | None) -> None:
     message = sent(replace(event(EventType.DIAL), dial_status=status))
     assert (message.actor_name if message is not None else None) == actor
 
 
-def test_the_end_of_a_media_leg_is_one_message_however_often_told() -> None:
+def test_the_end_of_a_media_leg_is_one_message_however_often_reported() -> None:
     """The broker enqueues a message once for each id."""
-    told = [sent(event(kind, MEDIA)) for kind in (EventType.STASIS_END, EventType.CHANNEL_DESTROYED)]
-    assert len({message.message_id for message in told if message is not None}) == 1
+    reported = [sent(event(kind, MEDIA)) for kind in (EventType.STASIS_END, EventType.CHANNEL_DESTROYED)]
+    assert len({message.message_id for message in reported if message is not None}) == 1
     other = sent(event(EventType.STASIS_END, ids.media_id(PREFIX, CALL, 2)))
     callers = [sent(event(kind)) for kind in (EventType.STASIS_END, EventType.CHANNEL_DESTROYED)]
-    assert len({message.message_id for message in [*told, other, *callers] if message is not None}) == 4
+    assert len({message.message_id for message in [*reported, other, *callers] if message is not None}) == 4
 
 
-def test_every_type_of_event_has_a_place() -> None:
+def test_every_type_of_event_has_a_queue_or_no_message() -> None:
     for kind in EventType:
         message = sent(event(kind))
         assert message is None or message.queue_name == messages.ACTORS[message.actor_name]
@@ -106,7 +105,7 @@ def test_an_event_is_carried_whole() -> None:
     assert body == {"v": messages.VERSION, "connection_id": 7, "connection_version": 2, "at_ms": 1234}
 
 
-ORDERS: list[tuple[commands.Command, str, dict[str, Any]]] = [
+COMMANDS: list[tuple[commands.Command, str, dict[str, Any]]] = [
     (commands.DecideAdmission(call_id=CALL), "admission", {}),
     (commands.CreateRun(call_id=CALL), "runs", {}),
     (commands.OriginateLeg(call_id=CALL), "originate", {}),
@@ -118,26 +117,37 @@ ORDERS: list[tuple[commands.Command, str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("order", "queue", "more"), ORDERS)
-def test_where_an_order_goes(order: commands.Command, queue: str, more: dict[str, Any]) -> None:
-    message = messages.of_command(order, connection_id=7)
+@pytest.mark.parametrize(("command", "queue", "more"), COMMANDS)
+def test_where_a_command_goes(command: commands.Command, queue: str, more: dict[str, Any]) -> None:
+    message = messages.of_command(command, connection_id=7)
     assert message.queue_name == queue == messages.ACTORS[message.actor_name]
     assert message.kwargs == {"v": messages.VERSION, "call_id": str(CALL), **more}
 
 
-def test_every_order_has_an_actor_of_its_own() -> None:
-    assert {type(order) for order, _, _ in ORDERS} == set(typing.get_args(commands.Command))
-    assert len({messages.of_command(order, connection_id=7).actor_name for order, _, _ in ORDERS}) == len(ORDERS)
+def test_every_command_has_an_actor_of_its_own() -> None:
+    assert {type(command) for command, _, _ in COMMANDS} == set(steps.ACTORS)
+    assert len({messages.of_command(command, connection_id=7).actor_name for command, _, _ in COMMANDS}) == len(
+        COMMANDS
+    )
 
 
 def test_every_actor_has_a_queue_and_every_queue_an_actor() -> None:
     assert set(messages.ACTORS.values()) == set(messages.QUEUES)
 
 
-def test_a_worker_declares_every_actor() -> None:
+def _declared() -> dramatiq.Broker:
+    """Return a broker with every actor; their handlers are not to be reached."""
     broker = stub.StubBroker(middleware=[retries.Retries()])
-    actors.declare(broker, cast(Any, SimpleNamespace()))
-    # Placing calls is the outbound slice's.
+    actors.declare(broker, dict.fromkeys(messages.ACTORS, _unreached))
+    return broker
+
+
+def _unreached(**_arguments: object) -> None:
+    raise AssertionError("an unreadable message reached its handler")
+
+
+def test_a_worker_declares_every_actor() -> None:
+    broker = _declared()
     assert set(messages.ACTORS) - broker.get_declared_actors() == set()
     for name in broker.get_declared_actors():
         assert broker.get_actor(name).queue_name == messages.ACTORS[name]
@@ -161,15 +171,14 @@ def test_a_worker_declares_every_actor() -> None:
         ("request_call", {"v": 1, "organization_id": 1, "number": "5", "request_id": "r", "nummer": "6"}),
     ],
 )
-def test_an_unreadable_message_fails_for_good(actor: str, body: dict[str, Any]) -> None:
-    broker = stub.StubBroker(middleware=[retries.Retries()])
-    actors.declare(broker, cast(Any, SimpleNamespace()))
+def test_an_unreadable_message_fails_permanently(actor: str, body: dict[str, Any]) -> None:
+    broker = _declared()
     with pytest.raises(errors.PermanentError):
         broker.get_actor(actor)(**body)
 
 
 def test_a_resync_names_its_connection() -> None:
-    message = messages.of_resync(connection_id=7, connection_version=2, reason="connected", full=True)
+    message = messages.of_resync(connection=CONNECTION, reason="connected", full=True)
     assert (message.queue_name, message.actor_name) == ("resync", "resync_connection")
     assert message.kwargs == {
         "v": messages.VERSION,
@@ -180,12 +189,11 @@ def test_a_resync_names_its_connection() -> None:
     }
 
 
-@pytest.mark.parametrize("version", [messages.VERSION, messages.VERSION - 1 or messages.VERSION])
-def test_this_version_and_the_last_are_read(version: int) -> None:
-    messages.check_version(version)
+def test_this_version_is_read() -> None:
+    messages.check_version(messages.VERSION)
 
 
-@pytest.mark.parametrize("version", [None, 0, messages.VERSION + 1, -1, "1", "", [], {}])
+@pytest.mark.parametrize("version", [None, 0, messages.VERSION + 1, -1, "1", True, "", [], {}])
 def test_other_versions_are_refused(version: object) -> None:
     with pytest.raises(errors.InvalidMessage, match="version"):
         messages.check_version(version)
@@ -197,11 +205,11 @@ def test_what_is_no_call_id_is_refused(text: object) -> None:
         messages.call_id(text)
 
 
-def test_every_message_takes_turns_by_its_connection() -> None:
-    order = messages.of_command(commands.TearDown(call_id=CALL), connection_id=7)
+def test_every_message_is_grouped_by_its_connection() -> None:
+    command = messages.of_command(commands.TearDown(call_id=CALL), connection_id=7)
     happened = sent(event(EventType.STASIS_START))
-    resync = messages.of_resync(connection_id=7, connection_version=2, reason="connected", full=True)
-    for message in (order, happened, resync):
+    resync = messages.of_resync(connection=CONNECTION, reason="connected", full=True)
+    for message in (command, happened, resync):
         assert message is not None
         assert redis_broker.reference(message) == f"7/{message.message_id}"
 

@@ -1,24 +1,34 @@
-"""How a worker's threads are divided, and in which order queues are served."""
+"""How a worker's threads are divided into pools, and which steps each pool goes on to."""
 
 from __future__ import annotations
 
 from shared import messages
+from shared.call.steps import Step
 from shared.process import settings
 from workers import pools
 
 
-def test_every_queue_has_one_crew() -> None:
+def test_every_queue_has_one_pool() -> None:
     served = [queue for own in pools.POOLS.values() for queue in own]
     assert sorted(served) == sorted(messages.QUEUES)
 
 
-def test_every_crew_has_its_threads() -> None:
+def test_every_pool_has_a_setting_for_its_threads() -> None:
     config = settings.Worker.model_validate(
         {"redis_url": "redis://h", "secret_key": "x" * 16, "database_url": "postgresql://h/d"}
     )
-    assert set(config.crews) == set(pools.POOLS)
+    assert set(config.pools) == set(pools.POOLS)
 
 
 def test_a_call_that_was_begun_is_finished_before_another_is_begun() -> None:
     set_up = [queue for queue in messages.QUEUES if queue in pools.POOLS["set-up"]]
     assert set_up == ["bridge", "media", "runs", "admission", "originate"]
+
+
+def test_a_pool_goes_on_to_the_steps_of_its_queues_and_a_resync_to_none() -> None:
+    served = {name: pools.served_steps(own) for name, own in pools.POOLS.items()}
+    assert served == {
+        "set-up": frozenset(Step) - {Step.TEARDOWN},
+        "teardown": frozenset({Step.TEARDOWN}),
+        "resync": frozenset(),
+    }

@@ -1,4 +1,4 @@
-"""What an organization may use: the tables of the decisions."""
+"""An organization's slots and minutes: the rules as tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shared.call.states import Cause, State
         (None, None, 5, 5),
         (3, None, 5, 3),
         (None, 3, 5, 3),
-        # A row says more than the default, also when it allows more.
+        # A row counts instead of the default, also when it allows more.
         (9, None, 5, 9),
         (None, 9, 5, 9),
         (3, 9, 5, 3),
@@ -35,15 +35,15 @@ def test_the_lower_of_two_limits_counts_and_the_default_where_there_is_none(
 
 
 @pytest.mark.parametrize(
-    ("taken", "limit", "refused"),
+    ("used", "limit", "refused"),
     [(0, 1, False), (1, 2, False), (1, 1, True), (2, 2, True), (3, 2, True), (0, 0, True), (5, 0, True)],
 )
-def test_a_call_too_many_is_busy(taken: int, limit: int, refused: bool) -> None:
-    refusal = quota_rules.no_free_slot(taken=taken, limit=limit)
+def test_a_call_too_many_is_busy(used: int, limit: int, refused: bool) -> None:
+    refusal = quota_rules.no_free_slot(used=used, limit=limit)
     assert (refusal is not None) is refused
     if refusal is not None:
         assert refusal.hangup_cause == Cause.BUSY
-        assert refusal.reason == f"too many calls at once: {taken} of {limit} slots are taken"
+        assert refusal.reason == f"too many concurrent calls: {used} of {limit} slots in use"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_month_begins_in_utc(now: datetime, start: datetime) -> None:
     assert quota_rules.month_start(now) == start
 
 
-def test_every_state_takes_a_slot_or_not() -> None:
+def test_which_states_use_a_slot() -> None:
     assert {
         State.ORIGINATING, State.RINGING, State.ADMITTED, State.PREPARED, State.JOINING, State.CONNECTED,
     } == states.USES_SLOT  # fmt: skip

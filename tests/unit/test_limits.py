@@ -1,4 +1,4 @@
-"""The bounds of a call fit each other."""
+"""The bounds of a call agree with each other."""
 
 from __future__ import annotations
 
@@ -21,15 +21,26 @@ def test_a_claim_covers_the_time_outs_of_its_step(limits: Limits, step: Step) ->
         Step.ADMISSION: quota + database,
         # Lock, insert and store, then commit.
         Step.RUNS: 2 * database,
-        # Media leg and bridge are asked for side by side, answer and addChannel as well.
+        # Media leg and bridge are requested in parallel, answer and addChannel as well.
         Step.MEDIA: request + database,
         Step.BRIDGE: request + database,
-        # Removed side by side, then looked for.
+        # Removed in parallel, then looked for.
         Step.TEARDOWN: 2 * request + database,
         # Quota, then one request.
         Step.ORIGINATE: quota + request + database,
     }[step]
     assert limits.claim(step) >= timedelta(seconds=needed)
+
+
+def test_how_long_each_step_may_claim_a_call() -> None:
+    assert {step: Limits().claim(step).total_seconds() for step in Step} == {
+        Step.ADMISSION: 7,
+        Step.RUNS: 4,
+        Step.MEDIA: 8,
+        Step.BRIDGE: 8,
+        Step.TEARDOWN: 14,
+        Step.ORIGINATE: 13,
+    }
 
 
 @EVERY
@@ -38,12 +49,12 @@ def test_a_request_takes_no_longer_than_connecting_and_reading(limits: Limits) -
 
 
 @EVERY
-def test_a_begun_attempt_is_not_overdue_while_its_worker_may_hold_it(limits: Limits) -> None:
+def test_a_begun_attempt_is_not_overdue_while_its_worker_may_claim_it(limits: Limits) -> None:
     assert limits.attempt_wait() > limits.claim(Step.MEDIA)
 
 
 def test_a_blocked_media_request_is_waited_for() -> None:
-    # Asking for a media leg can block about 2 s, removing one that connects about 1 s (measured).
+    # Requesting a media leg can block about 2 s, removing one that connects about 1 s (measured).
     assert Limits().read_seconds > 3
 
 

@@ -1,0 +1,258 @@
+"""The flow: which step follows at once, what becomes a command instead, conflicts, and steps that break off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+import pytest
+
+from shared import errors
+from shared.call import commands, facts
+from shared.call.calls import Call
+from shared.call.states import State
+from shared.call.steps import Step
+from shared.storage.call_writer import CallWriter
+from tests.simulation.stores import MemoryStore, Transaction
+from tests.support.calls import ADMITTED, CALL_ID, JOINING, LIMITS, PREPARED, RECEIVED
+from tests.support.flows import CommandQueue, InstantDatabase, OneAsterisk, Work, claimed, flow
+from workers.claims import Arrival, Claim
+from workers.pools import POOLS, served_steps
+
+SET_UP = served_steps(POOLS["set-up"])
+ADMISSION = facts.Admitted(workflow_id=1, user_id=2, media_client="media")
+RUN = facts.RunCreated(workflow_run_id=9)
+
+
+class Scene:
+    """A store in memory, and steps that note that they ran and come to what they always come to."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore(InstantDatabase(), lambda *_: None)
+        self.queue = CommandQueue()
+        self.writer = CallWriter(self.store, self.queue, LIMITS, who="test")
+        self.ran: list[tuple[Step, int]] = []
+        self.steps: dict[Step, Work] = {
+            Step.ADMISSION: self._step((ADMISSION,)),
+            Step.RUNS: self._step((RUN,)),
+            Step.MEDIA: self._step((facts.LegsCreated(attempt=1),)),
+            Step.BRIDGE: self._step((facts.Joined(attempt=1),)),
+        }
+
+    def _step(self, learned: Sequence[facts.Fact]) -> Work:
+        def work(claim: Claim) -> Sequence[facts.Fact]:
+            self.ran.append((claim.step, claim.call.attempt))
+            return learned
+
+        return work
+
+    def insert(self, call: Call) -> Call:
+        assert self.store.insert(call, [], None)
+        return call
+
+    @property
+    def call(self) -> Call:
+        (row,) = self.store.rows.values()
+        return row.call
+
+    @property
+    def claim_owner(self) -> str | None:
+        (row,) = self.store.rows.values()
+        return row.claim_owner
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+# ── going on ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("serves", "ran", "ordered"),
+    [
+        (SET_UP, [Step.ADMISSION, Step.RUNS, Step.MEDIA], []),
+        ({Step.ADMISSION, Step.RUNS}, [Step.ADMISSION, Step.RUNS], ["StartMedia"]),
+        ({Step.ADMISSION, Step.MEDIA}, [Step.ADMISSION], ["CreateRun"]),
+        ({Step.ADMISSION}, [Step.ADMISSION], ["CreateRun"]),
+        # As the resync pool does, after it has adopted a caller.
+        (frozenset(), [Step.ADMISSION], ["CreateRun"]),
+    ],
+)
+def test_the_flow_goes_on_to_the_steps_that_its_pool_serves_and_orders_any_other(
+    scene: Scene, serves: frozenset[Step], ran: list[Step], ordered: list[str]
+) -> None:
+    going = flow(scene.writer, scene.steps, serves=serves)
+    claim = going.insert(RECEIVED, cast(Arrival, None))
+    going.run(claim)
+    assert [step for step, _ in scene.ran] == ran
+    assert scene.queue.names == ordered
+    assert scene.claim_owner is None
+
+
+def test_media_waits_for_its_event_and_the_join_follows_that_at_once(scene: Scene) -> None:
+    """Legs created end the first passage; the media leg's StasisStart begins the second."""
+    going = flow(scene.writer, scene.steps, serves=SET_UP)
+    going.run(going.insert(RECEIVED, cast(Arrival, None)))
+    assert (scene.call.state, scene.call.attempt, scene.call.legs_created) == (State.PREPARED, 1, True)
+    going.report(scene.call, facts.MediaReady(attempt=1))
+    assert scene.ran[-1] == (Step.BRIDGE, 1)
+    assert scene.call.state is State.CONNECTED
+    assert scene.queue.enqueued == []
+
+
+def test_the_attempt_is_stored_before_the_media_step_runs(scene: Scene) -> None:
+    scene.insert(ADMITTED)
+    stored: list[int] = []
+
+    def media(claim: Claim) -> Sequence[facts.Fact]:
+        stored.append(scene.call.attempt)
+        return (facts.LegsCreated(attempt=1),)
+
+    going = flow(scene.writer, {**scene.steps, Step.MEDIA: media}, serves=SET_UP)
+    going.resume(CALL_ID, Step.RUNS)
+    assert stored == [1]
+
+
+@pytest.mark.parametrize(
+    "asterisk",
+    [
+        OneAsterisk(must_probe=True),
+        OneAsterisk(errors.AsteriskUnreachable("circuit breaker open", may_have_acted=False)),
+        OneAsterisk(errors.PermanentError("there is no connection 7:1")),
+    ],
+    ids=["half-open", "open", "unknown"],
+)
+def test_an_asterisk_that_must_be_probed_gets_no_attempt_at_once(scene: Scene, asterisk: OneAsterisk) -> None:
+    going = flow(scene.writer, scene.steps, serves=SET_UP, asterisk=asterisk)
+    going.run(going.insert(RECEIVED, cast(Arrival, None)))
+    assert [step for step, _ in scene.ran] == [Step.ADMISSION, Step.RUNS]
+    assert scene.queue.enqueued == [commands.StartMedia(call_id=CALL_ID, attempt=1)]
+    assert scene.call.attempt == 0
+
+
+def test_an_ordered_step_is_carried_out_by_a_pool_that_serves_nothing(scene: Scene) -> None:
+    call = scene.insert(PREPARED)
+    begun = facts.AttemptBegun(attempt=1, in_doubt_until=scene.store.now())
+    flow(scene.writer, scene.steps).report(call, begun, ordered=Step.MEDIA)
+    assert scene.ran == [(Step.MEDIA, 1)]
+    assert scene.call.legs_created
+
+
+def test_a_call_is_written_once_and_admitted_once(scene: Scene) -> None:
+    going = flow(scene.writer, scene.steps)
+    assert going.insert(RECEIVED, cast(Arrival, None)) is not None
+    assert going.insert(RECEIVED, cast(Arrival, None)) is None
+
+
+# ── orders by message ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_step_ordered_in_another_state_or_under_a_claim_does_nothing(scene: Scene) -> None:
+    scene.insert(ADMITTED)
+    going = flow(scene.writer, scene.steps)
+    going.resume(CALL_ID, Step.BRIDGE, attempt=1)
+    assert scene.store.claim(CALL_ID, scene.writer.claim_request(Step.RUNS, "another")) is not None
+    going.resume(CALL_ID, Step.RUNS)
+    assert scene.ran == []
+    assert scene.claim_owner == "another"
+
+
+def test_a_join_ordered_for_an_attempt_before_gives_the_call_back(scene: Scene) -> None:
+    scene.insert(replace(JOINING, attempt=2))
+    flow(scene.writer, scene.steps).resume(CALL_ID, Step.BRIDGE, attempt=1)
+    assert scene.ran == []
+    assert (scene.call.state, scene.claim_owner) == (State.JOINING, None)
+
+
+# ── conflicts ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_version_conflict_runs_the_step_once_more_with_the_row_locked(scene: Scene) -> None:
+    call, locked = scene.insert(ADMITTED), []
+
+    def create(claim: Claim) -> Sequence[facts.Fact]:
+        transaction = cast(Transaction, claim.begin())
+        locked.append(transaction.holds(CALL_ID))
+        if len(locked) == 1:
+            # The sweep, say, writes the call meanwhile.
+            assert scene.writer.record(call, facts.DeadlinePassed()).applied
+        return (RUN,)
+
+    flow(scene.writer, {Step.RUNS: create}).run(claimed(scene.writer, call, Step.RUNS))
+    assert locked == [False, True]
+    assert (scene.call.state, scene.call.workflow_run_id) == (State.PREPARED, 9)
+    assert scene.queue.names == ["CreateRun", "StartMedia"]
+
+
+def test_a_second_conflict_ends_quietly(scene: Scene) -> None:
+    call, ran = scene.insert(ADMITTED), []
+
+    def create(claim: Claim) -> Sequence[facts.Fact]:
+        ran.append(claim.call)
+        claim.begin()
+        scene.writer.record(call, facts.CallerLeft())
+        return (RUN,)
+
+    flow(scene.writer, {Step.RUNS: create}).run(claimed(scene.writer, call, Step.RUNS))
+    assert len(ran) == 2
+    assert (scene.call.state, scene.call.workflow_run_id) == (State.ENDING, None)
+
+
+def test_the_first_try_leaves_nothing_after_a_conflict(scene: Scene) -> None:
+    call, written = scene.insert(ADMITTED), []
+
+    def create(claim: Claim) -> Sequence[facts.Fact]:
+        number = len(written) + 1
+        cast(Transaction, claim.begin()).writes.append(lambda: written.append(f"committed {number}"))
+        if not written:
+            written.append("tried")
+            scene.writer.record(call, facts.DeadlinePassed())
+        return (RUN,)
+
+    flow(scene.writer, {Step.RUNS: create}).run(claimed(scene.writer, call, Step.RUNS))
+    assert written == ["tried", "committed 2"]
+
+
+# ── steps that come to nothing ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_step_that_gives_up_records_nothing_and_ends_its_claim(scene: Scene) -> None:
+    scene.insert(JOINING)
+
+    def give_up(claim: Claim) -> Sequence[facts.Fact]:
+        assert scene.claim_owner is not None
+        claim.give_up("no answer in time")
+        return ()
+
+    flow(scene.writer, {Step.BRIDGE: give_up}, serves=SET_UP).resume(CALL_ID, Step.BRIDGE, attempt=1)
+    assert replace(scene.call, lock_version=0) == JOINING
+    assert scene.claim_owner is None
+    assert scene.queue.enqueued == []
+
+
+@pytest.mark.parametrize("error", [errors.DatabaseUnavailable("away"), errors.PermanentError("no"), KeyError("bug")])
+def test_a_step_that_raises_ends_its_claim_and_rolls_back(scene: Scene, error: Exception) -> None:
+    scene.insert(ADMITTED)
+    written: list[str] = []
+
+    def create(claim: Claim) -> Sequence[facts.Fact]:
+        cast(Transaction, claim.begin()).writes.append(lambda: written.append("run"))
+        raise error
+
+    with pytest.raises(type(error)):
+        flow(scene.writer, {Step.RUNS: create}).resume(CALL_ID, Step.RUNS)
+    assert written == []
+    assert replace(scene.call, lock_version=0) == ADMITTED
+    assert scene.claim_owner is None
+    assert scene.queue.enqueued == []
+
+
+def test_a_step_hears_of_its_call_once_it_is_stored_and_of_none_that_is_not(scene: Scene) -> None:
+    scene.insert(ADMITTED)
+    going = flow(scene.writer, scene.steps)
+    going.resume(CALL_ID, Step.RUNS)
+    (stored,) = cast("list[Call]", going._steps[Step.RUNS].stored)  # type: ignore[attr-defined]
+    assert stored == scene.call

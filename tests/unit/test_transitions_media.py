@@ -1,0 +1,152 @@
+"""Attempts, their outcomes, and the media leg becoming ready or going."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from shared.call import commands, facts
+from shared.call.calls import Call
+from shared.call.states import Cause, Outcome, State
+from tests.support.calls import (
+    ATTEMPTING,
+    CALL_ID,
+    CONNECTED,
+    ENDED,
+    ENDING,
+    FACTS,
+    JOINING,
+    LIMITS,
+    NOW,
+    PREPARED,
+    WAITING,
+    advance,
+    named,
+    seconds,
+)
+
+
+@pytest.mark.parametrize("media_first", [True, False])
+def test_legs_created_and_media_ready_in_any_order_lead_to_one_join(*, media_first: bool) -> None:
+    both: list[facts.Fact] = [facts.MediaReady(attempt=1), facts.LegsCreated(attempt=1)]
+    after, ordered = advance(ATTEMPTING, *(both if media_first else both[::-1]))
+    assert after.state is State.JOINING
+    assert ordered == [commands.JoinLegs(call_id=CALL_ID, attempt=1)]
+
+
+@pytest.mark.parametrize("order", sorted(set(itertools.permutations(["created", "created", "ready", "ready"]))))
+def test_duplicates_lead_to_no_second_join(order: tuple[str, ...]) -> None:
+    said: dict[str, facts.Fact] = {"created": facts.LegsCreated(attempt=1), "ready": facts.MediaReady(attempt=1)}
+    after, ordered = advance(ATTEMPTING, *(said[name] for name in order))
+    assert after.state is State.JOINING
+    assert named(ordered) == ["JoinLegs"]
+
+
+def test_created_legs_wait_for_the_media_leg() -> None:
+    after, ordered = advance(replace(ATTEMPTING, step_retries=1), facts.LegsCreated(attempt=1))
+    assert ordered == []
+    assert after.attempt_in_doubt_until is None
+    assert (after.deadline_at, after.step_retries) == (NOW + LIMITS.media_wait(), 0)
+
+
+def test_an_attempt_is_begun_before_anything_is_asked() -> None:
+    after, ordered = advance(PREPARED, facts.AttemptBegun(attempt=1, in_doubt_until=NOW + seconds(14)))
+    assert (after.attempt, after.attempt_in_doubt_until, ordered) == (1, NOW + seconds(14), [])
+    assert after.deadline_at == NOW + LIMITS.attempt_wait()
+
+
+@pytest.mark.parametrize("attempt", [0, 1, 3, 4])
+def test_only_the_next_attempt_can_begin(attempt: int) -> None:
+    begun = facts.AttemptBegun(attempt=attempt, in_doubt_until=NOW + seconds(14))
+    assert advance(ATTEMPTING, begun) == (ATTEMPTING, [])
+
+
+def test_there_is_no_attempt_beyond_the_last() -> None:
+    call = replace(ATTEMPTING, attempt=LIMITS.attempts)
+    begun = facts.AttemptBegun(attempt=LIMITS.attempts + 1, in_doubt_until=NOW)
+    assert advance(call, begun) == (call, [])
+
+
+def test_a_new_attempt_forgets_what_the_old_one_had_but_not_its_open_request() -> None:
+    before = replace(ATTEMPTING, media_ready=True, step_retries=2, attempt_in_doubt_until=NOW + seconds(30))
+    after, _ = advance(before, facts.AttemptBegun(attempt=2, in_doubt_until=NOW + seconds(14)))
+    assert (after.legs_created, after.media_ready, after.step_retries) == (False, False, 0)
+    assert after.earlier_in_doubt_until == NOW + seconds(30)
+    assert after.in_doubt_until == NOW + seconds(30)
+
+
+def test_an_unknown_outcome_leads_to_the_next_attempt() -> None:
+    after, ordered = advance(ATTEMPTING, facts.LegsUnknown(attempt=1, reason="no answer in time"))
+    assert ordered == [commands.StartMedia(call_id=CALL_ID, attempt=2)]
+    # The number is committed by the worker that begins it; the first one's request is still open.
+    assert (after.attempt, after.in_doubt_until) == (1, ATTEMPTING.attempt_in_doubt_until)
+
+
+def test_an_unknown_outcome_of_the_last_attempt_fails_the_call() -> None:
+    last = replace(ATTEMPTING, attempt=LIMITS.attempts)
+    after, ordered = advance(last, facts.LegsUnknown(attempt=LIMITS.attempts, reason="no answer in time"))
+    assert (after.state, after.outcome) == (State.ENDING, Outcome.FAILED)
+    assert after.in_doubt_until == ATTEMPTING.attempt_in_doubt_until
+    assert named(ordered) == ["TearDown"]
+
+
+def test_a_worker_that_died_over_an_attempt_costs_that_attempt() -> None:
+    after, ordered = advance(ATTEMPTING, facts.DeadlinePassed())
+    assert ordered == [commands.StartMedia(call_id=CALL_ID, attempt=2)]
+    assert after.in_doubt_until == ATTEMPTING.attempt_in_doubt_until
+
+
+@pytest.mark.parametrize("late", [facts.LegsCreated(attempt=1), facts.MediaReady(attempt=1)])
+@pytest.mark.parametrize("call", [replace(call, attempt=2) for call in (ATTEMPTING, JOINING, CONNECTED, ENDING, ENDED)])
+def test_late_facts_of_an_older_attempt_have_it_removed(late: facts.Fact, call: Call) -> None:
+    assert advance(call, late) == (call, [commands.RemoveAttempt(call_id=CALL_ID, attempt=1)])
+
+
+def test_the_end_of_an_older_attempt_ends_nothing() -> None:
+    call = replace(ATTEMPTING, attempt=2)
+    for name in ("LegsRefused", "LegsUnknown", "MediaGone"):
+        assert advance(call, FACTS[name]) == (call, [])
+
+
+def test_a_refusal_settles_the_attempt_and_fails_the_call() -> None:
+    after, _ = advance(ATTEMPTING, facts.LegsRefused(attempt=1, reason="400 no such client"))
+    assert (after.outcome, after.reason) == (Outcome.FAILED, "media refused: 400 no such client")
+    assert after.in_doubt_until is None
+
+
+def test_a_media_leg_that_never_came_up_fails_the_call() -> None:
+    after, _ = advance(WAITING, facts.MediaGone(attempt=1, reason="media leg ended, cause 3"))
+    assert (after.outcome, after.hangup_cause) == (Outcome.FAILED, Cause.TEMPORARY_FAILURE)
+    assert after.reason == "voice agent not reached: media leg ended, cause 3"
+
+
+def test_a_media_leg_that_is_only_found_missing_is_tried_once_more() -> None:
+    """Without an event socket no leg enters Stasis: the agent is not to blame."""
+    missing = facts.MediaGone(attempt=1, reason="media leg is gone", reported_by_event=False)
+    again, ordered = advance(WAITING, missing)
+    assert (again.state, ordered) == (State.PREPARED, [commands.StartMedia(call_id=CALL_ID, attempt=2)])
+    begun, _ = advance(again, facts.AttemptBegun(attempt=2, in_doubt_until=NOW + seconds(20)))
+    assert begun.attempt == 2
+    second, _ = advance(begun, facts.LegsCreated(attempt=2))
+    ended, _ = advance(second, replace(missing, attempt=2))
+    assert (ended.outcome, ended.reason) == (Outcome.FAILED, "voice agent not reached: media leg is gone")
+
+
+def test_an_agent_who_hangs_up_completes_the_call() -> None:
+    after, _ = advance(CONNECTED, facts.MediaGone(attempt=1))
+    assert (after.outcome, after.reason, after.hangup_cause) == (Outcome.COMPLETED, "agent hung up", Cause.NORMAL)
+
+
+def test_legs_created_for_an_ending_call_are_torn_down_at_once() -> None:
+    ending, _ = advance(ATTEMPTING, facts.CallerLeft())
+    settled, ordered = advance(ending, facts.LegsCreated(attempt=1))
+    assert (settled.in_doubt_until, named(ordered)) == (None, ["TearDown"])
+    assert advance(settled, facts.LegsRemoved())[0].state is State.ENDED
+
+
+def test_legs_refused_for_an_ending_call_let_it_end() -> None:
+    ending, _ = advance(ATTEMPTING, facts.CallerLeft())
+    settled, ordered = advance(ending, facts.LegsRefused(attempt=1, reason=""))
+    assert (settled.in_doubt_until, named(ordered)) == (None, ["TearDown"])

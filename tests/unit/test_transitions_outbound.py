@@ -1,0 +1,165 @@
+"""Legs that the product originates: requested, dialled, answered, or refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from shared.call import commands, facts, transitions
+from shared.call.calls import Call
+from shared.call.states import Cause, Outcome, State
+from tests.support.calls import (
+    CALL_ID,
+    LIMITS,
+    NOW,
+    ORIGINATING,
+    RECEIVED,
+    RINGING,
+    advance,
+    named,
+    seconds,
+)
+
+REFUSED = facts.Refused(reason="the organization is blocked", hangup_cause=Cause.NOT_ALLOWED)
+
+
+ANSWERED = facts.FarEndAnswered(channel_name="PJSIP/trunk-1", channel_created="2026", stamp="2026-05-01T12:00:05")
+
+
+def test_an_originate_is_ordered_as_soon_as_it_is_written() -> None:
+    call, command = transitions.originate(replace(ORIGINATING, state=State.RECEIVED), LIMITS)
+    assert (call.state, call.deadline_at) == (State.ORIGINATING, call.received_at + LIMITS.queue_wait())
+    assert command == commands.OriginateLeg(call_id=CALL_ID)
+
+
+def test_an_answered_far_end_gets_an_agent() -> None:
+    ringing, _ = advance(ORIGINATING, facts.Originated())
+    assert ringing.deadline_at == NOW + seconds(LIMITS.ring_seconds + LIMITS.ring_slack_seconds)
+    prepared, ordered = advance(ringing, ANSWERED)
+    assert prepared.state is State.PREPARED
+    assert ordered == [commands.StartMedia(call_id=CALL_ID, attempt=1)]
+    assert (prepared.channel_name, prepared.channel_created) == ("PJSIP/trunk-1", "2026")
+
+
+def test_an_answer_that_overtakes_the_request_s_own_answer_counts() -> None:
+    prepared, _ = advance(ORIGINATING, ANSWERED)
+    after, ordered = advance(prepared, facts.Originated())
+    assert after is prepared
+    assert ordered == []
+
+
+def test_an_originate_cancelled_during_its_request_is_removed_when_it_is_known_to_ring() -> None:
+    ending, _ = advance(ORIGINATING, facts.EndRequested(reason="ended by an operator"))
+    # The teardown was there first, and found no leg yet.
+    waiting, _ = advance(ending, facts.RemovalPending(reason="may still take effect", not_before=ending.in_doubt_until))
+    settled, ordered = advance(waiting, facts.Originated())
+    assert (settled.in_doubt_until, named(ordered)) == (None, ["TearDown"])
+    assert advance(settled, facts.LegsRemoved())[0].state is State.ENDED
+
+
+def test_an_originate_cancelled_during_its_request_ends_when_it_is_refused() -> None:
+    ending, _ = advance(ORIGINATING, facts.EndRequested(reason="ended by an operator"))
+    settled, ordered = advance(ending, facts.OriginateRefused(reason="500 Allocation failed"))
+    assert (settled.in_doubt_until, named(ordered)) == (None, ["TearDown"])
+    assert (settled.outcome, settled.reason) == (Outcome.CANCELED, "ended by an operator")
+
+
+@pytest.mark.parametrize("call", [ORIGINATING, RINGING])
+def test_a_far_end_that_answers_a_cancelled_call_is_not_kept_waiting(call: Call) -> None:
+    ending, _ = advance(call, facts.EndRequested(reason="ended by an operator"))
+    after, ordered = advance(ending, ANSWERED)
+    # Its leg is hung up wherever it is.
+    assert (after.is_unanswered, named(ordered)) == (True, ["TearDown"])
+    gone, _ = advance(ending, facts.CallerGone(hangup_cause=16))
+    assert advance(gone, ANSWERED) == (gone, [])
+    assert advance(gone, facts.Originated()) == (gone, [])
+
+
+def test_ringing_is_bounded_by_the_request_and_asterisk_ends_it_first() -> None:
+    ringing, _ = advance(replace(ORIGINATING, ring_seconds=20.0), facts.Originated())
+    assert ringing.deadline_at == NOW + seconds(20 + LIMITS.ring_slack_seconds)
+
+
+def test_a_leg_is_unanswered_until_it_is_seen_in_stasis() -> None:
+    assert RINGING.is_unanswered
+    assert not advance(RINGING, ANSWERED)[0].is_unanswered
+    assert not RECEIVED.is_unanswered
+
+
+def test_a_far_end_that_rings_too_long_did_not_answer() -> None:
+    after, _ = advance(RINGING, facts.DeadlinePassed())
+    assert (after.outcome, after.hangup_cause) == (Outcome.NO_ANSWER, Cause.NO_ANSWER)
+
+
+def test_a_hang_up_request_is_not_yet_the_end_of_a_leg_that_rings() -> None:
+    after, _ = advance(RINGING, facts.CallerHangingUp(hangup_cause=21))
+    assert after.state is State.RINGING
+    ended, _ = advance(after, facts.CallerGone())
+    assert (ended.outcome, ended.reason, ended.hangup_cause) == (Outcome.FAILED, "rejected", 21)
+
+
+@pytest.mark.parametrize("fact", [facts.EndRequested(reason="ended by an operator"), facts.CallerLeft()])
+def test_an_originate_that_may_be_under_way_is_waited_for(fact: facts.Fact) -> None:
+    ending, _ = advance(ORIGINATING, fact)
+    assert ending.in_doubt_until == NOW + LIMITS.originate_wait()
+    assert advance(ending, facts.LegsRemoved())[0].state is State.ENDING
+    assert advance(ending, facts.LegsRemoved(), now=NOW + LIMITS.originate_wait())[0].state is State.ENDED
+
+
+@pytest.mark.parametrize(
+    ("call", "fact"),
+    [
+        (ORIGINATING, facts.OriginateRefused(reason="500 Allocation failed")),
+        (ORIGINATING, facts.CallerGone(hangup_cause=17)),
+        (ORIGINATING, REFUSED),
+        (replace(ORIGINATING, lock_version=1), REFUSED),
+        (RINGING, facts.EndRequested(reason="ended by an operator")),
+    ],
+)
+def test_an_originate_whose_outcome_is_known_is_not_waited_for(call: Call, fact: facts.Fact) -> None:
+    ending, _ = advance(call, fact)
+    assert ending.in_doubt_until is None
+
+
+def test_an_originate_refused_by_the_first_worker_to_claim_it_has_no_leg_and_ends_at_once() -> None:
+    ending, ordered = advance(replace(ORIGINATING, lock_version=1), REFUSED)
+    assert (ending.caller_left, ending.outcome, named(ordered)) == (True, Outcome.REFUSED, ["TearDown"])
+    assert advance(ending, facts.LegsRemoved())[0].state is State.ENDED
+
+
+def test_an_originate_refused_that_an_earlier_worker_may_have_requested_is_waited_for() -> None:
+    """Another worker claimed it before and did not report back: the leg may ring yet."""
+    ending, _ = advance(replace(ORIGINATING, lock_version=2), REFUSED)
+    assert (ending.caller_left, ending.in_doubt_until) == (False, NOW + LIMITS.originate_wait())
+
+
+@pytest.mark.parametrize("call", [ORIGINATING, RINGING])
+@pytest.mark.parametrize(
+    ("dial_status", "cause", "came_to"),
+    [
+        ("BUSY", 0, (Outcome.BUSY, "busy", 17)),
+        ("BUSY", 19, (Outcome.BUSY, "busy", 19)),
+        ("NOANSWER", 0, (Outcome.NO_ANSWER, "not answered", 19)),
+        ("CANCEL", 16, (Outcome.NO_ANSWER, "not answered", 16)),
+        ("CONGESTION", 0, (Outcome.FAILED, "congestion", 42)),
+        ("CONGESTION", 17, (Outcome.FAILED, "congestion", 17)),
+        ("CHANUNAVAIL", 1, (Outcome.FAILED, "unallocated number", 1)),
+        ("CHANUNAVAIL", 0, (Outcome.FAILED, "not reached", None)),
+        (None, 17, (Outcome.BUSY, "busy", 17)),
+        (None, 19, (Outcome.NO_ANSWER, "not answered", 19)),
+        ("NOANSWER", 21, (Outcome.FAILED, "rejected", 21)),
+        (None, 21, (Outcome.FAILED, "rejected", 21)),
+        (None, 3, (Outcome.FAILED, "not reached, cause 3", 3)),
+        (None, None, (Outcome.FAILED, "not reached", None)),
+    ],
+)
+def test_an_unanswered_call_comes_out_by_dial_status_then_cause(
+    call: Call, dial_status: str | None, cause: int | None, came_to: tuple[Outcome, str, int | None]
+) -> None:
+    if dial_status is not None:
+        call, _ = advance(call, facts.Dialled(status=dial_status))
+    after, ordered = advance(call, facts.CallerGone(hangup_cause=cause))
+    assert (after.outcome, after.reason, after.hangup_cause) == came_to
+    assert after.caller_left
+    assert named(ordered) == ["TearDown"]
