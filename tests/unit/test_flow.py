@@ -202,7 +202,8 @@ def test_a_second_conflict_ends_quietly(scene: Scene) -> None:
 
 
 def test_the_first_try_leaves_nothing_after_a_conflict(scene: Scene) -> None:
-    call, written = scene.insert(ADMITTED), []
+    call = scene.insert(ADMITTED)
+    written: list[str] = []
 
     def create(claim: Claim) -> Sequence[facts.Fact]:
         number = len(written) + 1

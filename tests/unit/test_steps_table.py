@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any, cast
-from unittest import mock
 
 import pytest
 from dramatiq.brokers import stub
@@ -19,6 +18,13 @@ from workers import actors, wiring
 
 #: The states in which a call waits for something else than a step.
 WAITING = {State.RINGING, State.CONNECTED, State.ENDED}
+
+
+class Anything:
+    """Stands for every adapter: wiring only passes them on."""
+
+    def __getattr__(self, name: str) -> Anything:
+        return self
 
 
 def all_commands() -> set[type[Command]]:
@@ -68,7 +74,7 @@ def test_an_actor_works_on_the_queue_of_the_step_it_is_named_for() -> None:
 
 
 def test_every_actor_has_a_handler_and_a_reader() -> None:
-    handlers = wiring.handlers(cast(Any, mock.MagicMock()), serves=Step)
+    handlers = wiring.handlers(cast(Any, Anything()), serves=frozenset(Step))
     assert set(handlers) == set(messages.ACTORS)
     broker = stub.StubBroker(middleware=[retries.Retries()])
     actors.declare(broker, handlers)
@@ -76,4 +82,4 @@ def test_every_actor_has_a_handler_and_a_reader() -> None:
 
 
 def test_every_step_is_wired_to_what_carries_it_out() -> None:
-    assert set(wiring._steps(cast(Any, mock.MagicMock()))) == set(Step)
+    assert set(wiring._steps(cast(Any, Anything()))) == set(Step)
