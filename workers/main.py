@@ -58,7 +58,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         leases=leases.Leases(db),
         in_parallel=in_parallel,
         send_later=lambda message, wait: orders.send(message, wait=wait),
-        redis_ms=redis_clock.RedisClock(queues.client(redis_url)).now_ms,
+        redis_ms=redis_clock.PollingRedisClock(queues.client(redis_url)).now_ms,
         prefix=config.id_prefix,
         token_secret=config.token_secret,
     )
