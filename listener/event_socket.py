@@ -27,6 +27,16 @@ _log = structlog.stdlib.get_logger(__name__)
 _UNREADABLE_LOG_PAUSE_SECONDS = 5.0
 
 
+class Stream(Protocol):
+    """An open websocket (`websocket.EventStream`)."""
+
+    async def receive(self) -> bytes:
+        """Return the next message; raises SocketBroken when the websocket is closed."""
+
+    async def close(self) -> None:
+        """Close the websocket, in bounded time."""
+
+
 class SocketObserver(Protocol):
     """Learns what happens to a socket (`socket_pool.SocketPool`)."""
 
@@ -42,7 +52,7 @@ class SocketContext:
     """What all sockets of a listener share."""
 
     #: (URL, Authorization header, CA bundle) → an open websocket; raises SocketBroken.
-    connect: Callable[[str, str, str | None], Awaitable[websocket.EventStream]]
+    connect: Callable[[str, str, str | None], Awaitable[Stream]]
     #: Opens a sealed password; raises SealBroken.
     unseal: Callable[[str], str]
     buffer: Buffer
@@ -158,7 +168,7 @@ class EventSocket:
         reason = reason if self._may_open else "replaced by a newer socket of the pipeline"
         self._log.info("socket disconnected", socket=self._id, reason=reason)
 
-    async def _open(self) -> websocket.EventStream:
+    async def _open(self) -> Stream:
         assignment = self.assignment
         try:
             url = websocket.socket_url(assignment.endpoint, assignment.app)
@@ -172,7 +182,7 @@ class EventSocket:
                 if self._context.lease.valid:
                     return await self._context.connect(url, header, assignment.ca_bundle)
 
-    async def _read(self, stream: websocket.EventStream) -> None:
+    async def _read(self, stream: Stream) -> None:
         """Read until another socket takes the app over."""
         now_ms = self._context.now_ms
         while True:

@@ -1,4 +1,5 @@
-"""Redis as the listener uses it: heartbeats, assignments, reports, pushes. Only this module imports redis.
+"""Redis as the listener uses it: heartbeats, assignments, reports, pushes. The only module of the
+listener that imports redis.
 
 Every operation is bounded in time and tried once: the caller decides whether to repeat it.
 """

@@ -21,11 +21,10 @@ from tests.support.listener_harness import (
     assignment,
     connected,
     listening,
-    play,
     reconnects_of,
     stasis_start,
-    until,
 )
+from tests.support.scenes import play, until
 
 pytestmark = pytest.mark.services
 

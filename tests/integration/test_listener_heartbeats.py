@@ -6,7 +6,8 @@ import pytest
 
 from shared import keys
 from shared.assignments import SocketState
-from tests.support.listener_harness import Asterisk, Scheduler, assignment, connected, listening, play, state_of, until
+from tests.support.listener_harness import Asterisk, Scheduler, assignment, connected, listening, state_of
+from tests.support.scenes import play, until
 
 pytestmark = pytest.mark.services
 

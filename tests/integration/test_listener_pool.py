@@ -18,11 +18,10 @@ from tests.support.listener_harness import (
     connected,
     error_of,
     listening,
-    play,
     stasis_start,
     state_of,
-    until,
 )
+from tests.support.scenes import play, until
 
 pytestmark = pytest.mark.services
 

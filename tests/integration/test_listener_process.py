@@ -24,10 +24,9 @@ from tests.support.listener_harness import (
     assignment,
     connected,
     listening,
-    play,
     stasis_start,
-    until,
 )
+from tests.support.scenes import play, until
 
 pytestmark = pytest.mark.services
 

@@ -17,11 +17,10 @@ from tests.support.listener_harness import (
     assignment,
     connected,
     listening,
-    play,
     stasis_end,
     stasis_start,
-    until,
 )
+from tests.support.scenes import play, until
 
 pytestmark = pytest.mark.services
 

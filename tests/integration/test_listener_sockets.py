@@ -19,12 +19,11 @@ from tests.support.listener_harness import (
     connected,
     error_of,
     listening,
-    play,
     reconnects_of,
     stasis_start,
     state_of,
-    until,
 )
+from tests.support.scenes import play, until
 
 pytestmark = pytest.mark.services
 

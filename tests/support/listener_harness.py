@@ -6,7 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Any, Self
 
@@ -15,25 +15,14 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from listener import main
-from shared import assignments, keys
-from shared.assignments import Assignment, Report, SocketState
+from shared.assignments import Assignment, SocketState
 from shared.process import sealing, settings
-from tests import queued
+from tests.support import scheduler_side
+from tests.support.scenes import until
 
 SECRET_KEY = "a key of the listener's tests"
 PASSWORD = "pass word & # % + : ="
 SEALER = sealing.Sealer((SECRET_KEY,))
-
-
-def play(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, 20))
-
-
-async def until(holds: Callable[[], bool], what: str, *, seconds: float = 6.0) -> None:
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not holds():
-        assert asyncio.get_running_loop().time() < deadline, f"not in time: {what}"
-        await asyncio.sleep(0.01)
 
 
 class Asterisk:
@@ -127,37 +116,12 @@ def stasis_end(channel_id: str) -> dict[str, Any]:
     return {**stasis_start(channel_id), "type": "StasisEnd"}
 
 
-class Scheduler:
-    """The scheduler's side of Redis."""
+class Scheduler(scheduler_side.SchedulerSide):
+    """The scheduler's side of a real Redis."""
 
     def __init__(self, url: str) -> None:
+        super().__init__(redis.Redis.from_url(url))
         self.url = url
-        self.redis: Any = redis.Redis.from_url(url)
-
-    def assign(self, listener_id: str, *assigned: Assignment) -> None:
-        pipe = self.redis.pipeline(transaction=True)
-        pipe.delete(keys.assignments(listener_id))
-        for each in assigned:
-            pipe.hset(keys.assignments(listener_id), each.key, assignments.encode(each))
-        pipe.incr(keys.revision(listener_id))
-        pipe.execute()
-
-    def report(self, listener_id: str, assignment: Assignment) -> Report | None:
-        text = self.redis.hget(keys.reports(listener_id), assignment.key)
-        return None if text is None else assignments.decode_report(text)
-
-    def is_connected(self, listener_id: str, assignment: Assignment) -> bool:
-        report = self.report(listener_id, assignment)
-        return report is not None and (report.state, report.epoch) == (SocketState.CONNECTED, assignment.epoch)
-
-    def pushed(self, queue: str) -> list[dict[str, Any]]:
-        return [message["kwargs"] for message in queued.messages(self.redis, queue)]
-
-    def callers(self) -> list[str]:
-        return [body["event"]["channel"]["id"] for body in self.pushed("admission")]
-
-    def resyncs(self) -> list[tuple[int, str]]:
-        return [(body["connection_id"], body["reason"]) for body in self.pushed("resync")]
 
 
 def assignment(pbx: Asterisk, number: int = 1, *, password: str = PASSWORD, app: str = "voiceai") -> Assignment:
