@@ -1,5 +1,4 @@
-"""Redis as the listener uses it: heartbeats, assignments, reports, pushes. The only module of the
-listener that imports redis.
+"""Redis as the listener uses it: heartbeats, assignments, reports, pushes. No other listener module imports redis.
 
 Every operation is bounded in time and tried once: the caller decides whether to repeat it.
 """

@@ -17,8 +17,8 @@ from shared.assignments import Assignment, Report
 
 _log = structlog.stdlib.get_logger(__name__)
 
-#: How long a socket reads on after its successor is open. Usually it ends earlier, with ApplicationReplaced, which is the
-#: last event that Asterisk sends it.
+#: How long a socket reads on after its successor is open. Usually it ends earlier, with ApplicationReplaced: the last
+#: event that Asterisk sends it.
 _OVERLAP_SECONDS = 1.5
 #: Longer than a websocket takes to close.
 _CLOSE_SECONDS = 4.0
