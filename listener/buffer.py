@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from shared import messages
 from shared.broker import redis_broker
+from shared.call.ids import ConnectionVersion
 
 #: Bounds in bytes are the bounds in number times this; a usual event takes half of it.
 _BYTES_EACH = 2048
@@ -18,30 +19,26 @@ _BATCH_BYTES = 2**20
 #: A connection that overflows all the time is not resynced more often than this.
 _RESYNC_PAUSE_SECONDS = 5.0
 
-#: (connection id, version): whose event it is.
-Connection = tuple[int, int]
-
 
 @dataclass(frozen=True, slots=True)
 class EncodedMessage:
     """One message in the form the broker stores: encoded when it is buffered, so that its size is known."""
 
-    connection: Connection
+    connection: ConnectionVersion
     queue: str
     #: Its connection and id: the broker stores a message that is pushed twice once.
     message_key: str
     body: bytes
 
 
-def encode_message(connection: Connection, message: messages.Message) -> EncodedMessage:
+def encode_message(connection: ConnectionVersion, message: messages.Message) -> EncodedMessage:
     """Encode a message for the broker."""
     return EncodedMessage(connection, message.queue_name, redis_broker.reference(message), message.encode())
 
 
-def encode_resync(connection: Connection, reason: str, *, full: bool) -> EncodedMessage:
+def encode_resync(connection: ConnectionVersion, reason: str, *, full: bool) -> EncodedMessage:
     """Encode a request to resync the connection."""
-    connection_id, version = connection
-    message = messages.of_resync(connection_id=connection_id, connection_version=version, reason=reason, full=full)
+    message = messages.of_resync(connection=connection, reason=reason, full=full)
     return encode_message(connection, message)
 
 
@@ -70,17 +67,17 @@ class Buffer:
     def __init__(self, *, capacity: int, share: int) -> None:
         self._capacity = capacity
         self._share = share
-        self._waiting: dict[Connection, deque[EncodedMessage]] = {}
+        self._waiting: dict[ConnectionVersion, deque[EncodedMessage]] = {}
         #: The connections with waiting events, the next one first.
-        self._rotation: deque[Connection] = deque()
+        self._rotation: deque[ConnectionVersion] = deque()
         self._total = _Amount()
-        self._amounts: dict[Connection, _Amount] = {}
+        self._amounts: dict[ConnectionVersion, _Amount] = {}
         #: At most one per connection; not ordered with its events, they go to another queue.
-        self._resyncs: dict[Connection, EncodedMessage] = {}
+        self._resyncs: dict[ConnectionVersion, EncodedMessage] = {}
         self._pushing_resyncs = 0
         #: The connections that lost events and wait for a resync.
-        self._lost: set[Connection] = set()
-        self._resynced: dict[Connection, float] = {}
+        self._lost: set[ConnectionVersion] = set()
+        self._resynced: dict[ConnectionVersion, float] = {}
         self._filled = asyncio.Event()
 
     @property
@@ -111,7 +108,7 @@ class Buffer:
         self._filled.set()
         return True
 
-    def request_resync(self, connection: Connection, reason: str) -> None:
+    def request_resync(self, connection: ConnectionVersion, reason: str) -> None:
         """Buffer a full resync of the connection. It makes up for every event lost before it is pushed."""
         self._resyncs[connection] = encode_resync(connection, reason, full=True)
         self._lost.discard(connection)
@@ -129,7 +126,7 @@ class Buffer:
                 self._resynced[connection] = now
                 self.request_resync(connection, "events lost")
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: ConnectionVersion) -> None:
         """Stop resyncing a connection that is no longer assigned. Its waiting events are still pushed.
 
         The listener that takes the connection over resyncs it, and so finds what was lost here.

@@ -21,6 +21,7 @@ from listener.connect_limiter import ConnectLimiter
 from shared import errors, messages
 from shared.assignments import Assignment, Report, SocketState
 from shared.asterisk import events
+from shared.call.ids import ConnectionVersion
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -75,7 +76,7 @@ class EventSocket:
         self.superseded = False
         self._context = context
         self._observer = observer
-        self._connection = (assignment.connection_id, assignment.version)
+        self._connection = ConnectionVersion(assignment.connection_id, assignment.version)
         self._backoff = backoff.Backoff()
         self._log = _log.bind(connection=assignment.key, epoch=assignment.epoch)
         self._id = ""
@@ -202,12 +203,10 @@ class EventSocket:
             self._buffer_event(event, at_ms)
 
     def _buffer_event(self, event: events.Event, at_ms: int) -> None:
-        connection_id, version = self._connection
         message = messages.of_event(
             event,
             prefix=self._context.id_prefix,
-            connection_id=connection_id,
-            connection_version=version,
+            connection=self._connection,
             at_ms=at_ms,
         )
         if message is None:

@@ -14,6 +14,7 @@ import structlog
 from listener import tasks
 from listener.event_socket import EventSocket, SocketContext
 from shared.assignments import Assignment, Report
+from shared.call.ids import ConnectionVersion
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -173,7 +174,7 @@ class SocketPool:
         slot.current.task.cancel()
         if slot.previous is not None:
             slot.previous.task.cancel()
-        self._context.buffer.forget((assignment.connection_id, assignment.version))
+        self._context.buffer.forget(ConnectionVersion(assignment.connection_id, assignment.version))
         self._sent.pop(key, None)
         self._urgent.discard(key)
         self._closed.add(key)

@@ -21,6 +21,7 @@ from listener.socket_pool import SocketPool
 from listener.websocket import SocketBroken
 from shared import errors, keys
 from shared.assignments import Report
+from shared.call.ids import ConnectionVersion
 from shared.process.redis_clock import RedisClock
 from tests.support.redis_store_contract import TIMEOUT_SECONDS, A, B, RedisClients
 from tests.support.scenes import play, until
@@ -277,7 +278,7 @@ class HeartbeatsContract:
     def test_a_heartbeat_resyncs_a_connection_that_lost_events(self, redis_clients: RedisClients) -> None:
         async def play_it() -> None:
             async with beating(redis_clients) as scene:
-                event = EncodedMessage((1, 1), "admission", "1/event", b"x")
+                event = EncodedMessage(ConnectionVersion(1, 1), "admission", "1/event", b"x")
                 assert scene.buffer.put(event)
                 assert not scene.buffer.put(event)
                 scene.buffer.done(await scene.buffer.next_batch(10))

@@ -21,6 +21,7 @@ from listener.buffer import EncodedMessage, encode_resync
 from listener.redis_store import RedisStore
 from shared import errors, keys
 from shared.assignments import Assignment, Report, SocketState
+from shared.call.ids import ConnectionVersion
 from tests import queued
 from tests.support.scenes import play
 from tests.support.scheduler_side import SchedulerSide
@@ -74,7 +75,7 @@ class RedisClients:
 
 def message(number: int, *, queue: str = "admission") -> EncodedMessage:
     body = json.dumps({"kwargs": {"number": number}}).encode()
-    return EncodedMessage((1, 1), queue, f"1/message-{number}", body)
+    return EncodedMessage(ConnectionVersion(1, 1), queue, f"1/message-{number}", body)
 
 
 class RedisStoreContract:
@@ -205,7 +206,7 @@ class RedisStoreContract:
             # More than are enqueued by one run of the script.
             batch = [message(number) for number in range(250)]
             async with redis_clients.store() as store:
-                await store.push([*batch, encode_resync((1, 1), "connected", full=True)])
+                await store.push([*batch, encode_resync(ConnectionVersion(1, 1), "connected", full=True)])
             side = SchedulerSide(redis_clients.client)
             assert [body["number"] for body in side.pushed("admission")] == list(range(250))
             assert side.resyncs() == [(1, "connected")]

@@ -5,7 +5,7 @@ import json
 
 from listener.buffer import Buffer, Connection, EncodedMessage
 
-ONE, TWO = (1, 1), (2, 1)
+ONE, TWO = ConnectionVersion(1, 1), ConnectionVersion(2, 1)
 
 
 def event(connection: Connection, name: str, size: int = 10) -> EncodedMessage:
