@@ -18,6 +18,23 @@ _ORIGINATED = re.compile(r"[0-9a-f]{32}-o", re.ASCII)
 _OWN = re.compile(r"([0-9a-f]{32})-([mb])([1-9][0-9]{0,2})", re.ASCII)
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class ConnectionVersion:
+    """One version of a connection: what a call pins and an event socket belongs to. `str()` gives `7:2`."""
+
+    connection_id: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.connection_id}:{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> ConnectionVersion:
+        """Read `7:2` back. Raises ValueError for anything else."""
+        connection_id, _, number = text.partition(":")
+        return cls(int(connection_id), int(number))
+
+
 class Kind(StrEnum):
     """What of ours an id names."""
 
