@@ -31,10 +31,11 @@ MANY = 200_000
 #: Calls one a second, the newest `days` old: each with an attempt and three rows of the timeline.
 _OLD_CALLS = """
 INSERT INTO ari.calls (call_id, connection_id, connection_version, organization_id, channel_id, channel_created, entry,
-    direction, state, received_at, state_since, version, step_retries, channel_name, caller_number, called_number, args,
-    attempt, legs_created, media_ready, caller_left, workflow_run_id, connected_at, ending_at, ended_at, outcome)
-SELECT gen_random_uuid(), 1, 1, 3, 'old-' || n, '', 1, 'inbound', 'ended', at, at, 9, 0, '', '', '', '{}', 1, true,
-       true, true, n, at, at + interval '1 minute', at + interval '1 minute', 'completed'
+    direction, state, received_at, state_since, lock_version, step_retries, channel_name, caller_number, called_number,
+    args, continue_in_dialplan, attempt, legs_created, media_ready, caller_left, workflow_run_id, connected_at,
+    ending_at, ended_at, outcome)
+SELECT gen_random_uuid(), 1, 1, 3, 'old-' || n, '', 1, 'inbound', 'ended', at, at, 9, 0, '', '', '', '{}', false, 1,
+       true, true, true, n, at, at + interval '1 minute', at + interval '1 minute', 'completed'
 FROM (SELECT n, now() - make_interval(days => %s, secs => n) AS at FROM generate_series(1, %s) AS n) AS times;
 """
 _THEIR_ATTEMPTS = """

@@ -1,7 +1,7 @@
 """Tests of `scheduler.listeners` that any Redis must pass, with a fixture `client` from the module that imports them.
 
 `tests/unit/test_scheduler_listeners.py` runs them on fakeredis, in milliseconds and without a server;
-`tests/integration/test_scheduler_redis.py` runs the same on a real Redis.
+`tests/integration/test_scheduler_listeners_on_redis.py` runs the same on a real Redis.
 
 What fakeredis cannot do, and is tested on a real Redis only:
 
