@@ -67,8 +67,8 @@ class Assigner:
         #: By this process's monotonic clock: the last snapshot, and the last tick that read Postgres.
         self._snapshot_at = float("-inf")
         self._scanned_at = float("-inf")
-        #: The live listeners and the reports' revision of the last tick that left nothing to do.
-        self._settled: tuple[dict[str, int], int] | None = None
+        #: The live listeners and the reports' revision of the last tick, if it left nothing to do.
+        self._idle_at: tuple[dict[str, int], int] | None = None
         #: Until then a silent listener is not considered dead, by the same clock.
         self._grace_until = 0.0
         #: Listener → until when it gets no hand-offs, by the same clock.
@@ -89,19 +89,19 @@ class Assigner:
     def _tick(self) -> None:
         snapshot = self._take_snapshot()
         now = time.monotonic()
-        is_news = self._settled != (snapshot.live, snapshot.reports_revision)
-        if not is_news and now - self._scanned_at < self._full_scan_seconds:
+        has_news = self._idle_at != (snapshot.live, snapshot.reports_revision)
+        if not has_news and now - self._scanned_at < self._full_scan_seconds:
             return
-        self._settled = None
+        self._idle_at = None
         if snapshot.live and not self._in_grace_period:
             snapshot = self._evict_silent(snapshot)
         observed = self._act(self._observe(self._sockets.wanted(), snapshot))
-        sockets, is_settled = self._move(observed, snapshot)
+        sockets, is_complete = self._move(observed, snapshot)
         for listener, fields in _assignments_by_listener(sockets, snapshot.live).items():
             self._listeners.write_assignments(listener, fields)
         self._scanned_at = now
-        if is_settled and not self._in_grace_period:
-            self._settled = (snapshot.live, snapshot.reports_revision)
+        if is_complete and not self._in_grace_period:
+            self._idle_at = (snapshot.live, snapshot.reports_revision)
 
     # ── which listeners are alive ────────────────────────────────────────────────────────────────────────────────────
 
@@ -111,14 +111,14 @@ class Assigner:
 
     def _start_grace_period(self) -> None:
         self._grace_until = time.monotonic() + self._timeout_seconds
-        self._settled = None
+        self._idle_at = None
 
     def _take_snapshot(self) -> Snapshot:
         led_before = self._leader.term == self._term
         if not led_before:
             self._term = self._leader.term
             self._listeners.rewrite_all()
-            self._snapshot_at, self._settled = float("-inf"), None
+            self._snapshot_at, self._idle_at = float("-inf"), None
         snapshot = self._listeners.snapshot(f"term {self._term}")
         before, self._snapshot_at = self._snapshot_at, time.monotonic()
         if snapshot.emptied:

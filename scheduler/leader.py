@@ -11,7 +11,7 @@ from shared.storage import database, leases
 
 log = structlog.stdlib.get_logger(__name__)
 
-#: The name of the leader's lease. `socket_rows` fences its writes with it.
+#: The name of the leader's lease. `socket_rows` fences its moves with it.
 LEASE_NAME = "scheduler"
 
 
@@ -38,7 +38,7 @@ class Leader:
         return time.monotonic() < self._until
 
     def renew(self) -> None:
-        """Take or renew the lease. Change nothing while another scheduler has it, or while Postgres is away."""
+        """Take or renew the lease. Change nothing while another scheduler leads, or while Postgres is away."""
         self._log_change()
         asked = time.monotonic()
         try:

@@ -26,7 +26,7 @@ WITH old AS (
     WHERE received_at < now() - make_interval(days => %(days)s)
       AND state = 'ended' AND ended_at < now() - make_interval(days => %(days)s)
     ORDER BY received_at LIMIT %(batch)s FOR UPDATE SKIP LOCKED
-), told AS (
+), old_timeline AS (
     DELETE FROM ari.timeline WHERE call_id IN (SELECT call_id FROM old)
 )
 DELETE FROM ari.calls WHERE call_id IN (SELECT call_id FROM old)

@@ -153,9 +153,9 @@ def test_of_very_many_calls_a_bounded_number_is_deleted_without_blocking_others(
             served += 1
         return served
 
-    with ThreadPoolExecutor(4) as pool, db.transaction() as holding:
+    with ThreadPoolExecutor(4) as pool, db.transaction() as blocking:
         # The oldest call is locked by another transaction.
-        locked = holding.execute("SELECT call_id FROM ari.calls ORDER BY received_at LIMIT 1 FOR UPDATE").fetchone()
+        locked = blocking.execute("SELECT call_id FROM ari.calls ORDER BY received_at LIMIT 1 FOR UPDATE").fetchone()
         serving = [pool.submit(serve) for _ in range(2)]
         try:
             # Each statement has 2 s. Two runs at once: a leader that was frozen goes on beside its successor.

@@ -208,7 +208,7 @@ def running(database_url: str, redis_url: str) -> Iterator[SchedulerHarness]:
 
 
 def until(holds: Callable[[], object], what: str, seconds: float = 4.0) -> None:
-    """Wait for something to hold."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"not in time: {what}"

@@ -79,12 +79,12 @@ def test_a_listener_is_live_until_its_heartbeat_is_too_old(client: redis.Redis, 
 
 
 @pytest.mark.parametrize(
-    ("told", "capacity"), [(None, DEFAULT_CAPACITY), ("many", DEFAULT_CAPACITY), ("-3", 0), ("0", 0), ("12", 12)]
+    ("text", "capacity"), [(None, DEFAULT_CAPACITY), ("many", DEFAULT_CAPACITY), ("-3", 0), ("0", 0), ("12", 12)]
 )
 def test_a_capacity_that_is_missing_or_unreadable_is_the_default(
-    client: redis.Redis, listeners: Listeners, told: str | None, capacity: int
+    client: redis.Redis, listeners: Listeners, text: str | None, capacity: int
 ) -> None:
-    beat(client, "l1", capacity=told)
+    beat(client, "l1", capacity=text)
     assert listeners.snapshot("term 1").live == {"l1": capacity}
 
 
