@@ -56,7 +56,7 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     def assign() -> None:
         assigner.tick()
         if assigner.redis_was_emptied:
-            resyncs.request_all()
+            resyncs.request_full_resyncs()
             assigner.redis_was_emptied = False
 
     def is_leader() -> bool:
@@ -80,7 +80,7 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
         (assign, config.assign_seconds),
         (sweep_calls, config.sweep_seconds),
         (end_completed, config.completed_runs_seconds),
-        (resyncs.request, config.resync_seconds),
+        (resyncs.request_resyncs, config.resync_seconds),
         (retention.delete_old, EVERY_SECONDS),
     ):
         clock.add_job(_guarded(is_leader, job), "interval", seconds=seconds)

@@ -25,7 +25,7 @@ class Resyncs:
         self._commands = commands
         self._tick = 0
 
-    def request(self) -> None:
+    def request_resyncs(self) -> None:
         """Request a resync of every connection, unless resyncs requested earlier are still waiting."""
         if self._commands.waiting("resync") > 0:
             return
@@ -33,7 +33,7 @@ class Resyncs:
         self._tick += 1
         self._request(messages.RESYNC_CLOCK, full=full)
 
-    def request_all(self) -> None:
+    def request_full_resyncs(self) -> None:
         """Request a full resync of every connection, after Redis has lost its messages."""
         self._request("Redis was emptied", full=True)
 
