@@ -186,7 +186,7 @@ class Assigner:
                     log.info("socket retired", connection=str(socket.connection))
                     continue
                 case Action.MARK_PREEMPTED:
-                    self._sockets.mark_preempted(socket)
+                    socket = self._sockets.mark_preempted(socket)
                     self._record(socket, "AppPreempted", "app preempted", actions.PREEMPTED)
                 case Action.PARK:
                     reason = actions.parked_reason(socket)

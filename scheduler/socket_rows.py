@@ -232,9 +232,13 @@ class SocketRows:
         """Mark a socket as not wanted any more."""
         self._write(_RETIRE, socket)
 
-    def mark_preempted(self, socket: EventSocket) -> None:
-        """Write that a competing client has had the app from now on."""
+    def mark_preempted(self, socket: EventSocket) -> EventSocket:
+        """Write that a competing client has had the app from now on. Returns the socket as it is now.
+
+        A preempted socket must not be moved: that would take the app back at once, uncounted.
+        """
         self._write(_MARK_PREEMPTED, socket)
+        return replace(socket, preempted=True)
 
     def park(self, socket: EventSocket, reason: str) -> EventSocket:
         """Assign the socket to no listener until an operator unparks it. Returns the socket as it is now."""

@@ -103,7 +103,7 @@ class _Outage:
             if begins:
                 self._since = time.monotonic()
         if begins:
-            _log.error("Postgres is away: tried again until it is back", extra={"reason": reason})
+            _log.error("postgres unavailable, retrying", extra={"reason": reason})
 
     def end(self) -> None:
         if self._since is None:
@@ -111,7 +111,7 @@ class _Outage:
         with self._lock:
             since, self._since = self._since, None
         if since is not None:
-            _log.warning("Postgres is back", extra={"after_seconds": round(time.monotonic() - since, 1)})
+            _log.warning("postgres available again", extra={"after_seconds": round(time.monotonic() - since, 1)})
 
 
 def _is_away(cause: BaseException | None) -> bool:
