@@ -10,11 +10,11 @@ from arictl import options, tools
 from shared import errors
 from shared.call.quota_rules import Quota
 from shared.platform import dograh
-from shared.storage import call_store, database, quotas
+from shared.storage import database, postgres_calls, quotas
 
 app = typer.Typer(help="Organizations' limits.", no_args_is_help=True, rich_markup_mode=None)
 
-_TAKEN = f"SELECT organization_id, count(*) AS taken FROM ari.calls WHERE {quotas.TAKES_SLOT} GROUP BY organization_id"  # noqa: S608 - built from constants
+_TAKEN = f"SELECT organization_id, count(*) AS taken FROM ari.calls WHERE {quotas.USES_SLOT} GROUP BY organization_id"  # noqa: S608 - built from constants
 
 Organization = Annotated[int, options.organization("The organization's id.")]
 
@@ -94,8 +94,8 @@ def remove(organization: Organization) -> None:
     tools.out.print(f"Organization {organization}: no limits of ours any more.")
 
 
-def _store(db: database.Database) -> call_store.PostgresStore:
-    return call_store.PostgresStore(db, who="arictl", prefix="")
+def _store(db: database.Database) -> postgres_calls.PostgresCalls:
+    return postgres_calls.PostgresCalls(db, who="arictl", prefix="")
 
 
 def _quotas(db: database.Database) -> quotas.Quotas:

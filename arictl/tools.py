@@ -14,7 +14,7 @@ from rich.table import Table
 
 from shared import queues
 from shared.process import settings
-from shared.storage import call_store, call_writer, database
+from shared.storage import call_writer, database, postgres_calls
 
 #: Wide enough for a table where there is no terminal.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
@@ -42,7 +42,7 @@ def acting() -> Iterator[tuple[settings.Operator, database.Database, call_writer
     config = settings.load(settings.Operator)
     with _opened(config.database_url.get_secret_value()) as db:
         orders = queues.BrokerCommandQueue(queues.broker(config.redis_url.get_secret_value()))
-        calls = call_store.PostgresStore(db, who=f"arictl of {getpass.getuser()}", prefix=config.id_prefix)
+        calls = postgres_calls.PostgresCalls(db, who=f"arictl of {getpass.getuser()}", prefix=config.id_prefix)
         yield config, db, call_writer.CallWriter(calls, orders, config.limits(), who="arictl")
 
 

@@ -31,8 +31,7 @@ import redis
 from bench import broker_worker
 from bench.broker_worker import message
 from devstack import folders, servers, tcp_proxy
-from listener import entries
-from listener import redis_store as listener_store
+from listener import buffer, redis_store
 
 KINDS = ("stock", "ours")
 #: The idle gap before a message, in seconds; as many short ones as long ones.
@@ -229,10 +228,10 @@ def flood(bench: Bench, rounds: int) -> None:
     bodies = [message("quick", "x" * 500, group=str(number % 50)) for number in range(FLOOD)]
 
     async def push() -> float:
-        store = listener_store.Store(bench.server.url, "bench", capacity=1, timeout_seconds=2.0)
+        store = redis_store.RedisStore(redis_store.client(bench.server.url), "bench", capacity=1, timeout_seconds=2.0)
         began = time.monotonic()
         for at in range(0, FLOOD, 500):
-            await store.push([entries.of_message((1, 1), each) for each in bodies[at : at + 500]])
+            await store.push([buffer.encode_message((1, 1), each) for each in bodies[at : at + 500]])
         took = time.monotonic() - began
         await store.close()
         return took

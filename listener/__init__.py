@@ -1,1 +1,1 @@
-"""The thin listeners: ARI event sockets in, broker messages out."""
+"""The listener process: receives ARI events over websockets and pushes them to the broker."""

@@ -1,6 +1,7 @@
-"""Whether sockets may be opened: only on assignments read just now, so never while we are cut off from Redis.
+"""The lease under which sockets may be opened: valid only for a short time after the assignments were read from Redis.
 
-Another listener may hold our connections by then, and Asterisk lets the newest socket win.
+A listener that is cut off from Redis must not open sockets: by then another listener may have been given its
+connections, and in Asterisk the newest socket of an app wins.
 """
 
 from __future__ import annotations
@@ -10,35 +11,35 @@ import time
 from collections.abc import Callable
 
 
-class Standing:
-    """Good for `seconds` after each confirmation. Also across a suspended process: it goes by the clock.
+class AssignmentLease:
+    """Valid for `seconds` after each renewal. Also ends while the process is suspended: the clock decides.
 
     Args:
-        seconds: Less than the scheduler waits before it gives our connections to others.
+        seconds: Less than the scheduler waits before it gives this listener's connections to others.
     """
 
     def __init__(self, seconds: float, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
         self._monotonic = monotonic
-        self._confirmed: float | None = None
-        self._changed = asyncio.Event()
+        self._renewed_at: float | None = None
+        self._renewed = asyncio.Event()
 
     @property
-    def good(self) -> bool:
+    def valid(self) -> bool:
         """Whether a socket may be opened now."""
-        return self._confirmed is not None and self._monotonic() - self._confirmed <= self._seconds
+        return self._renewed_at is not None and self._monotonic() - self._renewed_at <= self._seconds
 
-    def confirm(self, asked: float) -> None:
-        """Our assignments are known to be these since `asked`, by our monotonic clock."""
-        self._confirmed = asked
-        self._changed.set()
+    def renew(self, asked: float) -> None:
+        """Start the lease again at `asked`: when, by the monotonic clock, Redis was asked for the assignments."""
+        self._renewed_at = asked
+        self._renewed.set()
 
     def revoke(self) -> None:
-        """From now on nothing is opened, until confirmed again."""
-        self._confirmed = None
+        """End the lease until it is renewed."""
+        self._renewed_at = None
 
-    async def wait(self) -> None:
-        """Until sockets may be opened."""
-        while not self.good:
-            self._changed.clear()
-            await self._changed.wait()
+    async def wait_valid(self) -> None:
+        """Wait until sockets may be opened."""
+        while not self.valid:
+            self._renewed.clear()
+            await self._renewed.wait()

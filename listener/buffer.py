@@ -1,6 +1,6 @@
-"""What waits for Redis: bounded over all and per connection, in number and in bytes, and fair between connections.
+"""The messages that wait for Redis: bounded in number and bytes, over all and per connection, and fair to connections.
 
-What does not fit is dropped, and its connection is resynced once there is room again.
+An event that does not fit is dropped, and its connection is resynced once there is room again.
 """
 
 from __future__ import annotations
@@ -9,13 +9,37 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
-from listener import entries
+from shared import messages
+from shared.broker import redis_broker
+from shared.call.ids import ConnectionVersion
 
 #: Bounds in bytes are the bounds in number times this; a usual event takes half of it.
 _BYTES_EACH = 2048
 _BATCH_BYTES = 2**20
-#: A connection that floods us is not resynced more often than this.
+#: A connection that overflows all the time is not resynced more often than this.
 _RESYNC_PAUSE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedMessage:
+    """One message in the form the broker stores: encoded when it is buffered, so that its size is known."""
+
+    connection: ConnectionVersion
+    queue: str
+    #: Its connection and id: the broker stores a message that is pushed twice once.
+    message_key: str
+    body: bytes
+
+
+def encode_message(connection: ConnectionVersion, message: messages.Message) -> EncodedMessage:
+    """Encode a message for the broker."""
+    return EncodedMessage(connection, message.queue_name, redis_broker.reference(message), message.encode())
+
+
+def encode_resync(connection: ConnectionVersion, reason: str, *, full: bool) -> EncodedMessage:
+    """Encode a request to resync the connection."""
+    message = messages.of_resync(connection=connection, reason=reason, full=full)
+    return encode_message(connection, message)
 
 
 @dataclass(slots=True)
@@ -23,123 +47,134 @@ class _Amount:
     number: int = 0
     size: int = 0
 
-    def add(self, entry: entries.Entry, sign: int) -> None:
-        self.number += sign
-        self.size += sign * len(entry.body)
+    def add(self, message: EncodedMessage) -> None:
+        self.number += 1
+        self.size += len(message.body)
+
+    def subtract(self, message: EncodedMessage) -> None:
+        self.number -= 1
+        self.size -= len(message.body)
 
 
 class Buffer:
-    """First in, first out per connection; connections take turns.
+    """First in, first out per connection; round robin over connections.
 
     Args:
-        capacity: Most events held over all connections, those being pushed included.
-        share: Most events held of one connection.
+        capacity: Most events buffered over all connections, including those being pushed.
+        share: Most events buffered of one connection.
     """
 
     def __init__(self, *, capacity: int, share: int) -> None:
         self._capacity = capacity
         self._share = share
-        self._waiting: dict[entries.Connection, deque[entries.Entry]] = {}
-        self._turns: deque[entries.Connection] = deque()
-        self._held = _Amount()
-        self._held_of: dict[entries.Connection, _Amount] = {}
-        #: At most one a connection; in no order with its events, they go to another queue.
-        self._resyncs: dict[entries.Connection, entries.Entry] = {}
+        self._waiting: dict[ConnectionVersion, deque[EncodedMessage]] = {}
+        #: The connections with waiting events, the next one first.
+        self._rotation: deque[ConnectionVersion] = deque()
+        self._total = _Amount()
+        self._amounts: dict[ConnectionVersion, _Amount] = {}
+        #: At most one per connection; not ordered with its events, they go to another queue.
+        self._resyncs: dict[ConnectionVersion, EncodedMessage] = {}
         self._pushing_resyncs = 0
-        self._lost: set[entries.Connection] = set()
-        self._resynced: dict[entries.Connection, float] = {}
+        #: The connections that lost events and wait for a resync.
+        self._lost: set[ConnectionVersion] = set()
+        self._resynced: dict[ConnectionVersion, float] = {}
         self._filled = asyncio.Event()
 
     @property
-    def held(self) -> int:
+    def size(self) -> int:
         """How many messages wait or are being pushed."""
-        return self._held.number + len(self._resyncs) + self._pushing_resyncs
+        return self._total.number + len(self._resyncs) + self._pushing_resyncs
 
-    def put(self, entry: entries.Entry) -> bool:
-        """Takes an event in; False when it had to be dropped."""
-        connection = entry.connection
-        of = self._held_of.get(connection)
-        if not (_fits(self._held, entry, self._capacity) and (of is None or _fits(of, entry, self._share))):
-            # A resync still waiting to be pushed will find it.
+    def put(self, message: EncodedMessage) -> bool:
+        """Buffer an event; return False when it had to be dropped."""
+        connection = message.connection
+        amount = self._amounts.get(connection)
+        fits_share = amount is None or _fits(amount, message, self._share)
+        if not (fits_share and _fits(self._total, message, self._capacity)):
+            # A resync that still waits to be pushed will find it.
             if connection not in self._resyncs:
                 self._lost.add(connection)
             return False
-        if of is None:
-            of = self._held_of[connection] = _Amount()
-        self._held.add(entry, 1)
-        of.add(entry, 1)
+        if amount is None:
+            amount = self._amounts[connection] = _Amount()
+        self._total.add(message)
+        amount.add(message)
         queue = self._waiting.get(connection)
         if queue is None:
-            self._waiting[connection] = deque((entry,))
-            self._turns.append(connection)
+            self._waiting[connection] = deque((message,))
+            self._rotation.append(connection)
         else:
-            queue.append(entry)
+            queue.append(message)
         self._filled.set()
         return True
 
-    def ask_resync(self, connection: entries.Connection, reason: str) -> None:
-        """Takes in a full resync of the connection, which makes up for all that was lost of it until it is pushed."""
-        self._resyncs[connection] = entries.of_resync(connection, reason, full=True)
+    def request_resync(self, connection: ConnectionVersion, reason: str) -> None:
+        """Buffer a full resync of the connection. It makes up for every event lost before it is pushed."""
+        self._resyncs[connection] = encode_resync(connection, reason, full=True)
         self._lost.discard(connection)
         self._filled.set()
 
     def recover(self, now: float) -> None:
-        """Asks for resyncs of the connections that lost events and have room again; `now` by our monotonic clock."""
-        if self._lost and not _half_empty(self._held, self._capacity):
+        """Request resyncs of the connections that lost events and have room again; `now` is monotonic."""
+        if self._lost and not _half_empty(self._total, self._capacity):
             return
         for connection in list(self._lost):
-            of = self._held_of.get(connection)
-            if of is not None and not _half_empty(of, self._share):
+            amount = self._amounts.get(connection)
+            if amount is not None and not _half_empty(amount, self._share):
                 continue
             if now - self._resynced.get(connection, -_RESYNC_PAUSE_SECONDS) >= _RESYNC_PAUSE_SECONDS:
                 self._resynced[connection] = now
-                self.ask_resync(connection, "events were lost")
+                self.request_resync(connection, "events lost")
 
-    def forget(self, connection: entries.Connection) -> None:
-        """The connection is no longer ours: what waits is still pushed, what was lost is another's to find."""
+    def forget(self, connection: ConnectionVersion) -> None:
+        """Stop resyncing a connection that is no longer assigned. Its waiting events are still pushed.
+
+        The listener that takes the connection over resyncs it, and so finds what was lost here.
+        """
         self._lost.discard(connection)
         self._resynced.pop(connection, None)
 
-    async def take(self, most: int) -> list[entries.Entry]:
-        """Waits for messages and takes up to `most` out. They count as held until `done`."""
-        while not (self._resyncs or self._turns):
+    async def next_batch(self, limit: int) -> list[EncodedMessage]:
+        """Wait for messages and remove up to `limit` of them. They count in `size` until `done`."""
+        while not (self._resyncs or self._rotation):
             self._filled.clear()
             await self._filled.wait()
-        batch: list[entries.Entry] = []
-        while self._resyncs and len(batch) < most:
+        batch: list[EncodedMessage] = []
+        while self._resyncs and len(batch) < limit:
             batch.append(self._resyncs.pop(next(iter(self._resyncs))))
         self._pushing_resyncs = len(batch)
         size = 0
-        while self._turns and len(batch) < most and size < _BATCH_BYTES:
-            entry = self._next()
-            size += len(entry.body)
-            batch.append(entry)
+        while self._rotation and len(batch) < limit and size < _BATCH_BYTES:
+            message = self._next_event()
+            size += len(message.body)
+            batch.append(message)
         return batch
 
-    def _next(self) -> entries.Entry:
-        connection = self._turns.popleft()
+    def _next_event(self) -> EncodedMessage:
+        connection = self._rotation.popleft()
         queue = self._waiting[connection]
-        entry = queue.popleft()
+        message = queue.popleft()
         if queue:
-            self._turns.append(connection)
+            self._rotation.append(connection)
         else:
             del self._waiting[connection]
-        return entry
+        return message
 
-    def done(self, batch: list[entries.Entry]) -> None:
-        """A batch that `take` gave has been pushed."""
-        for entry in batch[self._pushing_resyncs :]:
-            self._held.add(entry, -1)
-            of = self._held_of[entry.connection]
-            of.add(entry, -1)
-            if not of.number:
-                del self._held_of[entry.connection]
+    def done(self, batch: list[EncodedMessage]) -> None:
+        """Free the room of the batch that `next_batch` returned: it has been pushed."""
+        for message in batch[self._pushing_resyncs :]:
+            self._total.subtract(message)
+            amount = self._amounts[message.connection]
+            amount.subtract(message)
+            if not amount.number:
+                del self._amounts[message.connection]
         self._pushing_resyncs = 0
 
 
-def _fits(held: _Amount, entry: entries.Entry, bound: int) -> bool:
-    return held.number < bound and held.size + len(entry.body) <= max(bound * _BYTES_EACH, len(entry.body))
+def _fits(amount: _Amount, message: EncodedMessage, bound: int) -> bool:
+    size = len(message.body)
+    return amount.number < bound and amount.size + size <= max(bound * _BYTES_EACH, size)
 
 
-def _half_empty(held: _Amount, bound: int) -> bool:
-    return held.number <= bound // 2 and held.size <= bound * _BYTES_EACH // 2
+def _half_empty(amount: _Amount, bound: int) -> bool:
+    return amount.number <= bound // 2 and amount.size <= bound * _BYTES_EACH // 2

@@ -1,4 +1,4 @@
-"""Sockets are opened a few at a time: thousands of handshakes at once would hold up the heartbeat behind them."""
+"""Limits how many sockets are opened at once: thousands of handshakes would delay the heartbeat."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-#: 2,000 at once made a heartbeat 2.2 s late (measured); after 3 s we would count as dead.
-_AT_ONCE = 50
-#: Hosts that do not answer keep nobody waiting for longer.
-_HOLD_SECONDS = 0.5
+#: 2,000 at once made a heartbeat 2.2 s late (measured); after 3 s the scheduler would count the listener as lost.
+_SLOTS = 50
+#: A host that does not answer occupies its slot no longer than this.
+_SLOT_SECONDS = 0.5
 
 
-class Turns:
-    """At most `at_once` turns, each counted for at most `hold_seconds` of its time."""
+class ConnectLimiter:
+    """A semaphore of `slots`, each occupied for at most `slot_seconds` of the time its user takes."""
 
-    def __init__(self, at_once: int = _AT_ONCE, hold_seconds: float = _HOLD_SECONDS) -> None:
-        self._free = asyncio.Semaphore(at_once)
-        self._hold_seconds = hold_seconds
+    def __init__(self, slots: int = _SLOTS, slot_seconds: float = _SLOT_SECONDS) -> None:
+        self._free = asyncio.Semaphore(slots)
+        self._slot_seconds = slot_seconds
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Waits for a turn and holds it."""
+    async def slot(self) -> AsyncIterator[None]:
+        """Wait for a slot and occupy it."""
         await self._free.acquire()
-        given_back = False
+        released = False
 
-        def give_back() -> None:
-            nonlocal given_back
-            if not given_back:
-                given_back = True
+        def release() -> None:
+            nonlocal released
+            if not released:
+                released = True
                 self._free.release()
 
-        expiry = asyncio.get_running_loop().call_later(self._hold_seconds, give_back)
+        expiry = asyncio.get_running_loop().call_later(self._slot_seconds, release)
         try:
             yield
         finally:
             expiry.cancel()
-            give_back()
+            release()

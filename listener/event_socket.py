@@ -1,6 +1,6 @@
-"""One event socket: opened, read, and opened again until it is replaced, superseded or cancelled.
+"""One event socket: opened, read, and opened again until it is replaced, superseded, drained or cancelled.
 
-The read loop awaits nothing but the next message: Asterisk cuts off a reader that stalls for 100 ms.
+The read loop awaits only the next message: Asterisk cuts off a reader that stalls for 100 ms.
 """
 
 from __future__ import annotations
@@ -14,75 +14,74 @@ from typing import Protocol
 
 import structlog
 
-from listener import addresses, backoff, sieve
-from listener.assignment_lease import Standing
-from listener.buffer import Buffer
-from listener.clocks import RedisClock
-from listener.connect_limiter import Turns
-from listener.entries import of_message
-from listener.errors import SocketBroken
+from listener import backoff, websocket
+from listener.assignment_lease import AssignmentLease
+from listener.buffer import Buffer, encode_message
+from listener.connect_limiter import ConnectLimiter
 from shared import errors, messages
 from shared.assignments import Assignment, Report, SocketState
 from shared.asterisk import events
+from shared.call.ids import ConnectionVersion
 
 _log = structlog.stdlib.get_logger(__name__)
 
-_COMPLAINT_PAUSE_SECONDS = 5.0
+_UNREADABLE_LOG_PAUSE_SECONDS = 5.0
 
 
-class Wire(Protocol):
-    """An open websocket (`wires.Wire`)."""
+class Stream(Protocol):
+    """An open websocket (`websocket.EventStream`)."""
 
     async def receive(self) -> bytes:
-        """The next message; raises SocketBroken when there will be none."""
+        """Return the next message; raises SocketBroken when the websocket is closed."""
 
     async def close(self) -> None:
-        """Closes it, in bounded time."""
+        """Close the websocket, in bounded time."""
 
 
-class Watcher(Protocol):
-    """Who holds the socket."""
+class SocketObserver(Protocol):
+    """Learns what happens to a socket (`socket_pool.SocketPool`)."""
 
-    def opened(self, socket: Socket) -> None:
-        """It is open."""
+    def on_open(self, socket: EventSocket) -> None:
+        """The socket is open."""
 
-    def changed(self, socket: Socket) -> None:
-        """Its state or error changed."""
+    def on_change(self, socket: EventSocket) -> None:
+        """The state or the error of the socket changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What every socket of a listener shares."""
+class SocketContext:
+    """What all sockets of a listener share."""
 
     #: (URL, Authorization header, CA bundle) → an open websocket; raises SocketBroken.
-    open_wire: Callable[[str, str, str | None], Awaitable[Wire]]
+    connect: Callable[[str, str, str | None], Awaitable[Stream]]
     #: Opens a sealed password; raises SealBroken.
     unseal: Callable[[str], str]
     buffer: Buffer
-    clock: RedisClock
-    standing: Standing
-    turns: Turns
+    #: Redis's time; 0 before the first heartbeat, when no socket is open yet.
+    now_ms: Callable[[], int]
+    lease: AssignmentLease
+    limiter: ConnectLimiter
     #: Uniform in [0, 1).
     jitter: Callable[[], float]
-    #: Begins the ids of our own legs.
+    #: Begins the ids of the legs that the workers create.
     id_prefix: str
 
 
-class Socket:
+class EventSocket:
     """The event socket of one assignment."""
 
-    def __init__(self, assignment: Assignment, around: Surroundings, watcher: Watcher) -> None:
+    def __init__(self, assignment: Assignment, context: SocketContext, observer: SocketObserver) -> None:
         self.assignment = assignment
-        #: A newer socket of this listener is there, or on its way.
+        #: This listener has a newer socket for the connection, open or being opened.
         self.superseded = False
-        self._around = around
-        self._watcher = watcher
-        self._connection = (assignment.connection_id, assignment.version)
-        self._ladder = backoff.Ladder()
+        self._context = context
+        self._observer = observer
+        self._connection = ConnectionVersion(assignment.connection_id, assignment.version)
+        self._backoff = backoff.Backoff()
         self._log = _log.bind(connection=assignment.key, epoch=assignment.epoch)
         self._id = ""
         self._state = SocketState.CONNECTING
-        self._since_ms = around.clock.now_ms()
+        self._since_ms = context.now_ms()
         self._last_event_ms: int | None = None
         self._openings = 0
         self._error = ""
@@ -90,16 +89,16 @@ class Socket:
         self._last_error_ms: int | None = None
         self._unreadable = 0
         self._dropped = 0
-        self._complained = float("-inf")
-        self._opened = 0.0
+        self._unreadable_logged_at = float("-inf")
+        self._opened_at = 0.0
 
     @property
     def is_open(self) -> bool:
-        """Whether events flow."""
+        """True while events flow."""
         return self._state is SocketState.CONNECTED
 
     def report(self) -> Report:
-        """The socket as it is now."""
+        """Return the current state and counters."""
         return Report(
             connection_id=self.assignment.connection_id,
             version=self.assignment.version,
@@ -116,30 +115,32 @@ class Socket:
             dropped=self._dropped,
         )
 
-    def give_way(self) -> None:
-        """From now on it is not opened again: another listener is to take over. Whoever holds it ends one not open."""
+    def start_draining(self) -> None:
+        """Stay open until another listener takes over, but never open again.
+
+        If the socket is not open now, the caller has to cancel `run`.
+        """
         self.assignment = replace(self.assignment, draining=True)
         if not self.is_open:
             self._enter(SocketState.REPLACED)
 
     @property
-    def _is_last(self) -> bool:
-        """Whether it is not to be opened again."""
-        return self.superseded or self.assignment.draining
+    def _may_open(self) -> bool:
+        return not (self.superseded or self.assignment.draining)
 
     async def run(self) -> None:
-        """Keeps the socket open; returns when it was replaced, or broke after it was superseded or gave way."""
+        """Keep the socket open; return when it was replaced, or broke after it was superseded or drained."""
         self._enter(SocketState.CONNECTING, self._error)
-        while not self._is_last:
-            self._opened = float("inf")
+        while self._may_open:
+            self._opened_at = float("inf")
             try:
                 await self._open_and_read()
-            except SocketBroken as broken:
-                delay_seconds = self._after(broken)
-                if not self._is_last:
+            except websocket.SocketBroken as broken:
+                delay_seconds = self._note_broken(broken)
+                if self._may_open:
                     await asyncio.sleep(delay_seconds)
             except Exception:
-                self._enter(SocketState.CONNECTING, "a fault of the listener's own, see its log")
+                self._enter(SocketState.CONNECTING, "internal error of the listener, see its log")
                 raise
             else:
                 return
@@ -147,90 +148,92 @@ class Socket:
 
     async def _open_and_read(self) -> None:
         self._id = uuid.uuid4().hex
-        wire = await self._open()
+        stream = await self._open()
         try:
-            self._opened = time.monotonic()
+            self._opened_at = time.monotonic()
             self._openings += 1
-            self._around.buffer.ask_resync(self._connection, "connected")
+            self._context.buffer.request_resync(self._connection, "connected")
             self._enter(SocketState.CONNECTED)
-            self._log.info("connected", socket=self._id)
-            self._watcher.opened(self)
-            await self._read(wire)
+            self._log.info("socket connected", socket=self._id)
+            self._observer.on_open(self)
+            await self._read(stream)
             self._enter(SocketState.REPLACED)
-            self._log.info("disconnected", socket=self._id, reason=self._why_ended("another socket took the app over"))
+            self._log_disconnect("app taken over by another client")
         except asyncio.CancelledError:
-            self._log.info("disconnected", socket=self._id, reason=self._why_ended("no longer ours to hold"))
+            self._log_disconnect("assignment revoked")
             raise
         finally:
-            await wire.close()
+            await stream.close()
 
-    def _why_ended(self, otherwise: str) -> str:
-        return "a newer socket of ours took over" if self._is_last else otherwise
+    def _log_disconnect(self, reason: str) -> None:
+        reason = reason if self._may_open else "replaced by a newer socket of the pipeline"
+        self._log.info("socket disconnected", socket=self._id, reason=reason)
 
-    async def _open(self) -> Wire:
+    async def _open(self) -> Stream:
         assignment = self.assignment
         try:
-            url = addresses.socket_url(assignment.endpoint, assignment.app)
-            header = addresses.authorization(assignment.user, self._around.unseal(assignment.sealed_password))
+            url = websocket.socket_url(assignment.endpoint, assignment.app)
+            header = websocket.authorization(assignment.user, self._context.unseal(assignment.sealed_password))
         except (errors.InvalidConfiguration, errors.SealBroken) as exc:
-            raise SocketBroken(str(exc), lasting=True) from None
+            raise websocket.SocketBroken(str(exc), lasting=True) from None
         while True:
-            await self._around.standing.wait()
-            async with self._around.turns.turn():
-                if self._around.standing.good:
-                    return await self._around.open_wire(url, header, assignment.ca_bundle)
+            await self._context.lease.wait_valid()
+            async with self._context.limiter.slot():
+                # The lease may have ended while this socket waited for its slot.
+                if self._context.lease.valid:
+                    return await self._context.connect(url, header, assignment.ca_bundle)
 
-    async def _read(self, wire: Wire) -> None:
-        """Until the app is taken over."""
-        now_ms = self._around.clock.now_ms
+    async def _read(self, stream: Stream) -> None:
+        """Read until another socket takes the app over."""
+        now_ms = self._context.now_ms
         while True:
-            raw = await wire.receive()
+            raw = await stream.receive()
             self._last_event_ms = at_ms = now_ms()
-            if not sieve.may_be_wanted(raw):
+            if not events.may_match(raw):
                 continue
             try:
                 event = events.parse(raw)
             except errors.InvalidEvent as exc:
-                self._complain(exc)
+                self._note_unreadable(exc)
                 continue
             if event is None:
                 continue
             if event.type is events.EventType.APPLICATION_REPLACED:
                 return
-            self._pass_on(event, at_ms)
+            self._buffer_event(event, at_ms)
 
-    def _pass_on(self, event: events.Event, at_ms: int) -> None:
-        connection_id, version = self._connection
+    def _buffer_event(self, event: events.Event, at_ms: int) -> None:
         message = messages.of_event(
             event,
-            prefix=self._around.id_prefix,
-            connection_id=connection_id,
-            connection_version=version,
+            prefix=self._context.id_prefix,
+            connection=self._connection,
             at_ms=at_ms,
         )
-        if message is not None and not self._around.buffer.put(of_message(self._connection, message)):
+        if message is None:
+            return
+        if not self._context.buffer.put(encode_message(self._connection, message)):
             self._dropped += 1
 
-    def _complain(self, exc: errors.InvalidEvent) -> None:
+    def _note_unreadable(self, exc: errors.InvalidEvent) -> None:
         self._unreadable += 1
         now = time.monotonic()
-        if now - self._complained >= _COMPLAINT_PAUSE_SECONDS:
-            self._complained = now
+        if now - self._unreadable_logged_at >= _UNREADABLE_LOG_PAUSE_SECONDS:
+            self._unreadable_logged_at = now
             self._log.warning("unreadable event", reason=str(exc), excerpt=exc.excerpt, so_far=self._unreadable)
 
-    def _after(self, broken: SocketBroken) -> float:
-        """Notes what happened; gives the seconds to wait."""
+    def _note_broken(self, broken: websocket.SocketBroken) -> float:
+        """Record and log the failure; return the seconds to wait before the next attempt."""
         if broken.unreadable:
             self._unreadable += 1
-        delay_seconds = self._ladder.next_delay_seconds(
-            open_seconds=max(0.0, time.monotonic() - self._opened),
+        delay_seconds = self._backoff.next_delay_seconds(
+            open_seconds=max(0.0, time.monotonic() - self._opened_at),
             lasting=broken.lasting and not (broken.starting and self._openings),
-            jitter=self._around.jitter(),
+            jitter=self._context.jitter(),
         )
-        # A host that stays away is one line, not one an attempt.
+        # A host that stays away is one line in the log, not one for each attempt.
         if self._state is SocketState.CONNECTED or broken.reason != self._error:
             self._log.warning(
-                "disconnected", socket=self._id, reason=broken.reason, retry_seconds=round(delay_seconds, 1)
+                "socket disconnected", socket=self._id, reason=broken.reason, retry_seconds=round(delay_seconds, 1)
             )
         self._enter(SocketState.CONNECTING, broken.reason)
         return delay_seconds
@@ -238,8 +241,8 @@ class Socket:
     def _enter(self, state: SocketState, error: str = "") -> None:
         if (state, error) != (self._state, self._error):
             if state is not self._state:
-                self._since_ms = self._around.clock.now_ms()
+                self._since_ms = self._context.now_ms()
             if error:
-                self._last_error, self._last_error_ms = error, self._around.clock.now_ms()
+                self._last_error, self._last_error_ms = error, self._context.now_ms()
             self._state, self._error = state, error
-        self._watcher.changed(self)
+        self._observer.on_change(self)

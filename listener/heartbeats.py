@@ -1,4 +1,4 @@
-"""The listener's dialogue with the scheduler through Redis: alive, this is what I hold; what am I to hold?"""
+"""Heartbeat loop: reports liveness and socket states to the scheduler through Redis, and fetches the assignments."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ from typing import Protocol
 
 import structlog
 
-from listener import assignment_changes
-from listener.assignment_lease import Standing
+from listener import socket_pool
+from listener.assignment_lease import AssignmentLease
 from listener.buffer import Buffer
-from listener.clocks import RedisClock
-from listener.redis_store import Answer, Assigned
-from listener.socket_pool import Holdings
+from listener.redis_store import AssignmentSnapshot, HeartbeatReply
 from shared import errors
 from shared.assignments import Report
+from shared.process.redis_clock import RedisClock
 
 _log = structlog.stdlib.get_logger(__name__)
 
-#: News is told at once, but not more often than this.
+#: A change is reported at once, but not more often than this.
 _LEAST_PAUSE_SECONDS = 0.1
 
 
-class Store(Protocol):
-    """Redis (`store.Store`). Each raises QueueUnavailable."""
+class HeartbeatStore(Protocol):
+    """Where heartbeats go (`redis_store.RedisStore`). Each method raises QueueUnavailable."""
 
-    async def beat(self, reports: Iterable[Report], gone: Iterable[str]) -> Answer:
-        """One heartbeat."""
+    async def beat(self, reports: Iterable[Report], deleted: Iterable[str]) -> HeartbeatReply:
+        """Send one heartbeat."""
 
-    async def read(self) -> Assigned:
-        """Our assignments."""
+    async def read_assignments(self) -> AssignmentSnapshot:
+        """Return this listener's assignments."""
 
 
 class Heartbeats:
@@ -39,37 +38,36 @@ class Heartbeats:
 
     def __init__(
         self,
-        store: Store,
+        store: HeartbeatStore,
         *,
-        holdings: Holdings,
+        pool: socket_pool.SocketPool,
         buffer: Buffer,
         clock: RedisClock,
-        standing: Standing,
+        lease: AssignmentLease,
         interval_seconds: float,
         capacity: int,
     ) -> None:
         self._store = store
-        self._holdings = holdings
+        self._pool = pool
         self._buffer = buffer
         self._clock = clock
-        self._standing = standing
+        self._lease = lease
         self._interval_seconds = interval_seconds
         self._capacity = capacity
-        #: The revision of the assignments we have applied.
+        #: The revision of the applied assignments.
         self._applied: int | None = None
-        #: Redis was emptied, or we were taken for dead, since we last read: what is missing was not taken from us.
-        self._doubtful = False
-        self._away_since: float | None = None
+        #: Redis was emptied, or counted this listener as lost, since the last read: a missing assignment was not
+        #: necessarily revoked.
+        self._may_be_incomplete = False
+        self._unavailable_since: float | None = None
+        #: Already logged that there are no assignments.
         self._unassigned = False
 
     async def run(self) -> None:
-        """Beats at every interval, sooner when there is news."""
+        """Beat at every interval, and sooner when the pool has changed."""
         while True:
-            self._holdings.news.clear()
-            try:
-                await self._beat()
-            except errors.QueueUnavailable as exc:
-                self._lost_sight(exc)
+            self._pool.changed.clear()
+            await self.beat()
             await asyncio.sleep(min(_LEAST_PAUSE_SECONDS, self._interval_seconds))
             await self._pause()
 
@@ -77,64 +75,72 @@ class Heartbeats:
         left_seconds = max(0.0, self._interval_seconds - _LEAST_PAUSE_SECONDS)
         try:
             async with asyncio.timeout(left_seconds):
-                # Cut off, there is nobody to tell.
-                await (self._holdings.news.wait() if self._away_since is None else asyncio.sleep(left_seconds))
+                # Without Redis a change cannot be reported: wait for the whole interval.
+                await (self._pool.changed.wait() if self._unavailable_since is None else asyncio.sleep(left_seconds))
         except TimeoutError:
             return
 
+    async def beat(self) -> None:
+        """Send one heartbeat and apply what Redis answers; without Redis, end the lease."""
+        try:
+            await self._beat()
+        except errors.QueueUnavailable as exc:
+            self._note_unavailable(exc)
+
     async def _beat(self) -> None:
-        reports, gone = self._holdings.unsent(time.monotonic())
-        answer = await self._store.beat(reports, gone)
-        self._holdings.sent(reports, gone)
-        self._clock.adjust(answer.redis_ms, asked=answer.asked, answered=answer.answered)
-        if answer.unknown and self._applied is not None:
-            self._doubtful = True
-            _log.warning("Redis did not know us: it was emptied, or we were taken for dead; reporting all we hold")
-            self._holdings.send_all()
-        if answer.revision is None:
+        reports, deleted = self._pool.unsent(time.monotonic())
+        reply = await self._store.beat(reports, deleted)
+        self._pool.mark_sent(reports, deleted)
+        self._clock.adjust(reply.redis_ms, asked=reply.asked, answered=reply.answered)
+        if reply.unknown and self._applied is not None:
+            # Redis was emptied, or the scheduler counted this listener as lost.
+            self._may_be_incomplete = True
+            _log.warning("listener unknown to redis, sending all reports")
+            self._pool.resend_all()
+        if reply.revision is None:
             self._note_unassigned()
-        elif answer.revision != self._applied or self._doubtful or self._away_since is not None:
-            await self._read()
+        elif reply.revision != self._applied or self._may_be_incomplete or self._unavailable_since is not None:
+            await self._read_assignments()
         else:
-            self._standing.confirm(answer.asked)
-        self._note_back()
+            self._lease.renew(reply.asked)
+        self._note_available()
         self._buffer.recover(time.monotonic())
 
-    async def _read(self) -> None:
+    async def _read_assignments(self) -> None:
         asked = time.monotonic()
-        assigned = await self._store.read()
-        if assigned.revision is None:
+        snapshot = await self._store.read_assignments()
+        if snapshot.revision is None:
             self._note_unassigned()
             return
-        if unreadable := [key for key, value in assigned.assignments.items() if value is None]:
-            _log.error("unreadable assignments", keys=unreadable[:10], number=len(unreadable))
-        changes = assignment_changes.changes(
-            self._holdings.held,
-            assigned.assignments,
-            # A lower revision tells the same.
-            complete=not self._doubtful and (self._applied is None or assigned.revision >= self._applied),
+        if unreadable := [key for key, value in snapshot.assignments.items() if value is None]:
+            _log.error("unreadable assignments", number=len(unreadable), first_keys=unreadable[:10])
+        changes = socket_pool.diff(
+            self._pool.assigned,
+            snapshot.assignments,
+            # A revision that went down means the same: Redis was emptied.
+            complete=not self._may_be_incomplete and (self._applied is None or snapshot.revision >= self._applied),
             capacity=self._capacity,
         )
-        self._applied = assigned.revision
-        self._doubtful = self._unassigned = False
-        self._holdings.apply(changes)
-        self._standing.confirm(asked)
+        self._applied = snapshot.revision
+        self._may_be_incomplete = self._unassigned = False
+        self._pool.apply(changes)
+        self._lease.renew(asked)
 
     def _note_unassigned(self) -> None:
-        self._standing.revoke()
-        self._doubtful = True
+        self._lease.revoke()
+        self._may_be_incomplete = True
         if not self._unassigned:
             self._unassigned = True
-            _log.info("no assignments for us: keeping what we hold, opening nothing", sockets=len(self._holdings.held))
+            _log.info("no assignments in redis, keeping open sockets, opening none", sockets=len(self._pool.assigned))
 
-    def _lost_sight(self, exc: errors.QueueUnavailable) -> None:
-        self._standing.revoke()
-        if self._away_since is None:
-            self._away_since = time.monotonic()
-            _log.error("Redis is away: keeping the open sockets, opening none", reason=str(exc))
+    def _note_unavailable(self, exc: errors.QueueUnavailable) -> None:
+        self._lease.revoke()
+        if self._unavailable_since is None:
+            self._unavailable_since = time.monotonic()
+            _log.error("redis unavailable, keeping open sockets, opening none", reason=str(exc))
 
-    def _note_back(self) -> None:
-        if self._away_since is not None:
-            seconds = round(time.monotonic() - self._away_since, 1)
-            self._away_since = None
-            _log.info("Redis is back", after_seconds=seconds, waiting=self._buffer.held)
+    def _note_available(self) -> None:
+        if self._unavailable_since is not None:
+            seconds = round(time.monotonic() - self._unavailable_since, 1)
+            self._unavailable_since = None
+            _log.info("redis available again", after_seconds=seconds, waiting=self._buffer.size)

@@ -1,4 +1,4 @@
-"""The listener: `python -m listener.main`. Holds event sockets and pushes what they bring; decides nothing.
+"""The listener: `python -m listener.main`. Keeps event sockets open and pushes their events; decides nothing.
 
 SIGTERM or SIGINT ends it within DRAIN_SECONDS, a second one at once.
 """
@@ -19,141 +19,142 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from listener import event_socket, tasks, websocket
-from listener.assignment_lease import Standing
+from listener import redis_store, tasks, websocket
+from listener.assignment_lease import AssignmentLease
 from listener.buffer import Buffer
-from listener.clocks import RedisClock
-from listener.connect_limiter import Turns
+from listener.connect_limiter import ConnectLimiter
+from listener.event_socket import SocketContext
 from listener.heartbeats import Heartbeats
-from listener.publisher import Pushes
-from listener.redis_store import Store
-from listener.socket_pool import Holdings
+from listener.publisher import Publisher
+from listener.socket_pool import SocketPool
 from shared import errors
 from shared.asterisk import tls
 from shared.process import health, logs, settings
+from shared.process.redis_clock import RedisClock
 
 _log = structlog.stdlib.get_logger(__name__)
 
-#: Of the drain, at most: for others to take our sockets over before we close them.
-_HAND_OVER_PART = 0.6
+#: Largest part of DRAIN_SECONDS in which other listeners may take the sockets over before they are closed.
+_HANDOVER_PART = 0.6
 _POLL_SECONDS = 0.02
 _PATIENCE_SECONDS = 0.2
-#: The process ends this long after the drain, whatever has gone wrong.
+#: The process ends this long after DRAIN_SECONDS, whatever has gone wrong.
 _LAST_RESORT_SECONDS = 10.0
-#: Of the time after which we count as dead: for so long after a heartbeat we may open sockets.
-_STANDING_PART = 0.75
-#: Names are resolved in threads: a few dead name servers must not hold up the others.
+#: The lease ends after this part of the time after which the scheduler counts the listener as lost.
+_LEASE_PART = 0.75
+#: Names are resolved in threads: a few dead name servers must not delay the other lookups.
 _RESOLVERS = 64
 _SPARE_FILES = 200
 
 
 class _Resolvers(ThreadPoolExecutor):
-    """Threads that resolve names; nobody waits for them at the end, a name server may take half a minute."""
+    """Threads that resolve names. The end of the process does not wait for them: a lookup may take half a minute."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         super().shutdown(wait=False, cancel_futures=True)
 
 
 class Listener:
-    """One listener, wired. Make it inside the event loop.
+    """One listener, wired. Create it inside the event loop.
 
     Args:
-        chance: Uniform in [0, 1); a parameter for tests.
+        jitter: Uniform in [0, 1); a parameter for tests.
     """
 
     def __init__(self, config: settings.Listener, jitter: Callable[[], float] = random.random) -> None:
-        # Reads every authority of the system: here, not when the first socket is opened.
+        # Loads every authority of the system: here, not when the first socket is opened.
         tls.context(None)
         self.id = f"{config.name}-{uuid.uuid4().hex[:8]}"
         self._config = config
-        self._store = Store(
-            config.redis_url.get_secret_value(),
+        self._store = redis_store.RedisStore(
+            redis_store.client(config.redis_url.get_secret_value()),
             self.id,
             capacity=config.listener_capacity,
             timeout_seconds=config.listener_timeout_seconds,
         )
         self._buffer = Buffer(capacity=config.listener_buffer, share=config.listener_buffer_share)
-        self._standing = Standing(config.listener_timeout_seconds * _STANDING_PART)
+        self._lease = AssignmentLease(config.listener_timeout_seconds * _LEASE_PART)
         clock = RedisClock()
-        self._holdings = Holdings(
-            event_socket.Surroundings(
-                open_wire=functools.partial(websocket.open_wire, rule=config.guard()),
+        self._pool = SocketPool(
+            SocketContext(
+                connect=functools.partial(websocket.connect, rule=config.guard()),
                 unseal=config.sealer().open,
                 buffer=self._buffer,
-                clock=clock,
-                standing=self._standing,
-                turns=Turns(),
+                now_ms=lambda: clock.now_ms() or 0,
+                lease=self._lease,
+                limiter=ConnectLimiter(),
                 jitter=jitter,
                 id_prefix=config.id_prefix,
             )
         )
         heartbeats = Heartbeats(
             self._store,
-            holdings=self._holdings,
+            pool=self._pool,
             buffer=self._buffer,
             clock=clock,
-            standing=self._standing,
+            lease=self._lease,
             interval_seconds=config.heartbeat_seconds,
             capacity=config.listener_capacity,
         )
-        pushes = Pushes(self._store, self._buffer, jitter)
+        publisher = Publisher(self._store, self._buffer, jitter)
         self._heartbeats = functools.partial(tasks.supervise, "heartbeats", heartbeats.run, jitter)
-        self._pushes = functools.partial(tasks.supervise, "pushes", pushes.run, jitter)
+        self._publisher = functools.partial(tasks.supervise, "publisher", publisher.run, jitter)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop` is set; then leaves, in DRAIN_SECONDS at most."""
-        _log.info("listening", listener=self.id)
+        """Serve until `stop` is set; then shut down, in DRAIN_SECONDS at most."""
+        _log.info("listener started", listener=self.id)
         heartbeats = asyncio.create_task(self._heartbeats(), name="heartbeats")
-        pushes = asyncio.create_task(self._pushes(), name="pushes")
+        publisher = asyncio.create_task(self._publisher(), name="publisher")
         pulse = asyncio.create_task(self._pulse(), name="pulse")
         try:
             await stop.wait()
             deadline = asyncio.get_running_loop().time() + self._config.drain_seconds
             await tasks.end([heartbeats], patience_seconds=_PATIENCE_SECONDS)
             async with asyncio.timeout_at(deadline):
-                await self._leave(deadline)
-            _log.info("stopped")
+                await self._shut_down(deadline)
+            _log.info("listener stopped")
         except TimeoutError:
-            _log.warning("stopped before all was done", events_lost=self._buffer.held)
+            _log.warning("listener stopped early, DRAIN_SECONDS exceeded", events_lost=self._buffer.size)
         finally:
-            await self._holdings.close()
-            await tasks.end([heartbeats, pushes, pulse], patience_seconds=_PATIENCE_SECONDS)
+            await self._pool.close()
+            await tasks.end([heartbeats, publisher, pulse], patience_seconds=_PATIENCE_SECONDS)
             with contextlib.suppress(TimeoutError, OSError):
                 await self._store.close()
 
     async def _pulse(self) -> None:
-        """While the event loop turns."""
+        """Touch HEALTH_FILE for as long as the event loop runs."""
         pulse = health.Liveness(self._config.health_file)
         while True:
             pulse.beat()
             await asyncio.sleep(health.TOUCH_SECONDS)
 
-    async def _leave(self, deadline: float) -> None:
-        """Hands over, closes, flushes, and is gone."""
-        _log.info("stopping", sockets=len(self._holdings.held), events_waiting=self._buffer.held)
-        self._standing.revoke()
-        if await self._others():
+    async def _shut_down(self, deadline: float) -> None:
+        """Hand the sockets over, close those that are left, push the waiting events, delete the reports."""
+        _log.info("listener stopping", sockets=len(self._pool.assigned), events_waiting=self._buffer.size)
+        self._lease.revoke()
+        if await self._deregister():
             await self._hand_over()
-        await self._holdings.close()
-        while self._buffer.held:
-            # By the clock: a cancellation can get lost in redis (`supervision.end`).
+        await self._pool.close()
+        while self._buffer.size:
+            # By the clock: a cancellation can get lost in redis (`tasks.end`).
             if asyncio.get_running_loop().time() > deadline:
                 raise TimeoutError
             await asyncio.sleep(_POLL_SECONDS)
         with contextlib.suppress(errors.QueueUnavailable):
             await self._store.remove_reports()
 
-    async def _others(self) -> int:
+    async def _deregister(self) -> int:
+        """Return how many other listeners can take the sockets over."""
         try:
-            return await self._store.leave()
+            return await self._store.deregister()
         except errors.QueueUnavailable:
             return 0
 
     async def _hand_over(self) -> None:
-        """Reads on while the scheduler gives our connections to others: each new socket replaces ours without a gap."""
+        """Read on while other listeners take the sockets over: each new socket replaces the old one without a gap."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._config.drain_seconds * _HAND_OVER_PART):
-                while self._holdings.is_any_open:
+            async with asyncio.timeout(self._config.drain_seconds * _HANDOVER_PART):
+                while self._pool.is_any_open:
                     await asyncio.sleep(_POLL_SECONDS)
 
 
@@ -168,24 +169,24 @@ async def _serve(config: settings.Listener) -> None:
 
 def _stop_or_exit(stop: asyncio.Event, number: signal.Signals, drain_seconds: float) -> None:
     if stop.is_set():
-        _log.warning("stopped at once by a second signal", signal=number.name)
+        _log.warning("listener stopped at once by a second signal", signal=number.name)
         os._exit(128 + number)
     stop.set()
     asyncio.get_running_loop().call_later(drain_seconds + _LAST_RESORT_SECONDS, os._exit, 1)
 
 
 def _raise_file_limit(needed: int) -> None:
-    """Every socket is an open file, and the usual limit is 1024."""
+    """Raise the limit of open files to `needed`: every socket is one, and the usual limit is 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     if wanted < needed:
-        _log.warning("the limit of open files is below LISTENER_CAPACITY", limit=wanted, needed=needed)
+        _log.warning("open file limit below LISTENER_CAPACITY", limit=wanted, needed=needed)
 
 
 def main() -> int:
-    """Runs until told to stop; gives the exit status."""
+    """Run until told to stop; return the exit status."""
     try:
         config = settings.load(settings.Listener)
         logs.configure(config, "listener")

@@ -1,4 +1,4 @@
-"""Takes what waits in the buffer to Redis: all that gathered in a turn of the event loop in one batch, in order."""
+"""Pushes the buffered messages to Redis, in order: each batch holds all that arrived in one pass of the event loop."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Protocol
 import structlog
 
 from listener import backoff
-from listener.buffer import Buffer
-from listener.entries import Entry
+from listener.buffer import Buffer, EncodedMessage
 from shared import errors
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -20,28 +19,32 @@ _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 2.0
 
 
-class Store(Protocol):
-    """Redis (`store.Store`)."""
+class MessageStore(Protocol):
+    """Where messages are pushed (`redis_store.RedisStore`)."""
 
-    async def push(self, batch: Sequence[Entry]) -> None:
-        """Raises QueueUnavailable when it may not have been all; to repeat it is harmless."""
+    async def push(self, batch: Sequence[EncodedMessage]) -> None:
+        """Enqueue the batch; safe to repeat.
+
+        Raises:
+            QueueUnavailable: Not all of it may have been enqueued.
+        """
 
 
-class Pushes:
-    """Pushes until cancelled; a batch is repeated until it is known to have arrived."""
+class Publisher:
+    """Pushes until cancelled; repeats a batch until Redis has confirmed it."""
 
-    def __init__(self, store: Store, buffer: Buffer, jitter: Callable[[], float]) -> None:
+    def __init__(self, store: MessageStore, buffer: Buffer, jitter: Callable[[], float]) -> None:
         self._store = store
         self._buffer = buffer
-        self._chance = jitter
-        #: Kept here, not in `run`: a task that dies loses none.
-        self._batch: list[Entry] = []
+        self._jitter = jitter
+        #: Kept here, not in `run`: a task that crashes loses none.
+        self._batch: list[EncodedMessage] = []
 
     async def run(self) -> None:
-        """For ever."""
+        """Push one batch after the other, for ever."""
         while True:
             if not self._batch:
-                self._batch = await self._buffer.take(_BATCH)
+                self._batch = await self._buffer.next_batch(_BATCH)
             await self._push()
             self._buffer.done(self._batch)
             self._batch = []
@@ -53,16 +56,16 @@ class Pushes:
                 await self._store.push(self._batch)
             except errors.QueueUnavailable as exc:
                 if not failures:
-                    _log.warning("events cannot be pushed, they wait", reason=str(exc), waiting=self._buffer.held)
+                    _log.warning("push failing, events wait", reason=str(exc), waiting=self._buffer.size)
                 failures += 1
-                await asyncio.sleep(_pause_seconds(failures, self._chance()))
+                await asyncio.sleep(_pause_seconds(failures, self._jitter()))
             else:
                 if failures:
-                    _log.info("events are pushed again", attempts=failures, waiting=self._buffer.held)
+                    _log.info("push recovered", attempts=failures, waiting=self._buffer.size)
                 return
 
 
 def _pause_seconds(failures: int, jitter: float) -> float:
-    # Half of it certain: many listeners come back to one Redis, none of them hammers it.
+    # At least half of the ceiling: when Redis is back, its listeners do not all retry at once.
     longest = backoff.delay_seconds(failures, 1.0, first=_FIRST_PAUSE_SECONDS, slowest=_LONGEST_PAUSE_SECONDS)
     return longest * (1 + jitter) / 2

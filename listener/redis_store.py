@@ -1,6 +1,6 @@
-"""Redis as the listener uses it: heartbeats, assignments, reports, pushes. The only module that knows redis.
+"""Redis as the listener uses it: heartbeats, assignments, reports, pushes. No other listener module imports redis.
 
-Every operation is bounded in time and tried once: whoever asked decides whether to repeat it.
+Every operation is bounded in time and tried once: the caller decides whether to repeat it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
-from listener import entries
+from listener.buffer import EncodedMessage
 from shared import assignments, errors, keys
 from shared.broker import scripts
 from shared.process import logs
@@ -29,7 +29,7 @@ _REPORTS_SECONDS = 60
 _ASSIGNMENTS_SECONDS = 3600
 _ENQUEUED_AT_ONCE = 100
 
-#: By Redis's clock, in one step: KEYS listeners, revision, capacities; ARGV listener id, capacity
+#: Atomic, by Redis's clock: KEYS listeners, revision, capacities; ARGV listener id, capacity
 #: → [time in ms, newly added, revision].
 _BEAT = """
 local time = redis.call('TIME')
@@ -39,8 +39,8 @@ redis.call('HSET', KEYS[3], ARGV[1], ARGV[2])
 return {now_ms, added, redis.call('GET', KEYS[2])}
 """
 
-#: KEYS listeners, capacities; ARGV listener id, what counts as alive in ms → how many other listeners are alive.
-_LEAVE = """
+#: KEYS listeners, capacities; ARGV listener id, time-out of a heartbeat in ms → how many other listeners are alive.
+_DEREGISTER = """
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREM', KEYS[1], ARGV[1])
@@ -50,54 +50,68 @@ return redis.call('ZCOUNT', KEYS[1], now_ms - ARGV[2], '+inf')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What Redis answered to a heartbeat; `asked` and `answered` are our monotonic clock around it."""
+class HeartbeatReply:
+    """What Redis answered to a heartbeat; `asked` and `answered` are the monotonic clock before and after it."""
 
     redis_ms: int
-    #: Redis did not know us: our first heartbeat, or it was emptied, or we were taken for dead.
+    #: True if Redis did not know this listener: at its first heartbeat, after Redis was emptied, or after the scheduler
+    #: counted it as lost.
     unknown: bool
-    #: Of our assignments; None when there is none.
+    #: Of the assignments; None when there are none.
     revision: int | None
     asked: float
     answered: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Assigned:
-    """Our assignments as Redis holds them; None for one that cannot be read."""
+class AssignmentSnapshot:
+    """The assignments in Redis and their revision, read atomically."""
 
     revision: int | None
+    #: By key; None for one that cannot be read.
     assignments: dict[str, assignments.Assignment | None]
 
 
-class Store:
-    """One Redis, for one listener.
+def client(url: str) -> redis.asyncio.Redis:
+    """Return a client whose commands are bounded in time and not retried; it connects when first used.
+
+    Raises:
+        InvalidSettings: The URL is unusable.
+    """
+    try:
+        return redis.asyncio.Redis.from_url(
+            url,
+            socket_connect_timeout=_CONNECT_SECONDS,
+            socket_timeout=_READ_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError:
+        # Not chained: its text may show the URL.
+        raise errors.InvalidSettings("  REDIS_URL: is not a usable URL") from None
+
+
+class RedisStore:
+    """The part of one listener in Redis.
 
     Args:
-        capacity: Most sockets we may be given.
-        timeout_seconds: A listener silent for this long is not counted on when we leave.
+        redis_client: From `client`, or a fake of it. `close` closes it.
+        capacity: Most sockets the scheduler may assign to this listener.
+        timeout_seconds: After this long without a heartbeat another listener counts as lost.
 
     Raises (every operation):
-        QueueUnavailable: Redis did not answer as it should; whether the operation took effect is unknown.
+        QueueUnavailable: Redis failed or did not answer in time; whether the operation took effect is unknown.
     """
 
-    def __init__(self, url: str, listener_id: str, *, capacity: int, timeout_seconds: float) -> None:
+    def __init__(
+        self, redis_client: redis.asyncio.Redis, listener_id: str, *, capacity: int, timeout_seconds: float
+    ) -> None:
+        self._redis = redis_client
         self._listener_id = listener_id
         self._capacity = capacity
-        self._alive_ms = int(timeout_seconds * 1000)
-        try:
-            self._redis = redis.asyncio.Redis.from_url(
-                url,
-                socket_connect_timeout=_CONNECT_SECONDS,
-                socket_timeout=_READ_SECONDS,
-                retry=Retry(NoBackoff(), 0),
-            )
-        except ValueError:
-            # Not chained: its text may show the URL.
-            raise errors.InvalidSettings("  REDIS_URL: is not a usable URL") from None
+        self._timeout_ms = int(timeout_seconds * 1000)
 
-    async def beat(self, reports: Iterable[assignments.Report], gone: Iterable[str]) -> Answer:
-        """One heartbeat, with the reports that changed and the keys whose reports are to go."""
+    async def beat(self, reports: Iterable[assignments.Report], deleted: Iterable[str]) -> HeartbeatReply:
+        """Send one heartbeat, with the reports that changed and the keys whose reports are to be deleted."""
         reports_key = keys.reports(self._listener_id)
         revision_key = keys.revision(self._listener_id)
         changed: dict[Any, Any] = {report.key: assignments.encode(report) for report in reports}
@@ -105,7 +119,7 @@ class Store:
         pipe.eval(_BEAT, 3, keys.LISTENERS, revision_key, keys.CAPACITIES, self._listener_id, self._capacity)
         if changed:
             pipe.hset(reports_key, mapping=changed)
-        if removed := [key for key in gone if key not in changed]:
+        if removed := [key for key in deleted if key not in changed]:
             pipe.hdel(reports_key, *removed)
         if changed or removed:
             pipe.incr(keys.REPORTS_REVISION)
@@ -115,7 +129,7 @@ class Store:
         asked = time.monotonic()
         async with self._guarded():
             (redis_ms, added, revision), *_rest = await pipe.execute()
-        return Answer(
+        return HeartbeatReply(
             redis_ms=int(redis_ms),
             unknown=bool(added),
             revision=_revision(revision),
@@ -123,52 +137,54 @@ class Store:
             answered=time.monotonic(),
         )
 
-    async def read(self) -> Assigned:
-        """Our assignments and their revision, of one moment."""
+    async def read_assignments(self) -> AssignmentSnapshot:
+        """Read this listener's assignments."""
         pipe = self._redis.pipeline(transaction=True)
         pipe.get(keys.revision(self._listener_id))
         pipe.hgetall(keys.assignments(self._listener_id))
         async with self._guarded():
             revision, fields = await pipe.execute()
-        return Assigned(
+        return AssignmentSnapshot(
             revision=_revision(revision),
             assignments={key.decode("utf-8", "replace"): _assignment(key, value) for key, value in fields.items()},
         )
 
-    async def push(self, batch: Sequence[entries.Entry]) -> None:
-        """Enqueues messages, in order; what a batch has enqueued that is repeated is not enqueued again."""
+    async def push(self, batch: Sequence[EncodedMessage]) -> None:
+        """Enqueue messages in order. Idempotent: messages already enqueued by an earlier try are skipped."""
         async with self._guarded():
             try:
                 await self._enqueue(batch)
             except NoScriptError:
-                # A Redis that was restarted.
+                # Redis was restarted and has lost the script.
                 await self._redis.script_load(scripts.ENQUEUE.text)
                 await self._enqueue(batch)
 
-    async def _enqueue(self, batch: Sequence[entries.Entry]) -> None:
+    async def _enqueue(self, batch: Sequence[EncodedMessage]) -> None:
         pipe = self._redis.pipeline(transaction=False)
         # Not all at once: while a script runs, Redis does nothing else.
         for at in range(0, len(batch), _ENQUEUED_AT_ONCE):
             part = batch[at : at + _ENQUEUED_AT_ONCE]
-            arguments = [each for entry in part for each in (entry.queue, entry.reference, entry.body, 0)]
+            arguments = [
+                argument for message in part for argument in (message.queue, message.message_key, message.body, 0)
+            ]
             pipe.evalsha(scripts.ENQUEUE.digest, 1, keys.NAMESPACE, *arguments)
         await pipe.execute()
 
-    async def leave(self) -> int:
-        """No heartbeat will follow; gives the number of other listeners that are alive."""
+    async def deregister(self) -> int:
+        """Announce that no heartbeat will follow; return how many other listeners are alive."""
         pipe = self._redis.pipeline(transaction=False)
-        pipe.eval(_LEAVE, 2, keys.LISTENERS, keys.CAPACITIES, self._listener_id, self._alive_ms)
+        pipe.eval(_DEREGISTER, 2, keys.LISTENERS, keys.CAPACITIES, self._listener_id, self._timeout_ms)
         async with self._guarded():
             (others,) = await pipe.execute()
         return int(others)
 
     async def remove_reports(self) -> None:
-        """We hold nothing any more."""
+        """Delete all reports: no socket is open any more."""
         async with self._guarded():
             await self._redis.delete(keys.reports(self._listener_id))
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections to Redis."""
         async with asyncio.timeout(_CONNECT_SECONDS):
             await self._redis.aclose()
 
@@ -178,7 +194,7 @@ class Store:
             async with asyncio.timeout(_OPERATION_SECONDS):
                 yield
         except (RedisError, OSError) as exc:
-            # After a fail-over the old server may still answer, and decline: the next operation connects anew.
+            # After a fail-over the old server may still answer, with refusals: the next operation connects again.
             with suppress(RedisError, OSError):
                 async with asyncio.timeout(_CONNECT_SECONDS):
                     await self._redis.connection_pool.disconnect(inuse_connections=False)

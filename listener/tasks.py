@@ -1,7 +1,4 @@
-"""Tasks that are meant to run for ever: one that dies is logged and started again, and takes no other with it.
-
-And their end, which is certain.
-"""
+"""Background tasks: restarted with back-off when they crash, and reliably cancelled at shutdown."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ _CANCELLATIONS = 5
 
 
 async def supervise(name: str, run: Callable[[], Awaitable[None]], jitter: Callable[[], float]) -> None:
-    """Awaits `run()`, again whenever it raises; ends when it returns."""
+    """Await `run()`, again whenever it raises; return when it returns."""
     loop = asyncio.get_running_loop()
     failures = 0
     while True:
@@ -31,15 +28,15 @@ async def supervise(name: str, run: Callable[[], Awaitable[None]], jitter: Calla
                 failures = 0
             failures += 1
             delay_seconds = backoff.delay_seconds(failures, jitter(), slowest=_SLOWEST_SECONDS)
-            _log.exception("a task died, it is started again", task=name, retry_seconds=round(delay_seconds, 1))
+            _log.exception("task crashed", task=name, retry_seconds=round(delay_seconds, 1))
             await asyncio.sleep(delay_seconds)
 
 
 async def end(tasks: Iterable[asyncio.Task[None]], *, patience_seconds: float) -> None:
-    """Cancels the tasks and waits until they have ended, in bounded time.
+    """Cancel the tasks and wait until they have ended, in bounded time.
 
-    More than once if need be: in Python 3.11 asyncio.wait_for, which redis uses, swallows a cancellation that comes
-    just when what it waits for is done.
+    Cancels more than once if need be: in Python 3.11 asyncio.wait_for, which redis uses, swallows a cancellation that
+    arrives just when the awaited future is done.
 
     Args:
         patience_seconds: How long a task may take to clean up before it is cancelled again.

@@ -1,11 +1,12 @@
-"""One websocket to an Asterisk: opened, read, closed, each in bounded time. The only module that knows websockets.
+"""The websocket to an Asterisk: its address, and opening, reading and closing it, each in bounded time.
 
-What goes wrong is told in plain words, and never in the peer's: it may send our credentials back.
+The only module that imports websockets. An error never quotes the peer: it may send our credentials back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import logging
 import socket
@@ -16,7 +17,6 @@ from websockets import exceptions
 from websockets.asyncio import client
 from websockets.frames import CloseCode
 
-from listener.errors import SocketBroken
 from shared import errors
 from shared.asterisk import address_guard, tcp_connector, tls
 
@@ -27,32 +27,94 @@ _MAX_BYTES = 2**20
 #: Frames read ahead before the transport is paused; one read of it brings some hundred small ones.
 _READ_AHEAD = 1024
 
+_SCHEMES = {"http": "ws", "https": "wss"}
+_FIRST_PRINTABLE = "!"
+
+#: Statuses that stay until the configuration of the tenant or of its Asterisk changes.
 _LASTING = {
     401: "wrong ARI user or password (401)",
-    403: "the ARI user may not do this (403)",
+    403: "permission denied for the ARI user (403)",
     404: "no ARI at this address: wrong port or prefix, or ARI is not enabled (404)",
 }
 
-#: Never below this level, whatever the settings say: websockets' debug lines hold the Authorization header.
+#: Never below this level, whatever the settings say: websockets' debug lines contain the Authorization header.
 _log = logging.getLogger("websockets.event_sockets")
 _log.setLevel(logging.ERROR)
 
 
+class SocketBroken(errors.TransientError):
+    """An event socket could not be opened, or was closed. The text is for operators and contains no secret.
+
+    Args:
+        reason: For the report and the log.
+        lasting: The cause will not go away by itself; a configuration has to change first.
+        starting: An Asterisk that is just starting looks the same: it answers 404 for about
+            10 ms before ARI is loaded, then 503 (measured, 22).
+        unreadable: The peer sent something the listener refuses to read.
+    """
+
+    def __init__(self, reason: str, *, lasting: bool = False, starting: bool = False, unreadable: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.lasting = lasting
+        self.starting = starting
+        self.unreadable = unreadable
+
+
+def socket_url(endpoint: str, app: str) -> str:
+    """Return the URL of the app's event socket, without credentials.
+
+    Raises:
+        InvalidConfiguration: The endpoint is not http(s)://host[:port][/prefix].
+    """
+    # urlsplit would silently drop some of these.
+    if any(char < _FIRST_PRINTABLE or char == "\x7f" for char in endpoint):
+        raise errors.InvalidConfiguration("the endpoint contains a blank or control character")
+    try:
+        parts = urllib.parse.urlsplit(endpoint)
+        host, _port = parts.hostname, parts.port
+    except ValueError:
+        raise errors.InvalidConfiguration("the endpoint is not a URL") from None
+    scheme = _SCHEMES.get(parts.scheme)
+    if scheme is None or not host:
+        raise errors.InvalidConfiguration("the endpoint is not http(s)://host[:port][/prefix]")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise errors.InvalidConfiguration("the endpoint contains more than http(s)://host[:port][/prefix]")
+    query = f"app={urllib.parse.quote(app, safe='')}&subscribeAll=false"
+    return f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}/ari/events?{query}"
+
+
+def authorization(user: str, password: str) -> str:
+    """Return the value of the Authorization header (RFC 7617, UTF-8), the only place the password goes to.
+
+    Raises:
+        InvalidConfiguration: HTTP basic authentication cannot carry this user or password.
+    """
+    if ":" in user:
+        raise errors.InvalidConfiguration("the ARI user contains a colon")
+    try:
+        credentials = f"{user}:{password}".encode()
+    except UnicodeEncodeError:
+        # Not chained: its text would show the password.
+        raise errors.InvalidConfiguration("the ARI user or password contains a character that is not text") from None
+    return "Basic " + base64.b64encode(credentials).decode("ascii")
+
+
 class _Connect(client.connect):
-    """Follows no redirect: the address was checked, that one would not be."""
+    """A connect that follows no redirect: the address was checked, the new one would not be."""
 
     def process_redirect(self, exc: Exception) -> Exception:
         return exc
 
 
-class Wire:
+class EventStream:
     """An open websocket."""
 
     def __init__(self, connection: client.ClientConnection) -> None:
         self._connection = connection
 
     async def receive(self) -> bytes:
-        """The next message, as the bytes that came.
+        """Return the next message, undecoded.
 
         Raises:
             SocketBroken: The websocket is closed.
@@ -63,7 +125,7 @@ class Wire:
             raise _closed(exc) from None
 
     async def close(self) -> None:
-        """Says good-bye, and hangs up on a peer that does not answer."""
+        """Do the closing handshake; cut the connection of a peer that does not answer it."""
         try:
             async with asyncio.timeout(_CLOSE_SECONDS + 1):
                 await self._connection.close()
@@ -72,19 +134,19 @@ class Wire:
                 self._connection.transport.abort()
 
 
-async def open_wire(
+async def connect(
     url: str,
     authorization: str,
     ca_bundle: str | None,
     *,
     rule: address_guard.AddressGuard,
     resolve: tcp_connector.Resolve = socket.getaddrinfo,
-) -> Wire:
-    """Opens a websocket, in _OPEN_SECONDS.
+) -> EventStream:
+    """Open a websocket, within _OPEN_SECONDS.
 
     Args:
-        ca_bundle: For wss, whom to trust; None for the system's authorities.
-        rule: Judges the very address that is connected to.
+        ca_bundle: For wss, the certificates to trust; None for the system's authorities.
+        rule: Checks the very address that is connected to.
         resolve: A parameter for tests.
 
     Raises:
@@ -106,8 +168,8 @@ async def open_wire(
                 max_queue=_READ_AHEAD,
                 logger=_log,
                 ssl=trust,
-                # Given a socket, it looks up no name, and asks no proxy.
-                sock=await _reached(url, rule, resolve),
+                # Given a socket, websockets resolves no name and uses no proxy.
+                sock=await _connected_socket(url, rule, resolve),
             )
     except (errors.InvalidConfiguration, errors.EndpointRefused) as exc:
         raise SocketBroken(str(exc), lasting=True) from None
@@ -115,11 +177,16 @@ async def open_wire(
         raise SocketBroken(str(exc)) from None
     except (OSError, ValueError, exceptions.WebSocketException) as exc:
         raise _refused(exc, ca_bundle) from None
-    return Wire(connection)
+    return EventStream(connection)
 
 
-async def _reached(url: str, rule: address_guard.AddressGuard, resolve: tcp_connector.Resolve) -> socket.socket:
-    """Connects to the first address of the host that can be; each has an even share of the time that is left."""
+async def _connected_socket(
+    url: str, rule: address_guard.AddressGuard, resolve: tcp_connector.Resolve
+) -> socket.socket:
+    """Connect to the first address of the host that accepts; each gets an equal share of the time that is left.
+
+    The asynchronous twin of `tcp_connector.TcpConnector.connect`.
+    """
     parts = urllib.parse.urlsplit(url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "wss" else 80)
     loop = asyncio.get_running_loop()
@@ -150,11 +217,11 @@ def _refused(exc: Exception, ca_bundle: str | None) -> SocketBroken:  # noqa: PL
             status = exc.response.status_code
             if words := _LASTING.get(status):
                 return SocketBroken(words, lasting=True, starting=status == 404)
-            return SocketBroken(f"the Asterisk answered HTTP {status} instead of opening a websocket")
+            return SocketBroken(f"Asterisk answered HTTP {status} instead of opening a websocket")
         case exceptions.InvalidURI() | UnicodeError():
-            return SocketBroken("the endpoint is not an address", lasting=True)
+            return SocketBroken("the endpoint is not a valid address", lasting=True)
         case exceptions.WebSocketException():
-            return SocketBroken("what answered does not speak websocket")
+            return SocketBroken("the server at this address does not speak websocket")
         case TimeoutError():
             return SocketBroken(f"no answer within {_OPEN_SECONDS:.0f} s")
         case ssl.SSLError():
@@ -162,19 +229,19 @@ def _refused(exc: Exception, ca_bundle: str | None) -> SocketBroken:  # noqa: PL
         case ConnectionRefusedError():
             return SocketBroken("connection refused")
         case OSError():
-            return SocketBroken(f"no connection: {exc}")
-    return SocketBroken("the endpoint is not an address", lasting=True)
+            return SocketBroken(f"connection failed: {exc}")
+    return SocketBroken("the endpoint is not a valid address", lasting=True)
 
 
 def _closed(exc: exceptions.ConnectionClosed) -> SocketBroken:
     sent, received = exc.sent, exc.rcvd
     if sent is not None and not exc.rcvd_then_sent:
         if sent.code == CloseCode.MESSAGE_TOO_BIG:
-            return SocketBroken(f"it sent a message larger than {_MAX_BYTES} bytes (1009)", unreadable=True)
+            return SocketBroken(f"received a message larger than {_MAX_BYTES} bytes (1009)", unreadable=True)
         if sent.code == CloseCode.INTERNAL_ERROR:
             return SocketBroken(f"no answer to a ping within {_PING_SECONDS:.0f} s")
         if sent.code in (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA):
-            return SocketBroken(f"it broke the websocket protocol ({sent.code:d})", unreadable=True)
+            return SocketBroken(f"websocket protocol violated by Asterisk ({sent.code:d})", unreadable=True)
     if received is not None:
-        return SocketBroken(f"the Asterisk closed the socket ({received.code:d})")
-    return SocketBroken("the connection was cut")
+        return SocketBroken(f"Asterisk closed the socket ({received.code:d})")
+    return SocketBroken("connection lost")

@@ -1,1 +1,1 @@
-"""The scheduler: reconciles listeners with configurations, and calls with what is due."""
+"""The scheduler: keeps connections, event sockets and calls in step with what they should be."""

@@ -1,84 +1,99 @@
-"""What is to be done with one event socket, by its row and what its listeners say of it. Pure."""
+"""The next action for one event socket, from its row and what its listeners report. Pure."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
+from scheduler.socket_rows import EventSocket
 from shared.assignments import Report, SocketState
-from shared.storage import database
 
-#: Said of an app that another client has.
-TAKEN = "another ARI client has taken the Stasis app over"
+#: The error of a socket whose app a competing client has.
+PREEMPTED = "another ARI client has taken the Stasis app over"
 
 
-class Verdict(StrEnum):
-    """One for each tick."""
+class Action(StrEnum):
+    """What the assigner does with a socket in one tick."""
 
-    #: All is as it should be.
+    #: Nothing: the socket is as it should be.
     KEEP = "keep"
-    #: Another version has its place, or its calls have ended: it is of no more use.
+    #: Drop the socket: its successor has taken over, or its calls have ended.
     RETIRE = "retire"
-    #: The new holder has it open, or the previous has not: the previous is not needed any more.
+    #: End the hand-off: the new listener has opened the socket, or the previous one has lost it.
     RELEASE_PREVIOUS = "release-previous"
-    #: The new holder cannot open it: it goes back to the previous.
+    #: Give the socket back to the previous listener: the new one cannot open it.
     REVERT = "revert"
-    #: A stranger has taken the app.
+    #: Write that a competing client has the app.
     MARK_PREEMPTED = "mark-preempted"
-    #: It is to be taken back, once.
-    RECLAIM = "retake"
-    #: It was taken again after that: no tug-of-war.
+    #: Take the app back from the competing client. Done once.
+    RECLAIM = "reclaim"
+    #: Leave the app to the competing client, which has taken it again after the reclaim: no tug-of-war.
     PARK = "park"
-    #: What was taken back has been ours for long.
-    SETTLE = "settle"
+    #: Count the next preemption as the first: the reclaimed app has been ours for long enough.
+    CLEAR_RECLAIMS = "clear-reclaims"
 
 
-def judge(row: database.Row, report: Report | None, previous: Report | None) -> Verdict:
-    """Decides.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedSocket:
+    """An event socket, the report on its current assignment, and the action that follows from both."""
+
+    socket: EventSocket
+    report: Report | None
+    action: Action
+
+    @property
+    def is_connected(self) -> bool:
+        """True if the assigned listener has the socket open."""
+        return _is_open(self.report)
+
+
+def next_action(socket: EventSocket, report: Report | None, previous: Report | None) -> Action:
+    """Choose the next action for a socket.
 
     Args:
-        row: As `sockets.Sockets.wanted` reads it.
-        report: What its holder says of it under the current epoch. A report of another epoch is none: whoever lost the
-            socket under an older one lost it to us.
-        previous: What the listener that held it before says of it, while it is handed over.
+        socket: As read from Postgres.
+        report: The assigned listener's report under the current epoch. A report under an older epoch must be left out:
+            that socket was replaced by ours.
+        previous: During a hand-off, the previous listener's report under its own epoch.
     """
-    if row["superseded"]:
-        return Verdict.RETIRE if _is_done(row) else _handed_over(row, report, previous)
+    if socket.superseded:
+        return Action.RETIRE if _can_retire(socket) else _hand_off_action(socket, report, previous)
     if report is not None and report.state is SocketState.REPLACED:
-        if row["reclaims"]:
-            return Verdict.PARK
-        if not row["taken"]:
-            return Verdict.MARK_PREEMPTED
-        return Verdict.RECLAIM if row["may_reclaim"] else Verdict.KEEP
-    if row["reclaims"] and row["settled"] and _is_open(report):
-        return Verdict.SETTLE
-    return _handed_over(row, report, previous)
+        if socket.reclaims:
+            return Action.PARK
+        if not socket.preempted:
+            return Action.MARK_PREEMPTED
+        return Action.RECLAIM if socket.may_reclaim else Action.KEEP
+    if socket.reclaims and socket.stable and _is_open(report):
+        return Action.CLEAR_RECLAIMS
+    return _hand_off_action(socket, report, previous)
 
 
-def parked(row: database.Row) -> str:
-    """Why it is parked, and what to do."""
+def parked_reason(socket: EventSocket) -> str:
+    """Return the error of a parked socket: what happened, and what to do."""
     return (
-        f"{TAKEN} twice; left to it. Stop it, or give us an app of our own;"
-        f" then: arictl connection unpark --organization {row['organization_id']}"
+        f"{PREEMPTED} twice: parked. Stop that client, or configure another app for us,"
+        f" then: arictl connection unpark --organization {socket.organization_id}"
     )
 
 
-def _handed_over(row: database.Row, report: Report | None, previous: Report | None) -> Verdict:
-    if row["previous_listener_id"] is None:
-        return Verdict.KEEP
+def _hand_off_action(socket: EventSocket, report: Report | None, previous: Report | None) -> Action:
+    if socket.previous_listener_id is None:
+        return Action.KEEP
     if _is_open(report) or not _is_open(previous):
-        return Verdict.RELEASE_PREVIOUS
-    return Verdict.REVERT if row["slow"] else Verdict.KEEP
+        return Action.RELEASE_PREVIOUS
+    return Action.REVERT if socket.hand_off_overdue else Action.KEEP
 
 
-def _is_done(row: database.Row) -> bool:
-    """A version in whose place another stands: its socket goes when it is of no more use.
+def _can_retire(socket: EventSocket) -> bool:
+    """True if a superseded version does not need its socket any more.
 
-    Of the same endpoint and app: when the successor is connected, which takes over its calls' events. Of another:
-    when its calls have ended, or have had long enough.
+    If the successor has the same app instance, it takes over the events of this version's calls once it is connected.
+    Otherwise the socket stays until the calls have ended, or have had long enough to.
     """
-    if row["same_app_instance"]:
-        return bool(row["successor_connected"])
-    return not row["has_calls"] or bool(row["drained_long"])
+    if socket.same_app_instance:
+        return socket.successor_connected
+    return not socket.has_calls or socket.drain_overdue
 
 
 def _is_open(report: Report | None) -> bool:

@@ -1,4 +1,4 @@
-"""The listeners as Redis shows them: who is alive, what they report, and what they are told to hold."""
+"""The listeners as Redis shows them: which are alive, what they report, and the assignments written for them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import redis
 import structlog
 
 from shared import assignments, errors, keys
-from shared.assignments import Report
+from shared.assignments import Report, SocketState
+from shared.call.ids import ConnectionVersion
 from shared.process import settings
 
 log = structlog.stdlib.get_logger(__name__)
 
 _HASH_SECONDS = 3600
-#: Of a listener that does not tell, being of the first release.
-_CAPACITY = int(settings.Listener.model_fields["listener_capacity"].default)
+#: Assumed while the capacities hash is missing or cannot be read; a listener's next heartbeat writes it again.
+_DEFAULT_CAPACITY = int(settings.Listener.model_fields["listener_capacity"].default)
 
-#: KEYS listeners, capacities, its assignments, its revision; ARGV listener, oldest heartbeat that counts → whether it
-#: was forgotten: not when it has come back meanwhile.
-_FORGET = """
+#: KEYS listeners, capacities, its assignments, its revision; ARGV listener, oldest heartbeat that counts → 1 if it was
+#: evicted, 0 if it has sent a heartbeat meanwhile.
+_EVICT = """
 local beat = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if beat and tonumber(beat) >= tonumber(ARGV[2]) then return 0 end
 redis.call('ZREM', KEYS[1], ARGV[1])
@@ -33,93 +34,114 @@ return 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sight:
+class Snapshot:
     """The listeners at one moment."""
 
-    #: Listener → most sockets it may hold.
+    #: Listener → most sockets it may have, of those that are alive.
     live: dict[str, int]
-    #: Those whose last heartbeat is too old.
+    #: Listeners whose last heartbeat is too old.
     silent: frozenset[str]
     #: Counts the heartbeats that brought reports.
-    news: int
-    #: Redis was empty: what is not there now is not gone.
+    reports_revision: int
+    #: Redis had been emptied: a listener that is missing may still be alive.
     emptied: bool
     #: How long Redis took to answer.
     took_seconds: float
-    #: A heartbeat before this, by Redis's clock, counts as none.
+    #: The oldest heartbeat that counts, by Redis's clock.
     oldest_ms: int
 
 
-@dataclass(slots=True, kw_only=True)
-class _Held:
+class Reports:
+    """What the listeners report of their sockets."""
+
+    def __init__(self, by_listener: Mapping[str, Mapping[ConnectionVersion, Report]]) -> None:
+        self._by_listener = by_listener
+
+    def find(self, connection: ConnectionVersion, listener: str | None, epoch: int | None) -> Report | None:
+        """Return a listener's report on a socket under this epoch; a report under another epoch is ignored."""
+        report = self._by_listener.get(listener or "", {}).get(connection)
+        return report if report is not None and report.epoch == epoch else None
+
+    def newest(self) -> dict[ConnectionVersion, tuple[int, str]]:
+        """Return, for each open socket, the highest epoch under which a listener has it open, and that listener."""
+        newest: dict[ConnectionVersion, tuple[int, str]] = {}
+        for listener, reports in self._by_listener.items():
+            for connection, report in reports.items():
+                if report.state is SocketState.CONNECTED:
+                    newest[connection] = max(newest.get(connection, (0, "")), (report.epoch, listener))
+        return newest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Written:
     """What was last written for one listener."""
 
-    fields: dict[str, str]
+    fields: Mapping[str, str]
     revision: int
 
 
 class Listeners:
-    """Reads and writes; every method raises redis's own errors, which the assigner translates.
+    """Reads and writes the listeners' keys. Every method raises redis's own errors; the assigner translates them.
 
     Args:
-        timeout_seconds: A listener silent for this long is taken for dead.
+        timeout_seconds: A listener without a heartbeat for this long is considered dead.
     """
 
     def __init__(self, client: redis.Redis, *, timeout_seconds: float) -> None:
         self._redis = client
         self._timeout_ms = int(timeout_seconds * 1000)
-        self._written: dict[str, _Held] = {}
+        self._written: dict[str, _Written] = {}
 
-    def look(self, note: str) -> Sight:
-        """Who is alive; `note` is left as the sentinel when there is none."""
+    def snapshot(self, boot_marker: str) -> Snapshot:
+        """Read which listeners are alive, and leave the boot marker in a Redis that has none."""
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.time()
-        pipeline.set(keys.BOOT_MARKER, note, nx=True)
+        pipeline.set(keys.BOOT_MARKER, boot_marker, nx=True)
         pipeline.zrange(keys.LISTENERS, 0, -1, withscores=True)
         pipeline.hgetall(keys.CAPACITIES)
         pipeline.get(keys.REPORTS_REVISION)
         asked = time.monotonic()
-        (seconds, micros), emptied, beats, capacities, news = pipeline.execute()
+        (seconds, micros), emptied, beats, capacities, revision = pipeline.execute()
         oldest_ms = seconds * 1000 + micros // 1000 - self._timeout_ms
-        live = {name: _number(capacities.get(name), _CAPACITY) for name, at_ms in beats if at_ms >= oldest_ms}
-        return Sight(
+        live = {name: _number(capacities.get(name), _DEFAULT_CAPACITY) for name, at_ms in beats if at_ms >= oldest_ms}
+        return Snapshot(
             live={name.decode(errors="replace"): capacity for name, capacity in live.items()},
             silent=frozenset(name.decode(errors="replace") for name, at_ms in beats if at_ms < oldest_ms),
-            news=_number(news, 0),
+            reports_revision=_number(revision, 0),
             emptied=bool(emptied),
             took_seconds=time.monotonic() - asked,
             oldest_ms=oldest_ms,
         )
 
-    def reports(self, names: Iterable[str]) -> dict[str, dict[str, Report]]:
-        """Listener → connection key → what it reports."""
+    def reports(self, names: Iterable[str]) -> Reports:
+        """Read the reports of these listeners; skip what cannot be read."""
         names = list(names)
         pipeline = self._redis.pipeline(transaction=False)
         for name in names:
             pipeline.hgetall(keys.reports(name))
-        return {name: _reports(name, found) for name, found in zip(names, pipeline.execute(), strict=True)}
+        return Reports({name: _reports(name, found) for name, found in zip(names, pipeline.execute(), strict=True)})
 
-    def forget(self, name: str, sight: Sight) -> bool:
-        """Strikes out a dead listener with all it was told, so that one that only slept opens nothing by it.
+    def evict(self, name: str, snapshot: Snapshot) -> bool:
+        """Remove a silent listener and its assignments. If it was only frozen, it wakes up without any to open.
 
         Returns:
-            False when it has come back meanwhile.
+            False when it has sent a heartbeat since the snapshot: it is left as it is.
         """
         self._written.pop(name, None)
         touched = (keys.LISTENERS, keys.CAPACITIES, keys.assignments(name), keys.revision(name))
-        forgotten: Any = self._redis.eval(_FORGET, len(touched), *touched, name, sight.oldest_ms)
-        return bool(forgotten)
+        evicted: Any = self._redis.eval(_EVICT, len(touched), *touched, name, snapshot.oldest_ms)
+        return bool(evicted)
 
-    def forget_written(self) -> None:
-        """What was written may be gone: everything is written again."""
+    def rewrite_all(self) -> None:
+        """Write every listener's assignments the next time, changed or not: what was written may be gone."""
         self._written.clear()
 
-    def write(self, listener: str, fields: Mapping[str, str]) -> None:
-        """Tells a listener what to hold, unless that is what it was told last."""
-        held = self._written.get(listener)
+    def write_assignments(self, listener: str, fields: Mapping[str, str]) -> None:
+        """Replace a listener's assignments, unless they are what was written last and are still there."""
+        written = self._written.get(listener)
         revision: Any = self._redis.get(keys.revision(listener))
-        in_place = held is not None and revision is not None and int(revision) == held.revision
-        if held is not None and in_place and held.fields == fields:
+        in_place = written is not None and revision is not None and int(revision) == written.revision
+        if written is not None and in_place and written.fields == fields:
             return
         pipeline = self._redis.pipeline(transaction=True)
         pipeline.delete(keys.assignments(listener))
@@ -129,23 +151,23 @@ class Listeners:
         pipeline.expire(keys.assignments(listener), _HASH_SECONDS)
         pipeline.incr(keys.revision(listener))
         pipeline.expire(keys.revision(listener), _HASH_SECONDS)
-        self._written[listener] = _Held(fields=dict(fields), revision=int(pipeline.execute()[-2]))
+        self._written[listener] = _Written(fields=dict(fields), revision=int(pipeline.execute()[-2]))
 
 
-def _reports(listener: str, found: dict[bytes, bytes]) -> dict[str, Report]:
-    reports: dict[str, Report] = {}
+def _reports(listener: str, found: dict[bytes, bytes]) -> dict[ConnectionVersion, Report]:
+    reports: dict[ConnectionVersion, Report] = {}
     for text in found.values():
         try:
             report = assignments.decode_report(text)
         except errors.InvalidMessage as exc:
-            log.warning("unreadable report", listener=listener, reason=str(exc))
+            log.warning("unreadable report skipped", listener=listener, reason=str(exc))
             continue
-        reports[report.key] = report
+        reports[report.connection_version] = report
     return reports
 
 
-def _number(text: bytes | None, otherwise: int) -> int:
+def _number(text: bytes | None, default: int) -> int:
     try:
-        return otherwise if text is None else max(0, int(text))
+        return default if text is None else max(0, int(text))
     except ValueError:
-        return otherwise
+        return default

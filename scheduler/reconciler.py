@@ -1,11 +1,12 @@
-"""Configurations into connections: reads the platform's rows, keeps ari.connections and their versions in step.
+"""Turns configurations into connections: reads the platform's rows, and keeps `ari.connections` in step with them.
 
-One row's fault is that row's. A read that fails changes nothing; losing over half of the rows at once is believed only
-when a second read says the same.
+An error in one row affects only that row. A read that fails changes nothing. When over half of the rows are missing at
+once, they are removed only if the next read confirms it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -13,7 +14,9 @@ from typing import Protocol
 import structlog
 
 from shared import errors
+from shared.assignments import AppInstance
 from shared.asterisk import tls
+from shared.call.ids import ConnectionVersion
 from shared.platform import dograh
 from shared.platform.dograh import telephony_configuration
 from shared.platform.dograh.telephony_configuration import Configuration
@@ -23,16 +26,16 @@ from shared.storage import database
 log = structlog.stdlib.get_logger(__name__)
 
 
-class Rows(Protocol):
-    """Where configurations come from. `dograh.Configurations` is the adapter."""
+class Configurations(Protocol):
+    """The platform's configurations. `dograh.Configurations` is the adapter."""
 
     def all(self) -> list[dograh.ConfigurationRow]:
-        """Every configuration for us, whole or not at all."""
+        """Return every ARI configuration. Raises DatabaseUnavailable rather than return only some."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Known:
-    """A connection as we have it."""
+class _Connection:
+    """A connection as it is stored, with its newest version; it has none if it was always refused."""
 
     connection_id: int
     source_id: int
@@ -44,8 +47,15 @@ class _Known:
     app: str | None
     sealed_password: str | None
     ca_bundle: str | None
-    #: When its Asterisk first accepted it in this endpoint and app; None: not yet.
+    #: When its Asterisk first accepted it for this endpoint and app; None: not yet.
     accepted_at: datetime | None
+
+    @property
+    def app_instance(self) -> AppInstance | None:
+        """The app instance of its newest version."""
+        if self.endpoint is None or self.app is None:
+            return None
+        return AppInstance(endpoint=self.endpoint, app=self.app)
 
 
 _READ = """
@@ -61,90 +71,81 @@ ORDER BY c.connection_id
 class Reconciler:
     """Keeps connections in step with configurations."""
 
-    def __init__(self, db: database.Database, rows: Rows, sealer: sealing.Sealer) -> None:
+    def __init__(self, db: database.Database, configurations: Configurations, sealer: sealing.Sealer) -> None:
         self._db = db
-        self._rows = rows
+        self._configurations = configurations
         self._sealer = sealer
         self._many_missing = False
 
     def reconcile(self) -> None:
-        """Reads once and applies what changed. Raises DatabaseUnavailable, having changed nothing or whole rows."""
-        rows = self._rows.all()
-        known = self._read()
-        wanted = {row.source_id for row in rows}
-        missing = [one for one in known.values() if one.state != "removed" and one.source_id not in wanted]
-        if self._must_confirm(len(missing), sum(one.state != "removed" for one in known.values())):
+        """Read the configurations once and apply what changed.
+
+        Raises:
+            DatabaseUnavailable: Nothing was applied, or some rows were, each as a whole.
+        """
+        rows = self._configurations.all()
+        stored = self._read()
+        configured = {row.source_id for row in rows}
+        kept = [each for each in stored.values() if each.state != "removed"]
+        missing = [each for each in kept if each.source_id not in configured]
+        if self._must_confirm(len(missing), len(kept)):
             return
-        taken = self._places_taken(known, wanted)
+        in_use = _app_instances_in_use(each for each in kept if each.source_id in configured)
         for row in sorted(rows, key=lambda row: row.source_id):
             try:
-                self._apply(row, known.get(row.source_id), taken)
+                self._apply(row, stored.get(row.source_id), in_use)
             except errors.DatabaseUnavailable:
                 raise
             except Exception:
-                # Whatever one tenant's row does to us, the others' rows go on.
-                log.exception("a configuration row could not be applied", source=row.source_id)
-        for one in missing:
-            self._leave(one, "removed", "configuration removed")
+                # A bug that one tenant's row brings to light must not stop the other tenants' rows.
+                log.exception("configuration not applied", source=row.source_id)
+        for each in missing:
+            self._deactivate(each, "removed", "configuration removed")
 
-    def _must_confirm(self, missing: int, known: int) -> bool:
-        suspicious = missing > 1 and missing * 2 > known
+    def _must_confirm(self, missing: int, stored: int) -> bool:
+        suspicious = missing > 1 and missing * 2 > stored
         confirmed, self._many_missing = self._many_missing, suspicious
         if suspicious and not confirmed:
-            log.warning("over half of the configurations are gone: believed when the next read agrees", missing=missing)
+            log.warning("over half of the configurations missing, waiting for the next read to confirm it",
+                        missing=missing)  # fmt: skip
         return suspicious and not confirmed
 
-    def _read(self) -> dict[int, _Known]:
+    def _read(self) -> dict[int, _Connection]:
         with self._db.connection() as connection:
             rows = connection.execute(_READ).fetchall()
-        return {row["source_id"]: _Known(**row) for row in rows}
+        return {row["source_id"]: _Connection(**row) for row in rows}
 
-    @staticmethod
-    def _places_taken(known: dict[int, _Known], wanted: set[int]) -> dict[tuple[str, str], int]:
-        """(endpoint, app) → the configuration that has it: the first that its Asterisk accepted.
-
-        Until one was, all may try: whoever has no right to an app must not keep it from its owner.
-        """
-        taken: dict[tuple[str, str], tuple[datetime, int]] = {}
-        for one in known.values():
-            if one.state != "active" or one.source_id not in wanted or one.accepted_at is None:
-                continue
-            assert one.endpoint is not None
-            assert one.app is not None
-            place, claim = (one.endpoint, one.app), (one.accepted_at, one.source_id)
-            taken[place] = min(taken.get(place, claim), claim)
-        return {place: source_id for place, (_, source_id) in taken.items()}
-
-    def _apply(self, row: dograh.ConfigurationRow, known: _Known | None, taken: dict[tuple[str, str], int]) -> None:
+    def _apply(self, row: dograh.ConfigurationRow, stored: _Connection | None, in_use: dict[AppInstance, int]) -> None:
         try:
             configuration = telephony_configuration.parse(row.value)
             tls.check(configuration.ca_bundle)
         except errors.InvalidConfiguration as exc:
-            self._refuse(row, known, str(exc))
+            self._refuse(row, stored, str(exc))
             return
-        place = (configuration.endpoint, configuration.app)
-        holder = taken.get(place, row.source_id)
-        if holder != row.source_id:
-            reason = f"endpoint and app are those of configuration {holder}, which their Asterisk accepted first"
-            self._refuse(row, known, reason)
+        owner = in_use.get(_app_instance(configuration), row.source_id)
+        if owner != row.source_id:
+            reason = f"endpoint and app are in use by configuration {owner}, which the Asterisk accepted first"
+            self._refuse(row, stored, reason)
             return
-        if known is None or known.state != "active" or not self._same(known, configuration):
-            self._write_version(row, known, configuration)
+        if stored is None or stored.state != "active" or not self._is_same(stored, configuration):
+            self._write_version(row, stored, configuration)
 
-    def _same(self, known: _Known, configuration: Configuration) -> bool:
-        if (known.endpoint, known.app) != (configuration.endpoint, configuration.app) or not known.sealed_password:
+    def _is_same(self, stored: _Connection, configuration: Configuration) -> bool:
+        if stored.app_instance != _app_instance(configuration) or not stored.sealed_password:
             return False
-        if known.ca_bundle != configuration.ca_bundle:
+        if stored.ca_bundle != configuration.ca_bundle:
             return False
         try:
-            return self._sealer.open(known.sealed_password) == configuration.password
+            return self._sealer.open(stored.sealed_password) == configuration.password
         except errors.SealBroken:
             return False
 
-    def _write_version(self, row: dograh.ConfigurationRow, known: _Known | None, configuration: Configuration) -> None:
-        """A new version in the old one's place, which drains."""
+    def _write_version(
+        self, row: dograh.ConfigurationRow, stored: _Connection | None, configuration: Configuration
+    ) -> None:
+        """Write a new version. The one before it is superseded and drains."""
         with self._db.transaction() as connection:
-            connection_id = known.connection_id if known is not None else _insert(connection, row)
+            connection_id = stored.connection_id if stored is not None else _insert(connection, row)
             version = connection.execute(
                 "UPDATE ari.connections SET state = 'active', reason = '', version = 1 + (SELECT coalesce(max(version),"
                 " 0) FROM ari.connection_versions WHERE connection_id = %(id)s), changed_at = clock_timestamp()"
@@ -166,27 +167,47 @@ class Reconciler:
                     configuration.ca_bundle,
                 ],
             )
-        log.info("connection", connection=connection_id, version=version["version"], endpoint=configuration.endpoint)
+        log.info("connection version written", connection=str(ConnectionVersion(connection_id, version["version"])),
+                 endpoint=configuration.endpoint)  # fmt: skip
 
-    def _refuse(self, row: dograh.ConfigurationRow, known: _Known | None, reason: str) -> None:
-        if known is None:
+    def _refuse(self, row: dograh.ConfigurationRow, stored: _Connection | None, reason: str) -> None:
+        if stored is None:
             with self._db.transaction() as connection:
                 connection_id = _insert(connection, row, state="refused", reason=reason)
             log.warning("configuration refused", connection=connection_id, source=row.source_id, reason=reason)
         else:
-            self._leave(known, "refused", reason)
+            self._deactivate(stored, "refused", reason)
 
-    def _leave(self, known: _Known, state: str, reason: str) -> None:
-        if (known.state, known.reason) == (state, reason):
+    def _deactivate(self, stored: _Connection, state: str, reason: str) -> None:
+        if (stored.state, stored.reason) == (state, reason):
             return
         with self._db.transaction() as connection:
             connection.execute(
                 "UPDATE ari.connections SET state = %s, reason = %s, changed_at = clock_timestamp()"
                 " WHERE connection_id = %s",
-                [state, reason, known.connection_id],
+                [state, reason, stored.connection_id],
             )
-            _supersede(connection, known.connection_id)
-        log.warning("connection left", connection=known.connection_id, state=state, reason=reason)
+            _supersede(connection, stored.connection_id)
+        log.warning("connection deactivated", connection=stored.connection_id, state=state, reason=reason)
+
+
+def _app_instances_in_use(connections: Iterable[_Connection]) -> dict[AppInstance, int]:
+    """Return each app instance in use, and the configuration that owns it: the first that its Asterisk accepted.
+
+    Until it accepts one, all configurations may try: a wrong password must not keep an app from its owner.
+    """
+    accepted: dict[AppInstance, tuple[datetime, int]] = {}
+    for each in connections:
+        instance = each.app_instance
+        if each.state != "active" or instance is None or each.accepted_at is None:
+            continue
+        candidate = (each.accepted_at, each.source_id)
+        accepted[instance] = min(accepted.get(instance, candidate), candidate)
+    return {instance: source_id for instance, (_, source_id) in accepted.items()}
+
+
+def _app_instance(configuration: Configuration) -> AppInstance:
+    return AppInstance(endpoint=configuration.endpoint, app=configuration.app)
 
 
 def _insert(

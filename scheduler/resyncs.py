@@ -1,13 +1,14 @@
-"""Asks for resyncs on a clock: one request to each Asterisk a tick, two every fourth, when all is well."""
+"""Requests resyncs on a clock, each of one Asterisk. Every fourth is full: two requests to it instead of one."""
 
 from __future__ import annotations
 
 from shared import messages, queues
+from shared.call.ids import ConnectionVersion
 from shared.storage import database
 
 _FULL_EVERY = 4
 
-#: Versions whose socket is up, and older ones that still have calls.
+#: Versions whose socket is open, and older ones that still have calls.
 _DUE = """
 SELECT v.connection_id, v.version FROM ari.connection_versions v
 WHERE v.retired_at IS NULL AND (v.socket_state = 'connected' OR EXISTS (
@@ -17,31 +18,27 @@ WHERE v.retired_at IS NULL AND (v.socket_state = 'connected' OR EXISTS (
 
 
 class Resyncs:
-    """Counts the ticks."""
+    """Enqueues resyncs, and counts its ticks."""
 
-    def __init__(self, db: database.Database, orders: queues.BrokerCommandQueue) -> None:
+    def __init__(self, db: database.Database, commands: queues.BrokerCommandQueue) -> None:
         self._db = db
-        self._orders = orders
+        self._commands = commands
         self._tick = 0
 
-    def ask(self) -> None:
-        """Asks for one resync of every connection; not while the ones asked for before are still waiting."""
-        if self._orders.waiting("resync") > 0:
+    def request_resyncs(self) -> None:
+        """Request a resync of every connection, unless resyncs requested earlier are still waiting."""
+        if self._commands.waiting("resync") > 0:
             return
         full = self._tick % _FULL_EVERY == 0
         self._tick += 1
-        self._ask(messages.RESYNC_CLOCK, full=full)
+        self._request(messages.RESYNC_CLOCK, full=full)
 
-    def ask_all(self) -> None:
-        """Asks for a full resync of everything: Redis lost what it held."""
-        self._ask("Redis was emptied", full=True)
+    def request_full_resyncs(self) -> None:
+        """Request a full resync of every connection, after Redis has lost its messages."""
+        self._request("Redis was emptied", full=True)
 
-    def _ask(self, reason: str, *, full: bool) -> None:
+    def _request(self, reason: str, *, full: bool) -> None:
         with self._db.connection() as connection:
-            due = connection.execute(_DUE).fetchall()
-        for row in due:
-            self._orders.send(
-                messages.of_resync(
-                    connection_id=row["connection_id"], connection_version=row["version"], reason=reason, full=full
-                )
-            )
+            rows = connection.execute(_DUE).fetchall()
+        for due in (ConnectionVersion(row["connection_id"], row["version"]) for row in rows):
+            self._commands.send(messages.of_resync(connection=due, reason=reason, full=full))

@@ -1,6 +1,6 @@
-"""Deletes what was kept for long enough: ended calls with their attempts and timeline, and connections' timeline.
+"""Deletes old rows: ended calls with their attempts and timeline, and old timeline rows of connections.
 
-In small batches, so that each stays far below a statement's time, and none holds a lock that anybody waits for.
+It deletes in small batches: each stays far below the statement time-out, and holds no lock that others wait for.
 """
 
 from __future__ import annotations
@@ -9,30 +9,30 @@ import structlog
 
 from shared.storage import database
 
-#: Between two runs, and the most that one deletes: 200 calls a second.
+#: The time between two runs, and the most calls that one deletes: 200 a second in all.
 EVERY_SECONDS = 10.0
 _BATCH = 100
 _BATCHES = 20
-#: Most rows of one connection's own timeline in one run.
+#: Most timeline rows of one connection that one run deletes.
 _EACH = 20
 
 log = structlog.stdlib.get_logger(__name__)
 
-#: Calls come in the order of an index there is: a call is received before it has ended. One whose row somebody holds is
-#: left for later, so that nothing is waited for with others' rows in hand.
+#: Ordered by `received_at`, which has an index; a call is received before it has ended. Locked rows are skipped until a
+#: later run, so that this statement never waits for a lock while it holds others.
 _CALLS = """
 WITH old AS (
     SELECT call_id FROM ari.calls
     WHERE received_at < now() - make_interval(days => %(days)s)
       AND state = 'ended' AND ended_at < now() - make_interval(days => %(days)s)
     ORDER BY received_at LIMIT %(batch)s FOR UPDATE SKIP LOCKED
-), told AS (
+), old_timeline AS (
     DELETE FROM ari.timeline WHERE call_id IN (SELECT call_id FROM old)
 )
 DELETE FROM ari.calls WHERE call_id IN (SELECT call_id FROM old)
 """
 
-#: Ids rise with the time: only the first rows of each connection, and of none, are looked at.
+#: Ids rise with the time, so only the first rows of each connection, and of no connection, are read.
 _OTHERS = """
 DELETE FROM ari.timeline WHERE id IN (
     SELECT id FROM (
@@ -48,10 +48,10 @@ DELETE FROM ari.timeline WHERE id IN (
 
 
 class Retention:
-    """Deletes on a clock.
+    """Deletes old rows on a clock.
 
     Args:
-        days: How long to keep; 0 for ever.
+        days: How long to keep ended calls and timeline rows; 0 for ever.
     """
 
     def __init__(self, db: database.Database, *, days: int) -> None:
@@ -59,7 +59,7 @@ class Retention:
         self._days = days
 
     def delete_old(self) -> None:
-        """Deletes a bounded number of calls and rows. Raises DatabaseUnavailable, having deleted whole batches."""
+        """Delete a bounded number of calls and rows. Raises DatabaseUnavailable; whole batches are deleted by then."""
         if not self._days:
             return
         calls = 0

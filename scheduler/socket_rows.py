@@ -1,41 +1,42 @@
-"""Event sockets as Postgres has them: each wanted one with its holder and epoch, and what is written of it."""
+"""Event sockets in Postgres: the rows of `ari.connection_versions`, typed, and every write to them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 
-from shared import assignments
 from shared.assignments import Assignment
+from shared.call.ids import ConnectionVersion
 from shared.storage import database
 
-#: A listener that has not opened a socket by then, while its previous has it open, will not.
-HAND_OVER_SECONDS = 10
-#: An app taken back for this long is ours again: the next time it is taken counts as the first.
-_SETTLED_SECONDS = 600
+#: A hand-off to a listener that has not opened the socket by then has failed.
+HAND_OFF_SECONDS = 10
+#: A reclaimed app that stays ours for this long is ours again: the next preemption counts as the first.
+_STABLE_SECONDS = 600
 
 _WANTED = f"""
 SELECT v.connection_id, v.version, c.organization_id, v.endpoint, v.app, v.ari_user, v.sealed_password, v.ca_bundle,
        v.listener_id, v.epoch, v.previous_listener_id, v.previous_epoch, v.superseded_at IS NOT NULL AS superseded,
-       v.socket_state, v.socket_since, v.last_event_at, v.reconnects, v.last_error, v.past_error, v.past_error_at,
-       v.reclaims, v.preempted_at IS NOT NULL AS taken, v.parked_at IS NOT NULL AS parked,
-       coalesce(clock_timestamp() - v.preempted_at >= %(retake)s * interval '1 second', false) AS may_reclaim,
-       coalesce(clock_timestamp() - v.assigned_at > interval '{HAND_OVER_SECONDS} seconds', false) AS slow,
-       coalesce(clock_timestamp() - v.assigned_at > interval '{_SETTLED_SECONDS} seconds', false) AS settled,
-       c.state = 'active' AND n.endpoint = v.endpoint AND n.app = v.app AS same_app_instance,
-       n.socket_state = 'connected' AS successor_connected,
+       v.socket_state AS state, v.socket_since AS since, v.last_event_at, v.reconnects, v.last_error AS error,
+       v.past_error, v.past_error_at,
+       v.reclaims, v.preempted_at IS NOT NULL AS preempted, v.parked_at IS NOT NULL AS parked,
+       coalesce(clock_timestamp() - v.preempted_at >= %(reclaim)s * interval '1 second', false) AS may_reclaim,
+       coalesce(clock_timestamp() - v.assigned_at > interval '{HAND_OFF_SECONDS} seconds', false) AS hand_off_overdue,
+       coalesce(clock_timestamp() - v.assigned_at > interval '{_STABLE_SECONDS} seconds', false) AS stable,
+       coalesce(c.state = 'active' AND n.endpoint = v.endpoint AND n.app = v.app, false) AS same_app_instance,
+       coalesce(n.socket_state = 'connected', false) AS successor_connected,
        EXISTS (SELECT 1 FROM ari.calls k WHERE k.connection_id = v.connection_id
                AND k.connection_version = v.version AND k.state <> 'ended') AS has_calls,
-       coalesce(clock_timestamp() - v.superseded_at > %(drain)s * interval '1 second', false) AS drained_long
+       coalesce(clock_timestamp() - v.superseded_at > %(drain)s * interval '1 second', false) AS drain_overdue
 FROM ari.connection_versions v
 JOIN ari.connections c USING (connection_id)
 LEFT JOIN ari.connection_versions n ON n.connection_id = c.connection_id AND n.version = c.version
 WHERE v.retired_at IS NULL ORDER BY v.connection_id, v.version
 """  # noqa: S608 - built from constants
 
-#: Fenced by the leader's term: one that lost its lease without noticing moves nothing.
+#: Fenced by the leader's term: a scheduler that lost its lease without noticing moves nothing.
 _MOVE = """
 UPDATE ari.connection_versions v SET listener_id = m.listener, epoch = v.epoch + 1, previous_listener_id = m.previous,
     previous_epoch = m.previous_epoch, assigned_at = clock_timestamp(), preempted_at = NULL,
@@ -47,22 +48,21 @@ WHERE v.connection_id = m.connection_id AND v.version = m.version AND v.epoch = 
 RETURNING v.connection_id, v.version, v.listener_id, v.epoch, v.previous_listener_id, v.previous_epoch
 """
 
-_STATUS = """
-UPDATE ari.connection_versions v SET socket_state = s.state, socket_since = s.since, last_event_at = s.last_event,
+_WRITE_STATUS = """
+UPDATE ari.connection_versions v SET socket_state = s.state, socket_since = s.since, last_event_at = s.last_event_at,
     reconnects = s.reconnects, last_error = s.error,
     past_error = CASE WHEN s.past_error <> '' THEN s.past_error WHEN s.error <> '' THEN s.error ELSE v.past_error END,
     past_error_at = CASE WHEN s.past_error <> '' THEN s.past_error_at
                          WHEN s.error NOT IN ('', v.last_error) THEN clock_timestamp() ELSE v.past_error_at END,
     accepted_at = CASE WHEN s.state = 'connected' THEN coalesce(v.accepted_at, clock_timestamp()) ELSE v.accepted_at END
 FROM jsonb_to_recordset(%(statuses)s::jsonb) AS s (connection_id integer, version integer, state text,
-    since timestamptz, last_event timestamptz, reconnects integer, error text, past_error text,
+    since timestamptz, last_event_at timestamptz, reconnects integer, error text, past_error text,
     past_error_at timestamptz)
 WHERE v.connection_id = s.connection_id AND v.version = s.version
 """
 
-#: Postgres was set back: who holds the socket knows a higher epoch than we do.
 _ADOPT = """
-UPDATE ari.connection_versions SET listener_id = %(listener)s, epoch = %(held)s,
+UPDATE ari.connection_versions SET listener_id = %(listener)s, epoch = %(reported_epoch)s,
     previous_listener_id = NULL, previous_epoch = NULL
 WHERE connection_id = %(connection_id)s AND version = %(version)s AND epoch = %(epoch)s
 """
@@ -73,7 +73,7 @@ SET retired_at = clock_timestamp(), socket_state = 'retired', previous_listener_
 WHERE connection_id = %(connection_id)s AND version = %(version)s
 """
 
-_TAKEN = """
+_MARK_PREEMPTED = """
 UPDATE ari.connection_versions SET preempted_at = clock_timestamp()
 WHERE connection_id = %(connection_id)s AND version = %(version)s AND epoch = %(epoch)s AND preempted_at IS NULL
 """
@@ -86,68 +86,117 @@ UPDATE ari.connection_versions SET parked_at = clock_timestamp(), listener_id = 
 WHERE connection_id = %(connection_id)s AND version = %(version)s AND epoch = %(epoch)s
 """
 
-_SETTLE = (
+_CLEAR_RECLAIMS = (
     "UPDATE ari.connection_versions SET reclaims = 0 WHERE connection_id = %(connection_id)s AND version = %(version)s"
 )
 
-_LET_GO = """
+_RELEASE_PREVIOUS = """
 UPDATE ari.connection_versions SET previous_listener_id = NULL, previous_epoch = NULL
 WHERE connection_id = %(connection_id)s AND version = %(version)s AND epoch = %(epoch)s
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Move:
-    """One socket under a new epoch."""
+class SocketStatus:
+    """The state of one event socket, as operators and workers see it."""
 
-    row: database.Row
-    listener: str
-    #: The listener that has it open until the new one has; None when nobody has.
-    previous: str | None = None
-    previous_epoch: int | None = None
-    #: Another client had taken the app: this is the attempt to take it back.
-    is_reclaim: bool = False
+    state: str
+    since: datetime | None
+    last_event_at: datetime | None
+    reconnects: int
+    #: The current error; empty when there is none.
+    error: str
+    #: The most recent error and its time, kept after the socket has recovered.
+    past_error: str
+    past_error_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """What an operator and a worker see of one socket."""
+class EventSocket:
+    """A connection version that needs an event socket, with everything its next action depends on."""
 
-    connection_id: int
-    version: int
-    state: str
-    since: datetime | None
-    last_event: datetime | None
-    reconnects: int
-    error: str
-    past_error: str = ""
-    past_error_at: datetime | None = None
+    connection: ConnectionVersion
+    organization_id: int
+    endpoint: str
+    app: str
+    ari_user: str
+    sealed_password: str
+    ca_bundle: str | None
+    #: The listener that the socket is assigned to, and the epoch of the assignment; 0 before the first.
+    listener_id: str | None
+    epoch: int
+    #: During a hand-off: the listener that keeps the socket open until the new one has opened it, and its epoch.
+    previous_listener_id: str | None
+    previous_epoch: int | None
+    #: As last written.
+    status: SocketStatus
+    #: A newer version of the connection exists, or the connection is not active any more.
+    superseded: bool
+    #: A competing client has the app.
+    preempted: bool
+    #: How many times in a row the app was reclaimed from a competing client.
+    reclaims: int
+    #: Left to the competing client until an operator unparks it.
+    parked: bool
+    #: The competing client has had the app for long enough.
+    may_reclaim: bool
+    #: The assignment is older than a hand-off may take.
+    hand_off_overdue: bool
+    #: The assignment is old enough to count an earlier reclaim as a success.
+    stable: bool
+    #: The connection is active, and its newest version has the same endpoint and app as this one.
+    same_app_instance: bool
+    #: The socket of the connection's newest version is open.
+    successor_connected: bool
+    #: Calls that have not ended are pinned to this version.
+    has_calls: bool
+    #: A superseded version has had enough time for its calls to end.
+    drain_overdue: bool
 
 
-class Sockets:
-    """Reads and writes on one connection, tick by tick.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """One socket, assigned under a new epoch."""
+
+    socket: EventSocket
+    listener: str
+    #: The listener that keeps the socket open until the new one has opened it; None when no listener has it open.
+    previous: str | None = None
+    previous_epoch: int | None = None
+    #: The move takes the app back from a competing client.
+    is_reclaim: bool = False
+
+
+_STATUS_COLUMNS = tuple(field.name for field in fields(SocketStatus))
+
+
+class SocketRows:
+    """Reads and writes event sockets. Every method raises DatabaseUnavailable when Postgres is away.
 
     Args:
-        drain_seconds: How long a removed configuration's calls may go on.
-        reclaim_seconds: How long an app that another client took is left to it.
+        drain_seconds: How long the calls of a removed configuration may go on.
+        reclaim_seconds: How long a competing client keeps the app before it is reclaimed.
     """
 
     def __init__(self, db: database.Database, *, drain_seconds: float, reclaim_seconds: float) -> None:
         self._db = db
-        self._bounds = {"drain": drain_seconds, "retake": reclaim_seconds}
+        self._bounds = {"drain": drain_seconds, "reclaim": reclaim_seconds}
 
-    def wanted(self) -> list[database.Row]:
-        """Every socket that is wanted, or still is until its calls have ended."""
+    def wanted(self) -> list[EventSocket]:
+        """Return every socket that is not retired: those of active versions, and of older ones that still drain."""
         with self._db.connection() as connection:
-            return connection.execute(_WANTED, self._bounds).fetchall()
+            return [_event_socket(row) for row in connection.execute(_WANTED, self._bounds).fetchall()]
 
-    def move(self, moves: Sequence[Move], term: int) -> list[database.Row]:
-        """Raises the epochs; gives those that were raised, with holder, previous and epochs as they are now."""
+    def move(self, moves: Sequence[Move], term: int) -> dict[ConnectionVersion, EventSocket]:
+        """Assign sockets under their next epoch.
+
+        Returns:
+            The sockets that were moved, as they are now. A socket is left out when its epoch is no longer the one that
+            was read, and every socket is when this scheduler does not lead under `term` any more.
+        """
         values = [
-            {
-                "connection_id": move.row["connection_id"],
-                "version": move.row["version"],
-                "epoch": move.row["epoch"],
+            _identity(move.socket)
+            | {
                 "listener": move.listener,
                 "previous": move.previous,
                 "previous_epoch": move.previous_epoch,
@@ -156,62 +205,89 @@ class Sockets:
             for move in moves
         ]
         with self._db.connection() as connection:
-            return connection.execute(_MOVE, {"moves": json.dumps(values), "term": term}).fetchall()
+            rows = connection.execute(_MOVE, {"moves": json.dumps(values), "term": term}).fetchall()
+        before = {move.socket.connection: move.socket for move in moves}
+        changes = {_connection_version(row): row for row in rows}
+        return {moved: replace(before[moved], **change) for moved, change in changes.items()}
 
-    def note(self, statuses: Sequence[Status]) -> None:
-        """Writes what is seen of the sockets."""
-        rows = [{name: getattr(status, name) for name in status.__slots__} for status in statuses]
+    def write_statuses(self, statuses: Mapping[ConnectionVersion, SocketStatus]) -> None:
+        """Write the statuses that have changed."""
+        rows = [
+            asdict(status) | {"connection_id": connection.connection_id, "version": connection.number}
+            for connection, status in statuses.items()
+        ]
         with self._db.connection() as connection:
-            connection.execute(_STATUS, {"statuses": json.dumps(rows, default=str)})
+            connection.execute(_WRITE_STATUS, {"statuses": json.dumps(rows, default=str)})
 
-    def adopt(self, row: database.Row, listener: str, epoch: int) -> None:
-        """Somebody holds it under a higher epoch than we know."""
-        self._write(_ADOPT, row, listener=listener, held=epoch)
+    def adopt(self, socket: EventSocket, listener: str, epoch: int) -> EventSocket:
+        """Adopt an epoch that a listener reports and that is higher than Postgres's, which was restored from a backup.
 
-    def retire(self, row: database.Row) -> None:
-        """It is of no more use."""
-        self._write(_RETIRE, row)
+        Returns:
+            The socket as it is now.
+        """
+        self._write(_ADOPT, socket, listener=listener, reported_epoch=epoch)
+        return replace(socket, listener_id=listener, epoch=epoch, previous_listener_id=None, previous_epoch=None)
 
-    def mark_preempted(self, row: database.Row) -> None:
-        """Another client has the app, from now on."""
-        self._write(_TAKEN, row)
+    def retire(self, socket: EventSocket) -> None:
+        """Mark a socket as not wanted any more."""
+        self._write(_RETIRE, socket)
 
-    def park(self, row: database.Row, reason: str) -> None:
-        """Nobody holds it any more, until somebody says so."""
-        self._write(_PARK, row, reason=reason)
+    def mark_preempted(self, socket: EventSocket) -> EventSocket:
+        """Write that a competing client has had the app from now on. Returns the socket as it is now.
 
-    def settle(self, row: database.Row) -> None:
-        """What was taken back has been ours for long."""
-        self._write(_SETTLE, row)
+        A preempted socket must not be moved: that would take the app back at once, uncounted.
+        """
+        self._write(_MARK_PREEMPTED, socket)
+        return replace(socket, preempted=True)
 
-    def let_go(self, row: database.Row) -> None:
-        """The previous is not needed any more."""
-        self._write(_LET_GO, row)
+    def park(self, socket: EventSocket, reason: str) -> EventSocket:
+        """Assign the socket to no listener until an operator unparks it. Returns the socket as it is now."""
+        self._write(_PARK, socket, reason=reason)
+        return replace(socket, parked=True, listener_id=None, previous_listener_id=None, previous_epoch=None)
 
-    def _write(self, statement: str, row: database.Row, **more: object) -> None:
-        names = {name: row[name] for name in ("connection_id", "version", "epoch")}
+    def clear_reclaims(self, socket: EventSocket) -> None:
+        """Count the next preemption as the first."""
+        self._write(_CLEAR_RECLAIMS, socket)
+
+    def release_previous(self, socket: EventSocket) -> EventSocket:
+        """End a hand-off: the previous listener closes its socket. Returns the socket as it is now."""
+        self._write(_RELEASE_PREVIOUS, socket)
+        return replace(socket, previous_listener_id=None, previous_epoch=None)
+
+    def _write(self, statement: str, socket: EventSocket, **more: object) -> None:
         with self._db.connection() as connection:
-            connection.execute(statement, names | more)
+            connection.execute(statement, _identity(socket) | more)
 
 
-def key_of(row: database.Row) -> str:
-    """The connection key of a row."""
-    return assignments.connection_key(row["connection_id"], row["version"])
-
-
-def assignment_of(row: database.Row, epoch: int, *, draining: bool = False) -> Assignment:
-    """What a listener is told of a row."""
+def assignment_of(socket: EventSocket, epoch: int, *, draining: bool = False) -> Assignment:
+    """Return the assignment to write for a listener."""
     return Assignment(
-        connection_id=row["connection_id"],
-        version=row["version"],
-        organization_id=row["organization_id"],
+        connection_id=socket.connection.connection_id,
+        version=socket.connection.number,
+        organization_id=socket.organization_id,
         epoch=epoch,
-        endpoint=row["endpoint"],
-        app=row["app"],
-        user=row["ari_user"],
-        sealed_password=row["sealed_password"],
-        ca_bundle=row["ca_bundle"],
+        endpoint=socket.endpoint,
+        app=socket.app,
+        user=socket.ari_user,
+        sealed_password=socket.sealed_password,
+        ca_bundle=socket.ca_bundle,
         # A version is never changed once written: it is its own fingerprint.
-        fingerprint=key_of(row),
+        fingerprint=str(socket.connection),
         draining=draining,
     )
+
+
+def _event_socket(row: database.Row) -> EventSocket:
+    status = SocketStatus(**{name: row.pop(name) for name in _STATUS_COLUMNS})
+    return EventSocket(connection=_connection_version(row), status=status, **row)
+
+
+def _connection_version(row: database.Row) -> ConnectionVersion:
+    """Take the two columns that identify a connection version out of a row."""
+    return ConnectionVersion(row.pop("connection_id"), row.pop("version"))
+
+
+def _identity(socket: EventSocket) -> dict[str, object]:
+    """Return the parameters that identify a row, with the epoch that fences the write."""
+    connection = socket.connection
+    return {"connection_id": connection.connection_id, "version": connection.number, "epoch": socket.epoch}

@@ -1,4 +1,4 @@
-"""The sweep: calls that are overdue and in nobody's hands are driven on, whatever was lost."""
+"""The sweep: dispatches overdue calls again, whatever was lost, and ends calls whose run is completed."""
 
 from __future__ import annotations
 
@@ -20,47 +20,48 @@ class Runs(Protocol):
     """The platform's runs. `dograh.Runs` is the adapter."""
 
     def completed(self, run_ids: Collection[int]) -> set[int]:
-        """Which of these runs are completed."""
+        """Return which of these runs are completed."""
 
 
-class Connected(Protocol):
-    """Where calls in conversation are found. `store.PostgresStore` is the adapter."""
+class ConnectedCalls(Protocol):
+    """Finds connected calls. `postgres_calls.PostgresCalls` is the adapter."""
 
     def connected_runs(self) -> dict[int, UUID]:
-        """The run of each connected call, and the call."""
+        """Return the run of each connected call, and the call."""
 
     def load(self, call_id: UUID) -> Call | None:
-        """The call as it is."""
+        """Return the call as it is now."""
 
 
-class Overdue(Protocol):
-    """Where overdue calls are found. `store.PostgresStore` is the adapter."""
+class OverdueCalls(Protocol):
+    """Finds overdue calls. `postgres_calls.PostgresCalls` is the adapter."""
 
     def overdue(self, limit: int) -> list[Call]:
-        """Calls past their deadline and in nobody's hands, the longest overdue first."""
+        """Return calls past their deadline that no worker has claimed, the longest overdue first."""
 
 
-def sweep(writer: CallWriter, store: Overdue, *, batch: int) -> int:
-    """Drives on at most `batch` calls, the longest overdue first; returns how many there were."""
+def dispatch_overdue(writer: CallWriter, store: OverdueCalls, *, batch: int) -> int:
+    """Dispatch overdue calls again, at most `batch`, the longest overdue first. Returns how many there were."""
     overdue = store.overdue(batch)
     for call in overdue:
         try:
-            # One that was taken up meanwhile is overdue no more, which the core cannot see: the next sweep judges it.
+            # If a worker has written the call meanwhile, it is no longer overdue, which the core cannot see. The fact
+            # is then dropped; the next sweep judges the call as it is by then.
             writer.record(call, facts.DeadlinePassed(), retry_on_conflict=False)
         except errors.DatabaseUnavailable:
             raise
         except errors.PipelineError as exc:
-            log.warning("a call could not be driven on", call=str(call.call_id), reason=str(exc))
+            log.warning("overdue call dispatch failed", call=str(call.call_id), reason=str(exc))
     if overdue:
-        log.info("overdue calls driven on", calls=len(overdue))
+        log.info("overdue calls dispatched again", calls=len(overdue))
     return len(overdue)
 
 
-def end_completed(writer: CallWriter, store: Connected, runs: Runs) -> None:
-    """Ends connected calls whose runs the platform has completed: there is nothing left to talk about."""
+def end_completed(writer: CallWriter, store: ConnectedCalls, runs: Runs) -> None:
+    """End connected calls whose runs the platform has completed: the conversation is over."""
     connected = store.connected_runs()
     for run_id in runs.completed(connected) if connected else ():
         call = store.load(connected[run_id])
         if call is not None:
-            log.info("the run of a connected call is completed", call=str(call.call_id), run=run_id)
+            log.info("connected call ended, its run is completed", call=str(call.call_id), run=run_id)
             writer.record(call, facts.EndRequested(reason="its run was completed"))

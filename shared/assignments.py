@@ -1,7 +1,8 @@
-"""The assignment protocol: what the scheduler tells a listener to hold, and what the listener reports back.
+"""The assignment protocol: which event sockets the scheduler assigns to a listener, and what the listener reports.
 
-An assignment is one socket for one version of a connection. A higher epoch of the same key is newer; a listener opens
-a socket only on an assignment it has just read, and drops one only when it is gone from, or newer in, what it read.
+An assignment is one event socket for one version of a connection. Of two assignments of the same connection version,
+the one with the higher epoch is newer. A listener opens a socket only for an assignment that it has just read. It
+closes a socket only when the assignment is missing from, or newer in, what it has just read.
 """
 
 from __future__ import annotations
@@ -12,11 +13,21 @@ from enum import StrEnum
 from typing import Any
 
 from shared import errors
+from shared.call.ids import ConnectionVersion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppInstance:
+    """A Stasis app on one Asterisk, which a single ARI client can have at a time: the owner of an event socket."""
+
+    #: http(s)://host[:port][/prefix], canonical.
+    endpoint: str
+    app: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """One event socket to hold."""
+    """One event socket, assigned to a listener."""
 
     connection_id: int
     version: int
@@ -30,33 +41,38 @@ class Assignment:
     user: str
     #: The ARI password, sealed.
     sealed_password: str
-    #: Changes when anything the socket needs changes.
+    #: Changes when anything that the socket needs changes.
     fingerprint: str
-    #: Certificates in PEM, whom alone to trust; None: the system's authorities. Public, so not sealed.
+    #: The only certificates to trust, in PEM; None for the system's authorities. Public, so not sealed.
     ca_bundle: str | None = None
-    #: Another listener is opening it under a higher epoch: what is open stays until then, nothing is opened any more.
+    #: Another listener opens the socket under a higher epoch: keep it open until then, but do not open it again.
     draining: bool = False
 
     @property
+    def connection_version(self) -> ConnectionVersion:
+        """The connection version that the socket belongs to."""
+        return ConnectionVersion(self.connection_id, self.version)
+
+    @property
     def key(self) -> str:
-        """The field of the assignments and reports hashes."""
-        return connection_key(self.connection_id, self.version)
+        """The field of the assignments and reports hashes, such as `7:2`."""
+        return str(self.connection_version)
 
 
 class SocketState(StrEnum):
-    """What a listener says of one of its sockets."""
+    """The state of an event socket, as its listener reports it."""
 
     #: Being opened, or waiting to be tried again.
     CONNECTING = "connecting"
     #: Open, events flow.
     CONNECTED = "connected"
-    #: Another socket took the app over, or is to: closed, not opened again under this epoch.
+    #: Closed because another socket has the app, or is about to: not opened again under this epoch.
     REPLACED = "replaced"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """One socket as its listener sees it. Times are Redis's, in ms."""
+    """One event socket as its listener sees it. Times are Redis's, in ms."""
 
     connection_id: int
     version: int
@@ -66,41 +82,33 @@ class Report:
     since_ms: int
     last_event_ms: int | None = None
     reconnects: int = 0
-    #: What is wrong now, in plain words, without secrets; empty when all is well.
+    #: The current error, in plain words and without secrets; empty when there is none.
     error: str = ""
-    #: What was last wrong, and since when: it stays when all is well again.
+    #: The most recent error and its time, kept after the socket has recovered.
     last_error: str = ""
     last_error_ms: int | None = None
-    #: Events refused as unreadable, and events that could not be buffered.
+    #: How many events were refused as unreadable, and how many could not be buffered.
     unreadable: int = 0
     dropped: int = 0
 
     @property
+    def connection_version(self) -> ConnectionVersion:
+        """The connection version that the socket belongs to."""
+        return ConnectionVersion(self.connection_id, self.version)
+
+    @property
     def key(self) -> str:
-        """The field of the reports hash."""
-        return connection_key(self.connection_id, self.version)
-
-
-#: Fields that the first release did not have.
-_LATER = ("ca_bundle", "draining", "last_error", "last_error_ms")
-
-
-def connection_key(connection_id: int, version: int) -> str:
-    """Names one version of a connection."""
-    return f"{connection_id}:{version}"
+        """The field of the reports hash, such as `7:2`."""
+        return str(self.connection_version)
 
 
 def encode(value: Assignment | Report) -> str:
-    """As JSON. What an older release does not know is left out where it says nothing: it reads no other fields."""
-    fields = asdict(value)
-    for name in _LATER:
-        if not fields.get(name, True):
-            del fields[name]
-    return json.dumps(fields, separators=(",", ":"))
+    """Encode an assignment or a report as JSON."""
+    return json.dumps(asdict(value), separators=(",", ":"))
 
 
 def decode_assignment(text: str | bytes) -> Assignment:
-    """Raises InvalidMessage when it is not one."""
+    """Read an assignment back. Raises InvalidMessage for anything else."""
     try:
         return Assignment(**_fields(text))
     except TypeError as exc:
@@ -108,7 +116,7 @@ def decode_assignment(text: str | bytes) -> Assignment:
 
 
 def decode_report(text: str | bytes) -> Report:
-    """Raises InvalidMessage when it is not one."""
+    """Read a report back. Raises InvalidMessage for anything else."""
     fields = _fields(text)
     try:
         return Report(**{**fields, "state": SocketState(fields["state"])})

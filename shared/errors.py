@@ -1,4 +1,4 @@
-"""Every error of ours, in one place. Adapters translate a library's errors into these; nothing else leaves them."""
+"""Every error of the product, in one place. Adapters translate a library's errors into these."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ class PipelineError(Exception):
 
 
 class TransientError(PipelineError):
-    """May succeed when tried again: the message is retried, the call stays as it is."""
+    """May succeed when tried again: the message is retried, and the call stays as it is."""
 
 
 class PermanentError(PipelineError):
@@ -20,7 +20,7 @@ class InvalidSettings(PermanentError):
 
 
 class InvalidEvent(PermanentError):
-    """What an Asterisk sent is not an event we can read. `excerpt` holds the start of it."""
+    """An Asterisk sent something that is no readable event. `excerpt` holds its beginning."""
 
     def __init__(self, reason: str, excerpt: str = "") -> None:
         super().__init__(reason)
@@ -36,19 +36,19 @@ class InvalidStasisArgs(PermanentError):
 
 
 class InvalidRequest(PermanentError):
-    """Somebody asked for something that cannot be done as asked; the text says why, and what to change."""
+    """A request cannot be served as it is; the text says why, and what to change."""
 
 
 class NotConnected(TransientError):
-    """An organization's event socket is not up just now: nobody would hear that a far end has answered."""
+    """An organization's event socket is not open now: the product would not learn that a far end has answered."""
 
 
 class InvalidMessage(PermanentError):
-    """A broker message does not have the shape its actor reads, or is of a version we no longer read."""
+    """A broker message does not have the shape its actor reads, or another version."""
 
 
 class SealBroken(PermanentError):
-    """A sealed secret opens with none of the SECRET_KEYs we have."""
+    """No SECRET_KEY of this process opens a sealed secret."""
 
 
 class DatabaseUnavailable(TransientError):
@@ -56,11 +56,11 @@ class DatabaseUnavailable(TransientError):
 
 
 class DatabaseRefused(PermanentError):
-    """Postgres declined a statement for what it holds: data it cannot store, a rule it breaks."""
+    """Postgres refused a statement for its content: data it cannot store, a constraint it violates."""
 
 
 class CallUnreadable(PermanentError):
-    """A call's row holds what this release does not know: a newer one wrote it, and goes on with it."""
+    """A call's row holds a value this release does not know: a newer release wrote it, and goes on with it."""
 
 
 class QueueUnavailable(TransientError):
@@ -88,18 +88,18 @@ class AsteriskUnreachable(TransientError):
 
 
 class EndpointRefused(AsteriskUnreachable):
-    """The endpoint leads to an address that the guard does not let us connect to. Nothing was sent there."""
+    """The endpoint leads to an address that the address guard refuses. Nothing was sent there."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, may_have_acted=False)
 
 
 class AnswerUnreadable(AsteriskUnreachable):
-    """An Asterisk answered with something that is not what was asked for."""
+    """An Asterisk's answer is not of the form that was asked for."""
 
 
 class AsteriskRefused(PermanentError):
-    """An Asterisk answered and declined: a 4xx with its message. The request had no effect."""
+    """An Asterisk refused a request: a 4xx with its message. The request had no effect."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"{status} {message}")

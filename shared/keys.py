@@ -1,6 +1,6 @@
-"""Every Redis key of ours, each with its type, lifetime and meaning. Redis may be emptied at any moment.
+"""Every Redis key of the product, with its type, lifetime and meaning. Redis may be emptied at any moment.
 
-The broker keeps its own below NAMESPACE: `shared/broker/layout.lua` says which.
+The broker has its own keys below NAMESPACE: `shared/broker/layout.lua` says which.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 #: Begins every key of the broker.
 NAMESPACE = "ari-queue"
 
-#: string, no expiry: set once by the scheduler. Missing means that Redis was emptied: rewrite, and resync everything.
+#: String, no expiry: set once by the leading scheduler. If it is missing, Redis was emptied: the scheduler rewrites all
+#: assignments and requests full resyncs.
 BOOT_MARKER = "ari:boot-marker"
 
 #: zset listener id → Redis's time in ms of its last heartbeat.

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from devstack.asterisk_root import Root
 
 
+# Before anything of it is imported: its asserts say what they compared, as those of a test file do.
+pytest.register_assert_rewrite("tests.support")
+
 #: The files that take longest, the longest first: begun early, they do not come last in one lane alone.
 LONG = (
     "simulation/test_simulation.py",

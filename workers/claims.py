@@ -1,4 +1,4 @@
-"""A step's claim on a call: it bounds the step's requests in time, collects them for the timeline, records the result."""
+"""A step's claim on a call: it bounds the step's requests in time, collects them, and records the result."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ class StepWork(ABC):
     def work(self, claim: Claim) -> Sequence[facts.Fact]:
         """Do the step's work on a claimed call; return what came of it, or nothing after `claim.give_up`."""
 
-    def recorded(self, call: Call) -> None:
+    def recorded(self, call: Call) -> None:  # noqa: B027 - optional
         """Do what has to follow once the facts are stored. Most steps have nothing to do here."""
 
 

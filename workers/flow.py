@@ -3,8 +3,9 @@
 A step's facts are recorded together with the claim for the step they lead to, where this thread's pool serves that
 step: a message and its claim would cost the caller some 3 ms. For any other step the core's command becomes a message.
 
-Two exceptions: no attempt begins at once at an Asterisk whose circuit breaker is not closed (the media queue asks it for
-the caller first), and a pool that serves no step of a call, such as the resync pool, runs only the step it has claimed.
+Two exceptions: no attempt begins at once at an Asterisk whose circuit breaker is not closed (the media queue asks it
+for the caller first), and a pool that serves no step of a call, such as the resync pool, runs only the step it has
+claimed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Events about legs: each becomes a fact about the call it belongs to, and the flow goes on from there.
 
-Whose a leg is, its id says first: a media leg's and an originated leg's ids are the product's. Any other leg is found by
-its channel id and creation time.
+The id of a leg tells what it is: media legs and originated legs have ids of the product. The call of any other leg is
+found by channel id and creation time.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         leases=leases.Leases(db),
         in_parallel=in_parallel,
         send_later=lambda message, wait: commands.send(message, wait=wait),
-        redis_ms=redis_clock.RedisClock(queues.client(redis_url)).now_ms,
+        redis_ms=redis_clock.PollingRedisClock(queues.client(redis_url)).now_ms,
         naming=Naming(config.id_prefix),
         token_secret=config.token_secret,
     )

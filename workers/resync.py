@@ -1,8 +1,9 @@
 """The resync of one connection: what its Asterisk has against what Postgres has, in both directions.
 
-It finds what events, messages or processes have lost: callers that were not received, calls whose legs are gone, orphans
-(legs and bridges whose attempt no longer counts). It judges only calls that have been still for a while, and confirms
-each finding with a GET before it acts. One resync runs at a time for a connection, and one clean-up for an Asterisk.
+It finds what events, messages or processes have lost: callers that were not received, calls whose legs are gone,
+orphans (legs and bridges whose attempt no longer counts). It judges only calls that have been still for a while, and
+confirms each finding with a GET before it acts. One resync runs at a time for a connection, and one clean-up for an
+Asterisk.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ class _Comparison:
         self.again_after: timedelta | None = None
 
     def run(self, *, full: bool) -> None:
-        # The moment first, then Asterisk, then Postgres: a call that is unchanged since the moment is as Asterisk saw it.
+        # First the moment, then Asterisk, then Postgres: a call unchanged since the moment is as Asterisk saw it.
         looked_at = self._store.now()
         application = self._application()
         present = application.channels if application is not None else frozenset()

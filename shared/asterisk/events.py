@@ -7,6 +7,7 @@ all that the rest of the system ever sees of an event.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
@@ -84,8 +85,23 @@ class Event:
         return self.channel
 
 
+#: `type` stands anywhere: ChannelHangupRequest puts `cause` first.
+_TYPE = re.compile(rb'"type"\s*:\s*"([A-Za-z]+)"')
+_WANTED_TYPES = frozenset(kind.value.encode() for kind in EventType)
+
 _OF_EVENT = tuple(field.name for field in fields(Event))
 _OF_CHANNEL = tuple(field.name for field in fields(Channel))
+
+
+def may_match(raw: bytes) -> bool:
+    """Tell from the bytes of a message whether `parse` may have to read it: a prefilter, ten times cheaper than that.
+
+    Returns:
+        False only if the message names types, and none that we ask for. One that names no type at all is for `parse`
+        to refuse.
+    """
+    types = _TYPE.findall(raw)
+    return not types or not _WANTED_TYPES.isdisjoint(types)
 
 
 def parse(raw: str | bytes) -> Event | None:

@@ -1,4 +1,4 @@
-"""What is asked for when a call is to be placed: checked before anything is written or dialled."""
+"""Requests for outbound calls: checked before anything is written or dialled."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ LONGEST_RING_SECONDS = 600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallRequest:
-    """A call to be placed through an organization's Asterisk."""
+    """A request for a call through an organization's Asterisk."""
 
     organization_id: int
     #: Digits or an extension.
     number: str
-    #: Chosen by whoever asks: asked for again, the same call is meant, and it is placed once.
+    #: Chosen by the requester. The same id again means the same call, which is dialled once.
     request_id: str
     #: For a new run.
     workflow_id: int | None = None
@@ -31,7 +31,7 @@ class CallRequest:
     ring_seconds: float | None = None
 
     def checked(self) -> CallRequest:
-        """The request with its numbers in the form in which they are dialled.
+        """Return the request with its numbers in the form in which they are dialled.
 
         Raises:
             InvalidRequest: Says what is wrong with it.

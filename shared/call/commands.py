@@ -1,4 +1,4 @@
-"""What the core orders, in the imperative. Each becomes one broker message; `steps.py` says for which actor and queue."""
+"""What the core orders, in the imperative. Each becomes one broker message; `steps.py` names its actor and queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can happen to a call, in the past tense. Each is the input of one `calls.advance`."""
+"""What can happen to a call, in the past tense: the inputs of `transitions.advance`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
-    """Tenant, route, quota and concurrency were checked: the call may be served."""
+    """Tenant, route, quota and slots were checked: the call may be served."""
 
     workflow_id: int
     user_id: int
     #: The websocket client of Asterisk that reaches the voice agent, as configured when the call came.
     media_client: str
-    #: The connection's own bound on a connected call; None for the setting's.
+    #: The connection's bound on a connected call; None for the setting's.
     call_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunAttached:
-    """A leg that the platform originated is ours from here on: its run is of this tenant and waits for a call."""
+    """A leg that the platform originated is served: its run belongs to this tenant and waits for a call."""
 
     workflow_id: int
     user_id: int
@@ -35,7 +35,7 @@ class Refused:
 
     reason: str
     hangup_cause: int
-    #: The caller goes on in the dialplan, told why, instead of being hung up.
+    #: The caller continues in the dialplan, which can read the reason, instead of being hung up.
     continue_in_dialplan: bool = False
 
 
@@ -48,9 +48,9 @@ class RunCreated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptBegun:
-    """A worker is about to ask for this attempt's media leg and bridge; nothing was asked yet.
+    """A worker is about to request this attempt's media leg and bridge; no request was made yet.
 
-    Until `in_doubt_until` a request of this attempt may be on its way, or may still take effect.
+    Until `in_doubt_until` a request of this attempt may be under way, or may still take effect.
     """
 
     attempt: int
@@ -59,14 +59,14 @@ class AttemptBegun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LegsCreated:
-    """Asterisk accepted both the media leg and the bridge. The leg is not ready before its own StasisStart."""
+    """Asterisk created both the media leg and the bridge. The leg is ready at its own StasisStart, not before."""
 
     attempt: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LegsRefused:
-    """Asterisk declined to make the media leg or the bridge, in so many words. Trying again would not help."""
+    """Asterisk refused to create the media leg or the bridge. Trying again would not help."""
 
     attempt: int
     reason: str
@@ -74,7 +74,7 @@ class LegsRefused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LegsUnknown:
-    """Nobody knows whether the media leg or the bridge was made: a time-out, a 5xx, a worker that died."""
+    """It is unknown whether the media leg or the bridge was created: a time-out, a 5xx, a worker that died."""
 
     attempt: int
     reason: str
@@ -91,8 +91,8 @@ class MediaReady:
 class MediaGone:
     """The media leg ended, or never came up.
 
-    `heard`: Asterisk said so. One that is only found missing may have gone because no event socket was up: then no leg
-    can enter Stasis, and nobody hears of it.
+    If not reported by an event, the leg may have been lost because no event socket was connected (a channel cannot
+    enter Stasis then), so the agent is not to blame.
     """
 
     attempt: int
@@ -103,14 +103,14 @@ class MediaGone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Joined:
-    """The caller is answered and both legs are in the bridge; verified by asking."""
+    """The caller is answered and every leg is in the bridge; verified by a GET."""
 
     attempt: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinRefused:
-    """The legs cannot be joined, in Asterisk's own words."""
+    """The legs cannot be joined; the reason is Asterisk's answer."""
 
     attempt: int
     reason: str
@@ -126,16 +126,16 @@ class BridgeLost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallerHangingUp:
-    """A hang-up of the caller's leg was asked for (ChannelHangupRequest): the leg is still in Stasis."""
+    """A hang-up of the caller's leg was requested (ChannelHangupRequest): the leg is still in Stasis."""
 
     hangup_cause: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallerLeft:
-    """The caller's leg left Stasis (StasisEnd). It may live on in the dialplan: it is no longer ours to touch."""
+    """The caller's leg left Stasis (StasisEnd). It may continue in the dialplan: it must not be touched any more."""
 
-    #: Asterisk's timestamp of it: tells a StasisStart that came late from one that came after.
+    #: Asterisk's timestamp of the StasisEnd: it tells a late StasisStart from a new one.
     stamp: str | None = None
 
 
@@ -148,19 +148,19 @@ class CallerGone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Originated:
-    """Asterisk took our originating request: it dials the far end."""
+    """Asterisk accepted the originating request: it dials the far end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialled:
-    """How the dialling of a leg that we originated came out: BUSY, NOANSWER, CONGESTION, …"""
+    """How the dialling of an originated leg came out: BUSY, NOANSWER, CONGESTION, …"""
 
     status: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FarEndAnswered:
-    """The far end of a leg that we originated answered: its StasisStart, or a resync found it in our app."""
+    """The far end of an originated leg answered: its StasisStart, or a resync found it in the app."""
 
     channel_name: str
     #: Asterisk's `creationtime` of the leg.
@@ -171,26 +171,26 @@ class FarEndAnswered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OriginateRefused:
-    """Asterisk declined to originate: nothing was dialled."""
+    """Asterisk refused to originate: nothing was dialled."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndRequested:
-    """Somebody of ours wants the call ended: an operator, a limit, a restored database."""
+    """The call is to end: an operator, a limit or a restored database requires it."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadlinePassed:
-    """The sweep found the call overdue and in nobody's hands."""
+    """The sweep found the call overdue and unclaimed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LegsRemoved:
-    """Every leg and bridge of the call is gone, each verified; no request can bring one back."""
+    """Every leg and bridge of the call is gone, each verified, and no request can bring one back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

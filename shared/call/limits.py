@@ -28,7 +28,7 @@ class Limits:
     quota_seconds: float = 5.0
     #: For Postgres to answer one statement.
     database_seconds: float = 2.0
-    #: How long a created media leg may take to become ready before Asterisk is asked for it, and between two such checks.
+    #: How long a created media leg may take to become ready before Asterisk is asked for it; also between two checks.
     media_check_seconds: float = 3.0
     #: Checks before the voice agent counts as not reached.
     media_checks: int = 3
@@ -44,8 +44,8 @@ class Limits:
     call_seconds: float = 4 * 3600.0
     #: The longest pause between two tries of a teardown.
     teardown_pause_seconds: float = 60.0
-    #: A StasisStart received later than this is refused: its caller has waited too long. Messages of a killed worker are
-    #: delivered again before that.
+    #: A StasisStart received later than this is refused: its caller has waited too long. Messages of a killed worker
+    #: are delivered again before that.
     stale_start_seconds: float = 10.0
 
     @property

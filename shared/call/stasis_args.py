@@ -1,4 +1,4 @@
-"""The arguments a leg brings into Stasis: whose run it is, when the platform has originated it."""
+"""The arguments a leg brings into Stasis: the run it is for, when the platform has originated it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LARGEST_ID = 2**31 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunArgs:
-    """The run a leg is for. Named by whoever controls the PBX: to be checked, never trusted."""
+    """The run a leg is for, as the PBX says: to be checked, never trusted."""
 
     workflow_run_id: int
     workflow_id: int
@@ -25,12 +25,12 @@ class RunArgs:
 
 
 def names_run(args: Iterable[str]) -> bool:
-    """Whether any argument is one of ours: the leg is then no inbound call, also when the arguments are unusable."""
+    """True if any argument has a known key: then the leg is no inbound call, even if the arguments are unusable."""
     return any(key in (_RUN, _WORKFLOW, _USER) for key, _ in _pairs(args))
 
 
 def read(args: Iterable[str]) -> RunArgs:
-    """Reads `workflow_run_id=R,workflow_id=W[,user_id=U]`, in one string or several. Other keys are the dialplan's own.
+    """Read `workflow_run_id=R,workflow_id=W[,user_id=U]`, in one string or several. Other keys are the dialplan's own.
 
     Raises:
         InvalidStasisArgs: Says which argument and why.

@@ -17,14 +17,14 @@ class Entry(StrEnum):
 
     #: No call of this channel yet, or the one there was is over: a new call.
     NEW = "new"
-    #: The call we know.
+    #: The known call.
     KNOWN = "known"
-    #: New, and the call we know must have left Stasis without our hearing of it.
+    #: New; the StasisEnd of the known call was missed.
     MISSED_STASIS_END = "missed-stasis-end"
 
 
 def judge(last: Call | None, stamp: str) -> Entry:
-    """What a StasisStart with this stamp is.
+    """Return what a StasisStart with this stamp is.
 
     Args:
         last: The newest call of the channel (same id, same creationtime), or None.
@@ -37,17 +37,17 @@ def judge(last: Call | None, stamp: str) -> Entry:
         return Entry.NEW if over else Entry.KNOWN
     if last.entered_stamp is not None and not later(stamp, last.entered_stamp):
         return Entry.KNOWN
-    # From Stasis straight into Stasis may take less than the millisecond that stamps tell apart.
+    # A channel may leave Stasis and enter it again within the same millisecond, the resolution of stamps.
     if last.left_stamp is not None and later(last.left_stamp, stamp):
         return Entry.KNOWN
     if over:
         return Entry.NEW
-    # Adopted by a resync, without a stamp: this is the event that was late.
+    # A resync adopted the leg, without a stamp: this is its late event.
     return Entry.KNOWN if last.entered_stamp is None else Entry.MISSED_STASIS_END
 
 
 def later(stamp: str, other: str) -> bool:
-    """Whether one stamp is after the other; stamps that cannot be read are compared as text."""
+    """True if one stamp is after the other; unreadable stamps are compared as text."""
     try:
         return datetime.fromisoformat(stamp) > datetime.fromisoformat(other)
     except (TypeError, ValueError):

@@ -1,7 +1,7 @@
 """The one table of steps: what each works on, what starts it, and what its claim is made of.
 
-Queues, actors, claims, the state a step works in and the tables of the documentation derive from it. A new step is a row
-here and a command class in `commands.py`; the code of the step is wired to it in `workers/wiring.py`.
+Queues, actors, claims, the state a step works in and the tables of the documentation derive from it. A new step is a
+row here and a command class in `commands.py`; `workers/wiring.py` adds the code of the step.
 """
 
 from __future__ import annotations

@@ -1,9 +1,13 @@
-"""Redis's clock, for the age of events: a listener's and a worker's hosts need not agree on the time."""
+"""Redis's clock, for the age of events: the hosts of a listener and a worker need not agree on the time.
+
+It is read without a request: as an offset to the monotonic clock, adjusted whenever Redis tells its time.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import redis
 
@@ -11,27 +15,54 @@ _REFRESH_SECONDS = 10.0
 
 
 class RedisClock:
-    """Redis's time in ms, kept by an offset to the monotonic clock and refreshed now and then."""
+    """Tells Redis's time in ms; the owner passes on what Redis says."""
 
-    def __init__(self, client: redis.Redis) -> None:
-        self._client = client
-        self._lock = threading.Lock()
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
         self._offset_ms: float | None = None
+
+    def adjust(self, redis_ms: float, *, asked: float, answered: float) -> None:
+        """Correct the offset by one answer of Redis.
+
+        Args:
+            redis_ms: Redis's time.
+            asked: The monotonic clock before the request; `answered`: after it.
+        """
+        offset_ms = redis_ms - (asked + answered) / 2 * 1000
+        # Redis answered somewhere between the two: a difference within that is no news, so the clock does not jitter.
+        doubt_ms = (answered - asked) / 2 * 1000 + 1
+        if self._offset_ms is None or abs(offset_ms - self._offset_ms) > doubt_ms:
+            self._offset_ms = offset_ms
+
+    def now_ms(self) -> int | None:
+        """Return Redis's time; None before the first `adjust`."""
+        return None if self._offset_ms is None else int(self._monotonic() * 1000 + self._offset_ms)
+
+
+class PollingRedisClock:
+    """A clock that asks Redis for its time itself, now and then, when it is read. Thread-safe."""
+
+    def __init__(self, client: redis.Redis, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._client = client
+        self._monotonic = monotonic
+        self._clock = RedisClock(monotonic)
+        self._lock = threading.Lock()
         self._refresh_at = 0.0
 
     def now_ms(self) -> int | None:
-        """The time; None when Redis has not been reached yet."""
-        if time.monotonic() >= self._refresh_at and self._lock.acquire(blocking=False):
+        """Return Redis's time; None when Redis has not been reached yet."""
+        if self._monotonic() >= self._refresh_at and self._lock.acquire(blocking=False):
             try:
                 self._refresh()
             finally:
                 self._lock.release()
-        return None if self._offset_ms is None else int(time.monotonic() * 1000 + self._offset_ms)
+        return self._clock.now_ms()
 
     def _refresh(self) -> None:
-        self._refresh_at = time.monotonic() + _REFRESH_SECONDS
+        asked = self._monotonic()
+        self._refresh_at = asked + _REFRESH_SECONDS
         try:
             seconds, micros = self._client.time()
         except redis.RedisError:
             return
-        self._offset_ms = seconds * 1000 + micros / 1000 - time.monotonic() * 1000
+        self._clock.adjust(seconds * 1000 + micros / 1000, asked=asked, answered=self._monotonic())

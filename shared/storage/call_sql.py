@@ -27,7 +27,7 @@ ORIGINATED = f"""{CALLS}
 WHERE connection_id = %s AND channel_id = %s AND request_id IS NOT NULL ORDER BY received_at DESC LIMIT 1"""
 REQUESTED = f"""{CALLS}
 WHERE request_id = %s AND connection_id IN (SELECT connection_id FROM ari.connections WHERE organization_id = %s)
-ORDER BY received_at LIMIT 1"""
+ORDER BY received_at LIMIT 1"""  # noqa: S608 - built from constants
 
 #: With now(), which does not change within a statement: the index is searched by it, not read from end to end.
 OVERDUE = f"""{CALLS}
@@ -57,7 +57,7 @@ _TIMELINE_ROWS = """
         at timestamptz, call_id uuid, connection_id integer, kind text, name text, state_from text, state_to text,
         attempt integer, took_ms real, who text, detail text)
 """
-APPEND_TIMELINE = f"INSERT INTO ari.timeline ({_TIMELINE_COLUMNS}) {_TIMELINE_ROWS}"  # noqa: S608 - built from constants
+APPEND_TIMELINE = f"INSERT INTO ari.timeline ({_TIMELINE_COLUMNS}) {_TIMELINE_ROWS}"
 RECENT_NOTES = """
 SELECT DISTINCT name, detail FROM ari.timeline
 WHERE connection_id = %s AND call_id IS NULL AND kind = 'note' AND at > now() - %s::interval

@@ -1,4 +1,4 @@
-"""Postgres: the one place that knows psycopg. A bounded pool, time-outs, and its errors as ours."""
+"""Postgres: the one place that uses psycopg. A bounded pool, time-outs, and errors translated into `shared.errors`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Connection: TypeAlias = psycopg.Connection[Row]
 Json = psycopg_json.Json
 
 _log = logging.getLogger(__name__)
-# The pool writes a line for each attempt of each connection; an outage is told of here, once.
+# The pool logs a line for each attempt of each connection; here an outage is logged once.
 logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
 
 
@@ -34,8 +34,8 @@ class Database:
             url,
             min_size=1,
             max_size=size,
-            # Waiting for a connection and for a lock is bounded by the same time as a statement. How many may wait is
-            # not: the pool (3.3) counts those who gave up as well, and never connects again once there are too many.
+            # Waiting for a connection and for a lock is bounded by the same time as a statement. The number of waiting
+            # threads is not: the pool (3.3) also counts those that gave up, and stops connecting at that number.
             timeout=statement_seconds,
             max_idle=300,
             reconnect_timeout=5,
@@ -46,7 +46,7 @@ class Database:
                 "connect_timeout": 2,
                 "application_name": name[:63],
                 "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds} -c timezone=UTC"
-                # A role named like our schema would otherwise look for the platform's tables in it.
+                # Otherwise a role named `ari` would look for the platform's tables in the schema `ari`.
                 " -c search_path=public"
                 " -c idle_in_transaction_session_timeout=30000",
                 "keepalives_idle": 5,
@@ -59,11 +59,11 @@ class Database:
         self._outage = _Outage()
 
     def open(self) -> None:
-        """Starts connecting in the background; does not wait, so a process may start before its database."""
+        """Start connecting in the background without waiting, so that a process may start before its database."""
         self._pool.open(wait=False)
 
     def close(self) -> None:
-        """Closes the pool; connections in use are closed when given back."""
+        """Close the pool; connections in use are closed when given back."""
         self._pool.close(timeout=2)
 
     @contextlib.contextmanager
@@ -91,7 +91,7 @@ class Database:
 
 
 class _Outage:
-    """Tells that Postgres is away, and that it is back: one line each, whoever and how many notice."""
+    """Logs that Postgres is unavailable, and that it is available again: one line each, however many threads notice."""
 
     def __init__(self) -> None:
         self._since: float | None = None
@@ -103,7 +103,7 @@ class _Outage:
             if begins:
                 self._since = time.monotonic()
         if begins:
-            _log.error("Postgres is away: tried again until it is back", extra={"reason": reason})
+            _log.error("postgres unavailable, retrying", extra={"reason": reason})
 
     def end(self) -> None:
         if self._since is None:
@@ -111,14 +111,14 @@ class _Outage:
         with self._lock:
             since, self._since = self._since, None
         if since is not None:
-            _log.warning("Postgres is back", extra={"after_seconds": round(time.monotonic() - since, 1)})
+            _log.warning("postgres available again", extra={"after_seconds": round(time.monotonic() - since, 1)})
 
 
 def _is_away(cause: BaseException | None) -> bool:
-    """Whether the connection failed, and not just one statement on it."""
+    """True if the connection failed, and not just one statement on it."""
     if isinstance(cause, psycopg_pool.PoolTimeout):
         return True
-    # Class 08 is a lost connection, 57P a server that stops or starts; without a state nothing was heard of it.
+    # Class 08 is a lost connection, 57P a server that stops or starts; without a state the server did not answer.
     state = cause.sqlstate if isinstance(cause, psycopg.OperationalError) else ""
     return state is None or state.startswith(("08", "57P"))
 

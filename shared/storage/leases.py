@@ -1,4 +1,4 @@
-"""Leases in Postgres: one holder at a time, by Postgres's clock; a holder that dies loses it when it runs out."""
+"""Leases in Postgres: one holder at a time, by Postgres's clock. The lease of a holder that dies expires."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _RELEASE = "UPDATE ari.leases SET expires_at = clock_timestamp() WHERE name = %s
 
 
 class Leases:
-    """Takes and releases leases; raises DatabaseUnavailable as a database does."""
+    """Takes and releases leases. Every method raises DatabaseUnavailable when Postgres is away."""
 
     def __init__(self, db: database.Database) -> None:
         self._db = db
 
     def take(self, name: str, holder: str, seconds: float) -> int | None:
-        """Takes a lease, or renews the holder's own.
+        """Take a free or expired lease, or renew the holder's own.
 
         Returns:
-            Its term, which counts the holders; None when another has it.
+            The term of the lease, which counts its holders; None while another holder has it.
         """
         with self._db.connection() as connection:
             row = connection.execute(_TAKE, {"name": name, "holder": holder, "seconds": seconds}).fetchone()
         return int(row["term"]) if row is not None else None
 
     def release(self, name: str, holder: str) -> None:
-        """Lets another take it at once; does nothing to a lease of somebody else's."""
+        """End the holder's lease now, so that another can take it at once; leave another holder's lease alone."""
         with self._db.connection() as connection:
             connection.execute(_RELEASE, [name, holder])

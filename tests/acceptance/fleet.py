@@ -107,7 +107,7 @@ class Fleet:
             for line in log.read_text().splitlines():
                 with contextlib.suppress(ValueError):
                     said = json.loads(line)
-                    if said.get("event") == "connected":
+                    if said.get("event") == "socket connected":
                         opened.append((said["timestamp"], said["connection"], said["epoch"]))
         epochs: dict[str, list[int]] = {}
         for _, connection, epoch in sorted(opened):

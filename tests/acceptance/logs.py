@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 #: Said when a process failed by an error of its own.
-FAILURES = ("a job failed", "Fatal Python error")
+FAILURES = ("job failed", "Fatal Python error")
 
 
 def assert_clean(folder: Path, *, secrets: Iterable[str], user: str, password: str) -> None:

@@ -56,7 +56,9 @@ def two_listeners(fleet: Fleet) -> Iterator[None]:
 
 def assert_no_older_epoch(fleet: Fleet) -> None:
     """At each moment the newest socket of a connection is that of its highest epoch."""
-    for key, epochs in fleet.openings().items():
+    openings = fleet.openings()
+    assert openings, "the listeners' logs show them"
+    for key, epochs in openings.items():
         assert epochs == sorted(epochs), f"connection {key} was opened under an older epoch: {epochs}"
 
 

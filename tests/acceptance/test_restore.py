@@ -147,7 +147,7 @@ def test_the_secret_key_is_changed_while_a_call_runs(product: Product, site: Sit
 
     def ready(name: str) -> int:
         """How often a process has said that it is."""
-        said = {"listener": "listening", "worker": "worker started", "scheduler": "scheduler started"}[name]
+        said = {"listener": "listener started", "worker": "worker started", "scheduler": "scheduler started"}[name]
         return (pipeline.logs / f"{name}.log").read_text().count(said)
 
     def restart(*names: str, key: str) -> None:

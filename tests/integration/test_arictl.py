@@ -22,7 +22,7 @@ from shared.call import calls, facts
 from shared.call.calls import Call, Change, Direction, State
 from shared.call.limits import Limits
 from shared.storage import database
-from shared.storage.call_store import PostgresStore, TimelineEntry
+from shared.storage.postgres_calls import PostgresCalls, TimelineEntry
 from tests import certificates
 
 pytestmark = pytest.mark.services
@@ -226,7 +226,7 @@ def test_requests_that_are_held_back_are_listed_until_that_has_passed(arictl: Ar
 
     def noted(who: str, name: str, detail: str, seconds_ago: int = 0) -> None:
         at = datetime.now(UTC) - timedelta(seconds=seconds_ago)
-        store = PostgresStore(db, who=who, prefix="aip-")
+        store = PostgresCalls(db, who=who, prefix="aip-")
         store.append_timeline([TimelineEntry(kind="note", name=name, detail=detail, at=at)], connection_id=1)
 
     def shown(endpoint: str) -> str:
@@ -277,7 +277,7 @@ def call(db: database.Database) -> Call:
             "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password)"
             " VALUES (1, 1, 'http://a', 'a', 'a', 'x')"
         )
-    store = PostgresStore(db, who="worker-1", prefix="aip-")
+    store = PostgresCalls(db, who="worker-1", prefix="aip-")
     now = store.now()
     made = Call(
         call_id=uuid.uuid4(), connection_id=1,
@@ -495,7 +495,7 @@ def test_limits_are_shown_with_what_is_used(arictl: Arictl, db: database.Databas
             "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password)"
             " VALUES (1, 1, 'http://a', 'a', 'a', 'x')"
         )
-    store = PostgresStore(db, who="test", prefix="aip-")
+    store = PostgresCalls(db, who="test", prefix="aip-")
     now = store.now()
     for state, connected_at, ending_at in (
         (State.RECEIVED, None, None),

@@ -16,7 +16,7 @@ from shared.broker import retries
 from shared.call import commands
 from shared.call.calls import Call, Direction, State
 from shared.storage import database
-from shared.storage.call_store import PostgresStore
+from shared.storage.postgres_calls import PostgresCalls
 from tests import databases, stations
 from workers.dead_letters import DeadLetters
 
@@ -35,7 +35,7 @@ class Scene:
     def __init__(self, db: database.Database, redis_url: str) -> None:
         self._db = db
         self.url = redis_url
-        self.store = PostgresStore(db, who="worker", prefix="aip-")
+        self.store = PostgresCalls(db, who="worker", prefix="aip-")
         self.error: Exception = errors.PermanentError("no")
         self.tries = 0
         self.broker = queues.broker(redis_url, [DeadLetters(self.store), retries.Retries((20,))], threads=2)
@@ -76,7 +76,7 @@ def scene(db: database.Database, redis_url: str) -> Iterator[Scene]:
     made.close()
 
 
-def call(store: PostgresStore) -> Call:
+def call(store: PostgresCalls) -> Call:
     now = store.now()
     made = Call(
         call_id=uuid.uuid4(),

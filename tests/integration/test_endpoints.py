@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from listener import addresses, websocket
-from listener.errors import SocketBroken
+from listener import websocket
+from listener.websocket import SocketBroken
 from shared import errors
 from shared.asterisk import address_guard, ari, circuit_breaker, http_pool, rest, tcp_connector
 from simulator.testing import SimulatedAsterisk
@@ -86,9 +86,9 @@ def asterisk(endpoint: str, names: Names, rule: address_guard.AddressGuard = OPE
 
 async def opened(endpoint: str, names: Names, rule: address_guard.AddressGuard = OPEN) -> None:
     """An event socket, opened and closed."""
-    url, header = addresses.socket_url(endpoint, "voiceai"), addresses.authorization("voiceai", PASSWORD)
-    wire = await websocket.open_wire(url, header, None, rule=rule, resolve=names)
-    await wire.close()
+    url, header = websocket.socket_url(endpoint, "voiceai"), websocket.authorization("voiceai", PASSWORD)
+    stream = await websocket.connect(url, header, None, rule=rule, resolve=names)
+    await stream.close()
 
 
 # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────

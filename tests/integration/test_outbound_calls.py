@@ -12,7 +12,7 @@ from shared.call.call_requests import CallRequest
 from shared.call.limits import Limits
 from shared.platform import dograh
 from shared.storage import connections, database
-from shared.storage.call_store import PostgresStore
+from shared.storage.postgres_calls import PostgresCalls
 from shared.storage.call_writer import CallWriter
 
 pytestmark = pytest.mark.services
@@ -70,7 +70,7 @@ def orders() -> CommandQueue:
 
 @pytest.fixture
 def placing(db: database.Database, orders: CommandQueue) -> outbound_calls.OutboundCalls:
-    writer = CallWriter(PostgresStore(db, who="test", prefix="aip-"), orders, Limits(), who="test")
+    writer = CallWriter(PostgresCalls(db, who="test", prefix="aip-"), orders, Limits(), who="test")
     return outbound_calls.OutboundCalls(
         writer,
         dograh.Routes(db),

@@ -20,7 +20,8 @@ from shared.call.states import Cause, Direction, Outcome, State
 from shared.call.steps import Step
 from shared.platform import dograh
 from shared.storage import database, quotas
-from shared.storage.call_store import ClaimRequest, PostgresStore
+from shared.storage.call_store import ClaimRequest
+from shared.storage.postgres_calls import PostgresCalls
 from shared.storage.call_writer import CallWriter, UnitOfWork
 from tests import databases
 
@@ -51,8 +52,8 @@ def db(database_url: str) -> Iterator[database.Database]:
 
 
 @pytest.fixture
-def store(db: database.Database) -> PostgresStore:
-    return PostgresStore(db, who="test", prefix="aip-")
+def store(db: database.Database) -> PostgresCalls:
+    return PostgresCalls(db, who="test", prefix="aip-")
 
 
 @pytest.fixture
@@ -61,12 +62,12 @@ def orders() -> CommandQueue:
 
 
 @pytest.fixture
-def writer(store: PostgresStore, orders: CommandQueue) -> CallWriter:
+def writer(store: PostgresCalls, orders: CommandQueue) -> CallWriter:
     return CallWriter(store, orders, LIMITS, who="test")
 
 
 @pytest.fixture
-def make(store: PostgresStore) -> Callable[..., Call]:
+def make(store: PostgresCalls) -> Callable[..., Call]:
     """Writes a call, `received` unless told; gives it back as written."""
 
     def made(**fields: Any) -> Call:
@@ -88,7 +89,7 @@ def own(db: database.Database) -> quotas.Quotas:
     return quotas.Quotas(db, now=lambda: NOON)
 
 
-def taken(store: PostgresStore, organization_id: int = 3) -> int:
+def taken(store: PostgresCalls, organization_id: int = 3) -> int:
     with store.transaction() as connection:
         return store.slots_used(connection, organization_id)
 
@@ -115,7 +116,7 @@ def execute(db: database.Database, query: str, *values: object) -> None:
 
 @pytest.mark.parametrize("slots", [0, 1, 7, 49])
 def test_of_fifty_callers_at_once_as_many_get_in_as_there_are_slots(
-    store: PostgresStore, writer: CallWriter, make: Callable[..., Call], slots: int
+    store: PostgresCalls, writer: CallWriter, make: Callable[..., Call], slots: int
 ) -> None:
     waiting = [make() for _ in range(CALLERS)]
     gate = threading.Barrier(CALLERS)
@@ -136,7 +137,7 @@ def test_of_fifty_callers_at_once_as_many_get_in_as_there_are_slots(
 
 
 def test_fifty_callers_and_as_many_who_leave_never_exceed_the_slots(
-    store: PostgresStore, writer: CallWriter, make: Callable[..., Call]
+    store: PostgresCalls, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
     """Callers come and go at the same time: after each admission there are as many as the limit at most."""
     slots, most = 5, []
@@ -160,7 +161,7 @@ def test_fifty_callers_and_as_many_who_leave_never_exceed_the_slots(
 
 
 def test_another_organization_does_not_wait_for_the_lock(
-    store: PostgresStore, writer: CallWriter, make: Callable[..., Call]
+    store: PostgresCalls, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
     other = make(organization_id=4)
     with store.transaction() as connection:
@@ -176,7 +177,7 @@ def test_another_organization_does_not_wait_for_the_lock(
 
 
 def test_an_organization_s_calls_are_its_own(
-    writer: CallWriter, store: PostgresStore, make: Callable[..., Call]
+    writer: CallWriter, store: PostgresCalls, make: Callable[..., Call]
 ) -> None:
     for organization_id in (3, 4):
         assert admit(writer, make(organization_id=organization_id), 1).state is State.ADMITTED
@@ -184,7 +185,7 @@ def test_an_organization_s_calls_are_its_own(
 
 
 def test_without_a_limit_nothing_is_counted_and_nobody_waits(
-    store: PostgresStore, writer: CallWriter, make: Callable[..., Call]
+    store: PostgresCalls, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
     with store.transaction() as connection:
         store.lock_organization(connection, 3)
@@ -193,7 +194,7 @@ def test_without_a_limit_nothing_is_counted_and_nobody_waits(
 
 
 def test_an_originated_call_is_written_under_the_same_lock_and_count(
-    store: PostgresStore, writer: CallWriter, make: Callable[..., Call]
+    store: PostgresCalls, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
     """What an originate of ours does: lock, count, insert. Callers who come at the same time are counted with it."""
     slots, gate = 3, threading.Barrier(CALLERS)
@@ -234,7 +235,7 @@ def test_a_call_that_ended_meanwhile_is_neither_admitted_nor_refused(
 
 @pytest.mark.parametrize(("slots", "order"), [(1, commands.CreateRun), (0, commands.TearDown)])
 def test_an_admission_gives_its_order_and_gives_the_call_out_of_hand(
-    store: PostgresStore, orders: CommandQueue, make: Callable[..., Call], slots: int, order: type
+    store: PostgresCalls, orders: CommandQueue, make: Callable[..., Call], slots: int, order: type
 ) -> None:
     writer, call = CallWriter(store, orders, LIMITS, who="test"), make()
     held = store.claim(call.call_id, ClaimRequest(owner="w1", step=Step.ADMISSION, duration=timedelta(seconds=9)))
@@ -273,7 +274,7 @@ ENDS: list[facts.Fact] = [
 
 
 def test_a_slot_is_free_again_whatever_way_a_call_ends(
-    store: PostgresStore, writer: CallWriter, db: database.Database, make: Callable[..., Call]
+    store: PostgresCalls, writer: CallWriter, db: database.Database, make: Callable[..., Call]
 ) -> None:
     ways = 0
     for state, fields in LIVE:
@@ -303,14 +304,14 @@ def test_a_slot_is_free_again_whatever_way_a_call_ends(
 
 @pytest.mark.parametrize(("seconds", "slots"), [(0, 1), (55, 1), (61, 0), (100_000, 0)])
 def test_a_call_that_cannot_be_torn_down_frees_its_slot_after_a_minute(
-    store: PostgresStore, make: Callable[..., Call], seconds: int, slots: int
+    store: PostgresCalls, make: Callable[..., Call], seconds: int, slots: int
 ) -> None:
     ended_at = store.now() - timedelta(seconds=seconds)
     make(state=State.ENDING, workflow_id=1, connected_at=ended_at - timedelta(seconds=5), ending_at=ended_at)
     assert taken(store) == slots
 
 
-def test_a_refused_call_never_has_a_slot(store: PostgresStore, writer: CallWriter, make: Callable[..., Call]) -> None:
+def test_a_refused_call_never_has_a_slot(store: PostgresCalls, writer: CallWriter, make: Callable[..., Call]) -> None:
     """A dialler that calls on and on does not keep out the callers who would be served."""
     first = admit(writer, make(), 1)
     for _ in range(5):

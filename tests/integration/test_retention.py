@@ -1,4 +1,4 @@
-"""What was kept for long enough is deleted from a real Postgres: nothing else, in small bites, in nobody's way."""
+"""Old rows are deleted from a real Postgres: nothing else, in small batches, without blocking others."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from shared.call import facts
 from shared.call.calls import Call, Direction, State
 from shared.call.limits import Limits
 from shared.storage import database
-from shared.storage.call_store import PostgresStore, TimelineEntry
+from shared.storage.postgres_calls import PostgresCalls, TimelineEntry
 from shared.storage.call_writer import CallWriter
 from tests import databases
 
 pytestmark = pytest.mark.services
 
 DAYS = 32
-#: What one run deletes at most.
+#: Most calls that one run deletes.
 ONCE = retention._BATCH * retention._BATCHES
 MANY = 200_000
 
 #: Calls one a second, the newest `days` old: each with an attempt and three rows of the timeline.
 _OLD_CALLS = """
 INSERT INTO ari.calls (call_id, connection_id, connection_version, organization_id, channel_id, channel_created, entry,
-    direction, state, received_at, state_since, version, step_retries, channel_name, caller_number, called_number, args,
-    attempt, legs_created, media_ready, caller_left, workflow_run_id, connected_at, ending_at, ended_at, outcome)
-SELECT gen_random_uuid(), 1, 1, 3, 'old-' || n, '', 1, 'inbound', 'ended', at, at, 9, 0, '', '', '', '{}', 1, true,
-       true, true, n, at, at + interval '1 minute', at + interval '1 minute', 'completed'
+    direction, state, received_at, state_since, lock_version, step_retries, channel_name, caller_number, called_number,
+    args, continue_in_dialplan, attempt, legs_created, media_ready, caller_left, workflow_run_id, connected_at,
+    ending_at, ended_at, outcome)
+SELECT gen_random_uuid(), 1, 1, 3, 'old-' || n, '', 1, 'inbound', 'ended', at, at, 9, 0, '', '', '', '{}', false, 1,
+       true, true, true, n, at, at + interval '1 minute', at + interval '1 minute', 'completed'
 FROM (SELECT n, now() - make_interval(days => %s, secs => n) AS at FROM generate_series(1, %s) AS n) AS times;
 """
 _THEIR_ATTEMPTS = """
@@ -48,9 +49,9 @@ SELECT received_at, call_id, 'note', 'x', 'test' FROM ari.calls, generate_series
 
 
 class CommandQueue:
-    """Nobody works here."""
+    """Drops every command: no worker runs here."""
 
-    def give(self, orders: object, *, connection_id: int) -> None:
+    def give(self, commands: object, *, connection_id: int) -> None:
         pass
 
 
@@ -76,8 +77,8 @@ def ago(days: float) -> datetime:
     return datetime.now(UTC) - timedelta(days=days)
 
 
-def received(store: PostgresStore, *, days: float, ended_days: float | None) -> Call:
-    """Writes a call that came so long ago, and has ended so long ago, or has not."""
+def received(store: PostgresCalls, *, days: float, ended_days: float | None) -> Call:
+    """Write a call by its age, and by how long ago it ended; None: it has not."""
     now = store.now()
     call = Call(
         call_id=uuid4(), connection_id=1, connection_version=1, organization_id=3, channel_id=uuid4().hex,
@@ -94,18 +95,18 @@ def received(store: PostgresStore, *, days: float, ended_days: float | None) -> 
     [
         (33, 32.1, False),
         (32.1, 32.01, False),
-        # Of a month of 31 days, all of it.
+        # A month of 31 days is kept completely.
         (31, 31, True),
         (0, 0, True),
-        # In conversation over the edge.
+        # Received before the limit, ended after it.
         (40, 31.9, True),
         (400, None, True),
     ],
 )
-def test_a_call_goes_when_it_has_ended_for_long_enough(
+def test_a_call_is_deleted_when_it_has_ended_long_enough_ago(
     db: database.Database, days: float, ended_days: float | None, stays: bool
 ) -> None:
-    store = PostgresStore(db, who="test", prefix="aip-")
+    store = PostgresCalls(db, who="test", prefix="aip-")
     call = received(store, days=days, ended_days=ended_days)
     execute(db, _THEIR_ATTEMPTS)
     for _ in range(2):
@@ -114,7 +115,7 @@ def test_a_call_goes_when_it_has_ended_for_long_enough(
         assert (count(db, "attempts"), count(db, "timeline")) == ((1, 2) if stays else (0, 0))
 
 
-def test_a_connection_s_rows_and_those_of_nothing_go_as_well(db: database.Database) -> None:
+def test_old_timeline_rows_of_connections_and_of_no_connection_are_deleted(db: database.Database) -> None:
     row = "INSERT INTO ari.timeline (at, connection_id, kind, name, who) VALUES (%s, %s, 'note', %s, 'test')"
     for connection_id in (1, None):
         execute(db, row, ago(33), connection_id, "old")
@@ -123,14 +124,14 @@ def test_a_connection_s_rows_and_those_of_nothing_go_as_well(db: database.Databa
     assert (count(db, "timeline", "name = 'old'"), count(db, "timeline", "name = 'young'")) == (0, 2)
 
 
-def test_nothing_goes_when_all_is_to_be_kept(db: database.Database) -> None:
-    store = PostgresStore(db, who="test", prefix="aip-")
+def test_nothing_is_deleted_when_everything_is_kept(db: database.Database) -> None:
+    store = PostgresCalls(db, who="test", prefix="aip-")
     call = received(store, days=5000, ended_days=5000)
     Retention(db, days=0).delete_old()
     assert store.load(call.call_id) == call
 
 
-def test_of_very_many_a_bounded_number_goes_at_a_time_and_nobody_waits(
+def test_of_very_many_calls_a_bounded_number_is_deleted_without_blocking_others(
     db: database.Database, database_url: str
 ) -> None:
     filling = database.Database(database_url, size=1, statement_seconds=120.0)
@@ -139,12 +140,12 @@ def test_of_very_many_a_bounded_number_goes_at_a_time_and_nobody_waits(
     for query in (_THEIR_ATTEMPTS, _THEIR_TIMELINE, "ANALYZE ari.calls", "ANALYZE ari.timeline"):
         execute(filling, query)
     filling.close()
-    store = PostgresStore(db, who="test", prefix="aip-")
+    store = PostgresCalls(db, who="test", prefix="aip-")
     writer = CallWriter(store, CommandQueue(), Limits(), who="test")
     over = threading.Event()
 
     def serve() -> int:
-        """Calls come and go meanwhile."""
+        """Receive and end calls meanwhile."""
         served = 0
         while not over.is_set():
             call = received(store, days=0, ended_days=None)
@@ -152,20 +153,20 @@ def test_of_very_many_a_bounded_number_goes_at_a_time_and_nobody_waits(
             served += 1
         return served
 
-    with ThreadPoolExecutor(4) as pool, db.transaction() as holding:
-        # The oldest is in somebody's hands.
-        held = holding.execute("SELECT call_id FROM ari.calls ORDER BY received_at LIMIT 1 FOR UPDATE").fetchone()
+    with ThreadPoolExecutor(4) as pool, db.transaction() as blocking:
+        # The oldest call is locked by another transaction.
+        locked = blocking.execute("SELECT call_id FROM ari.calls ORDER BY received_at LIMIT 1 FOR UPDATE").fetchone()
         serving = [pool.submit(serve) for _ in range(2)]
         try:
-            # Each statement of it has 2 s. Two at once: a leader that was frozen and goes on beside its successor.
+            # Each statement has 2 s. Two runs at once: a leader that was frozen goes on beside its successor.
             runs = [pool.submit(Retention(db, days=DAYS).delete_old) for _ in range(2)]
             for run in runs:
                 run.result(timeout=60)
         finally:
             over.set()
         assert all(thread.result(timeout=30) > 0 for thread in serving)
-    assert held is not None
-    assert store.load(held["call_id"]) is not None
+    assert locked is not None
+    assert store.load(locked["call_id"]) is not None
     left = count(db, "calls", "channel_id LIKE 'old-%'")
     assert left == MANY - 2 * ONCE
     of_old = "call_id IN (SELECT call_id FROM ari.calls WHERE channel_id LIKE 'old-%')"

@@ -24,7 +24,9 @@ from shared.call.limits import Limits
 from shared.call.states import Direction, Outcome, State
 from shared.call.steps import Step
 from shared.storage import database, leases
-from shared.storage.call_store import ClaimRequest, PostgresStore, TimelineEntry
+from shared.storage.call_store import ClaimRequest
+from shared.storage.postgres_calls import PostgresCalls
+from shared.storage.timeline import TimelineEntry
 from shared.storage.call_writer import CallWriter, UnitOfWork
 
 pytestmark = pytest.mark.services
@@ -67,8 +69,8 @@ def db(database_url: str) -> Iterator[database.Database]:
 
 
 @pytest.fixture
-def store(db: database.Database) -> PostgresStore:
-    return PostgresStore(db, who="test", prefix="aip-")
+def store(db: database.Database) -> PostgresCalls:
+    return PostgresCalls(db, who="test", prefix="aip-")
 
 
 @pytest.fixture
@@ -77,12 +79,12 @@ def orders() -> CommandQueue:
 
 
 @pytest.fixture
-def writer(store: PostgresStore, orders: CommandQueue) -> CallWriter:
+def writer(store: PostgresCalls, orders: CommandQueue) -> CallWriter:
     return CallWriter(store, orders, LIMITS, who="test")
 
 
 @pytest.fixture
-def make(store: PostgresStore) -> Callable[..., Call]:
+def make(store: PostgresCalls) -> Callable[..., Call]:
     """Writes a call, `received` unless told; gives it back as written."""
 
     def made(channel_id: str = "1.1", **fields: Any) -> Call:
@@ -130,7 +132,7 @@ def names(db: database.Database, call: Call) -> list[str]:
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_call_comes_back_as_it_was_written(store: PostgresStore, make: Callable[..., Call]) -> None:
+def test_a_call_comes_back_as_it_was_written(store: PostgresCalls, make: Callable[..., Call]) -> None:
     now = store.now()
     call = make(
         state=State.ENDING, deadline_at=now, step_retries=2, channel_name="PJSIP/ü", caller_number="+49",
@@ -144,7 +146,7 @@ def test_a_call_comes_back_as_it_was_written(store: PostgresStore, make: Callabl
     assert store.load(uuid.uuid4()) is None
 
 
-def test_a_call_is_inserted_once(store: PostgresStore, db: database.Database, make: Callable[..., Call]) -> None:
+def test_a_call_is_inserted_once(store: PostgresCalls, db: database.Database, make: Callable[..., Call]) -> None:
     call = make()
     assert not store.insert(call, [TimelineEntry(kind="note", name="again")], hold())
     # The same entry under another id is the same call too.
@@ -154,7 +156,7 @@ def test_a_call_is_inserted_once(store: PostgresStore, db: database.Database, ma
 
 
 def test_a_call_inserted_under_a_claim_is_held(
-    store: PostgresStore, db: database.Database, make: Callable[..., Call]
+    store: PostgresCalls, db: database.Database, make: Callable[..., Call]
 ) -> None:
     call = replace(make(), call_id=uuid.uuid4(), channel_id="1.2")
     assert store.insert(call, [TimelineEntry(kind="note", name="found")], hold())
@@ -163,7 +165,7 @@ def test_a_call_inserted_under_a_claim_is_held(
     assert names(db, call) == ["CallReceived", "found"]
 
 
-def test_the_newest_entry_of_a_channel_is_found(store: PostgresStore, make: Callable[..., Call]) -> None:
+def test_the_newest_entry_of_a_channel_is_found(store: PostgresCalls, make: Callable[..., Call]) -> None:
     first = make()
     second = make(entry=2, received_at=first.received_at + timedelta(seconds=1))
     assert store.last_entry(1, "1.1", "c") == second
@@ -172,7 +174,7 @@ def test_the_newest_entry_of_a_channel_is_found(store: PostgresStore, make: Call
     assert store.last_entry(1, "1.1%", "c") is None
 
 
-def test_the_clock_is_postgres_s(store: PostgresStore, db: database.Database) -> None:
+def test_the_clock_is_postgres_s(store: PostgresCalls, db: database.Database) -> None:
     now = one(db, "SELECT clock_timestamp() AS now")["now"]
     assert abs((store.now() - now).total_seconds()) < 0.5
     assert store.now() <= store.now()
@@ -181,19 +183,19 @@ def test_the_clock_is_postgres_s(store: PostgresStore, db: database.Database) ->
 # ── compare-and-set ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def admitted(call: Call, store: PostgresStore) -> Call:
+def admitted(call: Call, store: PostgresCalls) -> Call:
     return transitions.advance(call, ADMITTED, store.now(), LIMITS)[0]
 
 
 def save(
-    store: PostgresStore, before: Call, after: Call, fact: facts.Fact = ADMITTED, *,
+    store: PostgresCalls, before: Call, after: Call, fact: facts.Fact = ADMITTED, *,
     timeline: Sequence[TimelineEntry] = (),
     owner: str = "", take: ClaimRequest | None = None,
 ) -> Call | None:  # fmt: skip
     return store.save([Change(before=before, after=after, fact=fact)], timeline=timeline, owner=owner, hold=take)
 
 
-def test_a_save_raises_the_version(store: PostgresStore, make: Callable[..., Call]) -> None:
+def test_a_save_raises_the_version(store: PostgresCalls, make: Callable[..., Call]) -> None:
     call = make()
     saved = save(store, call, admitted(call, store))
     assert saved is not None
@@ -201,7 +203,7 @@ def test_a_save_raises_the_version(store: PostgresStore, make: Callable[..., Cal
     assert (saved.state, saved.lock_version) == (State.ADMITTED, call.lock_version + 1)
 
 
-def test_a_stale_save_is_lost_whole(store: PostgresStore, db: database.Database, make: Callable[..., Call]) -> None:
+def test_a_stale_save_is_lost_whole(store: PostgresCalls, db: database.Database, make: Callable[..., Call]) -> None:
     call = make()
     after = admitted(call, store)
     assert save(store, call, after) is not None
@@ -214,7 +216,7 @@ def test_a_stale_save_is_lost_whole(store: PostgresStore, db: database.Database,
     assert names(db, call) == ["CallReceived", "Admitted", "GET /x"]
 
 
-def test_two_threads_save_once(store: PostgresStore, make: Callable[..., Call]) -> None:
+def test_two_threads_save_once(store: PostgresCalls, make: Callable[..., Call]) -> None:
     call = make()
     after = admitted(call, store)
     with ThreadPoolExecutor(8) as pool:
@@ -223,7 +225,7 @@ def test_two_threads_save_once(store: PostgresStore, make: Callable[..., Call]) 
 
 
 def test_an_attempt_is_a_row_before_it_is_asked_for(
-    store: PostgresStore, db: database.Database, make: Callable[..., Call]
+    store: PostgresCalls, db: database.Database, make: Callable[..., Call]
 ) -> None:
     call = make(state=State.PREPARED)
     until = store.now() + timedelta(seconds=14)
@@ -252,7 +254,7 @@ def test_an_attempt_is_a_row_before_it_is_asked_for(
 
 
 def test_one_of_two_threads_gets_the_claim(
-    store: PostgresStore, db: database.Database, make: Callable[..., Call]
+    store: PostgresCalls, db: database.Database, make: Callable[..., Call]
 ) -> None:
     call = make()
     with ThreadPoolExecutor(8) as pool:
@@ -264,20 +266,20 @@ def test_one_of_two_threads_gets_the_claim(
     assert held.lock_version == call.lock_version + 1
 
 
-def test_a_claim_makes_what_was_read_before_stale(store: PostgresStore, make: Callable[..., Call]) -> None:
+def test_a_claim_makes_what_was_read_before_stale(store: PostgresCalls, make: Callable[..., Call]) -> None:
     call = make()
     assert store.claim(call.call_id, hold()) is not None
     assert save(store, call, admitted(call, store)) is None
 
 
-def test_a_call_in_another_state_is_not_claimed(store: PostgresStore, make: Callable[..., Call]) -> None:
+def test_a_call_in_another_state_is_not_claimed(store: PostgresCalls, make: Callable[..., Call]) -> None:
     call = make()
     for step in set(Step) - {Step.ADMISSION}:
         assert store.claim(call.call_id, hold(step)) is None
 
 
 def test_a_claim_that_ran_out_can_be_taken(
-    store: PostgresStore, db: database.Database, make: Callable[..., Call]
+    store: PostgresCalls, db: database.Database, make: Callable[..., Call]
 ) -> None:
     call = make()
     assert store.claim(call.call_id, hold(seconds=0)) is not None
@@ -286,7 +288,7 @@ def test_a_claim_that_ran_out_can_be_taken(
 
 
 def test_a_claim_stays_when_another_fact_is_stored(
-    store: PostgresStore, db: database.Database, writer: CallWriter, make: Callable[..., Call]
+    store: PostgresCalls, db: database.Database, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
     call = make(state=State.PREPARED, attempt=1, attempt_in_doubt_until=store.now() + timedelta(seconds=14))
     assert store.claim(call.call_id, hold(Step.MEDIA)) is not None
@@ -295,7 +297,7 @@ def test_a_claim_stays_when_another_fact_is_stored(
 
 
 def test_a_claim_goes_when_the_state_changes(
-    store: PostgresStore, db: database.Database, writer: CallWriter, make: Callable[..., Call]
+    store: PostgresCalls, db: database.Database, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
     call = make()
     assert store.claim(call.call_id, hold()) is not None
@@ -304,7 +306,7 @@ def test_a_claim_goes_when_the_state_changes(
 
 
 def test_a_claim_goes_when_its_owner_reports(
-    store: PostgresStore, db: database.Database, writer: CallWriter, make: Callable[..., Call]
+    store: PostgresCalls, db: database.Database, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
     call = make(state=State.ENDING)
     held = store.claim(call.call_id, hold(Step.TEARDOWN))
@@ -316,7 +318,7 @@ def test_a_claim_goes_when_its_owner_reports(
 
 
 def test_a_claim_is_given_back_by_its_owner_only(
-    store: PostgresStore, db: database.Database, make: Callable[..., Call]
+    store: PostgresCalls, db: database.Database, make: Callable[..., Call]
 ) -> None:
     call = make()
     assert store.claim(call.call_id, hold()) is not None
@@ -328,7 +330,7 @@ def test_a_claim_is_given_back_by_its_owner_only(
 
 
 def test_a_change_may_take_the_call_for_the_next_step(
-    store: PostgresStore, db: database.Database, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
+    store: PostgresCalls, db: database.Database, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
 ) -> None:
     call = make(state=State.PREPARED, attempt=1, legs_created=True)
     recorded = writer.record(call, facts.MediaReady(attempt=1), owner="w1", take=Step.BRIDGE)
@@ -340,7 +342,7 @@ def test_a_change_may_take_the_call_for_the_next_step(
 
 
 def test_an_attempt_is_begun_by_one_worker_only(
-    store: PostgresStore, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
+    store: PostgresCalls, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
 ) -> None:
     call = make(state=State.PREPARED)
     begun = facts.AttemptBegun(attempt=1, in_doubt_until=store.now() + timedelta(seconds=14))
@@ -353,7 +355,7 @@ def test_an_attempt_is_begun_by_one_worker_only(
 
 
 def test_an_attempt_under_a_live_claim_does_not_begin(
-    store: PostgresStore, writer: CallWriter, make: Callable[..., Call]
+    store: PostgresCalls, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
     call = make(state=State.PREPARED)
     assert store.claim(call.call_id, hold(Step.MEDIA)) is not None
@@ -392,7 +394,7 @@ def test_whoever_commits_last_orders_the_one_join(
 
 
 def test_a_fact_that_no_longer_applies_writes_only_its_requests(
-    store: PostgresStore, db: database.Database, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
+    store: PostgresCalls, db: database.Database, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
 ) -> None:
     call = make(state=State.ENDED, deadline_at=None)
     request = TimelineEntry(kind="request", name="POST /x", detail="200", took_ms=3.0, attempt=1)
@@ -410,7 +412,7 @@ def test_a_fact_that_no_longer_applies_writes_only_its_requests(
 
 
 def test_the_timeline_tells_each_transition(
-    store: PostgresStore, db: database.Database, writer: CallWriter, make: Callable[..., Call]
+    store: PostgresCalls, db: database.Database, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
     call = make(caller_number="+49151", called_number="555")
     call = writer.record(call, ADMITTED, timeline=[TimelineEntry(kind="request", name="GET /q", at=store.now())]).call
@@ -425,7 +427,7 @@ def test_the_timeline_tells_each_transition(
 
 
 def test_orders_that_cannot_be_given_do_not_undo_what_is_stored(
-    store: PostgresStore, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
+    store: PostgresCalls, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
 ) -> None:
     orders.away = True
     call = make()
@@ -435,7 +437,7 @@ def test_orders_that_cannot_be_given_do_not_undo_what_is_stored(
     assert loaded.state is State.ADMITTED
 
 
-def test_notes_of_a_connection_have_no_call(store: PostgresStore, db: database.Database) -> None:
+def test_notes_of_a_connection_have_no_call(store: PostgresCalls, db: database.Database) -> None:
     store.append_timeline([TimelineEntry(kind="refusal", name="ForeignLeg", detail="a\x00b")], connection_id=7)
     row = one(db, "SELECT * FROM ari.timeline")
     assert (row["call_id"], row["connection_id"], row["detail"]) == (None, 7, "a\ufffdb")
@@ -445,7 +447,7 @@ def test_notes_of_a_connection_have_no_call(store: PostgresStore, db: database.D
 
 
 def test_a_run_is_created_exactly_once(
-    store: PostgresStore, db: database.Database, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
+    store: PostgresCalls, db: database.Database, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
 ) -> None:
     call = make(state=State.ADMITTED)
     with db.connection() as connection:
@@ -467,7 +469,7 @@ def test_a_run_is_created_exactly_once(
 
 
 def test_a_run_that_cannot_be_stored_is_not_created(
-    store: PostgresStore, db: database.Database, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
+    store: PostgresCalls, db: database.Database, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
 ) -> None:
     call = make(state=State.ADMITTED)
     with db.connection() as connection:
@@ -505,7 +507,7 @@ def test_a_call_that_ended_meanwhile_gets_no_run(
 
 
 def test_facts_stored_together_are_one_write_and_each_has_its_row(
-    store: PostgresStore, db: database.Database, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
+    store: PostgresCalls, db: database.Database, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
 ) -> None:
     call = make(state=State.ADMITTED)
 
@@ -529,7 +531,7 @@ def test_facts_stored_together_are_one_write_and_each_has_its_row(
 # ── what is due ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_only_what_is_due_and_in_nobody_s_hands_is_overdue(store: PostgresStore, make: Callable[..., Call]) -> None:
+def test_only_what_is_due_and_in_nobody_s_hands_is_overdue(store: PostgresCalls, make: Callable[..., Call]) -> None:
     now = store.now()
     late, later = now - timedelta(seconds=9), now - timedelta(seconds=60)
     due = make("due", deadline_at=late)
@@ -546,7 +548,7 @@ def test_only_what_is_due_and_in_nobody_s_hands_is_overdue(store: PostgresStore,
     assert due in store.overdue(2)
 
 
-def test_open_calls_are_those_of_one_place(store: PostgresStore, writer: CallWriter, make: Callable[..., Call]) -> None:
+def test_open_calls_are_those_of_one_place(store: PostgresCalls, writer: CallWriter, make: Callable[..., Call]) -> None:
     with store.db.connection() as connection:
         connection.execute(
             "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password)"
@@ -570,7 +572,7 @@ def test_open_calls_are_those_of_one_place(store: PostgresStore, writer: CallWri
 
 
 def test_what_a_newer_release_wrote_is_left_to_it_and_stops_nobody(
-    store: PostgresStore, db: database.Database, make: Callable[..., Call]
+    store: PostgresCalls, db: database.Database, make: Callable[..., Call]
 ) -> None:
     past = store.now() - timedelta(seconds=9)
     calls_made = [make(channel_id=f"{number}", deadline_at=past + timedelta(seconds=number)) for number in range(4)]
@@ -623,14 +625,14 @@ def test_a_database_that_is_away_is_said_so() -> None:
     db.open()
     try:
         with pytest.raises(errors.DatabaseUnavailable) as caught:
-            PostgresStore(db, who="test", prefix="aip-").now()
+            PostgresCalls(db, who="test", prefix="aip-").now()
         assert "hunter2" not in str(caught.value)
     finally:
         db.close()
 
 
 def test_after_a_restore_no_call_that_was_being_set_up_begins_an_attempt(
-    db: database.Database, store: PostgresStore, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
+    db: database.Database, store: PostgresCalls, writer: CallWriter, orders: CommandQueue, make: Callable[..., Call]
 ) -> None:
     """The statement of docs/operations.md: a row of an hour ago has forgotten which ids were used since."""
     page = (Path(__file__).parents[2] / "docs/operations.md").read_text()

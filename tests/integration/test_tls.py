@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from listener import addresses, websocket
-from listener.errors import SocketBroken
+from listener import websocket
+from listener.websocket import SocketBroken
 from shared import errors
 from shared.asterisk import address_guard, ari, circuit_breaker, rest, tcp_connector, tls
 from simulator.testing import SimulatedAsterisk
@@ -124,10 +124,10 @@ def open_socket(endpoint: str, bundle: str | None) -> None:
     """An event socket, opened and closed."""
 
     async def scene() -> None:
-        header = addresses.authorization("voiceai", PASSWORD)
-        url = addresses.socket_url(endpoint, "voiceai")
-        wire = await websocket.open_wire(url, header, bundle, rule=address_guard.AddressGuard())
-        await wire.close()
+        header = websocket.authorization("voiceai", PASSWORD)
+        url = websocket.socket_url(endpoint, "voiceai")
+        stream = await websocket.connect(url, header, bundle, rule=address_guard.AddressGuard())
+        await stream.close()
 
     asyncio.run(asyncio.wait_for(scene(), 10))
 

@@ -176,7 +176,7 @@ class Environment:
 
     def _sweep(self) -> None:
         try:
-            sweep.sweep(self._sweeper, self.store, batch=200)
+            sweep.dispatch_overdue(self._sweeper, self.store, batch=200)
         except errors.TransientError as exc:
             self.world.tell("scheduler", "sweep not possible: %s", exc)
         self._swept()

@@ -1,4 +1,4 @@
-"""The listener's back-off: doubling, jittered, reset by stability only."""
+"""The back-off of event sockets: doubling, jittered, reset by stability only."""
 
 import pytest
 
@@ -17,26 +17,26 @@ def test_jitter_is_full(jitter: float) -> None:
     assert backoff.delay_seconds(4, jitter, slowest=300) == 8 * jitter
 
 
-def test_failures_in_a_row_climb() -> None:
-    ladder = backoff.Ladder()
-    delays = [ladder.next_delay_seconds(open_seconds=0, lasting=False, jitter=1.0) for _ in range(10)]
+def test_delays_grow_with_failures_in_a_row() -> None:
+    schedule = backoff.Backoff()
+    delays = [schedule.next_delay_seconds(open_seconds=0, lasting=False, jitter=1.0) for _ in range(10)]
     assert delays == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]
 
 
 def test_a_handshake_alone_does_not_reset() -> None:
-    ladder = backoff.Ladder()
-    delays = [ladder.next_delay_seconds(open_seconds=29.9, lasting=False, jitter=1.0) for _ in range(3)]
+    schedule = backoff.Backoff()
+    delays = [schedule.next_delay_seconds(open_seconds=29.9, lasting=False, jitter=1.0) for _ in range(3)]
     assert delays == [1, 2, 4]
 
 
-def test_stability_resets() -> None:
-    ladder = backoff.Ladder()
+def test_a_stable_socket_resets_the_delay() -> None:
+    schedule = backoff.Backoff()
     for _ in range(6):
-        ladder.next_delay_seconds(open_seconds=0, lasting=False, jitter=1.0)
-    assert ladder.next_delay_seconds(open_seconds=30, lasting=False, jitter=1.0) == 1
-    assert ladder.next_delay_seconds(open_seconds=0, lasting=False, jitter=1.0) == 2
+        schedule.next_delay_seconds(open_seconds=0, lasting=False, jitter=1.0)
+    assert schedule.next_delay_seconds(open_seconds=30, lasting=False, jitter=1.0) == 1
+    assert schedule.next_delay_seconds(open_seconds=0, lasting=False, jitter=1.0) == 2
 
 
 @pytest.mark.parametrize(("jitter", "seconds"), [(0.0, 150), (0.5, 225), (1.0, 300)])
-def test_what_lasts_goes_to_the_slow_end_at_once(jitter: float, seconds: float) -> None:
-    assert backoff.Ladder().next_delay_seconds(open_seconds=0, lasting=True, jitter=jitter) == seconds
+def test_a_lasting_cause_goes_to_the_slow_end_at_once(jitter: float, seconds: float) -> None:
+    assert backoff.Backoff().next_delay_seconds(open_seconds=0, lasting=True, jitter=jitter) == seconds

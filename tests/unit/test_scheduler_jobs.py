@@ -1,4 +1,4 @@
-"""The scheduler's jobs: only while it leads, and a trouble that lasts is told once."""
+"""The scheduler's jobs: they run only while it leads, and a lasting error is logged once."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from scheduler import main
 from shared import errors
 
 
-class Lease:
+class Leader:
     """Leads, or does not."""
 
-    held = True
+    is_leader = True
 
 
 @pytest.fixture
-def lease() -> Lease:
-    return Lease()
+def leader() -> Leader:
+    return Leader()
 
 
 @pytest.fixture
-def troubles() -> list[Exception]:
-    """What the job fails with, each once."""
+def failures() -> list[Exception]:
+    """The errors that the job raises, each once."""
     return []
 
 
 @pytest.fixture
-def tick(lease: Lease, troubles: list[Exception]) -> Callable[[], list[Any]]:
-    """Runs the job once; what is logged."""
+def tick(leader: Leader, failures: list[Exception]) -> Callable[[], list[Any]]:
+    """Run the job once. Returns what is logged."""
 
     def count_sheep() -> None:
-        if troubles:
-            raise troubles.pop(0)
+        if failures:
+            raise failures.pop(0)
 
-    job = main._guarded(lambda: lease.held, count_sheep)
+    job = main._guarded(lambda: leader.is_leader, count_sheep)
 
     def run() -> list[Any]:
         with capture_logs() as logged:
@@ -47,23 +47,21 @@ def tick(lease: Lease, troubles: list[Exception]) -> Callable[[], list[Any]]:
     return run
 
 
-def test_a_trouble_that_lasts_is_told_once_and_so_is_its_end(
-    tick: Callable[[], list[Any]], troubles: list[Exception]
+def test_a_lasting_failure_is_logged_once_and_so_is_the_recovery(
+    tick: Callable[[], list[Any]], failures: list[Exception]
 ) -> None:
-    troubles += [errors.QueueUnavailable("away")] * 3
-    assert [tick() for _ in range(3)] == [[("not possible now, tried again on each tick", "count_sheep")], [], []]
-    assert [tick(), tick()] == [[("possible again", "count_sheep")], []]
+    failures += [errors.QueueUnavailable("away")] * 3
+    assert [tick() for _ in range(3)] == [[("job failing, will retry", "count_sheep")], [], []]
+    assert [tick(), tick()] == [[("job recovered", "count_sheep")], []]
 
 
-def test_a_fault_is_told_each_time(tick: Callable[[], list[Any]], troubles: list[Exception]) -> None:
-    troubles += [KeyError("a fault of ours"), KeyError("a fault of ours")]
-    assert [tick() for _ in range(3)] == [[("a job failed", "count_sheep")]] * 2 + [[]]
+def test_an_unexpected_error_is_logged_each_time(tick: Callable[[], list[Any]], failures: list[Exception]) -> None:
+    failures += [KeyError("a fault of ours"), KeyError("a fault of ours")]
+    assert [tick() for _ in range(3)] == [[("job failed", "count_sheep")]] * 2 + [[]]
 
 
-def test_nothing_is_done_by_who_does_not_lead(
-    tick: Callable[[], list[Any]], lease: Lease, troubles: list[Exception]
-) -> None:
-    lease.held = False
-    troubles.append(errors.QueueUnavailable("away"))
+def test_a_standby_runs_no_job(tick: Callable[[], list[Any]], leader: Leader, failures: list[Exception]) -> None:
+    leader.is_leader = False
+    failures.append(errors.QueueUnavailable("away"))
     assert tick() == []
-    assert troubles
+    assert failures

@@ -1,8 +1,8 @@
 """What a fact makes of a call. The table at the end is the list of contents: one handler for each fact.
 
 `advance` is pure and total: any fact in any state, any number of times. A fact that does not apply leaves the call
-unchanged and orders nothing. Facts that may arrive in any order (legs created, media ready) are recorded on the call and
-are no states of their own; the one stored last orders the join.
+unchanged and orders nothing. Facts that may arrive in any order (legs created, media ready) are recorded on the call
+and are no states; the one stored last orders the join.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""A task that dies comes back."""
+"""A background task that crashes is restarted; every task ends at shutdown."""
 
 import asyncio
 
 from listener.tasks import end, supervise
 
 
-def test_a_task_that_dies_is_started_again_until_it_returns() -> None:
+def test_a_task_that_crashes_is_restarted_until_it_returns() -> None:
     runs: list[int] = []
 
     async def run() -> None:

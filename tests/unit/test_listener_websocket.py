@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from listener import addresses
+from listener import websocket
 from shared import errors
 
 
@@ -20,7 +20,7 @@ from shared import errors
     ],
 )
 def test_url_keeps_the_prefix_and_quotes_the_app(endpoint: str, app: str, url: str) -> None:
-    assert addresses.socket_url(endpoint, app) == url
+    assert websocket.socket_url(endpoint, app) == url
 
 
 @pytest.mark.parametrize(
@@ -42,23 +42,23 @@ def test_url_keeps_the_prefix_and_quotes_the_app(endpoint: str, app: str, url: s
         "http://pbx/a b",
     ],
 )
-def test_what_is_no_endpoint_is_refused_without_showing_it(endpoint: str) -> None:
+def test_an_invalid_endpoint_is_refused_without_showing_it(endpoint: str) -> None:
     with pytest.raises(errors.InvalidConfiguration) as refusal:
-        addresses.socket_url(endpoint, "app")
+        websocket.socket_url(endpoint, "app")
     assert "password" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("password", ["secret", "pass word", "& # % + :", "ümläut €", ""])
 def test_header_carries_any_password(password: str) -> None:
-    scheme, credentials = addresses.authorization("user", password).split()
+    scheme, credentials = websocket.authorization("user", password).split()
     assert scheme == "Basic"
     assert base64.b64decode(credentials).decode() == f"user:{password}"
 
 
 @pytest.mark.parametrize(("user", "password"), [("us:er", "hunter2"), ("user", "hunter2\ud800")])
-def test_what_cannot_be_sent_is_refused_without_showing_it(user: str, password: str) -> None:
+def test_credentials_that_cannot_be_sent_are_refused_without_showing_them(user: str, password: str) -> None:
     with pytest.raises(errors.InvalidConfiguration) as refusal:
-        addresses.authorization(user, password)
+        websocket.authorization(user, password)
     assert "hunter2" not in str(refusal.value)
     assert refusal.value.__cause__ is None
     assert refusal.value.__suppress_context__ or refusal.value.__context__ is None

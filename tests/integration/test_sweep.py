@@ -1,0 +1,66 @@
+"""Overdue calls are dispatched again, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from scheduler import sweep
+from shared.call.calls import Call, State
+from shared.call.limits import Limits, Step
+from shared.storage.call_store import ClaimRequest
+from shared.storage.postgres_calls import PostgresCalls
+from shared.storage.call_writer import CallWriter
+from tests.support import scheduler_harness
+from tests.support.scheduler_harness import SchedulerHarness
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture
+def harness(database_url: str, redis_url: str) -> Iterator[SchedulerHarness]:
+    with scheduler_harness.running(database_url, redis_url) as made:
+        yield made
+
+
+def dispatched(harness: SchedulerHarness, queue: str) -> list[str]:
+    """The calls in the messages of a queue, which is empty then."""
+    return [message.kwargs["call_id"] for message in harness.dequeue(queue)]
+
+
+def test_overdue_calls_are_dispatched_again(harness: SchedulerHarness) -> None:
+    harness.configure(1)
+    store = harness.store
+    writer = CallWriter(store, harness.commands, Limits(), who="test")
+    received = harness.new_call("1", State.RECEIVED, due_in=-1)
+    ending = harness.new_call("2", State.ENDING, due_in=-2)
+    harness.new_call("3", State.RECEIVED, due_in=100)
+    claimed = harness.new_call("4", State.RECEIVED, due_in=-1)
+    claim = ClaimRequest(owner="w", step=Step.ADMISSION, duration=timedelta(seconds=60))
+    assert store.claim(claimed.call_id, claim) is not None
+    assert sweep.dispatch_overdue(writer, store, batch=1) == 1
+    assert dispatched(harness, "teardown") == [str(ending.call_id)]
+    assert sweep.dispatch_overdue(writer, store, batch=10) == 1
+    assert dispatched(harness, "admission") == [str(received.call_id)]
+    # Its deadline was moved before the command was enqueued: it is not due again at once.
+    assert sweep.dispatch_overdue(writer, store, batch=10) == 0
+    again = store.load(received.call_id)
+    assert again is not None
+    assert (again.step_retries, again.deadline_at is not None and again.deadline_at > store.now()) == (1, True)
+
+
+def test_two_sweeps_at_once_dispatch_once(harness: SchedulerHarness) -> None:
+    harness.configure(1)
+    writer = CallWriter(harness.store, harness.commands, Limits(), who="test")
+    call = harness.new_call("1", State.RECEIVED, due_in=-1)
+    overdue = harness.store.overdue(10)
+
+    class Stale(PostgresCalls):
+        def overdue(self, limit: int) -> list[Call]:
+            return overdue
+
+    for _ in range(2):
+        sweep.dispatch_overdue(writer, Stale(harness.db, who="test", prefix="aip-"), batch=10)
+    assert dispatched(harness, "admission") == [str(call.call_id)]
