@@ -1,0 +1,35 @@
+"""Leases in a real Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from shared.call import facts
+from shared.call.limits import Limits
+from shared.storage import database, leases
+from tests import databases
+
+pytestmark = pytest.mark.services
+
+LIMITS = Limits()
+ADMITTED = facts.Admitted(workflow_id=1, user_id=2, media_client="media")
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[database.Database]:
+    with databases.with_connection(database_url, size=2) as made:
+        yield made
+
+
+def test_a_lease_is_one_holder_s_until_it_is_released_or_runs_out(db: database.Database) -> None:
+    claimed = leases.Leases(db)
+    assert claimed.take("resync of 1", "a", 60) == 1
+    assert claimed.take("resync of 1", "b", 60) is None
+    assert claimed.take("resync of 2", "b", 60) == 1, "another lease"
+    claimed.release("resync of 1", "b")
+    assert claimed.take("resync of 1", "b", 60) is None, "only the holder releases it"
+    claimed.release("resync of 1", "a")
+    assert claimed.take("resync of 1", "b", 0) == 2
+    assert claimed.take("resync of 1", "a", 60) == 3, "it ran out"
