@@ -102,13 +102,13 @@ class Claim(TimedBudget):
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._work is not None:
-            with contextlib.suppress(errors.PipelineError):
-                self._work.roll_back()
-        # A step that breaks off ends its claim: the call's deadline brings it on, not the end of the claim.
-        if exc is not None:
-            with contextlib.suppress(errors.PipelineError):
-                self._writer.store.release(self.call.call_id, self._owner)
+        try:
+            self._roll_back(exc)
+        finally:
+            # A step that breaks off ends its claim: the call's deadline brings it on, not the end of the claim.
+            if exc is not None:
+                with contextlib.suppress(errors.PipelineError):
+                    self._writer.store.release(self.call.call_id, self._owner)
 
     def may_lead_to(self, next_steps: NextSteps) -> None:
         """Say which steps this thread may go on to once the result is recorded."""
@@ -156,6 +156,16 @@ class Claim(TimedBudget):
         timeline = [*self.timeline(), TimelineEntry(kind="note", name=f"{self.step} gave up", detail=reason)]
         self._writer.store.append_timeline(timeline, call=self.call)
         self._writer.store.release(self.call.call_id, self._owner)
+
+    def _roll_back(self, exc: BaseException | None) -> None:
+        """End a transaction that is open still. Raise the driver's error that broke it off, in the store's words."""
+        if self._work is None:
+            return
+        try:
+            self._work.roll_back(exc)
+        except errors.PipelineError:
+            if exc is not None and not isinstance(exc, errors.PipelineError):
+                raise
 
     def _store(self, learned: Sequence[facts.Fact], then: Collection[Step]) -> Recorded:
         timeline = self.timeline()

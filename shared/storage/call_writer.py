@@ -232,8 +232,8 @@ class UnitOfWork:
         if lock:
             try:
                 self.call = self._locked(call)
-            except BaseException:
-                self.roll_back()
+            except BaseException as exc:
+                self.roll_back(exc)
                 raise
 
     def record(
@@ -258,12 +258,14 @@ class UnitOfWork:
         self._open.close()
         return self._writer.stored(transition, saved, claim)
 
-    def roll_back(self) -> None:
-        """End the transaction without a trace; do nothing when it has ended."""
-        exc = VersionConflict()
-        with contextlib.suppress(VersionConflict):
-            if not self._open.__exit__(type(exc), exc, None):
-                raise exc
+    def roll_back(self, exc: BaseException | None = None) -> None:
+        """End the transaction without a trace; do nothing when it has ended.
+
+        Args:
+            exc: What broke it off. A driver's error is raised in the store's words, as at the end of any transaction.
+        """
+        cause = exc if exc is not None else VersionConflict()
+        self._open.__exit__(type(cause), cause, cause.__traceback__)
 
     def _locked(self, call: Call) -> Call:
         locked = self._writer.store.lock(self.connection, call.call_id)

@@ -174,6 +174,21 @@ def test_a_run_that_cannot_be_stored_is_not_created(
     assert queue.enqueued == []
 
 
+def test_a_statement_that_fails_in_a_step_fails_it_as_the_store_says(
+    store: PostgresCalls, writer: CallWriter, make: Callable[..., Call]
+) -> None:
+    """Else the message would be retried as for a bug, and not as for an outage."""
+    call = make(state=State.ADMITTED)
+
+    def divide(claim: Claim) -> Sequence[facts.Fact]:
+        claim.begin().execute("SELECT 1 / 0")
+        return (facts.RunCreated(workflow_run_id=1),)
+
+    with pytest.raises(errors.DatabaseRefused, match="division by zero"):
+        decide(writer, call, divide, step=Step.RUNS)
+    assert store.load(call.call_id) == call
+
+
 def test_a_call_that_ended_meanwhile_gets_no_run(
     store: PostgresCalls, db: database.Database, writer: CallWriter, make: Callable[..., Call]
 ) -> None:

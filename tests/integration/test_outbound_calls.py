@@ -1,8 +1,8 @@
-"""Calls that are asked for, in a real Postgres: one request is one call, whatever its connection has come to since."""
+"""Requests for outbound calls on a real Postgres: one request is one call, even if its connection is replaced."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,22 +12,13 @@ from shared.call.call_requests import CallRequest
 from shared.call.limits import Limits
 from shared.platform import dograh
 from shared.storage import connections, database
-from shared.storage.postgres_calls import PostgresCalls
 from shared.storage.call_writer import CallWriter
+from shared.storage.postgres_calls import PostgresCalls
+from tests.support.flows import CommandQueue
 
 pytestmark = pytest.mark.services
 
 REQUEST = CallRequest(organization_id=1, number="+4930123", request_id="campaign 7, row 12", workflow_id=1)
-
-
-class CommandQueue:
-    """Remembers what was ordered."""
-
-    def __init__(self) -> None:
-        self.given: list[commands.Command] = []
-
-    def give(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
-        self.given += orders
 
 
 @pytest.fixture
@@ -47,7 +38,7 @@ def db(database_url: str) -> Iterator[database.Database]:
 
 
 def connect(db: database.Database) -> None:
-    """The organization's configuration is written anew, and its connection is another one from here on."""
+    """Write the organization's configuration again: from here on it has another connection."""
     with db.transaction() as connection:
         connection.execute("UPDATE ari.connections SET state = 'removed', reason = 'configuration removed'")
         connection.execute("DELETE FROM organization_configurations")
@@ -64,13 +55,13 @@ def connect(db: database.Database) -> None:
 
 
 @pytest.fixture
-def orders() -> CommandQueue:
+def queue() -> CommandQueue:
     return CommandQueue()
 
 
 @pytest.fixture
-def placing(db: database.Database, orders: CommandQueue) -> outbound_calls.OutboundCalls:
-    writer = CallWriter(PostgresCalls(db, who="test", prefix="aip-"), orders, Limits(), who="test")
+def outbound(db: database.Database, queue: CommandQueue) -> outbound_calls.OutboundCalls:
+    writer = CallWriter(PostgresCalls(db, who="test", prefix="aip-"), queue, Limits(), who="test")
     return outbound_calls.OutboundCalls(
         writer,
         dograh.Routes(db),
@@ -81,48 +72,48 @@ def placing(db: database.Database, orders: CommandQueue) -> outbound_calls.Outbo
     )
 
 
-def test_a_request_is_the_same_call_when_another_connection_has_taken_its_connection_s_place(
-    db: database.Database, placing: outbound_calls.OutboundCalls, orders: CommandQueue
+def test_a_request_is_the_same_call_after_its_connection_was_replaced(
+    db: database.Database, outbound: outbound_calls.OutboundCalls, queue: CommandQueue
 ) -> None:
-    placed = placing.place(REQUEST)
-    assert placed.workflow_run_id is not None
+    requested = outbound.request(REQUEST)
+    assert requested.workflow_run_id is not None
     connect(db)
-    again = placing.place(REQUEST)
-    assert (again.call_id, again.connection_id) == (placed.call_id, 1)
-    assert orders.given == [commands.OriginateLeg(call_id=placed.call_id)]
+    again = outbound.request(REQUEST)
+    assert (again.call_id, again.connection_id) == (requested.call_id, 1)
+    assert queue.enqueued == [commands.OriginateLeg(call_id=requested.call_id)]
     with db.connection() as connection:
         assert connection.execute("SELECT 1 FROM workflow_runs").rowcount == 1
 
 
-def test_a_request_is_the_same_call_when_its_connection_is_cut_off(
-    db: database.Database, placing: outbound_calls.OutboundCalls
+def test_a_request_is_the_same_call_while_its_connection_is_down(
+    db: database.Database, outbound: outbound_calls.OutboundCalls
 ) -> None:
-    placed = placing.place(REQUEST)
+    requested = outbound.request(REQUEST)
     with db.connection() as connection:
         connection.execute("UPDATE ari.connection_versions SET socket_state = 'connecting'")
-    assert placing.place(REQUEST).call_id == placed.call_id
+    assert outbound.request(REQUEST).call_id == requested.call_id
 
 
-def test_a_request_does_not_name_a_call_to_another_number(placing: outbound_calls.OutboundCalls) -> None:
-    placing.place(REQUEST)
+def test_a_request_does_not_name_a_call_to_another_number(outbound: outbound_calls.OutboundCalls) -> None:
+    outbound.request(REQUEST)
     other = CallRequest(organization_id=1, number="+4930999", request_id=REQUEST.request_id, workflow_id=1)
     with pytest.raises(errors.InvalidRequest, match=r"'campaign 7, row 12' names a call to \+4930123 already"):
-        placing.place(other)
+        outbound.request(other)
 
 
 def test_a_request_waits_for_an_event_socket_and_not_for_a_connection_that_is_gone(
-    db: database.Database, placing: outbound_calls.OutboundCalls, orders: CommandQueue
+    db: database.Database, outbound: outbound_calls.OutboundCalls, queue: CommandQueue
 ) -> None:
     with db.connection() as connection:
         connection.execute("UPDATE ari.connection_versions SET socket_state = 'connecting', last_error = 'no route'")
     with pytest.raises(errors.NotConnected, match="connection 1 of organization 1 cannot place calls: no route"):
-        placing.place(REQUEST)
+        outbound.request(REQUEST)
     with db.connection() as connection:
         connection.execute("UPDATE ari.connections SET state = 'refused', reason = 'app_name is missing'")
     with pytest.raises(errors.InvalidRequest, match="cannot place calls: app_name is missing"):
-        placing.place(REQUEST)
+        outbound.request(REQUEST)
     with db.connection() as connection:
         connection.execute("UPDATE ari.connections SET state = 'removed'")
     with pytest.raises(errors.InvalidRequest, match="organization 1 has no connection"):
-        placing.place(REQUEST)
-    assert orders.given == []
+        outbound.request(REQUEST)
+    assert queue.enqueued == []

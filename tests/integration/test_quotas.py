@@ -1,4 +1,4 @@
-"""Quotas on a real Postgres: limits, minutes of a month, and slots, counted exactly however many calls come at once."""
+"""Quotas on a real Postgres: limits, minutes of a month, and slots, exact for any number of concurrent calls."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ from shared.call.steps import Step
 from shared.platform import dograh
 from shared.storage import database, quotas
 from shared.storage.call_store import ClaimRequest
+from shared.storage.call_writer import CallWriter
 from shared.storage.postgres_calls import PostgresCalls
-from shared.storage.call_writer import CallWriter, UnitOfWork
 from tests import databases
+from tests.support.call_rows import make_call
+from tests.support.flows import CommandQueue, decide
+from workers.claims import Claim
 
 pytestmark = pytest.mark.services
 
@@ -34,19 +37,9 @@ MARCH = datetime(2026, 3, 1, tzinfo=UTC)
 NOON = MARCH + timedelta(hours=12)
 
 
-class CommandQueue:
-    """Remembers what was ordered."""
-
-    def __init__(self) -> None:
-        self.given: list[commands.Command] = []
-
-    def give(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
-        self.given += orders
-
-
 @pytest.fixture
 def db(database_url: str) -> Iterator[database.Database]:
-    # As many connections as callers: what makes them wait for each other is the lock alone.
+    # As many connections as callers: they wait for each other at the lock alone.
     with databases.with_connection(database_url, size=CALLERS) as made:
         yield made
 
@@ -57,31 +50,19 @@ def store(db: database.Database) -> PostgresCalls:
 
 
 @pytest.fixture
-def orders() -> CommandQueue:
+def queue() -> CommandQueue:
     return CommandQueue()
 
 
 @pytest.fixture
-def writer(store: PostgresCalls, orders: CommandQueue) -> CallWriter:
-    return CallWriter(store, orders, LIMITS, who="test")
+def writer(store: PostgresCalls, queue: CommandQueue) -> CallWriter:
+    return CallWriter(store, queue, LIMITS, who="test")
 
 
 @pytest.fixture
 def make(store: PostgresCalls) -> Callable[..., Call]:
-    """Writes a call, `received` unless told; gives it back as written."""
-
-    def made(**fields: Any) -> Call:
-        now = store.now()
-        values: dict[str, Any] = {
-            "connection_id": 1, "connection_version": 1, "organization_id": 3, "channel_id": uuid.uuid4().hex,
-            "channel_created": "c", "entry": 1, "direction": Direction.INBOUND, "state": State.RECEIVED,
-            "received_at": now, "state_since": now, "deadline_at": now + timedelta(seconds=3),
-        } | fields  # fmt: skip
-        call = Call(call_id=uuid.uuid4(), **values)
-        assert store.insert(call, [], None)
-        return call
-
-    return made
+    """Writes a call of a channel of its own."""
+    return lambda **fields: make_call(store, uuid.uuid4().hex, **fields)
 
 
 @pytest.fixture
@@ -89,18 +70,20 @@ def own(db: database.Database) -> quotas.Quotas:
     return quotas.Quotas(db, now=lambda: NOON)
 
 
-def taken(store: PostgresCalls, organization_id: int = 3) -> int:
+def used(store: PostgresCalls, organization_id: int = 3) -> int:
     with store.transaction() as connection:
         return store.slots_used(connection, organization_id)
 
 
 def admit(writer: CallWriter, call: Call, slots: int | None, owner: str = "") -> Call:
-    """What the step does with a call that may be served; gives it back as it is then."""
+    """Admit a call that may be served, slots aside, as the step does; return it as it is then."""
 
-    def decide(decision: UnitOfWork) -> None:
-        decision.learn(writer.no_free_slot(decision, slots) or ADMITTED)
+    def work(claim: Claim) -> Sequence[facts.Fact]:
+        connection = claim.begin()
+        refusal = quotas.no_free_slot(writer.store, connection, call.organization_id, slots)
+        return (refusal or ADMITTED,)
 
-    writer.decide(call, decide, owner=owner)
+    decide(writer, call, work, step=Step.ADMISSION, owner=owner)
     after = writer.store.load(call.call_id)
     assert after is not None
     return after
@@ -115,7 +98,7 @@ def execute(db: database.Database, query: str, *values: object) -> None:
 
 
 @pytest.mark.parametrize("slots", [0, 1, 7, 49])
-def test_of_fifty_callers_at_once_as_many_get_in_as_there_are_slots(
+def test_of_fifty_concurrent_callers_as_many_are_admitted_as_there_are_slots(
     store: PostgresCalls, writer: CallWriter, make: Callable[..., Call], slots: int
 ) -> None:
     waiting = [make() for _ in range(CALLERS)]
@@ -129,17 +112,17 @@ def test_of_fifty_callers_at_once_as_many_get_in_as_there_are_slots(
         arrived = list(pool.map(arrive, waiting))
     states = [call.state for call in arrived]
     assert (states.count(State.ADMITTED), states.count(State.ENDING)) == (slots, CALLERS - slots)
-    assert taken(store) == slots
+    assert used(store) == slots
     for call in arrived:
         if call.state is State.ENDING:
             assert (call.outcome, call.hangup_cause) == (Outcome.REFUSED, Cause.BUSY)
-            assert call.reason == f"too many calls at once: {slots} of {slots} slots are taken"
+            assert call.reason == f"too many concurrent calls: {slots} of {slots} slots in use"
 
 
 def test_fifty_callers_and_as_many_who_leave_never_exceed_the_slots(
     store: PostgresCalls, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
-    """Callers come and go at the same time: after each admission there are as many as the limit at most."""
+    """Callers come and go at the same time: after each admission at most as many slots as the limit are used."""
     slots, most = 5, []
     gate = threading.Barrier(CALLERS)
 
@@ -157,7 +140,7 @@ def test_fifty_callers_and_as_many_who_leave_never_exceed_the_slots(
         list(pool.map(come_and_go, [make() for _ in range(CALLERS)]))
     assert len(most) == CALLERS
     assert 0 < max(most) <= slots
-    assert taken(store) == 0
+    assert used(store) == 0
 
 
 def test_another_organization_does_not_wait_for_the_lock(
@@ -172,8 +155,8 @@ def test_another_organization_does_not_wait_for_the_lock(
             with pytest.raises(errors.DatabaseUnavailable):
                 # Waiting is bounded by a statement's time, and leaves the call as it was.
                 blocked.result(timeout=10)
-    assert taken(store) == 0
-    assert taken(store, 4) == 1
+    assert used(store) == 0
+    assert used(store, 4) == 1
 
 
 def test_an_organization_s_calls_are_its_own(
@@ -184,19 +167,19 @@ def test_an_organization_s_calls_are_its_own(
         assert admit(writer, make(organization_id=organization_id), 1).state is State.ENDING
 
 
-def test_without_a_limit_nothing_is_counted_and_nobody_waits(
+def test_without_a_limit_nothing_is_counted_and_no_lock_is_waited_for(
     store: PostgresCalls, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
     with store.transaction() as connection:
         store.lock_organization(connection, 3)
         assert admit(writer, make(), None).state is State.ADMITTED
-    assert taken(store) == 1
+    assert used(store) == 1
 
 
 def test_an_originated_call_is_written_under_the_same_lock_and_count(
     store: PostgresCalls, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
-    """What an originate of ours does: lock, count, insert. Callers who come at the same time are counted with it."""
+    """As an outbound call is written: lock, count, insert. Callers who come at the same time are counted with it."""
     slots, gate = 3, threading.Barrier(CALLERS)
 
     def originate() -> bool:
@@ -219,10 +202,10 @@ def test_an_originated_call_is_written_under_the_same_lock_and_count(
 
     callers = [make() for _ in range(CALLERS // 2)]
     with ThreadPoolExecutor(CALLERS) as pool:
-        placed = [pool.submit(originate) for _ in range(CALLERS // 2)]
+        requested = [pool.submit(originate) for _ in range(CALLERS // 2)]
         admitted = [pool.submit(arrive, call) for call in callers]
-        assert sum(done.result() for done in [*placed, *admitted]) == slots
-    assert taken(store) == slots
+        assert sum(done.result() for done in [*requested, *admitted]) == slots
+    assert used(store) == slots
 
 
 def test_a_call_that_ended_meanwhile_is_neither_admitted_nor_refused(
@@ -233,18 +216,18 @@ def test_a_call_that_ended_meanwhile_is_neither_admitted_nor_refused(
     assert [admit(writer, call, slots) for slots in (0, 1, None)] == [left] * 3
 
 
-@pytest.mark.parametrize(("slots", "order"), [(1, commands.CreateRun), (0, commands.TearDown)])
-def test_an_admission_gives_its_order_and_gives_the_call_out_of_hand(
-    store: PostgresCalls, orders: CommandQueue, make: Callable[..., Call], slots: int, order: type
+@pytest.mark.parametrize(("slots", "command"), [(1, commands.CreateRun), (0, commands.TearDown)])
+def test_an_admission_leads_to_its_command_and_ends_its_claim(
+    store: PostgresCalls, queue: CommandQueue, make: Callable[..., Call], slots: int, command: type
 ) -> None:
-    writer, call = CallWriter(store, orders, LIMITS, who="test"), make()
-    held = store.claim(call.call_id, ClaimRequest(owner="w1", step=Step.ADMISSION, duration=timedelta(seconds=9)))
-    assert held is not None
-    after = admit(writer, held, slots, owner="w1")
-    assert orders.given == [order(call_id=call.call_id)]
+    writer, call = CallWriter(store, queue, LIMITS, who="test"), make()
+    claimed = store.claim(call.call_id, ClaimRequest(owner="w1", step=Step.ADMISSION, duration=timedelta(seconds=9)))
+    assert claimed is not None
+    after = admit(writer, claimed, slots, owner="w1")
+    assert queue.enqueued == [command(call_id=call.call_id)]
     step = Step.RUNS if slots else Step.TEARDOWN
     assert store.claim(call.call_id, ClaimRequest(owner="w2", step=step, duration=timedelta(seconds=9))) is not None
-    assert after.lock_version == held.lock_version + 1
+    assert after.lock_version == claimed.lock_version + 1
 
 
 LIVE: list[tuple[State, dict[str, Any]]] = [
@@ -273,7 +256,7 @@ ENDS: list[facts.Fact] = [
 ]
 
 
-def test_a_slot_is_free_again_whatever_way_a_call_ends(
+def test_a_slot_is_free_again_however_a_call_ends(
     store: PostgresCalls, writer: CallWriter, db: database.Database, make: Callable[..., Call]
 ) -> None:
     ways = 0
@@ -284,20 +267,20 @@ def test_a_slot_is_free_again_whatever_way_a_call_ends(
             in_doubt_until = {"attempt_in_doubt_until": long_ago} if isinstance(fact, facts.LegsUnknown) else {}
             call = make(state=state, **fields, **overdue, **in_doubt_until)
             admitted = int(state is not State.RECEIVED)
-            assert taken(store) == admitted, state
+            assert used(store) == admitted, state
             ending = writer.record(call, fact).call
             if ending.state is not State.ENDING:
                 execute(db, "DELETE FROM ari.calls")
                 continue
             ways += 1
-            # Its legs are there until they are seen to be gone; a call that was never admitted has no part in it.
-            assert taken(store) == admitted, (state, fact)
-            # No request is on its way any more that could make a leg appear.
+            # It uses its slot until its legs are verified to be gone; a call that was never admitted uses none.
+            assert used(store) == admitted, (state, fact)
+            # No request can take effect any more.
             execute(db, "UPDATE ari.calls SET attempt_in_doubt_until = NULL, earlier_in_doubt_until = NULL")
-            settled = store.load(call.call_id)
-            assert settled is not None
-            writer.record(settled, facts.LegsRemoved())
-            assert taken(store) == 0, (state, fact)
+            certain = store.load(call.call_id)
+            assert certain is not None
+            writer.record(certain, facts.LegsRemoved())
+            assert used(store) == 0, (state, fact)
             execute(db, "DELETE FROM ari.calls")
     assert ways >= 40
 
@@ -308,15 +291,15 @@ def test_a_call_that_cannot_be_torn_down_frees_its_slot_after_a_minute(
 ) -> None:
     ended_at = store.now() - timedelta(seconds=seconds)
     make(state=State.ENDING, workflow_id=1, connected_at=ended_at - timedelta(seconds=5), ending_at=ended_at)
-    assert taken(store) == slots
+    assert used(store) == slots
 
 
 def test_a_refused_call_never_has_a_slot(store: PostgresCalls, writer: CallWriter, make: Callable[..., Call]) -> None:
-    """A dialler that calls on and on does not keep out the callers who would be served."""
+    """A dialler that calls again and again does not keep out the callers who can be served."""
     first = admit(writer, make(), 1)
     for _ in range(5):
         assert admit(writer, make(), 1).state is State.ENDING
-    assert taken(store) == 1
+    assert used(store) == 1
     writer.record(writer.record(first, facts.CallerLeft()).call, facts.LegsRemoved())
     assert admit(writer, make(), 1).state is State.ADMITTED
 
@@ -334,7 +317,7 @@ def test_a_refused_call_never_has_a_slot(store: PostgresCalls, writer: CallWrite
         pytest.param(MARCH - timedelta(days=9), MARCH - timedelta(days=8), 0, id="last-month"),
         pytest.param(NOON - timedelta(seconds=45), None, 45, id="live"),
         pytest.param(MARCH - timedelta(hours=1), None, 12 * 3600, id="live-since-last-month"),
-        pytest.param(NOON + timedelta(seconds=1), None, 0, id="connected-a-moment-after-our-clock"),
+        pytest.param(NOON + timedelta(seconds=1), None, 0, id="connected-a-moment-after-this-clock"),
     ],
 )
 def test_minutes_are_those_talked_in_the_month(
@@ -347,9 +330,9 @@ def test_minutes_are_those_talked_in_the_month(
 
 
 def test_minutes_add_up_as_time_goes_on(db: database.Database, make: Callable[..., Call]) -> None:
-    """What is remembered of a month and what is asked anew are the same sum, at every moment."""
+    """The sum kept of a month and the sum read again are the same at every moment."""
     clock = NOON
-    kept, anew = (quotas.Quotas(db, now=lambda: clock) for _ in range(2))
+    kept, fresh = (quotas.Quotas(db, now=lambda: clock) for _ in range(2))
     for number in range(12):
         ended_at = NOON + timedelta(seconds=20 * number)
         make(state=State.ENDED, connected_at=ended_at - timedelta(seconds=10), ending_at=ended_at)
@@ -357,13 +340,13 @@ def test_minutes_add_up_as_time_goes_on(db: database.Database, make: Callable[..
         clock = ended_at + timedelta(seconds=5)
         live = sum(20 * (number - older) + 5 for older in range(number + 1))
         assert kept.used_seconds(3) == pytest.approx(10 * (number + 1) + live)
-    assert kept.used_seconds(3) == pytest.approx(anew.used_seconds(3))
+    assert kept.used_seconds(3) == pytest.approx(fresh.used_seconds(3))
     clock = datetime(2026, 4, 1, 0, 1, tzinfo=UTC)
     assert kept.used_seconds(3) == pytest.approx(12 * 60), "a new month begins at nothing"
     assert kept.used_seconds(99) == 0
 
 
-def test_what_has_settled_is_not_read_again(db: database.Database, make: Callable[..., Call]) -> None:
+def test_calls_that_ended_a_minute_ago_are_not_read_again(db: database.Database, make: Callable[..., Call]) -> None:
     clock = NOON
     kept = quotas.Quotas(db, now=lambda: clock)
     make(state=State.ENDED, connected_at=NOON - timedelta(seconds=100), ending_at=NOON - timedelta(seconds=61))
@@ -371,7 +354,7 @@ def test_what_has_settled_is_not_read_again(db: database.Database, make: Callabl
     assert kept.used_seconds(3) == pytest.approx(39 + 41)
     execute(db, "DELETE FROM ari.calls")
     assert kept.used_seconds(3) == pytest.approx(39)
-    # Written late: it is younger than what is remembered, and found.
+    # Written late: it is younger than the kept sum, and is found.
     make(state=State.ENDED, connected_at=NOON - timedelta(seconds=60), ending_at=NOON - timedelta(seconds=59))
     assert kept.used_seconds(3) == pytest.approx(39 + 1)
 
@@ -405,7 +388,7 @@ def test_many_changes_at_once_are_all_kept(own: quotas.Quotas) -> None:
     assert own.of(3) == Quota(organization_id=3, blocked=True, concurrent_calls=2, minutes_per_month=100)
 
 
-class NoWitness:
+class NoBudget:
     """The adapter `sql` makes no request."""
 
 
@@ -414,7 +397,7 @@ def test_the_adapter_refuses_by_the_limits_as_they_are_now(own: quotas.Quotas, m
     make(state=State.ENDED, connected_at=NOON - timedelta(minutes=2), ending_at=NOON)
 
     def reason() -> str | None:
-        refused = own.refusal(call, user_id=2, budget=NoWitness())
+        refused = own.refusal(call, user_id=2, budget=NoBudget())
         return refused.reason if refused is not None else None
 
     assert reason() is None
@@ -430,7 +413,9 @@ def test_the_adapter_refuses_by_the_limits_as_they_are_now(own: quotas.Quotas, m
     assert reason() is None
 
 
-def test_slots_are_the_lower_of_our_limit_and_the_platform_s(db: database.Database, own: quotas.Quotas) -> None:
+def test_slots_are_the_lower_of_the_product_s_limit_and_the_platform_s(
+    db: database.Database, own: quotas.Quotas
+) -> None:
     execute(db, "INSERT INTO organizations (id, provider_id) VALUES (3, 'o3')")
     slots = quotas.Slots(own, dograh.Accounts(db), default=8)
     assert (slots.of(3), quotas.Slots(own, dograh.Accounts(db), default=None).of(3)) == (8, None)

@@ -17,8 +17,8 @@ from shared.call import facts
 from shared.call.calls import Call, Direction, State
 from shared.call.limits import Limits
 from shared.storage import database
-from shared.storage.postgres_calls import PostgresCalls, TimelineEntry
 from shared.storage.call_writer import CallWriter
+from shared.storage.postgres_calls import PostgresCalls, TimelineEntry
 from tests import databases
 
 pytestmark = pytest.mark.services

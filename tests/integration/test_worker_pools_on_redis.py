@@ -1,63 +1,63 @@
-"""A worker's crews on a real Redis: what happens to one is nothing to the others."""
+"""A worker's pools on a real Redis: a backlog in one does not delay the others."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, cast
 
 import dramatiq
 import pytest
 
 from shared import messages, queues
 from shared.call.steps import Step
+from shared.storage.call_store import CallStore
 from tests import stations
 from workers import actors, pools
+from workers.wiring import Handler
 
 pytestmark = pytest.mark.services
 
 
 class Scene:
-    """A worker whose steps note what they are given, and wait where the test wants them to."""
+    """A worker whose handlers note their messages, and wait where the test wants them to."""
 
     def __init__(self, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ran: list[tuple[str, int]] = []
-        self.held = threading.Event()
+        self.released = threading.Event()
         self.serves: list[frozenset[Step]] = []
-        self.holds: Callable[[str, int], bool] = lambda actor, connection_id: False
+        self.blocks: Callable[[str, int], bool] = lambda actor, connection_id: False
         self._lock = threading.Lock()
-        self.at_work = 0
-        monkeypatch.setattr(actors, "ACTORS", {name: (_read, self._step(name)) for name in messages.ACTORS})
+        self.blocked = 0
+        monkeypatch.setattr(actors, "_READERS", dict.fromkeys(messages.ACTORS, _read))
         self.broker = queues.broker(redis_url)
-        self._mustered: list[pools.WorkerPool] = []
+        self._pools: list[pools.WorkerPool] = []
         self._url = redis_url
 
     def start(self, *served: str) -> None:
-        self._mustered = pools.muster(
+        self._pools = pools.build_pools(
             self._url,
-            self._tools,
+            self._handlers,
+            store=cast(CallStore, None),
             name="worker",
             served=frozenset(served),
             threads={"set-up": 4, "teardown": 2, "resync": 1},
         )
-        for crew in self._mustered:
-            crew.start()
+        for pool in self._pools:
+            pool.start()
 
-    def _tools(self, serves: frozenset[Step]) -> Any:
+    def _handlers(self, serves: frozenset[Step]) -> Mapping[str, Handler]:
         self.serves.append(serves)
-        return SimpleNamespace(writer=SimpleNamespace(store=None))
+        return {actor: partial(self._handle, actor) for actor in messages.ACTORS}
 
-    def _step(self, actor: str) -> Callable[..., None]:
-        def step(tools: Any, *, connection_id: int) -> None:
-            if self.holds(actor, connection_id):
-                with self._lock:
-                    self.at_work += 1
-                assert self.held.wait(30)
-            self.ran.append((actor, connection_id))
-
-        return step
+    def _handle(self, actor: str, *, connection_id: int) -> None:
+        if self.blocks(actor, connection_id):
+            with self._lock:
+                self.blocked += 1
+            assert self.released.wait(30)
+        self.ran.append((actor, connection_id))
 
     def send(self, actor: str, connection_id: int, *, times: int = 1) -> None:
         for _ in range(times):
@@ -77,9 +77,9 @@ class Scene:
         )
 
     def close(self) -> float:
-        self.held.set()
+        self.released.set()
         began = time.monotonic()
-        pools.stop(self._mustered, 10)
+        pools.stop(self._pools, 10)
         self.broker.close()
         return time.monotonic() - began
 
@@ -96,8 +96,8 @@ def scene(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
 
 
 @pytest.mark.parametrize("flood", ["tear_down", "resync_connection"])
-def test_a_flood_that_hangs_holds_up_no_set_up(scene: Scene, flood: str) -> None:
-    scene.holds = lambda actor, connection_id: actor == flood
+def test_a_flood_that_hangs_delays_no_set_up(scene: Scene, flood: str) -> None:
+    scene.blocks = lambda actor, connection_id: actor == flood
     for connection_id in range(50):
         scene.send(flood, connection_id, times=4)
     scene.start()
@@ -107,28 +107,28 @@ def test_a_flood_that_hangs_holds_up_no_set_up(scene: Scene, flood: str) -> None
     assert (flood, 0) not in scene.ran
 
 
-def test_an_asterisk_that_hangs_holds_up_no_other_tenant(scene: Scene) -> None:
-    """Its steps are all of a kind that others need as well."""
-    scene.holds = lambda actor, connection_id: connection_id == 1
+def test_an_asterisk_that_hangs_delays_no_other_tenant(scene: Scene) -> None:
+    """Its messages wait in the queues that the other tenants need, too."""
+    scene.blocks = lambda actor, connection_id: connection_id == 1
     scene.send("start_media", 1, times=30)
     scene.send("join_legs", 1, times=30)
     scene.start()
-    stations.until(lambda: scene.at_work == 3, seconds=5, what="not begun")
+    stations.until(lambda: scene.blocked == 3, seconds=5, what="not begun")
     for actor in ("caller_entered", "create_run", "start_media", "join_legs"):
         scene.send(actor, 2, times=5)
         scene.wait(actor, 5, connection_id=2)
-    assert scene.at_work == 3
-    scene.held.set()
+    assert scene.blocked == 3
+    scene.released.set()
     scene.wait("join_legs", 30, connection_id=1)
 
 
-def test_threads_go_on_to_the_steps_they_serve_and_a_resync_to_none(scene: Scene) -> None:
+def test_threads_go_on_to_the_steps_of_their_pool_and_a_resync_to_none(scene: Scene) -> None:
     scene.start()
     set_up = frozenset({Step.BRIDGE, Step.MEDIA, Step.RUNS, Step.ADMISSION, Step.ORIGINATE})
     assert scene.serves == [set_up, frozenset({Step.TEARDOWN}), frozenset()]
 
 
-def test_a_worker_serves_the_queues_it_is_told_and_no_others(scene: Scene) -> None:
+def test_a_worker_serves_the_queues_of_its_setting_and_no_others(scene: Scene) -> None:
     scene.start("media", "teardown")
     assert scene.serves == [frozenset({Step.MEDIA}), frozenset({Step.TEARDOWN})]
     scene.send("join_legs", 1)
@@ -139,7 +139,7 @@ def test_a_worker_serves_the_queues_it_is_told_and_no_others(scene: Scene) -> No
     assert scene.broker.count(["bridge"])["bridge"].waiting == 1
 
 
-def test_crews_stop_side_by_side(scene: Scene) -> None:
+def test_pools_stop_at_the_same_time(scene: Scene) -> None:
     scene.start()
     scene.send("tear_down", 1)
     scene.wait("tear_down", 1, connection_id=1)

@@ -27,11 +27,11 @@ CONNECTIONS = (
 )
 
 
-def make_call(store: PostgresCalls, channel_id: str | None = None, **fields: Any) -> Call:
-    """Write a call, `received` by default, of a channel of its own by default; return it as written."""
+def make_call(store: PostgresCalls, channel_id: str = "1.1", **fields: Any) -> Call:
+    """Write a call, `received` by default; return it as written."""
     now = store.now()
     values: dict[str, Any] = {
-        "connection_id": 1, "connection_version": 1, "organization_id": 3, "channel_id": channel_id or uuid.uuid4().hex,
+        "connection_id": 1, "connection_version": 1, "organization_id": 3, "channel_id": channel_id,
         "channel_created": "c", "entry": 1, "direction": Direction.INBOUND, "state": State.RECEIVED,
         "received_at": now, "state_since": now, "deadline_at": now + timedelta(seconds=3),
     } | fields  # fmt: skip
