@@ -24,7 +24,7 @@ class Entry:
 
 def of_message(connection: Connection, message: messages.Message) -> Entry:
     """The message as an entry."""
-    return Entry(connection, message.queue_name, redis_broker.reference(message), message.encode())
+    return Entry(connection, message.queue_name, redis_broker.message_key(message), message.encode())
 
 
 def of_resync(connection: Connection, reason: str, *, full: bool) -> Entry:

@@ -1,11 +1,11 @@
-"""Every Redis key of ours, each with its type, lifetime and meaning. Redis may be emptied at any moment.
+"""The Redis keys of the listeners and the scheduler, each with its type, lifetime and meaning.
 
-The broker keeps its own below NAMESPACE: `shared/broker/layout.lua` says which.
+Redis may be emptied at any moment. The broker's keys begin with NAMESPACE: `shared/broker/layout.lua` describes them.
 """
 
 from __future__ import annotations
 
-#: Begins every key of the broker.
+#: The prefix of every key of the broker.
 NAMESPACE = "ari-queue"
 
 #: string, no expiry: set once by the scheduler. Missing means that Redis was emptied: rewrite, and resync everything.

@@ -93,7 +93,7 @@ class OutboundCalls:
             if placed is None:
                 raise errors.InvalidRequest(f"run {request.workflow_run_id} has a call already")
             return placed
-        self._ledger.give([order], written)
+        self._ledger.enqueue([order], written)
         return written
 
     def _placed(self, request: CallRequest) -> Call | None:

@@ -38,7 +38,7 @@ class Clock(Protocol):
 class CommandQueue(Protocol):
     """Where the core's orders go."""
 
-    def give(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
+    def enqueue(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
         """Enqueues them, for a call of this connection. Raises QueueUnavailable when that takes longer than a bound."""
 
 
@@ -164,7 +164,7 @@ class CallWriter:
             if not change.changes:
                 if timeline:
                     self.store.append_timeline(timeline, call=call)
-                self.give(change.orders(held=False), call)
+                self.enqueue(change.orders(held=False), call)
                 return Recorded(call=call, applied=False)
             hold = self._hold_for(take, change, owner)
             saved = self.store.save(change.changes, timeline=timeline, owner=owner, hold=hold)
@@ -243,12 +243,12 @@ class CallWriter:
         taken = self.store.slots_used(decision.connection, organization_id)
         return quota_rules.no_free_slot(taken=taken, limit=slots)
 
-    def give(self, orders: Sequence[commands.Command], call: Call) -> None:
+    def enqueue(self, orders: Sequence[commands.Command], call: Call) -> None:
         """Enqueues a call's orders; what cannot be enqueued is re-driven by the sweep when its deadline has passed."""
         if not orders:
             return
         try:
-            self._orders.give(orders, connection_id=call.connection_id)
+            self._orders.enqueue(orders, connection_id=call.connection_id)
         except errors.QueueUnavailable as exc:
             log.warning("orders not enqueued, the sweep will give them again", orders=len(orders), reason=str(exc))
 
@@ -256,7 +256,7 @@ class CallWriter:
         return self.hold(take, owner) if take is not None and change.leads_to(take) else None
 
     def _stored(self, change: Transition, saved: Call, *, held: bool) -> Recorded:
-        self.give(change.orders(held=held), saved)
+        self.enqueue(change.orders(held=held), saved)
         return Recorded(call=saved, applied=True, held=held)
 
 

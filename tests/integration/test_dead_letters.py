@@ -17,7 +17,8 @@ from shared.call import commands
 from shared.call.calls import Call, Direction, State
 from shared.storage import database
 from shared.storage.call_store import PostgresStore
-from tests import databases, stations
+from tests import databases
+from tests.support import worker_harness
 from workers.dead_letters import DeadLetters
 
 pytestmark = pytest.mark.services
@@ -55,7 +56,7 @@ class Scene:
 
     def letter(self) -> dict[str, Any]:
         """The one dead letter."""
-        stations.until(self._letters, seconds=10, what="no dead letter")
+        worker_harness.until(self._letters, seconds=10, what="no dead letter")
         self.broker.join("teardown", timeout=5000)
         (letter,) = self._letters()
         return letter
@@ -113,7 +114,7 @@ def test_no_secret_is_in_a_dead_letter(scene: Scene) -> None:
     scene.broker.enqueue(messages.of_command(commands.TearDown(call_id=uuid.uuid4()), connection_id=1))
     letter = scene.letter()
     with redis.Redis.from_url(scene.url) as client:
-        ((_, fields),) = client.xrange(f"{keys.NAMESPACE}:dead")
+        ((_, fields),) = client.xrange(f"{keys.NAMESPACE}:dead-letters")
     for text in (letter["detail"], fields[b"reason"].decode()):
         assert "PermanentError" in text
         assert "hunter2" not in text
@@ -126,9 +127,9 @@ def test_what_nobody_can_read_is_recorded_as_it_is(scene: Scene, body: bytes) ->
         name = f"{keys.NAMESPACE}:queue:teardown"
         client.hset(name, "7/poison", body)
         client.rpush(f"{name}:group:7", "7/poison")
-        client.rpush(f"{name}:turns", "7")
+        client.rpush(f"{name}:rotation", "7")
         letter = scene.letter()
-        ((_, fields),) = client.xrange(f"{keys.NAMESPACE}:dead")
+        ((_, fields),) = client.xrange(f"{keys.NAMESPACE}:dead-letters")
     assert fields[b"body"] == body
     assert "DecodeError" in letter["detail"]
     assert body.decode(errors="backslashreplace").replace("\0", "\\x00") in letter["detail"]

@@ -31,7 +31,7 @@ from shared import assignments, errors, keys, messages, queues
 from shared.assignments import Assignment, Report, SocketState
 from shared.asterisk import events
 from shared.process import sealing, settings
-from tests import queued
+from tests.support import queued
 
 pytestmark = pytest.mark.services
 

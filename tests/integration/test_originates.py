@@ -26,7 +26,7 @@ class CommandQueue:
     def __init__(self) -> None:
         self.given: list[commands.Command] = []
 
-    def give(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
+    def enqueue(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
         self.given += orders
 
 

@@ -50,7 +50,7 @@ SELECT received_at, call_id, 'note', 'x', 'test' FROM ari.calls, generate_series
 class CommandQueue:
     """Nobody works here."""
 
-    def give(self, orders: object, *, connection_id: int) -> None:
+    def enqueue(self, orders: object, *, connection_id: int) -> None:
         pass
 
 

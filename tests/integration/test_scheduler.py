@@ -32,7 +32,8 @@ from shared.storage import connections, database
 from shared.storage.call_store import ClaimRequest, PostgresStore
 from shared.storage.call_writer import CallWriter
 from shared.storage.connections import Connections
-from tests import certificates, queued
+from tests import certificates
+from tests.support import queued
 
 pytestmark = pytest.mark.services
 

@@ -38,7 +38,7 @@ class CommandQueue:
         self.given: list[commands.Command] = []
         self.away = False
 
-    def give(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
+    def enqueue(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
         if self.away:
             raise errors.QueueUnavailable("Redis: ConnectionError")
         self.given += orders

@@ -60,7 +60,7 @@ class Broker:
 
     # ── what hands ask for ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def give(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
+    def enqueue(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
         for order in orders:
             self.send(messages.of_command(order, connection_id=connection_id))
 

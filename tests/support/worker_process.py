@@ -1,4 +1,4 @@
-"""A worker in a process of its own, to be killed: `python -m tests.worker_process NAME THREADS FILE`.
+"""A worker in a process of its own, to be killed: `python -m tests.support.worker_process NAME THREADS FILE`.
 
 Its Redis is REDIS_URL. Notes in the file, which outlives it and Redis, what it begins and what it ends.
 """
@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-from tests.stations import Station
+from tests.support.worker_harness import WorkerHarness
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    station = Station(os.environ["REDIS_URL"], name=name, threads=int(threads))
+    harness = WorkerHarness(os.environ["REDIS_URL"], name=name, threads=int(threads))
 
     def note(event: str, what: str) -> None:
         # One write: lines of several processes do not mix.
@@ -36,8 +36,8 @@ def main() -> None:
             time.sleep(min(left, 0.01))
         note("ran", what)
 
-    station.does = work
-    with station.working():
+    harness.does = work
+    with harness.working():
         while not stop.wait(1) and os.getppid() == parent:
             pass
 
