@@ -1,4 +1,4 @@
-"""What we rely on of Dramatiq holds on our broker, on a real Redis."""
+"""What the product relies on in Dramatiq works with this broker, on a real Redis."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fail(what: Any) -> None:
     raise ValueError(f"cannot do {what}")
 
 
-def test_a_message_that_was_done_leaves_nothing(harness: WorkerHarness) -> None:
+def test_an_acknowledged_message_leaves_nothing_behind(harness: WorkerHarness) -> None:
     harness.send("one", group=7)
     harness.broker.join("first", timeout=5000)
     assert harness.ran == ["one"]
@@ -44,7 +44,7 @@ def test_a_message_that_was_done_leaves_nothing(harness: WorkerHarness) -> None:
     }
 
 
-def test_what_fails_is_tried_again_and_then_dead(redis_url: str) -> None:
+def test_a_message_that_fails_is_retried_and_then_a_dead_letter(redis_url: str) -> None:
     with WorkerHarness(redis_url, delays_ms=(20, 40), for_ms=200).working() as harness:
         harness.does = fail
         harness.send("it")
@@ -57,7 +57,7 @@ def test_what_fails_is_tried_again_and_then_dead(redis_url: str) -> None:
         harness.broker.join("first", timeout=5000)
 
 
-def test_what_fails_once_is_done_in_the_end(harness: WorkerHarness) -> None:
+def test_a_message_that_fails_once_is_acknowledged_in_the_end(harness: WorkerHarness) -> None:
     def fail_once(what: Any) -> None:
         if len(harness.began) == 1:
             fail(what)
@@ -69,7 +69,7 @@ def test_what_fails_once_is_done_in_the_end(harness: WorkerHarness) -> None:
     assert (harness.began, harness.dead_letters()) == (["it", "it"], [])
 
 
-def test_an_error_that_the_actor_throws_is_not_tried_again(harness: WorkerHarness) -> None:
+def test_a_message_whose_actor_throws_its_error_is_not_retried(harness: WorkerHarness) -> None:
     def refuse(what: Any) -> None:
         raise KeyError(what)
 
@@ -81,7 +81,7 @@ def test_an_error_that_the_actor_throws_is_not_tried_again(harness: WorkerHarnes
     assert (letter[b"queue"], dramatiq.Message.decode(letter[b"body"]).args) == (b"first", ("no",))
 
 
-def test_an_actor_may_say_itself_when_it_is_to_be_tried_again(harness: WorkerHarness) -> None:
+def test_an_actor_may_choose_the_delay_of_its_retry(harness: WorkerHarness) -> None:
     def ask_for_more_time(what: Any) -> None:
         if len(harness.began) == 1:
             raise dramatiq.errors.Retry(delay=200)
@@ -92,8 +92,8 @@ def test_an_actor_may_say_itself_when_it_is_to_be_tried_again(harness: WorkerHar
     harness.wait(1)
 
 
-class Told(dramatiq.Middleware):
-    """Notes what it is told, and in which order among several."""
+class Recorder(dramatiq.Middleware):
+    """Records the signals it receives, and in which order among several."""
 
     def __init__(self, name: str, notes: list[str]) -> None:
         self.name = name
@@ -137,13 +137,13 @@ def enqueuing(notes: list[str]) -> list[str]:
 
 
 def working(notes: list[str]) -> list[str]:
-    """What the worker noted; it may begin before the enqueuer knows that the message is there."""
+    """Return the worker's signals; it may begin before the producer has its reply."""
     return [note for note in notes if "enqueue" not in note]
 
 
-def test_middleware_is_told_in_order_going_in_and_in_reverse_coming_out(redis_url: str) -> None:
+def test_middleware_is_called_in_order_before_and_in_reverse_after(redis_url: str) -> None:
     notes: list[str] = []
-    with WorkerHarness(redis_url, middleware=[Told("a", notes), Told("b", notes)]).working() as harness:
+    with WorkerHarness(redis_url, middleware=[Recorder("a", notes), Recorder("b", notes)]).working() as harness:
         harness.send("it")
         harness.broker.join("first", timeout=5000)
         assert enqueuing(notes) == ["a before_enqueue", "b before_enqueue", "b after_enqueue", "a after_enqueue"]
@@ -154,9 +154,9 @@ def test_middleware_is_told_in_order_going_in_and_in_reverse_coming_out(redis_ur
         ]
 
 
-def test_a_message_that_fails_for_good_is_rejected_and_not_acknowledged(redis_url: str) -> None:
+def test_a_message_that_fails_permanently_is_rejected_and_not_acknowledged(redis_url: str) -> None:
     notes: list[str] = []
-    with WorkerHarness(redis_url, middleware=[Told("a", notes)], for_ms=0).working() as harness:
+    with WorkerHarness(redis_url, middleware=[Recorder("a", notes)], for_ms=0).working() as harness:
         harness.does = fail
         harness.send("it")
         worker_harness.until(harness.dead_letters, seconds=5, what="no dead letter")
@@ -168,7 +168,7 @@ def test_a_message_that_fails_for_good_is_rejected_and_not_acknowledged(redis_ur
 
 def test_a_skipped_message_is_acknowledged(redis_url: str) -> None:
     notes: list[str] = []
-    with WorkerHarness(redis_url, middleware=[Told("a", notes)]).working() as harness:
+    with WorkerHarness(redis_url, middleware=[Recorder("a", notes)]).working() as harness:
         harness.send("skipped")
         harness.broker.join("first", timeout=5000)
         assert working(notes) == ["a before_process_message", "a after_skip_message", "a before_ack", "a after_ack"]
@@ -183,11 +183,11 @@ def test_a_pipeline_goes_on_with_the_next_message(redis_url: str) -> None:
         )
         dramatiq.pipeline([first, second], broker=harness.broker).run()
         harness.wait(2)
-        # The first one's result, which is none, is the second one's argument.
+        # The first message's result, None, is the second message's argument.
         assert harness.ran == [1, None]
 
 
-def test_a_delayed_message_waits_its_time(harness: WorkerHarness) -> None:
+def test_a_delayed_message_waits_until_it_is_due(harness: WorkerHarness) -> None:
     message = harness.send("later", delay_ms=300)
     assert harness.broker.count(["first"])["first"] == redis_broker.Count(waiting=0, delayed=1, in_flight=0)
     harness.send("now")
@@ -197,7 +197,7 @@ def test_a_delayed_message_waits_its_time(harness: WorkerHarness) -> None:
     assert "eta" not in message.options
 
 
-def test_joining_a_queue_that_is_not_worked_on_times_out(redis_url: str) -> None:
+def test_joining_a_queue_without_a_worker_times_out(redis_url: str) -> None:
     harness = WorkerHarness(redis_url)
     harness.send()
     with pytest.raises(dramatiq.errors.QueueJoinTimeout):
@@ -205,24 +205,24 @@ def test_joining_a_queue_that_is_not_worked_on_times_out(redis_url: str) -> None
     harness.broker.close()
 
 
-def test_among_what_a_worker_holds_an_actor_s_priority_decides(redis_url: str) -> None:
+def test_among_the_messages_in_flight_an_actor_s_priority_decides(redis_url: str) -> None:
     harness = WorkerHarness(redis_url, threads=3)
     harness.broker.actors["act_first"].priority = 10
     harness.broker.actors["act_second"].priority = 1
-    # It holds more than it has threads for: what is in hand is sorted.
+    # More messages are in flight than the worker has threads: Dramatiq sorts them.
     harness.worker = dramatiq.Worker(harness.broker, worker_threads=1, worker_timeout=50)
     latch = worker_harness.Latch()
     harness.does = latch
     with harness.working():
-        harness.send("held")
+        harness.send("blocked")
         worker_harness.until(lambda: harness.began, seconds=5, what="not begun")
         harness.send("low", queue="first")
-        worker_harness.until(lambda: harness.worker.work_queue.qsize() == 1, seconds=5, what="not in hand")
+        worker_harness.until(lambda: harness.worker.work_queue.qsize() == 1, seconds=5, what="not in flight")
         harness.send("high", queue="second")
-        worker_harness.until(lambda: harness.worker.work_queue.qsize() == 2, seconds=5, what="not in hand")
+        worker_harness.until(lambda: harness.worker.work_queue.qsize() == 2, seconds=5, what="not in flight")
         latch.release()
         harness.wait(3)
-    assert harness.ran == ["held", "high", "low"]
+    assert harness.ran == ["blocked", "high", "low"]
 
 
 def test_a_paused_worker_goes_on_when_it_is_resumed(harness: WorkerHarness) -> None:
@@ -232,7 +232,7 @@ def test_a_paused_worker_goes_on_when_it_is_resumed(harness: WorkerHarness) -> N
     harness.wait(1, seconds=15)
 
 
-def test_a_worker_that_stops_gives_back_what_it_has_not_begun(redis_url: str) -> None:
+def test_a_worker_that_stops_requeues_what_it_has_not_begun(redis_url: str) -> None:
     harness = WorkerHarness(redis_url, threads=3)
     harness.worker = dramatiq.Worker(harness.broker, worker_threads=1, worker_timeout=50)
     latch = worker_harness.Latch()
@@ -240,14 +240,14 @@ def test_a_worker_that_stops_gives_back_what_it_has_not_begun(redis_url: str) ->
     harness.worker.start()
     for number in range(3):
         harness.send(number)
-    worker_harness.until(lambda: harness.worker.work_queue.qsize() == 2, seconds=5, what="not in hand")
+    worker_harness.until(lambda: harness.worker.work_queue.qsize() == 2, seconds=5, what="not in flight")
     stopping = threading.Thread(target=harness.worker.stop)
     stopping.start()
     try:
-        # At once, and not when the one in work has ended.
+        # At once, not when the running message has ended.
         counted = redis_broker.Count(waiting=2, delayed=0, in_flight=1)
         worker_harness.until(
-            lambda: harness.broker.count(["first"])["first"] == counted, seconds=2, what="not given back"
+            lambda: harness.broker.count(["first"])["first"] == counted, seconds=2, what="not requeued"
         )
         assert harness.began == [0]
     finally:
@@ -263,11 +263,11 @@ def test_a_worker_serves_only_the_queues_it_is_given(redis_url: str) -> None:
     harness = WorkerHarness(redis_url)
     harness.worker = harness.new_worker("second")
     with harness.working():
-        harness.send("for nobody", queue="first")
-        harness.send("for us", queue="second")
+        harness.send("for another worker", queue="first")
+        harness.send("for this worker", queue="second")
         harness.wait(1)
         assert harness.broker.count(["first"])["first"].waiting == 1
-    assert harness.ran == ["for us"]
+    assert harness.ran == ["for this worker"]
 
 
 def test_a_queue_declared_while_a_worker_runs_is_served(harness: WorkerHarness) -> None:
@@ -277,7 +277,7 @@ def test_a_queue_declared_while_a_worker_runs_is_served(harness: WorkerHarness) 
     assert ran.wait(5)
 
 
-def test_flushing_forgets_what_waits_and_what_is_delayed(redis_url: str) -> None:
+def test_flushing_deletes_waiting_and_delayed_messages(redis_url: str) -> None:
     harness = WorkerHarness(redis_url)
     harness.send("waits", group=1)
     harness.send("is delayed", delay_ms=100)
@@ -287,7 +287,7 @@ def test_flushing_forgets_what_waits_and_what_is_delayed(redis_url: str) -> None
     harness.broker.close()
 
 
-def test_a_queue_nobody_declared_takes_nothing(harness: WorkerHarness) -> None:
+def test_an_undeclared_queue_is_refused(harness: WorkerHarness) -> None:
     with pytest.raises(dramatiq.errors.QueueNotFound):
         harness.broker.enqueue(dramatiq.Message("third", "act_first", (), {}, {}))
     with pytest.raises(dramatiq.errors.QueueNotFound):
@@ -296,7 +296,7 @@ def test_a_queue_nobody_declared_takes_nothing(harness: WorkerHarness) -> None:
         harness.broker.declare_queue("a/b")
 
 
-def test_a_message_enqueued_twice_is_there_once(redis_url: str) -> None:
+def test_a_message_enqueued_twice_is_in_the_queue_once(redis_url: str) -> None:
     harness = WorkerHarness(redis_url)
     message = harness.send("it")
     harness.broker.enqueue(message)
@@ -304,7 +304,7 @@ def test_a_message_enqueued_twice_is_there_once(redis_url: str) -> None:
     with harness.working():
         harness.broker.join("first", timeout=5000)
         assert harness.ran == ["it"]
-        # Done, its id is free again.
+        # Once acknowledged, its id is free again.
         harness.broker.enqueue(message)
         harness.wait(2)
 
@@ -325,7 +325,7 @@ def test_a_message_that_its_own_actor_enqueues_again_runs_again(harness: WorkerH
     harness.broker.join("first", timeout=5000)
 
 
-# ── what cannot be worked on ─────────────────────────────────────────────────────────────────────────────────────────
+# ── unreadable messages ──────────────────────────────────────────────────────────────────────────────────────────────
 
 GOOD = {"queue_name": "first", "actor_name": "act_first", "args": [1], "kwargs": {}, "options": {}}
 DECODED = dramatiq.Message[Any](**GOOD, message_id="x", message_timestamp=1)  # type: ignore[arg-type]
@@ -335,7 +335,7 @@ def changed(**fields: Any) -> bytes:
     return DECODED.copy(**fields).encode()
 
 
-POISON = [
+UNREADABLE = [
     pytest.param(b"", id="empty"),
     pytest.param(b"\xff\x00\xfe", id="binary"),
     pytest.param(b'{"queue_name": "first"', id="cut off"),
@@ -345,26 +345,26 @@ POISON = [
     pytest.param(changed(actor_name=["act_first"]), id="an actor that is a list"),
     pytest.param(changed(actor_name="no_such_actor"), id="an unknown actor"),
     pytest.param(changed(kwargs=[1]), id="arguments that are a list"),
-    pytest.param(changed(queue_name="second"), id="another queue's"),
+    pytest.param(changed(queue_name="second"), id="of another queue"),
     pytest.param(changed(message_id=5), id="an id that is a number"),
 ]
 
 
-@pytest.mark.parametrize("body", POISON)
-def test_poison_goes_to_the_dead_letters_with_its_bytes_and_the_queue_goes_on(
+@pytest.mark.parametrize("body", UNREADABLE)
+def test_an_unreadable_message_is_a_dead_letter_with_its_bytes_and_the_queue_continues(
     harness: WorkerHarness, redis_url: str, body: bytes
 ) -> None:
     with redis.Redis.from_url(redis_url) as client:
         pipe = client.pipeline()
-        pipe.hset(f"{worker_harness.NAMESPACE}:queue:first", "g/poison", body)
-        pipe.rpush(f"{worker_harness.NAMESPACE}:queue:first:group:g", "g/poison")
+        pipe.hset(f"{worker_harness.NAMESPACE}:queue:first", "g/unreadable", body)
+        pipe.rpush(f"{worker_harness.NAMESPACE}:queue:first:group:g", "g/unreadable")
         pipe.rpush(f"{worker_harness.NAMESPACE}:queue:first:rotation", "g")
         pipe.execute()
     harness.send("good", group="g")
     harness.wait(1)
     worker_harness.until(harness.dead_letters, seconds=5, what="no dead letter")
     (letter,) = harness.dead_letters()
-    assert (letter[b"body"], letter[b"queue"], letter[b"message_key"]) == (body, b"first", b"g/poison")
+    assert (letter[b"body"], letter[b"queue"], letter[b"message_key"]) == (body, b"first", b"g/unreadable")
     assert letter[b"reason"]
     harness.broker.join("first", timeout=5000)
     assert all(thread.is_alive() for thread in harness.worker.workers)
@@ -373,9 +373,7 @@ def test_poison_goes_to_the_dead_letters_with_its_bytes_and_the_queue_goes_on(
 
 
 @pytest.mark.parametrize("options", [{"eta": 10**15}, {"eta": "soon"}, {"eta": None}])
-def test_a_worker_keeps_no_message_back_whatever_its_options_say(
-    harness: WorkerHarness, options: dict[str, Any]
-) -> None:
+def test_a_worker_keeps_no_message_back_for_its_options(harness: WorkerHarness, options: dict[str, Any]) -> None:
     harness.send("it", **options)
     harness.wait(1)
     harness.broker.join("first", timeout=5000)

@@ -1,4 +1,4 @@
-"""Redis away, restarted empty or cut off in mid-answer, workers that die or stall: nothing is lost, little repeated."""
+"""Redis away, restarted empty or cut off in mid-reply, workers that die or stall: nothing is lost, little repeated."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TIMEOUT_SECONDS = session.TIMEOUT_MS / 1000
 
 @pytest.fixture
 def mortal_redis(stack_folder: Path) -> Iterator[servers.Redis]:
-    """A Redis of this test's own, to be killed."""
+    """A Redis for this test alone, to be killed."""
     with servers.Redis(stack_folder / f"redis-{uuid.uuid4().hex[:8]}") as server:
         yield server
 
@@ -44,7 +44,7 @@ def wire(redis_url: str) -> Iterator[tcp_proxy.Wire]:
         yield made
 
 
-def is_beating(harness: WorkerHarness) -> bool:
+def is_registered(harness: WorkerHarness) -> bool:
     return bool(worker_harness.sessions(harness.broker.client))
 
 
@@ -52,8 +52,10 @@ def is_beating(harness: WorkerHarness) -> bool:
 
 
 @pytest.mark.parametrize("seconds", [1, 6])
-def test_what_is_at_work_while_redis_is_away_runs_once(wire: tcp_proxy.Wire, redis_url: str, seconds: float) -> None:
-    """Whatever it is about: to be acknowledged, to be tried again, delayed, waiting. None is dead when it is back."""
+def test_a_message_in_flight_while_redis_is_away_runs_once(
+    wire: tcp_proxy.Wire, redis_url: str, seconds: float
+) -> None:
+    """In every state: to be acknowledged or retried, delayed, waiting. No session has expired when Redis is back."""
     latch = worker_harness.Latch()
 
     def does(what: Any) -> None:
@@ -83,7 +85,7 @@ def test_what_is_at_work_while_redis_is_away_runs_once(wire: tcp_proxy.Wire, red
         assert outside.dead_letters() == []
 
 
-def test_redis_restarted_empty_takes_with_it_what_waited_and_nothing_else(mortal_redis: servers.Redis) -> None:
+def test_a_redis_restarted_empty_loses_waiting_messages_and_nothing_else(mortal_redis: servers.Redis) -> None:
     latch = worker_harness.Latch()
     with WorkerHarness(mortal_redis.url, threads=2).working() as harness:
 
@@ -99,17 +101,17 @@ def test_redis_restarted_empty_takes_with_it_what_waited_and_nothing_else(mortal
         harness.send("waits, and is lost")
         mortal_redis.kill()
         latch.release()
-        worker_harness.until(lambda: harness.ran == ["ends"], seconds=5, what="work goes on")
+        worker_harness.until(lambda: harness.ran == ["ends"], seconds=5, what="work did not go on")
         mortal_redis.start()
-        # Its next try was never in Redis: the worker had it.
-        worker_harness.until(lambda: "fails once" in harness.ran, seconds=10, what="not tried again")
+        # Its retry was never in Redis: the worker had it.
+        worker_harness.until(lambda: "fails once" in harness.ran, seconds=10, what="not retried")
         harness.send("new")
         worker_harness.until(lambda: "new" in harness.ran, seconds=5, what="not run")
         harness.broker.join("first", timeout=5000)
         assert harness.ran == ["ends", "fails once", "new"]
 
 
-def test_a_producer_waits_for_redis_and_not_for_ever(wire: tcp_proxy.Wire, redis_url: str) -> None:
+def test_a_producer_waits_for_redis_within_a_bound(wire: tcp_proxy.Wire, redis_url: str) -> None:
     harness = WorkerHarness(wire.url, patience_seconds=1.5)
     harness.send("connected")
     wire.cut()
@@ -128,14 +130,14 @@ def test_a_producer_waits_for_redis_and_not_for_ever(wire: tcp_proxy.Wire, redis
 def test_a_worker_that_stops_while_redis_is_away_ends_all_the_same(wire: tcp_proxy.Wire) -> None:
     harness = WorkerHarness(wire.url)
     with harness.working():
-        worker_harness.until(lambda: is_beating(harness), seconds=5, what="not there")
+        worker_harness.until(lambda: is_registered(harness), seconds=5, what="not registered")
         wire.cut()
         began = time.monotonic()
     assert time.monotonic() - began < 12
     wire.mend()
 
 
-def test_a_redis_that_has_forgotten_the_scripts_is_given_them(redis_url: str) -> None:
+def test_a_redis_without_the_scripts_gets_them(redis_url: str) -> None:
     with WorkerHarness(redis_url).working() as harness:
         for number in range(3):
             harness.broker.client.script_flush()
@@ -143,15 +145,17 @@ def test_a_redis_that_has_forgotten_the_scripts_is_given_them(redis_url: str) ->
             harness.wait(number + 1, seconds=5)
 
 
-# ── an answer is lost ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── a reply is lost ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def loses_once(script: scripts.Script, *, asked: bytes = b"", answered: bytes = b"") -> Callable[[bytes, bytes], bool]:
-    """Loses the first answer to this script that the two texts fit."""
+def loses_once(
+    script: scripts.Script, *, request_has: bytes = b"", reply_has: bytes = b""
+) -> Callable[[bytes, bytes], bool]:
+    """Lose the first reply to this script whose request and reply contain these texts."""
     done = threading.Event()
 
-    def loses(request: bytes, answer: bytes) -> bool:
-        fits = script.digest.encode() in request and asked in request and answered in answer
+    def loses(request: bytes, reply: bytes) -> bool:
+        fits = script.digest.encode() in request and request_has in request and reply_has in reply
         if fits and not done.is_set():
             done.set()
             return True
@@ -161,27 +165,27 @@ def loses_once(script: scripts.Script, *, asked: bytes = b"", answered: bytes = 
 
 
 @pytest.mark.parametrize(
-    ("script", "asked", "answered"),
+    ("script", "request_has", "reply_has"),
     [
-        pytest.param(scripts.POLL, b"", b"act_first", id="taken"),
+        pytest.param(scripts.POLL, b"", b"act_first", id="fetched"),
         pytest.param(scripts.POLL, b"\r\nack\r\n", b"", id="settled"),
     ],
 )
-def test_a_message_whose_answer_was_lost_runs_once(
-    wire: tcp_proxy.Wire, script: scripts.Script, asked: bytes, answered: bytes
+def test_a_message_whose_reply_was_lost_runs_once(
+    wire: tcp_proxy.Wire, script: scripts.Script, request_has: bytes, reply_has: bytes
 ) -> None:
     with WorkerHarness(wire.url).working() as harness:
         harness.send("before")
         harness.wait(1)
         harness.broker.join("first", timeout=5000)
-        wire.loses = loses_once(script, asked=asked, answered=answered)
+        wire.loses = loses_once(script, request_has=request_has, reply_has=reply_has)
         harness.send("it")
         harness.broker.join("first", timeout=10_000)
-        worker_harness.until(lambda: wire.lost == 1, seconds=5, what="no answer was lost")
+        worker_harness.until(lambda: wire.lost == 1, seconds=5, what="no reply was lost")
         assert harness.ran == ["before", "it"]
 
 
-def test_a_message_that_is_enqueued_once_more_because_the_answer_was_lost_is_there_once(wire: tcp_proxy.Wire) -> None:
+def test_a_message_enqueued_again_after_a_lost_reply_is_in_the_queue_once(wire: tcp_proxy.Wire) -> None:
     latch = worker_harness.Latch()
     with WorkerHarness(wire.url).working() as harness:
         harness.does = latch
@@ -193,7 +197,7 @@ def test_a_message_that_is_enqueued_once_more_because_the_answer_was_lost_is_the
         assert harness.ran == ["it"]
 
 
-def test_a_try_again_whose_answer_was_lost_is_tried_once_more_and_not_twice(wire: tcp_proxy.Wire) -> None:
+def test_a_retry_whose_reply_was_lost_runs_once(wire: tcp_proxy.Wire) -> None:
     with WorkerHarness(wire.url, delays_ms=(1500,)).working() as harness:
         harness.send("before")
         harness.wait(1)
@@ -203,7 +207,7 @@ def test_a_try_again_whose_answer_was_lost_is_tried_once_more_and_not_twice(wire
                 raise ValueError(what)
 
         harness.does = fail_once
-        wire.loses = loses_once(scripts.POLL, asked=b"\r\nretry\r\n")
+        wire.loses = loses_once(scripts.POLL, request_has=b"\r\nretry\r\n")
         harness.send("it")
         harness.broker.join("first", timeout=10_000)
         assert wire.lost == 1
@@ -214,7 +218,7 @@ def test_a_try_again_whose_answer_was_lost_is_tried_once_more_and_not_twice(wire
 
 
 class Workers:
-    """Worker processes, and what they did."""
+    """Worker processes, and a record of what they did."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self.url = url
@@ -236,11 +240,11 @@ class Workers:
         self._processes[name].send_signal(number)
 
     def began(self, number: int) -> None:
-        """Waits until so many were begun."""
+        """Wait until so many messages were begun."""
         worker_harness.until(lambda: len(self.notes.names("began")) >= number, seconds=10, what="not begun")
 
-    def busiest(self) -> str:
-        """Who holds something at work."""
+    def last_begun_by(self) -> str:
+        """Return the worker that began the last message."""
         return self.notes.lines("began")[-1][1]
 
     def close(self) -> None:
@@ -257,25 +261,25 @@ def workers(redis_url: str, stack_folder: Path) -> Iterator[Workers]:
     made.close()
 
 
-def test_what_a_killed_worker_held_runs_elsewhere_soon(workers: Workers) -> None:
+def test_a_killed_worker_s_messages_run_elsewhere_soon(workers: Workers) -> None:
     workers.start("a", "b")
     for number in range(8):
         workers.harness.send(f"{number}:1.5")
     workers.began(8)
-    held = {what for what, who, _ in workers.notes.lines("began") if who == "a"}
-    assert len(held) == 4
+    in_flight = {what for what, worker, _ in workers.notes.lines("began") if worker == "a"}
+    assert len(in_flight) == 4
     workers.signal("a", signal.SIGKILL)
     killed = time.monotonic()
-    worker_harness.until(lambda: len(workers.notes.names("began")) == 12, seconds=15, what="not taken over")
+    worker_harness.until(lambda: len(workers.notes.names("began")) == 12, seconds=15, what="not requeued")
     # A bound for a loaded machine; bench/ has the figures.
     assert time.monotonic() - killed < TIMEOUT_SECONDS + 6
     workers.harness.broker.join("first", timeout=10_000)
     ran = workers.notes.names("ran")
     assert sorted(ran) == sorted(f"{number}:1.5" for number in range(8)), "each once"
-    assert {who for _, who, _ in workers.notes.lines("ran")} == {"b"}
+    assert {worker for _, worker, _ in workers.notes.lines("ran")} == {"b"}
 
 
-def test_a_worker_that_stalls_for_three_seconds_is_not_taken_for_dead(workers: Workers) -> None:
+def test_the_session_of_a_worker_that_stalls_for_three_seconds_does_not_expire(workers: Workers) -> None:
     workers.start("a", "b")
     for number in range(8):
         workers.harness.send(f"{number}:0.5")
@@ -287,26 +291,26 @@ def test_a_worker_that_stalls_for_three_seconds_is_not_taken_for_dead(workers: W
     assert sorted(workers.notes.names("began")) == sorted(f"{number}:0.5" for number in range(8))
 
 
-def test_a_worker_that_stalls_for_longer_finds_its_messages_done(workers: Workers) -> None:
-    """It ends what it had begun, which is then a second time, and is a worker like any other afterwards."""
+def test_a_worker_that_stalls_for_longer_finds_its_messages_settled(workers: Workers) -> None:
+    """It finishes what it had begun, for the second time, and afterwards works like any other."""
     workers.start("a", "b")
     for number in range(4):
         workers.harness.send(f"{number}:0.2", group=number)
     workers.began(4)
-    stalled = workers.busiest()
-    workers.harness.send("held:0.6")
+    stalled = workers.last_begun_by()
+    workers.harness.send("stalled:0.6")
     workers.began(5)
-    stalled = workers.busiest()
+    stalled = workers.last_begun_by()
     workers.signal(stalled, signal.SIGSTOP)
     workers.harness.broker.join("first", timeout=20_000)
     workers.signal(stalled, signal.SIGCONT)
-    worker_harness.until(lambda: workers.notes.names("ran").count("held:0.6") == 2, seconds=10, what="did not go on")
+    worker_harness.until(lambda: workers.notes.names("ran").count("stalled:0.6") == 2, seconds=10, what="did not go on")
     assert workers.harness.broker.count(["first"])["first"] == redis_broker.Count(waiting=0, delayed=0, in_flight=0)
     assert workers.harness.dead_letters() == []
     other = {"a", "b"} - {stalled}
     workers.signal(other.pop(), signal.SIGKILL)
     workers.harness.send("after")
-    worker_harness.until(lambda: "after" in workers.notes.names("ran"), seconds=15, what="is no worker any more")
+    worker_harness.until(lambda: "after" in workers.notes.names("ran"), seconds=15, what="works no more")
 
 
 def test_a_worker_that_is_told_to_stop_ends_what_it_has_begun_and_is_forgotten(workers: Workers) -> None:
@@ -316,15 +320,15 @@ def test_a_worker_that_is_told_to_stop_ends_what_it_has_begun_and_is_forgotten(w
     workers.began(1)
     workers.signal("a", signal.SIGTERM)
     client = workers.harness.broker.client
-    worker_harness.until(lambda: not worker_harness.sessions(client), seconds=10, what="is still a member")
+    worker_harness.until(lambda: not worker_harness.sessions(client), seconds=10, what="still registered")
     assert workers.notes.names("ran") == ["in-work:0.7"]
     assert workers.harness.broker.count(["first"])["first"] == redis_broker.Count(waiting=1, delayed=0, in_flight=0)
 
 
-def test_a_member_from_the_future_dies_as_well(redis_url: str) -> None:
-    """Redis's clock was set back, or another server with another clock has taken over."""
+def test_a_session_whose_last_poll_lies_in_the_future_expires_as_well(redis_url: str) -> None:
+    """Redis's clock was set back, or a server with another clock has taken over."""
     with redis.Redis.from_url(redis_url) as client, WorkerHarness(redis_url).working() as harness:
-        worker_harness.until(lambda: is_beating(harness), seconds=5, what="not there")
+        worker_harness.until(lambda: is_registered(harness), seconds=5, what="not registered")
         message: worker_harness.Message = dramatiq.Message("first", "act_first", ("it",), {}, {})
         message_key = redis_broker.message_key(message)
         client.hset(f"{worker_harness.NAMESPACE}:queue:first", message_key, message.encode())
