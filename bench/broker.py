@@ -341,7 +341,7 @@ def _outage(bench: Bench, kind: str, title: str, seconds: float, case: Case) -> 
     ]
     twice = sum(1 for what in sent if ended[what] > 1)
     run = sum(1 for what in sent if ended[what])
-    # A message whose enqueuing by another succeeded: the other has ended, so Redis had accepted it.
+    # A message that another one enqueued: the other has ended, so Redis had accepted it.
     nexts = [what for what in sent if what.startswith("enqueues") and ended[what] and not ended[f"{what}-next"]]
     lost = len(missing) - len(with_redis) + (0 if case in LOSES_REDIS else len(nexts))
     row(title, kind, len(sent), refused, run, twice, len(with_redis), lost)

@@ -1,4 +1,4 @@
-"""A group whose work hangs leaves the other groups their capacity: the broker on a real Redis, with blocked threads."""
+"""A group that hangs leaves the other groups their capacity: the broker on a real Redis, with blocked threads."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def scripts_run(client: redis.Redis) -> int:
     return sum(int(calls.get(name, {}).get("calls", 0)) for name in ("cmdstat_evalsha", "cmdstat_eval"))
 
 
-def put_unannounced(client: redis.Redis, harness: WorkerHarness, what: Any) -> None:
+def add_without_wakeup(client: redis.Redis, harness: WorkerHarness, what: Any) -> None:
     """Add a waiting message without a wake-up."""
     message: worker_harness.Message = dramatiq.Message("first", "act_first", (what,), {}, {})
     name, message_key = f"{worker_harness.NAMESPACE}:queue:first", redis_broker.message_key(message)
@@ -88,21 +88,21 @@ def test_one_message_wakes_one_worker(redis_url: str, client: redis.Redis) -> No
         def are_idle_after(number: int) -> bool:
             return sum(len(each.ran) for each in workers) == number and worker_harness.idle(client) == 5
 
-        in_turn = 0
+        woken_in_order = 0
         for sent in range(1, 21):
             longest_idle = workers[worker_harness.longest_idle(client)]
             workers[0].send(sent)
             worker_harness.until(functools.partial(are_idle_after, sent), seconds=5, what="not idle again")
-            in_turn += sent in longest_idle.ran
+            woken_in_order += sent in longest_idle.ran
         polls = 5 * (time.monotonic() - began) / session.POLL_SECONDS
         assert scripts_run(client) - before <= 20 * 3 + polls + 10
         # A worker that polls by itself just before the message arrives is no longer the longest idle.
-        assert in_turn >= 15, "not the longest idle was woken"
+        assert woken_in_order >= 15, "not the longest idle was woken"
 
 
 def test_a_message_without_a_wake_up_is_found_by_the_next_poll(redis_url: str, client: redis.Redis) -> None:
     with working(redis_url, 1) as (harness,):
-        put_unannounced(client, harness, "it")
+        add_without_wakeup(client, harness, "it")
         harness.wait(1, seconds=session.POLL_SECONDS * 3)
 
 
@@ -122,10 +122,9 @@ def test_a_message_a_full_worker_leaves_wakes_another(redis_url: str, client: re
         one.does, other.does = latches
         for number in range(4):
             one.send(number)
-        worker_harness.until(lambda: len(one.began) + len(other.began) == 2, seconds=0.9, what="one thread each")
-        assert one.broker.count(["first"])["first"] == redis_broker.Count(waiting=2, delayed=0, in_flight=2), (
-            "prefetched"
-        )
+        worker_harness.until(lambda: len(one.began) + len(other.began) == 2, seconds=0.9, what="a worker has not begun")
+        counted = redis_broker.Count(waiting=2, delayed=0, in_flight=2)
+        assert one.broker.count(["first"])["first"] == counted, "prefetched"
         for latch in latches:
             latch.release()
         worker_harness.until(lambda: len(one.ran) + len(other.ran) == 4, seconds=5, what="not all ran")
