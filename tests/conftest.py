@@ -40,6 +40,8 @@ LONG = (
     "integration/test_arictl.py",
 )
 TESTS = Path(__file__).parent
+# Shared tests and their helpers: a failed assertion shows its values there as well.
+pytest.register_assert_rewrite("tests.support")
 #: With more, the longest file alone takes as long as the rest.
 MOST_LANES = 8
 

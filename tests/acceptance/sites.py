@@ -25,8 +25,8 @@ from shared.asterisk import events
 from simulator.control import Control, LoggedRequest
 from simulator.settings import Settings
 from simulator.testing import SimulatedAsterisk
-from tests import queued
 from tests.acceptance.pipeline import PASSWORD, Pipeline, Tenant, closing_tenant, wait_until
+from tests.support import queued
 
 APP = "voiceai"
 PREFIX = "aip-"

@@ -20,9 +20,10 @@ from devstack import servers
 from devstack.agent import Agent
 from shared import messages, queues
 from shared.asterisk import events
-from tests import databases, queued
+from tests import databases
 from tests.acceptance.pipeline import PASSWORD
 from tests.acceptance.sites import APP, EVENTS, PREFIX, Product, Site, running_product
+from tests.support import queued
 
 pytestmark = pytest.mark.services
 

@@ -12,8 +12,8 @@ from shared.call.call_requests import CallRequest
 from shared.call.limits import Limits
 from shared.platform import dograh
 from shared.storage import connections, database
-from shared.storage.postgres_calls import PostgresCalls
 from shared.storage.call_writer import CallWriter
+from shared.storage.postgres_calls import PostgresCalls
 
 pytestmark = pytest.mark.services
 
@@ -26,7 +26,7 @@ class CommandQueue:
     def __init__(self) -> None:
         self.given: list[commands.Command] = []
 
-    def give(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
+    def enqueue(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
         self.given += orders
 
 

@@ -21,8 +21,8 @@ from shared.call.steps import Step
 from shared.platform import dograh
 from shared.storage import database, quotas
 from shared.storage.call_store import ClaimRequest
-from shared.storage.postgres_calls import PostgresCalls
 from shared.storage.call_writer import CallWriter, UnitOfWork
+from shared.storage.postgres_calls import PostgresCalls
 from tests import databases
 
 pytestmark = pytest.mark.services
@@ -40,7 +40,7 @@ class CommandQueue:
     def __init__(self) -> None:
         self.given: list[commands.Command] = []
 
-    def give(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
+    def enqueue(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
         self.given += orders
 
 

@@ -17,8 +17,8 @@ from shared.call import facts
 from shared.call.calls import Call, Direction, State
 from shared.call.limits import Limits
 from shared.storage import database
-from shared.storage.postgres_calls import PostgresCalls, TimelineEntry
 from shared.storage.call_writer import CallWriter
+from shared.storage.postgres_calls import PostgresCalls, TimelineEntry
 from tests import databases
 
 pytestmark = pytest.mark.services
@@ -51,7 +51,7 @@ SELECT received_at, call_id, 'note', 'x', 'test' FROM ari.calls, generate_series
 class CommandQueue:
     """Drops every command: no worker runs here."""
 
-    def give(self, commands: object, *, connection_id: int) -> None:
+    def enqueue(self, commands: object, *, connection_id: int) -> None:
         pass
 
 

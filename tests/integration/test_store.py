@@ -25,9 +25,9 @@ from shared.call.states import Direction, Outcome, State
 from shared.call.steps import Step
 from shared.storage import database, leases
 from shared.storage.call_store import ClaimRequest
+from shared.storage.call_writer import CallWriter, UnitOfWork
 from shared.storage.postgres_calls import PostgresCalls
 from shared.storage.timeline import TimelineEntry
-from shared.storage.call_writer import CallWriter, UnitOfWork
 
 pytestmark = pytest.mark.services
 
@@ -42,7 +42,7 @@ class CommandQueue:
         self.given: list[commands.Command] = []
         self.away = False
 
-    def give(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
+    def enqueue(self, orders: Sequence[commands.Command], *, connection_id: int) -> None:
         if self.away:
             raise errors.QueueUnavailable("Redis: ConnectionError")
         self.given += orders

@@ -11,8 +11,8 @@ from scheduler import sweep
 from shared.call.calls import Call, State
 from shared.call.limits import Limits, Step
 from shared.storage.call_store import ClaimRequest
-from shared.storage.postgres_calls import PostgresCalls
 from shared.storage.call_writer import CallWriter
+from shared.storage.postgres_calls import PostgresCalls
 from tests.support import scheduler_harness
 from tests.support.scheduler_harness import SchedulerHarness
 

@@ -203,7 +203,7 @@ def test_every_message_takes_turns_by_its_connection() -> None:
     resync = messages.of_resync(connection_id=7, connection_version=2, reason="connected", full=True)
     for message in (order, happened, resync):
         assert message is not None
-        assert redis_broker.reference(message) == f"7/{message.message_id}"
+        assert redis_broker.message_key(message) == f"7/{message.message_id}"
 
 
 def test_a_message_survives_dramatiq() -> None:

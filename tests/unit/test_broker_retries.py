@@ -1,4 +1,4 @@
-"""When a message that failed is tried again."""
+"""When a failed message is retried."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.broker.retries import Retries
 
 
 class Broker:
-    """Remembers what is enqueued; its clock is the test's."""
+    """Records the delays of what is enqueued; the test sets its clock."""
 
     def __init__(self, **options: Any) -> None:
         self.now = 1_000_000
@@ -30,7 +30,7 @@ class Broker:
 
 
 class Message:
-    """A message in hand."""
+    """A message in flight."""
 
     def __init__(self) -> None:
         self.actor_name = "act"
@@ -42,7 +42,7 @@ class Message:
 
 
 def fail_until_given_up(broker: Broker, message: Message, retries: Retries, *, work_ms: int = 0) -> list[int]:
-    """Each try fails after `work_ms`; the delays there were."""
+    """Let each try fail after `work_ms`; return the delays between them."""
     while not message.failed:
         broker.now += work_ms
         tried = len(broker.delays)
@@ -63,7 +63,7 @@ def fail_until_given_up(broker: Broker, message: Message, retries: Retries, *, w
         (100, 0, [100]),
     ],
 )
-def test_soon_at_first_and_not_for_ever(for_ms: int, work_ms: int, delays: list[int]) -> None:
+def test_retries_come_soon_at_first_and_end_with_the_time_limit(for_ms: int, work_ms: int, delays: list[int]) -> None:
     broker, message = Broker(), Message()
     if not delays:
         Retries(for_ms=for_ms).after_process_message(broker, message, exception=ValueError("no"))
@@ -72,11 +72,11 @@ def test_soon_at_first_and_not_for_ever(for_ms: int, work_ms: int, delays: list[
         assert fail_until_given_up(broker, message, Retries(for_ms=for_ms), work_ms=work_ms) == delays
 
 
-def test_an_actor_says_for_how_long() -> None:
+def test_an_actor_may_set_the_time_limit() -> None:
     assert fail_until_given_up(Broker(retry_for_ms=500), Message(), Retries()) == [100, 300]
 
 
-def test_what_the_actor_throws_is_not_tried_again() -> None:
+def test_an_error_that_the_actor_throws_is_not_retried() -> None:
     broker, message = Broker(throws=(KeyError,)), Message()
     Retries().after_process_message(broker, message, exception=KeyError("x"))
     assert (message.failed, broker.delays) == (True, [])
@@ -88,7 +88,7 @@ def test_an_actor_may_ask_for_a_delay() -> None:
     assert (message.failed, broker.delays) == (False, [700])
 
 
-def test_a_clock_that_was_set_back_keeps_no_message_for_ever() -> None:
+def test_a_clock_that_is_set_back_extends_no_time_limit() -> None:
     broker, message = Broker(), Message()
     Retries().after_process_message(broker, message, exception=ValueError("no"))
     broker.now -= 60_000
@@ -97,14 +97,14 @@ def test_a_clock_that_was_set_back_keeps_no_message_for_ever() -> None:
 
 
 @pytest.mark.parametrize("failed", [True, False])
-def test_success_and_what_has_been_judged_are_left_alone(failed: bool) -> None:
+def test_a_success_or_a_rejected_message_is_left_unchanged(failed: bool) -> None:
     broker, message = Broker(), Message()
     message.failed = failed
     Retries().after_process_message(broker, message, exception=ValueError("no") if failed else None)
     assert (message.failed, broker.delays, message.options) == (failed, [], {})
 
 
-def test_an_outage_is_waited_for_and_uses_up_nothing() -> None:
+def test_an_outage_does_not_count_towards_the_time_limit() -> None:
     broker, message = Broker(retry_for_ms=5_000), Message()
     retries = Retries(outages=(ConnectionError,))
     for _ in range(100):

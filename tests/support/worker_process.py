@@ -1,6 +1,6 @@
-"""A worker in a process of its own, to be killed: `python -m tests.worker_process NAME THREADS FILE`.
+"""A worker in its own process, to be killed: `python -m tests.support.worker_process NAME THREADS FILE`.
 
-Its Redis is REDIS_URL. Notes in the file, which outlives it and Redis, what it begins and what it ends.
+Its Redis is REDIS_URL. It notes in the file, which outlives it and Redis, what it begins and ends.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import threading
 import time
 from pathlib import Path
 
-from tests.stations import Station
+from tests.support.worker_harness import WorkerHarness
 
 
 def main() -> None:
-    """Works until SIGTERM, or until whoever started it is gone."""
+    """Work until SIGTERM, or until the parent process is gone."""
     name, threads, path = sys.argv[1:]
     parent = os.getppid()
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    station = Station(os.environ["REDIS_URL"], name=name, threads=int(threads))
+    harness = WorkerHarness(os.environ["REDIS_URL"], name=name, threads=int(threads))
 
     def note(event: str, what: str) -> None:
         # One write: lines of several processes do not mix.
@@ -36,24 +36,24 @@ def main() -> None:
             time.sleep(min(left, 0.01))
         note("ran", what)
 
-    station.does = work
-    with station.working():
+    harness.does = work
+    with harness.working():
         while not stop.wait(1) and os.getppid() == parent:
             pass
 
 
 class Notes:
-    """What the workers noted."""
+    """The workers' notes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def lines(self, event: str) -> list[tuple[str, str, float]]:
-        """What, who and when (monotonic)."""
+        """Return the message, the worker and the time (monotonic) of each note of this event."""
         if not self._path.exists():
             return []
         rows = [line.split() for line in self._path.read_text().splitlines()]
-        return [(what, who, float(at)) for happened, what, who, at in rows if happened == event]
+        return [(what, worker, float(at)) for happened, what, worker, at in rows if happened == event]
 
     def names(self, event: str) -> list[str]:
         return [what for what, _, _ in self.lines(event)]

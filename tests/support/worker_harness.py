@@ -1,4 +1,4 @@
-"""Workers on a broker of our own, in this process, that remember what they ran."""
+"""Workers in this process, on a broker of the test, that record what they ran."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import redis
 from shared import queues
 from shared.broker import redis_broker, retries
 
-NAMESPACE = "station"
+NAMESPACE = "harness"
 QUEUES = ("first", "second")
 
 Message = dramatiq.Message[Any]
 
 
-class Station:
-    """One broker, with the actor `act` of each queue: notes its argument and does as `does` says."""
+class WorkerHarness:
+    """A broker and its worker. The actor of each queue records its argument, then calls `does` with it."""
 
     def __init__(
         self,
         url: str,
         *,
         threads: int = 4,
-        name: str = "station",
+        name: str = "worker",
         middleware: Sequence[dramatiq.Middleware] = (),
         patience_seconds: float = 2.0,
         delays_ms: Sequence[int] = (20, 40),
@@ -69,16 +69,17 @@ class Station:
         return message
 
     def wait(self, count: int, *, seconds: float = 10.0) -> None:
+        """Wait until so many messages ran."""
         until(lambda: len(self.ran) >= count, seconds=seconds, what=lambda: f"{len(self.ran)} of {count} ran")
 
-    def dead(self) -> list[dict[bytes, bytes]]:
-        """The dead letters, the oldest first."""
-        entries: Any = self.broker.client.xrange(f"{NAMESPACE}:dead")
+    def dead_letters(self) -> list[dict[bytes, bytes]]:
+        """Return the dead letters, the oldest first."""
+        entries: Any = self.broker.client.xrange(f"{NAMESPACE}:dead-letters")
         return [fields for _, fields in entries]
 
     @contextlib.contextmanager
-    def working(self) -> Iterator[Station]:
-        """With its worker, until the end of the block."""
+    def working(self) -> Iterator[WorkerHarness]:
+        """Run the worker until the end of the block."""
         self.worker.start()
         try:
             yield self
@@ -88,7 +89,7 @@ class Station:
 
 
 def until(holds: Callable[[], object], *, seconds: float, what: Callable[[], str] | str) -> None:
-    """Polls."""
+    """Poll until it holds; fail with the text after so many seconds."""
     ends_at = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < ends_at, f"{what if isinstance(what, str) else what()} after {seconds} s"
@@ -96,30 +97,30 @@ def until(holds: Callable[[], object], *, seconds: float, what: Callable[[], str
 
 
 def idle(client: redis.Redis) -> int:
-    """How many workers wait to be woken for the first queue."""
+    """Return how many workers are idle, to be woken for the first queue."""
     return int(client.zcard(f"{NAMESPACE}:queue:first:idle"))
 
 
 def longest_idle(client: redis.Redis) -> int:
-    """The number of the worker (`station-3`) that has waited longest to be woken for the first queue."""
+    """Return the number of the worker (`worker-3`) that has been idle longest on the first queue."""
     found: Any = client.zrange(f"{NAMESPACE}:queue:first:idle", 0, 0)
-    return int(found[0].decode().partition("/")[0].removeprefix("station-"))
+    return int(found[0].decode().partition("/")[0].removeprefix("worker-"))
 
 
-def members(client: redis.Redis) -> list[bytes]:
-    """Whose heartbeats Redis remembers."""
-    found: Any = client.zrange(f"{NAMESPACE}:members", 0, -1)
+def sessions(client: redis.Redis) -> list[bytes]:
+    """Return the sessions registered in Redis."""
+    found: Any = client.zrange(f"{NAMESPACE}:sessions", 0, -1)
     return list(found)
 
 
-class Gate:
-    """Where work can be held up."""
+class Latch:
+    """Blocks the actors that call it until it is released."""
 
     def __init__(self) -> None:
-        self._open = threading.Event()
+        self._released = threading.Event()
 
     def __call__(self, what: Any) -> None:
-        assert self._open.wait(30), "nobody opened the gate"
+        assert self._released.wait(30), "the test did not release the latch"
 
-    def open(self) -> None:
-        self._open.set()
+    def release(self) -> None:
+        self._released.set()
