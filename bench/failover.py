@@ -18,9 +18,9 @@ from pathlib import Path
 import psutil
 
 from devstack import folders, servers
+from devstack.fleet import Fleet, overlaps, running_fleet
 from shared import queues
 from shared.storage import migrations
-from tests.acceptance.fleet import Fleet, overlaps, running_fleet
 
 CONNECTIONS = 60
 RATE = 20.0
@@ -75,8 +75,8 @@ def poll(condition: Callable[[], object], *, seconds: float, every: float = 0.02
 def gaps_after(fleet: Fleet, moment: float) -> list[float]:
     """For each app whose socket was lost at a moment: until the next one was open."""
     gaps = []
-    for tenures in fleet.tenures(since=moment - 0.5).values():
-        later = [tenure.opened_at - moment for tenure in tenures if tenure.opened_at > moment]
+    for lifetimes in fleet.lifetimes(since=moment - 0.5).values():
+        later = [lifetime.opened_at - moment for lifetime in lifetimes if lifetime.opened_at > moment]
         if later:
             gaps.append(later[0])
     return gaps
@@ -144,7 +144,7 @@ def moves(folder: Path, rounds: int) -> None:
                     poll(lambda: len(callers) >= 100, seconds=20)
                 fleet.wait_states(callers, "ended", seconds=30)
                 now = fleet.holders()
-                both = [each for tenures in fleet.tenures(since=moment).values() for each in overlaps(tenures)]
+                both = [each for lifetimes in fleet.lifetimes(since=moment).values() for each in overlaps(lifetimes)]
                 say(
                     number,
                     what,
@@ -176,7 +176,7 @@ def flushed(folder: Path, rounds: int) -> None:
                 poll(lambda: len(callers) >= 200, seconds=20)
             fleet.wait_states(callers, "ended", seconds=60)
             lost = len(fleet.lost(callers))
-            opened = sum(len(tenures) - 1 for tenures in fleet.tenures(since=moment).values())
+            opened = sum(len(lifetimes) - 1 for lifetimes in fleet.lifetimes(since=moment).values())
             runs = fleet.pipeline.value("SELECT count(*) FROM workflow_runs") - runs
             say(number, len(callers), len(callers) - lost, lost, runs, opened)
 
@@ -231,7 +231,9 @@ def thousand(folder: Path, rounds: int) -> None:
             fleet.control.restart(down_seconds=3)
             back = time.monotonic() + 3
             poll(fleet.is_heard, seconds=120, every=0.5)
-            opened = sorted(max(0.0, tenures[-1].opened_at - back) for tenures in fleet.tenures(since=back).values())
+            opened = sorted(
+                max(0.0, lifetimes[-1].opened_at - back) for lifetimes in fleet.lifetimes(since=back).values()
+            )
             say(number, f"{memory / 1e6:.0f}", f"{(memory - bare) / (THOUSAND - 1) / 1e3:.1f}", rest["listener"],
                 rest["scheduler"], rest["worker"], f"{opened[0]:.1f}", f"{opened[len(opened) // 2]:.1f}",
                 f"{opened[-1]:.1f}")  # fmt: skip

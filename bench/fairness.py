@@ -24,9 +24,10 @@ from pathlib import Path
 
 from devstack import folders, processes, servers
 from devstack.endpoint import PATH
+from devstack.pipeline import SECRET_KEY, Pipeline, wait_until
+from devstack.tenants import PASSWORD, Tenant, closing_tenant
 from shared.storage import migrations
 from simulator.control import Control
-from tests.acceptance.pipeline import PASSWORD, SECRET_KEY, Pipeline, Tenant, closing_tenant, wait_until
 
 CALLS = 80
 PER_SECOND = 4.0

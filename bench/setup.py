@@ -34,8 +34,9 @@ from bench.asterisk_client import Asterisk, Refused
 from bench.bridgings import Bridgings, SetUp
 from bench.usage import Usage
 from devstack import asterisk, asterisk_config, asterisk_root, endpoint, folders, processes, servers
+from devstack.pipeline import ROOT, Pipeline, procfile
+from devstack.tenants import PASSWORD, closing_tenant
 from shared.storage import migrations
-from tests.acceptance.pipeline import PASSWORD, ROOT, Pipeline, closing_tenant, procfile
 
 APP = "voiceai"
 MEDIA_CLIENT = "media"

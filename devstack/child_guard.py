@@ -1,6 +1,7 @@
 """Keep one child process, and never leave it behind.
 
-Run as a script between us and a server: `child_guard.py PARENT_PID STOP_SIGNAL GRACE_SECONDS USER -- COMMAND…`. The end of
+Run as a script between us and a server:
+`child_guard.py PARENT_PID STOP_SIGNAL GRACE_SECONDS USER -- COMMAND…`. The end of
 its standard input means "stop the child" (so our death, even by kill -9, stops it too), a byte `k` there means "kill -9
 the child now". Imports only the standard library and nothing of ours: it is started with `python -I -S`.
 """

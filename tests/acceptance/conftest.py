@@ -9,9 +9,10 @@ import pytest
 
 from devstack.agent import Agent
 from devstack.endpoint import Behaviour
+from devstack.pipeline import Pipeline
+from devstack.tenants import PASSWORD, Tenant, closing_tenant
 from simulator.settings import Settings
 from simulator.testing import SimulatedAsterisk
-from tests.acceptance.pipeline import PASSWORD, Pipeline, Tenant, closing_tenant
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from devstack import processes
+from devstack.pipeline import ROOT, Pipeline, procfile, wait_until
 from shared.process import health
-from tests.acceptance.pipeline import ROOT, Pipeline, procfile, wait_until
 
 pytestmark = pytest.mark.services
 

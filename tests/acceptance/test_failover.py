@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from devstack import servers
+from devstack.fleet import Fleet, overlaps, running_fleet
 from shared import queues
 from tests import databases
-from tests.acceptance.fleet import Fleet, overlaps, running_fleet
 
 pytestmark = pytest.mark.services
 
@@ -51,7 +51,7 @@ def two_listeners(fleet: Fleet) -> Iterator[None]:
             fleet.pipeline.start(name)
     fleet.wait_settled("listener.1", "listener.2")
     yield
-    fleet.assert_sound()
+    fleet.assert_invariants()
 
 
 def assert_no_older_epoch(fleet: Fleet) -> None:
@@ -62,8 +62,8 @@ def assert_no_older_epoch(fleet: Fleet) -> None:
 
 def assert_handed_over(fleet: Fleet, *, since: float) -> None:
     """Each newer socket was open before its previous went, and the previous was gone within two seconds."""
-    for app, tenures in fleet.tenures(since=since).items():
-        assert all(0 <= overlap <= 2 for overlap in overlaps(tenures)), f"{app}: {overlaps(tenures)}"
+    for app, lifetimes in fleet.lifetimes(since=since).items():
+        assert all(0 <= overlap <= 2 for overlap in overlaps(lifetimes)), f"{app}: {overlaps(lifetimes)}"
 
 
 def test_a_listener_that_joins_and_one_that_stops_move_their_shares_and_nobody_notices(fleet: Fleet) -> None:
@@ -123,7 +123,7 @@ def test_a_listener_that_froze_wakes_up_replaced_and_steals_nothing(fleet: Fleet
     frozen = time.monotonic()
     try:
         fleet.until(
-            lambda: all(fleet.tenures()[app][-1].opened_at > frozen for app in mine), seconds=5, what="taken over"
+            lambda: all(fleet.lifetimes()[app][-1].opened_at > frozen for app in mine), seconds=5, what="taken over"
         )
     finally:
         sockets = {app: len(fleet.control.sockets(app)) for app in mine}

@@ -13,7 +13,7 @@ import pytest
 from devstack import servers
 from shared.asterisk import breaker
 from tests import databases
-from tests.acceptance.sites import Product, Site, running_product
+from tests.acceptance.environment import Deployment, Environment, running_deployment
 
 pytestmark = pytest.mark.services
 
@@ -22,12 +22,12 @@ THREADS, SHARE = 4, 3
 
 
 @pytest.fixture(scope="module")
-def product(
+def deployment(
     postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path
-) -> Iterator[Product]:
+) -> Iterator[Deployment]:
     database_url = databases.create(postgres_server.url, template=database_template)
     with (
-        running_product(
+        running_deployment(
             folder=stack_folder,
             logs=all_logs / "fairness",
             database_url=database_url,
@@ -43,23 +43,23 @@ def product(
 
 
 @pytest.fixture
-def ours(product: Product) -> Iterator[Site]:
-    with product.site() as made:
+def ours(deployment: Deployment) -> Iterator[Environment]:
+    with deployment.env() as made:
         yield made
 
 
 @pytest.fixture
-def theirs(product: Product) -> Iterator[Site]:
-    with product.site() as made:
+def theirs(deployment: Deployment) -> Iterator[Environment]:
+    with deployment.env() as made:
         yield made
 
 
-def noted(site: Site, name: str) -> int:
+def noted(env: Environment, name: str) -> int:
     """How often a breaker's change was noted of the site's connection."""
-    return sum(note.startswith(f"{name}:") for note in site.notes())
+    return sum(note.startswith(f"{name}:") for note in env.notes())
 
 
-def test_a_caller_outlasts_an_open_breaker_and_no_attempt_is_spent_on_it(ours: Site) -> None:
+def test_a_caller_outlasts_an_open_breaker_and_no_attempt_is_spent_on_it(ours: Environment) -> None:
     (connected,) = ours.connect()
     ours.control.fault("*", "/*", "before", status=503)
     ours.until(lambda: noted(ours, breaker.OPENED), seconds=10, what="the breaker opens")
@@ -67,42 +67,42 @@ def test_a_caller_outlasts_an_open_breaker_and_no_attempt_is_spent_on_it(ours: S
     ours.wait_state(leg, "prepared")
     # The sweep has ordered the step again by then.
     ours.until(lambda: ours.pipeline.call(leg)["step_retries"] >= 1, seconds=5, what="the step was ordered once more")
-    assert ours.pipeline.call(leg)["attempt"] == 0, ours.tell()
+    assert ours.pipeline.call(leg)["attempt"] == 0, ours.describe()
     assert ours.pipeline.state(connected) == "connected"
     ours.control.clear()
     ours.wait_state(leg, "connected")
-    assert ours.pipeline.call(leg)["attempt"] == 1, ours.tell()
+    assert ours.pipeline.call(leg)["attempt"] == 1, ours.describe()
     assert ours.asked("POST", "/channels/externalMedia")[-1].status == 200
     assert ours.count("POST", "/channels/externalMedia") == 2, "one for each call"
     ours.until(lambda: noted(ours, breaker.CLOSED), seconds=5, what="the breaker closes")
     ours.end(connected, leg)
 
 
-def test_an_asterisk_that_hangs_leaves_threads_to_the_others(ours: Site, theirs: Site) -> None:
+def test_an_asterisk_that_hangs_leaves_threads_to_the_others(ours: Environment, theirs: Environment) -> None:
     """Calls enough to hold every thread of the worker that sets them up, twice."""
-    with ours.control.hold("POST", "/channels/externalMedia", "before") as gate:
+    with ours.control.hold("POST", "/channels/externalMedia", "before") as point:
         waiting = [ours.dial() for _ in range(2 * THREADS)]
-        gate.wait_arrived()
+        point.wait_arrived()
         served = theirs.connect(2 * THREADS)
         # It holds its share and nothing above, and nobody waited for its answer.
-        assert 1 <= gate.waiting() <= SHARE, ours.tell()
+        assert 1 <= point.waiting() <= SHARE, ours.describe()
         assert not any(ours.pipeline.state(leg) == "connected" for leg in waiting)
     theirs.end(*served)
     for leg in waiting:
         ours.wait_state(leg, "connected", "ended", seconds=20)
     connected = [leg for leg in waiting if ours.pipeline.state(leg) == "connected"]
-    assert connected, ours.tell()
+    assert connected, ours.describe()
     ours.end(*connected)
 
 
-def test_an_asterisk_that_hangs_delays_no_teardown_of_others(ours: Site, theirs: Site) -> None:
+def test_an_asterisk_that_hangs_delays_no_teardown_of_others(ours: Environment, theirs: Environment) -> None:
     hang_up, others = ours.connect(2 * THREADS), theirs.connect(THREADS)
-    with ours.control.hold("DELETE", "/channels/*", "before") as gate:
+    with ours.control.hold("DELETE", "/channels/*", "before") as point:
         for leg in hang_up:
             ours.control.hang_up(leg)
-        gate.wait_arrived()
+        point.wait_arrived()
         theirs.end(*others)
-        assert 1 <= gate.waiting() <= SHARE, ours.tell()
+        assert 1 <= point.waiting() <= SHARE, ours.describe()
     for leg in hang_up:
         ours.wait_state(leg, "ended", seconds=20)
     ours.wait_empty()

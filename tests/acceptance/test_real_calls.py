@@ -11,7 +11,8 @@ import pytest
 from devstack.agent import Agent
 from devstack.asterisk import RealAsterisk
 from devstack.asterisk_config import Client
-from tests.acceptance.pipeline import PASSWORD, Pipeline, Tenant, wait_until
+from devstack.pipeline import Pipeline, wait_until
+from devstack.tenants import PASSWORD, Tenant
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.services]
 

@@ -14,8 +14,9 @@ from devstack import asterisk_config, processes
 from devstack.agent import Agent
 from devstack.asterisk import RealAsterisk
 from devstack.asterisk_root import Root
+from devstack.pipeline import ROOT, Pipeline, wait_until
+from devstack.tenants import Tenant
 from shared.asterisk import config_files
-from tests.acceptance.pipeline import ROOT, Pipeline, Tenant, wait_until
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.services]
 

@@ -10,9 +10,10 @@ import pytest
 
 from devstack.agent import Agent
 from devstack.asterisk import RealAsterisk
+from devstack.pipeline import Pipeline, wait_until
+from devstack.tenants import Tenant
 from shared import messages, queues
 from shared.call.call_requests import CallRequest
-from tests.acceptance.pipeline import Pipeline, Tenant, wait_until
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.services]
 

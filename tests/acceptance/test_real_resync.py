@@ -21,8 +21,9 @@ from websockets.sync import client
 from devstack.agent import Agent
 from devstack.asterisk import FAR_PREFIX, RealAsterisk
 from devstack.asterisk_config import Configuration
+from devstack.pipeline import ROOT, Pipeline, wait_until
+from devstack.tenants import PASSWORD, Tenant, closing_tenant
 from shared import queues
-from tests.acceptance.pipeline import PASSWORD, ROOT, Pipeline, Tenant, closing_tenant, wait_until
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.services]
 
@@ -65,12 +66,12 @@ def connect(running: Pipeline, asterisk: RealAsterisk, **how: Any) -> str:
 
 
 def until(running: Pipeline, asterisk: RealAsterisk, condition: Callable[[], object], *, seconds: float) -> None:
-    def tell() -> str:
+    def describe() -> str:
         stories = [f"-- {call['channel_id']}\n{running.story(call['channel_id'])}" for call in running.calls()]
         left = [(channel["id"], channel["dialplan"]["app_name"]) for channel in asterisk.channels()]
         return "\n".join([*stories, f"channels: {left}", f"bridges: {[b['id'] for b in asterisk.bridges()]}"])
 
-    wait_until(condition, seconds=seconds, what=tell)
+    wait_until(condition, seconds=seconds, what=describe)
 
 
 def channel(asterisk: RealAsterisk, leg: str) -> dict[str, Any] | None:

@@ -9,8 +9,9 @@ import pytest
 from devstack import asterisk_config, endpoint
 from devstack.agent import Agent
 from devstack.asterisk import RealAsterisk
+from devstack.pipeline import Pipeline, wait_until
+from devstack.tenants import PASSWORD, Tenant
 from tests import certificates
-from tests.acceptance.pipeline import PASSWORD, Pipeline, Tenant, wait_until
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.services]
 

@@ -12,7 +12,7 @@ import pytest
 
 from devstack import servers
 from tests import databases
-from tests.acceptance.sites import Product, Site, running_product
+from tests.acceptance.environment import Deployment, Environment, running_deployment
 
 pytestmark = pytest.mark.services
 
@@ -36,11 +36,11 @@ TABLES = [
 
 
 @pytest.fixture(scope="module")
-def product(
+def deployment(
     postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path
-) -> Iterator[Product]:
+) -> Iterator[Deployment]:
     database_url = databases.create(postgres_server.url, template=database_template)
-    with running_product(
+    with running_deployment(
         folder=stack_folder,
         logs=all_logs / "gates",
         database_url=database_url,
@@ -53,8 +53,8 @@ def product(
 
 
 @pytest.fixture
-def site(product: Product) -> Iterator[Site]:
-    with product.site() as made:
+def env(deployment: Deployment) -> Iterator[Environment]:
+    with deployment.env() as made:
         yield made
 
 
@@ -66,70 +66,72 @@ def table_locked(database_url: str, table: str) -> Iterator[psycopg.Connection]:
         connection.rollback()
 
 
-def assert_nothing_is_left(site: Site, leg: str) -> None:
-    site.wait_state(leg, "ended", seconds=40)
-    site.until(lambda: not site.control.channels(), seconds=5, what="no channel is left")
-    assert site.control.bridges() == [], site.tell()
-    assert site.pipeline.call(leg)["outcome"] == "abandoned", site.tell()
-    runs = site.pipeline.query(
-        "SELECT is_completed, state, usage_info FROM workflow_runs WHERE workflow_id = %s", site.tenant.workflow_id
+def assert_nothing_is_left(env: Environment, leg: str) -> None:
+    env.wait_state(leg, "ended", seconds=40)
+    env.until(lambda: not env.control.channels(), seconds=5, what="no channel is left")
+    assert env.control.bridges() == [], env.describe()
+    assert env.pipeline.call(leg)["outcome"] == "abandoned", env.describe()
+    runs = env.pipeline.query(
+        "SELECT is_completed, state, usage_info FROM workflow_runs WHERE workflow_id = %s", env.tenant.workflow_id
     )
     assert all(run["is_completed"] and run["usage_info"] == {"call_duration_seconds": 0} for run in runs), runs
     assert len(runs) <= 1
-    steps = [row["name"] for row in site.pipeline.timeline(leg) if row["kind"] == "transition"]
-    assert steps[-1] == "LegsRemoved", site.tell()
-    assert steps[-2] in ("CallerLeft", "CallerHangingUp", "CallerGone"), site.tell()
+    steps = [row["name"] for row in env.pipeline.timeline(leg) if row["kind"] == "transition"]
+    assert steps[-1] == "LegsRemoved", env.describe()
+    assert steps[-2] in ("CallerLeft", "CallerHangingUp", "CallerGone"), env.describe()
 
 
 @pytest.mark.parametrize(("method", "path", "when"), REQUESTS)
 def test_a_hang_up_while_a_request_is_held_leaves_nothing(
-    site: Site, method: str, path: str, when: Literal["before", "after"]
+    env: Environment, method: str, path: str, when: Literal["before", "after"]
 ) -> None:
-    with site.control.hold(method, path, when) as gate:
-        leg = site.dial()
-        gate.wait_arrived(10)
+    with env.control.hold(method, path, when) as point:
+        leg = env.dial()
+        point.wait_arrived(10)
         # The caller goes, and the pipeline knows it, while the step is still held.
-        site.control.hang_up(leg)
-        site.wait_state(leg, "ending", "ended", seconds=5)
-        gate.release()
-    assert_nothing_is_left(site, leg)
-    hung_up = next(row for row in site.pipeline.timeline(leg) if row["state_to"] == "ending")
+        env.control.hang_up(leg)
+        env.wait_state(leg, "ending", "ended", seconds=5)
+        point.release()
+    assert_nothing_is_left(env, leg)
+    hung_up = next(row for row in env.pipeline.timeline(leg) if row["state_to"] == "ending")
     pattern = path.replace("/channels/*", "").rpartition("*")[2]
 
     def requests() -> list[dict[str, Any]]:
-        made = [row for row in site.pipeline.timeline(leg) if row["kind"] == "request"]
+        made = [row for row in env.pipeline.timeline(leg) if row["kind"] == "request"]
         return [row for row in made if row["name"].startswith(method) and pattern in row["name"]]
 
     # The step that was held may tell of it after the teardown has ended.
-    site.until(requests, seconds=10, what="the request is told of")
+    env.until(requests, seconds=10, what="the request is told of")
     held = requests()[0]
-    assert held["at"] < hung_up["at"], f"the request was not under way when the caller hung up:\n{site.tell()}"
-    assert held["took_ms"] > (hung_up["at"] - held["at"]).total_seconds() * 1000, site.tell()
+    assert held["at"] < hung_up["at"], f"the request was not under way when the caller hung up:\n{env.describe()}"
+    assert held["took_ms"] > (hung_up["at"] - held["at"]).total_seconds() * 1000, env.describe()
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_hang_up_while_the_database_is_held_leaves_nothing(product: Product, site: Site, table: str) -> None:
+def test_a_hang_up_while_the_database_is_held_leaves_nothing(
+    deployment: Deployment, env: Environment, table: str
+) -> None:
     waiting = (
         "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)"
         " WHERE NOT granted AND relation = %s::regclass AND starts_with(application_name, 'worker')"
     )
-    with table_locked(product.database_url, table):
-        leg = site.dial()
-        site.until(lambda: site.pipeline.value(waiting, table), seconds=5, what="the step waits for the table")
-        site.control.hang_up(leg)
+    with table_locked(deployment.database_url, table):
+        leg = env.dial()
+        env.until(lambda: env.pipeline.value(waiting, table), seconds=5, what="the step waits for the table")
+        env.control.hang_up(leg)
         if table == "organization_configurations":
-            site.wait_state(leg, "ending", "ended", seconds=5)
-    assert_nothing_is_left(site, leg)
+            env.wait_state(leg, "ending", "ended", seconds=5)
+    assert_nothing_is_left(env, leg)
 
 
-def test_a_hang_up_while_the_teardown_is_held_changes_nothing(site: Site) -> None:
-    (leg,) = site.connect()
-    with site.control.hold("GET", f"/channels/{leg}", "after") as gate:
-        site.control.hang_up(site.own(leg, "m"))
-        gate.wait_arrived(10)
-        site.control.hang_up(leg)
-        gate.release()
-    site.wait_state(leg, "ended", seconds=20)
-    assert site.pipeline.call(leg)["outcome"] == "completed"
-    assert site.control.channels() == []
-    assert site.control.bridges() == []
+def test_a_hang_up_while_the_teardown_is_held_changes_nothing(env: Environment) -> None:
+    (leg,) = env.connect()
+    with env.control.hold("GET", f"/channels/{leg}", "after") as point:
+        env.control.hang_up(env.own(leg, "m"))
+        point.wait_arrived(10)
+        env.control.hang_up(leg)
+        point.release()
+    env.wait_state(leg, "ended", seconds=20)
+    assert env.pipeline.call(leg)["outcome"] == "completed"
+    assert env.control.channels() == []
+    assert env.control.bridges() == []

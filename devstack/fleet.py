@@ -21,17 +21,18 @@ from typing import Any, Literal
 from devstack import servers
 from devstack.agent import Agent
 from devstack.endpoint import Behaviour
+from devstack.pipeline import Pipeline, wait_until
+from devstack.tenants import PASSWORD, Tenant
 from simulator.control import Control
 from simulator.settings import Settings
 from simulator.testing import SimulatedAsterisk
-from tests.acceptance.pipeline import PASSWORD, Pipeline, Tenant, wait_until
 
 #: Waits that these tests are not about, shortened.
 _SHORTER = {"CONFIGURATIONS_SECONDS": "0.5", "RESYNC_SECONDS": "5", "LOG_FORMAT": "json"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tenure:
+class SocketLifetime:
     """One event socket as the Asterisk saw it; times are time.monotonic()."""
 
     app: str
@@ -85,10 +86,10 @@ class Fleet:
         """Whether every app has a socket that hears, by the Asterisk's own word."""
         return all(any(socket["is_hearing"] for socket in self.control.sockets(app)) for app in self.apps)
 
-    def tenures(self, *, since: float = 0.0) -> dict[str, list[Tenure]]:
+    def lifetimes(self, *, since: float = 0.0) -> dict[str, list[SocketLifetime]]:
         """App → its event sockets, in the order of their opening: those that were open at some time since then."""
         found = [
-            Tenure(
+            SocketLifetime(
                 app=request.query["app"],
                 opened_at=request.started_at,
                 closed_at=None if request.ms is None else request.started_at + request.ms / 1000,
@@ -96,9 +97,9 @@ class Fleet:
             for request in self.control.requests("GET", "/events")
             if request.status == 101
         ]
-        found = [tenure for tenure in found if tenure.closed_at is None or tenure.closed_at >= since]
-        found.sort(key=lambda tenure: tenure.opened_at)
-        return {app: [tenure for tenure in found if tenure.app == app] for app in self.apps}
+        found = [lifetime for lifetime in found if lifetime.closed_at is None or lifetime.closed_at >= since]
+        found.sort(key=lambda lifetime: lifetime.opened_at)
+        return {app: [lifetime for lifetime in found if lifetime.app == app] for app in self.apps}
 
     def openings(self) -> dict[str, list[int]]:
         """Connection key → the epochs under which its sockets were opened, in the order of their opening."""
@@ -161,7 +162,7 @@ class Fleet:
         self.until(arrived, seconds=seconds, what=f"{len(legs)} calls are {states}")
 
     def until(self, condition: Callable[[], object], *, seconds: float, what: str) -> None:
-        wait_until(condition, seconds=seconds, what=lambda: f"{what}\n{self.tell()}")
+        wait_until(condition, seconds=seconds, what=lambda: f"{what}\n{self.describe()}")
 
     def lost(self, legs: list[str]) -> list[str]:
         """Of these callers, the stories of those who never had an agent on the line."""
@@ -182,7 +183,7 @@ class Fleet:
                 self.control.hang_up(leg)
         self.wait_states(legs, "ended")
 
-    def assert_sound(self) -> None:
+    def assert_invariants(self) -> None:
         """What holds whatever was done to us: one call and one run each, no id used twice, nothing left."""
         self.until(
             lambda: not self.control.channels() and not self.control.bridges(), seconds=30, what="nothing is left"
@@ -199,7 +200,7 @@ class Fleet:
         assert not self.pipeline.value("SELECT count(*) FROM workflow_runs WHERE NOT is_completed")
         assert not self.pipeline.value("SELECT count(*) FROM ari.timeline WHERE kind = 'dead-letter'")
 
-    def tell(self) -> str:
+    def describe(self) -> str:
         states = self.pipeline.query(
             "SELECT listener_id, previous_listener_id, epoch, socket_state, last_error, count(*)"
             " FROM ari.connection_versions"
@@ -214,11 +215,11 @@ def _process(listener_id: str | None) -> str | None:
     return re.sub(r"-[0-9a-f]{8}$", "", listener_id) if listener_id is not None else None
 
 
-def overlaps(tenures: list[Tenure]) -> list[float]:
+def overlaps(lifetimes: list[SocketLifetime]) -> list[float]:
     """From each socket of an app to the next one: how long both were open; negative for a gap."""
     return [
         (previous.closed_at if previous.closed_at is not None else time.monotonic()) - newer.opened_at
-        for previous, newer in itertools.pairwise(tenures)
+        for previous, newer in itertools.pairwise(lifetimes)
     ]
 
 

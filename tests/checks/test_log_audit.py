@@ -8,9 +8,9 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
+from devstack.pipeline import SECRET_KEY, Pipeline
+from devstack.tenants import PASSWORD
 from shared.process import sealing
-from tests.acceptance import logs
-from tests.acceptance.pipeline import PASSWORD, SECRET_KEY, Pipeline
 
 pytestmark = pytest.mark.services
 
@@ -29,7 +29,7 @@ FIRST_KEY, SECOND_KEY = (key.strip() for key in SECRET_KEY.split(","))
         SECOND_KEY,
         sealing.media_secret(FIRST_KEY),
         "/ws/ari?token=1.2.3",
-        *logs.FAILURES,
+        *log_audit.FAILURES,
     ],
 )
 def test_no_log_of_a_process_shows_a_credential_or_a_failure_of_its_own(

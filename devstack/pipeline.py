@@ -1,15 +1,16 @@
-"""The product as an operator runs it: each line of the Procfile a process of its own, with nothing set but the URLs."""
+"""The product as an operator runs it: one process per line of the Procfile, configured by its URLs and secret alone.
+
+Used by the acceptance tests and by bench/; `make run` uses honcho (devstack/run.py).
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,13 +19,12 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg import rows
 
+from devstack import log_audit
+from devstack.tenants import PASSWORD
 from shared.process import sealing
-from tests.acceptance import logs
 
-ROOT = Path(__file__).parents[2]
-SECRET_KEY = "acceptance-secret-key-c7e1, an-older-key-still-listed"
-#: A password with everything that breaks URLs.
-PASSWORD = "pass word & # % + : ; ="
+ROOT = Path(__file__).parents[1]
+SECRET_KEY = "acceptance-secret-key-c7e1, an-older-key-still-listed"  # noqa: S105 - a key of tests
 
 
 def procfile() -> dict[str, list[str]]:
@@ -54,7 +54,7 @@ class Pipeline:
         for name in names or tuple(procfile()):
             _, module_flag, module = procfile()[name.partition(".")[0]]
             log = (self.logs / f"{name}.log").open("ab")
-            self._running[name] = subprocess.Popen(
+            self._running[name] = subprocess.Popen(  # noqa: S603 - the commands of the Procfile
                 [sys.executable, module_flag, module],
                 cwd=ROOT,
                 env={
@@ -185,7 +185,7 @@ class Pipeline:
         stuck = [name for name, process in self._running.items() if not self._ended(process)]
         self._connection.close()
         assert not stuck, f"still there long after SIGTERM: {stuck}\n{self.log_tail()}"
-        logs.assert_clean(self.logs, secrets=self._secrets(), user="voiceai", password=PASSWORD)
+        log_audit.assert_clean(self.logs, secrets=self._secrets(), user="voiceai", password=PASSWORD)
 
     def _secrets(self) -> set[str]:
         """What the processes were given, beside the password, and must tell nobody."""
@@ -207,67 +207,6 @@ class Pipeline:
         return True
 
 
-class Tenant:
-    """A tenant in the platform's tables, written by plain SQL as the platform would."""
-
-    def __init__(self, database_url: str, name: str = "tenant") -> None:
-        self._connection = psycopg.connect(database_url, autocommit=True)
-        self.organization_id = self._insert(
-            "INSERT INTO organizations (provider_id, created_at) VALUES (%s, now()) RETURNING id", name
-        )
-        self.user_id = self._insert(
-            "INSERT INTO users (provider_id, selected_organization_id, created_at) VALUES (%s, %s, now()) RETURNING id",
-            name,
-            self.organization_id,
-        )
-        self.workflow_id = self._insert(
-            "INSERT INTO workflows (name, user_id, organization_id, workflow_definition, template_context_variables,"
-            " call_disposition_codes, created_at) VALUES (%s, %s, %s, '{}', '{}', '{}', now()) RETURNING id",
-            name,
-            self.user_id,
-            self.organization_id,
-        )
-        self.definition_id = self._insert(
-            "INSERT INTO workflow_definitions (workflow_id, is_current) VALUES (%s, true) RETURNING id",
-            self.workflow_id,
-        )
-
-    def configure(self, endpoint: str, *, app: str = "voiceai", password: str = PASSWORD, **changed: Any) -> int:
-        """Writes the telephony configuration, or changes it."""
-        value = {
-            "provider": "ari",
-            "ari_endpoint": endpoint,
-            "app_name": app,
-            "app_password": password,
-            "ws_client_name": "media",
-            "inbound_workflow_id": self.workflow_id,
-            "from_numbers": [],
-            **changed,
-        }
-        return self._insert(
-            "INSERT INTO organization_configurations (organization_id, key, value, created_at)"
-            " VALUES (%s, 'TELEPHONY_CONFIGURATION', %s, now())"
-            " ON CONFLICT (organization_id, key) DO UPDATE SET value = excluded.value RETURNING id",
-            self.organization_id,
-            json.dumps(value),
-        )
-
-    def remove_configuration(self) -> None:
-        """Deletes the telephony configuration."""
-        self._connection.execute(
-            "DELETE FROM organization_configurations WHERE organization_id = %s", [self.organization_id]
-        )
-
-    def close(self) -> None:
-        """Lets its connection go."""
-        self._connection.close()
-
-    def _insert(self, statement: str, *values: object) -> int:
-        row = self._connection.execute(statement.encode(), values).fetchone()
-        assert row is not None
-        return int(row[0])
-
-
 def wait_until(
     condition: Callable[[], object], *, seconds: float, what: str | Callable[[], str] = "it", every: float = 0.05
 ) -> None:
@@ -277,13 +216,3 @@ def wait_until(
         if time.monotonic() > ends_at:
             raise AssertionError(f"not within {seconds} s: {what if isinstance(what, str) else what()}")
         time.sleep(every)
-
-
-@contextlib.contextmanager
-def closing_tenant(database_url: str, name: str = "tenant") -> Iterator[Tenant]:
-    """A tenant for one test."""
-    tenant = Tenant(database_url, name)
-    try:
-        yield tenant
-    finally:
-        tenant.close()

@@ -20,13 +20,14 @@ import requests
 from devstack import servers
 from devstack.agent import Agent
 from devstack.endpoint import Behaviour
+from devstack.pipeline import Pipeline, wait_until
+from devstack.tenants import PASSWORD, Tenant, closing_tenant
 from shared import messages, queues
 from shared.asterisk import events
 from simulator.control import Control, LoggedRequest
 from simulator.settings import Settings
 from simulator.testing import SimulatedAsterisk
 from tests import queued
-from tests.acceptance.pipeline import PASSWORD, Pipeline, Tenant, closing_tenant, wait_until
 
 APP = "voiceai"
 PREFIX = "aip-"
@@ -49,7 +50,7 @@ FAST = {
 
 
 @dataclass(kw_only=True)
-class Product:
+class Deployment:
     """The processes, with the servers and the agent that are theirs alone."""
 
     pipeline: Pipeline
@@ -60,7 +61,7 @@ class Product:
     audio: bool
 
     @contextlib.contextmanager
-    def site(self, *, media_urls: dict[str, str] | None = None) -> Iterator[Site]:
+    def env(self, *, media_urls: dict[str, str] | None = None) -> Iterator[Environment]:
         """A tenant and its Asterisk, connected; what must hold after every test is looked at when it ends."""
         configured = Settings(media_urls=media_urls or {}, audio=self.audio)
         with contextlib.ExitStack() as stack:
@@ -68,12 +69,12 @@ class Product:
                 SimulatedAsterisk(configured, users={APP: PASSWORD}, media_url=self.agent.url)
             )
             tenant = stack.enter_context(closing_tenant(self.database_url, f"tenant-{uuid.uuid4().hex[:8]}"))
-            made = Site(pipeline=self.pipeline, tenant=tenant, asterisk=asterisk)
+            made = Environment(pipeline=self.pipeline, tenant=tenant, asterisk=asterisk)
             tenant.configure(asterisk.url)
             stack.callback(_unless_disconnected, tenant.remove_configuration)
             made.wait_ready()
             yield made
-            made.assert_sound()
+            made.assert_invariants()
 
     @contextlib.contextmanager
     def queue(self) -> Iterator[redis.Redis]:
@@ -92,7 +93,7 @@ class Product:
 
 
 @dataclass(kw_only=True)
-class Site:
+class Environment:
     """One tenant and its Asterisk."""
 
     pipeline: Pipeline
@@ -145,7 +146,7 @@ class Site:
 
     def until(self, condition: Callable[[], object], *, seconds: float, what: str) -> None:
         """Polls; explains itself with everything that is known."""
-        wait_until(condition, seconds=seconds, what=lambda: f"{what}\n{self.tell()}")
+        wait_until(condition, seconds=seconds, what=lambda: f"{what}\n{self.describe()}")
 
     def end(self, *legs: str) -> None:
         """These callers hang up; all that was made for them goes."""
@@ -234,7 +235,7 @@ class Site:
         assert message is not None
         queues.BrokerCommandQueue(queues.broker(self.pipeline.redis_url)).send(message)
 
-    def tell(self) -> str:
+    def describe(self) -> str:
         """Everything that is known."""
         stories = [
             f"-- {call['channel_id']} {call['state']} {call['outcome']} {call['reason']}\n"
@@ -252,32 +253,32 @@ class Site:
             f"-- dead letters: {letters}",
         ])  # fmt: skip
 
-    def assert_sound(self) -> None:
+    def assert_invariants(self) -> None:
         """What holds after every test, whatever was done to us."""
-        assert self.control.crashes == 0, f"Asterisk crashed\n{self.tell()}"
+        assert self.control.crashes == 0, f"Asterisk crashed\n{self.describe()}"
         made = Counter(
             request.query["channelId"]
             for request in self.asked("POST", "/channels/externalMedia")
             if request.query.get("channelId") not in self.forged
         )
-        assert not [one for one, times in made.items() if times > 1], f"an id was used twice: {made}\n{self.tell()}"
+        assert not [one for one, times in made.items() if times > 1], f"an id was used twice: {made}\n{self.describe()}"
         doubly = self.pipeline.query(
             "SELECT workflow_run_id FROM ari.calls WHERE organization_id = %s AND workflow_run_id IS NOT NULL"
             " GROUP BY 1 HAVING count(*) > 1",
             self.tenant.organization_id,
         )
-        assert not doubly, f"two calls with one run\n{self.tell()}"
+        assert not doubly, f"two calls with one run\n{self.describe()}"
         with_call = {call["workflow_run_id"] for call in self.calls()} - {None}
         runs = self.pipeline.query("SELECT id FROM workflow_runs WHERE workflow_id = %s", self.tenant.workflow_id)
         assert {run["id"] for run in runs} - self.platform_runs == with_call - self.platform_runs, (
-            f"a run without a call\n{self.tell()}"
+            f"a run without a call\n{self.describe()}"
         )
         open_runs = self.pipeline.query(
             "SELECT r.id FROM workflow_runs r JOIN ari.calls c ON c.workflow_run_id = r.id"
             " WHERE c.organization_id = %s AND c.state = 'ended' AND NOT r.is_completed",
             self.tenant.organization_id,
         )
-        assert not open_runs, f"a run that outlived its call\n{self.tell()}"
+        assert not open_runs, f"a run that outlived its call\n{self.describe()}"
         letters = self.pipeline.query("SELECT name, detail FROM ari.timeline WHERE kind = 'dead-letter'")
         assert not letters, f"dead letters: {letters}"
 
@@ -289,7 +290,7 @@ def _unless_disconnected(act: Callable[[], None]) -> None:
 
 
 @contextlib.contextmanager
-def running_product(
+def running_deployment(
     *,
     folder: Path,
     logs: Path,
@@ -299,7 +300,7 @@ def running_product(
     agent_database: bool = True,
     audio: bool = False,
     **environment: str,
-) -> Iterator[Product]:
+) -> Iterator[Deployment]:
     """The processes (all unless told) with fast clocks and a Redis of their own, started."""
     logs.mkdir(parents=True)
     with contextlib.ExitStack() as stack:
@@ -315,4 +316,6 @@ def running_product(
             )
         )
         pipeline.start(*processes)
-        yield Product(pipeline=pipeline, agent=agent, database_url=database_url, redis_url=own_redis.url, audio=audio)
+        yield Deployment(
+            pipeline=pipeline, agent=agent, database_url=database_url, redis_url=own_redis.url, audio=audio
+        )
