@@ -1,7 +1,7 @@
 """Real servers for the tests: Postgres, Redis and Asterisk, embedded unless the environment names others.
 
-Servers are imported and started when a test first asks for one, so the unit tests start at once. `TEST_DATABASE_URL` and
-`TEST_REDIS_URL` (its database is flushed!) replace the embedded servers, `ASTERISK_URL` … the real Asterisk. Without a
+Servers are imported and started when a test first asks for one, so the unit tests start at once. `TEST_DATABASE_URL`
+and `TEST_REDIS_URL` (its database is flushed!) replace the embedded servers, `ASTERISK_URL` … the real one. Without a
 real Asterisk its tests are skipped and the last line of the run says so; with `REQUIRE_ASTERISK=1` the run fails.
 """
 
@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import os
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +74,7 @@ class LayerTally:
 
     def __init__(self) -> None:
         self._tests: Counter[str] = Counter()
-        self._seconds: Counter[str] = Counter()
+        self._seconds: dict[str, float] = defaultdict(float)
 
     def add(self, report: pytest.TestReport) -> None:
         """Count one phase of a test."""
@@ -269,7 +269,7 @@ def media_port() -> int:
 
 @pytest.fixture
 def asterisk(make_asterisk: Callable[[Configuration], RealAsterisk], media_port: int) -> RealAsterisk:
-    """A real Asterisk: user and app `voiceai`, a password that breaks URLs, websocket client `media` to `media_port`."""
+    """A real Asterisk: user and app `voiceai`, a password that breaks URLs, client `media` to `media_port`."""
     from devstack import asterisk_config, endpoint
 
     client = asterisk_config.Client(uri=f"ws://127.0.0.1:{media_port}{endpoint.PATH}")

@@ -8,6 +8,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
+from devstack import log_audit
 from devstack.pipeline import SECRET_KEY, Pipeline
 from devstack.tenants import PASSWORD
 from shared.process import sealing

@@ -1,4 +1,4 @@
-"""The wheel has every module of the product and no other, and each can be imported with the product's dependencies alone.
+"""The wheel has every module of the product and no other; each imports with the product's dependencies alone.
 
 setuptools omits a package that it was not told of silently; a module that imports a tool of development is found only
 where that tool is missing.
