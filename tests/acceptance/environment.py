@@ -9,6 +9,7 @@ import contextlib
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class Deployment:
     audio: bool
 
     @contextlib.contextmanager
-    def env(self, *, media_urls: dict[str, str] | None = None) -> Iterator[Environment]:
+    def environment(self, *, media_urls: dict[str, str] | None = None) -> Iterator[Environment]:
         """A tenant and its Asterisk, connected; what must hold after every test is looked at when it ends."""
         configured = Settings(media_urls=media_urls or {}, audio=self.audio)
         with contextlib.ExitStack() as stack:
@@ -287,6 +288,10 @@ def _unless_disconnected(act: Callable[[], None]) -> None:
     """A test may have killed the server under the tenant's connection."""
     with contextlib.suppress(psycopg.OperationalError):
         act()
+
+
+#: The type of the fixture `deploy`.
+Deploy = Callable[..., AbstractContextManager[Deployment]]
 
 
 @contextlib.contextmanager

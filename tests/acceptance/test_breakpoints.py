@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import psycopg
 import pytest
 
-from devstack import servers
-from tests import databases
-from tests.acceptance.environment import Deployment, Environment, running_deployment
+from tests.acceptance.environment import Deploy, Deployment, Environment
 
 pytestmark = pytest.mark.services
 
@@ -36,25 +33,9 @@ TABLES = [
 
 
 @pytest.fixture(scope="module")
-def deployment(
-    postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path
-) -> Iterator[Deployment]:
-    database_url = databases.create(postgres_server.url, template=database_template)
-    with running_deployment(
-        folder=stack_folder,
-        logs=all_logs / "gates",
-        database_url=database_url,
-        # As in production: quicker, a resync or a sweep would find out what the events of the hang-up are to tell.
-        READ_SECONDS="4",
-        RESYNC_SECONDS="15",
-        SWEEP_SECONDS="1",
-    ) as made:
-        yield made
-
-
-@pytest.fixture
-def env(deployment: Deployment) -> Iterator[Environment]:
-    with deployment.env() as made:
+def deployment(deploy: Deploy) -> Iterator[Deployment]:
+    # As in production: faster ones would find a hang-up before its events report it.
+    with deploy("breakpoints", READ_SECONDS="4", RESYNC_SECONDS="15", SWEEP_SECONDS="1") as made:
         yield made
 
 

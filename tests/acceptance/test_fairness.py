@@ -6,14 +6,11 @@ What is looked at is the mechanism, never how fast it was: `bench/fairness.py` m
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from devstack import servers
 from shared.asterisk import breaker
-from tests import databases
-from tests.acceptance.environment import Deployment, Environment, running_deployment
+from tests.acceptance.environment import Deploy, Deployment, Environment
 
 pytestmark = pytest.mark.services
 
@@ -22,35 +19,28 @@ THREADS, SHARE = 4, 3
 
 
 @pytest.fixture(scope="module")
-def deployment(
-    postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path
-) -> Iterator[Deployment]:
-    database_url = databases.create(postgres_server.url, template=database_template)
-    with (
-        running_deployment(
-            folder=stack_folder,
-            logs=all_logs / "fairness",
-            database_url=database_url,
-            # An agent that was slow to answer takes the leg that is tried again.
-            agent_database=False,
-            WORKER_THREADS=str(THREADS),
-            TEARDOWN_THREADS=str(THREADS),
-            # Nothing that hangs here is given up before the test lets it go.
-            READ_SECONDS="30",
-        ) as made,
-    ):
+def deployment(deploy: Deploy) -> Iterator[Deployment]:
+    with deploy(
+        "fairness",
+        # An agent that was slow to answer accepts the leg of the next attempt.
+        agent_database=False,
+        WORKER_THREADS=str(THREADS),
+        TEARDOWN_THREADS=str(THREADS),
+        # A request that hangs here has to hang until the test releases it.
+        READ_SECONDS="30",
+    ) as made:
         yield made
 
 
 @pytest.fixture
 def ours(deployment: Deployment) -> Iterator[Environment]:
-    with deployment.env() as made:
+    with deployment.environment() as made:
         yield made
 
 
 @pytest.fixture
 def theirs(deployment: Deployment) -> Iterator[Environment]:
-    with deployment.env() as made:
+    with deployment.environment() as made:
         yield made
 
 

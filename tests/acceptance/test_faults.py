@@ -22,8 +22,7 @@ import pytest
 from devstack import servers
 from shared import queues
 from shared.storage import migrations
-from tests import databases
-from tests.acceptance.environment import APP, EVENTS, PREFIX, Deployment, Environment, running_deployment
+from tests.acceptance.environment import APP, EVENTS, PREFIX, Deploy, Deployment, Environment, running_deployment
 
 pytestmark = pytest.mark.services
 
@@ -32,23 +31,10 @@ OUTAGE_SECONDS = 3.0
 
 
 @pytest.fixture(scope="module")
-def deployment(
-    postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path
-) -> Iterator[Deployment]:
-    database_url = databases.create(postgres_server.url, template=database_template)
-    with (
-        # The platform refuses a second media leg for a run that a first one has reached; this agent takes it, so that
-        # a second attempt can be seen to work.
-        running_deployment(
-            folder=stack_folder, logs=all_logs / "faults", database_url=database_url, agent_database=False
-        ) as made,
-    ):
-        yield made
-
-
-@pytest.fixture
-def env(deployment: Deployment) -> Iterator[Environment]:
-    with deployment.env() as made:
+def deployment(deploy: Deploy) -> Iterator[Deployment]:
+    # The platform refuses a second media leg for a run that a first one has reached. This agent accepts it, so that a
+    # second attempt can be seen to work.
+    with deploy("faults", agent_database=False) as made:
         yield made
 
 
@@ -193,7 +179,7 @@ def test_a_media_leg_that_is_never_ready_ends_the_call_within_its_bound(env: Env
 def test_another_tenants_leg_under_the_id_of_our_media_leg_is_refused_and_recorded(
     deployment: Deployment, env: Environment
 ) -> None:
-    with deployment.env() as other:
+    with deployment.environment() as other:
         env.control.delay_media(2.5)
         leg = env.dial()
         env.until(lambda: "LegsCreated" in env.facts(leg), seconds=5, what="the media leg is on its way")
@@ -282,7 +268,7 @@ def test_an_unreadable_caller_does_not_keep_the_resync_from_the_others(env: Envi
 
 
 @contextlib.contextmanager
-def one_worker(_product: Deployment) -> Iterator[set[str]]:
+def one_worker(_deployment: Deployment) -> Iterator[set[str]]:
     """A set-up that nothing stops goes on by itself: only what begins a step is a message."""
     yield set()
 
@@ -291,7 +277,11 @@ def one_worker(_product: Deployment) -> Iterator[set[str]]:
 def a_worker_for_each_step(deployment: Deployment) -> Iterator[set[str]]:
     """Each leaves the next step to another, by a message."""
     deployment.pipeline.stop("worker")
-    served = {"worker.quota": "quota,originate,teardown,resync", "worker.runs": "runs", "worker.media": "media,bridge"}
+    served = {
+        "worker.admission": "admission,originate,teardown,resync",
+        "worker.runs": "runs",
+        "worker.media": "media,bridge",
+    }
     for name, queue_names in served.items():
         deployment.pipeline.start(name, WORKER_QUEUES=queue_names)
     yield {"create_run", "start_media"}
@@ -376,20 +366,12 @@ class Repeater:
 
 
 def test_a_worker_frozen_for_longer_than_its_claim_repeats_nothing_when_it_wakes(
-    postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path
+    deploy: Deploy,
 ) -> None:
-    database_url = databases.create(postgres_server.url, template=database_template)
-    with (
-        running_deployment(
-            folder=stack_folder,
-            logs=all_logs / "faults-frozen",
-            database_url=database_url,
-            processes=("listener", "scheduler"),
-        ) as deployment,
-    ):
-        deployment.pipeline.start("worker.rest", WORKER_QUEUES="quota,runs,bridge,teardown,resync")
+    with deploy("faults-frozen", processes=("listener", "scheduler")) as deployment:
+        deployment.pipeline.start("worker.rest", WORKER_QUEUES="admission,runs,bridge,teardown,resync")
         deployment.pipeline.start("worker.frozen", WORKER_QUEUES="media", WORKER_THREADS="2")
-        with deployment.env() as env:
+        with deployment.environment() as env:
             with env.control.hold("POST", "/channels/externalMedia", "before") as point:
                 legs = [env.dial() for _ in range(2)]
                 point.wait_arrived(count=2)
@@ -440,7 +422,7 @@ def test_an_outage_of_a_server_during_calls_loses_none(stack_folder: Path, all_l
 
 
 def outage(deployment: Deployment, server: servers.Postgres | servers.Redis) -> None:
-    with deployment.env() as env:
+    with deployment.environment() as env:
         stays, hangs_up = env.connect(2)
         with env.control.hold("POST", "/channels/externalMedia", "after") as point:
             in_media = env.dial()

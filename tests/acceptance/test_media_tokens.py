@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from devstack import servers
 from devstack.pipeline import wait_until
-from tests import databases
-from tests.acceptance.environment import running_deployment
+from tests.acceptance.environment import Deploy
 
 pytestmark = pytest.mark.services
 
@@ -27,20 +24,15 @@ OFF = "media tokens are off: anyone who can reach the voice agent can open a med
     ids=["as the agent's", "another secret", "off"],
 )
 def test_the_agent_takes_no_media_leg_without_its_token(
-    postgres_server: servers.Postgres,
-    database_template: str,
-    stack_folder: Path,
-    all_logs: Path,
+    deploy: Deploy,
     given: dict[str, Any],
     *,
     served: bool,
     said: str,
 ) -> None:
-    logs = all_logs / f"media-tokens-{'-'.join(given) or 'default'}"
-    database_url = databases.create(postgres_server.url, template=database_template)
     with (
-        running_deployment(folder=stack_folder, logs=logs, database_url=database_url, **given) as deployment,
-        deployment.env() as env,
+        deploy(f"media-tokens-{'-'.join(given) or 'default'}", **given) as deployment,
+        deployment.environment() as env,
     ):
         leg = env.dial()
         if served:
@@ -52,7 +44,7 @@ def test_the_agent_takes_no_media_leg_without_its_token(
             assert env.pipeline.call(leg)["reason"].startswith("voice agent not reached"), env.describe()
             assert set(deployment.agent.refusals) == {"403 wrong token"}
             assert deployment.agent.sessions == {}
-        log = logs / "worker.log"
+        log = deployment.pipeline.logs / "worker.log"
         assert (OFF in log.read_text()) is (said == OFF)
         assert said in log.read_text()
         # At every start, not only at the first.

@@ -1,107 +1,28 @@
-"""Outbound calls against a simulated Asterisk: our own originates, and legs that the platform has originated.
-
-The product's processes run once for all tests of this module, with fast clocks; each test has a tenant and an Asterisk
-of its own.
-"""
+"""Outbound calls against a simulated Asterisk: our own originates, and the operator's commands for them."""
 
 from __future__ import annotations
 
-import itertools
-import json
-import os
-import subprocess
-import sys
-import uuid
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from devstack import servers
-from devstack.pipeline import ROOT, SECRET_KEY
-from devstack.tenants import Tenant, closing_tenant
-from shared import messages, queues
-from shared.call.call_requests import CallRequest
-from tests import databases
-from tests.acceptance.environment import APP, Deployment, Environment, running_deployment
+from tests.acceptance.environment import APP, Deploy, Deployment, Environment
+from tests.acceptance.outbound import LOCAL, args, arictl, only_call, place, run_of, waiting_run
 
 pytestmark = pytest.mark.services
 
-LOCAL = {"ari_dial_template": "Local/{number}@far"}
-
 
 @pytest.fixture(scope="module")
-def deployment(
-    postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path
-) -> Iterator[Deployment]:
-    database_url = databases.create(postgres_server.url, template=database_template)
-    with (
-        running_deployment(
-            folder=stack_folder, logs=all_logs / "outbound", database_url=database_url, COMPLETED_RUNS_SECONDS="0.5"
-        ) as made,
-    ):
+def deployment(deploy: Deploy) -> Iterator[Deployment]:
+    with deploy("outbound", COMPLETED_RUNS_SECONDS="0.5") as made:
         yield made
 
 
 @pytest.fixture
 def env(deployment: Deployment) -> Iterator[Environment]:
-    with deployment.env() as made:
+    with deployment.environment() as made:
         made.tenant.configure(made.asterisk.url, **LOCAL)
         yield made
-
-
-def place(env: Environment, number: str, **how: Any) -> None:
-    """Asks for a call by message."""
-    asked: dict[str, Any] = {"request_id": uuid.uuid4().hex, "workflow_id": env.tenant.workflow_id} | how
-    request = CallRequest(organization_id=env.tenant.organization_id, number=number, **asked)
-    queues.BrokerCommandQueue(queues.broker(env.pipeline.redis_url)).send(messages.of_request(request))
-
-
-def only_call(env: Environment, *states: str, seconds: float = 10) -> dict[str, Any]:
-    """The tenant's one call, once it is in one of these states."""
-    env.until(
-        lambda: [call["state"] for call in env.calls() if call["state"] in states],
-        seconds=seconds,
-        what=f"the call is {' or '.join(states)}",
-    )
-    (call,) = env.calls()
-    return call
-
-
-def run_of(env: Environment, call: dict[str, Any]) -> dict[str, Any]:
-    (run,) = env.pipeline.query("SELECT * FROM workflow_runs WHERE id = %s", call["workflow_run_id"])
-    return run
-
-
-def waiting_run(env: Environment, tenant: Tenant | None = None, **changes: Any) -> int:
-    """A run that the platform has made for a call of its own."""
-    columns = {"state": "initialized", "is_completed": False, "gathered_context": "{}"} | changes
-    run_id = int(
-        env.pipeline.value(
-            "INSERT INTO workflow_runs (name, workflow_id, mode, call_type, state, is_completed, initial_context,"
-            " gathered_context, created_at) VALUES ('WR-TEL-OUT-00000001', %s, 'ari', 'outbound', %s, %s,"
-            ' \'{"provider": "ari"}\', %s, now()) RETURNING id',
-            (tenant or env.tenant).workflow_id,
-            columns["state"],
-            columns["is_completed"],
-            columns["gathered_context"],
-        )
-    )
-    env.platform_runs.add(run_id)
-    return run_id
-
-
-def run_row(env: Environment, run_id: int) -> dict[str, Any]:
-    (run,) = env.pipeline.query("SELECT * FROM workflow_runs WHERE id = %s", run_id)
-    return run
-
-
-def args(env: Environment, run_id: int) -> str:
-    return f"workflow_run_id={run_id},workflow_id={env.tenant.workflow_id},user_id={env.tenant.user_id}"
-
-
-# ── our own originates ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_an_answered_call_gets_an_agent_and_its_run_is_as_the_platform_s_are(env: Environment) -> None:
@@ -136,7 +57,7 @@ def test_media_starts_with_the_answer_and_not_before(env: Environment) -> None:
     env.until(lambda: env.count("GET", f"/applications/{APP}") > before + 2, seconds=10, what="it was resynced")
     assert only_call(env, "ringing")["attempt"] == 0
     assert env.count("POST", "/channels/externalMedia") == 0
-    _arictl(env, "hangup", leg)
+    arictl(env, "hangup", leg)
     ended = only_call(env, "ended")
     assert (ended["outcome"], ended["reason"]) == ("canceled", "ended by an operator")
     assert run_of(env, ended)["gathered_context"]["call_disposition"] == "canceled"
@@ -201,7 +122,7 @@ def test_a_call_that_is_ended_while_asterisk_is_being_asked_does_not_ring_on(env
     env.control.fault("POST", "/channels", "before", delay_seconds=2.5, times=1)
     place(env, "ring", ring_seconds=60)
     call = only_call(env, "originating")
-    assert _arictl(env, "hangup", str(call["call_id"])).returncode == 0
+    assert arictl(env, "hangup", str(call["call_id"])).returncode == 0
     ended = only_call(env, "ended", seconds=8)
     assert (ended["outcome"], ended["reason"]) == ("canceled", "ended by an operator")
     env.wait_empty()
@@ -251,36 +172,16 @@ def test_a_run_that_the_platform_completes_ends_its_call(env: Environment) -> No
     env.wait_empty()
 
 
-# ── arictl ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _arictl(env: Environment, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "arictl.main", *words],
-        cwd=ROOT,
-        env={
-            "PATH": os.environ["PATH"],
-            "DATABASE_URL": env.pipeline.database_url,
-            "REDIS_URL": env.pipeline.redis_url,
-            "SECRET_KEY": SECRET_KEY,
-        },
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-
-
 def test_an_operator_places_a_call_and_ends_it(env: Environment) -> None:
     tenant = env.tenant
-    placed = _arictl(env, "call", "100", "-o", str(tenant.organization_id), "--workflow", str(tenant.workflow_id))
+    placed = arictl(env, "call", "100", "-o", str(tenant.organization_id), "--workflow", str(tenant.workflow_id))
     assert placed.returncode == 0, placed.stderr
     call = only_call(env, "connected")
     assert str(call["call_id"]) in placed.stdout
-    ended = _arictl(env, "hangup", str(call["call_id"])[:8])
+    ended = arictl(env, "hangup", str(call["call_id"])[:8])
     assert "is being ended" in ended.stdout
     assert only_call(env, "ended")["reason"] == "ended by an operator"
-    again = _arictl(env, "hangup", str(call["call_id"])[:8])
+    again = arictl(env, "hangup", str(call["call_id"])[:8])
     assert "is ended already" in again.stdout
     env.wait_empty()
 
@@ -300,241 +201,9 @@ def test_an_operator_places_a_call_and_ends_it(env: Environment) -> None:
 )
 def test_what_cannot_be_placed_is_said_at_once(env: Environment, words: list[str], reason: str) -> None:
     given = [word.replace("{workflow}", str(env.tenant.workflow_id)) for word in words]
-    refused = _arictl(env, "call", *given, "-o", str(env.tenant.organization_id))
+    refused = arictl(env, "call", *given, "-o", str(env.tenant.organization_id))
     assert refused.returncode == 1
     assert reason in refused.stderr, refused.stderr
     assert refused.stderr.count("\n") == 1
     assert env.calls() == []
     assert env.runs() == 0
-
-
-# ── legs that the platform has originated ────────────────────────────────────────────────────────────────────────────
-
-
-def platform_calls(env: Environment, run_id: int, number: str = "100", *, channel_id: str) -> None:
-    """What the platform's own API does: originates, then writes under which channel."""
-    env.rest(
-        "POST",
-        "/channels",
-        endpoint=f"Local/{number}@far",
-        app=APP,
-        appArgs=args(env, run_id),
-        channelId=channel_id,
-        timeout="1",
-    )
-    env.pipeline.query(
-        "UPDATE workflow_runs SET gathered_context = %s WHERE id = %s RETURNING 1",
-        json.dumps({"provider": "ari", "call_id": channel_id, "theirs": 1}),
-        run_id,
-    )
-
-
-def platform_channel() -> str:
-    return f"platform-{uuid.uuid4().hex[:12]}"
-
-
-def test_a_leg_of_the_platform_is_taken_over_just_so(env: Environment) -> None:
-    run_id, leg = waiting_run(env), platform_channel()
-    platform_calls(env, run_id, channel_id=leg)
-    call = only_call(env, "connected")
-    assert (call["channel_id"], call["direction"], call["workflow_run_id"]) == (leg, "outbound", run_id)
-    assert env.is_joined(leg)
-    gathered = run_row(env, run_id)["gathered_context"]
-    assert (gathered["call_id"], gathered["provider"]) == (leg, "ari")
-    assert env.runs() == 1
-    env.end(leg)
-    assert run_row(env, run_id)["is_completed"]
-
-
-@pytest.mark.parametrize("with_user", [True, False])
-def test_arguments_in_one_string_are_taken_as_well(env: Environment, *, with_user: bool) -> None:
-    run_id = waiting_run(env)
-    said = args(env, run_id)
-    leg = env.dial(answered=True, args=[said if with_user else said.rpartition(",")[0]])
-    env.wait_state(leg, "connected")
-    assert env.pipeline.call(leg)["user_id"] == env.tenant.user_id
-    env.end(leg)
-
-
-def test_a_leg_that_rings_here_for_a_run_is_answered_by_us(env: Environment) -> None:
-    run_id = waiting_run(env)
-    leg = env.dial(args=args(env, run_id).split(","))
-    env.wait_state(leg, "connected")
-    env.end(leg)
-
-
-@pytest.mark.parametrize(
-    ("number", "outcome", "disposition", "cause"),
-    [("busy", "busy", "busy", 17), ("congestion", "failed", "failed", 42), ("reject", "failed", "failed", 21),
-     ("ring", "no-answer", "no-answer", 19)],
-)  # fmt: skip
-def test_an_unanswered_leg_of_the_platform_ends_its_run(
-    env: Environment, number: str, outcome: str, disposition: str, cause: int
-) -> None:
-    run_id, leg = waiting_run(env), platform_channel()
-    platform_calls(env, run_id, number, channel_id=leg)
-    call = only_call(env, "ended")
-    assert (call["channel_id"], call["outcome"], call["direction"]) == (leg, outcome, "outbound")
-    run = run_row(env, run_id)
-    assert (run["is_completed"], run["gathered_context"]["call_disposition"]) == (True, disposition)
-    assert run["gathered_context"]["theirs"] == 1
-    env.until(lambda: only_call(env, "ended")["hangup_cause"] == cause, seconds=3, what=f"cause {cause}")
-
-
-def test_a_far_end_that_hangs_up_before_it_is_taken_over_ends_its_run(env: Environment) -> None:
-    """Asterisk is slow to say that the leg is there; it is gone by then."""
-    run_id, leg = waiting_run(env), platform_channel()
-    env.control.fault("GET", f"/channels/{leg}", "before", delay_seconds=1.0, times=1)
-    env.dial(channel_id=leg, answered=True, args=args(env, run_id).split(","))
-    env.wait_state(leg, "received")
-    env.control.hang_up(leg)
-    call = only_call(env, "ended")
-    assert (call["outcome"], call["direction"]) == ("canceled", "outbound")
-    run = run_row(env, run_id)
-    assert (run["is_completed"], run["gathered_context"]["call_disposition"]) == (True, "canceled")
-    env.wait_empty()
-
-
-def test_an_unanswered_leg_of_another_tenant_s_run_ends_nothing(deployment: Deployment, env: Environment) -> None:
-    with closing_tenant(deployment.database_url, f"victim-{uuid.uuid4().hex[:8]}") as victim:
-        leg = platform_channel()
-        run_id = waiting_run(env, victim, gathered_context=json.dumps({"call_id": leg}))
-        before = run_row(env, run_id)
-        env.rest("POST", "/channels", endpoint="Local/busy@far", app=APP, channelId=leg)
-        env.until(
-            lambda: env.control.event_log("ChannelDestroyed"),
-            seconds=5,
-            what="it is gone",
-        )
-        with deployment.queue() as client:
-            # Delayed messages are of the queue as well: it was looked for to the end.
-            deployment.wait_idle(client, seconds=15)
-        assert run_row(env, run_id) == before
-        assert env.calls() == []
-
-
-#: What a leg says, by the two tenants' runs, workflows and users, `a` its own and `b` the other's → why it is refused.
-COMBINATIONS = {
-    (run, workflow, user): (
-        None if (run, workflow) == ("a", "a") and user in ("a", "")
-        else "is not of this organization" if run == "b"
-        else "is not of workflow" if workflow == "b"
-        else "is not of this organization"
-    )
-    for run, workflow, user in itertools.product("ab", "ab", ["a", "b", ""])
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("named", "reason"), COMBINATIONS.items(), ids=lambda named: "".join(named or "served"))
-def test_every_combination_of_two_tenants(
-    deployment: Deployment, env: Environment, named: tuple[str, str, str], reason: str | None
-) -> None:
-    with closing_tenant(deployment.database_url, f"other-{uuid.uuid4().hex[:8]}") as other:
-        tenants = {"a": env.tenant, "b": other}
-        runs = {name: waiting_run(env, tenant) for name, tenant in tenants.items()}
-        before = {name: run_row(env, run_id) for name, run_id in runs.items()}
-        run, workflow, user = named
-        said = f"workflow_run_id={runs[run]},workflow_id={tenants[workflow].workflow_id}"
-        if user:
-            said += f",user_id={tenants[user].user_id}"
-        leg = env.dial(answered=True, args=said.split(","))
-        if reason is None:
-            env.wait_state(leg, "connected")
-            env.end(leg)
-        else:
-            env.wait_state(leg, "ended")
-            call = env.pipeline.call(leg)
-            assert (call["outcome"], call["workflow_run_id"], call["hangup_cause"]) == ("refused", None, 57)
-            assert reason in call["reason"]
-            assert run_row(env, runs["a"]) == before["a"]
-        assert run_row(env, runs["b"]) == before["b"]
-        assert env.pipeline.query("SELECT 1 FROM ari.calls WHERE organization_id = %s", other.organization_id) == []
-        env.wait_empty()
-
-
-@pytest.mark.parametrize(
-    ("said", "reason"),
-    [
-        (["workflow_run_id={run}"], "workflow_id is missing"),
-        (["workflow_id={workflow}"], "workflow_run_id is missing"),
-        (["user_id={user}"], "workflow_run_id is missing"),
-        (["workflow_run_id=", "workflow_id={workflow}"], "workflow_run_id is not the number of one"),
-        (["workflow_run_id={run}x", "workflow_id={workflow}"], "workflow_run_id is not the number of one"),
-        (["workflow_run_id={run}", "workflow_id={workflow}", "workflow_run_id=1"], "workflow_run_id is given twice"),
-        (["workflow_run_id={run}", "workflow_id=99999999999999"], "workflow_id is not the number of one"),
-    ],
-)
-def test_a_leg_with_incomplete_arguments_is_refused(env: Environment, said: list[str], reason: str) -> None:
-    run_id = waiting_run(env)
-    names = {"run": run_id, "workflow": env.tenant.workflow_id, "user": env.tenant.user_id}
-    leg = env.dial(answered=True, args=[text.format(**names) for text in said])
-    env.wait_state(leg, "ended")
-    call = env.pipeline.call(leg)
-    assert (call["outcome"], call["reason"]) == ("refused", reason)
-    assert run_row(env, run_id)["state"] == "initialized"
-    env.wait_empty()
-
-
-@pytest.mark.parametrize(
-    ("state", "is_completed"), [("running", False), ("completed", True)], ids=["running", "completed"]
-)
-def test_a_run_that_does_not_wait_is_not_taken(env: Environment, state: str, *, is_completed: bool) -> None:
-    run_id = waiting_run(env, state=state, is_completed=is_completed)
-    before = run_row(env, run_id)
-    leg = env.dial(answered=True, args=args(env, run_id).split(","))
-    env.wait_state(leg, "ended")
-    assert "does not wait for a call" in env.pipeline.call(leg)["reason"]
-    assert run_row(env, run_id) == before
-
-
-def test_two_legs_for_one_run_are_one_call(env: Environment) -> None:
-    run_id = waiting_run(env)
-    legs = [env.dial(answered=True, args=args(env, run_id).split(",")) for _ in range(2)]
-    env.until(
-        lambda: sorted(env.pipeline.state(leg) or "" for leg in legs) == ["connected", "ended"],
-        seconds=10,
-        what="one is served, one refused",
-    )
-    (served,) = [leg for leg in legs if env.pipeline.state(leg) == "connected"]
-    env.end(served)
-
-
-def test_an_answered_leg_without_arguments_is_an_inbound_call(env: Environment) -> None:
-    leg = env.dial(answered=True)
-    env.wait_state(leg, "connected")
-    assert env.pipeline.call(leg)["direction"] == "inbound"
-    env.end(leg)
-
-
-def test_arguments_of_the_dialplan_s_own_are_not_ours(env: Environment) -> None:
-    leg = env.dial(args=["language=de", "vip"])
-    env.wait_state(leg, "connected")
-    env.end(leg)
-
-
-# ── refused callers ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_refused_caller_goes_on_in_the_dialplan_and_is_told_why(env: Environment) -> None:
-    env.tenant.configure(env.asterisk.url, inbound_workflow_id=None, ari_on_refusal="continue")
-    leg = env.dial()
-    env.wait_state(leg, "ended")
-    call = env.pipeline.call(leg)
-    assert (call["outcome"], call["reason"]) == ("refused", "no inbound workflow configured")
-    asked = [request.path for request in env.control.requests() if leg in request.path]
-    assert f"/channels/{leg}/continue" in asked
-    assert not env.asked("DELETE", f"/channels/{leg}")
-    told = {
-        request.query["variable"]: request.query["value"] for request in env.asked("POST", f"/channels/{leg}/variable")
-    }
-    assert told == {
-        "AIP_OUTCOME": "refused", "AIP_REASON": "no inbound workflow configured", "AIP_CAUSE": "1",
-    }  # fmt: skip
-
-
-def test_a_refused_caller_is_hung_up_with_the_cause_unless_told(env: Environment) -> None:
-    env.tenant.configure(env.asterisk.url, inbound_workflow_id=None)
-    leg = env.dial()
-    env.wait_state(leg, "ended")
-    (deleted,) = env.asked("DELETE", f"/channels/{leg}")
-    assert deleted.query["reason_code"] == "1"

@@ -9,17 +9,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import ClassVar
 
 import psycopg
 import pytest
 
-from devstack import servers
 from devstack.pipeline import ROOT, SECRET_KEY
 from shared.call.calls import Cause
-from tests import databases
-from tests.acceptance.environment import Deployment, Environment, running_deployment
+from tests.acceptance.environment import Deploy, Deployment, Environment
 
 pytestmark = pytest.mark.services
 
@@ -55,21 +52,10 @@ def quota_service() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def deployment(
-    postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path
-) -> Iterator[Deployment]:
-    database_url = databases.create(postgres_server.url, template=database_template)
-    with (
-        running_deployment(folder=stack_folder, logs=all_logs / "quota", database_url=database_url) as made,
-    ):
-        # A second worker: what counts is exact over processes.
+def deployment(deploy: Deploy) -> Iterator[Deployment]:
+    with deploy("quota") as made:
+        # A second worker: the count is exact across processes.
         made.pipeline.start("worker.2")
-        yield made
-
-
-@pytest.fixture
-def env(deployment: Deployment) -> Iterator[Environment]:
-    with deployment.env() as made:
         yield made
 
 
@@ -167,7 +153,7 @@ def test_a_blocked_organization_calls_nobody(env: Environment) -> None:
 
 
 def test_another_tenant_does_not_notice(deployment: Deployment, env: Environment) -> None:
-    with deployment.env() as other:
+    with deployment.environment() as other:
         set_quota(env, "--blocked")
         blocked = env.dial()
         assert_refused(env, blocked, Cause.NOT_ALLOWED, "the organization is blocked")
@@ -179,20 +165,17 @@ def test_another_tenant_does_not_notice(deployment: Deployment, env: Environment
 
 
 @pytest.fixture
-def paying_site(
-    postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path, quota_service: str
-) -> Iterator[Environment]:
-    """A tenant of a product that asks the quota service, whose user has a service key."""
-    database_url = databases.create(postgres_server.url, template=database_template)
+def paying_tenant(deploy: Deploy, quota_service: str) -> Iterator[Environment]:
+    """A tenant whose user has a service key, on a deployment that asks the quota service."""
     with (
-        running_deployment(
-            folder=stack_folder, logs=all_logs / "quota-service", database_url=database_url,
-            QUOTA="http", MPS_API_URL=quota_service, MPS_SECRET_KEY="hunter2-of-the-service", CONCURRENT_CALLS="1",
+        deploy(
+            "quota-service", QUOTA="http", MPS_API_URL=quota_service, MPS_SECRET_KEY="hunter2-of-the-service",
+            CONCURRENT_CALLS="1",
         ) as deployment,
-        deployment.env() as made,
+        deployment.environment() as made,
     ):  # fmt: skip
         configuration = json.dumps({"llm": {"provider": "dograh", "api_key": KEY}})
-        with psycopg.connect(database_url, autocommit=True) as connection:
+        with psycopg.connect(deployment.database_url, autocommit=True) as connection:
             connection.execute(
                 "INSERT INTO user_configurations (user_id, configuration) VALUES (%s, %s)",
                 [made.tenant.user_id, configuration],
@@ -203,8 +186,8 @@ def paying_site(
         assert "hunter2" not in made.pipeline.log_tail()
 
 
-def test_callers_are_served_while_the_credits_last(paying_site: Environment) -> None:
-    env = paying_site
+def test_callers_are_served_while_the_credits_last(paying_tenant: Environment) -> None:
+    env = paying_tenant
     QuotaService.credits_left = {KEY: 0.5}
     (leg,) = env.connect()
     assert "POST /api/v1/service-keys/usage" in env.facts(leg), env.describe()

@@ -198,7 +198,7 @@ def test_a_worker_killed_in_the_media_step_loses_no_call(
     assert agent.port
     tenant.configure(asterisk.url)
     pipeline.start("listener", "scheduler")
-    pipeline.start("worker.a", WORKER_QUEUES="quota,runs,bridge,teardown,resync")
+    pipeline.start("worker.a", WORKER_QUEUES="admission,runs,bridge,teardown,resync")
     pipeline.start("worker.b", WORKER_QUEUES="media")
     pipeline.wait_connected()
     legs = [asterisk.dial() for _ in range(10)]

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from devstack import programs, servers
+from devstack import programs
 from devstack.pipeline import ROOT, SECRET_KEY
 from shared import errors
 from shared.process import sealing
-from tests import databases
-from tests.acceptance.environment import Deployment, Environment, running_deployment
+from tests.acceptance.environment import Deploy, Deployment, Environment
 
 pytestmark = pytest.mark.services
 
@@ -26,28 +25,9 @@ MEDIA_TOKEN_SECRET = sealing.media_secret(SECRET_KEY.split(",", maxsplit=1)[0])
 
 
 @pytest.fixture
-def deployment(
-    postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path,
-    request: pytest.FixtureRequest,
-) -> Iterator[Deployment]:  # fmt: skip
-    """Processes of the test's own: it stops them."""
-    database_url = databases.create(postgres_server.url, template=database_template)
-    with (
-        running_deployment(
-            folder=stack_folder,
-            logs=all_logs / request.node.name,
-            database_url=database_url,
-            audio=True,
-            SECRET_KEY=OLD_KEY,
-            MEDIA_TOKEN_SECRET=MEDIA_TOKEN_SECRET,
-        ) as made,
-    ):
-        yield made
-
-
-@pytest.fixture
-def env(deployment: Deployment) -> Iterator[Environment]:
-    with deployment.env() as made:
+def deployment(deploy: Deploy, request: pytest.FixtureRequest) -> Iterator[Deployment]:
+    """A deployment for one test, which stops its processes."""
+    with deploy(request.node.name, audio=True, SECRET_KEY=OLD_KEY, MEDIA_TOKEN_SECRET=MEDIA_TOKEN_SECRET) as made:
         yield made
 
 

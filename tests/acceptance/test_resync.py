@@ -11,36 +11,23 @@ import json
 import signal
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import requests
 
-from devstack import servers
 from devstack.agent import Agent
 from devstack.tenants import PASSWORD
 from shared import messages, queues
 from shared.asterisk import events
-from tests import databases, queued
-from tests.acceptance.environment import APP, EVENTS, PREFIX, Deployment, Environment, running_deployment
+from tests import queued
+from tests.acceptance.environment import APP, EVENTS, PREFIX, Deploy, Deployment, Environment
 
 pytestmark = pytest.mark.services
 
 
 @pytest.fixture(scope="module")
-def deployment(
-    postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path
-) -> Iterator[Deployment]:
-    database_url = databases.create(postgres_server.url, template=database_template)
-    with (
-        running_deployment(folder=stack_folder, logs=all_logs / "resync", database_url=database_url) as made,
-    ):
-        yield made
-
-
-@pytest.fixture
-def env(deployment: Deployment) -> Iterator[Environment]:
-    with deployment.env() as made:
+def deployment(deploy: Deploy) -> Iterator[Deployment]:
+    with deploy("resync") as made:
         yield made
 
 
@@ -93,22 +80,12 @@ def test_callers_who_hang_up_while_the_listener_is_dead_are_ended(deployment: De
 
 @pytest.mark.parametrize("silently", [False, True], ids=["loudly", "silently"])
 def test_a_cut_event_socket_is_opened_again_and_what_happened_meanwhile_is_found(
-    postgres_server: servers.Postgres,
-    database_template: str,
-    stack_folder: Path,
-    all_logs: Path,
-    silently: bool,
+    deploy: Deploy, silently: bool
 ) -> None:
     """The clock asks for no resync here: the new connection does."""
-    database_url = databases.create(postgres_server.url, template=database_template)
     with (
-        running_deployment(
-            folder=stack_folder,
-            logs=all_logs / f"resync-cut-{silently}",
-            database_url=database_url,
-            RESYNC_SECONDS="300",
-        ) as deployment,
-        deployment.env() as env,
+        deploy(f"resync-cut-{silently}", RESYNC_SECONDS="300") as deployment,
+        deployment.environment() as env,
     ):
         # Without a socket and without a channel ever, the app and its filter are gone.
         filters = env.count("PUT", "/applications/voiceai/eventFilter")
@@ -228,7 +205,7 @@ def test_leftovers_with_our_prefix_and_no_live_call_are_removed(env: Environment
 def test_legs_and_bridges_of_another_controller_are_left_alone_and_reported(deployment: Deployment) -> None:
     with (
         Agent() as their_agent,
-        deployment.env(media_urls={"theirs": their_agent.url}) as env,
+        deployment.environment(media_urls={"theirs": their_agent.url}) as env,
     ):
         with env.control.hold("GET", "/applications/voiceai", "before"):
             # A whole call of theirs: the caller in a bridge of theirs with a media leg of theirs. A caller's
@@ -321,7 +298,7 @@ def test_an_emptied_redis_loses_no_call_and_touches_no_connected_one(deployment:
         deployment.pipeline.signal("worker", signal.SIGSTOP)
         try:
             unread = [env.dial() for _ in range(3)]
-            env.until(lambda: queued.size(client, "quota") >= 2 + 3, seconds=5, what="their events are in the queue")
+            env.until(lambda: queued.size(client, "admission") >= 2 + 3, seconds=5, what="their events are queued")
             client.flushall()
         finally:
             deployment.pipeline.signal("worker", signal.SIGCONT)
