@@ -132,7 +132,7 @@ def moves(folder: Path, rounds: int) -> None:
         for number in range(1, rounds + 1):
             joining = f"listener.{new}"
             for what, after in (("joins", [*old, joining]), ("stops", [*old[1:], joining])):
-                before = fleet.holders()
+                before = fleet.assignments()
                 moment = time.monotonic()
                 with fleet.callers(rate=RATE, talk_seconds=3, dialplan="plain") as callers:
                     if what == "joins":
@@ -143,7 +143,7 @@ def moves(folder: Path, rounds: int) -> None:
                     took = time.monotonic() - moment
                     poll(lambda: len(callers) >= 100, seconds=20)
                 fleet.wait_states(callers, "ended", seconds=30)
-                now = fleet.holders()
+                now = fleet.assignments()
                 both = [each for lifetimes in fleet.lifetimes(since=moment).values() for each in overlaps(lifetimes)]
                 say(
                     number,

@@ -144,9 +144,9 @@ class Site:
 
 
 @contextlib.contextmanager
-def kept(module: str, *words: str, log: Path, ready: str, **environment: str) -> Iterator[processes.Kept]:
+def kept(module: str, *words: str, log: Path, ready: str, **environment: str) -> Iterator[processes.GuardedProcess]:
     """A program of ours in a process of its own, from when it says that it is ready."""
-    process = processes.Kept(
+    process = processes.GuardedProcess(
         [sys.executable, "-m", module, *words],
         log=log,
         environment={"PATH": os.environ.get("PATH", os.defpath), "PYTHONUNBUFFERED": "1", **environment},

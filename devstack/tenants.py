@@ -39,7 +39,7 @@ class Tenant:
         )
 
     def configure(self, endpoint: str, *, app: str = "voiceai", password: str = PASSWORD, **changed: Any) -> int:
-        """Writes the telephony configuration, or changes it."""
+        """Write or change the telephony configuration and return the id of its row."""
         value = {
             "provider": "ari",
             "ari_endpoint": endpoint,
@@ -59,13 +59,13 @@ class Tenant:
         )
 
     def remove_configuration(self) -> None:
-        """Deletes the telephony configuration."""
+        """Delete the telephony configuration."""
         self._connection.execute(
             "DELETE FROM organization_configurations WHERE organization_id = %s", [self.organization_id]
         )
 
     def close(self) -> None:
-        """Lets its connection go."""
+        """Close its database connection."""
         self._connection.close()
 
     def _insert(self, statement: str, *values: object) -> int:
@@ -76,7 +76,7 @@ class Tenant:
 
 @contextlib.contextmanager
 def closing_tenant(database_url: str, name: str = "tenant") -> Iterator[Tenant]:
-    """A tenant for one test."""
+    """Create a tenant; at the end its database connection is closed."""
     tenant = Tenant(database_url, name)
     try:
         yield tenant

@@ -89,9 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         help="number of Asterisks, on consecutive ports (default: %(default)s)",
     )
     parser.add_argument("--user", action="append", help="ARI user; repeatable (default: demo)")
-    parser.add_argument(
-        "--password", action="append", help="password of the --user in the same place (default: demo)"
-    )
+    parser.add_argument("--password", action="append", help="password of the --user in the same place (default: demo)")
     parser.add_argument(
         "--media-url",
         action="append",

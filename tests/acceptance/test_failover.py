@@ -71,15 +71,15 @@ def test_a_listener_that_joins_and_one_that_stops_move_their_shares_and_nobody_n
     began = time.monotonic()
     connected = fleet.connect_all()
     bridged = len(fleet.control.requests("POST"))
-    before = fleet.holders()
+    before = fleet.assignments()
     with fleet.callers(dialplan="plain", talk_seconds=3) as callers:
         fleet.pipeline.start("listener.3")
         fleet.wait_settled("listener.1", "listener.2", "listener.3")
-        joined = fleet.holders()
+        joined = fleet.assignments()
         assert fleet.shares() == {"listener.1": 20, "listener.2": 20, "listener.3": 20}
         assert fleet.pipeline.stop("listener.1") == 0
         fleet.wait_settled("listener.2", "listener.3")
-        left = fleet.holders()
+        left = fleet.assignments()
     moved = [app for app in fleet.apps if joined[app] != before[app]]
     assert len(moved) == 20
     assert {joined[app][0] for app in moved} == {"listener.3"}
@@ -118,7 +118,7 @@ def test_callers_outlast_a_listener_that_is_killed(fleet: Fleet) -> None:
 
 
 def test_a_listener_that_froze_wakes_up_replaced_and_steals_nothing(fleet: Fleet) -> None:
-    mine = [app for app, (holder, _) in fleet.holders().items() if holder == "listener.2"]
+    mine = [app for app, (holder, _) in fleet.assignments().items() if holder == "listener.2"]
     fleet.pipeline.signal("listener.2", signal.SIGSTOP)
     frozen = time.monotonic()
     try:

@@ -140,14 +140,14 @@ with servers.Postgres(folder / "postgres", durable=False), servers.Redis(folder 
 """
 
 
-@pytest.mark.parametrize("victim", ["parent", "keepers"])
+@pytest.mark.parametrize("victim", ["parent", "guards"])
 def test_nothing_is_left_when_somebody_is_killed(folder: Path, victim: str) -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT, str(folder)], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         assert parent.stdout.readline() == "ready\n"
-        keepers = set(processes_with("keeper.py")) & set(processes_with(str(folder)))
-        assert len(keepers) == 2
-        for pid in keepers if victim == "keepers" else [parent.pid]:
+        guards = set(processes_with("child_guard.py")) & set(processes_with(str(folder)))
+        assert len(guards) == 2
+        for pid in guards if victim == "guards" else [parent.pid]:
             os.kill(pid, signal.SIGKILL)
         assert until(lambda: set(processes_with(str(folder))) <= {parent.pid})
         parent.kill()
@@ -158,7 +158,7 @@ def test_nothing_is_left_when_somebody_is_killed(folder: Path, victim: str) -> N
 
 def test_orphans_of_a_kept_process_end_with_it(folder: Path) -> None:
     script = "sleep 3471 & (setsid sleep 3472 &) ; exec sleep 3473"
-    process = processes.Kept(["sh", "-c", script], log=folder / "log")
+    process = processes.GuardedProcess(["sh", "-c", script], log=folder / "log")
 
     def sleepers() -> int:
         return len(processes_with("sleep\x00347"))
