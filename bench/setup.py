@@ -278,8 +278,8 @@ async def measure_variant(testbed: Testbed, plan: Plan, results: Results, varian
         ari.events(OBSERVER, [bridgings.EVENT], of_all=testbed.simulated) as socket,
     ):
         if not testbed.simulated:
-            # Subscribing to every bridge costs next to nothing. With subscribeAll, Asterisk's part of a call was half as
-            # much again (measured, 22.10): it writes every event of every channel before the filter drops it.
+            # Subscribing to every bridge costs next to nothing. With subscribeAll, Asterisk's part of a call was half
+            # as much again (measured, 22.10): it writes every event of every channel before the filter drops it.
             await ari.ask("POST", f"/applications/{OBSERVER}/subscription", {"eventSource": "bridge:"})
         seen = Bridgings()
 

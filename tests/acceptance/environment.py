@@ -1,6 +1,7 @@
-"""A product that serves many tenants at once, each with a simulated Asterisk of its own, and with fast clocks.
+"""A deployment that serves many tenants at once, each with its own simulated Asterisk, and with short times.
 
-The processes run once for all tests of a module. What must hold after every test is looked at when its site ends.
+The processes run once for all tests of a file. Each test has an environment, a tenant with its Asterisk, whose end
+checks the invariants.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ PREFIX = "aip-"
 EVENTS = [
     "StasisStart", "StasisEnd", "ChannelDestroyed", "ChannelHangupRequest", "Dial", "ApplicationReplaced",
 ]  # fmt: skip
-#: Every clock but those under test, so that a test takes seconds.
+#: Shorter times than in production, so that a test takes seconds.
 FAST = {
     "ASSIGN_SECONDS": "0.25",
     "CONFIGURATIONS_SECONDS": "0.5",
@@ -52,18 +53,18 @@ FAST = {
 
 @dataclass(kw_only=True)
 class Deployment:
-    """The processes, with the servers and the agent that are theirs alone."""
+    """The processes of the product with their own servers and agent."""
 
     pipeline: Pipeline
     agent: Agent
     database_url: str
     redis_url: str
-    #: Whether anything is to be heard: fifty packets a second each way, for each call.
+    #: True if calls carry audio: fifty packets a second each way.
     audio: bool
 
     @contextlib.contextmanager
     def environment(self, *, media_urls: dict[str, str] | None = None) -> Iterator[Environment]:
-        """A tenant and its Asterisk, connected; what must hold after every test is looked at when it ends."""
+        """Connect a tenant with its Asterisk; check the invariants at the end."""
         configured = Settings(media_urls=media_urls or {}, audio=self.audio)
         with contextlib.ExitStack() as stack:
             asterisk = stack.enter_context(
@@ -79,17 +80,17 @@ class Deployment:
 
     @contextlib.contextmanager
     def queue(self) -> Iterator[redis.Redis]:
-        """A client of the product's Redis."""
+        """Connect to the Redis of the processes."""
         with contextlib.closing(queues.client(self.redis_url)) as client:
             yield client
 
     def wait_idle(self, client: redis.Redis, *, seconds: float = 10) -> None:
-        """Waits until no message is waiting or in hand."""
+        """Wait until no message is queued or in flight."""
         wait_until(
             lambda: not any(queued.size(client, name) for name in messages.QUEUES),
             seconds=seconds,
             every=0.01,
-            what="every message was worked on",
+            what="every message was processed",
         )
 
 
@@ -100,9 +101,9 @@ class Environment:
     pipeline: Pipeline
     tenant: Tenant
     asterisk: SimulatedAsterisk
-    #: Requests that the test itself makes to create something, under ids of ours.
+    #: Ids, shaped like ours, that the test itself has created.
     forged: set[str] = field(default_factory=set)
-    #: Runs that the test itself makes, as the platform does for calls of its own.
+    #: Runs that the test itself has created, as the platform does for its own calls.
     platform_runs: set[int] = field(default_factory=set)
 
     @property
@@ -118,39 +119,39 @@ class Environment:
         return found
 
     def wait_ready(self, *, seconds: float = 15) -> None:
-        """Waits until the socket is up and the resync after it has set the event filter."""
+        """Wait until the event socket is open and the first resync has set the event filter."""
         self.until(lambda: self.pipeline.connected(self.asterisk.url), seconds=seconds, what="the socket is up")
         self.until(
             lambda: self.count("PUT", "/applications/voiceai/eventFilter"), seconds=seconds, what="the filter is set"
         )
 
     def dial(self, **how: Any) -> str:
-        """Somebody calls in; the simulator's own ids may be those of another site's callers."""
+        """Start an inbound call. Its id is unique: the simulator's own ids repeat in other environments."""
         return self.control.dial(APP, **({"channel_id": f"caller-{uuid.uuid4().hex[:12]}"} | how))
 
     def connect(self, count: int = 1) -> list[str]:
-        """So many callers, each with an agent on the line."""
+        """Make calls and wait until they are connected."""
         legs = [self.dial() for _ in range(count)]
         for leg in legs:
             self.wait_state(leg, "connected")
         return legs
 
     def wait_state(self, leg: str, *states: str, seconds: float = 10) -> None:
-        """Waits until the newest call of a leg is in one of these states."""
+        """Wait until the newest call of a leg is in one of these states."""
         self.until(lambda: self.pipeline.state(leg) in states, seconds=seconds, what=f"{leg} is {' or '.join(states)}")
 
     def wait_empty(self, *, seconds: float = 10) -> None:
-        """Waits until neither channel nor bridge is left."""
+        """Wait until no channel and no bridge is left."""
         self.until(
             lambda: not self.control.channels() and not self.control.bridges(), seconds=seconds, what="nothing is left"
         )
 
     def until(self, condition: Callable[[], object], *, seconds: float, what: str) -> None:
-        """Polls; explains itself with everything that is known."""
+        """Poll until a condition holds; on timeout, fail with a description of the environment."""
         wait_until(condition, seconds=seconds, what=lambda: f"{what}\n{self.describe()}")
 
     def end(self, *legs: str) -> None:
-        """These callers hang up; all that was made for them goes."""
+        """Hang up callers; wait until all that was created for them is gone."""
         for leg in legs:
             self.control.hang_up(leg)
         for leg in legs:
@@ -158,46 +159,46 @@ class Environment:
         self.wait_empty()
 
     def end_one(self, leg: str) -> None:
-        """This caller hangs up, whoever else is talking."""
+        """Hang up one of several callers."""
         self.control.hang_up(leg)
         self.wait_state(leg, "ended")
 
     def own(self, leg: str, kind: str, attempt: int = 1) -> str:
-        """The id of the media leg (`m`) or the bridge (`b`) of a leg's newest call."""
+        """Return the id of the media leg (`m`) or the bridge (`b`) of a leg's newest call."""
         return f"{PREFIX}{self.pipeline.calls(leg)[-1]['call_id'].hex}-{kind}{attempt}"
 
     def is_joined(self, leg: str, attempt: int = 1) -> bool:
-        """Whether caller and agent, and nobody else, are in the call's bridge."""
+        """Return True if exactly the caller and the agent are in the call's bridge."""
         wanted = {leg, self.own(leg, "m", attempt)}
         bridge_id = self.own(leg, "b", attempt)
         return any(b["id"] == bridge_id and set(b["channels"]) == wanted for b in self.control.bridges())
 
     def run(self, leg: str) -> dict[str, Any]:
-        """The run of a leg's newest call."""
+        """Return the run of a leg's newest call."""
         (found,) = self.pipeline.query(
             "SELECT * FROM workflow_runs WHERE id = %s", self.pipeline.calls(leg)[-1]["workflow_run_id"]
         )
         return found
 
     def runs(self) -> int:
-        """How many runs this tenant has."""
+        """Return the number of runs of the tenant."""
         count = self.pipeline.value(
             "SELECT count(*) FROM workflow_runs WHERE workflow_id = %s", self.tenant.workflow_id
         )
         return int(count)
 
     def calls(self) -> list[dict[str, Any]]:
-        """This tenant's calls."""
+        """Return the tenant's calls."""
         return self.pipeline.query(
             "SELECT * FROM ari.calls WHERE organization_id = %s ORDER BY received_at", self.tenant.organization_id
         )
 
     def facts(self, leg: str) -> list[str]:
-        """Names of what happened to a leg's calls."""
+        """Return the names of the timeline entries of a leg's calls."""
         return [row["name"] for row in self.pipeline.timeline(leg)]
 
     def notes(self) -> list[str]:
-        """What was noted of the connection: name and detail."""
+        """Return the timeline entries of the connection, as `name: detail`."""
         rows = self.pipeline.query(
             "SELECT name, detail FROM ari.timeline WHERE connection_id = %s ORDER BY id",
             self.connection["connection_id"],
@@ -205,15 +206,15 @@ class Environment:
         return [f"{row['name']}: {row['detail']}" for row in rows]
 
     def asked(self, method: str, path: str) -> list[LoggedRequest]:
-        """The requests made so far to a path."""
+        """Return the requests made so far to a path."""
         return self.control.requests(method, path)
 
     def count(self, method: str, path: str) -> int:
-        """How many requests were made to a path."""
+        """Return the number of requests made so far to a path."""
         return len(self.asked(method, path))
 
     def rest(self, method: str, path: str, **query: str) -> requests.Response:
-        """A request of somebody else's: the owner of the Asterisk, another controller."""
+        """Make a request as another ARI client: the owner of the Asterisk, another controller."""
         if method == "POST":
             self.forged.update(query.get("channelId", "").split())
         answer = requests.request(
@@ -223,7 +224,7 @@ class Environment:
         return answer
 
     def push_event(self, client: redis.Redis, event: events.Event) -> None:
-        """What a listener would push."""
+        """Enqueue the message that a listener would enqueue for an event."""
         seconds, micros = client.time()
         connection = self.connection
         message = messages.of_event(
@@ -237,7 +238,7 @@ class Environment:
         queues.BrokerCommandQueue(queues.broker(self.pipeline.redis_url)).send(message)
 
     def describe(self) -> str:
-        """Everything that is known."""
+        """Return all that is known of the environment, for failures."""
         stories = [
             f"-- {call['channel_id']} {call['state']} {call['outcome']} {call['reason']}\n"
             f"{self.pipeline.story(call['channel_id'])}"
@@ -255,7 +256,7 @@ class Environment:
         ])  # fmt: skip
 
     def assert_invariants(self) -> None:
-        """What holds after every test, whatever was done to us."""
+        """Check the invariants of every test, whatever fault it injected."""
         assert self.control.crashes == 0, f"Asterisk crashed\n{self.describe()}"
         made = Counter(
             request.query["channelId"]
@@ -285,7 +286,7 @@ class Environment:
 
 
 def _unless_disconnected(act: Callable[[], None]) -> None:
-    """A test may have killed the server under the tenant's connection."""
+    """Do something that fails if the test has killed the tenant's Postgres."""
     with contextlib.suppress(psycopg.OperationalError):
         act()
 
@@ -306,7 +307,7 @@ def running_deployment(
     audio: bool = False,
     **environment: str,
 ) -> Iterator[Deployment]:
-    """The processes (all unless told) with fast clocks and a Redis of their own, started."""
+    """Start the processes (by default all) with short times and their own Redis."""
     logs.mkdir(parents=True)
     with contextlib.ExitStack() as stack:
         own_redis = redis_server or stack.enter_context(servers.Redis(folder / f"redis-{uuid.uuid4().hex[:8]}"))

@@ -1,4 +1,4 @@
-"""What the tests of outbound calls share: calls requested by message, and runs that the platform creates."""
+"""Helpers of the tests of outbound calls: requests by message and by arictl, runs as the platform creates them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LOCAL = {"ari_dial_template": "Local/{number}@far"}
 
 
 def place(env: Environment, number: str, **how: Any) -> None:
-    """Asks for a call by message."""
+    """Request a call by a message."""
     asked: dict[str, Any] = {"request_id": uuid.uuid4().hex, "workflow_id": env.tenant.workflow_id} | how
     request = CallRequest(organization_id=env.tenant.organization_id, number=number, **asked)
     queues.BrokerCommandQueue(queues.broker(env.pipeline.redis_url)).send(messages.of_request(request))
 
 
 def only_call(env: Environment, *states: str, seconds: float = 10) -> dict[str, Any]:
-    """The tenant's one call, once it is in one of these states."""
+    """Wait until the tenant's one call is in one of these states, and return it."""
     env.until(
         lambda: [call["state"] for call in env.calls() if call["state"] in states],
         seconds=seconds,
@@ -41,7 +41,7 @@ def run_of(env: Environment, call: dict[str, Any]) -> dict[str, Any]:
 
 
 def waiting_run(env: Environment, tenant: Tenant | None = None, **changes: Any) -> int:
-    """A run that the platform has made for a call of its own."""
+    """Create a run as the platform does for its own call, and return its id."""
     columns = {"state": "initialized", "is_completed": False, "gathered_context": "{}"} | changes
     run_id = int(
         env.pipeline.value(

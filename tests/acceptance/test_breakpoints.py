@@ -1,4 +1,4 @@
-"""Each step is held at a gate while the caller hangs up: whatever the moment, nothing is left and the run is ended."""
+"""Each step is stopped at a breakpoint while the caller hangs up: at any moment, nothing is left and the run ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.acceptance.environment import Deploy, Deployment, Environment
 
 pytestmark = pytest.mark.services
 
-#: Method, path and moment of the request at which the call is held.
+#: Method, path and moment of the request that is stopped.
 REQUESTS = [
     pytest.param("POST", "/channels/externalMedia", "before", id="media-leg-before-it-is-made"),
     pytest.param("POST", "/channels/externalMedia", "after", id="media-leg-made-answer-withheld"),
@@ -25,9 +25,9 @@ REQUESTS = [
     pytest.param("POST", "/bridges/*/addChannel", "after", id="legs-joined-answer-withheld"),
     pytest.param("GET", "/bridges/*-b1", "before", id="join-not-verified-yet"),
 ]
-#: The table whose lock holds a step that asks no Asterisk.
+#: The table whose lock stops a step that makes no request.
 TABLES = [
-    pytest.param("organization_configurations", id="quota-while-routing"),
+    pytest.param("organization_configurations", id="admission-while-routing"),
     pytest.param("workflow_runs", id="runs-while-creating-the-run"),
 ]
 
@@ -69,7 +69,7 @@ def test_a_hang_up_while_a_request_is_held_leaves_nothing(
     with env.control.hold(method, path, when) as point:
         leg = env.dial()
         point.wait_arrived(10)
-        # The caller goes, and the pipeline knows it, while the step is still held.
+        # The caller hangs up, and the pipeline knows it, while the step is still stopped.
         env.control.hang_up(leg)
         env.wait_state(leg, "ending", "ended", seconds=5)
         point.release()
@@ -81,8 +81,8 @@ def test_a_hang_up_while_a_request_is_held_leaves_nothing(
         made = [row for row in env.pipeline.timeline(leg) if row["kind"] == "request"]
         return [row for row in made if row["name"].startswith(method) and pattern in row["name"]]
 
-    # The step that was held may tell of it after the teardown has ended.
-    env.until(requests, seconds=10, what="the request is told of")
+    # The stopped step may write its timeline entry after the teardown has ended.
+    env.until(requests, seconds=10, what="the request is in the timeline")
     held = requests()[0]
     assert held["at"] < hung_up["at"], f"the request was not under way when the caller hung up:\n{env.describe()}"
     assert held["took_ms"] > (hung_up["at"] - held["at"]).total_seconds() * 1000, env.describe()

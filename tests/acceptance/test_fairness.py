@@ -1,6 +1,6 @@
-"""Tenants beside tenants: one whose Asterisk is dead or slow costs its own calls only. Real processes, simulators.
+"""Fairness between tenants: a dead or slow Asterisk affects the calls of its own tenant only. Real processes.
 
-What is looked at is the mechanism, never how fast it was: `bench/fairness.py` measures.
+These tests check the mechanism; `bench/fairness.py` measures times.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.acceptance.environment import Deploy, Deployment, Environment
 
 pytestmark = pytest.mark.services
 
-#: Of the worker that sets calls up, and of one that tears them down; what one tenant has of them at most.
+#: Threads of the set-up pool and of the teardown pool, and the most of them that one tenant may use.
 THREADS, SHARE = 4, 3
 
 
@@ -45,7 +45,7 @@ def theirs(deployment: Deployment) -> Iterator[Environment]:
 
 
 def noted(env: Environment, name: str) -> int:
-    """How often a breaker's change was noted of the site's connection."""
+    """Return how often a change of the circuit breaker is in the connection's timeline."""
     return sum(note.startswith(f"{name}:") for note in env.notes())
 
 
@@ -55,7 +55,7 @@ def test_a_caller_outlasts_an_open_breaker_and_no_attempt_is_spent_on_it(ours: E
     ours.until(lambda: noted(ours, breaker.OPENED), seconds=10, what="the breaker opens")
     leg = ours.dial()
     ours.wait_state(leg, "prepared")
-    # The sweep has ordered the step again by then.
+    # By then the sweep has dispatched the step again.
     ours.until(lambda: ours.pipeline.call(leg)["step_retries"] >= 1, seconds=5, what="the step was ordered once more")
     assert ours.pipeline.call(leg)["attempt"] == 0, ours.describe()
     assert ours.pipeline.state(connected) == "connected"
@@ -69,12 +69,12 @@ def test_a_caller_outlasts_an_open_breaker_and_no_attempt_is_spent_on_it(ours: E
 
 
 def test_an_asterisk_that_hangs_leaves_threads_to_the_others(ours: Environment, theirs: Environment) -> None:
-    """Calls enough to hold every thread of the worker that sets them up, twice."""
+    """Makes twice as many calls as the set-up pool has threads."""
     with ours.control.hold("POST", "/channels/externalMedia", "before") as point:
         waiting = [ours.dial() for _ in range(2 * THREADS)]
         point.wait_arrived()
         served = theirs.connect(2 * THREADS)
-        # It holds its share and nothing above, and nobody waited for its answer.
+        # It uses its share and no more, and no other tenant waited for its answer.
         assert 1 <= point.waiting() <= SHARE, ours.describe()
         assert not any(ours.pipeline.state(leg) == "connected" for leg in waiting)
     theirs.end(*served)

@@ -1,7 +1,7 @@
 """Faults against a simulated Asterisk: refusals, silence, outages and hostile neighbours; calls go on or end properly.
 
-The product's processes run once for most tests of this module, with fast clocks; each test has a tenant and an
-Asterisk of its own.
+The product's processes run once for most tests of this file, with short times; each test has its own tenant and
+Asterisk.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.acceptance.environment import APP, EVENTS, PREFIX, Deploy, Deployment
 
 pytestmark = pytest.mark.services
 
-#: How long a server stays away.
+#: Duration of an outage.
 OUTAGE_SECONDS = 3.0
 
 
@@ -39,7 +39,7 @@ def deployment(deploy: Deploy) -> Iterator[Deployment]:
 
 
 def is_there(env: Environment, name: str) -> bool:
-    """Whether a channel or a bridge of this id exists."""
+    """Return True if a channel or a bridge of this id exists."""
     return name in {found["id"] for found in [*env.control.channels(), *env.control.bridges()]}
 
 
@@ -57,11 +57,11 @@ def test_a_creating_request_of_unknown_outcome_is_looked_for_and_never_repeated_
         case "cut-after-the-effect":
             env.control.fault("POST", path, "after", abort=True, times=1)
         case "late-effect":
-            # Longer than we wait for an answer: it takes effect when the second attempt is long connected.
+            # Longer than the timeout of a request: it takes effect long after the second attempt is connected.
             env.control.fault("POST", path, "before", delay_seconds=5.0, times=1)
     leg = env.dial()
     env.wait_state(leg, "connected")
-    # What had its effect after all is used: only the answer was lost. A bridge that is missing beside its leg is made.
+    # A request that took effect is used: only its answer was lost. A missing bridge is created for the existing leg.
     attempt = 1 if fault == "cut-after-the-effect" or "bridges" in path else 2
     assert env.pipeline.call(leg)["attempt"] == attempt, env.describe()
     assert "LegsUnknown" in env.facts(leg), env.describe()
@@ -124,7 +124,7 @@ def test_a_caller_who_left_unheard_before_the_answer_is_known_by_the_404(env: En
 @pytest.mark.parametrize("how", ["404-resource-not-found", "401", "503", "cut"])
 def test_an_asterisk_that_gives_no_proof_ends_no_call_and_leaves_a_teardown_open(env: Environment, how: str) -> None:
     hangs_up, stays = env.connect(2)
-    # "Simulated fault" is as little a word for "gone" as "Resource not found".
+    # "Simulated fault" does not prove that a channel is gone, and neither does "Resource not found".
     status = None if how == "cut" else int(how[:3])
     fault = env.control.fault("*", "*", "before", status=status, abort=status is None)
     env.until(lambda: fault.hits() >= 6, seconds=10, what="several resyncs were answered so")
@@ -133,7 +133,7 @@ def test_an_asterisk_that_gives_no_proof_ends_no_call_and_leaves_a_teardown_open
     env.until(lambda: env.run(hangs_up)["is_completed"], seconds=3, what="the run is ended without waiting")
     before = fault.hits()
     env.until(lambda: env.facts(hangs_up).count("RemovalPending") >= 2, seconds=10, what="the teardown is tried again")
-    # The breaker lets one step ask now and then.
+    # The circuit breaker admits a probe now and then.
     env.until(lambda: fault.hits() > before, seconds=10, what="it is asked again")
     assert env.pipeline.state(hangs_up) == "ending", env.describe()
     assert is_there(env, env.own(hangs_up, "m")), "nothing can have removed it"
@@ -164,7 +164,7 @@ def test_a_media_leg_that_is_never_ready_ends_the_call_within_its_bound(env: Env
     env.control.delay_media(10)
     leg = env.dial()
     env.until(lambda: env.control.channel(leg) is None, seconds=8, what="the caller is hung up")
-    # Asterisk removes a leg that still connects only when it has connected: the teardown is tried until then.
+    # Asterisk removes a connecting leg only once it is connected: the teardown is retried until then.
     env.wait_state(leg, "ended", seconds=25)
     call = env.pipeline.call(leg)
     assert (call["outcome"], call["reason"]) == ("failed", "voice agent not reached: media leg not ready in time")
@@ -192,7 +192,7 @@ def test_another_tenants_leg_under_the_id_of_our_media_leg_is_refused_and_record
         assert env.pipeline.state(leg) == "prepared", env.describe()
         assert "MediaReady" not in env.facts(leg), env.describe()
         env.wait_state(leg, "connected")
-        # And once more, now that it would end a connected call.
+        # Again, now that the event would end a connected call.
         seen = len(refusals(other))
         other.rest("POST", "/channels", endpoint="Local/1@elsewhere", app=APP, channelId=forged)
         other.until(lambda: len(refusals(other)) > seen, seconds=5, what="its StasisStart is refused again")
@@ -225,7 +225,7 @@ HOSTILE: list[dict[str, Any]] = [
     {"channel_id": "../applications"},
     {"channel_id": f"{PREFIX}not-quite-ours"},
 ]
-#: Unreadable even as an event: more than any Asterisk sends.
+#: Rejected when the event is parsed: no Asterisk sends as much.
 UNREADABLE: list[dict[str, Any]] = [
     {"args": ["x" * 20_000]},
     {"args": [f"a{number}" for number in range(100)]},
@@ -242,7 +242,7 @@ def test_hostile_arguments_and_numbers_are_served_or_refused_with_a_record(env: 
     served = [leg for leg in legs if env.pipeline.state(leg) == "connected"]
     refused = [leg for leg in legs if leg not in served]
     assert all(env.is_joined(leg) for leg in served), env.describe()
-    # These name a run as legs that the platform originated do; it is no run of theirs.
+    # These name a run, as legs originated by the platform do, but not one of their tenant.
     named = [leg for leg, how in zip(legs, HOSTILE, strict=True) if "workflow_run_id=1" in how.get("args", [])]
     assert refused == named, env.describe()
     assert [env.pipeline.call(leg)["outcome"] for leg in refused] == ["refused"] * len(refused), env.describe()
@@ -269,13 +269,13 @@ def test_an_unreadable_caller_does_not_keep_the_resync_from_the_others(env: Envi
 
 @contextlib.contextmanager
 def one_worker(_deployment: Deployment) -> Iterator[set[str]]:
-    """A set-up that nothing stops goes on by itself: only what begins a step is a message."""
+    """One worker: a set-up runs from step to step without messages."""
     yield set()
 
 
 @contextlib.contextmanager
 def a_worker_for_each_step(deployment: Deployment) -> Iterator[set[str]]:
-    """Each leaves the next step to another, by a message."""
+    """Several workers: each enqueues the next step for another one."""
     deployment.pipeline.stop("worker")
     served = {
         "worker.admission": "admission,originate,teardown,resync",
@@ -319,7 +319,7 @@ def test_every_message_delivered_three_times_changes_nothing(
 
 
 class Repeater:
-    """Pushes a copy of every message that anybody pushes, as often as told, a moment after it was pushed."""
+    """Enqueues `times` copies of every message, a moment after it was enqueued."""
 
     def __init__(self, url: str, *, times: int) -> None:
         self._url = url
@@ -354,7 +354,7 @@ class Repeater:
                         broker.enqueue(copy)
 
     def _messages(self, command: str) -> Iterator[dramatiq.Message[object]]:
-        """The messages in a command as MONITOR shows it, each the first time it is seen."""
+        """Yield the messages in a command that MONITOR shows, except those seen before."""
         text = command.replace("\\\\", "\\")
         at = text.find('{"queue_name"')
         while at >= 0:
@@ -376,7 +376,7 @@ def test_a_worker_frozen_for_longer_than_its_claim_repeats_nothing_when_it_wakes
                 legs = [env.dial() for _ in range(2)]
                 point.wait_arrived(count=2)
                 deployment.pipeline.signal("worker.frozen", signal.SIGSTOP)
-                # One request has its effect, one has not; the worker hears of neither before its claim is over.
+                # One request takes effect, the other does not; both answers come after the worker's claim has expired.
                 env.control.fault("POST", "/channels/externalMedia", "before", status=500, times=1)
             deployment.pipeline.start("worker.media", WORKER_QUEUES="media")
             for leg in legs:
@@ -396,7 +396,7 @@ def test_a_worker_frozen_for_longer_than_its_claim_repeats_nothing_when_it_wakes
 
 
 def asked_by(env: Environment, leg: str, who: str) -> bool:
-    """Whether this process has reported a request it made for a leg's call."""
+    """Return True if a process has recorded a request for a leg's call."""
     return any(row["kind"] == "request" and row["who"] == who for row in env.pipeline.timeline(leg))
 
 
@@ -405,7 +405,7 @@ def test_an_outage_of_a_server_during_calls_loses_none(stack_folder: Path, all_l
     folder = stack_folder / f"outage-{which}"
     folder.mkdir(mode=0o711)
     with (
-        # Durable: without, a killed Postgres forgets what it has just said it wrote.
+        # Durable, or else a killed Postgres loses what it has confirmed.
         servers.Postgres(folder / "postgres") as postgres,
         servers.Redis(folder / "redis") as own_redis,
     ):

@@ -1,4 +1,4 @@
-"""`honcho start`, as the README has it: an activated environment, three variables, the Procfile."""
+"""`honcho start` as in the README: an activated environment, three variables, the Procfile."""
 
 from __future__ import annotations
 

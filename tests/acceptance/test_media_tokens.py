@@ -1,4 +1,4 @@
-"""The media token, from the worker's settings to the agent's door: without the right one no media socket is opened."""
+"""The media token, from the worker's settings to the agent: without a valid one no media socket is opened."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_agent_takes_no_media_leg_without_its_token(
         log = deployment.pipeline.logs / "worker.log"
         assert (OFF in log.read_text()) is (said == OFF)
         assert said in log.read_text()
-        # At every start, not only at the first.
+        # At every start, not only the first one.
         deployment.pipeline.stop("worker")
         deployment.pipeline.start("worker")
         wait_until(lambda: log.read_text().count("worker started") == 2, seconds=10, what="the worker starts again")

@@ -1,4 +1,4 @@
-"""Outbound calls against a simulated Asterisk: our own originates, and the operator's commands for them."""
+"""Outbound calls on a simulated Asterisk: our own originates, and the operator's commands for them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_media_starts_with_the_answer_and_not_before(env: Environment) -> None:
     place(env, "ring", ring_seconds=60)
     leg = only_call(env, "ringing")["channel_id"]
     env.until(lambda: env.control.channel(leg)["state"] == "Ringing", seconds=5, what="it rings")  # type: ignore[index]
-    # A resync in between finds nothing to do.
+    # A resync in the meantime changes nothing.
     before = env.count("GET", f"/applications/{APP}")
     env.until(lambda: env.count("GET", f"/applications/{APP}") > before + 2, seconds=10, what="it was resynced")
     assert only_call(env, "ringing")["attempt"] == 0
@@ -108,8 +108,8 @@ def test_the_same_request_is_placed_once(deployment: Deployment, env: Environmen
     env.end(call["channel_id"])
 
 
-def test_a_worker_that_died_after_asking_is_made_up_for_and_nobody_is_called_twice(env: Environment) -> None:
-    """The order is given again while the far end rings: Asterisk is looked at, and asked no second time."""
+def test_an_originate_whose_worker_died_is_taken_up_and_not_dialled_twice(env: Environment) -> None:
+    """The step is dispatched again while the far end rings: it checks Asterisk, and does not dial again."""
     env.control.fault("POST", "/channels", "after", abort=True, times=1)
     place(env, "100")
     call = only_call(env, "connected", seconds=20)
@@ -118,7 +118,7 @@ def test_a_worker_that_died_after_asking_is_made_up_for_and_nobody_is_called_twi
 
 
 def test_a_call_that_is_ended_while_asterisk_is_being_asked_does_not_ring_on(env: Environment) -> None:
-    """The teardown looks first and finds no leg: it is removed as soon as it is known to be there."""
+    """The first teardown finds no leg: the leg is removed as soon as it is known to exist."""
     env.control.fault("POST", "/channels", "before", delay_seconds=2.5, times=1)
     place(env, "ring", ring_seconds=60)
     call = only_call(env, "originating")

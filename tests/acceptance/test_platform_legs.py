@@ -1,4 +1,4 @@
-"""Legs that the platform has originated, and refused callers, against a simulated Asterisk."""
+"""Legs that the platform has originated, and refused callers, on a simulated Asterisk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def env(deployment: Deployment) -> Iterator[Environment]:
 
 
 def platform_calls(env: Environment, run_id: int, number: str = "100", *, channel_id: str) -> None:
-    """What the platform's own API does: originates, then writes under which channel."""
+    """Do what the platform's own API does: originate, then write the channel into the run."""
     env.rest(
         "POST",
         "/channels",
@@ -100,7 +100,7 @@ def test_an_unanswered_leg_of_the_platform_ends_its_run(
 
 
 def test_a_far_end_that_hangs_up_before_it_is_taken_over_ends_its_run(env: Environment) -> None:
-    """Asterisk is slow to say that the leg is there; it is gone by then."""
+    """Asterisk answers slowly whether the leg exists; by then the leg is gone."""
     run_id, leg = waiting_run(env), platform_channel()
     env.control.fault("GET", f"/channels/{leg}", "before", delay_seconds=1.0, times=1)
     env.dial(channel_id=leg, answered=True, args=args(env, run_id).split(","))
@@ -125,13 +125,13 @@ def test_an_unanswered_leg_of_another_tenant_s_run_ends_nothing(deployment: Depl
             what="it is gone",
         )
         with deployment.queue() as client:
-            # Delayed messages are of the queue as well: it was looked for to the end.
+            # Delayed messages count, too: the last attempt to find the call was made.
             deployment.wait_idle(client, seconds=15)
         assert run_row(env, run_id) == before
         assert env.calls() == []
 
 
-#: What a leg says, by the two tenants' runs, workflows and users, `a` its own and `b` the other's → why it is refused.
+#: Owners of the run, workflow and user that a leg names (`a` its tenant, `b` the other one) → reason of the refusal.
 COMBINATIONS = {
     (run, workflow, user): (
         None if (run, workflow) == ("a", "a") and user in ("a", "")

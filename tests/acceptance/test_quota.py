@@ -1,4 +1,4 @@
-"""Limits on a simulated Asterisk, with the real processes: callers who are one too many, and those who cannot pay."""
+"""Quota on a simulated Asterisk, with the real processes: callers above the limit, and tenants without credit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEY = "mps-hunter2"
 
 
 class QuotaService(BaseHTTPRequestHandler):
-    """The platform's quota service: `credits_left` by service key, and 500 for keys it does not know."""
+    """The platform's quota service: `credits_left` by service key, and 500 for unknown keys."""
 
     credits_left: ClassVar[dict[str, float]] = {}
 
@@ -37,7 +37,7 @@ class QuotaService(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *args: object) -> None:
-        """Nothing on the tests' output."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def deployment(deploy: Deploy) -> Iterator[Deployment]:
 
 
 def arictl(env: Environment, *words: str) -> subprocess.CompletedProcess[str]:
-    """What an operator does."""
+    """Run arictl as an operator does."""
     settings = {
         "PATH": os.environ["PATH"], "DATABASE_URL": env.pipeline.database_url, "REDIS_URL": env.pipeline.redis_url,
         "SECRET_KEY": SECRET_KEY,
@@ -77,7 +77,7 @@ def set_quota(env: Environment, *words: str) -> None:
 
 
 def assert_refused(env: Environment, leg: str, cause: Cause, reason: str) -> None:
-    """The caller was hung up with this cause, unanswered; the call says why, and nothing was made for it."""
+    """Check that the caller was hung up unanswered with this cause and reason, and that nothing was created."""
     env.wait_state(leg, "ended")
     call = env.pipeline.call(leg)
     assert (call["outcome"], call["hangup_cause"], call["reason"]) == ("refused", cause, reason), env.describe()
@@ -102,7 +102,7 @@ def test_a_third_caller_is_busy_until_one_of_two_slots_is_free(env: Environment)
 
 
 def test_of_thirty_callers_at_once_as_many_are_connected_as_there_are_slots(env: Environment) -> None:
-    """The platform's own limit."""
+    """Set the platform's own limit."""
     env.pipeline.query(
         "INSERT INTO organization_configurations (organization_id, key, value)"
         " VALUES (%s, 'CONCURRENT_CALL_LIMIT', '{\"value\": 5}') RETURNING id",
@@ -138,7 +138,7 @@ def test_a_call_that_we_begin_takes_a_slot_and_is_not_placed_without_one(env: En
     env.end(*env.connect())
 
 
-def test_a_blocked_organization_calls_nobody(env: Environment) -> None:
+def test_a_blocked_organization_makes_no_outbound_call(env: Environment) -> None:
     env.tenant.configure(env.asterisk.url, ari_dial_template="Local/{number}@far")
     set_quota(env, "--blocked")
     words = ["call", "100", "-o", str(env.tenant.organization_id), "--workflow", str(env.tenant.workflow_id)]
@@ -148,7 +148,7 @@ def test_a_blocked_organization_calls_nobody(env: Environment) -> None:
     assert call["reason"] == "the organization is blocked"
     assert not env.asked("POST", "/channels")
     env.until(lambda: env.run(call["channel_id"])["is_completed"], seconds=5, what="its run is ended")
-    # Nobody has dialled: no leg is waited for, and its slot is free.
+    # Nothing was dialled: no leg is awaited, and the slot is free.
     env.until(lambda: env.calls()[0]["state"] == "ended", seconds=2, what="it has ended")
 
 
@@ -191,7 +191,7 @@ def test_callers_are_served_while_the_credits_last(paying_tenant: Environment) -
     QuotaService.credits_left = {KEY: 0.5}
     (leg,) = env.connect()
     assert "POST /api/v1/service-keys/usage" in env.facts(leg), env.describe()
-    # Whatever the adapter: the limit of calls at the same time.
+    # With every adapter: the limit of concurrent calls.
     assert_refused(env, env.dial(), Cause.BUSY, "too many calls at once: 1 of 1 slots are taken")
     env.end(leg)
     QuotaService.credits_left = {KEY: 0.05}

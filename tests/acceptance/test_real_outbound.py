@@ -1,4 +1,4 @@
-"""Outbound calls on a real Asterisk, by the real processes: ours, the platform's, and callers who go on."""
+"""Outbound calls on a real Asterisk with the real processes: ours, the platform's, and refused callers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared.call.call_requests import CallRequest
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.services]
 
-#: What a refused caller comes to behind Stasis: it shows what it was told, and waits.
+#: The dialplan behind Stasis for refused callers: it shows the channel variables, and waits.
 ANNOUNCEMENT = """
 [announced]
 exten => _X.,1,Stasis(voiceai)
@@ -28,7 +28,7 @@ exten => _X.,1,Stasis(voiceai)
 
 @pytest.fixture
 def running(pipeline: Pipeline, tenant: Tenant, asterisk: RealAsterisk, agent: Agent) -> Pipeline:
-    """Everything up, the tenant's socket connected."""
+    """All processes, with the tenant's event socket open."""
     assert agent.port
     asterisk.configuration.dialplan = ANNOUNCEMENT
     asterisk.reload()
@@ -71,7 +71,7 @@ def test_whom_we_call_talks_with_the_agent(
     session = agent.sessions[call["workflow_run_id"]]
     wait_until(lambda: session.dominant_frequency is not None, seconds=5, what="the agent hears whom we called")
     assert session.dominant_frequency == pytest.approx(1004, abs=20)
-    # Asked a second time under the same id, Asterisk says it was done.
+    # A second request under the same id is answered as if it had been done.
     again = asterisk.request(
         "POST", "/channels", endpoint="Local/tone@far", app="voiceai", channelId=call["channel_id"]
     )

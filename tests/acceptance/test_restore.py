@@ -1,4 +1,4 @@
-"""What docs/operations.md says of a database of an hour ago, and of a new SECRET_KEY: done while calls run."""
+"""Procedures of docs/operations.md during calls: restoring a database of an hour ago, and changing SECRET_KEY."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.acceptance.environment import Deploy, Deployment, Environment
 pytestmark = pytest.mark.services
 
 OLD_KEY, NEW_KEY = "the key that was used for years", "the new key made only today"
-#: As the agent of the suite checks it; of its own, so that it outlives the keys.
+#: A setting of its own, so that it survives the change of keys.
 MEDIA_TOKEN_SECRET = sealing.media_secret(SECRET_KEY.split(",", maxsplit=1)[0])
 
 
@@ -49,7 +49,7 @@ def test_a_database_of_an_hour_ago_is_restored_while_calls_run(
     talking, leaves_later = env.connect(2)
     (over,) = env.connect()
     env.end_one(over)
-    # Held where its attempt is in the row and its media leg on its way.
+    # Stopped when its attempt is stored and its media leg is requested.
     control.delay_media(1.5)
     being_set_up = env.dial()
     env.until(lambda: env.count("POST", "/channels/externalMedia") == 4, seconds=5, what="the agent is asked for")
@@ -60,7 +60,7 @@ def test_a_database_of_an_hour_ago_is_restored_while_calls_run(
     )
     env.wait_state(being_set_up, "connected")
     control.delay_media(0)
-    # The hour that will be forgotten.
+    # The hour that the restore undoes.
     control.hang_up(leaves_later)
     env.wait_state(leaves_later, "ended")
     (later,) = env.connect()
@@ -90,20 +90,20 @@ def test_a_database_of_an_hour_ago_is_restored_while_calls_run(
     env.until(lambda: pipeline.connected(env.asterisk.url), seconds=15, what="the event socket is up")
     pipeline.start("worker")
 
-    # Who talked then and talks now: not touched.
+    # Connected then and now: not touched.
     assert pipeline.state(talking) == "connected"
-    # Who hung up since: ended, and the run with the call.
+    # Hung up since: the call has ended, and its run with it.
     env.wait_state(leaves_later, "ended")
     assert env.run(leaves_later)["is_completed"]
-    # Who was being set up: hung up, not left in silence.
+    # Was being set up: hung up, not left in silence.
     env.wait_state(being_set_up, "ended")
     assert control.channel(being_set_up) is None
-    # Who called since and talks: taken up anew, with a run of a number nobody has had and another agent.
+    # Called since and still there: set up again, with a run id that was never used and another agent.
     env.wait_state(later, "connected")
     assert env.run(later)["id"] > last_run + 999
     assert env.own(later, "m") not in forgotten
     env.until(lambda: hears_the_agent(env, later), seconds=5, what="he hears an agent")
-    # Who called since and is gone: nothing.
+    # Called since and gone: no call.
     assert not pipeline.calls(later_and_over)
     assert pipeline.state(over) == "ended"
 
@@ -128,7 +128,7 @@ def test_the_secret_key_is_changed_while_a_call_runs(deployment: Deployment, env
     both = f"{NEW_KEY},{OLD_KEY}"
 
     def ready(name: str) -> int:
-        """How often a process has said that it is."""
+        """Return how often a process has logged that it is ready."""
         said = {"listener": "listening", "worker": "worker started", "scheduler": "scheduler started"}[name]
         return (pipeline.logs / f"{name}.log").read_text().count(said)
 
@@ -137,7 +137,7 @@ def test_the_secret_key_is_changed_while_a_call_runs(deployment: Deployment, env
             before = ready(name)
             assert pipeline.stop(name) == 0
             pipeline.start(name, SECRET_KEY=key)
-            # One that is told to end before it listens to signals ends by the signal.
+            # A process that gets the signal before it handles it ends by the signal.
             env.until(lambda name=name, before=before: ready(name) > before, seconds=20, what=f"{name} is ready")  # type: ignore[misc]
 
     def sealed() -> list[dict[str, Any]]:
@@ -169,5 +169,5 @@ def test_the_secret_key_is_changed_while_a_call_runs(deployment: Deployment, env
     env.end_one(leg)
     assert pipeline.state(talking) == "connected"
     assert hears_the_agent(env, talking)
-    # Its row still names the version that the old key has sealed.
+    # Its row still names the version that is sealed with the old key.
     env.end(talking)

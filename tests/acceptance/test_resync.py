@@ -1,7 +1,7 @@
-"""Resync against a simulated Asterisk: whatever an event, a message, a socket or a process loses, is found and mended.
+"""Resync on a simulated Asterisk finds and repairs what a lost event, message, socket or process has left.
 
-The product's processes run once for all tests of this module, with fast clocks; each test has a tenant and an Asterisk
-of its own.
+The product's processes run once for all tests of this file, with short times; each test has its own tenant and
+Asterisk.
 """
 
 from __future__ import annotations
@@ -82,12 +82,12 @@ def test_callers_who_hang_up_while_the_listener_is_dead_are_ended(deployment: De
 def test_a_cut_event_socket_is_opened_again_and_what_happened_meanwhile_is_found(
     deploy: Deploy, silently: bool
 ) -> None:
-    """The clock asks for no resync here: the new connection does."""
+    """Periodic resyncs are off here: the new connection triggers one."""
     with (
         deploy(f"resync-cut-{silently}", RESYNC_SECONDS="300") as deployment,
         deployment.environment() as env,
     ):
-        # Without a socket and without a channel ever, the app and its filter are gone.
+        # Without a socket and without any channel, the app and its filter are gone.
         filters = env.count("PUT", "/applications/voiceai/eventFilter")
         env.control.cut_event_sockets(APP)
         env.until(
@@ -97,7 +97,7 @@ def test_a_cut_event_socket_is_opened_again_and_what_happened_meanwhile_is_found
         )
         assert allowed(env) == set(EVENTS)
         gone, stays = env.connect(2)
-        # A resync judges only what has been still for two seconds.
+        # A resync judges only a call that has not changed for two seconds.
         env.until(
             lambda: env.pipeline.value("SELECT clock_timestamp() - max(at) > '2.1 s' FROM ari.timeline"),
             seconds=5,
@@ -118,7 +118,9 @@ def allowed(env: Environment) -> set[str]:
     return {entry["type"] for entry in env.rest("GET", "/applications/voiceai").json()["events_allowed"]}
 
 
-def test_the_event_filter_is_set_after_the_socket_is_up_and_put_back_when_somebody_changes_it(env: Environment) -> None:
+def test_the_event_filter_is_set_with_the_socket_and_restored_after_another_client_changes_it(
+    env: Environment,
+) -> None:
     opened = min(socket["opened_at"] for socket in env.control.sockets(APP))
     assert opened <= min(r.started_at for r in env.asked("PUT", "/applications/voiceai/eventFilter"))
     assert allowed(env) == set(EVENTS)
@@ -161,7 +163,7 @@ def test_a_connected_call_whose_media_leg_or_caller_went_unheard_is_ended(env: E
     env.wait_empty()
 
 
-# ── what somebody else did ───────────────────────────────────────────────────────────────────────────────────────────
+# ── what another client did ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_connected_call_whose_bridge_was_taken_apart_is_ended_with_the_reason(env: Environment) -> None:
@@ -208,8 +210,8 @@ def test_legs_and_bridges_of_another_controller_are_left_alone_and_reported(depl
         deployment.environment(media_urls={"theirs": their_agent.url}) as env,
     ):
         with env.control.hold("GET", "/applications/voiceai", "before"):
-            # A whole call of theirs: the caller in a bridge of theirs with a media leg of theirs. A caller's
-            # StasisStart was heard by their socket, not by ours.
+            # A complete call of the other controller: caller, media leg and bridge. Its socket got the caller's
+            # StasisStart, ours did not.
             env.control.drop_events(["StasisStart"], times=1)
             caller = env.dial()
             env.rest("POST", "/bridges/their-bridge", type="mixing")
@@ -291,10 +293,10 @@ def test_an_emptied_redis_loses_no_call_and_touches_no_connected_one(deployment:
     connected = env.connect(3)
     made = env.count("POST", "/channels/externalMedia")
     with env.control.hold("POST", "/channels/externalMedia", "before") as point, deployment.queue() as client:
-        # No more than a tenant has threads, whoever else is about.
+        # No more than the threads that one tenant may use.
         in_media = [env.dial() for _ in range(2)]
         point.wait_arrived(count=2)
-        # With the worker frozen, what the listener pushes is still in Redis when it is emptied.
+        # The worker is frozen, so the listener's messages are still in Redis when it is emptied.
         deployment.pipeline.signal("worker", signal.SIGSTOP)
         try:
             unread = [env.dial() for _ in range(3)]
@@ -318,7 +320,7 @@ def test_an_emptied_redis_loses_no_call_and_touches_no_connected_one(deployment:
 def test_resyncs_of_one_connection_go_one_after_the_other_and_none_that_matters_is_left_out(
     deployment: Deployment, env: Environment
 ) -> None:
-    # One worker has one resync of a connection in hand at most; a second worker does not know of it.
+    # A worker runs at most one resync of a connection at a time; a second worker does not know of it.
     deployment.pipeline.start("worker.2")
     try:
         logs = [deployment.pipeline.logs / name for name in ("worker.log", "worker.2.log")]

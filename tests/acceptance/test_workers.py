@@ -1,4 +1,4 @@
-"""Workers are processes that nobody masters: one that dies takes no other with it."""
+"""Workers are independent processes: one that dies takes no other with it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_killed_workers_take_no_other_with_them_and_calls_go_on(
 
     legs = []
     for killed in ("worker", "worker.2"):
-        # Some of these are in the hands of the one that is killed.
+        # Some of these are in flight on the worker that is killed.
         legs += [simulated.control.dial("voiceai") for _ in range(3)]
         pipeline.kill(killed)
     later = [simulated.control.dial("voiceai") for _ in range(3)]

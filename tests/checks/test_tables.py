@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,6 +119,31 @@ def queues_table() -> str:
     return _table(("Queue", "Actors"), rows)
 
 
+#: Fixtures that are both Asterisks in turn.
+BOTH_ASTERISKS = {"switch", "make_switch"}
+
+
+def contract_tables() -> str:
+    """Every fact of the contract suite, and which Asterisk it is tested on."""
+    parts = []
+    for path in sorted((checkout.ROOT / "tests/contract").glob("test_*.py")):
+        if rows := list(_facts(path)):
+            heading = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()[0]
+            parts.append(f"{heading}\n\n" + _table((f"`{path.name}`", "Simulated", "Real"), rows))
+    return "\n".join(parts)
+
+
+def _facts(path: Path) -> Iterator[tuple[str, str, str]]:
+    for node in ast.parse(path.read_text()).body:
+        if not isinstance(node, ast.FunctionDef) or not node.name.startswith("test_"):
+            continue
+        if not BOTH_ASTERISKS & {argument.arg for argument in node.args.args}:
+            continue
+        names = {decorator.id for decorator in node.decorator_list if isinstance(decorator, ast.Name)}
+        fact = node.name.removeprefix("test_").replace("_", " ")
+        yield fact[0].upper() + fact[1:], "no" if "ONLY_REAL" in names else "yes", "yes"
+
+
 def _table(heading: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [heading, ("---",) * len(heading), *rows]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
@@ -129,6 +156,7 @@ def _table(heading: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
         ("deadlines", deadlines_table),
         ("claims", claims_table),
         ("queues", queues_table),
+        ("contract", contract_tables),
     ],
 )
 def test_generated_tables_are_current(name: str, make: Callable[[], str]) -> None:

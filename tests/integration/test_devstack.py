@@ -114,7 +114,7 @@ def test_two_stacks_do_not_see_each_other(folder: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the mistake")
 def test_no_folder_but_ours_is_opened_for_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed = folder / "somebody's home"
+    closed = folder / "a private home"
     closed.mkdir(mode=0o700)
     monkeypatch.setenv("ARI_PIPELINE_HOME", str(closed / "data"))
     with pytest.raises(processes.ProcessError), servers.Postgres(folders.named("run") / "postgres", durable=False):
@@ -141,7 +141,7 @@ with servers.Postgres(folder / "postgres", durable=False), servers.Redis(folder 
 
 
 @pytest.mark.parametrize("victim", ["parent", "guards"])
-def test_nothing_is_left_when_somebody_is_killed(folder: Path, victim: str) -> None:
+def test_nothing_is_left_after_a_kill(folder: Path, victim: str) -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT, str(folder)], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         assert parent.stdout.readline() == "ready\n"
@@ -156,7 +156,7 @@ def test_nothing_is_left_when_somebody_is_killed(folder: Path, victim: str) -> N
         assert one(server.url, "SELECT 1") == 1
 
 
-def test_orphans_of_a_kept_process_end_with_it(folder: Path) -> None:
+def test_orphans_of_a_guarded_process_end_with_it(folder: Path) -> None:
     script = "sleep 3471 & (setsid sleep 3472 &) ; exec sleep 3473"
     process = processes.GuardedProcess(["sh", "-c", script], log=folder / "log")
 

@@ -139,7 +139,7 @@ def test_no_secret_is_in_the_file() -> None:
 STAGES = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
 
 
-def test_the_image_is_slim_and_runs_as_nobody_in_particular() -> None:
+def test_the_image_is_slim_and_runs_as_an_unprivileged_user() -> None:
     build, final = STAGES[-2:]
     assert build.startswith("python:3.11-slim")
     assert final.startswith("python:3.11-slim")
