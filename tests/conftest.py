@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 LONG = (
     "simulation/test_simulation.py",
     "acceptance/test_real_calls.py",
-    "acceptance/test_outbound.py",
     "acceptance/test_faults.py",
+    "acceptance/test_resync.py",
+    "acceptance/test_platform_legs.py",
+    "acceptance/test_outbound.py",
     "acceptance/test_failover.py",
     "integration/test_arictl.py",
 )

@@ -1,4 +1,4 @@
-"""What keeps this project readable: short pages, short tests, and one file of a name."""
+"""Pages stay short, and no two product files have one name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from tests.checks import checkout
 
 WORDS = {"README.md": 1800, "docs/architecture.md": 2500}
 GLOSSARY_ROWS = 60
-TEST_LINES = 500
 #: Names that every package has one of.
 OF_EACH_PACKAGE = {"__init__.py", "main.py"}
 
@@ -34,16 +33,3 @@ def test_no_two_product_files_have_one_name() -> None:
         by_name[path.rpartition("/")[2]].append(path)
     twice = {name: paths for name, paths in by_name.items() if len(paths) > 1 and name not in OF_EACH_PACKAGE}
     assert twice == {}, "\n".join(f"{name}: {', '.join(paths)}" for name, paths in twice.items())
-
-
-def test_no_test_file_is_long() -> None:
-    lengths = {path: len(checkout.text(path).splitlines()) for path in checkout.tests_files()}
-    long = {path: lines for path, lines in lengths.items() if lines > TEST_LINES}
-    assert long == {}, "\n".join(f"{path}: {lines} lines" for path, lines in long.items())
-
-
-def test_no_test_folder_is_named_like_a_package() -> None:
-    """Under `--import-mode=importlib` such a folder hides the package from the tests in it."""
-    packages = {*checkout.PRODUCT, *checkout.DEVELOPMENT}
-    folders = {path.name for path in (checkout.ROOT / "tests").rglob("*") if path.is_dir()}
-    assert folders & packages == set()

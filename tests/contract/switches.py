@@ -151,7 +151,9 @@ class Switch:
         leg, other = f"{number}-ringing", f"{number}-other"
         if self.simulated is not None:
             self.simulated.control.dial(f"app-{number}", channel_id=leg)
-            events.next("StasisStart", leg)
+            created = events.next("StasisStart", leg)["channel"]["creationtime"]
+            # Two channels of the same millisecond would have the same creationtime.
+            until(lambda: self.get("/asterisk/ping")["timestamp"] > created)
             self.simulated.control.pick_up(leg, new_channel_id=other)
             return leg, other
         whole = {"endpoint": "Local/ring@far", "app": f"app-{number}", "channelId": leg, "formats": "ulaw"}

@@ -1,4 +1,4 @@
-"""The development stack's own servers and agent: they start, survive, keep apart and are never left behind."""
+"""The servers and the agent of the development stack: they start, restart, keep apart and leave nothing behind."""
 
 import contextlib
 import os
@@ -33,7 +33,7 @@ def folder() -> Iterator[Path]:
 
 
 def until(met: Callable[[], Any], *, seconds: float = 10) -> bool:
-    """Whether a condition is met in time."""
+    """Return True if a condition is met in time."""
     deadline = time.monotonic() + seconds
     while not met():
         if time.monotonic() > deadline:
@@ -49,7 +49,7 @@ def one(url: str, statement: str) -> Any:
 
 
 def processes_with(text: str) -> list[int]:
-    """Ids of other processes that have this text in their arguments; the dead have none."""
+    """Return the ids of other processes with this text in their arguments; dead ones have none."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -151,7 +151,7 @@ def test_nothing_is_left_after_a_kill(folder: Path, victim: str) -> None:
             os.kill(pid, signal.SIGKILL)
         assert until(lambda: set(processes_with(str(folder))) <= {parent.pid})
         parent.kill()
-    # What was killed without warning starts again on the same data.
+    # A killed server starts again on the same data.
     with servers.Postgres(folder / "postgres", durable=False) as server:
         assert one(server.url, "SELECT 1") == 1
 
@@ -189,7 +189,7 @@ def test_silence_has_no_frequency() -> None:
 
 @pytest.fixture
 def runs(empty_database_url: str) -> str:
-    """A database with the columns the agent looks at: runs 1 (ready), 2 (completed), 3 (without its call_id)."""
+    """A database with the columns that the agent reads: runs 1 (ready), 2 (completed), 3 (without its call_id)."""
     with contextlib.closing(psycopg.connect(empty_database_url, autocommit=True)) as connection:
         connection.execute("CREATE TYPE workflow_run_state AS ENUM ('initialized', 'running', 'completed')")
         connection.execute(
