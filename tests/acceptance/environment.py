@@ -197,7 +197,7 @@ class Environment:
         """Return the names of the timeline entries of a leg's calls."""
         return [row["name"] for row in self.pipeline.timeline(leg)]
 
-    def notes(self) -> list[str]:
+    def connection_entries(self) -> list[str]:
         """Return the timeline entries of the connection, as `name: detail`."""
         rows = self.pipeline.query(
             "SELECT name, detail FROM ari.timeline WHERE connection_id = %s ORDER BY id",
@@ -251,7 +251,7 @@ class Environment:
         bridges = [(bridge["id"], bridge["channels"]) for bridge in self.control.bridges()]
         letters = self.pipeline.query("SELECT name, detail FROM ari.timeline WHERE kind = 'dead-letter'")
         return "\n".join([
-            *stories, f"-- of the connection: {self.notes()}", f"-- channels: {channels}", f"-- bridges: {bridges}",
+            *stories, f"-- of the connection: {self.connection_entries()}", f"-- channels: {channels}", f"-- bridges: {bridges}",
             f"-- dead letters: {letters}",
         ])  # fmt: skip
 

@@ -17,7 +17,7 @@ from tests.acceptance.environment import Environment
 LOCAL = {"ari_dial_template": "Local/{number}@far"}
 
 
-def place(env: Environment, number: str, **how: Any) -> None:
+def request_call(env: Environment, number: str, **how: Any) -> None:
     """Request a call by a message."""
     asked: dict[str, Any] = {"request_id": uuid.uuid4().hex, "workflow_id": env.tenant.workflow_id} | how
     request = CallRequest(organization_id=env.tenant.organization_id, number=number, **asked)

@@ -35,8 +35,8 @@ def test_a_process_is_alive_whatever_it_stands_on_and_not_when_it_is_stuck(
         env={**os.environ, "HEALTH_FILE": str(path)},
     )
     assert done.returncode == 0
-    noted = path.read_text()
-    wait_until(lambda: path.read_text() != noted, seconds=5, what="the next note")
+    touched = path.read_text()
+    wait_until(lambda: path.read_text() != touched, seconds=5, what="the next touch")
     pipeline.signal(name, signal.SIGSTOP)
     wait_until(lambda: health.silence(path, time.monotonic()) > 3, seconds=10, what="silence")
     pipeline.signal(name, signal.SIGCONT)

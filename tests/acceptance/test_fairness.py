@@ -44,15 +44,15 @@ def theirs(deployment: Deployment) -> Iterator[Environment]:
         yield made
 
 
-def noted(env: Environment, name: str) -> int:
+def breaker_entries(env: Environment, name: str) -> int:
     """Return how often a change of the circuit breaker is in the connection's timeline."""
-    return sum(note.startswith(f"{name}:") for note in env.notes())
+    return sum(entry.startswith(f"{name}:") for entry in env.connection_entries())
 
 
 def test_a_caller_outlasts_an_open_breaker_and_no_attempt_is_spent_on_it(ours: Environment) -> None:
     (connected,) = ours.connect()
     ours.control.fault("*", "/*", "before", status=503)
-    ours.until(lambda: noted(ours, breaker.OPENED), seconds=10, what="the breaker opens")
+    ours.until(lambda: breaker_entries(ours, breaker.OPENED), seconds=10, what="the breaker opens")
     leg = ours.dial()
     ours.wait_state(leg, "prepared")
     # By then the sweep has dispatched the step again.
@@ -64,7 +64,7 @@ def test_a_caller_outlasts_an_open_breaker_and_no_attempt_is_spent_on_it(ours: E
     assert ours.pipeline.call(leg)["attempt"] == 1, ours.describe()
     assert ours.asked("POST", "/channels/externalMedia")[-1].status == 200
     assert ours.count("POST", "/channels/externalMedia") == 2, "one for each call"
-    ours.until(lambda: noted(ours, breaker.CLOSED), seconds=5, what="the breaker closes")
+    ours.until(lambda: breaker_entries(ours, breaker.CLOSED), seconds=5, what="the breaker closes")
     ours.end(connected, leg)
 
 

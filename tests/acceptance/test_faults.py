@@ -107,7 +107,7 @@ def test_legs_that_cannot_be_joined_end_the_call_with_the_reason_and_never_leave
     env.end(*env.connect())
 
 
-def test_a_caller_who_left_unheard_before_the_answer_is_known_by_the_404(env: Environment) -> None:
+def test_a_caller_that_left_without_an_event_before_the_answer_is_detected_by_the_404(env: Environment) -> None:
     with env.control.hold("POST", "/channels/*/answer", "before") as point:
         leg = env.dial()
         point.wait_arrived()
@@ -208,7 +208,7 @@ def test_another_tenants_leg_under_the_id_of_our_media_leg_is_refused_and_record
 
 
 def refusals(env: Environment) -> list[str]:
-    return [note for note in env.notes() if note.startswith("ForeignLeg")]
+    return [entry for entry in env.connection_entries() if entry.startswith("ForeignLeg")]
 
 
 HOSTILE: list[dict[str, Any]] = [

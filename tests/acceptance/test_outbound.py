@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.acceptance.environment import APP, Deploy, Deployment, Environment
-from tests.acceptance.outbound import LOCAL, args, arictl, only_call, place, run_of, waiting_run
+from tests.acceptance.outbound import LOCAL, args, arictl, only_call, request_call, run_of, waiting_run
 
 pytestmark = pytest.mark.services
 
@@ -26,7 +26,7 @@ def env(deployment: Deployment) -> Iterator[Environment]:
 
 
 def test_an_answered_call_gets_an_agent_and_its_run_is_as_the_platform_s_are(env: Environment) -> None:
-    place(env, "+4930123", caller_id="+4955501")
+    request_call(env, "+4930123", caller_id="+4955501")
     call = only_call(env, "connected")
     leg = call["channel_id"]
     assert env.is_joined(leg)
@@ -49,7 +49,7 @@ def test_an_answered_call_gets_an_agent_and_its_run_is_as_the_platform_s_are(env
 
 
 def test_media_starts_with_the_answer_and_not_before(env: Environment) -> None:
-    place(env, "ring", ring_seconds=60)
+    request_call(env, "ring", ring_seconds=60)
     leg = only_call(env, "ringing")["channel_id"]
     env.until(lambda: env.control.channel(leg)["state"] == "Ringing", seconds=5, what="it rings")  # type: ignore[index]
     # A resync in the meantime changes nothing.
@@ -76,7 +76,7 @@ def test_media_starts_with_the_answer_and_not_before(env: Environment) -> None:
 def test_an_unanswered_call_ends_its_run_within_a_second(
     env: Environment, number: str, came_to: tuple[str, str, int], disposition: str
 ) -> None:
-    place(env, number, ring_seconds=1)
+    request_call(env, number, ring_seconds=1)
     call = only_call(env, "ended")
     assert (call["outcome"], call["reason"], call["hangup_cause"]) == came_to
     run = run_of(env, call)
@@ -98,9 +98,9 @@ def test_an_unanswered_call_ends_its_run_within_a_second(
 def test_the_same_request_is_placed_once(deployment: Deployment, env: Environment) -> None:
     request_id = "campaign 7, row 12"
     for _ in range(5):
-        place(env, "100", request_id=request_id)
+        request_call(env, "100", request_id=request_id)
     call = only_call(env, "connected")
-    place(env, "100", request_id=request_id)
+    request_call(env, "100", request_id=request_id)
     with deployment.queue() as client:
         deployment.wait_idle(client)
     assert env.count("POST", "/channels") == 1
@@ -111,7 +111,7 @@ def test_the_same_request_is_placed_once(deployment: Deployment, env: Environmen
 def test_an_originate_whose_worker_died_is_taken_up_and_not_dialled_twice(env: Environment) -> None:
     """The step is dispatched again while the far end rings: it checks Asterisk, and does not dial again."""
     env.control.fault("POST", "/channels", "after", abort=True, times=1)
-    place(env, "100")
+    request_call(env, "100")
     call = only_call(env, "connected", seconds=20)
     assert env.count("POST", "/channels") == 1, env.describe()
     env.end(call["channel_id"])
@@ -120,7 +120,7 @@ def test_an_originate_whose_worker_died_is_taken_up_and_not_dialled_twice(env: E
 def test_a_call_that_is_ended_while_asterisk_is_being_asked_does_not_ring_on(env: Environment) -> None:
     """The first teardown finds no leg: the leg is removed as soon as it is known to exist."""
     env.control.fault("POST", "/channels", "before", delay_seconds=2.5, times=1)
-    place(env, "ring", ring_seconds=60)
+    request_call(env, "ring", ring_seconds=60)
     call = only_call(env, "originating")
     assert arictl(env, "hangup", str(call["call_id"])).returncode == 0
     ended = only_call(env, "ended", seconds=8)
@@ -130,7 +130,7 @@ def test_a_call_that_is_ended_while_asterisk_is_being_asked_does_not_ring_on(env
 
 def test_an_originate_that_cannot_be_dialled_fails_with_asterisk_s_words(env: Environment) -> None:
     env.control.fault("POST", "/channels", status=500, message="Allocation failed", times=1)
-    place(env, "100")
+    request_call(env, "100")
     call = only_call(env, "ended")
     assert (call["outcome"], call["reason"]) == ("failed", "not originated: 500 Allocation failed")
     assert run_of(env, call)["gathered_context"]["call_disposition"] == "failed"
@@ -138,7 +138,7 @@ def test_an_originate_that_cannot_be_dialled_fails_with_asterisk_s_words(env: En
 
 def test_a_call_for_a_run_that_waits(env: Environment) -> None:
     run_id = waiting_run(env)
-    place(env, "100", workflow_id=None, workflow_run_id=run_id)
+    request_call(env, "100", workflow_id=None, workflow_run_id=run_id)
     call = only_call(env, "connected")
     assert call["workflow_run_id"] == run_id
     assert run_of(env, call)["state"] == "running"
@@ -147,7 +147,7 @@ def test_a_call_for_a_run_that_waits(env: Environment) -> None:
 
 def test_an_agent_that_is_down_hangs_up_the_answered_far_end(env: Environment) -> None:
     with env.control.media_refused():
-        place(env, "100")
+        request_call(env, "100")
         call = only_call(env, "ended", seconds=30)
     assert (call["outcome"], run_of(env, call)["gathered_context"]["call_disposition"]) == ("failed", "error")
     env.wait_empty()
@@ -155,13 +155,13 @@ def test_an_agent_that_is_down_hangs_up_the_answered_far_end(env: Environment) -
 
 def test_a_longest_call_of_the_connection_s_own_ends_it(env: Environment) -> None:
     env.tenant.configure(env.asterisk.url, **LOCAL, ari_max_call_seconds=1.5)
-    place(env, "100")
+    request_call(env, "100")
     ended = only_call(env, "ended")
     assert (ended["outcome"], ended["reason"]) == ("completed", "longest call time reached")
 
 
 def test_a_run_that_the_platform_completes_ends_its_call(env: Environment) -> None:
-    place(env, "100")
+    request_call(env, "100")
     call = only_call(env, "connected")
     env.pipeline.query(
         "UPDATE workflow_runs SET state = 'completed', is_completed = true WHERE id = %s RETURNING 1",
@@ -199,7 +199,7 @@ def test_an_operator_places_a_call_and_ends_it(env: Environment) -> None:
         (["100", "--workflow", "{workflow}", "--caller-id", '"x" <1>'], "is no number"),
     ],
 )
-def test_what_cannot_be_placed_is_said_at_once(env: Environment, words: list[str], reason: str) -> None:
+def test_an_impossible_call_is_refused_at_once(env: Environment, words: list[str], reason: str) -> None:
     given = [word.replace("{workflow}", str(env.tenant.workflow_id)) for word in words]
     refused = arictl(env, "call", *given, "-o", str(env.tenant.organization_id))
     assert refused.returncode == 1

@@ -51,7 +51,7 @@ def platform_channel() -> str:
     return f"platform-{uuid.uuid4().hex[:12]}"
 
 
-def test_a_leg_of_the_platform_is_taken_over_just_so(env: Environment) -> None:
+def test_a_leg_of_the_platform_is_connected_for_its_run(env: Environment) -> None:
     run_id, leg = waiting_run(env), platform_channel()
     platform_calls(env, run_id, channel_id=leg)
     call = only_call(env, "connected")
@@ -65,7 +65,7 @@ def test_a_leg_of_the_platform_is_taken_over_just_so(env: Environment) -> None:
 
 
 @pytest.mark.parametrize("with_user", [True, False])
-def test_arguments_in_one_string_are_taken_as_well(env: Environment, *, with_user: bool) -> None:
+def test_arguments_in_one_string_are_read_as_well(env: Environment, *, with_user: bool) -> None:
     run_id = waiting_run(env)
     said = args(env, run_id)
     leg = env.dial(answered=True, args=[said if with_user else said.rpartition(",")[0]])
@@ -74,7 +74,7 @@ def test_arguments_in_one_string_are_taken_as_well(env: Environment, *, with_use
     env.end(leg)
 
 
-def test_a_leg_that_rings_here_for_a_run_is_answered_by_us(env: Environment) -> None:
+def test_a_ringing_leg_that_names_a_run_is_answered(env: Environment) -> None:
     run_id = waiting_run(env)
     leg = env.dial(args=args(env, run_id).split(","))
     env.wait_state(leg, "connected")
@@ -230,7 +230,7 @@ def test_arguments_of_the_dialplan_s_own_are_not_ours(env: Environment) -> None:
     env.end(leg)
 
 
-def test_a_refused_caller_goes_on_in_the_dialplan_and_is_told_why(env: Environment) -> None:
+def test_a_refused_caller_continues_in_the_dialplan_with_the_reason(env: Environment) -> None:
     env.tenant.configure(env.asterisk.url, inbound_workflow_id=None, ari_on_refusal="continue")
     leg = env.dial()
     env.wait_state(leg, "ended")

@@ -38,7 +38,7 @@ def running(pipeline: Pipeline, tenant: Tenant, asterisk: RealAsterisk, agent: A
     return pipeline
 
 
-def place(running: Pipeline, tenant: Tenant, number: str, **how: Any) -> None:
+def request_call(running: Pipeline, tenant: Tenant, number: str, **how: Any) -> None:
     request = CallRequest(
         organization_id=tenant.organization_id,
         number=number,
@@ -62,10 +62,10 @@ def nothing_is_left(asterisk: RealAsterisk) -> bool:
     return not asterisk.channels() and not asterisk.bridges()
 
 
-def test_whom_we_call_talks_with_the_agent(
+def test_the_far_end_of_an_outbound_call_talks_with_the_agent(
     running: Pipeline, asterisk: RealAsterisk, tenant: Tenant, agent: Agent
 ) -> None:
-    place(running, tenant, "tone")
+    request_call(running, tenant, "tone")
     (call,) = wait_calls(running, 1, "connected")
     assert call["caller_number"] == "+4955501"
     session = agent.sessions[call["workflow_run_id"]]
@@ -93,7 +93,7 @@ def test_whom_we_cannot_reach_ends_the_run_with_disposition_and_cause(
         "nosuchnumber": ("failed", "failed", None),
     }
     for number in expected:
-        place(running, tenant, number, ring_seconds=2)
+        request_call(running, tenant, number, ring_seconds=2)
     calls = wait_calls(running, len(expected), "ended")
     came_to = {
         call["called_number"]: (
@@ -110,7 +110,7 @@ def test_whom_we_cannot_reach_ends_the_run_with_disposition_and_cause(
 
 
 @pytest.mark.parametrize("number", ["wait", "busy"])
-def test_a_leg_of_the_platform_is_taken_over_or_its_run_ended(
+def test_a_leg_of_the_platform_is_connected_or_its_run_ended(
     running: Pipeline, asterisk: RealAsterisk, tenant: Tenant, number: str
 ) -> None:
     run_id = running.value(
@@ -140,7 +140,7 @@ def test_a_leg_of_the_platform_is_taken_over_or_its_run_ended(
     wait_until(lambda: nothing_is_left(asterisk), seconds=5, what=lambda: str(asterisk.channels()))
 
 
-def test_a_refused_caller_goes_on_in_the_dialplan_and_hears_why(
+def test_a_refused_caller_continues_in_the_dialplan_and_hears_the_reason(
     running: Pipeline, asterisk: RealAsterisk, tenant: Tenant
 ) -> None:
     tenant.configure(asterisk.url, inbound_workflow_id=None, ari_on_refusal="continue")

@@ -147,7 +147,7 @@ def test_a_media_leg_whose_stasis_start_was_lost_is_found_ready_and_joined(env: 
     env.end(leg)
 
 
-def test_a_connected_call_whose_media_leg_or_caller_went_unheard_is_ended(env: Environment) -> None:
+def test_a_connected_call_whose_media_leg_or_caller_left_without_an_event_is_ended(env: Environment) -> None:
     agent_gone, caller_gone, stays = env.connect(3)
     env.control.drop_events(EVENTS)
     env.control.hang_up(env.own(agent_gone, "m"))
@@ -180,7 +180,7 @@ def test_a_connected_call_whose_bridge_was_taken_apart_is_ended_with_the_reason(
     env.end(stays)
 
 
-def test_leftovers_with_our_prefix_and_no_live_call_are_removed(env: Environment) -> None:
+def test_orphans_with_our_prefix_and_no_live_call_are_removed(env: Environment) -> None:
     over, stays = env.connect(2)
     env.control.hang_up(over)
     env.wait_state(over, "ended")
@@ -199,7 +199,9 @@ def test_leftovers_with_our_prefix_and_no_live_call_are_removed(env: Environment
         seconds=5,
         what="the legs are removed",
     )
-    assert any(f"{strange}-m1 had no live call: removed" in note for note in env.notes()), env.notes()
+    assert any(f"{strange}-m1 had no live call: removed" in entry for entry in env.connection_entries()), (
+        env.connection_entries()
+    )
     assert env.is_joined(stays), env.describe()
     env.end(stays)
 
@@ -234,10 +236,10 @@ def test_legs_and_bridges_of_another_controller_are_left_alone_and_reported(depl
             looks = env.count("GET", "/bridges")
         env.until(lambda: env.count("GET", "/bridges") >= looks + 3, seconds=10, what="three looks at the bridges")
         assert env.control.channel("their-media") is not None
-        told = [note for note in env.notes() if caller in note]
+        told = [entry for entry in env.connection_entries() if caller in entry]
         assert told, env.describe()
         assert "in bridge their-bridge, which is not ours: left alone" in told[0]
-        assert "ForeignMedia: channel their-media" in "\n".join(env.notes()), env.describe()
+        assert "ForeignMedia: channel their-media" in "\n".join(env.connection_entries()), env.describe()
         env.control.hang_up("their-media")
         env.until(lambda: env.control.channel("their-media") is None, seconds=5, what="their leg is gone")
         with deployment.queue() as client:
@@ -268,7 +270,7 @@ def test_a_caller_sent_on_in_the_dialplan_is_never_hung_up_and_is_a_new_call_whe
     env.end(leg)
 
 
-def test_a_caller_sent_on_unheard_survives_the_resync_and_is_a_new_call_when_it_comes_back_unheard(
+def test_a_caller_sent_on_without_an_event_survives_the_resync_and_is_a_new_call_when_it_comes_back(
     env: Environment,
 ) -> None:
     (leg,) = env.connect()

@@ -89,7 +89,7 @@ def test_redis_forgets_everything_when_it_is_killed_and_wants_its_password(folde
     assert processes_with(str(folder)) == []
 
 
-def test_half_initialised_data_folder_is_made_anew(folder: Path) -> None:
+def test_an_incomplete_data_folder_is_created_again(folder: Path) -> None:
     (folder / "postgres").mkdir()
     (folder / "postgres" / "data.partial" / "cluster").mkdir(parents=True)
     with servers.Postgres(folder / "postgres", durable=False) as server:
@@ -97,7 +97,7 @@ def test_half_initialised_data_folder_is_made_anew(folder: Path) -> None:
     assert not (folder / "postgres" / "data.partial").exists()
 
 
-def test_taken_port_makes_it_another_one(folder: Path) -> None:
+def test_a_port_in_use_is_replaced_by_another_one(folder: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -210,7 +210,7 @@ def leg_url(agent: Agent, run_id: int, *, secret: str = SECRET) -> str:
     return f"{agent.url}?workflow_id=7&user_id=5&workflow_run_id={run_id}&token={token}"
 
 
-def test_agent_takes_a_leg_once_sets_its_run_running_and_echoes(runs: str) -> None:
+def test_agent_accepts_a_leg_once_sets_its_run_running_and_echoes(runs: str) -> None:
     with Agent(database_url=runs, secret=SECRET) as agent:
         with connect(leg_url(agent, 1), subprotocols=[endpoint.SUBPROTOCOL]) as leg:  # type: ignore[list-item]
             assert leg.subprotocol == "media"
