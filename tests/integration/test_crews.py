@@ -12,7 +12,7 @@ import dramatiq
 import pytest
 
 from shared import messages, queues
-from shared.call.limits import Step
+from shared.call.steps import Step
 from tests.support import worker_harness
 from workers import actors, pools
 

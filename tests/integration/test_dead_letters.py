@@ -14,7 +14,8 @@ import redis
 from shared import errors, keys, messages, queues
 from shared.broker import retries
 from shared.call import commands
-from shared.call.calls import Call, Direction, State
+from shared.call.calls import Call
+from shared.call.states import Direction, State
 from shared.storage import database
 from shared.storage.postgres_calls import PostgresCalls
 from tests import databases

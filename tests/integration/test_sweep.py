@@ -8,8 +8,10 @@ from datetime import timedelta
 import pytest
 
 from scheduler import sweep
-from shared.call.calls import Call, State
-from shared.call.limits import Limits, Step
+from shared.call.calls import Call
+from shared.call.limits import Limits
+from shared.call.states import State
+from shared.call.steps import Step
 from shared.storage.call_store import ClaimRequest
 from shared.storage.call_writer import CallWriter
 from shared.storage.postgres_calls import PostgresCalls

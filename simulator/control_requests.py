@@ -1,17 +1,17 @@
-"""What a test or a scenario may order: checked forms of callers, faults, gates and the rest."""
+"""Validated bodies of the control requests, as tests send them and scenario files hold them."""
 
 from typing import Literal
 
 import pydantic
 
 
-class Order(pydantic.BaseModel):
-    """Root of all orders: an unknown field is an error, not a silent nothing."""
+class ControlRequest(pydantic.BaseModel):
+    """Base of all control requests; an unknown field is an error."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
-class Dial(Order):
+class Dial(ControlRequest):
     """A call comes in."""
 
     app: str
@@ -25,28 +25,28 @@ class Dial(Order):
     tone_hz: int | None = pydantic.Field(default=None, gt=0, lt=4000, multiple_of=50)
 
 
-class HangUp(Order):
-    """The party at the other end hangs up."""
+class HangUp(ControlRequest):
+    """The party of a channel hangs up."""
 
     cause: int = 16
 
 
-class Reenter(Order):
+class Reenter(ControlRequest):
     """The dialplan runs Stasis() on a channel again."""
 
     app: str
     args: list[str] = []
 
 
-class PickUp(Order):
-    """Somebody else picks a call up."""
+class PickUp(ControlRequest):
+    """Another channel picks a call up."""
 
     caller: str = "+15551234"
     channel_id: str | None = None
 
 
-class Match(Order):
-    """Which requests are meant. `path` is below `/ari`, decoded; `*` in it is any text, slashes too."""
+class Match(ControlRequest):
+    """Selects requests to `/ari`. `path` is below `/ari` and decoded; `*` in it matches any text, slashes too."""
 
     method: str = "*"
     path: str
@@ -54,9 +54,9 @@ class Match(Order):
 
 
 class Fault(Match):
-    """What goes wrong with matching requests: `before` or `after` they took effect.
+    """Makes matching requests fail `before` or `after` they take effect.
 
-    `status` answers in Asterisk's place (before: and nothing takes effect), `abort` cuts the connection.
+    `status` is answered instead of Asterisk's own answer, `abort` cuts the connection.
     """
 
     delay_seconds: float = pydantic.Field(default=0.0, ge=0)
@@ -67,40 +67,40 @@ class Fault(Match):
     probability: float = pydantic.Field(default=1.0, ge=0, le=1)
 
 
-class Gate(Match):
-    """Matching requests wait until the gate is released."""
+class Breakpoint(Match):
+    """Stops matching requests until it is released."""
 
 
-class CutSockets(Order):
-    """Event sockets are lost; silently: they stay open and go dead."""
+class CutSockets(ControlRequest):
+    """Cuts event sockets; silently: they stay open but go dead."""
 
     app: str | None = None
     silently: bool = False
 
 
-class DropEvents(Order):
-    """Events of these types are lost."""
+class DropEvents(ControlRequest):
+    """Drops events of these types."""
 
     types: list[str]
     times: int | None = pydantic.Field(default=None, ge=1)
 
 
-class Media(Order):
-    """How media legs connect from now on; None leaves it as it is."""
+class Media(ControlRequest):
+    """Sets how media legs connect from now on; None changes nothing."""
 
     delay_seconds: float | None = pydantic.Field(default=None, ge=0)
     refuse: bool | None = None
 
 
-class Crash(Order):
-    """Everything vanishes, and nobody answers until a restart."""
+class Crash(ControlRequest):
+    """Removes all channels, bridges and sockets; no request is answered until a restart."""
 
 
-class Clear(Order):
-    """All faults, gates, drops and media troubles end."""
+class Clear(ControlRequest):
+    """Ends all faults, breakpoints, drops and media faults."""
 
 
-class Restart(Order):
-    """Everything vanishes; Asterisk answers again after this time."""
+class Restart(ControlRequest):
+    """Removes all channels, bridges and sockets; Asterisk answers again after this time."""
 
     down_seconds: float = pydantic.Field(default=0.0, ge=0)

@@ -1,16 +1,11 @@
-"""The documents say what is so: links, names, commands and settings exist, and the generated tables are current.
-
-`UPDATE_DOCS=1 make test ARGS=tests/unit/test_docs.py` makes the generated tables anew.
-"""
+"""What the documents name exists: links, files, tests, commands, settings, queues, actors, keys, tables, states."""
 
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +17,13 @@ from devstack import asterisk_config
 from shared import errors, keys, messages
 from shared.assignments import SocketState
 from shared.call import states
-from shared.call.limits import Limits
 from shared.call.steps import Step
 from shared.process import settings
+from tests.checks.checkout import PAGES, ROOT, text
 
-ROOT = Path(__file__).parents[2]
-DOCS = (
-    "architecture.md", "glossary.md", "configuration.md", "operations.md", "troubleshooting.md", "simulation.md",
-    "lessons.md",
-)  # fmt: skip
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{page}" for page in DOCS)]
-REFRESH = "UPDATE_DOCS=1 make test ARGS=tests/unit/test_docs.py"
-#: Who reads which settings: a class's own fields, under this heading.
-READERS: dict[str, type[settings.Environment]] = {
-    "Every process": settings.Base,
-    "Every process and arictl doctor: where tenants' endpoints may lead": settings.Guarded,
-    "With a database: worker and scheduler; arictl reads DATABASE_URL alone": settings.WithDatabase,
-    "Listener and scheduler": settings.WithHeartbeats,
-    "Listener": settings.Listener,
-    "Worker": settings.Worker,
-    "Scheduler": settings.Scheduler,
-}
 PROCESSES: list[type[settings.Base]] = [settings.Listener, settings.Worker, settings.Scheduler]
 #: First words of a path in the checkout.
-FOLDERS = "tests|docs|shared|workers|scheduler|listener|arictl|devstack|simulator"
-
-
-@cache
-def text(page: str) -> str:
-    return (ROOT / page).read_text()
+FOLDERS = "tests|docs|shared|workers|scheduler|listener|arictl|devstack|simulator|bench"
 
 
 def fences(page: str, *languages: str) -> Iterator[str]:
@@ -74,115 +47,6 @@ def commands(page: str) -> list[str]:
     """Lines of shell blocks, and what stands in backticks."""
     joined = "\n".join(fences(page, "sh")).replace("\\\n", " ")
     return [*joined.splitlines(), *named(page)]
-
-
-# ── what is generated ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def settings_tables() -> str:
-    parts = []
-    for heading, kind in READERS.items():
-        own = {name: field for name, field in kind.model_fields.items() if name in inspect.get_annotations(kind)}
-        rows = [(f"`{name.upper()}`", *_default_and_bounds(field), _said(field)) for name, field in own.items()]
-        parts.append(f"## {heading}\n\n" + _table(("Variable", "Default", "Bounds", "Meaning"), rows))
-    return "\n".join(parts)
-
-
-def _default_and_bounds(field: Any) -> tuple[str, str]:
-    default = "must be set" if field.is_required() else field.default
-    if default is None or default == "":
-        default = "not set"
-    elif default != "must be set":
-        default = f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
-    bounds = [
-        f"{sign} {value:g}"
-        for bound in field.metadata
-        for sign, attribute in ((">", "gt"), ("≥", "ge"), ("<", "lt"), ("≤", "le"))
-        if (value := getattr(bound, attribute, None)) is not None
-    ]
-    choices = getattr(field.annotation, "__args__", ())
-    if choices and all(isinstance(choice, str) for choice in choices):
-        bounds.append(", ".join(f"`{choice}`" for choice in choices))
-    return str(default), ", ".join(bounds)
-
-
-def _said(field: Any) -> str:
-    assert field.description, "a setting without a description"
-    return str(field.description)
-
-
-def deadlines_table() -> str:
-    limits = Limits()
-    wait, checks, last = limits.queue_seconds, limits.media_checks, limits.max_step_retries
-    begun = limits.attempt_wait().total_seconds()
-    again = f"the step again, {last} times at most; then the call ends"
-    rows = [
-        ("`received`, `admitted`, `joining`", wait, again),
-        ("`prepared`, no attempt begun", wait, again),
-        ("`prepared`, attempt begun", begun, f"the next attempt, {limits.attempts} in all; then the call ends"),
-        (
-            "`prepared`, legs made, not ready",
-            limits.media_check_seconds,
-            f"Asterisk is asked for the leg, {checks} times at most; then the call ends",
-        ),
-        ("`connected`", limits.call_seconds, "the call ends (`CALL_SECONDS`)"),
-        (
-            "`ending`",
-            wait,
-            f"the teardown again, for ever; pauses from 1 s, doubling, to {limits.teardown_pause_seconds:g} s",
-        ),
-    ]
-    shown = [(state, f"{seconds:g}", then) for state, seconds, then in rows]
-    return _table(("State", "Seconds", "When overdue"), shown)
-
-
-def claims_table() -> str:
-    limits = Limits()
-    made_of = {
-        Step.ADMISSION: f"{limits.quota_seconds:g} for quota and the platform's tables",
-        Step.RUNS: "two statements",
-        Step.MEDIA: "one request",
-        Step.BRIDGE: "one request",
-        Step.TEARDOWN: "two requests",
-    }
-    rows = [(f"`{step}`", f"{limits.claim(step).total_seconds():g}", what) for step, what in made_of.items()]
-    return _table(("Step", "Claim, seconds", "Made of"), rows) + (
-        f"\nA request is {limits.connect_seconds:g} s to connect and {limits.read_seconds:g} s for the answer, a"
-        f" statement\n{limits.database_seconds:g} s; each claim but that of `runs` has one statement on top.\n"
-    )
-
-
-def _table(heading: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [heading, ("---",) * len(heading), *rows]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("page", "name", "make"),
-    [
-        ("docs/configuration.md", "settings", settings_tables),
-        ("docs/architecture.md", "deadlines", deadlines_table),
-        ("docs/architecture.md", "claims", claims_table),
-    ],
-)
-def test_generated_tables_are_current(page: str, name: str, make: Callable[[], str]) -> None:
-    begin, end = f"<!-- begin: {name} -->\n", f"<!-- end: {name} -->"
-    before, _, rest = text(page).partition(begin)
-    found, marked, after = rest.partition(end)
-    assert marked, f"{page} has no block {name}"
-    made = f"\n{make()}\n"
-    if os.environ.get("UPDATE_DOCS") and found != made:
-        (ROOT / page).write_text(before + begin + made + end + after)
-        text.cache_clear()
-        found = made
-    assert found == made, f"{page} is out of date, to make it anew: {REFRESH}"
-
-
-def test_every_setting_is_on_the_page() -> None:
-    kinds = [kind for _, kind in inspect.getmembers(settings, inspect.isclass) if issubclass(kind, settings.Base)]
-    assert {name for kind in kinds for name in kind.model_fields} <= {
-        name for kind in READERS.values() for name in kind.model_fields
-    }
 
 
 # ── what is named exists ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -228,13 +92,14 @@ def test_environment_variables_that_are_named_are_read(page: str) -> None:
         # Channel variables, which the dialplan reads.
         *ROOT.glob("workers/*.py"),
         ROOT / "tests/conftest.py",
+        *ROOT.glob("tests/contract/*.py"),
     ]
     read = "\n".join(path.read_text() for path in sources)
     makefile = set(re.findall(r"\b[A-Z]+\b", text("Makefile")))
     for command in commands(page):
         names = {*re.findall(r"\b([A-Z][A-Z]*(?:_[A-Z]+)+)\b", command), *re.findall(r"(?:^|\s)([A-Z]+)=", command)}
-        for name in names - known - makefile:
-            assert f'"{name}"' in read, f"{page} names {name}, which nothing reads"
+        unread = sorted(name for name in names - known - makefile if f'"{name}"' not in read)
+        assert unread == [], f"{page}: no code reads them, from `{command}`"
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -280,10 +145,26 @@ def test_the_readme_s_processes_are_the_procfile_s() -> None:
     assert dict(re.findall(r"^\| `(\w+)` \| `(python -m [\w.]+)` \|", text("README.md"), re.MULTILINE)) == lines
 
 
-def test_the_drawing_has_every_state() -> None:
-    (drawing,) = (block for block in fences("README.md", "mermaid") if block.startswith("stateDiagram"))
-    drawn = set(re.findall(r"^ *(\w+) --> ", drawing, re.MULTILINE)) | set(re.findall(r"--> (\w+)", drawing))
-    assert drawn == set(states.State)
+def rows(first: str) -> list[tuple[str, str]]:
+    """Return first cell, of which `first` is the pattern, and the rest of every such table row of any page."""
+    return [found for page in PAGES for found in re.findall(rf"^\| `({first}).*?` \|(.*)", text(page), re.MULTILINE)]
+
+
+def test_a_drawing_has_every_state() -> None:
+    drawings = [block for page in PAGES for block in fences(page, "mermaid") if block.startswith("stateDiagram")]
+    assert drawings
+    for drawing in drawings:
+        drawn = set(re.findall(r"^ *(\w+) --> ", drawing, re.MULTILINE)) | set(re.findall(r"--> (\w+)", drawing))
+        assert drawn == set(states.State)
+
+
+#: Configuration file of Asterisk → what tells its excerpts from those of the others.
+SIGN_OF_FILE = {
+    "http.conf": "bindport=",
+    "ari.conf": "type=user",
+    "websocket_client.conf": "type=websocket_client",
+    "extensions.conf": "exten =>",
+}
 
 
 def test_the_recommended_dialplan_is_what_the_tests_run_on() -> None:
@@ -293,10 +174,15 @@ def test_the_recommended_dialplan_is_what_the_tests_run_on() -> None:
         clients={"media": asterisk_config.Client(uri="wss://agent")},
     )
     files = asterisk_config.files(wanted, port=8088, password="x", modules="/")
-    http, ari, client, dialplan = fences("README.md", "ini")
-    assert dialplan in files["extensions.conf"]
-    for shown, name in ((http, "http.conf"), (ari, "ari.conf"), (client, "websocket_client.conf")):
-        assert _keys(shown) <= _keys(files[name]), name
+    shown: dict[str, list[str]] = {name: [] for name in SIGN_OF_FILE}
+    for block in (block for page in PAGES for block in fences(page, "ini")):
+        (name,) = [name for name, sign in SIGN_OF_FILE.items() if sign in block]
+        shown[name].append(block)
+    assert all(shown.values())
+    assert [block for block in shown.pop("extensions.conf") if block not in files["extensions.conf"]] == []
+    for name, blocks in shown.items():
+        for block in blocks:
+            assert _keys(block) <= _keys(files[name]), name
 
 
 def _keys(configuration: str) -> set[str]:
@@ -304,21 +190,20 @@ def _keys(configuration: str) -> set[str]:
     return set(re.findall(r"^(\w+|\[\w+\])", configuration, re.MULTILINE))
 
 
-def test_every_queue_and_actor_is_in_the_architecture() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (`\w+`(?:, `\w+`)*)", text("docs/architecture.md"), re.MULTILINE)
-    shown = {actor: queue for queue, actors in rows for actor in re.findall(r"\w+", actors)}
+def test_every_queue_and_actor_is_documented() -> None:
+    shown = {actor: queue for queue, cells in rows(r"\w+") for actor in re.findall(r"`(\w+)`", cells)}
     assert {actor: shown.get(actor) for actor in messages.ACTORS} == messages.ACTORS
 
 
-def test_every_redis_key_is_in_the_architecture() -> None:
-    ours = set(re.findall(r'"(ari:\w+)', (ROOT / inspect.getfile(keys)).read_text()))
-    assert set(re.findall(r"^\| `(ari:\w+)", text("docs/architecture.md"), re.MULTILINE)) == ours
+def test_every_redis_key_is_documented() -> None:
+    ours = set(re.findall(r'"(ari:[\w-]+)', (ROOT / inspect.getfile(keys)).read_text()))
+    assert {key for key, _ in rows(r"ari:[\w-]+")} == ours
 
 
-def test_every_table_is_in_the_architecture() -> None:
+def test_every_table_is_documented() -> None:
     migrations = "".join(path.read_text() for path in (ROOT / "shared/storage/migrations/versions").glob("*.py"))
     tables = set(re.findall(r"CREATE TABLE (ari\.\w+)", migrations))
-    assert set(re.findall(r"^\| `(ari\.\w+)`", text("docs/architecture.md"), re.MULTILINE)) == tables
+    assert {table for table, _ in rows(r"ari\.\w+")} == tables
 
 
 def test_the_glossary_has_the_words_of_the_code() -> None:

@@ -1,4 +1,4 @@
-"""A test's database may have been another's: it shows nothing of it."""
+"""A database that is used again shows nothing of the test before."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def execute(url: str, *statements: str) -> None:
             connection.execute(statement.encode())
 
 
-def test_what_is_given_on_is_empty_and_counts_from_one(
+def test_a_database_that_is_used_again_is_empty_and_counts_from_one(
     postgres_server: servers.Postgres, database_template: str
 ) -> None:
     for _ in range(2):
@@ -32,7 +32,7 @@ def test_what_is_given_on_is_empty_and_counts_from_one(
             left_open = psycopg.connect(url, autocommit=True)
             assert left_open.execute(INSERT.encode()).fetchone() == (1,)
             assert left_open.execute("SELECT count(*) FROM organizations").fetchone() == (1,)
-        assert databases._free == [url], "it is given on"
+        assert databases._free == [url], "it is used again"
         left_open.close()
 
 
@@ -49,7 +49,7 @@ def test_what_is_given_on_is_empty_and_counts_from_one(
         "INSERT INTO organizations (provider_id) SELECT n FROM generate_series(1, 3000) n",
     ],
 )
-def test_what_was_changed_is_not_given_on(
+def test_a_changed_database_is_not_used_again(
     postgres_server: servers.Postgres, database_template: str, change: str
 ) -> None:
     with databases.borrowed(postgres_server.url, database_template) as url:

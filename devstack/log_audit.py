@@ -1,4 +1,4 @@
-"""What the logs of the product's processes must never show, whatever a test did to them."""
+"""Audit of the logs of the product's processes: no credential and no crash may be in them, whatever a test did."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
-#: Said when a process failed by an error of its own.
+#: Logged when a process failed by its own error: an event of the product, a message of Python.
 FAILURES = ("job failed", "Fatal Python error")
 
 
 def assert_clean(folder: Path, *, secrets: Iterable[str], user: str, password: str) -> None:
-    """Looks through every log of a folder, line by line.
+    """Check every log of a folder, line by line.
 
     Args:
-        folder: with the logs of processes that have ended.
-        secrets: what else must not be there beside the password.
-        user: whom the password belongs to; both together are in a Basic header.
+        folder: has the logs of processes that have ended.
+        secrets: further secrets besides the password.
+        user: the user of the password; both together are in a Basic header.
     """
     credentials = base64.b64encode(f"{user}:{password}".encode()).decode()
     forbidden = {spelling for secret in {password, credentials, *secrets} for spelling in _spellings(secret)}
@@ -26,11 +26,11 @@ def assert_clean(folder: Path, *, secrets: Iterable[str], user: str, password: s
         for failure in FAILURES:
             assert failure not in text, f"{folder.name}/{log.name}: {text[-3000:]}"
         for number, line in enumerate(text.splitlines(), 1):
-            place = f"{folder.name}/{log.name}:{number}"
-            assert not any(spelling in line for spelling in forbidden), f"{place} shows a credential"
-            assert "token=" not in line.replace("token=[redacted]", ""), f"{place} shows a media token"
+            line_name = f"{folder.name}/{log.name}:{number}"
+            assert not any(spelling in line for spelling in forbidden), f"{line_name} shows a credential"
+            assert "token=" not in line.replace("token=[redacted]", ""), f"{line_name} shows a media token"
 
 
 def _spellings(secret: str) -> set[str]:
-    """A secret as it is, and in a URL."""
+    """Return a secret as it is and as it is written in URLs."""
     return {secret, quote(secret), quote(secret, safe=""), quote_plus(secret)}

@@ -1,4 +1,4 @@
-"""How the set-up bench reads an Asterisk's events."""
+"""The set-up benchmark computes set-up times from an Asterisk's events."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ MEDIA = entered("media", "b", at="58.125", created="58.112")
 def test_a_call_is_set_up_when_the_second_leg_is_in_the_bridge(order: tuple[dict[str, Any], ...]) -> None:
     seen = Bridgings()
     for event in order:
-        seen.note(event)
+        seen.add(event)
     assert seen.set_up("caller") == SetUp(whole=30, until_media=12)
 
 
 def test_a_media_leg_that_comes_last_counts_as_well() -> None:
     seen = Bridgings()
-    seen.note(CALLER)
-    seen.note(entered("media", "b", at="58.145", created="58.112"))
+    seen.add(CALLER)
+    seen.add(entered("media", "b", at="58.145", created="58.112"))
     assert seen.set_up("caller") == SetUp(whole=45, until_media=12)
 
 
 def test_a_caller_alone_in_a_bridge_is_not_set_up() -> None:
     seen = Bridgings()
-    seen.note(CALLER)
-    seen.note(entered("other", "elsewhere", at="58.140", created="58.101"))
-    seen.note(MEDIA | {"type": "ChannelLeftBridge"})
+    seen.add(CALLER)
+    seen.add(entered("other", "elsewhere", at="58.140", created="58.101"))
+    seen.add(MEDIA | {"type": "ChannelLeftBridge"})
     assert seen.set_up("caller") is None
-    assert seen.set_up("nobody") is None
+    assert seen.set_up("unknown") is None
 
 
 def test_a_leg_that_leaves_and_comes_back_counts_once() -> None:
     seen = Bridgings()
     for event in (CALLER, MEDIA, entered("caller", "b", at="59.500", created="58.100")):
-        seen.note(event)
+        seen.add(event)
     assert seen.set_up("caller") == SetUp(whole=30, until_media=12)
 
 

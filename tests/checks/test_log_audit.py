@@ -1,4 +1,4 @@
-"""Every pipeline of these tests looks through its logs when it ends; here it is seen that it would find something."""
+"""The audit of logs that ends every pipeline of the tests finds what it looks for, and looks for what is logged."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
+from devstack import fleet, log_audit
+from devstack.pipeline import SECRET_KEY, Pipeline
+from devstack.tenants import PASSWORD
 from shared.process import sealing
-from tests.acceptance import logs
-from tests.acceptance.pipeline import PASSWORD, SECRET_KEY, Pipeline
+from tests.checks import checkout
 
 pytestmark = pytest.mark.services
 
@@ -29,7 +31,7 @@ FIRST_KEY, SECOND_KEY = (key.strip() for key in SECRET_KEY.split(","))
         SECOND_KEY,
         sealing.media_secret(FIRST_KEY),
         "/ws/ari?token=1.2.3",
-        *logs.FAILURES,
+        *log_audit.FAILURES,
     ],
 )
 def test_no_log_of_a_process_shows_a_credential_or_a_failure_of_its_own(
@@ -55,3 +57,9 @@ def test_no_log_of_a_process_shows_the_password_of_a_server(
         Pipeline(database_url=database_url, redis_url=redis_url, logs=tmp_path),
     ):
         (tmp_path / "worker.log").write_text(f"cannot reach {told}\n")
+
+
+def test_what_the_logs_are_searched_for_is_what_the_product_logs() -> None:
+    events = {event for path in checkout.product_files(".py") for _, event in checkout.log_events(path)}
+    of_python = {"Fatal Python error"}
+    assert {*log_audit.FAILURES, fleet.SOCKET_OPENED} - of_python <= events

@@ -1,15 +1,16 @@
-"""The product as an operator runs it: each line of the Procfile a process of its own, with nothing set but the URLs."""
+"""The product as an operator runs it: one process per line of the Procfile, configured by its URLs and secret alone.
+
+Used by the acceptance tests and by bench/; `make run` uses honcho (devstack/run.py).
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,23 +19,22 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg import rows
 
+from devstack import log_audit
+from devstack.tenants import PASSWORD
 from shared.process import sealing
-from tests.acceptance import logs
 
-ROOT = Path(__file__).parents[2]
-SECRET_KEY = "acceptance-secret-key-c7e1, an-older-key-still-listed"
-#: A password with everything that breaks URLs.
-PASSWORD = "pass word & # % + : ; ="
+ROOT = Path(__file__).parents[1]
+SECRET_KEY = "acceptance-secret-key-c7e1, an-older-key-still-listed"  # noqa: S105 - a key of tests
 
 
 def procfile() -> dict[str, list[str]]:
-    """Name → command of each line."""
+    """Return name → command of each line of the Procfile."""
     lines = (ROOT / "Procfile").read_text().splitlines()
     return {name: command.split() for name, _, command in (line.partition(": ") for line in lines if line.strip())}
 
 
 class Pipeline:
-    """Listener, worker and scheduler as processes, each with its log."""
+    """Listeners, workers and schedulers as processes, each with its log; at the end the logs are audited."""
 
     def __init__(self, *, database_url: str, redis_url: str, logs: Path, **environment: str) -> None:
         self.database_url = database_url
@@ -46,15 +46,15 @@ class Pipeline:
 
     @property
     def media_secret(self) -> str:
-        """What signs the media tokens."""
+        """The secret that signs the media tokens."""
         return sealing.media_secret(SECRET_KEY.split(",", maxsplit=1)[0].strip())
 
     def start(self, *names: str, **environment: str) -> None:
-        """Starts processes by their name in the Procfile, all of them unless told; `worker.2` is a second worker."""
+        """Start processes by their name in the Procfile, by default all of them; `worker.2` is a second worker."""
         for name in names or tuple(procfile()):
             _, module_flag, module = procfile()[name.partition(".")[0]]
             log = (self.logs / f"{name}.log").open("ab")
-            self._running[name] = subprocess.Popen(
+            self._running[name] = subprocess.Popen(  # noqa: S603 - the commands of the Procfile
                 [sys.executable, module_flag, module],
                 cwd=ROOT,
                 env={
@@ -72,48 +72,48 @@ class Pipeline:
             log.close()
 
     def is_running(self, name: str) -> bool:
-        """Whether a process was started, and neither killed nor stopped since."""
+        """Return True if a process was started, and neither killed nor stopped since."""
         return name in self._running
 
     def pid(self, name: str) -> int:
-        """The process's id."""
+        """Return the id of a process."""
         return self._running[name].pid
 
     def reconnect(self) -> None:
-        """Asks a Postgres that was restarted."""
+        """Connect again, to a Postgres that was restarted."""
         self._connection.close()
         self._connection = psycopg.connect(self.database_url, autocommit=True, row_factory=rows.dict_row)
 
     def signal(self, name: str, number: int) -> None:
-        """Sends one process a signal."""
+        """Send a signal to a process."""
         self._running[name].send_signal(number)
 
     def kill(self, name: str) -> None:
-        """Kill -9."""
+        """Kill a process by SIGKILL."""
         process = self._running.pop(name)
         process.kill()
         process.wait(10)
 
     def stop(self, name: str, *, seconds: float = 30) -> int:
-        """Asks a process to end and waits for it; its exit status."""
+        """Ask a process to end, wait for it, and return its exit status."""
         process = self._running.pop(name)
         process.send_signal(signal.SIGTERM)
         return process.wait(seconds)
 
     def query(self, statement: str, *values: object) -> list[dict[str, Any]]:
-        """Rows of the database."""
+        """Return rows of the database."""
         return self._connection.execute(statement, values).fetchall()
 
     def execute(self, statement: str, *values: object) -> None:
-        """Changes the database."""
+        """Change the database."""
         self._connection.execute(statement, values)
 
     def value(self, statement: str, *values: object) -> Any:
-        """The first column of the first row."""
+        """Return the first column of the first row."""
         return next(iter(self.query(statement, *values)[0].values()))
 
     def calls(self, *channel_ids: str) -> list[dict[str, Any]]:
-        """The calls of these channels, all unless told."""
+        """Return the calls of these channels, by default all calls."""
         return self.query(
             "SELECT * FROM ari.calls WHERE %s OR channel_id = ANY(%s) ORDER BY received_at",
             not channel_ids,
@@ -121,24 +121,24 @@ class Pipeline:
         )
 
     def call(self, channel_id: str) -> dict[str, Any]:
-        """The one call of a channel."""
+        """Return the one call of a channel."""
         (found,) = self.calls(channel_id)
         return found
 
     def state(self, channel_id: str) -> str | None:
-        """The state of a channel's newest call; None when there is none."""
+        """Return the state of a channel's newest call, None if there is none."""
         found = self.calls(channel_id)
         return found[-1]["state"] if found else None
 
     def timeline(self, channel_id: str) -> list[dict[str, Any]]:
-        """What happened to a channel's call, in order."""
+        """Return the timeline of a channel's call, in order."""
         return self.query(
             "SELECT t.* FROM ari.timeline t JOIN ari.calls c USING (call_id) WHERE c.channel_id = %s ORDER BY t.id",
             channel_id,
         )
 
     def story(self, channel_id: str) -> str:
-        """The timeline as text, for assertions that explain themselves."""
+        """Return the timeline as text, for the messages of assertions."""
         return "\n".join(
             f"{row['at']:%H:%M:%S.%f} {row['kind']} {row['name']} {row['state_from'] or ''}→{row['state_to'] or ''}"
             f" {row['detail']}"
@@ -146,7 +146,7 @@ class Pipeline:
         )
 
     def run(self, channel_id: str) -> dict[str, Any]:
-        """The workflow run of a channel's call, its JSON columns read."""
+        """Return the workflow run of a channel's call, its JSON columns decoded."""
         (found,) = self.query(
             "SELECT r.* FROM workflow_runs r JOIN ari.calls c ON c.workflow_run_id = r.id WHERE c.channel_id = %s",
             channel_id,
@@ -154,7 +154,7 @@ class Pipeline:
         return found
 
     def connected(self, endpoint: str | None = None) -> bool:
-        """Whether the newest version of every active connection (or the one of an endpoint) has its socket up."""
+        """Return True if the newest version of every active connection (or of an endpoint's) has an open socket."""
         found = self.query(
             "SELECT v.socket_state FROM ari.connection_versions v JOIN ari.connections c USING (connection_id, version)"
             " WHERE c.state = 'active' AND (%s::text IS NULL OR v.endpoint = %s)",
@@ -164,11 +164,11 @@ class Pipeline:
         return bool(found) and all(row["socket_state"] == "connected" for row in found)
 
     def wait_connected(self, *, seconds: float = 15) -> None:
-        """Waits until every active connection's socket is up, and its first resync is done."""
-        wait_until(self.connected, seconds=seconds, what=lambda: f"a socket; {self.log_tail()}")
+        """Wait until every active connection has an open socket."""
+        wait_until(self.connected, seconds=seconds, what=lambda: f"every socket open; {self.log_tail()}")
 
     def log_tail(self) -> str:
-        """The end of every process's log."""
+        """Return the end of every process's log."""
         return "\n".join(f"== {path.name}\n{path.read_text()[-4000:]}" for path in sorted(self.logs.glob("*.log")))
 
     def __enter__(self) -> Self:
@@ -180,15 +180,15 @@ class Pipeline:
         for process in self._running.values():
             process.send_signal(signal.SIGCONT)
             process.send_signal(signal.SIGTERM)
-        told = self.query("SELECT detail FROM ari.timeline WHERE position(%s in detail) > 0", PASSWORD)
-        assert not told, f"the timeline shows the password: {told}"
+        shown = self.query("SELECT detail FROM ari.timeline WHERE position(%s in detail) > 0", PASSWORD)
+        assert not shown, f"the timeline shows the password: {shown}"
         stuck = [name for name, process in self._running.items() if not self._ended(process)]
         self._connection.close()
-        assert not stuck, f"still there long after SIGTERM: {stuck}\n{self.log_tail()}"
-        logs.assert_clean(self.logs, secrets=self._secrets(), user="voiceai", password=PASSWORD)
+        assert not stuck, f"still running 30 s after SIGTERM: {stuck}\n{self.log_tail()}"
+        log_audit.assert_clean(self.logs, secrets=self._secrets(), user="voiceai", password=PASSWORD)
 
     def _secrets(self) -> set[str]:
-        """What the processes were given, beside the password, and must tell nobody."""
+        """Return the secrets of the processes, besides the password, that no log may have."""
         keys = {key.strip() for key in SECRET_KEY.split(",")}
         servers = {urlsplit(url).password or "" for url in (self.database_url, self.redis_url)}
         return {*keys, self.media_secret, *servers} - {""}
@@ -198,7 +198,7 @@ class Pipeline:
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
-            # What its threads are doing goes to its log.
+            # Writes the stacks of its threads to its log.
             process.send_signal(signal.SIGUSR1)
             time.sleep(1)
             process.kill()
@@ -207,83 +207,12 @@ class Pipeline:
         return True
 
 
-class Tenant:
-    """A tenant in the platform's tables, written by plain SQL as the platform would."""
-
-    def __init__(self, database_url: str, name: str = "tenant") -> None:
-        self._connection = psycopg.connect(database_url, autocommit=True)
-        self.organization_id = self._insert(
-            "INSERT INTO organizations (provider_id, created_at) VALUES (%s, now()) RETURNING id", name
-        )
-        self.user_id = self._insert(
-            "INSERT INTO users (provider_id, selected_organization_id, created_at) VALUES (%s, %s, now()) RETURNING id",
-            name,
-            self.organization_id,
-        )
-        self.workflow_id = self._insert(
-            "INSERT INTO workflows (name, user_id, organization_id, workflow_definition, template_context_variables,"
-            " call_disposition_codes, created_at) VALUES (%s, %s, %s, '{}', '{}', '{}', now()) RETURNING id",
-            name,
-            self.user_id,
-            self.organization_id,
-        )
-        self.definition_id = self._insert(
-            "INSERT INTO workflow_definitions (workflow_id, is_current) VALUES (%s, true) RETURNING id",
-            self.workflow_id,
-        )
-
-    def configure(self, endpoint: str, *, app: str = "voiceai", password: str = PASSWORD, **changed: Any) -> int:
-        """Writes the telephony configuration, or changes it."""
-        value = {
-            "provider": "ari",
-            "ari_endpoint": endpoint,
-            "app_name": app,
-            "app_password": password,
-            "ws_client_name": "media",
-            "inbound_workflow_id": self.workflow_id,
-            "from_numbers": [],
-            **changed,
-        }
-        return self._insert(
-            "INSERT INTO organization_configurations (organization_id, key, value, created_at)"
-            " VALUES (%s, 'TELEPHONY_CONFIGURATION', %s, now())"
-            " ON CONFLICT (organization_id, key) DO UPDATE SET value = excluded.value RETURNING id",
-            self.organization_id,
-            json.dumps(value),
-        )
-
-    def remove_configuration(self) -> None:
-        """Deletes the telephony configuration."""
-        self._connection.execute(
-            "DELETE FROM organization_configurations WHERE organization_id = %s", [self.organization_id]
-        )
-
-    def close(self) -> None:
-        """Lets its connection go."""
-        self._connection.close()
-
-    def _insert(self, statement: str, *values: object) -> int:
-        row = self._connection.execute(statement.encode(), values).fetchone()
-        assert row is not None
-        return int(row[0])
-
-
 def wait_until(
     condition: Callable[[], object], *, seconds: float, what: str | Callable[[], str] = "it", every: float = 0.05
 ) -> None:
-    """Polls until a condition holds; fails with `what` when it does not in time."""
+    """Poll until a condition holds; fail with `what` if it does not in time."""
     ends_at = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > ends_at:
             raise AssertionError(f"not within {seconds} s: {what if isinstance(what, str) else what()}")
         time.sleep(every)
-
-
-@contextlib.contextmanager
-def closing_tenant(database_url: str, name: str = "tenant") -> Iterator[Tenant]:
-    """A tenant for one test."""
-    tenant = Tenant(database_url, name)
-    try:
-        yield tenant
-    finally:
-        tenant.close()

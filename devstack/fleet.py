@@ -1,6 +1,6 @@
-"""Many connections on several listeners: one simulated Asterisk with an app for each tenant, and real processes.
+"""Many connections on several listeners: one simulated Asterisk with an app per tenant, and real processes.
 
-The clocks are those of production: what is measured here is what an operator gets.
+The times are those of production, so what is measured here is what an operator gets.
 """
 
 from __future__ import annotations
@@ -21,18 +21,23 @@ from typing import Any, Literal
 from devstack import servers
 from devstack.agent import Agent
 from devstack.endpoint import Behaviour
+from devstack.pipeline import Pipeline, wait_until
+from devstack.tenants import PASSWORD, Tenant
 from simulator.control import Control
 from simulator.settings import Settings
 from simulator.testing import SimulatedAsterisk
-from tests.acceptance.pipeline import PASSWORD, Pipeline, Tenant, wait_until
 
-#: Waits that these tests are not about, shortened.
+#: Shorter times where nothing is measured.
 _SHORTER = {"CONFIGURATIONS_SECONDS": "0.5", "RESYNC_SECONDS": "5", "LOG_FORMAT": "json"}
 
 
+#: The listener's log event of an open socket; it has the keys `connection` and `epoch`.
+SOCKET_OPENED = "socket connected"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tenure:
-    """One event socket as the Asterisk saw it; times are time.monotonic()."""
+class SocketLifetime:
+    """The lifetime of an event socket as the Asterisk saw it; times are time.monotonic()."""
 
     app: str
     opened_at: float
@@ -42,7 +47,7 @@ class Tenure:
 
 @dataclass(kw_only=True)
 class Fleet:
-    """The processes, the tenants' apps, and one Asterisk that has them all."""
+    """The processes, the apps of the tenants, and the one Asterisk of all apps."""
 
     pipeline: Pipeline
     asterisk: SimulatedAsterisk
@@ -54,21 +59,21 @@ class Fleet:
     def control(self) -> Control:
         return self.asterisk.control
 
-    # ── who holds what ───────────────────────────────────────────────────────────────────────────────────────────────
+    # ── assignments ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def holders(self) -> dict[str, tuple[str | None, int]]:
-        """App → listener (as it is named in the Procfile) and epoch."""
+    def assignments(self) -> dict[str, tuple[str | None, int]]:
+        """Return app → listener (as named in the Procfile) and epoch."""
         rows = self.pipeline.query(
             "SELECT app, listener_id, epoch FROM ari.connection_versions WHERE retired_at IS NULL"
         )
         return {row["app"]: (_process(row["listener_id"]), row["epoch"]) for row in rows}
 
     def shares(self) -> dict[str | None, int]:
-        """Listener → how many sockets it is to hold."""
-        return Counter(holder for holder, _ in self.holders().values())
+        """Return listener → number of sockets assigned to it."""
+        return Counter(listener for listener, _ in self.assignments().values())
 
     def is_settled(self, *names: str) -> bool:
-        """Whether these listeners, and no other, hold everything evenly, each socket open and nothing handed over."""
+        """Return True if exactly these listeners share the sockets evenly, each open, and none is handed over."""
         rows = self.pipeline.query(
             "SELECT listener_id, socket_state, previous_listener_id FROM ari.connection_versions"
             " WHERE retired_at IS NULL"
@@ -82,13 +87,13 @@ class Fleet:
         self.until(lambda: self.is_settled(*names), seconds=seconds, what=f"settled on {names}: {self.shares()}")
 
     def is_heard(self) -> bool:
-        """Whether every app has a socket that hears, by the Asterisk's own word."""
+        """Return True if every app has an event socket, according to the Asterisk."""
         return all(any(socket["is_hearing"] for socket in self.control.sockets(app)) for app in self.apps)
 
-    def tenures(self, *, since: float = 0.0) -> dict[str, list[Tenure]]:
-        """App → its event sockets, in the order of their opening: those that were open at some time since then."""
+    def lifetimes(self, *, since: float = 0.0) -> dict[str, list[SocketLifetime]]:
+        """Return app → its event sockets that were open at some time since then, by the time of their opening."""
         found = [
-            Tenure(
+            SocketLifetime(
                 app=request.query["app"],
                 opened_at=request.started_at,
                 closed_at=None if request.ms is None else request.started_at + request.ms / 1000,
@@ -96,18 +101,18 @@ class Fleet:
             for request in self.control.requests("GET", "/events")
             if request.status == 101
         ]
-        found = [tenure for tenure in found if tenure.closed_at is None or tenure.closed_at >= since]
-        found.sort(key=lambda tenure: tenure.opened_at)
-        return {app: [tenure for tenure in found if tenure.app == app] for app in self.apps}
+        found = [lifetime for lifetime in found if lifetime.closed_at is None or lifetime.closed_at >= since]
+        found.sort(key=lambda lifetime: lifetime.opened_at)
+        return {app: [lifetime for lifetime in found if lifetime.app == app] for app in self.apps}
 
     def openings(self) -> dict[str, list[int]]:
-        """Connection key → the epochs under which its sockets were opened, in the order of their opening."""
+        """Return connection key → the epochs of its sockets, by the time of their opening."""
         opened = []
         for log in self.pipeline.logs.glob("listener*.log"):
             for line in log.read_text().splitlines():
                 with contextlib.suppress(ValueError):
                     said = json.loads(line)
-                    if said.get("event") == "socket connected":
+                    if said.get("event") == SOCKET_OPENED:
                         opened.append((said["timestamp"], said["connection"], said["epoch"]))
         epochs: dict[str, list[int]] = {}
         for _, connection, epoch in sorted(opened):
@@ -122,7 +127,7 @@ class Fleet:
         return leg
 
     def connect_all(self, *, each: int = 1) -> list[str]:
-        """Callers of every app, each with an agent on the line."""
+        """Make `each` calls to every app and wait until they are connected."""
         legs = [self.dial(app) for app in self.apps for _ in range(each)]
         self.wait_states(legs, "connected")
         return legs
@@ -135,7 +140,7 @@ class Fleet:
         talk_seconds: float = 8.0,
         dialplan: Literal["recommended", "plain"] = "recommended",
     ) -> Iterator[list[str]]:
-        """Somebody calls so many times a second, one app after the other; gives who has called so far."""
+        """Make `rate` calls per second, to one app after the other; yields the list of the legs so far."""
         legs: list[str] = []
         stop = threading.Event()
 
@@ -161,10 +166,10 @@ class Fleet:
         self.until(arrived, seconds=seconds, what=f"{len(legs)} calls are {states}")
 
     def until(self, condition: Callable[[], object], *, seconds: float, what: str) -> None:
-        wait_until(condition, seconds=seconds, what=lambda: f"{what}\n{self.tell()}")
+        wait_until(condition, seconds=seconds, what=lambda: f"{what}\n{self.describe()}")
 
     def lost(self, legs: list[str]) -> list[str]:
-        """Of these callers, the stories of those who never had an agent on the line."""
+        """Return the timelines of those callers that were never connected."""
         calls = {call["channel_id"]: call for call in self.pipeline.calls(*legs)}
         served = {leg for leg, call in calls.items() if call["connected_at"] is not None}
         return [
@@ -176,14 +181,14 @@ class Fleet:
         ]
 
     def end(self, legs: list[str]) -> None:
-        """These callers hang up."""
+        """Hang these callers up and wait for the end of their calls."""
         for leg in legs:
             with contextlib.suppress(Exception):
                 self.control.hang_up(leg)
         self.wait_states(legs, "ended")
 
-    def assert_sound(self) -> None:
-        """What holds whatever was done to us: one call and one run each, no id used twice, nothing left."""
+    def assert_invariants(self) -> None:
+        """Check the invariants: one call and one run per caller, no id used twice, nothing left."""
         self.until(
             lambda: not self.control.channels() and not self.control.bridges(), seconds=30, what="nothing is left"
         )
@@ -199,7 +204,7 @@ class Fleet:
         assert not self.pipeline.value("SELECT count(*) FROM workflow_runs WHERE NOT is_completed")
         assert not self.pipeline.value("SELECT count(*) FROM ari.timeline WHERE kind = 'dead-letter'")
 
-    def tell(self) -> str:
+    def describe(self) -> str:
         states = self.pipeline.query(
             "SELECT listener_id, previous_listener_id, epoch, socket_state, last_error, count(*)"
             " FROM ari.connection_versions"
@@ -210,15 +215,15 @@ class Fleet:
 
 
 def _process(listener_id: str | None) -> str | None:
-    """The name that a process was started under."""
+    """Return the name that a process was started under."""
     return re.sub(r"-[0-9a-f]{8}$", "", listener_id) if listener_id is not None else None
 
 
-def overlaps(tenures: list[Tenure]) -> list[float]:
-    """From each socket of an app to the next one: how long both were open; negative for a gap."""
+def overlaps(lifetimes: list[SocketLifetime]) -> list[float]:
+    """Return for each socket of an app and its successor how long both were open; negative for a gap."""
     return [
         (previous.closed_at if previous.closed_at is not None else time.monotonic()) - newer.opened_at
-        for previous, newer in itertools.pairwise(tenures)
+        for previous, newer in itertools.pairwise(lifetimes)
     ]
 
 
@@ -226,7 +231,7 @@ def overlaps(tenures: list[Tenure]) -> list[float]:
 def running_fleet(
     *, folder: Path, logs: Path, database_url: str, connections: int, processes: tuple[str, ...], **environment: str
 ) -> Iterator[Fleet]:
-    """So many tenants, connected."""
+    """Start the processes with `connections` tenants, and wait until all are connected."""
     logs.mkdir(parents=True)
     apps = [f"app-{number}" for number in range(connections)]
     configured = Settings(audio=False, session_limit=connections * 4 + 200)

@@ -1,6 +1,7 @@
-"""A product that serves many tenants at once, each with a simulated Asterisk of its own, and with fast clocks.
+"""A deployment that serves many tenants at once, each with its own simulated Asterisk, and with short times.
 
-The processes run once for all tests of a module. What must hold after every test is looked at when its site ends.
+The processes run once for all tests of a file. Each test has an environment, a tenant with its Asterisk, whose end
+checks the invariants.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import contextlib
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,14 @@ import requests
 from devstack import servers
 from devstack.agent import Agent
 from devstack.endpoint import Behaviour
+from devstack.pipeline import Pipeline, wait_until
+from devstack.tenants import PASSWORD, Tenant, closing_tenant
 from shared import messages, queues
 from shared.asterisk import events
+from shared.call.ids import ConnectionVersion
 from simulator.control import Control, LoggedRequest
 from simulator.settings import Settings
 from simulator.testing import SimulatedAsterisk
-from tests.acceptance.pipeline import PASSWORD, Pipeline, Tenant, closing_tenant, wait_until
 from tests.support import queued
 
 APP = "voiceai"
@@ -33,7 +37,7 @@ PREFIX = "aip-"
 EVENTS = [
     "StasisStart", "StasisEnd", "ChannelDestroyed", "ChannelHangupRequest", "Dial", "ApplicationReplaced",
 ]  # fmt: skip
-#: Every clock but those under test, so that a test takes seconds.
+#: Shorter times than in production, so that a test takes seconds.
 FAST = {
     "ASSIGN_SECONDS": "0.25",
     "CONFIGURATIONS_SECONDS": "0.5",
@@ -49,58 +53,58 @@ FAST = {
 
 
 @dataclass(kw_only=True)
-class Product:
-    """The processes, with the servers and the agent that are theirs alone."""
+class Deployment:
+    """The processes of the product with their own servers and agent."""
 
     pipeline: Pipeline
     agent: Agent
     database_url: str
     redis_url: str
-    #: Whether anything is to be heard: fifty packets a second each way, for each call.
+    #: True if calls carry audio: fifty packets a second each way.
     audio: bool
 
     @contextlib.contextmanager
-    def site(self, *, media_urls: dict[str, str] | None = None) -> Iterator[Site]:
-        """A tenant and its Asterisk, connected; what must hold after every test is looked at when it ends."""
+    def environment(self, *, media_urls: dict[str, str] | None = None) -> Iterator[Environment]:
+        """Connect a tenant with its Asterisk; check the invariants at the end."""
         configured = Settings(media_urls=media_urls or {}, audio=self.audio)
         with contextlib.ExitStack() as stack:
             asterisk = stack.enter_context(
                 SimulatedAsterisk(configured, users={APP: PASSWORD}, media_url=self.agent.url)
             )
             tenant = stack.enter_context(closing_tenant(self.database_url, f"tenant-{uuid.uuid4().hex[:8]}"))
-            made = Site(pipeline=self.pipeline, tenant=tenant, asterisk=asterisk)
+            made = Environment(pipeline=self.pipeline, tenant=tenant, asterisk=asterisk)
             tenant.configure(asterisk.url)
             stack.callback(_unless_disconnected, tenant.remove_configuration)
             made.wait_ready()
             yield made
-            made.assert_sound()
+            made.assert_invariants()
 
     @contextlib.contextmanager
     def queue(self) -> Iterator[redis.Redis]:
-        """A client of the product's Redis."""
+        """Connect to the Redis of the processes."""
         with contextlib.closing(queues.client(self.redis_url)) as client:
             yield client
 
     def wait_idle(self, client: redis.Redis, *, seconds: float = 10) -> None:
-        """Waits until no message is waiting or in hand."""
+        """Wait until no message is queued or in flight."""
         wait_until(
             lambda: not any(queued.size(client, name) for name in messages.QUEUES),
             seconds=seconds,
             every=0.01,
-            what="every message was worked on",
+            what="every message was processed",
         )
 
 
 @dataclass(kw_only=True)
-class Site:
+class Environment:
     """One tenant and its Asterisk."""
 
     pipeline: Pipeline
     tenant: Tenant
     asterisk: SimulatedAsterisk
-    #: Requests that the test itself makes to create something, under ids of ours.
+    #: Ids, shaped like ours, that the test itself has created.
     forged: set[str] = field(default_factory=set)
-    #: Runs that the test itself makes, as the platform does for calls of its own.
+    #: Runs that the test itself has created, as the platform does for its own calls.
     platform_runs: set[int] = field(default_factory=set)
 
     @property
@@ -116,39 +120,39 @@ class Site:
         return found
 
     def wait_ready(self, *, seconds: float = 15) -> None:
-        """Waits until the socket is up and the resync after it has set the event filter."""
+        """Wait until the event socket is open and the first resync has set the event filter."""
         self.until(lambda: self.pipeline.connected(self.asterisk.url), seconds=seconds, what="the socket is up")
         self.until(
             lambda: self.count("PUT", "/applications/voiceai/eventFilter"), seconds=seconds, what="the filter is set"
         )
 
     def dial(self, **how: Any) -> str:
-        """Somebody calls in; the simulator's own ids may be those of another site's callers."""
+        """Start an inbound call. Its id is unique: the simulator's own ids repeat in other environments."""
         return self.control.dial(APP, **({"channel_id": f"caller-{uuid.uuid4().hex[:12]}"} | how))
 
     def connect(self, count: int = 1) -> list[str]:
-        """So many callers, each with an agent on the line."""
+        """Make calls and wait until they are connected."""
         legs = [self.dial() for _ in range(count)]
         for leg in legs:
             self.wait_state(leg, "connected")
         return legs
 
     def wait_state(self, leg: str, *states: str, seconds: float = 10) -> None:
-        """Waits until the newest call of a leg is in one of these states."""
+        """Wait until the newest call of a leg is in one of these states."""
         self.until(lambda: self.pipeline.state(leg) in states, seconds=seconds, what=f"{leg} is {' or '.join(states)}")
 
     def wait_empty(self, *, seconds: float = 10) -> None:
-        """Waits until neither channel nor bridge is left."""
+        """Wait until no channel and no bridge is left."""
         self.until(
             lambda: not self.control.channels() and not self.control.bridges(), seconds=seconds, what="nothing is left"
         )
 
     def until(self, condition: Callable[[], object], *, seconds: float, what: str) -> None:
-        """Polls; explains itself with everything that is known."""
-        wait_until(condition, seconds=seconds, what=lambda: f"{what}\n{self.tell()}")
+        """Poll until a condition holds; on timeout, fail with a description of the environment."""
+        wait_until(condition, seconds=seconds, what=lambda: f"{what}\n{self.describe()}")
 
     def end(self, *legs: str) -> None:
-        """These callers hang up; all that was made for them goes."""
+        """Hang up callers; wait until all that was created for them is gone."""
         for leg in legs:
             self.control.hang_up(leg)
         for leg in legs:
@@ -156,46 +160,46 @@ class Site:
         self.wait_empty()
 
     def end_one(self, leg: str) -> None:
-        """This caller hangs up, whoever else is talking."""
+        """Hang up one of several callers."""
         self.control.hang_up(leg)
         self.wait_state(leg, "ended")
 
     def own(self, leg: str, kind: str, attempt: int = 1) -> str:
-        """The id of the media leg (`m`) or the bridge (`b`) of a leg's newest call."""
+        """Return the id of the media leg (`m`) or the bridge (`b`) of a leg's newest call."""
         return f"{PREFIX}{self.pipeline.calls(leg)[-1]['call_id'].hex}-{kind}{attempt}"
 
     def is_joined(self, leg: str, attempt: int = 1) -> bool:
-        """Whether caller and agent, and nobody else, are in the call's bridge."""
+        """Return True if exactly the caller and the agent are in the call's bridge."""
         wanted = {leg, self.own(leg, "m", attempt)}
         bridge_id = self.own(leg, "b", attempt)
         return any(b["id"] == bridge_id and set(b["channels"]) == wanted for b in self.control.bridges())
 
     def run(self, leg: str) -> dict[str, Any]:
-        """The run of a leg's newest call."""
+        """Return the run of a leg's newest call."""
         (found,) = self.pipeline.query(
             "SELECT * FROM workflow_runs WHERE id = %s", self.pipeline.calls(leg)[-1]["workflow_run_id"]
         )
         return found
 
     def runs(self) -> int:
-        """How many runs this tenant has."""
+        """Return the number of runs of the tenant."""
         count = self.pipeline.value(
             "SELECT count(*) FROM workflow_runs WHERE workflow_id = %s", self.tenant.workflow_id
         )
         return int(count)
 
     def calls(self) -> list[dict[str, Any]]:
-        """This tenant's calls."""
+        """Return the tenant's calls."""
         return self.pipeline.query(
             "SELECT * FROM ari.calls WHERE organization_id = %s ORDER BY received_at", self.tenant.organization_id
         )
 
     def facts(self, leg: str) -> list[str]:
-        """Names of what happened to a leg's calls."""
+        """Return the names of the timeline entries of a leg's calls."""
         return [row["name"] for row in self.pipeline.timeline(leg)]
 
-    def notes(self) -> list[str]:
-        """What was noted of the connection: name and detail."""
+    def connection_entries(self) -> list[str]:
+        """Return the timeline entries of the connection, as `name: detail`."""
         rows = self.pipeline.query(
             "SELECT name, detail FROM ari.timeline WHERE connection_id = %s ORDER BY id",
             self.connection["connection_id"],
@@ -203,15 +207,15 @@ class Site:
         return [f"{row['name']}: {row['detail']}" for row in rows]
 
     def asked(self, method: str, path: str) -> list[LoggedRequest]:
-        """The requests made so far to a path."""
+        """Return the requests made so far to a path."""
         return self.control.requests(method, path)
 
     def count(self, method: str, path: str) -> int:
-        """How many requests were made to a path."""
+        """Return the number of requests made so far to a path."""
         return len(self.asked(method, path))
 
     def rest(self, method: str, path: str, **query: str) -> requests.Response:
-        """A request of somebody else's: the owner of the Asterisk, another controller."""
+        """Make a request as another ARI client: the owner of the Asterisk, another controller."""
         if method == "POST":
             self.forged.update(query.get("channelId", "").split())
         answer = requests.request(
@@ -221,21 +225,20 @@ class Site:
         return answer
 
     def push_event(self, client: redis.Redis, event: events.Event) -> None:
-        """What a listener would push."""
+        """Enqueue the message that a listener would enqueue for an event."""
         seconds, micros = client.time()
         connection = self.connection
         message = messages.of_event(
             event,
             prefix=PREFIX,
-            connection_id=connection["connection_id"],
-            connection_version=connection["version"],
+            connection=ConnectionVersion(connection["connection_id"], connection["version"]),
             at_ms=seconds * 1000 + micros // 1000,
         )
         assert message is not None
         queues.BrokerCommandQueue(queues.broker(self.pipeline.redis_url)).send(message)
 
-    def tell(self) -> str:
-        """Everything that is known."""
+    def describe(self) -> str:
+        """Return all that is known of the environment, for failures."""
         stories = [
             f"-- {call['channel_id']} {call['state']} {call['outcome']} {call['reason']}\n"
             f"{self.pipeline.story(call['channel_id'])}"
@@ -248,48 +251,52 @@ class Site:
         bridges = [(bridge["id"], bridge["channels"]) for bridge in self.control.bridges()]
         letters = self.pipeline.query("SELECT name, detail FROM ari.timeline WHERE kind = 'dead-letter'")
         return "\n".join([
-            *stories, f"-- of the connection: {self.notes()}", f"-- channels: {channels}", f"-- bridges: {bridges}",
+            *stories, f"-- of the connection: {self.connection_entries()}", f"-- channels: {channels}", f"-- bridges: {bridges}",
             f"-- dead letters: {letters}",
         ])  # fmt: skip
 
-    def assert_sound(self) -> None:
-        """What holds after every test, whatever was done to us."""
-        assert self.control.crashes == 0, f"Asterisk crashed\n{self.tell()}"
+    def assert_invariants(self) -> None:
+        """Check the invariants of every test, whatever fault it injected."""
+        assert self.control.crashes == 0, f"Asterisk crashed\n{self.describe()}"
         made = Counter(
             request.query["channelId"]
             for request in self.asked("POST", "/channels/externalMedia")
             if request.query.get("channelId") not in self.forged
         )
-        assert not [one for one, times in made.items() if times > 1], f"an id was used twice: {made}\n{self.tell()}"
+        assert not [one for one, times in made.items() if times > 1], f"an id was used twice: {made}\n{self.describe()}"
         doubly = self.pipeline.query(
             "SELECT workflow_run_id FROM ari.calls WHERE organization_id = %s AND workflow_run_id IS NOT NULL"
             " GROUP BY 1 HAVING count(*) > 1",
             self.tenant.organization_id,
         )
-        assert not doubly, f"two calls with one run\n{self.tell()}"
+        assert not doubly, f"two calls with one run\n{self.describe()}"
         with_call = {call["workflow_run_id"] for call in self.calls()} - {None}
         runs = self.pipeline.query("SELECT id FROM workflow_runs WHERE workflow_id = %s", self.tenant.workflow_id)
         assert {run["id"] for run in runs} - self.platform_runs == with_call - self.platform_runs, (
-            f"a run without a call\n{self.tell()}"
+            f"a run without a call\n{self.describe()}"
         )
         open_runs = self.pipeline.query(
             "SELECT r.id FROM workflow_runs r JOIN ari.calls c ON c.workflow_run_id = r.id"
             " WHERE c.organization_id = %s AND c.state = 'ended' AND NOT r.is_completed",
             self.tenant.organization_id,
         )
-        assert not open_runs, f"a run that outlived its call\n{self.tell()}"
+        assert not open_runs, f"a run that outlived its call\n{self.describe()}"
         letters = self.pipeline.query("SELECT name, detail FROM ari.timeline WHERE kind = 'dead-letter'")
         assert not letters, f"dead letters: {letters}"
 
 
 def _unless_disconnected(act: Callable[[], None]) -> None:
-    """A test may have killed the server under the tenant's connection."""
+    """Do something that fails if the test has killed the tenant's Postgres."""
     with contextlib.suppress(psycopg.OperationalError):
         act()
 
 
+#: The type of the fixture `deploy`.
+Deploy = Callable[..., AbstractContextManager[Deployment]]
+
+
 @contextlib.contextmanager
-def running_product(
+def running_deployment(
     *,
     folder: Path,
     logs: Path,
@@ -299,8 +306,8 @@ def running_product(
     agent_database: bool = True,
     audio: bool = False,
     **environment: str,
-) -> Iterator[Product]:
-    """The processes (all unless told) with fast clocks and a Redis of their own, started."""
+) -> Iterator[Deployment]:
+    """Start the processes (by default all) with short times and their own Redis."""
     logs.mkdir(parents=True)
     with contextlib.ExitStack() as stack:
         own_redis = redis_server or stack.enter_context(servers.Redis(folder / f"redis-{uuid.uuid4().hex[:8]}"))
@@ -315,4 +322,6 @@ def running_product(
             )
         )
         pipeline.start(*processes)
-        yield Product(pipeline=pipeline, agent=agent, database_url=database_url, redis_url=own_redis.url, audio=audio)
+        yield Deployment(
+            pipeline=pipeline, agent=agent, database_url=database_url, redis_url=own_redis.url, audio=audio
+        )

@@ -1,4 +1,4 @@
-"""The faults that `make mutants` puts back: each can still be put back, and names tests that exist."""
+"""The mutants of `make mutants` apply to the product as it is, and name tests that exist."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def test_there_are_enough() -> None:
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_mutant_can_be_put_back_and_names_tests_that_exist(mutant: Mutant) -> None:
+def test_a_mutant_applies_and_names_tests_that_exist(mutant: Mutant) -> None:
     applied = mutants.apply(mutant, ROOT, "--check")
-    assert applied.returncode == 0, f"{mutant.name} does not fit the product any more: {applied.stderr}"
-    assert mutant.is_simulated or mutant.why_not
+    assert applied.returncode == 0, f"{mutant.name} does not apply to the product any more: {applied.stderr}"
+    assert mutant.is_simulated or mutant.reason_not_simulated
     for test in mutant.tests:
         path, _, name = test.partition("::")
         tree = ast.parse((ROOT / path).read_text())
@@ -37,7 +37,7 @@ def test_a_mutant_can_be_put_back_and_names_tests_that_exist(mutant: Mutant) -> 
         "\ndiff --git a/x b/x\n",
     ],
 )
-def test_what_does_not_say_what_it_is_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_patch_without_its_header_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.patch"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"x\.patch"):
