@@ -91,7 +91,7 @@ def test_a_third_caller_is_busy_until_one_of_two_slots_is_free(env: Environment)
     set_quota(env, "--calls", "2")
     first, second = env.connect(2)
     third = env.dial()
-    assert_refused(env, third, Cause.BUSY, "too many calls at once: 2 of 2 slots are taken")
+    assert_refused(env, third, Cause.BUSY, "too many concurrent calls: 2 of 2 slots in use")
     assert env.is_joined(first)
     assert env.is_joined(second)
     env.control.hang_up(first)
@@ -114,7 +114,7 @@ def test_of_thirty_callers_at_once_as_many_are_connected_as_there_are_slots(env:
     connected = [leg for leg in legs if env.pipeline.state(leg) == "connected"]
     assert len(connected) == 5, env.describe()
     for leg in set(legs) - set(connected):
-        assert_refused(env, leg, Cause.BUSY, "too many calls at once: 5 of 5 slots are taken")
+        assert_refused(env, leg, Cause.BUSY, "too many concurrent calls: 5 of 5 slots in use")
     env.end(*connected)
 
 
@@ -124,7 +124,7 @@ def test_a_call_that_we_begin_takes_a_slot_and_is_not_placed_without_one(env: En
     (leg,) = env.connect()
     words = ["call", "100", "-o", str(env.tenant.organization_id), "--workflow", str(env.tenant.workflow_id)]
     refused = arictl(env, *words)
-    assert (refused.returncode, refused.stderr) == (1, "arictl: too many calls at once: 1 of 1 slots are taken\n")
+    assert (refused.returncode, refused.stderr) == (1, "arictl: too many concurrent calls: 1 of 1 slots in use\n")
     assert (len(env.calls()), env.runs()) == (1, 1), "nothing was written"
     env.end(leg)
     placed, again = (arictl(env, *words, "--request-id", "r1") for _ in range(2))
@@ -132,7 +132,7 @@ def test_a_call_that_we_begin_takes_a_slot_and_is_not_placed_without_one(env: En
     assert again.stdout == placed.stdout, "what is placed has its slot"
     (ours,) = [call["channel_id"] for call in env.calls() if call["direction"] == "outbound"]
     env.wait_state(ours, "connected")
-    assert_refused(env, env.dial(), Cause.BUSY, "too many calls at once: 1 of 1 slots are taken")
+    assert_refused(env, env.dial(), Cause.BUSY, "too many concurrent calls: 1 of 1 slots in use")
     assert arictl(env, "hangup", ours).returncode == 0
     env.wait_state(ours, "ended")
     env.end(*env.connect())
@@ -192,7 +192,7 @@ def test_callers_are_served_while_the_credits_last(paying_tenant: Environment) -
     (leg,) = env.connect()
     assert "POST /api/v1/service-keys/usage" in env.facts(leg), env.describe()
     # With every adapter: the limit of concurrent calls.
-    assert_refused(env, env.dial(), Cause.BUSY, "too many calls at once: 1 of 1 slots are taken")
+    assert_refused(env, env.dial(), Cause.BUSY, "too many concurrent calls: 1 of 1 slots in use")
     env.end(leg)
     QuotaService.credits_left = {KEY: 0.05}
     assert_refused(env, env.dial(), Cause.NOT_ALLOWED, "the credits are used up")
