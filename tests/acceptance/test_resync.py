@@ -239,7 +239,7 @@ def test_legs_and_bridges_of_another_controller_are_left_alone_and_reported(depl
         assert env.control.channel("their-media") is not None
         told = [entry for entry in env.connection_entries() if caller in entry]
         assert told, env.describe()
-        assert "in bridge their-bridge, which is not ours: left alone" in told[0]
+        assert "in the foreign bridge their-bridge: left alone" in told[0]
         assert "ForeignMedia: channel their-media" in "\n".join(env.connection_entries()), env.describe()
         env.control.hang_up("their-media")
         env.until(lambda: env.control.channel("their-media") is None, seconds=5, what="their leg is gone")
