@@ -12,7 +12,7 @@ from arictl import options, tools
 from shared import errors, outbound_calls
 from shared.call import call_requests, facts
 from shared.call.call_requests import CallRequest
-from shared.call.calls import State
+from shared.call.states import State
 from shared.platform import dograh
 from shared.storage import connections, database, quotas
 
@@ -144,7 +144,7 @@ def call(  # noqa: PLR0917 - typer reads these as options
         )
         placed = outbound_calls.OutboundCalls(
             writer, dograh.Routes(db), runs, connections.Connections(db), slots=slots.of, prefix=config.id_prefix
-        ).place(request)
+        ).request(request)
     tools.out.print(f"Call {placed.call_id}: arictl trace {str(placed.call_id)[:8]}")
 
 

@@ -1,1 +1,1 @@
-"""Measurements: what is claimed of speed and of recovery, made anew by whoever doubts it. See docs/bench.md."""
+"""Benchmarks of set-up time, fail-over and fairness; docs/bench.md has their results."""

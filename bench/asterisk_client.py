@@ -1,6 +1,6 @@
-"""A lean asyncio client of one Asterisk: requests on connections kept alive, and its events.
+"""A minimal asyncio client of one Asterisk: requests on persistent connections, and events.
 
-What the reference clients (`bench/floor.py`, `bench/single.py`) and the callers of `bench/setup.py` go by.
+Used by the reference clients (`bench/floor.py`, `bench/single.py`) and the callers of `bench/setup.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OPEN_SECONDS = 10.0
 
 
 class Refused(Exception):
-    """A request was answered with an error: HTTP status and what Asterisk said."""
+    """A request was answered with an error: HTTP status and Asterisk's message."""
 
     def __init__(self, status: int, said: str) -> None:
         super().__init__(f"{status} {said}")
@@ -38,15 +38,15 @@ class Asterisk:
         self._ari = f"{url}/ari"
 
     async def ask(self, method: str, path: str, query: Mapping[str, str] | None = None, body: object = None) -> Any:
-        """One request; gives the answer's document, None when it has none.
+        """Make a request and return the JSON of the answer, None if it has none.
 
         Args:
-            path: Below `/ari`; ids in it are ours and need no encoding.
+            path: Below `/ari`; its ids are generated here and need no encoding.
 
         Raises:
-            Refused: Any status but 2xx.
-            aiohttp.ClientError: No answer.
-            TimeoutError: None in 6 s.
+            Refused: The status is not 2xx.
+            aiohttp.ClientError: There is no answer.
+            TimeoutError: There is none within 6 s.
         """
         async with self._session.request(
             method, self._ari + path, params=query, json=body, timeout=_REQUEST
@@ -57,7 +57,7 @@ class Asterisk:
             return json.loads(text) if text else None
 
     async def ask_gone(self, method: str, path: str) -> None:
-        """One request about what may be gone already."""
+        """Make a request that is also done if its subject is gone (404)."""
         try:
             await self.ask(method, path)
         except Refused as refused:
@@ -65,7 +65,7 @@ class Asterisk:
                 raise
 
     async def create_media(self, app: str, leg: str, client: str, parameters: Mapping[str, object]) -> None:
-        """Asks for a media leg; it is ready at its own StasisStart."""
+        """Create a media leg; it is ready at its own StasisStart."""
         pairs = ",".join(f"{name}={value}" for name, value in parameters.items())
         await self.ask("POST", "/channels/externalMedia", {
             "app": app, "external_host": client, "format": "ulaw", "transport": "websocket", "encapsulation": "none",
@@ -73,25 +73,25 @@ class Asterisk:
         })  # fmt: skip
 
     async def create_bridge(self, bridge: str) -> None:
-        """Makes a mixing bridge."""
+        """Create a mixing bridge."""
         await self.ask("POST", f"/bridges/{bridge}", {"type": "mixing", "name": bridge})
 
     async def answer(self, leg: str) -> None:
-        """Answers."""
+        """Answer a leg."""
         await self.ask("POST", f"/channels/{leg}/answer")
 
     async def join(self, bridge: str, *legs: str) -> None:
-        """Puts legs into a bridge."""
+        """Add legs to a bridge."""
         await self.ask("POST", f"/bridges/{bridge}/addChannel", {"channel": ",".join(legs)})
 
     @contextlib.asynccontextmanager
     async def events(
         self, app: str, types: Collection[str], *, of_all: bool = False
     ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-        """An app's event socket, to read by `read`; no other types of events come.
+        """Open an app's event socket, filtered to these types of events; read it with `read`.
 
         Args:
-            of_all: Of every channel and bridge of this Asterisk, not the app's alone.
+            of_all: Events of every channel and bridge of this Asterisk, not only the app's.
         """
         url = f"{self._ari.replace('http', 'ws', 1)}/events"
         query = {"app": app} | ({"subscribeAll": "true"} if of_all else {})
@@ -100,7 +100,7 @@ class Asterisk:
             yield socket
 
     async def _filter(self, app: str, types: Collection[str]) -> None:
-        """Sets the app's event filter. The handshake is answered a moment before there is an app."""
+        """Set the app's event filter. The app exists only a moment after the handshake, so 404 is retried."""
         body = {"allowed": [{"type": name} for name in types]}
         async with asyncio.timeout(_OPEN_SECONDS):
             while True:
@@ -115,7 +115,7 @@ class Asterisk:
 
 
 async def read(socket: aiohttp.ClientWebSocketResponse) -> AsyncIterator[Event]:
-    """The events, until the socket is closed."""
+    """Yield the events until the socket is closed."""
     async for message in socket:
         if message.type is aiohttp.WSMsgType.TEXT:
             yield json.loads(message.data)
@@ -123,7 +123,7 @@ async def read(socket: aiohttp.ClientWebSocketResponse) -> AsyncIterator[Event]:
 
 @contextlib.asynccontextmanager
 async def connected(url: str, user: str, password: str, *, requests_at_once: int = 10) -> AsyncIterator[Asterisk]:
-    """An Asterisk's client, for so many requests at once (the worker's default)."""
+    """Connect a client, for `requests_at_once` concurrent requests (default: the worker's)."""
     secret = base64.b64encode(f"{user}:{password}".encode()).decode()
     # One more connection, for the event socket.
     connector = aiohttp.TCPConnector(limit=requests_at_once + 1, keepalive_timeout=_IDLE_SECONDS)
@@ -134,17 +134,17 @@ async def connected(url: str, user: str, password: str, *, requests_at_once: int
 
 
 class Tasks:
-    """Tasks that nobody waits for, kept until they are done; a failure is told on standard error by asyncio."""
+    """Background tasks, referenced until they are done; asyncio prints a failure on standard error."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Begins one."""
+        """Start a task."""
         task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
     async def done(self) -> None:
-        """Waits for all of them; raises what any of them raised."""
+        """Wait for all tasks; raise what any of them raised."""
         await asyncio.gather(*self._running)

@@ -1,6 +1,6 @@
-"""Set-up times out of an Asterisk's events: when each call's caller came, and when both its legs were in the bridge.
+"""Set-up times from an Asterisk's events: from the creation of a caller's leg until both legs are in the bridge.
 
-All by that Asterisk's own clock, to the millisecond. Pure: events in, times out.
+By the clock of that Asterisk, in milliseconds. Pure: events in, times out.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-#: The one event it takes: with a leg's entering it tells when the leg came to be.
+#: The one event that is read: it has the time of a leg's entry and of its creation.
 EVENT = "ChannelEnteredBridge"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetUp:
-    """How long a call's set-up took, in ms from the creation of the caller's leg."""
+    """The duration of a call's set-up, in ms from the creation of the caller's leg."""
 
     #: Until the second leg entered the bridge.
     whole: int
-    #: Until the media leg came to be: all that is decided and stored before Asterisk is asked for it.
+    #: Until the creation of the media leg: everything that is decided and stored before Asterisk is asked for it.
     until_media: int
 
 
@@ -32,14 +32,14 @@ class _Entering:
 
 
 class Bridgings:
-    """What an observer of the Asterisk saw."""
+    """The entries into bridges that an observer of the Asterisk has seen."""
 
     def __init__(self) -> None:
         self._legs: dict[str, dict[str, _Entering]] = {}
         self._bridges: dict[str, str] = {}
 
-    def note(self, event: Mapping[str, Any]) -> None:
-        """Takes an event; others than EVENT say nothing. Of a leg that enters again, the first time counts."""
+    def add(self, event: Mapping[str, Any]) -> None:
+        """Add an event; types other than EVENT are ignored. If a leg enters again, its first entry counts."""
         if event["type"] != EVENT:
             return
         bridge, leg = event["bridge"]["id"], event["channel"]["id"]
@@ -50,31 +50,31 @@ class Bridgings:
         self._bridges.setdefault(leg, bridge)
 
     def set_up(self, caller: str) -> SetUp | None:
-        """How long a caller's call took; None when it was never in a bridge with another leg."""
+        """Return the set-up of a caller's call, None if it was never in a bridge with another leg."""
         legs = self._legs.get(self._bridges.get(caller, ""), {})
         others = [entering for leg, entering in legs.items() if leg != caller]
         if not others:
             return None
-        came = legs[caller].created
+        created = legs[caller].created
         second = min(others, key=lambda entering: entering.entered)
         return SetUp(
-            whole=max(legs[caller].entered, second.entered) - came,
-            until_media=second.created - came,
+            whole=max(legs[caller].entered, second.entered) - created,
+            until_media=second.created - created,
         )
 
 
 def quantile(values: Sequence[float], part: float) -> float:
-    """The smallest of the values that so many of them do not exceed; NaN of none."""
+    """Return the smallest value that `part` of the values do not exceed; NaN without values."""
     if not values:
         return math.nan
     return sorted(values)[max(0, math.ceil(part * len(values)) - 1)]
 
 
 def mean(values: Sequence[float]) -> float:
-    """NaN of none."""
+    """Return the mean; NaN without values."""
     return sum(values) / len(values) if values else math.nan
 
 
 def _milliseconds(stamp: str) -> int:
-    """Of a stamp as Asterisk writes it: `2026-11-23T11:39:28.123+0000`."""
+    """Return the milliseconds of a time stamp as Asterisk writes it: `2026-11-23T11:39:28.123+0000`."""
     return round(1000 * datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%S.%f%z").timestamp())

@@ -1,8 +1,8 @@
-"""Our broker beside the one that comes with Dramatiq: `python -m bench.broker [--rounds 3] [PART ...]`.
+"""Compare our broker with Dramatiq's own: `python -m bench.broker [--rounds 3] [PART ...]`.
 
-Both on the same embedded Redis, one after the other in each round, the order changed from round to round. Parts:
-dispatch, chain, idle, throughput, flood, recovery, outages; `--lengths 1,5` does the outages of these lengths only.
-Prints tables in Markdown; docs/bench.md has a run of it.
+Both run on the same embedded Redis, one after the other in each round, in alternating order. Parts: dispatch, chain,
+idle, throughput, flood, recovery, outages; `--lengths 1,5` limits the outages to these lengths. Prints tables in
+Markdown; docs/bench.md shows a run.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from bench import broker_worker
 from bench.broker_worker import message
 from devstack import folders, servers, tcp_proxy
 from listener import buffer, redis_store
+from shared.call.ids import ConnectionVersion
 
 KINDS = ("stock", "ours")
 #: The idle gap before a message, in seconds; as many short ones as long ones.
@@ -47,31 +48,31 @@ OUTAGES_SECONDS = (1, 5, 30)
 
 
 def say(text: str = "") -> None:
-    """A line of the report."""
+    """Print a line of the report."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def row(*cells: object) -> None:
-    """A row of a table."""
+    """Print a row of a table."""
     say("| " + " | ".join(str(cell) for cell in cells) + " |")
 
 
 def table(*headings: str) -> None:
-    """The head of a table."""
+    """Print the head of a table."""
     row(*headings)
     row(*("---" for _ in headings))
 
 
 def quantiles(values: Sequence[float]) -> tuple[str, ...]:
-    """p50, p95, p99 and the worst, in ms."""
+    """Return p50, p95, p99 and the maximum, in ms."""
     ordered = sorted(values)
     picked = [ordered[min(len(ordered) - 1, int(len(ordered) * part))] for part in (0.5, 0.95, 0.99)]
     return tuple(f"{value * 1000:.1f}" for value in (*picked, ordered[-1]))
 
 
 class Bench:
-    """Redis, and workers on it."""
+    """A Redis, and workers on it."""
 
     def __init__(self, server: servers.Redis, folder: Path, lengths: Sequence[int]) -> None:
         self.server = server
@@ -81,26 +82,26 @@ class Bench:
         self._pid = 0
 
     def fresh(self) -> None:
-        """An empty Redis, and nothing noted."""
+        """Empty Redis and start a new file of notes."""
         with contextlib.closing(redis.Redis.from_url(self.server.url)) as client:
             client.flushall()
         self._notes = self._folder / f"notes-{uuid.uuid4().hex[:8]}"
 
     def stall(self) -> None:
-        """Redis does nothing any more, and is there all the same."""
+        """Suspend Redis; its connections stay open."""
         with contextlib.closing(redis.Redis.from_url(self.server.url)) as client:
             self._pid = int(client.info("server")["process_id"])
         os.kill(self._pid, signal.SIGSTOP)
 
-    def continue_in_dialplan(self) -> None:
-        """Redis goes on."""
+    def resume(self) -> None:
+        """Resume Redis."""
         os.kill(self._pid, signal.SIGCONT)
 
     @contextlib.contextmanager
     def worker(
         self, kind: str, *, threads: int = 8, name: str = "w", url: str = ""
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """One, from when it has started."""
+        """Run a worker; the block begins when it has started."""
         command = [sys.executable, "-m", "bench.broker_worker", kind, name, str(threads), str(self._notes)]
         environment = {**os.environ, "REDIS_URL": url or self.server.url}
         process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)  # noqa: S603 - our own command
@@ -118,25 +119,25 @@ class Bench:
                     process.wait()
 
     def noted(self, event: str) -> dict[str, float]:
-        """What, and when the last time."""
+        """Return the messages of this event, each with the time of its last note."""
         return {what: at for happened, what, _, at in broker_worker.read(self._notes) if happened == event}
 
     def times(self, event: str) -> Counter[str]:
-        """What, and how often."""
+        """Return the messages of this event, each with its number of notes."""
         return Counter(what for happened, what, _, _ in broker_worker.read(self._notes) if happened == event)
 
 
 def wait(holds: Callable[[], object], seconds: float, what: str) -> None:
-    """Polls."""
+    """Poll until it holds; exit with the text after so many seconds."""
     ends_at = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > ends_at:
-            raise SystemExit(f"{what} in {seconds} s")
+            raise SystemExit(f"{what} after {seconds} s")
         time.sleep(0.02)
 
 
 def alternating(rounds: int) -> Iterator[str]:
-    """Stock and ours, the order changed each round."""
+    """Yield stock and ours, in alternating order."""
     for number in range(rounds):
         yield from KINDS if number % 2 == 0 else reversed(KINDS)
 
@@ -145,7 +146,7 @@ def alternating(rounds: int) -> Iterator[str]:
 
 
 def dispatch(bench: Bench, rounds: int) -> None:
-    """How long an idle worker takes to begin."""
+    """Measure how long an idle worker takes to begin."""
     took: defaultdict[str, list[float]] = defaultdict(list)
     low, high = GAPS_SECONDS
     for kind in alternating(rounds):
@@ -159,14 +160,15 @@ def dispatch(bench: Bench, rounds: int) -> None:
             wait(lambda: len(bench.noted("began")) == DISPATCHED, 10, "not all ran")
         took[kind] += [at - sent[what] for what, at in bench.noted("began").items()]
         made.close()
-    say(f"\n### Idle dispatch: enqueue → actor begins, ms ({rounds * DISPATCHED} messages each, gaps 50 to 3,000 ms)\n")
+    number = rounds * DISPATCHED
+    say(f"\n### Dispatch when idle: enqueue → actor begins, ms ({number} messages each, gaps 50 to 3,000 ms)\n")
     table("broker", "p50", "p95", "p99", "worst")
     for kind in KINDS:
         row(kind, *quantiles(took[kind]))
 
 
 def chain(bench: Bench, rounds: int) -> None:
-    """How long five messages take of which each orders the next."""
+    """Measure a chain of five messages, each enqueued by the one before."""
     took: defaultdict[str, list[float]] = defaultdict(list)
     for kind in alternating(rounds):
         bench.fresh()
@@ -176,7 +178,7 @@ def chain(bench: Bench, rounds: int) -> None:
                 time.sleep(random.uniform(0.05, 0.5))  # noqa: S311 - no secret
                 sent[str(number)] = time.monotonic()
                 made.enqueue(message("chain", str(number), LINKS - 1))
-                wait(lambda n=number: str(n) in bench.noted("link-0"), 20, "a chain did not end")  # type: ignore[misc]
+                wait(lambda n=number: str(n) in bench.noted("link-0"), 20, "a chain has not ended")  # type: ignore[misc]
         took[kind] += [at - sent[what] for what, at in bench.noted("link-0").items()]
         made.close()
     say(f"\n### Chain of {LINKS}: first enqueue → last actor begins, ms ({rounds * CHAINS} each)\n")
@@ -186,7 +188,7 @@ def chain(bench: Bench, rounds: int) -> None:
 
 
 def idle(bench: Bench, rounds: int) -> None:
-    """What an idle worker costs."""
+    """Measure the CPU time of an idle worker."""
     used: defaultdict[str, list[float]] = defaultdict(list)
     for kind in alternating(rounds):
         bench.fresh()
@@ -197,14 +199,14 @@ def idle(bench: Bench, rounds: int) -> None:
             ended = psutil.Process(process.pid).cpu_times()
         seconds = ended.user + ended.system - began.user - began.system
         used[kind].append(100 * seconds / IDLE_SECONDS)
-    say("\n### An idle worker of 8 threads: CPU, % of a core, each round\n")
+    say("\n### Idle worker with 8 threads: CPU, % of a core, each round\n")
     table("broker", "rounds")
     for kind in KINDS:
         row(kind, ", ".join(f"{value:.2f}" for value in used[kind]))
 
 
 def throughput(bench: Bench, rounds: int) -> None:
-    """How many empty messages one process does, all there when it starts."""
+    """Measure how fast one process runs empty messages that are all enqueued before."""
     rates: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
     for kind in alternating(rounds):
         for threads, number in THROUGHPUT.items():
@@ -224,19 +226,19 @@ def throughput(bench: Bench, rounds: int) -> None:
 
 
 def flood(bench: Bench, rounds: int) -> None:
-    """How many messages a listener's store takes to Redis: encoded, in batches of 500, one event loop."""
+    """Measure how fast a listener's store pushes encoded messages, in batches of 500, in one event loop."""
     bodies = [message("quick", "x" * 500, group=str(number % 50)) for number in range(FLOOD)]
 
     async def push() -> float:
         store = redis_store.RedisStore(redis_store.client(bench.server.url), "bench", capacity=1, timeout_seconds=2.0)
         began = time.monotonic()
         for at in range(0, FLOOD, 500):
-            await store.push([buffer.encode_message((1, 1), each) for each in bodies[at : at + 500]])
+            await store.push([buffer.encode_message(ConnectionVersion(1, 1), each) for each in bodies[at : at + 500]])
         took = time.monotonic() - began
         await store.close()
         return took
 
-    say("\n### A listener's enqueue: messages/s of 600 bytes, in batches of 500, each round\n")
+    say("\n### Enqueue by a listener: messages/s of 600 bytes, in batches of 500, each round\n")
     rates = []
     for _ in range(rounds):
         bench.fresh()
@@ -244,47 +246,48 @@ def flood(bench: Bench, rounds: int) -> None:
     say(", ".join(f"{rate:,.0f}" for rate in rates))
 
 
-# ── what is lost ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── losses ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def recovery(bench: Bench, rounds: int) -> None:
-    """From kill -9 of the worker that holds a message until another one begins it. Ours alone: stock takes minutes."""
+    """Measure from kill -9 of a worker until another begins its message. Ours alone: stock takes minutes."""
     took = []
     for number in range(RECOVERIES):
         bench.fresh()
         made = broker_worker.broker("ours", bench.server.url)
         with bench.worker("ours", name="victim") as victim:
-            made.enqueue(message("hold", "it", 60, "victim", False, False))
+            made.enqueue(message("work", "it", 60, "victim", False, False))
             wait(lambda: bench.times("began")["it"] == 1, 5, "not begun")
             with bench.worker("ours", name="survivor"):
                 # Somewhere within a heartbeat.
                 time.sleep(1 + number / RECOVERIES)
                 victim.kill()
                 killed = time.monotonic()
-                wait(lambda: bench.times("began")["it"] == 2, 30, "not taken over")
+                wait(lambda: bench.times("began")["it"] == 2, 30, "not redelivered")
                 took.append(bench.noted("began")["it"] - killed)
         made.close()
-    say(f"\n### A worker killed -9: until its message runs elsewhere, s ({RECOVERIES} runs)\n")
+    say(f"\n### Worker killed with -9: time until its message runs elsewhere, s ({RECOVERIES} runs)\n")
     say(", ".join(f"{seconds:.2f}" for seconds in took))
     ordered = sorted(took)
     say(f"\np50 {statistics.median(took):.2f}, p95 {ordered[int(0.95 * len(ordered))]:.2f}, worst {ordered[-1]:.2f}")
 
 
-#: What is on its way when it happens: it waits, is at work, fails and is tried again, is delayed, orders another one.
+#: The messages on their way during a fault, by kind → seconds of work, whether it fails once, whether it enqueues
+#: another message, delay in ms.
 LOADS: dict[str, tuple[float, bool, bool, int | None]] = {
     "quick": (0.0, False, False, None),
-    "at work": (0.6, False, False, None),
-    "tried again": (0.2, True, False, None),
+    "running": (0.6, False, False, None),
+    "retried": (0.2, True, False, None),
     "delayed": (0.0, False, False, 800),
-    "orders the next": (0.2, False, True, None),
+    "enqueues the next": (0.2, False, True, None),
 }
 
 
 def outages(bench: Bench, rounds: int) -> None:
-    """Messages of each kind, 40 a second, before, during and after."""
+    """Count the messages lost and repeated by each fault: 40 a second of all kinds, before, during and after it."""
     say("\n### Outages\n")
-    say("Sent: Redis took it. Refused: an error after 2 s, told to the producer. Two workers of 8 threads.\n")
-    table("what happens", "broker", "sent", "refused", "run", "run twice", "lost with Redis", "lost")
+    say("Sent: enqueued in Redis. Refused: the producer got an error after 2 s. Two workers with 8 threads each.\n")
+    table("fault", "broker", "sent", "refused", "run", "run twice", "lost with Redis", "lost")
     for seconds in bench.lengths:
         for name, case in CASES.items():
             for kind in ("ours", "stock") if (name, seconds) in STOCK else ("ours",):
@@ -311,12 +314,12 @@ def _outage(bench: Bench, kind: str, title: str, seconds: float, case: Case) -> 
             timer.start()
         number = 0
         while (now := time.monotonic()) < ends_at + 2:
-            name, (work_seconds, fails, orders, delay_ms) = loads[number % len(loads)]
+            name, (work_seconds, fails, enqueues, delay_ms) = loads[number % len(loads)]
             what = f"{name}-{number}"
             number += 1
             try:
                 made.enqueue(
-                    message("hold", what, work_seconds, "", fails, orders, group=str(number % 5)), delay=delay_ms
+                    message("work", what, work_seconds, "", fails, enqueues, group=str(number % 5)), delay=delay_ms
                 )
                 sent[what] = time.monotonic()
             except (redis.RedisError, dramatiq.errors.DramatiqError):
@@ -324,11 +327,11 @@ def _outage(bench: Bench, kind: str, title: str, seconds: float, case: Case) -> 
             time.sleep(max(0.0, now + 0.025 - time.monotonic()))
         for timer in timers:
             timer.join()
-        _settle(bench, sent)
+        _wait_for_end(bench, sent)
         ended = bench.times("ended")
     begun = bench.noted("began")
     missing = [what for what in sent if not ended[what]]
-    # Waiting, delayed, or given back to be tried again when Redis was killed: it was in Redis and nowhere else.
+    # Waiting, delayed or to be retried when Redis was killed: the message was in Redis and nowhere else.
     killed_at = ends_at - seconds
     with_redis = [
         what
@@ -338,16 +341,16 @@ def _outage(bench: Bench, kind: str, title: str, seconds: float, case: Case) -> 
     ]
     twice = sum(1 for what in sent if ended[what] > 1)
     run = sum(1 for what in sent if ended[what])
-    # A message that was ordered by another one is the other's to lose: it has ended, so the order was taken.
-    nexts = [what for what in sent if what.startswith("orders") and ended[what] and not ended[f"{what}-next"]]
+    # A message that another one enqueued: the other has ended, so Redis had accepted it.
+    nexts = [what for what in sent if what.startswith("enqueues") and ended[what] and not ended[f"{what}-next"]]
     lost = len(missing) - len(with_redis) + (0 if case in LOSES_REDIS else len(nexts))
     row(title, kind, len(sent), refused, run, twice, len(with_redis), lost)
     for what in set(missing) - set(with_redis):
         sys.stderr.write(f"lost: {what}, begun {begun.get(what, 0) - killed_at:+.3f} s\n")
 
 
-def _settle(bench: Bench, sent: dict[str, float]) -> None:
-    """Until all have ended, or nothing has for a while."""
+def _wait_for_end(bench: Bench, sent: dict[str, float]) -> None:
+    """Wait until all have ended, or none has for a while."""
     last, since = -1, time.monotonic()
     while time.monotonic() - since < 12:
         number = sum(bench.times("ended").values())
@@ -372,7 +375,7 @@ def _stalled_redis(bench: Bench, wire: tcp_proxy.Wire, workers: list[Any], begin
     if begins:
         bench.stall()
     else:
-        bench.continue_in_dialplan()
+        bench.resume()
 
 
 def _emptied(bench: Bench, wire: tcp_proxy.Wire, workers: list[Any], begins: bool) -> None:
@@ -395,11 +398,11 @@ CASES: dict[str, Case] = {
     "Redis cut off": _cut,
     "Redis stalled": _stalled_redis,
     "Redis restarted empty": _emptied,
-    "a worker killed": _killed_worker,
-    "a worker stalled": _stalled_worker,
+    "worker killed": _killed_worker,
+    "worker stalled": _stalled_worker,
 }
 LOSES_REDIS = (_emptied,)
-#: Also done with the stock broker.
+#: The cases the stock broker runs as well.
 STOCK = {("Redis cut off", 5), ("Redis restarted empty", 5)}
 
 PARTS: dict[str, Callable[[Bench, int], None]] = {
@@ -414,11 +417,13 @@ PARTS: dict[str, Callable[[Bench, int], None]] = {
 
 
 def main() -> None:
-    """Measures."""
+    """Run the parts and print the report."""
     parser = argparse.ArgumentParser(prog="python -m bench.broker", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", choices=[*PARTS, []], help=", ".join(PARTS))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--lengths", default=",".join(map(str, OUTAGES_SECONDS)), help="of the outages, in seconds")
+    parser.add_argument(
+        "--lengths", default=",".join(map(str, OUTAGES_SECONDS)), help="lengths of the outages, in seconds"
+    )
     options = parser.parse_args()
     lengths = [int(length) for length in options.lengths.split(",")]
     with folders.temporary() as folder, servers.Redis(folder / "redis") as server:

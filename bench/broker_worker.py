@@ -1,6 +1,7 @@
 """A worker to be measured: `REDIS_URL=… python -m bench.broker_worker ours|stock NAME THREADS FILE`.
 
-Notes in the file what it begins and ends, and when: monotonic clock, which all processes of a machine share.
+It notes in the file what it begins and ends, with the time of the monotonic clock, which all processes of a machine
+share.
 """
 
 from __future__ import annotations
@@ -29,57 +30,57 @@ Message = dramatiq.Message[Any]
 
 
 def broker(kind: str, url: str, *, name: str = "producer", threads: int | None = None) -> dramatiq.Broker:
-    """Ours, or the one that comes with Dramatiq, with its own defaults."""
+    """Return our broker, or Dramatiq's own with its defaults."""
     made: dramatiq.Broker
     if kind == "ours":
         client = queues.client(url)
         middleware: list[dramatiq.Middleware] = [retries.Retries(), dramatiq.middleware.Pipelines()]
         made = redis_broker.Broker(client, namespace=NAMESPACE, name=name, capacity=threads, middleware=middleware)
     else:
-        again = dramatiq.middleware.Retries(min_backoff=100, max_backoff=5000)
-        middleware = [again, dramatiq.middleware.Pipelines()]
+        stock_retries = dramatiq.middleware.Retries(min_backoff=100, max_backoff=5000)
+        middleware = [stock_retries, dramatiq.middleware.Pipelines()]
         made = stock.RedisBroker(url=url, namespace=NAMESPACE, middleware=middleware)
     made.declare_queue(QUEUE)
     return made
 
 
 def message(actor: str, *args: Any, group: str = "") -> Message:
-    """A message to one of the actors below."""
+    """Return a message to one of the actors below."""
     return dramatiq.Message(QUEUE, actor, args, {}, {"group": group})
 
 
 def declare(
     made: dramatiq.Broker, note: Callable[[str, str], None], is_first: Callable[[str], bool], name: str
 ) -> None:
-    """The actors."""
+    """Declare the actors."""
 
     def quick(what: str) -> None:
-        """Notes when it began."""
+        """Note when it began."""
         note("began", what)
 
     def chain(what: str, left: int) -> None:
-        """Orders the next one, as a step of a call does."""
+        """Enqueue the next message, as a step of a call does."""
         note(f"link-{left}", what)
         if left:
             made.enqueue(message("chain", what, left - 1))
 
-    def hold(what: str, seconds: float, by: str, fails: bool, orders: bool) -> None:
-        """Works for a while, if it is this worker; fails the first time, or orders another message."""
+    def work(what: str, seconds: float, by: str, fails: bool, enqueues: bool) -> None:
+        """Work for a while, if this worker is meant; fail the first time, or enqueue another message."""
         note("began", what)
         if by in ("", name):
             time.sleep(seconds)
         if fails and is_first(what):
             raise ValueError(what)
-        if orders:
-            made.enqueue(message("hold", f"{what}-next", 0, "", False, False))
+        if enqueues:
+            made.enqueue(message("work", f"{what}-next", 0, "", False, False))
         note("ended", what)
 
-    for act in (quick, chain, hold):
+    for act in (quick, chain, work):
         dramatiq.actor(actor_name=act.__name__, queue_name=QUEUE, broker=made)(act)
 
 
 def main() -> None:
-    """Works until SIGTERM, or until whoever started it is gone."""
+    """Work until SIGTERM, or until the parent process is gone."""
     kind, name, threads, path = sys.argv[1:]
     parent = os.getppid()
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -108,7 +109,7 @@ def main() -> None:
 
 
 def read(path: Path) -> list[tuple[str, str, str, float]]:
-    """What was noted: event, what, who, when."""
+    """Return the notes: event, message, worker, time."""
     if not path.exists():
         return []
     return [tuple(json.loads(line)) for line in path.read_text().splitlines()]

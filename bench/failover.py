@@ -1,7 +1,7 @@
 """Fail-over, hand-over and scale of the listeners: `python -m bench.failover [--rounds 10] [PART ...]`.
 
-The processes of the Procfile with the clocks of production, on one simulated Asterisk with an app for each tenant.
-Parts: killed, together, moves, flushed, outage, thousand. Prints tables in Markdown; docs/bench.md has a run of it.
+Runs the processes of the Procfile with the times of production, on one simulated Asterisk with an app per tenant.
+Parts: killed, together, moves, flushed, outage, thousand. Prints Markdown tables; docs/bench.md has a result.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from pathlib import Path
 import psutil
 
 from devstack import folders, servers
+from devstack.fleet import Fleet, overlaps, running_fleet
 from shared import queues
 from shared.storage import migrations
-from tests.acceptance.fleet import Fleet, overlaps, running_fleet
 
 CONNECTIONS = 60
 RATE = 20.0
 OUTAGE_SECONDS = 60
 THOUSAND = 1000
-REST_SECONDS = 30
+IDLE_SECONDS = 30
 
 
 @contextlib.contextmanager
 def fleet_of(
     folder: Path, connections: int, *processes: str, **environment: str
 ) -> Iterator[tuple[Fleet, servers.Postgres]]:
-    """So many tenants with servers of their own."""
+    """Start a fleet of `connections` tenants with its own Postgres and Redis."""
     own = folder / uuid.uuid4().hex[:8]
     own.mkdir(mode=0o711)
     with servers.Postgres(own / "postgres") as postgres:
@@ -50,20 +50,20 @@ def fleet_of(
 
 
 def say(*cells: object) -> None:
-    """A row of a table."""
+    """Print a row of a table."""
     sys.stdout.write("| " + " | ".join(map(str, cells)) + " |\n")
     sys.stdout.flush()
 
 
 def heading(*cells: str) -> None:
-    """The first rows of a table."""
+    """Print the heading of a table."""
     sys.stdout.write("\n")
     say(*cells)
     say(*("---" for _ in cells))
 
 
 def poll(condition: Callable[[], object], *, seconds: float, every: float = 0.02) -> float:
-    """How long until a condition holds."""
+    """Wait until a condition holds; return how long it took."""
     began = time.monotonic()
     while not condition():
         if time.monotonic() - began > seconds:
@@ -73,17 +73,17 @@ def poll(condition: Callable[[], object], *, seconds: float, every: float = 0.02
 
 
 def gaps_after(fleet: Fleet, moment: float) -> list[float]:
-    """For each app whose socket was lost at a moment: until the next one was open."""
+    """Return for each app whose socket was lost at a moment the time until the next one was open."""
     gaps = []
-    for tenures in fleet.tenures(since=moment - 0.5).values():
-        later = [tenure.opened_at - moment for tenure in tenures if tenure.opened_at > moment]
+    for lifetimes in fleet.lifetimes(since=moment - 0.5).values():
+        later = [lifetime.opened_at - moment for lifetime in lifetimes if lifetime.opened_at > moment]
         if later:
             gaps.append(later[0])
     return gaps
 
 
 def killed(folder: Path, rounds: int) -> None:
-    """A listener killed under calls, again and again."""
+    """Kill a listener during calls, repeatedly."""
     heading("round", "sockets lost", "until the first is open again, s", "until the last is, s", "callers", "lost")
     with fleet_of(folder, CONNECTIONS, "listener.1", "listener.2", "worker", "scheduler") as (fleet, _):
         lasts: list[float] = []
@@ -107,7 +107,7 @@ def killed(folder: Path, rounds: int) -> None:
 
 
 def together(folder: Path, rounds: int) -> None:
-    """The leading scheduler and a listener killed in the same moment."""
+    """Kill the leading scheduler and a listener at the same moment."""
     heading("round", "until every socket is open again, s")
     with fleet_of(folder, CONNECTIONS, "listener.1", "listener.2", "worker", "scheduler.1", "scheduler.2") as (
         fleet,
@@ -124,7 +124,7 @@ def together(folder: Path, rounds: int) -> None:
 
 
 def moves(folder: Path, rounds: int) -> None:
-    """A third listener joins and the first one stops, under calls on the plain dialplan."""
+    """Start a third listener and stop the first, during calls on the plain dialplan."""
     heading("round", "what", "share", "moved", "took, s", "overlaps, ms (median, worst)", "gaps", "callers", "lost")
     with fleet_of(folder, CONNECTIONS, "listener.1", "listener.2", "worker", "scheduler") as (fleet, _):
         connected = fleet.connect_all()
@@ -132,7 +132,7 @@ def moves(folder: Path, rounds: int) -> None:
         for number in range(1, rounds + 1):
             joining = f"listener.{new}"
             for what, after in (("joins", [*old, joining]), ("stops", [*old[1:], joining])):
-                before = fleet.holders()
+                before = fleet.assignments()
                 moment = time.monotonic()
                 with fleet.callers(rate=RATE, talk_seconds=3, dialplan="plain") as callers:
                     if what == "joins":
@@ -143,8 +143,8 @@ def moves(folder: Path, rounds: int) -> None:
                     took = time.monotonic() - moment
                     poll(lambda: len(callers) >= 100, seconds=20)
                 fleet.wait_states(callers, "ended", seconds=30)
-                now = fleet.holders()
-                both = [each for tenures in fleet.tenures(since=moment).values() for each in overlaps(tenures)]
+                now = fleet.assignments()
+                both = [each for lifetimes in fleet.lifetimes(since=moment).values() for each in overlaps(lifetimes)]
                 say(
                     number,
                     what,
@@ -158,13 +158,13 @@ def moves(folder: Path, rounds: int) -> None:
                 )
             old, new = [old[1], joining], new + 1
         still = sum(call["state"] == "connected" for call in fleet.pipeline.calls(*connected))
-        sys.stdout.write(f"\nOf {len(connected)} calls connected before all that, {still} still are.\n")
+        sys.stdout.write(f"\nOf {len(connected)} calls connected before, {still} still are.\n")
         fleet.end(connected)
 
 
 def flushed(folder: Path, rounds: int) -> None:
-    """FLUSHALL in the middle of 200 calls."""
-    heading("round", "callers", "connected", "lost", "runs", "sockets opened anew")
+    """Run FLUSHALL in the middle of 200 calls."""
+    heading("round", "callers", "connected", "lost", "runs", "sockets reopened")
     with fleet_of(folder, CONNECTIONS, "listener.1", "listener.2", "worker", "scheduler") as (fleet, _):
         for number in range(1, rounds + 1):
             moment = time.monotonic()
@@ -176,21 +176,21 @@ def flushed(folder: Path, rounds: int) -> None:
                 poll(lambda: len(callers) >= 200, seconds=20)
             fleet.wait_states(callers, "ended", seconds=60)
             lost = len(fleet.lost(callers))
-            opened = sum(len(tenures) - 1 for tenures in fleet.tenures(since=moment).values())
+            opened = sum(len(lifetimes) - 1 for lifetimes in fleet.lifetimes(since=moment).values())
             runs = fleet.pipeline.value("SELECT count(*) FROM workflow_runs") - runs
             say(number, len(callers), len(callers) - lost, lost, runs, opened)
 
 
 def outage(folder: Path, rounds: int) -> None:
-    """Postgres gone for a minute."""
-    heading("round", "connected calls that stayed up", "callers who waited all the time", "of those hung up",
-            "set-ups that were cut short", "until none of them is overdue, s")  # fmt: skip
+    """Stop Postgres for a minute."""
+    heading("round", "connected calls that stayed up", "callers that waited throughout", "of those hung up",
+            "interrupted set-ups", "until none of them is overdue, s")  # fmt: skip
     with fleet_of(folder, CONNECTIONS, "listener.1", "listener.2", "worker", "scheduler") as (fleet, postgres):
         for number in range(1, rounds + 1):
             connected = fleet.connect_all()
-            with fleet.control.hold("POST", "/channels/externalMedia", "after") as gate:
-                cut_short = [fleet.dial(app) for app in fleet.apps[:5]]
-                gate.wait_arrived(count=5)
+            with fleet.control.hold("POST", "/channels/externalMedia", "after") as point:
+                interrupted = [fleet.dial(app) for app in fleet.apps[:5]]
+                point.wait_arrived(count=5)
                 postgres.kill()
             waiting = [fleet.dial(app) for app in fleet.apps[5:15]]
             time.sleep(OUTAGE_SECONDS)
@@ -198,22 +198,22 @@ def outage(folder: Path, rounds: int) -> None:
             fleet.pipeline.reconnect()
             query = "SELECT count(*) FROM ari.calls WHERE channel_id = ANY(%s) AND state NOT IN ('connected', 'ended')"
             known = "SELECT count(*) FROM ari.calls WHERE channel_id = ANY(%s)"
-            legs = [*cut_short, *waiting]
+            legs = [*interrupted, *waiting]
             took = poll(
                 lambda: not fleet.pipeline.value(query, legs) and fleet.pipeline.value(known, legs) == len(legs),  # noqa: B023 - used at once
                 seconds=60,
             )
             still = sum(call["state"] == "connected" for call in fleet.pipeline.calls(*connected))
             gone = sum(call["state"] == "ended" for call in fleet.pipeline.calls(*waiting))
-            up = sum(call["state"] == "connected" for call in fleet.pipeline.calls(*cut_short))
+            up = sum(call["state"] == "connected" for call in fleet.pipeline.calls(*interrupted))
             say(number, f"{still} of {len(connected)}", len(waiting), gone,
-                f"{len(cut_short)}, {up} connected after all", f"{took:.1f}")  # fmt: skip
+                f"{len(interrupted)}, {up} connected later", f"{took:.1f}")  # fmt: skip
             fleet.end([leg for leg in [*connected, *legs] if fleet.pipeline.state(leg) == "connected"])
 
 
 def thousand(folder: Path, rounds: int) -> None:
-    """A thousand connections on one listener: memory, CPU at rest, and all of them opened again."""
-    heading("round", "memory of the listener, MB", "of it for each connection, kB", "CPU at rest: listener",
+    """Measure a thousand connections on one listener: memory, CPU when idle, and reopening all sockets."""
+    heading("round", "memory of the listener, MB", "per connection, kB", "CPU when idle: listener",
             "scheduler", "worker", "after a restart: first open, s", "half", "last")  # fmt: skip
     with fleet_of(folder, 1, "listener", "worker", "scheduler") as (fleet, _):
         bare = psutil.Process(fleet.pipeline.pid("listener")).memory_info().rss
@@ -222,16 +222,18 @@ def thousand(folder: Path, rounds: int) -> None:
         for number in range(1, rounds + 1):
             fleet.wait_settled("listener", seconds=120)
             before = {name: _cpu_seconds(process) for name, process in processes.items()}
-            time.sleep(REST_SECONDS)
+            time.sleep(IDLE_SECONDS)
             rest = {
-                name: f"{(_cpu_seconds(process) - before[name]) / REST_SECONDS:.1%}"
+                name: f"{(_cpu_seconds(process) - before[name]) / IDLE_SECONDS:.1%}"
                 for name, process in processes.items()
             }
             memory = processes["listener"].memory_info().rss
             fleet.control.restart(down_seconds=3)
             back = time.monotonic() + 3
             poll(fleet.is_heard, seconds=120, every=0.5)
-            opened = sorted(max(0.0, tenures[-1].opened_at - back) for tenures in fleet.tenures(since=back).values())
+            opened = sorted(
+                max(0.0, lifetimes[-1].opened_at - back) for lifetimes in fleet.lifetimes(since=back).values()
+            )
             say(number, f"{memory / 1e6:.0f}", f"{(memory - bare) / (THOUSAND - 1) / 1e3:.1f}", rest["listener"],
                 rest["scheduler"], rest["worker"], f"{opened[0]:.1f}", f"{opened[len(opened) // 2]:.1f}",
                 f"{opened[-1]:.1f}")  # fmt: skip
@@ -253,7 +255,7 @@ PARTS: dict[str, Callable[[Path, int], None]] = {
 
 
 def main() -> None:
-    """Measures."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m bench.failover", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", choices=[*PARTS, []], help=", ".join(PARTS))
     parser.add_argument("--rounds", type=int, default=10)

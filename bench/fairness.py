@@ -1,9 +1,9 @@
-"""One tenant's calls beside another's trouble: `python -m bench.fairness [--rounds 2] [CASE ...]`.
+"""Set-up time of one tenant while another is in trouble: `python -m bench.fairness [--rounds 2] [CASE ...]`.
 
-The processes of the Procfile with their default settings, and two tenants, each with a simulated Asterisk in a process
-of its own. B's callers come at an even pace, alone, and while A's Asterisk is dead (its events come, no request is
-answered), slow (each answer takes 3 s), or A's callers come 500 at once. Prints a table in Markdown; docs/bench.md has
-a run of it.
+Runs the processes of the Procfile with their default settings, and two tenants, each with a simulated Asterisk in its
+own process. B's callers come at an even rate: alone, and while A's Asterisk is dead (it sends events, but answers no
+request) or slow (each answer takes 3 s), or while 500 callers of A come at once. Prints a Markdown table; docs/bench.md
+has a result.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from pathlib import Path
 
 from devstack import folders, processes, servers
 from devstack.endpoint import PATH
+from devstack.pipeline import SECRET_KEY, Pipeline, wait_until
+from devstack.tenants import PASSWORD, Tenant, closing_tenant
 from shared.storage import migrations
 from simulator.control import Control
-from tests.acceptance.pipeline import PASSWORD, SECRET_KEY, Pipeline, Tenant, closing_tenant, wait_until
 
 CALLS = 80
 PER_SECOND = 4.0
 TALK_SECONDS = 3.0
 BURST = 500
 SLOW_SECONDS = 3.0
-#: How long A's trouble is on before B's first call: long enough for whatever it holds up to be held up.
+#: A's trouble starts this long before B's first call, so that its effect is there.
 AHEAD_SECONDS = 3.0
 
 
-class Site:
+class Environment:
     """A tenant and its Asterisk."""
 
     def __init__(self, control: Control, tenant: Tenant, pipeline: Pipeline) -> None:
@@ -46,26 +47,26 @@ class Site:
         self._pipeline = pipeline
 
     def dial(self) -> str:
-        """A caller, who talks for a while."""
+        """Start a call, which hangs up after a while."""
         leg = f"caller-{uuid.uuid4().hex}"
         return self.control.dial("voiceai", channel_id=leg, hang_up_after=TALK_SECONDS + 10)
 
     def served(self) -> Counter[str]:
-        """How many calls the tenant had, and how many of them were answered."""
+        """Return the number of calls of the tenant, and of those that were answered."""
         rows = self._pipeline.query(
             "SELECT count(*) AS calls, count(connected_at) AS answered FROM ari.calls WHERE organization_id = %s",
             self.tenant.organization_id,
         )
         return Counter(rows[0])
 
-    def settle(self) -> None:
-        """Ends all trouble and all calls."""
+    def reset(self) -> None:
+        """End all faults and all calls."""
         self.control.clear()
         for channel in self.control.channels():
             if channel["kind"] == "caller":
                 with contextlib.suppress(Exception):
                     self.control.hang_up(channel["id"])
-        wait_until(self._is_empty, seconds=120, every=0.2, what="the calls before are over")
+        wait_until(self._is_empty, seconds=120, every=0.2, what="the earlier calls have ended")
 
     def _is_empty(self) -> bool:
         unfinished = self._pipeline.value(
@@ -75,49 +76,54 @@ class Site:
         return unfinished == 0 and not self.control.channels() and not self.control.bridges()
 
 
-def pace(site: Site, stop: threading.Event) -> None:
-    """Callers at an even pace until it is enough."""
+def pace(env: Environment, stop: threading.Event) -> None:
+    """Make calls at an even rate until stopped."""
     while not stop.wait(1 / PER_SECOND):
-        site.dial()
+        env.dial()
 
 
-def nothing(_a: Site, _stop: threading.Event) -> None:
-    """A is idle."""
+def nothing(_a: Environment, _stop: threading.Event) -> None:
+    """Leave A idle."""
 
 
-def dead(a: Site, stop: threading.Event) -> None:
-    """A's requests are taken and never answered."""
+def dead(a: Environment, stop: threading.Event) -> None:
+    """Accept the requests to A's Asterisk and never answer them."""
     a.control.fault("*", "/*", "before", delay_seconds=3600)
     pace(a, stop)
 
 
-def slow(a: Site, stop: threading.Event) -> None:
-    """A's requests are answered late."""
+def slow(a: Environment, stop: threading.Event) -> None:
+    """Answer the requests to A's Asterisk late."""
     a.control.fault("*", "/*", "before", delay_seconds=SLOW_SECONDS)
     pace(a, stop)
 
 
-def burst(a: Site, stop: threading.Event) -> None:
-    """So many callers at once, in the middle of B's."""
+def burst(a: Environment, stop: threading.Event) -> None:
+    """Make BURST calls at once, in the middle of B's calls."""
     stop.wait(AHEAD_SECONDS + 1)
     for _ in range(BURST):
         a.dial()
 
 
-CASES: dict[str, Callable[[Site, threading.Event], None]] = {
+CASES: dict[str, Callable[[Environment, threading.Event], None]] = {
     "alone": nothing, "dead": dead, "slow": slow, "burst": burst,
 }  # fmt: skip
 
 
-def measure(b: Site, pipeline: Pipeline) -> list[float]:
-    """Seconds from each caller of B to the answer; infinite where there was none."""
+def measure(b: Environment, pipeline: Pipeline) -> list[float]:
+    """Return the seconds from each call of B to its answer; infinity without one."""
     dialed: dict[str, float] = {}
     began = time.monotonic()
     for number in range(CALLS):
         time.sleep(max(0.0, began + number / PER_SECOND - time.monotonic()))
         at = time.time()
         dialed[b.dial()] = at
-    wait_until(lambda: settled(pipeline, dialed) == CALLS, seconds=60, every=0.2, what="each call of B is decided")
+    wait_until(
+        lambda: finished(pipeline, dialed) == CALLS,
+        seconds=60,
+        every=0.2,
+        what="each call of B is connected or has ended",
+    )
     answered = {
         call["channel_id"]: call["connected_at"].timestamp()
         for call in pipeline.calls(*dialed)
@@ -126,14 +132,14 @@ def measure(b: Site, pipeline: Pipeline) -> list[float]:
     return [answered.get(leg, float("inf")) - at for leg, at in dialed.items()]
 
 
-def settled(pipeline: Pipeline, legs: dict[str, float]) -> int:
-    """How many of these calls were connected, or are over."""
+def finished(pipeline: Pipeline, legs: dict[str, float]) -> int:
+    """Return how many of these calls were connected or have ended."""
     return sum(call["connected_at"] is not None or call["state"] == "ended" for call in pipeline.calls(*legs))
 
 
 @dataclass(kw_only=True)
-class Seen:
-    """What was seen in one case, over all rounds."""
+class Result:
+    """The result of one case, over all rounds."""
 
     #: B's set-up times in s.
     times: list[float] = field(default_factory=list)
@@ -141,8 +147,8 @@ class Seen:
     of_a: Counter[str] = field(default_factory=Counter)
 
 
-def run(case: str, a: Site, b: Site, pipeline: Pipeline, seen: Seen) -> None:
-    """One case, once."""
+def run(case: str, a: Environment, b: Environment, pipeline: Pipeline, seen: Result) -> None:
+    """Run one case once."""
     stop, before = threading.Event(), a.served()
     trouble = threading.Thread(target=functools.partial(CASES[case], a, stop))
     trouble.start()
@@ -152,15 +158,15 @@ def run(case: str, a: Site, b: Site, pipeline: Pipeline, seen: Seen) -> None:
     finally:
         stop.set()
         trouble.join()
-        b.settle()
-        a.settle()
+        b.reset()
+        a.reset()
     seen.of_a += a.served() - before
 
 
 @contextlib.contextmanager
 def process(*words: str, **environment: str) -> Iterator[None]:
-    """A program of the development stack, ended with the block."""
-    started = subprocess.Popen(  # noqa: S603 - our own programs
+    """Run a program of the development stack until the end of the block."""
+    started = subprocess.Popen(  # noqa: S603 - programs of this project
         [sys.executable, "-m", *words],
         env={"PATH": os.environ["PATH"], **environment},
         stdout=subprocess.DEVNULL,
@@ -173,8 +179,8 @@ def process(*words: str, **environment: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def site(pipeline: Pipeline, agent_url: str, name: str) -> Iterator[Site]:
-    """A tenant with a simulated Asterisk in a process of its own, connected."""
+def connected_tenant(pipeline: Pipeline, agent_url: str, name: str) -> Iterator[Environment]:
+    """Start a simulated Asterisk in its own process, and connect a tenant with it."""
     port = processes.free_port()
     simulated = process(
         "simulator", "--port", str(port), "--user", "voiceai", "--password", PASSWORD, "--media-url", agent_url,
@@ -185,24 +191,24 @@ def site(pipeline: Pipeline, agent_url: str, name: str) -> Iterator[Site]:
         wait_until(lambda: answers(control), seconds=20, what="the simulator")
         tenant.configure(f"http://127.0.0.1:{port}")
         wait_until(lambda: pipeline.connected(f"http://127.0.0.1:{port}"), seconds=20, what=pipeline.log_tail)
-        yield Site(control, tenant, pipeline)
+        yield Environment(control, tenant, pipeline)
 
 
 def answers(control: Control) -> bool:
-    """Whether the simulator does."""
+    """Return True if the simulator answers."""
     with contextlib.suppress(Exception):
         return control.is_running
     return False
 
 
 def quantile(values: Sequence[float], part: float) -> float:
-    """In ms."""
+    """Return a quantile of seconds, in ms."""
     ordered = sorted(values)
     return 1000 * ordered[min(len(ordered) - 1, int(len(ordered) * part))]
 
 
-def report(cases: dict[str, Seen]) -> None:
-    """The table; each case against B alone."""
+def report(cases: dict[str, Result]) -> None:
+    """Print the table; each case is compared with B alone."""
     say("| A | A's calls | answered | B's calls | answered | p50 ms | p95 ms | p50 against alone | p95 against alone |")
     say("|---|---|---|---|---|---|---|---|---|")
     for case, seen in cases.items():
@@ -216,14 +222,14 @@ def report(cases: dict[str, Seen]) -> None:
 
 
 def say(text: str) -> None:
-    """A line of the report."""
+    """Print a line of the report."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
-def bench(folder: Path, rounds: int, cases: Sequence[str]) -> dict[str, Seen]:
-    """Case → what was seen; the order turns from round to round."""
-    seen = {case: Seen() for case in cases}
+def bench(folder: Path, rounds: int, cases: Sequence[str]) -> dict[str, Result]:
+    """Return case → result; the order of the cases rotates from round to round."""
+    seen = {case: Result() for case in cases}
     with contextlib.ExitStack() as stack:
         postgres = stack.enter_context(servers.Postgres(folder / "postgres"))
         redis = stack.enter_context(servers.Redis(folder / "redis"))
@@ -238,10 +244,10 @@ def bench(folder: Path, rounds: int, cases: Sequence[str]) -> dict[str, Seen]:
         )
         pipeline.start()
         agent_url = f"ws://127.0.0.1:{port}{PATH}"
-        a = stack.enter_context(site(pipeline, agent_url, "a"))
-        b = stack.enter_context(site(pipeline, agent_url, "b"))
-        # The first calls of a process are no measure.
-        run("alone", a, b, pipeline, Seen())
+        a = stack.enter_context(connected_tenant(pipeline, agent_url, "a"))
+        b = stack.enter_context(connected_tenant(pipeline, agent_url, "b"))
+        # The first calls of a process are not measured: they warm it up.
+        run("alone", a, b, pipeline, Result())
         for number in range(rounds):
             for case in (*cases[number % len(cases) :], *cases[: number % len(cases)]):
                 run(case, a, b, pipeline, seen[case])
@@ -249,7 +255,7 @@ def bench(folder: Path, rounds: int, cases: Sequence[str]) -> dict[str, Seen]:
 
 
 def main() -> None:
-    """Runs it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m bench.fairness", description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))

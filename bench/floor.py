@@ -1,10 +1,11 @@
-"""The least that sets a call up: a bare asyncio client, no database, no queue. `python -m bench.floor`
+"""The lower bound of a set-up time: a bare asyncio client, no database, no queue. `python -m bench.floor`
 
-On a caller's StasisStart it asks for the media leg and the bridge side by side; on the media leg's it answers and adds
-side by side; when either leg ends it removes the other one and the bridge. What it lacks is everything else: nothing
-is recorded, checked, tried again or recovered.
+On a caller's StasisStart it requests media leg and bridge in parallel; on the media leg's it answers and adds both legs
+in parallel; when either leg ends it removes the other one and the bridge. Nothing is recorded, checked, retried or
+recovered.
 
-Environment: `ARI_URL`, `ARI_APP` (also the user), `ARI_PASSWORD`, `MEDIA_CLIENT`. Writes `ready` once it hears calls.
+Environment: `ARI_URL`, `ARI_APP` (also the user), `ARI_PASSWORD`, `MEDIA_CLIENT`. Prints `ready` once its event socket
+is open.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from bench.asterisk_client import Asterisk, Event, Tasks
 
 @dataclass(kw_only=True)
 class Call:
-    """A caller, what is made for it, and the request for its bridge."""
+    """A caller, the ids of its media leg and bridge, and whether the bridge exists."""
 
     caller: str
     media: str
@@ -37,12 +38,12 @@ class Floor:
         self._app = app
         self._client = client
         self._tasks = tasks
-        #: By either leg.
+        #: By the id of either leg.
         self._calls: dict[str, Call] = {}
         self._count = 0
 
-    def hear(self, event: Event) -> None:
-        """An event."""
+    def handle(self, event: Event) -> None:
+        """Handle an event."""
         leg = event["channel"]["id"]
         if event["type"] == "StasisEnd":
             if (call := self._calls.pop(leg, None)) is not None:
@@ -84,7 +85,7 @@ class Floor:
 
 
 async def serve(url: str, app: str, password: str, client: str) -> None:
-    """Serves until the socket is closed."""
+    """Serve until the event socket is closed."""
     async with (
         asterisk_client.connected(url, app, password) as asterisk,
         asterisk.events(app, ["StasisStart", "StasisEnd"]) as socket,
@@ -93,7 +94,7 @@ async def serve(url: str, app: str, password: str, client: str) -> None:
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         async for event in asterisk_client.read(socket):
-            floor.hear(event)
+            floor.handle(event)
 
 
 if __name__ == "__main__":

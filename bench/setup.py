@@ -1,16 +1,16 @@
-"""How long an inbound call takes to set up: `python -m bench.setup [--rounds 2] [--rates 1,10,20] [VARIANT ...]`.
+"""The set-up time of an inbound call: `python -m bench.setup [--rounds 2] [--rates 1,10,20] [VARIANT ...]`.
 
-On one real Asterisk, with one Postgres, Redis and voice agent, in turns: `floor` (`bench/floor.py`), a bare asyncio
-client; `single` (`bench/single.py`), the one process that the pipeline replaces; `pipeline`, the processes of the
-Procfile with their default settings. Whoever is not in turn does not run; each round turns the order. Callers come at
-an even pace, stay for two seconds and hang up.
+Measures three variants in turn, on one real Asterisk, Postgres, Redis and voice agent: `floor` (`bench/floor.py`), a
+bare asyncio client; `single` (`bench/single.py`), the single process that the pipeline replaces; `pipeline`, the
+processes of the Procfile with their default settings. One variant runs at a time; each round reverses the order.
+Callers come at an even rate, stay for two seconds and hang up.
 
-A call's time is from the creation of the caller's leg until the second leg is in the bridge, by Asterisk's own stamps,
-as an observer with an event socket of its own gets them. Compare the columns with each other: callers, observer, agent
-and Asterisk share the machine. `--simulated` takes the simulator instead, for machines that can have no Asterisk.
+The set-up time is from the creation of the caller's leg until the second leg is in the bridge, by Asterisk's time
+stamps, as an observer with its own event socket gets them. Compare the variants with each other only: callers,
+observer, agent and Asterisk share the machine. `--simulated` takes the simulator, for machines without a real Asterisk.
 
-Prints tables in Markdown; ends with status 1 when a call was lost or something of one was left behind. docs/bench.md
-has a run of it.
+Prints Markdown tables; ends with status 1 if a call was lost, or if channels or bridges were left behind. docs/bench.md
+has a result.
 """
 
 from __future__ import annotations
@@ -34,35 +34,36 @@ from bench.asterisk_client import Asterisk, Refused
 from bench.bridgings import Bridgings, SetUp
 from bench.usage import Usage
 from devstack import asterisk, asterisk_config, asterisk_root, endpoint, folders, processes, servers
+from devstack.pipeline import ROOT, Pipeline, procfile
+from devstack.tenants import PASSWORD, closing_tenant
 from shared.storage import migrations
-from tests.acceptance.pipeline import PASSWORD, ROOT, Pipeline, closing_tenant, procfile
 
 APP = "voiceai"
 MEDIA_CLIENT = "media"
-#: Who dials and observes: an ARI user and app of its own.
+#: The ARI user and app of the callers and the observer.
 OBSERVER, OBSERVER_PASSWORD = "observer", "observer"
-MEDIA_SECRET = "bench-media-secret"  # noqa: S105 - nothing of it is secret
+MEDIA_SECRET = "bench-media-secret"  # noqa: S105 - protects nothing
 TALK_SECONDS = 2.0
-#: A rate is held no longer than this, so few calls a second are few calls.
+#: A rate is kept up no longer than this, so that a low rate means few calls.
 LONGEST_SECONDS = 15.0
-#: The first calls of a process are no measure.
+#: The first calls of a process are not measured: they warm it up.
 WARM_UP_CALLS, WARM_UP_RATE = 30, 10.0
 IDLE_SECONDS = 4.0
-#: What goes on after the last leg is gone is counted as well.
+#: Work that follows the end of the last leg is included.
 AFTER_SECONDS = 0.5
-#: Longest wait for a cell's last leg to be gone.
+#: Longest wait for the end of a cell's last leg.
 DRAIN_SECONDS = 20.0
 VARIANTS = ("floor", "single", "pipeline")
 
 
 @dataclass(kw_only=True)
 class Cell:
-    """What was measured of one variant at one rate, over all rounds."""
+    """The measurements of one variant at one rate, over all rounds."""
 
     set_ups: list[SetUp] = field(default_factory=list)
-    #: Callers who never were in a bridge with an agent.
+    #: Callers that were never in a bridge with an agent.
     lost: int = 0
-    #: Channels and bridges that were there long after everybody had hung up.
+    #: Channels and bridges that were left long after the last hang-up.
     left: int = 0
     #: The mean of each round, in ms.
     means: list[float] = field(default_factory=list)
@@ -71,18 +72,18 @@ class Cell:
 
     @property
     def calls(self) -> int:
-        """How many called."""
+        """The number of calls."""
         return len(self.set_ups) + self.lost
 
     @property
     def mean(self) -> float:
-        """Of the whole set-up, in ms."""
+        """The mean set-up time, in ms."""
         return bridgings.mean([set_up.whole for set_up in self.set_ups])
 
 
 @dataclass(kw_only=True)
 class Idle:
-    """What a variant's processes and servers use while nobody calls."""
+    """Processor time of a variant's processes and servers without calls."""
 
     seconds: float = 0.0
     used: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -90,44 +91,44 @@ class Idle:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to measure."""
+    """The rates, and the number of calls."""
 
     rates: Sequence[float]
     calls: int
 
     def calls_at(self, rate: float) -> int:
-        """How many calls at a rate."""
+        """Return the number of calls at a rate."""
         return max(1, min(self.calls, round(rate * LONGEST_SECONDS)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """By variant and rate, and by variant."""
+    """The measurements by variant and rate, and the idle ones by variant."""
 
     cells: dict[tuple[str, float], Cell] = field(default_factory=lambda: defaultdict(Cell))
     idle: dict[str, Idle] = field(default_factory=lambda: defaultdict(Idle))
 
 
-# ── what stands ready for every variant ──────────────────────────────────────────────────────────────────────────────
+# ── the testbed ──────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
-    """The servers, which outlast the variants."""
+class Testbed:
+    """The servers, which all variants share."""
 
     folder: Path
     usage: Usage
-    #: Whether the Asterisk is the simulator.
+    #: True if the Asterisk is simulated.
     simulated: bool
     asterisk_url: str
     redis_url: str
     postgres_url: str
-    #: A database with our tables, the platform's, and one tenant.
+    #: A database with the tables of pipeline and platform, and one tenant.
     template: str
 
     @contextlib.contextmanager
     def database(self) -> Iterator[str]:
-        """A database as it was on the first day, and an empty Redis."""
+        """Create a database from the template and empty Redis."""
         name = f"turn_{uuid.uuid4().hex[:8]}"
         url = servers.create_database(self.postgres_url, name, template=self.template)
         with contextlib.closing(redis.Redis.from_url(self.redis_url)) as client:
@@ -138,14 +139,14 @@ class Site:
             servers.drop_database(self.postgres_url, name)
 
     def log(self) -> Path:
-        """A new file for a process's output."""
+        """Return a new log file for a process."""
         return self.folder / "logs" / f"{uuid.uuid4().hex[:8]}.log"
 
 
 @contextlib.contextmanager
-def kept(module: str, *words: str, log: Path, ready: str, **environment: str) -> Iterator[processes.Kept]:
-    """A program of ours in a process of its own, from when it says that it is ready."""
-    process = processes.Kept(
+def guarded(module: str, *words: str, log: Path, ready: str, **environment: str) -> Iterator[processes.GuardedProcess]:
+    """Run a module in its own process; enter when it has printed that it is ready."""
+    process = processes.GuardedProcess(
         [sys.executable, "-m", module, *words],
         log=log,
         environment={"PATH": os.environ.get("PATH", os.defpath), "PYTHONUNBUFFERED": "1", **environment},
@@ -159,8 +160,8 @@ def kept(module: str, *words: str, log: Path, ready: str, **environment: str) ->
 
 
 @contextlib.contextmanager
-def standing(folder: Path, *, simulated: bool) -> Iterator[Site]:
-    """Postgres, Redis, agent and Asterisk."""
+def running_testbed(folder: Path, *, simulated: bool) -> Iterator[Testbed]:
+    """Start Postgres, Redis, agent and Asterisk."""
     usage, logs = Usage(), folders.make(folder / "logs", mode=0o700)
     with contextlib.ExitStack() as stack:
         with usage.named("Postgres"):
@@ -169,9 +170,9 @@ def standing(folder: Path, *, simulated: bool) -> Iterator[Site]:
             cache = stack.enter_context(servers.Redis(folder / "redis"))
         agent_port = processes.free_port()
         with usage.named("agent"):
-            # Without a database it takes every leg: a bare client has no runs.
+            # Without a database it accepts every leg: the bare client has no runs.
             stack.enter_context(
-                kept("devstack.agent", "--port", str(agent_port), log=logs / "agent.log", ready="listens")
+                guarded("devstack.agent", "--port", str(agent_port), log=logs / "agent.log", ready="listens")
             )
         media_url = f"ws://127.0.0.1:{agent_port}{endpoint.PATH}"
         with usage.named("Asterisk"):
@@ -180,7 +181,7 @@ def standing(folder: Path, *, simulated: bool) -> Iterator[Site]:
         migrations.upgrade(template)
         with closing_tenant(template) as tenant:
             tenant.configure(url, app=APP, ws_client_name=MEDIA_CLIENT)
-        yield Site(
+        yield Testbed(
             folder=folder,
             usage=usage,
             simulated=simulated,
@@ -193,7 +194,7 @@ def standing(folder: Path, *, simulated: bool) -> Iterator[Site]:
 
 @contextlib.contextmanager
 def real(folder: Path, media_url: str) -> Iterator[str]:
-    """A real Asterisk; gives its URL."""
+    """Start a real Asterisk; yields its URL."""
     configuration = asterisk_config.Configuration(
         contexts={"inbound": APP},
         users={APP: PASSWORD, OBSERVER: OBSERVER_PASSWORD},
@@ -205,11 +206,11 @@ def real(folder: Path, media_url: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def simulator(logs: Path, media_url: str) -> Iterator[str]:
-    """A simulated Asterisk; gives its URL."""
+    """Start a simulated Asterisk; yields its URL."""
     port = processes.free_port()
     words = ["--port", str(port), "--user", APP, "--password", PASSWORD, "--user", OBSERVER, "--password",
              OBSERVER_PASSWORD, "--media-url", media_url, "--inbound-app", APP, "--no-audio"]  # fmt: skip
-    with kept("simulator", *words, log=logs / "simulator.log", ready="ARI at"):
+    with guarded("simulator", *words, log=logs / "simulator.log", ready="ARI at"):
         yield f"http://127.0.0.1:{port}"
 
 
@@ -217,48 +218,50 @@ def simulator(logs: Path, media_url: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def floor(site: Site) -> Iterator[None]:
-    """The bare client."""
-    where = {"ARI_URL": site.asterisk_url, "ARI_APP": APP, "ARI_PASSWORD": PASSWORD, "MEDIA_CLIENT": MEDIA_CLIENT}
+def floor(testbed: Testbed) -> Iterator[None]:
+    """Run the bare client."""
+    where = {"ARI_URL": testbed.asterisk_url, "ARI_APP": APP, "ARI_PASSWORD": PASSWORD, "MEDIA_CLIENT": MEDIA_CLIENT}
     with contextlib.ExitStack() as stack:
-        with site.usage.named("client"):
-            stack.enter_context(kept("bench.floor", log=site.log(), ready="ready", **where))
+        with testbed.usage.named("client"):
+            stack.enter_context(guarded("bench.floor", log=testbed.log(), ready="ready", **where))
         yield
-    site.usage.forget("client")
+    testbed.usage.forget("client")
 
 
 @contextlib.contextmanager
-def single(site: Site) -> Iterator[None]:
-    """The one process."""
+def single(testbed: Testbed) -> Iterator[None]:
+    """Run the single process."""
     with contextlib.ExitStack() as stack:
-        url = stack.enter_context(site.database())
-        with site.usage.named("client"):
+        url = stack.enter_context(testbed.database())
+        with testbed.usage.named("client"):
             stack.enter_context(
-                kept("bench.single", log=site.log(), ready="ready", DATABASE_URL=url, MEDIA_TOKEN_SECRET=MEDIA_SECRET)
+                guarded(
+                    "bench.single", log=testbed.log(), ready="ready", DATABASE_URL=url, MEDIA_TOKEN_SECRET=MEDIA_SECRET
+                )
             )
         yield
-    site.usage.forget("client")
+    testbed.usage.forget("client")
 
 
 @contextlib.contextmanager
-def pipeline(site: Site) -> Iterator[None]:
-    """The processes of the Procfile."""
-    logs = site.folder / "logs" / uuid.uuid4().hex[:8]
+def pipeline(testbed: Testbed) -> Iterator[None]:
+    """Run the processes of the Procfile."""
+    logs = testbed.folder / "logs" / uuid.uuid4().hex[:8]
     logs.mkdir()
     names = tuple(procfile())
     with (
-        site.database() as url,
-        Pipeline(database_url=url, redis_url=site.redis_url, logs=logs) as running,
+        testbed.database() as url,
+        Pipeline(database_url=url, redis_url=testbed.redis_url, logs=logs) as running,
     ):
         for name in names:
-            with site.usage.named(name):
+            with testbed.usage.named(name):
                 running.start(name)
         running.wait_connected(seconds=30)
         yield
-    site.usage.forget(*names)
+    testbed.usage.forget(*names)
 
 
-RUNNING: Mapping[str, Callable[[Site], contextlib.AbstractContextManager[None]]] = {
+RUNNING: Mapping[str, Callable[[Testbed], contextlib.AbstractContextManager[None]]] = {
     "floor": floor,
     "single": single,
     "pipeline": pipeline,
@@ -268,34 +271,34 @@ RUNNING: Mapping[str, Callable[[Site], contextlib.AbstractContextManager[None]]]
 # ── callers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def turn(site: Site, plan: Plan, results: Results, variant: str) -> None:
-    """One variant's turn: warm-up, idle, each rate."""
+async def measure_variant(testbed: Testbed, plan: Plan, results: Results, variant: str) -> None:
+    """Measure a running variant: warm-up, idle, each rate."""
     async with (
-        asterisk_client.connected(site.asterisk_url, OBSERVER, OBSERVER_PASSWORD) as ari,
-        ari.events(OBSERVER, [bridgings.EVENT], of_all=site.simulated) as socket,
+        asterisk_client.connected(testbed.asterisk_url, OBSERVER, OBSERVER_PASSWORD) as ari,
+        ari.events(OBSERVER, [bridgings.EVENT], of_all=testbed.simulated) as socket,
     ):
-        if not site.simulated:
-            # Of every bridge, which costs nothing to speak of; subscribeAll made Asterisk's part of a call half as much
-            # again (measured, 22.10): it writes every event of every channel down before the filter drops it.
+        if not testbed.simulated:
+            # Subscribing to every bridge costs next to nothing. With subscribeAll, Asterisk's part of a call was half
+            # as much again (measured, 22.10): it writes every event of every channel before the filter drops it.
             await ari.ask("POST", f"/applications/{OBSERVER}/subscription", {"eventSource": "bridge:"})
         seen = Bridgings()
 
         async def observe() -> None:
             async for event in asterisk_client.read(socket):
-                seen.note(event)
-            raise ConnectionError("the observer's event socket is closed")
+                seen.add(event)
+            raise ConnectionError("the observer's event socket was closed")
 
         watching = asyncio.create_task(observe())
         try:
             await callers(ari, rate=WARM_UP_RATE, count=WARM_UP_CALLS)
-            before, began = site.usage.seconds(), time.monotonic()
+            before, began = testbed.usage.seconds(), time.monotonic()
             await asyncio.sleep(IDLE_SECONDS)
-            add_used(results.idle[variant].used, before, site.usage.seconds())
+            add_used(results.idle[variant].used, before, testbed.usage.seconds())
             results.idle[variant].seconds += time.monotonic() - began
             for rate in plan.rates:
-                before = site.usage.seconds()
+                before = testbed.usage.seconds()
                 legs, left = await callers(ari, rate=rate, count=plan.calls_at(rate))
-                after = site.usage.seconds()
+                after = testbed.usage.seconds()
                 set_ups = [found for leg in legs if (found := seen.set_up(leg)) is not None]
                 cell = results.cells[variant, rate]
                 cell.set_ups += set_ups
@@ -310,10 +313,10 @@ async def turn(site: Site, plan: Plan, results: Results, variant: str) -> None:
 
 
 async def callers(ari: Asterisk, *, rate: float, count: int) -> tuple[list[str], int]:
-    """So many callers at an even pace, until they have hung up and nothing of them is left.
+    """Make `count` calls at an even rate, and wait until all have ended and nothing of them is left.
 
     Returns:
-        Their legs' ids, and how many channels and bridges had to be removed from here.
+        The ids of their legs, and the number of channels and bridges that were left and had to be removed here.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -333,13 +336,13 @@ async def callers(ari: Asterisk, *, rate: float, count: int) -> tuple[list[str],
 
 
 async def everything(ari: Asterisk) -> list[str]:
-    """The path of each channel and bridge of the Asterisk."""
+    """Return the path of each channel and bridge of the Asterisk."""
     channels, bridges = await ari.ask("GET", "/channels"), await ari.ask("GET", "/bridges")
     return [f"/channels/{found['id']}" for found in channels] + [f"/bridges/{found['id']}" for found in bridges]
 
 
 async def call(ari: Asterisk, leg: str) -> None:
-    """Somebody calls, stays and hangs up: as `devstack.asterisk.Switch.dial`, without its cost."""
+    """Make a call and hang it up: like `devstack.asterisk.Switch.dial`, at a lower cost."""
     far = asterisk.FAR_PREFIX + leg
     await ari.ask("POST", "/channels", {
         "endpoint": "Local/5551234@inbound", "context": "far", "extension": "wait", "priority": "1",
@@ -351,7 +354,7 @@ async def call(ari: Asterisk, leg: str) -> None:
 
 
 def add_used(used: dict[str, float], before: Mapping[str, float], after: Mapping[str, float]) -> None:
-    """Adds what was used between two readings."""
+    """Add the difference of two readings."""
     for name, seconds in after.items():
         used[name] += seconds - before[name]
 
@@ -360,7 +363,7 @@ def add_used(used: dict[str, float], before: Mapping[str, float], after: Mapping
 
 
 def report(results: Results, plan: Plan, variants: Sequence[str]) -> None:
-    """The tables."""
+    """Print the tables."""
     head("calls/s", "variant", "calls", "lost", "left", "p50 ms", "p95 ms", "p99 ms", "mean ms",
          "until media leg, mean ms", "mean against floor (rounds)", "against single (rounds)")  # fmt: skip
     for rate in plan.rates:
@@ -386,7 +389,7 @@ def report(results: Results, plan: Plan, variants: Sequence[str]) -> None:
             )
     names = [name for name in ("client", "listener", "worker", "scheduler", "Postgres", "Redis", "Asterisk", "agent",
                                "callers") if any(name in cell.used for cell in results.cells.values())]  # fmt: skip
-    say("\nProcessor time per call, in ms, hang-up and removal included; idle: in ms per second:\n")
+    say("\nProcessor time per call in ms, hang-up and removal included; idle: in ms per second:\n")
     head("calls/s", "variant", *names, "all but agent and callers")
     for rate in plan.rates:
         for variant in variants:
@@ -397,14 +400,14 @@ def report(results: Results, plan: Plan, variants: Sequence[str]) -> None:
 
 
 def used(what: str, variant: str, names: Sequence[str], seconds: Mapping[str, float], by: float) -> None:
-    """A row of processor times, in ms each."""
+    """Print a row of processor times, in ms."""
     each = {name: 1000 * seconds[name] / by for name in names if name in seconds}
     served = sum(value for name, value in each.items() if name not in ("agent", "callers"))
     row(what, variant, *(f"{each[name]:.1f}" if name in each else "" for name in names), f"{served:.1f}")
 
 
 def ratio(cell: Cell, other: Cell | None) -> str:
-    """Of the means, and that of the single rounds, from the least to the most."""
+    """Return the ratio of the means, and its range over the rounds."""
     if other is None or not other.set_ups:
         return ""
     rounds = [mine / theirs for mine, theirs in zip(cell.means, other.means, strict=True)]
@@ -412,40 +415,40 @@ def ratio(cell: Cell, other: Cell | None) -> str:
 
 
 def head(*cells: str) -> None:
-    """The first rows of a table."""
+    """Print the heading of a table."""
     row(*cells)
     row(*("---" for _ in cells))
 
 
 def row(*cells: object) -> None:
-    """A row of a table."""
+    """Print a row of a table."""
     say("| " + " | ".join(map(str, cells)) + " |")
 
 
 def say(text: str) -> None:
-    """A line of the report."""
+    """Print a line of the report."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
-def bench(site: Site, plan: Plan, variants: Sequence[str], rounds: int) -> Results:
-    """All rounds; every other one in reverse, so that a machine that grows slower is nobody's fault."""
+def bench(testbed: Testbed, plan: Plan, variants: Sequence[str], rounds: int) -> Results:
+    """Run all rounds; every other one in reverse order, so that a machine that slows down favours no variant."""
     results = Results()
     for number in range(rounds):
         for variant in variants if number % 2 == 0 else reversed(variants):
-            with RUNNING[variant](site):
-                asyncio.run(turn(site, plan, results, variant))
+            with RUNNING[variant](testbed):
+                asyncio.run(measure_variant(testbed, plan, results, variant))
     return results
 
 
 def main() -> int:
-    """Measures."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m bench.setup", description=__doc__)
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--rates", default="1,10,20", metavar="CALLS/S,...")
-    parser.add_argument("--calls", type=int, default=200, help="most calls at a rate in a round")
-    parser.add_argument("--simulated", action="store_true", help="the simulator instead of a real Asterisk")
+    parser.add_argument("--calls", type=int, default=200, help="largest number of calls per rate and round")
+    parser.add_argument("--simulated", action="store_true", help="run on the simulator instead of a real Asterisk")
     options = parser.parse_args()
     variants = options.variants or list(VARIANTS)
     if unknown := set(variants) - set(VARIANTS):
@@ -453,10 +456,10 @@ def main() -> int:
     plan = Plan(rates=[float(rate) for rate in options.rates.split(",")], calls=options.calls)
     with folders.temporary() as folder:
         try:
-            with standing(folder, simulated=options.simulated) as site:
-                results = bench(site, plan, variants, options.rounds)
+            with running_testbed(folder, simulated=options.simulated) as testbed:
+                results = bench(testbed, plan, variants, options.rounds)
         except asterisk_root.Unavailable as exc:
-            sys.stderr.write(f"no real Asterisk can be had: {exc}\n--simulated takes the simulator\n")
+            sys.stderr.write(f"no real Asterisk available: {exc}\n--simulated runs on the simulator\n")
             return 2
     report(results, plan, variants)
     return 1 if any(cell.lost or cell.left for cell in results.cells.values()) else 0

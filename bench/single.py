@@ -1,17 +1,17 @@
-"""The process that the pipeline replaces, done well: one asyncio loop for all tenants. `python -m bench.single`
+"""The single process that the pipeline replaces, done well: one asyncio loop for all tenants. `python -m bench.single`
 
-One event socket per tenant, and everything else in the same loop. For a caller it does, each after the other and in
-the order of the platform's ARI manager: route by the configuration as it is now, quota, workflow run, answer, media
-leg; and on the media leg's StasisStart: bridge, addChannel, ids into the run. When a leg ends it removes the rest and
-ends the run. The statements are those of `shared/platform/dograh.py` and `shared/storage/quotas.py`, on a pool.
+It has one event socket per tenant. For a caller it runs, one after the other and in the order of the platform's ARI
+manager: route by the present configuration, quota, workflow run, answer, media leg; and on the media leg's StasisStart:
+bridge, addChannel, ids into the run. When a leg ends, it removes the rest and ends the run. The SQL is that of
+`shared/platform/dograh/` and `shared/storage/quotas.py`, on a connection pool.
 
-Where the platform could be quicker, this is: HTTP connections are kept alive, events are filtered at the Asterisk, what
-the platform keeps in Redis is a dictionary, and the ids are stored after the join.
+It is faster than the platform where it can be: it keeps HTTP connections alive, filters events at the Asterisk, keeps
+in a dictionary what the platform keeps in Redis, and stores the ids after the join.
 
-It leaves out what makes the pipeline outlast faults: no call record, no claims, no attempts, no recovery, no sweep, no
-resync, no timeline. What it holds in memory dies with it.
+It omits everything that lets the pipeline survive faults: call record, claims, attempts, recovery, sweep, resync,
+timeline. Its calls are in memory only.
 
-Environment: `DATABASE_URL`, `MEDIA_TOKEN_SECRET`. Writes `ready` once it hears calls.
+Environment: `DATABASE_URL`, `MEDIA_TOKEN_SECRET`. Prints `ready` once its event sockets are open.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ COMPLETED = "UPDATE workflow_runs SET state = 'completed', is_completed = true, 
 
 
 class NotServed(Exception):
-    """Why a caller is hung up."""
+    """The reason to hang up a caller."""
 
 
 @dataclass(kw_only=True)
 class Call:
-    """A caller, its run, and what is made for it."""
+    """A caller, its run, and the ids of its media leg and bridge."""
 
     caller: str
     run_id: int
@@ -91,20 +91,20 @@ class Tenant:
         self._password: str = value["app_password"]
         self._secret = secret
         self._tasks = Tasks()
-        #: By either leg.
+        #: By the id of either leg.
         self._calls: dict[str, Call] = {}
 
     async def serve(self, ready: asyncio.Event) -> None:
-        """Serves until the socket is closed."""
+        """Serve until the event socket is closed."""
         async with (
             asterisk_client.connected(self._endpoint, self._app, self._password) as asterisk,
             asterisk.events(self._app, ["StasisStart", "StasisEnd"]) as socket,
         ):
             ready.set()
             async for event in asterisk_client.read(socket):
-                self._hear(asterisk, event)
+                self._handle(asterisk, event)
 
-    def _hear(self, asterisk: Asterisk, event: Event) -> None:
+    def _handle(self, asterisk: Asterisk, event: Event) -> None:
         leg = event["channel"]["id"]
         if event["type"] == "StasisEnd":
             if (call := self._calls.pop(leg, None)) is not None:
@@ -130,7 +130,7 @@ class Tenant:
         await asterisk.create_media(self._app, call.media, value["ws_client_name"], whose | {"token": token})
 
     async def _route(self, connection: psycopg.AsyncConnection[Row]) -> tuple[dict[str, Any], int]:
-        """The configuration as it is now, and the workflow's user."""
+        """Return the present configuration and the workflow's user."""
         row = await _one(connection, CONFIGURATION, self._source_id, self._organization_id, _KEY)
         if row is None:
             raise NotServed("configuration removed")
@@ -144,7 +144,7 @@ class Tenant:
         quota = await _one(connection, QUOTA, self._organization_id)
         limit = await _one(connection, LIMIT, self._organization_id, "CONCURRENT_CALL_LIMIT")
         if quota is not None or limit is not None:
-            raise NotServed("this stand-in counts nothing: it serves tenants without limits")
+            raise NotServed("tenants with limits are not supported: this process counts no calls")
 
     async def _join(self, asterisk: Asterisk, call: Call) -> None:
         await asterisk.create_bridge(call.bridge)
@@ -174,7 +174,7 @@ class Tenant:
 
 
 async def _create_run(connection: psycopg.AsyncConnection[Row], workflow_id: int, leg: dict[str, Any]) -> int:
-    """The run, with what names the call in it."""
+    """Create the run, with the ids of the call, and return its id."""
     caller, called = leg["caller"]["number"], leg["dialplan"]["exten"]
     definition = await _one(connection, DEFINITION, workflow_id)
     initial = {"caller_number": caller, "called_number": called, "direction": "inbound", "provider": "ari"}
@@ -192,7 +192,7 @@ async def _one(connection: psycopg.AsyncConnection[Row], statement: str, *values
 
 
 async def serve(database_url: str, secret: str) -> None:
-    """Serves every tenant."""
+    """Serve every tenant."""
     # As many connections as a worker has.
     pool: Pool = psycopg_pool.AsyncConnectionPool(
         database_url, min_size=1, max_size=10, open=False, kwargs={"autocommit": True, "row_factory": rows.dict_row}

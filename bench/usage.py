@@ -1,4 +1,4 @@
-"""Processor time of the processes a measurement starts, by name, with all that they started themselves."""
+"""Processor time of the processes that a benchmark starts, by name, descendants included."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import psutil
 
 
 class Usage:
-    """Adds up what processes have used.
+    """Sums the processor time of processes.
 
-    A name stands for the processes that were started inside its `with` block, and for their children: what the kernel
-    counts for a child that has ended is counted too, once its parent has taken note of it.
+    A name stands for the processes that were started inside its `with` block and for their children. A child that has
+    ended counts as soon as its parent has waited for it.
     """
 
     def __init__(self) -> None:
@@ -20,18 +20,18 @@ class Usage:
 
     @contextlib.contextmanager
     def named(self, name: str) -> Iterator[None]:
-        """Gives a name to what the block starts and leaves running."""
+        """Name the processes that the block starts and leaves running."""
         before = set(psutil.Process().children())
         yield
         self._roots[name] = set(psutil.Process().children()) - before
 
     def forget(self, *names: str) -> None:
-        """What these stand for has ended."""
+        """Remove names whose processes have ended."""
         for name in names:
             del self._roots[name]
 
     def seconds(self) -> dict[str, float]:
-        """Name → processor seconds so far, of user and system together; ourselves as `callers`."""
+        """Return name → processor seconds so far, user and system; this process is `callers`."""
         own = psutil.Process().cpu_times()
         return {name: sum(map(_of_tree, roots)) for name, roots in self._roots.items()} | {
             "callers": float(own.user + own.system)

@@ -1,1 +1,1 @@
-"""What `make run` and the tests bring of their own: embedded servers, a real Asterisk, a voice agent."""
+"""The development stack of `make run`, the tests and bench/: embedded servers, a real Asterisk, a voice agent."""

@@ -1,6 +1,6 @@
-"""The development voice agent: stands in for the platform's, and is no part of the product's processes.
+"""The development voice agent: it replaces the platform's, and is not part of the product.
 
-It echoes what it hears or sends a tone, and remembers what it heard. In tests it runs in a thread (`Agent`), for
+It echoes what it hears or sends a tone, and records what it heard. In tests it runs in a thread (`Agent`), for
 `make run` as a process (`python -m devstack.agent`).
 """
 
@@ -22,12 +22,12 @@ PREFERRED_PORT = 18765
 
 
 class Agent:
-    """The agent in a thread of its own, for tests: a context manager, or `start()` and `stop()` on the same port.
+    """The agent in its own thread, for tests: a context manager, or `start()` and `stop()` on the same port.
 
     Attributes:
-        behaviour: change its fields at any time.
+        behaviour: its fields may be changed at any time.
         sessions: run id → what the agent heard.
-        refusals: status and reason of each leg it refused.
+        refusals: status and reason of each refused leg.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class Agent:
 
     @property
     def url(self) -> str:
-        """For websocket_client.conf."""
+        """The URL for websocket_client.conf."""
         return f"ws://127.0.0.1:{self.port}{PATH}"
 
     def start(self) -> None:
         """Listen.
 
         Raises:
-            OSError: the port is taken.
+            OSError: the port is in use.
         """
         ready: Future[None] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), name="agent", daemon=True)
@@ -128,7 +128,7 @@ def main() -> None:
     )
     secret = os.environ.get("MEDIA_TOKEN_SECRET")
     if not secret and (keys := os.environ.get("SECRET_KEY")):
-        # As the pipeline does without a secret of its own.
+        # As the pipeline does without MEDIA_TOKEN_SECRET.
         secret = sealing.media_secret(keys.split(",")[0].strip())
     asyncio.run(serve(behaviour, port=options.port, database_url=options.database_url, secret=secret))
 

@@ -1,7 +1,7 @@
-"""A real Asterisk for tests and for `make run ASTERISK=real`: started, crashed, restarted and asked from here.
+"""A real Asterisk for tests and for `make run ASTERISK=real`: starts, crashes, restarts and queries it.
 
-Calls need no phone: a Local channel's one half enters the dialplan as a ringing inbound call, its other half runs an
-extension of the context `far` and so behaves like a caller. What it hears can be recorded, and its frequency asked for.
+Calls need no phone: one half of a Local channel enters the dialplan as a ringing inbound call, the other half runs an
+extension of the context `far` and so behaves like a caller. The audio it hears can be recorded and analysed.
 """
 
 import os
@@ -22,16 +22,16 @@ from devstack.asterisk_config import ADMINISTRATOR, Configuration
 from devstack.asterisk_root import Root
 
 PREFERRED_PORT = 18088
-#: In front, not behind: Asterisk 22.10 refuses an id (409) that is the beginning of a live channel's id (measured).
+#: A prefix, not a suffix: Asterisk 22.10 refuses an id (409) that is a prefix of a live channel's id (measured).
 FAR_PREFIX = "far-"
 
 
 class Switch:
-    """An Asterisk reached over ARI: calls dialled in, channels and bridges listed.
+    """An Asterisk reached over ARI: makes calls into it, lists channels and bridges.
 
     Args:
         url: without `/ari`, path prefix included.
-        configuration: what it was, or will be, configured with.
+        configuration: its configuration, applied or to be applied.
     """
 
     def __init__(self, url: str, user: str, password: str, configuration: Configuration) -> None:
@@ -41,7 +41,7 @@ class Switch:
         self._session.auth = (user, password)
 
     def request(self, method: str, path: str, *, body: Any = None, **query: str) -> requests.Response:
-        """One ARI request, `path` as in `/channels`; any status is returned."""
+        """Make an ARI request, `path` as in `/channels`; any status is returned."""
         return self._session.request(method, f"{self.url}/ari{path}", params=query, json=body, timeout=10)
 
     def dial(
@@ -55,14 +55,14 @@ class Switch:
         other_channel_id: str | None = None,
         listen: bool = False,
     ) -> str:
-        """Let somebody call in; returns the id of the leg that enters the dialplan.
+        """Start an inbound call; return the id of the leg that enters the dialplan.
 
         Args:
-            context: of the dialplan, decides the app.
+            context: in the dialplan; decides the app.
             far: what the caller does: `wait`, `tone` (1004 Hz), `play400` (400 Hz, any number), `echo`, `busy`,
                 `reject`, `congestion`, `ring` (never answers).
-            channel_id: of the leg that enters the dialplan (the call's), made up when missing.
-            other_channel_id: of the caller's own half.
+            channel_id: of the leg that enters the dialplan (the call's), generated if missing.
+            other_channel_id: of the caller's half.
             listen: record what the caller hears, for `heard_by_caller`.
         """
         leg = channel_id or f"call-{uuid.uuid4().hex}"
@@ -76,7 +76,7 @@ class Switch:
             extension=far,
             priority="1",
             callerId=caller,
-            # As a telephone has it. Without, a Local channel talks in 192 kHz, and resampling fills the processor.
+            # As a telephone does. By default a Local channel uses 192 kHz, and resampling keeps the processor busy.
             formats="ulaw",
             channelId=caller_half,
             otherChannelId=leg,
@@ -85,13 +85,13 @@ class Switch:
         return leg
 
     def hang_up(self, channel_id: str) -> None:
-        """Hang a leg up, as its caller would when it is the caller's half; nothing happens when it is gone."""
+        """Hang a leg up (the caller's half: as its caller would); a leg that is gone is no error."""
         answer = self.request("DELETE", f"/channels/{quote(channel_id, safe='')}")
         if answer.status_code != 404:
             answer.raise_for_status()
 
     def hang_up_caller(self, channel_id: str) -> None:
-        """The caller of this leg (as returned by `dial`) hangs up."""
+        """Make the caller of a leg (as returned by `dial`) hang up."""
         self.hang_up(FAR_PREFIX + channel_id)
 
     def channels(self) -> list[dict[str, Any]]:
@@ -107,7 +107,7 @@ class Switch:
         return found
 
     def answers(self) -> bool:
-        """Whether ARI is there."""
+        """Return True if ARI answers."""
         try:
             return self.request("GET", "/asterisk/ping").status_code == 200
         except requests.RequestException:
@@ -118,7 +118,7 @@ class Switch:
 
 
 def existing() -> Switch | None:
-    """The Asterisk that environment variables name, None without them.
+    """Return the Asterisk that environment variables name, None without them.
 
     `ASTERISK_URL` (with any path prefix), `ASTERISK_USER`, `ASTERISK_PASSWORD`; `ASTERISK_APP` (default: the user)
     entered from the dialplan context `ASTERISK_CONTEXT` (inbound); the websocket client `ASTERISK_CLIENT` (media),
@@ -138,12 +138,12 @@ def existing() -> Switch | None:
 
 
 class RealAsterisk(Switch):
-    """An instance of our own.
+    """An instance that this process runs.
 
     Args:
         root: where Asterisk is installed.
-        folder: of this instance alone; made when missing.
-        configuration: kept as `.configuration`; after a change call `reload()`.
+        folder: of this instance alone; created if missing.
+        configuration: available as `.configuration`; call `reload()` after a change.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class RealAsterisk(Switch):
         prefix = configuration.prefix.strip("/")
         self._password = secrets.token_urlsafe(24)
         self._name = f"ari-pipeline-{secrets.token_hex(6)}"
-        self._process: processes.Kept | None = None
+        self._process: processes.GuardedProcess | None = None
         url = f"http://127.0.0.1:{self.port}" + (f"/{prefix}" if prefix else "")
         super().__init__(url, ADMINISTRATOR, self._password, configuration)
         folders.make(folder, mode=0o700)
@@ -171,7 +171,7 @@ class RealAsterisk(Switch):
     def start(self) -> None:
         """Start it and wait until it answers."""
         self._write()
-        self._process = processes.Kept(
+        self._process = processes.GuardedProcess(
             self._root.command(self._folder, self._name),
             log=self._folder / "log" / "console",
             environment={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
@@ -191,37 +191,37 @@ class RealAsterisk(Switch):
             self._process.stop()
 
     def kill(self) -> None:
-        """Kill -9, as a crash would."""
+        """Kill it by SIGKILL, as a crash would."""
         if self._process:
             self._process.kill()
 
     def restart(self) -> None:
-        """Crash and come back on the same port, all calls gone."""
+        """Kill it and start it on the same port; all calls are gone."""
         self.kill()
         self.start()
 
     def reload(self) -> None:
-        """Take over a changed `.configuration` (users, clients, dialplan) without a restart."""
+        """Apply a changed `.configuration` (users, clients, dialplan) without a restart."""
         self._write()
         for command in ("module reload res_ari.so", "module reload res_websocket_client.so", "dialplan reload"):
             self.cli(command)
 
     def cli(self, command: str) -> str:
-        """Give a command on Asterisk's console, returns what it prints."""
+        """Run a command on Asterisk's console and return its output."""
         return processes.run(self._root.command_line(self._folder, self._name, command), timeout_seconds=30)
 
     def log(self) -> str:
-        """Asterisk's notices, warnings and errors so far."""
+        """Return Asterisk's notices, warnings and errors so far."""
         path = self._folder / "log" / "messages"
         return path.read_text(errors="replace") if path.exists() else ""
 
     def heard_by_caller(self, channel_id: str, *, seconds: float = 5, at_least_seconds: float = 1) -> float | None:
-        """The dominant frequency in Hz of what a caller dialled with `listen=True` hears; None for silence.
+        """Return the dominant frequency in Hz that a caller dialled with `listen=True` hears; None for silence.
 
         Args:
             channel_id: as returned by `dial`.
-            seconds: how long to wait for something to be heard.
-            at_least_seconds: how much audio there must be before it is judged.
+            seconds: longest wait for audio.
+            at_least_seconds: shortest recording that is analysed.
         """
         recording = self._folder / "recordings" / f"{channel_id}.{asterisk_config.RECORDING_TYPE}"
         deadline = time.monotonic() + seconds
@@ -249,7 +249,7 @@ class RealAsterisk(Switch):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # Nothing of it is worth a clean stop, which takes a second.
+        # A clean stop takes a second and has no use here.
         self.close()
         self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""The configuration files of one Asterisk instance, as text.
+"""The configuration files of an Asterisk instance of tests or of `make run`, as text.
 
-Only what a call of ours needs is loaded, so that it starts in about a second.
+It loads only the modules that a call needs, and so starts in about a second.
 """
 
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from devstack.asterisk_root import INSTANCE
+from shared.asterisk import config_files
 
 ADMINISTRATOR = "devstack"
 RECORDINGS = f"{INSTANCE}/recordings"
@@ -25,7 +26,7 @@ codec_ulaw codec_alaw codec_resample format_pcm format_wav format_sln chan_webso
 func_callerid func_channel func_logic func_strings func_math func_uuid func_timeout func_global pbx_config
 """.split()  # noqa: SIM905  # fifty names in quotes are no clearer
 
-#: Files whose absence Asterisk reports as an error, so that its log shows only what matters.
+#: Files whose absence Asterisk reports as an error: written empty, so that its log has real errors only.
 SILENT = (
     "ccss.conf",
     "cel.conf",
@@ -47,8 +48,8 @@ ring=440+480/2000,0/4000
 congestion=480+620/250,0/250
 """
 
-#: The far side of a call that somebody dials in: the extension is what that somebody does. What they hear is recorded
-#: when the channel variable HEARD names the recording.
+#: The far side of an inbound call: the extension decides what the caller does. If the channel variable HEARD names a
+#: recording, the audio that the caller hears is recorded.
 FAR = f"""[far]
 exten => wait,1,Gosub(hear,s,1)
  same => n,Wait(3600)
@@ -74,7 +75,7 @@ exten => s,1,Answer()
 
 @dataclass(frozen=True, kw_only=True)
 class Client:
-    """A named websocket client: where media legs connect to. Times in milliseconds."""
+    """A named websocket client, through which media legs connect. Times in milliseconds."""
 
     uri: str
     protocols: str = "media"
@@ -85,7 +86,7 @@ class Client:
 
 @dataclass(kw_only=True)
 class Configuration:
-    """What a test wants of its Asterisk. Change it and write it again, then reload or restart."""
+    """The configuration of an instance. After a change write it again, then reload or restart."""
 
     #: Dialplan context of inbound calls → the Stasis app they enter.
     contexts: dict[str, str] = field(default_factory=lambda: {"inbound": "voiceai"})
@@ -95,17 +96,17 @@ class Configuration:
     session_limit: int = 100
     keep_alive_seconds: float = 15.0
     prefix: str = ""
-    #: More of extensions.conf.
+    #: Appended to extensions.conf.
     dialplan: str = ""
 
 
 def escaped(value: str) -> str:
-    """A value as Asterisk's configuration reads it back.
+    """Return a value as it has to be written in Asterisk's configuration.
 
     Only `;` has to be escaped (it begins a comment); blanks around a value cannot be written at all.
 
     Raises:
-        ValueError: no configuration file can hold it.
+        ValueError: a configuration file cannot hold it.
     """
     if value != value.strip() or any(ord(character) < 32 for character in value):
         raise ValueError("Asterisk's configuration cannot hold blanks around a value, nor control characters")
@@ -113,7 +114,7 @@ def escaped(value: str) -> str:
 
 
 def write(folder: Path, configuration: Configuration, *, port: int, password: str, modules: str) -> None:
-    """Write all files of an instance into its folder `etc`."""
+    """Write all files of an instance into a folder."""
     for name, text in files(configuration, port=port, password=password, modules=modules).items():
         path = folder / name
         partial = path.with_name(f"{name}.partial")
@@ -122,7 +123,7 @@ def write(folder: Path, configuration: Configuration, *, port: int, password: st
 
 
 def files(configuration: Configuration, *, port: int, password: str, modules: str) -> Mapping[str, str]:
-    """File name → text."""
+    """Return file name → text."""
     users = {ADMINISTRATOR: password} | configuration.users
     prefix = f"prefix={configuration.prefix.strip('/')}\n" if configuration.prefix else ""
     return (
@@ -176,17 +177,8 @@ def _client(name: str, client: Client) -> str:
 
 
 def _inbound(context: str, app: str) -> str:
-    """The dialplan we recommend (callers survive an outage of every listener for five seconds), and a plain one."""
-    return f"""[{context}]
-exten => _[+0-9].,1,Ringing()
- same => n,Set(TRIES=0)
- same => n(enter),Stasis({app})
- same => n,GotoIf($["${{STASISSTATUS}}" != "FAILED" | ${{TRIES}} >= 50]?done)
- same => n,Set(TRIES=$[${{TRIES}} + 1])
- same => n,Wait(0.1)
- same => n,Goto(enter)
- same => n(done),Hangup()
-
+    """Return the recommended dialplan, and under CONTEXT-plain one that hangs up while no app is connected."""
+    return f"""{config_files.dialplan(app, context=context)}
 [{context}-plain]
 exten => _[+0-9].,1,Stasis({app})
  same => n,Hangup()

@@ -1,7 +1,7 @@
-"""Where a real Asterisk comes from: a Debian sid tree made by debootstrap (as root), or a Docker image of Debian sid.
+"""Installs a real Asterisk: a Debian sid tree made by debootstrap (as root), or a Docker image of Debian sid.
 
-The tree is made once and cached outside the checkout; it is never written to afterwards. The Docker way is written by
-the documentation and has not been tried: no machine with an engine was at hand.
+The tree is made once, cached outside the checkout, and never changed afterwards. The Docker way follows the
+documentation and is untested: no machine with an engine was available.
 """
 
 import os
@@ -13,10 +13,10 @@ from typing import Protocol
 
 from devstack import folders, processes
 
-#: Where an instance's folder appears to its Asterisk. A folder every Debian has and leaves empty.
+#: The path of an instance's folder as its Asterisk sees it: a folder that every Debian has and leaves empty.
 INSTANCE = "/srv"
 CONFIGURATION = f"{INSTANCE}/etc/asterisk.conf"
-#: What debootstrap and apt-get print when the archive, not the machine, is the trouble.
+#: Messages of debootstrap and apt-get when the archive, not the machine, is the problem.
 UNREACHABLE = (
     "Failed getting release",
     "Couldn't download",
@@ -36,11 +36,11 @@ RUN apt-get update && apt-get install -y --no-install-recommends asterisk && rm 
 
 
 class Unavailable(Exception):
-    """No real Asterisk can be had here.
+    """No real Asterisk can be installed here.
 
     Args:
-        reason: for the reader.
-        archive_unreachable: the cause is Debian's archive, and so nothing this machine could mend.
+        reason: for the user.
+        archive_unreachable: Debian's archive is the cause, which cannot be fixed on this machine.
     """
 
     def __init__(self, reason: str, *, archive_unreachable: bool = False) -> None:
@@ -49,20 +49,20 @@ class Unavailable(Exception):
 
 
 class Root(Protocol):
-    """A place with an Asterisk installed, that runs any number of instances, each from a folder of its own."""
+    """An installed Asterisk, of which any number of instances can run, each with its own folder."""
 
     #: The folder of Asterisk's modules, as Asterisk sees it.
     modules: str
 
     def command(self, instance: Path, name: str) -> list[str]:
-        """What runs an instance in the foreground."""
+        """Return the command that runs an instance in the foreground."""
 
     def command_line(self, instance: Path, name: str, command: str) -> list[str]:
-        """What gives a command to a running instance."""
+        """Return the command that sends a console command to a running instance."""
 
 
 class Chroot:
-    """A Debian tree; each process in it has a mount namespace of its own, so nothing is ever mounted in the host's."""
+    """A Debian tree; each process in it has its own mount namespace, so nothing is mounted in the host's."""
 
     def __init__(self, tree: Path) -> None:
         self._tree = tree
@@ -81,7 +81,7 @@ class Chroot:
 
 
 class Docker:
-    """A Docker image; containers share the host's network, as the instances listen on loopback. Untried."""
+    """A Docker image; containers share the host's network, as the instances listen on loopback. Untested."""
 
     def __init__(self, image: str) -> None:
         self._image = image
@@ -97,7 +97,7 @@ class Docker:
 
 
 def find() -> Root:
-    """A root, made when there is none yet (a minute, 500 MB).
+    """Return a root, installed if there is none yet (a minute, 500 MB).
 
     Raises:
         Unavailable: with the reasons.
@@ -109,12 +109,12 @@ def find() -> Root:
             if not _docker_runs():
                 raise
     if not _docker_runs():
-        raise Unavailable("it takes root (for debootstrap and chroot) or a Docker engine, and there is neither")
+        raise Unavailable("root (for debootstrap and chroot) or a Docker engine is needed, and there is neither")
     return Docker(_image())
 
 
 def debian(tree: Path) -> Path:
-    """A finished Debian tree with Asterisk at this place, made when it is missing."""
+    """Return a complete Debian tree with Asterisk, made if it is missing."""
     with folders.lock(tree.with_name(tree.name + ".lock")):
         if not (tree / "finished").exists():
             _may_chroot()
@@ -126,22 +126,22 @@ def _may_chroot() -> None:
     try:
         processes.run(["unshare", "--mount", "--propagation", "private", "chroot", "/", "true"])
     except processes.ProcessError as exc:
-        raise Unavailable(f"this root may not chroot in a mount namespace of its own ({exc})") from exc
+        raise Unavailable(f"this root user may not chroot in its own mount namespace ({exc})") from exc
 
 
 def _debootstrap(tree: Path) -> None:
     program = shutil.which("debootstrap") or _install_debootstrap()
     partial = tree.with_name(tree.name + ".partial")
-    for leftover in (partial, tree):
-        shutil.rmtree(leftover, ignore_errors=True)
+    for incomplete in (partial, tree):
+        shutil.rmtree(incomplete, ignore_errors=True)
     partial.mkdir(mode=0o755)
-    # In a mount namespace of its own: what debootstrap mounts is gone with it, even if it is killed.
+    # In its own mount namespace: the mounts of debootstrap end with it, even if it is killed.
     command = ["unshare", "--mount", "--propagation", "private", program]
     command += ["--variant=minbase", "--include=asterisk", "sid", str(partial)]
     if mirror := os.environ.get("DEBIAN_MIRROR"):
         command.append(mirror)
     with tempfile.NamedTemporaryFile(prefix="debootstrap-") as log:
-        making = processes.Kept(command, log=Path(log.name), stop_signal=signal.SIGTERM)
+        making = processes.GuardedProcess(command, log=Path(log.name), stop_signal=signal.SIGTERM)
         try:
             status = making.wait(900)
         finally:
@@ -159,7 +159,7 @@ def _debootstrap(tree: Path) -> None:
 def _install_debootstrap() -> str:
     apt_get = shutil.which("apt-get")
     if apt_get is None:
-        raise Unavailable("debootstrap is missing and there is no apt-get to install it with")
+        raise Unavailable("debootstrap is missing, and there is no apt-get to install it")
     try:
         output = processes.run([apt_get, "-q", "update"], timeout_seconds=300)
         processes.run([apt_get, "-q", "-y", "install", "debootstrap"], timeout_seconds=300)
@@ -189,7 +189,7 @@ def _docker_runs() -> bool:
 
 
 def _image() -> str:
-    """The image to run: `ASTERISK_IMAGE` (22.8 or newer), or one made here from Debian sid."""
+    """Return the image to run: `ASTERISK_IMAGE` (22.8 or newer), or one built here from Debian sid."""
     if image := os.environ.get("ASTERISK_IMAGE"):
         return image
     name = "ari-pipeline-asterisk:sid"

@@ -39,7 +39,7 @@ CONFIGURATION = """
 
 
 def add_tenant(database_url: str, *, endpoint: str, password: str) -> None:
-    """Write the demo tenant as the platform would; one that is there gets the new connection."""
+    """Write the demo tenant as the platform would; update the connection of an existing one."""
     with contextlib.closing(psycopg.connect(database_url)) as connection, connection.transaction():
         organization_id = _id(connection.execute(ORGANIZATION, (TENANT,)))
         user_id = _id(connection.execute(USER, (TENANT, organization_id)))
@@ -65,7 +65,7 @@ def _id(cursor: psycopg.Cursor[tuple[int]] | psycopg.Cursor[tuple[object, ...]])
 
 
 def scenario(*, rate_per_second: float, count: int | None) -> str:
-    """The demo callers as the simulator's scenario file."""
+    """Return the demo callers as a scenario file of the simulator."""
     callers = {
         "app": APP,
         "wait_for_app": True,
@@ -79,7 +79,7 @@ def scenario(*, rate_per_second: float, count: int | None) -> str:
 
 
 class Callers:
-    """The demo callers of a real Asterisk; `step` is called again and again and does what is due."""
+    """The demo callers of a real Asterisk; `step` is called repeatedly and does what is due."""
 
     def __init__(self, switch: Switch, *, rate_per_second: float, count: int | None) -> None:
         self._switch = switch
@@ -89,11 +89,11 @@ class Callers:
         self._hang_ups: list[tuple[float, str]] = []
 
     def step(self) -> None:
-        """Dial and hang up what is due. An Asterisk that does not answer gets no calls."""
+        """Make the calls and hang-ups that are due. An Asterisk that does not answer gets no calls."""
         now = time.monotonic()
         with contextlib.suppress(requests.RequestException):
             if self._next_at is None:
-                # Nobody calls before the pipeline is there: the app is known from its event socket on.
+                # No call is made before the pipeline is connected: the app exists only with its event socket.
                 if self._switch.request("GET", f"/applications/{APP}").status_code != 200:
                     return
                 self._next_at = now

@@ -1,7 +1,7 @@
-"""The media endpoint of the development agent: takes a media leg as the platform does, then talks and listens.
+"""The media endpoint of the development agent: accepts media legs as the platform does, then talks and listens.
 
-The platform's rules: a valid token, a run that is `initialized` and has its `provider` and `call_id`; the run is set
-`running`. What is heard is remembered, per run.
+The platform's rules: a valid token, and a run that is `initialized` and has its `provider` and `call_id`; the run is
+then set `running`. The audio that it hears is recorded per run.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from shared.platform.dograh import media_url
 
 PATH = "/api/v1/telephony/ws/ari"
 SUBPROTOCOL = "media"
-#: Audio goes out in pieces of five frames: a fifth of the messages of a call in real time, and Asterisk re-times them.
+#: Audio is sent in pieces of five frames: a fifth of the messages of a real agent; Asterisk re-times them.
 PIECE_SECONDS = 0.1
 Mode = Literal["echo", "tone"]
 
@@ -34,7 +34,7 @@ class Session:
     """One media leg as the agent sees it."""
 
     run_id: int
-    #: Whether its socket is open now.
+    #: True while its socket is open.
     open: bool = True
     bytes_heard: int = 0
     #: The last audio heard.
@@ -50,18 +50,18 @@ class Session:
 
     @property
     def dominant_frequency(self) -> float | None:
-        """Of the last quarter of a second heard, in Hz; None for silence."""
+        """The strongest frequency of the last quarter of a second, in Hz; None for silence."""
         return tones.dominant_frequency(bytes(self.tail))
 
 
 @dataclass(kw_only=True)
 class Behaviour:
-    """How the agent treats the legs that come from now on; may be changed while it runs."""
+    """How the agent treats new legs; may be changed while it runs."""
 
     mode: Mode = "echo"
     tone_hz: int = 400
     accept_delay_seconds: float = 0
-    #: Hang up on the caller after this long.
+    #: Hang up after this time.
     close_after_seconds: float | None = None
     #: HTTP status to refuse every leg with.
     refuse: int | None = None
@@ -76,7 +76,7 @@ class Refused(Exception):
 
 
 class Endpoint:
-    """The websocket endpoint; lives in one event loop."""
+    """The websocket endpoint, in one event loop."""
 
     def __init__(self, behaviour: Behaviour, *, database_url: str | None, secret: str | None) -> None:
         self.behaviour = behaviour
@@ -84,7 +84,7 @@ class Endpoint:
         self.refusals: list[str] = []
         self._sockets: set[web.WebSocketResponse] = set()
         self._secret = secret
-        # Opened in the loop that uses it. Autocommit: each statement is a transaction, as the platform does it.
+        # Opened in the loop that uses it. Autocommit: each statement is a transaction, as in the platform.
         self._pool = (
             psycopg_pool.AsyncConnectionPool(
                 database_url, min_size=1, max_size=4, open=False, kwargs={"autocommit": True}
@@ -95,7 +95,7 @@ class Endpoint:
 
     @contextlib.asynccontextmanager
     async def listening(self, port: int) -> AsyncIterator[int]:
-        """Serve on this loopback port (0: any); gives the port."""
+        """Serve on a loopback port (0: any free one); yields the port."""
         application = web.Application()
         application.router.add_get(PATH, self._accept)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
@@ -113,7 +113,7 @@ class Endpoint:
                 await self._pool.close()
 
     async def close_all(self) -> None:
-        """Close every media socket, as an agent that crashes or hangs up."""
+        """Close every media socket, as an agent does that crashes or hangs up."""
         await asyncio.gather(*(socket.close() for socket in list(self._sockets)), return_exceptions=True)
 
     async def _accept(self, request: web.Request) -> web.StreamResponse:
@@ -121,7 +121,7 @@ class Endpoint:
         if behaviour.accept_delay_seconds:
             await asyncio.sleep(behaviour.accept_delay_seconds)
             if request.transport is None or request.transport.is_closing():
-                # It gave up waiting: its run must stay as it is for the next attempt.
+                # Asterisk has given up: the run must stay unchanged for the next attempt.
                 return web.Response(status=408)
         try:
             if behaviour.refuse:
@@ -142,10 +142,10 @@ class Endpoint:
         return socket
 
     async def _admit(self, request: web.Request) -> int:
-        """The run of a leg that may come in, set running.
+        """Return the run of a leg that may be accepted, and set it running.
 
         Raises:
-            Refused: with the platform's reasons.
+            Refused: with the platform's reason.
         """
         try:
             workflow_id, user_id, run_id = (
@@ -174,11 +174,11 @@ class Endpoint:
         return run_id
 
     async def _talk(self, socket: web.WebSocketResponse, session: Session, behaviour: Behaviour) -> None:
-        companions = []
+        background = []
         if behaviour.mode == "tone":
-            companions.append(asyncio.ensure_future(_send_tone(socket, behaviour.tone_hz)))
+            background.append(asyncio.ensure_future(_send_tone(socket, behaviour.tone_hz)))
         if behaviour.close_after_seconds is not None:
-            companions.append(asyncio.ensure_future(_close_after(socket, behaviour.close_after_seconds)))
+            background.append(asyncio.ensure_future(_close_after(socket, behaviour.close_after_seconds)))
         try:
             async for message in socket:
                 if message.type is WSMsgType.BINARY:
@@ -188,11 +188,11 @@ class Endpoint:
                 elif message.type is WSMsgType.TEXT:
                     session.messages.append(message.data)
         except ConnectionError:
-            pass  # The leg went while we answered it: an ordinary end.
+            pass  # The leg ended while audio was sent to it: an ordinary end.
         finally:
-            for companion in companions:
-                companion.cancel()
-            await asyncio.gather(*companions, return_exceptions=True)
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
 
 
 async def _send_tone(socket: web.WebSocketResponse, frequency_hz: int) -> None:

@@ -1,7 +1,7 @@
-"""Where the development stack keeps its files, who owns them, and how two stacks on one machine keep apart.
+"""The folders of the development stack: location, ownership, and locks that keep two stacks on one machine apart.
 
-As root everything lies in a folder of our own outside any home, with a system user for the servers that refuse to run
-as root; otherwise in the user's data folder. Only folders created here get permissions from here.
+As root they are outside of any home, and a system user runs the servers that refuse to run as root; otherwise they are
+in the user's data folder. Permissions are set only on folders that this module creates.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ class Busy(Exception):
 
 
 def home() -> Path:
-    """The folder of all our data (created when missing): `ARI_PIPELINE_HOME`, or the place usual for this user."""
+    """Return the data folder, created if missing: `ARI_PIPELINE_HOME`, or the usual one of this user."""
     if given := os.environ.get("ARI_PIPELINE_HOME"):
         path = Path(given).absolute()
     elif os.geteuid() == 0:
@@ -35,7 +35,7 @@ def home() -> Path:
 
 
 def cache() -> Path:
-    """The folder of what can be made again, at a price: `ARI_PIPELINE_CACHE`, or the place usual for this user."""
+    """Return the cache folder, created if missing: `ARI_PIPELINE_CACHE`, or the usual one of this user."""
     if given := os.environ.get("ARI_PIPELINE_CACHE"):
         path = Path(given).absolute()
     elif os.geteuid() == 0:
@@ -46,7 +46,7 @@ def cache() -> Path:
 
 
 def make(path: Path, *, mode: int) -> Path:
-    """A folder, made when missing, then with exactly this mode whatever the umask; one that was there keeps its own."""
+    """Create a folder if missing, with exactly this mode whatever the umask; an existing one keeps its mode."""
     if not path.is_dir():
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         path.mkdir(mode=mode, exist_ok=True)
@@ -55,7 +55,7 @@ def make(path: Path, *, mode: int) -> Path:
 
 
 def server_user() -> str | None:
-    """The user the servers run as: none but ourselves, or as root a system user, created when missing."""
+    """Return the user the servers run as: None for the present one; as root a system user, created if missing."""
     if os.geteuid() != 0:
         return None
     try:
@@ -77,13 +77,13 @@ def _create_system_user() -> None:
             processes.run([adduser, "-S", "-D", "-H", "-s", nologin, SYSTEM_USER])
         else:
             raise processes.ProcessError(
-                f"Postgres does not run as root, and there is no useradd here to create the user {SYSTEM_USER}:"
-                " create it, run as an ordinary user, or set DATABASE_URL"
+                f"Postgres does not run as root, and there is no useradd to create the user {SYSTEM_USER}:"
+                " create that user, run as an ordinary user, or set DATABASE_URL"
             )
 
 
 def private(path: Path, *, owner: str | None = None) -> Path:
-    """A folder only its owner can look into, created when missing; `owner` is a user name, ourselves by default."""
+    """Create a folder that only its owner can read, if missing; `owner` is a user name, by default the present user."""
     if not path.is_dir():
         path.mkdir(mode=0o700)
         if owner:
@@ -92,14 +92,14 @@ def private(path: Path, *, owner: str | None = None) -> Path:
 
 
 def named(name: str) -> Path:
-    """The folder of a stack that lasts, such as that of `make run`."""
-    # The servers' user must pass through to its own folders; what lies beside them is private by its own mode.
+    """Return the folder of a permanent stack, such as that of `make run`."""
+    # The servers' user has to traverse it to reach its own folders; the files beside them are private by their modes.
     return make(home() / name, mode=0o711)
 
 
 @contextlib.contextmanager
 def temporary() -> Iterator[Path]:
-    """A folder of a stack that does not last; those of processes that were killed are removed on the way."""
+    """Create a folder for a temporary stack, and remove those that killed processes have left."""
     parent = make(home() / "temporary", mode=0o711)
     with lock(parent / "lock"):
         for stale in [entry for entry in parent.iterdir() if entry.is_dir()]:
@@ -107,9 +107,9 @@ def temporary() -> Iterator[Path]:
                 shutil.rmtree(stale, ignore_errors=True)
         path = Path(tempfile.mkdtemp(dir=parent))
         path.chmod(0o711)
-        held = contextlib.ExitStack()
-        held.enter_context(lock(path / "lock"))
-    with held:
+        locked = contextlib.ExitStack()
+        locked.enter_context(lock(path / "lock"))
+    with locked:
         try:
             yield path
         finally:
@@ -118,10 +118,10 @@ def temporary() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def lock(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold an exclusive lock on a file; it is free again when we are gone.
+    """Hold an exclusive lock on a file; the end of this process releases it.
 
     Raises:
-        Busy: another process holds it and we should not wait.
+        Busy: another process holds it, and `wait` is False.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -135,7 +135,7 @@ def lock(path: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def write_private(path: Path, text: str, *, owner: str | None = None) -> None:
-    """Write a file only its owner can read, whole or not at all."""
+    """Write a file that only its owner can read, atomically."""
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -147,7 +147,7 @@ def write_private(path: Path, text: str, *, owner: str | None = None) -> None:
 
 
 def secret(path: Path) -> str:
-    """The secret kept in this file; made on first use."""
+    """Return the secret in a file; generated on first use."""
     with contextlib.suppress(FileNotFoundError):
         return path.read_text().strip()
     with lock(path.with_name(path.name + ".lock")):

@@ -1,4 +1,4 @@
-"""What `make run` prints while it runs: calls being connected and ended, and the processes' warnings."""
+"""The live view of `make run`: prints calls as they connect and end, and warnings of the processes."""
 
 import re
 from datetime import datetime
@@ -17,17 +17,17 @@ CALLS = """
      WHERE received_at >= %(since)s AND (ended_at IS NULL OR ended_at >= %(since)s) AND call_id <> ALL (%(done)s)
      ORDER BY received_at
 """
-#: Of a log line in structlog's console format, or of an uncaught exception.
-WORTH_SHOWING = re.compile(r"\[(warning|error|critical) *\]|Traceback|Error:")
+#: In a log line of structlog's console format, or in an uncaught exception.
+WARNING = re.compile(r"\[(warning|error|critical) *\]|Traceback|Error:")
 STYLES = {"completed": "green", "abandoned": "yellow", "refused": "yellow", "failed": "red"}
 
 
-class Board:
-    """Follows the table of calls and the processes' log.
+class LiveView:
+    """Follows the table of calls and the log of the processes.
 
     Args:
-        database_url: where the calls are.
-        log: of the processes.
+        database_url: the pipeline's database.
+        log: the log file of the processes.
     """
 
     def __init__(self, console: Console, database_url: str, log: Path) -> None:
@@ -43,16 +43,16 @@ class Board:
 
     @property
     def ended(self) -> int:
-        """Calls that have ended since the start."""
+        """The number of calls that have ended since the start."""
         return len(self._ended)
 
     def step(self) -> None:
-        """Print what is new."""
+        """Print the changes since the last step."""
         for call in self._connection.execute(CALLS, {"since": self._since, "done": list(self._ended)}):
             if call["connected_at"] and call["call_id"] not in self._connected:
                 self._connected.add(call["call_id"])
                 took = (call["connected_at"] - call["received_at"]).total_seconds()
-                self._print(call, call["connected_at"], "connected", f"after {took * 1000:.0f} ms", "cyan")
+                self._print(call, call["connected_at"], "connected", f"in {took * 1000:.0f} ms", "cyan")
             if call["ended_at"]:
                 self._ended.add(call["call_id"])
                 self._print(call, call["ended_at"], "ended", *_ending(call))
@@ -75,7 +75,7 @@ class Board:
             log.seek(self._log_read)
             while (line := log.readline()).endswith("\n"):
                 self._log_read = log.tell()
-                if WORTH_SHOWING.search(line):
+                if WARNING.search(line):
                     self._console.print(Text(line.rstrip(), "yellow"), soft_wrap=True)
 
 

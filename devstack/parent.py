@@ -1,4 +1,4 @@
-"""The process that started us, watched where it does not tell us that it is over."""
+"""Watches the `make` that started this process, for the cases in which it does not pass on its own end."""
 
 import contextlib
 import os
@@ -7,9 +7,10 @@ from pathlib import Path
 
 
 class Make:
-    """The `make` that runs us, if one does.
+    """The `make` that is the parent of this process, if there is one.
 
-    It passes SIGTERM on to us but not SIGINT, and then waits for us; killed by -9 it says nothing at all. So we look.
+    It forwards SIGTERM but not SIGINT, and then waits for its child; killed by SIGKILL it forwards nothing. So this
+    class polls it.
     """
 
     def __init__(self) -> None:
@@ -17,18 +18,18 @@ class Make:
         is_make = _status(self._pid, "Name") in ("make", "gmake")
         self._watched = is_make and self._awaits_interrupt()
 
-    def look(self) -> None:
-        """Interrupt ourselves once it was interrupted or has gone."""
+    def check(self) -> None:
+        """Interrupt this process if make was interrupted or is gone."""
         if self._watched and (os.getppid() != self._pid or not self._awaits_interrupt()):
             os.kill(os.getpid(), signal.SIGINT)
 
     def _awaits_interrupt(self) -> bool:
-        # It sets the signal back to its default while it handles it.
+        # It resets the signal to its default while it handles it.
         return bool(int(_status(self._pid, "SigCgt") or "0", 16) >> (signal.SIGINT - 1) & 1)
 
 
 def _status(pid: int, name: str) -> str:
-    """A line of Linux's description of a process, empty where there is none."""
+    """Return a field of /proc/PID/status, empty if there is none."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith(f"{name}:"):

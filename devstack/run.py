@@ -1,8 +1,8 @@
 """`make run`: the whole pipeline on this machine, with demo callers, until Ctrl-C.
 
-Starts what is missing (Postgres, Redis, an Asterisk, a voice agent) and the processes of the Procfile, and prints the
-calls. Environment: `DATABASE_URL` and `REDIS_URL` take existing servers, `ASTERISK=real` a real Asterisk instead of the
-simulator, `CALLS=n` ends after n calls, `RATE` is calls a second.
+Starts Postgres, Redis, an Asterisk, a voice agent and the processes of the Procfile, and prints the calls. Environment:
+`DATABASE_URL` and `REDIS_URL` name existing servers, `ASTERISK=real` starts a real Asterisk instead of the simulator,
+`CALLS=n` stops after n calls, `RATE` is the number of calls per second.
 """
 
 import contextlib
@@ -43,11 +43,11 @@ POLL_SECONDS = 0.5
 
 
 class Failed(Exception):
-    """It cannot be started, or something that should run has ended; the text is for the reader."""
+    """The stack cannot be started, or a process has ended; the text is for the user."""
 
 
 class Stack:
-    """Everything that runs, and how to stop it: what was started last is stopped first."""
+    """All processes of the stack; they are stopped in reverse order."""
 
     def __init__(self, console: Console, environment: Mapping[str, str]) -> None:
         self._console = console
@@ -57,32 +57,32 @@ class Stack:
         self._logs = folders.make(self._folder / "log", mode=0o700)
         self._rate = _number(environment, "RATE") or 0.5
         self._calls = int(_number(environment, "CALLS")) or None
-        self._watched: list[processes.Kept] = []
+        self._watched: list[processes.GuardedProcess] = []
         self._about: dict[str, str] = {}
 
     def run(self) -> None:
-        """Start everything and print calls until we are told to stop, or `CALLS` have ended.
+        """Start everything and print calls until interrupted, or until `CALLS` calls have ended.
 
         Raises:
             Failed: with the reason.
         """
-        caller = parent.Make()
+        make = parent.Make()
         with self._running:
             self._hold_lock()
             environment = self._environment()
             callers = self._start_calls(environment)
             log = self._logs / "processes"
-            follower = live_view.Board(self._console, environment["DATABASE_URL"], log)
-            self._running.callback(follower.close)
+            view = live_view.LiveView(self._console, environment["DATABASE_URL"], log)
+            self._running.callback(view.close)
             command = [sys.executable, "-m", "honcho", "start", "--env", os.devnull, "--no-colour"]
             self._start([*command, "--procfile", str(CHECKOUT / "Procfile")], log, environment, grace_seconds=7)
             self._heading()
             self._running.callback(self._console.print, "stopping ...", style="dim")
-            while self._calls is None or follower.ended < self._calls:
+            while self._calls is None or view.ended < self._calls:
                 callers()
-                follower.step()
+                view.step()
                 self._watch()
-                caller.look()
+                make.check()
                 time.sleep(POLL_SECONDS)
 
     def _hold_lock(self) -> None:
@@ -90,19 +90,18 @@ class Stack:
             self._running.enter_context(folders.lock(self._folder / "lock", wait=False))
         except folders.Busy:
             raise Failed(
-                f"another `make run` is at work in {self._folder}; stop it, or give this one a folder of its own"
-                " by ARI_PIPELINE_HOME"
+                f"another `make run` uses {self._folder}: stop it, or set ARI_PIPELINE_HOME to another folder"
             ) from None
 
     def _environment(self) -> dict[str, str]:
-        """What the Procfile's processes get; also written to a file, for `arictl`."""
+        """Return the environment of the Procfile's processes; also write it to a file, for `arictl`."""
         settings = {
             "DATABASE_URL": self._given.get("DATABASE_URL") or self._start_postgres(),
             "REDIS_URL": self._given.get("REDIS_URL") or self._start_redis(),
             "SECRET_KEY": self._given.get("SECRET_KEY") or folders.secret(self._folder / "secret-key"),
         }
-        self._about["Postgres"] = _place(settings["DATABASE_URL"])
-        self._about["Redis"] = _place(settings["REDIS_URL"])
+        self._about["Postgres"] = _address(settings["DATABASE_URL"])
+        self._about["Redis"] = _address(settings["REDIS_URL"])
         settings["MEDIA_TOKEN_SECRET"] = self._given.get("MEDIA_TOKEN_SECRET") or sealing.media_secret(
             settings["SECRET_KEY"].split(",")[0].strip()
         )
@@ -122,11 +121,11 @@ class Stack:
         return self._running.enter_context(server).url
 
     def _start_calls(self, environment: dict[str, str]) -> Callable[[], None]:
-        """Start the agent and an Asterisk with its tenant; returns what lets callers call."""
+        """Start the agent and an Asterisk with its tenant; return a function that makes the due calls."""
         port = processes.free_port(agent.PREFERRED_PORT)
         media_url = f"ws://127.0.0.1:{port}{endpoint.PATH}"
         self._start([sys.executable, "-m", "devstack.agent", "--port", str(port)], self._logs / "agent", environment)
-        self._about["Agent"] = f"127.0.0.1:{port}, echoes"
+        self._about["Agent"] = f"127.0.0.1:{port}, echo"
         password = folders.secret(self._folder / "ari-password")
         real = self._given.get("ASTERISK", "") == "real"
         url, callers = self._start_asterisk(media_url, password) if real else self._start_simulator(media_url, password)
@@ -135,7 +134,7 @@ class Stack:
         return callers
 
     def _start_asterisk(self, media_url: str, password: str) -> tuple[str, Callable[[], None]]:
-        self._console.print("looking for a real Asterisk (making one takes a minute, once) ...", style="dim")
+        self._console.print("preparing a real Asterisk (the first time takes a minute) ...", style="dim")
         configuration = asterisk_config.Configuration(
             contexts={"inbound": demo.APP},
             users={demo.APP: password},
@@ -144,11 +143,11 @@ class Stack:
         try:
             root = asterisk_root.find()
         except asterisk_root.Unavailable as exc:
-            raise Failed(f"no real Asterisk can be had: {exc}") from exc
+            raise Failed(f"no real Asterisk available: {exc}") from exc
         folder = self._running.enter_context(folders.temporary())
         server = asterisk.RealAsterisk(root, folder / "asterisk", configuration, preferred_port=asterisk.PREFERRED_PORT)
         self._running.enter_context(server)
-        self._about["Asterisk"] = f"{urlsplit(server.url).netloc}, a real one"
+        self._about["Asterisk"] = f"{urlsplit(server.url).netloc}, real"
         return server.url, demo.Callers(server, rate_per_second=self._rate, count=self._calls).step
 
     def _start_simulator(self, media_url: str, password: str) -> tuple[str, Callable[[], None]]:
@@ -173,9 +172,11 @@ class Stack:
 
     def _start(
         self, command: list[str], log: Path, environment: Mapping[str, str], *, grace_seconds: float = 3
-    ) -> processes.Kept:
+    ) -> processes.GuardedProcess:
         log.write_text("")
-        process = processes.Kept(command, log=log, environment=environment, cwd=CHECKOUT, grace_seconds=grace_seconds)
+        process = processes.GuardedProcess(
+            command, log=log, environment=environment, cwd=CHECKOUT, grace_seconds=grace_seconds
+        )
         self._running.callback(process.stop)
         self._watched.append(process)
         return process
@@ -183,39 +184,39 @@ class Stack:
     def _watch(self) -> None:
         for process in self._watched:
             if not process.running:
-                raise Failed(f"{process.log.name} ended by itself; the end of its log:\n{process.log_tail()}")
+                raise Failed(f"{process.log.name} ended unexpectedly; the end of its log:\n{process.log_tail()}")
 
     def _heading(self) -> None:
         self._console.rule("ari-pipeline", align="left")
-        for name, place in self._about.items():
-            self._console.print(f"{name:<9} {place}", highlight=False, soft_wrap=True)
+        for name, address in self._about.items():
+            self._console.print(f"{name:<9} {address}", highlight=False, soft_wrap=True)
         self._console.print(f"{'Logs':<9} {self._logs}", highlight=False, soft_wrap=True)
         arictl = Path(sys.executable).parent / "arictl"
-        hint = f"(while it runs) . {self._folder / 'environment'}; {arictl} calls"
-        self._console.print(f"{'Look':<9} {hint}", highlight=False, soft_wrap=True)
-        ends = f"ends after {self._calls} call{'s' if self._calls > 1 else ''}, " if self._calls else ""
+        command = f". {self._folder / 'environment'}; {arictl} calls"
+        self._console.print(f"{'Inspect':<9} in another terminal: {command}", highlight=False, soft_wrap=True)
+        ends = f"after {self._calls} call{'s' if self._calls > 1 else ''}, or " if self._calls else ""
         self._console.print(f"{'Stop':<9} {ends}Ctrl-C", highlight=False)
         self._console.rule()
 
 
 def _number(environment: Mapping[str, str], name: str) -> float:
-    """A number that is given, 0 when it is not."""
+    """Return a number of the environment, 0 if it is not set."""
     try:
         number = float(environment.get(name) or 0)
     except ValueError:
         number = -1
     if not 0 <= number < float("inf"):
-        raise Failed(f"{name} must be a number")
+        raise Failed(f"{name} must be a number, 0 or more")
     return number
 
 
-def _place(url: str) -> str:
-    """A URL without its password."""
+def _address(url: str) -> str:
+    """Return host, port and path of a URL, without its password."""
     parts = urlsplit(url)
     return f"{parts.hostname}:{parts.port}{parts.path}"
 
 
-def _wait_for_port(port: int, process: processes.Kept) -> None:
+def _wait_for_port(port: int, process: processes.GuardedProcess) -> None:
     def listening() -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return True
@@ -225,7 +226,7 @@ def _wait_for_port(port: int, process: processes.Kept) -> None:
 
 
 def _interrupt(_number: int, _frame: object) -> NoReturn:
-    # Once is enough: further signals must not cut the stopping short.
+    # Further signals must not interrupt the shutdown.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -1,6 +1,6 @@
 """Embedded Postgres and Redis: real servers from wheels, on loopback, with a password, as root or as an ordinary user.
 
-Each is a context manager with `.url`, and has `.stop()`, `.kill()` and `.start()` (same port, same data) for tests of
+Each is a context manager with a `url`; `stop()`, `kill()` and `start()` (same port, same data) are for tests of
 outages.
 """
 
@@ -20,25 +20,25 @@ from devstack import folders, processes, programs
 
 POSTGRES_PORT = 15432
 REDIS_PORT = 16379
-#: Attempts to start on a new port, should another process take the one we found free.
+#: Attempts to start on a new port, in case another process takes the port that was found free.
 START_ATTEMPTS = 3
 
 
 class _Server:
-    """What both have in common: a folder, a port kept over restarts, a kept process."""
+    """The common part: a folder, a port that survives restarts, a guarded process."""
 
     def __init__(self, folder: Path, *, preferred_port: int | None) -> None:
         self.folder = folders.make(folder, mode=0o711)
         self.user = folders.server_user()
         self.port: int | None = None
         self._preferred_port = preferred_port
-        self._process: processes.Kept | None = None
+        self._process: processes.GuardedProcess | None = None
 
-    def _launch(self, port: int) -> processes.Kept:
+    def _launch(self, port: int) -> processes.GuardedProcess:
         raise NotImplementedError
 
     def start(self) -> None:
-        """Start it; on the port it had before, if it had one."""
+        """Start it, on the port it had before if it had one."""
         if self._process and self._process.running:
             return
         for attempt in range(START_ATTEMPTS):
@@ -46,7 +46,7 @@ class _Server:
             try:
                 self._process = self._launch(port)
             except processes.ProcessError:
-                # Anything but a port that was taken under our feet is a real failure.
+                # Only a port that another process has taken in the meantime is worth another attempt.
                 if self.port or attempt == START_ATTEMPTS - 1 or processes.port_is_free(port):
                     raise
             else:
@@ -59,7 +59,7 @@ class _Server:
             self._process.stop()
 
     def kill(self) -> None:
-        """Kill -9, as a crash would."""
+        """Kill it by SIGKILL, as a crash would."""
         if self._process:
             self._process.kill()
 
@@ -83,8 +83,8 @@ class Postgres(_Server):
     """PostgreSQL 18.
 
     Args:
-        folder: holds data, password and log; made when missing.
-        durable: False trades safety for speed, for data that is thrown away.
+        folder: holds data, password and log; created if missing.
+        durable: False is faster, for data that is thrown away.
     """
 
     def __init__(self, folder: Path, *, durable: bool = True, preferred_port: int | None = None) -> None:
@@ -95,7 +95,7 @@ class Postgres(_Server):
     def url(self) -> str:
         return f"postgresql://ari:{self._secret('password')}@127.0.0.1:{self.port}/postgres"
 
-    def _launch(self, port: int) -> processes.Kept:
+    def _launch(self, port: int) -> processes.GuardedProcess:
         binaries = programs.postgres()
         data = self._data()
         if not data.is_dir():
@@ -110,17 +110,17 @@ class Postgres(_Server):
         if not self._durable:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        process = processes.Kept(
+        process = processes.GuardedProcess(
             [binaries / "postgres", "-D", data, *arguments],
             log=self.folder / "log",
-            # Postgres's fast shutdown: it does not wait for clients to go.
+            # Postgres's fast shutdown: it does not wait for clients to disconnect.
             stop_signal=signal.SIGINT,
             user=self.user,
         )
         self._wait(process, port)
         return process
 
-    def _wait(self, process: processes.Kept, port: int) -> None:
+    def _wait(self, process: processes.GuardedProcess, port: int) -> None:
         url = f"postgresql://ari:{self._secret('password')}@127.0.0.1:{port}/postgres"
 
         def ready() -> bool:
@@ -137,7 +137,7 @@ class Postgres(_Server):
             raise
 
     def _initialise(self, binaries: Path) -> None:
-        """Make the data folder beside its place and move it there: a half-made one is never taken for a database."""
+        """Create the data folder under another name and move it when complete: a partial one is never used."""
         partial = self.folder / "data.partial"
         shutil.rmtree(partial, ignore_errors=True)
         folders.private(partial, owner=self.user)
@@ -157,7 +157,7 @@ class Postgres(_Server):
 
 
 class Redis(_Server):
-    """Redis 6.2, keeping nothing on disk: the pipeline may lose it at any time."""
+    """Redis 6.2 without persistence: the pipeline may lose its data at any time."""
 
     def __init__(self, folder: Path, *, preferred_port: int | None = None) -> None:
         super().__init__(folder, preferred_port=preferred_port)
@@ -166,7 +166,7 @@ class Redis(_Server):
     def url(self) -> str:
         return f"redis://:{self._secret('password')}@127.0.0.1:{self.port}/0"
 
-    def _launch(self, port: int) -> processes.Kept:
+    def _launch(self, port: int) -> processes.GuardedProcess:
         data = folders.private(self._data(), owner=self.user)
         settings = {
             "bind": "127.0.0.1",
@@ -177,11 +177,11 @@ class Redis(_Server):
             "maxmemory-policy": "noeviction",
             "requirepass": self._secret("password"),
         }
-        # A file, because arguments are for every user of the machine to read.
+        # A file, because every user of the machine can read the arguments.
         configuration = data / "redis.conf"
         text = "".join(f"{name} {value}\n" for name, value in settings.items())
         folders.write_private(configuration, text, owner=self.user)
-        process = processes.Kept([programs.redis(), configuration], log=self.folder / "log", user=self.user)
+        process = processes.GuardedProcess([programs.redis(), configuration], log=self.folder / "log", user=self.user)
 
         def ready() -> bool:
             try:
@@ -200,10 +200,10 @@ class Redis(_Server):
 
 
 def create_database(url: str, name: str, *, template: str | None = None, exists_ok: bool = False) -> str:
-    """Create a database on the server of `url`, empty or as a copy of `template`; returns its URL."""
+    """Create a database on the server of `url`, empty or as a copy of `template`, and return its URL."""
     statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
     if template:
-        # A copy of files is the faster way on a server that does not sync.
+        # Copying files is faster on a server that does not sync.
         statement += sql.SQL(" TEMPLATE {} STRATEGY FILE_COPY").format(sql.Identifier(template))
     tolerated: tuple[type[Exception], ...] = (psycopg.errors.DuplicateDatabase,) if exists_ok else ()
     with contextlib.closing(psycopg.connect(url, autocommit=True)) as connection, contextlib.suppress(*tolerated):
@@ -212,7 +212,7 @@ def create_database(url: str, name: str, *, template: str | None = None, exists_
 
 
 def drop_database(url: str, name: str) -> None:
-    """Drop a database of the server of `url`, whoever is connected to it."""
+    """Drop a database on the server of `url`, and disconnect its clients."""
     statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
     with contextlib.closing(psycopg.connect(url, autocommit=True)) as connection:
         connection.execute(statement)

@@ -1,4 +1,4 @@
-"""A wire between a client and a server that can be cut, and that can lose an answer."""
+"""A TCP proxy between a client and a server, which can cut the connections and lose an answer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
 
-class Wire:
-    """Listens on a port of its own and passes on to the server of `url`."""
+class TcpProxy:
+    """Listens on a free port and forwards to the server of `url`; `self.url` is the URL through the proxy."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -25,7 +25,7 @@ class Wire:
         self._lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._is_cut = False
-        #: Told the last request and its answer; True cuts this connection instead of passing the answer on.
+        #: Called with the last request and its answer; True cuts the connection instead of forwarding the answer.
         self.loses: Callable[[bytes, bytes], bool] = lambda request, answer: False
         self.lost = 0
 
@@ -40,7 +40,7 @@ class Wire:
         self._listening.close()
 
     def cut(self) -> None:
-        """The server cannot be reached, and what was connected is not any more."""
+        """Make the server unreachable and cut all connections."""
         with self._lock:
             self._is_cut = True
             pairs, self._pairs = self._pairs, []
@@ -48,7 +48,7 @@ class Wire:
             _close(*pair)
 
     def mend(self) -> None:
-        """The server can be reached again."""
+        """Make the server reachable again."""
         with self._lock:
             self._is_cut = False
 
@@ -97,3 +97,7 @@ def _close(*ends: socket.socket) -> None:
         with contextlib.suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)
         end.close()
+
+
+#: The name until every user says TcpProxy.
+Wire = TcpProxy

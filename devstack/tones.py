@@ -1,4 +1,4 @@
-"""Tones in 8 kHz ulaw: make one, find the dominant frequency of what was heard. A proof that survives transcoding."""
+"""Tones in 8 kHz ulaw: generates them, and finds the dominant frequency of audio, which survives transcoding."""
 
 import cmath
 import math
@@ -9,14 +9,14 @@ RATE_HZ = 8000
 #: Samples and bytes of a frame of 20 ms.
 FRAME = 160
 SILENCE = b"\xff"
-#: Samples looked at to find a frequency: 0.26 s, 3.9 Hz apart.
+#: Samples used to find a frequency: 0.26 s, a resolution of 3.9 Hz.
 WINDOW = 2048
-#: Mean amplitude (of 32,767) below which nothing is heard.
+#: Mean amplitude (of 32,767) below which audio is silence.
 AUDIBLE = 200
 
 
 def encoded(sample: int) -> int:
-    """A 16 bit sample as a ulaw byte (ITU-T G.711)."""
+    """Return a 16-bit sample as a ulaw byte (ITU-T G.711)."""
     sign = 0x80 if sample < 0 else 0
     magnitude = min(abs(sample), 32635) + 132
     exponent = magnitude.bit_length() - 8
@@ -35,26 +35,26 @@ def _decoding() -> tuple[int, ...]:
 
 
 def tone(frequency_hz: int, *, seconds: int = 1, amplitude: int = 8000) -> bytes:
-    """A sine tone; of a whole number of seconds, so that it can be repeated without a click."""
+    """Return a sine tone of a whole number of seconds, so that it repeats without a click."""
     step = 2 * math.pi * frequency_hz / RATE_HZ
     return bytes(encoded(round(amplitude * math.sin(step * n))) for n in range(RATE_HZ * seconds))
 
 
 def dominant_frequency(ulaw: bytes) -> float | None:
-    """The strongest frequency in the last quarter of a second, in Hz; None for silence or too little audio."""
+    """Return the strongest frequency of the last quarter of a second, in Hz; None for silence or too little audio."""
     table = _decoding()
     return strongest([table[byte] for byte in ulaw[-WINDOW:]])
 
 
 def strongest(audio: Sequence[int]) -> float | None:
-    """The same of 16 bit samples at 8 kHz."""
+    """Return the same for 16-bit samples at 8 kHz."""
     if len(audio) < WINDOW:
         return None
     samples = audio[-WINDOW:]
     mean = sum(samples) / WINDOW
     if sum(abs(sample - mean) for sample in samples) / WINDOW < AUDIBLE:
         return None
-    # A Hann window: what is cut off at the edges does not look like other frequencies.
+    # A Hann window: the cut edges add no other frequencies.
     shaped = [(s - mean) * (1 - math.cos(2 * math.pi * n / WINDOW)) for n, s in enumerate(samples)]
     spectrum = _transform([complex(value) for value in shaped])
     strengths = [abs(value) for value in spectrum[: WINDOW // 2]]
@@ -62,7 +62,7 @@ def strongest(audio: Sequence[int]) -> float | None:
 
 
 def _transform(values: list[complex]) -> list[complex]:
-    """Fourier transform of a power of two of values."""
+    """Return the Fourier transform of 2^n values."""
     count = len(values)
     if count == 1:
         return values

@@ -33,7 +33,7 @@ class EncodedMessage:
 
 def encode_message(connection: ConnectionVersion, message: messages.Message) -> EncodedMessage:
     """Encode a message for the broker."""
-    return EncodedMessage(connection, message.queue_name, redis_broker.reference(message), message.encode())
+    return EncodedMessage(connection, message.queue_name, redis_broker.message_key(message), message.encode())
 
 
 def encode_resync(connection: ConnectionVersion, reason: str, *, full: bool) -> EncodedMessage:

@@ -1,11 +1,11 @@
-"""Every Redis key of the product, with its type, lifetime and meaning. Redis may be emptied at any moment.
+"""The Redis keys of the listeners and the scheduler, each with its type, lifetime and meaning.
 
-The broker has its own keys below NAMESPACE: `shared/broker/layout.lua` says which.
+Redis may be emptied at any moment. The broker's keys begin with NAMESPACE: `shared/broker/layout.lua` describes them.
 """
 
 from __future__ import annotations
 
-#: Begins every key of the broker.
+#: The prefix of every key of the broker.
 NAMESPACE = "ari-queue"
 
 #: String, no expiry: set once by the leading scheduler. If it is missing, Redis was emptied: the scheduler rewrites all

@@ -1,4 +1,4 @@
-"""The broker as this project uses it, the same for everyone who enqueues or works."""
+"""The broker with this project's queues, for every process that enqueues or works."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shared.process import logs
 
 
 def client(url: str) -> redis.Redis:
-    """A client whose every command is bounded in time."""
+    """Return a client whose every command has a time limit."""
     return redis.Redis.from_url(
         url,
         socket_connect_timeout=2,
@@ -36,11 +36,11 @@ def broker(
     name: str = "producer",
     threads: int | None = None,
 ) -> redis_broker.Broker:
-    """A broker with all our queues; connects when first used.
+    """Return a broker with all queues declared; it connects on first use.
 
     Args:
-        name: How a worker on it is called.
-        threads: How many a worker on it has.
+        name: Worker name, for logs and heartbeats.
+        threads: Size of the worker's pool.
     """
     made = redis_broker.Broker(
         client(url),
@@ -56,18 +56,18 @@ def broker(
 
 
 class BrokerCommandQueue:
-    """Gives the core's orders to the broker."""
+    """Enqueues the core's commands as messages."""
 
     def __init__(self, made: redis_broker.Broker) -> None:
         self._broker = made
 
-    def enqueue(self, orders: Sequence[Command], *, connection_id: int) -> None:
-        """Enqueues them, each by name. Raises QueueUnavailable."""
-        for order in orders:
-            self.send(messages.of_command(order, connection_id=connection_id))
+    def enqueue(self, commands: Sequence[Command], *, connection_id: int) -> None:
+        """Enqueue a message for each command. Raises QueueUnavailable."""
+        for command in commands:
+            self.send(messages.of_command(command, connection_id=connection_id))
 
     def send(self, message: messages.Message, *, wait: timedelta | None = None) -> None:
-        """Enqueues one message, to be worked on at once or after a while. Raises QueueUnavailable."""
+        """Enqueue one message, for now or after a delay. Raises QueueUnavailable."""
         delay_ms = None if wait is None else int(wait.total_seconds() * 1000)
         try:
             self._broker.enqueue(message, delay=delay_ms)
@@ -75,7 +75,7 @@ class BrokerCommandQueue:
             raise errors.QueueUnavailable(logs.redact(str(exc))) from exc
 
     def waiting(self, queue: str) -> int:
-        """How many messages wait in a queue. Raises QueueUnavailable."""
+        """Return how many messages are waiting in a queue. Raises QueueUnavailable."""
         try:
             return self._broker.count([queue])[queue].waiting
         except redis.RedisError as exc:

@@ -1,4 +1,4 @@
-"""Runs the simulator as a process of its own: `python -m simulator`."""
+"""Runs the simulator as a process: `python -m simulator`."""
 
 from simulator.main import main
 

@@ -1,4 +1,4 @@
-"""Stasis apps: which socket hears them, subscriptions and filters, and the delivery (or loss) of events."""
+"""Stasis apps: their event sockets, subscriptions and filters, and the delivery (or loss) of events."""
 
 import json
 import re
@@ -12,17 +12,17 @@ from simulator.event_sockets import EventSocket
 
 
 class EventFilter:
-    """What `PUT /applications/{app}/eventFilter` set: lists of `{"type": ..., further fields}`."""
+    """The filter set by `PUT /applications/{app}/eventFilter`: lists of `{"type": ..., further fields}`."""
 
     def __init__(self) -> None:
         self.allowed: list[dict[str, Any]] = []
         self.disallowed: list[dict[str, Any]] = []
 
     def change(self, body: object) -> None:
-        """Takes the lists that are given; an empty body clears both, as does a list given as null.
+        """Replaces the lists that the body has; an empty body clears both, and null clears a list.
 
         Raises:
-            errors.Refusal: the body is no filter.
+            errors.Refusal: the body is no valid filter.
         """
         given = {"allowed": None, "disallowed": None} if body in (None, {}) else body
         if not isinstance(given, dict):
@@ -34,7 +34,7 @@ class EventFilter:
             setattr(self, name, entries)
 
     def passes(self, event: events.Event) -> bool:
-        """Whether the app gets to hear of this event."""
+        """Returns True if the app gets this event."""
         if any(entry.items() <= event.items() for entry in self.disallowed):
             return False
         return not self.allowed or any(entry.items() <= event.items() for entry in self.allowed)
@@ -42,9 +42,9 @@ class EventFilter:
 
 @dataclass(eq=False)
 class Application:
-    """One Stasis app. It is there as long as it has a socket or a channel.
+    """One Stasis app. It exists as long as it has a socket or a channel.
 
-    And longer, once a channel of its ended within a bridge: nothing takes that subscription back (measured).
+    It stays longer if one of its channels ended within a bridge: that subscription is never removed (measured).
     """
 
     name: str
@@ -52,13 +52,13 @@ class Application:
     subscribe_all: bool = False
     filter: EventFilter = field(default_factory=EventFilter)
     channel_ids: dict[str, None] = field(default_factory=dict)
-    #: Bridge id → the channels on whose account the app hears of it; those that ended in the bridge stay.
+    #: Bridge id → the channels that subscribe the app to it; those that ended in the bridge stay.
     bridges: dict[str, set[str]] = field(default_factory=dict)
-    #: A channel ended within a bridge since the app has come to be.
+    #: A channel ended within a bridge since the app was created.
     lingers: bool = False
 
     def snapshot(self) -> dict[str, Any]:
-        """The app as REST shows it."""
+        """Returns the app as REST shows it."""
         return {
             "name": self.name,
             "channel_ids": list(self.channel_ids),
@@ -72,7 +72,7 @@ class Application:
 
 @dataclass
 class Drop:
-    """An order to lose events of some types; `times` None is for ever."""
+    """A fault: the next `times` events of some types are lost; all of them if None."""
 
     types: Collection[str]
     times: int | None
@@ -90,25 +90,25 @@ class Applications:
         self.log: deque[dict[str, Any]] = deque(maxlen=log_entries)
 
     def snapshots(self) -> list[dict[str, Any]]:
-        """All apps as REST shows them."""
+        """Returns all apps as REST shows them."""
         return [application.snapshot() for application in self._by_name.values()]
 
     def get(self, name: str) -> Application:
-        """One app.
+        """Returns an app.
 
         Raises:
-            errors.Refusal: it has neither socket nor channel.
+            errors.Refusal: there is none of this name.
         """
         if name not in self._by_name:
             raise errors.Refusal(404, "Application not found")
         return self._by_name[name]
 
     def is_connected(self, name: str) -> bool:
-        """Whether a channel can enter it."""
+        """Returns True if an app has an event socket, so that a channel can enter it."""
         return name in self._by_name and self._by_name[name].socket is not None
 
     def connect(self, names: list[str], socket: EventSocket, *, subscribe_all: bool) -> None:
-        """Makes a socket the one that hears these apps; the older one is told."""
+        """Makes a socket the one that gets the events of these apps; the previous one gets ApplicationReplaced."""
         self.sockets[socket] = names
         for name in names:
             application = self._by_name.setdefault(name, Application(name))
@@ -119,51 +119,51 @@ class Applications:
             application.subscribe_all = subscribe_all
 
     def disconnect(self, socket: EventSocket) -> None:
-        """Forgets a socket that is closed, and apps that have nothing else."""
+        """Removes a closed socket, and the apps that have nothing else."""
         for name in self.sockets.pop(socket, []):
-            self._unhear(name, socket)
+            self._detach(name, socket)
 
-    def _unhear(self, name: str, socket: EventSocket) -> None:
+    def _detach(self, name: str, socket: EventSocket) -> None:
         application = self._by_name.get(name)
         if application is not None and application.socket is socket:
             application.socket = None
-            self._forget_if_unused(application)
+            self._remove_if_unused(application)
 
     def subscribe(self, name: str, channel_id: str) -> None:
-        """Lets an app hear of a channel; an app nobody knows stays unknown."""
+        """Subscribes an app to a channel; an unknown app stays unknown."""
         if name in self._by_name:
             self._by_name[name].channel_ids[channel_id] = None
 
     def subscribe_bridge(self, name: str, channel_id: str, bridge_id: str) -> None:
-        """Lets an app hear of a bridge that a channel of its entered."""
+        """Subscribes an app to a bridge that one of its channels entered."""
         if name in self._by_name:
             self._by_name[name].bridges.setdefault(bridge_id, set()).add(channel_id)
 
     def unsubscribe_bridge(self, channel_id: str, bridge_id: str, *, left_stasis: bool) -> None:
-        """A channel left a bridge: its app hears of the bridge no more, unless the channel left Stasis from within."""
+        """Unsubscribes from a bridge the app whose channel left it, unless the channel left Stasis from within."""
         for application in self._by_name.values():
-            on_account_of = application.bridges.get(bridge_id, set())
-            if channel_id in on_account_of and left_stasis:
+            subscribers = application.bridges.get(bridge_id, set())
+            if channel_id in subscribers and left_stasis:
                 application.lingers = True
             else:
-                on_account_of.discard(channel_id)
-                if not on_account_of:
+                subscribers.discard(channel_id)
+                if not subscribers:
                     application.bridges.pop(bridge_id, None)
 
     def unsubscribe(self, channel_id: str) -> None:
-        """Nobody hears of this channel any more."""
+        """Unsubscribes every app from a channel."""
         for application in list(self._by_name.values()):
             if channel_id in application.channel_ids:
                 del application.channel_ids[channel_id]
-                self._forget_if_unused(application)
+                self._remove_if_unused(application)
 
     def forget_bridge(self, bridge_id: str) -> None:
-        """A bridge is gone."""
+        """Unsubscribes every app from a bridge that is gone."""
         for application in self._by_name.values():
             application.bridges.pop(bridge_id, None)
 
     def publish(self, channel_id: str | None, event: events.Event, *, bridge_id: str | None = None) -> None:
-        """Sends an event to each app that hears of the channel or the bridge."""
+        """Sends an event to each app that is subscribed to the channel or the bridge."""
         for application in self._by_name.values():
             if (
                 channel_id in application.channel_ids
@@ -173,7 +173,7 @@ class Applications:
                 self._send(application, event)
 
     def publish_matching(self, pattern: str, event: events.Event) -> None:
-        """Sends an event to the apps whose name a regular expression finds; to all without one."""
+        """Sends an event to the apps whose name matches a regular expression; an empty one matches all."""
         for application in self._by_name.values():
             if re.search(pattern, application.name):
                 self._send(application, event)
@@ -184,7 +184,7 @@ class Applications:
             self._send(self._by_name[name], event)
 
     def socket_snapshots(self, name: str) -> list[dict[str, Any]]:
-        """The open sockets of an app, oldest first; at most one of them is the one that hears."""
+        """Returns the open sockets of an app, oldest first; at most one of them gets the events."""
         hearing = self._by_name[name].socket if name in self._by_name else None
         return [
             {"is_hearing": socket is hearing, "opened_at": socket.opened_at}
@@ -193,9 +193,9 @@ class Applications:
         ]
 
     def cut_sockets(self, name: str | None, *, silently: bool) -> int:
-        """Cuts the sockets of one app (the replaced ones too), or all; returns how many.
+        """Cuts the sockets of one app (replaced ones too), or all, and returns how many.
 
-        Silently: the TCP connections stay open and go dead; for Asterisk they are gone.
+        Silently: the TCP connections stay open but go dead; for Asterisk they are gone.
         """
         doomed = [socket for socket, names in self.sockets.items() if name is None or name in names]
         for socket in doomed:
@@ -204,15 +204,15 @@ class Applications:
             else:
                 socket.cut()
             for app in self.sockets[socket]:
-                self._unhear(app, socket)
+                self._detach(app, socket)
         return len(doomed)
 
     def drop(self, types: list[str], times: int | None) -> None:
-        """Loses events of these types, as often as told, or for ever."""
+        """Drops the next `times` events of these types; all of them if None."""
         self.drops.append(Drop(types, times))
 
     def wipe(self) -> None:
-        """Cuts every socket and forgets every app: Asterisk is gone."""
+        """Cuts every socket and removes every app: Asterisk is gone."""
         for socket in self.sockets:
             socket.cut()
         self.sockets.clear()
@@ -234,6 +234,6 @@ class Applications:
                 return True
         return False
 
-    def _forget_if_unused(self, application: Application) -> None:
+    def _remove_if_unused(self, application: Application) -> None:
         if application.socket is None and not application.channel_ids and not application.lingers:
             self._by_name.pop(application.name, None)

@@ -1,4 +1,4 @@
-"""Telephone audio, as little as a test needs: ulaw tones in 20 ms frames, a tone detector, one clock for all."""
+"""Telephone audio, as far as tests need it: ulaw tones in 20 ms frames, a tone detector, one shared clock."""
 
 import asyncio
 import functools
@@ -8,7 +8,7 @@ from collections import deque
 SAMPLES_PER_SECOND = 8000
 FRAME_BYTES = 160
 FRAME_SECONDS = 0.02
-#: A frame of 20 ms holds whole periods of multiples of this only, so it can be repeated without a click.
+#: A 20 ms frame holds whole periods of multiples of this frequency, so it repeats without a click.
 TONE_STEP_HZ = 50
 
 _BIAS = 0x84
@@ -18,7 +18,7 @@ _QUIET_RMS = 50.0
 
 
 def _encode(sample: int) -> int:
-    """One linear sample of 16 bits as G.711 ulaw."""
+    """Returns a linear 16-bit sample as G.711 ulaw."""
     sign = 0x80 if sample < 0 else 0
     magnitude = min(abs(sample), _CLIP) + _BIAS
     exponent = magnitude.bit_length() - 8
@@ -27,7 +27,7 @@ def _encode(sample: int) -> int:
 
 
 def _decode(byte: int) -> int:
-    """One ulaw byte as a linear sample of 16 bits."""
+    """Returns a ulaw byte as a linear 16-bit sample."""
     byte = ~byte & 0xFF
     sample = (((byte & 0x0F) << 3) + _BIAS << ((byte >> 4) & 0x07)) - _BIAS
     return -sample if byte & 0x80 else sample
@@ -38,7 +38,7 @@ _LINEAR = [_decode(byte) for byte in range(256)]
 
 @functools.cache
 def tone(hz: int) -> bytes:
-    """A frame of 20 ms of one tone, in ulaw.
+    """Returns 20 ms of a tone, in ulaw.
 
     Raises:
         ValueError: the frequency is no multiple of 50 Hz below 4 kHz.
@@ -50,7 +50,7 @@ def tone(hz: int) -> bytes:
 
 
 def dominant_hz(ulaw: bytes) -> int | None:
-    """The strongest of the frequencies 50, 100 ... 3950 Hz (Goertzel); None for silence or less than a frame."""
+    """Returns the strongest of 50, 100 ... 3950 Hz (Goertzel); None for silence or less than a frame."""
     samples = [_LINEAR[byte] for byte in ulaw]
     if len(samples) < FRAME_BYTES or math.sqrt(sum(s * s for s in samples) / len(samples)) < _QUIET_RMS:
         return None
@@ -66,24 +66,24 @@ def dominant_hz(ulaw: bytes) -> int | None:
 
 
 class Ear:
-    """What one party has heard: a count of all of it, and its last 80 ms for the tone detector."""
+    """What one party has heard: a byte count, and the last 80 ms for the tone detector."""
 
     def __init__(self) -> None:
         self.heard_bytes = 0
         self._recent: deque[bytes] = deque(maxlen=4)
 
     def hear(self, frame: bytes) -> None:
-        """Takes in one frame of any length."""
+        """Adds a frame of any length."""
         self.heard_bytes += len(frame)
         self._recent.append(frame)
 
     def dominant_hz(self) -> int | None:
-        """The strongest frequency of what was heard last."""
+        """Returns the strongest frequency of the last 80 ms."""
         return dominant_hz(b"".join(self._recent)[-4 * FRAME_BYTES :])
 
 
 class Ticker:
-    """One clock of 20 ms for all media legs of an Asterisk; late ticks are made up for, unless it is late by far."""
+    """A 20 ms clock for all media legs of an Asterisk; it catches up on late ticks, up to 100 ms."""
 
     def __init__(self) -> None:
         self._tick = asyncio.Event()
@@ -99,6 +99,6 @@ class Ticker:
         while True:
             due = max(due + FRAME_SECONDS, loop.time() - 5 * FRAME_SECONDS)
             await asyncio.sleep(max(0.0, due - loop.time()))
-            # Waiters hold the event they wait on; a fresh one serves those who come back for the next tick.
+            # Waiters keep the event they wait on; a new one serves those that wait for the next tick.
             passed, self._tick = self._tick, asyncio.Event()
             passed.set()

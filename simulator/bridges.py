@@ -1,4 +1,4 @@
-"""A bridge: the legs that hear each other, and how Asterisk shows it."""
+"""A bridge: the legs that hear each other, as Asterisk shows it."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +8,7 @@ from simulator import events
 
 @dataclass(kw_only=True, eq=False)
 class Bridge:
-    """Stays until it is deleted, empty or not."""
+    """One bridge; it stays until it is deleted, empty or not."""
 
     id: str
     type: str = "mixing"
@@ -18,13 +18,13 @@ class Bridge:
     creationtime: str = field(default_factory=events.timestamp)
 
     def technology(self) -> str:
-        """What mixes it: two parties need no conference mixer."""
+        """Returns its mixing technology: two parties need no conference mixer."""
         if "holding" in self.type:
             return "holding_bridge"
         return "softmix" if len(self.channel_ids) > 2 else "simple_bridge"
 
     def snapshot(self) -> dict[str, Any]:
-        """The bridge as REST and events show it."""
+        """Returns the bridge as REST and events show it."""
         return {
             "id": self.id,
             "technology": self.technology(),

@@ -1,4 +1,4 @@
-"""Calls that `StasisBroadcast` offers to several apps: whoever claims one first gets it."""
+"""Calls that `StasisBroadcast` offers to several apps: the first app to claim a call gets it."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -13,16 +13,16 @@ class _Broadcast:
 
 
 class Broadcasts:
-    """The calls on offer, and those that were claimed, until they leave Stasis again."""
+    """The offered calls, and the claimed ones until they leave Stasis."""
 
     def __init__(self) -> None:
         self._by_channel: dict[str, _Broadcast] = {}
 
     def claim(self, channel_id: str, app: str) -> None:
-        """Gives a call to an app; whether anybody listens there is seen only when the call enters it.
+        """Claims a call for an app. Whether the app has a socket is checked when the call enters it.
 
         Raises:
-            errors.Refusal: nothing of that id is on offer (404), or another app was first (409).
+            errors.Refusal: no call of that id is offered (404), or another app was first (409).
         """
         broadcast = self._by_channel.get(channel_id)
         if broadcast is None:
@@ -33,7 +33,7 @@ class Broadcasts:
         broadcast.claimed.set()
 
     async def winner(self, channel_id: str, timeout_seconds: float) -> str | None:
-        """Waits for the first claim; None when there was none in time, and the call is on offer no more."""
+        """Waits for the first claim and returns its app; None if none came in time, which ends the offer."""
         broadcast = self._by_channel[channel_id] = _Broadcast()
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -43,9 +43,9 @@ class Broadcasts:
         return broadcast.winner
 
     def forget(self, channel_id: str) -> None:
-        """A call has left Stasis, or ended: later claims find nothing."""
+        """Removes a call that has left Stasis or ended."""
         self._by_channel.pop(channel_id, None)
 
     def clear(self) -> None:
-        """Asterisk is gone."""
+        """Removes all calls: Asterisk is gone."""
         self._by_channel.clear()

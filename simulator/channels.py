@@ -1,4 +1,4 @@
-"""A channel: one leg of a call, and how Asterisk shows it."""
+"""A channel: one leg of a call, as Asterisk shows it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,19 +9,19 @@ from simulator import audio, events
 
 
 class Kind(StrEnum):
-    """Where a channel comes from: it decides which events reach the app after it has left Stasis."""
+    """Origin of a channel; it decides which events reach the app after the channel has left Stasis."""
 
-    #: Came in through the dialplan.
+    #: An incoming call.
     CALLER = "caller"
-    #: Made by POST /channels with app=, or its far half.
+    #: Created by POST /channels with app=, or its far half.
     ORIGINATED = "originated"
-    #: Made by POST /channels/externalMedia.
+    #: Created by POST /channels/externalMedia.
     MEDIA = "media"
 
 
 @dataclass(kw_only=True, eq=False)
 class Channel:
-    """One leg. `app` is the Stasis app it is in, or None while it is elsewhere in the dialplan."""
+    """One leg. `app` is the Stasis app it is in, None while it is elsewhere in the dialplan."""
 
     id: str
     name: str
@@ -37,26 +37,26 @@ class Channel:
     app_name: str = ""
     app_data: str = ""
     bridge_id: str | None = None
-    #: The other half of a Local channel: neither outlives the other.
+    #: The other half of a Local channel; both end together.
     peer_id: str | None = None
     tone_hz: int | None = None
-    #: Times this leg was taken out of its bridge and put back: each is heard by the parties.
+    #: Number of times this leg left its bridge and entered it again: its parties hear a gap each time.
     gaps: int = 0
-    #: A DELETE waits for it to finish connecting, and hangs it up then.
+    #: A DELETE waits until it has connected, and then hangs it up.
     doomed: bool = False
-    #: What an originate that nobody has answered yet dials; its end is told by a Dial event then.
+    #: What an unanswered originate dials; a Dial event reports its end.
     dialling: str = ""
-    #: Its party sends back what it hears.
+    #: Its party echoes what it hears.
     is_echo: bool = False
     tech_cause: int | None = None
-    #: What follows when it is answered.
+    #: Called when it is answered.
     on_answer: Callable[[], None] | None = None
     variables: dict[str, str] = field(default_factory=dict)
     creationtime: str = field(default_factory=events.timestamp)
     ear: audio.Ear = field(default_factory=audio.Ear)
 
     def snapshot(self) -> dict[str, Any]:
-        """The channel as REST and events show it."""
+        """Returns the channel as REST and events show it."""
         return {
             "id": self.id,
             "name": self.name,
@@ -77,14 +77,14 @@ class Channel:
         }
 
     def run(self, app_name: str, app_data: str = "") -> None:
-        """Shows a dialplan application as the one this channel is in."""
+        """Sets the dialplan application that this channel shows."""
         self.app_name = app_name
         self.app_data = app_data
 
     def speaks(self) -> bool:
-        """Whether its party can be heard in a bridge: an unanswered call has no audio."""
+        """Returns True if its party can be heard in a bridge: an unanswered call has no audio."""
         return self.kind != Kind.MEDIA and self.state == "Up" and self.tone_hz is not None
 
     def heard(self) -> dict[str, Any]:
-        """What its party has heard through a bridge, for the control client."""
+        """Returns what its party has heard through bridges, for the control client."""
         return {"heard_bytes": self.ear.heard_bytes, "dominant_hz": self.ear.dominant_hz(), "gaps": self.gaps}

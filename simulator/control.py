@@ -1,7 +1,7 @@
-"""The control client: what a test orders of a simulated Asterisk and what it sees of it, over `/simulator/`.
+"""The control client: lets a test control and inspect a simulated Asterisk, over `/simulator/`.
 
-Synchronous, and safe to use from several threads: each call is a connection of its own. It works the same on a
-simulator in this process and in another one.
+Synchronous and thread-safe: each method call opens its own connection. It works the same on a simulator in this process
+and in another one.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 from simulator import errors
-from simulator.handles import Fault, Gate
+from simulator.handles import Breakpoint, Fault
 
 When = Literal["before", "after"]
 JSONObject = dict[str, Any]
@@ -38,10 +38,10 @@ class LoggedRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Heard:
-    """What a leg heard through bridges: for a caller's leg the agent, for a media leg the caller.
+    """The audio a leg heard through bridges: a caller's leg hears the agent, a media leg the caller.
 
-    `dominant_hz` is of the last 80 ms, to the nearest 50 Hz; None is silence. `gaps` counts how often the leg was
-    added to the bridge it was in already.
+    `dominant_hz` is the strongest frequency of the last 80 ms, to the nearest 50 Hz; None is silence. `gaps` counts how
+    often the leg was added to the bridge it was in already.
     """
 
     heard_bytes: int
@@ -50,7 +50,7 @@ class Heard:
 
 
 class Control:
-    """Orders for the simulated Asterisk at `http://host:port` (a path behind it is ignored)."""
+    """Controls the simulated Asterisk at `http://host:port` (a path after it is ignored)."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -58,11 +58,11 @@ class Control:
             raise errors.ControlError(f"not the address of a simulator: {url}")
         self._host, self._port = parts.hostname, parts.port
 
-    def order(self, method: str, path: str, body: object = None, *, timeout: float = _TIMEOUT_SECONDS) -> Any:
-        """Sends one order under `/simulator` and returns what was answered.
+    def send(self, method: str, path: str, body: object = None, *, timeout: float = _TIMEOUT_SECONDS) -> Any:
+        """Sends a control request to a path under `/simulator` and returns the answer.
 
         Raises:
-            errors.ControlError: it was refused, or nobody answered.
+            errors.ControlError: it was refused, or not answered.
         """
         with contextlib.closing(http.client.HTTPConnection(self._host, self._port, timeout=timeout)) as connection:
             try:
@@ -90,12 +90,12 @@ class Control:
         hang_up_after: float | None = None,
         tone_hz: int | None = None,
     ) -> str:
-        """Lets a call come in and returns its channel id; it enters Stasis(app) by itself.
+        """Starts an incoming call, which enters Stasis(app), and returns its channel id.
 
-        With no socket for the app, the recommended dialplan rings and tries again for 5 s, the plain one hangs up.
-        `tone_hz` (a multiple of 50) is what the caller says.
+        While the app has no event socket, the recommended dialplan rings and tries again for 5 s; the plain one hangs
+        up. The caller says a tone of `tone_hz`, a multiple of 50.
         """
-        order = {
+        body = {
             "app": app,
             "caller": caller,
             "called": called,
@@ -106,31 +106,31 @@ class Control:
             "hang_up_after": hang_up_after,
             "tone_hz": tone_hz,
         }
-        return str(self.order("POST", "/callers", order)["id"])
+        return str(self.send("POST", "/callers", body)["id"])
 
     def hang_up(self, channel_id: str, cause: int = 16) -> None:
-        """The party of a channel hangs up (for a media leg: its socket closes)."""
-        self.order("POST", f"/channels/{quote(channel_id, safe='')}/hangUp", {"cause": cause})
+        """Makes the party of a channel hang up (the agent of a media leg: close the socket)."""
+        self.send("POST", f"/channels/{quote(channel_id, safe='')}/hangUp", {"cause": cause})
 
     def continue_in_dialplan(self, channel_id: str) -> None:
-        """A channel leaves Stasis and lives on in the dialplan."""
-        self.order("POST", f"/channels/{quote(channel_id, safe='')}/continue")
+        """Makes a channel leave Stasis and wait in the dialplan."""
+        self.send("POST", f"/channels/{quote(channel_id, safe='')}/continue")
 
     def reenter(self, channel_id: str, app: str, args: Sequence[str] = ()) -> None:
-        """A channel in the dialplan comes (back) into Stasis."""
-        self.order("POST", f"/channels/{quote(channel_id, safe='')}/reenter", {"app": app, "args": list(args)})
+        """Makes a channel in the dialplan enter Stasis (again)."""
+        self.send("POST", f"/channels/{quote(channel_id, safe='')}/reenter", {"app": app, "args": list(args)})
 
     def pick_up(self, channel_id: str, *, caller: str = "+15551234", new_channel_id: str | None = None) -> str:
-        """Somebody else's channel takes the place of one in Stasis that is in no bridge; returns its id."""
-        order = {"caller": caller, "channel_id": new_channel_id}
-        return str(self.order("POST", f"/channels/{quote(channel_id, safe='')}/pickUp", order)["id"])
+        """Replaces a channel that is in Stasis and in no bridge by a new one, and returns the new one's id."""
+        body = {"caller": caller, "channel_id": new_channel_id}
+        return str(self.send("POST", f"/channels/{quote(channel_id, safe='')}/pickUp", body)["id"])
 
     # -- faults --------------------------------------------------------------------------------------------------------
 
-    def hold(self, method: str, path_pattern: str, when: When = "before") -> Gate:
-        """Lets matching requests wait before or after their effect. `*` in the pattern is any text, slashes too."""
-        order = {"method": method, "path": path_pattern, "when": when}
-        return Gate(self, self.order("POST", "/gates", order)["id"])
+    def hold(self, method: str, path_pattern: str, when: When = "before") -> Breakpoint:
+        """Stops matching requests before or after they take effect. `*` in the pattern is any text, slashes too."""
+        body = {"method": method, "path": path_pattern, "when": when}
+        return Breakpoint(self, self.send("POST", "/breakpoints", body)["id"])
 
     def fault(
         self,
@@ -147,9 +147,9 @@ class Control:
     ) -> Fault:
         """Delays matching requests, answers them with another status, or cuts their connection.
 
-        `before` with a status or an abort: the request takes no effect. `after`: it does.
+        With a status or an abort, a request takes effect if `when` is `after`, and none if it is `before`.
         """
-        order = {
+        body = {
             "method": method,
             "path": path_pattern,
             "when": when,
@@ -160,84 +160,84 @@ class Control:
             "times": times,
             "probability": probability,
         }
-        return Fault(self, self.order("POST", "/faults", order)["id"])
+        return Fault(self, self.send("POST", "/faults", body)["id"])
 
     def cut_event_sockets(self, app: str | None = None, *, silently: bool = False) -> int:
-        """Cuts event sockets without a close frame; silently: they stay open but go dead. Returns how many."""
-        return int(self.order("POST", "/sockets/cut", {"app": app, "silently": silently})["cut"])
+        """Cuts event sockets without a close frame (`silently`: they stay open but go dead) and returns how many."""
+        return int(self.send("POST", "/sockets/cut", {"app": app, "silently": silently})["cut"])
 
     def drop_events(self, types: Sequence[str], times: int | None = None) -> None:
-        """Loses events of these types, so many of them or all from now on."""
-        self.order("POST", "/drops", {"types": list(types), "times": times})
+        """Drops the next `times` events of these types; all of them if None."""
+        self.send("POST", "/drops", {"types": list(types), "times": times})
 
     def delay_media(self, seconds: float) -> None:
-        """Media legs begin to connect this much later; 0 ends it."""
-        self.order("PUT", "/media", {"delay_seconds": seconds})
+        """Delays the connecting of media legs; 0 ends the delay."""
+        self.send("PUT", "/media", {"delay_seconds": seconds})
 
     def refuse_media(self, refuse: bool = True) -> None:
-        """No media leg can connect any more; False ends it."""
-        self.order("PUT", "/media", {"refuse": refuse})
+        """Makes every media leg fail to connect; False ends it."""
+        self.send("PUT", "/media", {"refuse": refuse})
 
     def clear(self) -> None:
-        """Ends all faults, gates, drops and media troubles."""
-        self.order("POST", "/clear")
+        """Ends all faults, breakpoints, drops and media faults."""
+        self.send("POST", "/clear")
 
     def restart(self, *, down_seconds: float = 0.0) -> None:
-        """Everything vanishes, sockets are cut; Asterisk is back after `down_seconds`. Also ends a crash."""
-        self.order("POST", "/restart", {"down_seconds": down_seconds})
+        """Removes all calls, cuts all sockets, and comes back after `down_seconds`; also ends a crash."""
+        self.send("POST", "/restart", {"down_seconds": down_seconds})
 
     def crash(self) -> None:
-        """Everything vanishes, sockets are cut, and each connection is cut until `restart()`."""
-        self.order("POST", "/crash")
+        """Removes all calls, cuts all sockets, and cuts every new connection until `restart()`."""
+        self.send("POST", "/crash")
 
     # -- a look inside -------------------------------------------------------------------------------------------------
 
     def channels(self) -> list[JSONObject]:
-        """All channels as REST shows them, with `kind` (caller, originated, media), `app`, `bridge_id`, `gaps`."""
-        return list(self.order("GET", "/channels"))
+        """Returns all channels as in REST, plus `kind` (caller, originated, media), `app`, `bridge_id`, `gaps`."""
+        return list(self.send("GET", "/channels"))
 
     def channel(self, channel_id: str) -> JSONObject | None:
-        """One channel, or None."""
+        """Returns a channel, None if there is none."""
         return next((channel for channel in self.channels() if channel["id"] == channel_id), None)
 
     def bridges(self) -> list[JSONObject]:
-        """All bridges as REST shows them."""
-        return list(self.order("GET", "/bridges"))
+        """Returns all bridges as REST shows them."""
+        return list(self.send("GET", "/bridges"))
 
     def requests(self, method: str | None = None, path: str | None = None) -> list[LoggedRequest]:
-        """The requests to `/ari` so far, oldest first."""
-        found = [LoggedRequest(**logged) for logged in self.order("GET", "/requests")]
+        """Returns the requests to `/ari` so far, oldest first."""
+        found = [LoggedRequest(**logged) for logged in self.send("GET", "/requests")]
         return [r for r in found if method in (None, r.method) and path in (None, r.path)]
 
     def event_log(self, kind: str | None = None) -> list[JSONObject]:
-        """`{"delivered": bool, "event": {...}}` for each event that passed its app's filter, oldest first."""
-        return [entry for entry in self.order("GET", "/events") if kind in (None, entry["event"]["type"])]
+        """Returns `{"delivered": bool, "event": {...}}` for each event that passed its app's filter, oldest first."""
+        return [entry for entry in self.send("GET", "/events") if kind in (None, entry["event"]["type"])]
 
     def sockets(self, app: str) -> list[JSONObject]:
-        """Open event sockets of an app, oldest first: `is_hearing` (the newest only) and `opened_at`."""
-        return list(self.order("GET", f"/applications/{quote(app, safe='')}/sockets"))
+        """Returns the open event sockets of an app, oldest first: `is_hearing` (the newest only) and `opened_at`."""
+        return list(self.send("GET", f"/applications/{quote(app, safe='')}/sockets"))
 
     def heard(self, channel_id: str) -> Heard:
-        """What a leg has heard, also after its end.
+        """Returns what a leg has heard, also after its end.
 
         Raises:
             errors.ControlError: there never was such a leg.
         """
-        return Heard(**self.order("GET", f"/channels/{quote(channel_id, safe='')}/heard"))
+        return Heard(**self.send("GET", f"/channels/{quote(channel_id, safe='')}/heard"))
 
     @property
     def crashes(self) -> int:
-        """How often it has crashed."""
-        return int(self.order("GET", "/status")["crashes"])
+        """The number of crashes so far."""
+        return int(self.send("GET", "/status")["crashes"])
 
     @property
     def is_running(self) -> bool:
-        """Whether it answers."""
-        return bool(self.order("GET", "/status")["is_running"])
+        """True if it answers requests."""
+        return bool(self.send("GET", "/status")["is_running"])
 
     @contextlib.contextmanager
     def media_refused(self) -> Iterator[None]:
-        """Media legs cannot connect within the `with` block."""
+        """Makes every media leg fail to connect within the `with` block."""
         self.refuse_media(True)
         try:
             yield

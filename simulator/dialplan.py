@@ -1,16 +1,16 @@
-"""The dialplan an incoming call runs: ringing, Stasis, and what it does when no app is connected."""
+"""The dialplan of an incoming call: it rings, enters Stasis, and retries or hangs up while no app is connected."""
 
 import asyncio
 import time
 
-from simulator import audio, channels, events, orders, switch
+from simulator import audio, channels, control_requests, events, switch
 
 #: The recommended dialplan tries Stasis once more this often, waiting this long before each.
 RETRIES = 50
 RETRY_SECONDS = 0.1
 
 
-#: What a caller or a called party does, by the extension of the context `far`: his tone in Hz.
+#: Extension of the context `far` → the tone in Hz that its party says.
 _TONES_HZ = {"tone": 1000}
 
 
@@ -32,7 +32,7 @@ def stasis_arguments(text: str) -> list[str]:
 
 
 def is_inbound(owner: switch.Switch, context: str) -> bool:
-    """Whether calls to this context enter a Stasis app."""
+    """Returns True if calls to this context enter a Stasis app."""
     return (
         context.removesuffix("-plain") in {"inbound", *owner.settings.contexts} or context in owner.settings.broadcasts
     )
@@ -46,11 +46,11 @@ async def run_context(owner: switch.Switch, channel: channels.Channel) -> None:
     context = channel.context.removesuffix("-plain")
     text = owner.settings.contexts.get(context, owner.settings.inbound_app).replace("${EXTEN}", channel.extension)
     app, *args = stasis_arguments(text)
-    await run(owner, channel, app, args, is_patient=context == channel.context, app_data=text)
+    await run(owner, channel, app, args, retries=context == channel.context, app_data=text)
 
 
 def behave(owner: switch.Switch, channel: channels.Channel, extension: str) -> None:
-    """Lets the party of a channel do what the extension of `far` says, now that it is answered."""
+    """Makes the party of an answered channel behave as the extension of `far` says."""
     channel.tone_hz = _TONES_HZ.get(extension)
     if extension.startswith("play") and extension[4:].isdecimal():
         channel.tone_hz = round(int(extension[4:]) / audio.TONE_STEP_HZ) * audio.TONE_STEP_HZ
@@ -62,17 +62,17 @@ def behave(owner: switch.Switch, channel: channels.Channel, extension: str) -> N
 
 
 async def run(
-    owner: switch.Switch, channel: channels.Channel, app: str, args: list[str], *, is_patient: bool, app_data: str = ""
+    owner: switch.Switch, channel: channels.Channel, app: str, args: list[str], *, retries: bool, app_data: str = ""
 ) -> None:
-    """Brings a ringing call into a Stasis app, or hangs it up.
+    """Lets a ringing call enter a Stasis app, or hangs it up.
 
-    A patient dialplan lets the caller ring for five seconds while no app is connected; a plain one goes on to its
+    While no app is connected, a dialplan that retries lets the caller ring for five seconds; a plain one runs its
     Hangup() at once.
     """
     for attempt in range(RETRIES + 1):
         if not owner.is_alive(channel) or owner.enter_stasis(channel, app, args, app_data=app_data):
             return
-        if not is_patient or attempt == RETRIES:
+        if not retries or attempt == RETRIES:
             break
         channel.run("Wait", str(RETRY_SECONDS))
         await asyncio.sleep(RETRY_SECONDS)
@@ -80,7 +80,7 @@ async def run(
 
 
 async def _broadcast(owner: switch.Switch, channel: channels.Channel, text: str) -> None:
-    """Offers a call to several apps; without a claim in time it is hung up."""
+    """Offers a call to several apps, and hangs it up if none claims it in time."""
     text = text.replace("${EXTEN}", channel.extension)
     milliseconds, _, pattern = text.partition(",")
     channel.run("StasisBroadcast", text)
@@ -91,44 +91,44 @@ async def _broadcast(owner: switch.Switch, channel: channels.Channel, text: str)
         owner.hang_up(channel, 16, soft=False)
 
 
-def dial(owner: switch.Switch, order: orders.Dial) -> channels.Channel:
-    """A call comes in: it rings and runs the dialplan.
+def dial(owner: switch.Switch, wanted: control_requests.Dial) -> channels.Channel:
+    """Starts an incoming call: it rings and runs the dialplan.
 
     Raises:
         errors.Refusal: the channel id is in use.
     """
     number = owner.number()
     channel = channels.Channel(
-        id=order.channel_id or unique_id(number),
+        id=wanted.channel_id or unique_id(number),
         name=f"PJSIP/trunk-{number:08x}",
         kind=channels.Kind.CALLER,
-        state="Up" if order.answered else "Ring",
-        caller_number=order.caller,
+        state="Up" if wanted.answered else "Ring",
+        caller_number=wanted.caller,
         context="inbound",
-        extension=order.called,
+        extension=wanted.called,
         protocol_id=f"{number:x}@127.0.0.1",
-        tone_hz=order.tone_hz or owner.settings.caller_tone_hz,
+        tone_hz=wanted.tone_hz or owner.settings.caller_tone_hz,
     )
     owner.add(channel)
-    owner.spawn(run(owner, channel, order.app, order.args, is_patient=order.dialplan == "recommended"))
-    if order.hang_up_after is not None:
-        owner.spawn(_hang_up_after(owner, channel, order.hang_up_after))
+    owner.spawn(run(owner, channel, wanted.app, wanted.args, retries=wanted.dialplan == "recommended"))
+    if wanted.hang_up_after is not None:
+        owner.spawn(_hang_up_after(owner, channel, wanted.hang_up_after))
     return channel
 
 
-def pick_up(owner: switch.Switch, channel: channels.Channel, order: orders.PickUp) -> channels.Channel:
-    """Somebody else picks a ringing call up: a channel of his takes the place of the one in Stasis.
+def pick_up(owner: switch.Switch, channel: channels.Channel, wanted: control_requests.PickUp) -> channels.Channel:
+    """Picks a ringing call up: a new channel replaces the one in Stasis.
 
     Raises:
         errors.Refusal: as `replace`.
     """
     number = owner.number()
     successor = channels.Channel(
-        id=order.channel_id or unique_id(number),
+        id=wanted.channel_id or unique_id(number),
         name=f"PJSIP/trunk-{number:08x}",
         kind=channels.Kind.CALLER,
         state="Up",
-        caller_number=order.caller,
+        caller_number=wanted.caller,
         context="pickup",
         tone_hz=owner.settings.caller_tone_hz,
     )
@@ -140,7 +140,7 @@ def pick_up(owner: switch.Switch, channel: channels.Channel, order: orders.PickU
 def continue_in_dialplan(
     owner: switch.Switch, channel: channels.Channel, context: str, extension: str, *, is_end: bool
 ) -> None:
-    """`continue` over REST: on to a place in the dialplan, perhaps Stasis again; or to the Hangup() after Stasis."""
+    """`continue` over REST: to a place in the dialplan, perhaps Stasis again, or to the Hangup() after Stasis."""
     leave_to_dialplan(owner, channel)
     if is_end:
         owner.hang_up(channel, 16, soft=False)
@@ -154,13 +154,13 @@ def continue_in_dialplan(
 
 
 def leave_to_dialplan(owner: switch.Switch, channel: channels.Channel) -> None:
-    """`continue`: the channel leaves Stasis and lives on, waiting, out of the app's sight."""
+    """`continue`: the channel leaves Stasis and waits in the dialplan, where the app does not see it."""
     owner.leave_stasis(channel)
     channel.run("Wait", "3600")
 
 
 def unique_id(number: int) -> str:
-    """A channel id as Asterisk makes one itself: seconds, a dot, a number."""
+    """Returns a channel id as Asterisk generates one: seconds, a dot, a number."""
     return f"{int(time.time())}.{number}"
 
 

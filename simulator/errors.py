@@ -1,12 +1,12 @@
-"""What the simulator raises: refusals (HTTP answers), cut connections, mistakes in a scenario or an order."""
+"""Errors of the simulator: refusals (HTTP answers), cut connections, invalid scenarios and control requests."""
 
 
 class SimulatorError(Exception):
-    """Root of all errors of the simulator."""
+    """Base of all errors of the simulator."""
 
 
 class Refusal(SimulatorError):
-    """A request that Asterisk refuses; becomes an HTTP answer with `{"message": ...}`."""
+    """Asterisk refuses a request; becomes an HTTP answer with `{"message": ...}`."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -15,12 +15,12 @@ class Refusal(SimulatorError):
 
 
 class Cut(SimulatorError):
-    """The connection is cut without an answer: Asterisk died while it served this request, or a fault says so."""
+    """The connection is cut without an answer: by a fault, or because Asterisk died while it served the request."""
 
 
 class ScenarioError(SimulatorError):
-    """A scenario file that cannot be read or does not say what it should."""
+    """A scenario file cannot be read or is not valid."""
 
 
 class ControlError(SimulatorError):
-    """The simulator refused an order of the control client, or did not answer."""
+    """The simulator refused a control request, or did not answer."""

@@ -1,4 +1,4 @@
-"""An event websocket: written to from a queue, so that a reader who stalls holds up nobody."""
+"""Event websockets, written from a queue so that a client that stops reading delays no other."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ from aiohttp import web
 
 
 class EventSocket:
-    """One websocket to `/events`. It keeps its place when a newer one takes its apps, but hears nothing more."""
+    """One websocket to `/events`. It stays open when a newer one takes over its apps, but gets no further event."""
 
     def __init__(self, websocket: web.WebSocketResponse, transport: asyncio.Transport, write_timeout_seconds: float):
         self._websocket = websocket
@@ -18,12 +18,12 @@ class EventSocket:
         self.opened_at = time.monotonic()
 
     def send(self, text: str) -> None:
-        """Queues one event."""
+        """Queues an event."""
         if not self._dead:
             self._unsent.put_nowait(text)
 
     async def write(self) -> None:
-        """Writes what is queued, in order, until it is cancelled; a reader that stalls is cut off."""
+        """Writes the queued events in order until cancelled; cuts off a client that stops reading."""
         while True:
             text = await self._unsent.get()
             try:
@@ -39,6 +39,6 @@ class EventSocket:
         self._transport.abort()
 
     def fall_silent(self) -> None:
-        """Leaves the TCP connection open, but neither reads nor writes (nor answers a ping) any more."""
+        """Keeps the TCP connection open, but neither reads nor writes nor answers pings from now on."""
         self._dead = True
         self._transport.pause_reading()

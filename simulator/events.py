@@ -1,4 +1,4 @@
-"""Events as Asterisk writes them: names, order of fields, time stamps, causes."""
+"""Events as Asterisk writes them: types, order of fields, time stamps, causes."""
 
 import time
 from collections.abc import Callable
@@ -29,13 +29,13 @@ CAUSE_TEXTS = {
     127: "Interworking, unspecified",
 }
 
-#: What the ChannelHangupRequest of a DELETE says, whatever reason was given (measured; the reason is what
-#: ChannelDestroyed says).
+#: The cause in the ChannelHangupRequest of a DELETE, for every reason (measured); the reason's own cause is in the
+#: ChannelDestroyed.
 DELETED = 32
 #: `tech_cause` of a media leg whose socket was closed by the media server (measured).
 MEDIA_CLOSED = 1001
 
-#: Names that `DELETE /channels/{id}?reason=` takes.
+#: Values of `DELETE /channels/{id}?reason=`.
 CAUSE_BY_REASON = {
     "normal": 16,
     "busy": 17,
@@ -53,22 +53,22 @@ CAUSE_BY_REASON = {
 }
 
 
-#: What the time is, in seconds since 1970: of this module, so that a simulation can be given another.
+#: The clock, in seconds since 1970; a variable, so that a simulation can replace it.
 clock: Callable[[], float] = time.time
 
 
 def timestamp() -> str:
-    """Now, as in `2026-11-23T11:39:28.123+0000`."""
+    """Returns the present time, as `2026-11-23T11:39:28.123+0000`."""
     return datetime.fromtimestamp(clock(), UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+0000"
 
 
 def event(kind: str, **fields: Any) -> Event:
-    """An event that begins with its type and time."""
+    """Returns an event that begins with its type and time."""
     return {"type": kind, "timestamp": timestamp(), **fields}
 
 
 def stasis_start(channel: Event, args: list[str], *, replaced: Event | None = None) -> Event:
-    """A channel has entered a Stasis app, perhaps in the place of another one."""
+    """A channel has entered a Stasis app, or has replaced another one there."""
     replacing = {} if replaced is None else {"replace_channel": replaced}
     return event("StasisStart", args=args, channel=channel, **replacing)
 
@@ -79,7 +79,7 @@ def stasis_end(channel: Event) -> Event:
 
 
 def hangup_request(channel: Event, cause: int, *, soft: bool, tech_cause: int | None = None) -> Event:
-    """Somebody wants a channel gone. Asterisk writes `cause` (and `soft`) in front of `type`."""
+    """A client or a party hangs a channel up. Asterisk writes `cause` (and `soft`) in front of `type`."""
     front: Event = {"cause": cause} | ({"soft": True} if soft else {}) | _tech(tech_cause)
     return front | event("ChannelHangupRequest", channel=channel)
 
@@ -100,7 +100,7 @@ def state_change(channel: Event) -> Event:
 
 
 def dial(peer: Event, status: str, dialstring: str = "") -> Event:
-    """The dialling of an originated channel went on: "" at its beginning, then RINGING, ANSWER, BUSY ..."""
+    """Progress of the dialling of an originated channel: "" at its start, then RINGING, ANSWER, BUSY ..."""
     return event("Dial", dialstatus=status, forward="", dialstring=dialstring, peer=peer)
 
 
@@ -125,10 +125,10 @@ def call_broadcast(channel: Event, caller: str, called: str) -> Event:
 
 
 def user_event(name: str, variables: Event) -> Event:
-    """A client's own event."""
+    """An event of a client's own."""
     return event("ChannelUserevent", eventname=name, userevent=variables | {"eventname": name})
 
 
 def application_replaced() -> Event:
-    """A newer websocket took the app over."""
+    """A newer websocket has taken over the app."""
     return event("ApplicationReplaced")

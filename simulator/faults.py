@@ -1,4 +1,4 @@
-"""Faults and gates: what happens to matching requests before or after they take effect."""
+"""Faults and breakpoints: they act on matching requests before or after these take effect."""
 
 import asyncio
 import fnmatch
@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Literal
 
-from simulator import errors, orders
+from simulator import control_requests, errors
 
 When = Literal["before", "after"]
 
@@ -15,33 +15,33 @@ When = Literal["before", "after"]
 class Fault:
     """A fault in force, and how often it has struck."""
 
-    order: orders.Fault
+    wanted: control_requests.Fault
     hits: int = 0
 
 
 @dataclass(eq=False)
-class Gate:
-    """A closed gate, and how many requests have come to it."""
+class Breakpoint:
+    """A breakpoint in force, and the number of requests that have reached it."""
 
-    order: orders.Gate
+    wanted: control_requests.Breakpoint
     arrived: int = 0
     waiting: int = 0
-    opened: asyncio.Event = field(default_factory=asyncio.Event)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def arrive(self) -> None:
-        """Waits at the gate until it is opened."""
+        """Stops a request here until `release`."""
         self.arrived += 1
         self.waiting += 1
         try:
             async with self.changed:
                 self.changed.notify_all()
-            await self.opened.wait()
+            await self.released.wait()
         finally:
             self.waiting -= 1
 
     async def wait_arrived(self, count: int, timeout_seconds: float) -> bool:
-        """Waits until this many requests have come; False when the time is up."""
+        """Waits until `count` requests have arrived; returns False on timeout."""
         try:
             async with asyncio.timeout(timeout_seconds), self.changed:
                 await self.changed.wait_for(lambda: self.arrived >= count)
@@ -51,68 +51,68 @@ class Gate:
 
 
 class Faults:
-    """All faults and gates in force."""
+    """All faults and breakpoints in force."""
 
     def __init__(self) -> None:
         self._numbers = 0
-        self._random = random.Random()  # noqa: S311 - chance in a test, no secret
+        self._random = random.Random()  # noqa: S311 - for tests, no secret
         self.faults: dict[str, Fault] = {}
-        self.gates: dict[str, Gate] = {}
+        self.breakpoints: dict[str, Breakpoint] = {}
 
     def seed(self, seed: int | None) -> None:
-        """Makes the chance of faults repeatable."""
+        """Seeds the random numbers that `probability` is compared with."""
         self._random.seed(seed)
 
-    def add_fault(self, order: orders.Fault) -> str:
+    def add_fault(self, wanted: control_requests.Fault) -> str:
         """Puts a fault into force."""
         self._numbers += 1
-        self.faults[str(self._numbers)] = Fault(order)
+        self.faults[str(self._numbers)] = Fault(wanted)
         return str(self._numbers)
 
-    def add_gate(self, order: orders.Gate) -> str:
-        """Closes a gate."""
+    def add_breakpoint(self, wanted: control_requests.Breakpoint) -> str:
+        """Puts a breakpoint into force."""
         self._numbers += 1
-        self.gates[str(self._numbers)] = Gate(order)
+        self.breakpoints[str(self._numbers)] = Breakpoint(wanted)
         return str(self._numbers)
 
-    def release(self, gate_id: str) -> None:
-        """Opens a gate and forgets it; unknown ids are fine."""
-        gate = self.gates.pop(gate_id, None)
-        if gate is not None:
-            gate.opened.set()
+    def release(self, breakpoint_id: str) -> None:
+        """Releases the requests at a breakpoint and removes it; an unknown id changes nothing."""
+        point = self.breakpoints.pop(breakpoint_id, None)
+        if point is not None:
+            point.released.set()
 
     def clear(self) -> None:
-        """Ends all faults and opens all gates."""
+        """Removes all faults and releases all breakpoints."""
         self.faults.clear()
-        for gate_id in list(self.gates):
-            self.release(gate_id)
+        for breakpoint_id in list(self.breakpoints):
+            self.release(breakpoint_id)
 
     async def strike(self, when: When, method: str, path: str) -> errors.Refusal | None:
-        """Lets a request suffer what is meant for it.
+        """Applies the breakpoints and faults that match a request.
 
         Returns:
-            What to answer with in Asterisk's place, or None.
+            The answer to give instead of Asterisk's, or None.
 
         Raises:
-            errors.Cut: the connection is to be cut.
+            errors.Cut: a fault cuts the connection.
         """
-        for gate in list(self.gates.values()):
-            if _matches(gate.order, when, method, path):
-                await gate.arrive()
+        for point in list(self.breakpoints.values()):
+            if _matches(point.wanted, when, method, path):
+                await point.arrive()
         refusal = None
         for fault in list(self.faults.values()):
-            order = fault.order
-            is_spent = order.times is not None and fault.hits >= order.times
-            if is_spent or not _matches(order, when, method, path) or self._random.random() >= order.probability:
+            wanted = fault.wanted
+            is_spent = wanted.times is not None and fault.hits >= wanted.times
+            if is_spent or not _matches(wanted, when, method, path) or self._random.random() >= wanted.probability:
                 continue
             fault.hits += 1
-            await asyncio.sleep(order.delay_seconds)
-            if order.abort:
+            await asyncio.sleep(wanted.delay_seconds)
+            if wanted.abort:
                 raise errors.Cut
-            if order.status is not None:
-                refusal = errors.Refusal(order.status, order.message)
+            if wanted.status is not None:
+                refusal = errors.Refusal(wanted.status, wanted.message)
         return refusal
 
 
-def _matches(order: orders.Match, when: When, method: str, path: str) -> bool:
-    return order.when == when and order.method in ("*", method) and fnmatch.fnmatchcase(path, order.path)
+def _matches(wanted: control_requests.Match, when: When, method: str, path: str) -> bool:
+    return wanted.when == when and wanted.method in ("*", method) and fnmatch.fnmatchcase(path, wanted.path)

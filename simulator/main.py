@@ -1,4 +1,4 @@
-"""The simulator as a process: options, signals, and one line for each Asterisk that says where it listens."""
+"""The simulator as a process: options, signals, and one line per Asterisk with its address."""
 
 import argparse
 import asyncio
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from simulator import errors, scenarios, server, settings
 
-#: Each takes a port, and a few files once it is used.
+#: Each needs a port, and a few file descriptors once it is used.
 _MOST = 5000
 
 
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs until SIGTERM or SIGINT; returns the exit status."""
     options = _parser().parse_args(arguments)
     if len(options.user or []) != len(options.password or []):
-        sys.stderr.write("simulator: as many --password as --user\n")
+        sys.stderr.write("simulator: give one --password for each --user\n")
         return 2
     try:
         scenario = None if options.scenario == "none" else scenarios.load(Path(options.scenario))
@@ -30,13 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def _run(options: argparse.Namespace, scenario: scenarios.Scenario | None) -> None:
     stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
     running: list[server.Server] = []
     try:
-        for place in range(options.count):
+        for number in range(options.count):
             one = server.Server(_settings(options), scenario)
-            await one.start(options.host, options.port + place if options.port else 0)
+            await one.start(options.host, options.port + number if options.port else 0)
             running.append(one)
             sys.stdout.write(f"simulator: ARI at http://{options.host}:{one.port}{one.settings.path_prefix}/ari\n")
         sys.stdout.flush()
@@ -69,7 +69,7 @@ def _count(text: str) -> int:
 
 
 def _media_client(text: str) -> tuple[str, str]:
-    """`URL`, or `NAME=URL`; an equals sign may also be in the URL's query."""
+    """Parses `URL` or `NAME=URL`; the URL's query may have an equals sign, too."""
     name, _, url = text.partition("=")
     if ":" in name or not url:
         name, url = "media", text
@@ -86,22 +86,22 @@ def _parser() -> argparse.ArgumentParser:
         "--count",
         type=_count,
         default=1,
-        help="so many Asterisks, each on a port of its own: this one and the next ones",
+        help="number of Asterisks, on consecutive ports (default: %(default)s)",
     )
-    parser.add_argument("--user", action="append", help="ARI user; may be given several times (default: demo)")
-    parser.add_argument("--password", action="append", help="password of the user at the same place (default: demo)")
+    parser.add_argument("--user", action="append", help="ARI user; repeatable (default: demo)")
+    parser.add_argument("--password", action="append", help="password of the --user in the same place (default: demo)")
     parser.add_argument(
         "--media-url",
         action="append",
         default=[],
         type=_media_client,
         metavar="[NAME=]URL",
-        help="where a websocket client connects to; may be given several times (default name: media)",
+        help="URL of a websocket client; repeatable (default name: media)",
     )
-    parser.add_argument("--path-prefix", default="", help="path in front of /ari")
+    parser.add_argument("--path-prefix", default="", help="path before /ari")
     parser.add_argument("--scenario", default="none", help="JSON file with callers and faults (default: %(default)s)")
     parser.add_argument("--inbound-app", default="voiceai", help="app of Local/NUMBER@inbound (default: %(default)s)")
     parser.add_argument("--session-limit", type=int, default=100, help="TCP connections to /ari (default: %(default)s)")
-    parser.add_argument("--restart-after", type=float, metavar="SECONDS", help="a crash ends by itself after this time")
-    parser.add_argument("--no-audio", action="store_true", help="media legs stay silent")
+    parser.add_argument("--restart-after", type=float, metavar="SECONDS", help="come back this long after a crash")
+    parser.add_argument("--no-audio", action="store_true", help="media legs are silent")
     return parser

@@ -1,17 +1,14 @@
-"""External media legs over websocket: connecting to the voice agent, and the audio both ways."""
+"""External media legs over websocket: they connect to the voice agent and carry audio both ways."""
 
 import asyncio
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import aiohttp
 import yarl
 
-from simulator import audio, channels, errors, events
-
-if TYPE_CHECKING:
-    from simulator import switch
+from simulator import applications, audio, channels, errors, events, settings
 
 _CLOSE_SECONDS = 1.0
 #: What a value in `v(name=value,...)` may hold as it is; everything else has to be %HH.
@@ -20,9 +17,9 @@ _HEX = frozenset("0123456789abcdefABCDEF")
 
 
 def query_of(transport_data: str) -> str:
-    """The query that `v(a=1,b=2)` adds to the media URL: `a=1&b=2`.
+    """Returns the query that `v(a=1,b=2)` adds to the media URL: `a=1&b=2`.
 
-    As in Asterisk, an option ends at the first `)` whatever was meant by it, and what follows is read as further
+    As in Asterisk, an option ends at the first `)`, even one that belongs to a value, and the rest is read as further
     options; a raw comma begins a new parameter.
 
     Raises:
@@ -66,22 +63,37 @@ class _Leg:
     socket: aiohttp.ClientWebSocketResponse | None = None
 
 
+class Switch(Protocol):
+    """The part of the switch that media legs act on."""
+
+    settings: settings.Settings
+    applications: applications.Applications
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]: ...
+    def answer(self, channel: channels.Channel) -> None: ...
+    def enter_stasis(self, channel: channels.Channel, app: str, args: list[str]) -> bool: ...
+    def hang_up(self, channel: channels.Channel, cause: int, *, soft: bool) -> None: ...
+    def destroy(self, channel: channels.Channel, cause: int) -> None: ...
+    def others_in_bridge(self, channel: channels.Channel) -> list[channels.Channel]: ...
+    def relay_tones(self) -> None: ...
+
+
 class MediaLegs:
     """All media legs of one Asterisk."""
 
-    def __init__(self, owner: "switch.Switch") -> None:
+    def __init__(self, owner: Switch) -> None:
         self._switch = owner
         self._legs: dict[str, _Leg] = {}
         self._session: aiohttp.ClientSession | None = None
         self._ticker = audio.Ticker()
         self._is_ticking = False
         self._closings: set[asyncio.Task[object]] = set()
-        #: Faults: each leg begins to connect this much later; no attempt succeeds.
+        #: Faults: a delay before each leg connects; every attempt fails.
         self.delay_seconds = 0.0
         self.is_refused = False
 
     def start(self, channel: channels.Channel, url: str, app: str, *, dialstring: str) -> None:
-        """Lets a leg connect; REST has answered long before it has."""
+        """Starts connecting a leg; REST answers before it is connected."""
         leg = _Leg(channel, url, app, dialstring)
         self._legs[channel.id] = leg
         if self._switch.settings.audio and not self._is_ticking:
@@ -91,12 +103,12 @@ class MediaLegs:
         leg.task = self._switch.spawn(self._run(leg))
 
     def is_connecting(self, channel_id: str) -> bool:
-        """Whether a leg is there but its media socket is not."""
+        """Returns True if a leg exists and has no media socket yet."""
         leg = self._legs.get(channel_id)
         return leg is not None and leg.socket is None
 
     async def wait_connected(self, channel_id: str) -> None:
-        """Waits until a leg has its socket and is in Stasis, or has given up."""
+        """Waits until a leg has its socket and is in Stasis, or has failed."""
         leg = self._legs.get(channel_id)
         if leg is not None:
             await leg.connected.wait()
@@ -201,7 +213,7 @@ class MediaLegs:
                 return
 
     async def _speak(self, channel: channels.Channel, socket: aiohttp.ClientWebSocketResponse) -> None:
-        # A task for each leg, so that an agent who does not read holds up nobody else.
+        # One task per leg, so that an agent that does not read delays no other leg.
         try:
             while True:
                 await self._ticker.tick()
@@ -212,7 +224,7 @@ class MediaLegs:
             return
 
     def _frame_for(self, channel: channels.Channel) -> bytes | None:
-        """What the agent hears in the next 20 ms: another party of its bridge, or the idle tone outside."""
+        """Returns the next 20 ms for the agent: another party of its bridge, or the idle tone outside of one."""
         if channel.bridge_id is None:
             idle_hz = self._switch.settings.idle_tone_hz
             return None if idle_hz is None else audio.tone(idle_hz)

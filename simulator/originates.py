@@ -1,4 +1,4 @@
-"""Calls that REST begins: Local channels into our own dialplan, and any other endpoint as a party that answers."""
+"""Originated calls: Local channels into the simulated dialplan, and any other endpoint as a party that answers."""
 
 import asyncio
 
@@ -20,11 +20,11 @@ def originate(
     timeout_seconds: float,
     far: str = "",
 ) -> channels.Channel:
-    """Begins a call. A Local channel has two halves: the near one, which is returned, and the far one in the dialplan.
+    """Starts a call. A Local channel has two halves: the near one, which is returned, and the far one in the dialplan.
 
-    The far end does what its extension says: `busy`, `congestion`, `reject`, `ring` (never answers), anything else
-    answers. A far half in a context of incoming calls rings and enters that context's app; once it is answered, the
-    near half does what `far` says: `wait`, `tone`, `playHERTZ`, `echo`, `reject`.
+    The extension decides what the far end does: `busy`, `congestion`, `reject`, `ring` (never answers); any other one
+    answers. A far half in a context of incoming calls rings and enters that context's app; once it is answered, `far`
+    decides what the near half does: `wait`, `tone`, `playHERTZ`, `echo`, `reject`.
 
     Raises:
         errors.Refusal: an id is in use, or there is no endpoint.
@@ -36,7 +36,7 @@ def originate(
     near_id = channel_id or dialplan.unique_id(number)
     is_local = technology == "Local"
     far_id = other_channel_id or f"{near_id};2"
-    if owner.is_preempted(near_id) or (is_local and owner.is_preempted(far_id)):
+    if owner.is_id_in_use(near_id) or (is_local and owner.is_id_in_use(far_id)):
         raise errors.Refusal(409, "Channel with given unique ID already exists")
     name = f"{endpoint}-{number:08x}"
     near = channels.Channel(
@@ -84,7 +84,7 @@ def _far_half(
 
 
 def _answered(owner: switch.Switch, near: channels.Channel, far: channels.Channel, does: str) -> None:
-    """The call was taken: its caller, who is at the near half, does his part; the far half is what the app sees."""
+    """Answers the near half, at which the caller is, as the app has answered the far half."""
     near.state = "Up"
     dialplan.behave(owner, near, does)
     far.tone_hz, far.is_echo = near.tone_hz, near.is_echo
@@ -124,7 +124,7 @@ async def _dial(
         report("RINGING")
     if extension == "ring" or is_inbound:
         if not await _is_answered(owner, near, far, timeout_seconds):
-            # Of this end there is no Dial event (measured), as there is when the originate is deleted.
+            # This end has no Dial event (measured); an originate that is deleted has one.
             owner.destroy(near, 19)
             return
     elif far is not None:

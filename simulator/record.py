@@ -1,6 +1,6 @@
 """Records the events of an app as Asterisk sends them, one JSON object a line: `python -m simulator.record --help`.
 
-Connecting takes the app over: who listened to it before is replaced. The password is read from ARI_PASSWORD.
+Connecting takes the app over from its present event socket. The password is read from ARI_PASSWORD.
 """
 
 import argparse
@@ -44,9 +44,9 @@ async def _run(options: argparse.Namespace, password: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Records to standard output until SIGINT, SIGTERM or the end of the socket; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m simulator.record", description=__doc__)
-    parser.add_argument("--url", required=True, help="http://host:port, with a path prefix perhaps, without /ari")
+    parser.add_argument("--url", required=True, help="http://host:port and the path prefix, without /ari")
     parser.add_argument("--user", required=True, help="ARI user; the password is read from ARI_PASSWORD")
-    parser.add_argument("--app", required=True, help="Stasis app; it is taken over")
+    parser.add_argument("--app", required=True, help="Stasis app; taken over from its present event socket")
     options = parser.parse_args(arguments)
     password = os.environ.get("ARI_PASSWORD")
     if not password:

@@ -1,4 +1,4 @@
-"""ARI's REST surface: which handler takes a request, and what handlers get and give. HTTP itself is in `server`."""
+"""The routes of ARI's REST interface, and the requests and answers of their handlers. HTTP itself is in `server`."""
 
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -10,7 +10,7 @@ from simulator import errors
 
 @dataclass(kw_only=True)
 class Request:
-    """A request with its path taken apart; `names` are the path's ids, decoded, in order."""
+    """A parsed request; `names` are the decoded ids of the path, in order."""
 
     method: str
     query: Mapping[str, str]
@@ -18,17 +18,17 @@ class Request:
     names: list[str] = field(default_factory=list)
 
     def text(self, name: str, default: str = "") -> str:
-        """A parameter, from the query or else from a JSON body."""
+        """Returns a parameter, from the query or else from the JSON body."""
         if name in self.query:
             return self.query[name]
         value = self.body.get(name) if isinstance(self.body, dict) else None
         return default if value is None else str(value)
 
     def required(self, name: str) -> str:
-        """A parameter that has to be there.
+        """Returns a required parameter.
 
         Raises:
-            errors.Refusal: it is not.
+            errors.Refusal: it is missing.
         """
         value = self.text(name)
         if not value:
@@ -36,17 +36,17 @@ class Request:
         return value
 
     def items(self, name: str) -> list[str]:
-        """A parameter that is a list with commas."""
+        """Returns a parameter that is a comma-separated list."""
         value = self.body.get(name) if isinstance(self.body, dict) and name not in self.query else None
         if isinstance(value, list):
             return [str(item) for item in value]
         return [item for item in self.text(name).split(",") if item]
 
     def number(self, name: str, default: float) -> float:
-        """A parameter that is a number.
+        """Returns a parameter that is a number.
 
         Raises:
-            errors.Refusal: it is none.
+            errors.Refusal: it is no number.
         """
         try:
             return float(self.text(name) or default)
@@ -64,7 +64,7 @@ class Answer:
 
 NO_CONTENT = Answer(204)
 
-#: What a handler acts on: the switch, or the whole simulator for orders of the control client.
+#: What a handler acts on: the switch, or the whole instance for control requests.
 Owner = TypeVar("Owner")
 Handler = Callable[[Owner, Request], Awaitable[Answer]]
 
@@ -79,7 +79,7 @@ class Route(Generic[Owner]):
 
 
 def match(routes: list[Route[Owner]], method: str, segments: list[str]) -> tuple[Handler[Owner], list[str]]:
-    """The handler for a path, and the ids in it. Routes are tried in order, so a fixed word goes before `*`.
+    """Returns the handler of a path, and the ids in the path. Routes match in order: a fixed word goes before `*`.
 
     Raises:
         errors.Refusal: no such resource, or not with this method.
@@ -95,5 +95,5 @@ def match(routes: list[Route[Owner]], method: str, segments: list[str]) -> tuple
 
 
 def new_id() -> str:
-    """An id as Asterisk gives to a bridge nobody named."""
+    """Returns an id as Asterisk generates it for a bridge."""
     return str(uuid.uuid4())

@@ -38,7 +38,7 @@ async def get_module(switch: Switch, request: Request) -> Answer:
 
 
 async def get_websocket_client(switch: Switch, request: Request) -> Answer:
-    """What websocket_client.conf says of one client, as the list of attributes that ARI makes of it."""
+    """Answers with the configuration of a websocket client, as ARI's list of attributes."""
     name = request.names[0]
     if name not in switch.settings.media_urls:
         raise errors.Refusal(404, f"Object with id '{name}' not found")

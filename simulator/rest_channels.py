@@ -46,11 +46,11 @@ async def get_variable(switch: Switch, request: Request) -> Answer:
 
 
 async def hang_up(switch: Switch, request: Request) -> Answer:
-    """Works on every channel, also outside Stasis."""
+    """Hangs up any channel, also outside of Stasis."""
     channel = switch.channel(request.names[0])
     cause = _cause(request)
     if switch.media.is_connecting(channel.id):
-        # Asterisk lets the connecting finish first: the media server sees a socket that opens and closes.
+        # Asterisk first finishes connecting: the media server sees a socket that opens and closes.
         channel.doomed = True
         await switch.media.wait_connected(channel.id)
     switch.hang_up(channel, cause, soft=True)
@@ -77,7 +77,7 @@ async def originate(switch: Switch, request: Request) -> Answer:
 
 
 async def external_media(switch: Switch, request: Request) -> Answer:
-    """Answers before the media server has accepted, or was even tried."""
+    """Answers before the media server has accepted, or was even contacted."""
     app = request.required("app")
     host = request.required("external_host")
     request.required("format")
@@ -90,9 +90,9 @@ async def external_media(switch: Switch, request: Request) -> Answer:
     number = switch.number()
     channel_id = request.text("channelId") or dialplan.unique_id(number)
     query = media.query_of(request.text("transport_data"))
-    if switch.is_preempted(channel_id):
-        # Not refused but fatal, on the build that was measured: two legs with one id take the whole Asterisk down; an
-        # id that only begins a live channel's id, too.
+    if switch.is_id_in_use(channel_id):
+        # Not refused but fatal (measured): a second leg with an id, or with a prefix of a live channel's id, crashes
+        # Asterisk.
         switch.crash()
         raise errors.Cut
     url = switch.settings.media_urls[host]
@@ -125,7 +125,7 @@ def _cause(request: Request) -> int:
 
 
 def _number(caller_id: str) -> str:
-    """The number in `Name <number>`, or all of it."""
+    """Returns the number of `Name <number>`, or all of the text."""
     return caller_id.partition("<")[2].rstrip("> ") if "<" in caller_id else caller_id
 
 

@@ -1,4 +1,4 @@
-"""REST requests that make events: a client's own, and the claim of a call that was offered to several apps."""
+"""REST requests about events: a client's own event, and the claim of a call that is offered to several apps."""
 
 from simulator import events
 from simulator.rest import NO_CONTENT, Answer, Request, Route
@@ -6,7 +6,7 @@ from simulator.switch import Switch
 
 
 async def send_user_event(switch: Switch, request: Request) -> Answer:
-    """An event of a client's own making, to an app by name."""
+    """Sends an event of the client's own to an app."""
     application = switch.applications.get(request.required("application"))
     name, variables = request.names[0], request.body.get("variables") if isinstance(request.body, dict) else None
     given = variables if isinstance(variables, dict) else {}

@@ -7,19 +7,17 @@ import ipaddress
 import json
 import socket
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
 from aiohttp import web
 
 from simulator import (
+    control_api,
     errors,
     event_sockets,
-    faults,
-    orders_http,
+    instance,
     rest,
     rest_applications,
     rest_asterisk,
@@ -28,7 +26,6 @@ from simulator import (
     rest_events,
     scenarios,
     settings,
-    switch,
 )
 
 _ROUTES = [
@@ -41,26 +38,14 @@ _ROUTES = [
 _SHUTDOWN_SECONDS = 0.2
 
 
-@dataclass(kw_only=True)
-class LoggedRequest:
-    """One request to `/ari`; `status` is None while it is served, 0 when its connection was cut."""
-
-    method: str
-    path: str
-    query: dict[str, str]
-    started_at: float
-    status: int | None = None
-    ms: float | None = None
-
-
 class Server:
     """One simulated Asterisk with its port."""
 
     def __init__(self, configured: settings.Settings, scenario: scenarios.Scenario | None = None) -> None:
         self.settings = configured
-        self.switch = switch.Switch(configured)
-        self.faults = faults.Faults()
-        self.log: deque[LoggedRequest] = deque(maxlen=configured.log_entries)
+        self.instance = instance.Instance(configured)
+        self.switch = self.instance.switch
+        self.faults = self.instance.faults
         self.port = 0
         self._scenario = scenario
         self._playing: asyncio.Task[None] | None = None
@@ -69,7 +54,7 @@ class Server:
         self._sessions: set[web.RequestHandler] = set()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Listens; `port` tells the real port from then on."""
+        """Starts listening and sets `port` to the real port."""
         self._runner = web.ServerRunner(
             web.Server(self._handle, keepalive_timeout=self.settings.keep_alive_seconds, access_log=None),
             shutdown_timeout=_SHUTDOWN_SECONDS,
@@ -79,18 +64,18 @@ class Server:
         await web.SockSite(self._runner, self._socket, backlog=512).start()
         self.port = self._runner.addresses[0][1]
         if self._scenario is not None:
-            self._playing = asyncio.create_task(scenarios.play(self._scenario, self))
+            self._playing = asyncio.create_task(scenarios.play(self._scenario, self.instance))
 
     async def stop(self) -> None:
-        """Cuts everything and closes the port."""
+        """Cuts all connections and closes the port."""
         if self._playing is not None:
             self._playing.cancel()
             await asyncio.gather(self._playing, return_exceptions=True)
         self.faults.clear()
         await self.switch.stop()
         if self._socket is not None:
-            # First nobody comes in any more, and whoever just did is in: a connection that is still being made when its
-            # server closes would be closed by nobody (Python 3.11).
+            # Stop accepting first, and let connections that were just accepted be set up: one that is still being set
+            # up when its server closes is never closed (Python 3.11).
             asyncio.get_running_loop().remove_reader(self._socket)
             for _ in range(3):
                 await asyncio.sleep(0)
@@ -103,17 +88,17 @@ class Server:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.raw_path.partition("?")[0]
         if path.startswith("/simulator/"):
-            return await self._order(request, path.removeprefix("/simulator/"))
+            return await self._control(request, path.removeprefix("/simulator/"))
         if not self.switch.is_running or self._is_session_too_many(request):
             return _cut(request)
         return await self._ari(request, path)
 
-    async def _order(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
+    async def _control(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         try:
-            if not ipaddress.ip_address(request.remote or "0.0.0.0").is_loopback:  # noqa: S104 - nobody's address
-                raise errors.Refusal(403, "Orders are taken from loopback only")
-            handler, names = rest.match(orders_http.ROUTES, request.method, _segments(path))
-            answer = await handler(self, await _taken_apart(request, names))
+            if not ipaddress.ip_address(request.remote or "0.0.0.0").is_loopback:  # noqa: S104 - an unknown address
+                raise errors.Refusal(403, "Control requests are accepted from loopback only")
+            handler, names = rest.match(control_api.ROUTES, request.method, _segments(path))
+            answer = await handler(self.instance, await _parsed(request, names))
         except errors.Refusal as refusal:
             answer = rest.Answer(refusal.status, {"message": refusal.message})
         return _response(answer)
@@ -121,13 +106,13 @@ class Server:
     async def _ari(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         root = f"{self.settings.path_prefix}/ari/"
         segments = _segments(path.removeprefix(root)) if path.startswith(root) else []
-        logged = LoggedRequest(
+        logged = instance.LoggedRequest(
             method=request.method,
             path="/" + "/".join(segments) if segments else path,
             query=dict(request.query),
             started_at=time.monotonic(),
         )
-        self.log.append(logged)
+        self.instance.log.append(logged)
         life = self.switch.life
         try:
             response = await self._answered(request, segments, logged)
@@ -143,7 +128,7 @@ class Server:
         return response
 
     async def _answered(
-        self, request: web.BaseRequest, segments: list[str], logged: LoggedRequest
+        self, request: web.BaseRequest, segments: list[str], logged: instance.LoggedRequest
     ) -> web.StreamResponse:
         if not segments:
             raise errors.Refusal(404, "Resource not found")
@@ -163,7 +148,7 @@ class Server:
         refusal: errors.Refusal | None = None
         answer = rest.NO_CONTENT
         try:
-            answer = await handler(self.switch, await _taken_apart(request, names))
+            answer = await handler(self.switch, await _parsed(request, names))
         except errors.Refusal as exc:
             refusal = exc
         fault = await self.faults.strike("after", request.method, logged.path)
@@ -173,7 +158,7 @@ class Server:
             raise refusal
         return _response(answer)
 
-    async def _listen(self, request: web.BaseRequest, logged: LoggedRequest) -> web.StreamResponse:
+    async def _listen(self, request: web.BaseRequest, logged: instance.LoggedRequest) -> web.StreamResponse:
         names = [name for name in request.query.get("app", "").split(",") if name]
         if not names:
             raise errors.Refusal(400, "HTTP request is missing param: [app]")
@@ -222,7 +207,7 @@ def _segments(path: str) -> list[str]:
     return [unquote(segment) for segment in path.split("/")]
 
 
-async def _taken_apart(request: web.BaseRequest, names: list[str]) -> rest.Request:
+async def _parsed(request: web.BaseRequest, names: list[str]) -> rest.Request:
     text = await request.read()
     body = None
     if text and "form" not in request.content_type:
@@ -242,7 +227,7 @@ def _response(answer: rest.Answer) -> web.Response:
 
 
 def _cut(request: web.BaseRequest) -> web.Response:
-    """Drops the connection; what is returned is never sent."""
+    """Drops the connection; the response that is returned is never sent."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response()

@@ -1,4 +1,4 @@
-"""What one simulated Asterisk is configured with; the defaults are those of a real Asterisk where it has any."""
+"""The settings of one simulated Asterisk; defaults are those of a real Asterisk, where it has any."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -6,24 +6,24 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The configuration of one simulated Asterisk. Frequencies are multiples of 50 Hz, so that one frame can repeat."""
+    """The settings of one simulated Asterisk. Frequencies are multiples of 50 Hz, so that one frame can repeat."""
 
     #: ARI users and their passwords (ari.conf).
     users: Mapping[str, str] = field(default_factory=lambda: {"demo": "demo"})
-    #: What the websocket clients are named and where they connect to (websocket_client.conf).
+    #: Name of a websocket client → the URL it connects to (websocket_client.conf).
     media_urls: Mapping[str, str] = field(default_factory=dict)
-    #: Path in front of `/ari`, "" or "/asterisk" (http.conf: prefix).
+    #: Path before `/ari`, "" or "/asterisk" (http.conf: prefix).
     path_prefix: str = ""
-    #: TCP connections to `/ari` at a time, websockets included; more are just closed (http.conf: sessionlimit).
+    #: TCP connections to `/ari` at a time, websockets included; further ones are closed (http.conf: sessionlimit).
     session_limit: int = 100
     #: Seconds an idle HTTP connection is kept (http.conf: session_keep_alive).
     keep_alive_seconds: float = 15.0
-    #: A reader of events that takes longer than this is cut off (ari.conf: websocket_write_timeout).
+    #: A client that reads events more slowly is cut off (ari.conf: websocket_write_timeout).
     event_write_timeout_seconds: float = 0.1
-    #: Identity in each event; a MAC address in reality, so it may change or repeat.
+    #: Identity in each event; a real one is a MAC address, so it may change or repeat.
     asterisk_id: str = "02:42:ac:11:00:02"
     version: str = "22.10.1"
-    #: Those that run, of the modules a call needs (modules.conf).
+    #: The modules a call needs that are running (modules.conf).
     modules: Collection[str] = (
         "app_stasis",
         "bridge_simple",
@@ -37,32 +37,32 @@ class Settings:
         "res_websocket_client",
     )
 
-    #: One attempt to reach the media server, refused or not, lasts this long (websocket_client.conf).
+    #: Duration of one attempt to reach the media server, refused or not (websocket_client.conf).
     media_connection_timeout_seconds: float = 0.5
     #: Attempts before the media leg is destroyed.
     media_connection_attempts: int = 4
 
     #: Stasis app of the dialplan context `inbound`, for originates over `Local/NUMBER@inbound`.
     inbound_app: str = "voiceai"
-    #: Further contexts → what stands in their Stasis(), as `app,arg1,arg2`; `${EXTEN}` in it is the number called.
+    #: Further contexts → the arguments of their Stasis(), as `app,arg1,arg2`; `${EXTEN}` in it is the called number.
     #: Each also has a plain form, CONTEXT-plain, that hangs up at once when the app has no socket.
     contexts: Mapping[str, str] = field(default_factory=dict)
-    #: Contexts whose calls are offered to several apps → what stands in their StasisBroadcast(), as
-    #: `milliseconds,regex`; `${EXTEN}` in it is the number called.
+    #: Contexts whose calls are offered to several apps → the arguments of their StasisBroadcast(), as
+    #: `milliseconds,regex`; `${EXTEN}` in it is the called number.
     broadcasts: Mapping[str, str] = field(default_factory=dict)
-    #: A caller's leg that leaves Stasis is unsubscribed, so the app hears no ChannelDestroyed; True: it does.
+    #: True: the app gets the ChannelDestroyed of a caller's leg, although that was unsubscribed as it left Stasis.
     caller_channel_destroyed: bool = False
-    #: Time the far end of an originate takes to answer.
+    #: Time until the far end of an originate answers.
     answer_after_seconds: float = 0.02
 
     #: False: no audio at all (media legs stay silent), for load tests.
     audio: bool = True
-    #: What a caller says, unless dialled with a tone of its own.
+    #: The tone that a caller says, unless dialled with another one.
     caller_tone_hz: int = 700
-    #: What the agent hears before its leg is in a bridge; None: nothing.
+    #: The tone that the agent hears before its leg is in a bridge; None: silence.
     idle_tone_hz: int | None = 400
 
-    #: A crashed Asterisk comes back after this time; None: only on a restart order.
+    #: A crashed Asterisk comes back after this time; None: only by a restart request.
     restart_after_seconds: float | None = None
-    #: Entries kept of the request log and of the event log.
+    #: Entries kept in the request log and in the event log.
     log_entries: int = 50_000

@@ -1,7 +1,7 @@
-"""The switch: channels, bridges and Stasis apps of one Asterisk, and what happens to them.
+"""The switch: the channels, bridges and Stasis apps of one Asterisk, and every operation on them.
 
-Everything here takes effect at once and runs in one event loop. What takes time (media connecting, a dialplan that
-waits) is in `media`, `dialplan` and `originates`; HTTP is in `rest`.
+Every operation takes effect at once, in one event loop. What takes time (connecting media, a dialplan that waits) is in
+`media`, `dialplan` and `originates`; HTTP is in `rest`.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from typing import Any
 
 from simulator import applications, audio, bridges, broadcasts, channels, errors, events, media, settings
 
-#: Ended legs that are remembered.
+#: Number of ended legs that are kept.
 _ENDED_LEGS = 5000
 
 
@@ -25,31 +25,31 @@ class Switch:
         self.bridges: dict[str, bridges.Bridge] = {}
         self.broadcasts = broadcasts.Broadcasts()
         self.media = media.MediaLegs(self)
-        #: Legs that ended, so that a test may ask afterwards what they heard.
+        #: Ended legs: a test may ask what they have heard.
         self._ended: OrderedDict[str, channels.Channel] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = 0
         self.is_running = True
         self.crashes = 0
-        #: Grows with each crash and restart: an answer worked out by an earlier life is never sent.
+        #: Incremented by each crash and restart: an answer computed in an earlier life is never sent.
         self.life = 0
 
     # -- tasks and life ------------------------------------------------------------------------------------------------
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Runs something that is cancelled when this Asterisk dies."""
+        """Runs a task that is cancelled when this Asterisk dies."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     def number(self) -> int:
-        """A number no other channel of this Asterisk has."""
+        """Returns a number that no other channel of this Asterisk has."""
         self._numbers += 1
         return self._numbers
 
     def crash(self) -> None:
-        """Dies: everything vanishes at once and nothing answers until a restart."""
+        """Removes all calls and sockets; no request is answered until a restart."""
         if not self.is_running:
             return
         self.crashes += 1
@@ -59,18 +59,18 @@ class Switch:
             self.restart_later(delay_seconds)
 
     def restart(self) -> None:
-        """Is up again and empty, whether it ran or not."""
+        """Starts again, empty, whether it ran or not."""
         self.stop_running()
         self.is_running = True
 
     def restart_later(self, delay_seconds: float) -> None:
-        """Restarts after a while, unless somebody did it before."""
+        """Restarts after a delay, unless it is restarted before."""
         life = self.life
         loop = asyncio.get_running_loop()
         loop.call_later(delay_seconds, lambda: self.restart() if self.life == life else None)
 
     def stop_running(self) -> None:
-        """Everything vanishes, and nothing is answered until a restart."""
+        """Removes all calls and sockets; no request is answered until a restart."""
         self.is_running = False
         self.life += 1
         for task in self._tasks:
@@ -84,7 +84,7 @@ class Switch:
         self.media.wipe()
 
     async def stop(self) -> None:
-        """Dies for good; returns when all of its tasks have ended."""
+        """Ends it for good; returns when all of its tasks have ended."""
         tasks = list(self._tasks)
         self.stop_running()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -93,35 +93,35 @@ class Switch:
     # -- channels ------------------------------------------------------------------------------------------------------
 
     def channel(self, channel_id: str) -> channels.Channel:
-        """A channel that is there.
+        """Returns a channel.
 
         Raises:
-            errors.Refusal: it is gone.
+            errors.Refusal: there is none of this id.
         """
         if channel_id not in self.channels:
             raise errors.Refusal(404, "Channel not found")
         return self.channels[channel_id]
 
     def is_alive(self, channel: channels.Channel) -> bool:
-        """Whether this very channel (not a later one of the same id) is there."""
+        """Returns True if this very channel (not a later one of the same id) exists."""
         return self.channels.get(channel.id) is channel
 
-    def is_preempted(self, channel_id: str) -> bool:
-        """Whether no channel can get this id: it is a live channel's, or the beginning of one (measured)."""
-        return any(taken.startswith(channel_id) for taken in self.channels)
+    def is_id_in_use(self, channel_id: str) -> bool:
+        """Returns True if an id is that of a live channel or a prefix of one: no channel can get it (measured)."""
+        return any(live.startswith(channel_id) for live in self.channels)
 
     def add(self, channel: channels.Channel) -> None:
-        """Takes in a new channel.
+        """Adds a new channel.
 
         Raises:
             errors.Refusal: its id is in use.
         """
-        if self.is_preempted(channel.id):
+        if self.is_id_in_use(channel.id):
             raise errors.Refusal(409, "Channel with given unique ID already exists")
         self.channels[channel.id] = channel
 
     def answer(self, channel: channels.Channel) -> None:
-        """Brings a channel up; twice is fine."""
+        """Answers a channel; a second time changes nothing."""
         if channel.state != "Up":
             channel.state = "Up"
             self.applications.publish(channel.id, events.state_change(channel.snapshot()))
@@ -131,7 +131,7 @@ class Switch:
     def enter_stasis(
         self, channel: channels.Channel, app: str, args: list[str], *, app_data: str = "", by: str = "Stasis"
     ) -> bool:
-        """Runs Stasis(app,args) on a channel, or another dialplan application; False when the app has no socket."""
+        """Runs Stasis(app,args), or the application `by`, on a channel; returns False if the app has no socket."""
         if not self.applications.is_connected(app):
             return False
         channel.app = app
@@ -141,7 +141,7 @@ class Switch:
         return True
 
     def leave_stasis(self, channel: channels.Channel, *, dying: bool = False) -> None:
-        """Takes a channel out of its app; a caller's leg is unsubscribed then, so the app hears nothing more of it."""
+        """Takes a channel out of its app; a caller's leg is then unsubscribed: the app gets no event of it."""
         self._leave_bridge(channel, left_stasis=True)
         if channel.app is None:
             return
@@ -152,7 +152,7 @@ class Switch:
             self.applications.unsubscribe(channel.id)
 
     def hang_up(self, channel: channels.Channel, cause: int, *, soft: bool) -> None:
-        """Ends a channel on somebody's wish: ours by REST (soft), or its party's."""
+        """Hangs a channel up, at the request of a REST client (soft) or of its party."""
         if self.is_alive(channel):
             request = events.hangup_request(
                 channel.snapshot(), events.DELETED if soft else cause, soft=soft, tech_cause=channel.tech_cause
@@ -164,7 +164,7 @@ class Switch:
             self.destroy(channel, cause)
 
     def destroy(self, channel: channels.Channel, cause: int) -> None:
-        """Removes a channel and tells those who still hear of it."""
+        """Removes a channel and notifies the apps that are subscribed to it."""
         if not self.is_alive(channel):
             return
         self.leave_stasis(channel, dying=True)
@@ -180,7 +180,7 @@ class Switch:
             self.hang_up(peer, cause, soft=False)
 
     def replace(self, channel: channels.Channel, successor: channels.Channel) -> None:
-        """Another channel takes the place of one in Stasis (a pick-up), which is gone without a ChannelDestroyed.
+        """Replaces a channel in Stasis by another one (a pick-up); the first is gone without a ChannelDestroyed.
 
         Raises:
             errors.Refusal: the channel is not in Stasis, or is in a bridge; the successor's id is in use.
@@ -194,7 +194,7 @@ class Switch:
         self.applications.publish_to(app, start)
         self.applications.publish_to(app, events.stasis_end(channel.snapshot()))
         self.applications.unsubscribe(channel.id)
-        # From here on it shows the place in the dialplan, and the creationtime, of the one it replaces (measured).
+        # From here on it shows the dialplan position and the creationtime of the one it replaces (measured).
         successor.run(channel.app_name, channel.app_data)
         successor.context, successor.extension = channel.context, channel.extension
         successor.creationtime = channel.creationtime
@@ -203,17 +203,17 @@ class Switch:
     # -- bridges -------------------------------------------------------------------------------------------------------
 
     def bridge(self, bridge_id: str) -> bridges.Bridge:
-        """A bridge that is there.
+        """Returns a bridge.
 
         Raises:
-            errors.Refusal: it is gone.
+            errors.Refusal: there is none of this id.
         """
         if bridge_id not in self.bridges:
             raise errors.Refusal(404, "Bridge not found")
         return self.bridges[bridge_id]
 
     def create_bridge(self, bridge: bridges.Bridge) -> None:
-        """Takes in a new bridge.
+        """Adds a new bridge.
 
         Raises:
             errors.Refusal: its id is in use.
@@ -238,7 +238,7 @@ class Switch:
         """
         joining = self._controlled(channel_ids)
         for channel in joining:
-            # A leg that is in already leaves and comes back; both parties hear the gap.
+            # A leg that is already in the bridge leaves and enters again; both parties hear the gap.
             channel.gaps += channel.bridge_id == bridge.id
             self._leave_bridge(channel)
             bridge.channel_ids.append(channel.id)
@@ -277,15 +277,15 @@ class Switch:
             self.applications.publish(channel.id, left, bridge_id=bridge.id)
             self.applications.unsubscribe_bridge(channel.id, bridge.id, left_stasis=left_stasis)
 
-    # -- what was heard ------------------------------------------------------------------------------------------------
+    # -- audio ------------------------------------------------------------------------------------------------
 
     def others_in_bridge(self, channel: channels.Channel) -> list[channels.Channel]:
-        """The legs that hear this one."""
+        """Returns the other legs of a channel's bridge, which hear it."""
         bridge = self.bridges.get(channel.bridge_id or "")
         return [] if bridge is None else [self.channels[i] for i in bridge.channel_ids if i != channel.id]
 
     def relay_tones(self) -> None:
-        """Lets parties without a media socket hear each other for 20 ms."""
+        """Passes 20 ms of tones between parties that have no media socket."""
         for bridge in self.bridges.values():
             if len(bridge.channel_ids) > 1:
                 legs = [self.channels[channel_id] for channel_id in bridge.channel_ids]
@@ -295,7 +295,7 @@ class Switch:
                             leg.ear.hear(audio.tone(speaker.tone_hz or self.settings.caller_tone_hz))
 
     def heard(self, channel_id: str) -> dict[str, Any] | None:
-        """What a leg has heard, also after its end; None for an id never seen."""
+        """Returns what a leg has heard, also after its end; None for an unknown id."""
         channel = self.channels.get(channel_id) or self._ended.get(channel_id)
         return None if channel is None else channel.heard()
 

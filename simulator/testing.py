@@ -1,4 +1,4 @@
-"""A simulated Asterisk inside a test: runs in a thread of its own, driven through its control client."""
+"""A simulated Asterisk inside a test: runs in its own thread, controlled through the control client."""
 
 import asyncio
 import dataclasses
@@ -11,17 +11,17 @@ _STOP_SECONDS = 10.0
 
 
 class SimulatedAsterisk:
-    """Runs from `with` to the end of the block, on loopback and a port of its own.
+    """Runs for the length of a `with` block, on loopback and a free port.
 
-    `url` is what a tenant would configure as its ARI endpoint (`http://127.0.0.1:PORT`, and the path prefix);
-    `events_url` is the same for websockets. Orders go through `control`.
+    `url` is what a tenant configures as its ARI endpoint (`http://127.0.0.1:PORT` and the path prefix); `events_url` is
+    the same for websockets. `control` is its control client.
 
     Args:
-        configured: all settings; what follows wins over it.
+        configured: all settings; the arguments below override it.
         users: ARI users and passwords (default demo / demo).
         media_url: where the websocket client `media` connects to.
-        path_prefix: path in front of `/ari`.
-        scenario: callers and faults by themselves.
+        path_prefix: path before `/ari`.
+        scenario: callers and faults, played from the start.
     """
 
     control: control.Control
@@ -62,7 +62,7 @@ class SimulatedAsterisk:
         return f"ws://127.0.0.1:{self.port}{self.settings.path_prefix}"
 
     def start(self) -> "SimulatedAsterisk":
-        """Runs it; returns when it answers."""
+        """Starts it; returns when it answers."""
         self._thread.start()
         self._ready.wait()
         if self._failure is not None:
@@ -71,7 +71,7 @@ class SimulatedAsterisk:
         return self
 
     def stop(self) -> None:
-        """Ends it and closes its port."""
+        """Stops it and closes its port."""
         if self._loop is not None and self._stopping is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join(_STOP_SECONDS)
@@ -85,7 +85,7 @@ class SimulatedAsterisk:
     def _work(self) -> None:
         try:
             asyncio.run(self._run())
-        except BaseException as exc:  # noqa: BLE001 - whatever it is, the thread that started us has to hear of it
+        except BaseException as exc:  # noqa: BLE001 - any failure is raised in the thread that started this one
             self._failure = exc
         finally:
             self._ready.set()

@@ -71,20 +71,20 @@ def _alternative(host: str) -> x509.GeneralName:
 
 
 class Proxy:
-    """TLS outside, plain inside: passes on bytes, and so serves requests and websockets alike.
+    """A TLS proxy: it forwards bytes to a plain server, requests and websockets alike.
 
     Args:
-        inside: The URL of what stands behind it, path prefix included.
-        shown: What it shows as its certificate.
+        inside: The URL of the plain server, path prefix included.
+        shown: Its certificate.
     """
 
     def __init__(self, inside: str, shown: Issued) -> None:
         self._inside = urlsplit(inside)
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.show(shown)
-        #: Hangs up on whoever has sent something, without a good-bye.
+        #: True: cut each connection after its first bytes, without a TLS close.
         self.cuts = False
-        #: Connections that got through the handshake.
+        #: Number of completed handshakes.
         self.accepted = 0
         self._port = 0
         self._loop = asyncio.new_event_loop()
@@ -93,11 +93,11 @@ class Proxy:
         self._thread = threading.Thread(target=self._work, name="tls-proxy", daemon=True)
 
     def url(self, host: str = "localhost") -> str:
-        """The endpoint to configure."""
+        """Return the endpoint to configure."""
         return urlunsplit(("https", f"{host}:{self._port}", self._inside.path, "", ""))
 
     def show(self, shown: Issued) -> None:
-        """Shows another certificate, from the next connection on."""
+        """Use another certificate from the next connection on."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "both.pem"
             encoding, bare = serialization.Encoding.PEM, serialization.NoEncryption()
@@ -119,7 +119,7 @@ class Proxy:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        # Who does not like our certificate is of no interest here.
+        # Clients that reject the certificate are expected here.
         asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
         server = await asyncio.start_server(self._talk, "127.0.0.1", 0, ssl=self._context)
         self._port = server.sockets[0].getsockname()[1]
@@ -150,12 +150,12 @@ async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> 
     while chunk := await source.read(65536):
         sink.write(chunk)
         await sink.drain()
-    # The other direction ends as well.
+    # Ends the other direction, too.
     raise ConnectionResetError
 
 
 @contextlib.contextmanager
 def in_front_of(url: str, shown: Issued) -> Iterator[Proxy]:
-    """A proxy for one test."""
+    """Run a proxy for one test."""
     with Proxy(url, shown) as proxy:
         yield proxy

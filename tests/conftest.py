@@ -1,11 +1,11 @@
-"""Real servers for the tests: Postgres, Redis and Asterisk, embedded unless others are given by the environment.
+"""Real servers for the tests: Postgres, Redis and Asterisk, embedded unless the environment names others.
 
-Nothing is imported or started before a test asks for it, so unit tests start at once. `TEST_DATABASE_URL` and
-`TEST_REDIS_URL` (its database is flushed!) replace the embedded servers, `ASTERISK_URL` … the real Asterisk. Where no
-real Asterisk can be had its tests are skipped, and the last lines say so; with `REQUIRE_ASTERISK=1` they fail instead.
+Servers are imported and started when a test first asks for one, so the unit tests start at once. `TEST_DATABASE_URL`
+and `TEST_REDIS_URL` (its database is flushed!) replace the embedded servers, `ASTERISK_URL` … the real one. Without a
+real Asterisk its tests are skipped and the last line of the run says so; with `REQUIRE_ASTERISK=1` the run fails.
 """
 
-# ruff: noqa: PLC0415  # unit tests do not wait for the imports of servers they never use
+# ruff: noqa: PLC0415  # unit tests must not wait for the imports of servers they never use
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import os
 import uuid
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,32 +28,36 @@ if TYPE_CHECKING:
     from devstack.asterisk_root import Root
 
 
-# Before anything of it is imported: its asserts say what they compared, as those of a test file do.
+# Shared tests and their helpers: a failed assertion shows its values there as well.
 pytest.register_assert_rewrite("tests.support")
 
-#: The files that take longest, the longest first: begun early, they do not come last in one lane alone.
+#: The slowest files, the slowest first: started early, none of them is left for one xdist worker at the end.
 LONG = (
     "simulation/test_simulation.py",
     "acceptance/test_real_calls.py",
-    "acceptance/test_outbound.py",
     "acceptance/test_faults.py",
+    "acceptance/test_resync.py",
+    "acceptance/test_platform_legs.py",
+    "acceptance/test_outbound.py",
     "acceptance/test_failover.py",
     "integration/test_arictl.py",
 )
 TESTS = Path(__file__).parent
-#: With more, the longest file alone takes as long as the rest.
-MOST_LANES = 8
+#: Folders of tests/, in the order of the summary.
+LAYERS = ("unit", "contract", "integration", "simulation", "acceptance", "checks")
+#: Further xdist workers save nothing: the slowest file alone takes as long.
+MOST_XDIST_WORKERS = 8
 
 
 class Outside:
-    """A server we were given and do not run ourselves."""
+    """A server that the environment names: the tests do not start or stop it."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
 
 class RealAsteriskTally:
-    """How many tests met a real Asterisk, and why the others did not."""
+    """The tests that ran on a real Asterisk, and the reason why the others did not."""
 
     def __init__(self) -> None:
         self.ran: set[str] = set()
@@ -65,38 +70,59 @@ class RealAsteriskTally:
 
     @property
     def missing(self) -> bool:
-        """Whether its absence has to fail the run."""
+        """True if the run has to fail because no test had a real Asterisk."""
         return self.required and not self.ran and not self.archive_unreachable
 
 
+class LayerTally:
+    """Tests and seconds of each layer, so that a run shows which layers it covered."""
+
+    def __init__(self) -> None:
+        self._tests: Counter[str] = Counter()
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    def add(self, report: pytest.TestReport) -> None:
+        """Count one phase of a test."""
+        layer = report.nodeid.split("/")[1] if report.nodeid.startswith("tests/") else ""
+        self._tests[layer] += report.when == "call" and not report.skipped
+        self._seconds[layer] += report.duration
+
+    def __str__(self) -> str:
+        return ", ".join(
+            f"{layer} {self._tests[layer]} in {self._seconds[layer]:.0f} s" for layer in LAYERS if self._tests[layer]
+        )
+
+
 TALLY = RealAsteriskTally()
+LAYER_TALLY = LayerTally()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """How many lanes this machine has room for: most tests wait for clocks, so more than it has processors.
+    """Return the number of xdist workers for this machine: one more than processors, as most tests wait for clocks.
 
-    A Redis or an Asterisk that was given to us is for one lane: each takes it for its own.
+    One if the environment names a Redis or an Asterisk: every xdist worker would treat it as its own.
     """
     if os.environ.get("TEST_REDIS_URL") or os.environ.get("ASTERISK_URL"):
         return 1
-    return min((os.cpu_count() or 1) + 1, MOST_LANES)
+    return min((os.cpu_count() or 1) + 1, MOST_XDIST_WORKERS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long comes first."""
+    """Move the slowest files to the front."""
     order = {TESTS / name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    LAYER_TALLY.add(report)
     if report.when == "call" and not report.skipped and "asterisk" in report.keywords:
         TALLY.ran.add(report.nodeid)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if (output := getattr(session.config, "workeroutput", None)) is not None:
-        # This is a lane: the run that started it hears the reports, and judges.
+        # This is an xdist worker: the controller gets its reports, and decides.
         output["asterisk"] = (TALLY.reason, TALLY.archive_unreachable)
     elif TALLY.missing and session.exitstatus == pytest.ExitCode.OK and not session.config.option.collectonly:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -104,14 +130,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """A lane has ended."""
+    """Take over what an xdist worker found out about the real Asterisk."""
     reason, archive_unreachable = getattr(node, "workeroutput", {}).get("asterisk", (None, False))
     TALLY.reason = TALLY.reason or reason
     TALLY.archive_unreachable = TALLY.archive_unreachable or archive_unreachable
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What a test has to say although it passed."""
+    """Print what a passed test has recorded as `said`."""
     for report in terminalreporter.getreports("passed"):
         for name, said in report.user_properties:
             if name == "said":
@@ -120,10 +146,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    # Not in the terminal summary: these are to be the last lines, below the list of what was skipped.
+    # Not in the terminal summary: these lines have to be the last ones, below the list of skipped tests.
     terminalreporter = config.pluginmanager.get_plugin("terminalreporter")
     if terminalreporter is None or config.option.collectonly:
         return
+    if str(LAYER_TALLY):
+        terminalreporter.write_line(f"LAYERS: {LAYER_TALLY} (seconds of test time, all xdist workers together)")
     if TALLY.ran:
         terminalreporter.write_line(f"REAL ASTERISK: ran {len(TALLY.ran)} tests", green=True)
     elif TALLY.reason or TALLY.required:
@@ -133,7 +161,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def stack_folder() -> Iterator[Path]:
-    """A folder of this test run, gone afterwards."""
+    """A folder for this test run, removed afterwards."""
     from devstack import folders
 
     with folders.temporary() as folder:
@@ -170,7 +198,7 @@ def redis_server(request: pytest.FixtureRequest) -> Iterator[servers.Redis | Out
 
 @pytest.fixture(scope="session")
 def database_template(postgres_server: servers.Postgres | Outside) -> str:
-    """The name of a migrated database, to be copied for each test."""
+    """The name of a migrated database, the template of each test's own."""
     from shared.storage import migrations
     from tests import databases
 
@@ -181,7 +209,7 @@ def database_template(postgres_server: servers.Postgres | Outside) -> str:
 
 @pytest.fixture
 def empty_database_url(postgres_server: servers.Postgres | Outside) -> str:
-    """A database of this test's own with nothing in it."""
+    """An empty database for one test."""
     from tests import databases
 
     return databases.create(postgres_server.url)
@@ -189,7 +217,7 @@ def empty_database_url(postgres_server: servers.Postgres | Outside) -> str:
 
 @pytest.fixture
 def database_url(postgres_server: servers.Postgres | Outside, database_template: str) -> Iterator[str]:
-    """A migrated database of this test's own."""
+    """A migrated database for one test."""
     from tests import databases
 
     with databases.borrowed(postgres_server.url, database_template) as url:
@@ -198,7 +226,7 @@ def database_url(postgres_server: servers.Postgres | Outside, database_template:
 
 @pytest.fixture
 def redis_url(redis_server: servers.Redis | Outside) -> str:
-    """A Redis database with nothing in it."""
+    """An empty Redis database."""
     import redis
 
     with contextlib.closing(redis.Redis.from_url(redis_server.url)) as client:
@@ -208,7 +236,7 @@ def redis_url(redis_server: servers.Redis | Outside) -> str:
 
 @pytest.fixture(scope="session")
 def asterisk_root() -> Root:
-    """A place with a real Asterisk installed; made on first use, cached outside the checkout."""
+    """An installed real Asterisk; installed on first use, cached outside the checkout."""
     from devstack import asterisk_root
 
     try:
@@ -222,7 +250,7 @@ def asterisk_root() -> Root:
 
 @pytest.fixture
 def make_asterisk(asterisk_root: Root, stack_folder: Path) -> Iterator[Callable[[Configuration], RealAsterisk]]:
-    """Start any number of real Asterisks, each configured as the test wants it; stopped after the test."""
+    """A function that starts a real Asterisk with a configuration of the test's; all are stopped after the test."""
     from devstack import asterisk
 
     numbers = itertools.count()
@@ -237,7 +265,7 @@ def make_asterisk(asterisk_root: Root, stack_folder: Path) -> Iterator[Callable[
 
 @pytest.fixture
 def media_port() -> int:
-    """The port on which an agent takes the media legs of the fixtures `asterisk` and `switch`."""
+    """The port to which the Asterisk of the fixtures `asterisk` and `switch` connects its media legs."""
     from devstack import processes
 
     given = urlsplit(os.environ.get("ASTERISK_MEDIA_URL", "")).port
@@ -246,7 +274,7 @@ def media_port() -> int:
 
 @pytest.fixture
 def asterisk(make_asterisk: Callable[[Configuration], RealAsterisk], media_port: int) -> RealAsterisk:
-    """A real Asterisk: user and app `voiceai`, a password full of traps, websocket client `media` to `media_port`."""
+    """A real Asterisk: user and app `voiceai`, a password that breaks URLs, client `media` to `media_port`."""
     from devstack import asterisk_config, endpoint
 
     client = asterisk_config.Client(uri=f"ws://127.0.0.1:{media_port}{endpoint.PATH}")
@@ -261,7 +289,7 @@ def asterisk(make_asterisk: Callable[[Configuration], RealAsterisk], media_port:
 
 @pytest.fixture
 def switch(request: pytest.FixtureRequest) -> Iterator[Switch]:
-    """An Asterisk to call through: the one the environment names, or one of our own (the fixture `asterisk`)."""
+    """An Asterisk to call through: the one that the environment names, or else the fixture `asterisk`."""
     from devstack import asterisk
 
     if given := asterisk.existing():

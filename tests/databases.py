@@ -1,7 +1,7 @@
-"""Databases of a test run: each test that wants one has one to itself, as the migrations leave it.
+"""Databases of a test run: each test has its own, as the migrations leave it.
 
-Copying a database is dear (hundreds of files, 0.1 to 0.4 s), emptying one is not: a database whose test has ended is
-emptied and given to the next. One whose schema the test has changed, or that it has filled, is not given on.
+Copying a database is slow (hundreds of files, 0.1 to 0.4 s), emptying one is not: after a test its database is emptied
+and used for the next test, unless the test has changed the schema or written many rows.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from devstack import servers
 from shared.storage import database
 
 _RUN = f"test_{uuid.uuid4().hex}_"
-#: What was deleted stays in the files for a while.
+#: Deleted rows stay in the files for a while, so a database with more is not used again.
 _MOST_ROWS = 2000
-#: URLs of databases as the migrations leave them, and what they are recognized by.
+#: URLs of databases that are free, and the hash of each schema.
 _free: list[str] = []
 _shapes: dict[str, str] = {}
 
-#: Everything but rows: tables, columns, constraints, indexes, triggers, functions, schemas, rights, settings.
+#: Hash of everything but rows: tables, columns, constraints, indexes, triggers, functions, schemas, rights, settings.
 _SHAPE = """
 SELECT md5(string_agg(line, ';' ORDER BY line)) FROM (
     SELECT concat_ws(' ', c.oid::regclass, c.relkind, c.relacl, c.relowner, a.attname, a.atttypid, a.attnotnull,
@@ -46,13 +46,13 @@ WHERE oid >= 16384 AND relkind = 'r' AND oid <> 'ari.alembic_version'::regclass
 
 
 def create(server_url: str, *, template: str | None = None) -> str:
-    """A database of its own, empty or a copy of another one; returns its URL."""
+    """Create a database, empty or as a copy of another one, and return its URL."""
     return servers.create_database(server_url, _RUN + uuid.uuid4().hex[:12], template=template)
 
 
 @contextlib.contextmanager
 def borrowed(server_url: str, template: str) -> Iterator[str]:
-    """A migrated database until the end of the block."""
+    """Lend a migrated database until the end of the block."""
     if _free:
         url = _free.pop()
     else:
@@ -66,7 +66,7 @@ def borrowed(server_url: str, template: str) -> Iterator[str]:
 
 
 def drop_all(server_url: str) -> None:
-    """Leaves a server as it was before the run."""
+    """Drop all databases of this run."""
     with _connected(server_url) as connection:
         found = connection.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", [_RUN]).fetchall()
     for (name,) in found:
@@ -83,14 +83,14 @@ def _shape(connection: psycopg.Connection) -> str:
 
 
 def _emptied(connection: psycopg.Connection) -> bool:
-    """Deletes every row, and sets the sequences back; false when there were many."""
+    """Delete all rows and reset the sequences; return False if there were many rows."""
     connection.execute(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     rows = 0
     with connection.transaction():
-        # Whatever refers to what: all of it goes. Only a superuser may say so.
+        # Ignores foreign keys, as all rows are deleted. Needs a superuser.
         connection.execute("SET LOCAL session_replication_role = replica")
         connection.execute("SET LOCAL lock_timeout = '5s'")
         for (table,) in connection.execute(_TABLES).fetchall():
@@ -101,7 +101,7 @@ def _emptied(connection: psycopg.Connection) -> bool:
 
 @contextlib.contextmanager
 def with_connection(url: str, *, size: int) -> Iterator[database.Database]:
-    """A pool on a test's database, in which organization 3 has connection 1 in its first version."""
+    """Open a pool on a test's database, in which organization 3 has version 1 of connection 1."""
     made = database.Database(url, size=size)
     made.open()
     with made.connection() as connection:

@@ -1,4 +1,4 @@
-"""Dead letters: a message that failed for good becomes a row of the timeline, with what it was and why it failed."""
+"""Dead letters: a message that failed permanently becomes a row of the timeline, with its body and the reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LENGTH = 8000
 
 
 class DeadLetters(dramatiq.Middleware):
-    """Writes them before the broker rejects the message: should that fail, it is written again."""
+    """Writes the row before the broker rejects the message: if rejecting fails, both are repeated."""
 
     def __init__(self, store: CallStore) -> None:
         self._store = store
@@ -32,18 +32,18 @@ class DeadLetters(dramatiq.Middleware):
         result: Any = None,
         exception: BaseException | None = None,
     ) -> None:
-        """Logs a message that will be tried again. Told after Retries, which has judged by then."""
+        """Log a message that will be retried. Called after Retries, which has decided by then."""
         if exception is not None and not message.failed:
-            log.warning("message is tried again", actor=message.actor_name, reason=_why(exception))
+            log.warning("message failed, will retry", actor=message.actor_name, reason=_reason(exception))
 
     def before_nack(self, broker: dramatiq.Broker, message: Any) -> None:
-        """Records a message that will not be tried again, or that nobody can read."""
+        """Record a message that will not be retried, or that cannot be decoded."""
         exception = message.exception
-        log.error("message failed for good", actor=message.actor_name, reason=_why(exception))
+        log.error("message failed, dead-lettered", actor=message.actor_name, reason=_reason(exception))
         trace = logs.redact("".join(traceback.format_exception(exception)))
-        # One that cannot be read has nothing but its bytes.
+        # An unreadable message has no arguments, only its bytes.
         body = json.dumps({"kwargs": message.kwargs}, default=str) if message.kwargs else _text(message.body)
-        detail = f"{_why(exception)}\n{logs.redact(body)}\n{trace}"[:_LENGTH]
+        detail = f"{_reason(exception)}\n{logs.redact(body)}\n{trace}"[:_LENGTH]
         try:
             call = self._store.load(messages.call_id(message.kwargs.get("call_id")))
         except errors.PipelineError:
@@ -53,13 +53,13 @@ class DeadLetters(dramatiq.Middleware):
                 [TimelineEntry(kind="dead-letter", name=message.actor_name, detail=detail)], call=call
             )
         except errors.PipelineError as failure:
-            log.error("the dead letter could not be recorded", reason=str(failure))
+            log.error("dead letter not recorded", reason=str(failure))
 
 
-def _why(exception: BaseException) -> str:
+def _reason(exception: BaseException) -> str:
     return logs.redact(f"{type(exception).__name__}: {exception}")
 
 
 def _text(body: bytes) -> str:
-    # Postgres takes no NUL in a text.
+    # Postgres accepts no NUL in a text.
     return body.decode(errors="backslashreplace").replace("\0", "\\x00")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from shared import messages
 from shared.asterisk import rest
@@ -13,6 +13,8 @@ from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.storage import connections
 
+#: Handles one kind of message, given what its actor has read from it.
+Handler = Callable[..., Any]
 #: Enqueues a message to be delivered after a delay. Raises QueueUnavailable.
 SendLater = Callable[[messages.Message, timedelta], None]
 

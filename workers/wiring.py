@@ -21,12 +21,9 @@ from workers.leg_events import LegEvents
 from workers.media import MediaCreation
 from workers.outbound import Origination
 from workers.parallel import InParallel
-from workers.ports import Connections, Quota, SendLater
+from workers.ports import Connections, Handler, Quota, SendLater
 from workers.resync import Leases, Resync
 from workers.teardown import Teardown
-
-#: Handles one kind of message, given what its actor has read from it.
-Handler = Callable[..., Any]
 
 
 class Runs(admission.Runs, bridge.Runs, inbound.Runs, teardown.Runs, Protocol):

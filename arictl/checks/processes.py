@@ -100,12 +100,12 @@ def _processes(client: redis.Redis, timeout_seconds: float, requests_each: int) 
     pipe.time()
     pipe.zrange(keys.LISTENERS, 0, -1, withscores=True)
     pipe.exists(keys.BOOT_MARKER)
-    pipe.zrange(f"{keys.NAMESPACE}:members", 0, -1, withscores=True)
+    pipe.zrange(f"{keys.NAMESPACE}:sessions", 0, -1, withscores=True)
     (seconds, micros), beats, sentinel, crews = pipe.execute()
     counts = scripts.COUNT.run(client, keys.NAMESPACE, *messages.QUEUES)
     now_ms = seconds * 1000 + micros / 1000
     yield _listeners([(str(who), now_ms - at_ms) for who, at_ms in beats], timeout_seconds)
-    # A worker is as many members as it has crews.
+    # A worker has one session per pool.
     workers = {str(who).split("/", 1)[0] for who, at_ms in crews if now_ms - at_ms < session.TIMEOUT_MS}
     yield from _workers(len(workers), requests_each)
     if not sentinel:

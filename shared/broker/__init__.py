@@ -1,5 +1,6 @@
-"""A Dramatiq broker on Redis that wakes whoever waits, takes turns between groups, and loses nothing it was given.
+"""A Dramatiq broker on Redis: pushes messages to idle workers, serves groups round robin, delivers at least once.
 
-`brokers.Broker` is the broker, `members.Member` a worker's place in it, `retries.Retries` when to try again. The keys
-and the moves between them are in `layout.lua`, the rules in the other scripts. Knows nothing of what it carries.
+`redis_broker.Broker` is the broker, `session.WorkerSession` a worker's session with Redis, `fairness.Fairness` the
+capacity each group may use, `retries.Retries` the retry policy. `layout.lua` describes the keys and the moves of a
+message between them, the other scripts the rules. The package knows nothing of the messages' contents.
 """

@@ -1,9 +1,9 @@
--- ARGV: queues. Gives of each: how many messages wait, are delayed, are held.
+-- ARGV: queues. Returns of each: the number of messages waiting, delayed and in flight.
 
 local counts = {}
 for _, queue in ipairs(ARGV) do
     local waiting = 0
-    for _, group in ipairs(groups_of(queue)) do
+    for _, group in ipairs(waiting_groups(queue)) do
         waiting = waiting + redis.call("LLEN", key("queue", queue, "group", group))
     end
     local delayed = redis.call("ZCARD", key("queue", queue, "delayed"))

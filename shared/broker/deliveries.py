@@ -1,4 +1,4 @@
-"""A message in a worker's hands, and what became of it."""
+"""A message delivered to a worker, and its settlement."""
 
 from __future__ import annotations
 
@@ -10,91 +10,91 @@ import dramatiq
 import dramatiq.broker
 import dramatiq.errors
 
-#: The actor of a message that could not be read: there is none of this name.
+#: Stands for the actor of a message that cannot be decoded: no actor has this name.
 UNREADABLE = "(unreadable)"
 
 
-class Verdict(StrEnum):
-    """What becomes of a message."""
+class Disposition(StrEnum):
+    """What happens to a delivered message (AMQP's term)."""
 
-    #: It is removed.
-    DONE = "done"
-    #: It is enqueued again, perhaps with a delay.
-    AGAIN = "again"
-    #: Nobody began it: it waits again, before all others.
-    BACK = "back"
-    #: It failed for good: to the dead letters.
-    DEAD = "dead"
+    #: Processed: deleted.
+    ACK = "ack"
+    #: To be processed again: enqueued, usually with a delay.
+    RETRY = "retry"
+    #: Not begun: put back at the front of its group.
+    REQUEUE = "requeue"
+    #: Failed permanently, or unreadable: moved to the dead letters.
+    DEAD_LETTER = "dead-letter"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """A message's end in these hands, to be told to Redis."""
+    """The disposition of a delivery, to be reported to Redis."""
 
     delivery: Delivery
-    verdict: Verdict
+    disposition: Disposition
     body: bytes
-    #: AGAIN: the delay in ms; DEAD: why.
+    #: RETRY: the delay in ms; DEAD_LETTER: the reason.
     detail: str = ""
 
     def arguments(self) -> tuple[str | bytes, ...]:
-        """As the script takes it."""
-        return (self.verdict, self.delivery.queue, self.delivery.reference, self.body, self.detail)
+        """Return the arguments of `poll.lua`."""
+        return (self.disposition, self.delivery.queue, self.delivery.message_key, self.body, self.detail)
 
 
 class Delivery(dramatiq.broker.MessageProxy):
-    """A message in hand.
+    """A message in flight.
 
     Attributes:
-        exception: Why it failed, or why it cannot be read.
-        again: The delay in ms and the body with which it is enqueued again once it is acknowledged.
+        exception: The failure of its actor, or of decoding it.
+        retry: The delay in ms and the body with which it is enqueued again once it is acknowledged.
     """
 
-    def __init__(self, queue: str, reference: bytes, body: bytes) -> None:
+    def __init__(self, queue: str, message_key: bytes, body: bytes) -> None:
         self.queue = queue
-        self.reference = reference
+        self.message_key = message_key
         self.body = body
         self.exception: BaseException | None = None
-        self.again: tuple[int, bytes] | None = None
+        self.retry: tuple[int, bytes] | None = None
         self.is_settled = False
-        super().__init__(self._read())
+        super().__init__(self._decoded())
 
     @property
-    def name(self) -> bytes:
-        """Its name among all that a member holds."""
-        return self.queue.encode() + b"/" + self.reference
+    def qualified_key(self) -> bytes:
+        """The message key with its queue: unique among all messages of a session."""
+        return self.queue.encode() + b"/" + self.message_key
 
     @property
     def group(self) -> bytes:
-        """Whose it is; empty for nobody's."""
-        return self.reference.rpartition(b"/")[0]
+        """The group it belongs to; empty for none."""
+        return self.message_key.rpartition(b"/")[0]
 
     def stuff_exception(self, exception: BaseException) -> None:
-        """Keeps the first cause: that an unreadable message names no actor is no news."""
+        """Keep the first exception: for an unreadable message, the missing actor would hide the decoding error."""
         super().stuff_exception(exception)
         if self.exception is None:
             self.exception = exception
 
     def clear_exception(self) -> None:
-        """Once it is settled."""
+        """Drop the exception; Dramatiq calls it after the settlement."""
         super().clear_exception()
         self.exception = None
 
-    def _read(self) -> dramatiq.Message[Any]:
+    def _decoded(self) -> dramatiq.Message[Any]:
         try:
             message = dramatiq.Message[Any].decode(self.body)
             _check(message, self.queue)
         except dramatiq.errors.DecodeError as exc:
             self.exception = exc
-            name = self.reference.decode(errors="replace")
-            return dramatiq.Message(self.queue, UNREADABLE, (), {}, {}, message_id=name)
-        # Delays are Redis's to keep, not a worker's.
+            message_id = self.message_key.decode(errors="replace")
+            return dramatiq.Message(self.queue, UNREADABLE, (), {}, {}, message_id=message_id)
+        # Redis keeps delayed messages. With this option a worker's consumer thread would keep the message back.
         message.options.pop("eta", None)
         return message
 
 
 def _check(message: dramatiq.Message[Any], queue: str) -> None:
-    """Dramatiq takes what it decodes for well-formed, and a thread of its own would die of it."""
+    """Raise DecodeError unless the fields have their types: a Dramatiq thread would die of a malformed message."""
     kinds = (
         isinstance(message.actor_name, str),
         isinstance(message.kwargs, dict),

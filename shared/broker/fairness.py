@@ -1,11 +1,11 @@
-"""Shares: how many of a member's places the messages of one group may hold, so that the others keep theirs.
+"""Fairness: how much of a session's capacity the messages of one group may use, so that the other groups keep theirs.
 
-A thread that waits for somebody slow is a thread the others lack. So a quarter of the places is never held by one group
-alone, nor by all slow groups together. A thread that works takes processor time from the others. So while several
-groups are about, each holds no more than an even share of the places: a burst of one is then served beside the others'
-calls, and not before them. What finds no place waits in its queue, and in no thread.
+A thread that waits for a slow peer is not available to other groups. So a quarter of the capacity is never used by one
+group alone, nor by all slow groups together. A thread that computes takes processor time from the other threads. So
+while several groups are active, each is limited to an equal share of the capacity: the burst of one group is served
+beside the messages of the others, not before them. A message over the limit waits in its queue and occupies no thread.
 
-Pure, but for what it remembers; times are given.
+Pure apart from its memory; the time is a parameter.
 """
 
 from __future__ import annotations
@@ -13,66 +13,66 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-#: A message in hand for longer is slow. One that waits for nobody slow takes some 20 ms.
+#: A message in flight for longer is slow. A message that waits for no slow peer takes about 20 ms.
 SLOW_SECONDS = 1.0
-#: For how long a group is slow after its last slow message, and about after its last one.
+#: How long a group counts as slow after its last slow message, and as active after its last message.
 REMEMBERED_SECONDS = 10.0
 
 
-class Shares:
-    """Who holds the places of one member.
+class Fairness:
+    """The messages in flight in one session, by group.
 
     Args:
-        places: There are. With one place alone nothing can be kept for others.
+        capacity: Most messages in flight. With a capacity of 1, nothing can be reserved for other groups.
     """
 
-    def __init__(self, places: int) -> None:
-        self._places = places
-        #: Most places of one group that is alone, and of all slow groups together.
-        self.most = max(1, places - max(1, places // 4))
-        #: Message → its group and since when it is in hand, the oldest first.
-        self._in_hand: dict[bytes, tuple[bytes, float]] = {}
-        #: Group → until when it is slow, whatever it does.
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        #: Most messages of a group that is the only active one, and of all slow groups together.
+        self.ceiling = max(1, capacity - max(1, capacity // 4))
+        #: Message → its group and since when it is in flight, the oldest first.
+        self._in_flight: dict[bytes, tuple[bytes, float]] = {}
+        #: Group → until when it counts as slow, even if its next messages are quick.
         self._slow_until: dict[bytes, float] = {}
-        #: Group → until when it is about, whether it holds a place or not.
-        self._about_until: dict[bytes, float] = {}
+        #: Group → until when it counts as active, even with no message in flight.
+        self._active_until: dict[bytes, float] = {}
 
-    def taken(self, name: bytes, group: bytes, now: float) -> None:
-        """A message is in hand."""
-        self._in_hand[name] = (group, now)
+    def delivered(self, name: bytes, group: bytes, now: float) -> None:
+        """Note a message that is now in flight."""
+        self._in_flight[name] = (group, now)
         if group:
-            self._about_until[group] = now + REMEMBERED_SECONDS
+            self._active_until[group] = now + REMEMBERED_SECONDS
 
     def settled(self, name: bytes, now: float) -> None:
-        """It is in hand no more. One that is not known changes nothing."""
-        group, since = self._in_hand.pop(name, (b"", now))
+        """Note a message that is no longer in flight. An unknown message changes nothing."""
+        group, since = self._in_flight.pop(name, (b"", now))
         if group and now - since > SLOW_SECONDS:
             self._slow_until[group] = now + REMEMBERED_SECONDS
 
-    def share(self, now: float) -> int:
-        """Most places of one group, by who is about."""
-        self._about_until = {group: until for group, until in self._about_until.items() if until > now}
-        about = {group for group, _ in self._in_hand.values() if group} | set(self._about_until)
-        return min(self.most, max(1, self._places // 4, self._places // max(1, len(about))))
+    def group_limit(self, now: float) -> int:
+        """Return the most messages one group may have in flight, given the number of active groups."""
+        self._active_until = {group: until for group, until in self._active_until.items() if until > now}
+        active = {group for group, _ in self._in_flight.values() if group} | set(self._active_until)
+        return min(self.ceiling, max(1, self._capacity // 4, self._capacity // max(1, len(active))))
 
-    def is_full(self, now: float) -> bool:
-        """Whether some group holds its share: it may be waiting for one of its places."""
-        held = Counter(group for group, _ in self._in_hand.values() if group)
-        return bool(held) and max(held.values()) >= self.share(now)
+    def is_at_limit(self, now: float) -> bool:
+        """Return whether any group is at its limit: a message of it may be waiting for a settlement."""
+        in_flight = Counter(group for group, _ in self._in_flight.values() if group)
+        return bool(in_flight) and max(in_flight.values()) >= self.group_limit(now)
 
     def arguments(self, now: float) -> Iterator[bytes | int]:
-        """As the script takes them.
+        """Yield the arguments of `poll.lua`.
 
-        Most places of one group; places left to slow ones; how many groups follow, and of each: its name, how many
-        places it holds, and 1 if it is slow. A message of no group (its name is empty) may always be taken.
+        The limit of one group; how many further messages slow groups may have; the number of groups that follow, and of
+        each: its name, its messages in flight, and 1 if it is slow. A message without a group has no limit.
         """
         self._slow_until = {group: until for group, until in self._slow_until.items() if until > now}
-        in_hand = [(group, since) for group, since in self._in_hand.values() if group]
-        held = Counter(group for group, _ in in_hand)
-        slow = {group for group, since in in_hand if now - since > SLOW_SECONDS} | set(self._slow_until)
-        groups = set(held) | slow
-        yield self.share(now)
-        yield max(0, self.most - sum(held[group] for group in slow))
+        grouped = [(group, since) for group, since in self._in_flight.values() if group]
+        in_flight = Counter(group for group, _ in grouped)
+        slow = {group for group, since in grouped if now - since > SLOW_SECONDS} | set(self._slow_until)
+        groups = set(in_flight) | slow
+        yield self.group_limit(now)
+        yield max(0, self.ceiling - sum(in_flight[group] for group in slow))
         yield len(groups)
         for group in sorted(groups):
-            yield from (group, held[group], int(group in slow))
+            yield from (group, in_flight[group], int(group in slow))

@@ -1,11 +1,12 @@
--- Forgets every message of the queues but those in somebody's hands, which settle into nothing. ARGV: queues.
+-- Deletes every message of the queues. An acknowledgement of a message in flight then finds nothing to delete.
+-- ARGV: queues.
 
 for _, queue in ipairs(ARGV) do
-    for _, group in ipairs(groups_of(queue)) do
+    for _, group in ipairs(waiting_groups(queue)) do
         redis.call("DEL", key("queue", queue, "group", group))
     end
     redis.call("DEL", key("queue", queue))
-    for _, part in ipairs({"turns", "delayed"}) do
+    for _, part in ipairs({"rotation", "delayed"}) do
         redis.call("DEL", key("queue", queue, part))
     end
 end

@@ -1,21 +1,21 @@
--- The keys, and the moves of a message between them. Stands before each of the scripts.
+-- The keys, and the moves of a message between them. Prepended to each of the scripts.
 --
--- KEYS[1] is the namespace, with which every key begins; written as {name}, all lie in one slot of a cluster.
+-- KEYS[1] is the namespace, with which every key begins; written as {name}, all keys lie in one slot of a cluster.
 --
---   <ns>:queue:<queue>                hash     <group>/<id> -> body: each message of the queue, wherever it is
---   <ns>:queue:<queue>:group:<group>  list     <group>/<id> of a group's waiting messages, the next one first
---   <ns>:queue:<queue>:turns          list     the groups with waiting messages, whose turn it is first
+--   <ns>:queue:<queue>                hash     <group>/<id> -> body: every message of the queue, in whatever state
+--   <ns>:queue:<queue>:group:<group>  list     <group>/<id> of the group's waiting messages, the next one first
+--   <ns>:queue:<queue>:rotation       list     the groups with waiting messages, the next one first (round robin)
 --   <ns>:queue:<queue>:delayed        zset     <group>/<id> -> when it is due
---   <ns>:queue:<queue>:idle           zset     member -> since when it has waited for the queue's messages
---   <ns>:members                      zset     member -> its last heartbeat
---   <ns>:held:<member>                set      <queue>/<group>/<id> of each message in a member's hands
---   <ns>:watch                        hash     beat, spared_until, searched: who is taken for dead, see exchange.lua
---   <ns>:wake:<member>                channel  the queue that has something for it
---   <ns>:dead                         stream   dead letters: queue, reference, body, why
+--   <ns>:queue:<queue>:idle           zset     session -> since when it has been waiting for messages of the queue
+--   <ns>:sessions                     zset     session -> its last poll
+--   <ns>:in-flight:<session>          set      <queue>/<group>/<id> of each message delivered and not yet acknowledged
+--   <ns>:liveness                     hash     last_poll, grace_until, last_search: see poll.lua
+--   <ns>:wake:<session>               channel  the queue that has a message for the session
+--   <ns>:dead-letters                 stream   queue, message_key, body, reason
 --
--- <group>/<id> is a message's reference. A message is in exactly one place: waiting (in its group), delayed or held.
--- A group with waiting messages has its turns. Messages without a group have the group "".
--- Times are milliseconds by Redis's clock. No key expires but the dead letters.
+-- <group>/<id> is the message key. A message is in exactly one state: waiting (in its group), delayed or in flight.
+-- A group is in the rotation exactly while it has waiting messages. Messages without a group have the group "".
+-- Times are milliseconds by Redis's clock. No key expires except the dead letters.
 
 local function key(...)
     return table.concat({KEYS[1], ...}, ":")
@@ -24,78 +24,79 @@ end
 local clock = redis.call("TIME")
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
-local function group_of(reference)
-    return string.match(reference, "^(.*)/")
+local function group_of(message_key)
+    return string.match(message_key, "^(.*)/")
 end
 
--- The queue and the reference of what is held.
-local function split(held)
-    return string.match(held, "^([^/]*)/(.*)$")
+-- Splits a member of an in-flight set into the queue and the message key.
+local function split(in_flight)
+    return string.match(in_flight, "^([^/]*)/(.*)$")
 end
 
--- The groups that have waiting messages.
-local function groups_of(queue)
-    return redis.call("LRANGE", key("queue", queue, "turns"), 0, -1)
+-- Returns the groups that have waiting messages.
+local function waiting_groups(queue)
+    return redis.call("LRANGE", key("queue", queue, "rotation"), 0, -1)
 end
 
--- Wakes the one member that has waited longest. One that is gone does not hear it, and the next is tried.
+-- Wakes the one session that has been idle longest. A session without a subscriber is gone, so the next one is tried.
 local function wake(queue)
     while true do
-        local member = redis.call("ZPOPMIN", key("queue", queue, "idle"))[1]
-        if not member or redis.call("PUBLISH", key("wake", member), queue) > 0 then return end
+        local session = redis.call("ZPOPMIN", key("queue", queue, "idle"))[1]
+        if not session or redis.call("PUBLISH", key("wake", session), queue) > 0 then return end
     end
 end
 
--- A group that had nothing waiting gets a turn after all others, or before them.
-local function put(queue, reference, first)
-    local push = first and "LPUSH" or "RPUSH"
-    local group = group_of(reference)
-    if redis.call(push, key("queue", queue, "group", group), reference) == 1 then
-        redis.call(push, key("queue", queue, "turns"), group)
+-- Adds a message to the end of its group, or to the front. A group that had no waiting message enters the rotation
+-- at the same end.
+local function add_waiting(queue, message_key, to_front)
+    local push = to_front and "LPUSH" or "RPUSH"
+    local group = group_of(message_key)
+    if redis.call(push, key("queue", queue, "group", group), message_key) == 1 then
+        redis.call(push, key("queue", queue, "rotation"), group)
     end
 end
 
--- Whoever waits is told when the next message is due: only an earlier one is news.
-local function delay(queue, reference, delay_ms)
+-- Idle sessions know when the next message is due. So a session is woken only for a message that is due earlier.
+local function delay(queue, message_key, delay_ms)
     local delayed = key("queue", queue, "delayed")
-    redis.call("ZADD", delayed, now + delay_ms, reference)
-    if redis.call("ZRANGE", delayed, 0, 0)[1] == reference then wake(queue) end
+    redis.call("ZADD", delayed, now + delay_ms, message_key)
+    if redis.call("ZRANGE", delayed, 0, 0)[1] == message_key then wake(queue) end
 end
 
--- Gives the next message of the group whose turn it is into a member's hands; its group comes again after the others. One
--- that `passes_over(group)` is not taken from, and whoever asked gives it its turn back.
-local function take(member, queue, passes_over)
-    local turns = key("queue", queue, "turns")
+-- Moves the next message of the first group in the rotation in flight and puts the group at the end of the rotation.
+-- A group for which `skips(group)` is true leaves the rotation without losing a message: the caller puts it back.
+local function fetch(session, queue, skips)
+    local rotation = key("queue", queue, "rotation")
     while true do
-        local group = redis.call("LPOP", turns)
+        local group = redis.call("LPOP", rotation)
         if not group then return end
-        if not passes_over(group) then
+        if not skips(group) then
             local waiting = key("queue", queue, "group", group)
-            local reference = redis.call("LPOP", waiting)
-            if redis.call("EXISTS", waiting) == 1 then redis.call("RPUSH", turns, group) end
-            local body = reference and redis.call("HGET", key("queue", queue), reference)
+            local message_key = redis.call("LPOP", waiting)
+            if redis.call("EXISTS", waiting) == 1 then redis.call("RPUSH", rotation, group) end
+            local body = message_key and redis.call("HGET", key("queue", queue), message_key)
             if body then
-                redis.call("SADD", key("held", member), queue .. "/" .. reference)
-                return reference, body
+                redis.call("SADD", key("in-flight", session), queue .. "/" .. message_key)
+                return message_key, body
             end
         end
     end
 end
 
--- Takes a message out of a member's hands; whether it was there.
-local function release(member, queue, reference)
-    return redis.call("SREM", key("held", member), queue .. "/" .. reference) == 1
+-- Takes a message off a session's in-flight set. Returns whether it was there.
+local function release(session, queue, message_key)
+    return redis.call("SREM", key("in-flight", session), queue .. "/" .. message_key) == 1
 end
 
--- All that a member holds goes back to where it was taken from, and the member is forgotten.
-local function dismiss(member)
-    for _, held in ipairs(redis.call("SMEMBERS", key("held", member))) do
-        local queue, reference = split(held)
-        release(member, queue, reference)
-        if redis.call("HEXISTS", key("queue", queue), reference) == 1 then
-            put(queue, reference, true)
+-- Requeues every message that a session has in flight, at the front, and forgets the session.
+local function expire_session(session)
+    for _, in_flight in ipairs(redis.call("SMEMBERS", key("in-flight", session))) do
+        local queue, message_key = split(in_flight)
+        release(session, queue, message_key)
+        if redis.call("HEXISTS", key("queue", queue), message_key) == 1 then
+            add_waiting(queue, message_key, true)
             wake(queue)
         end
     end
-    redis.call("ZREM", key("members"), member)
+    redis.call("ZREM", key("sessions"), session)
 end

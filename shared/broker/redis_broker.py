@@ -1,4 +1,4 @@
-"""The broker as Dramatiq knows it: enqueues, and gives a worker its consumers."""
+"""The broker as Dramatiq knows it: enqueues messages and provides a worker's consumers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import dramatiq.errors
 import redis
 
 from shared.broker import scripts, session
-from shared.broker.deliveries import Delivery, Verdict
+from shared.broker.deliveries import Delivery, Disposition
 
-#: Between two attempts to enqueue.
+#: The pause between two tries to enqueue.
 _PAUSE_SECONDS = 0.1
 _JOIN_SECONDS = 0.02
 
@@ -27,32 +27,32 @@ _Message = dramatiq.Message[Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Count:
-    """How many messages of a queue are where."""
+    """The number of messages of a queue, by state."""
 
     waiting: int
     delayed: int
-    #: In workers' hands.
-    held: int
+    #: Delivered to a worker and not yet acknowledged.
+    in_flight: int
 
 
-def reference(message: _Message) -> str:
-    """What a message is called within its queue. Its option `group` says whose it is: groups take turns."""
+def message_key(message: _Message) -> str:
+    """Return the key of a message within its queue: its option `group`, then its id. Groups are served round robin."""
     return f"{message.options.get('group', '')}/{message.message_id}"
 
 
 class Broker(dramatiq.Broker):
-    """For any number of producers and at most one Worker.
+    """A broker for any number of producers and at most one Worker.
 
-    A message is enqueued once for each message id, as long as one of that id is there.
+    Enqueuing is idempotent: while a message of the same id is in the queue, in whatever state, it is skipped.
 
     Args:
-        client: Gives bytes, repeats nothing by itself, and bounds each command well below the heartbeat's time-out.
-        namespace: Begins every key.
-        name: How the worker is called among others.
-        capacity: Most messages in a worker's hands: as many as its threads, so that none waits there for a thread
-            while another worker idles. None takes what the Worker prefetches.
+        client: Returns bytes, never retries, and bounds each command well below the session time-out.
+        namespace: The prefix of every key.
+        name: Worker name, the beginning of its session's id.
+        capacity: Most messages in flight in the worker: its number of threads, so that no message waits for a thread
+            while another worker is idle. None means what the Worker prefetches.
         patience_seconds: How long enqueuing is tried while Redis is away.
-        describe: Makes of an exception what the dead letter says of it.
+        describe: Returns the dead letter's reason for an exception.
     """
 
     def __init__(
@@ -75,47 +75,47 @@ class Broker(dramatiq.Broker):
         self._patience_seconds = patience_seconds
         self._describe = describe
         self._lock = threading.Lock()
-        self._member: session.Member | None = None
+        self._session: session.WorkerSession | None = None
         self.add_middleware(_Drain())
 
     def declare_queue(self, queue_name: str) -> None:
-        """Makes a queue known; of those a worker serves, the one that was declared first is served first."""
+        """Make a queue known. Of the queues a worker serves, those declared first are served first."""
         if "/" in queue_name:
-            raise ValueError(f"the name of a queue has no slash: {queue_name!r}")
+            raise ValueError(f"slash in a queue name: {queue_name!r}; choose a name without")
         if queue_name not in self.queues:
             self.emit_before("declare_queue", queue_name)
             self.queues[queue_name] = None
             self.emit_after("declare_queue", queue_name)
 
     def enqueue(self, message: _Message, *, delay: int | None = None) -> _Message:
-        """Enqueues a message, to be worked on at once or after a delay in ms.
+        """Enqueue a message, for now or after a delay in ms.
 
-        A message in this worker's hands that is enqueued again is so when it is acknowledged, by the same request: it
-        is in the queue or in hand at any moment, and never twice.
+        A message that is in flight in this worker is enqueued again by the request that acknowledges it. So at any
+        moment it is either in flight or in its queue, and never in both.
 
         Raises:
-            ConnectionFailed: Redis could not be reached, or would not take it; it may be there all the same.
+            ConnectionFailed: Redis was unreachable or rejected the message; it may have been enqueued all the same.
             QueueNotFound: The queue was not declared.
         """
         self._check(message.queue_name)
         self.emit_before("enqueue", message, delay)
         delay_ms = max(0, int(delay or 0))
-        member = self._member
-        name = f"{message.queue_name}/{reference(message)}".encode()
-        held = member.holding(name) if member is not None else None
-        if held is not None:
-            held.again = (delay_ms, message.encode())
+        current = self._session
+        key = message_key(message)
+        delivery = current.in_flight(f"{message.queue_name}/{key}".encode()) if current is not None else None
+        if delivery is not None:
+            delivery.retry = (delay_ms, message.encode())
         else:
-            self._put(message.queue_name, reference(message), message.encode(), delay_ms)
+            self._store(message.queue_name, key, message.encode(), delay_ms)
         self.emit_after("enqueue", message, delay)
         return message
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30_000) -> dramatiq.Consumer:
-        """A consumer of the queue; `timeout`, in ms, bounds one look into it."""
+        """Return a consumer of the queue; `timeout`, in ms, bounds each wait for a message."""
         self._check(queue_name)
         with self._lock:
-            if self._member is None:
-                self._member = session.Member(
+            if self._session is None:
+                self._session = session.WorkerSession(
                     self.client,
                     self.namespace,
                     self._name,
@@ -123,54 +123,54 @@ class Broker(dramatiq.Broker):
                     order=self.queues,
                     describe=self._describe,
                 )
-                self._member.start()
-            return _Consumer(self, self._member, queue_name, self._member.serve(queue_name), timeout / 1000)
+                self._session.start()
+            return _Consumer(self, self._session, queue_name, self._session.serve(queue_name), timeout / 1000)
 
     def now_ms(self) -> int:
-        """The time by Redis's clock, where a worker is; otherwise by this host's."""
-        return self._member.now_ms() if self._member is not None else int(time.time() * 1000)
+        """Return the time by Redis's clock if a worker is running, otherwise by the host's."""
+        return self._session.now_ms() if self._session is not None else int(time.time() * 1000)
 
     def drain(self) -> None:
-        """The worker takes nothing more; what it has not begun goes back at once."""
-        if self._member is not None:
-            self._member.drain()
+        """Fetch no more messages for the worker and requeue those no actor has begun."""
+        if self._session is not None:
+            self._session.drain()
 
-    def unserve(self, member: session.Member, queue_name: str) -> None:
-        """A consumer ends; with the last one its member leaves."""
+    def unserve(self, ended: session.WorkerSession, queue_name: str) -> None:
+        """End a consumer's part of a session; the last consumer closes the session."""
         with self._lock:
-            if member.unserve(queue_name) or self._member is not member:
+            if ended.unserve(queue_name) or self._session is not ended:
                 return
-            self._member = None
-        member.leave()
+            self._session = None
+        ended.close()
 
     def close(self) -> None:
-        """Leaves, if a worker did not, and closes the connections."""
+        """Close the session, if there still is one, and the connections."""
         with self._lock:
-            member, self._member = self._member, None
-        if member is not None:
-            member.leave()
+            ended, self._session = self._session, None
+        if ended is not None:
+            ended.close()
         self.client.close()
 
     def count(self, queue_names: Iterable[str]) -> dict[str, Count]:
-        """How many messages are where. Raises redis.RedisError."""
+        """Count the messages of the queues, by state. Raises redis.RedisError."""
         names = list(queue_names)
         numbers = iter(scripts.COUNT.run(self.client, self.namespace, *names))
         return {
-            name: Count(waiting=waiting, delayed=delayed, held=held)
-            for name, waiting, delayed, held in zip(names, numbers, numbers, numbers, strict=True)
+            name: Count(waiting=waiting, delayed=delayed, in_flight=in_flight)
+            for name, waiting, delayed, in_flight in zip(names, numbers, numbers, numbers, strict=True)
         }
 
     def flush(self, queue_name: str) -> None:
-        """Drops all messages of a queue."""
+        """Delete all messages of a queue."""
         scripts.FLUSH.run(self.client, self.namespace, queue_name)
 
     def flush_all(self) -> None:
-        """Drops all messages of the declared queues."""
+        """Delete all messages of the declared queues."""
         for queue_name in self.queues:
             self.flush(queue_name)
 
     def join(self, queue_name: str, *, timeout: int | None = None) -> None:
-        """Waits until no message of the queue is waiting, delayed or held. For tests."""
+        """Wait until the queue has no message in any state. For tests."""
         ends_at = None if timeout is None else time.monotonic() + timeout / 1000
         while self.client.hlen(f"{self.namespace}:queue:{queue_name}"):
             if ends_at is not None and time.monotonic() > ends_at:
@@ -181,14 +181,14 @@ class Broker(dramatiq.Broker):
         if queue_name not in self.queues:
             raise dramatiq.errors.QueueNotFound(queue_name)
 
-    def _put(self, *message: str | bytes | int) -> None:
+    def _store(self, *message: str | bytes | int) -> None:
         ends_at = time.monotonic() + self._patience_seconds
         while True:
             try:
                 scripts.ENQUEUE.run(self.client, self.namespace, *message)
             except redis.RedisError as exc:
                 if time.monotonic() + _PAUSE_SECONDS > ends_at:
-                    reason = f"Redis does not take messages: {type(exc).__name__}: {exc}"
+                    reason = f"message not enqueued, check Redis: {type(exc).__name__}: {exc}"
                     raise dramatiq.errors.ConnectionFailed(reason) from exc
                 time.sleep(_PAUSE_SECONDS)
             else:
@@ -196,18 +196,18 @@ class Broker(dramatiq.Broker):
 
 
 class _Consumer(dramatiq.Consumer):
-    """One queue's part of a member. Never fails: what Redis cannot be told now, the member tells it later."""
+    """One queue's part of a session. Never fails: the session reports to Redis, and repeats what has failed."""
 
     def __init__(
         self,
         broker: Broker,
-        member: session.Member,
+        served_by: session.WorkerSession,
         queue: str,
         inbox: queues.SimpleQueue[Delivery],
         timeout_seconds: float,
     ) -> None:
         self._broker = broker
-        self._member = member
+        self._session = served_by
         self._queue = queue
         self._inbox = inbox
         self._timeout_seconds = timeout_seconds
@@ -219,25 +219,25 @@ class _Consumer(dramatiq.Consumer):
             return None
 
     def ack(self, message: dramatiq.broker.MessageProxy) -> None:
-        """It is done, or to be done again."""
-        self._member.settle(cast(Delivery, message), Verdict.DONE)
+        """Settle a message that was processed, or that is to be retried."""
+        self._session.settle(cast(Delivery, message), Disposition.ACK)
 
     def nack(self, message: dramatiq.broker.MessageProxy) -> None:
-        """To the dead letters."""
-        self._member.settle(cast(Delivery, message), Verdict.DEAD)
+        """Move a message to the dead letters."""
+        self._session.settle(cast(Delivery, message), Disposition.DEAD_LETTER)
 
     def requeue(self, messages: Iterable[dramatiq.broker.MessageProxy]) -> None:
-        """Back into the queue, before all others."""
+        """Put messages back at the front of their groups."""
         for message in messages:
-            self._member.settle(cast(Delivery, message), Verdict.BACK)
+            self._session.settle(cast(Delivery, message), Disposition.REQUEUE)
 
     def close(self) -> None:
-        """Takes no more of this queue."""
-        self._broker.unserve(self._member, self._queue)
+        """Stop serving this queue."""
+        self._broker.unserve(self._session, self._queue)
 
 
 class _Drain(dramatiq.Middleware):
-    """A worker that stops lets go at once of what it has not begun, and not when its longest task has ended."""
+    """Requeues what a stopping worker has not begun: at once, not when its longest task has ended."""
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         assert isinstance(broker, Broker)

@@ -1,4 +1,4 @@
-"""When a message that failed is tried again: soon at first, and not for ever."""
+"""The retry policy: a message that failed is retried soon at first, then with growing delays, within a time limit."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 import dramatiq
 import dramatiq.errors
 
-#: The pause before each further try, in ms; the last one is repeated.
+#: The delay before each retry, in ms; the last one repeats.
 DELAYS_MS = (100, 300, 1000, 3000, 5000)
-#: How long a message is tried after it first failed, in ms.
+#: How long a message is retried after its first failure, in ms.
 FOR_MS = 20_000
-#: Between two looks whether an outage is over, in ms.
+#: The delay between two retries during an outage, in ms.
 OUTAGE_DELAY_MS = 1_000
 
 
 class Retries(dramatiq.Middleware):
-    """Enqueues what failed again; rejects what fails for too long, or by an error that its actor `throws`.
+    """Enqueues a failed message again. Rejects it after the time limit, or for an error that its actor `throws`.
 
     Args:
-        delays_ms: The pause before each further try; the last one is repeated.
-        for_ms: How long after its first failure a message is still tried; an actor's `retry_for_ms` comes first.
-        outages: Errors that are no fault of a message and say nothing of it: it waits for their end, looking every
-            second, and is no older for it.
+        delays_ms: The delay before each retry; the last one repeats.
+        for_ms: How long a message is retried after its first failure; an actor's `retry_for_ms` takes precedence.
+        outages: Errors of a backing service, for which the message is not to blame: it is retried every second until
+            the outage ends, without counting as a failure.
     """
 
     def __init__(
@@ -38,13 +38,13 @@ class Retries(dramatiq.Middleware):
 
     @property
     def actor_options(self) -> set[str]:
-        """What an actor may say of itself."""
+        """The options an actor may declare."""
         return {"throws", "retry_for_ms"}
 
     def after_process_message(
         self, broker: Any, message: Any, *, result: Any = None, exception: BaseException | None = None
     ) -> None:
-        """Judges a failure."""
+        """Retry or reject a message that failed."""
         if exception is None or message.failed:
             return
         options = broker.get_actor(message.actor_name).options
@@ -61,7 +61,7 @@ class Retries(dramatiq.Middleware):
         delay_ms = self._delays_ms[min(tries, len(self._delays_ms) - 1)]
         if isinstance(exception, dramatiq.errors.Retry) and exception.delay is not None:
             delay_ms = exception.delay
-        # A clock that is set back must not make it younger.
+        # A negative age means that the clock was set back: without this bound the message would be retried for longer.
         if not 0 <= now_ms - failed_ms + delay_ms <= options.get("retry_for_ms", self._for_ms):
             message.fail()
             return

@@ -1,4 +1,4 @@
-"""Our Lua scripts, each run by its digest. `layout.lua`, with the keys and the moves, stands before every one."""
+"""The broker's Lua scripts, run by digest. `layout.lua`, with the keys and the moves, is prepended to each."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _FOLDER = Path(__file__).parent
 
 
 class Script:
-    """One script."""
+    """One Lua script."""
 
     def __init__(self, name: str) -> None:
         self.text = "\n".join((_FOLDER / f"{part}.lua").read_text() for part in ("layout", name))
-        # Redis's name for it, nothing else.
+        # Redis's name for the script; no security depends on it.
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     def run(self, client: redis.Redis, namespace: str, *arguments: str | bytes | int) -> Any:
-        """Runs it. A Redis that was restarted does not know it yet and is given the text."""
+        """Run the script. A Redis that was restarted does not know the digest and gets the text."""
         try:
             return client.evalsha(self.digest, 1, namespace, *arguments)
         except redis.exceptions.NoScriptError:
@@ -28,8 +28,8 @@ class Script:
 
 
 ENQUEUE = Script("enqueue")
-EXCHANGE = Script("exchange")
-RECALL = Script("recall")
-LEAVE = Script("leave")
+POLL = Script("poll")
+REDELIVER = Script("redeliver")
+DEREGISTER = Script("deregister")
 COUNT = Script("count")
 FLUSH = Script("flush")

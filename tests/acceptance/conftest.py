@@ -1,25 +1,49 @@
-"""The product's real processes, an agent, and an Asterisk: simulated or real."""
+"""Fixtures of the acceptance tests: the product's processes, a voice agent, a simulated Asterisk."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from devstack import servers
 from devstack.agent import Agent
 from devstack.endpoint import Behaviour
+from devstack.pipeline import Pipeline
+from devstack.tenants import PASSWORD, Tenant, closing_tenant
 from simulator.settings import Settings
 from simulator.testing import SimulatedAsterisk
-from tests.acceptance.pipeline import PASSWORD, Pipeline, Tenant, closing_tenant
+from tests import databases
+from tests.acceptance.environment import Deploy, Deployment, Environment, running_deployment
 
 
 @pytest.fixture(scope="session")
 def all_logs(stack_folder: Path) -> Path:
-    """Where every process of the run writes its log."""
+    """The folder for the logs of all processes of the run."""
     folder = stack_folder / "logs"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture(scope="session")
+def deploy(postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path) -> Deploy:
+    """A function that starts a deployment with its own database: `deploy(name, **options of running_deployment)`."""
+
+    def start(name: str, **options: Any) -> AbstractContextManager[Deployment]:
+        url = databases.create(postgres_server.url, template=database_template)
+        return running_deployment(folder=stack_folder, logs=all_logs / name, database_url=url, **options)
+
+    return start
+
+
+@pytest.fixture
+def env(deployment: Deployment) -> Iterator[Environment]:
+    """A tenant and its Asterisk on the test file's `deployment`; checks the invariants at the end."""
+    with deployment.environment() as made:
+        yield made
 
 
 @pytest.fixture
@@ -40,7 +64,7 @@ def tenant(database_url: str) -> Iterator[Tenant]:
 
 @pytest.fixture
 def agent(database_url: str, pipeline: Pipeline, media_port: int) -> Iterator[Agent]:
-    """The voice agent: sends a tone of 400 Hz, and knows what it hears."""
+    """The voice agent: it sends a tone of 400 Hz and records what it hears."""
     behaviour = Behaviour(mode="tone", tone_hz=400)
     with Agent(database_url=database_url, secret=pipeline.media_secret, port=media_port, behaviour=behaviour) as made:
         yield made

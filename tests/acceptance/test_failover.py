@@ -1,6 +1,6 @@
-"""Listeners and schedulers that come, go, die and freeze while calls run: nobody is lost, nothing is opened twice.
+"""Listeners and schedulers start, stop, die and freeze during calls: no call is lost, no socket is opened twice.
 
-Sixty connections on a simulated Asterisk, with the clocks of production.
+Sixty connections on a simulated Asterisk, with the times of production.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from devstack import servers
+from devstack.fleet import Fleet, overlaps, running_fleet
 from shared import queues
 from tests import databases
-from tests.acceptance.fleet import Fleet, overlaps, running_fleet
 
 pytestmark = pytest.mark.services
 
@@ -27,7 +27,7 @@ CONNECTIONS = 60
 def fleet(
     postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path
 ) -> Iterator[Fleet]:
-    """Two listeners, a worker, and a scheduler with a second one in reserve."""
+    """Two listeners, a worker, a leading and a standby scheduler."""
     database_url = databases.create(postgres_server.url, template=database_template)
     with (
         running_fleet(
@@ -43,7 +43,7 @@ def fleet(
 
 @pytest.fixture(autouse=True)
 def two_listeners(fleet: Fleet) -> Iterator[None]:
-    """Before each test `listener.1` and `listener.2` share the connections; what must hold is looked at after it."""
+    """Let `listener.1` and `listener.2` share the connections before each test; check the invariants after it."""
     if fleet.pipeline.is_running("listener.3"):
         fleet.pipeline.kill("listener.3")
     for name in ("listener.1", "listener.2"):
@@ -51,11 +51,11 @@ def two_listeners(fleet: Fleet) -> Iterator[None]:
             fleet.pipeline.start(name)
     fleet.wait_settled("listener.1", "listener.2")
     yield
-    fleet.assert_sound()
+    fleet.assert_invariants()
 
 
 def assert_no_older_epoch(fleet: Fleet) -> None:
-    """At each moment the newest socket of a connection is that of its highest epoch."""
+    """Check that the newest socket of a connection always has its highest epoch."""
     openings = fleet.openings()
     assert openings, "the listeners' logs show them"
     for key, epochs in openings.items():
@@ -63,25 +63,25 @@ def assert_no_older_epoch(fleet: Fleet) -> None:
 
 
 def assert_handed_over(fleet: Fleet, *, since: float) -> None:
-    """Each newer socket was open before its previous went, and the previous was gone within two seconds."""
-    for app, tenures in fleet.tenures(since=since).items():
-        assert all(0 <= overlap <= 2 for overlap in overlaps(tenures)), f"{app}: {overlaps(tenures)}"
+    """Check that each new socket opened before its predecessor closed, which took at most two seconds."""
+    for app, lifetimes in fleet.lifetimes(since=since).items():
+        assert all(0 <= overlap <= 2 for overlap in overlaps(lifetimes)), f"{app}: {overlaps(lifetimes)}"
 
 
-def test_a_listener_that_joins_and_one_that_stops_move_their_shares_and_nobody_notices(fleet: Fleet) -> None:
-    """On the plain dialplan: a caller who finds no socket is lost."""
+def test_a_listener_that_joins_and_one_that_stops_move_their_shares_and_no_call_notices(fleet: Fleet) -> None:
+    """Uses the plain dialplan, on which a caller without an event socket is lost."""
     began = time.monotonic()
     connected = fleet.connect_all()
     bridged = len(fleet.control.requests("POST"))
-    before = fleet.holders()
+    before = fleet.assignments()
     with fleet.callers(dialplan="plain", talk_seconds=3) as callers:
         fleet.pipeline.start("listener.3")
         fleet.wait_settled("listener.1", "listener.2", "listener.3")
-        joined = fleet.holders()
+        joined = fleet.assignments()
         assert fleet.shares() == {"listener.1": 20, "listener.2": 20, "listener.3": 20}
         assert fleet.pipeline.stop("listener.1") == 0
         fleet.wait_settled("listener.2", "listener.3")
-        left = fleet.holders()
+        left = fleet.assignments()
     moved = [app for app in fleet.apps if joined[app] != before[app]]
     assert len(moved) == 20
     assert {joined[app][0] for app in moved} == {"listener.3"}
@@ -93,7 +93,7 @@ def test_a_listener_that_joins_and_one_that_stops_move_their_shares_and_nobody_n
     fleet.wait_states(callers, "ended")
     assert not fleet.lost(callers), fleet.lost(callers)[0]
     starts = [entry for entry in fleet.control.event_log("StasisStart") if not entry["delivered"]]
-    assert not starts, "somebody's StasisStart was missed"
+    assert not starts, "a StasisStart was missed"
     assert {call["state"] for call in fleet.pipeline.calls(*connected)} == {"connected"}
     assert {channel["gaps"] for channel in fleet.control.channels() if channel["id"] in connected} == {0}
     again = [r.path for r in fleet.control.requests("POST")[bridged:] if any(leg in str(r) for leg in connected)]
@@ -102,7 +102,7 @@ def test_a_listener_that_joins_and_one_that_stops_move_their_shares_and_nobody_n
 
 
 def test_callers_outlast_a_listener_that_is_killed(fleet: Fleet) -> None:
-    """On the recommended dialplan, which tries again for five seconds."""
+    """Uses the recommended dialplan, which retries for five seconds."""
     connected = fleet.connect_all()
     with fleet.callers(talk_seconds=10) as callers:
         fleet.until(lambda: len(callers) >= 20, seconds=10, what="callers")
@@ -120,12 +120,12 @@ def test_callers_outlast_a_listener_that_is_killed(fleet: Fleet) -> None:
 
 
 def test_a_listener_that_froze_wakes_up_replaced_and_steals_nothing(fleet: Fleet) -> None:
-    mine = [app for app, (holder, _) in fleet.holders().items() if holder == "listener.2"]
+    mine = [app for app, (holder, _) in fleet.assignments().items() if holder == "listener.2"]
     fleet.pipeline.signal("listener.2", signal.SIGSTOP)
     frozen = time.monotonic()
     try:
         fleet.until(
-            lambda: all(fleet.tenures()[app][-1].opened_at > frozen for app in mine), seconds=5, what="taken over"
+            lambda: all(fleet.lifetimes()[app][-1].opened_at > frozen for app in mine), seconds=5, what="taken over"
         )
     finally:
         sockets = {app: len(fleet.control.sockets(app)) for app in mine}

@@ -1,7 +1,7 @@
 """Faults against a simulated Asterisk: refusals, silence, outages and hostile neighbours; calls go on or end properly.
 
-The product's processes run once for most tests of this module, with fast clocks; each test has a tenant and an
-Asterisk of its own.
+The product's processes run once for most tests of this file, with short times; each test has its own tenant and
+Asterisk.
 """
 
 from __future__ import annotations
@@ -22,39 +22,25 @@ import pytest
 from devstack import servers
 from shared import queues
 from shared.storage import migrations
-from tests import databases
-from tests.acceptance.sites import APP, EVENTS, PREFIX, Product, Site, running_product
+from tests.acceptance.environment import APP, EVENTS, PREFIX, Deploy, Deployment, Environment, running_deployment
 
 pytestmark = pytest.mark.services
 
-#: How long a server stays away.
+#: Duration of an outage.
 OUTAGE_SECONDS = 3.0
 
 
 @pytest.fixture(scope="module")
-def product(
-    postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path
-) -> Iterator[Product]:
-    database_url = databases.create(postgres_server.url, template=database_template)
-    with (
-        # The platform refuses a second media leg for a run that a first one has reached; this agent takes it, so that
-        # a second attempt can be seen to work.
-        running_product(
-            folder=stack_folder, logs=all_logs / "faults", database_url=database_url, agent_database=False
-        ) as made,
-    ):
+def deployment(deploy: Deploy) -> Iterator[Deployment]:
+    # The platform refuses a second media leg for a run that a first one has reached. This agent accepts it, so that a
+    # second attempt can be seen to work.
+    with deploy("faults", agent_database=False) as made:
         yield made
 
 
-@pytest.fixture
-def site(product: Product) -> Iterator[Site]:
-    with product.site() as made:
-        yield made
-
-
-def is_there(site: Site, name: str) -> bool:
-    """Whether a channel or a bridge of this id exists."""
-    return name in {found["id"] for found in [*site.control.channels(), *site.control.bridges()]}
+def is_there(env: Environment, name: str) -> bool:
+    """Return True if a channel or a bridge of this id exists."""
+    return name in {found["id"] for found in [*env.control.channels(), *env.control.bridges()]}
 
 
 # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -63,168 +49,166 @@ def is_there(site: Site, name: str) -> bool:
 @pytest.mark.parametrize("path", ["/channels/externalMedia", f"/bridges/{PREFIX}*-b1"], ids=["media-leg", "bridge"])
 @pytest.mark.parametrize("fault", ["answers-500", "cut-after-the-effect", "late-effect"])
 def test_a_creating_request_of_unknown_outcome_is_looked_for_and_never_repeated_under_its_id(
-    site: Site, path: str, fault: str
+    env: Environment, path: str, fault: str
 ) -> None:
     match fault:
         case "answers-500":
-            site.control.fault("POST", path, "before", status=500, times=1)
+            env.control.fault("POST", path, "before", status=500, times=1)
         case "cut-after-the-effect":
-            site.control.fault("POST", path, "after", abort=True, times=1)
+            env.control.fault("POST", path, "after", abort=True, times=1)
         case "late-effect":
-            # Longer than we wait for an answer: it takes effect when the second attempt is long connected.
-            site.control.fault("POST", path, "before", delay_seconds=5.0, times=1)
-    leg = site.dial()
-    site.wait_state(leg, "connected")
-    # What had its effect after all is used: only the answer was lost. A bridge that is missing beside its leg is made.
+            # Longer than the timeout of a request: it takes effect long after the second attempt is connected.
+            env.control.fault("POST", path, "before", delay_seconds=5.0, times=1)
+    leg = env.dial()
+    env.wait_state(leg, "connected")
+    # A request that took effect is used: only its answer was lost. A missing bridge is created for the existing leg.
     attempt = 1 if fault == "cut-after-the-effect" or "bridges" in path else 2
-    assert site.pipeline.call(leg)["attempt"] == attempt, site.tell()
-    assert "LegsUnknown" in site.facts(leg), site.tell()
-    assert site.is_joined(leg, attempt), site.tell()
-    site.until(
-        lambda: all(r.status is not None for r in site.control.requests("POST")), seconds=10, what="all were answered"
+    assert env.pipeline.call(leg)["attempt"] == attempt, env.describe()
+    assert "LegsUnknown" in env.facts(leg), env.describe()
+    assert env.is_joined(leg, attempt), env.describe()
+    env.until(
+        lambda: all(r.status is not None for r in env.control.requests("POST")), seconds=10, what="all were answered"
     )
-    site.until(
-        lambda: len(site.control.channels()) == 2 and len(site.control.bridges()) == 1,
+    env.until(
+        lambda: len(env.control.channels()) == 2 and len(env.control.bridges()) == 1,
         seconds=10,
         what="what the other attempt left is removed",
     )
-    assert site.is_joined(leg, attempt), site.tell()
-    assert site.pipeline.state(leg) == "connected", site.tell()
-    assert site.runs() == 1
-    site.control.hang_up(leg)
+    assert env.is_joined(leg, attempt), env.describe()
+    assert env.pipeline.state(leg) == "connected", env.describe()
+    assert env.runs() == 1
+    env.control.hang_up(leg)
     # The call itself stays `ending` for as long as the request could still take effect.
-    site.wait_empty()
-    site.until(lambda: site.run(leg)["is_completed"], seconds=3, what="the run is ended")
+    env.wait_empty()
+    env.until(lambda: env.run(leg)["is_completed"], seconds=3, what="the run is ended")
 
 
-def test_two_creating_requests_of_unknown_outcome_end_the_call_with_the_reason(site: Site) -> None:
-    site.control.fault("POST", "/channels/externalMedia", "before", status=500)
-    leg = site.dial()
-    site.until(lambda: site.control.channel(leg) is None, seconds=5, what="the caller is hung up")
-    site.until(lambda: site.run(leg)["is_completed"], seconds=2, what="the run is ended")
-    assert site.pipeline.state(leg) == "ending", f"a request may still take effect\n{site.tell()}"
-    assert "media not created: answered 500" in site.pipeline.call(leg)["reason"], site.tell()
-    assert "media not created" in site.pipeline.story(leg), site.tell()
-    assert site.count("POST", "/channels/externalMedia") == 2
-    site.wait_state(leg, "ended", seconds=20)
-    assert site.pipeline.call(leg)["outcome"] == "failed"
-    site.wait_empty()
+def test_two_creating_requests_of_unknown_outcome_end_the_call_with_the_reason(env: Environment) -> None:
+    env.control.fault("POST", "/channels/externalMedia", "before", status=500)
+    leg = env.dial()
+    env.until(lambda: env.control.channel(leg) is None, seconds=5, what="the caller is hung up")
+    env.until(lambda: env.run(leg)["is_completed"], seconds=2, what="the run is ended")
+    assert env.pipeline.state(leg) == "ending", f"a request may still take effect\n{env.describe()}"
+    assert "media not created: answered 500" in env.pipeline.call(leg)["reason"], env.describe()
+    assert "media not created" in env.pipeline.story(leg), env.describe()
+    assert env.count("POST", "/channels/externalMedia") == 2
+    env.wait_state(leg, "ended", seconds=20)
+    assert env.pipeline.call(leg)["outcome"] == "failed"
+    env.wait_empty()
 
 
-def test_legs_that_cannot_be_joined_end_the_call_with_the_reason_and_never_leave_silence(site: Site) -> None:
-    fault = site.control.fault("POST", "/bridges/*/addChannel", "before", status=422, times=1)
-    leg = site.dial()
-    site.wait_state(leg, "ended")
+def test_legs_that_cannot_be_joined_end_the_call_with_the_reason_and_never_leave_silence(env: Environment) -> None:
+    fault = env.control.fault("POST", "/bridges/*/addChannel", "before", status=422, times=1)
+    leg = env.dial()
+    env.wait_state(leg, "ended")
     assert fault.hits() == 1
-    assert site.pipeline.call(leg)["reason"].startswith("legs not joined: 422"), site.tell()
-    site.wait_empty()
-    site.end(*site.connect())
+    assert env.pipeline.call(leg)["reason"].startswith("legs not joined: 422"), env.describe()
+    env.wait_empty()
+    env.end(*env.connect())
 
 
-def test_a_caller_who_left_unheard_before_the_answer_is_known_by_the_404(site: Site) -> None:
-    with site.control.hold("POST", "/channels/*/answer", "before") as gate:
-        leg = site.dial()
-        gate.wait_arrived()
-        site.control.drop_events(EVENTS)
-        site.control.hang_up(leg)
-    site.wait_state(leg, "ended")
-    call = site.pipeline.call(leg)
-    assert (call["outcome"], call["connected_at"]) == ("abandoned", None), site.tell()
-    assert any(r.status == 404 for r in site.asked("POST", f"/channels/{leg}/answer"))
-    assert "CallerGone" in site.facts(leg), site.tell()
-    site.wait_empty()
+def test_a_caller_that_left_without_an_event_before_the_answer_is_detected_by_the_404(env: Environment) -> None:
+    with env.control.hold("POST", "/channels/*/answer", "before") as point:
+        leg = env.dial()
+        point.wait_arrived()
+        env.control.drop_events(EVENTS)
+        env.control.hang_up(leg)
+    env.wait_state(leg, "ended")
+    call = env.pipeline.call(leg)
+    assert (call["outcome"], call["connected_at"]) == ("abandoned", None), env.describe()
+    assert any(r.status == 404 for r in env.asked("POST", f"/channels/{leg}/answer"))
+    assert "CallerGone" in env.facts(leg), env.describe()
+    env.wait_empty()
 
 
 @pytest.mark.parametrize("how", ["404-resource-not-found", "401", "503", "cut"])
-def test_an_asterisk_that_gives_no_proof_ends_no_call_and_leaves_a_teardown_open(site: Site, how: str) -> None:
-    hangs_up, stays = site.connect(2)
-    # "Simulated fault" is as little a word for "gone" as "Resource not found".
+def test_an_asterisk_that_gives_no_proof_ends_no_call_and_leaves_a_teardown_open(env: Environment, how: str) -> None:
+    hangs_up, stays = env.connect(2)
+    # "Simulated fault" does not prove that a channel is gone, and neither does "Resource not found".
     status = None if how == "cut" else int(how[:3])
-    fault = site.control.fault("*", "*", "before", status=status, abort=status is None)
-    site.until(lambda: fault.hits() >= 6, seconds=10, what="several resyncs were answered so")
-    assert [site.pipeline.state(leg) for leg in (hangs_up, stays)] == ["connected"] * 2, site.tell()
-    site.control.hang_up(hangs_up)
-    site.until(lambda: site.run(hangs_up)["is_completed"], seconds=3, what="the run is ended without waiting")
+    fault = env.control.fault("*", "*", "before", status=status, abort=status is None)
+    env.until(lambda: fault.hits() >= 6, seconds=10, what="several resyncs were answered so")
+    assert [env.pipeline.state(leg) for leg in (hangs_up, stays)] == ["connected"] * 2, env.describe()
+    env.control.hang_up(hangs_up)
+    env.until(lambda: env.run(hangs_up)["is_completed"], seconds=3, what="the run is ended without waiting")
     before = fault.hits()
-    site.until(
-        lambda: site.facts(hangs_up).count("RemovalPending") >= 2, seconds=10, what="the teardown is tried again"
-    )
-    # The breaker lets one step ask now and then.
-    site.until(lambda: fault.hits() > before, seconds=10, what="it is asked again")
-    assert site.pipeline.state(hangs_up) == "ending", site.tell()
-    assert is_there(site, site.own(hangs_up, "m")), "nothing can have removed it"
+    env.until(lambda: env.facts(hangs_up).count("RemovalPending") >= 2, seconds=10, what="the teardown is tried again")
+    # The circuit breaker admits a probe now and then.
+    env.until(lambda: fault.hits() > before, seconds=10, what="it is asked again")
+    assert env.pipeline.state(hangs_up) == "ending", env.describe()
+    assert is_there(env, env.own(hangs_up, "m")), "nothing can have removed it"
     fault.remove()
-    site.wait_state(hangs_up, "ended", seconds=20)
-    assert site.pipeline.state(stays) == "connected", site.tell()
-    assert site.is_joined(stays), site.tell()
-    site.end(stays)
+    env.wait_state(hangs_up, "ended", seconds=20)
+    assert env.pipeline.state(stays) == "connected", env.describe()
+    assert env.is_joined(stays), env.describe()
+    env.end(stays)
 
 
 # ── the media leg ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_media_leg_that_is_ready_before_its_request_is_answered_is_joined_once(site: Site) -> None:
-    with site.control.hold("POST", "/channels/externalMedia", "after") as gate:
-        leg = site.dial()
-        gate.wait_arrived()
-        site.until(lambda: "MediaReady" in site.facts(leg), seconds=5, what="the leg's own StasisStart came first")
-        assert site.pipeline.state(leg) == "prepared", site.tell()
-    site.wait_state(leg, "connected", seconds=5)
-    assert site.count("POST", f"/bridges/{site.own(leg, 'b')}/addChannel") == 1
-    assert site.pipeline.call(leg)["attempt"] == 1, site.tell()
-    assert {channel["gaps"] for channel in site.control.channels()} == {0}
-    site.end(leg)
+def test_a_media_leg_that_is_ready_before_its_request_is_answered_is_joined_once(env: Environment) -> None:
+    with env.control.hold("POST", "/channels/externalMedia", "after") as point:
+        leg = env.dial()
+        point.wait_arrived()
+        env.until(lambda: "MediaReady" in env.facts(leg), seconds=5, what="the leg's own StasisStart came first")
+        assert env.pipeline.state(leg) == "prepared", env.describe()
+    env.wait_state(leg, "connected", seconds=5)
+    assert env.count("POST", f"/bridges/{env.own(leg, 'b')}/addChannel") == 1
+    assert env.pipeline.call(leg)["attempt"] == 1, env.describe()
+    assert {channel["gaps"] for channel in env.control.channels()} == {0}
+    env.end(leg)
 
 
-def test_a_media_leg_that_is_never_ready_ends_the_call_within_its_bound(site: Site) -> None:
-    site.control.delay_media(10)
-    leg = site.dial()
-    site.until(lambda: site.control.channel(leg) is None, seconds=8, what="the caller is hung up")
-    # Asterisk removes a leg that still connects only when it has connected: the teardown is tried until then.
-    site.wait_state(leg, "ended", seconds=25)
-    call = site.pipeline.call(leg)
+def test_a_media_leg_that_is_never_ready_ends_the_call_within_its_bound(env: Environment) -> None:
+    env.control.delay_media(10)
+    leg = env.dial()
+    env.until(lambda: env.control.channel(leg) is None, seconds=8, what="the caller is hung up")
+    # Asterisk removes a connecting leg only once it is connected: the teardown is retried until then.
+    env.wait_state(leg, "ended", seconds=25)
+    call = env.pipeline.call(leg)
     assert (call["outcome"], call["reason"]) == ("failed", "voice agent not reached: media leg not ready in time")
     assert call["connected_at"] is None
-    assert site.run(leg)["is_completed"]
-    site.wait_empty()
+    assert env.run(leg)["is_completed"]
+    env.wait_empty()
 
 
 # ── neighbours ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_another_tenants_leg_under_the_id_of_our_media_leg_is_refused_and_recorded(
-    product: Product, site: Site
+    deployment: Deployment, env: Environment
 ) -> None:
-    with product.site() as other:
-        site.control.delay_media(2.5)
-        leg = site.dial()
-        site.until(lambda: "LegsCreated" in site.facts(leg), seconds=5, what="the media leg is on its way")
-        forged = site.own(leg, "m")
+    with deployment.environment() as other:
+        env.control.delay_media(2.5)
+        leg = env.dial()
+        env.until(lambda: "LegsCreated" in env.facts(leg), seconds=5, what="the media leg is on its way")
+        forged = env.own(leg, "m")
         other.rest("POST", "/channels", endpoint="Local/1@elsewhere", app=APP, channelId=forged)
         other.until(lambda: len(refusals(other)) >= 1, seconds=5, what="its StasisStart is refused")
         assert forged in refusals(other)[0]
         other.control.hang_up(forged)
         other.until(lambda: len(refusals(other)) >= 2, seconds=5, what="its end is refused")
-        assert site.pipeline.state(leg) == "prepared", site.tell()
-        assert "MediaReady" not in site.facts(leg), site.tell()
-        site.wait_state(leg, "connected")
-        # And once more, now that it would end a connected call.
+        assert env.pipeline.state(leg) == "prepared", env.describe()
+        assert "MediaReady" not in env.facts(leg), env.describe()
+        env.wait_state(leg, "connected")
+        # Again, now that the event would end a connected call.
         seen = len(refusals(other))
         other.rest("POST", "/channels", endpoint="Local/1@elsewhere", app=APP, channelId=forged)
         other.until(lambda: len(refusals(other)) > seen, seconds=5, what="its StasisStart is refused again")
         seen = len(refusals(other))
         other.control.hang_up(forged)
         other.until(lambda: len(refusals(other)) > seen, seconds=5, what="its end is refused again")
-        with product.queue() as client:
-            product.wait_idle(client)
-        assert site.pipeline.state(leg) == "connected", site.tell()
-        assert site.is_joined(leg), site.tell()
-        assert not other.calls(), other.tell()
-        site.end(leg)
+        with deployment.queue() as client:
+            deployment.wait_idle(client)
+        assert env.pipeline.state(leg) == "connected", env.describe()
+        assert env.is_joined(leg), env.describe()
+        assert not other.calls(), other.describe()
+        env.end(leg)
 
 
-def refusals(site: Site) -> list[str]:
-    return [note for note in site.notes() if note.startswith("ForeignLeg")]
+def refusals(env: Environment) -> list[str]:
+    return [entry for entry in env.connection_entries() if entry.startswith("ForeignLeg")]
 
 
 HOSTILE: list[dict[str, Any]] = [
@@ -241,7 +225,7 @@ HOSTILE: list[dict[str, Any]] = [
     {"channel_id": "../applications"},
     {"channel_id": f"{PREFIX}not-quite-ours"},
 ]
-#: Unreadable even as an event: more than any Asterisk sends.
+#: Rejected when the event is parsed: no Asterisk sends as much.
 UNREADABLE: list[dict[str, Any]] = [
     {"args": ["x" * 20_000]},
     {"args": [f"a{number}" for number in range(100)]},
@@ -251,87 +235,91 @@ UNREADABLE: list[dict[str, Any]] = [
 ]
 
 
-def test_hostile_arguments_and_numbers_are_served_or_refused_with_a_record(site: Site) -> None:
-    legs = [site.dial(**how) for how in HOSTILE]
+def test_hostile_arguments_and_numbers_are_served_or_refused_with_a_record(env: Environment) -> None:
+    legs = [env.dial(**how) for how in HOSTILE]
     for leg, how in zip(legs, HOSTILE, strict=True):
-        site.until(lambda leg=leg: site.pipeline.state(leg) in ("connected", "ended"), seconds=10, what=f"{how}")  # type: ignore[misc]
-    served = [leg for leg in legs if site.pipeline.state(leg) == "connected"]
+        env.until(lambda leg=leg: env.pipeline.state(leg) in ("connected", "ended"), seconds=10, what=f"{how}")  # type: ignore[misc]
+    served = [leg for leg in legs if env.pipeline.state(leg) == "connected"]
     refused = [leg for leg in legs if leg not in served]
-    assert all(site.is_joined(leg) for leg in served), site.tell()
-    # These name a run as legs that the platform originated do; it is no run of theirs.
+    assert all(env.is_joined(leg) for leg in served), env.describe()
+    # These name a run, as legs originated by the platform do, but not one of their tenant.
     named = [leg for leg, how in zip(legs, HOSTILE, strict=True) if "workflow_run_id=1" in how.get("args", [])]
-    assert refused == named, site.tell()
-    assert [site.pipeline.call(leg)["outcome"] for leg in refused] == ["refused"] * len(refused), site.tell()
-    site.end(*served)
+    assert refused == named, env.describe()
+    assert [env.pipeline.call(leg)["outcome"] for leg in refused] == ["refused"] * len(refused), env.describe()
+    env.end(*served)
 
 
-def test_an_unreadable_caller_does_not_keep_the_resync_from_the_others(site: Site) -> None:
-    odd = [site.dial(**how) for how in UNREADABLE]
-    (stays,) = site.connect()
-    site.control.drop_events(["StasisStart"], times=1)
-    unheard = site.dial()
-    site.wait_state(unheard, "connected", seconds=8)
-    site.control.drop_events(EVENTS)
-    site.control.hang_up(stays)
-    site.wait_state(stays, "ended", seconds=10)
-    site.control.clear()
+def test_an_unreadable_caller_does_not_keep_the_resync_from_the_others(env: Environment) -> None:
+    odd = [env.dial(**how) for how in UNREADABLE]
+    (stays,) = env.connect()
+    env.control.drop_events(["StasisStart"], times=1)
+    unheard = env.dial()
+    env.wait_state(unheard, "connected", seconds=8)
+    env.control.drop_events(EVENTS)
+    env.control.hang_up(stays)
+    env.wait_state(stays, "ended", seconds=10)
+    env.control.clear()
     for leg in odd:
-        site.control.hang_up(leg)
-    site.end(unheard)
+        env.control.hang_up(leg)
+    env.end(unheard)
 
 
 # ── our own side ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @contextlib.contextmanager
-def one_worker(_product: Product) -> Iterator[set[str]]:
-    """A set-up that nothing stops goes on by itself: only what begins a step is a message."""
+def one_worker(_deployment: Deployment) -> Iterator[set[str]]:
+    """One worker: a set-up runs from step to step without messages."""
     yield set()
 
 
 @contextlib.contextmanager
-def a_worker_for_each_step(product: Product) -> Iterator[set[str]]:
-    """Each leaves the next step to another, by a message."""
-    product.pipeline.stop("worker")
-    served = {"worker.quota": "quota,originate,teardown,resync", "worker.runs": "runs", "worker.media": "media,bridge"}
+def a_worker_for_each_step(deployment: Deployment) -> Iterator[set[str]]:
+    """Several workers: each enqueues the next step for another one."""
+    deployment.pipeline.stop("worker")
+    served = {
+        "worker.admission": "admission,originate,teardown,resync",
+        "worker.runs": "runs",
+        "worker.media": "media,bridge",
+    }
     for name, queue_names in served.items():
-        product.pipeline.start(name, WORKER_QUEUES=queue_names)
+        deployment.pipeline.start(name, WORKER_QUEUES=queue_names)
     yield {"create_run", "start_media"}
     for name in served:
-        product.pipeline.stop(name)
-    product.pipeline.start("worker")
+        deployment.pipeline.stop(name)
+    deployment.pipeline.start("worker")
 
 
 @pytest.mark.parametrize("workers", [one_worker, a_worker_for_each_step])
 def test_every_message_delivered_three_times_changes_nothing(
-    product: Product, site: Site, workers: Callable[[Product], AbstractContextManager[set[str]]]
+    deployment: Deployment, env: Environment, workers: Callable[[Deployment], AbstractContextManager[set[str]]]
 ) -> None:
     with (
-        workers(product) as more,
-        product.queue() as client,
-        Repeater(product.redis_url, times=2) as repeater,
+        workers(deployment) as more,
+        deployment.queue() as client,
+        Repeater(deployment.redis_url, times=2) as repeater,
     ):
-        legs = [site.dial() for _ in range(8)]
-        brief = [site.dial(hang_up_after=0.02 * number) for number in range(4)]
+        legs = [env.dial() for _ in range(8)]
+        brief = [env.dial(hang_up_after=0.02 * number) for number in range(4)]
         for leg in legs:
-            site.wait_state(leg, "connected", seconds=20)
-        assert {channel["gaps"] for channel in site.control.channels()} == {0}, "a leg was added twice"
+            env.wait_state(leg, "connected", seconds=20)
+        assert {channel["gaps"] for channel in env.control.channels()} == {0}, "a leg was added twice"
         for leg in legs:
-            assert site.is_joined(leg), site.tell()
-            assert site.count("POST", f"/bridges/{site.own(leg, 'b')}/addChannel") == 1, site.tell()
-        site.end(*legs)
+            assert env.is_joined(leg), env.describe()
+            assert env.count("POST", f"/bridges/{env.own(leg, 'b')}/addChannel") == 1, env.describe()
+        env.end(*legs)
         for leg in brief:
-            site.wait_state(leg, "ended", seconds=20)
-        site.wait_empty()
+            env.wait_state(leg, "ended", seconds=20)
+        env.wait_empty()
         wanted = {"caller_entered", "media_leg_ready", "leg_ended", "resync_connection", *more}
-        site.until(lambda: wanted <= repeater.actors, seconds=20, what="every kind of message was repeated")
-        product.wait_idle(client)
-    assert len(site.calls()) == len(legs) + len(brief), site.tell()
-    assert {call["outcome"] for call in site.calls()} <= {"completed", "abandoned"}, site.tell()
+        env.until(lambda: wanted <= repeater.actors, seconds=20, what="every kind of message was repeated")
+        deployment.wait_idle(client)
+    assert len(env.calls()) == len(legs) + len(brief), env.describe()
+    assert {call["outcome"] for call in env.calls()} <= {"completed", "abandoned"}, env.describe()
 
 
 class Repeater:
-    """Pushes a copy of every message that anybody pushes, as often as told, a moment after it was pushed."""
+    """Enqueues `times` copies of every message, a moment after it was enqueued."""
 
     def __init__(self, url: str, *, times: int) -> None:
         self._url = url
@@ -366,7 +354,7 @@ class Repeater:
                         broker.enqueue(copy)
 
     def _messages(self, command: str) -> Iterator[dramatiq.Message[object]]:
-        """The messages in a command as MONITOR shows it, each the first time it is seen."""
+        """Yield the messages in a command that MONITOR shows, except those seen before."""
         text = command.replace("\\\\", "\\")
         at = text.find('{"queue_name"')
         while at >= 0:
@@ -378,46 +366,38 @@ class Repeater:
 
 
 def test_a_worker_frozen_for_longer_than_its_claim_repeats_nothing_when_it_wakes(
-    postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path
+    deploy: Deploy,
 ) -> None:
-    database_url = databases.create(postgres_server.url, template=database_template)
-    with (
-        running_product(
-            folder=stack_folder,
-            logs=all_logs / "faults-frozen",
-            database_url=database_url,
-            processes=("listener", "scheduler"),
-        ) as product,
-    ):
-        product.pipeline.start("worker.rest", WORKER_QUEUES="quota,runs,bridge,teardown,resync")
-        product.pipeline.start("worker.frozen", WORKER_QUEUES="media", WORKER_THREADS="2")
-        with product.site() as site:
-            with site.control.hold("POST", "/channels/externalMedia", "before") as gate:
-                legs = [site.dial() for _ in range(2)]
-                gate.wait_arrived(count=2)
-                product.pipeline.signal("worker.frozen", signal.SIGSTOP)
-                # One request has its effect, one has not; the worker hears of neither before its claim is over.
-                site.control.fault("POST", "/channels/externalMedia", "before", status=500, times=1)
-            product.pipeline.start("worker.media", WORKER_QUEUES="media")
+    with deploy("faults-frozen", processes=("listener", "scheduler")) as deployment:
+        deployment.pipeline.start("worker.rest", WORKER_QUEUES="admission,runs,bridge,teardown,resync")
+        deployment.pipeline.start("worker.frozen", WORKER_QUEUES="media", WORKER_THREADS="2")
+        with deployment.environment() as env:
+            with env.control.hold("POST", "/channels/externalMedia", "before") as point:
+                legs = [env.dial() for _ in range(2)]
+                point.wait_arrived(count=2)
+                deployment.pipeline.signal("worker.frozen", signal.SIGSTOP)
+                # One request takes effect, the other does not; both answers come after the worker's claim has expired.
+                env.control.fault("POST", "/channels/externalMedia", "before", status=500, times=1)
+            deployment.pipeline.start("worker.media", WORKER_QUEUES="media")
             for leg in legs:
-                site.wait_state(leg, "connected", "ended", seconds=25)
-            assert [site.pipeline.state(leg) for leg in legs] == ["connected"] * 2, site.tell()
-            attempts = {leg: site.pipeline.call(leg)["attempt"] for leg in legs}
-            assert sorted(attempts.values()) == [1, 2], f"what was made is used, the other made anew\n{site.tell()}"
-            product.pipeline.signal("worker.frozen", signal.SIGCONT)
+                env.wait_state(leg, "connected", "ended", seconds=25)
+            assert [env.pipeline.state(leg) for leg in legs] == ["connected"] * 2, env.describe()
+            attempts = {leg: env.pipeline.call(leg)["attempt"] for leg in legs}
+            assert sorted(attempts.values()) == [1, 2], f"what was made is used, the other made anew\n{env.describe()}"
+            deployment.pipeline.signal("worker.frozen", signal.SIGCONT)
             for leg in legs:
-                site.until(lambda leg=leg: asked_by(site, leg, "worker.frozen"), seconds=10, what="it went on")  # type: ignore[misc]
-            with product.queue() as client:
-                product.wait_idle(client)
-            assert [site.pipeline.state(leg) for leg in legs] == ["connected"] * 2, site.tell()
-            assert all(site.is_joined(leg, attempt) for leg, attempt in attempts.items()), site.tell()
-            assert len(site.control.bridges()) == 2, site.tell()
-            site.end(*legs)
+                env.until(lambda leg=leg: asked_by(env, leg, "worker.frozen"), seconds=10, what="it went on")  # type: ignore[misc]
+            with deployment.queue() as client:
+                deployment.wait_idle(client)
+            assert [env.pipeline.state(leg) for leg in legs] == ["connected"] * 2, env.describe()
+            assert all(env.is_joined(leg, attempt) for leg, attempt in attempts.items()), env.describe()
+            assert len(env.control.bridges()) == 2, env.describe()
+            env.end(*legs)
 
 
-def asked_by(site: Site, leg: str, who: str) -> bool:
-    """Whether this process has reported a request it made for a leg's call."""
-    return any(row["kind"] == "request" and row["who"] == who for row in site.pipeline.timeline(leg))
+def asked_by(env: Environment, leg: str, who: str) -> bool:
+    """Return True if a process has recorded a request for a leg's call."""
+    return any(row["kind"] == "request" and row["who"] == who for row in env.pipeline.timeline(leg))
 
 
 @pytest.mark.parametrize("which", ["redis", "postgres"])
@@ -425,43 +405,43 @@ def test_an_outage_of_a_server_during_calls_loses_none(stack_folder: Path, all_l
     folder = stack_folder / f"outage-{which}"
     folder.mkdir(mode=0o711)
     with (
-        # Durable: without, a killed Postgres forgets what it has just said it wrote.
+        # Durable, or else a killed Postgres loses what it has confirmed.
         servers.Postgres(folder / "postgres") as postgres,
         servers.Redis(folder / "redis") as own_redis,
     ):
         migrations.upgrade(postgres.url)
         server: servers.Postgres | servers.Redis = postgres if which == "postgres" else own_redis
-        with running_product(
+        with running_deployment(
             folder=folder,
             logs=all_logs / f"faults-{which}",
             database_url=postgres.url,
             redis_server=own_redis,
             agent_database=False,
-        ) as product:
-            outage(product, server)
+        ) as deployment:
+            outage(deployment, server)
 
 
-def outage(product: Product, server: servers.Postgres | servers.Redis) -> None:
-    with product.site() as site:
-        stays, hangs_up = site.connect(2)
-        with site.control.hold("POST", "/channels/externalMedia", "after") as gate:
-            in_media = site.dial()
-            gate.wait_arrived()
+def outage(deployment: Deployment, server: servers.Postgres | servers.Redis) -> None:
+    with deployment.environment() as env:
+        stays, hangs_up = env.connect(2)
+        with env.control.hold("POST", "/channels/externalMedia", "after") as point:
+            in_media = env.dial()
+            point.wait_arrived()
             server.kill()
             down_at = time.monotonic()
-        site.control.hang_up(hangs_up)
-        meanwhile = [site.dial() for _ in range(2)]
-        brief = site.dial(hang_up_after=0.5)
+        env.control.hang_up(hangs_up)
+        meanwhile = [env.dial() for _ in range(2)]
+        brief = env.dial(hang_up_after=0.5)
         time.sleep(max(0.0, down_at + OUTAGE_SECONDS - time.monotonic()))
         server.start()
-        product.pipeline.reconnect()
-        site.wait_state(hangs_up, "ended", seconds=25)
+        deployment.pipeline.reconnect()
+        env.wait_state(hangs_up, "ended", seconds=25)
         for leg in (in_media, *meanwhile):
-            site.wait_state(leg, "connected", seconds=25)
-        site.until(lambda: site.pipeline.state(brief) in (None, "ended"), seconds=25, what="the brief caller's call")
-        assert site.pipeline.state(stays) == "connected", site.tell()
-        assert site.is_joined(stays), site.tell()
-        assert {channel["gaps"] for channel in site.control.channels()} == {0}, "a connected caller heard a gap"
+            env.wait_state(leg, "connected", seconds=25)
+        env.until(lambda: env.pipeline.state(brief) in (None, "ended"), seconds=25, what="the brief caller's call")
+        assert env.pipeline.state(stays) == "connected", env.describe()
+        assert env.is_joined(stays), env.describe()
+        assert {channel["gaps"] for channel in env.control.channels()} == {0}, "a connected caller heard a gap"
         connected = [in_media, *meanwhile]
-        assert all(site.is_joined(leg, site.pipeline.call(leg)["attempt"]) for leg in connected), site.tell()
-        site.end(stays, *connected)
+        assert all(env.is_joined(leg, env.pipeline.call(leg)["attempt"]) for leg in connected), env.describe()
+        env.end(stays, *connected)

@@ -1,4 +1,4 @@
-"""`honcho start`, as the README has it: an activated environment, three variables, the Procfile."""
+"""`honcho start` as in the README: an activated environment, three variables, the Procfile."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from devstack.pipeline import ROOT, SECRET_KEY, Pipeline, procfile, wait_until
+from devstack.tenants import Tenant
 from simulator.testing import SimulatedAsterisk
-from tests.acceptance.pipeline import ROOT, SECRET_KEY, Pipeline, Tenant, procfile, wait_until
 
 pytestmark = pytest.mark.services
 

@@ -1,16 +1,13 @@
-"""The media token, from the worker's settings to the agent's door: without the right one no media socket is opened."""
+"""The media token, from the worker's settings to the agent: without a valid one no media socket is opened."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from devstack import servers
-from tests import databases
-from tests.acceptance.pipeline import wait_until
-from tests.acceptance.sites import running_product
+from devstack.pipeline import wait_until
+from tests.acceptance.environment import Deploy
 
 pytestmark = pytest.mark.services
 
@@ -27,36 +24,31 @@ OFF = "media tokens are off: anyone who can reach the voice agent can open a med
     ids=["as the agent's", "another secret", "off"],
 )
 def test_the_agent_takes_no_media_leg_without_its_token(
-    postgres_server: servers.Postgres,
-    database_template: str,
-    stack_folder: Path,
-    all_logs: Path,
+    deploy: Deploy,
     given: dict[str, Any],
     *,
     served: bool,
     said: str,
 ) -> None:
-    logs = all_logs / f"media-tokens-{'-'.join(given) or 'default'}"
-    database_url = databases.create(postgres_server.url, template=database_template)
     with (
-        running_product(folder=stack_folder, logs=logs, database_url=database_url, **given) as product,
-        product.site() as site,
+        deploy(f"media-tokens-{'-'.join(given) or 'default'}", **given) as deployment,
+        deployment.environment() as env,
     ):
-        leg = site.dial()
+        leg = env.dial()
         if served:
-            site.wait_state(leg, "connected")
-            assert product.agent.refusals == []
-            site.end(leg)
+            env.wait_state(leg, "connected")
+            assert deployment.agent.refusals == []
+            env.end(leg)
         else:
-            site.wait_state(leg, "ended", seconds=20)
-            assert site.pipeline.call(leg)["reason"].startswith("voice agent not reached"), site.tell()
-            assert set(product.agent.refusals) == {"403 wrong token"}
-            assert product.agent.sessions == {}
-        log = logs / "worker.log"
+            env.wait_state(leg, "ended", seconds=20)
+            assert env.pipeline.call(leg)["reason"].startswith("voice agent not reached"), env.describe()
+            assert set(deployment.agent.refusals) == {"403 wrong token"}
+            assert deployment.agent.sessions == {}
+        log = deployment.pipeline.logs / "worker.log"
         assert (OFF in log.read_text()) is (said == OFF)
         assert said in log.read_text()
-        # At every start, not only at the first.
-        product.pipeline.stop("worker")
-        product.pipeline.start("worker")
+        # At every start, not only the first one.
+        deployment.pipeline.stop("worker")
+        deployment.pipeline.start("worker")
         wait_until(lambda: log.read_text().count("worker started") == 2, seconds=10, what="the worker starts again")
         assert log.read_text().count(OFF) == (2 if said == OFF else 0)

@@ -1,4 +1,4 @@
-"""Limits on a simulated Asterisk, with the real processes: callers who are one too many, and those who cannot pay."""
+"""Quota on a simulated Asterisk, with the real processes: callers above the limit, and tenants without credit."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import ClassVar
 
 import psycopg
 import pytest
 
-from devstack import servers
-from shared.call.calls import Cause
-from tests import databases
-from tests.acceptance.pipeline import ROOT, SECRET_KEY
-from tests.acceptance.sites import Product, Site, running_product
+from devstack.pipeline import ROOT, SECRET_KEY
+from shared.call.states import Cause
+from tests.acceptance.environment import Deploy, Deployment, Environment
 
 pytestmark = pytest.mark.services
 
@@ -27,7 +24,7 @@ KEY = "mps-hunter2"
 
 
 class QuotaService(BaseHTTPRequestHandler):
-    """The platform's quota service: `credits_left` by service key, and 500 for keys it does not know."""
+    """The platform's quota service: `credits_left` by service key, and 500 for unknown keys."""
 
     credits_left: ClassVar[dict[str, float]] = {}
 
@@ -40,7 +37,7 @@ class QuotaService(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *args: object) -> None:
-        """Nothing on the tests' output."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -55,28 +52,17 @@ def quota_service() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def product(
-    postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path
-) -> Iterator[Product]:
-    database_url = databases.create(postgres_server.url, template=database_template)
-    with (
-        running_product(folder=stack_folder, logs=all_logs / "quota", database_url=database_url) as made,
-    ):
-        # A second worker: what counts is exact over processes.
+def deployment(deploy: Deploy) -> Iterator[Deployment]:
+    with deploy("quota") as made:
+        # A second worker: the count is exact across processes.
         made.pipeline.start("worker.2")
         yield made
 
 
-@pytest.fixture
-def site(product: Product) -> Iterator[Site]:
-    with product.site() as made:
-        yield made
-
-
-def arictl(site: Site, *words: str) -> subprocess.CompletedProcess[str]:
-    """What an operator does."""
+def arictl(env: Environment, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run arictl as an operator does."""
     settings = {
-        "PATH": os.environ["PATH"], "DATABASE_URL": site.pipeline.database_url, "REDIS_URL": site.pipeline.redis_url,
+        "PATH": os.environ["PATH"], "DATABASE_URL": env.pipeline.database_url, "REDIS_URL": env.pipeline.redis_url,
         "SECRET_KEY": SECRET_KEY,
     }  # fmt: skip
     return subprocess.run(
@@ -85,114 +71,111 @@ def arictl(site: Site, *words: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def set_quota(site: Site, *words: str) -> None:
-    done = arictl(site, "quota", "set", "-o", str(site.tenant.organization_id), *words)
+def set_quota(env: Environment, *words: str) -> None:
+    done = arictl(env, "quota", "set", "-o", str(env.tenant.organization_id), *words)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def assert_refused(site: Site, leg: str, cause: Cause, reason: str) -> None:
-    """The caller was hung up with this cause, unanswered; the call says why, and nothing was made for it."""
-    site.wait_state(leg, "ended")
-    call = site.pipeline.call(leg)
-    assert (call["outcome"], call["hangup_cause"], call["reason"]) == ("refused", cause, reason), site.tell()
+def assert_refused(env: Environment, leg: str, cause: Cause, reason: str) -> None:
+    """Check that the caller was hung up unanswered with this cause and reason, and that nothing was created."""
+    env.wait_state(leg, "ended")
+    call = env.pipeline.call(leg)
+    assert (call["outcome"], call["hangup_cause"], call["reason"]) == ("refused", cause, reason), env.describe()
     assert call["workflow_run_id"] is None
-    (hang_up,) = site.asked("DELETE", f"/channels/{leg}")
-    assert hang_up.query == {"reason_code": str(int(cause))}, site.tell()
-    assert site.count("POST", f"/channels/{leg}/answer") == 0
+    (hang_up,) = env.asked("DELETE", f"/channels/{leg}")
+    assert hang_up.query == {"reason_code": str(int(cause))}, env.describe()
+    assert env.count("POST", f"/channels/{leg}/answer") == 0
 
 
-def test_a_third_caller_is_busy_until_one_of_two_slots_is_free(site: Site) -> None:
-    set_quota(site, "--calls", "2")
-    first, second = site.connect(2)
-    third = site.dial()
-    assert_refused(site, third, Cause.BUSY, "too many calls at once: 2 of 2 slots are taken")
-    assert site.is_joined(first)
-    assert site.is_joined(second)
-    site.control.hang_up(first)
-    site.wait_state(first, "ended")
-    (fourth,) = site.connect()
-    assert site.runs() == 3
-    site.end(second, fourth)
+def test_a_third_caller_is_busy_until_one_of_two_slots_is_free(env: Environment) -> None:
+    set_quota(env, "--calls", "2")
+    first, second = env.connect(2)
+    third = env.dial()
+    assert_refused(env, third, Cause.BUSY, "too many concurrent calls: 2 of 2 slots in use")
+    assert env.is_joined(first)
+    assert env.is_joined(second)
+    env.control.hang_up(first)
+    env.wait_state(first, "ended")
+    (fourth,) = env.connect()
+    assert env.runs() == 3
+    env.end(second, fourth)
 
 
-def test_of_thirty_callers_at_once_as_many_are_connected_as_there_are_slots(site: Site) -> None:
-    """The platform's own limit."""
-    site.pipeline.query(
+def test_of_thirty_callers_at_once_as_many_are_connected_as_there_are_slots(env: Environment) -> None:
+    """Set the platform's own limit."""
+    env.pipeline.query(
         "INSERT INTO organization_configurations (organization_id, key, value)"
         " VALUES (%s, 'CONCURRENT_CALL_LIMIT', '{\"value\": 5}') RETURNING id",
-        site.tenant.organization_id,
+        env.tenant.organization_id,
     )
-    legs = [site.dial() for _ in range(30)]
+    legs = [env.dial() for _ in range(30)]
     for leg in legs:
-        site.wait_state(leg, "connected", "ended", seconds=30)
-    connected = [leg for leg in legs if site.pipeline.state(leg) == "connected"]
-    assert len(connected) == 5, site.tell()
+        env.wait_state(leg, "connected", "ended", seconds=30)
+    connected = [leg for leg in legs if env.pipeline.state(leg) == "connected"]
+    assert len(connected) == 5, env.describe()
     for leg in set(legs) - set(connected):
-        assert_refused(site, leg, Cause.BUSY, "too many calls at once: 5 of 5 slots are taken")
-    site.end(*connected)
+        assert_refused(env, leg, Cause.BUSY, "too many concurrent calls: 5 of 5 slots in use")
+    env.end(*connected)
 
 
-def test_a_call_that_we_begin_takes_a_slot_and_is_not_placed_without_one(site: Site) -> None:
-    site.tenant.configure(site.asterisk.url, ari_dial_template="Local/{number}@far")
-    set_quota(site, "--calls", "1")
-    (leg,) = site.connect()
-    words = ["call", "100", "-o", str(site.tenant.organization_id), "--workflow", str(site.tenant.workflow_id)]
-    refused = arictl(site, *words)
-    assert (refused.returncode, refused.stderr) == (1, "arictl: too many calls at once: 1 of 1 slots are taken\n")
-    assert (len(site.calls()), site.runs()) == (1, 1), "nothing was written"
-    site.end(leg)
-    placed, again = (arictl(site, *words, "--request-id", "r1") for _ in range(2))
+def test_a_call_that_we_begin_takes_a_slot_and_is_not_placed_without_one(env: Environment) -> None:
+    env.tenant.configure(env.asterisk.url, ari_dial_template="Local/{number}@far")
+    set_quota(env, "--calls", "1")
+    (leg,) = env.connect()
+    words = ["call", "100", "-o", str(env.tenant.organization_id), "--workflow", str(env.tenant.workflow_id)]
+    refused = arictl(env, *words)
+    assert (refused.returncode, refused.stderr) == (1, "arictl: too many concurrent calls: 1 of 1 slots in use\n")
+    assert (len(env.calls()), env.runs()) == (1, 1), "nothing was written"
+    env.end(leg)
+    placed, again = (arictl(env, *words, "--request-id", "r1") for _ in range(2))
     assert (placed.returncode, placed.stderr) == (0, "")
     assert again.stdout == placed.stdout, "what is placed has its slot"
-    (ours,) = [call["channel_id"] for call in site.calls() if call["direction"] == "outbound"]
-    site.wait_state(ours, "connected")
-    assert_refused(site, site.dial(), Cause.BUSY, "too many calls at once: 1 of 1 slots are taken")
-    assert arictl(site, "hangup", ours).returncode == 0
-    site.wait_state(ours, "ended")
-    site.end(*site.connect())
+    (ours,) = [call["channel_id"] for call in env.calls() if call["direction"] == "outbound"]
+    env.wait_state(ours, "connected")
+    assert_refused(env, env.dial(), Cause.BUSY, "too many concurrent calls: 1 of 1 slots in use")
+    assert arictl(env, "hangup", ours).returncode == 0
+    env.wait_state(ours, "ended")
+    env.end(*env.connect())
 
 
-def test_a_blocked_organization_calls_nobody(site: Site) -> None:
-    site.tenant.configure(site.asterisk.url, ari_dial_template="Local/{number}@far")
-    set_quota(site, "--blocked")
-    words = ["call", "100", "-o", str(site.tenant.organization_id), "--workflow", str(site.tenant.workflow_id)]
-    assert arictl(site, *words).returncode == 0
-    site.until(lambda: [call["outcome"] for call in site.calls()] == ["refused"], seconds=10, what="it is refused")
-    (call,) = site.calls()
+def test_a_blocked_organization_makes_no_outbound_call(env: Environment) -> None:
+    env.tenant.configure(env.asterisk.url, ari_dial_template="Local/{number}@far")
+    set_quota(env, "--blocked")
+    words = ["call", "100", "-o", str(env.tenant.organization_id), "--workflow", str(env.tenant.workflow_id)]
+    assert arictl(env, *words).returncode == 0
+    env.until(lambda: [call["outcome"] for call in env.calls()] == ["refused"], seconds=10, what="it is refused")
+    (call,) = env.calls()
     assert call["reason"] == "the organization is blocked"
-    assert not site.asked("POST", "/channels")
-    site.until(lambda: site.run(call["channel_id"])["is_completed"], seconds=5, what="its run is ended")
-    # Nobody has dialled: no leg is waited for, and its slot is free.
-    site.until(lambda: site.calls()[0]["state"] == "ended", seconds=2, what="it has ended")
+    assert not env.asked("POST", "/channels")
+    env.until(lambda: env.run(call["channel_id"])["is_completed"], seconds=5, what="its run is ended")
+    # Nothing was dialled: no leg is awaited, and the slot is free.
+    env.until(lambda: env.calls()[0]["state"] == "ended", seconds=2, what="it has ended")
 
 
-def test_another_tenant_does_not_notice(product: Product, site: Site) -> None:
-    with product.site() as other:
-        set_quota(site, "--blocked")
-        blocked = site.dial()
-        assert_refused(site, blocked, Cause.NOT_ALLOWED, "the organization is blocked")
+def test_another_tenant_does_not_notice(deployment: Deployment, env: Environment) -> None:
+    with deployment.environment() as other:
+        set_quota(env, "--blocked")
+        blocked = env.dial()
+        assert_refused(env, blocked, Cause.NOT_ALLOWED, "the organization is blocked")
         other.end(*other.connect(2))
-    set_quota(site, "--allowed", "--minutes", "0")
-    assert_refused(site, site.dial(), Cause.NOT_ALLOWED, "the month's 0 minutes are used up")
-    set_quota(site, "--minutes", "1")
-    site.end(*site.connect())
+    set_quota(env, "--allowed", "--minutes", "0")
+    assert_refused(env, env.dial(), Cause.NOT_ALLOWED, "the month's 0 minutes are used up")
+    set_quota(env, "--minutes", "1")
+    env.end(*env.connect())
 
 
 @pytest.fixture
-def paying_site(
-    postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path, quota_service: str
-) -> Iterator[Site]:
-    """A tenant of a product that asks the quota service, whose user has a service key."""
-    database_url = databases.create(postgres_server.url, template=database_template)
+def paying_tenant(deploy: Deploy, quota_service: str) -> Iterator[Environment]:
+    """A tenant whose user has a service key, on a deployment that asks the quota service."""
     with (
-        running_product(
-            folder=stack_folder, logs=all_logs / "quota-service", database_url=database_url,
-            QUOTA="http", MPS_API_URL=quota_service, MPS_SECRET_KEY="hunter2-of-the-service", CONCURRENT_CALLS="1",
-        ) as product,
-        product.site() as made,
+        deploy(
+            "quota-service", QUOTA="http", MPS_API_URL=quota_service, MPS_SECRET_KEY="hunter2-of-the-service",
+            CONCURRENT_CALLS="1",
+        ) as deployment,
+        deployment.environment() as made,
     ):  # fmt: skip
         configuration = json.dumps({"llm": {"provider": "dograh", "api_key": KEY}})
-        with psycopg.connect(database_url, autocommit=True) as connection:
+        with psycopg.connect(deployment.database_url, autocommit=True) as connection:
             connection.execute(
                 "INSERT INTO user_configurations (user_id, configuration) VALUES (%s, %s)",
                 [made.tenant.user_id, configuration],
@@ -203,15 +186,15 @@ def paying_site(
         assert "hunter2" not in made.pipeline.log_tail()
 
 
-def test_callers_are_served_while_the_credits_last(paying_site: Site) -> None:
-    site = paying_site
+def test_callers_are_served_while_the_credits_last(paying_tenant: Environment) -> None:
+    env = paying_tenant
     QuotaService.credits_left = {KEY: 0.5}
-    (leg,) = site.connect()
-    assert "POST /api/v1/service-keys/usage" in site.facts(leg), site.tell()
-    # Whatever the adapter: the limit of calls at the same time.
-    assert_refused(site, site.dial(), Cause.BUSY, "too many calls at once: 1 of 1 slots are taken")
-    site.end(leg)
+    (leg,) = env.connect()
+    assert "POST /api/v1/service-keys/usage" in env.facts(leg), env.describe()
+    # With every adapter: the limit of concurrent calls.
+    assert_refused(env, env.dial(), Cause.BUSY, "too many concurrent calls: 1 of 1 slots in use")
+    env.end(leg)
     QuotaService.credits_left = {KEY: 0.05}
-    assert_refused(site, site.dial(), Cause.NOT_ALLOWED, "the credits are used up")
+    assert_refused(env, env.dial(), Cause.NOT_ALLOWED, "the credits are used up")
     QuotaService.credits_left = {}
-    assert_refused(site, site.dial(), Cause.CONGESTION, "quota service unreachable: answered 500")
+    assert_refused(env, env.dial(), Cause.CONGESTION, "quota service unreachable: answered 500")

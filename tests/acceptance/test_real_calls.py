@@ -1,4 +1,4 @@
-"""Inbound calls on a real Asterisk, through the real processes, from plain SQL rows to audio and back to nothing."""
+"""Inbound calls on a real Asterisk with the real processes: from SQL rows to audio, until nothing is left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from devstack.agent import Agent
 from devstack.asterisk import RealAsterisk
 from devstack.asterisk_config import Client
-from tests.acceptance.pipeline import PASSWORD, Pipeline, Tenant, wait_until
+from devstack.pipeline import Pipeline, wait_until
+from devstack.tenants import PASSWORD, Tenant
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.services]
 
@@ -21,7 +22,7 @@ CALLS_PER_SECOND = 10
 
 @pytest.fixture
 def running(pipeline: Pipeline, tenant: Tenant, asterisk: RealAsterisk, agent: Agent) -> Pipeline:
-    """Everything up, the tenant's socket connected."""
+    """All processes, with the tenant's event socket open."""
     assert agent.port
     tenant.configure(asterisk.url)
     pipeline.start()
@@ -30,7 +31,7 @@ def running(pipeline: Pipeline, tenant: Tenant, asterisk: RealAsterisk, agent: A
 
 
 def ours(asterisk: RealAsterisk) -> list[str]:
-    """Our legs, and callers' legs that entered the dialplan."""
+    """Return our legs, and the callers' legs that have entered the dialplan."""
     return [channel["id"] for channel in asterisk.channels() if not channel["id"].startswith("far-")]
 
 
@@ -60,7 +61,7 @@ def test_two_hundred_calls_are_all_bridged_once_and_leave_nothing(
         what=lambda: str(running.query("SELECT state, reason, count(*) FROM ari.calls GROUP BY 1, 2")),
     )
     bridged = {leg for bridge in asterisk.bridges() if len(bridge["channels"]) == 2 for leg in bridge["channels"]}
-    assert set(legs) <= bridged, "a caller is connected to nobody"
+    assert set(legs) <= bridged, "a caller is connected to no agent"
     assert running.value("SELECT count(*) FROM workflow_runs") == CALLS
     assert running.value("SELECT count(DISTINCT workflow_run_id) FROM ari.calls") == CALLS
     run = running.run(legs[0])
@@ -173,10 +174,10 @@ def test_an_agent_that_hangs_up_ends_the_call(running: Pipeline, asterisk: RealA
 
 
 def test_an_unknown_websocket_client_is_named(running: Pipeline, asterisk: RealAsterisk, tenant: Tenant) -> None:
-    tenant.configure(asterisk.url, ws_client_name="nobody")
+    tenant.configure(asterisk.url, ws_client_name="unknown")
     leg = asterisk.dial()
     wait_until(lambda: ended(running, leg), seconds=10, what=lambda: running.story(leg))
-    assert "is the websocket client 'nobody' in websocket_client.conf?" in running.call(leg)["reason"]
+    assert "is the websocket client 'unknown' in websocket_client.conf?" in running.call(leg)["reason"]
     wait_until(lambda: nothing_is_left(asterisk), seconds=5, what=lambda: f"left: {asterisk.channels()}")
 
 
@@ -197,7 +198,7 @@ def test_a_worker_killed_in_the_media_step_loses_no_call(
     assert agent.port
     tenant.configure(asterisk.url)
     pipeline.start("listener", "scheduler")
-    pipeline.start("worker.a", WORKER_QUEUES="quota,runs,bridge,teardown,resync")
+    pipeline.start("worker.a", WORKER_QUEUES="admission,runs,bridge,teardown,resync")
     pipeline.start("worker.b", WORKER_QUEUES="media")
     pipeline.wait_connected()
     legs = [asterisk.dial() for _ in range(10)]
@@ -239,7 +240,7 @@ def test_a_password_changed_during_a_call_neither_ends_it_nor_leaves_it_behind(
     assert running.state(leg) == "connected", running.story(leg)
     assert in_one_bridge_with_media(asterisk, leg)
     asterisk.hang_up_caller(leg)
-    # The new password reaches the worker that knew the old one within ten seconds.
+    # The worker that has the old password gets the new one within ten seconds.
     wait_until(lambda: ended(running, leg), seconds=30, what=lambda: running.story(leg))
     wait_until(lambda: nothing_is_left(asterisk), seconds=5, what=lambda: f"left: {ours(asterisk)}")
 

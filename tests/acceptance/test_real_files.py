@@ -1,4 +1,4 @@
-"""The files we tell an operator to give his Asterisk, and nothing else, make one that serves a call."""
+"""The configuration files that the operator is told to write are enough for an Asterisk that serves a call."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from devstack import asterisk_config, processes
 from devstack.agent import Agent
 from devstack.asterisk import RealAsterisk
 from devstack.asterisk_root import Root
+from devstack.pipeline import ROOT, Pipeline, wait_until
+from devstack.tenants import Tenant
 from shared.asterisk import config_files
-from tests.acceptance.pipeline import ROOT, Pipeline, Tenant, wait_until
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.services]
 
@@ -25,7 +26,7 @@ Files = dict[str, str]
 
 
 class FilesOfTheirs(RealAsterisk):
-    """Runs on these four files; its only ARI user is theirs."""
+    """An Asterisk with these four files and their ARI user alone."""
 
     def __init__(self, root: Root, folder: Path, files: Files, *, port: int) -> None:
         super().__init__(root, folder, asterisk_config.Configuration(), preferred_port=port)
@@ -39,7 +40,7 @@ class FilesOfTheirs(RealAsterisk):
 
 
 def printed(pipeline: Pipeline, tenant: Tenant) -> Files:
-    """What `arictl doctor --dialplan` prints, its two placeholders filled in."""
+    """Return what `arictl doctor --dialplan` prints, its two placeholders filled in."""
     done = subprocess.run(
         [sys.executable, "-m", "arictl.main", "doctor", "--dialplan", str(tenant.organization_id)],
         check=True, capture_output=True, text=True, timeout=60, env={"DATABASE_URL": pipeline.database_url}, cwd=ROOT,
@@ -49,7 +50,7 @@ def printed(pipeline: Pipeline, tenant: Tenant) -> Files:
 
 
 def of_the_readme(pipeline: Pipeline, tenant: Tenant) -> Files:
-    """Its four blocks, in the order in which they stand there."""
+    """Return its four blocks, in order."""
     blocks = re.findall(r"^```ini\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     return dict(zip(FILES, blocks, strict=True))
 

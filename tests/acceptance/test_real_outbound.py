@@ -1,4 +1,4 @@
-"""Outbound calls on a real Asterisk, by the real processes: ours, the platform's, and callers who go on."""
+"""Outbound calls on a real Asterisk with the real processes: ours, the platform's, and refused callers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import pytest
 
 from devstack.agent import Agent
 from devstack.asterisk import RealAsterisk
+from devstack.pipeline import Pipeline, wait_until
+from devstack.tenants import Tenant
 from shared import messages, queues
 from shared.call.call_requests import CallRequest
-from tests.acceptance.pipeline import Pipeline, Tenant, wait_until
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.services]
 
-#: What a refused caller comes to behind Stasis: it shows what it was told, and waits.
+#: The dialplan behind Stasis for refused callers: it shows the channel variables, and waits.
 ANNOUNCEMENT = """
 [announced]
 exten => _X.,1,Stasis(voiceai)
@@ -27,7 +28,7 @@ exten => _X.,1,Stasis(voiceai)
 
 @pytest.fixture
 def running(pipeline: Pipeline, tenant: Tenant, asterisk: RealAsterisk, agent: Agent) -> Pipeline:
-    """Everything up, the tenant's socket connected."""
+    """All processes, with the tenant's event socket open."""
     assert agent.port
     asterisk.configuration.dialplan = ANNOUNCEMENT
     asterisk.reload()
@@ -37,7 +38,7 @@ def running(pipeline: Pipeline, tenant: Tenant, asterisk: RealAsterisk, agent: A
     return pipeline
 
 
-def place(running: Pipeline, tenant: Tenant, number: str, **how: Any) -> None:
+def request_call(running: Pipeline, tenant: Tenant, number: str, **how: Any) -> None:
     request = CallRequest(
         organization_id=tenant.organization_id,
         number=number,
@@ -61,16 +62,16 @@ def nothing_is_left(asterisk: RealAsterisk) -> bool:
     return not asterisk.channels() and not asterisk.bridges()
 
 
-def test_whom_we_call_talks_with_the_agent(
+def test_the_far_end_of_an_outbound_call_talks_with_the_agent(
     running: Pipeline, asterisk: RealAsterisk, tenant: Tenant, agent: Agent
 ) -> None:
-    place(running, tenant, "tone")
+    request_call(running, tenant, "tone")
     (call,) = wait_calls(running, 1, "connected")
     assert call["caller_number"] == "+4955501"
     session = agent.sessions[call["workflow_run_id"]]
     wait_until(lambda: session.dominant_frequency is not None, seconds=5, what="the agent hears whom we called")
     assert session.dominant_frequency == pytest.approx(1004, abs=20)
-    # Asked a second time under the same id, Asterisk says it was done.
+    # A second request under the same id is answered as if it had been done.
     again = asterisk.request(
         "POST", "/channels", endpoint="Local/tone@far", app="voiceai", channelId=call["channel_id"]
     )
@@ -92,7 +93,7 @@ def test_whom_we_cannot_reach_ends_the_run_with_disposition_and_cause(
         "nosuchnumber": ("failed", "failed", None),
     }
     for number in expected:
-        place(running, tenant, number, ring_seconds=2)
+        request_call(running, tenant, number, ring_seconds=2)
     calls = wait_calls(running, len(expected), "ended")
     came_to = {
         call["called_number"]: (
@@ -109,7 +110,7 @@ def test_whom_we_cannot_reach_ends_the_run_with_disposition_and_cause(
 
 
 @pytest.mark.parametrize("number", ["wait", "busy"])
-def test_a_leg_of_the_platform_is_taken_over_or_its_run_ended(
+def test_a_leg_of_the_platform_is_connected_or_its_run_ended(
     running: Pipeline, asterisk: RealAsterisk, tenant: Tenant, number: str
 ) -> None:
     run_id = running.value(
@@ -139,7 +140,7 @@ def test_a_leg_of_the_platform_is_taken_over_or_its_run_ended(
     wait_until(lambda: nothing_is_left(asterisk), seconds=5, what=lambda: str(asterisk.channels()))
 
 
-def test_a_refused_caller_goes_on_in_the_dialplan_and_hears_why(
+def test_a_refused_caller_continues_in_the_dialplan_and_hears_the_reason(
     running: Pipeline, asterisk: RealAsterisk, tenant: Tenant
 ) -> None:
     tenant.configure(asterisk.url, inbound_workflow_id=None, ari_on_refusal="continue")

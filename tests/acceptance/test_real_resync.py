@@ -1,4 +1,4 @@
-"""Resync and what may not be touched, on a real Asterisk."""
+"""Resync on a real Asterisk, and the channels and bridges that it must not touch."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from websockets.sync import client
 from devstack.agent import Agent
 from devstack.asterisk import FAR_PREFIX, RealAsterisk
 from devstack.asterisk_config import Configuration
+from devstack.pipeline import ROOT, Pipeline, wait_until
+from devstack.tenants import PASSWORD, Tenant, closing_tenant
 from shared import queues
-from tests.acceptance.pipeline import PASSWORD, ROOT, Pipeline, Tenant, closing_tenant, wait_until
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.services]
 
-#: Where a caller goes on without us: to a human, and back into our app when COME_BACK is set; and a caller who hangs up
-#: when LEAVE is set.
+#: The dialplan in which a caller continues without the pipeline: to a human, and back into the app if COME_BACK is set;
+#: and a caller that hangs up if LEAVE is set.
 DIALPLAN = """
 [human]
 exten => s,1,Wait(0.2)
@@ -48,7 +49,7 @@ PREFIX = "aip-"
 
 @pytest.fixture
 def running(pipeline: Pipeline, tenant: Tenant, asterisk: RealAsterisk, agent: Agent) -> Pipeline:
-    """Everything up, with a quick resync; the tenant's socket connected."""
+    """All processes, with frequent resyncs and the tenant's event socket open."""
     assert agent.port
     asterisk.configuration.dialplan = DIALPLAN
     asterisk.reload()
@@ -65,12 +66,12 @@ def connect(running: Pipeline, asterisk: RealAsterisk, **how: Any) -> str:
 
 
 def until(running: Pipeline, asterisk: RealAsterisk, condition: Callable[[], object], *, seconds: float) -> None:
-    def tell() -> str:
+    def describe() -> str:
         stories = [f"-- {call['channel_id']}\n{running.story(call['channel_id'])}" for call in running.calls()]
         left = [(channel["id"], channel["dialplan"]["app_name"]) for channel in asterisk.channels()]
         return "\n".join([*stories, f"channels: {left}", f"bridges: {[b['id'] for b in asterisk.bridges()]}"])
 
-    wait_until(condition, seconds=seconds, what=tell)
+    wait_until(condition, seconds=seconds, what=describe)
 
 
 def channel(asterisk: RealAsterisk, leg: str) -> dict[str, Any] | None:
@@ -82,7 +83,7 @@ def bridges(asterisk: RealAsterisk) -> dict[str, list[str]]:
 
 
 def found(running: Pipeline) -> str:
-    """What resyncs had to tell."""
+    """Return the timeline entries of resyncs."""
     return "\n".join(row["detail"] for row in running.query("SELECT detail FROM ari.timeline WHERE name = 'Resync'"))
 
 
@@ -117,13 +118,13 @@ def test_a_caller_handed_to_a_human_is_left_alone_and_is_a_new_call_when_it_come
 def test_what_is_not_ours_is_left_alone_and_what_is_ours_without_a_call_is_removed(
     running: Pipeline, asterisk: RealAsterisk
 ) -> None:
-    """Their bridge with a caller of theirs, their empty bridge; a leg, a bridge, and an empty bridge of ours."""
+    """Another controller's bridge with its caller and its empty bridge; our leg, bridge and empty bridge."""
     stays, unbridged = connect(running, asterisk), connect(running, asterisk)
     strange = f"{PREFIX}{uuid.uuid4().hex}"
     running.signal("listener", signal.SIGSTOP)
     running.signal("worker", signal.SIGSTOP)
     try:
-        # Frozen, our listener does not hear of a caller that another controller serves, and no resync is quicker.
+        # The frozen listener gets no event of the caller that another controller serves, and no resync is quicker.
         theirs = asterisk.dial()
         until(running, asterisk, lambda: in_stasis(asterisk, theirs), seconds=5)
         for bridge in ("their-bridge", "their-empty-bridge"):
@@ -171,7 +172,7 @@ def test_modules_that_are_not_loaded_for_a_while_prove_no_teardown_and_end_no_ca
     assert running.run(hangs_up)["is_completed"]
     asterisk.cli("module load res_ari_bridges.so")
     until(running, asterisk, lambda: running.state(hangs_up) == "ended", seconds=15)
-    # From here on no leg may end: Asterisk dies when one does that an unloaded res_ari_channels had made.
+    # From here on no leg may end: Asterisk crashes at the end of one that an unloaded res_ari_channels created.
     asterisk.cli("module unload res_ari_applications.so")
     asterisk.cli("module unload res_ari_channels.so")
     answer = asterisk.request("GET", f"/channels/{quote(stays)}")
@@ -189,7 +190,7 @@ def test_modules_that_are_not_loaded_for_a_while_prove_no_teardown_and_end_no_ca
     assert running.state(after) == "connected"
 
 
-def test_an_app_that_another_client_insists_on_is_left_to_it_until_somebody_says_otherwise(
+def test_an_app_that_another_client_insists_on_is_left_to_it_until_an_operator_reclaims_it(
     pipeline: Pipeline, tenant: Tenant, asterisk: RealAsterisk, agent: Agent
 ) -> None:
     assert agent.port
@@ -203,7 +204,7 @@ def test_an_app_that_another_client_insists_on_is_left_to_it_until_somebody_says
     with taking_over(asterisk) as second:
         wait_until(lambda: socket_state(pipeline) == "parked", seconds=5, what=pipeline.log_tail)
         theirs = asterisk.dial()
-        # Resyncs for the call we have go on: they leave a caller who may be the other's alone.
+        # Resyncs for our call continue: they leave alone a caller that may belong to the other client.
         until(pipeline, asterisk, lambda: "callers we do not know are left to it" in found(pipeline), seconds=10)
         asterisk.hang_up_caller(stays)
         until(pipeline, asterisk, lambda: pipeline.state(stays) == "ended", seconds=10)
@@ -220,7 +221,7 @@ def test_an_app_that_another_client_insists_on_is_left_to_it_until_somebody_says
 
 
 def taking_over(asterisk: RealAsterisk) -> client.ClientConnection:
-    """Another ARI client's event socket of our app."""
+    """Open the event socket of our app as another ARI client."""
     credentials = base64.b64encode(f"voiceai:{PASSWORD}".encode()).decode()
     return client.connect(
         f"{asterisk.url.replace('http', 'ws')}/ari/events?app=voiceai",
@@ -230,7 +231,7 @@ def taking_over(asterisk: RealAsterisk) -> client.ClientConnection:
 
 
 def replaced(theirs: client.ClientConnection, *, seconds: float = 10) -> bool:
-    """Whether the app was taken from this socket."""
+    """Return True if the app was taken over from this socket."""
     ends_at = time.monotonic() + seconds
     with contextlib.suppress(TimeoutError):
         while True:
@@ -245,7 +246,7 @@ def socket_state(running: Pipeline) -> str:
 
 
 def arictl(running: Pipeline, *arguments: str) -> str:
-    """What the command prints."""
+    """Return what the command prints."""
     done = subprocess.run(
         [sys.executable, "-m", "arictl.main", *arguments],
         cwd=ROOT,
@@ -278,7 +279,7 @@ def test_after_a_flushed_redis_and_a_restarted_listener_sockets_are_spread_evenl
         return [row["count"] for row in rows]
 
     def epochs() -> int:
-        """Grows with each socket that is given to somebody."""
+        """Return the sum of all epochs, which grows with each assignment."""
         return int(pipeline.value("SELECT sum(epoch) FROM ari.connection_versions"))
 
     wait_until(lambda: spread() == [3, 3], seconds=20, what=pipeline.log_tail)
@@ -317,7 +318,7 @@ def test_a_channel_under_the_id_of_another_tenants_media_leg_changes_nothing_the
 
 
 def refused_of(running: Pipeline, leg: str) -> int:
-    """How many events of a leg were refused as another tenant's."""
+    """Return how many events of a leg were refused as another tenant's."""
     return int(
         running.value(
             "SELECT count(*) FROM ari.timeline WHERE kind = 'refusal' AND name = 'ForeignLeg'"
@@ -328,7 +329,7 @@ def refused_of(running: Pipeline, leg: str) -> int:
 
 
 def refused_resyncs(running: Pipeline) -> int:
-    """How many resyncs were not possible, by the worker's log."""
+    """Return the number of failed resyncs in the worker's log."""
     return (running.logs / "worker.log").read_text().count("resync not possible")
 
 

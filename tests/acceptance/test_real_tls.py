@@ -1,4 +1,4 @@
-"""Calls on a real Asterisk behind TLS and a path prefix, its certificate signed by an authority nobody else knows."""
+"""Calls on a real Asterisk behind TLS and a path prefix, its certificate signed by a private authority."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import pytest
 from devstack import asterisk_config, endpoint
 from devstack.agent import Agent
 from devstack.asterisk import RealAsterisk
+from devstack.pipeline import Pipeline, wait_until
+from devstack.tenants import PASSWORD, Tenant
 from tests import certificates
-from tests.acceptance.pipeline import PASSWORD, Pipeline, Tenant, wait_until
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.services]
 
 
 @pytest.fixture
 def prefixed(make_asterisk: Callable[[asterisk_config.Configuration], RealAsterisk], media_port: int) -> RealAsterisk:
-    """A real Asterisk whose ARI is below a prefix."""
+    """A real Asterisk with a path prefix before ARI."""
     client = asterisk_config.Client(uri=f"ws://127.0.0.1:{media_port}{endpoint.PATH}")
     return make_asterisk(
         asterisk_config.Configuration(
@@ -30,7 +31,7 @@ def prefixed(make_asterisk: Callable[[asterisk_config.Configuration], RealAsteri
 
 
 def serve_one_call(pipeline: Pipeline, asterisk: RealAsterisk) -> None:
-    """A caller is connected, hangs up, and nothing is left."""
+    """Check that a call connects, and that nothing is left after its end."""
     leg = asterisk.dial()
     wait_until(lambda: pipeline.state(leg) == "connected", seconds=10, what=lambda: pipeline.story(leg))
     asterisk.hang_up_caller(leg)
@@ -47,7 +48,7 @@ def test_a_private_authority_is_trusted_by_its_bundle_and_a_change_of_it_keeps_c
     old, new = (certificates.issue("pbx", by, hosts=certificates.LOOPBACK) for by in authorities)
     with certificates.in_front_of(prefixed.url, old) as proxy:
         assert proxy.url().endswith("/behind/nginx")
-        # Without the bundle nothing works, and it is said why.
+        # Without the bundle the connection fails, with the reason.
         tenant.configure(proxy.url())
         pipeline.start()
         errors = "SELECT last_error FROM ari.connection_versions WHERE retired_at IS NULL"
@@ -61,7 +62,7 @@ def test_a_private_authority_is_trusted_by_its_bundle_and_a_change_of_it_keeps_c
         pipeline.wait_connected()
         serve_one_call(pipeline, prefixed)
 
-        # Somebody talks while the PBX gets a certificate of another authority and the bundle is changed.
+        # During a call, the PBX gets a certificate of another authority, and the bundle is changed.
         talking = prefixed.dial()
         wait_until(lambda: pipeline.state(talking) == "connected", seconds=10, what=lambda: pipeline.story(talking))
         proxy.show(new)

@@ -1,4 +1,4 @@
-"""What docs/operations.md says of a database of an hour ago, and of a new SECRET_KEY: done while calls run."""
+"""Procedures of docs/operations.md during calls: restoring a database of an hour ago, and changing SECRET_KEY."""
 
 from __future__ import annotations
 
@@ -11,43 +11,23 @@ from typing import Any
 
 import pytest
 
-from devstack import programs, servers
+from devstack import programs
+from devstack.pipeline import ROOT, SECRET_KEY
 from shared import errors
 from shared.process import sealing
-from tests import databases
-from tests.acceptance.pipeline import ROOT, SECRET_KEY
-from tests.acceptance.sites import Product, Site, running_product
+from tests.acceptance.environment import Deploy, Deployment, Environment
 
 pytestmark = pytest.mark.services
 
 OLD_KEY, NEW_KEY = "the key that was used for years", "the new key made only today"
-#: As the agent of the suite checks it; of its own, so that it outlives the keys.
+#: A setting of its own, so that it survives the change of keys.
 MEDIA_TOKEN_SECRET = sealing.media_secret(SECRET_KEY.split(",", maxsplit=1)[0])
 
 
 @pytest.fixture
-def product(
-    postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path,
-    request: pytest.FixtureRequest,
-) -> Iterator[Product]:  # fmt: skip
-    """Processes of the test's own: it stops them."""
-    database_url = databases.create(postgres_server.url, template=database_template)
-    with (
-        running_product(
-            folder=stack_folder,
-            logs=all_logs / request.node.name,
-            database_url=database_url,
-            audio=True,
-            SECRET_KEY=OLD_KEY,
-            MEDIA_TOKEN_SECRET=MEDIA_TOKEN_SECRET,
-        ) as made,
-    ):
-        yield made
-
-
-@pytest.fixture
-def site(product: Product) -> Iterator[Site]:
-    with product.site() as made:
+def deployment(deploy: Deploy, request: pytest.FixtureRequest) -> Iterator[Deployment]:
+    """A deployment for one test, which stops its processes."""
+    with deploy(request.node.name, audio=True, SECRET_KEY=OLD_KEY, MEDIA_TOKEN_SECRET=MEDIA_TOKEN_SECRET) as made:
         yield made
 
 
@@ -58,41 +38,43 @@ def statements_of_the_page() -> list[str]:
     return statements
 
 
-def hears_the_agent(site: Site, leg: str) -> bool:
-    return site.control.heard(leg).dominant_hz == 400
+def hears_the_agent(env: Environment, leg: str) -> bool:
+    return env.control.heard(leg).dominant_hz == 400
 
 
-def test_a_database_of_an_hour_ago_is_restored_while_calls_run(product: Product, site: Site, tmp_path: Path) -> None:
-    pipeline, control = product.pipeline, site.control
-    talking, leaves_later = site.connect(2)
-    (over,) = site.connect()
-    site.end_one(over)
-    # Held where its attempt is in the row and its media leg on its way.
+def test_a_database_of_an_hour_ago_is_restored_while_calls_run(
+    deployment: Deployment, env: Environment, tmp_path: Path
+) -> None:
+    pipeline, control = deployment.pipeline, env.control
+    talking, leaves_later = env.connect(2)
+    (over,) = env.connect()
+    env.end_one(over)
+    # Stopped when its attempt is stored and its media leg is requested.
     control.delay_media(1.5)
-    being_set_up = site.dial()
-    site.until(lambda: site.count("POST", "/channels/externalMedia") == 4, seconds=5, what="the agent is asked for")
+    being_set_up = env.dial()
+    env.until(lambda: env.count("POST", "/channels/externalMedia") == 4, seconds=5, what="the agent is asked for")
     backup = tmp_path / "backup"
     postgres = programs.postgres_clients()
     subprocess.run(
-        [postgres / "pg_dump", "--format=custom", f"--file={backup}", product.database_url], check=True, timeout=60
+        [postgres / "pg_dump", "--format=custom", f"--file={backup}", deployment.database_url], check=True, timeout=60
     )
-    site.wait_state(being_set_up, "connected")
+    env.wait_state(being_set_up, "connected")
     control.delay_media(0)
-    # The hour that will be forgotten.
+    # The hour that the restore undoes.
     control.hang_up(leaves_later)
-    site.wait_state(leaves_later, "ended")
-    (later,) = site.connect()
-    (later_and_over,) = site.connect()
-    site.end_one(later_and_over)
-    untouched = site.own(talking, "m"), site.own(talking, "b")
-    forgotten = site.own(later, "m"), site.own(later, "b")
+    env.wait_state(leaves_later, "ended")
+    (later,) = env.connect()
+    (later_and_over,) = env.connect()
+    env.end_one(later_and_over)
+    untouched = env.own(talking, "m"), env.own(talking, "b")
+    forgotten = env.own(later, "m"), env.own(later, "b")
     last_run = pipeline.value("SELECT max(id) FROM workflow_runs")
 
     for name in ("scheduler", "worker", "listener"):
         assert pipeline.stop(name) == 0
-    restore = ["--clean", "--if-exists", "--single-transaction", f"--dbname={product.database_url}"]
+    restore = ["--clean", "--if-exists", "--single-transaction", f"--dbname={deployment.database_url}"]
     subprocess.run([postgres / "pg_restore", *restore, backup], check=True, timeout=60)
-    with product.queue() as client:
+    with deployment.queue() as client:
         client.flushdb()
     assert pipeline.state(leaves_later) == "connected", "the hour is forgotten"
     assert pipeline.state(being_set_up) == "prepared"
@@ -102,51 +84,51 @@ def test_a_database_of_an_hour_ago_is_restored_while_calls_run(product: Product,
     pipeline.execute("SELECT setval('workflow_runs_id_seq', %s)", last_run + 1000)
     seen = len(control.requests())
     arictl = [sys.executable, "-m", "arictl.main", "db", "upgrade"]
-    environment = {"DATABASE_URL": product.database_url, "PYTHONPATH": str(ROOT)}
+    environment = {"DATABASE_URL": deployment.database_url, "PYTHONPATH": str(ROOT)}
     subprocess.run(arictl, check=True, timeout=60, cwd=tmp_path, env=environment, capture_output=True)
     pipeline.start("listener", "scheduler")
-    site.until(lambda: pipeline.connected(site.asterisk.url), seconds=15, what="the event socket is up")
+    env.until(lambda: pipeline.connected(env.asterisk.url), seconds=15, what="the event socket is up")
     pipeline.start("worker")
 
-    # Who talked then and talks now: not touched.
+    # Connected then and now: not touched.
     assert pipeline.state(talking) == "connected"
-    # Who hung up since: ended, and the run with the call.
-    site.wait_state(leaves_later, "ended")
-    assert site.run(leaves_later)["is_completed"]
-    # Who was being set up: hung up, not left in silence.
-    site.wait_state(being_set_up, "ended")
+    # Hung up since: the call has ended, and its run with it.
+    env.wait_state(leaves_later, "ended")
+    assert env.run(leaves_later)["is_completed"]
+    # Was being set up: hung up, not left in silence.
+    env.wait_state(being_set_up, "ended")
     assert control.channel(being_set_up) is None
-    # Who called since and talks: taken up anew, with a run of a number nobody has had and another agent.
-    site.wait_state(later, "connected")
-    assert site.run(later)["id"] > last_run + 999
-    assert site.own(later, "m") not in forgotten
-    site.until(lambda: hears_the_agent(site, later), seconds=5, what="he hears an agent")
-    # Who called since and is gone: nothing.
+    # Called since and still there: set up again, with a run id that was never used and another agent.
+    env.wait_state(later, "connected")
+    assert env.run(later)["id"] > last_run + 999
+    assert env.own(later, "m") not in forgotten
+    env.until(lambda: hears_the_agent(env, later), seconds=5, what="he hears an agent")
+    # Called since and gone: no call.
     assert not pipeline.calls(later_and_over)
     assert pipeline.state(over) == "ended"
 
-    site.until(
+    env.until(
         lambda: (
-            {channel["id"] for channel in control.channels()} == {talking, untouched[0], later, site.own(later, "m")}
+            {channel["id"] for channel in control.channels()} == {talking, untouched[0], later, env.own(later, "m")}
         ),
         seconds=10,
         what="nothing is left of the hour",
     )
-    assert {bridge["id"] for bridge in control.bridges()} == {untouched[1], site.own(later, "b")}
+    assert {bridge["id"] for bridge in control.bridges()} == {untouched[1], env.own(later, "b")}
     changing = [r.path for r in control.requests()[seen:] if r.method != "GET"]
     assert not [path for path in changing if talking in path or untouched[0] in path or untouched[1] in path]
-    assert site.is_joined(talking)
-    assert hears_the_agent(site, talking)
-    site.end(talking, later)
+    assert env.is_joined(talking)
+    assert hears_the_agent(env, talking)
+    env.end(talking, later)
 
 
-def test_the_secret_key_is_changed_while_a_call_runs(product: Product, site: Site) -> None:
-    pipeline = product.pipeline
-    (talking,) = site.connect()
+def test_the_secret_key_is_changed_while_a_call_runs(deployment: Deployment, env: Environment) -> None:
+    pipeline = deployment.pipeline
+    (talking,) = env.connect()
     both = f"{NEW_KEY},{OLD_KEY}"
 
     def ready(name: str) -> int:
-        """How often a process has said that it is."""
+        """Return how often a process has logged that it is ready."""
         said = {"listener": "listener started", "worker": "worker started", "scheduler": "scheduler started"}[name]
         return (pipeline.logs / f"{name}.log").read_text().count(said)
 
@@ -155,8 +137,8 @@ def test_the_secret_key_is_changed_while_a_call_runs(product: Product, site: Sit
             before = ready(name)
             assert pipeline.stop(name) == 0
             pipeline.start(name, SECRET_KEY=key)
-            # One that is told to end before it listens to signals ends by the signal.
-            site.until(lambda name=name, before=before: ready(name) > before, seconds=20, what=f"{name} is ready")  # type: ignore[misc]
+            # A process that gets the signal before it handles it ends by the signal.
+            env.until(lambda name=name, before=before: ready(name) > before, seconds=20, what=f"{name} is ready")  # type: ignore[misc]
 
     def sealed() -> list[dict[str, Any]]:
         return pipeline.query(
@@ -165,13 +147,13 @@ def test_the_secret_key_is_changed_while_a_call_runs(product: Product, site: Sit
         )
 
     restart("listener", "worker", "scheduler", key=both)
-    (leg,) = site.connect()
-    site.end_one(leg)
+    (leg,) = env.connect()
+    env.end_one(leg)
     (before,) = sealed()
     assert sealing.Sealer((OLD_KEY,)).open(before["sealed_password"])
 
     restart("scheduler", key=NEW_KEY)
-    site.until(
+    env.until(
         lambda: sealed()[0]["version"] > before["version"] and sealed()[0]["socket_state"] == "connected",
         seconds=15,
         what="the password is sealed anew, and the socket handed over",
@@ -182,10 +164,10 @@ def test_the_secret_key_is_changed_while_a_call_runs(product: Product, site: Sit
         sealing.Sealer((OLD_KEY,)).open(after["sealed_password"])
 
     restart("listener", "worker", key=NEW_KEY)
-    site.wait_ready()
-    (leg,) = site.connect()
-    site.end_one(leg)
+    env.wait_ready()
+    (leg,) = env.connect()
+    env.end_one(leg)
     assert pipeline.state(talking) == "connected"
-    assert hears_the_agent(site, talking)
-    # Its row still names the version that the old key has sealed.
-    site.end(talking)
+    assert hears_the_agent(env, talking)
+    # Its row still names the version that is sealed with the old key.
+    env.end(talking)

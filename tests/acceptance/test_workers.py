@@ -1,4 +1,4 @@
-"""Workers are processes that nobody masters: one that dies takes no other with it."""
+"""Workers are independent processes: one that dies takes no other with it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import functools
 
 import pytest
 
+from devstack.pipeline import Pipeline, wait_until
+from devstack.tenants import Tenant
 from simulator.testing import SimulatedAsterisk
-from tests.acceptance.pipeline import Pipeline, Tenant, wait_until
 
 pytestmark = pytest.mark.services
 
@@ -23,24 +24,24 @@ def test_killed_workers_take_no_other_with_them_and_calls_go_on(
     def are(legs: list[str], *states: str) -> bool:
         return all(pipeline.state(leg) in states for leg in legs)
 
-    def tell() -> str:
+    def describe() -> str:
         return "\n\n".join(map(pipeline.story, legs))
 
     legs = []
     for killed in ("worker", "worker.2"):
-        # Some of these are in the hands of the one that is killed.
+        # Some of these are in flight on the worker that is killed.
         legs += [simulated.control.dial("voiceai") for _ in range(3)]
         pipeline.kill(killed)
     later = [simulated.control.dial("voiceai") for _ in range(3)]
     legs += later
-    wait_until(functools.partial(are, later, "connected"), seconds=20, what=tell)
-    wait_until(functools.partial(are, legs, "connected", "ended"), seconds=40, what=tell)
+    wait_until(functools.partial(are, later, "connected"), seconds=20, what=describe)
+    wait_until(functools.partial(are, legs, "connected", "ended"), seconds=40, what=describe)
     pipeline.start("worker")
     assert pipeline.stop("worker.3") == 0, "it was there all the time, and ends in order"
     for channel in simulated.control.channels():
         if channel["id"] in legs:
             simulated.control.hang_up(channel["id"])
-    wait_until(functools.partial(are, legs, "ended"), seconds=30, what=tell)
+    wait_until(functools.partial(are, legs, "ended"), seconds=30, what=describe)
     assert simulated.control.channels() == []
     assert simulated.control.bridges() == []
     assert simulated.control.crashes == 0

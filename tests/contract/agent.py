@@ -1,7 +1,7 @@
-"""A media server for the contract suite. Each leg says in its query how it is to be treated, so that one serves all.
+"""A media server for the contract suite. The query of each leg says how to treat it, so one server is enough.
 
-`leg` names it; `delay` and `close` are seconds before it is accepted and closed, `refuse` is an HTTP status,
-`tone` is what it says in Hz.
+`leg` names it; `delay` and `close` are the seconds until it is accepted and closed, `refuse` is an HTTP status, `tone`
+is the tone that the agent says, in Hz.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from simulator import audio
 
 @dataclass
 class Leg:
-    """One connection of a media leg, from its handshake on."""
+    """A connection of a media leg, from its handshake on."""
 
     path: str
     query: dict[str, str]
@@ -34,12 +34,12 @@ class Leg:
 
     @property
     def dominant_hz(self) -> int | None:
-        """Of the last 80 ms heard."""
+        """The strongest frequency of the last 80 ms."""
         return audio.dominant_hz(bytes(self.heard[-4 * audio.FRAME_BYTES :]))
 
 
 class Agent:
-    """Listens on loopback, on a port of its own, from here to `close()`."""
+    """Listens on loopback, on a free port, until `close()`."""
 
     def __init__(self) -> None:
         #: Every handshake, oldest first.
@@ -57,11 +57,11 @@ class Agent:
         self._thread.start()
 
     def of(self, leg: str) -> list[Leg]:
-        """The connections of one media leg."""
+        """Return the connections of a media leg."""
         return [found for found in self.legs if found.query.get("leg") == leg]
 
     def close(self) -> None:
-        """Closes every socket and the port."""
+        """Close every socket and the port."""
         self._server.shutdown()
         for leg in self.legs:
             leg.socket.close()
@@ -69,7 +69,7 @@ class Agent:
 
     def _meet(self, socket: ServerConnection, request: Request) -> Response | None:
         query = {name: values[0] for name, values in parse_qs(urlsplit(request.path).query).items()}
-        # Before the handshake is answered: whoever sees the leg's StasisStart finds it here.
+        # Before the handshake is answered, so that a test that has seen the leg's StasisStart finds it here.
         self.legs.append(Leg(request.path, query, socket))
         time.sleep(float(query.get("delay", 0)))
         return socket.respond(int(query["refuse"]), "refused\n") if "refuse" in query else None

@@ -1,6 +1,6 @@
-"""Fixtures of the contract suite: each test meets the simulated Asterisk and a real one, with the same code.
+"""Fixtures of the contract suite: each test runs on the simulated Asterisk and on a real one.
 
-One Asterisk of each kind serves the whole run; every test has numbers, apps and ids of its own and leaves it empty.
+One Asterisk of each kind serves the whole run; every test has its own numbers, apps and ids, and leaves it empty.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from tests.contract.switches import Switch
 
 MakeSwitch = Callable[..., Switch]
 KINDS = ["simulated", pytest.param("real", marks=pytest.mark.asterisk)]
-#: For what the simulator does not do.
+#: Marks a fact that the simulator does not reproduce.
 ONLY_REAL = pytest.mark.parametrize("shared_switch", KINDS[1:], indirect=True)
 
 
@@ -49,7 +49,7 @@ def switch(shared_switch: Switch) -> Iterator[Switch]:
 
 @pytest.fixture(params=KINDS)
 def make_switch(request: pytest.FixtureRequest, agent: Agent, stack_folder: Path) -> Iterator[MakeSwitch]:
-    """Starts an Asterisk of the test's own, for what harms it or needs another configuration."""
+    """A function that starts an Asterisk for one test that harms it or needs another configuration."""
     with contextlib.ExitStack() as running:
 
         def make(**options: Any) -> Switch:
@@ -63,11 +63,11 @@ def make_switch(request: pytest.FixtureRequest, agent: Agent, stack_folder: Path
 
 @pytest.fixture
 def number() -> str:
-    """A number nobody has called yet."""
+    """An unused number."""
     return Switch.number()
 
 
 @pytest.fixture
 def app(number: str) -> str:
-    """The app that calls to the number enter."""
+    """The app of calls to the number."""
     return f"app-{number}"

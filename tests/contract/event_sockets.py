@@ -1,4 +1,4 @@
-"""The event socket of an app as the contract suite reads it: to the next event that counts, or to silence."""
+"""The event socket of an app, read up to an awaited event or until nothing comes."""
 
 import contextlib
 import json
@@ -9,12 +9,12 @@ from typing import Any
 from websockets.sync.client import ClientConnection
 
 JSONObject = dict[str, Any]
-#: Events that a real one sends on the way and the simulated one leaves out: nobody decides by them.
+#: Events that a real Asterisk sends and the simulated one does not: the product ignores them.
 CHATTER = {"ChannelVarset", "ChannelConnectedLine", "ChannelCallerId", "ChannelDialplan"}
 
 
 def until(condition: Callable[[], Any], seconds: float = 5.0) -> Any:
-    """Polls until the condition holds and returns what it gave."""
+    """Poll until the condition holds and return its value."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "not in time"
@@ -23,7 +23,7 @@ def until(condition: Callable[[], Any], seconds: float = 5.0) -> Any:
 
 
 def about(event: JSONObject) -> str | None:
-    """The id of the channel an event is about; of a Dial, its peer."""
+    """Return the id of the channel of an event; of a Dial, that of its peer."""
     channel: JSONObject = event.get("channel") or event.get("peer") or {}
     return channel.get("id")
 
@@ -36,7 +36,7 @@ class Events:
         self.seen: list[JSONObject] = []
 
     def next(self, kind: str, channel_id: str | None = None, seconds: float = 6.0) -> JSONObject:
-        """Reads on to the next event of this type (and channel, or peer of a Dial)."""
+        """Read to the next event of this type (and channel, or peer of a Dial)."""
         deadline = time.monotonic() + seconds
         while True:
             event: JSONObject = json.loads(self.socket.recv(timeout=max(0.0, deadline - time.monotonic())))
@@ -45,7 +45,7 @@ class Events:
                 return event
 
     def rest(self, seconds: float = 0.3) -> list[JSONObject]:
-        """All that was not yet taken, and what still comes until it is quiet for so long."""
+        """Return the events since the last call, reading until none comes for `seconds`."""
         with contextlib.suppress(TimeoutError):
             while True:
                 self.seen.append(json.loads(self.socket.recv(timeout=seconds)))

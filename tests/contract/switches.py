@@ -26,23 +26,23 @@ from tests.contract.event_sockets import Events, until
 USER, PASSWORD = "voiceai", "p&ss #%+:word"
 OTHER_USER, OTHER_PASSWORD = "other", "secret"
 _ADMINISTRATOR_PASSWORD = "administrator"
-#: Context → what stands in its Stasis(). The number called decides the app, so each test has one of its own.
+#: Context → the arguments of its Stasis(). The called number decides the app, so each test has its own.
 CONTEXTS = {
     "inbound": "app-${EXTEN}",
     "args": "app-${EXTEN},a=1,b=2",
     "escaped": "app-${EXTEN},a=1\\,b=2",
     "quoted": 'app-${EXTEN},"a=1,b=2"',
 }
-#: Context → what stands in its StasisBroadcast().
+#: Context → the arguments of its StasisBroadcast().
 BROADCASTS = {"broadcast": "1000,^app-${EXTEN}"}
-#: The real one's further dialplan: calls on offer, and `pickup`, whose caller picks up the call marked by the number.
+#: Further dialplan of the real one: offered calls, and `pickup`, whose caller picks up the call marked by the number.
 DIALPLAN = "".join(
     f"[{context}]\nexten => _X.,1,Ringing()\n same => n,StasisBroadcast({text})\n same => n,Hangup()\n"
     for context, text in BROADCASTS.items()
 )
 DIALPLAN += "[pickup]\nexten => _X.,1,Pickup(${EXTEN}@PICKUPMARK)\n same => n,Hangup()\n"
-#: Nobody listens there.
-NOWHERE = "ws://127.0.0.1:9/"
+#: No server listens there.
+UNREACHABLE = "ws://127.0.0.1:9/"
 CONNECTION_SECONDS, ATTEMPTS = 0.4, 2
 
 _numbers = itertools.count(5550001)
@@ -50,7 +50,7 @@ _numbers = itertools.count(5550001)
 
 @dataclass
 class Switch:
-    """One Asterisk, used as a tenant uses it; `administrator` dials calls in."""
+    """One Asterisk, as a tenant uses it; `administrator` makes the inbound calls."""
 
     kind: str
     url: str
@@ -61,7 +61,7 @@ class Switch:
 
     @staticmethod
     def number() -> str:
-        """A number nobody has called yet; its calls enter the app `app-NUMBER`."""
+        """Return an unused number; calls to it enter the app `app-NUMBER`."""
         return str(next(_numbers))
 
     # -- REST ----------------------------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ class Switch:
         return {channel["id"] for channel in self.get("/channels")}
 
     def external_media(self, channel_id: str, app: str, treatment: str = "", **query: str) -> requests.Response:
-        """Asks for a media leg; `treatment` is how the agent is to treat it, as in `delay=1,tone=400`."""
+        """Request a media leg; `treatment` tells the agent how to treat it, as in `delay=1,tone=400`."""
         whole = {
             "app": app,
             "external_host": "media",
@@ -115,25 +115,25 @@ class Switch:
         url += "&subscribeAll=true" if subscribe_all else ""
         secret = base64.b64encode(f"{user}:{password}".encode()).decode()
         with connect(url, additional_headers={"Authorization": f"Basic {secret}"}) as socket:
-            # The handshake is answered a moment before the app has the socket.
+            # The app has the socket only a moment after the handshake.
             until(lambda: self.call("GET", f"/applications/{quote(app)}").status_code == 200)
             yield Events(socket)
 
     def is_connected(self, app: str) -> bool:
-        """Whether the app is there: it has a socket or a channel."""
+        """Return True if the app exists: it has a socket or a channel."""
         return self.status("GET", f"/applications/{quote(app)}") == 200
 
     # -- callers -------------------------------------------------------------------------------------------------------
 
     def dial(self, number: str, *, context: str = "inbound", far: str = "wait", **options: Any) -> str:
-        """Somebody calls in and does what `far` says once answered; returns the id of the leg in the dialplan."""
+        """Start an inbound call, whose caller does what `far` says once answered; return the leg in the dialplan."""
         return self.administrator.dial(context, called=number, far=far, listen=far != "wait", **options)
 
     def hang_up_caller(self, leg: str) -> None:
         self.administrator.hang_up_caller(leg)
 
     def heard_by_caller(self, leg: str) -> float | None:
-        """The frequency that a caller dialled with another `far` than `wait` hears."""
+        """Return the frequency that a caller dialled with another `far` than `wait` hears."""
         if self.real is not None:
             return self.real.heard_by_caller(leg)
         assert self.simulated is not None
@@ -141,17 +141,19 @@ class Switch:
         return float(until(lambda: control.heard(leg).dominant_hz))
 
     def ring(self, events: Events, number: str, **options: Any) -> str:
-        """A call that is in its app, ringing."""
+        """Start a call and wait until it rings in its app; return its leg."""
         leg = self.dial(number, **options)
         events.next("StasisStart", leg)
         return leg
 
     def pick_up(self, events: Events, number: str) -> tuple[str, str]:
-        """A call of ours that rings in its app is picked up by another party; returns the ids of both channels."""
+        """Let another party pick up a call that rings in its app; return the ids of both channels."""
         leg, other = f"{number}-ringing", f"{number}-other"
         if self.simulated is not None:
             self.simulated.control.dial(f"app-{number}", channel_id=leg)
-            events.next("StasisStart", leg)
+            created = events.next("StasisStart", leg)["channel"]["creationtime"]
+            # Two channels of the same millisecond would have the same creationtime.
+            until(lambda: self.get("/asterisk/ping")["timestamp"] > created)
             self.simulated.control.pick_up(leg, new_channel_id=other)
             return leg, other
         whole = {"endpoint": "Local/ring@far", "app": f"app-{number}", "channelId": leg, "formats": "ulaw"}
@@ -164,7 +166,7 @@ class Switch:
         return leg, other
 
     def join(self, events: Events, number: str, treatment: str = "", **options: Any) -> tuple[str, str, str]:
-        """A caller and a media leg in a bridge, answered; returns the ids of the three."""
+        """Join a caller and a media leg in a bridge, answered; return the ids of the three."""
         leg, media, bridge = self.ring(events, number, **options), f"{number}-media", f"{number}-bridge"
         assert self.external_media(media, f"app-{number}", treatment).status_code == 200
         events.next("StasisStart", media)
@@ -174,10 +176,10 @@ class Switch:
         events.rest()
         return leg, media, bridge
 
-    # -- the whole of it -----------------------------------------------------------------------------------------------
+    # -- the whole Asterisk --------------------------------------------------------------------------------------------
 
     def clear(self) -> None:
-        """Ends all calls."""
+        """End all calls."""
         if not self.administrator.answers():
             return
         for channel in self.administrator.channels():
@@ -187,27 +189,27 @@ class Switch:
         until(lambda: not self.administrator.channels())
 
     def unload_channels(self) -> None:
-        """Asterisk loses the module that answers `/channels`."""
+        """Unload the module that answers `/channels`."""
         if self.real is not None:
             self.real.cli("module unload res_ari_channels.so")
         if self.simulated is not None:
             self.simulated.control.fault("*", "/channels*", status=404, message="Resource not found")
 
     def has_crashed(self) -> bool:
-        """Whether it is dead; the simulated one says so of itself."""
+        """Return True if it has crashed; the simulated one reports it itself."""
         if self.simulated is not None:
             return self.simulated.control.crashes == 1 and not self.simulated.control.is_running
         return not self.administrator.answers()
 
 
 def media_clients(agent_url: str) -> dict[str, str]:
-    """Names of websocket clients and where they connect to."""
-    return {"media": agent_url, "nobody": NOWHERE}
+    """Return name → URL of the websocket clients."""
+    return {"media": agent_url, "unreachable": UNREACHABLE}
 
 
 @contextlib.contextmanager
 def simulated(agent_url: str, *, session_limit: int = 100, keep_alive_seconds: float = 15.0) -> Iterator[Switch]:
-    """The simulated one, configured like the real one."""
+    """Start a simulated Asterisk, configured like the real one."""
     configured = settings.Settings(
         users={USER: PASSWORD, OTHER_USER: OTHER_PASSWORD, asterisk_config.ADMINISTRATOR: _ADMINISTRATOR_PASSWORD},
         media_urls=media_clients(agent_url),
@@ -234,7 +236,7 @@ def simulated(agent_url: str, *, session_limit: int = 100, keep_alive_seconds: f
 def real(
     agent_url: str, root: Root, folder: Path, *, session_limit: int = 100, keep_alive_seconds: float = 15.0
 ) -> Iterator[Switch]:
-    """A real one of our own."""
+    """Start a real Asterisk."""
     clients = {
         name: asterisk_config.Client(
             uri=url,

@@ -1,4 +1,4 @@
-"""What an Asterisk tells of itself, for those who examine it."""
+"""Information about an Asterisk: version, modules, websocket clients."""
 
 from tests.contract.agent import Agent
 from tests.contract.switches import Switch
@@ -6,11 +6,11 @@ from tests.contract.switches import Switch
 CLIENTS = "/asterisk/config/dynamic/res_websocket_client/websocket_client"
 
 
-def test_version_is_told(switch: Switch) -> None:
+def test_the_version_is_available(switch: Switch) -> None:
     assert switch.get("/asterisk/info")["system"]["version"].startswith("22.")
 
 
-def test_modules_that_run_are_listed(switch: Switch) -> None:
+def test_running_modules_are_listed(switch: Switch) -> None:
     running = {module["name"] for module in switch.get("/asterisk/modules") if module["status"] == "Running"}
     assert {"chan_websocket.so", "res_websocket_client.so", "app_stasis.so"} <= running
     assert switch.get("/asterisk/modules/chan_websocket.so")["status"] == "Running"
@@ -18,14 +18,14 @@ def test_modules_that_run_are_listed(switch: Switch) -> None:
     assert switch.refusal("GET", "/asterisk/modules/chan_nothing.so") == unknown
 
 
-def test_websocket_clients_are_known_by_name(switch: Switch, agent: Agent) -> None:
+def test_websocket_clients_are_found_by_name(switch: Switch, agent: Agent) -> None:
     attributes = {entry["attribute"]: entry["value"] for entry in switch.get(f"{CLIENTS}/media")}
     assert attributes["uri"] == agent.url
     assert (attributes["protocols"], attributes["connection_type"]) == ("media", "per_call_config")
     assert switch.refusal("GET", f"{CLIENTS}/stranger") == (404, "Object with id 'stranger' not found")
 
 
-def test_event_of_a_client_reaches_the_app_it_names(switch: Switch, app: str) -> None:
+def test_a_user_event_reaches_the_app_that_it_names(switch: Switch, app: str) -> None:
     with switch.events(app) as events:
         body = {"variables": {"a": "1"}}
         assert switch.call("POST", "/events/user/hello", body, application=app).status_code == 204

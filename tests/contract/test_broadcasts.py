@@ -1,4 +1,4 @@
-"""What becomes of a call that `StasisBroadcast` offers to several apps."""
+"""Calls that `StasisBroadcast` offers to several apps."""
 
 from tests.contract.event_sockets import until
 from tests.contract.switches import Switch
@@ -16,7 +16,7 @@ def test_call_is_offered_to_every_app_whose_name_matches(switch: Switch, number:
             assert (offer["caller"], offer["called"]) == ("+4915550001", number)
             assert offer["channel"]["dialplan"]["app_name"] == "StasisBroadcast"
         assert switch.get(f"/channels/{leg}")["state"] == "Ring"
-        # An offer is no subscription.
+        # An offer does not subscribe the app.
         assert switch.get(f"/applications/{app}")["channel_ids"] == []
         assert other.types() == []
 
@@ -40,7 +40,7 @@ def test_first_claim_gets_the_call_and_later_ones_are_conflicts(switch: Switch, 
         until(lambda: claim(switch, leg, app) == 404)
 
 
-def test_unclaimed_call_goes_on_in_the_dialplan(switch: Switch, number: str, app: str) -> None:
+def test_unclaimed_call_continues_in_the_dialplan(switch: Switch, number: str, app: str) -> None:
     with switch.events(app) as events:
         leg = switch.dial(number, context="broadcast")
         until(lambda: leg not in switch.channel_ids())
@@ -49,7 +49,7 @@ def test_unclaimed_call_goes_on_in_the_dialplan(switch: Switch, number: str, app
     assert switch.refusal("POST", "/events/claim", channelId=leg, application=app) == gone
 
 
-def test_claim_for_an_app_nobody_listens_to_wins_and_the_call_is_lost(switch: Switch, number: str, app: str) -> None:
+def test_claim_for_an_app_without_a_socket_wins_and_the_call_is_lost(switch: Switch, number: str, app: str) -> None:
     with switch.events(app) as events:
         leg = switch.dial(number, context="broadcast")
         events.next("CallBroadcast", leg)

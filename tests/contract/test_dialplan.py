@@ -1,10 +1,10 @@
-"""What becomes of a call whose app nobody listens to."""
+"""Calls to an app without an event socket."""
 
 from tests.contract.event_sockets import until
 from tests.contract.switches import Switch
 
 
-def test_plain_dialplan_goes_on_at_once_without_a_socket(switch: Switch, number: str) -> None:
+def test_plain_dialplan_continues_at_once_without_a_socket(switch: Switch, number: str) -> None:
     leg = switch.dial(number, context="inbound-plain")
     until(lambda: leg not in switch.channel_ids(), 1.0)
 

@@ -1,4 +1,4 @@
-"""What an Asterisk does when a call ends, and what it does not."""
+"""The end of a call."""
 
 import time
 
@@ -15,7 +15,7 @@ def test_caller_hangs_up_and_everything_else_stays(switch: Switch, number: str, 
         assert request["cause"] == 16
         assert "cause" not in request["channel"]
         assert "cause" not in events.next("StasisEnd", leg)
-        # No ChannelDestroyed: the app is not subscribed to a caller who left it.
+        # No ChannelDestroyed: the app is not subscribed to a caller that has left it.
         assert events.types(seconds=0.5) == ["ChannelHangupRequest", "ChannelLeftBridge", "StasisEnd"]
         assert switch.get(f"/bridges/{bridge}")["channels"] == [media]
         assert switch.get(f"/channels/{media}")["state"] == "Up"
@@ -44,18 +44,18 @@ def test_delete_of_a_connecting_media_leg_waits_for_its_socket(
         assert switch.status("DELETE", f"/channels/{number}") == 204
         assert time.monotonic() - started > 0.1
         events.next("ChannelDestroyed", number)
-        # It even enters Stasis; the request to hang up comes before, or after.
+        # It even enters Stasis, before or after the ChannelHangupRequest.
         types = events.types(number)
         assert [kind for kind in types if kind.startswith("Stasis")] == ["StasisStart", "StasisEnd"]
         assert types.count("ChannelHangupRequest") == 1
         until(lambda: not agent.of(number)[0].is_open)
 
 
-def test_delete_of_a_media_leg_that_cannot_connect_is_over_when_connecting_is(
+def test_delete_of_a_media_leg_that_cannot_connect_ends_with_the_last_attempt(
     switch: Switch, number: str, app: str
 ) -> None:
     with switch.events(app) as events:
-        switch.external_media(number, app, external_host="nobody")
+        switch.external_media(number, app, external_host="unreachable")
         # It may lose the race against the end of the attempts.
         assert switch.status("DELETE", f"/channels/{number}") in (204, 404)
         assert events.next("ChannelDestroyed", number)["cause"] in (16, 3)
@@ -93,7 +93,9 @@ def test_caller_who_comes_back_keeps_id_and_creationtime(switch: Switch, number:
         assert switch.get(f"/applications/{app}")["channel_ids"] == [leg]
 
 
-def test_caller_who_continues_nowhere_is_hung_up_by_the_dialplan(switch: Switch, number: str, app: str) -> None:
+def test_caller_who_continues_without_a_context_is_hung_up_by_the_dialplan(
+    switch: Switch, number: str, app: str
+) -> None:
     with switch.events(app) as events:
         leg = switch.ring(events, number)
         assert switch.status("POST", f"/channels/{leg}/continue") == 204
@@ -112,7 +114,7 @@ def test_delete_of_a_channel_is_204_and_then_404(switch: Switch, number: str, ap
         assert switch.refusal("DELETE", f"/channels/{leg}") == (404, "Channel not found")
 
 
-def test_hangup_request_of_a_delete_says_32_whatever_the_reason(switch: Switch, number: str, app: str) -> None:
+def test_the_hangup_request_of_a_delete_has_cause_32_for_every_reason(switch: Switch, number: str, app: str) -> None:
     with switch.events(app) as events:
         switch.external_media(number, app)
         events.next("StasisStart", number)
@@ -127,7 +129,7 @@ def test_delete_of_a_bridge_lets_its_channels_live(switch: Switch, number: str, 
     with switch.events(app) as events:
         leg, media, bridge = switch.join(events, number)
         assert switch.status("DELETE", f"/bridges/{bridge}") == 204
-        # The app is not told that the bridge is gone: with its last leg it stopped hearing of it.
+        # The app gets no BridgeDestroyed: its subscription ended with its last leg.
         assert events.types() == ["ChannelLeftBridge", "ChannelLeftBridge"]
         assert switch.refusal("DELETE", f"/bridges/{bridge}") == (404, "Bridge not found")
         assert {leg, media} <= switch.channel_ids()
@@ -135,7 +137,7 @@ def test_delete_of_a_bridge_lets_its_channels_live(switch: Switch, number: str, 
         assert set(switch.get(f"/applications/{app}")["channel_ids"]) == {leg, media}
 
 
-def test_gone_is_said_by_what_is_missing(switch: Switch, number: str) -> None:
+def test_a_404_names_what_is_missing(switch: Switch, number: str) -> None:
     assert switch.refusal("GET", "/channels/none") == (404, "Channel not found")
     assert switch.refusal("POST", "/channels/none/answer") == (404, "Channel not found")
     assert switch.refusal("POST", "/channels/none/continue") == (404, "Channel not found")
@@ -147,7 +149,7 @@ def test_gone_is_said_by_what_is_missing(switch: Switch, number: str) -> None:
     assert switch.refusal("POST", f"/bridges/{number}/removeChannel", channel="none") == (400, "Channel not found")
 
 
-def test_gone_channel_in_a_request_keeps_the_others_out(switch: Switch, number: str, app: str) -> None:
+def test_a_gone_channel_in_a_request_keeps_the_others_out(switch: Switch, number: str, app: str) -> None:
     with switch.events(app) as events:
         leg = switch.ring(events, number)
         switch.call("POST", f"/bridges/{number}", type="mixing")

@@ -1,4 +1,4 @@
-"""What an Asterisk does with the event socket of an app."""
+"""The event socket of an app."""
 
 import base64
 import os
@@ -54,7 +54,7 @@ def test_without_a_socket_channels_stay_and_events_are_lost(switch: Switch, numb
         assert switch.get(f"/channels/{leg}")["state"] == "Up"
 
 
-def test_end_of_an_earlier_call_is_heard_after_a_reconnect(switch: Switch, number: str, app: str) -> None:
+def test_the_end_of_an_earlier_call_is_delivered_after_a_reconnect(switch: Switch, number: str, app: str) -> None:
     with switch.events(app) as events:
         leg = switch.ring(events, number)
     with switch.events(app) as events:
@@ -62,7 +62,7 @@ def test_end_of_an_earlier_call_is_heard_after_a_reconnect(switch: Switch, numbe
         events.next("StasisEnd", leg)
 
 
-def test_subscribe_all_hears_of_other_apps_calls(switch: Switch, number: str, app: str) -> None:
+def test_subscribe_all_gets_the_calls_of_other_apps(switch: Switch, number: str, app: str) -> None:
     with switch.events(f"{app}-all", subscribe_all=True) as everything, switch.events(app) as events:
         leg = switch.ring(events, number)
         switch.call("POST", f"/channels/{leg}/answer")
@@ -70,13 +70,13 @@ def test_subscribe_all_hears_of_other_apps_calls(switch: Switch, number: str, ap
         assert "StasisStart" not in everything.types(leg)
 
 
-def test_subscribe_all_hears_the_end_of_calls_before_a_reconnect(switch: Switch, number: str, app: str) -> None:
+def test_subscribe_all_gets_the_end_of_calls_from_before_a_reconnect(switch: Switch, number: str, app: str) -> None:
     with switch.events(app, subscribe_all=True) as events:
         leg = switch.ring(events, number)
     with switch.events(app, subscribe_all=True) as events:
         switch.hang_up_caller(leg)
         events.next("StasisEnd", leg)
-        # Subscribed to everything, it hears of a caller's end, too.
+        # Subscribed to everything, it gets the end of a caller, too.
         events.next("ChannelDestroyed", leg)
 
 
@@ -116,7 +116,7 @@ def test_event_filter_survives_a_reconnect_and_is_lost_with_the_app(switch: Swit
         assert switch.get(f"/applications/{app}")["events_allowed"] == []
 
 
-def test_event_filter_of_another_shape_is_refused(switch: Switch, app: str) -> None:
+def test_an_invalid_event_filter_is_refused(switch: Switch, app: str) -> None:
     with switch.events(app):
         answer = switch.call("PUT", f"/applications/{app}/eventFilter", {"allowed": 1})
         assert (answer.status_code, answer.json()["message"]) == (400, "Invalid format definition")
@@ -130,14 +130,14 @@ def test_connections_above_the_session_limit_are_closed(make_switch: MakeSwitch)
     with switch.events("app-1"), requests.Session() as second, requests.Session() as third:
         address = f"{switch.url}/ari/asterisk/ping"
         credentials = (switches.USER, switches.PASSWORD)
-        # Connections of the fixture end a moment after they were closed.
+        # The connections of the fixture end a moment after they are closed.
         until(lambda: _answers(address, second), 20)
         assert second.get(address, auth=credentials, timeout=5).status_code == 200
         with pytest.raises(requests.ConnectionError):
             third.get(address, auth=credentials, timeout=5)
 
 
-def test_reader_that_stalls_is_cut_off(switch: Switch, app: str) -> None:
+def test_a_client_that_stops_reading_is_cut_off(switch: Switch, app: str) -> None:
     parts = urlsplit(switch.url)
     secret = base64.b64encode(f"{switches.USER}:{switches.PASSWORD}".encode()).decode()
     key = base64.b64encode(os.urandom(16)).decode()
@@ -152,12 +152,12 @@ def test_reader_that_stalls_is_cut_off(switch: Switch, app: str) -> None:
         def is_cut() -> bool:
             return switch.call("POST", "/events/user/filler", event, application=app).status_code == 404
 
-        # Some megabytes fit into the machine's own buffers.
+        # The buffers of the machine hold some megabytes.
         until(is_cut, 20)
         assert switch.refusal("GET", f"/applications/{app}") == (404, "Application not found")
 
 
-def test_idle_connection_is_closed_when_its_time_is_up(make_switch: MakeSwitch) -> None:
+def test_an_idle_connection_is_closed_after_a_timeout(make_switch: MakeSwitch) -> None:
     switch = make_switch(keep_alive_seconds=1.0)
     parts = urlsplit(switch.url)
     with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:

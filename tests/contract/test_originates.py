@@ -1,4 +1,4 @@
-"""What an Asterisk tells of the calls that REST begins."""
+"""Originated calls."""
 
 import pytest
 
@@ -15,7 +15,7 @@ REQUEST = "ChannelHangupRequest"
         ("busy", ["Dial", "Dial", DESTROYED], ["", "BUSY"], 0),
         ("congestion", ["Dial", "Dial", DESTROYED], ["", "CONGESTION"], 0),
         ("reject", ["Dial", REQUEST, "Dial", DESTROYED], ["", "NOANSWER"], 21),
-        # Of a time-out there is no Dial event.
+        # A time-out has no Dial event.
         ("ring", ["Dial", "ChannelStateChange", "Dial", DESTROYED], ["", "RINGING"], 19),
     ],
 )
@@ -30,12 +30,12 @@ def test_unanswered_originate_ends_in_channel_destroyed_alone(
         assert [dial["dialstatus"] for dial in dials] == statuses
         assert {(dial["peer"]["id"], dial["dialstring"]) for dial in dials} == {(number, f"{far}@far")}
         assert (destroyed["cause"], "cause" in destroyed["channel"]) == (cause, False)
-        # The dialling and the channel are told of by two ways, whose order is left to chance under load.
+        # Dialling and channel are reported independently; under load their order is random.
         seen = events.types(number)
         assert (sorted(seen), seen[-1]) == (sorted(types), types[-1])
 
 
-def test_deleted_originate_that_rings_is_told_as_not_answered(switch: Switch, number: str, app: str) -> None:
+def test_a_deleted_originate_that_rings_is_reported_as_not_answered(switch: Switch, number: str, app: str) -> None:
     with switch.events(app) as events:
         switch.originate("Local/ring@far", app, number, timeout="20")
         while events.next("Dial", number)["dialstatus"] != "RINGING":
@@ -67,7 +67,7 @@ def test_originated_leg_gets_all_three_events_of_its_end(switch: Switch, number:
         assert events.types(number) == [REQUEST, "StasisEnd", DESTROYED]
 
 
-def test_app_hears_of_both_halves_of_a_local_originate(switch: Switch, number: str, app: str) -> None:
+def test_the_app_gets_both_halves_of_a_local_originate(switch: Switch, number: str, app: str) -> None:
     with switch.events(app) as events:
         switch.originate("Local/ring@far", app, number, otherChannelId=f"{number};2")
         assert set(switch.get(f"/applications/{app}")["channel_ids"]) == {number, f"{number};2"}
@@ -81,7 +81,7 @@ def test_channel_that_picks_a_call_up_replaces_it(switch: Switch, number: str, a
         start = events.next("StasisStart", other)
         assert (start["replace_channel"]["id"], start["args"]) == (leg, [])
         end = events.next("StasisEnd", leg)
-        # It takes over even the creationtime, which was another one in its StasisStart.
+        # It even takes over the creationtime, which its StasisStart still had differently.
         until(lambda: switch.get(f"/channels/{other}")["creationtime"] == end["channel"]["creationtime"])
         assert start["channel"]["creationtime"] != end["channel"]["creationtime"]
         assert switch.status("GET", f"/channels/{leg}") == 404

@@ -1,4 +1,4 @@
-"""Recorded events: a real Asterisk's are read by the product and are what the simulator sends for the same call.
+"""Recorded events of a real Asterisk: the product reads them, and the simulator sends the same for the same call.
 
 `UPDATE_RECORDINGS=1` records the real call anew.
 """
@@ -20,12 +20,12 @@ from tests.contract.switches import Switch
 
 ROOT = Path(__file__).parents[2]
 INBOUND_CALL = Path(__file__).parent / "recordings" / "inbound_call.jsonl"
-#: Whose order is left to chance: the answer to one request and the events of another.
+#: Events in random order: those of one request and those of the next.
 Shape = tuple[str, str, frozenset[str], frozenset[str]]
 
 
 def inbound_call(switch: Switch, number: str, path: Path) -> list[str]:
-    """An inbound call from ring to the end, recorded by the command; returns the lines."""
+    """Record an inbound call from ring to end with `simulator.record`; return the lines."""
     app, command = f"app-{number}", [sys.executable, "-m", "simulator.record"]
     command += ["--url", switch.url, "--user", switches.USER, "--app", app]
     environment = os.environ | {"ARI_PASSWORD": switches.PASSWORD}
@@ -51,7 +51,7 @@ def inbound_call(switch: Switch, number: str, path: Path) -> list[str]:
 
 
 def shape(line: str) -> Shape:
-    """What two Asterisks have in common in an event: its type, whom it is about, its fields and its channel's."""
+    """Return what an event has in common on two Asterisks: type, subject, and the fields of it and its channel."""
     event: dict[str, Any] = json.loads(line)
     channel = event.get("channel") or event.get("peer") or {}
     role = "media" if channel.get("name", "").startswith("WebSocket/") else "caller"

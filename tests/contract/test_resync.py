@@ -1,4 +1,4 @@
-"""What an Asterisk shows of its apps and channels to somebody who has missed events."""
+"""The state of apps and channels over REST, for a client that has missed events."""
 
 from urllib.parse import quote
 
@@ -9,7 +9,7 @@ from tests.contract.event_sockets import until
 from tests.contract.switches import Switch
 
 
-def test_application_is_there_while_it_has_a_socket_or_a_channel(switch: Switch, number: str, app: str) -> None:
+def test_an_app_exists_while_it_has_a_socket_or_a_channel(switch: Switch, number: str, app: str) -> None:
     assert switch.refusal("GET", f"/applications/{app}") == (404, "Application not found")
     with switch.events(app) as events:
         assert switch.get(f"/applications/{app}")["channel_ids"] == []
@@ -70,7 +70,7 @@ def test_application_outlives_its_socket_once_a_leg_ended_in_a_bridge(switch: Sw
     assert (listed["channel_ids"], listed["bridge_ids"]) == ([], [number])
 
 
-def test_get_of_a_channel_tells_app_arguments_and_creationtime(switch: Switch, number: str, app: str) -> None:
+def test_get_of_a_channel_has_app_arguments_and_creationtime(switch: Switch, number: str, app: str) -> None:
     with switch.events(app) as events:
         leg = switch.dial(number, context="args")
         start = events.next("StasisStart", leg)
@@ -95,7 +95,7 @@ def test_resource_not_found_is_a_wrong_path_and_not_a_channel(switch: Switch) ->
     assert switch.refusal("GET", "/channels/none/nothing") == (404, "Resource not found")
 
 
-def test_resource_not_found_is_said_of_a_live_channel_when_the_module_is_gone(make_switch: MakeSwitch) -> None:
+def test_resource_not_found_is_answered_for_a_live_channel_when_the_module_is_gone(make_switch: MakeSwitch) -> None:
     switch = make_switch()
     with switch.events("app-5550001") as events:
         leg = switch.ring(events, "5550001")

@@ -1,4 +1,4 @@
-"""What an Asterisk does while a call is set up."""
+"""The set-up of a call."""
 
 import base64
 import contextlib
@@ -47,7 +47,7 @@ def test_add_channel_with_a_leg_outside_stasis_adds_none(switch: Switch, number:
         assert switch.get(f"/bridges/{number}")["channels"] == []
 
 
-@pytest.mark.parametrize("treatment", ["nobody listens", "refuse=403"])
+@pytest.mark.parametrize("treatment", ["unreachable", "refuse=403"])
 def test_unreachable_media_ends_in_channel_destroyed_alone(
     switch: Switch, number: str, app: str, treatment: str
 ) -> None:
@@ -55,7 +55,7 @@ def test_unreachable_media_ends_in_channel_destroyed_alone(
         if treatment.startswith("refuse"):
             assert switch.external_media(number, app, treatment).status_code == 200
         else:
-            assert switch.external_media(number, app, external_host="nobody").status_code == 200
+            assert switch.external_media(number, app, external_host="unreachable").status_code == 200
         destroyed = events.next("ChannelDestroyed", number)
         assert (destroyed["cause"], destroyed["cause_txt"]) == (3, "No route to destination")
         assert events.types(number) == ["ChannelDestroyed"]
@@ -76,14 +76,14 @@ def test_leg_whose_client_went_away_without_its_answer_lives_on(switch: Switch, 
 
 
 @pytest.mark.parametrize("second", ["q-m10", "q-m1"])
-def test_second_external_media_with_an_id_or_its_beginning_crashes_asterisk(
+def test_second_external_media_with_an_id_or_a_prefix_of_it_crashes_asterisk(
     make_switch: MakeSwitch, second: str
 ) -> None:
     switch = make_switch()
     with switch.events("app-1") as events:
         switch.external_media("q-m10", "app-1")
         events.next("StasisStart", "q-m10")
-        # The answer may still come; the end does so soon after.
+        # The answer may still come; the crash follows soon.
         with contextlib.suppress(requests.ConnectionError):
             switch.external_media(second, "app-1")
     until(switch.has_crashed)
@@ -112,9 +112,7 @@ def test_used_channel_id_is_a_conflict(switch: Switch, number: str, app: str) ->
 
 
 @ONLY_REAL
-def test_conflict_may_be_left_over_from_an_earlier_request_of_the_connection(
-    switch: Switch, number: str, app: str
-) -> None:
+def test_a_conflict_may_come_from_an_earlier_request_of_the_connection(switch: Switch, number: str, app: str) -> None:
     with switch.events(app):
         unknown = {"endpoint": "Nosuch/technology", "app": app}
         with requests.Session() as fresh:
@@ -124,11 +122,11 @@ def test_conflict_may_be_left_over_from_an_earlier_request_of_the_connection(
             for status in (200, 409):
                 used = {"endpoint": "Local/wait@far", "app": app, "channelId": number}
                 assert fresh.post(address, params=used, auth=credentials, timeout=5).status_code == status
-            # No channel was made and no id was given: the error is that of the request before.
+            # No channel was created and no id was given: the error belongs to the previous request.
             assert fresh.post(address, params=unknown, auth=credentials, timeout=5).status_code == 409
 
 
-def test_beginning_of_a_live_channels_id_is_a_conflict(switch: Switch, number: str, app: str) -> None:
+def test_a_prefix_of_a_live_channels_id_is_a_conflict(switch: Switch, number: str, app: str) -> None:
     with switch.events(app) as events:
         switch.external_media(f"{number}-m10", app)
         events.next("StasisStart", f"{number}-m10")
@@ -138,7 +136,7 @@ def test_beginning_of_a_live_channels_id_is_a_conflict(switch: Switch, number: s
         assert switch.status("GET", f"/channels/{number}-m1") == 404
 
 
-def test_used_bridge_id_is_a_conflict_and_its_beginning_is_free(switch: Switch, number: str) -> None:
+def test_used_bridge_id_is_a_conflict_and_a_prefix_of_it_is_free(switch: Switch, number: str) -> None:
     assert switch.status("POST", f"/bridges/{number}10", type="mixing") == 200
     refused = (409, f"Bridge with id '{number}10' already exists")
     assert switch.refusal("POST", f"/bridges/{number}10", type="mixing") == refused
@@ -154,7 +152,7 @@ def test_leg_added_again_leaves_and_comes_back(switch: Switch, number: str, app:
         assert set(switch.get(f"/bridges/{bridge}")["channels"]) == {leg, media}
 
 
-def test_answer_and_add_channel_may_go_side_by_side(switch: Switch, number: str, app: str, agent: Agent) -> None:
+def test_answer_and_add_channel_may_run_in_parallel(switch: Switch, number: str, app: str, agent: Agent) -> None:
     media, bridge = f"{number}-media", f"{number}-bridge"
     with switch.events(app) as events, ThreadPoolExecutor() as pool:
         leg = switch.ring(events, number, far="play700")
@@ -175,7 +173,7 @@ def test_callers_echo_reaches_the_agent_as_a_tone(switch: Switch, number: str, a
         until(lambda: agent.of(media)[0].dominant_hz == 400)
 
 
-def test_answer_twice_is_fine(switch: Switch, number: str, app: str) -> None:
+def test_a_second_answer_changes_nothing(switch: Switch, number: str, app: str) -> None:
     with switch.events(app) as events:
         leg = switch.ring(events, number)
         assert switch.status("POST", f"/channels/{leg}/answer") == 204
@@ -189,7 +187,7 @@ def test_answer_twice_is_fine(switch: Switch, number: str, app: str) -> None:
     [
         ("v(leg={},a=1,b=2)", "?leg={}&a=1&b=2"),
         ("v(leg={}),c(slin16)", "?leg={}"),
-        # A raw comma or bracket in a value is read as Asterisk's own.
+        # A raw comma or bracket in a value is read as syntax.
         ("v(leg={},b=evil)x),c=3)", "?leg={}&b=evil"),
         ("v(leg={},a=x%2Cy%29,n=J%C3%BCrgen,s=-_.+)", "?leg={}&a=x%2Cy%29&n=J%C3%BCrgen&s=-_.+"),
     ],
@@ -206,7 +204,7 @@ def test_transport_data_becomes_the_query_of_the_media_url(
         assert leg.socket.subprotocol == "media"
 
 
-def test_agent_is_told_first_which_channel_it_is(switch: Switch, number: str, app: str, agent: Agent) -> None:
+def test_the_first_message_to_the_agent_names_the_channel(switch: Switch, number: str, app: str, agent: Agent) -> None:
     with switch.events(app) as events:
         switch.external_media(number, app)
         events.next("StasisStart", number)

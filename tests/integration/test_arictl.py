@@ -18,9 +18,10 @@ import typer
 from arictl import calls as calls_command
 from arictl import main
 from shared.asterisk import breaker
-from shared.call import calls, facts
-from shared.call.calls import Call, Change, Direction, State
+from shared.call import facts, transitions
+from shared.call.calls import Call, Change
 from shared.call.limits import Limits
+from shared.call.states import Direction, State
 from shared.storage import database
 from shared.storage.postgres_calls import PostgresCalls, TimelineEntry
 from tests import certificates
@@ -295,7 +296,7 @@ def call(db: database.Database) -> Call:
         (facts.CallerLeft(), []),
     ]
     for fact, notes in happened:
-        after, _ = calls.advance(made, fact, store.now(), Limits())
+        after, _ = transitions.advance(made, fact, store.now(), Limits())
         change = Change(before=made, after=after, fact=fact)
         saved = store.save([change], timeline=notes, owner="", hold=None)
         assert saved is not None

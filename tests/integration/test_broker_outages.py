@@ -1,4 +1,4 @@
-"""Redis away, restarted empty or cut off in mid-answer, workers that die or stall: nothing is lost, little repeated."""
+"""Redis away, restarted empty or cut off in mid-reply, workers that die or stall: nothing is lost, little repeated."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ import redis
 
 from devstack import servers, tcp_proxy
 from shared.broker import redis_broker, scripts, session
-from tests import stations
-from tests.stations import Station
-from tests.worker_process import Notes
+from tests.support import worker_harness
+from tests.support.worker_harness import WorkerHarness
+from tests.support.worker_process import Notes
 
 pytestmark = pytest.mark.services
 
@@ -33,7 +33,7 @@ TIMEOUT_SECONDS = session.TIMEOUT_MS / 1000
 
 @pytest.fixture
 def mortal_redis(stack_folder: Path) -> Iterator[servers.Redis]:
-    """A Redis of this test's own, to be killed."""
+    """A Redis for this test alone, to be killed."""
     with servers.Redis(stack_folder / f"redis-{uuid.uuid4().hex[:8]}") as server:
         yield server
 
@@ -44,112 +44,118 @@ def wire(redis_url: str) -> Iterator[tcp_proxy.Wire]:
         yield made
 
 
-def is_beating(station: Station) -> bool:
-    return bool(stations.members(station.broker.client))
+def is_registered(harness: WorkerHarness) -> bool:
+    return bool(worker_harness.sessions(harness.broker.client))
 
 
 # ── Redis is away ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("seconds", [1, 6])
-def test_what_is_at_work_while_redis_is_away_runs_once(wire: tcp_proxy.Wire, redis_url: str, seconds: float) -> None:
-    """Whatever it is about: to be acknowledged, to be tried again, delayed, waiting. None is dead when it is back."""
-    gate = stations.Gate()
+def test_a_message_in_flight_while_redis_is_away_runs_once(
+    wire: tcp_proxy.Wire, redis_url: str, seconds: float
+) -> None:
+    """In every state: to be acknowledged or retried, delayed, waiting. No session has expired when Redis is back."""
+    latch = worker_harness.Latch()
 
     def does(what: Any) -> None:
-        gate(what)
+        latch(what)
         if what == "fails once" and one.began.count(what) + other.began.count(what) == 1:
             raise ValueError(what)
 
     with contextlib.ExitStack() as stack:
-        one, other = (stack.enter_context(Station(wire.url, threads=2, name=name).working()) for name in ("a", "b"))
+        one, other = (
+            stack.enter_context(WorkerHarness(wire.url, threads=2, name=name).working()) for name in ("a", "b")
+        )
         one.does = other.does = does
-        outside = Station(redis_url)
+        outside = WorkerHarness(redis_url)
         stack.callback(outside.broker.close)
         for what in ("ends", "fails once", "ends too", "ends as well"):
             outside.send(what)
-        stations.until(lambda: len(one.began) + len(other.began) == 4, seconds=5, what="not begun")
+        worker_harness.until(lambda: len(one.began) + len(other.began) == 4, seconds=5, what="not begun")
         outside.send("waits")
         outside.send("is delayed", delay_ms=int(seconds * 500))
         wire.cut()
-        gate.open()
+        latch.release()
         time.sleep(seconds)
         wire.mend()
         outside.broker.join("first", timeout=15_000)
         began = sorted([*one.began, *other.began])
         assert began == sorted(["ends", "fails once", "fails once", "ends too", "ends as well", "waits", "is delayed"])
-        assert outside.dead() == []
+        assert outside.dead_letters() == []
 
 
-def test_redis_restarted_empty_takes_with_it_what_waited_and_nothing_else(mortal_redis: servers.Redis) -> None:
-    gate = stations.Gate()
-    with Station(mortal_redis.url, threads=2).working() as station:
+def test_a_redis_restarted_empty_loses_waiting_messages_and_nothing_else(mortal_redis: servers.Redis) -> None:
+    latch = worker_harness.Latch()
+    with WorkerHarness(mortal_redis.url, threads=2).working() as harness:
 
         def does(what: Any) -> None:
-            gate(what)
-            if what == "fails once" and station.began.count(what) == 1:
+            latch(what)
+            if what == "fails once" and harness.began.count(what) == 1:
                 raise ValueError(what)
 
-        station.does = does
-        station.send("ends")
-        station.send("fails once")
-        stations.until(lambda: len(station.began) == 2, seconds=5, what="not begun")
-        station.send("waits, and is lost")
+        harness.does = does
+        harness.send("ends")
+        harness.send("fails once")
+        worker_harness.until(lambda: len(harness.began) == 2, seconds=5, what="not begun")
+        harness.send("waits, and is lost")
         mortal_redis.kill()
-        gate.open()
-        stations.until(lambda: station.ran == ["ends"], seconds=5, what="work goes on")
+        latch.release()
+        worker_harness.until(lambda: harness.ran == ["ends"], seconds=5, what="work did not go on")
         mortal_redis.start()
-        # Its next try was never in Redis: the worker had it.
-        stations.until(lambda: "fails once" in station.ran, seconds=10, what="not tried again")
-        station.send("new")
-        stations.until(lambda: "new" in station.ran, seconds=5, what="not run")
-        station.broker.join("first", timeout=5000)
-        assert station.ran == ["ends", "fails once", "new"]
+        # Its retry was never in Redis: the worker had it.
+        worker_harness.until(lambda: "fails once" in harness.ran, seconds=10, what="not retried")
+        harness.send("new")
+        worker_harness.until(lambda: "new" in harness.ran, seconds=5, what="not run")
+        harness.broker.join("first", timeout=5000)
+        assert harness.ran == ["ends", "fails once", "new"]
 
 
-def test_a_producer_waits_for_redis_and_not_for_ever(wire: tcp_proxy.Wire, redis_url: str) -> None:
-    station = Station(wire.url, patience_seconds=1.5)
-    station.send("connected")
+def test_a_producer_waits_for_redis_within_a_bound(wire: tcp_proxy.Wire, redis_url: str) -> None:
+    harness = WorkerHarness(wire.url, patience_seconds=1.5)
+    harness.send("connected")
     wire.cut()
     began = time.monotonic()
-    with pytest.raises(dramatiq.errors.ConnectionFailed, match="Redis does not take messages"):
-        station.send("refused")
+    with pytest.raises(dramatiq.errors.ConnectionFailed, match="message not enqueued, check Redis"):
+        harness.send("refused")
     assert 1 < time.monotonic() - began < 6
     mending = threading.Timer(0.5, wire.mend)
     mending.start()
-    station.send("waits a little")
+    harness.send("waits a little")
     mending.join()
-    assert station.broker.count(["first"])["first"].waiting == 2
-    station.broker.close()
+    assert harness.broker.count(["first"])["first"].waiting == 2
+    harness.broker.close()
 
 
 def test_a_worker_that_stops_while_redis_is_away_ends_all_the_same(wire: tcp_proxy.Wire) -> None:
-    station = Station(wire.url)
-    with station.working():
-        stations.until(lambda: is_beating(station), seconds=5, what="not there")
+    harness = WorkerHarness(wire.url)
+    with harness.working():
+        worker_harness.until(lambda: is_registered(harness), seconds=5, what="not registered")
         wire.cut()
         began = time.monotonic()
     assert time.monotonic() - began < 12
     wire.mend()
 
 
-def test_a_redis_that_has_forgotten_the_scripts_is_given_them(redis_url: str) -> None:
-    with Station(redis_url).working() as station:
+def test_a_redis_without_the_scripts_gets_them(redis_url: str) -> None:
+    with WorkerHarness(redis_url).working() as harness:
         for number in range(3):
-            station.broker.client.script_flush()
-            station.send(number)
-            station.wait(number + 1, seconds=5)
+            harness.broker.client.script_flush()
+            harness.send(number)
+            harness.wait(number + 1, seconds=5)
 
 
-# ── an answer is lost ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── a reply is lost ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def loses_once(script: scripts.Script, *, asked: bytes = b"", answered: bytes = b"") -> Callable[[bytes, bytes], bool]:
-    """Loses the first answer to this script that the two texts fit."""
+def loses_once(
+    script: scripts.Script, *, request_has: bytes = b"", reply_has: bytes = b""
+) -> Callable[[bytes, bytes], bool]:
+    """Lose the first reply to this script whose request and reply contain these texts."""
     done = threading.Event()
 
-    def loses(request: bytes, answer: bytes) -> bool:
-        fits = script.digest.encode() in request and asked in request and answered in answer
+    def loses(request: bytes, reply: bytes) -> bool:
+        fits = script.digest.encode() in request and request_has in request and reply_has in reply
         if fits and not done.is_set():
             done.set()
             return True
@@ -159,91 +165,93 @@ def loses_once(script: scripts.Script, *, asked: bytes = b"", answered: bytes = 
 
 
 @pytest.mark.parametrize(
-    ("script", "asked", "answered"),
+    ("script", "request_has", "reply_has"),
     [
-        pytest.param(scripts.EXCHANGE, b"", b"act_first", id="taken"),
-        pytest.param(scripts.EXCHANGE, b"\r\ndone\r\n", b"", id="settled"),
+        pytest.param(scripts.POLL, b"", b"act_first", id="fetched"),
+        pytest.param(scripts.POLL, b"\r\nack\r\n", b"", id="settled"),
     ],
 )
-def test_a_message_whose_answer_was_lost_runs_once(
-    wire: tcp_proxy.Wire, script: scripts.Script, asked: bytes, answered: bytes
+def test_a_message_whose_reply_was_lost_runs_once(
+    wire: tcp_proxy.Wire, script: scripts.Script, request_has: bytes, reply_has: bytes
 ) -> None:
-    with Station(wire.url).working() as station:
-        station.send("before")
-        station.wait(1)
-        station.broker.join("first", timeout=5000)
-        wire.loses = loses_once(script, asked=asked, answered=answered)
-        station.send("it")
-        station.broker.join("first", timeout=10_000)
-        stations.until(lambda: wire.lost == 1, seconds=5, what="no answer was lost")
-        assert station.ran == ["before", "it"]
+    with WorkerHarness(wire.url).working() as harness:
+        harness.send("before")
+        harness.wait(1)
+        harness.broker.join("first", timeout=5000)
+        wire.loses = loses_once(script, request_has=request_has, reply_has=reply_has)
+        harness.send("it")
+        harness.broker.join("first", timeout=10_000)
+        worker_harness.until(lambda: wire.lost == 1, seconds=5, what="no reply was lost")
+        assert harness.ran == ["before", "it"]
 
 
-def test_a_message_that_is_enqueued_once_more_because_the_answer_was_lost_is_there_once(wire: tcp_proxy.Wire) -> None:
-    gate = stations.Gate()
-    with Station(wire.url).working() as station:
-        station.does = gate
+def test_a_message_enqueued_again_after_a_lost_reply_is_in_the_queue_once(wire: tcp_proxy.Wire) -> None:
+    latch = worker_harness.Latch()
+    with WorkerHarness(wire.url).working() as harness:
+        harness.does = latch
         wire.loses = loses_once(scripts.ENQUEUE)
-        station.send("it")
+        harness.send("it")
         assert wire.lost == 1
-        gate.open()
-        station.broker.join("first", timeout=10_000)
-        assert station.ran == ["it"]
+        latch.release()
+        harness.broker.join("first", timeout=10_000)
+        assert harness.ran == ["it"]
 
 
-def test_a_try_again_whose_answer_was_lost_is_tried_once_more_and_not_twice(wire: tcp_proxy.Wire) -> None:
-    with Station(wire.url, delays_ms=(1500,)).working() as station:
-        station.send("before")
-        station.wait(1)
+def test_a_retry_whose_reply_was_lost_runs_once(wire: tcp_proxy.Wire) -> None:
+    with WorkerHarness(wire.url, delays_ms=(1500,)).working() as harness:
+        harness.send("before")
+        harness.wait(1)
 
         def fail_once(what: Any) -> None:
-            if station.began.count(what) == 1:
+            if harness.began.count(what) == 1:
                 raise ValueError(what)
 
-        station.does = fail_once
-        wire.loses = loses_once(scripts.EXCHANGE, asked=b"\r\nagain\r\n")
-        station.send("it")
-        station.broker.join("first", timeout=10_000)
+        harness.does = fail_once
+        wire.loses = loses_once(scripts.POLL, request_has=b"\r\nretry\r\n")
+        harness.send("it")
+        harness.broker.join("first", timeout=10_000)
         assert wire.lost == 1
-        assert station.began == ["before", "it", "it"]
+        assert harness.began == ["before", "it", "it"]
 
 
 # ── a worker dies or stalls ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Workers:
-    """Worker processes, and what they did."""
+    """Worker processes, and a record of what they did."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self.url = url
-        self.station = Station(url)
+        self.harness = WorkerHarness(url)
         self._path = folder / f"notes-{uuid.uuid4().hex[:8]}"
         self.notes = Notes(self._path)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, *names: str, threads: int = 4) -> None:
         for name in names:
-            command = [sys.executable, "-m", "tests.worker_process", name, str(threads), str(self._path)]
+            command = [sys.executable, "-m", "tests.support.worker_process", name, str(threads), str(self._path)]
             self._processes[name] = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "REDIS_URL": self.url})
-        client = self.station.broker.client
-        stations.until(lambda: stations.idle(client) >= len(names), seconds=20, what="workers did not start")
+        client = self.harness.broker.client
+        worker_harness.until(
+            lambda: worker_harness.idle(client) >= len(names), seconds=20, what="workers did not start"
+        )
 
     def signal(self, name: str, number: signal.Signals) -> None:
         self._processes[name].send_signal(number)
 
     def began(self, number: int) -> None:
-        """Waits until so many were begun."""
-        stations.until(lambda: len(self.notes.names("began")) >= number, seconds=10, what="not begun")
+        """Wait until so many messages were begun."""
+        worker_harness.until(lambda: len(self.notes.names("began")) >= number, seconds=10, what="not begun")
 
-    def busiest(self) -> str:
-        """Who holds something at work."""
+    def last_begun_by(self) -> str:
+        """Return the worker that began the last message."""
         return self.notes.lines("began")[-1][1]
 
     def close(self) -> None:
         for process in self._processes.values():
             process.kill()
             process.wait()
-        self.station.broker.close()
+        self.harness.broker.close()
 
 
 @pytest.fixture
@@ -253,78 +261,78 @@ def workers(redis_url: str, stack_folder: Path) -> Iterator[Workers]:
     made.close()
 
 
-def test_what_a_killed_worker_held_runs_elsewhere_soon(workers: Workers) -> None:
+def test_a_killed_worker_s_messages_run_elsewhere_soon(workers: Workers) -> None:
     workers.start("a", "b")
     for number in range(8):
-        workers.station.send(f"{number}:1.5")
+        workers.harness.send(f"{number}:1.5")
     workers.began(8)
-    held = {what for what, who, _ in workers.notes.lines("began") if who == "a"}
-    assert len(held) == 4
+    in_flight = {what for what, worker, _ in workers.notes.lines("began") if worker == "a"}
+    assert len(in_flight) == 4
     workers.signal("a", signal.SIGKILL)
     killed = time.monotonic()
-    stations.until(lambda: len(workers.notes.names("began")) == 12, seconds=15, what="not taken over")
+    worker_harness.until(lambda: len(workers.notes.names("began")) == 12, seconds=15, what="not requeued")
     # A bound for a loaded machine; bench/ has the figures.
     assert time.monotonic() - killed < TIMEOUT_SECONDS + 6
-    workers.station.broker.join("first", timeout=10_000)
+    workers.harness.broker.join("first", timeout=10_000)
     ran = workers.notes.names("ran")
     assert sorted(ran) == sorted(f"{number}:1.5" for number in range(8)), "each once"
-    assert {who for _, who, _ in workers.notes.lines("ran")} == {"b"}
+    assert {worker for _, worker, _ in workers.notes.lines("ran")} == {"b"}
 
 
-def test_a_worker_that_stalls_for_three_seconds_is_not_taken_for_dead(workers: Workers) -> None:
+def test_the_session_of_a_worker_that_stalls_for_three_seconds_does_not_expire(workers: Workers) -> None:
     workers.start("a", "b")
     for number in range(8):
-        workers.station.send(f"{number}:0.5")
+        workers.harness.send(f"{number}:0.5")
     workers.began(8)
     workers.signal("a", signal.SIGSTOP)
     time.sleep(3)
     workers.signal("a", signal.SIGCONT)
-    workers.station.broker.join("first", timeout=10_000)
+    workers.harness.broker.join("first", timeout=10_000)
     assert sorted(workers.notes.names("began")) == sorted(f"{number}:0.5" for number in range(8))
 
 
-def test_a_worker_that_stalls_for_longer_finds_its_messages_done(workers: Workers) -> None:
-    """It ends what it had begun, which is then a second time, and is a worker like any other afterwards."""
+def test_a_worker_that_stalls_for_longer_finds_its_messages_settled(workers: Workers) -> None:
+    """It finishes what it had begun, for the second time, and afterwards works like any other."""
     workers.start("a", "b")
     for number in range(4):
-        workers.station.send(f"{number}:0.2", group=number)
+        workers.harness.send(f"{number}:0.2", group=number)
     workers.began(4)
-    stalled = workers.busiest()
-    workers.station.send("held:0.6")
+    stalled = workers.last_begun_by()
+    workers.harness.send("stalled:0.6")
     workers.began(5)
-    stalled = workers.busiest()
+    stalled = workers.last_begun_by()
     workers.signal(stalled, signal.SIGSTOP)
-    workers.station.broker.join("first", timeout=20_000)
+    workers.harness.broker.join("first", timeout=20_000)
     workers.signal(stalled, signal.SIGCONT)
-    stations.until(lambda: workers.notes.names("ran").count("held:0.6") == 2, seconds=10, what="did not go on")
-    assert workers.station.broker.count(["first"])["first"] == redis_broker.Count(waiting=0, delayed=0, held=0)
-    assert workers.station.dead() == []
+    worker_harness.until(lambda: workers.notes.names("ran").count("stalled:0.6") == 2, seconds=10, what="did not go on")
+    assert workers.harness.broker.count(["first"])["first"] == redis_broker.Count(waiting=0, delayed=0, in_flight=0)
+    assert workers.harness.dead_letters() == []
     other = {"a", "b"} - {stalled}
     workers.signal(other.pop(), signal.SIGKILL)
-    workers.station.send("after")
-    stations.until(lambda: "after" in workers.notes.names("ran"), seconds=15, what="is no worker any more")
+    workers.harness.send("after")
+    worker_harness.until(lambda: "after" in workers.notes.names("ran"), seconds=15, what="works no more")
 
 
 def test_a_worker_that_is_told_to_stop_ends_what_it_has_begun_and_is_forgotten(workers: Workers) -> None:
     workers.start("a", threads=1)
-    workers.station.send("in-work:0.7")
-    workers.station.send("waits")
+    workers.harness.send("in-work:0.7")
+    workers.harness.send("waits")
     workers.began(1)
     workers.signal("a", signal.SIGTERM)
-    client = workers.station.broker.client
-    stations.until(lambda: not stations.members(client), seconds=10, what="is still a member")
+    client = workers.harness.broker.client
+    worker_harness.until(lambda: not worker_harness.sessions(client), seconds=10, what="still registered")
     assert workers.notes.names("ran") == ["in-work:0.7"]
-    assert workers.station.broker.count(["first"])["first"] == redis_broker.Count(waiting=1, delayed=0, held=0)
+    assert workers.harness.broker.count(["first"])["first"] == redis_broker.Count(waiting=1, delayed=0, in_flight=0)
 
 
-def test_a_member_from_the_future_dies_as_well(redis_url: str) -> None:
-    """Redis's clock was set back, or another server with another clock has taken over."""
-    with redis.Redis.from_url(redis_url) as client, Station(redis_url).working() as station:
-        stations.until(lambda: is_beating(station), seconds=5, what="not there")
-        message: stations.Message = dramatiq.Message("first", "act_first", ("it",), {}, {})
-        reference = redis_broker.reference(message)
-        client.hset(f"{stations.NAMESPACE}:queue:first", reference, message.encode())
-        client.sadd(f"{stations.NAMESPACE}:held:ghost", f"first/{reference}")
-        client.zadd(f"{stations.NAMESPACE}:members", {"ghost": (int(time.time()) + 3600) * 1000})
-        station.wait(1, seconds=TIMEOUT_SECONDS * 4)
-        assert b"ghost" not in stations.members(client)
+def test_a_session_whose_last_poll_lies_in_the_future_expires_as_well(redis_url: str) -> None:
+    """Redis's clock was set back, or a server with another clock has taken over."""
+    with redis.Redis.from_url(redis_url) as client, WorkerHarness(redis_url).working() as harness:
+        worker_harness.until(lambda: is_registered(harness), seconds=5, what="not registered")
+        message: worker_harness.Message = dramatiq.Message("first", "act_first", ("it",), {}, {})
+        message_key = redis_broker.message_key(message)
+        client.hset(f"{worker_harness.NAMESPACE}:queue:first", message_key, message.encode())
+        client.sadd(f"{worker_harness.NAMESPACE}:in-flight:ghost", f"first/{message_key}")
+        client.zadd(f"{worker_harness.NAMESPACE}:sessions", {"ghost": (int(time.time()) + 3600) * 1000})
+        harness.wait(1, seconds=TIMEOUT_SECONDS * 4)
+        assert b"ghost" not in worker_harness.sessions(client)

@@ -1,4 +1,4 @@
-"""Who is woken by what, whose turn it is, and what waits for what: our broker on a real Redis."""
+"""Wake-ups, delays, round robin and priorities: the broker on a real Redis."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pytest
 import redis
 
 from shared.broker import redis_broker, scripts, session
-from tests import stations
-from tests.stations import Station
+from tests.support import worker_harness
+from tests.support.worker_harness import WorkerHarness
 
 pytestmark = pytest.mark.services
 
@@ -29,130 +29,131 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @contextlib.contextmanager
-def working(redis_url: str, number: int, **options: Any) -> Iterator[list[Station]]:
-    """So many workers, each with a broker of its own, all idle."""
+def working(redis_url: str, number: int, **options: Any) -> Iterator[list[WorkerHarness]]:
+    """Start so many workers, each with its own broker, and wait until all are idle."""
     with contextlib.ExitStack() as stack:
         made = [
-            stack.enter_context(Station(redis_url, name=f"station-{each}", **options).working())
+            stack.enter_context(WorkerHarness(redis_url, name=f"worker-{each}", **options).working())
             for each in range(number)
         ]
-        stations.until(lambda: stations.idle(made[0].broker.client) == number, seconds=5, what="not all are idle")
+        worker_harness.until(
+            lambda: worker_harness.idle(made[0].broker.client) == number, seconds=5, what="not all are idle"
+        )
         yield made
 
 
-def exchanges(client: redis.Redis) -> int:
-    """How many scripts Redis was asked to run."""
+def scripts_run(client: redis.Redis) -> int:
+    """Return how many scripts Redis has run."""
     calls: Any = client.info("commandstats")
     return sum(int(calls.get(name, {}).get("calls", 0)) for name in ("cmdstat_evalsha", "cmdstat_eval"))
 
 
-def put_unannounced(client: redis.Redis, station: Station, what: Any) -> None:
-    """A message in its place, but nobody is woken."""
-    message: stations.Message = dramatiq.Message("first", "act_first", (what,), {}, {})
-    name, reference = f"{stations.NAMESPACE}:queue:first", redis_broker.reference(message)
-    client.hset(name, reference, message.encode())
-    client.rpush(f"{name}:group:", reference)
-    client.rpush(f"{name}:turns", "")
+def add_without_wakeup(client: redis.Redis, harness: WorkerHarness, what: Any) -> None:
+    """Add a waiting message without a wake-up."""
+    message: worker_harness.Message = dramatiq.Message("first", "act_first", (what,), {}, {})
+    name, message_key = f"{worker_harness.NAMESPACE}:queue:first", redis_broker.message_key(message)
+    client.hset(name, message_key, message.encode())
+    client.rpush(f"{name}:group:", message_key)
+    client.rpush(f"{name}:rotation", "")
 
 
 # ── push ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_idle_worker_is_woken_long_before_it_would_look(redis_url: str) -> None:
-    with working(redis_url, 1) as (station,):
+def test_an_idle_worker_is_woken_long_before_its_next_poll(redis_url: str) -> None:
+    with working(redis_url, 1) as (harness,):
         took = []
         for number in range(9):
-            stations.until(lambda: stations.idle(station.broker.client), seconds=5, what="not idle")
+            worker_harness.until(lambda: worker_harness.idle(harness.broker.client), seconds=5, what="not idle")
             sent = time.monotonic()
-            station.send(number)
-            station.wait(number + 1)
-            took.append(station.times[str(number)] - sent)
-        assert statistics.median(took) < session.LOOK_SECONDS / 10
+            harness.send(number)
+            harness.wait(number + 1)
+            took.append(harness.times[str(number)] - sent)
+        assert statistics.median(took) < session.POLL_SECONDS / 10
 
 
-def test_an_idle_worker_asks_once_a_second(redis_url: str, client: redis.Redis) -> None:
+def test_an_idle_worker_polls_once_a_second(redis_url: str, client: redis.Redis) -> None:
     with working(redis_url, 1):
-        before, began = exchanges(client), time.monotonic()
+        before, began = scripts_run(client), time.monotonic()
         while time.monotonic() - began < 3.2:
             time.sleep(0.1)
-        assert 2 <= exchanges(client) - before <= 4
+        assert 2 <= scripts_run(client) - before <= 4
 
 
 def test_one_message_wakes_one_worker(redis_url: str, client: redis.Redis) -> None:
-    """The script that enqueues it, the exchange that takes it and the one that settles it; each second one look."""
+    """Three scripts a message: it is enqueued, fetched and settled. Beside them each worker polls once a second."""
     with working(redis_url, 5) as workers:
-        before, began = exchanges(client), time.monotonic()
+        before, began = scripts_run(client), time.monotonic()
 
         def are_idle_after(number: int) -> bool:
-            return sum(len(each.ran) for each in workers) == number and stations.idle(client) == 5
+            return sum(len(each.ran) for each in workers) == number and worker_harness.idle(client) == 5
 
-        in_turn = 0
+        woken_in_order = 0
         for sent in range(1, 21):
-            longest_idle = workers[stations.longest_idle(client)]
+            longest_idle = workers[worker_harness.longest_idle(client)]
             workers[0].send(sent)
-            stations.until(functools.partial(are_idle_after, sent), seconds=5, what="not idle again")
-            in_turn += sent in longest_idle.ran
-        looks = 5 * (time.monotonic() - began) / session.LOOK_SECONDS
-        assert exchanges(client) - before <= 20 * 3 + looks + 10
-        # Whoever looks by itself just before the message has had its turn.
-        assert in_turn >= 15, "each in its turn"
+            worker_harness.until(functools.partial(are_idle_after, sent), seconds=5, what="not idle again")
+            woken_in_order += sent in longest_idle.ran
+        polls = 5 * (time.monotonic() - began) / session.POLL_SECONDS
+        assert scripts_run(client) - before <= 20 * 3 + polls + 10
+        # A worker that polls by itself just before the message arrives is no longer the longest idle.
+        assert woken_in_order >= 15, "not the longest idle was woken"
 
 
-def test_a_message_nobody_was_woken_for_is_found_by_the_next_look(redis_url: str, client: redis.Redis) -> None:
-    with working(redis_url, 1) as (station,):
-        put_unannounced(client, station, "it")
-        station.wait(1, seconds=session.LOOK_SECONDS * 3)
+def test_a_message_without_a_wake_up_is_found_by_the_next_poll(redis_url: str, client: redis.Redis) -> None:
+    with working(redis_url, 1) as (harness,):
+        add_without_wakeup(client, harness, "it")
+        harness.wait(1, seconds=session.POLL_SECONDS * 3)
 
 
-def test_a_worker_that_is_gone_is_not_woken_in_another_s_place(redis_url: str, client: redis.Redis) -> None:
-    """Longest idle, and dead: it hears nothing, and the next one is woken at once."""
-    with working(redis_url, 1) as (station,):
-        client.zadd(f"{stations.NAMESPACE}:queue:first:idle", {"gone": 1, "gone too": 2})
+def test_a_worker_that_is_gone_costs_no_other_its_wake_up(redis_url: str, client: redis.Redis) -> None:
+    """It has been idle longest and has no subscription: the next one is woken at once."""
+    with working(redis_url, 1) as (harness,):
+        client.zadd(f"{worker_harness.NAMESPACE}:queue:first:idle", {"gone": 1, "gone too": 2})
         sent = time.monotonic()
-        station.send("it")
-        station.wait(1)
-        assert station.times["it"] - sent < session.LOOK_SECONDS / 3
+        harness.send("it")
+        harness.wait(1)
+        assert harness.times["it"] - sent < session.POLL_SECONDS / 3
 
 
-def test_what_a_full_worker_leaves_wakes_another(redis_url: str, client: redis.Redis) -> None:
+def test_a_message_a_full_worker_leaves_wakes_another(redis_url: str, client: redis.Redis) -> None:
     with working(redis_url, 2, threads=1) as (one, other):
-        gates = stations.Gate(), stations.Gate()
-        one.does, other.does = gates
+        latches = worker_harness.Latch(), worker_harness.Latch()
+        one.does, other.does = latches
         for number in range(4):
             one.send(number)
-        stations.until(lambda: len(one.began) + len(other.began) == 2, seconds=0.9, what="one thread each")
-        assert one.broker.count(["first"])["first"] == redis_broker.Count(waiting=2, delayed=0, held=2), (
-            "none taken ahead"
-        )
-        for gate in gates:
-            gate.open()
-        stations.until(lambda: len(one.ran) + len(other.ran) == 4, seconds=5, what="not all ran")
+        worker_harness.until(lambda: len(one.began) + len(other.began) == 2, seconds=0.9, what="a worker has not begun")
+        counted = redis_broker.Count(waiting=2, delayed=0, in_flight=2)
+        assert one.broker.count(["first"])["first"] == counted, "prefetched"
+        for latch in latches:
+            latch.release()
+        worker_harness.until(lambda: len(one.ran) + len(other.ran) == 4, seconds=5, what="not all ran")
 
 
-def test_a_full_worker_takes_the_next_message_when_a_thread_is_free(redis_url: str) -> None:
-    with working(redis_url, 1, threads=2) as (station,):
+def test_a_full_worker_fetches_the_next_message_when_a_thread_is_free(redis_url: str) -> None:
+    with working(redis_url, 1, threads=2) as (harness,):
         for number in range(500):
-            station.send(number)
-        station.wait(500, seconds=session.LOOK_SECONDS * 20)
-        station.broker.join("first", timeout=5000)
-        assert sorted(station.ran) == list(range(500))
+            harness.send(number)
+        harness.wait(500, seconds=session.POLL_SECONDS * 20)
+        harness.broker.join("first", timeout=5000)
+        assert sorted(harness.ran) == list(range(500))
 
 
-def test_a_full_worker_is_not_woken_in_the_place_of_one_that_has_room(redis_url: str, client: redis.Redis) -> None:
-    """Full of the second queue's messages, it does not wait for the first queue's either."""
+def test_a_full_worker_is_not_woken_instead_of_one_with_free_capacity(redis_url: str, client: redis.Redis) -> None:
+    """Full with messages of the second queue, it is not idle on the first queue either."""
     with working(redis_url, 1, threads=1) as (full,):
-        gate = stations.Gate()
-        full.does = gate
-        full.send("holds it up", queue="second")
-        stations.until(lambda: full.began, seconds=5, what="not begun")
-        assert stations.idle(client) == 0
-        with Station(redis_url, name="other").working() as other:
-            stations.until(lambda: stations.idle(client) == 1, seconds=5, what="not idle")
+        latch = worker_harness.Latch()
+        full.does = latch
+        full.send("blocks", queue="second")
+        worker_harness.until(lambda: full.began, seconds=5, what="not begun")
+        assert worker_harness.idle(client) == 0
+        with WorkerHarness(redis_url, name="other").working() as other:
+            worker_harness.until(lambda: worker_harness.idle(client) == 1, seconds=5, what="not idle")
             sent = time.monotonic()
             full.send("it")
             other.wait(1)
-            assert other.times["it"] - sent < session.LOOK_SECONDS / 3
-            gate.open()
+            assert other.times["it"] - sent < session.POLL_SECONDS / 3
+            latch.release()
 
 
 def test_several_workers_on_several_queues_run_each_message_once(redis_url: str) -> None:
@@ -160,7 +161,8 @@ def test_several_workers_on_several_queues_run_each_message_once(redis_url: str)
         senders = [
             threading.Thread(
                 target=lambda n=number: [
-                    workers[0].send(f"{n}.{each}", queue=stations.QUEUES[each % 2], group=n) for each in range(200)
+                    workers[0].send(f"{n}.{each}", queue=worker_harness.QUEUES[each % 2], group=n)
+                    for each in range(200)
                 ]
             )
             for number in range(4)
@@ -169,47 +171,47 @@ def test_several_workers_on_several_queues_run_each_message_once(redis_url: str)
             sender.start()
         for sender in senders:
             sender.join()
-        for queue in stations.QUEUES:
+        for queue in worker_harness.QUEUES:
             workers[0].broker.join(queue, timeout=30_000)
         ran = [what for each in workers for what in each.ran]
         assert len(ran) == len(set(ran)) == 800
-        assert all(len(each.ran) > 50 for each in workers), "all had their share"
+        assert all(len(each.ran) > 50 for each in workers), "a worker had little to do"
 
 
-def test_a_pushed_batch_is_there_once_however_often_it_is_pushed(redis_url: str, client: redis.Redis) -> None:
-    """As a listener does when it does not know whether Redis took it."""
-    with working(redis_url, 1) as (station,):
-        sent: list[stations.Message] = [
+def test_a_batch_pushed_repeatedly_is_in_the_queue_once(redis_url: str, client: redis.Redis) -> None:
+    """As a listener does that got no reply."""
+    with working(redis_url, 1) as (harness,):
+        sent: list[worker_harness.Message] = [
             dramatiq.Message("first", "act_first", (number,), {}, {"group": 7}) for number in range(50)
         ]
         batch = [
             each
             for message in sent
-            for each in (message.queue_name, redis_broker.reference(message), message.encode(), 0)
+            for each in (message.queue_name, redis_broker.message_key(message), message.encode(), 0)
         ]
-        gate = stations.Gate()
-        station.does = gate
+        latch = worker_harness.Latch()
+        harness.does = latch
         for _ in range(3):
-            scripts.ENQUEUE.run(client, stations.NAMESPACE, *batch)
-        gate.open()
-        station.broker.join("first", timeout=10_000)
-        assert sorted(station.ran) == list(range(50))
+            scripts.ENQUEUE.run(client, worker_harness.NAMESPACE, *batch)
+        latch.release()
+        harness.broker.join("first", timeout=10_000)
+        assert sorted(harness.ran) == list(range(50))
 
 
 # ── delays ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_delayed_messages_are_due_to_the_moment_in_any_order(redis_url: str) -> None:
+def test_delayed_messages_run_when_they_are_due_in_any_order(redis_url: str) -> None:
     with working(redis_url, 2) as workers:
         began = {}
         for delay_ms in (700, 150, 400, 151, 1300, 60):
             began[delay_ms] = time.monotonic()
             workers[0].send(delay_ms, delay_ms=delay_ms)
-        stations.until(lambda: sum(len(each.ran) for each in workers) == 6, seconds=5, what="not all ran")
+        worker_harness.until(lambda: sum(len(each.ran) for each in workers) == 6, seconds=5, what="not all ran")
         late = {ms: (each.times[str(ms)] - began[ms]) * 1000 - ms for each in workers for ms in each.ran}
         assert min(late.values()) >= -1, late
-        # Not by the look once a second; bench/ says by how much.
-        assert statistics.median(late.values()) < session.LOOK_SECONDS * 1000 / 10, late
+        # Not found by the poll once a second; bench/ measures by how much.
+        assert statistics.median(late.values()) < session.POLL_SECONDS * 1000 / 10, late
 
 
 def test_a_delayed_message_outlives_the_worker_that_enqueued_it(redis_url: str) -> None:
@@ -223,39 +225,39 @@ def test_many_messages_due_at_once_all_run(redis_url: str) -> None:
     with working(redis_url, 2) as workers:
         for number in range(350):
             workers[0].send(number, delay_ms=300)
-        stations.until(lambda: sum(len(each.ran) for each in workers) == 350, seconds=10, what="not all ran")
+        worker_harness.until(lambda: sum(len(each.ran) for each in workers) == 350, seconds=10, what="not all ran")
 
 
-# ── whose turn ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── round robin ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def in_order(station: Station, send: Callable[[], None], number: int) -> list[Any]:
-    """In which order one thread takes what has come while it was busy."""
-    gate = stations.Gate()
-    station.does = lambda what: gate(what) if what == "busy" else None
-    with station.working():
-        station.send("busy")
-        stations.until(lambda: station.began, seconds=5, what="not begun")
+def in_order(harness: WorkerHarness, send: Callable[[], None], number: int) -> list[Any]:
+    """Return in which order one thread runs what was sent while it was busy."""
+    latch = worker_harness.Latch()
+    harness.does = lambda what: latch(what) if what == "busy" else None
+    with harness.working():
+        harness.send("busy")
+        worker_harness.until(lambda: harness.began, seconds=5, what="not begun")
         # It serves both queues by now, whichever Dramatiq has started first.
-        consumers = station.worker.consumers
-        stations.until(lambda: all(each.consumer for each in consumers.values()), seconds=5, what="not served")
+        consumers = harness.worker.consumers
+        worker_harness.until(lambda: all(each.consumer for each in consumers.values()), seconds=5, what="not served")
         send()
-        gate.open()
-        station.wait(number + 1)
-    return station.ran[1:]
+        latch.release()
+        harness.wait(number + 1)
+    return harness.ran[1:]
 
 
-def test_groups_take_turns(redis_url: str) -> None:
-    station = Station(redis_url, threads=1)
+def test_groups_are_served_round_robin(redis_url: str) -> None:
+    harness = WorkerHarness(redis_url, threads=1)
 
     def send() -> None:
         for number in range(500):
-            station.send(("burst", number), group="burst")
+            harness.send(("burst", number), group="burst")
         for number in range(3):
-            station.send(("other", number), group="other")
-        station.send(("third", 0), group="third")
+            harness.send(("other", number), group="other")
+        harness.send(("third", 0), group="third")
 
-    ran = [tuple(what) for what in in_order(station, send, 504)]
+    ran = [tuple(what) for what in in_order(harness, send, 504)]
     assert ran[:8] == [
         *(("burst", 0), ("other", 0), ("third", 0)),
         *(("burst", 1), ("other", 1)),
@@ -265,74 +267,74 @@ def test_groups_take_turns(redis_url: str) -> None:
     assert [number for group, number in ran if group == "burst"] == list(range(500)), "in order within a group"
 
 
-def test_a_call_of_another_tenant_waits_for_a_message_and_not_for_the_burst(redis_url: str) -> None:
-    with working(redis_url, 1, threads=2) as (station,):
-        station.does = lambda what: time.sleep(0.01)
+def test_a_message_of_another_tenant_does_not_wait_for_the_burst(redis_url: str) -> None:
+    with working(redis_url, 1, threads=2) as (harness,):
+        harness.does = lambda what: time.sleep(0.01)
         for number in range(300):
-            station.send(number, group="burst")
-        station.send("the other's", group="other")
-        stations.until(lambda: "the other's" in station.ran, seconds=5, what="not run")
-        sent_before = [what for what in station.ran if station.times[str(what)] < station.times["the other's"]]
-        left = station.broker.count(["first"])["first"].waiting
-        assert left > 0, "the burst was over before it could be told"
+            harness.send(number, group="burst")
+        harness.send("other", group="other")
+        worker_harness.until(lambda: "other" in harness.ran, seconds=5, what="not run")
+        sent_before = [what for what in harness.ran if harness.times[str(what)] < harness.times["other"]]
+        left = harness.broker.count(["first"])["first"].waiting
+        assert left > 0, "the burst was over too early to show it"
         assert len(sent_before) + left < 300
 
 
 def test_the_queue_declared_first_is_served_first(redis_url: str) -> None:
-    station = Station(redis_url, threads=1)
+    harness = WorkerHarness(redis_url, threads=1)
 
     def send() -> None:
         for number in range(3):
-            station.send(("less needed", number), queue="second")
+            harness.send(("low", number), queue="second")
         for number in range(3):
-            station.send(("needed", number), queue="first")
+            harness.send(("high", number), queue="first")
 
-    ran = in_order(station, send, 6)
-    assert [what for what, _ in ran] == ["needed"] * 3 + ["less needed"] * 3
+    ran = in_order(harness, send, 6)
+    assert [what for what, _ in ran] == ["high"] * 3 + ["low"] * 3
 
 
-def test_a_flood_of_one_crew_s_messages_does_not_delay_another_crew_s(redis_url: str) -> None:
-    """Two workers in one process, as `workers/pools.py` has them: their threads are their own."""
+def test_a_flood_for_one_pool_does_not_delay_another_pool(redis_url: str) -> None:
+    """Two workers in one process, as in `workers/pools.py`: each has its own threads."""
     with contextlib.ExitStack() as stack:
-        crews = []
-        for queue in stations.QUEUES:
-            made = Station(redis_url, threads=2, name=queue)
+        pools = []
+        for queue in worker_harness.QUEUES:
+            made = WorkerHarness(redis_url, threads=2, name=queue)
             made.worker = made.new_worker(queue)
-            crews.append(stack.enter_context(made.working()))
-        wanted, flooded = crews
-        gate = stations.Gate()
-        flooded.does = gate
+            pools.append(stack.enter_context(made.working()))
+        served, flooded = pools
+        latch = worker_harness.Latch()
+        flooded.does = latch
         for number in range(100):
-            wanted.send(number, queue="second")
-        stations.until(lambda: len(flooded.began) == 2, seconds=5, what="not flooded")
+            served.send(number, queue="second")
+        worker_harness.until(lambda: len(flooded.began) == 2, seconds=5, what="not flooded")
         for number in range(20):
-            wanted.send(number, queue="first")
-        wanted.wait(20, seconds=5)
+            served.send(number, queue="first")
+        served.wait(20, seconds=5)
         assert flooded.ran == []
-        gate.open()
+        latch.release()
 
 
-# ── what Redis refuses ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── a full Redis ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_full_redis_takes_nothing_new_and_gives_out_what_it_has(stack_folder: Any) -> None:
+def test_a_full_redis_accepts_nothing_new_and_delivers_what_it_has(stack_folder: Any) -> None:
     from devstack import servers  # noqa: PLC0415
 
     with servers.Redis(stack_folder / "full-redis") as server:
-        station = Station(server.url, patience_seconds=0.3)
+        harness = WorkerHarness(server.url, patience_seconds=0.3)
         for number in range(5):
-            station.send(number)
-        client = station.broker.client
+            harness.send(number)
+        client = harness.broker.client
         client.config_set("maxmemory", 1)
         began = time.monotonic()
         with pytest.raises(dramatiq.errors.ConnectionFailed, match="used memory"):
-            station.send("one too many")
+            harness.send("one too many")
         assert time.monotonic() - began < 5
-        station.does = lambda what: (_ for _ in ()).throw(KeyError(what)) if what == 4 else None
-        with station.working():
-            station.wait(4)
-            station.broker.join("first", timeout=5000)
-            assert len(station.dead()) == 1
+        harness.does = lambda what: (_ for _ in ()).throw(KeyError(what)) if what == 4 else None
+        with harness.working():
+            harness.wait(4)
+            harness.broker.join("first", timeout=5000)
+            assert len(harness.dead_letters()) == 1
             client.config_set("maxmemory", 0)
-            station.send("and on")
-            station.wait(5)
+            harness.send("after")
+            harness.wait(5)

@@ -1,4 +1,4 @@
-"""Messages that fail for good become rows of the timeline: the real broker, the real store."""
+"""A message that fails permanently becomes a row of the timeline: real broker, real store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from shared.call.calls import Call
 from shared.call.states import Direction, State
 from shared.storage import database
 from shared.storage.postgres_calls import PostgresCalls
-from tests import databases, stations
+from tests import databases
+from tests.support import worker_harness
 from workers.dead_letters import DeadLetters
 
 pytestmark = pytest.mark.services
@@ -31,7 +32,7 @@ def db(database_url: str) -> Iterator[database.Database]:
 
 
 class Scene:
-    """A worker whose one step fails."""
+    """A worker whose only actor fails."""
 
     def __init__(self, db: database.Database, redis_url: str) -> None:
         self._db = db
@@ -55,8 +56,8 @@ class Scene:
         raise self.error
 
     def letter(self) -> dict[str, Any]:
-        """The one dead letter."""
-        stations.until(self._letters, seconds=10, what="no dead letter")
+        """Return the only dead letter."""
+        worker_harness.until(self._letters, seconds=10, what="no dead letter")
         self.broker.join("teardown", timeout=5000)
         (letter,) = self._letters()
         return letter
@@ -100,7 +101,7 @@ def test_what_fails_for_good_is_in_the_call_s_timeline(scene: Scene) -> None:
     assert scene.tries == 1
 
 
-def test_what_may_pass_is_tried_again_first(scene: Scene) -> None:
+def test_a_transient_failure_is_retried_first(scene: Scene) -> None:
     scene.error = errors.DatabaseUnavailable("away")
     scene.broker.enqueue(messages.of_command(commands.TearDown(call_id=uuid.uuid4()), connection_id=1))
     letter = scene.letter()
@@ -114,7 +115,7 @@ def test_no_secret_is_in_a_dead_letter(scene: Scene) -> None:
     scene.broker.enqueue(messages.of_command(commands.TearDown(call_id=uuid.uuid4()), connection_id=1))
     letter = scene.letter()
     with redis.Redis.from_url(scene.url) as client:
-        ((_, fields),) = client.xrange(f"{keys.NAMESPACE}:dead")
+        ((_, fields),) = client.xrange(f"{keys.NAMESPACE}:dead-letters")
     for text in (letter["detail"], fields[b"reason"].decode()):
         assert "PermanentError" in text
         assert "hunter2" not in text
@@ -122,14 +123,14 @@ def test_no_secret_is_in_a_dead_letter(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("body", [b"\x00\xff{", b'{"v": 1}', b"{}"])
-def test_what_nobody_can_read_is_recorded_as_it_is(scene: Scene, body: bytes) -> None:
+def test_an_unreadable_message_is_recorded_with_its_bytes(scene: Scene, body: bytes) -> None:
     with redis.Redis.from_url(scene.url) as client:
         name = f"{keys.NAMESPACE}:queue:teardown"
-        client.hset(name, "7/poison", body)
-        client.rpush(f"{name}:group:7", "7/poison")
-        client.rpush(f"{name}:turns", "7")
+        client.hset(name, "7/unreadable", body)
+        client.rpush(f"{name}:group:7", "7/unreadable")
+        client.rpush(f"{name}:rotation", "7")
         letter = scene.letter()
-        ((_, fields),) = client.xrange(f"{keys.NAMESPACE}:dead")
+        ((_, fields),) = client.xrange(f"{keys.NAMESPACE}:dead-letters")
     assert fields[b"body"] == body
     assert "DecodeError" in letter["detail"]
     assert body.decode(errors="backslashreplace").replace("\0", "\\x00") in letter["detail"]

@@ -1,4 +1,4 @@
-"""The development stack's own servers and agent: they start, survive, keep apart and are never left behind."""
+"""The servers and the agent of the development stack: they start, restart, keep apart and leave nothing behind."""
 
 import contextlib
 import os
@@ -33,7 +33,7 @@ def folder() -> Iterator[Path]:
 
 
 def until(met: Callable[[], Any], *, seconds: float = 10) -> bool:
-    """Whether a condition is met in time."""
+    """Return True if a condition is met in time."""
     deadline = time.monotonic() + seconds
     while not met():
         if time.monotonic() > deadline:
@@ -49,7 +49,7 @@ def one(url: str, statement: str) -> Any:
 
 
 def processes_with(text: str) -> list[int]:
-    """Ids of other processes that have this text in their arguments; the dead have none."""
+    """Return the ids of other processes with this text in their arguments; dead ones have none."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -89,7 +89,7 @@ def test_redis_forgets_everything_when_it_is_killed_and_wants_its_password(folde
     assert processes_with(str(folder)) == []
 
 
-def test_half_initialised_data_folder_is_made_anew(folder: Path) -> None:
+def test_an_incomplete_data_folder_is_created_again(folder: Path) -> None:
     (folder / "postgres").mkdir()
     (folder / "postgres" / "data.partial" / "cluster").mkdir(parents=True)
     with servers.Postgres(folder / "postgres", durable=False) as server:
@@ -97,7 +97,7 @@ def test_half_initialised_data_folder_is_made_anew(folder: Path) -> None:
     assert not (folder / "postgres" / "data.partial").exists()
 
 
-def test_taken_port_makes_it_another_one(folder: Path) -> None:
+def test_a_port_in_use_is_replaced_by_another_one(folder: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -114,7 +114,7 @@ def test_two_stacks_do_not_see_each_other(folder: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the mistake")
 def test_no_folder_but_ours_is_opened_for_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed = folder / "somebody's home"
+    closed = folder / "a private home"
     closed.mkdir(mode=0o700)
     monkeypatch.setenv("ARI_PIPELINE_HOME", str(closed / "data"))
     with pytest.raises(processes.ProcessError), servers.Postgres(folders.named("run") / "postgres", durable=False):
@@ -140,25 +140,25 @@ with servers.Postgres(folder / "postgres", durable=False), servers.Redis(folder 
 """
 
 
-@pytest.mark.parametrize("victim", ["parent", "keepers"])
-def test_nothing_is_left_when_somebody_is_killed(folder: Path, victim: str) -> None:
+@pytest.mark.parametrize("victim", ["parent", "guards"])
+def test_nothing_is_left_after_a_kill(folder: Path, victim: str) -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT, str(folder)], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         assert parent.stdout.readline() == "ready\n"
-        keepers = set(processes_with("keeper.py")) & set(processes_with(str(folder)))
-        assert len(keepers) == 2
-        for pid in keepers if victim == "keepers" else [parent.pid]:
+        guards = set(processes_with("child_guard.py")) & set(processes_with(str(folder)))
+        assert len(guards) == 2
+        for pid in guards if victim == "guards" else [parent.pid]:
             os.kill(pid, signal.SIGKILL)
         assert until(lambda: set(processes_with(str(folder))) <= {parent.pid})
         parent.kill()
-    # What was killed without warning starts again on the same data.
+    # A killed server starts again on the same data.
     with servers.Postgres(folder / "postgres", durable=False) as server:
         assert one(server.url, "SELECT 1") == 1
 
 
-def test_orphans_of_a_kept_process_end_with_it(folder: Path) -> None:
+def test_orphans_of_a_guarded_process_end_with_it(folder: Path) -> None:
     script = "sleep 3471 & (setsid sleep 3472 &) ; exec sleep 3473"
-    process = processes.Kept(["sh", "-c", script], log=folder / "log")
+    process = processes.GuardedProcess(["sh", "-c", script], log=folder / "log")
 
     def sleepers() -> int:
         return len(processes_with("sleep\x00347"))
@@ -189,7 +189,7 @@ def test_silence_has_no_frequency() -> None:
 
 @pytest.fixture
 def runs(empty_database_url: str) -> str:
-    """A database with the columns the agent looks at: runs 1 (ready), 2 (completed), 3 (without its call_id)."""
+    """A database with the columns that the agent reads: runs 1 (ready), 2 (completed), 3 (without its call_id)."""
     with contextlib.closing(psycopg.connect(empty_database_url, autocommit=True)) as connection:
         connection.execute("CREATE TYPE workflow_run_state AS ENUM ('initialized', 'running', 'completed')")
         connection.execute(
@@ -210,7 +210,7 @@ def leg_url(agent: Agent, run_id: int, *, secret: str = SECRET) -> str:
     return f"{agent.url}?workflow_id=7&user_id=5&workflow_run_id={run_id}&token={token}"
 
 
-def test_agent_takes_a_leg_once_sets_its_run_running_and_echoes(runs: str) -> None:
+def test_agent_accepts_a_leg_once_sets_its_run_running_and_echoes(runs: str) -> None:
     with Agent(database_url=runs, secret=SECRET) as agent:
         with connect(leg_url(agent, 1), subprotocols=[endpoint.SUBPROTOCOL]) as leg:  # type: ignore[list-item]
             assert leg.subprotocol == "media"

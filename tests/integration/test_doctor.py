@@ -336,7 +336,7 @@ def test_processes_at_work_are_told_from_dead_ones(
     queues.zadd(keys.LISTENERS, {"young": now + 60_000})
     queues.set(keys.BOOT_MARKER, "1")
     crews = {"one/set-up/a": 0, "one/teardown/b": 0, "two/set-up/c": 0, "dead/set-up/d": -90_000}
-    queues.zadd(f"{keys.NAMESPACE}:members", {name: now + 60_000 + at_ms for name, at_ms in crews.items()})
+    queues.zadd(f"{keys.NAMESPACE}:sessions", {name: now + 60_000 + at_ms for name, at_ms in crews.items()})
     output = doctor(**settings)
     said(output, "ok", "scheduler: host-7 leads, term 4")
     said(output, "ok", "listener: young (1 live)")
@@ -350,7 +350,7 @@ def test_processes_at_work_are_told_from_dead_ones(
 def test_work_that_is_not_done_is_found(
     doctor: Doctor, settings: dict[str, str], db: database.Database, queues: redis.Redis
 ) -> None:
-    queues.rpush(f"{keys.NAMESPACE}:queue:media:turns", "7")
+    queues.rpush(f"{keys.NAMESPACE}:queue:media:rotation", "7")
     queues.rpush(f"{keys.NAMESPACE}:queue:media:group:7", *map(str, range(101)))
     take_up(db, "http://a")
     record(db, "admitted", deadline_ago="1 minute")

@@ -13,8 +13,9 @@ import pytest
 
 from shared import errors
 from shared.call import call_settings
-from shared.call.calls import Call, Cause, Direction, Outcome, State
+from shared.call.calls import Call
 from shared.call.stasis_args import RunArgs
+from shared.call.states import Cause, Direction, Outcome, State
 from shared.platform import dograh
 from shared.storage import database
 

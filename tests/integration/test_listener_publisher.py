@@ -10,7 +10,7 @@ import pytest
 
 from devstack import servers
 from shared import messages, queues
-from tests import queued
+from tests.support import queued
 from tests.support.listener_harness import (
     Asterisk,
     Scheduler,

@@ -16,7 +16,7 @@ import redis
 from devstack import processes, servers
 from listener import redis_store
 from shared import errors, keys
-from tests import queued
+from tests.support import queued
 from tests.support.heartbeats_contract import HeartbeatsContract
 from tests.support.redis_store_contract import TIMEOUT_SECONDS, RedisClients, RedisStoreContract, message
 from tests.support.scenes import play

@@ -17,8 +17,9 @@ import structlog
 from shared import errors
 from shared.asterisk import rest
 from shared.call import facts
-from shared.call.calls import Call, Cause, Direction, State
+from shared.call.calls import Call
 from shared.call.limits import Limits
+from shared.call.states import Cause, Direction, State
 from shared.platform import dograh
 from shared.platform.dograh.quota_service import QuotaService
 from shared.storage import database

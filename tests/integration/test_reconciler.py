@@ -9,6 +9,7 @@ import pytest
 from scheduler.reconciler import Reconciler
 from shared import errors
 from shared.assignments import SocketState
+from shared.call.ids import ConnectionVersion
 from shared.process import sealing
 from shared.storage.connections import Connections
 from tests import certificates
@@ -70,12 +71,16 @@ def test_a_changed_ca_bundle_makes_a_new_version_that_older_calls_use_as_well(ha
     harness.tick()
     assert [version["ca_bundle"] for version in harness.versions(1)] == [None, old, new]
     assert harness.listeners.assigned("l1")["1:3"].ca_bundle == new
-    assert [getattr(connections.version(1, number), "ca_bundle", "") for number in (1, 2, 3)] == [None, old, new]
+    assert [getattr(connections.details(ConnectionVersion(1, number)), "ca_bundle", "") for number in (1, 2, 3)] == [
+        None,
+        old,
+        new,
+    ]
     harness.execute("UPDATE ari.connection_versions SET socket_state = 'connected' WHERE version = 3")
-    first = connections.version(1, 1)
+    first = connections.details(ConnectionVersion(1, 1))
     assert first is not None
     assert first.ca_bundle == new, "the bundle of a connected version is known to be right"
-    target = connections.inbound_target(1, 1)
+    target = connections.inbound_target(ConnectionVersion(1, 1))
     assert target is not None
     assert target.serving is not None, "the app instance is the same"
     damaged = new[:36] + "AAAA" + new[40:]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from scheduler.resyncs import Resyncs
-from shared.call.calls import State
+from shared.call.states import State
 from tests.support import scheduler_harness
 from tests.support.scheduler_harness import SchedulerHarness
 

@@ -14,8 +14,9 @@ import pytest
 from scheduler import retention
 from scheduler.retention import Retention
 from shared.call import facts
-from shared.call.calls import Call, Direction, State
+from shared.call.calls import Call
 from shared.call.limits import Limits
+from shared.call.states import Direction, State
 from shared.storage import database
 from shared.storage.call_writer import CallWriter
 from shared.storage.postgres_calls import PostgresCalls, TimelineEntry
@@ -51,7 +52,7 @@ SELECT received_at, call_id, 'note', 'x', 'test' FROM ari.calls, generate_series
 class CommandQueue:
     """Drops every command: no worker runs here."""
 
-    def give(self, commands: object, *, connection_id: int) -> None:
+    def enqueue(self, commands: object, *, connection_id: int) -> None:
         pass
 
 

@@ -8,11 +8,13 @@ from datetime import timedelta
 import pytest
 
 from scheduler import sweep
-from shared.call.calls import Call, State
-from shared.call.limits import Limits, Step
+from shared.call.calls import Call
+from shared.call.limits import Limits
+from shared.call.states import State
+from shared.call.steps import Step
 from shared.storage.call_store import ClaimRequest
-from shared.storage.postgres_calls import PostgresCalls
 from shared.storage.call_writer import CallWriter
+from shared.storage.postgres_calls import PostgresCalls
 from tests.support import scheduler_harness
 from tests.support.scheduler_harness import SchedulerHarness
 

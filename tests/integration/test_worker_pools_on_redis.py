@@ -14,9 +14,9 @@ import pytest
 from shared import messages, queues
 from shared.call.steps import Step
 from shared.storage.call_store import CallStore
-from tests import stations
+from tests.support import worker_harness
 from workers import actors, pools
-from workers.wiring import Handler
+from workers.ports import Handler
 
 pytestmark = pytest.mark.services
 
@@ -72,7 +72,7 @@ class Scene:
             )
 
     def wait(self, actor: str, number: int, *, connection_id: int) -> None:
-        stations.until(
+        worker_harness.until(
             lambda: self.ran.count((actor, connection_id)) >= number, seconds=10, what=lambda: f"ran: {self.ran}"
         )
 
@@ -113,7 +113,7 @@ def test_an_asterisk_that_hangs_delays_no_other_tenant(scene: Scene) -> None:
     scene.send("start_media", 1, times=30)
     scene.send("join_legs", 1, times=30)
     scene.start()
-    stations.until(lambda: scene.blocked == 3, seconds=5, what="not begun")
+    worker_harness.until(lambda: scene.blocked == 3, seconds=5, what="not begun")
     for actor in ("caller_entered", "create_run", "start_media", "join_legs"):
         scene.send(actor, 2, times=5)
         scene.wait(actor, 5, connection_id=2)

@@ -1,4 +1,4 @@
-"""`make mutants`: puts each fault back into a copy of the project, and shows which tests and histories see it."""
+"""`make mutants`: applies each mutant to a copy of the project, and shows which tests and histories find it."""
 
 from __future__ import annotations
 
@@ -22,73 +22,73 @@ _SIMULATION_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What came of one mutant."""
+class Result:
+    """The result of one mutant."""
 
-    #: The tests named that did not see it.
-    blind: tuple[str, ...]
-    #: How the simulation put it; empty when it found nothing, or was not asked.
+    #: The named tests that did not fail.
+    passed: tuple[str, ...]
+    #: The violation that the simulation found; empty if it found none, or was not run.
     simulation: str
     seconds: float
 
 
 def main() -> int:
-    """Returns 1 when a fault is not seen by all that should."""
+    """Return 1 if a mutant survives a test or a simulation that has to find it."""
     parser = argparse.ArgumentParser(prog="make mutants")
-    parser.add_argument("names", nargs="*", help="beginnings of names; all of them unless given")
+    parser.add_argument("names", nargs="*", help="prefixes of names; default: all mutants")
     names = tuple(parser.parse_args().names)
     chosen = [mutant for mutant in mutants.every() if mutant.name.startswith(names or ("",))]
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copy = Path(folder)
         _copy_to(copy)
-        _say("the project as it is: ", end="")
+        _say("unchanged project: ", end="")
         tests = sorted({test for mutant in chosen for test in mutant.tests})
         failed = _failed(copy, tests)
         if failed or _simulated(copy, 500):
-            _say(f"fails by itself: {', '.join(sorted(failed)) or 'the simulation'}")
+            _say(f"FAILS: {', '.join(sorted(failed)) or 'the simulation'}")
             return 1
-        _say("every test named passes")
-        missed = [mutant.name for mutant in chosen if not _is_seen(mutant, copy)]
-    _say(f"\n{len(chosen)} faults put back, " + (f"NOT SEEN: {', '.join(missed)}" if missed else "each was seen"))
-    return 1 if missed else 0
+        _say("every named test passes")
+        survived = [mutant.name for mutant in chosen if not _is_killed(mutant, copy)]
+    _say(f"\n{len(chosen)} mutants, " + (f"SURVIVED: {', '.join(survived)}" if survived else "all killed"))
+    return 1 if survived else 0
 
 
-def _is_seen(mutant: Mutant, copy: Path) -> bool:
+def _is_killed(mutant: Mutant, copy: Path) -> bool:
     applied = mutants.apply(mutant, copy)
     if applied.returncode:
         _say(f"{mutant.name}: does not apply: {applied.stderr.strip()}")
         return False
     try:
-        finding = _look(mutant, copy)
+        result = _look(mutant, copy)
     finally:
         mutants.apply(mutant, copy, "-R")
-    tests = f"{len(mutant.tests) - len(finding.blind)}/{len(mutant.tests)} tests"
-    simulation = finding.simulation or ("NOTHING" if mutant.is_simulated else f"not asked: {mutant.why_not}")
-    _say(f"{mutant.name:<34} {tests:<10} {finding.seconds:4.0f} s  simulation: {simulation}")
-    for test in finding.blind:
-        _say(f"    NOT SEEN by {test}")
-    return not finding.blind and bool(finding.simulation or not mutant.is_simulated)
+    tests = f"{len(mutant.tests) - len(result.passed)}/{len(mutant.tests)} tests"
+    simulation = result.simulation or ("NOTHING" if mutant.is_simulated else f"not run: {mutant.reason_not_simulated}")
+    _say(f"{mutant.name:<34} {tests:<10} {result.seconds:4.0f} s  simulation: {simulation}")
+    for test in result.passed:
+        _say(f"    SURVIVED {test}")
+    return not result.passed and bool(result.simulation or not mutant.is_simulated)
 
 
-def _look(mutant: Mutant, copy: Path) -> Finding:
+def _look(mutant: Mutant, copy: Path) -> Result:
     started = time.monotonic()
     failed = _failed(copy, mutant.tests)
     simulation = _simulated(copy, _HISTORIES) if mutant.is_simulated else ""
-    return Finding(
-        blind=tuple(test for test in mutant.tests if test not in failed),
+    return Result(
+        passed=tuple(test for test in mutant.tests if test not in failed),
         simulation=simulation,
         seconds=time.monotonic() - started,
     )
 
 
 def _failed(copy: Path, tests: tuple[str, ...] | list[str]) -> set[str]:
-    """Those of the tests that fail; all parameters of one count as one."""
+    """Return the tests that fail; all parameters of a test count as one."""
     done = _run(copy, ["pytest", "-q", "--tb=no", "-p", "no:cacheprovider", "-rfE", *tests], _TESTS_SECONDS)
     return {match[1] for match in re.finditer(r"^(?:FAILED|ERROR) ([^\s\[]+)", done, re.MULTILINE)}
 
 
 def _simulated(copy: Path, histories: int) -> str:
-    """What the simulation found, and after how many histories."""
+    """Return what the simulation found, and after how many histories."""
     options = ["--histories", str(histories), "--enough", "1", "--brief"]
     done = _run(copy, ["tests.simulation", *options], _SIMULATION_SECONDS)
     found = re.search(r"^WRONG (.*)$", done, re.MULTILINE)
@@ -108,7 +108,7 @@ def _run(copy: Path, module: list[str], seconds: float) -> str:
 
 
 def _copy_to(copy: Path) -> None:
-    """Everything but what git ignores."""
+    """Copy all files except those that git ignores."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     for name in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0"):
         if name and (ROOT / name).is_file():

@@ -1,4 +1,4 @@
-"""Faults that are put back, each a patch of the product: what it is, which lesson it forgets, which tests see it."""
+"""Mutants: known faults as patches of the product, each with its lesson and the tests that find it."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ _SIMULATED = "finds it"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mutant:
-    """One patch, by what stands above its first hunk."""
+    """One mutant, read from the lines above the first hunk of its patch."""
 
     path: Path
     what: str
     lesson: int
     tests: tuple[str, ...]
-    #: Whether the simulation finds it; and if it does not look for it, why.
+    #: True if the simulation has to find it; if not, the reason.
     is_simulated: bool
-    why_not: str
+    reason_not_simulated: str
 
     @property
     def name(self) -> str:
-        """The name of its file."""
+        """The name of its file, without suffix."""
         return self.path.stem
 
 
 def read(path: Path) -> Mutant:
-    """One mutant. Raises ValueError when its file does not say what it should."""
+    """Read a mutant. Raises ValueError if its header is not complete."""
     head, found, _ = path.read_text().partition("\ndiff --git ")
     what, *lines = head.splitlines() or [""]
     said = [line.partition(": ") for line in lines if line]
     values = {key: [value for other, _, value in said if other == key] for key, _, _ in said}
     if not found or set(values) != {"Lesson", "Test", "Simulation"}:
-        raise ValueError(f"{path.name}: needs a line of what it is, Lesson, Test and Simulation, and a diff")
+        raise ValueError(f"{path.name}: needs a line of description, then Lesson, Test and Simulation, and a diff")
     (simulation,) = values["Simulation"]
     return Mutant(
         path=path,
@@ -44,16 +44,16 @@ def read(path: Path) -> Mutant:
         lesson=int(*values["Lesson"]),
         tests=tuple(values["Test"]),
         is_simulated=simulation == _SIMULATED,
-        why_not=simulation.partition(", ")[2],
+        reason_not_simulated=simulation.partition(", ")[2],
     )
 
 
 def every() -> list[Mutant]:
-    """All of them."""
+    """Return all mutants."""
     return [read(path) for path in sorted(FOLDER.glob("*.patch"))]
 
 
 def apply(mutant: Mutant, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Puts the fault into a copy of the project; with `--check` only sees whether it could, with `-R` takes it out."""
+    """Apply a mutant to a copy of the project; with `--check` only test whether it applies, with `-R` revert it."""
     command = ["git", "apply", "-C1", *options, str(mutant.path)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

@@ -19,7 +19,7 @@ from tests.simulation import asterisks, faults
 from tests.simulation.faults import Fault
 from tests.simulation.world import Fiber, Process, World
 from workers import actors, pools
-from workers.wiring import Handler
+from workers.ports import Handler
 
 #: A dead worker's messages go to another one after this long; a frozen one is taken for dead then.
 _RECLAIM_SECONDS = 5.0

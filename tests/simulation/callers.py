@@ -78,7 +78,7 @@ class Callers:
 
     def _dial(self, tenant: Tenant, number: str, run: Run) -> None:
         asterisk, channel_id = tenant.asterisk, f"platform-{run.run_id}-{tenant.connection_id}"
-        if not asterisk.is_running or asterisk.is_preempted(channel_id):
+        if not asterisk.is_running or asterisk.is_id_in_use(channel_id):
             return
         args = [f"workflow_run_id={run.run_id}", f"workflow_id={run.organization_id}"]
         simulator_originates.originate(

@@ -181,7 +181,7 @@ class History:
         call, tenant = self.choices.one_of(victims), self.environment.tenants[1]
         asterisk = tenant.asterisk
         name = self.choices.one_of([ids.media_id(PREFIX, call.call_id, max(1, call.attempt)), call.channel_id])
-        if asterisk.is_preempted(name) or not asterisk.is_running:
+        if asterisk.is_id_in_use(name) or not asterisk.is_running:
             return
         forged = channels.Channel(id=name, name="PJSIP/forged", kind=channels.Kind.CALLER, state="Up")
         forged.creationtime = call.channel_created or forged.creationtime

@@ -22,7 +22,7 @@ from listener.redis_store import RedisStore
 from shared import errors, keys
 from shared.assignments import Assignment, Report, SocketState
 from shared.call.ids import ConnectionVersion
-from tests import queued
+from tests.support import queued
 from tests.support.scenes import play
 from tests.support.scheduler_side import SchedulerSide
 

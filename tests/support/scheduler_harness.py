@@ -25,7 +25,7 @@ from shared.platform import dograh
 from shared.process import sealing
 from shared.storage import database
 from shared.storage.postgres_calls import PostgresCalls
-from tests import queued
+from tests.support import queued
 
 SEALER = sealing.Sealer(("a key of the scheduler's tests",))
 TIMEOUT = 3.0

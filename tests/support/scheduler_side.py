@@ -6,7 +6,7 @@ from typing import Any
 
 from shared import assignments, keys
 from shared.assignments import Assignment, Report, SocketState
-from tests import queued
+from tests.support import queued
 
 
 class SchedulerSide:

@@ -1,4 +1,4 @@
-"""Who may import what: walked with `ast`, so that the layers stay layers."""
+"""Which module may import which, found with `ast`: the layers stay layers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 import shared
 
 ROOT = Path(__file__).parents[2]
-#: The processes: none knows another.
+#: The processes: none imports another.
 PROCESSES = {"listener", "workers", "scheduler", "console", "arictl"}
 #: What is installed and runs in production.
 PRODUCT = PROCESSES | {"shared"}
-#: For development: stand beside the product and may look into it, never the other way round.
+#: For development: these may import the product, never the other way round.
 DEVELOPMENT = {"simulator", "devstack", "tests", "bench"}
 
 #: One home per outside library: a file, or a folder.
@@ -35,13 +35,13 @@ HOMES = {
     "pydantic_settings": ("shared/process/settings.py",),
 }
 
-#: What a pure core has no use for.
+#: What a pure file does not import.
 IMPURE = {
     "asyncio", "concurrent", "http", "io", "logging", "multiprocessing", "os", "pathlib", "psycopg", "random", "redis",
     "requests", "secrets", "select", "selectors", "shutil", "signal", "socket", "sqlalchemy", "sqlite3", "ssl",
     "structlog", "subprocess", "sys", "tempfile", "threading", "time", "urllib3", "websockets", "dramatiq", "pydantic",
 }  # fmt: skip
-#: Clocks and the like that hide in modules a core may import.
+#: Clocks and the like, in modules that a pure file may import.
 IMPURE_CALLS = {"now", "today", "utcnow", "uuid1", "uuid4", "urlopen", "open", "print", "input", "sleep", "monotonic"}
 
 
@@ -65,12 +65,47 @@ def imports(tree: ast.Module) -> Iterator[str]:
 IMPORTS = [(path, name) for path, tree in sources(*PRODUCT) for name in imports(tree)]
 
 
+def module_of(path: str) -> str:
+    """Return the dotted name of a file."""
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+MODULES = {module_of(path) for path, _ in sources(*PRODUCT)}
+
+
+def imported_module(name: str) -> str | None:
+    """Return the module of the product that an import names, itself or something in it."""
+    while name and name not in MODULES:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+#: (module, module of the product that it imports)
+EDGES = {
+    (module_of(path), target)
+    for path, name in IMPORTS
+    if (target := imported_module(name)) not in (None, module_of(path))
+}
+
+
+def users(package: str) -> set[tuple[str, str]]:
+    """Return what the modules of a package import of the product outside the package."""
+    return {
+        (module, target) for module, target in EDGES if is_within(module, package) and not is_within(target, package)
+    }
+
+
+def is_within(module: str, *packages: str) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
 def test_the_walk_sees_the_product() -> None:
-    assert ("workers/inbound.py", "shared.storage.call_store.Note") in IMPORTS
+    assert ("workers.inbound", "workers.flow") in EDGES
+    assert ("workers/inbound.py", "workers.flow.Flow") in IMPORTS
     assert {path.split("/")[0] for path, _ in IMPORTS} >= {"listener", "workers", "scheduler", "arictl", "shared"}
 
 
-def test_no_process_knows_another() -> None:
+def test_no_process_imports_another() -> None:
     crossing = [
         (path, name)
         for path, name in IMPORTS
@@ -79,13 +114,13 @@ def test_no_process_knows_another() -> None:
     assert crossing == []
 
 
-def test_shared_knows_no_process() -> None:
+def test_shared_imports_no_process() -> None:
     assert [
         (path, name) for path, name in IMPORTS if path.startswith("shared/") and name.split(".")[0] in PROCESSES
     ] == []
 
 
-def test_the_product_knows_nothing_of_development() -> None:
+def test_the_product_imports_nothing_of_development() -> None:
     assert [(path, name) for path, name in IMPORTS if name.split(".")[0] in DEVELOPMENT] == []
 
 
@@ -96,27 +131,112 @@ def test_an_outside_library_has_one_home(library: str) -> None:
     assert [path for path in users if not path.startswith(HOMES[library])] == []
 
 
-def test_the_core_is_pure() -> None:
-    for path, tree in sources("shared/core"):
-        for name in imports(tree):
-            top = name.split(".")[0]
-            assert top not in IMPURE, (path, name)
-            if top == "shared":
-                assert name.startswith(("shared.core", "shared.errors")), (path, name)
-            assert name not in ("urllib.request", "datetime.now"), (path, name)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call):
-                called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-                assert called not in IMPURE_CALLS, (path, node.lineno, called)
+#: Pure files outside `shared/call/`: decisions and formats, for which a test needs no server and no clock.
+PURE = {
+    "listener/backoff.py",
+    "scheduler/actions.py",
+    "scheduler/move_plan.py",
+    "scheduler/rebalancing.py",
+    "shared/assignments.py",
+    "shared/asterisk/address_guard.py",
+    "shared/asterisk/config_files.py",
+    "shared/asterisk/events.py",
+    "shared/broker/fairness.py",
+    "shared/errors.py",
+    "shared/keys.py",
+    "shared/platform/dograh/json_values.py",
+    "shared/platform/dograh/media_url.py",
+    "shared/platform/dograh/telephony_configuration.py",
+    "shared/storage/call_sql.py",
+    "shared/storage/timeline.py",
+}
 
 
-def test_the_broker_knows_nothing_of_what_it_carries() -> None:
-    ours = {name for path, name in IMPORTS if path.startswith("shared/broker/") and name.startswith("shared")}
-    assert ours, "the walk sees it"
-    assert all(name.startswith("shared.broker") for name in ours)
+@pytest.mark.parametrize("path", sorted(PURE | {path for path, _ in sources("shared/call")}))
+def test_a_pure_file_has_no_clock_and_no_outside(path: str) -> None:
+    tree = ast.parse((ROOT / path).read_text())
+    for name in imports(tree):
+        assert name.split(".")[0] not in IMPURE, (path, name)
+        assert name != "urllib.request", (path, name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            assert called not in IMPURE_CALLS, (path, node.lineno, called)
 
 
-def test_the_core_does_not_reach_out_through_what_it_imports() -> None:
+#: Package of `shared/` → what else of `shared/` it may import. Modules on top of the packages may import any of them.
+MAY_IMPORT = {
+    # The life of a call: no storage, no platform, no network, no process.
+    "shared.call": ("shared.errors",),
+    # It carries bytes, and does not know which.
+    "shared.broker": (),
+    "shared.asterisk": ("shared.errors",),
+    "shared.storage": ("shared.errors", "shared.call"),
+    # Behind its ports stands an adapter that reads the platform's tables and asks its HTTP service.
+    "shared.platform": ("shared.errors", "shared.call", "shared.storage.database", "shared.asterisk"),
+    "shared.process": ("shared.errors", "shared.call.limits", "shared.asterisk.address_guard"),
+}
+
+
+@pytest.mark.parametrize("package", sorted(MAY_IMPORT))
+def test_a_package_of_shared_imports_only_those_below_it(package: str) -> None:
+    assert any(is_within(module, package) for module, _ in EDGES), "the walk sees it"
+    assert {edge for edge in users(package) if not is_within(edge[1], *MAY_IMPORT[package])} == set()
+
+
+def test_every_package_of_shared_has_its_rule() -> None:
+    packages = {f"shared.{path.parent.name}" for path in (ROOT / "shared").glob("*/__init__.py")}
+    assert packages == set(MAY_IMPORT)
+
+
+#: Keys and tables of the platform that the product reads: only its adapter spells them.
+PLATFORM_WORDS = {"ws_client_name", "ari_endpoint", "TELEPHONY_CONFIGURATION", "CONCURRENT_CALL_LIMIT"}
+
+
+def test_only_the_platform_s_adapter_parses_the_platform_s_json() -> None:
+    adapter = "shared.platform.dograh"
+    readers = {edge for edge in EDGES if edge[1] == f"{adapter}.json_values" and not is_within(edge[0], adapter)}
+    assert readers == set()
+    spelled = {
+        (path, node.value)
+        for path, tree in sources(*PRODUCT)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node.value in PLATFORM_WORDS
+        if not is_within(module_of(path), adapter, "shared.storage.migrations")
+    }
+    assert spelled == set()
+
+
+#: What carries out a step of a call. The flow alone knows which step follows which.
+STEP_FILES = {"workers.admission", "workers.media", "workers.bridge", "workers.outbound", "workers.teardown"}
+
+
+def test_no_step_imports_another_and_all_stand_on_one_floor() -> None:
+    assert {edge for edge in EDGES if edge[0] in STEP_FILES and edge[1] in STEP_FILES} == set()
+    assert {floor(module) for module in STEP_FILES} == {2}
+    assert {edge for edge in EDGES if edge[0] in STEP_FILES and edge[1] == "workers.flow"} == set()
+
+
+def test_workers_has_at_most_seven_floors() -> None:
+    assert max(floor(module) for module in MODULES if is_within(module, "workers")) == floor("workers.main") <= 7
+
+
+def floor(module: str) -> int:
+    """Return how many modules of its package stand in the longest chain of imports that begins with this one."""
+    package = module.split(".", maxsplit=1)[0]
+    below = {target for user, target in EDGES if user == module and is_within(target, package)}
+    return 1 + max((floor(target) for target in below), default=0)
+
+
+@pytest.mark.parametrize("package", sorted(PRODUCT - {"console"}))
+def test_imports_go_in_no_circle(package: str) -> None:
+    for module in MODULES:
+        if is_within(module, package):
+            # Recursion without an end is a circle.
+            assert floor(module) < 50
+
+
+def test_errors_import_nothing() -> None:
     errors_imports = [name for path, name in IMPORTS if path == "shared/errors.py"]
     assert all(name.startswith("__future__") for name in errors_imports)
 

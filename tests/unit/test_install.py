@@ -1,6 +1,7 @@
-"""What an installation is made of (compose.yaml, Dockerfile, systemd units), read against Procfile and settings.
+"""The files of an installation (compose.yaml, Dockerfile, systemd units) agree with Procfile and settings.
 
-compose.yaml by the Compose Specification too, the units by systemd itself. Read, not run: no engine was at hand.
+compose.yaml is also checked by the Compose Specification, the units by systemd. Nothing is run: no Docker engine was
+available.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ SETTINGS: dict[str, type[settings.Base]] = {
     "scheduler": settings.Scheduler,
 }
 UNITS = {path.name.removeprefix("ari-pipeline-"): path for path in (ROOT / "docs/systemd").iterdir()}
-#: A worker waits up to DRAIN_SECONDS for its steps and once more for its consumers; the listener ends by force 10 s
+#: A worker waits up to DRAIN_SECONDS for its steps, then as long for its consumers; a listener exits at the latest 10 s
 #: after its drain.
 LONGEST_STOP_SECONDS = max(2 * settings.Base.model_fields["drain_seconds"].default + 5, 15 + 10)
 
 
 def mapping(yaml: str) -> dict[str, Any]:
-    """Reads as much of YAML as compose.yaml uses: mappings, lists of plain values, comments on lines of their own."""
+    """Parse the part of YAML that compose.yaml uses: mappings, lists of plain values, comments on their own lines."""
     root: dict[str, Any] = {}
     open_at: list[tuple[int, Any]] = [(-1, root)]
     lines = [line for line in yaml.splitlines() if line.strip() and not line.lstrip().startswith("#")]
@@ -57,15 +58,15 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 
 
 def words(listed: str) -> list[str]:
-    """A list in one line."""
+    """Return the words of a list in one line."""
     return re.findall(r'"([^"]*)"', listed)
 
 
 # ── compose.yaml ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def complaints_of_the_specification(path: Path) -> str:
-    """What is wrong with a compose file by the schema of the Compose Specification; empty when nothing is."""
+def errors_by_the_specification(path: Path) -> str:
+    """Return the errors of a compose file by the schema of the Compose Specification; empty if there are none."""
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(path)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode in (0, 1), done
@@ -73,13 +74,13 @@ def complaints_of_the_specification(path: Path) -> str:
 
 
 def test_compose_keeps_to_the_compose_specification(tmp_path: Path) -> None:
-    assert complaints_of_the_specification(ROOT / "compose.yaml") == ""
+    assert errors_by_the_specification(ROOT / "compose.yaml") == ""
     mistaken = tmp_path / "compose.yaml"
     mistaken.write_text((ROOT / "compose.yaml").read_text().replace("stop_grace_period", "stop_grace"))
-    assert "'stop_grace' was unexpected" in complaints_of_the_specification(mistaken)
+    assert "'stop_grace' was unexpected" in errors_by_the_specification(mistaken)
 
 
-def test_compose_has_the_procfile_s_processes_and_what_they_stand_on() -> None:
+def test_compose_has_the_procfile_s_processes_and_their_servers() -> None:
     assert set(SERVICES) == {"redis", "postgres", "migrate", "asterisk", *PROCFILE}
     for name, command in PROCFILE.items():
         assert " ".join(words(SERVICES[name]["command"])) == command
@@ -90,11 +91,11 @@ def test_compose_has_the_procfile_s_processes_and_what_they_stand_on() -> None:
     assert images == {f"ari-pipeline:{version[1]}"}
 
 
-def test_only_an_asterisk_waits_to_be_asked_for() -> None:
+def test_only_the_asterisk_has_a_profile() -> None:
     assert {name for name, service in SERVICES.items() if "profiles" in service} == {"asterisk"}
 
 
-def test_every_service_but_the_one_shot_is_watched_and_comes_back() -> None:
+def test_every_service_but_the_one_shot_is_health_checked_and_restarted() -> None:
     for name, service in SERVICES.items():
         if name == "migrate":
             assert service["restart"] == '"no"'
@@ -122,7 +123,7 @@ def test_a_process_gets_what_it_must_have_and_time_to_drain(name: str) -> None:
     waits = {other: about["condition"] for other, about in service["depends_on"].items()}
     assert waits["redis"] == "service_healthy"
     assert ("migrate" in waits) == ("DATABASE_URL" in required)
-    assert not {"container_name", "ports"} & set(service), "it is to be scaled"
+    assert not {"container_name", "ports"} & set(service), "it has to be scalable"
 
 
 def test_no_secret_is_in_the_file() -> None:
@@ -139,7 +140,7 @@ def test_no_secret_is_in_the_file() -> None:
 STAGES = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
 
 
-def test_the_image_is_slim_and_runs_as_nobody_in_particular() -> None:
+def test_the_image_is_slim_and_runs_as_an_unprivileged_user() -> None:
     build, final = STAGES[-2:]
     assert build.startswith("python:3.11-slim")
     assert final.startswith("python:3.11-slim")
@@ -174,7 +175,7 @@ def test_there_is_a_unit_for_each_process() -> None:
 
 
 @pytest.mark.parametrize("name", UNITS)
-def test_a_unit_starts_its_process_and_brings_it_back(name: str) -> None:
+def test_a_unit_starts_its_process_and_restarts_it(name: str) -> None:
     lines = [line.partition("=") for line in UNITS[name].read_text().splitlines() if "=" in line and line[0] != "#"]
     unit = {key: value for key, _, value in lines}
     process = re.sub(r"@?\.service$", "", name)
@@ -188,7 +189,7 @@ def test_a_unit_starts_its_process_and_brings_it_back(name: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
-def test_systemd_takes_the_units(tmp_path: Path) -> None:
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     for path in UNITS.values():
         # The program has to exist.
         text = path.read_text().replace("/opt/ari-pipeline/bin/python", sys.executable)

@@ -211,7 +211,7 @@ def test_every_message_is_grouped_by_its_connection() -> None:
     resync = messages.of_resync(connection=CONNECTION, reason="connected", full=True)
     for message in (command, happened, resync):
         assert message is not None
-        assert redis_broker.reference(message) == f"7/{message.message_id}"
+        assert redis_broker.message_key(message) == f"7/{message.message_id}"
 
 
 def test_a_message_survives_dramatiq() -> None:

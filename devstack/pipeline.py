@@ -1,0 +1,218 @@
+"""The product as an operator runs it: one process per line of the Procfile, configured by its URLs and secret alone.
+
+Used by the acceptance tests and by bench/; `make run` uses honcho (devstack/run.py).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg import rows
+
+from devstack import log_audit
+from devstack.tenants import PASSWORD
+from shared.process import sealing
+
+ROOT = Path(__file__).parents[1]
+SECRET_KEY = "acceptance-secret-key-c7e1, an-older-key-still-listed"  # noqa: S105 - a key of tests
+
+
+def procfile() -> dict[str, list[str]]:
+    """Return name → command of each line of the Procfile."""
+    lines = (ROOT / "Procfile").read_text().splitlines()
+    return {name: command.split() for name, _, command in (line.partition(": ") for line in lines if line.strip())}
+
+
+class Pipeline:
+    """Listeners, workers and schedulers as processes, each with its log; at the end the logs are audited."""
+
+    def __init__(self, *, database_url: str, redis_url: str, logs: Path, **environment: str) -> None:
+        self.database_url = database_url
+        self.redis_url = redis_url
+        self.logs = logs
+        self._environment = environment
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._connection = psycopg.connect(database_url, autocommit=True, row_factory=rows.dict_row)
+
+    @property
+    def media_secret(self) -> str:
+        """The secret that signs the media tokens."""
+        return sealing.media_secret(SECRET_KEY.split(",", maxsplit=1)[0].strip())
+
+    def start(self, *names: str, **environment: str) -> None:
+        """Start processes by their name in the Procfile, by default all of them; `worker.2` is a second worker."""
+        for name in names or tuple(procfile()):
+            _, module_flag, module = procfile()[name.partition(".")[0]]
+            log = (self.logs / f"{name}.log").open("ab")
+            self._running[name] = subprocess.Popen(  # noqa: S603 - the commands of the Procfile
+                [sys.executable, module_flag, module],
+                cwd=ROOT,
+                env={
+                    "PATH": os.environ["PATH"],
+                    "DATABASE_URL": self.database_url,
+                    "REDIS_URL": self.redis_url,
+                    "SECRET_KEY": SECRET_KEY,
+                    "PROCESS_NAME": name,
+                    **self._environment,
+                    **environment,
+                },
+                stdout=log,
+                stderr=log,
+            )
+            log.close()
+
+    def is_running(self, name: str) -> bool:
+        """Return True if a process was started, and neither killed nor stopped since."""
+        return name in self._running
+
+    def pid(self, name: str) -> int:
+        """Return the id of a process."""
+        return self._running[name].pid
+
+    def reconnect(self) -> None:
+        """Connect again, to a Postgres that was restarted."""
+        self._connection.close()
+        self._connection = psycopg.connect(self.database_url, autocommit=True, row_factory=rows.dict_row)
+
+    def signal(self, name: str, number: int) -> None:
+        """Send a signal to a process."""
+        self._running[name].send_signal(number)
+
+    def kill(self, name: str) -> None:
+        """Kill a process by SIGKILL."""
+        process = self._running.pop(name)
+        process.kill()
+        process.wait(10)
+
+    def stop(self, name: str, *, seconds: float = 30) -> int:
+        """Ask a process to end, wait for it, and return its exit status."""
+        process = self._running.pop(name)
+        process.send_signal(signal.SIGTERM)
+        return process.wait(seconds)
+
+    def query(self, statement: str, *values: object) -> list[dict[str, Any]]:
+        """Return rows of the database."""
+        return self._connection.execute(statement, values).fetchall()
+
+    def execute(self, statement: str, *values: object) -> None:
+        """Change the database."""
+        self._connection.execute(statement, values)
+
+    def value(self, statement: str, *values: object) -> Any:
+        """Return the first column of the first row."""
+        return next(iter(self.query(statement, *values)[0].values()))
+
+    def calls(self, *channel_ids: str) -> list[dict[str, Any]]:
+        """Return the calls of these channels, by default all calls."""
+        return self.query(
+            "SELECT * FROM ari.calls WHERE %s OR channel_id = ANY(%s) ORDER BY received_at",
+            not channel_ids,
+            list(channel_ids),
+        )
+
+    def call(self, channel_id: str) -> dict[str, Any]:
+        """Return the one call of a channel."""
+        (found,) = self.calls(channel_id)
+        return found
+
+    def state(self, channel_id: str) -> str | None:
+        """Return the state of a channel's newest call, None if there is none."""
+        found = self.calls(channel_id)
+        return found[-1]["state"] if found else None
+
+    def timeline(self, channel_id: str) -> list[dict[str, Any]]:
+        """Return the timeline of a channel's call, in order."""
+        return self.query(
+            "SELECT t.* FROM ari.timeline t JOIN ari.calls c USING (call_id) WHERE c.channel_id = %s ORDER BY t.id",
+            channel_id,
+        )
+
+    def story(self, channel_id: str) -> str:
+        """Return the timeline as text, for the messages of assertions."""
+        return "\n".join(
+            f"{row['at']:%H:%M:%S.%f} {row['kind']} {row['name']} {row['state_from'] or ''}→{row['state_to'] or ''}"
+            f" {row['detail']}"
+            for row in self.timeline(channel_id)
+        )
+
+    def run(self, channel_id: str) -> dict[str, Any]:
+        """Return the workflow run of a channel's call, its JSON columns decoded."""
+        (found,) = self.query(
+            "SELECT r.* FROM workflow_runs r JOIN ari.calls c ON c.workflow_run_id = r.id WHERE c.channel_id = %s",
+            channel_id,
+        )
+        return found
+
+    def connected(self, endpoint: str | None = None) -> bool:
+        """Return True if the newest version of every active connection (or of an endpoint's) has an open socket."""
+        found = self.query(
+            "SELECT v.socket_state FROM ari.connection_versions v JOIN ari.connections c USING (connection_id, version)"
+            " WHERE c.state = 'active' AND (%s::text IS NULL OR v.endpoint = %s)",
+            endpoint,
+            endpoint,
+        )
+        return bool(found) and all(row["socket_state"] == "connected" for row in found)
+
+    def wait_connected(self, *, seconds: float = 15) -> None:
+        """Wait until every active connection has an open socket."""
+        wait_until(self.connected, seconds=seconds, what=lambda: f"every socket open; {self.log_tail()}")
+
+    def log_tail(self) -> str:
+        """Return the end of every process's log."""
+        return "\n".join(f"== {path.name}\n{path.read_text()[-4000:]}" for path in sorted(self.logs.glob("*.log")))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for process in self._running.values():
+            process.send_signal(signal.SIGCONT)
+            process.send_signal(signal.SIGTERM)
+        shown = self.query("SELECT detail FROM ari.timeline WHERE position(%s in detail) > 0", PASSWORD)
+        assert not shown, f"the timeline shows the password: {shown}"
+        stuck = [name for name, process in self._running.items() if not self._ended(process)]
+        self._connection.close()
+        assert not stuck, f"still running 30 s after SIGTERM: {stuck}\n{self.log_tail()}"
+        log_audit.assert_clean(self.logs, secrets=self._secrets(), user="voiceai", password=PASSWORD)
+
+    def _secrets(self) -> set[str]:
+        """Return the secrets of the processes, besides the password, that no log may have."""
+        keys = {key.strip() for key in SECRET_KEY.split(",")}
+        servers = {urlsplit(url).password or "" for url in (self.database_url, self.redis_url)}
+        return {*keys, self.media_secret, *servers} - {""}
+
+    @staticmethod
+    def _ended(process: subprocess.Popen[bytes], *, seconds: float = 30) -> bool:
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            # Writes the stacks of its threads to its log.
+            process.send_signal(signal.SIGUSR1)
+            time.sleep(1)
+            process.kill()
+            process.wait(10)
+            return False
+        return True
+
+
+def wait_until(
+    condition: Callable[[], object], *, seconds: float, what: str | Callable[[], str] = "it", every: float = 0.05
+) -> None:
+    """Poll until a condition holds; fail with `what` if it does not in time."""
+    ends_at = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > ends_at:
+            raise AssertionError(f"not within {seconds} s: {what if isinstance(what, str) else what()}")
+        time.sleep(every)

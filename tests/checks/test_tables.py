@@ -1,0 +1,183 @@
+"""The generated tables of the documents are current, on whichever page their markers stand.
+
+`UPDATE_DOCS=1 make check-docs` generates them again.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared import messages
+from shared.call.limits import Limits
+from shared.call.steps import Step
+from shared.process import settings
+from tests.checks import checkout
+
+REFRESH = "UPDATE_DOCS=1 make check-docs"
+#: Who reads which settings: a class's own fields, under this heading.
+READERS: dict[str, type[settings.Environment]] = {
+    "Every process": settings.Base,
+    "Every process and arictl doctor: where tenants' endpoints may lead": settings.Guarded,
+    "With a database: worker and scheduler; arictl reads DATABASE_URL alone": settings.WithDatabase,
+    "Listener and scheduler": settings.WithHeartbeats,
+    "Listener": settings.Listener,
+    "Worker": settings.Worker,
+    "Scheduler": settings.Scheduler,
+}
+
+
+def settings_tables() -> str:
+    parts = []
+    for heading, kind in READERS.items():
+        own = {name: field for name, field in kind.model_fields.items() if name in inspect.get_annotations(kind)}
+        rows = [(f"`{name.upper()}`", *_default_and_bounds(field), _said(field)) for name, field in own.items()]
+        parts.append(f"## {heading}\n\n" + _table(("Variable", "Default", "Bounds", "Meaning"), rows))
+    return "\n".join(parts)
+
+
+def _default_and_bounds(field: Any) -> tuple[str, str]:
+    default = "must be set" if field.is_required() else field.default
+    if default is None or default == "":
+        default = "not set"
+    elif default != "must be set":
+        default = f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+    bounds = [
+        f"{sign} {value:g}"
+        for bound in field.metadata
+        for sign, attribute in ((">", "gt"), ("≥", "ge"), ("<", "lt"), ("≤", "le"))
+        if (value := getattr(bound, attribute, None)) is not None
+    ]
+    choices = getattr(field.annotation, "__args__", ())
+    if choices and all(isinstance(choice, str) for choice in choices):
+        bounds.append(", ".join(f"`{choice}`" for choice in choices))
+    return str(default), ", ".join(bounds)
+
+
+def _said(field: Any) -> str:
+    assert field.description, "a setting without a description"
+    return str(field.description)
+
+
+def deadlines_table() -> str:
+    limits = Limits()
+    wait, checks, last = limits.queue_seconds, limits.media_checks, limits.max_step_retries
+    begun = limits.attempt_wait().total_seconds()
+    again = f"the step is dispatched again, at most {last} times; then the call ends"
+    rows = [
+        ("`received`, `admitted`, `joining`", wait, again),
+        ("`prepared`, no attempt started", wait, again),
+        (
+            "`prepared`, attempt started",
+            begun,
+            f"the next attempt starts, {limits.attempts} in all; then the call ends",
+        ),
+        (
+            "`prepared`, legs created, not ready",
+            limits.media_check_seconds,
+            f"the worker asks Asterisk for the leg, at most {checks} times; then the call ends",
+        ),
+        ("`connected`", limits.call_seconds, "the call ends (`CALL_SECONDS`)"),
+        (
+            "`ending`",
+            wait,
+            "the teardown is dispatched again until it succeeds, with back-off from 1 s to"
+            f" {limits.teardown_pause_seconds:g} s",
+        ),
+    ]
+    shown = [(state, f"{seconds:g}", then) for state, seconds, then in rows]
+    return _table(("State", "Seconds", "When overdue"), shown)
+
+
+def claims_table() -> str:
+    limits = Limits()
+    made_of = {
+        Step.ADMISSION: f"{limits.quota_seconds:g} for quota and the platform's tables",
+        Step.RUNS: "two statements",
+        Step.MEDIA: "one request",
+        Step.BRIDGE: "one request",
+        Step.TEARDOWN: "two requests",
+    }
+    rows = [(f"`{step}`", f"{limits.claim(step).total_seconds():g}", what) for step, what in made_of.items()]
+    return _table(("Step", "Claim, seconds", "Time for"), rows) + (
+        f"\nA request takes at most {limits.connect_seconds:g} s to connect and {limits.read_seconds:g} s to answer, a"
+        f" statement\n{limits.database_seconds:g} s. Each claim except that of `runs` includes one statement more.\n"
+    )
+
+
+def queues_table() -> str:
+    """Every queue, the first to be served first, and the actors that read it."""
+    rows = [
+        (f"`{queue}`", ", ".join(f"`{actor}`" for actor, its in messages.ACTORS.items() if its == queue))
+        for queue in messages.QUEUES
+    ]
+    return _table(("Queue", "Actors"), rows)
+
+
+#: Fixtures that are both Asterisks in turn.
+BOTH_ASTERISKS = {"switch", "make_switch"}
+
+
+def contract_tables() -> str:
+    """Every fact of the contract suite, and which Asterisk it is tested on."""
+    parts = []
+    for path in sorted((checkout.ROOT / "tests/contract").glob("test_*.py")):
+        if rows := list(_facts(path)):
+            heading = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()[0]
+            parts.append(f"{heading}\n\n" + _table((f"`{path.name}`", "Simulated", "Real"), rows))
+    return "\n".join(parts)
+
+
+def _facts(path: Path) -> Iterator[tuple[str, str, str]]:
+    for node in ast.parse(path.read_text()).body:
+        if not isinstance(node, ast.FunctionDef) or not node.name.startswith("test_"):
+            continue
+        if not BOTH_ASTERISKS & {argument.arg for argument in node.args.args}:
+            continue
+        names = {decorator.id for decorator in node.decorator_list if isinstance(decorator, ast.Name)}
+        fact = node.name.removeprefix("test_").replace("_", " ")
+        yield fact[0].upper() + fact[1:], "no" if "ONLY_REAL" in names else "yes", "yes"
+
+
+def _table(heading: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [heading, ("---",) * len(heading), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("settings", settings_tables),
+        ("deadlines", deadlines_table),
+        ("claims", claims_table),
+        ("queues", queues_table),
+        ("contract", contract_tables),
+    ],
+)
+def test_generated_tables_are_current(name: str, make: Callable[[], str]) -> None:
+    begin, end = f"<!-- begin: {name} -->\n", f"<!-- end: {name} -->"
+    marked = [page for page in checkout.PAGES if begin in checkout.text(page)]
+    assert len(marked) == 1, f"one page has to have `{begin.strip()}` and `{end}`, found: {marked}"
+    (page,) = marked
+    before, _, rest = checkout.text(page).partition(begin)
+    found, closed, after = rest.partition(end)
+    assert closed, f"{page} does not end its block {name}"
+    made = f"\n{make()}\n"
+    if os.environ.get("UPDATE_DOCS") and found != made:
+        (checkout.ROOT / page).write_text(before + begin + made + end + after)
+        checkout.text.cache_clear()
+        found = made
+    assert found == made, f"{page}: the table {name} is out of date; run: {REFRESH}"
+
+
+def test_every_setting_is_on_the_page() -> None:
+    kinds = [kind for _, kind in inspect.getmembers(settings, inspect.isclass) if issubclass(kind, settings.Base)]
+    assert {name for kind in kinds for name in kind.model_fields} <= {
+        name for kind in READERS.values() for name in kind.model_fields
+    }

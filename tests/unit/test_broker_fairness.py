@@ -1,0 +1,101 @@
+"""How much of a session's capacity a group may use, and what makes a group slow; no Redis, no clock."""
+
+from __future__ import annotations
+
+from shared.broker.fairness import REMEMBERED_SECONDS, SLOW_SECONDS, Fairness
+
+Arguments = tuple[int, int, dict[bytes, tuple[int, bool]]]
+
+
+def arguments(fairness: Fairness, now: float) -> Arguments:
+    """Return the script's arguments: group limit, free for slow groups, group → its messages and whether it is slow."""
+    limit, slow_free, number, *rest = fairness.arguments(now)
+    groups = {bytes(rest[at]): (int(rest[at + 1]), rest[at + 2] == 1) for at in range(0, len(rest), 3)}
+    assert number == len(groups)
+    return int(limit), int(slow_free), groups
+
+
+def test_a_quarter_of_the_capacity_is_reserved_if_there_is_more_than_one() -> None:
+    assert [Fairness(capacity).ceiling for capacity in (1, 2, 3, 4, 8, 10, 64)] == [1, 1, 2, 3, 6, 8, 48]
+
+
+def test_a_group_is_reported_while_it_has_a_message_in_flight() -> None:
+    fairness = Fairness(8)
+    assert arguments(fairness, 0.0) == (6, 6, {})
+    fairness.delivered(b"q/7/a", b"7", 0.0)
+    fairness.delivered(b"q/7/b", b"7", 0.0)
+    fairness.delivered(b"q/8/c", b"8", 0.0)
+    assert arguments(fairness, 0.1) == (4, 6, {b"7": (2, False), b"8": (1, False)})
+    fairness.settled(b"q/7/a", 0.1)
+    fairness.settled(b"q/8/c", 0.1)
+    fairness.settled(b"q/8/unknown", 0.1)
+    assert arguments(fairness, 0.1) == (4, 6, {b"7": (1, False)})
+
+
+def test_among_active_groups_each_has_an_equal_share_and_at_least_a_quarter() -> None:
+    for capacity, limits in {1: [1, 1, 1, 1], 4: [3, 2, 1, 1], 8: [6, 4, 2, 2], 16: [12, 8, 5, 4]}.items():
+        fairness, found = Fairness(capacity), []
+        for number in range(4):
+            fairness.delivered(b"%d" % number, b"group %d" % number, 0.0)
+            found.append(fairness.group_limit(0.0))
+        assert found == limits
+    assert fairness.group_limit(REMEMBERED_SECONDS + 1) == 4, "a group is active while it has a message in flight"
+    for number in range(1, 4):
+        fairness.settled(b"%d" % number, REMEMBERED_SECONDS + 1)
+    assert fairness.group_limit(REMEMBERED_SECONDS + 1) == 12
+
+
+def test_a_group_stays_active_for_a_while() -> None:
+    fairness = Fairness(8)
+    fairness.delivered(b"a", b"7", 0.0)
+    fairness.settled(b"a", 0.1)
+    fairness.delivered(b"b", b"8", 0.1)
+    assert fairness.group_limit(REMEMBERED_SECONDS - 0.1) == 4
+    assert fairness.group_limit(REMEMBERED_SECONDS) == 6
+
+
+def test_a_group_at_its_limit_is_noticed() -> None:
+    fairness = Fairness(8)
+    assert not fairness.is_at_limit(0.0)
+    for number in range(5):
+        fairness.delivered(b"%d" % number, b"7", 0.0)
+    assert not fairness.is_at_limit(0.0)
+    fairness.delivered(b"5", b"7", 0.0)
+    assert fairness.is_at_limit(0.0)
+    fairness.settled(b"5", 0.0)
+    assert not fairness.is_at_limit(0.0)
+    fairness.delivered(b"x", b"8", 0.0)
+    assert fairness.is_at_limit(0.0)
+
+
+def test_a_group_is_slow_while_one_of_its_messages_is_and_for_a_while_after() -> None:
+    fairness = Fairness(8)
+    fairness.delivered(b"q/7/a", b"7", 0.0)
+    fairness.delivered(b"q/7/b", b"7", 0.9)
+    fairness.delivered(b"q/8/c", b"8", 0.9)
+    slow_at = SLOW_SECONDS + 0.1
+    assert arguments(fairness, slow_at) == (4, 4, {b"7": (2, True), b"8": (1, False)})
+    fairness.settled(b"q/7/a", slow_at)
+    fairness.settled(b"q/8/c", slow_at)
+    # A quick message in between, such as an event that no longer applies, proves nothing.
+    fairness.settled(b"q/7/b", slow_at)
+    assert arguments(fairness, slow_at) == (4, 6, {b"7": (0, True)})
+    assert arguments(fairness, slow_at + REMEMBERED_SECONDS - 0.1) == (6, 6, {b"7": (0, True)})
+    assert arguments(fairness, slow_at + REMEMBERED_SECONDS) == (6, 6, {})
+
+
+def test_slow_groups_together_have_the_limit_of_one_alone() -> None:
+    fairness = Fairness(4)
+    for number in range(4):
+        fairness.delivered(b"%d" % number, b"group %d" % number, 0.0)
+    limit, slow_free, groups = arguments(fairness, 5.0)
+    assert (limit, slow_free) == (1, 0)
+    assert all(slow for _, slow in groups.values())
+
+
+def test_a_message_without_a_group_is_never_counted() -> None:
+    fairness = Fairness(2)
+    fairness.delivered(b"q//a", b"", 0.0)
+    assert arguments(fairness, 5.0) == (1, 1, {})
+    fairness.settled(b"q//a", 5.0)
+    assert arguments(fairness, 5.0) == (1, 1, {})
