@@ -1,6 +1,6 @@
-"""The Asterisks: the project's own simulated switch, which the contract suite holds to a real one, in virtual time.
+"""The Asterisks: the switch of `simulator/`, which the contract suite compares with a real one, in virtual time.
 
-Replaced are only the parts that touch the outside: HTTP, websockets, and the voice agent at the end of a media leg.
+Only its outside is replaced: HTTP, websockets, and the voice agent at the end of a media leg.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from tests.simulation.world import Fiber, World
 PREFIX = "aip-"
 CLIENT = "media"
 _ROUTES = [*rest_applications.ROUTES, *rest_channels.ROUTES, *rest_bridges.ROUTES]
-#: A request that is given up may take effect this much later.
+#: A request that timed out may take effect this much later.
 _EFFECT_SECONDS = 6.0
-#: Until Asterisk gives a voice agent up that does not answer (connection_timeout times reconnect_attempts).
+#: Asterisk gives up a voice agent that does not answer after this (connection_timeout times reconnect_attempts).
 _AGENT_SECONDS = 2.0
 _MISANSWERS = [(404, "Resource not found"), (503, "Busy"), (401, "Authentication required")]
 
@@ -43,7 +43,7 @@ class AgentPlan:
 
     #: None: it cannot be reached.
     accepts_after_seconds: float | None
-    #: None: it stays.
+    #: None: it stays until the call ends.
     hangs_up_after_seconds: float | None = None
 
 
@@ -128,7 +128,7 @@ class EventSocket:
 
 
 class Asterisk(switch.Switch):
-    """One Asterisk, which watches that nobody harms it or its callers."""
+    """One Asterisk. It reports a violation when a step would crash it or harm its callers."""
 
     media: MediaLegs
 
@@ -143,7 +143,7 @@ class Asterisk(switch.Switch):
         self.name = name
         self.plan_agent = plan_agent
         self.media = MediaLegs(self)
-        #: Cut off from us: requests time out.
+        #: Unreachable: requests to it time out.
         self.is_away = False
         #: Channel id → when that caller's leg left Stasis, alive.
         self.left_at: dict[str, float] = {}
@@ -153,19 +153,19 @@ class Asterisk(switch.Switch):
         self.agent_seconds = 0.0
         #: Calls whose voice agent has been on the line.
         self.served: set[UUID] = set()
-        #: Told of a media leg whose agent is gone, or never came.
+        #: Called when the agent of a media leg is gone, or never came.
         self.agent_lost: Callable[[str], None] = lambda _channel_id: None
-        #: Told of a leg that was dialled in vain.
+        #: Called when a dialled leg was not answered.
         self.unanswered: Callable[[channels.Channel], None] = lambda _channel: None
-        #: Told of a media leg that is asked for.
+        #: Called when a media leg is requested.
         self.media_begun: Callable[[str], None] = lambda _channel_id: None
-        #: How the story calls a channel or a bridge.
+        #: Returns the name of a channel or bridge in the story.
         self.named: Callable[[str], str] = lambda channel_id: channel_id
 
-    # ── what must never happen ───────────────────────────────────────────────────────────────────────────────────────
+    # ── what must never happen ────────────────────────────────────────────────────────────────────────────────────────
 
     def crash(self) -> None:
-        self.world.violation(f"{self.name} crashed: a media leg was asked for under an id that is in use")
+        self.world.violation(f"{self.name} crashed: a media leg was requested under an id that is in use")
         super().crash()
 
     def answer(self, channel: channels.Channel) -> None:
@@ -176,20 +176,20 @@ class Asterisk(switch.Switch):
 
     def hang_up(self, channel: channels.Channel, cause: int, *, soft: bool) -> None:
         fiber = greenlet.getcurrent()
-        # A step looks before it hangs up; what happens between the two requests is nobody's fault.
+        # A step looks before it hangs up; no step is to blame for what happens between the two requests.
         is_blind = type(fiber) is Fiber and channel.id not in fiber.seen
-        # A leg that was never in Stasis is nobody's but whoever dials it.
+        # A leg that was never in Stasis belongs to the step that dials it.
         has_left = channel.app is None and (channel.kind is channels.Kind.CALLER or channel.id in self.left_at)
         if is_blind and has_left and channel.kind is not channels.Kind.MEDIA:
-            self.world.violation(f"{channel.id} has left Stasis, and is hung up by a step that has not looked")
+            self.world.violation(f"{channel.id} has left Stasis, and is hung up by a step that has not looked at it")
         super().hang_up(channel, cause, soft=soft)
 
-    # ── what the parties do ──────────────────────────────────────────────────────────────────────────────────────────
+    # ── what callers and agents do ────────────────────────────────────────────────────────────────────────────────────
 
     def enter_stasis(
         self, channel: channels.Channel, app: str, args: list[str], *, app_data: str = "", by: str = "Stasis"
     ) -> bool:
-        # Counted before its event is on its way.
+        # Counted before its event is sent.
         self.entries[channel.id] += self.applications.is_connected(app)
         return super().enter_stasis(channel, app, args, app_data=app_data, by=by)
 
@@ -199,7 +199,7 @@ class Asterisk(switch.Switch):
         super().leave_stasis(channel, dying=dying)
 
     def agent_hangs_up(self, channel: channels.Channel) -> None:
-        """The voice agent closes its socket."""
+        """Let the voice agent close its socket."""
         if self.is_alive(channel):
             self.world.tell(self.name, "the agent of %s hangs up", self.named(channel.id))
             channel.tech_cause = events.MEDIA_CLOSED
@@ -207,13 +207,13 @@ class Asterisk(switch.Switch):
             self.agent_lost(channel.id)
 
     def caller_hangs_up(self, channel: channels.Channel) -> None:
-        """The caller does."""
+        """Let the caller hang up."""
         if self.is_alive(channel):
             self.world.tell(self.name, "caller %s hangs up", channel.id)
             self.hang_up(channel, 16, soft=False)
 
-    def caller_goes_on(self, channel: channels.Channel) -> bool:
-        """Somebody else sends the caller on into the dialplan, where it lives on."""
+    def caller_leaves_stasis(self, channel: channels.Channel) -> bool:
+        """Let another controller send the caller into the dialplan, where the channel stays up."""
         if not self.is_alive(channel) or channel.app is None:
             return False
         self.world.tell(self.name, "caller %s leaves Stasis for the dialplan", channel.id)
@@ -228,14 +228,14 @@ class Asterisk(switch.Switch):
             self.unanswered(channel)
 
     def restart_after(self, seconds: float) -> None:
-        """Goes down with all its calls, and is up again later."""
+        """Stop with all calls, and start again later."""
         self.stop_running()
         self.restart_later(seconds)
 
-    # ── what is there ────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── what is there ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def ours(self) -> list[str]:
-        """Every leg and bridge of ours."""
+    def created_by_product(self) -> list[str]:
+        """Return every leg and bridge that the product created."""
         return [
             name
             for name in (*self.channels, *self.bridges)
@@ -243,17 +243,17 @@ class Asterisk(switch.Switch):
         ]
 
     def callers_in(self, app: str) -> list[channels.Channel]:
-        """The callers, and those who were called, who are in an app."""
+        """Return the legs in an app that are no media legs."""
         return [leg for leg in self.channels.values() if leg.kind is not channels.Kind.MEDIA and leg.app == app]
 
     def is_with_agent(self, caller: channels.Channel) -> bool:
-        """Whether caller and agent hear each other."""
+        """True if caller and agent hear each other."""
         others = self.others_in_bridge(caller)
         return caller.state == "Up" and any(leg.kind is channels.Kind.MEDIA and leg.state == "Up" for leg in others)
 
 
 class Requests:
-    """One app's requests to one Asterisk, as `rest.Asterisk` makes them."""
+    """One app's requests to one Asterisk: does what `rest.Asterisk` does, in virtual time."""
 
     def __init__(
         self,
@@ -281,12 +281,12 @@ class Requests:
         what = f"{method} /{'/'.join(path)}"
         answer, silence = "no answer", "no answer"
         try:
-            status, document = self._world.cross(
+            status, document = self._world.port_call(
                 what,
                 lambda: self._sent(method, path, query, body, left),
                 latency_seconds=0.002,
                 own_faults=faults.OF_REQUESTS,
-                suffer=lambda fault, effect: self._suffer(
+                inflict=lambda fault, effect: self._inflict(
                     fault, effect, lambda: self._late(method, path, query, body), left
                 ),
             )
@@ -303,7 +303,7 @@ class Requests:
                 self._circuit.unanswered(budget, silence)
             else:
                 self._circuit.answered()
-            if self._world.telling:
+            if self._world.keeps_story:
                 self._world.tell(self._asterisk.name, "%s → %s", self._told(method, path, query), answer)
             budget.asked(rest.RequestRecord(what=what, took_ms=(self._world.now - started) * 1000, answer=answer))
 
@@ -338,7 +338,7 @@ class Requests:
             fiber.seen.add(path[1])
         return answer.status, answer.body
 
-    def _suffer(
+    def _inflict(
         self, fault: Fault, effect: Callable[[], tuple[int, Any]], late: Callable[[], None], left: float
     ) -> tuple[int, Any]:
         choices = self._world.choices
@@ -356,7 +356,7 @@ class Requests:
         raise errors.AsteriskUnreachable("no answer in time")
 
     def _late(self, method: str, path: Sequence[str], query: Mapping[str, str] | None, body: object) -> None:
-        """Takes effect, and nobody hears of it any more."""
+        """Take effect; the answer is lost."""
         if self._asterisk.is_running:
             self._world.tell(self._asterisk.name, "now takes effect: %s", self._told(method, path, query))
             work = self._handled(method, path, query, body)
@@ -387,7 +387,7 @@ def _match(method: str, path: tuple[str, ...]) -> tuple[simulator_rest.Handler[s
 
 
 def _at_once(work: Coroutine[Any, Any, simulator_rest.Answer]) -> simulator_rest.Answer:
-    """What a handler answers that waits for nothing."""
+    """Return the answer of a handler that does not wait."""
     try:
         work.send(None)
     except StopIteration as done:

@@ -1,4 +1,4 @@
-"""The broker and the processes: messages delivered at least once, to workers that run the real actors."""
+"""The broker and the worker processes: messages delivered at least once, to workers that run the real handlers."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tests.simulation.world import Fiber, Process, World
 from workers import actors, pools
 from workers.ports import Handler
 
-#: A dead worker's messages go to another one after this long; a frozen one is taken for dead then.
+#: A dead worker's messages are delivered to another one after this; a frozen worker counts as dead by then.
 _RECLAIM_SECONDS = 5.0
 _RESTART_SECONDS = 2.0
-#: About what fits into the time for which an event is tried.
+#: About as many as fit into the time for which an event is retried.
 _RETRIES = 7
 
 
@@ -38,9 +38,9 @@ class Entry:
     call_id: UUID | None
     connection_id: int | None
     retries: int = 0
-    #: Redis has forgotten it.
+    #: Redis was emptied.
     is_lost: bool = False
-    #: Somebody has finished it.
+    #: A worker has finished it.
     is_done: bool = False
 
 
@@ -48,7 +48,7 @@ class Broker:
     """Redis and Dramatiq.
 
     Args:
-        call_of: Connection and channel id → whose call it is now, as far as anybody knows.
+        call_of: Connection and channel id → the call of that channel, if there is one.
     """
 
     def __init__(self, world: World, workers: Workers, call_of: Callable[[int, str], UUID | None]) -> None:
@@ -59,7 +59,7 @@ class Broker:
         self.is_away = False
         self.dead_letters: list[str] = []
 
-    # ── what fibers ask for ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── the ports ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def enqueue(self, commands: Sequence[Command], *, connection_id: int) -> None:
         for command in commands:
@@ -72,26 +72,26 @@ class Broker:
                 raise errors.QueueUnavailable("Redis: ConnectionError")
             self.put(message, wait)
 
-        def suffer(fault: Fault, effect: Callable[[], None]) -> None:
+        def inflict(fault: Fault, effect: Callable[[], None]) -> None:
             if fault is Fault.ENQUEUE_UNANSWERED:
                 effect()
             raise errors.QueueUnavailable("Redis: TimeoutError")
 
-        self._world.cross(
+        self._world.port_call(
             f"enqueue {message.actor_name}",
             enqueue,
             latency_seconds=0.0003,
             own_faults=faults.OF_ENQUEUES,
-            suffer=suffer,
+            inflict=inflict,
         )
 
     def redis_ms(self) -> int | None:
         return None if self.is_away else int(self._world.wall() * 1000)
 
-    # ── messages ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── messages ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def put(self, message: messages.Message, wait: timedelta | None = None) -> None:
-        """Takes a message in; whatever may become of messages may become of it."""
+        """Enqueue a message; it may be lost, doubled or delayed on the way."""
         world = self._world
         if any(entry.message_id == message.message_id for entry in self._entries):
             return
@@ -112,13 +112,13 @@ class Broker:
             self._deliver_after(seconds + world.choices.spread(0.001, 20.0), entry)
 
     def flush(self) -> None:
-        """FLUSHALL: everything that waits is gone, and so is what would have been given to another."""
+        """FLUSHALL: every waiting message is gone, and so is every message in flight that would be redelivered."""
         for entry in self._entries:
             entry.is_lost = True
         self._entries.clear()
 
     def concerned(self, body: dict[str, Any]) -> tuple[UUID | None, int | None]:
-        """Whose call a message is about, and whose connection's it is, as far as it says."""
+        """Return the call and the connection that a message is about, as far as it says."""
         if "call_id" in body:
             return UUID(body["call_id"]), None
         if "connection_id" not in body:
@@ -143,14 +143,14 @@ class Broker:
         fiber = self._world.start(
             worker, entry.actor, lambda: self._work(entry), connection_id=entry.connection_id, call_id=entry.call_id
         )
-        # Redis is away longer than the heartbeat, the worker is dead or frozen: another takes the message up.
+        # If the worker is dead or frozen by then, another one gets the message.
         self._world.after(_RECLAIM_SECONDS, lambda: self._reclaim(entry, fiber))
 
     def _reclaim(self, entry: Entry, fiber: Fiber) -> None:
         if entry.is_done or entry.is_lost or fiber.dead:
             return
         if fiber.process.is_dead or fiber.process.frozen_until > self._world.now:
-            self._world.tell("Redis", "%s goes to another worker", entry.actor)
+            self._world.tell("Redis", "%s is delivered to another worker", entry.actor)
             self._deliver_after(0.0, entry)
         else:
             self._world.after(_RECLAIM_SECONDS, lambda: self._reclaim(entry, fiber))
@@ -167,7 +167,7 @@ class Broker:
             world.tell(fiber.process.name, "%s: dead letter: %s", entry.actor, exc)
             self.dead_letters.append(f"{entry.actor}: {exc}")
         except errors.TransientError as exc:
-            world.tell(fiber.process.name, "%s: tried again: %s", entry.actor, exc)
+            world.tell(fiber.process.name, "%s: to be retried: %s", entry.actor, exc)
             if entry.retries < _RETRIES and not entry.is_lost:
                 delays = retries.DELAYS_MS
                 delay_ms = delays[min(entry.retries, len(delays) - 1)]
@@ -179,13 +179,13 @@ class Broker:
 
 
 class Workers:
-    """The worker processes, each restarted when it dies."""
+    """The worker processes; each is replaced when it dies."""
 
     #: Queue → the handlers of the pool that serves it.
     pooled: Mapping[str, Mapping[str, Handler]]
     #: Queue → the handlers of a worker that serves this queue only, and leaves each next step to others.
     alone: Mapping[str, Mapping[str, Handler]]
-    #: Every set-up is worked on by workers that serve one queue only.
+    #: Every message of a set-up is handled by a worker that serves one queue only.
     always_alone = False
 
     def __init__(self, world: World, count: int) -> None:
@@ -194,14 +194,14 @@ class Workers:
         self.processes = [self._made(number) for number in range(1, count + 1)]
 
     def handlers_of(self, queue: str) -> Mapping[str, Handler]:
-        """Return the handlers that work on a message of this queue: some workers serve one queue only."""
+        """Return the handlers for a message of this queue: some workers serve one queue only."""
         if queue not in pools.POOLS["set-up"]:
             return self.pooled[queue]
         drawn = self._world.choices.one_of((self.pooled, self.pooled, self.alone))
         return (self.alone if self.always_alone else drawn)[queue]
 
     def pick(self) -> Process | None:
-        """One that takes a message; None when all are down."""
+        """Return a worker for the next message; None when all are down."""
         up = [process for process in self.processes if not process.is_dead and process.frozen_until <= self._world.now]
         return self._world.choices.one_of(up) if up else None
 
@@ -211,7 +211,7 @@ class Workers:
         return process
 
     def _died(self, process: Process) -> None:
-        self._world.tell(process.name, "is dead")
+        self._world.tell(process.name, "died")
         self._world.after(self._world.choices.spread(0.3, _RESTART_SECONDS), lambda: self._replace(process))
 
     def _replace(self, process: Process) -> None:

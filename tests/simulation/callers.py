@@ -1,4 +1,4 @@
-"""Who calls, and whom we call: everybody at the other ends of a site's calls."""
+"""The other ends of an environment's calls: callers, requests for outbound calls, and calls that the platform makes."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _TRY_SECONDS = 0.1
 
 @dataclass(slots=True, eq=False)
 class Caller:
-    """Somebody who calls."""
+    """One caller."""
 
     tenant: Tenant
     channel: channels.Channel
-    #: Came when nothing went wrong any more: has to get an agent.
+    #: Called after the last fault: must get an agent.
     is_probe: bool = False
-    #: Hangs up only at the end.
+    #: Hangs up only at the end of the history.
     stays: bool = True
 
 
 class Callers:
-    """Callers, those who want calls to be placed, and the platform."""
+    """Starts calls, and keeps the callers."""
 
     def __init__(self, world: World, broker: Broker, runs: Runs, tenants: list[Tenant]) -> None:
         self._world = world
@@ -40,7 +40,7 @@ class Callers:
         self._requests = 0
 
     def call_in(self, tenant: Tenant, *, is_probe: bool = False) -> Caller:
-        """Somebody calls a tenant."""
+        """Let a caller call a tenant."""
         world, asterisk = self._world, tenant.asterisk
         number = len(self.all) + 1
         channel = channels.Channel(
@@ -60,7 +60,7 @@ class Callers:
         return caller
 
     def request_call(self, tenant: Tenant, number: str, *, ring_seconds: float = 20.0) -> CallRequest:
-        """Somebody wants a tenant to call a number: `busy`, `reject` and the like, or one that is answered."""
+        """Request that a tenant calls a number: `busy`, `reject` and the like, or one that is answered."""
         self._requests += 1
         request = CallRequest(
             organization_id=tenant.organization_id, number=number, request_id=f"request-{self._requests}",
@@ -71,7 +71,7 @@ class Callers:
         return request
 
     def platform_calls(self, tenant: Tenant, number: str, *, run: Run | None = None) -> Run:
-        """The platform calls a number through a tenant's Asterisk, for a run of its own, or for another tenant's."""
+        """Let the platform call a number through a tenant's Asterisk, for a new run, or for another tenant's."""
         run = self._runs.begin(tenant.organization_id) if run is None else run
         self._world.after(0.0, lambda: self._dial(tenant, number, run))
         return run
@@ -87,11 +87,11 @@ class Callers:
         )  # fmt: skip
         self._world.tell(asterisk.name, "the platform calls %s for run %s", number, run.run_id)
         if run.organization_id == tenant.organization_id:
-            # It knows only once Asterisk has answered.
+            # The platform learns the channel id only from Asterisk's answer.
             self._world.after(0.01, lambda: setattr(run, "channel_id", channel_id))
 
     def enter(self, caller: Caller, since: float | None = None) -> None:
-        """The recommended dialplan: rings and tries again while no socket is there."""
+        """Run the recommended dialplan: ring, and try again while no event socket is connected."""
         asterisk, channel = caller.tenant.asterisk, caller.channel
         since = self._world.now if since is None else since
         if not asterisk.is_alive(channel) or asterisk.enter_stasis(channel, caller.tenant.app, []):
@@ -102,13 +102,13 @@ class Callers:
             self._world.after(_TRY_SECONDS, lambda: self.enter(caller, since))
 
     def come_back(self, caller: Caller, after_seconds: float) -> None:
-        """The caller leaves Stasis and enters it again."""
-        if caller.tenant.asterisk.caller_goes_on(caller.channel):
+        """Let the caller leave Stasis and enter it again."""
+        if caller.tenant.asterisk.caller_leaves_stasis(caller.channel):
             self._world.after(after_seconds, lambda: self.enter(caller))
 
     def hang_up_all(self) -> None:
-        """Every caller hangs up but those whom another controller serves."""
-        self._world.tell("", "everybody hangs up")
+        """Let every caller hang up, except those whom another controller serves."""
+        self._world.tell("", "all callers hang up")
         for asterisk in dict.fromkeys(tenant.asterisk for tenant in self._tenants):
             for leg in list(asterisk.channels.values()):
                 if leg.kind is not channels.Kind.MEDIA and not leg.id.startswith("other."):

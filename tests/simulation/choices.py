@@ -1,7 +1,7 @@
-"""Chance as a list of numbers: drawn from a seed and remembered, or given to be lived through again.
+"""Random choices as a list of numbers: drawn from a seed and kept, or given, to play a history again.
 
 Zero is the calm choice everywhere: nothing fails, nothing is late. So a list with more zeros, or a shorter one, is a
-simpler history, and shrinking need not know what the numbers are for.
+simpler history, and shrinking does not have to know what the numbers mean.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class Choices:
     """Numbers in [0, 1), one after the other.
 
     Args:
-        seed: Where they come from.
-        given: Instead of the seed's: these, then zeros.
+        seed: The seed of the generator.
+        given: Instead of the generator's: these, then zeros.
     """
 
     def __init__(self, seed: int, given: Sequence[float] | None = None) -> None:
@@ -27,23 +27,23 @@ class Choices:
         self.drawn: list[float] = []
 
     def draw(self) -> float:
-        """The next number."""
+        """Return the next number."""
         value = self._random() if self._given is None else next(self._given, 0.0)
         self.drawn.append(value)
         return value
 
     def between(self, low: float, high: float) -> float:
-        """A number between two; the lower one is the calm one."""
+        """Return a number between two; the lower one is the calm choice."""
         return low + (high - low) * self.draw()
 
     def spread(self, low: float, high: float) -> float:
-        """A number between two, as likely small as large by order of magnitude."""
+        """Return a number between two, uniform by order of magnitude."""
         return float(low * (high / low) ** self.draw())
 
     def happens(self, probability: float) -> bool:
-        """Whether it happens."""
+        """Return True with this probability."""
         return self.draw() > 1.0 - probability
 
     def one_of(self, options: Sequence[_T]) -> _T:
-        """One of them; the first is the calm one."""
+        """Return one of the options; the first is the calm choice."""
         return options[int(self.draw() * len(options))]

@@ -1,4 +1,4 @@
-"""Sites whose every step the test decides: nothing fails and nothing is late unless it says so."""
+"""Environments in which nothing fails and nothing is late unless the test says so."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def _quiet() -> Iterator[None]:
 
 @pytest.fixture
 def make_environment() -> Iterator[Callable[..., Environment]]:
-    """Makes a environment; takes what `Environment` takes."""
+    """Make an environment with the arguments of `Environment`."""
     worlds = []
 
     def make(**given: object) -> Environment:
-        world = World(Choices(0, ()), telling=True)
+        world = World(Choices(0, ()), keeps_story=True)
         worlds.append(world)
         return Environment(world, **given)  # type: ignore[arg-type]
 
@@ -40,7 +40,7 @@ def make_environment() -> Iterator[Callable[..., Environment]]:
 
 @pytest.fixture
 def environment(make_environment: Callable[..., Environment]) -> Environment:
-    """A environment with one tenant, its socket open."""
+    """Return an environment with one tenant, its event socket connected."""
     made = make_environment()
     made.open()
     made.world.run(0.3)

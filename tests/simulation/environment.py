@@ -1,4 +1,4 @@
-"""One installation in virtual time: tenants' Asterisks, and our processes around the real steps."""
+"""One installation in virtual time: the tenants' Asterisks, and the product's processes around the real steps."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _FULL_EVERY = 4
 
 
 def good_agent(_channel_id: str) -> AgentPlan:
-    """An agent who is there."""
+    """An agent that accepts at once and stays."""
     return AgentPlan(accepts_after_seconds=0.01)
 
 
@@ -44,12 +44,12 @@ class Environment:
     """Two workers, a scheduler, a listener, and any number of tenants.
 
     Args:
-        asterisks: Whose Asterisk each tenant has, by name; the same one may serve several.
-        plan_agent: What the voice agent does with a media leg.
+        asterisks: The name of each tenant's Asterisk; one Asterisk may serve several tenants.
+        plan_agent: Returns what the voice agent does with a media leg.
         answer_after_seconds: How long the far end of an outbound call rings.
-        continue_in_dialplan: A refused caller goes on in the dialplan.
-        slots: How many calls a tenant may have at a time.
-        refuses: Of how many calls that we begin the quota refuses, from 0 to 1.
+        continue_in_dialplan: A refused caller continues in the dialplan.
+        slots: Each tenant's slots; None for any number.
+        refuses: The share of outbound calls that the quota refuses, from 0 to 1.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Environment:
         self.leases = Leases(self.postgres)
         self.store = MemoryStore(
             self.postgres,
-            lambda *change: self.invariants.changed(*change),  # noqa: PLW0108 - they are made later, of the store
+            lambda *change: self.invariants.changed(*change),  # noqa: PLW0108 - the invariants are made later
         )
         self.routes = Routes(self.postgres, continue_in_dialplan=continue_in_dialplan)
         self.quota = Quota(world, refuses=refuses)
@@ -101,30 +101,30 @@ class Environment:
         self._sweeper = self._writer("scheduler")
 
     def open(self) -> None:
-        """Every process starts."""
+        """Start every process."""
         for listener in self.listeners:
             listener.open()
         self._tick_sweep()
         self._tick_resync()
 
     def handle(self, actor: str, **arguments: object) -> None:
-        """Let a process of its own handle a message, to the end."""
+        """Handle a message in a process of its own, to the end."""
         handler = self.workers.pooled[messages.ACTORS[actor]][actor]
         self.do(actor, lambda: handler(**arguments))
 
     def do(self, what: str, work: Callable[[], object]) -> None:
-        """Let a process of its own do something, to the end."""
+        """Run a function in a process of its own, to the end."""
         self.world.start(Process("test"), what, work)
 
     def flush_redis(self) -> None:
-        """The scheduler finds the sentinel gone and has everything resynced."""
+        """Empty Redis: the scheduler finds the boot marker missing, and asks for a resync of everything."""
         self.broker.flush()
         self.world.after(self.world.choices.between(0.5, 2.0), lambda: self.ask_resyncs("Redis was emptied", full=True))
 
     def calm_down(self) -> None:
-        """Nothing goes wrong any more, and what was broken works again."""
+        """End all faults: from here on nothing fails, and what was broken works again."""
         self.world.is_calm = True
-        self.world.tell("", "nothing goes wrong any more")
+        self.world.tell("", "no more faults")
         self.postgres.is_away = self.broker.is_away = False
         for worker in self.workers.processes:
             worker.frozen_until = 0.0
@@ -133,7 +133,7 @@ class Environment:
             if not asterisk.is_running:
                 asterisk.restart()
 
-    # ── wiring ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── wiring ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _writer(self, who: str) -> CallWriter:
         return CallWriter(self.store, self.broker, LIMITS, who=who, clock=self.world, new_id=self.world.new_id)
@@ -161,11 +161,11 @@ class Environment:
     def _slots(self, _organization_id: int) -> int | None:
         return self._slots_each
 
-    # ── the scheduler ────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the scheduler ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _tick_sweep(self) -> None:
         self.world.after(_SWEEP_SECONDS, self._tick_sweep)
-        # A sweep that finds nothing changes nothing.
+        # A sweep that finds nothing changes nothing: not run.
         if self._is_sweeping or not self.store.overdue_now():
             return
         if self._scheduler.is_dead:
@@ -178,7 +178,7 @@ class Environment:
         try:
             sweep.dispatch_overdue(self._sweeper, self.store, batch=200)
         except errors.TransientError as exc:
-            self.world.tell("scheduler", "sweep not possible: %s", exc)
+            self.world.tell("scheduler", "sweep failed: %s", exc)
         self._swept()
 
     def _swept(self) -> None:
@@ -190,15 +190,15 @@ class Environment:
         self._ticks += 1
 
     def ask_resyncs(self, reason: str, *, full: bool) -> None:
-        """Asks for a resync of every connection."""
+        """Ask for a resync of every connection."""
         if not self.broker.is_away:
             for tenant in self.tenants:
                 self.broker.put(messages.of_resync(connection=tenant.connection, reason=reason, full=full))
 
-    # ── what concerns whom ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── the states that a fault hits ──────────────────────────────────────────────────────────────────────────────────
 
     def states_of(self, call_id: UUID | None, connection_id: int | None) -> list[str]:
-        """The state of the call, or of the connection's calls: of the liveliest, if there are any."""
+        """Return the state of the call, or those of the connection's calls; `NO_CALL` when there is none."""
         rows = self.store.rows
         if call_id is not None and call_id in rows:
             return [rows[call_id].call.state]
@@ -221,7 +221,7 @@ class Environment:
 
 
 class _Asterisks:
-    """Where the steps get at an Asterisk."""
+    """Gives the steps their Asterisk: the adapter of `workers.asterisks.Asterisks`."""
 
     def __init__(self, postgres: Postgres, tenants: dict[int, Tenant], clock: Callable[[], float]) -> None:
         self._clock = clock

@@ -1,4 +1,4 @@
-"""What can go wrong, and where: every kind of fault, the ports it can strike, the pairs of state and fault."""
+"""Every kind of fault, the ports it can hit, and the pairs of state and fault."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from shared.call.states import State
 
 
 class Fault(StrEnum):
-    """One kind of thing that goes wrong."""
+    """One kind of fault."""
 
-    #: The process dies at a port call: its effect is not, or is, had. Nothing of it runs any more, no clean-up either.
+    #: The process dies at a port call, before or after its effect. Nothing of it runs any more, no clean-up either.
     KILLED_BEFORE = "worker killed, call not made"
     KILLED_AFTER = "worker killed, call made"
-    #: The step stands still at a port call, for up to a minute, and goes on.
+    #: The step stalls at a port call, for up to 40 s, and goes on.
     FROZEN_BEFORE = "step frozen, call not made"
     FROZEN_AFTER = "step frozen, call made"
 
@@ -30,7 +30,7 @@ class Fault(StrEnum):
     STATEMENT_FAILED = "statement fails"
     STATEMENT_UNANSWERED = "statement done, answer lost"
 
-    #: An order to Redis.
+    #: A message to Redis.
     ENQUEUE_FAILED = "enqueue fails"
     ENQUEUE_UNANSWERED = "enqueue done, answer lost"
 
@@ -42,7 +42,7 @@ class Fault(StrEnum):
     EVENT_DOUBLED = "event doubled"
     EVENT_LATE = "event late"
 
-    #: What strikes many calls at once.
+    #: Outages: they hit many calls at once.
     SOCKET_CUT = "event socket cut"
     ASTERISK_RESTARTED = "Asterisk restarted"
     ASTERISK_AWAY = "Asterisk unreachable"
@@ -64,7 +64,7 @@ OUTAGES = (
     Fault.REDIS_FLUSHED, Fault.WORKERS_KILLED, Fault.WORKER_FROZEN,
 )  # fmt: skip
 
-#: What a fault strikes before there is a call.
+#: The state that a fault hits before there is a call.
 NO_CALL = "no call yet"
 
 #: (state of the call, fault)
@@ -74,7 +74,7 @@ Tally = Counter[Pair]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The pair that one history goes for."""
+    """The pair that one history aims at."""
 
     state: str
     fault: Fault
@@ -84,12 +84,12 @@ STATES = (NO_CALL, *State)
 
 
 def pairs() -> list[Target]:
-    """Every pair there can be: before there is a call, nothing is ordered for it."""
+    """Return every possible pair: before there is a call, no command is enqueued for it."""
     return [Target(state, fault) for state in STATES for fault in Fault if state != NO_CALL or fault not in OF_ENQUEUES]
 
 
 def targets() -> list[Target]:
-    """What the histories go for, one after the other: what seldom comes by itself more often."""
+    """Return what the histories aim at, one after the other; rare pairs stand there more often."""
     return [pair for pair in pairs() for _ in range(_weight(pair))]
 
 

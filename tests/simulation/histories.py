@@ -1,6 +1,6 @@
-"""One history: a environment, its callers and agents, a time in which things go wrong, and the quiet after it.
+"""One history: an environment, its callers and agents, a time with faults, and the calm after it.
 
-What a history is like follows from its seed alone.
+A history follows from its seed alone.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from tests.simulation.platforms import Tenant
 from tests.simulation.world import World
 
 _LOOK_SECONDS = 5.0
-#: What was frozen before the last fault goes on within this time.
+#: A step or worker that was frozen before the last fault goes on within this time.
 _FROZEN_SECONDS = 42.0
 _TARGETS = faults.targets()
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a history."""
+    """The result of a history."""
 
     seed: int
     violations: tuple[str, ...]
@@ -39,13 +39,13 @@ class Outcome:
     story: tuple[tuple[float, str, str], ...]
 
 
-def live(seed: int, given: Sequence[float] | None = None, *, telling: bool = False) -> Outcome:
-    """Lives through the history of a seed.
+def play(seed: int, given: Sequence[float] | None = None, *, keeps_story: bool = False) -> Outcome:
+    """Play the history of a seed.
 
     Args:
-        given: The choices of an earlier life, or a simpler form of them; instead of the seed's own.
+        given: The choices to use instead of the seed's: those of an earlier play, or a simpler form of them.
     """
-    history = History(seed, Choices(seed, given), telling=telling)
+    history = History(seed, Choices(seed, given), keeps_story=keeps_story)
     world = history.world
     try:
         history.run()
@@ -55,21 +55,21 @@ def live(seed: int, given: Sequence[float] | None = None, *, telling: bool = Fal
 
 
 class History:
-    """One history, going for one pair of state and fault."""
+    """One history, aimed at one pair of state and fault."""
 
-    def __init__(self, seed: int, choices: Choices, *, telling: bool) -> None:
+    def __init__(self, seed: int, choices: Choices, *, keeps_story: bool) -> None:
         self.choices = choices
         target = _TARGETS[seed % len(_TARGETS)]
         rate = choices.one_of([0.0, 0.0, 0.0, 0.003, 0.01, 0.03])
-        #: Nothing goes wrong in it, so all has to be as fast as ever.
+        #: It has no fault, so every call must be prompt.
         self.is_faultless = choices.happens(0.12)
         if self.is_faultless:
-            self.world = World(choices, telling=telling)
-            self.world.tell("", "nothing goes wrong")
+            self.world = World(choices, keeps_story=keeps_story)
+            self.world.tell("", "no faults")
         else:
-            self.world = World(choices, fault_rate=rate, target=target, telling=telling)
-            told = "goes for: %s, %s; %.1f %% of port calls go wrong"
-            self.world.tell("", told, target.state, target.fault, rate * 100)
+            self.world = World(choices, fault_rate=rate, target=target, keeps_story=keeps_story)
+            line = "aims at: %s, %s; %.1f %% of port calls fail"
+            self.world.tell("", line, target.state, target.fault, rate * 100)
         shape = choices.one_of([("pbx1",), ("pbx1", "pbx2"), ("pbx1", "pbx1")])
         self.environment = Environment(
             self.world,
@@ -83,7 +83,7 @@ class History:
         self.aims_outbound = not self.is_faultless and target.state in (State.ORIGINATING, State.RINGING)
         self.dials = self.aims_outbound or choices.happens(0.4)
         if target.state is State.ADMITTED and not self.is_faultless:
-            # A call is seen to be admitted only where the next step is another worker's.
+            # A call stays in this state only if another worker does the next step.
             self.environment.workers.always_alone = True
         self.environment.invariants.entered = self._aim
         self.environment.invariants.is_prompt = self.is_faultless
@@ -91,9 +91,9 @@ class History:
         self._is_aimed = False
 
     def run(self) -> None:
-        """From the first connect to the last invariant."""
+        """Play from the first connect to the last invariant."""
         world, choices, environment = self.world, self.choices, self.environment
-        others = OthersCall(environment) if choices.happens(0.25) else None
+        foreign = ForeignCall(environment) if choices.happens(0.25) else None
         environment.open()
         self._aim(NO_CALL)
         for tenant in environment.tenants:
@@ -120,32 +120,32 @@ class History:
         environment.invariants.check_recovered(
             environment.callers.all, is_faultless=self.is_faultless and self._agents_are_good
         )
-        if others is not None:
-            others.check()
+        if foreign is not None:
+            foreign.check()
         environment.callers.hang_up_all()
         world.run(world.now + ENDING_SECONDS)
         environment.invariants.check_end()
 
-    # ── the parties ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── callers and agents ────────────────────────────────────────────────────────────────────────────────────────────
 
     def _call_in(self, tenant: Tenant) -> None:
         choices, world, asterisk = self.choices, self.world, tenant.asterisk
         caller = self.environment.callers.call_in(tenant)
-        does = choices.one_of(["stays", "stays", "hangs up", "hangs up soon", "goes on", "comes back"])
+        does = choices.one_of(["stays", "stays", "hangs up", "hangs up soon", "leaves Stasis", "comes back"])
         caller.stays = does == "stays"
         match does:
             case "hangs up":
                 world.after(choices.spread(0.3, 30.0), lambda: asterisk.caller_hangs_up(caller.channel))
             case "hangs up soon":
                 world.after(choices.spread(0.001, 0.3), lambda: asterisk.caller_hangs_up(caller.channel))
-            case "goes on":
-                world.after(choices.spread(0.003, 30.0), lambda: asterisk.caller_goes_on(caller.channel))
+            case "leaves Stasis":
+                world.after(choices.spread(0.003, 30.0), lambda: asterisk.caller_leaves_stasis(caller.channel))
             case "comes back":
                 away = choices.spread(0.0005, 10.0)
                 world.after(choices.spread(0.003, 30.0), lambda: self.environment.callers.come_back(caller, away))
 
     def _call_out(self) -> None:
-        """Somebody wants a call to be placed, or the platform places one, perhaps for a run of another tenant."""
+        """Request an outbound call, or let the platform make one, perhaps for a run of another tenant."""
         choices, environment = self.choices, self.environment
         number = choices.one_of(["100", "100", "100", "busy", "congestion", "reject", "ring"])
         tenant = choices.one_of(environment.tenants)
@@ -174,7 +174,7 @@ class History:
         return AgentPlan(accepts_after_seconds=choices.spread(0.002, 0.03))
 
     def _forge(self) -> None:
-        """The second tenant's owner makes channels named like the first one's legs, and lets them end."""
+        """Let the second tenant's owner create a channel named like the first one's leg, and end it."""
         victims = [row.call for row in self.environment.store.rows.values() if row.call.connection_id == 1]
         if not victims:
             return
@@ -186,28 +186,28 @@ class History:
         forged = channels.Channel(id=name, name="PJSIP/forged", kind=channels.Kind.CALLER, state="Up")
         forged.creationtime = call.channel_created or forged.creationtime
         asterisk.add(forged)
-        self.world.tell(asterisk.name, "its owner makes a channel named %s", self.environment.invariants.named(name))
+        self.world.tell(asterisk.name, "its owner creates a channel named %s", self.environment.invariants.named(name))
         asterisk.enter_stasis(forged, tenant.app, [])
         if ids.parse(PREFIX, name) is not None:
             self.world.after(self.choices.spread(0.001, 5.0), lambda: asterisk.caller_hangs_up(forged))
         else:
             self.environment.callers.all.append(Caller(tenant, forged))
 
-    # ── what goes wrong ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── faults ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _aim(self, state: str) -> None:
-        """Brings about what this history goes for, now that a call is in that state."""
+        """Bring about the fault that this history aims at, now that a call is in that state."""
         world, target = self.world, self.world.target
         if target is None or target.state != state or self._is_aimed or world.is_calm:
             return
         self._is_aimed = True
-        # The state lasts a little, and things happen meanwhile at which something can go wrong.
+        # The state lasts a little, and requests are made meanwhile that can fail.
         seconds = self.choices.spread(0.01, 0.5)
         if target.fault in faults.OUTAGES:
             world.target = None
             world.after(seconds * self.choices.draw(), lambda: self._break(target.fault))
         else:
-            self.environment.ask_resyncs("a look in between", full=True)
+            self.environment.ask_resyncs("a resync in between", full=True)
             if target.fault in faults.OF_EVENTS:
                 world.after(seconds * self.choices.draw(), self.environment.callers.hang_up_all)
                 for caller in self.environment.callers.all:
@@ -218,7 +218,7 @@ class History:
         world.linger(seconds)
 
     def _break(self, outage: Fault) -> None:
-        """Something big goes wrong."""
+        """Begin an outage."""
         world, choices, environment = self.world, self.choices, self.environment
         if world.is_calm:
             return
@@ -227,7 +227,7 @@ class History:
             Fault.SOCKET_CUT, Fault.ASTERISK_RESTARTED, Fault.ASTERISK_AWAY
         ) else None  # fmt: skip
         states = environment.states_of(None, concerned) if concerned else environment.all_states()
-        world.struck(outage, states)
+        world.count_fault(outage, states)
         world.tell("", "FAULT: %s", outage)
         seconds = choices.spread(0.2, 25.0)
         match outage:
@@ -253,8 +253,8 @@ class History:
                 choices.one_of(environment.workers.processes).frozen_until = world.now + seconds
 
 
-class OthersCall:
-    """A caller in the first tenant's app whom another controller has bridged with media of its own."""
+class ForeignCall:
+    """A caller in the first tenant's app whom another controller has bridged with its own media."""
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
@@ -275,7 +275,7 @@ class OthersCall:
         self._life = self._asterisk.life
 
     def check(self) -> None:
-        """Nobody has touched it, unless its Asterisk has died."""
+        """Report a violation if it was touched; not if its Asterisk was restarted."""
         is_whole = self._asterisk.bridges.get("other") is self._bridge and self._bridge.channel_ids == [
             "other.1",
             "other.2",

@@ -1,4 +1,4 @@
-"""What must hold, looked at with each change of a call, after the last fault, and at the end."""
+"""What must hold: checked at each change of a call, after the last fault, and at the end."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from tests.simulation.world import EPOCH, Fiber, World
 
 #: After the last fault every caller has an agent, or has been hung up, within this time.
 RECOVERY_SECONDS = 110.0
-#: And once all parties have hung up, nothing is left after this time: no sweep and no resync has to help.
+#: Once all callers have hung up, nothing is left after this time, without help from a sweep or a resync.
 ENDING_SECONDS = 3.0
-#: From entering Stasis to the agent, with a good agent and nothing going wrong.
+#: From entering Stasis to the agent, with a good agent and without faults.
 _PROMPT_SECONDS = 1.0
 
 
 class Invariants:
-    """Watches over a site, and tells the world of violations.
+    """Checks an environment, and reports violations to the world.
 
     Args:
-        slots: How many calls a tenant may have at a time.
+        slots: Each tenant's slots; None for any number.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class Invariants:
         self._slots = slots
         self._by_connection = {tenant.connection_id: tenant for tenant in tenants}
         self._names: dict[UUID, str] = {}
-        #: Calls that the platform has begun, and when each was taken over.
+        #: Calls that the platform has begun, and when the run of each was attached.
         self._run_attached: dict[UUID, datetime] = {}
-        #: Nothing goes wrong: each call has to be prompt, and whole at each moment.
+        #: The history has no fault: each call must be prompt, and complete at each moment.
         self.is_prompt = False
-        #: Told when a call enters a state.
+        #: Called when a call enters a state.
         self.entered: Callable[[str], None] = lambda _state: None
         for asterisk in dict.fromkeys(tenant.asterisk for tenant in tenants):
             asterisk.named = self.named
@@ -57,12 +57,12 @@ class Invariants:
             asterisk.media_begun = self._media_begun
 
     def own(self, call: Call) -> list[str]:
-        """The legs and bridges of a call that are there."""
-        names = self._by_connection[call.connection_id].asterisk.ours()
+        """Return the legs and bridges of a call that exist."""
+        names = self._by_connection[call.connection_id].asterisk.created_by_product()
         return [name for name in names if (own := ids.parse(PREFIX, name)) is not None and own.call_id == call.call_id]
 
     def named(self, name: str) -> str:
-        """How the story calls a channel or a bridge."""
+        """Return the name of a channel or bridge in the story."""
         own = ids.parse(PREFIX, name)
         if ids.is_originated(PREFIX, name):
             return f"<leg {name[len(PREFIX) : len(PREFIX) + 4]}>"
@@ -72,22 +72,22 @@ class Invariants:
         return f"<{kind} {own.attempt} of {self._names.get(own.call_id, '?')}>"
 
     def changed(self, before: Call | None, after: Call, fact: facts.Fact | None) -> None:
-        """Looks at each change of a call as it is written."""
+        """Check a change of a call as it is written."""
         world = self._world
         if before is None:
             self._names[after.call_id] = f"call {len(self._names) + 1}"
         name, fiber = self._names[after.call_id], greenlet.getcurrent()
         assert isinstance(fiber, Fiber)
         fiber.call_id = after.call_id
-        if world.telling:
+        if world.keeps_story:
             came_from = "new" if before is None else before.state
             moved = after.state if before is not None and came_from is after.state else f"{came_from} → {after.state}"
             world.tell(fiber.process.name, "%s: %s by %s", name, moved, fact or fiber.what)
         if fiber.connection_id not in (None, after.connection_id):
-            world.violation(f"{fiber.what} of connection {fiber.connection_id} changed {name}, which is another's")
+            world.violation(f"{fiber.what} of connection {fiber.connection_id} changed {name} of another")
         ends = before is not None and before.state is State.CONNECTED and after.state is State.ENDING
         if ends and self._is_healthy(after):
-            world.violation(f"{name} is well and was ended: {after.reason}")
+            world.violation(f"{name} is healthy and was ended: {after.reason}")
         entries = self._by_connection[after.connection_id].asterisk.entries[after.channel_id]
         if before is None and after.entry > max(1, entries):
             world.violation(f"{name} is entry {after.entry} of {after.channel_id}, which has entered {entries} times")
@@ -101,18 +101,18 @@ class Invariants:
             self.entered(after.state)
 
     def _check_slots(self, name: str, call: Call, slots: int) -> None:
-        """A call was admitted to a slot; one that the platform has begun is never refused, and may have come since."""
+        """Check the slots after an admission. The platform's calls are never refused, and may come after the count."""
         counted_at = self._store.counted_at[call.organization_id]
         since = {call_id for call_id, at in self._run_attached.items() if at >= counted_at}
-        taken = self._store.taken_now(call.organization_id, but=since)
+        taken = self._store.slots_used_now(call.organization_id, besides=since)
         if taken > slots:
-            self._world.violation(f"{name} is admitted, and {taken} of {slots} slots are taken")
+            self._world.violation(f"{name} is admitted, and {taken} of {slots} slots are in use")
 
     def _check_prompt(self, name: str, call: Call) -> None:
         asterisk = self._by_connection[call.connection_id].asterisk
         if call.state is State.ENDED:
             for left in self.own(call):
-                self._world.violation(f"{name} has ended, and {self.named(left)} is there")
+                self._world.violation(f"{name} has ended, and {self.named(left)} still exists")
         is_inbound = call.direction is Direction.INBOUND
         if is_inbound and call.connected_at is not None and call.state is State.CONNECTED:
             seconds = (call.connected_at - call.received_at).total_seconds()
@@ -120,13 +120,13 @@ class Invariants:
                 self._world.violation(f"{name} took {seconds:.1f} s to be connected")
 
     def _agent_lost(self, leg_id: str) -> None:
-        """A call that has lost its agent is over, at once."""
+        """Check soon that a call that has lost its agent is over."""
         own = ids.parse(PREFIX, leg_id)
         if self.is_prompt and own is not None:
             self._world.after(_PROMPT_SECONDS, lambda: self._check_over(own.call_id))
 
     def _unanswered(self, asterisk: Asterisk, channel: channels.Channel) -> None:
-        """A leg that was dialled in vain is over, and its run with it, within moments."""
+        """Check soon that the call of a leg that was not answered is over, and its run with it."""
         if self.is_prompt:
             self._world.after(_PROMPT_SECONDS + 0.5, lambda: self._check_unanswered(asterisk, channel.id))
 
@@ -140,21 +140,21 @@ class Invariants:
                 self._world.violation(f"run {run.run_id} was not answered, and still waits")
 
     def _media_begun(self, leg_id: str) -> None:
-        """The agent is called when the far end is on the line, and not before."""
+        """Check that the agent is not connected before the far end is on the line."""
         own = ids.parse(PREFIX, leg_id)
         row = self._store.rows.get(own.call_id) if own is not None else None
         if row is None:
             return
         call = row.call
         if not self._by_connection[call.connection_id].asterisk.entries[call.channel_id]:
-            self._world.violation(f"{self._names[call.call_id]} has no far end yet, and calls its agent")
+            self._world.violation(f"{self._names[call.call_id]} has no far end yet, and connects its agent")
 
     def _check_over(self, call_id: UUID) -> None:
         if self._store.rows[call_id].call.state not in (State.ENDING, State.ENDED):
             self._world.violation(f"{self._names[call_id]} goes on without its agent")
 
     def _is_healthy(self, call: Call) -> bool:
-        """Whether caller and agent hear each other and the caller has not left since: whatever we think of the call."""
+        """True if caller and agent hear each other and the caller has not left since, whatever the call's state."""
         asterisk = self._by_connection[call.connection_id].asterisk
         caller = asterisk.channels.get(call.channel_id)
         if caller is None or caller.creationtime != call.channel_created or not asterisk.is_with_agent(caller):
@@ -163,7 +163,7 @@ class Invariants:
         return (entered_at - EPOCH).total_seconds() > asterisk.left_at.get(call.channel_id, -1.0)
 
     def is_recovered(self) -> bool:
-        """Whether every caller has an agent, no call is under way, and nothing is left of those that have ended."""
+        """True if every caller has an agent, no call is being set up, and nothing is left of those that have ended."""
         calls = [row.call for row in self._store.rows.values()]
         if any(call.state not in (State.CONNECTED, State.ENDED) for call in calls):
             return False
@@ -176,14 +176,14 @@ class Invariants:
         )
 
     def check_recovered(self, callers: list[Caller], *, is_faultless: bool) -> None:
-        """Every caller has an agent; who called when all was well has got one."""
+        """Check that every caller has an agent, and that callers without faults around them got one."""
         world = self._world
         if world.violations:
             return
         for tenant in self._tenants:
             for leg in tenant.asterisk.callers_in(tenant.app):
                 if not tenant.asterisk.is_with_agent(leg):
-                    heard = "hears nobody" if leg.state == "Up" else "hears it ring"
+                    heard = "hears silence" if leg.state == "Up" else "hears ringing"
                     world.violation(
                         f"caller {leg.id} is in {tenant.app} and {heard}, {RECOVERY_SECONDS:.0f} s after the last fault"
                     )
@@ -193,16 +193,16 @@ class Invariants:
         for caller in callers:
             must = (caller.is_probe or (caller.stays and is_faultless)) and self._slots is None
             if must and not caller.tenant.asterisk.is_with_agent(caller.channel):
-                world.violation(f"caller {caller.channel.id} got no agent though nothing was wrong")
+                world.violation(f"caller {caller.channel.id} got no agent without any fault")
 
     def left(self) -> list[str]:
-        """Whatever is left of the calls."""
-        left = [self.named(name) for tenant in self._tenants for name in tenant.asterisk.ours()]
+        """Return whatever is left of the calls."""
+        left = [self.named(name) for tenant in self._tenants for name in tenant.asterisk.created_by_product()]
         for row in self._store.rows.values():
             if row.call.state is not State.ENDED:
                 left.append(f"{self._names[row.call.call_id]} ({row.call.state})")
         taken = {row.call.workflow_run_id for row in self._store.rows.values()}
-        # One that the platform began and whose call nobody heard of is the platform's.
+        # A run that the platform began and whose call no process learned of is left to the platform.
         left += [
             f"run {run.run_id}"
             for run in self._runs.rows.values()
@@ -211,15 +211,15 @@ class Invariants:
         return left
 
     def check_end(self) -> None:
-        """Nothing is left, and every call has had its run."""
+        """Check that nothing is left, and that each run belongs to one call."""
         world = self._world
         if world.violations:
             return
         for left in dict.fromkeys(self.left()):
             world.violation(f"left over: {left}")
         for tenant in self._tenants:
-            if taken := self._store.taken_now(tenant.organization_id):
-                world.violation(f"{tenant.app} has {taken} slots taken, and no call")
+            if taken := self._store.slots_used_now(tenant.organization_id):
+                world.violation(f"{tenant.app} uses {taken} slots, and has no call")
         calls = [row.call for row in self._store.rows.values()]
         used = [call.workflow_run_id for call in calls if call.workflow_run_id is not None]
         for run in self._runs.rows.values():
@@ -228,4 +228,4 @@ class Invariants:
         for call in calls:
             run_of = self._runs.rows.get(call.workflow_run_id or 0)
             if run_of is not None and run_of.organization_id != call.organization_id:
-                world.violation(f"{self._names[call.call_id]} has a run of another tenant's")
+                world.violation(f"{self._names[call.call_id]} has a run of another tenant")

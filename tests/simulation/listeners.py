@@ -16,7 +16,7 @@ _RETRY_SECONDS = 1.0
 
 
 class Listener:
-    """The holder of one tenant's event socket."""
+    """Keeps one tenant's event socket connected."""
 
     def __init__(self, world: World, broker: Broker, tenant: Tenant) -> None:
         self._world = world
@@ -24,21 +24,21 @@ class Listener:
         self._tenant = tenant
         self._socket: asterisks.EventSocket | None = None
         self._name = f"listener of {tenant.app}"
-        #: For a test: which events arrive.
+        #: For a test: returns which events arrive.
         self.passes: Callable[[events.Event], bool] = lambda _event: True
 
     def open(self) -> None:
-        """Opens the socket, now or as soon as that is possible."""
+        """Connect the socket, now or as soon as possible."""
         asterisk = self._tenant.asterisk
         if not asterisk.is_running or asterisk.is_away:
             self._world.after(_RETRY_SECONDS, self.open)
             return
-        self._socket = asterisks.EventSocket(self._heard, self._lost)
+        self._socket = asterisks.EventSocket(self._received, self._lost)
         asterisk.applications.connect([self._tenant.app], self._socket, subscribe_all=False)  # type: ignore[arg-type]
         self._push(messages.of_resync(connection=self._tenant.connection, reason="connected", full=True))
 
     def cut(self) -> None:
-        """The socket breaks, with what was on its way."""
+        """Break the socket; events on their way are lost."""
         if self._socket is not None:
             self._tenant.asterisk.applications.cut_sockets(self._tenant.app, silently=False)
 
@@ -46,8 +46,8 @@ class Listener:
         self._socket = None
         self._world.after(self._world.choices.spread(0.2, 4.0), self.open)
 
-    def _heard(self, text: str) -> None:
-        """An event was sent; it arrives a little later, or not."""
+    def _received(self, text: str) -> None:
+        """Take an event that was sent: it arrives a little later, or not."""
         socket = self._socket
         event = self._parsed(text)
         if event is None or not self.passes(event):
@@ -81,7 +81,7 @@ class Listener:
             return None
 
     def _push(self, message: messages.Message) -> None:
-        """What Redis does not take waits."""
+        """Enqueue a message; wait while Redis is away."""
         if self._broker.is_away:
             self._world.after(0.3, lambda: self._push(message))
         else:

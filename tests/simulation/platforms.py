@@ -37,7 +37,7 @@ class Postgres:
         self.is_away = False
 
     def statement(self, what: str, effect: Callable[[], _T], call_id: UUID | None = None) -> _T:
-        """Runs one statement of the fiber that calls this. Raises DatabaseUnavailable."""
+        """Run one statement of the current fiber. Raises DatabaseUnavailable."""
 
         if call_id is not None:
             fiber = greenlet.getcurrent()
@@ -50,22 +50,22 @@ class Postgres:
                 raise errors.DatabaseUnavailable("connection refused")
             return effect()
 
-        return self._world.cross(
-            what, run, latency_seconds=0.0005, own_faults=faults.OF_STATEMENTS, suffer=self._suffer
+        return self._world.port_call(
+            what, run, latency_seconds=0.0005, own_faults=faults.OF_STATEMENTS, inflict=self._inflict
         )
 
-    def _suffer(self, fault: Fault, effect: Callable[[], _T]) -> _T:
+    def _inflict(self, fault: Fault, effect: Callable[[], _T]) -> _T:
         if fault is Fault.STATEMENT_UNANSWERED:
             effect()
         self._world.pause(self._world.choices.between(0.0, _STATEMENT_SECONDS))
         raise errors.DatabaseUnavailable("server closed the connection unexpectedly")
 
     def wait(self, latch: Latch, seconds: float) -> bool:
-        """Waits for a lock; whether it was let go."""
+        """Wait for a lock; return whether it was released."""
         return self._world.wait(latch, seconds)
 
     def connected(self, roll_back: Callable[[], None]) -> None:
-        """What is to be done should the process of this fiber die."""
+        """Register what to do if the process of the current fiber dies."""
         fiber = greenlet.getcurrent()
         assert isinstance(fiber, Fiber)
         fiber.process.at_death.append(roll_back)
@@ -73,14 +73,14 @@ class Postgres:
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """A row of workflow_runs. Its workflow bears the number of its organization."""
+    """A row of workflow_runs. Its workflow has the id of its organization."""
 
     run_id: int
     organization_id: int
-    #: `gathered_context.call_id`: the channel of its call, once somebody has written it.
+    #: `gathered_context.call_id`: the channel of its call, once written.
     channel_id: str | None = None
     is_completed: bool = False
-    #: Created by us, for a call.
+    #: Created by the product, for a call.
     is_ours: bool = False
 
 
@@ -100,10 +100,10 @@ class Tenant:
 
 
 class Routes:
-    """Which workflow serves a call: the one that bears the number of its organization.
+    """Which workflow serves a call: the one with the id of its organization.
 
     Args:
-        continue_in_dialplan: Whether a refused caller goes on in the dialplan.
+        continue_in_dialplan: Whether a refused caller continues in the dialplan.
     """
 
     def __init__(self, postgres: Postgres, *, continue_in_dialplan: bool) -> None:
@@ -137,12 +137,12 @@ class Runs:
         self._last = 0
 
     def begin(self, organization_id: int) -> Run:
-        """The platform creates a run for a call that it begins itself."""
+        """Create a run as the platform does for a call that it makes."""
         self._last += 1
         run = self.rows[self._last] = Run(run_id=self._last, organization_id=organization_id)
         return run
 
-    # ── the port ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the port ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def workflow_of(self, workflow_run_id: int, organization_id: int) -> int | None:
         run = self._postgres.statement("workflow of a run", lambda: self.rows.get(workflow_run_id))
@@ -173,7 +173,7 @@ class Runs:
             transaction.writes.append(lambda: setattr(run, "channel_id", call.channel_id))
             return self._routes.to(call.organization_id)
 
-        return self._postgres.statement("take run", lock)
+        return self._postgres.statement("attach run", lock)
 
     def waiting(self, connection: database.Connection, *, organization_id: int, channel_id: str) -> int | None:
         def find() -> int | None:
@@ -205,7 +205,7 @@ class Runs:
         self.rows[run_id].is_completed = True
 
     def _named(self, call: Call) -> int | None:
-        """The run that its leg names and waits for a call still."""
+        """Return the run that the leg names, if it still waits for a call."""
         if call.direction is not Direction.OUTBOUND or not stasis_args.names_run(call.args):
             return None
         run_id = stasis_args.read(call.args).workflow_run_id
@@ -216,10 +216,10 @@ class Runs:
 
 
 class Quota:
-    """Refuses some of the calls that we begin.
+    """Refuses some of the outbound calls.
 
     Args:
-        refuses: Of how many, from 0 to 1.
+        refuses: The share of them, from 0 to 1.
     """
 
     def __init__(self, world: World, *, refuses: float) -> None:
@@ -227,14 +227,14 @@ class Quota:
         self.refuses = refuses
 
     def refusal(self, call: Call, *, user_id: int, budget: rest.RequestBudget) -> facts.Refused | None:
-        # A chance of zero is the calm one: certainty does not draw.
+        # Zero is the calm choice; a certain refusal makes none.
         if call.direction is Direction.INBOUND or (self.refuses < 1 and not self._world.choices.happens(self.refuses)):
             return None
         return facts.Refused(reason="the credits are used up", hangup_cause=Cause.NOT_ALLOWED)
 
 
 class Leases:
-    """What only one may do at a time."""
+    """Leases: one holder at a time."""
 
     def __init__(self, postgres: Postgres) -> None:
         self._postgres = postgres

@@ -1,4 +1,4 @@
-"""Many histories, on every core: what went wrong, and which fault struck in which state how often."""
+"""Many histories, on every core: which failed, and how often each fault hit a call in each state."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.simulation import faults, histories, shrinking
 from tests.simulation.faults import NO_CALL, Fault, Tally
 
 _CHUNK = 100
-#: A run that goes wrong this often has said what it had to say.
+#: After this many failing histories a run stops.
 ENOUGH = 20
 
 
 @dataclass(slots=True)
 class Result:
-    """What came of a run."""
+    """The result of a run."""
 
     histories: int = 0
     seconds: float = 0.0
@@ -33,19 +33,19 @@ class Result:
 
 
 def quiet() -> None:
-    """The product's logs would cost more than the histories."""
+    """Switch the product's logs off: they would cost more than the histories."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 def run(first: int, count: int, *, processes: int | None = None, enough: int = ENOUGH) -> Result:
-    """Lives through `count` histories from seed `first` on."""
+    """Play `count` histories from seed `first` on."""
     result, started = Result(), time.monotonic()
     chunks = [range(at, min(at + _CHUNK, first + count)) for at in range(first, first + count, _CHUNK)]
     context = multiprocessing.get_context("spawn")
     with context.Pool(processes or os.cpu_count(), initializer=_prepare) as pool:
-        for tally, failures, lived in pool.imap_unordered(_live, chunks):
+        for tally, failures, played in pool.imap_unordered(_play, chunks):
             result.tally += tally
-            result.histories += lived
+            result.histories += played
             for kind, seed in failures:
                 result.failures.setdefault(kind, []).append(seed)
             if sum(map(len, result.failures.values())) >= enough:
@@ -57,29 +57,29 @@ def run(first: int, count: int, *, processes: int | None = None, enough: int = E
 
 def _prepare() -> None:
     quiet()
-    # What a history leaves is collected between histories; what was imported is not looked at again each time.
+    # Garbage is collected between histories; imported modules are not scanned again each time.
     gc.disable()
     gc.freeze()
 
 
-def _live(seeds: Iterable[int]) -> tuple[Tally, list[tuple[str, int]], int]:
+def _play(seeds: Iterable[int]) -> tuple[Tally, list[tuple[str, int]], int]:
     tally: Tally = Counter()
     failures = []
-    lived = 0
+    played = 0
     for seed in seeds:
-        outcome = histories.live(seed)
+        outcome = histories.play(seed)
         tally += outcome.tally
-        lived += 1
+        played += 1
         if (kind := shrinking.kind_of(outcome)) is not None:
             failures.append((kind, seed))
         if seed % 25 == 0:
             gc.collect()
     gc.collect()
-    return tally, failures, lived
+    return tally, failures, played
 
 
 def missing(tally: Tally, at_least: int) -> list[str]:
-    """The pairs that can occur and were hit less often."""
+    """Return the possible pairs that were hit less often."""
     return [
         f"{target.state}, {target.fault}: {tally[target.state, target.fault]}"
         for target in faults.pairs()
@@ -88,7 +88,7 @@ def missing(tally: Tally, at_least: int) -> list[str]:
 
 
 def table(tally: Tally) -> str:
-    """How often each fault struck in each state."""
+    """Return how often each fault hit a call in each state, as a table."""
     states = faults.STATES
     width = max(map(len, Fault))
     heads = [state if state != NO_CALL else "no call" for state in states]
@@ -97,7 +97,7 @@ def table(tally: Tally) -> str:
     return "\n".join(lines)
 
 
-def told(outcome: histories.Outcome) -> Iterator[str]:
-    """A history, line by line."""
+def story_lines(outcome: histories.Outcome) -> Iterator[str]:
+    """Yield the story of a history, line by line."""
     for seconds, who, what in outcome.story:
         yield f"{seconds:10.4f}  {who:<16}  {what}"

@@ -1,4 +1,4 @@
-"""A failing history made simple: choices are set to zero, the calm choice, where it fails in the same way without."""
+"""Minimize a failing history: set to zero, the calm choice, every choice without which it fails in the same way."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Iterator
 
 from tests.simulation import histories
 
-#: Lives lived for one shrinking.
-_LIVES = 1500
+#: Most histories played to minimize one.
+_MOST = 1500
 
 
 def kind_of(outcome: histories.Outcome) -> str | None:
-    """What is wrong, without the particulars; None when nothing is."""
+    """Return the kind of the first violation, without its numbers; None when there is none."""
     return re.sub(r"[0-9.]+", "N", outcome.violations[0]) if outcome.violations else None
 
 
 def shrink(outcome: histories.Outcome) -> histories.Outcome:
-    """A simpler history of the same seed that goes wrong in the same way, told."""
+    """Return a simpler history of the same seed that fails in the same way, with its story."""
     wanted, best = kind_of(outcome), outcome
-    lives = 0
-    while lives < _LIVES:
+    plays = 0
+    while plays < _MOST:
         for choices in _simpler(best.choices):
-            lives += 1
-            tried = histories.live(outcome.seed, choices)
+            plays += 1
+            tried = histories.play(outcome.seed, choices)
             if kind_of(tried) == wanted and _weight(tried.choices) < _weight(best.choices):
                 best = tried
                 break
-            if lives >= _LIVES:
+            if plays >= _MOST:
                 break
         else:
             break
-    return histories.live(outcome.seed, best.choices, telling=True)
+    return histories.play(outcome.seed, best.choices, keeps_story=True)
 
 
 def _weight(choices: tuple[float, ...]) -> tuple[int, int]:
@@ -39,7 +39,7 @@ def _weight(choices: tuple[float, ...]) -> tuple[int, int]:
 
 
 def _simpler(choices: tuple[float, ...]) -> Iterator[tuple[float, ...]]:
-    """Runs of choices set to zero, long ones first."""
+    """Yield the choices with ranges of them set to zero, long ranges first."""
     set_at = [at for at, chance in enumerate(choices) if chance > 0.0]
     size = len(set_at)
     while size:

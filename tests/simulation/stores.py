@@ -1,6 +1,6 @@
-"""The calls' store in memory: the rules of `postgres_calls.PostgresCalls`, row locks and transactions included.
+"""The store of calls in memory: the rules of `postgres_calls.PostgresCalls`, row locks and transactions included.
 
-A property test compares the two, see test_stores.py.
+A property test compares the two: test_stores.py.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _LOCK_SECONDS = 2.0
 
 
 class Postgres(Protocol):
-    """What the store runs on: a clock, and statements that take their time and may fail."""
+    """The database server under the store: a clock, and statements that take time and may fail."""
 
     def moment(self) -> datetime:
-        """Postgres's clock."""
+        """Return Postgres's clock."""
 
     def statement(self, what: str, effect: Callable[[], _T], call_id: UUID | None = None) -> _T:
-        """Runs one statement, or a commit, on the row of a call if that is known. Raises DatabaseUnavailable."""
+        """Run one statement, or a commit, on the row of a call if that is known. Raises DatabaseUnavailable."""
 
     def wait(self, latch: Latch, seconds: float) -> bool:
-        """Waits for a lock; whether it was let go."""
+        """Wait for a lock; return whether it was released."""
 
     def connected(self, roll_back: Callable[[], None]) -> None:
-        """What is to be done should whoever has this connection die."""
+        """Register what to do if the process with this connection dies."""
 
 
 @dataclass(slots=True)
@@ -54,54 +54,54 @@ class Row:
 
 @dataclass(slots=True)
 class Transaction:
-    """What is to be written when it is committed, and what it lets go of at its end."""
+    """The writes of a transaction, done at its commit, and the locks that it releases at its end."""
 
     writes: list[Callable[[], None]] = field(default_factory=list)
     releases: list[Callable[[], None]] = field(default_factory=list)
     held: set[object] = field(default_factory=set)
 
     def holds(self, key: object) -> bool:
-        """Whether it has locked this."""
+        """True if it has locked this."""
         return key in self.held
 
     def end(self) -> None:
-        """Lets go of what it holds."""
+        """Release its locks."""
         for release in self.releases:
             release()
         self.releases.clear()
 
 
 class Locks:
-    """Rows and keys that transactions hold until they end."""
+    """Rows and keys that transactions lock until they end."""
 
     def __init__(self, postgres: Postgres) -> None:
         self._postgres = postgres
         self._held: dict[object, Latch] = {}
 
     def wait(self, *keys: object) -> None:
-        """Waits until nobody holds any of these. Raises DatabaseUnavailable when that takes too long."""
+        """Wait until no transaction has locked any of these. Raises DatabaseUnavailable when that takes too long."""
         while (latch := next((self._held[key] for key in keys if key in self._held), None)) is not None:
             if not self._postgres.wait(latch, _LOCK_SECONDS):
                 raise errors.DatabaseUnavailable("canceling statement due to lock timeout")
 
     def acquire(self, transaction: Transaction, *keys: object) -> None:
-        """Waits for these, and holds them."""
+        """Wait for these, and lock them."""
         self.wait(*keys)
         for key in keys:
             latch = self._held[key] = Latch()
             transaction.held.add(key)
-            transaction.releases.append(lambda key=key, latch=latch: self._let_go(key, latch))  # type: ignore[misc]
+            transaction.releases.append(lambda key=key, latch=latch: self._unlock(key, latch))  # type: ignore[misc]
 
-    def _let_go(self, key: object, latch: Latch) -> None:
+    def _unlock(self, key: object, latch: Latch) -> None:
         del self._held[key]
         latch.open()
 
 
 class MemoryStore:
-    """Calls, their claims, and nothing more: the timeline is only counted.
+    """Calls and their claims; the timeline is not kept.
 
     Args:
-        watch: Told of each change of a call: as it was (None for a new one), as it is, and by which fact.
+        watch: Called with each change of a call: before (None for a new call), after, and the fact.
     """
 
     def __init__(self, postgres: Postgres, watch: Callable[[Call | None, Call, facts.Fact | None], None]) -> None:
@@ -113,7 +113,7 @@ class MemoryStore:
         self.counted_at: dict[int, datetime] = {}
         self._entries: dict[tuple[int, str, str], list[UUID]] = {}
 
-    # ── the port ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the port ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def now(self) -> datetime:
         return self._postgres.moment()
@@ -168,7 +168,7 @@ class MemoryStore:
     def slots_used(self, connection: database.Connection, organization_id: int) -> int:
         def taken() -> int:
             self.counted_at[organization_id] = self.now()
-            return self.taken_now(organization_id)
+            return self.slots_used_now(organization_id)
 
         return self._postgres.statement("count slots", taken)
 
@@ -211,7 +211,7 @@ class MemoryStore:
         self._postgres.statement("release", lambda: self._release(call_id, owner), call_id)
 
     def append_new(self, timeline: Sequence[TimelineEntry], *, connection_id: int, within: timedelta) -> None:
-        self._postgres.statement("note news", lambda: None)
+        self._postgres.statement("append new", lambda: None)
 
     def open_calls(self, connection: ConnectionVersion) -> list[OpenCall]:
         return self._postgres.statement("open_calls", lambda: self._open(connection.connection_id))
@@ -225,10 +225,10 @@ class MemoryStore:
 
         self._postgres.statement("note", note)
 
-    # ── the rules ────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the rules ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def request_of(self, connection_id: int, channel_id: str) -> Call | None:
-        """The newest call of a leg that we originate."""
+        """Return the newest call whose leg the product originates under this id."""
         found = [
             row.call
             for row in self.rows.values()
@@ -237,23 +237,23 @@ class MemoryStore:
         ]
         return max(found, key=lambda call: call.received_at, default=None)
 
-    def taken_now(self, organization_id: int, *, but: Collection[UUID] = ()) -> int:
-        """How many slots the organization's calls take up, some of them aside."""
+    def slots_used_now(self, organization_id: int, *, besides: Collection[UUID] = ()) -> int:
+        """Return how many slots the organization's calls use, some of the calls aside."""
         since = self.now() - timedelta(seconds=states.ENDING_SLOT_SECONDS)
         return sum(
             call.state in states.USES_SLOT
             or (call.state is State.ENDING and call.workflow_id is not None and (call.ending_at or since) > since)
             for call in (row.call for row in self.rows.values())
-            if call.organization_id == organization_id and call.call_id not in but
+            if call.organization_id == organization_id and call.call_id not in besides
         )
 
     def newest(self, connection_id: int, channel_id: str, channel_created: str) -> Call | None:
-        """The newest call of a channel."""
+        """Return the newest call of a channel."""
         found = self._entries.get((connection_id, channel_id, channel_created))
         return self.rows[found[-1]].call if found else None
 
     def overdue_now(self) -> list[Call]:
-        """Calls past their deadline and in nobody's fibers, the longest overdue first."""
+        """Return unclaimed calls past their deadline, the longest overdue first."""
         now = self.now()
         late = [
             (row.call.deadline_at, row.call)
@@ -292,7 +292,7 @@ class MemoryStore:
         entries.sort(key=lambda other: self.rows[other].call.entry)
 
     def _check_run(self, call: Call) -> None:
-        """A run is of one call."""
+        """A run belongs to one call."""
         run_id = call.workflow_run_id
         others = (row.call for row in self.rows.values() if row.call.call_id != call.call_id)
         if run_id is not None and any(other.workflow_run_id == run_id for other in others):
@@ -353,13 +353,13 @@ class MemoryStore:
             write()
 
     def _unlocked(self, call_id: UUID) -> Row | None:
-        """A row, once nobody holds it."""
+        """Return a row once no transaction has locked it."""
         self.locks.wait(call_id)
         return self.rows.get(call_id)
 
 
 def _unique(call: Call) -> set[tuple[object, ...]]:
-    """What no other call may have."""
+    """Return the unique keys of a call."""
     keys: set[tuple[object, ...]] = {
         ("id", call.call_id),
         ("entry", call.connection_id, call.channel_id, call.channel_created, call.entry),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,33 +19,39 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.timeout(1200)
 def test_no_history_breaks_an_invariant(record_property: Callable[[str, object], None]) -> None:
-    # It takes what the processors have to spare: beside it tests wait for clocks, and their processes go first.
+    # At low priority: the tests beside it wait for clocks, and their processes go first.
     command = ["nice", "-n", "19", sys.executable, "-m", "tests.simulation", "--histories", "20000", "--at-least", "50"]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "0"}, check=False, timeout=1100,
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    # Its table is part of what a run of the tests says.
+    # Its table is printed with the results of the tests.
     record_property("said", done.stdout)
     assert done.returncode == 0, done.stdout
 
 
 def test_a_seed_tells_the_same_story_twice() -> None:
-    first, again = (histories.live(7, telling=True) for _ in range(2))
+    first, again = (histories.play(7, keeps_story=True) for _ in range(2))
     assert first == again
     assert len(first.story) > 20
-    assert histories.live(8, telling=True).story != first.story
+    assert histories.play(8, keeps_story=True).story != first.story
 
 
-def test_the_chances_of_a_history_are_all_there_is_to_it() -> None:
-    lived = histories.live(7, telling=True)
-    assert histories.live(7, lived.choices, telling=True).story == lived.story
+def test_a_history_follows_from_its_choices_alone() -> None:
+    played = histories.play(7, keeps_story=True)
+    assert histories.play(7, played.choices, keeps_story=True).story == played.story
 
 
-def test_a_failing_history_is_made_simple(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_history_is_minimized(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teardown.Teardown, "_remove_all", lambda _step, _asterisk, _claim: "")
-    failing = next(outcome for outcome in map(histories.live, range(1, 50)) if outcome.violations)
+    failing = next(outcome for outcome in map(histories.play, range(1, 50)) if outcome.violations)
     simple = shrinking.shrink(failing)
     assert shrinking.kind_of(simple) == shrinking.kind_of(failing)
-    assert sum(chance > 0 for chance in simple.choices) < 10
-    assert any("VIOLATION" in line for line in runs.told(simple))
+    assert sum(choice > 0 for choice in simple.choices) < 10
+    assert any("VIOLATION" in line for line in runs.story_lines(simple))
+
+
+def test_the_example_of_the_readme_is_a_test() -> None:
+    here = Path(__file__).parent
+    _, example, _ = re.split(r"^```(?:python)?\n", (here / "README.md").read_text(), flags=re.MULTILINE)
+    assert example in (here / "test_situations.py").read_text()

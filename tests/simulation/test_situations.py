@@ -1,4 +1,4 @@
-"""One situation each, played by the real steps at one environment: the lessons, and what histories have found."""
+"""One situation each, played by the real steps in one environment: the lessons, and what histories have found."""
 
 from __future__ import annotations
 
@@ -10,60 +10,13 @@ import pytest
 from shared import messages
 from shared.asterisk import events
 from shared.call import commands, ids
-from shared.call.calls import Call
-from shared.call.ids import ConnectionVersion
 from shared.call.states import Outcome, State
 from shared.call.steps import Step
 from simulator import bridges, channels
 from tests.simulation.asterisks import PREFIX, AgentPlan
-from tests.simulation.callers import Caller
 from tests.simulation.environment import Environment
 from tests.simulation.faults import Fault
-
-CONNECTION = ConnectionVersion(1, 1)
-
-
-def states(environment: Environment) -> list[State]:
-    return [row.call.state for row in environment.store.rows.values()]
-
-
-def only(environment: Environment) -> Call:
-    (row,) = environment.store.rows.values()
-    return row.call
-
-
-def without(*types: events.EventType, kept_in: list[events.Event] | None = None) -> Callable[[events.Event], bool]:
-    """Lets every other event through."""
-
-    def passes(event: events.Event) -> bool:
-        if event.type in types and kept_in is not None:
-            kept_in.append(event)
-        return event.type not in types
-
-    return passes
-
-
-def ends_well(environment: Environment, seconds: float = 3.0) -> None:
-    """Everybody hangs up, and nothing is left."""
-    environment.callers.hang_up_all()
-    environment.world.run(environment.world.now + seconds)
-    environment.invariants.check_end()
-    assert environment.world.violations == []
-
-
-def connect(environment: Environment) -> Caller:
-    """Somebody calls, and has an agent."""
-    caller = environment.callers.call_in(environment.tenants[0])
-    environment.world.run(environment.world.now + 0.5)
-    assert states(environment)[-1] is State.CONNECTED
-    return caller
-
-
-def at_attempt(environment: Environment, attempt: int) -> Call:
-    """The one call, as if it were at this attempt."""
-    (row,) = environment.store.rows.values()
-    row.call = replace(row.call, attempt=attempt)
-    return row.call
+from tests.simulation.situations import CONNECTION, at_attempt, connect, ends_well, only, states, without
 
 
 def test_a_caller_gets_an_agent_and_leaves_nothing(environment: Environment) -> None:
@@ -78,11 +31,11 @@ def test_a_caller_gets_an_agent_and_leaves_nothing(environment: Environment) -> 
     assert [row.call.outcome for row in environment.store.rows.values()] == [Outcome.COMPLETED]
 
 
-# ── what histories have found ────────────────────────────────────────────────────────────────────────────────────────
+# ── what histories have found ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_late_end_of_an_earlier_entry_does_not_end_an_adopted_call(environment: Environment) -> None:
-    """The caller left and came back while nobody listened; the event of its leaving came last of all."""
+    """The caller left and came back while no socket was connected; the event of its leaving came last of all."""
     late: list[events.Event] = []
     environment.listeners[0].passes = without(*events.EventType, kept_in=late)
     caller = environment.callers.call_in(environment.tenants[0])
@@ -130,13 +83,13 @@ def test_an_adopted_call_ends_when_its_caller_leaves(make_environment: Callable[
     environment.ask_resyncs("test", full=True)
     environment.world.run(5.0)
     assert states(environment) == [State.CONNECTED]
-    caller.tenant.asterisk.caller_goes_on(caller.channel)
+    caller.tenant.asterisk.caller_leaves_stasis(caller.channel)
     environment.world.run(6.0)
     assert states(environment) == [State.ENDED]
     assert caller.tenant.asterisk.is_alive(caller.channel)
 
 
-# ── the lessons ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the lessons ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_legs_are_joined_when_the_media_leg_is_ready_and_not_before(
@@ -161,7 +114,7 @@ def test_a_caller_whose_agent_cannot_be_reached_is_hung_up_at_once(
     environment.open()
     environment.world.run(0.3)
     caller = environment.callers.call_in(environment.tenants[0])
-    # Asterisk gives up after 2 s, and says so by ChannelDestroyed alone.
+    # Asterisk gives up after 2 s, and reports it by ChannelDestroyed alone.
     environment.world.run(2.8)
     assert only(environment).outcome is Outcome.FAILED
     assert states(environment) == [State.ENDED]
@@ -182,7 +135,7 @@ def test_a_caller_whose_agent_hangs_up_is_hung_up(make_environment: Callable[...
 
 
 def test_an_attempt_ordered_again_is_not_asked_for_again(environment: Environment) -> None:
-    """The second worker would look, see nothing of it yet, and crash the Asterisk if it asked all the same."""
+    """The second worker would look, find no leg yet, and crash the Asterisk with a second request."""
     environment.world.script("POST /channels/externalMedia", Fault.FROZEN_BEFORE)
     environment.callers.call_in(environment.tenants[0])
     environment.world.run(0.4)
@@ -224,7 +177,7 @@ def test_a_teardown_removes_what_every_attempt_has_left(environment: Environment
 
 @pytest.mark.parametrize("is_ended", [False, True])
 def test_a_media_leg_that_no_longer_counts_is_removed_on_sight(environment: Environment, *, is_ended: bool) -> None:
-    """It comes up when another attempt has begun, or its call has ended: no resync is needed to find it."""
+    """It comes up after another attempt has begun, or its call has ended: no resync is needed to find it."""
     asterisk, caller = environment.asterisks["pbx1"], connect(environment)
     late = ids.media_id(PREFIX, only(environment).call_id, 1)
     if is_ended:
@@ -244,7 +197,7 @@ def test_a_caller_who_has_left_stasis_unheard_is_not_hung_up(environment: Enviro
     environment.listeners[0].passes = without(events.EventType.STASIS_END)
     caller = connect(environment)
     asterisk = caller.tenant.asterisk
-    asterisk.caller_goes_on(caller.channel)
+    asterisk.caller_leaves_stasis(caller.channel)
     environment.listeners[0].passes = lambda _event: True
     asterisk.agent_hangs_up(asterisk.channels[ids.media_id(PREFIX, only(environment).call_id, 1)])
     environment.world.run(environment.world.now + 2.0)
@@ -293,7 +246,7 @@ def test_a_caller_in_another_controller_s_bridge_is_left_alone(environment: Envi
 
 
 def test_a_module_that_is_not_loaded_ends_no_call(environment: Environment) -> None:
-    """A 404 that does not name what is gone proves nothing."""
+    """A 404 that does not name the resource proves nothing."""
     connect(environment)
     environment.world.run(5.0)
     for _ in range(4):
@@ -304,34 +257,8 @@ def test_a_module_that_is_not_loaded_ends_no_call(environment: Environment) -> N
     ends_well(environment)
 
 
-def test_a_far_end_that_answers_gets_an_agent_and_not_before(make_environment: Callable[..., Environment]) -> None:
-    environment = make_environment(answer_after_seconds=3.0)
-    environment.open()
-    environment.world.run(0.3)
-    environment.callers.request_call(environment.tenants[0], "100")
-    environment.world.run(3.0)
-    assert states(environment) == [State.RINGING]
-    assert environment.asterisks["pbx1"].bridges == {}
-    environment.world.run(4.0)
-    assert states(environment) == [State.CONNECTED]
-    ends_well(environment)
-
-
-@pytest.mark.parametrize(
-    ("number", "outcome"), [("busy", Outcome.BUSY), ("congestion", Outcome.FAILED), ("reject", Outcome.FAILED)]
-)
-def test_a_far_end_that_does_not_answer_ends_the_run_within_a_second(
-    environment: Environment, number: str, outcome: Outcome
-) -> None:
-    environment.callers.request_call(environment.tenants[0], number)
-    environment.world.run(1.3)
-    assert (only(environment).state, only(environment).outcome) == (State.ENDED, outcome)
-    assert [run.is_completed for run in environment.runs.rows.values()] == [True]
-    ends_well(environment)
-
-
 def test_the_end_of_an_earlier_entry_does_not_let_a_refused_caller_go(environment: Environment) -> None:
-    """It came within a millisecond of the entry that is refused: the caller is in our app still, and to be hung up."""
+    """It came within a millisecond of the entry that is refused: the caller is still in the app, to be hung up."""
     entered: list[events.Event] = []
     environment.listeners[0].passes = without(events.EventType.STASIS_START, kept_in=entered)
     environment.callers.call_in(environment.tenants[0])
@@ -346,126 +273,6 @@ def test_the_end_of_an_earlier_entry_does_not_let_a_refused_caller_go(environmen
     environment.handle("leg_ended", connection=CONNECTION, event=late)
     environment.world.run(0.42)
     assert not row.call.caller_left
-
-
-@pytest.mark.parametrize("end_first", [False, True])
-def test_a_far_end_that_hangs_up_before_it_is_taken_over_ends_the_platform_s_run(
-    environment: Environment, *, end_first: bool
-) -> None:
-    kept: list[events.Event] = []
-    environment.listeners[0].passes = without(*events.EventType, kept_in=kept)
-    run = environment.callers.platform_calls(environment.tenants[0], "100")
-    environment.world.run(0.4)
-    environment.callers.hang_up_all()
-    environment.world.run(0.5)
-    entered, left = (next(event for event in kept if event.type == kind) for kind in ("StasisStart", "StasisEnd"))
-
-    def receive() -> None:
-        environment.handle(
-            "caller_entered", connection=CONNECTION, at_ms=environment.broker.redis_ms() or 0, event=entered
-        )
-
-    def end() -> None:
-        environment.handle("leg_ended", connection=CONNECTION, event=left)
-
-    for number, report in enumerate([end, receive] if end_first else [receive, end]):
-        report()
-        environment.world.run(1.0 + number)
-    assert only(environment).state is State.ENDED
-    assert run.is_completed
-    assert environment.world.violations == []
-
-
-def over_too_soon(make_environment: Callable[..., Environment], answer_after_seconds: float) -> Environment:
-    """A leg that we begin rings, and its call is over: an Asterisk that hung has carried out our request much later."""
-    environment = make_environment(answer_after_seconds=answer_after_seconds)
-    environment.open()
-    environment.world.run(0.3)
-    environment.callers.request_call(environment.tenants[0], "100")
-    environment.world.run(1.0)
-    (row,) = environment.store.rows.values()
-    assert row.call.state is State.RINGING
-    row.call = replace(row.call, state=State.ENDED, outcome=Outcome.CANCELED, deadline_at=None)
-    for run in environment.runs.rows.values():
-        run.is_completed = True
-    return environment
-
-
-def test_a_far_end_that_answers_when_its_call_is_long_over_is_hung_up(
-    make_environment: Callable[..., Environment],
-) -> None:
-    environment = over_too_soon(make_environment, answer_after_seconds=1.5)
-    environment.world.run(2.3)
-    assert not environment.asterisks["pbx1"].channels
-    environment.invariants.check_end()
-    assert environment.world.violations == []
-
-
-def test_a_leg_that_rings_when_its_call_is_long_over_is_found_by_a_resync(
-    make_environment: Callable[..., Environment],
-) -> None:
-    environment = over_too_soon(make_environment, answer_after_seconds=60.0)
-    environment.world.run(6.0)
-    environment.handle("resync_connection", connection=CONNECTION, full=True, reason="test")
-    environment.world.run(7.0)
-    assert not environment.asterisks["pbx1"].channels
-    environment.invariants.check_end()
-    assert environment.world.violations == []
-
-
-def test_a_call_that_is_refused_before_anybody_has_dialled_has_ended_at_once(
-    make_environment: Callable[..., Environment],
-) -> None:
-    environment = make_environment(refuses=1.0)
-    environment.open()
-    environment.world.run(0.3)
-    environment.callers.request_call(environment.tenants[0], "100")
-    environment.world.run(0.5)
-    call = only(environment)
-    assert (call.state, call.outcome) == (State.ENDED, Outcome.REFUSED)
-    environment.invariants.check_end()
-    assert environment.world.violations == []
-
-
-def test_a_call_that_is_refused_when_it_was_dialled_before_is_waited_for(environment: Environment) -> None:
-    environment.world.script("POST /channels", Fault.UNSENT)
-    environment.callers.request_call(environment.tenants[0], "100")
-    environment.world.run(1.0)
-    # Whoever asked knows no more than that nobody answered.
-    environment.quota.refuses = 1.0
-    environment.world.run(8.0)
-    call = only(environment)
-    assert (call.state, call.outcome) == (State.ENDING, Outcome.REFUSED)
-    environment.world.run(35.0)
-    assert only(environment).state is State.ENDED
-    assert environment.world.violations == []
-
-
-def test_a_call_asked_for_twice_is_placed_once(environment: Environment) -> None:
-    request = environment.callers.request_call(environment.tenants[0], "100")
-    environment.broker.put(messages.of_request(request))
-    environment.world.run(2.0)
-    environment.broker.put(messages.of_request(request))
-    environment.world.run(3.0)
-    assert states(environment) == [State.CONNECTED]
-    assert len(environment.runs.rows) == 1
-    ends_well(environment)
-
-
-def test_a_run_of_another_tenant_is_refused_and_left_alone(make_environment: Callable[..., Environment]) -> None:
-    environment = make_environment(asterisks=("pbx1", "pbx2"))
-    environment.open()
-    environment.world.run(0.3)
-    run = environment.runs.begin(environment.tenants[0].organization_id)
-    environment.callers.platform_calls(environment.tenants[1], "100", run=run)
-    environment.world.run(2.0)
-    assert (only(environment).state, only(environment).outcome) == (State.ENDED, Outcome.REFUSED)
-    assert (run.is_completed, run.channel_id) == (False, None)
-    environment.callers.platform_calls(environment.tenants[0], "100", run=run)
-    environment.world.run(4.0)
-    assert states(environment)[-1] is State.CONNECTED
-    ends_well(environment)
-    assert run.is_completed
 
 
 def test_a_sweep_does_not_overrule_a_worker_that_took_the_call_up_meanwhile(environment: Environment) -> None:
@@ -486,22 +293,7 @@ def test_a_sweep_does_not_overrule_a_worker_that_took_the_call_up_meanwhile(envi
     ends_well(environment)
 
 
-def test_a_leg_that_still_rings_is_not_adopted(make_environment: Callable[..., Environment]) -> None:
-    """The app hears of it, and lists it."""
-    environment = make_environment(answer_after_seconds=5.0)
-    environment.open()
-    environment.world.run(0.3)
-    environment.callers.platform_calls(environment.tenants[0], "100")
-    environment.world.run(1.0)
-    environment.ask_resyncs("test", full=True)
-    environment.world.run(5.0)
-    assert states(environment) == []
-    environment.world.run(6.0)
-    assert states(environment) == [State.CONNECTED]
-    ends_well(environment)
-
-
-def test_an_order_that_cannot_be_enqueued_is_given_again(environment: Environment) -> None:
+def test_a_command_that_cannot_be_enqueued_is_sent_again(environment: Environment) -> None:
     environment.workers.always_alone = True
     environment.world.script("enqueue create_run", Fault.ENQUEUE_FAILED)
     environment.callers.call_in(environment.tenants[0])

@@ -1,4 +1,4 @@
-"""The store in memory and the one in Postgres do the same: the same statements, whatever they are, on both."""
+"""The store in memory and the one in Postgres do the same: random statements, run on both."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Always:
         return effect()
 
     def wait(self, latch: Latch, seconds: float) -> bool:
-        raise AssertionError("nobody else is there")
+        raise AssertionError("a lock is waited for, with no other transaction open")
 
     def connected(self, roll_back: Callable[[], None]) -> None:
         pass
@@ -56,14 +56,14 @@ class RolledBack(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """Both stores, and the calls as somebody read them at some time."""
+    """Both stores, and the calls as last read."""
 
     postgres: PostgresCalls
     memory: MemoryStore
     read: dict[uuid.UUID, Call]
 
     def both(self, do: Callable[[Any], _T]) -> _T | None:
-        """Does the same on both; what comes of it has to be the same."""
+        """Do the same on both; check that the results are the same."""
         first, second = _result(do, self.postgres), _result(do, self.memory)
         assert first == second
         return first[0]
@@ -77,7 +77,7 @@ def _result(do: Callable[[Any], _T], store: object) -> tuple[_T | None, str]:
 
 
 def call(number: int, now: datetime) -> Call:
-    """One of a few calls: two entries of a channel, one identity under two ids, two of one request, two of one run."""
+    """Return one of a few calls; some share a channel, an entry, a request or a run."""
     one = Call(
         call_id=uuid.UUID(int=number + 1), connection_id=1, connection_version=1, organization_id=3,
         channel_id="1.1", channel_created="c", entry=1, direction=Direction.INBOUND, state=State.RECEIVED,
@@ -96,7 +96,7 @@ def call(number: int, now: datetime) -> Call:
 
 
 def fact(number: int, now: datetime) -> facts.Fact:
-    """One of what can happen to a call."""
+    """Return one of a few facts."""
     every: list[facts.Fact] = [
         facts.Admitted(workflow_id=1, user_id=2, media_client="media"),
         facts.RunCreated(workflow_run_id=7),
@@ -114,14 +114,14 @@ def fact(number: int, now: datetime) -> facts.Fact:
 
 _calls, _facts = st.integers(0, 6), st.integers(0, 9)
 _owners = st.sampled_from(["a", "b"])
-_holds = st.builds(
+_claims = st.builds(
     ClaimRequest, owner=_owners, step=st.sampled_from(Step), duration=st.sampled_from([HOUR, -HOUR])
 ) | st.none()  # fmt: skip
 _statements = st.one_of(
-    st.tuples(st.just("insert"), _calls, _holds),
+    st.tuples(st.just("insert"), _calls, _claims),
     st.tuples(st.just("insert_in"), _calls, st.booleans()),
-    st.tuples(st.just("claim"), _calls, _holds),
-    st.tuples(st.just("save"), _calls, _facts, _owners, _holds, st.booleans()),
+    st.tuples(st.just("claim"), _calls, _claims),
+    st.tuples(st.just("save"), _calls, _facts, _owners, _claims, st.booleans()),
     st.tuples(st.just("save"), _calls, _facts, _owners, st.none(), st.just(True)),
     st.tuples(st.just("save"), _calls, _facts, _owners, st.none(), st.just(True)),
     st.tuples(
@@ -129,7 +129,7 @@ _statements = st.one_of(
         _calls,
         st.lists(_facts, min_size=1, max_size=3),
         _owners,
-        _holds,
+        _claims,
         st.booleans(),
         st.booleans(),
     ),
@@ -158,7 +158,7 @@ def postgres(database_url: str) -> Iterator[PostgresCalls]:
     max_examples=60, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
-# One run for two calls, which chance seldom comes to.
+# One run for two calls, which random statements seldom lead to.
 @example(
     inserted=[(0, None), (5, None)],
     statements=[
@@ -168,7 +168,7 @@ def postgres(database_url: str) -> Iterator[PostgresCalls]:
     ],
 )
 @given(
-    inserted=st.lists(st.tuples(_calls, _holds), max_size=7), statements=st.lists(_statements, min_size=5, max_size=30)
+    inserted=st.lists(st.tuples(_calls, _claims), max_size=7), statements=st.lists(_statements, min_size=5, max_size=30)
 )
 def test_both_stores_do_the_same(
     postgres: PostgresCalls, inserted: list[tuple[int, ClaimRequest | None]], statements: list[tuple[Any, ...]]
@@ -179,15 +179,15 @@ def test_both_stores_do_the_same(
     pair = Pair(postgres=postgres, memory=MemoryStore(Always(postgres), lambda *_: None), read={})
     for number in range(7):
         pair.read[call(number, now).call_id] = call(number, now)
-    for number, hold in inserted:
-        _insert(pair, now, number, hold)
+    for number, claim in inserted:
+        _insert(pair, now, number, claim)
     for what, *arguments in statements:
         globals()[f"_{what}"](pair, now, *arguments)
     _look(pair, now)
 
 
-def _insert(pair: Pair, now: datetime, number: int, hold: ClaimRequest | None) -> None:
-    pair.both(lambda store: store.insert(call(number, now), [], hold))
+def _insert(pair: Pair, now: datetime, number: int, claim: ClaimRequest | None) -> None:
+    pair.both(lambda store: store.insert(call(number, now), [], claim))
 
 
 def _insert_in(pair: Pair, now: datetime, number: int, commits: bool) -> None:
@@ -201,21 +201,21 @@ def _insert_in(pair: Pair, now: datetime, number: int, commits: bool) -> None:
     pair.both(insert)
 
 
-def _claim(pair: Pair, now: datetime, number: int, hold: ClaimRequest | None) -> None:
-    if hold is not None:
-        pair.both(lambda store: store.claim(call(number, now).call_id, hold))
+def _claim(pair: Pair, now: datetime, number: int, claim: ClaimRequest | None) -> None:
+    if claim is not None:
+        pair.both(lambda store: store.claim(call(number, now).call_id, claim))
 
 
 def _save(  # noqa: PLR0917 - as the statement has them
-    pair: Pair, now: datetime, number: int, which: int, owner: str, hold: ClaimRequest | None, is_fresh: bool
+    pair: Pair, now: datetime, number: int, which: int, owner: str, claim: ClaimRequest | None, is_fresh: bool
 ) -> None:
     call_id = call(number, now).call_id
     if is_fresh and (found := pair.both(lambda store: store.load(call_id))) is not None:
         pair.read[call_id] = found
     before = pair.read[call_id]
     changes = _changes(before, [which], now)
-    if changes and (hold is None or hold.owner == owner):
-        pair.both(lambda store: store.save(changes, timeline=[], owner=owner, claim=hold))
+    if changes and (claim is None or claim.owner == owner):
+        pair.both(lambda store: store.save(changes, timeline=[], owner=owner, claim=claim))
 
 
 def _changes(before: Call, which: list[int], now: datetime) -> list[Change]:
@@ -231,7 +231,7 @@ def _save_in(  # noqa: PLR0917 - as the statement has them
     number: int,
     which: list[int],
     owner: str,
-    hold: ClaimRequest | None,
+    claim: ClaimRequest | None,
     locks: bool,
     commits: bool,
 ) -> None:
@@ -243,12 +243,12 @@ def _save_in(  # noqa: PLR0917 - as the statement has them
             changes = _changes(before, which, now) if before is not None else []
             if not changes:
                 return None
-            saved = store.save_in(connection, changes, timeline=[], owner=owner, claim=hold)
+            saved = store.save_in(connection, changes, timeline=[], owner=owner, claim=claim)
             if not commits:
                 raise RolledBack
         return saved
 
-    if hold is None or hold.owner == owner:
+    if claim is None or claim.owner == owner:
         pair.both(save)
 
 
@@ -276,7 +276,7 @@ def _slots(store: CallStore) -> int:
         return store.slots_used(connection, 3)
 
 
-def test_a_transaction_that_is_rolled_back_leaves_nothing_held(postgres: PostgresCalls) -> None:
+def test_a_transaction_that_is_rolled_back_leaves_nothing_locked(postgres: PostgresCalls) -> None:
     memory = MemoryStore(Always(postgres), lambda *_: None)
     one = call(0, postgres.now())
     with suppress(RolledBack), memory.transaction() as connection:

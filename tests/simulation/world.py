@@ -1,7 +1,7 @@
-"""One thread, no real time: everything that is under way waits in one queue, and one thing happens after the other.
+"""One thread and no real time: everything that is to happen waits in one queue, ordered by virtual time.
 
-A step is a greenlet (`Fiber`), which gives way at each port call. It may be resumed late, or never: then nothing of it
-runs any more. What is asynchronous runs on the same queue, through an event loop of our own.
+A step runs in a greenlet (`Fiber`), which yields at each port call. It may be resumed late, or never: then nothing of
+it runs any more. Asynchronous code runs on the same queue, through an event loop of the simulation.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ EPOCH = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 
 
 class Latch:
-    """Opens once."""
+    """Opens once, and wakes those who wait for it."""
 
     def __init__(self) -> None:
         self._is_open = False
         self._waiting: list[Callable[[], None]] = []
 
     def open(self) -> None:
-        """Whoever waits goes on."""
+        """Open it, and wake every waiting fiber."""
         self._is_open = True
         for wake in self._waiting:
             wake()
 
     def done(self) -> bool:
-        """Whether it is open."""
+        """True if it is open."""
         return self._is_open
 
     def add_done_callback(self, wake: Callable[..., None], /) -> None:
-        """What to do when it opens."""
+        """Register what to do when it opens."""
         self._waiting.append(wake)
 
 
 class Process:
-    """A process of ours. A dead one never lives again: its successor is another."""
+    """A process of the product. A dead one is never started again: its successor is another."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -59,11 +59,11 @@ class Process:
         self.frozen_until = 0.0
         #: Asterisk → its circuit breaker.
         self.circuits: dict[str, circuit_breaker.Circuit] = {}
-        #: What is to happen when it dies.
+        #: What to do when it dies.
         self.at_death: list[Callable[[], None]] = []
 
     def kill(self) -> None:
-        """Nothing of it runs any more."""
+        """Kill it: nothing of it runs any more."""
         if not self.is_dead:
             self.is_dead = True
             for do in self.at_death:
@@ -71,40 +71,45 @@ class Process:
 
 
 class Fiber(greenlet.greenlet):
-    """A thread of a process at work on one message."""
+    """A thread of a process, at work on one message."""
 
     process: Process
-    #: What it is at, for the story.
+    #: What it does, for the story.
     what: str
-    #: Whose call it works on, once that is known.
+    #: The call it works on, once that is known.
     call_id: UUID | None
-    #: Which connection's message it works on, if the message says so.
+    #: The connection of its message, if the message names one.
     connection_id: int | None
     #: The channels it has seen in Stasis.
     seen: set[str]
 
 
 class World:
-    """The clock, the queue of what is under way, and what goes wrong.
+    """The clock, the queue of what is to happen, the faults, and the story.
 
     Args:
-        fault_rate: How likely something goes wrong at a port call.
-        target: What is to go wrong, and in which state.
-        telling: Keeps a story.
+        fault_rate: The probability of a fault at a port call.
+        target: The fault to aim at, and in which state.
+        keeps_story: Whether the story is kept.
     """
 
     def __init__(
-        self, choices: Choices, *, fault_rate: float = 0.0, target: faults.Target | None = None, telling: bool = False
+        self,
+        choices: Choices,
+        *,
+        fault_rate: float = 0.0,
+        target: faults.Target | None = None,
+        keeps_story: bool = False,
     ) -> None:
         self.choices = choices
         self.now = 0.0
         self.tally: faults.Tally = faults.Tally()
         self.violations: list[str] = []
-        self.telling = telling
+        self.keeps_story = keeps_story
         self.story: list[tuple[float, str, str]] = []
         self.target = target
         self.is_calm = False
-        #: The states of the calls that a fiber, or a connection, is concerned with.
+        #: Returns the states of the calls that a call id or a connection id stands for.
         self.states_of: Callable[[UUID | None, int | None], list[str]] = lambda _call, _connection: [faults.NO_CALL]
         self._fault_rate = fault_rate
         self._linger_seconds = 0.0
@@ -117,14 +122,14 @@ class World:
         self._is_over = False
         self._loop = cast(asyncio.AbstractEventLoop, _Loop(self))
 
-    # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── time ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def monotonic(self) -> float:
         """As `time.monotonic`."""
         return self.now
 
     def sleep(self, seconds: float) -> None:
-        """As `time.sleep`, for a fiber."""
+        """As `time.sleep`, for the current fiber."""
         self.pause(seconds)
 
     def wall(self) -> float:
@@ -132,18 +137,18 @@ class World:
         return EPOCH.timestamp() + self.now
 
     def moment(self) -> datetime:
-        """Now, as Postgres says it."""
+        """Return the time by Postgres's clock."""
         return EPOCH + timedelta(seconds=self.now)
 
     def new_id(self) -> UUID:
-        """As `uuid.uuid4`; no two begin alike."""
+        """As `uuid.uuid4`; no two have the same beginning."""
         self._ids += 1
         return UUID(int=self._ids << 96 | self._ids)
 
-    # ── what is under way ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── what is to happen ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def after(self, seconds: float, do: Callable[[], object]) -> None:
-        """Does something later."""
+        """Do something later."""
         self._sequence += 1
         heapq.heappush(self._due, (self.now + seconds, self._sequence, do))
 
@@ -151,7 +156,7 @@ class World:
         self, process: Process, what: str, work: Callable[[], object], *, connection_id: int | None = None,
         call_id: UUID | None = None,
     ) -> Fiber:  # fmt: skip
-        """Lets a process begin some work."""
+        """Start some work in a process; return its fiber."""
         fiber: Fiber = Fiber(lambda: self._work(fiber, work), self._hub)
         fiber.process, fiber.what = process, what
         fiber.connection_id, fiber.call_id, fiber.seen = connection_id, call_id, set()
@@ -160,25 +165,25 @@ class World:
         return fiber
 
     def resume(self, fiber: Fiber, seconds: float = 0.0) -> None:
-        """Lets a fiber go on."""
+        """Resume a fiber, now or later."""
         self._sequence += 1
         heapq.heappush(self._due, (self.now + seconds, self._sequence, fiber))
 
     def pause(self, seconds: float) -> None:
-        """The fiber that calls this gives way for a while."""
+        """Suspend the current fiber for a while."""
         fiber = greenlet.getcurrent()
         assert type(fiber) is Fiber
         self.resume(fiber, seconds)
         self.park()
 
     def park(self) -> None:
-        """The fiber that calls this gives way until somebody resumes it."""
+        """Suspend the current fiber until it is resumed."""
         self._hub.switch()
         if self._is_over:
             raise greenlet.GreenletExit
 
     def wait(self, done: Latch | asyncio.Future[Any], seconds: float) -> bool:
-        """The fiber that calls this gives way until something is done, or the time is up; whether it is done."""
+        """Suspend the current fiber until something is done, or the time is up; return whether it is done."""
         fiber = greenlet.getcurrent()
         assert type(fiber) is Fiber
         is_woken = False
@@ -195,7 +200,7 @@ class World:
         return done.done()
 
     def run(self, until: float) -> None:
-        """Lets things happen until a moment, or until something is wrong."""
+        """Let virtual time pass until a moment, or until the first violation."""
         due = self._due
         asyncio._set_running_loop(self._loop)
         try:
@@ -213,7 +218,7 @@ class World:
         self.now = max(self.now, until) if not self.violations else self.now
 
     def end(self) -> None:
-        """Lets go of everything that is still under way; the ports answer nothing any more."""
+        """End every fiber and drop what is still to happen."""
         self._is_over = True
         self._due.clear()
         for fiber in list(self._fibers):
@@ -224,35 +229,35 @@ class World:
     def _work(self, fiber: Fiber, work: Callable[[], object]) -> None:
         try:
             work()
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it is a mistake of ours
-            self.violation(f"{fiber.what} broke: {type(exc).__name__}: {exc}")
-            if self.telling:
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is a bug
+            self.violation(f"{fiber.what} raised {type(exc).__name__}: {exc}")
+            if self.keeps_story:
                 self.tell(fiber.process.name, "%s", "".join(traceback.format_exception(exc)))
         finally:
             self._fibers.pop(fiber, None)
 
-    # ── ports ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── ports ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def cross(
+    def port_call(
         self,
         what: str,
         effect: Callable[[], _T],
         *,
         latency_seconds: float,
         own_faults: tuple[Fault, ...],
-        suffer: Callable[[Fault, Callable[[], _T]], _T],
+        inflict: Callable[[Fault, Callable[[], _T]], _T],
     ) -> _T:
-        """One port call of a fiber: takes its time, has its effect, and may go wrong on the way.
+        """Make one port call of the current fiber: it takes time, has its effect, and may fail on the way.
 
         Args:
-            own_faults: What can go wrong at this port beyond what can happen to any step.
-            suffer: What such a fault does.
+            own_faults: The faults of this port, besides those of any step.
+            inflict: Does what such a fault does.
         """
         if self._is_over:
             raise greenlet.GreenletExit
         fiber = greenlet.getcurrent()
         assert type(fiber) is Fiber, what
-        # Mostly about as long as usual, now and then twenty times that: so neighbours overtake one another.
+        # Mostly about the usual time, now and then twenty times that: so steps overtake one another.
         draw = self.choices.draw()
         self.pause(latency_seconds * (0.5 + draw + 20.0 * draw**12))
         fault = self._scripted(what) or self.fault(own_faults, fiber.call_id, fiber.connection_id, of_step=True)
@@ -278,13 +283,13 @@ class World:
                 self.pause(self.choices.spread(0.3, 40.0))
                 return result
             case _:
-                return suffer(fault, effect)
+                return inflict(fault, effect)
         return effect()
 
     def fault(
         self, own: tuple[Fault, ...], call_id: UUID | None, connection_id: int | None, *, of_step: bool = False
     ) -> Fault | None:
-        """What goes wrong here, if anything does; counts it."""
+        """Return the fault that happens here, if any; count it."""
         draw = self.choices.draw()
         if self.is_calm or draw == 0.0:
             return None
@@ -296,15 +301,15 @@ class World:
         elif draw > 1.0 - self._fault_rate:
             fault = self.choices.one_of(kinds)
         if fault is not None:
-            self.struck(fault, self.states_of(call_id, connection_id))
+            self.count_fault(fault, self.states_of(call_id, connection_id))
         return fault
 
     def linger(self, seconds: float) -> None:
-        """Lets the port call that is having its effect take this much longer to return."""
+        """Let the port call that is having its effect return this much later."""
         self._linger_seconds = seconds
 
     def script(self, what: str, fault: Fault) -> None:
-        """Lets a fault strike the next port call whose name has this in it."""
+        """Let a fault hit the next port call whose name contains this."""
         self._script.append((what, fault))
 
     def _scripted(self, what: str) -> Fault | None:
@@ -317,26 +322,26 @@ class World:
     def _hits(self, target: faults.Target, call_id: UUID | None, connection_id: int | None) -> bool:
         return target.state in self.states_of(call_id, connection_id)
 
-    def struck(self, fault: Fault, states: list[str]) -> None:
-        """A fault struck calls in these states."""
+    def count_fault(self, fault: Fault, states: list[str]) -> None:
+        """Count a fault that hit calls in these states."""
         for state in states:
             self.tally[state, fault] += 1
 
-    # ── the story ────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the story ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def violation(self, what: str) -> None:
-        """Something is as it must never be."""
+        """Report something that must never be."""
         self.violations.append(what)
         self.tell("", "VIOLATION: %s", what)
 
     def tell(self, who: str, what: str, *values: object) -> None:
-        """Adds to the story."""
-        if self.telling:
+        """Add a line to the story."""
+        if self.keeps_story:
             self.story.append((self.now, who, what % values))
 
 
 class _Loop:
-    """As much of an event loop as tasks, sleeps and time-outs need."""
+    """The part of an event loop that tasks, sleeps and time-outs need."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -384,7 +389,7 @@ class _Loop:
         return False
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """It is passed over when its time comes."""
+        """Do nothing: the handle is skipped when its time comes."""
 
 
 def _run(handle: asyncio.Handle) -> None:

@@ -1,0 +1,176 @@
+"""Situations of outbound calls: legs that the product or the platform originates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from shared import messages
+from shared.asterisk import events
+from shared.call.states import Outcome, State
+from tests.simulation.environment import Environment
+from tests.simulation.faults import Fault
+from tests.simulation.situations import CONNECTION, ends_well, only, states, without
+
+
+def test_a_far_end_that_answers_gets_an_agent_and_not_before(make_environment: Callable[..., Environment]) -> None:
+    environment = make_environment(answer_after_seconds=3.0)
+    environment.open()
+    environment.world.run(0.3)
+    environment.callers.request_call(environment.tenants[0], "100")
+    environment.world.run(3.0)
+    assert states(environment) == [State.RINGING]
+    assert environment.asterisks["pbx1"].bridges == {}
+    environment.world.run(4.0)
+    assert states(environment) == [State.CONNECTED]
+    ends_well(environment)
+
+
+@pytest.mark.parametrize(
+    ("number", "outcome"), [("busy", Outcome.BUSY), ("congestion", Outcome.FAILED), ("reject", Outcome.FAILED)]
+)
+def test_a_far_end_that_does_not_answer_ends_the_run_within_a_second(
+    environment: Environment, number: str, outcome: Outcome
+) -> None:
+    environment.callers.request_call(environment.tenants[0], number)
+    environment.world.run(1.3)
+    assert (only(environment).state, only(environment).outcome) == (State.ENDED, outcome)
+    assert [run.is_completed for run in environment.runs.rows.values()] == [True]
+    ends_well(environment)
+
+
+@pytest.mark.parametrize("end_first", [False, True])
+def test_a_far_end_that_hangs_up_before_its_run_is_attached_ends_the_run(
+    environment: Environment, *, end_first: bool
+) -> None:
+    kept: list[events.Event] = []
+    environment.listeners[0].passes = without(*events.EventType, kept_in=kept)
+    run = environment.callers.platform_calls(environment.tenants[0], "100")
+    environment.world.run(0.4)
+    environment.callers.hang_up_all()
+    environment.world.run(0.5)
+    entered, left = (next(event for event in kept if event.type == kind) for kind in ("StasisStart", "StasisEnd"))
+
+    def receive() -> None:
+        environment.handle(
+            "caller_entered", connection=CONNECTION, at_ms=environment.broker.redis_ms() or 0, event=entered
+        )
+
+    def end() -> None:
+        environment.handle("leg_ended", connection=CONNECTION, event=left)
+
+    for number, report in enumerate([end, receive] if end_first else [receive, end]):
+        report()
+        environment.world.run(1.0 + number)
+    assert only(environment).state is State.ENDED
+    assert run.is_completed
+    assert environment.world.violations == []
+
+
+def over_too_soon(make_environment: Callable[..., Environment], answer_after_seconds: float) -> Environment:
+    """An originated leg rings, and its call is over: an Asterisk that hung carried out the request much later."""
+    environment = make_environment(answer_after_seconds=answer_after_seconds)
+    environment.open()
+    environment.world.run(0.3)
+    environment.callers.request_call(environment.tenants[0], "100")
+    environment.world.run(1.0)
+    (row,) = environment.store.rows.values()
+    assert row.call.state is State.RINGING
+    row.call = replace(row.call, state=State.ENDED, outcome=Outcome.CANCELED, deadline_at=None)
+    for run in environment.runs.rows.values():
+        run.is_completed = True
+    return environment
+
+
+def test_a_far_end_that_answers_when_its_call_is_long_over_is_hung_up(
+    make_environment: Callable[..., Environment],
+) -> None:
+    environment = over_too_soon(make_environment, answer_after_seconds=1.5)
+    environment.world.run(2.3)
+    assert not environment.asterisks["pbx1"].channels
+    environment.invariants.check_end()
+    assert environment.world.violations == []
+
+
+def test_a_leg_that_rings_when_its_call_is_long_over_is_found_by_a_resync(
+    make_environment: Callable[..., Environment],
+) -> None:
+    environment = over_too_soon(make_environment, answer_after_seconds=60.0)
+    environment.world.run(6.0)
+    environment.handle("resync_connection", connection=CONNECTION, full=True, reason="test")
+    environment.world.run(7.0)
+    assert not environment.asterisks["pbx1"].channels
+    environment.invariants.check_end()
+    assert environment.world.violations == []
+
+
+def test_a_call_that_is_refused_before_any_worker_has_dialled_ends_at_once(
+    make_environment: Callable[..., Environment],
+) -> None:
+    environment = make_environment(refuses=1.0)
+    environment.open()
+    environment.world.run(0.3)
+    environment.callers.request_call(environment.tenants[0], "100")
+    environment.world.run(0.5)
+    call = only(environment)
+    assert (call.state, call.outcome) == (State.ENDED, Outcome.REFUSED)
+    environment.invariants.check_end()
+    assert environment.world.violations == []
+
+
+def test_a_call_that_is_refused_when_it_was_dialled_before_is_waited_for(environment: Environment) -> None:
+    environment.world.script("POST /channels", Fault.UNSENT)
+    environment.callers.request_call(environment.tenants[0], "100")
+    environment.world.run(1.0)
+    # The worker that made the request does not know whether it took effect.
+    environment.quota.refuses = 1.0
+    environment.world.run(8.0)
+    call = only(environment)
+    assert (call.state, call.outcome) == (State.ENDING, Outcome.REFUSED)
+    environment.world.run(35.0)
+    assert only(environment).state is State.ENDED
+    assert environment.world.violations == []
+
+
+def test_a_call_requested_twice_is_dialled_once(environment: Environment) -> None:
+    request = environment.callers.request_call(environment.tenants[0], "100")
+    environment.broker.put(messages.of_request(request))
+    environment.world.run(2.0)
+    environment.broker.put(messages.of_request(request))
+    environment.world.run(3.0)
+    assert states(environment) == [State.CONNECTED]
+    assert len(environment.runs.rows) == 1
+    ends_well(environment)
+
+
+def test_a_run_of_another_tenant_is_refused_and_left_alone(make_environment: Callable[..., Environment]) -> None:
+    environment = make_environment(asterisks=("pbx1", "pbx2"))
+    environment.open()
+    environment.world.run(0.3)
+    run = environment.runs.begin(environment.tenants[0].organization_id)
+    environment.callers.platform_calls(environment.tenants[1], "100", run=run)
+    environment.world.run(2.0)
+    assert (only(environment).state, only(environment).outcome) == (State.ENDED, Outcome.REFUSED)
+    assert (run.is_completed, run.channel_id) == (False, None)
+    environment.callers.platform_calls(environment.tenants[0], "100", run=run)
+    environment.world.run(4.0)
+    assert states(environment)[-1] is State.CONNECTED
+    ends_well(environment)
+    assert run.is_completed
+
+
+def test_a_leg_that_still_rings_is_not_adopted(make_environment: Callable[..., Environment]) -> None:
+    """The app receives its events, and lists it."""
+    environment = make_environment(answer_after_seconds=5.0)
+    environment.open()
+    environment.world.run(0.3)
+    environment.callers.platform_calls(environment.tenants[0], "100")
+    environment.world.run(1.0)
+    environment.ask_resyncs("test", full=True)
+    environment.world.run(5.0)
+    assert states(environment) == []
+    environment.world.run(6.0)
+    assert states(environment) == [State.CONNECTED]
+    ends_well(environment)
