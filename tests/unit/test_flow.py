@@ -238,13 +238,18 @@ def test_a_step_that_gives_up_records_nothing_and_ends_its_claim(scene: Scene) -
 def test_a_step_that_raises_ends_its_claim_and_rolls_back(scene: Scene, error: Exception) -> None:
     scene.insert(ADMITTED)
     written: list[str] = []
+    claims: list[Claim] = []
 
     def create(claim: Claim) -> Sequence[facts.Fact]:
-        cast(Transaction, claim.begin()).writes.append(lambda: written.append("run"))
+        claims.append(claim)
+        connection = claim.begin()
+        scene.store.lock(connection, CALL_ID)
+        cast(Transaction, connection).writes.append(lambda: written.append("run"))
         raise error
 
     with pytest.raises(type(error)):
         flow(scene.writer, {Step.RUNS: create}).resume(CALL_ID, Step.RUNS)
+    # The lock of the row is released, too: the claim was.
     assert written == []
     assert replace(scene.call, lock_version=0) == ADMITTED
     assert scene.claim_owner is None

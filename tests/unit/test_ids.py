@@ -1,4 +1,4 @@
-"""Identity: our ids read back exactly, look-alikes never; a call's id is of a canonical list."""
+"""Identity: the product's ids read back exactly, look-alikes never."""
 
 from __future__ import annotations
 
@@ -82,3 +82,15 @@ def test_an_originated_leg_is_ours_and_no_media_leg() -> None:
     assert not ids.is_originated(PREFIX, ids.media_id(PREFIX, CALL, 1))
     for look_alike in (ORIGINATED + ";2", ORIGINATED + "1", ORIGINATED[:-2], f"x{ORIGINATED}", ORIGINATED + "\n"):
         assert not ids.is_originated(PREFIX, look_alike)
+
+
+def test_a_connection_version_reads_back() -> None:
+    version = ids.ConnectionVersion(7, 2)
+    assert str(version) == "7:2"
+    assert ids.ConnectionVersion.parse("7:2") == version
+
+
+@pytest.mark.parametrize("text", ["", "7", ":2", "7:", "7:2:1", "a:b"])
+def test_anything_else_is_no_connection_version(text: str) -> None:
+    with pytest.raises(ValueError, match="invalid literal"):
+        ids.ConnectionVersion.parse(text)
