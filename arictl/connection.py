@@ -12,7 +12,7 @@ import typer
 
 from arictl import options, tools
 from shared import errors
-from shared.asterisk import breaker, circuit_breaker, tls
+from shared.asterisk import circuit_breaker
 from shared.call import call_settings
 from shared.platform import dograh
 from shared.platform.dograh import telephony_configuration
@@ -21,7 +21,7 @@ from shared.storage import connections, database
 app = typer.Typer(help="Tenants' Asterisks.", no_args_is_help=True, rich_markup_mode=None)
 
 #: What a worker last noted of a breaker counts for this long: twice as long as it takes to note it again.
-_BREAKER_SECONDS = 2 * circuit_breaker.NOTED_SECONDS + breaker.LONGEST_PAUSE_SECONDS
+_BREAKER_SECONDS = 2 * circuit_breaker.REPEAT_SECONDS + circuit_breaker.LONGEST_PAUSE_SECONDS
 
 _LIST = f"""
 SELECT c.connection_id, c.organization_id, c.state, c.reason, v.version, v.endpoint, v.app, v.socket_state,
@@ -33,9 +33,9 @@ SELECT c.connection_id, c.organization_id, c.state, c.reason, v.version, v.endpo
        (SELECT 'requests held back by ' || string_agg(who || ' (' || why || ')', ', ' ORDER BY who) FROM (
             SELECT DISTINCT ON (t.who) t.who, t.name, split_part(t.detail, ': ', 2) AS why FROM ari.timeline t
             WHERE t.connection_id = c.connection_id AND t.call_id IS NULL AND t.kind = 'note'
-              AND t.name IN ('{breaker.OPENED}', '{breaker.CLOSED}') AND split_part(t.detail, ': ', 1) = v.version::text
+              AND t.name IN ('{circuit_breaker.OPENED}', '{circuit_breaker.CLOSED}') AND split_part(t.detail, ': ', 1) = v.version::text
               AND t.at > clock_timestamp() - interval '{_BREAKER_SECONDS} seconds'
-            ORDER BY t.who, t.id DESC) AS last WHERE name = '{breaker.OPENED}') AS held_back
+            ORDER BY t.who, t.id DESC) AS last WHERE name = '{circuit_breaker.OPENED}') AS held_back
 FROM ari.connections c
 LEFT JOIN ari.connection_versions v ON v.connection_id = c.connection_id AND v.retired_at IS NULL
 WHERE c.state <> 'removed' OR v.version IS NOT NULL
@@ -82,26 +82,19 @@ def add(  # noqa: PLR0917 - typer reads these as options
 
     The ARI password is read from ARI_PASSWORD, from standard input when that is no terminal, or asked for.
     """
-    value: dict[str, object] = {
-        "provider": "ari",
-        "ari_endpoint": endpoint,
-        "app_name": app_name,
-        "app_password": _password(),
-        "ws_client_name": ws_client,
-        "inbound_workflow_id": workflow,
-        "from_numbers": from_number or [],
-    }
-    if ca_bundle is not None:
-        value["ari_ca_bundle"] = _bundle(ca_bundle)
-    if on_refusal is not None:
-        value["ari_on_refusal"] = str(on_refusal)
-    if dial_template is not None:
-        value["ari_dial_template"] = dial_template
-    if max_call_seconds is not None:
-        value["ari_max_call_seconds"] = max_call_seconds
+    value = telephony_configuration.write(
+        endpoint=endpoint,
+        app=app_name,
+        password=_password(),
+        media_client=ws_client,
+        inbound_workflow_id=workflow,
+        caller_ids=from_number or (),
+        ca_bundle=_bundle(ca_bundle) if ca_bundle is not None else None,
+        continue_in_dialplan=on_refusal is Refusal.CONTINUE if on_refusal is not None else None,
+        dial_template=dial_template,
+        call_seconds=max_call_seconds,
+    )
     configuration = telephony_configuration.parse(value)
-    call_settings.parse(value)
-    tls.check(configuration.ca_bundle)
     with tools.opened() as (_, db):
         dograh.Configurations(db).write(organization, value, replace=replace)
     tools.out.print(

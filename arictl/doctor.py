@@ -14,7 +14,6 @@ from arictl.checks.findings import Finding, Level, warning, wrong
 from shared import errors
 from shared.asterisk import address_guard, config_files, tcp_connector
 from shared.platform import dograh
-from shared.platform.dograh import telephony_configuration
 from shared.process import sealing, settings
 from shared.storage import database
 
@@ -135,13 +134,12 @@ def _print_files(organization: int) -> None:
     if not rows:
         raise errors.InvalidConfiguration(f"organization {organization} has no ARI configuration")
     for row in rows:
-        configuration = telephony_configuration.parse(row.value)
-        name = row.value.get("ws_client_name") if isinstance(row.value, dict) else None
+        configuration = row.read()
         files = config_files.files(
             endpoint=configuration.endpoint,
             app=configuration.app,
             user=configuration.user,
-            websocket_client=name if isinstance(name, str) and name else "media",
+            websocket_client=row.media_client or "media",
         )
         for file, text in files.items():
             tools.out.print(f"; ──── {file} ────")

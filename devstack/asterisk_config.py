@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from devstack.asterisk_root import INSTANCE
+from shared.asterisk import config_files
 
 ADMINISTRATOR = "devstack"
 RECORDINGS = f"{INSTANCE}/recordings"
@@ -177,16 +178,7 @@ def _client(name: str, client: Client) -> str:
 
 def _inbound(context: str, app: str) -> str:
     """The dialplan we recommend (callers survive an outage of every listener for five seconds), and a plain one."""
-    return f"""[{context}]
-exten => _[+0-9].,1,Ringing()
- same => n,Set(TRIES=0)
- same => n(enter),Stasis({app})
- same => n,GotoIf($["${{STASISSTATUS}}" != "FAILED" | ${{TRIES}} >= 50]?done)
- same => n,Set(TRIES=$[${{TRIES}} + 1])
- same => n,Wait(0.1)
- same => n,Goto(enter)
- same => n(done),Hangup()
-
+    return f"""{config_files.dialplan(app, context=context)}
 [{context}-plain]
 exten => _[+0-9].,1,Stasis({app})
  same => n,Hangup()

@@ -132,7 +132,7 @@ async def _reached(url: str, rule: address_guard.AddressGuard, resolve: tcp_conn
         made.setblocking(False)
         try:
             async with asyncio.timeout(share):
-                await loop.sock_connect(made, address.place)
+                await loop.sock_connect(made, address.sockaddr)
         except OSError as exc:
             made.close()
             reason = exc

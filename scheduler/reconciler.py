@@ -8,26 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
 
 import structlog
 
 from shared import errors
-from shared.asterisk import tls
-from shared.platform import dograh
-from shared.platform.dograh import telephony_configuration
-from shared.platform.dograh.telephony_configuration import Configuration
+from shared.asterisk.endpoint import Configuration
+from shared.platform.ports import ConfigurationRow, Configurations
 from shared.process import sealing
 from shared.storage import database
 
 log = structlog.stdlib.get_logger(__name__)
-
-
-class Rows(Protocol):
-    """Where configurations come from. `dograh.Configurations` is the adapter."""
-
-    def all(self) -> list[dograh.ConfigurationRow]:
-        """Every configuration for us, whole or not at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +51,7 @@ ORDER BY c.connection_id
 class Reconciler:
     """Keeps connections in step with configurations."""
 
-    def __init__(self, db: database.Database, rows: Rows, sealer: sealing.Sealer) -> None:
+    def __init__(self, db: database.Database, rows: Configurations, sealer: sealing.Sealer) -> None:
         self._db = db
         self._rows = rows
         self._sealer = sealer
@@ -115,10 +105,9 @@ class Reconciler:
             taken[place] = min(taken.get(place, claim), claim)
         return {place: source_id for place, (_, source_id) in taken.items()}
 
-    def _apply(self, row: dograh.ConfigurationRow, known: _Known | None, taken: dict[tuple[str, str], int]) -> None:
+    def _apply(self, row: ConfigurationRow, known: _Known | None, taken: dict[tuple[str, str], int]) -> None:
         try:
-            configuration = telephony_configuration.parse(row.value)
-            tls.check(configuration.ca_bundle)
+            configuration = row.read()
         except errors.InvalidConfiguration as exc:
             self._refuse(row, known, str(exc))
             return
@@ -141,7 +130,7 @@ class Reconciler:
         except errors.SealBroken:
             return False
 
-    def _write_version(self, row: dograh.ConfigurationRow, known: _Known | None, configuration: Configuration) -> None:
+    def _write_version(self, row: ConfigurationRow, known: _Known | None, configuration: Configuration) -> None:
         """A new version in the old one's place, which drains."""
         with self._db.transaction() as connection:
             connection_id = known.connection_id if known is not None else _insert(connection, row)
@@ -168,7 +157,7 @@ class Reconciler:
             )
         log.info("connection", connection=connection_id, version=version["version"], endpoint=configuration.endpoint)
 
-    def _refuse(self, row: dograh.ConfigurationRow, known: _Known | None, reason: str) -> None:
+    def _refuse(self, row: ConfigurationRow, known: _Known | None, reason: str) -> None:
         if known is None:
             with self._db.transaction() as connection:
                 connection_id = _insert(connection, row, state="refused", reason=reason)
@@ -189,9 +178,7 @@ class Reconciler:
         log.warning("connection left", connection=known.connection_id, state=state, reason=reason)
 
 
-def _insert(
-    connection: database.Connection, row: dograh.ConfigurationRow, *, state: str = "active", reason: str = ""
-) -> int:
+def _insert(connection: database.Connection, row: ConfigurationRow, *, state: str = "active", reason: str = "") -> int:
     inserted = connection.execute(
         "INSERT INTO ari.connections (source_id, organization_id, state, reason) VALUES (%s, %s, %s, %s)"
         " RETURNING connection_id",

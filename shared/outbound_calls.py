@@ -14,31 +14,9 @@ from shared.call import call_settings, calls, ids, quota_rules
 from shared.call.call_requests import CallRequest
 from shared.call.calls import Call
 from shared.call.stasis_args import RunArgs
-from shared.platform import dograh
+from shared.platform.ports import NoRoute, Route, Routes, Runs
 from shared.storage import connections, database
 from shared.storage.call_writer import CallWriter
-
-
-class Routes(Protocol):
-    """By which terms calls are served. `dograh.Routes` is the adapter."""
-
-    def outbound(self, *, source_id: int, organization_id: int, workflow_id: int) -> dograh.Route | dograh.NoRoute:
-        """By which terms a call that we begin is served."""
-
-
-class Runs(Protocol):
-    """The runs of calls that we begin. `dograh.Runs` is the adapter."""
-
-    def workflow_of(self, workflow_run_id: int, organization_id: int) -> int | None:
-        """The workflow of an organization's run; None when the organization has no such run."""
-
-    def create(self, connection: database.Connection, call: Call) -> int:
-        """Inserts the call's run, inside a transaction."""
-
-    def take(
-        self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int
-    ) -> dograh.Route | dograh.NoRoute:
-        """Takes the run that waits for a call for this one, inside a transaction."""
 
 
 class OutboundConnections(Protocol):
@@ -91,7 +69,7 @@ class OutboundCalls:
         if written is None:
             placed = self._placed(request)
             if placed is None:
-                raise errors.InvalidRequest(f"run {request.workflow_run_id} has a call already")
+                raise errors.InvalidRequest(f"run {request.workflow_run_id} already has a call")
             return placed
         self._ledger.give([order], written)
         return written
@@ -103,7 +81,7 @@ class OutboundCalls:
             raise errors.InvalidRequest(f"{request.request_id!r} names a call to {call.called_number} already")
         return call
 
-    def _route(self, request: CallRequest, through: connections.Version) -> dograh.Route:
+    def _route(self, request: CallRequest, through: connections.Version) -> Route:
         workflow_id = request.workflow_id
         if workflow_id is None:
             assert request.workflow_run_id is not None
@@ -113,7 +91,7 @@ class OutboundCalls:
         route = self._routes.outbound(
             source_id=through.source_id, organization_id=request.organization_id, workflow_id=workflow_id
         )
-        if isinstance(route, dograh.NoRoute):
+        if isinstance(route, NoRoute):
             raise errors.InvalidRequest(route.reason)
         return route
 
@@ -122,7 +100,7 @@ class OutboundCalls:
         request: CallRequest,
         through: connections.Version,
         channel_id: str,
-        route: dograh.Route,
+        route: Route,
     ) -> Call:
         now = self._ledger.store.now()
         return Call(
@@ -179,8 +157,8 @@ class OutboundCalls:
             return self._runs.create(connection, call)
         assert call.workflow_id is not None
         args = RunArgs(workflow_run_id=request.workflow_run_id, workflow_id=call.workflow_id)
-        route = self._runs.take(connection, call, args, source_id=through.source_id)
-        if isinstance(route, dograh.NoRoute):
+        route = self._runs.attach(connection, call, args, source_id=through.source_id)
+        if isinstance(route, NoRoute):
             raise errors.InvalidRequest(route.reason)
         return request.workflow_run_id
 

@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 import structlog
 
 from shared import errors
-from shared.asterisk import ari, breaker, circuit_breaker, rest, tcp_connector
+from shared.asterisk import ari, circuit_breaker, rest, tcp_connector
 from shared.call.calls import Call
 from shared.call.limits import Limits
 from shared.process import sealing
@@ -49,7 +49,7 @@ class Asterisks(Protocol):
 class _Known:
     """A client, what it was made of, and until when that is taken for current."""
 
-    client: rest.Asterisk
+    client: rest.RestClient
     version: Version
     fresh_until: float
 
@@ -84,7 +84,7 @@ class RestAsterisks:
     def at(self, connection_id: int, version: int, budget: rest.RequestBudget) -> ari.Ari:
         return ari.Ari(self._client(connection_id, version), budget)
 
-    def _client(self, connection_id: int, version: int) -> rest.Asterisk:
+    def _client(self, connection_id: int, version: int) -> rest.RestClient:
         key = (connection_id, version)
         with self._lock:
             known = self._clients.get(key)
@@ -106,7 +106,7 @@ class RestAsterisks:
                 self._clients.popitem(last=False)[1].client.close()
         return client
 
-    def _make(self, version: Version) -> rest.Asterisk:
+    def _make(self, version: Version) -> rest.RestClient:
         target = rest.Target(
             endpoint=version.endpoint,
             app=version.app,
@@ -114,17 +114,19 @@ class RestAsterisks:
             password=self._sealer.open(version.sealed_password),
             ca_bundle=version.ca_bundle,
         )
-        return rest.Asterisk(
+        return rest.RestClient(
             target,
             requests_at_once=self._requests_at_once,
             connect_seconds=self._limits.connect_seconds,
             read_seconds=self._limits.read_seconds,
             connector=self._connector,
-            circuit=circuit_breaker.Circuit(functools.partial(self._note, version.connection_id, version.version)),
+            breaker=circuit_breaker.CircuitBreaker(
+                functools.partial(self._note, version.connection_id, version.version)
+            ),
         )
 
     def _note(self, connection_id: int, version: int, opened: bool, reason: str) -> None:
-        name = breaker.OPENED if opened else breaker.CLOSED
+        name = circuit_breaker.OPENED if opened else circuit_breaker.CLOSED
         log.warning("circuit breaker", connection=f"{connection_id}:{version}", change=name, reason=reason)
         try:
             self._timeline.append_timeline(

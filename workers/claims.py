@@ -36,7 +36,7 @@ class TimedBudget:
         """Waits, as far as there is time. Raises TransientError when there is none left."""
         self._ledger.clock.sleep(min(seconds, self.seconds_left()))
 
-    def asked(self, request: rest.RequestRecord) -> None:
+    def record_request(self, request: rest.RequestRecord) -> None:
         """Collects a request that was made."""
         at = self._ledger.store.now() - timedelta(milliseconds=request.took_ms)
         took = round(request.took_ms, 2)

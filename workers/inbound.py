@@ -12,7 +12,7 @@ from shared.asterisk import events
 from shared.call import calls, facts, stasis_args, stasis_entry
 from shared.call.calls import Call, Cause, Direction, State
 from shared.call.limits import Step
-from shared.platform import dograh
+from shared.platform.ports import NoRoute, Route
 from shared.storage import connections
 from shared.storage.call_store import TimelineEntry
 from shared.storage.call_writer import CallWriter, UnitOfWork
@@ -148,11 +148,11 @@ def _decide(tools: Tools, claim: claims.Claim, target: connections.InboundTarget
         if refused is not None:
             claim.record(replace(refused, continue_in_dialplan=route.continue_in_dialplan))
             return
-        assert isinstance(route, dograh.Route)
+        assert isinstance(route, Route)
         _admit(tools, claim, route)
 
 
-def _admit(tools: Tools, claim: claims.Claim, route: dograh.Route) -> None:
+def _admit(tools: Tools, claim: claims.Claim, route: Route) -> None:
     """Admits the call if it has a slot, and goes on as far as this worker may: to its run, and to its media."""
     admitted = facts.Admitted(
         workflow_id=route.workflow_id,
@@ -174,13 +174,11 @@ def _admit(tools: Tools, claim: claims.Claim, route: dograh.Route) -> None:
     media.decide_and_begin(tools, claim, decide)
 
 
-def _refusal(
-    tools: Tools, claim: claims.Claim, route: dograh.Route | dograh.NoRoute, age_seconds: float
-) -> facts.Refused | None:
+def _refusal(tools: Tools, claim: claims.Claim, route: Route | NoRoute, age_seconds: float) -> facts.Refused | None:
     """Why an inbound call may not be served, slots aside; None when it may."""
     if age_seconds > tools.writer.limits.stale_start_seconds:
         return facts.Refused(reason=f"picked up {age_seconds:.1f} s late", hangup_cause=Cause.CONGESTION)
-    if isinstance(route, dograh.NoRoute):
+    if isinstance(route, NoRoute):
         return facts.Refused(reason=route.reason, hangup_cause=route.hangup_cause)
     return tools.quota.refusal(claim.call, user_id=route.user_id, budget=claim)
 
@@ -194,8 +192,8 @@ def _take_over(tools: Tools, claim: claims.Claim, target: connections.InboundTar
 
     def decide(decision: UnitOfWork) -> None:
         args = stasis_args.read(decision.call.args)
-        route = tools.runs.take(decision.connection, decision.call, args, source_id=target.source_id)
-        if isinstance(route, dograh.NoRoute):
+        route = tools.runs.attach(decision.connection, decision.call, args, source_id=target.source_id)
+        if isinstance(route, NoRoute):
             decision.learn(
                 facts.Refused(
                     reason=route.reason,

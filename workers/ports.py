@@ -13,7 +13,7 @@ from shared.call import facts, ids
 from shared.call.calls import Call
 from shared.call.limits import Step
 from shared.call.stasis_args import RunArgs
-from shared.platform import dograh
+from shared.platform.ports import NoRoute, Route
 from shared.storage import connections, database
 from shared.storage.call_writer import CallWriter
 from workers.asterisks import Asterisks
@@ -22,7 +22,7 @@ from workers.asterisks import Asterisks
 class Routes(Protocol):
     """Which workflow serves a call. `dograh.Routes` is the adapter."""
 
-    def inbound(self, *, source_id: int, organization_id: int) -> dograh.Route | dograh.NoRoute:
+    def inbound(self, *, source_id: int, organization_id: int) -> Route | NoRoute:
         """Where an inbound call goes."""
 
 
@@ -32,10 +32,8 @@ class Runs(Protocol):
     def create(self, connection: database.Connection, call: Call) -> int:
         """Inserts the workflow run, inside a transaction."""
 
-    def take(
-        self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int
-    ) -> dograh.Route | dograh.NoRoute:
-        """Takes a run that waits for a call for this one, inside a transaction."""
+    def attach(self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int) -> Route | NoRoute:
+        """Attaches a run that waits for a call to this one, inside a transaction."""
 
     def waiting(self, connection: database.Connection, *, organization_id: int, channel_id: str) -> int | None:
         """The run for which the platform has begun a call under this channel id, locked; or None."""
@@ -58,7 +56,7 @@ class Quota(Protocol):
 
         Args:
             user_id: Who pays for the call.
-            witness: Bounds the adapter's requests in time, and is told of them.
+            budget: Bounds the adapter's requests in time, and records them.
         """
 
 

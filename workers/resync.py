@@ -15,7 +15,7 @@ from uuid import UUID
 import structlog
 
 from shared import errors, messages
-from shared.asterisk import ari, breaker, events
+from shared.asterisk import ari, circuit_breaker, events
 from shared.call import calls, facts, ids
 from shared.call.calls import Call, State
 from shared.storage.call_store import TimelineEntry
@@ -31,7 +31,7 @@ _SOON = _STILL + timedelta(seconds=1)
 #: A finding that stands is noted this often.
 _SAID_AGAIN = timedelta(hours=1)
 #: After this an Asterisk that was left alone is asked again.
-_LEFT_ALONE = timedelta(seconds=breaker.LONGEST_PAUSE_SECONDS)
+_LEFT_ALONE = timedelta(seconds=circuit_breaker.LONGEST_PAUSE_SECONDS)
 #: Bounds one resync; the next one goes on.
 _SECONDS = 20.0
 #: One that finds another at work waits for so long.

@@ -11,7 +11,7 @@ from arictl.checks import media
 from arictl.checks.findings import Finding, ok, warning, wrong
 from shared import errors
 from shared.asterisk import ari, circuit_breaker, rest, tcp_connector
-from shared.platform.dograh.telephony_configuration import Configuration
+from shared.asterisk.endpoint import Configuration
 
 _CONNECT_SECONDS = 2.0
 _READ_SECONDS = 3.0
@@ -44,7 +44,7 @@ class TimedBudget:
             raise errors.TransientError("it takes too long to answer")
         return left
 
-    def asked(self, request: rest.RequestRecord) -> None:
+    def record_request(self, request: rest.RequestRecord) -> None:
         """Nobody keeps what a doctor asked."""
 
 
@@ -65,13 +65,13 @@ def check(
         ca_bundle=configuration.ca_bundle,
     )
     try:
-        asterisk = rest.Asterisk(
+        asterisk = rest.RestClient(
             target,
             requests_at_once=2,
             connect_seconds=_CONNECT_SECONDS,
             read_seconds=_READ_SECONDS,
             connector=connector,
-            circuit=circuit_breaker.Closed(),
+            breaker=circuit_breaker.AlwaysClosed(),
         )
     except errors.InvalidConfiguration as exc:
         return [wrong("certificates", str(exc), "arictl connection add --replace --ca-bundle FILE")]

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from arictl.checks import asterisk
 from arictl.checks.findings import Finding, ok, warning, wrong
 from shared import errors
-from shared.asterisk import tcp_connector, tls
+from shared.asterisk import tcp_connector
+from shared.asterisk.endpoint import Configuration
 from shared.platform import dograh
-from shared.platform.dograh import telephony_configuration
-from shared.platform.dograh.telephony_configuration import Configuration
+from shared.platform.ports import ConfigurationRow, Route, Routes
 from shared.process import sealing
 from shared.storage import database
 
@@ -38,7 +38,7 @@ GROUP BY connection_id
 class Patient:
     """A connection to be looked at."""
 
-    row: dograh.ConfigurationRow
+    row: ConfigurationRow
     #: None when the row is unusable.
     configuration: Configuration | None
     known: database.Row | None
@@ -50,12 +50,6 @@ class Patient:
         """Names it."""
         connection = f", connection {self.known['connection_id']}" if self.known is not None else ""
         return f"organization {self.row.organization_id}{connection}"
-
-    @property
-    def client(self) -> str | None:
-        """Its ws_client_name, if that is text."""
-        name = self.row.value.get("ws_client_name") if isinstance(self.row.value, dict) else None
-        return name if isinstance(name, str) else None
 
 
 def check(
@@ -75,7 +69,7 @@ def _asked(patient: Patient, connector: tcp_connector.TcpConnector) -> Sequence[
     if patient.configuration is None:
         return ()
     state = "unassigned" if patient.known is None else patient.known["socket_state"] or "unassigned"
-    return asterisk.check(patient.configuration, patient.client, socket_state=state, connector=connector)
+    return asterisk.check(patient.configuration, patient.row.media_client, socket_state=state, connector=connector)
 
 
 def patients(db: database.Database, sealer: sealing.Sealer | None, organization: int | None) -> list[Patient]:
@@ -111,13 +105,11 @@ def patients(db: database.Database, sealer: sealing.Sealer | None, organization:
     return made
 
 
-def _parsed(row: dograh.ConfigurationRow) -> Configuration | Finding:
+def _parsed(row: ConfigurationRow) -> Configuration | Finding:
     try:
-        configuration = telephony_configuration.parse(row.value)
-        tls.check(configuration.ca_bundle)
+        return row.read()
     except errors.InvalidConfiguration as exc:
         return wrong("configuration", str(exc), "correct it in the platform, or: arictl connection add --replace")
-    return configuration
 
 
 def _configuration(configuration: Configuration, sharing: list[int]) -> Iterator[Finding]:
@@ -178,9 +170,9 @@ def _opened(sealed: str | None, sealer: sealing.Sealer | None) -> str | None:
         return None
 
 
-def _route(routes: dograh.Routes, row: dograh.ConfigurationRow) -> Finding:
+def _route(routes: Routes, row: ConfigurationRow) -> Finding:
     route = routes.inbound(source_id=row.source_id, organization_id=row.organization_id)
-    if isinstance(route, dograh.Route):
+    if isinstance(route, Route):
         return ok("inbound workflow", f"workflow {route.workflow_id}, websocket client {route.settings.media_client}")
     return wrong(
         "inbound workflow",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from shared.call import calls, facts, quota_rules
 from shared.call.calls import Call
 from shared.call.quota_rules import Quota
+from shared.platform.ports import PlatformLimits
 from shared.storage import database
 
 #: Whether a call takes up a slot. A refused call never had one, however long its legs take to go.
@@ -126,13 +127,6 @@ class Quotas:
         with self._db.connection() as connection:
             removed = connection.execute("DELETE FROM ari.quotas WHERE organization_id = %s", [organization_id])
         return removed.rowcount > 0
-
-
-class PlatformLimits(Protocol):
-    """The platform's own limits. `dograh.Accounts` is the adapter."""
-
-    def concurrent_calls(self, organization_id: int) -> int | None:
-        """Most calls of an organization at the same time; None when nothing says so."""
 
 
 class Slots:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from devstack import servers
-from shared.asterisk import breaker
+from shared.asterisk import circuit_breaker
 from tests import databases
 from tests.acceptance.sites import Product, Site, running_product
 
@@ -62,7 +62,7 @@ def noted(site: Site, name: str) -> int:
 def test_a_caller_outlasts_an_open_breaker_and_no_attempt_is_spent_on_it(ours: Site) -> None:
     (connected,) = ours.connect()
     ours.control.fault("*", "/*", "before", status=503)
-    ours.until(lambda: noted(ours, breaker.OPENED), seconds=10, what="the breaker opens")
+    ours.until(lambda: noted(ours, circuit_breaker.OPENED), seconds=10, what="the breaker opens")
     leg = ours.dial()
     ours.wait_state(leg, "prepared")
     # The sweep has ordered the step again by then.
@@ -74,7 +74,7 @@ def test_a_caller_outlasts_an_open_breaker_and_no_attempt_is_spent_on_it(ours: S
     assert ours.pipeline.call(leg)["attempt"] == 1, ours.tell()
     assert ours.asked("POST", "/channels/externalMedia")[-1].status == 200
     assert ours.count("POST", "/channels/externalMedia") == 2, "one for each call"
-    ours.until(lambda: noted(ours, breaker.CLOSED), seconds=5, what="the breaker closes")
+    ours.until(lambda: noted(ours, circuit_breaker.CLOSED), seconds=5, what="the breaker closes")
     ours.end(connected, leg)
 
 

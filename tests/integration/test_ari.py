@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from shared import errors
-from shared.asterisk import address_guard, ari, breaker, circuit_breaker, http_pool, rest, tcp_connector
+from shared.asterisk import address_guard, ari, circuit_breaker, http_pool, rest, tcp_connector
 
 PASSWORD = "hunter2 & # % + : ="
 CHANNEL = {
@@ -40,7 +40,7 @@ class RequestBudget:
             raise errors.TransientError("out of time")
         return self.seconds
 
-    def asked(self, request: rest.RequestRecord) -> None:
+    def record_request(self, request: rest.RequestRecord) -> None:
         self.requests.append(request)
 
 
@@ -125,17 +125,17 @@ def asterisk(
     connect: float = 1.0,
     read: float = 1.0,
     at_once: int = 10,
-    circuit: circuit_breaker.Circuit | None = None,
-) -> Iterator[rest.Asterisk]:
+    breaker: circuit_breaker.CircuitBreaker | None = None,
+) -> Iterator[rest.RestClient]:
     connector = tcp_connector.TcpConnector(address_guard.AddressGuard())
     target = rest.Target(endpoint=url, app="voiceai", user="user", password=PASSWORD)
-    made = rest.Asterisk(
+    made = rest.RestClient(
         target,
         requests_at_once=at_once,
         connect_seconds=connect,
         read_seconds=read,
         connector=connector,
-        circuit=circuit or circuit_breaker.Closed(),
+        breaker=breaker or circuit_breaker.AlwaysClosed(),
     )
     try:
         yield made
@@ -456,41 +456,41 @@ def closing(handler: _Handler) -> None:
 )
 def test_what_gives_no_answer_opens_the_breaker_and_a_4xx_does_not(stub: Stub, answer: Answer, *, opens: bool) -> None:
     stub.answer = answer
-    with asterisk(stub.url, circuit=circuit_breaker.Circuit()) as made:
-        for _ in range(breaker.FAILURES):
+    with asterisk(stub.url, breaker=circuit_breaker.CircuitBreaker()) as made:
+        for _ in range(circuit_breaker.FAILURES):
             outcome(made)
-        assert len(stub.lines) == breaker.FAILURES
+        assert len(stub.lines) == circuit_breaker.FAILURES
         said = outcome(made)
-        assert said.startswith("left alone for a moment") is opens
-        assert len(stub.lines) == breaker.FAILURES + (not opens)
+        assert said.startswith("circuit breaker open") is opens
+        assert len(stub.lines) == circuit_breaker.FAILURES + (not opens)
 
 
 def test_a_refused_connection_opens_the_breaker_and_one_answer_closes_it(stub: Stub) -> None:
     clock = 100.0
-    with asterisk(stub.url, read=0.1, circuit=circuit_breaker.Circuit(clock=lambda: clock)) as made:
+    with asterisk(stub.url, read=0.1, breaker=circuit_breaker.CircuitBreaker(clock=lambda: clock)) as made:
         stub.answer = silent
-        for _ in range(breaker.FAILURES):
+        for _ in range(circuit_breaker.FAILURES):
             assert outcome(made) == "no answer in time"
         stub.answer = answered(200, CHANNEL)
-        assert outcome(made).endswith("5 times in a row: no answer in time")
-        clock += breaker.FIRST_PAUSE_SECONDS
+        assert outcome(made) == "circuit breaker open after 5 consecutive failures; last: no answer in time"
+        clock += circuit_breaker.FIRST_PAUSE_SECONDS
         assert outcome(made) == ""
         assert outcome(made) == ""
-    assert len(stub.lines) == breaker.FAILURES + 2
+    assert len(stub.lines) == circuit_breaker.FAILURES + 2
 
 
 def test_nothing_is_told_of_a_request_that_was_not_made(stub: Stub) -> None:
     """The timeline shows what was asked; a step says why it asked nothing."""
     stub.answer = answered(500)
     budget = RequestBudget()
-    with asterisk(stub.url, circuit=circuit_breaker.Circuit()) as made:
-        for _ in range(breaker.FAILURES + 3):
+    with asterisk(stub.url, breaker=circuit_breaker.CircuitBreaker()) as made:
+        for _ in range(circuit_breaker.FAILURES + 3):
             with pytest.raises(errors.AsteriskUnreachable):
                 ari.Ari(made, budget).channel("1.1")
-    assert len(budget.requests) == breaker.FAILURES
+    assert len(budget.requests) == circuit_breaker.FAILURES
 
 
-def outcome(made: rest.Asterisk) -> str:
+def outcome(made: rest.RestClient) -> str:
     try:
         ari.Ari(made, RequestBudget()).channel("1.1")
     except errors.PipelineError as exc:

@@ -17,7 +17,7 @@ import typer
 
 from arictl import calls as calls_command
 from arictl import main
-from shared.asterisk import breaker
+from shared.asterisk import circuit_breaker
 from shared.call import calls, facts
 from shared.call.calls import Call, Change, Direction, State
 from shared.call.limits import Limits
@@ -124,7 +124,7 @@ def test_a_workflow_that_cannot_serve_is_refused(arictl: Arictl, db: database.Da
 
 def test_a_configuration_is_replaced_only_when_told(arictl: Arictl, db: database.Database) -> None:
     assert arictl(*ADD, stdin="one").returncode == 0
-    failed(arictl(*ADD, stdin="two"), "organization 1 has a configuration already")
+    failed(arictl(*ADD, stdin="two"), "organization 1 already has a configuration")
     assert arictl(*ADD, "--replace", stdin="two").returncode == 0
     value = stored(db)
     assert value is not None
@@ -135,7 +135,7 @@ def test_what_cannot_be_added_is_said_in_a_line(arictl: Arictl, db: database.Dat
     failed(arictl(*ADD), "no password")
     failed(arictl(*ADD, "--organization", "99", stdin=PASSWORD), "no organization 99")
     failed(arictl(*ADD, "--endpoint", "ftp://x", stdin=PASSWORD), "ari_endpoint must begin with http")
-    failed(arictl(*ADD, "--endpoint", "http://u:hunter2@x", stdin=PASSWORD), "must not hold credentials")
+    failed(arictl(*ADD, "--endpoint", "http://u:hunter2@x", stdin=PASSWORD), "must not contain credentials")
     assert stored(db) is None
 
 
@@ -233,15 +233,15 @@ def test_requests_that_are_held_back_are_listed_until_that_has_passed(arictl: Ar
         lines = [line for line in arictl("connection", "list").stdout.splitlines() if endpoint in line]
         return lines[0].partition("requests held back by ")[2].strip()
 
-    noted("worker-1", breaker.OPENED, "2: connection refused")
-    noted("worker-2", breaker.OPENED, "2: no answer in time")
-    noted("worker-3", breaker.OPENED, "2: connection refused")
-    noted("worker-3", breaker.CLOSED, "2: it answers again")
-    noted("worker-dead", breaker.OPENED, "2: connection refused", 90)
+    noted("worker-1", circuit_breaker.OPENED, "2: connection refused")
+    noted("worker-2", circuit_breaker.OPENED, "2: no answer in time")
+    noted("worker-3", circuit_breaker.OPENED, "2: connection refused")
+    noted("worker-3", circuit_breaker.CLOSED, "2: it answers again")
+    noted("worker-dead", circuit_breaker.OPENED, "2: connection refused", 90)
     assert shown("http://new") == "worker-1 (connection refused), worker-2 (no answer in time)"
     assert shown("http://old") == ""
-    noted("worker-1", breaker.CLOSED, "2: it answers again")
-    noted("worker-2", breaker.CLOSED, "2: it answers again")
+    noted("worker-1", circuit_breaker.CLOSED, "2: it answers again")
+    noted("worker-2", circuit_breaker.CLOSED, "2: it answers again")
     assert shown("http://new") == ""
 
 

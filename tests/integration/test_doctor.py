@@ -29,7 +29,7 @@ from devstack import asterisk_config
 from devstack.asterisk import RealAsterisk
 from shared import keys
 from shared.asterisk import address_guard, config_files, tcp_connector
-from shared.platform.dograh.telephony_configuration import Configuration
+from shared.asterisk.endpoint import Configuration
 from shared.process import sealing
 from shared.storage import database
 from simulator import settings as simulator_settings
@@ -399,7 +399,7 @@ def test_what_our_tables_make_of_a_configuration_is_shown(
     said(output, "wrong", "configuration: the same endpoint and app as organization 2")
     said(output, "wrong", "configuration: the same endpoint and app as organization 1")
     said(output, "wrong", "taken up: not yet")
-    said(output, "wrong", "inbound workflow: inbound workflow is of another organization")
+    said(output, "wrong", "inbound workflow: inbound workflow belongs to another organization")
     take_up(db, canned.url, state="connecting")
     said(doctor(**settings), "wrong", "taken up: version 1 is older")
     said(

@@ -51,7 +51,7 @@ class RequestBudget:
     def seconds_left(self) -> float:
         return 10.0
 
-    def asked(self, request: rest.RequestRecord) -> None:
+    def record_request(self, request: rest.RequestRecord) -> None:
         pass
 
 
@@ -70,13 +70,13 @@ def named(simulated: SimulatedAsterisk) -> str:
 def asterisk(endpoint: str, names: Names, rule: address_guard.AddressGuard = OPEN) -> Iterator[ari.Ari]:
     target = rest.Target(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD)
     connector = tcp_connector.TcpConnector(rule, names)
-    made = rest.Asterisk(
+    made = rest.RestClient(
         target,
         requests_at_once=4,
         connect_seconds=1.0,
         read_seconds=3.0,
         connector=connector,
-        circuit=circuit_breaker.Closed(),
+        breaker=circuit_breaker.AlwaysClosed(),
     )
     try:
         yield ari.Ari(made, RequestBudget())
@@ -103,7 +103,7 @@ def test_a_name_that_changes_its_mind_leads_nowhere_else(
     with asterisk(named(simulated), names) as there:
         assert there.bridges() == []
         assert len(names.asked) == 1
-        with pytest.raises(errors.EndpointRefused, match=f"leads to {METADATA}, a cloud's metadata service") as caught:
+        with pytest.raises(errors.EndpointRefused, match=f"resolves to {METADATA}, a cloud's metadata service") as caught:
             there.bridges()
     assert not caught.value.may_have_acted
     assert len(names.asked) == 2
@@ -136,13 +136,13 @@ def test_a_strict_guard_knows_loopback_however_it_is_written(simulated: Simulate
     endpoint = simulated.url.replace("127.0.0.1", host)
     strict = address_guard.AddressGuard(strict=True)
     target = rest.Target(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD)
-    made = rest.Asterisk(
+    made = rest.RestClient(
         target,
         requests_at_once=2,
         connect_seconds=1.0,
         read_seconds=3.0,
         connector=tcp_connector.TcpConnector(strict),
-        circuit=circuit_breaker.Closed(),
+        breaker=circuit_breaker.AlwaysClosed(),
     )
     with contextlib.closing(made), pytest.raises(errors.EndpointRefused, match="loopback"):
         ari.Ari(made, RequestBudget()).bridges()
@@ -177,13 +177,13 @@ def test_a_name_that_hangs_is_waited_for_in_bounded_time_and_by_one_thread() -> 
     connector = tcp_connector.TcpConnector(OPEN, names)
     try:
         for _ in range(3):
-            with pytest.raises(errors.AsteriskUnreachable, match="looking up the host name took too long") as caught:
+            with pytest.raises(errors.AsteriskUnreachable, match="resolving the host name took too long") as caught:
                 connector.connect("pbx.example", 9, seconds=0.05)
             assert not caught.value.may_have_acted
         assert names.asked == ["pbx.example"]
     finally:
         names.answering.set()
-    # Once it is through, the name is looked up anew.
+    # Once it is through, the name is resolved again.
     deadline = time.monotonic() + 5
     while len(names.asked) < 2:
         assert time.monotonic() < deadline

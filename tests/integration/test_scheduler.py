@@ -161,7 +161,7 @@ def test_a_changed_ca_bundle_makes_a_new_version_that_older_calls_use_as_well(
     reconciler.reconcile()
     state, reason, _ = known(db)[1]
     assert state == "refused"
-    assert "ari_ca_bundle holds a certificate that cannot be read" in reason
+    assert "ari_ca_bundle contains a certificate that cannot be read" in reason
 
 
 @pytest.mark.parametrize(

@@ -40,14 +40,14 @@ TRUSTED = {
 }
 #: The same, and the words.
 REFUSED = {
-    "private, no bundle": (GOOD, None, "localhost", "not signed by an authority of this system.*ari_ca_bundle"),
-    "self-signed, no bundle": (ALONE, None, "localhost", "not signed by an authority of this system.*ari_ca_bundle"),
-    "another authority": (GOOD, STRANGER.pem, "localhost", "not signed by a certificate in ari_ca_bundle"),
+    "private, no bundle": (GOOD, None, "localhost", "not signed by an authority of this system.*CA bundle"),
+    "self-signed, no bundle": (ALONE, None, "localhost", "not signed by an authority of this system.*CA bundle"),
+    "another authority": (GOOD, STRANGER.pem, "localhost", "not signed by a certificate of the CA bundle"),
     "another self-signed": (
         certificates.issue("pbx", hosts=certificates.LOOPBACK),
         ALONE.pem,
         "localhost",
-        "not signed by a certificate in ari_ca_bundle",
+        "not signed by a certificate of the CA bundle",
     ),
     "another host name": (
         certificates.issue("localhost", AUTHORITY, hosts=("pbx.example",)),
@@ -91,7 +91,7 @@ class RequestBudget:
     def seconds_left(self) -> float:
         return 5.0
 
-    def asked(self, request: rest.RequestRecord) -> None:
+    def record_request(self, request: rest.RequestRecord) -> None:
         self.answers.append(request.answer)
 
 
@@ -105,13 +105,13 @@ def request(endpoint: str, bundle: str | None) -> None:
     """A request over a connection that is kept, and another one over it."""
     target = rest.Target(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD, ca_bundle=bundle)
     connector = tcp_connector.TcpConnector(address_guard.AddressGuard())
-    asterisk = rest.Asterisk(
+    asterisk = rest.RestClient(
         target,
         requests_at_once=2,
         connect_seconds=2,
         read_seconds=3,
         connector=connector,
-        circuit=circuit_breaker.Closed(),
+        breaker=circuit_breaker.AlwaysClosed(),
     )
     try:
         for _ in range(2):
@@ -175,7 +175,7 @@ def test_without_a_bundle_the_system_s_authorities_count(
         with certificates.in_front_of(simulated.url, GOOD) as proxy:
             way(proxy.url(), None)
             # A bundle is instead of the system's, not on top of it.
-            with pytest.raises((errors.AsteriskUnreachable, SocketBroken), match="ari_ca_bundle"):
+            with pytest.raises((errors.AsteriskUnreachable, SocketBroken), match="CA bundle"):
                 way(proxy.url(), STRANGER.pem)
     finally:
         tls.context.cache_clear()

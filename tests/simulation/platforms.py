@@ -13,9 +13,10 @@ import greenlet
 from shared import errors
 from shared.asterisk import rest
 from shared.call import call_settings, facts, stasis_args
+from shared.call.call_settings import CallSettings
 from shared.call.calls import Call, Cause, Direction
 from shared.call.stasis_args import RunArgs
-from shared.platform import dograh
+from shared.platform.ports import NoRoute, Route
 from shared.storage import connections, database
 from tests.simulation import asterisks, faults
 from tests.simulation.faults import Fault
@@ -103,18 +104,23 @@ class Routes:
         self._postgres = postgres
         self._goes_on = continue_in_dialplan
 
-    def inbound(self, *, source_id: int, organization_id: int) -> dograh.Route | dograh.NoRoute:
+    def inbound(self, *, source_id: int, organization_id: int) -> Route | NoRoute:
         return self._postgres.statement("route", lambda: self.to(organization_id))
 
-    def outbound(self, *, source_id: int, organization_id: int, workflow_id: int) -> dograh.Route | dograh.NoRoute:
+    def outbound(self, *, source_id: int, organization_id: int, workflow_id: int) -> Route | NoRoute:
         return self._postgres.statement("outbound route", lambda: self.to(organization_id))
 
-    def to(self, organization_id: int) -> dograh.Route:
-        terms = call_settings.parse({"ws_client_name": asterisks.CLIENT})
-        return dograh.Route(workflow_id=organization_id, user_id=1, settings=terms, continue_in_dialplan=self._goes_on)
+    def to(self, organization_id: int) -> Route:
+        settings = CallSettings(
+            media_client=asterisks.CLIENT,
+            call_seconds=None,
+            dial_template=call_settings.DEFAULT_DIAL_TEMPLATE,
+            caller_id=None,
+        )
+        return Route(workflow_id=organization_id, user_id=1, settings=settings, continue_in_dialplan=self._goes_on)
 
-    def refusal(self, reason: str) -> dograh.NoRoute:
-        return dograh.NoRoute(reason=reason, hangup_cause=Cause.NOT_ALLOWED, continue_in_dialplan=self._goes_on)
+    def refusal(self, reason: str) -> NoRoute:
+        return NoRoute(reason=reason, hangup_cause=Cause.NOT_ALLOWED, continue_in_dialplan=self._goes_on)
 
 
 class Runs:
@@ -148,15 +154,13 @@ class Runs:
 
         return self._postgres.statement("insert run", insert)
 
-    def take(
-        self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int
-    ) -> dograh.Route | dograh.NoRoute:
+    def attach(self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int) -> Route | NoRoute:
         transaction, run_id = cast(Transaction, connection), args.workflow_run_id
 
-        def lock() -> dograh.Route | dograh.NoRoute:
+        def lock() -> Route | NoRoute:
             run = self.rows.get(run_id)
             if run is None or run.organization_id != call.organization_id:
-                return self._routes.refusal(f"run {run_id} is not of this organization")
+                return self._routes.refusal(f"run {run_id} does not belong to this organization")
             self._store.locks.take(transaction, ("run row", run_id))
             calls = [row.call for row in self._store.rows.values() if row.call.workflow_run_id == run_id]
             if run.is_completed or any(other.call_id != call.call_id for other in calls):
@@ -164,7 +168,7 @@ class Runs:
             transaction.writes.append(lambda: setattr(run, "channel_id", call.channel_id))
             return self._routes.to(call.organization_id)
 
-        return self._postgres.statement("take run", lock)
+        return self._postgres.statement("attach run", lock)
 
     def waiting(self, connection: database.Connection, *, organization_id: int, channel_id: str) -> int | None:
         def find() -> int | None:

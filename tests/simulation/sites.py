@@ -228,7 +228,9 @@ class _Asterisks:
         hand = greenlet.getcurrent()
         assert isinstance(hand, Hand)
         known = hand.process.circuits
-        circuit = known.get(tenant.app) or known.setdefault(tenant.app, circuit_breaker.Circuit(clock=self._clock))
+        circuit = known.get(tenant.app) or known.setdefault(
+            tenant.app, circuit_breaker.CircuitBreaker(clock=self._clock)
+        )
         requests = Requests(
             tenant.asterisk,
             tenant.app,

@@ -1,4 +1,4 @@
-"""The media token: as the platform computes it, and for one run of one user only."""
+"""The media URL: its parameters, and a token as the platform computes it, for one run of one user only."""
 
 from __future__ import annotations
 
