@@ -125,7 +125,7 @@ class Listener:
         """While the event loop turns."""
         pulse = health.Liveness(self._config.health_file)
         while True:
-            pulse.beat()
+            pulse.touch()
             await asyncio.sleep(health.TOUCH_SECONDS)
 
     async def _leave(self, deadline: float) -> None:

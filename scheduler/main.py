@@ -85,7 +85,7 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     ):
         clock.add_job(_guarded(leads, job), "interval", seconds=seconds)
     # Whether it leads or not, and whatever Postgres does: each job has a thread of its own.
-    clock.add_job(health.Liveness(config.health_file).beat, "interval", seconds=health.TOUCH_SECONDS)
+    clock.add_job(health.Liveness(config.health_file).touch, "interval", seconds=health.TOUCH_SECONDS)
     _guarded(leads, reconciler.reconcile)()
     clock.start()
     log.info("scheduler started", leads=lease.held)

@@ -32,7 +32,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     db.open()
     calls = call_store.PostgresStore(db, who=config.name, prefix=config.id_prefix)
     redis_url = config.redis_url.get_secret_value()
-    in_parallel = ParallelRequests(sum(config.crews.values()))
+    in_parallel = ParallelRequests(sum(config.pool_threads.values()))
     limits = config.limits()
     known = connections.Connections(db)
     connector = tcp_connector.TcpConnector(config.guard())
@@ -71,13 +71,13 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         lambda serves: replace(tools, serves=serves),
         name=config.name,
         served=config.queues,
-        threads=config.crews,
+        threads=config.pool_threads,
     )
     for crew in mustered:
         crew.start()
-    pulse = health.Liveness(config.health_file)
-    log.info("worker started", queues=sorted(config.queues) or "all", threads=config.crews)
-    lifecycle.wait(stop, pulse.beat)
+    liveness = health.Liveness(config.health_file)
+    log.info("worker started", queues=sorted(config.queues) or "all", threads=config.pool_threads)
+    lifecycle.wait(stop, liveness.touch)
     log.info("worker stops: finishes what is in hand")
     pools.stop(mustered, config.drain_seconds)
     in_parallel.close()

@@ -1,4 +1,4 @@
-"""Redis's clock, for the age of events: a listener's and a worker's hosts need not agree on the time."""
+"""Redis's clock, for the age of events: the hosts of a listener and a worker need not agree on the time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _REFRESH_SECONDS = 10.0
 
 
 class RedisClock:
-    """Redis's time in ms, kept by an offset to the monotonic clock and refreshed now and then."""
+    """Redis's time in ms, kept as an offset to the monotonic clock and refreshed every few seconds."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
@@ -20,7 +20,7 @@ class RedisClock:
         self._refresh_at = 0.0
 
     def now_ms(self) -> int | None:
-        """The time; None when Redis has not been reached yet."""
+        """Return the time; None if Redis has not been reached yet."""
         if time.monotonic() >= self._refresh_at and self._lock.acquire(blocking=False):
             try:
                 self._refresh()

@@ -103,7 +103,9 @@ def test_a_name_that_changes_its_mind_leads_nowhere_else(
     with asterisk(named(simulated), names) as there:
         assert there.bridges() == []
         assert len(names.asked) == 1
-        with pytest.raises(errors.EndpointRefused, match=f"resolves to {METADATA}, a cloud's metadata service") as caught:
+        with pytest.raises(
+            errors.EndpointRefused, match=f"resolves to {METADATA}, a cloud's metadata service"
+        ) as caught:
             there.bridges()
     assert not caught.value.may_have_acted
     assert len(names.asked) == 2

@@ -335,7 +335,7 @@ def test_a_configuration_that_cannot_be_read_refuses_it(
 ) -> None:
     quota = make("")
     assert ask(quota) == facts.Refused(
-        reason="the user's llm is the platform's own and has no api_key", hangup_cause=Cause.NOT_ALLOWED
+        reason="the user's llm is a service of the platform and has no api_key", hangup_cause=Cause.NOT_ALLOWED
     )
     refused = quota.refusal(CALL, user_id=99, budget=RequestBudget())
     assert refused == facts.Refused(reason="there is no user 99", hangup_cause=Cause.NOT_ALLOWED)

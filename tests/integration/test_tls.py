@@ -160,7 +160,7 @@ def test_who_is_not_to_be_trusted_is_refused_in_plain_words(simulated: Simulated
 @pytest.mark.parametrize("way", WAYS)
 def test_a_plain_asterisk_behind_https_is_told_so(simulated: SimulatedAsterisk, way: Way) -> None:
     endpoint = simulated.url.replace("http:", "https:")
-    with pytest.raises((errors.AsteriskUnreachable, SocketBroken), match="does not speak TLS: is it http://"):
+    with pytest.raises((errors.AsteriskUnreachable, SocketBroken), match="does not speak TLS: is the endpoint http://"):
         way(endpoint, AUTHORITY.pem)
 
 
