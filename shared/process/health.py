@@ -1,4 +1,4 @@
-"""Liveness: a process touches a file every second from its main loop; `python -m shared.process.health` checks the file.
+"""Liveness: a process touches a file every second from its main loop, and `python -m shared.process.health` checks it.
 
 Liveness depends on nothing outside the process: a process that waits for Redis or Postgres is alive, and a restart
 would bring neither back.

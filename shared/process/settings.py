@@ -57,7 +57,7 @@ class Guarded(Environment):
     )
     endpoint_deny: str = Field(
         default="",
-        description="Networks to refuse, comma-separated. Of two networks that contain an address, the narrower counts.",
+        description="Networks to refuse, comma-separated. The narrowest network with an address counts.",
     )
 
     @pydantic.field_validator("endpoint_allow", "endpoint_deny")
@@ -84,7 +84,7 @@ class Base(Guarded):
     )
     id_prefix: str = Field(
         default="aip-",
-        description="The beginning of our channel and bridge ids. Two installations on one Asterisk need different ones.",
+        description="The beginning of our channel and bridge ids; must differ between installations on one Asterisk.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The lowest level that is logged."
@@ -227,8 +227,8 @@ class Worker(WithDatabase):
     resync_threads: int = Field(default=2, ge=1, le=64, description="Threads of one process for resyncs.")
     worker_queues: str = Field(
         default="",
-        description="Queues to serve, comma-separated; all if empty: admission, runs, media, bridge, originate, teardown,"
-        " resync.",
+        description="Queues to serve, comma-separated; all if empty: admission, runs, media, bridge, originate,"
+        " teardown, resync.",
     )
     asterisk_requests: int = Field(
         default=10, ge=2, le=60, description="Maximum number of requests in flight from one process to one Asterisk."
@@ -242,8 +242,8 @@ class Worker(WithDatabase):
 
     quota: Literal["sql", "http", "none"] = Field(
         default="sql",
-        description="The quota that calls are checked against: our limits (`sql`, see `arictl quota`), the platform's quota"
-        " service (`http`), or none.",
+        description="The quota that calls are checked against: our limits (`sql`, see `arictl quota`), the platform's"
+        " quota service (`http`), or none.",
     )
     mps_api_url: str = Field(
         default="",
@@ -252,7 +252,8 @@ class Worker(WithDatabase):
     )
     mps_secret_key: SecretStr | None = Field(
         default=None,
-        description="Authenticates us to the quota service; not set for a self-hosted platform, where requests name the user.",
+        description="Authenticates us to the quota service; not set for a self-hosted platform, where a request"
+        " names the user.",
     )
     quota_unreachable: Literal["refuse", "allow"] = Field(
         default="refuse",

@@ -15,8 +15,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import pytest
 import typer
 
-from arictl import calls as calls_command
-from arictl import main
+from arictl import call_commands, main
 from shared.asterisk import circuit_breaker
 from shared.call import calls, facts
 from shared.call.calls import Call, Change, Direction, State
@@ -159,7 +158,7 @@ def test_a_ca_bundle_comes_from_a_file(arictl: Arictl, db: database.Database, tm
     value = stored(db)
     assert value is not None
     assert authority.pem in str(value["ari_ca_bundle"])
-    failed(arictl(*ADD, "--replace", "--endpoint", "http://pbx", "--ca-bundle", str(bundle), stdin=PASSWORD), "no use")
+    failed(arictl(*ADD, "--replace", "--endpoint", "http://pbx", "--ca-bundle", str(bundle), stdin=PASSWORD), "no effect")
 
 
 def test_a_connection_is_removed(arictl: Arictl, db: database.Database) -> None:
@@ -173,14 +172,14 @@ def test_a_connection_is_removed(arictl: Arictl, db: database.Database) -> None:
 def test_a_configuration_that_waits_for_a_scheduler_is_not_passed_over(arictl: Arictl, db: database.Database) -> None:
     assert arictl(*ADD, stdin=PASSWORD).returncode == 0
     listed = arictl("connection", "list").stdout
-    assert "1 not taken up yet" in listed
+    assert "1 not connected yet" in listed
     assert "No connections." not in listed
     with db.connection() as connection:
         connection.execute(
             "INSERT INTO ari.connections (source_id, organization_id, state, reason)"
             " SELECT id, 1, 'refused', 'a reason' FROM organization_configurations"
         )
-    assert "taken up yet" not in arictl("connection", "list").stdout
+    assert "connected yet" not in arictl("connection", "list").stdout
 
 
 def test_connections_are_listed_whatever_a_tenant_called_them(arictl: Arictl, db: database.Database) -> None:
@@ -205,7 +204,7 @@ def test_connections_are_listed_whatever_a_tenant_called_them(arictl: Arictl, db
     assert (done.returncode, done.stderr) == (0, "")
     for text in ("1:1", "http://[::1]:8088", "[/bold]", "connecting", "HTTP 401", "2:-", "app_name is [missing]"):
         assert text in done.stdout, text
-    for text in ("host-7 (from host-8)", " 17 ", "no listener holds it"):
+    for text in ("host-7 (from host-8)", " 17 ", "no listener assigned"):
         assert text in done.stdout, text
     assert "(02-03 04:05:06 connection refused)" in " ".join(done.stdout.split())
     assert "\x1b" not in done.stdout
@@ -213,7 +212,7 @@ def test_connections_are_listed_whatever_a_tenant_called_them(arictl: Arictl, db
     assert "3:-" not in done.stdout
 
 
-def test_requests_that_are_held_back_are_listed_until_that_has_passed(arictl: Arictl, db: database.Database) -> None:
+def test_open_circuit_breakers_are_listed_until_they_close(arictl: Arictl, db: database.Database) -> None:
     with db.connection() as connection:
         connection.execute(
             "INSERT INTO ari.connections (source_id, organization_id, state, version) VALUES (1, 1, 'active', 2)"
@@ -231,7 +230,7 @@ def test_requests_that_are_held_back_are_listed_until_that_has_passed(arictl: Ar
 
     def shown(endpoint: str) -> str:
         lines = [line for line in arictl("connection", "list").stdout.splitlines() if endpoint in line]
-        return lines[0].partition("requests held back by ")[2].strip()
+        return lines[0].partition("circuit breaker open in ")[2].strip()
 
     noted("worker-1", circuit_breaker.OPENED, "2: connection refused")
     noted("worker-2", circuit_breaker.OPENED, "2: no answer in time")
@@ -246,7 +245,7 @@ def test_requests_that_are_held_back_are_listed_until_that_has_passed(arictl: Ar
 
 
 def test_a_parked_connection_is_tried_again(arictl: Arictl, db: database.Database) -> None:
-    failed(arictl("connection", "unpark", "--organization", "7"), "organization 7 has no connection that is parked")
+    failed(arictl("connection", "unpark", "--organization", "7"), "organization 7 has no parked connection")
     with db.connection() as connection:
         connection.execute(
             "INSERT INTO ari.connections (source_id, organization_id, state, reason, version) VALUES"
@@ -259,7 +258,7 @@ def test_a_parked_connection_is_tried_again(arictl: Arictl, db: database.Databas
         )
     done = arictl("connection", "unpark", "--organization", "7")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Connection 1:1: app a is tried again." in done.stdout
+    assert "Connection 1:1: app a is connected again." in done.stdout
     with db.connection() as connection:
         rows = connection.execute(
             "SELECT parked_at IS NULL AND preempted_at IS NULL AND reclaims = 0 AND last_error = '' AS again"
@@ -346,24 +345,24 @@ def test_a_call_is_found_among_many_without_reading_them_all(db: database.Databa
     with db.connection() as connection:
         connection.execute(
             "INSERT INTO ari.calls (call_id, connection_id, connection_version, organization_id, channel_id,"
-            " channel_created, entry, direction, state, received_at, state_since, version, step_retries, channel_name,"
+            " channel_created, entry, direction, state, received_at, state_since, lock_version, step_retries, channel_name,"
             " caller_number, called_number, args, attempt, legs_created, media_ready, caller_left, workflow_run_id)"
             " SELECT gen_random_uuid(), 1, 1, 1, 'other-' || n, '', 1, 'inbound', 'ended', now(), now(), 1, 0, '', '',"
             " '', '{}', 1, true, true, true, 1000 + n FROM generate_series(1, 20000) AS n"
         )
         connection.execute("ANALYZE ari.calls")
         for name in (str(call.call_id), call.call_id.hex[:8], "77", "1762.1"):
-            values = calls_command._named(name)
-            rows = connection.execute(f"EXPLAIN {calls_command._FIND}", values).fetchall()
+            values = call_commands._named(name)
+            rows = connection.execute(f"EXPLAIN {call_commands._FIND}", values).fetchall()
             assert not [row for row in rows if "Seq Scan on calls" in row["QUERY PLAN"]], rows
-            assert [row["call_id"] for row in connection.execute(calls_command._FIND, values)][:1] == [call.call_id]
+            assert [row["call_id"] for row in connection.execute(call_commands._FIND, values)][:1] == [call.call_id]
 
 
 @pytest.mark.parametrize(
     "name", ["", "nothing", "f---", "ffffffff", "f" * 33, "9" * 5000, "99999999999", "'; DROP TABLE ari.calls; --"]
 )
 def test_a_call_that_is_not_there_is_said_so(arictl: Arictl, call: Call, name: str) -> None:
-    failed(arictl("trace", name), "no call is named")
+    failed(arictl("trace", name), "no call ")
 
 
 def test_a_database_that_is_away_is_said_so(arictl: Arictl) -> None:
@@ -455,16 +454,16 @@ def rows(db: database.Database) -> list[tuple[object, ...]]:
 def test_limits_are_set_one_by_one_and_lifted(arictl: Arictl, db: database.Database) -> None:
     done = arictl("quota", "set", "--organization", "1", "--calls", "2")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "Organization 1: allowed; calls at the same time: 2; minutes a month: no limit.\n"
+    assert done.stdout == "Organization 1: allowed; simultaneous calls: 2; minutes per month: no limit.\n"
     assert arictl("quota", "set", "-o", "1", "--minutes", "100", "--blocked").returncode == 0
     assert arictl("quota", "set", "-o", "2", "--calls", "0").returncode == 0
     assert rows(db) == [(1, True, 2, 100), (2, False, 0, None)]
     assert arictl("quota", "set", "-o", "1", "--calls", "none", "--allowed").returncode == 0
     assert rows(db) == [(1, False, None, 100), (2, False, 0, None)]
     done = arictl("quota", "remove", "-o", "1")
-    assert (done.returncode, done.stdout) == (0, "Organization 1: no limits of ours any more.\n")
+    assert (done.returncode, done.stdout) == (0, "Organization 1: limits removed.\n")
     assert rows(db) == [(2, False, 0, None)]
-    failed(arictl("quota", "remove", "-o", "1"), "organization 1 has no limits of ours", "arictl quota list")
+    failed(arictl("quota", "remove", "-o", "1"), "organization 1 has no limits", "arictl quota list")
 
 
 @pytest.mark.parametrize(
@@ -472,13 +471,13 @@ def test_limits_are_set_one_by_one_and_lifted(arictl: Arictl, db: database.Datab
     [
         (("-o", "1"), "nothing to set: give --calls, --minutes, --blocked or --allowed"),
         (("-o", "77", "--calls", "1"), "there is no organization 77"),
-        (("-o", "1", "--calls", "-1"), "--calls is a whole number from 0 to 2147483647, or none to lift the limit"),
-        (("-o", "1", "--calls", "two"), "--calls is a whole number"),
-        (("-o", "1", "--calls", ""), "--calls is a whole number"),
-        (("-o", "1", "--minutes", "1.5"), "--minutes is a whole number"),
-        (("-o", "1", "--minutes", "99999999999"), "--minutes is a whole number"),
-        (("-o", "1", "--minutes", "9" * 5000), "--minutes is a whole number"),
-        (("-o", "1", "--minutes", "\u0663"), "--minutes is a whole number"),
+        (("-o", "1", "--calls", "-1"), "--calls must be a whole number from 0 to 2147483647, or none for no limit"),
+        (("-o", "1", "--calls", "two"), "--calls must be a whole number"),
+        (("-o", "1", "--calls", ""), "--calls must be a whole number"),
+        (("-o", "1", "--minutes", "1.5"), "--minutes must be a whole number"),
+        (("-o", "1", "--minutes", "99999999999"), "--minutes must be a whole number"),
+        (("-o", "1", "--minutes", "9" * 5000), "--minutes must be a whole number"),
+        (("-o", "1", "--minutes", "\u0663"), "--minutes must be a whole number"),
     ],
 )
 def test_a_limit_that_makes_no_sense_is_refused(

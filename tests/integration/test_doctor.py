@@ -22,8 +22,7 @@ import redis
 from typer.testing import CliRunner
 
 from arictl import main
-from arictl.checks import asterisk as asterisk_checks
-from arictl.checks import media, servers
+from arictl.checks import asterisk_checks, media_checks, server_checks
 from arictl.checks.findings import Level, without_password
 from devstack import asterisk_config
 from devstack.asterisk import RealAsterisk
@@ -201,7 +200,7 @@ def record(db: database.Database, state: str, *, ending_ago: str | None = None, 
     execute(
         db,
         "INSERT INTO ari.calls (call_id, connection_id, connection_version, organization_id, channel_id,"
-        " channel_created, entry, direction, state, received_at, state_since, version, step_retries, channel_name,"
+        " channel_created, entry, direction, state, received_at, state_since, lock_version, step_retries, channel_name,"
         " caller_number, called_number, args, attempt, legs_created, media_ready, caller_left, deadline_at, ending_at)"
         " VALUES (%s, 1, 1, 1, %s, 'c', 1, 'inbound', %s, now(), now(), 1, 0, 'n', '1', '2', '{}', 1, false, false,"
         " false, now() - %s::interval, now() - %s::interval)",
@@ -275,14 +274,14 @@ def test_a_redis_that_would_lose_messages_is_found(
     queues.set("session:hunter2", "x")
     queues.set("celery", "x")
     queues.set("ari:channel:1", "the platform's")
-    monkeypatch.setattr(servers, "_OLDEST_REDIS", (99, 0))
-    monkeypatch.setattr(servers, "_FULL", 0.0)
-    monkeypatch.setattr(servers, "_CLOCK_SECONDS", -1.0)
+    monkeypatch.setattr(server_checks, "_OLDEST_REDIS", (99, 0))
+    monkeypatch.setattr(server_checks, "_FULL", 0.0)
+    monkeypatch.setattr(server_checks, "_CLOCK_SECONDS", -1.0)
     output = doctor(**settings)
     said(output, "wrong", "Redis version: ")
     said(output, "wrong", "Redis maxmemory-policy: allkeys-lru")
     said(output, "wrong", "Redis memory: ")
-    said(output, "warning", "Redis database: holds others' keys as well, such as celery, session:…")
+    said(output, "warning", "Redis database: contains foreign keys, such as celery, session:…")
     said(output, "warning", "Redis clock: ")
     said(output, "warning", "Postgres clock: ")
 
@@ -296,10 +295,10 @@ def test_a_postgres_that_lacks_something_is_found(
     for text in ("Postgres version: ", "Postgres clock: ", "migrations: current", "platform's tables: "):
         said(output, "ok", text)
     execute(db, "ALTER TABLE workflow_runs DROP COLUMN logs")
-    monkeypatch.setattr(servers, "_OLDEST_POSTGRES", 99)
+    monkeypatch.setattr(server_checks, "_OLDEST_POSTGRES", 99)
     output = doctor(**settings)
     said(output, "wrong", "Postgres version: ")
-    said(output, "wrong", "platform's tables: missing, or not to be seen by this user: workflow_runs.logs\n")
+    said(output, "wrong", "platform's tables: missing, or not visible to this user: workflow_runs.logs\n")
     output = doctor(**settings | {"DATABASE_URL": empty_database_url})
     said(output, "wrong", "migrations: ")
     said(output, "wrong", "platform's tables: missing")
@@ -314,8 +313,8 @@ def test_absent_processes_are_found(doctor: Doctor, settings: dict[str, str], db
     output = doctor(**settings)
     said(output, "wrong", "scheduler: none has ever led")
     said(output, "wrong", "listener: none has a heartbeat")
-    said(output, "wrong", "workers: none listens")
-    said(output, "warning", "Redis sentinel: missing")
+    said(output, "wrong", "workers: none is connected")
+    said(output, "warning", "Redis boot marker: missing")
     said(output, "ok", "queues: all empty")
     said(output, "ok", "overdue calls: none")
     said(output, "ok", "dead letters: none")
@@ -335,14 +334,14 @@ def test_processes_at_work_are_told_from_dead_ones(
     lead(db, 60)
     queues.zadd(keys.LISTENERS, {"young": now + 60_000})
     queues.set(keys.BOOT_MARKER, "1")
-    crews = {"one/set-up/a": 0, "one/teardown/b": 0, "two/set-up/c": 0, "dead/set-up/d": -90_000}
-    queues.zadd(f"{keys.NAMESPACE}:members", {name: now + 60_000 + at_ms for name, at_ms in crews.items()})
+    sessions = {"one/set-up/a": 0, "one/teardown/b": 0, "two/set-up/c": 0, "dead/set-up/d": -90_000}
+    queues.zadd(f"{keys.NAMESPACE}:members", {name: now + 60_000 + at_ms for name, at_ms in sessions.items()})
     output = doctor(**settings)
     said(output, "ok", "scheduler: host-7 leads, term 4")
     said(output, "ok", "listener: young (1 live)")
-    said(output, "ok", "workers: 2 listen")
+    said(output, "ok", "workers: 2 connected")
     said(output, "ok", "sessions: up to 20 requests")
-    assert "sentinel" not in output
+    assert "boot marker" not in output
     said(doctor(**settings, ASTERISK_REQUESTS="50"), "warning", "sessions: up to 100 requests")
 
 
@@ -356,7 +355,7 @@ def test_work_that_is_not_done_is_found(
     record(db, "admitted", deadline_ago="1 minute")
     execute(db, "INSERT INTO ari.timeline (kind, name, who) VALUES ('dead-letter', 'start_media', 'w')")
     output = doctor(**settings)
-    said(output, "wrong", "queue media: 101 messages wait")
+    said(output, "wrong", "queue media: 101 waiting messages")
     said(output, "wrong", "overdue calls: 1, ")
     said(output, "warning", "dead letters: 1 in the last day")
 
@@ -374,9 +373,9 @@ def test_a_healthy_connection_is_all_well(
     assert output
     assert "  wrong" not in output
     assert "  warning" not in output
-    for text in ("configuration: ", "taken up: version 1", "event socket: connected", "inbound workflow: workflow 1",
+    for text in ("configuration: ", "connection: version 1", "event socket: connected", "inbound workflow: workflow 1",
                  "reachable: ", "credentials: ", "rights: ", "Stasis app: ", "version: 22.10.1", "modules: all 9",
-                 "websocket client: [media] is known", "media URL: "):  # fmt: skip
+                 "websocket client: [media] exists", "media URL: "):  # fmt: skip
         said(output, "ok", text)
 
 
@@ -395,18 +394,18 @@ def test_what_our_tables_make_of_a_configuration_is_shown(
     configure(db, canned.url, app_password="hunter2 ")
     configure(db, canned.url, 2, inbound_workflow_id=1)
     output = doctor(**settings)
-    said(output, "wrong", "configuration: app_password begins or ends with a blank")
+    said(output, "wrong", "configuration: the password begins or ends with a blank")
     said(output, "wrong", "configuration: the same endpoint and app as organization 2")
     said(output, "wrong", "configuration: the same endpoint and app as organization 1")
-    said(output, "wrong", "taken up: not yet")
+    said(output, "wrong", "connection: the scheduler has not read the configuration")
     said(output, "wrong", "inbound workflow: inbound workflow belongs to another organization")
     take_up(db, canned.url, state="connecting")
-    said(doctor(**settings), "wrong", "taken up: version 1 is older")
+    said(doctor(**settings), "wrong", "connection: version 1 is older")
     said(
-        doctor(**settings | {"SECRET_KEY": "another key that is long enough"}), "wrong", "taken up: its sealed password"
+        doctor(**settings | {"SECRET_KEY": "another key that is long enough"}), "wrong", "connection: none of the SECRET_KEYs"
     )
     execute(db, "UPDATE ari.connections SET state = 'refused', reason = 'app_name is missing'")
-    said(doctor(**settings), "wrong", "taken up: refused: app_name is missing")
+    said(doctor(**settings), "wrong", "connection: refused: app_name is missing")
 
 
 @pytest.mark.services
@@ -425,14 +424,14 @@ def test_calls_that_stay_in_ending_are_found(
 @pytest.mark.parametrize(
     "case",
     [
-        ("connected", True, "ok", "Stasis app: voiceai is held by our listener"),
+        ("connected", True, "ok", "Stasis app: voiceai is connected to our listener"),
         ("connected", False, "wrong", "Stasis app: our listener reports voiceai connected, Asterisk does not know it"),
-        ("replaced", True, "wrong", "Stasis app: voiceai was taken by another event socket"),
-        ("connecting", True, "wrong", "Stasis app: voiceai is known to Asterisk, but our event socket is connecting"),
-        ("unassigned", False, "wrong", "Stasis app: nobody holds voiceai: our event socket is unassigned"),
+        ("replaced", True, "wrong", "Stasis app: voiceai was taken over by a competing client"),
+        ("connecting", True, "wrong", "Stasis app: Asterisk knows voiceai, but our event socket is connecting"),
+        ("unassigned", False, "wrong", "Stasis app: no client is connected to voiceai: our event socket is unassigned"),
     ],
 )
-def test_who_holds_the_app_is_told(
+def test_which_client_has_the_app_is_shown(
     doctor: Doctor, settings: dict[str, str], db: database.Database, canned: Canned, case: tuple[str, bool, str, str]
 ) -> None:  # fmt: skip
     state, known, level, text = case
@@ -552,7 +551,7 @@ def test_versions_without_external_media_over_websocket_are_refused(version: str
 
 
 def test_the_websocket_client_is_looked_up(canned: Canned) -> None:
-    assert examined(canned.url)["websocket client"] == (Level.OK, "[media] is known")
+    assert examined(canned.url)["websocket client"] == (Level.OK, "[media] exists")
     canned.answers["GET " + CLIENT_PATH] = client("ws://127.0.0.1:9", protocols="", connection_type="persistent")
     assert examined(canned.url)["websocket client"][0] is Level.WRONG
     canned.answers["GET " + CLIENT_PATH] = (404, {"message": "Object with id 'media' not found"})
@@ -570,7 +569,7 @@ def test_the_websocket_client_is_looked_up(canned: Canned) -> None:
     ],
 )  # fmt: skip
 def test_the_media_url_is_tried_as_far_as_it_can_be(uri: str, level: Level) -> None:
-    found = media.reach(uri)
+    found = media_checks.reach(uri)
     assert found.level is level
     assert "hunter2" not in f"{found}"
 
