@@ -346,9 +346,10 @@ def test_a_call_is_found_among_many_without_reading_them_all(db: database.Databa
         connection.execute(
             "INSERT INTO ari.calls (call_id, connection_id, connection_version, organization_id, channel_id,"
             " channel_created, entry, direction, state, received_at, state_since, lock_version, step_retries, channel_name,"
-            " caller_number, called_number, args, attempt, legs_created, media_ready, caller_left, workflow_run_id)"
+            " caller_number, called_number, args, attempt, legs_created, media_ready, caller_left, continue_in_dialplan,"
+            " workflow_run_id)"
             " SELECT gen_random_uuid(), 1, 1, 1, 'other-' || n, '', 1, 'inbound', 'ended', now(), now(), 1, 0, '', '',"
-            " '', '{}', 1, true, true, true, 1000 + n FROM generate_series(1, 20000) AS n"
+            " '', '{}', 1, true, true, true, false, 1000 + n FROM generate_series(1, 20000) AS n"
         )
         connection.execute("ANALYZE ari.calls")
         for name in (str(call.call_id), call.call_id.hex[:8], "77", "1762.1"):

@@ -201,9 +201,10 @@ def record(db: database.Database, state: str, *, ending_ago: str | None = None, 
         db,
         "INSERT INTO ari.calls (call_id, connection_id, connection_version, organization_id, channel_id,"
         " channel_created, entry, direction, state, received_at, state_since, lock_version, step_retries, channel_name,"
-        " caller_number, called_number, args, attempt, legs_created, media_ready, caller_left, deadline_at, ending_at)"
+        " caller_number, called_number, args, attempt, legs_created, media_ready, caller_left,"
+        " continue_in_dialplan, deadline_at, ending_at)"
         " VALUES (%s, 1, 1, 1, %s, 'c', 1, 'inbound', %s, now(), now(), 1, 0, 'n', '1', '2', '{}', 1, false, false,"
-        " false, now() - %s::interval, now() - %s::interval)",
+        " false, false, now() - %s::interval, now() - %s::interval)",
         uuid.uuid4(), uuid.uuid4().hex, state, deadline_ago, ending_ago,
     )  # fmt: skip
 
