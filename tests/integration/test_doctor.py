@@ -2,107 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.server
 import json
 import os
 import re
 import socket
 import subprocess
 import sys
-import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
 from typer.testing import CliRunner
 
 from arictl import main
-from arictl.checks import asterisk_checks, media_checks, server_checks
-from arictl.checks.findings import Level, without_password
+from arictl.checks import server_checks
+from arictl.checks.findings import without_password
 from devstack import asterisk_config
 from devstack.asterisk import RealAsterisk
 from shared import keys
-from shared.asterisk import address_guard, config_files, tcp_connector
-from shared.asterisk.endpoint import Configuration
+from shared.asterisk import config_files
 from shared.process import sealing
 from shared.storage import database
-from simulator import settings as simulator_settings
-from simulator.testing import SimulatedAsterisk
+from tests.canned_asterisk import PASSWORD, Canned
 
 ROOT = Path(__file__).parents[2]
 KEY = "a key for the doctor's tests"
-PASSWORD = "hunter2 & # % + : ; ="
 VARIABLES = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "ASTERISK_REQUESTS", "LISTENER_TIMEOUT_SECONDS",
              "ENDPOINT_GUARD", "ENDPOINT_ALLOW", "ENDPOINT_DENY")  # fmt: skip
 Doctor = Callable[..., str]
-Answers = dict[str, tuple[int, object]]
-
-HEALTHY: Answers = {
-    "GET /applications/voiceai": (200, {"name": "voiceai", "channel_ids": [], "bridge_ids": []}),
-    "GET /asterisk/info": (200, {"system": {"version": "22.10.1"}}),
-    "GET /asterisk/modules": (
-        200,
-        [{"name": f"{name}.so", "status": "Running"} for name in asterisk_checks.MODULES],
-    ),
-    "POST /channels/*/answer": (404, {"message": "Channel not found"}),
-}
-
-
-def client(uri: str, **more: str) -> tuple[int, object]:
-    attributes = {"uri": uri, "protocols": "media", "connection_type": "per_call_config", "password": PASSWORD} | more
-    return 200, [{"attribute": name, "value": value} for name, value in attributes.items()]
-
-
-class Canned:
-    """An Asterisk that answers what it is told to; what it is not told is a 404."""
-
-    def __init__(self) -> None:
-        self.answers = dict(HEALTHY)
-        self.pause_seconds = 0.0
-        canned = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def answer(self) -> None:
-                path = re.sub(r"/channels/doctor-\w+/", "/channels/*/", self.path.removeprefix("/ari"))
-                status, document = canned.answers.get(
-                    f"{self.command} {path}", (404, {"message": "Resource not found"})
-                )
-                time.sleep(canned.pause_seconds)
-                body = json.dumps(document).encode()
-                with contextlib.suppress(OSError):
-                    self.send_response(status)
-                    self.send_header("Content-Length", str(len(body)))
-                    self.end_headers()
-                    self.wfile.write(body)
-
-            do_GET = do_POST = answer
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self.answers["GET " + CLIENT_PATH] = client(f"ws://u:hunter2@127.0.0.1:{self._server.server_port}/?t=hunter2")
-
-    def __enter__(self) -> Canned:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-CLIENT_PATH = "/asterisk/config/dynamic/res_websocket_client/websocket_client/media"
 
 
 @pytest.fixture
@@ -403,7 +332,9 @@ def test_what_our_tables_make_of_a_configuration_is_shown(
     take_up(db, canned.url, state="connecting")
     said(doctor(**settings), "wrong", "connection: version 1 is older")
     said(
-        doctor(**settings | {"SECRET_KEY": "another key that is long enough"}), "wrong", "connection: none of the SECRET_KEYs"
+        doctor(**settings | {"SECRET_KEY": "another key that is long enough"}),
+        "wrong",
+        "connection: none of the SECRET_KEYs",
     )
     execute(db, "UPDATE ari.connections SET state = 'refused', reason = 'app_name is missing'")
     said(doctor(**settings), "wrong", "connection: refused: app_name is missing")
@@ -445,82 +376,6 @@ def test_which_client_has_the_app_is_shown(
     said(output, "ok" if state == "connected" else "wrong", f"event socket: {state}")
 
 
-# ── one Asterisk ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def examined(endpoint: str, name: str | None = "media", password: str = PASSWORD) -> dict[str, tuple[Level, str]]:
-    """What was looked at → the worst that was found, and what was seen."""
-    configuration = Configuration(endpoint=endpoint, app="voiceai", user="voiceai", password=password)
-    found: dict[str, tuple[Level, str]] = {}
-    for one in asterisk_checks.check(
-        configuration,
-        name,
-        socket_state="connected",
-        connector=tcp_connector.TcpConnector(address_guard.AddressGuard()),
-    ):
-        assert "hunter2" not in f"{one}"
-        assert bool(one.todo) == (one.level is not Level.OK)
-        if one.what not in found or one.level is Level.WRONG:
-            found[one.what] = (one.level, one.seen)
-    return found
-
-
-@pytest.mark.parametrize(
-    ("status", "message", "what", "seen"),
-    [
-        (401, "Authentication required", "credentials", "answered 401"),
-        (403, "", "credentials", "answered 403"),
-        (404, "Resource not found", "reachable", "answered 404 Resource not found"),
-        (503, "", "reachable", "answered 503"),
-    ],
-)
-def test_an_asterisk_that_gives_no_usable_answer(
-    canned: Canned, status: int, message: str, what: str, seen: str
-) -> None:
-    canned.answers["GET /applications/voiceai"] = (status, {"message": message})
-    assert list(examined(canned.url)) == [what]
-    level, text = examined(canned.url)[what]
-    assert (level, seen in text) == (Level.WRONG, True)
-
-
-def test_an_asterisk_that_cannot_be_reached_or_hangs(canned: Canned, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    assert examined(f"http://127.0.0.1:{port}")["reachable"][1].endswith("connection refused")
-    monkeypatch.setattr(asterisk_checks, "_READ_SECONDS", 0.2)
-    monkeypatch.setattr(asterisk_checks, "_CONNECT_SECONDS", 0.2)
-    canned.pause_seconds = 1.0
-    started = time.monotonic()
-    assert examined(canned.url)["reachable"][0] is Level.WRONG
-    assert time.monotonic() - started < 1
-    with socket.create_server(("127.0.0.1", 0)) as plain:
-        assert examined(f"https://127.0.0.1:{plain.getsockname()[1]}")["reachable"][0] is Level.WRONG
-
-
-def test_an_asterisk_that_hangs_half_way_keeps_what_was_found(canned: Canned, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asterisk_checks, "_READ_SECONDS", 0.5)
-    canned.answers["POST /channels/*/answer"] = (500, {"message": "hunting"})
-    found = examined(canned.url)
-    assert found["credentials"][0] is Level.OK
-    assert found["Asterisk"] == (Level.WRONG, "answered 500 hunting")
-
-
-def test_a_user_that_may_only_read_and_absent_modules_are_found(canned: Canned) -> None:
-    canned.answers["POST /channels/*/answer"] = (403, {"message": "Write access denied"})
-    assert examined(canned.url)["rights"][0] is Level.WRONG
-    del canned.answers["POST /channels/*/answer"]
-    assert examined(canned.url)["channels"][0] is Level.WRONG
-    modules = [{"name": "app_stasis.so", "status": "Not Running"}]
-    canned.answers["GET /asterisk/modules"] = (200, modules)
-    level, seen = examined(canned.url)["modules"]
-    assert (level, "app_stasis (Not Running)" in seen) == (Level.WRONG, True)
-    assert "chan_websocket (not loaded)" in seen
-    del canned.answers["GET /asterisk/modules"]
-    assert examined(canned.url)["modules"][0] is Level.WARNING
-    del canned.answers["GET /asterisk/info"]
-    assert examined(canned.url)["version, modules, websocket client"][0] is Level.WARNING
-
-
 @pytest.mark.services
 def test_an_endpoint_that_the_guard_refuses_is_not_asked(
     doctor: Doctor, settings: dict[str, str], db: database.Database, canned: Canned
@@ -536,74 +391,6 @@ def test_an_endpoint_that_the_guard_refuses_is_not_asked(
 @pytest.mark.services
 def test_a_list_of_networks_that_is_none_is_a_finding(doctor: Doctor, settings: dict[str, str]) -> None:
     said(doctor(**settings, ENDPOINT_ALLOW="10.0.0.0/33"), "wrong", "ENDPOINT_ALLOW: '10.0.0.0/33' is not a network")
-
-
-@pytest.mark.parametrize(
-    ("version", "level"),
-    [
-        ("22.10.1+dfsg+~cs6.17", Level.OK), ("22.8.0", Level.OK), ("22.7.9", Level.WRONG), ("20.18.0", Level.OK),
-        ("20.17.0", Level.WRONG), ("21.12.0", Level.WRONG), ("23.1.0", Level.WRONG), ("23.2.0", Level.OK),
-        ("24.0.0", Level.OK), ("18.26.0", Level.WRONG), ("certified-20.7-cert3", Level.WRONG),
-        ("GIT-22-abcdef", Level.WARNING), ("", Level.WARNING), ("mine", Level.WARNING),
-    ],
-)  # fmt: skip
-def test_versions_without_external_media_over_websocket_are_refused(version: str, level: Level) -> None:
-    assert asterisk_checks.judge_version(version).level is level
-
-
-def test_the_websocket_client_is_looked_up(canned: Canned) -> None:
-    assert examined(canned.url)["websocket client"] == (Level.OK, "[media] exists")
-    canned.answers["GET " + CLIENT_PATH] = client("ws://127.0.0.1:9", protocols="", connection_type="persistent")
-    assert examined(canned.url)["websocket client"][0] is Level.WRONG
-    canned.answers["GET " + CLIENT_PATH] = (404, {"message": "Object with id 'media' not found"})
-    assert examined(canned.url)["websocket client"] == (Level.WRONG, "websocket_client.conf has no [media]")
-    canned.answers["GET " + CLIENT_PATH] = (404, {"message": "configClass 'res_websocket_client' not found"})
-    assert examined(canned.url)["websocket client"][0] is Level.WARNING
-    assert "websocket client" not in examined(canned.url, None)
-
-
-@pytest.mark.parametrize(
-    ("uri", "level"),
-    [
-        ("http://h/", Level.WRONG), ("ws://h:hunter2/", Level.WRONG), ("ws://[h/", Level.WRONG), ("", Level.WRONG),
-        ("ws://u:hunter2@127.0.0.1:9/hunter2?t=hunter2", Level.WARNING), ("wss://no-such-host.invalid/", Level.WARNING),
-    ],
-)  # fmt: skip
-def test_the_media_url_is_tried_as_far_as_it_can_be(uri: str, level: Level) -> None:
-    found = media_checks.reach(uri)
-    assert found.level is level
-    assert "hunter2" not in f"{found}"
-
-
-def test_a_simulated_asterisk_is_looked_at() -> None:
-    lacking = tuple(name for name in simulator_settings.Settings().modules if name != "bridge_simple")
-    with (
-        SimulatedAsterisk(users={"voiceai": PASSWORD}, media_url="ws://127.0.0.1:9/") as there,
-        SimulatedAsterisk(simulator_settings.Settings(modules=lacking), users={"voiceai": PASSWORD}) as poorer,
-    ):
-        found = examined(there.url)
-        for what in ("reachable", "credentials", "rights", "version", "modules", "websocket client"):
-            assert found[what][0] is Level.OK, what
-        assert examined(there.url, "other")["websocket client"][0] is Level.WRONG
-        assert examined(there.url, password="hunter2 wrong")["credentials"][0] is Level.WRONG
-        assert examined(poorer.url)["modules"] == (Level.WRONG, "bridge_simple (not loaded)")
-
-
-@pytest.mark.asterisk
-def test_a_real_asterisk_is_looked_at(asterisk: RealAsterisk) -> None:
-    password = asterisk.users["voiceai"]
-    found = examined(asterisk.url, password=password)
-    for what in ("reachable", "credentials", "rights", "version", "modules", "websocket client"):
-        assert found[what][0] is Level.OK, what
-    assert found["media URL"][0] is Level.WARNING
-    assert found["Stasis app"][0] is Level.WRONG
-    assert examined(asterisk.url, "other", password)["websocket client"][0] is Level.WRONG
-    assert examined(asterisk.url, "a/b ?#%'", password)["websocket client"][0] is Level.WRONG
-    assert "answered 401" in examined(asterisk.url)["credentials"][1]
-    assert examined(asterisk.url + "/prefix", password=password)["reachable"][0] is Level.WRONG
-    asterisk.cli("module unload bridge_simple.so")
-    assert examined(asterisk.url, password=password)["modules"] == (Level.WRONG, "bridge_simple (not loaded)")
-    assert asterisk.channels() == []
 
 
 # ── the files of an Asterisk ─────────────────────────────────────────────────────────────────────────────────────────
