@@ -12,6 +12,7 @@ from typing import Any
 
 from shared import errors
 from shared.asterisk import address_guard, circuit_breaker, rest, tcp_connector
+from shared.asterisk.endpoint import Configuration
 
 PASSWORD = "hunter2 & # % + : ="
 CHANNEL = {
@@ -129,9 +130,9 @@ def asterisk(
     breaker: circuit_breaker.CircuitBreaker | None = None,
 ) -> Iterator[rest.RestClient]:
     connector = tcp_connector.TcpConnector(address_guard.AddressGuard())
-    target = rest.Target(endpoint=url, app="voiceai", user="user", password=PASSWORD)
+    configuration = Configuration(endpoint=url, app="voiceai", user="user", password=PASSWORD)
     made = rest.RestClient(
-        target,
+        configuration,
         requests_at_once=at_once,
         connect_seconds=connect,
         read_seconds=read,

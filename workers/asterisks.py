@@ -19,6 +19,7 @@ import structlog
 
 from shared import errors
 from shared.asterisk import ari, circuit_breaker, rest, tcp_connector
+from shared.asterisk.endpoint import Configuration
 from shared.call.calls import Call
 from shared.call.limits import Limits
 from shared.process import sealing
@@ -107,7 +108,7 @@ class RestAsterisks:
         return client
 
     def _make(self, version: Version) -> rest.RestClient:
-        target = rest.Target(
+        configuration = Configuration(
             endpoint=version.endpoint,
             app=version.app,
             user=version.user,
@@ -115,7 +116,7 @@ class RestAsterisks:
             ca_bundle=version.ca_bundle,
         )
         return rest.RestClient(
-            target,
+            configuration,
             requests_at_once=self._requests_at_once,
             connect_seconds=self._limits.connect_seconds,
             read_seconds=self._limits.read_seconds,

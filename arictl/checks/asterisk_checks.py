@@ -57,16 +57,9 @@ def check(
         client: The connection's websocket client.
         socket_state: The state of our event socket, as its listener last reported it.
     """
-    target = rest.Target(
-        endpoint=configuration.endpoint,
-        app=configuration.app,
-        user=configuration.user,
-        password=configuration.password,
-        ca_bundle=configuration.ca_bundle,
-    )
     try:
         asterisk = rest.RestClient(
-            target,
+            configuration,
             requests_at_once=2,
             connect_seconds=_CONNECT_SECONDS,
             read_seconds=_READ_SECONDS,

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from shared import errors
 from shared.asterisk import events, rest
+from shared.asterisk.endpoint import Configuration
 from shared.asterisk.events import Channel
 from shared.asterisk.rest import plain
 
@@ -45,7 +46,7 @@ class Client(Protocol):
     """Sends requests to one Asterisk. `rest.RestClient` is the adapter."""
 
     @property
-    def target(self) -> rest.Target:
+    def configuration(self) -> Configuration:
         """Where it sends requests, and the credentials for them."""
 
     def request(
@@ -71,7 +72,7 @@ class Ari:
     @property
     def app(self) -> str:
         """The Stasis app."""
-        return self._client.target.app
+        return self._client.configuration.app
 
     @property
     def must_probe(self) -> bool:
@@ -81,7 +82,7 @@ class Ari:
     @property
     def endpoint(self) -> str:
         """Its canonical endpoint: several apps of one Asterisk share it."""
-        return self._client.target.endpoint
+        return self._client.configuration.endpoint
 
     def channel(self, channel_id: str) -> Channel | None:
         """Return the channel; None if there is none with that id."""

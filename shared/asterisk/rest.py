@@ -12,28 +12,17 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from shared import errors
 from shared.asterisk import circuit_breaker, http_pool, tcp_connector
+from shared.asterisk.endpoint import Configuration
 
 _LONGEST_NAME = 200
 #: The message of Asterisk's 500 for an endpoint that it cannot dial (measured, 22.10): it is alive and answers.
 NOT_DIALLED = "Allocation failed"
 _GONE = frozenset({"Channel not found", "Bridge not found", "Application not found"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """Where to send requests, and the credentials for them."""
-
-    endpoint: str
-    app: str
-    user: str
-    password: str = field(repr=False)
-    #: For https, the certificates to trust; None for the system's authorities.
-    ca_bundle: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,19 +56,19 @@ class RestClient:
     """
 
     def __init__(
-        self, target: Target, *, requests_at_once: int, connect_seconds: float, read_seconds: float,
+        self, configuration: Configuration, *, requests_at_once: int, connect_seconds: float, read_seconds: float,
         connector: tcp_connector.TcpConnector, breaker: circuit_breaker.CircuitBreaker,
     ) -> None:  # fmt: skip
-        self.target = target
-        self._base = urllib.parse.urlsplit(target.endpoint).path + "/ari"
-        credentials = f"{target.user}:{target.password}".encode()
+        self.configuration = configuration
+        self._base = urllib.parse.urlsplit(configuration.endpoint).path + "/ari"
+        credentials = f"{configuration.user}:{configuration.password}".encode()
         self._headers = {
             "Authorization": "Basic " + base64.b64encode(credentials).decode(),
             "Accept": "application/json",
             "User-Agent": "ari-pipeline",
         }
         self._pool = http_pool.HttpPool(
-            target.endpoint, ca_bundle=target.ca_bundle, max_idle=requests_at_once, connector=connector
+            configuration.endpoint, ca_bundle=configuration.ca_bundle, max_idle=requests_at_once, connector=connector
         )
         self._permits = threading.BoundedSemaphore(requests_at_once)
         self._connect_seconds = connect_seconds

@@ -227,7 +227,7 @@ def test_a_refused_connection_did_nothing(budget: RequestBudget) -> None:
 def test_no_error_shows_the_password(stub: Stub, budget: RequestBudget, answer: Answer) -> None:
     stub.answer = answer
     with asterisk(stub.url, read=0.2) as made:
-        assert "hunter2" not in repr(made.target)
+        assert "hunter2" not in repr(made.configuration)
         with pytest.raises(errors.PipelineError) as caught:
             ari.Ari(made, budget).channel("1.1")
     shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value) + repr(budget.requests)

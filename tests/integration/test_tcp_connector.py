@@ -16,6 +16,7 @@ from listener import addresses, websocket
 from listener.errors import SocketBroken
 from shared import errors
 from shared.asterisk import address_guard, ari, circuit_breaker, http_pool, rest, tcp_connector
+from shared.asterisk.endpoint import Configuration
 from simulator.testing import SimulatedAsterisk
 
 PASSWORD = "pass word & # % + : ="
@@ -68,10 +69,10 @@ def named(simulated: SimulatedAsterisk) -> str:
 
 @contextlib.contextmanager
 def asterisk(endpoint: str, names: Names, rule: address_guard.AddressGuard = OPEN) -> Iterator[ari.Ari]:
-    target = rest.Target(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD)
+    configuration = Configuration(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD)
     connector = tcp_connector.TcpConnector(rule, names)
     made = rest.RestClient(
-        target,
+        configuration,
         requests_at_once=4,
         connect_seconds=1.0,
         read_seconds=3.0,
@@ -137,9 +138,9 @@ def test_one_bad_address_among_good_ones_refuses_the_name(simulated: SimulatedAs
 def test_a_strict_guard_knows_loopback_however_it_is_written(simulated: SimulatedAsterisk, host: str) -> None:
     endpoint = simulated.url.replace("127.0.0.1", host)
     strict = address_guard.AddressGuard(strict=True)
-    target = rest.Target(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD)
+    configuration = Configuration(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD)
     made = rest.RestClient(
-        target,
+        configuration,
         requests_at_once=2,
         connect_seconds=1.0,
         read_seconds=3.0,

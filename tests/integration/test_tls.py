@@ -13,6 +13,7 @@ from listener import addresses, websocket
 from listener.errors import SocketBroken
 from shared import errors
 from shared.asterisk import address_guard, ari, circuit_breaker, rest, tcp_connector, tls
+from shared.asterisk.endpoint import Configuration
 from simulator.testing import SimulatedAsterisk
 from tests import certificates
 from tests.certificates import Issued, Proxy
@@ -103,10 +104,10 @@ def simulated() -> Iterator[SimulatedAsterisk]:
 
 def request(endpoint: str, bundle: str | None) -> None:
     """A request over a connection that is kept, and another one over it."""
-    target = rest.Target(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD, ca_bundle=bundle)
+    configuration = Configuration(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD, ca_bundle=bundle)
     connector = tcp_connector.TcpConnector(address_guard.AddressGuard())
     asterisk = rest.RestClient(
-        target,
+        configuration,
         requests_at_once=2,
         connect_seconds=2,
         read_seconds=3,

@@ -18,6 +18,7 @@ import greenlet
 
 from shared import errors
 from shared.asterisk import circuit_breaker, rest
+from shared.asterisk.endpoint import Configuration
 from shared.call import ids
 from simulator import channels, dialplan, events, rest_applications, rest_bridges, rest_channels, settings, switch
 from simulator import errors as simulator_errors
@@ -265,7 +266,7 @@ class Requests:
         read_seconds: float,
     ) -> None:
         self._circuit = circuit
-        self.target = rest.Target(endpoint=f"http://{asterisk.name}", app=app, user=app, password="secret")
+        self.configuration = Configuration(endpoint=f"http://{asterisk.name}", app=app, user=app, password="secret")
         self._asterisk = asterisk
         self._world = asterisk.world
         self._connect_seconds = connect_seconds

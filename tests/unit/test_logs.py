@@ -39,7 +39,7 @@ from shared.process import logs, settings
         ("PASSWORD=hunter2", "PASSWORD=[redacted]"),
         ("{'app_password': 'hunter2'}", "{'app_password': '[redacted]'}"),
         ('{"password":"hunter2","a":1}', '{"password":"[redacted]","a":1}'),
-        ("Target(user='u', password='hun\\'ter2')", "Target(user='u', password='[redacted]')"),
+        ("Configuration(user='u', password='hun\\'ter2')", "Configuration(user='u', password='[redacted]')"),
         ("a token of no password", "a token of no password"),
         ("", ""),
     ],
