@@ -280,7 +280,7 @@ def test_an_operator_places_a_call_and_ends_it(site: Site) -> None:
     assert "is being ended" in ended.stdout
     assert only_call(site, "ended")["reason"] == "ended by an operator"
     again = _arictl(site, "hangup", str(call["call_id"])[:8])
-    assert "is ended already" in again.stdout
+    assert "is already ended" in again.stdout
     site.wait_empty()
 
 

@@ -1,4 +1,4 @@
-"""Connections to endpoints whose names change their minds, hang, or lead where nobody may go; real sockets."""
+"""Connections to endpoints whose names are rebound, hang, or resolve to forbidden addresses; real sockets."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_names_that_hang_do_not_hold_up_others(simulated: SimulatedAsterisk) -> 
         hanging.answering.set()
 
 
-def test_a_name_nobody_knows_is_told(simulated: SimulatedAsterisk) -> None:
+def test_an_unknown_name_is_an_error(simulated: SimulatedAsterisk) -> None:
     with (
         asterisk(named(simulated), Names([])) as there,
         pytest.raises(errors.AsteriskUnreachable, match="the host name is not found") as caught,
@@ -251,7 +251,7 @@ def test_an_event_socket_whose_name_hangs_is_given_up(
     asyncio.run(scene())
 
 
-def test_an_event_socket_to_nobody_is_told(simulated: SimulatedAsterisk) -> None:
+def test_an_event_socket_to_an_unknown_name_is_an_error(simulated: SimulatedAsterisk) -> None:
     for answer, words in (([], "the host name is not found"), (["127.0.0.2"], "connection refused")):
         with pytest.raises(SocketBroken, match=words) as caught:
             asyncio.run(opened(named(simulated), Names(answer)))

@@ -22,7 +22,7 @@ PASSWORD = "pass word & # % + : ="
 
 AUTHORITY = certificates.issue("private authority", authority=True)
 BETWEEN = certificates.issue("intermediate authority", AUTHORITY, authority=True)
-STRANGER = certificates.issue("somebody else's authority", authority=True)
+STRANGER = certificates.issue("another authority", authority=True)
 GOOD = certificates.issue("pbx", AUTHORITY, hosts=certificates.LOOPBACK)
 BELOW = certificates.issue("pbx", BETWEEN, hosts=certificates.LOOPBACK)
 ALONE = certificates.issue("pbx", hosts=certificates.LOOPBACK)
@@ -188,7 +188,7 @@ def test_a_context_is_made_once_and_stays_as_it_was_made(simulated: SimulatedAst
         for way in (request, open_socket):
             way(proxy.url(), AUTHORITY.pem)
     assert tls.context(AUTHORITY.pem) is made
-    # The libraries have put nobody else's authorities in.
+    # The libraries have added no other authorities.
     assert made.cert_store_stats() == {"x509": 1, "crl": 0, "x509_ca": 1}
     assert made.check_hostname
     assert tls.context(None) is not made
