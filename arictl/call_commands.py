@@ -110,11 +110,9 @@ def trace(
 def call(  # noqa: PLR0917 - typer reads these as options
     number: Annotated[str, typer.Argument(help="The number or extension to dial.")],
     organization: Annotated[int, options.organization("The organization whose Asterisk dials.")],
-    workflow: Annotated[
-        int | None, options.number(help="The workflow that serves the call; a run is created for it.")
-    ] = None,
+    workflow: Annotated[int | None, options.number(help="The workflow that serves the call, with a new run.")] = None,
     run: Annotated[
-        int | None, options.number(help="An existing run that waits for a call, instead of --workflow.")
+        int | None, options.number(help="An existing run that waits for a call, instead of a new one.")
     ] = None,
     caller_id: Annotated[
         str | None, typer.Option(help="The caller id; by default the connection's first number.")

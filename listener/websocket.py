@@ -119,7 +119,10 @@ async def open_wire(
 
 
 async def _reached(url: str, rule: address_guard.AddressGuard, resolve: tcp_connector.Resolve) -> socket.socket:
-    """Connects to the first address of the host that can be; each has an even share of the time that is left."""
+    """Connects to the first address of the host that answers; each has an even share of the remaining time.
+
+    The async twin of `tcp_connector.TcpConnector.connect`.
+    """
     parts = urllib.parse.urlsplit(url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "wss" else 80)
     loop = asyncio.get_running_loop()

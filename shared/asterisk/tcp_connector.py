@@ -1,6 +1,6 @@
 """Connects to an endpoint: resolves its host, lets the guard check every address, connects to a checked address.
 
-The name is not resolved again in between, so DNS rebinding leads nowhere. `listener/websocket.py` is the async twin.
+The name is not resolved again in between, so DNS rebinding leads nowhere. `listener/websocket.py` has the async twin.
 """
 
 from __future__ import annotations
