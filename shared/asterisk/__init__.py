@@ -1,1 +1,1 @@
-"""Everything about an Asterisk: its events, requests to it, how it is reached, and what its configuration files need."""
+"""Everything about an Asterisk: its events, the requests to it, the connections, and its configuration files."""
