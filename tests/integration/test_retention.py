@@ -19,7 +19,8 @@ from shared.call.limits import Limits
 from shared.call.states import Direction, State
 from shared.storage import database
 from shared.storage.call_writer import CallWriter
-from shared.storage.postgres_calls import PostgresCalls, TimelineEntry
+from shared.storage.postgres_calls import PostgresCalls
+from shared.storage.timeline import TimelineEntry
 from tests import databases
 
 pytestmark = pytest.mark.services

@@ -16,7 +16,7 @@ def test_every_crew_has_its_threads() -> None:
     config = settings.Worker.model_validate(
         {"redis_url": "redis://h", "secret_key": "x" * 16, "database_url": "postgresql://h/d"}
     )
-    assert set(config.crews) == set(pools.POOLS)
+    assert set(config.pool_threads) == set(pools.POOLS)
 
 
 def test_a_call_that_was_begun_is_finished_before_another_is_begun() -> None:

@@ -1,14 +1,17 @@
 """The messages that wait for Redis: bounded, in order, fair; a lost event is followed by a resync."""
 
+from __future__ import annotations
+
 import asyncio
 import json
 
-from listener.buffer import Buffer, Connection, EncodedMessage
+from listener.buffer import Buffer, EncodedMessage
+from shared.call.ids import ConnectionVersion
 
 ONE, TWO = ConnectionVersion(1, 1), ConnectionVersion(2, 1)
 
 
-def event(connection: Connection, name: str, size: int = 10) -> EncodedMessage:
+def event(connection: ConnectionVersion, name: str, size: int = 10) -> EncodedMessage:
     return EncodedMessage(connection, "admission", name, b"x" * size)
 
 
