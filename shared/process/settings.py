@@ -15,7 +15,8 @@ from pydantic import fields as pydantic_fields
 
 from shared import errors
 from shared.asterisk import address_guard
-from shared.call.limits import Limits, Step
+from shared.call.limits import Limits
+from shared.call.steps import Step
 from shared.process import sealing
 
 _MINIMUM_KEY_LENGTH = 16

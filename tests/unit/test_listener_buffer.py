@@ -52,7 +52,13 @@ def test_a_connection_is_limited_to_its_share() -> None:
 
 def test_all_connections_together_are_bounded() -> None:
     buffer = Buffer(capacity=3, share=2)
-    assert [buffer.put(event((number, 1), "a")) for number in range(5)] == [True, True, True, False, False]
+    assert [buffer.put(event(ConnectionVersion(number, 1), "a")) for number in range(5)] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_large_messages_count_by_their_size() -> None:

@@ -19,8 +19,9 @@ import urllib3
 from shared import errors
 from shared.asterisk import rest, tls
 from shared.call import facts
-from shared.call.calls import Call, Cause
+from shared.call.calls import Call
 from shared.call.limits import Limits
+from shared.call.states import Cause
 from shared.platform.ports import Account, Accounts
 
 PATH = "/api/v1/service-keys/usage"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shared import errors
-from shared.call.calls import Cause
+from shared.call.states import Cause
 from shared.platform.dograh import configurations, json_values, telephony_configuration
 from shared.platform.ports import NoRoute, Route
 from shared.storage import database

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from shared import errors
 from shared.call import stasis_args
-from shared.call.calls import Call, Cause, Direction, Outcome
+from shared.call.calls import Call
 from shared.call.stasis_args import RunArgs
+from shared.call.states import Cause, Direction, Outcome
 from shared.platform.dograh import json_values, routes
 from shared.platform.ports import NoRoute, Route
 from shared.storage import database
