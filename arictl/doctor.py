@@ -1,4 +1,4 @@
-"""`arictl doctor`: looks at everything a call needs, and says what to do about what is not as it should be."""
+"""`arictl doctor`: checks everything that a call needs, and says how to repair what is wrong."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Annotated
 import typer
 
 from arictl import options, tools
-from arictl.checks import connections, processes, servers
+from arictl.checks import connection_checks, process_checks, server_checks
 from arictl.checks.findings import Finding, Level, warning, wrong
 from shared import errors
 from shared.asterisk import address_guard, config_files, tcp_connector
 from shared.platform import dograh
-from shared.platform.dograh import telephony_configuration
 from shared.process import sealing, settings
 from shared.storage import database
 
@@ -22,12 +21,16 @@ _COLOURS = {Level.OK: "green", Level.WARNING: "bold yellow", Level.WRONG: "bold 
 
 
 def doctor(
-    organization: Annotated[int | None, options.organization("Only this organization's connection.")] = None,
+    organization: Annotated[int | None, options.organization("Check only this organization's connection.")] = None,
     dialplan: Annotated[
-        int | None, options.number(metavar="ORG", help="Print the files its Asterisk needs instead, by organization.")
+        int | None,
+        options.number(
+            metavar="ORG",
+            help="Print the configuration files that this organization's Asterisk needs, instead of checking.",
+        ),
     ] = None,
 ) -> None:
-    """Look at settings, servers, processes and each Asterisk; say what to do. Status 1 when something is wrong."""
+    """Check settings, servers, processes and each Asterisk; say what to repair. Status 1 if anything is wrong."""
     if dialplan is not None:
         _print_files(dialplan)
         return
@@ -36,8 +39,8 @@ def doctor(
 
 
 def _examine(organization: int | None) -> bool:
-    """Prints every finding as it is made; returns whether anything is wrong."""
-    levels = _show("settings", servers.check_settings())
+    """Print each finding as it is made; return whether anything is wrong."""
+    levels = _show("settings", server_checks.check_settings())
     complaints = settings.complaints()
     config = settings.load(settings.Doctor)
     redis_url, database_url, keys = (
@@ -49,9 +52,9 @@ def _examine(organization: int | None) -> bool:
         )
     )
     if redis_url is not None:
-        levels += _show("Redis", servers.check_redis(redis_url))
+        levels += _show("Redis", server_checks.check_redis(redis_url))
     if database_url is not None:
-        # It would repeat what the finding says.
+        # Its log would repeat the finding.
         logging.getLogger("shared.storage.database").setLevel(logging.CRITICAL)
         db = database.Database(database_url, size=2, statement_seconds=5, name="arictl")
         db.open()
@@ -69,30 +72,30 @@ def _examine(organization: int | None) -> bool:
 def _with_database(
     db: database.Database, database_url: str, redis_url: str | None, keys: str | None, organization: int | None
 ) -> list[Level]:
-    postgres = servers.check_postgres(database_url, db)
+    postgres = server_checks.check_postgres(database_url, db)
     levels = _show("Postgres", postgres)
     in_redis = _in_redis(redis_url) if redis_url is not None else []
     if any(finding.what == "Postgres" for finding in postgres):
-        # Nobody answers there: each further question would only wait once more.
+        # Postgres does not answer: each further check would only wait for its time-out.
         return levels + _show("processes", in_redis)
-    in_postgres = _asked("scheduler", lambda: processes.check_scheduler(db))
-    in_postgres += _asked("calls", lambda: processes.check_calls(db))
+    in_postgres = _checked("scheduler", lambda: process_checks.check_scheduler(db))
+    in_postgres += _checked("calls", lambda: process_checks.check_calls(db))
     levels += _show("processes", in_postgres + in_redis)
     sealer = sealing.Sealer(tuple(key.strip() for key in keys.split(","))) if keys is not None else None
     try:
-        found = connections.check(db, sealer, organization, tcp_connector.TcpConnector(_guard()))
+        found = connection_checks.check(db, sealer, organization, tcp_connector.TcpConnector(_guard()))
     except errors.PipelineError as exc:
         return levels + _show("connections", [wrong("connections", str(exc), "see Postgres above")])
-    for patient in found:
-        levels += _show(patient.heading, patient.findings)
+    for connection in found:
+        levels += _show(connection.heading, connection.findings)
     if not found:
-        whose = "none" if organization is None else f"organization {organization} has none"
-        levels += _show("connections", [warning("connections", whose, "arictl connection add --help")])
+        seen = "none" if organization is None else f"organization {organization} has none"
+        levels += _show("connections", [warning("connections", seen, "add one: arictl connection add --help")])
     return levels
 
 
 def _guard() -> address_guard.AddressGuard:
-    """The processes' own, if their settings can be read; those that cannot are a finding already."""
+    """Return the guard of the processes, if its settings can be read; those that cannot are a finding already."""
     if any(name.startswith("ENDPOINT_") for name in settings.complaints()):
         return address_guard.AddressGuard()
     return settings.load(settings.Guarded).guard()
@@ -107,10 +110,10 @@ def _in_redis(url: str) -> list[Finding]:
     if not settings.complaints():
         timeout = settings.load(settings.Scheduler).listener_timeout_seconds
         requests = settings.load(settings.Worker).asterisk_requests
-    return processes.check_redis(url, listener_timeout_seconds=timeout, requests_each=int(requests))
+    return process_checks.check_redis(url, listener_timeout_seconds=timeout, requests_each=int(requests))
 
 
-def _asked(what: str, ask: Callable[[], list[Finding]]) -> list[Finding]:
+def _checked(what: str, ask: Callable[[], list[Finding]]) -> list[Finding]:
     try:
         return ask()
     except errors.PipelineError as exc:
@@ -135,13 +138,12 @@ def _print_files(organization: int) -> None:
     if not rows:
         raise errors.InvalidConfiguration(f"organization {organization} has no ARI configuration")
     for row in rows:
-        configuration = telephony_configuration.parse(row.value)
-        name = row.value.get("ws_client_name") if isinstance(row.value, dict) else None
+        configuration = row.read()
         files = config_files.files(
             endpoint=configuration.endpoint,
             app=configuration.app,
             user=configuration.user,
-            websocket_client=name if isinstance(name, str) and name else "media",
+            websocket_client=row.media_client or "media",
         )
         for file, text in files.items():
             tools.out.print(f"; ──── {file} ────")

@@ -8,16 +8,16 @@ from typing import Annotated
 
 import typer
 
-from arictl import calls, connection, db, doctor, quota
+from arictl import call_commands, connection_commands, database_commands, doctor, quota_commands
 from shared import errors
 
 app = typer.Typer(
     name="arictl",
-    help="Look at ari-pipeline and act on it. Reads DATABASE_URL and SECRET_KEY from the environment or .env.",
+    help="Inspect and operate ari-pipeline. Reads DATABASE_URL and SECRET_KEY from the environment or .env.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    # What stands in brackets in a help text is no markup.
+    # Brackets in a help text are not markup.
     rich_markup_mode=None,
 )
 
@@ -37,18 +37,18 @@ def _options(
     pass
 
 
-app.add_typer(db.app, name="db")
-app.add_typer(connection.app, name="connection")
-app.add_typer(quota.app, name="quota")
-app.command("calls")(calls.list_calls)
-app.command("trace")(calls.trace)
-app.command("call")(calls.call)
-app.command("hangup")(calls.hang_up)
+app.add_typer(database_commands.app, name="db")
+app.add_typer(connection_commands.app, name="connection")
+app.add_typer(quota_commands.app, name="quota")
+app.command("calls")(call_commands.list_calls)
+app.command("trace")(call_commands.trace)
+app.command("call")(call_commands.call)
+app.command("hangup")(call_commands.hang_up)
 app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:
-    """Runs a command; an error of ours is one clear line, not a traceback."""
+    """Run a command. Prints an error of ours as one line, without a traceback."""
     try:
         app()
     except errors.PipelineError as exc:

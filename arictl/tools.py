@@ -1,4 +1,4 @@
-"""What the commands work with: settings and a database, opened for one command."""
+"""Settings, a database and output for the commands, opened for one command."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from shared import queues
 from shared.process import settings
 from shared.storage import call_writer, database, postgres_calls
 
-#: Wide enough for a table where there is no terminal.
+#: Wide enough for a table if there is no terminal.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
 
 def table(*headings: str) -> Table:
-    """An empty table; only its last two columns, the wordy ones, are broken into lines."""
+    """Return an empty table; only its last two columns, the long ones, are wrapped."""
     made = Table(box=None, pad_edge=False)
     for number, heading in enumerate(headings):
         made.add_column(heading, no_wrap=number < len(headings) - 2)
@@ -29,15 +29,15 @@ def table(*headings: str) -> Table:
 
 
 def plain(text: str) -> str:
-    """What a tenant, its PBX or a caller chose, as it may be shown: neither markup nor a terminal's control codes."""
+    """Return text of a tenant, its PBX or a caller, safe to show: without markup and terminal control codes."""
     return escape("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text))
 
 
 @contextlib.contextmanager
 def acting() -> Iterator[tuple[settings.Operator, database.Database, call_writer.CallWriter]]:
-    """The settings, a database and a ledger, for one command that acts on a call as a process would.
+    """Open settings, a database and a writer of calls, for one command that acts on a call as a process would.
 
-    Its orders go through Redis; should that be away, the sweep gives them again within seconds.
+    Its commands go through Redis; if that is unreachable, the sweep dispatches them again within seconds.
     """
     config = settings.load(settings.Operator)
     with _opened(config.database_url.get_secret_value()) as db:
@@ -48,7 +48,7 @@ def acting() -> Iterator[tuple[settings.Operator, database.Database, call_writer
 
 @contextlib.contextmanager
 def opened() -> Iterator[tuple[settings.Tool, database.Database]]:
-    """The settings and a database for one command. Raises InvalidSettings or, when used, DatabaseUnavailable."""
+    """Open settings and a database for one command. Raises InvalidSettings or, when used, DatabaseUnavailable."""
     config = settings.load(settings.Tool)
     with _opened(config.database_url.get_secret_value()) as db:
         yield config, db
@@ -56,7 +56,7 @@ def opened() -> Iterator[tuple[settings.Tool, database.Database]]:
 
 @contextlib.contextmanager
 def _opened(url: str) -> Iterator[database.Database]:
-    # The error that ends the command says it once, and clearly.
+    # The error that ends the command says the same.
     logging.getLogger("shared.storage.database").setLevel(logging.CRITICAL)
     db = database.Database(url, size=2, statement_seconds=5, name="arictl")
     db.open()

@@ -1,6 +1,6 @@
-"""The configuration files of an Asterisk instance of tests or of `make run`, as text.
+"""The configuration files of one Asterisk instance, as text.
 
-It loads only the modules that a call needs, and so starts in about a second.
+Only what a call of ours needs is loaded, so that it starts in about a second.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ codec_ulaw codec_alaw codec_resample format_pcm format_wav format_sln chan_webso
 func_callerid func_channel func_logic func_strings func_math func_uuid func_timeout func_global pbx_config
 """.split()  # noqa: SIM905  # fifty names in quotes are no clearer
 
-#: Files whose absence Asterisk reports as an error: written empty, so that its log has real errors only.
+#: Files whose absence Asterisk reports as an error, so that its log shows only what matters.
 SILENT = (
     "ccss.conf",
     "cel.conf",
@@ -48,8 +48,8 @@ ring=440+480/2000,0/4000
 congestion=480+620/250,0/250
 """
 
-#: The far side of an inbound call: the extension decides what the caller does. If the channel variable HEARD names a
-#: recording, the audio that the caller hears is recorded.
+#: The far side of a call that somebody dials in: the extension is what that somebody does. What they hear is recorded
+#: when the channel variable HEARD names the recording.
 FAR = f"""[far]
 exten => wait,1,Gosub(hear,s,1)
  same => n,Wait(3600)
@@ -75,7 +75,7 @@ exten => s,1,Answer()
 
 @dataclass(frozen=True, kw_only=True)
 class Client:
-    """A named websocket client, through which media legs connect. Times in milliseconds."""
+    """A named websocket client: where media legs connect to. Times in milliseconds."""
 
     uri: str
     protocols: str = "media"
@@ -86,7 +86,7 @@ class Client:
 
 @dataclass(kw_only=True)
 class Configuration:
-    """The configuration of an instance. After a change write it again, then reload or restart."""
+    """What a test wants of its Asterisk. Change it and write it again, then reload or restart."""
 
     #: Dialplan context of inbound calls → the Stasis app they enter.
     contexts: dict[str, str] = field(default_factory=lambda: {"inbound": "voiceai"})
@@ -96,17 +96,17 @@ class Configuration:
     session_limit: int = 100
     keep_alive_seconds: float = 15.0
     prefix: str = ""
-    #: Appended to extensions.conf.
+    #: More of extensions.conf.
     dialplan: str = ""
 
 
 def escaped(value: str) -> str:
-    """Return a value as it has to be written in Asterisk's configuration.
+    """A value as Asterisk's configuration reads it back.
 
     Only `;` has to be escaped (it begins a comment); blanks around a value cannot be written at all.
 
     Raises:
-        ValueError: a configuration file cannot hold it.
+        ValueError: no configuration file can hold it.
     """
     if value != value.strip() or any(ord(character) < 32 for character in value):
         raise ValueError("Asterisk's configuration cannot hold blanks around a value, nor control characters")
@@ -114,7 +114,7 @@ def escaped(value: str) -> str:
 
 
 def write(folder: Path, configuration: Configuration, *, port: int, password: str, modules: str) -> None:
-    """Write all files of an instance into a folder."""
+    """Write all files of an instance into its folder `etc`."""
     for name, text in files(configuration, port=port, password=password, modules=modules).items():
         path = folder / name
         partial = path.with_name(f"{name}.partial")
@@ -123,7 +123,7 @@ def write(folder: Path, configuration: Configuration, *, port: int, password: st
 
 
 def files(configuration: Configuration, *, port: int, password: str, modules: str) -> Mapping[str, str]:
-    """Return file name → text."""
+    """File name → text."""
     users = {ADMINISTRATOR: password} | configuration.users
     prefix = f"prefix={configuration.prefix.strip('/')}\n" if configuration.prefix else ""
     return (
@@ -177,7 +177,7 @@ def _client(name: str, client: Client) -> str:
 
 
 def _inbound(context: str, app: str) -> str:
-    """Return the recommended dialplan, and under CONTEXT-plain one that hangs up while no app is connected."""
+    """The dialplan we recommend (callers survive an outage of every listener for five seconds), and a plain one."""
     return f"""{config_files.dialplan(app, context=context)}
 [{context}-plain]
 exten => _[+0-9].,1,Stasis({app})

@@ -125,7 +125,7 @@ class Listener:
         """Touch HEALTH_FILE for as long as the event loop runs."""
         pulse = health.Liveness(self._config.health_file)
         while True:
-            pulse.beat()
+            pulse.touch()
             await asyncio.sleep(health.TOUCH_SECONDS)
 
     async def _shut_down(self, deadline: float) -> None:

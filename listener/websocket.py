@@ -199,7 +199,7 @@ async def _connected_socket(
         made.setblocking(False)
         try:
             async with asyncio.timeout(share):
-                await loop.sock_connect(made, address.place)
+                await loop.sock_connect(made, address.sockaddr)
         except OSError as exc:
             made.close()
             reason = exc

@@ -85,7 +85,7 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     ):
         clock.add_job(_guarded(is_leader, job), "interval", seconds=seconds)
     # Not guarded: a standby is alive, too. Each job has its own thread, so a slow Postgres does not delay this one.
-    clock.add_job(health.Liveness(config.health_file).beat, "interval", seconds=health.TOUCH_SECONDS)
+    clock.add_job(health.Liveness(config.health_file).touch, "interval", seconds=health.TOUCH_SECONDS)
     _guarded(is_leader, reconciler.reconcile)()
     clock.start()
     log.info("scheduler started", leads=leader.is_leader)

@@ -9,28 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
 
 import structlog
 
 from shared import errors
 from shared.assignments import AppInstance
-from shared.asterisk import tls
+from shared.asterisk.endpoint import Configuration
 from shared.call.ids import ConnectionVersion
-from shared.platform import dograh
-from shared.platform.dograh import telephony_configuration
-from shared.platform.dograh.telephony_configuration import Configuration
+from shared.platform.ports import ConfigurationRow, Configurations
 from shared.process import sealing
 from shared.storage import database
 
 log = structlog.stdlib.get_logger(__name__)
-
-
-class Configurations(Protocol):
-    """The platform's configurations. `dograh.Configurations` is the adapter."""
-
-    def all(self) -> list[dograh.ConfigurationRow]:
-        """Return every ARI configuration. Raises DatabaseUnavailable rather than return only some."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,10 +105,9 @@ class Reconciler:
             rows = connection.execute(_READ).fetchall()
         return {row["source_id"]: _Connection(**row) for row in rows}
 
-    def _apply(self, row: dograh.ConfigurationRow, stored: _Connection | None, in_use: dict[AppInstance, int]) -> None:
+    def _apply(self, row: ConfigurationRow, stored: _Connection | None, in_use: dict[AppInstance, int]) -> None:
         try:
-            configuration = telephony_configuration.parse(row.value)
-            tls.check(configuration.ca_bundle)
+            configuration = row.read()
         except errors.InvalidConfiguration as exc:
             self._refuse(row, stored, str(exc))
             return
@@ -140,9 +129,7 @@ class Reconciler:
         except errors.SealBroken:
             return False
 
-    def _write_version(
-        self, row: dograh.ConfigurationRow, stored: _Connection | None, configuration: Configuration
-    ) -> None:
+    def _write_version(self, row: ConfigurationRow, stored: _Connection | None, configuration: Configuration) -> None:
         """Write a new version. The one before it is superseded and drains."""
         with self._db.transaction() as connection:
             connection_id = stored.connection_id if stored is not None else _insert(connection, row)
@@ -170,7 +157,7 @@ class Reconciler:
         log.info("connection version written", connection=str(ConnectionVersion(connection_id, version["version"])),
                  endpoint=configuration.endpoint)  # fmt: skip
 
-    def _refuse(self, row: dograh.ConfigurationRow, stored: _Connection | None, reason: str) -> None:
+    def _refuse(self, row: ConfigurationRow, stored: _Connection | None, reason: str) -> None:
         if stored is None:
             with self._db.transaction() as connection:
                 connection_id = _insert(connection, row, state="refused", reason=reason)
@@ -210,9 +197,7 @@ def _app_instance(configuration: Configuration) -> AppInstance:
     return AppInstance(endpoint=configuration.endpoint, app=configuration.app)
 
 
-def _insert(
-    connection: database.Connection, row: dograh.ConfigurationRow, *, state: str = "active", reason: str = ""
-) -> int:
+def _insert(connection: database.Connection, row: ConfigurationRow, *, state: str = "active", reason: str = "") -> int:
     inserted = connection.execute(
         "INSERT INTO ari.connections (source_id, organization_id, state, reason) VALUES (%s, %s, %s, %s)"
         " RETURNING connection_id",

@@ -14,31 +14,9 @@ from shared.call import call_settings, calls, ids, states, transitions
 from shared.call.call_requests import CallRequest
 from shared.call.calls import Call
 from shared.call.stasis_args import RunArgs
-from shared.platform import dograh
+from shared.platform.ports import NoRoute, Route, Routes, Runs
 from shared.storage import connections, database, quotas
 from shared.storage.call_writer import CallWriter
-
-
-class Routes(Protocol):
-    """Which workflow serves a call. `dograh.Routes` is the adapter."""
-
-    def outbound(self, *, source_id: int, organization_id: int, workflow_id: int) -> dograh.Route | dograh.NoRoute:
-        """Return the route of an outbound call for a workflow."""
-
-
-class Runs(Protocol):
-    """The runs of outbound calls. `dograh.Runs` is the adapter."""
-
-    def workflow_of(self, workflow_run_id: int, organization_id: int) -> int | None:
-        """Return the workflow of an organization's run; None when the organization has no such run."""
-
-    def create(self, connection: database.Connection, call: Call) -> int:
-        """Insert the call's run, inside a transaction."""
-
-    def attach(
-        self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int
-    ) -> dograh.Route | dograh.NoRoute:
-        """Attach the run that waits for a call to this call, inside a transaction."""
 
 
 class OutboundConnections(Protocol):
@@ -91,7 +69,7 @@ class OutboundCalls:
         if written is None:
             known = self._known(request)
             if known is None:
-                raise errors.InvalidRequest(f"run {request.workflow_run_id} has a call already")
+                raise errors.InvalidRequest(f"run {request.workflow_run_id} already has a call")
             return known
         self._writer.enqueue([command], written)
         return written
@@ -103,7 +81,7 @@ class OutboundCalls:
             raise errors.InvalidRequest(f"{request.request_id!r} names a call to {call.called_number} already")
         return call
 
-    def _route(self, request: CallRequest, through: connections.ConnectionDetails) -> dograh.Route:
+    def _route(self, request: CallRequest, through: connections.ConnectionDetails) -> Route:
         workflow_id = request.workflow_id
         if workflow_id is None:
             assert request.workflow_run_id is not None
@@ -113,7 +91,7 @@ class OutboundCalls:
         route = self._routes.outbound(
             source_id=through.source_id, organization_id=request.organization_id, workflow_id=workflow_id
         )
-        if isinstance(route, dograh.NoRoute):
+        if isinstance(route, NoRoute):
             raise errors.InvalidRequest(route.reason)
         return route
 
@@ -122,7 +100,7 @@ class OutboundCalls:
         request: CallRequest,
         through: connections.ConnectionDetails,
         channel_id: str,
-        route: dograh.Route,
+        route: Route,
     ) -> Call:
         now = self._writer.store.now()
         return Call(
@@ -176,7 +154,7 @@ class OutboundCalls:
         assert call.workflow_id is not None
         args = RunArgs(workflow_run_id=request.workflow_run_id, workflow_id=call.workflow_id)
         route = self._runs.attach(connection, call, args, source_id=through.source_id)
-        if isinstance(route, dograh.NoRoute):
+        if isinstance(route, NoRoute):
             raise errors.InvalidRequest(route.reason)
         return request.workflow_run_id
 

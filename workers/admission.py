@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from shared import errors
 from shared.call import facts, stasis_args
 from shared.call.calls import Call
 from shared.call.limits import Limits
-from shared.call.stasis_args import RunArgs
 from shared.call.states import Cause, Direction
 from shared.call.steps import Step
-from shared.platform import dograh
-from shared.storage import database, quotas
+from shared.platform.ports import NoRoute, Route, Routes, Runs
+from shared.storage import quotas
 from shared.storage.connections import InboundTarget
 from workers.asterisks import Asterisks
 from workers.claims import Claim, StepWork
@@ -22,25 +20,6 @@ from workers.ports import Connections, Quota
 
 #: The states of a leg that is answered, or that rings here and is answered by this product.
 _ANSWERABLE = frozenset({"Up", "Ring"})
-
-
-class Routes(Protocol):
-    """Which workflow serves a call. `dograh.Routes` is the adapter."""
-
-    def inbound(self, *, source_id: int, organization_id: int) -> dograh.Route | dograh.NoRoute:
-        """Return the route of an inbound call."""
-
-
-class Runs(Protocol):
-    """The workflow runs of calls. `dograh.Runs` is the adapter."""
-
-    def create(self, connection: database.Connection, call: Call) -> int:
-        """Insert a call's workflow run, inside a transaction; return its id."""
-
-    def attach(
-        self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int
-    ) -> dograh.Route | dograh.NoRoute:
-        """Attach a run that waits for a call to this call, inside a transaction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +48,7 @@ class Admission(StepWork):
             return self._attach_run(claim, target)
         route = self.routes.inbound(source_id=target.source_id, organization_id=target.organization_id)
         refusal = self._refusal(claim, route)
-        if refusal is not None or isinstance(route, dograh.NoRoute):
+        if refusal is not None or isinstance(route, NoRoute):
             assert refusal is not None, "without a route there is a refusal"
             return (replace(refusal, continue_in_dialplan=route.continue_in_dialplan),)
         slots = self.slots(call.organization_id)
@@ -93,12 +72,12 @@ class Admission(StepWork):
         assert target is not None, "a call's connection version is never deleted"
         return target
 
-    def _refusal(self, claim: Claim, route: dograh.Route | dograh.NoRoute) -> facts.Refused | None:
+    def _refusal(self, claim: Claim, route: Route | NoRoute) -> facts.Refused | None:
         """Return why an inbound call may not be served, slots aside; None when it may."""
         waited_seconds = claim.arrival.waited_seconds if claim.arrival is not None else 0.0
         if waited_seconds > self.limits.stale_start_seconds:
             return facts.Refused(reason=f"received {waited_seconds:.1f} s late", hangup_cause=Cause.CONGESTION)
-        if isinstance(route, dograh.NoRoute):
+        if isinstance(route, NoRoute):
             return facts.Refused(reason=route.reason, hangup_cause=route.hangup_cause)
         return self.quota.refusal(claim.call, user_id=route.user_id, budget=claim)
 
@@ -113,7 +92,7 @@ class Admission(StepWork):
             return (unserved,)
         connection = claim.begin()
         route = self.runs.attach(connection, claim.call, args, source_id=target.source_id)
-        if isinstance(route, dograh.NoRoute):
+        if isinstance(route, NoRoute):
             return (
                 facts.Refused(
                     reason=route.reason,

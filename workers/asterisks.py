@@ -17,7 +17,8 @@ from typing import Protocol
 import structlog
 
 from shared import errors
-from shared.asterisk import ari, breaker, circuit_breaker, rest, tcp_connector
+from shared.asterisk import ari, circuit_breaker, rest, tcp_connector
+from shared.asterisk.endpoint import Configuration
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.limits import Limits
@@ -47,7 +48,7 @@ class Asterisks(Protocol):
 class _Known:
     """A client, what it was made of, and until when that counts as current."""
 
-    client: rest.Asterisk
+    client: rest.RestClient
     details: ConnectionDetails
     fresh_until: float
 
@@ -82,7 +83,7 @@ class RestAsterisks:
     def at(self, connection: ConnectionVersion, budget: rest.RequestBudget) -> ari.Ari:
         return ari.Ari(self._client(connection), budget)
 
-    def _client(self, connection: ConnectionVersion) -> rest.Asterisk:
+    def _client(self, connection: ConnectionVersion) -> rest.RestClient:
         with self._lock:
             known = self._clients.get(connection)
             if known is not None:
@@ -104,25 +105,25 @@ class RestAsterisks:
                 self._clients.popitem(last=False)[1].client.close()
         return client
 
-    def _make(self, details: ConnectionDetails) -> rest.Asterisk:
-        target = rest.Target(
+    def _make(self, details: ConnectionDetails) -> rest.RestClient:
+        configuration = Configuration(
             endpoint=details.endpoint,
             app=details.app,
             user=details.user,
             password=self._sealer.open(details.sealed_password),
             ca_bundle=details.ca_bundle,
         )
-        return rest.Asterisk(
-            target,
+        return rest.RestClient(
+            configuration,
             requests_at_once=self._requests_at_once,
             connect_seconds=self._limits.connect_seconds,
             read_seconds=self._limits.read_seconds,
             connector=self._connector,
-            circuit=circuit_breaker.Circuit(functools.partial(self._note, details.connection)),
+            breaker=circuit_breaker.CircuitBreaker(functools.partial(self._note, details.connection)),
         )
 
     def _note(self, connection: ConnectionVersion, opened: bool, reason: str) -> None:
-        name = breaker.OPENED if opened else breaker.CLOSED
+        name = circuit_breaker.OPENED if opened else circuit_breaker.CLOSED
         log.warning("circuit breaker", connection=str(connection), change=name, reason=reason)
         try:
             self._timeline.append_timeline(

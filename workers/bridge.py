@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from shared import errors
 from shared.asterisk import ari
@@ -12,16 +11,10 @@ from shared.call import facts
 from shared.call.calls import Call
 from shared.call.legs import Naming
 from shared.call.states import State
+from shared.platform.ports import Runs
 from workers.asterisks import Asterisks
 from workers.claims import Claim, StepWork
 from workers.parallel import InParallel
-
-
-class Runs(Protocol):
-    """The workflow runs of calls. `dograh.Runs` is the adapter."""
-
-    def note_media(self, call: Call, *, media_id: str, bridge_id: str) -> None:
-        """Write a connected call's media leg and bridge into its run."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ class TimedBudget:
         """Wait, as far as there is time. Raises TransientError when there is none left."""
         self._writer.clock.sleep(min(seconds, self.seconds_left()))
 
-    def asked(self, request: rest.RequestRecord) -> None:
+    def record_request(self, request: rest.RequestRecord) -> None:
         """Collect a request that was made."""
         at = self._writer.store.now() - timedelta(milliseconds=request.took_ms)
         took = round(request.took_ms, 2)

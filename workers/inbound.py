@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import structlog
 
@@ -15,7 +14,7 @@ from shared.call.ids import ConnectionVersion
 from shared.call.legs import Naming
 from shared.call.states import Direction, Outcome, State
 from shared.call.steps import Step
-from shared.storage import database
+from shared.platform.ports import Runs
 from shared.storage.call_writer import CallWriter
 from shared.storage.connections import InboundTarget
 from shared.storage.timeline import TimelineEntry
@@ -31,19 +30,6 @@ _NO_CALLERS = (
     "WebSocket/", "AudioSocket/", "UnicastRTP/", "Snoop/", "Announcer/", "Recorder/", "CBAnn/", "ConfBridgeRecorder/",
     "Surrogate/",
 )  # fmt: skip
-
-
-class Runs(Protocol):
-    """The workflow runs of calls. `dograh.Runs` is the adapter."""
-
-    def waiting(self, connection: database.Connection, *, organization_id: int, channel_id: str) -> int | None:
-        """Return the run for which the platform originated this channel, locked; or None."""
-
-    def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
-        """End the run, if that is not left to the platform."""
-
-    def end_in(self, connection: database.Connection, call: Call, media: dict[str, str]) -> None:
-        """End the call's run, inside a transaction."""
 
 
 def is_no_caller(leg: events.Channel) -> bool:

@@ -37,7 +37,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     db.open()
     store = PostgresCalls(db, who=config.name, prefix=config.id_prefix)
     redis_url = config.redis_url.get_secret_value()
-    in_parallel = ParallelRequests(sum(config.pools.values()))
+    in_parallel = ParallelRequests(sum(config.pool_threads.values()))
     limits = config.limits()
     known = connections.Connections(db)
     connector = tcp_connector.TcpConnector(config.guard())
@@ -64,7 +64,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         send_later=lambda message, wait: commands.send(message, wait=wait),
         redis_ms=redis_clock.PollingRedisClock(queues.client(redis_url)).now_ms,
         naming=Naming(config.id_prefix),
-        token_secret=config.token_secret,
+        media_url=dograh.MediaUrl(config.token_secret),
     )
     if config.token_secret is None:
         log.warning("media tokens are off: anyone who can reach the voice agent can open a media socket")
@@ -76,13 +76,13 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         store=store,
         name=config.name,
         served=config.queues,
-        threads=config.pools,
+        threads=config.pool_threads,
     )
     for pool in running:
         pool.start()
     liveness = health.Liveness(config.health_file)
-    log.info("worker started", queues=sorted(config.queues) or "all", threads=config.pools)
-    lifecycle.wait(stop, liveness.beat)
+    log.info("worker started", queues=sorted(config.queues) or "all", threads=config.pool_threads)
+    lifecycle.wait(stop, liveness.touch)
     log.info("worker stopping", drain_seconds=config.drain_seconds)
     pools.stop(running, config.drain_seconds)
     in_parallel.close()

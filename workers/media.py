@@ -10,7 +10,7 @@ from shared.asterisk import ari
 from shared.call import facts
 from shared.call.calls import Call
 from shared.call.legs import Attempt, Naming, Role
-from shared.platform.dograh import media_url
+from shared.platform.ports import MediaUrl
 from workers.asterisks import Asterisks
 from workers.claims import Claim, StepWork
 from workers.parallel import InParallel
@@ -18,16 +18,12 @@ from workers.parallel import InParallel
 
 @dataclass(frozen=True, kw_only=True)
 class MediaCreation(StepWork):
-    """Creates the media leg and the bridge of an attempt whose number is stored already.
-
-    Args:
-        token_secret: Signs the media URL; None when tokens are off.
-    """
+    """Creates the media leg and the bridge of an attempt whose number is stored already."""
 
     asterisks: Asterisks
     in_parallel: InParallel
     naming: Naming
-    token_secret: str | None
+    media_url: MediaUrl
 
     def work(self, claim: Claim) -> Sequence[facts.Fact]:
         call = claim.call
@@ -38,7 +34,7 @@ class MediaCreation(StepWork):
 
     def _create(self, asterisk: ari.Ari, call: Call) -> facts.Fact:
         attempt = self.naming.attempt(call, call.attempt)
-        client, parameters = call.media_client or "", self._parameters(call)
+        client, parameters = call.media_client or "", self.media_url.parameters(call)
         results = self.in_parallel(
             lambda: asterisk.create_media(attempt.legs[Role.MEDIA], client=client, parameters=parameters),
             lambda: asterisk.create_bridge(attempt.bridge_id),
@@ -52,17 +48,6 @@ class MediaCreation(StepWork):
         if refusals:
             return facts.LegsRefused(attempt=call.attempt, reason=_explained(refusals[0], client))
         return facts.LegsCreated(attempt=call.attempt)
-
-    def _parameters(self, call: Call) -> dict[str, str]:
-        """Return the query of the media URL, as the platform's endpoint reads it."""
-        assert call.workflow_id is not None
-        assert call.user_id is not None
-        assert call.workflow_run_id is not None
-        run = {"workflow_id": call.workflow_id, "user_id": call.user_id, "workflow_run_id": call.workflow_run_id}
-        parameters = {name: str(value) for name, value in run.items()}
-        if self.token_secret is not None:
-            parameters["token"] = media_url.token(self.token_secret, **run)
-        return parameters
 
 
 def remove(in_parallel: InParallel, asterisk: ari.Ari, attempt: Attempt) -> list[object]:

@@ -18,7 +18,7 @@ from uuid import UUID
 import structlog
 
 from shared import errors, messages
-from shared.asterisk import ari, breaker, events
+from shared.asterisk import ari, circuit_breaker, events
 from shared.call import facts, ids, states
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
@@ -42,7 +42,7 @@ _SOON = _STILL + timedelta(seconds=1)
 #: A finding that stands is written to the timeline this often.
 _REPEAT_FINDING = timedelta(hours=1)
 #: After this an Asterisk whose circuit breaker was open is asked again.
-_BREAKER_PAUSE = timedelta(seconds=breaker.LONGEST_PAUSE_SECONDS)
+_BREAKER_PAUSE = timedelta(seconds=circuit_breaker.LONGEST_PAUSE_SECONDS)
 #: Bounds one resync; the next one goes on.
 _SECONDS = 20.0
 #: A resync that finds another one running waits for so long.

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from shared import errors
 from shared.asterisk import ari
 from shared.call import facts
 from shared.call.calls import Call
 from shared.call.legs import Naming
+from shared.platform.ports import Runs
 from shared.storage.call_store import CallStore
 from workers.asterisks import Asterisks
 from workers.claims import Claim, StepWork
@@ -22,13 +22,6 @@ from workers.parallel import InParallel
 #: The pauses before each look for a channel that was hung up: it takes a few ms to go, and about 1 s while its media
 #: still connects (measured).
 _LOOKS = (0.0, 0.05, 0.2, 0.5, 1.0)
-
-
-class Runs(Protocol):
-    """The workflow runs of calls. `dograh.Runs` is the adapter."""
-
-    def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
-        """End the run, if that is not left to the platform."""
 
 
 @dataclass(frozen=True, kw_only=True)

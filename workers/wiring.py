@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from shared.call.legs import Naming
 from shared.call.steps import Step
 from shared.outbound_calls import OutboundCalls
+from shared.platform.ports import MediaUrl, Routes, Runs
 from shared.storage.call_writer import CallWriter
-from workers import admission, bridge, inbound, teardown
 from workers.admission import Admission, RunCreation
 from workers.asterisks import Asterisks
 from workers.attempts import Attempts
@@ -26,17 +26,13 @@ from workers.resync import Leases, Resync
 from workers.teardown import Teardown
 
 
-class Runs(admission.Runs, bridge.Runs, inbound.Runs, teardown.Runs, Protocol):
-    """All that a worker asks of the platform's workflow runs. `dograh.Runs` is the adapter."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapters:
     """One adapter for each port of a worker. Each step gets those it needs, and no others."""
 
     writer: CallWriter
     asterisks: Asterisks
-    routes: admission.Routes
+    routes: Routes
     runs: Runs
     quota: Quota
     #: Returns how many slots an organization has; None for any number.
@@ -49,8 +45,7 @@ class Adapters:
     #: Returns Redis's time in ms; None when unknown.
     redis_ms: Callable[[], int | None]
     naming: Naming
-    #: Signs the media URL; None when tokens are off.
-    token_secret: str | None
+    media_url: MediaUrl
 
 
 def handlers(adapters: Adapters, *, serves: Collection[Step]) -> Mapping[str, Handler]:
@@ -128,7 +123,7 @@ def _steps(adapters: Adapters) -> Mapping[Step, Any]:
             asterisks=adapters.asterisks,
             in_parallel=adapters.in_parallel,
             naming=adapters.naming,
-            token_secret=adapters.token_secret,
+            media_url=adapters.media_url,
         ),
         Step.BRIDGE: Join(
             asterisks=adapters.asterisks,

@@ -1,1 +1,1 @@
-"""What `arictl doctor` looks at: each module gives findings and opens what it needs, for a few seconds at most."""
+"""The checks of `arictl doctor`. Each module returns findings, and opens what it needs for a few seconds at most."""

@@ -1,4 +1,4 @@
-"""A finding: what was looked at, what was seen, what to do. Never holds a secret."""
+"""A finding: what was checked, what was seen, what to do. It never contains a secret."""
 
 from __future__ import annotations
 
@@ -9,64 +9,64 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """How bad it is."""
+    """The severity of a finding."""
 
-    #: As it should be.
+    #: In order.
     OK = "ok"
-    #: Works, or cannot be told from here; look at it.
+    #: It works, or cannot be checked from here: check it by hand.
     WARNING = "warning"
-    #: Calls are lost, or will be.
+    #: Calls are being lost, or will be.
     WRONG = "wrong"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One line of the doctor's."""
+    """One line of the doctor's report."""
 
     level: Level
     what: str
     seen: str
-    #: Empty when all is well.
+    #: Empty if nothing needs to be done.
     todo: str = ""
 
 
 def ok(what: str, seen: str) -> Finding:
-    """As it should be."""
+    """Return a finding that is in order."""
     return Finding(level=Level.OK, what=what, seen=seen)
 
 
 def warning(what: str, seen: str, todo: str) -> Finding:
-    """Works, or cannot be told from here."""
+    """Return a finding that works, or cannot be checked from here."""
     return Finding(level=Level.WARNING, what=what, seen=seen, todo=todo)
 
 
 def wrong(what: str, seen: str, todo: str) -> Finding:
-    """Calls are lost, or will be."""
+    """Return a finding by which calls are lost, or will be."""
     return Finding(level=Level.WRONG, what=what, seen=seen, todo=todo)
 
 
 def numbers(version: str) -> tuple[int, int] | None:
-    """The first two numbers of a version; None when there are none: a development build tells only its branch."""
+    """Return the first two numbers of a version; None if it has none: a development build has only its branch."""
     match = re.match(r"(\d+)\.(\d+)", version)
     return (int(match[1]), int(match[2])) if match else None
 
 
 def without_password(text: str, url: str) -> str:
-    """A library's words about a URL of ours: one line, bounded, the URL and its password taken out."""
-    said = (text.strip().splitlines() or [""])[0].replace(url, "…")
+    """Return a library's message about a URL of ours as one bounded line, without the URL and its password."""
+    line = (text.strip().splitlines() or [""])[0].replace(url, "…")
     credentials = url.partition("://")[2].rpartition("@")[0]
     password = credentials.partition(":")[2]
     for secret in (credentials, password, urllib.parse.unquote(password)):
         if secret:
-            said = said.replace(secret, "…")
-    return said[:300]
+            line = line.replace(secret, "…")
+    return line[:300]
 
 
 def is_readable(url: str) -> bool:
-    """Whether a URL can be taken apart: libraries quote parts of one that cannot, a password among them."""
+    """Whether a URL can be parsed: libraries quote parts of one that cannot, and its password among them."""
     try:
         parts = urllib.parse.urlsplit(url)
-        # Looked at for its error.
+        # Read for its error.
         _ = parts.port
     except ValueError:
         return False

@@ -1,6 +1,7 @@
-"""Which addresses an endpoint may lead to: a PBX owner chooses the endpoint, and must not reach into our own network.
+"""Protection against SSRF (server-side request forgery): the addresses that an endpoint may resolve to.
 
-Judges addresses only, never names: whoever connects asks about the very address it then connects to.
+A tenant chooses the endpoint and must not reach our own network with it. Addresses are checked, never names: the
+connecting code passes the very address that it then connects to.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def _networks(*texts: str) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(text) for text in texts)
 
 
-#: Never an Asterisk's, whatever the settings say. The first that holds the address names it.
+#: Refused whatever the settings say. The first entry that contains the address names it.
 _NEVER: tuple[tuple[str, tuple[Network, ...]], ...] = (
     ("an unspecified address", _networks("0.0.0.0/8", "::/128")),
     (
@@ -34,7 +35,7 @@ _NEVER: tuple[tuple[str, tuple[Network, ...]], ...] = (
     ("a multicast address", _networks("224.0.0.0/4", "ff00::/8")),
     ("a reserved or broadcast address", _networks("240.0.0.0/4", "192.0.0.0/24")),
 )  # fmt: skip
-#: What of IPv6 is in use: unicast, private, and the forms that hold an IPv4 address. All else is reserved.
+#: The parts of IPv6 in use: unicast, private, and the forms that contain an IPv4 address. The rest is reserved.
 _IPV6_IN_USE = _networks(
     "2000::/3", "fc00::/7", "fec0::/10", "::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96"
 )
@@ -49,7 +50,7 @@ _LONGEST_LIST = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddressGuard:
-    """The rule. Where an address is in several of its networks the narrowest counts, and of two the same, `deny`."""
+    """The rule. Of several networks that contain an address the narrowest counts; if two are equal, `deny` does."""
 
     allow: tuple[Network, ...] = ()
     deny: tuple[Network, ...] = ()
@@ -57,18 +58,18 @@ class AddressGuard:
     strict: bool = False
 
     def check(self, host: str, addresses: Iterable[str]) -> None:
-        """Raises EndpointRefused when one of the addresses a host name leads to must not be connected to.
+        """Raise EndpointRefused if one of the addresses that a host resolves to must not be connected to.
 
-        A name that leads to a good and to a bad address is refused whole: nobody has that by accident.
+        A name that resolves to an allowed and a forbidden address is refused: that does not happen by accident.
         """
         for text in addresses:
             reason = self.complaint(text)
             if reason is not None:
-                seen = "the endpoint is" if text == host else f"the endpoint's host leads to {text},"
+                seen = "the endpoint is" if text == host else f"the endpoint's host resolves to {text},"
                 raise errors.EndpointRefused(f"{seen} {reason}")
 
     def complaint(self, text: str) -> str | None:
-        """Why an address must not be connected to, in words that follow "it is"; None when it may be."""
+        """Return why an address must not be connected to, as a predicate ("it is …"); None if it may be."""
         try:
             address = ipaddress.ip_address(text.partition("%")[0])
         except ValueError:
@@ -78,9 +79,9 @@ class AddressGuard:
     def _of_form(self, address: _Address) -> str | None:
         for what, networks in _NEVER:
             if _among(address, networks):
-                return f"{what}, where no Asterisk is"
+                return f"{what}, where no Asterisk can be"
         if address.version == 6 and address not in _LOOPBACK[1] and not _among(address, _IPV6_IN_USE):
-            return "a reserved or broadcast address, where no Asterisk is"
+            return "a reserved or broadcast address, where no Asterisk can be"
         allowed, denied = _narrowest(address, self.allow), _narrowest(address, self.deny)
         if denied >= 0 and denied >= allowed:
             return "an address in ENDPOINT_DENY"
@@ -93,7 +94,7 @@ class AddressGuard:
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
-    """Networks or single addresses, comma-separated. Raises ValueError; says which is none."""
+    """Parse networks or single addresses, comma-separated. Raises ValueError that names the wrong one."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if len(names) > _LONGEST_LIST:
         raise ValueError(f"more than {_LONGEST_LIST} networks")
@@ -109,13 +110,13 @@ def parse_networks(text: str) -> tuple[Network, ...]:
 
 
 def _forms(address: _Address) -> list[_Address]:
-    """The address itself, and the IPv4 addresses it would be translated to on its way."""
+    """Return the address, or the IPv4 addresses that it is translated to on its way."""
     if isinstance(address, ipaddress.IPv4Address):
         return [address]
     number = int(address)
     forms: list[_Address] = [address]
     if _among(address, _IPV4_LAST) and number > 1:
-        # The form says nothing of its own: only what it leads to is judged.
+        # The form itself means nothing: only the IPv4 address in it is judged.
         forms = [ipaddress.IPv4Address(number & 0xFFFFFFFF)]
     if address.sixtofour is not None:
         forms.append(address.sixtofour)
@@ -129,5 +130,5 @@ def _among(address: _Address, networks: Iterable[Network]) -> bool:
 
 
 def _narrowest(address: _Address, networks: Iterable[Network]) -> int:
-    """The length of the longest prefix that holds the address; -1 when none does."""
+    """Return the length of the longest prefix that contains the address; -1 if none does."""
     return max((network.prefixlen for network in networks if address in network), default=-1)

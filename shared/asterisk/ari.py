@@ -1,4 +1,4 @@
-"""What is asked of an Asterisk, in the words of a call."""
+"""The requests to an Asterisk that calls need, each a method with its own outcome."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from shared import errors
 from shared.asterisk import events, rest
+from shared.asterisk.endpoint import Configuration
 from shared.asterisk.events import Channel
 from shared.asterisk.rest import plain
 
@@ -25,7 +26,7 @@ class Bridge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Application:
-    """What an app is subscribed to: a hint at what exists, not proof that it does not."""
+    """The subscriptions of an app: a hint that a channel exists, no proof that one does not."""
 
     channels: frozenset[str]
     #: The event types its filter lets through; empty when there is no filter.
@@ -34,63 +35,63 @@ class Application:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebsocketClient:
-    """What websocket_client.conf says of one client; without its credentials."""
+    """A client of websocket_client.conf, without its credentials."""
 
     uri: str
     protocols: str
     connection_type: str
 
 
-class Server(Protocol):
-    """Where requests go. `rest.Asterisk` is the adapter."""
+class Client(Protocol):
+    """Sends requests to one Asterisk. `rest.RestClient` is the adapter."""
 
     @property
-    def target(self) -> rest.Target:
-        """Where and as whom we ask."""
+    def configuration(self) -> Configuration:
+        """Where it sends requests, and the credentials for them."""
 
     def request(
         self, budget: rest.RequestBudget, method: str, path: Sequence[str], query: Mapping[str, str] | None = None,
         body: object = None,
     ) -> Any:  # fmt: skip
-        """Makes one request, once."""
+        """Make one request, once."""
 
     def must_probe(self, budget: rest.RequestBudget) -> bool:
-        """Whether it has to show first that it answers. Raises AsteriskUnreachable while it is left alone."""
+        """Whether a harmless request must come first. Raises AsteriskUnreachable while the breaker is open."""
 
 
 class Ari:
-    """What we ask an Asterisk for, in the words of a call. Each raises as `Asterisk.request` does.
+    """One step's requests to an Asterisk. Each method raises as `RestClient.request` does.
 
-    What is already gone is an outcome here, never an error.
+    That a resource is already gone is an outcome here, never an error.
     """
 
-    def __init__(self, asterisk: Server, budget: rest.RequestBudget) -> None:
-        self._asterisk = asterisk
-        self._witness = budget
+    def __init__(self, client: Client, budget: rest.RequestBudget) -> None:
+        self._client = client
+        self._budget = budget
 
     @property
     def app(self) -> str:
         """The Stasis app."""
-        return self._asterisk.target.app
+        return self._client.configuration.app
 
     @property
     def must_probe(self) -> bool:
-        """Whether it has to show first that it answers. Raises AsteriskUnreachable while it is left alone."""
-        return self._asterisk.must_probe(self._witness)
+        """Whether a harmless request must come first. Raises AsteriskUnreachable while the breaker is open."""
+        return self._client.must_probe(self._budget)
 
     @property
     def endpoint(self) -> str:
-        """Where it is: several apps of one Asterisk have one endpoint."""
-        return self._asterisk.target.endpoint
+        """Its canonical endpoint: several apps of one Asterisk share it."""
+        return self._client.configuration.endpoint
 
     def channel(self, channel_id: str) -> Channel | None:
-        """The channel, or None when there is none of that id."""
+        """Return the channel; None if there is none with that id."""
         return self._unless_gone(["channels", channel_id], _parsed_channel)
 
     def create_media(self, channel_id: str, *, client: str, parameters: Mapping[str, str]) -> None:
-        """Asks for a media leg. Success is not readiness: the leg is ready at its own StasisStart.
+        """Create a media leg. Success is not readiness: the leg is ready at its own StasisStart.
 
-        The id must never have been used: a second request with one crashes this Asterisk (measured, 22.10).
+        The id must never have been used before: a second request with it crashes this Asterisk (measured, 22.10).
         """
         self._ask("POST", ["channels", "externalMedia"], {
             "app": self.app,
@@ -107,9 +108,9 @@ class Ari:
     def originate(
         self, channel_id: str, *, endpoint: str, args: str, caller_id: str | None, ring_seconds: float
     ) -> None:
-        """Asks for a leg to the far end, which enters our app when it answers. One of that id there: done before (409).
+        """Create a leg to the far end, which enters our app when it answers. A 409 means it was created before.
 
-        Raises (beside what all raise):
+        Raises (in addition to what all methods raise):
             AsteriskRefused: Also for an endpoint that cannot be dialled, which Asterisk answers with a 500.
         """
         query = {
@@ -122,7 +123,7 @@ class Ari:
         if caller_id:
             query["callerId"] = caller_id
         if endpoint.startswith("Local/"):
-            # It would talk 192 kHz otherwise, at 3 % of a core a call (measured, 22.10).
+            # Asterisk would use 192 kHz otherwise, at 3 % of a core for each call (measured, 22.10).
             query["formats"] = "ulaw"
         try:
             self._ask("POST", ["channels"], query)
@@ -135,11 +136,11 @@ class Ari:
             raise
 
     def set_variable(self, channel_id: str, name: str, value: str) -> None:
-        """Sets a channel variable, for the dialplan. One whose channel is gone is nobody's."""
+        """Set a channel variable, for the dialplan; does nothing if the channel is gone."""
         self._or_gone("POST", ["channels", channel_id, "variable"], {"variable": name, "value": value})
 
     def continue_in_dialplan(self, channel_id: str) -> bool:
-        """Lets a leg go on in the dialplan, behind Stasis. False when it is gone, or has left already."""
+        """Let a leg continue in the dialplan, after Stasis. False if it is gone, or has already left Stasis."""
         try:
             self._ask("POST", ["channels", channel_id, "continue"])
         except errors.AsteriskRefused as exc:
@@ -149,7 +150,7 @@ class Ari:
         return True
 
     def create_bridge(self, bridge_id: str) -> None:
-        """Makes a mixing bridge; one of that id already there means it was made by us before (409)."""
+        """Create a mixing bridge. A 409 means that we created it before: the id is ours."""
         try:
             self._ask("POST", ["bridges", bridge_id], {"type": "mixing", "name": bridge_id})
         except errors.AsteriskRefused as exc:
@@ -157,60 +158,60 @@ class Ari:
                 raise
 
     def bridge(self, bridge_id: str) -> Bridge | None:
-        """The bridge, or None when there is none of that id."""
+        """Return the bridge; None if there is none with that id."""
         return self._unless_gone(["bridges", bridge_id], _parsed_bridge)
 
     def bridges(self) -> list[Bridge]:
-        """Every bridge of this Asterisk, ours or not."""
+        """Return every bridge of this Asterisk, ours or not."""
         document = self._ask("GET", ["bridges"])
         if not isinstance(document, list):
-            raise errors.AsteriskUnreachable("answered something else than a list of bridges", may_have_acted=False)
+            raise errors.AsteriskUnreachable("the answer is not a list of bridges", may_have_acted=False)
         return [_parsed_bridge(entry) for entry in document]
 
     def add_legs(self, bridge_id: str, channel_ids: Sequence[str]) -> None:
-        """Puts legs into a bridge. Refused with 422 when one of them is not in Stasis: then none is added.
+        """Put legs into a bridge. Refused with 422 if one of them is not in Stasis; then none is added.
 
-        A leg that is in already would leave and come back, which is heard: look first.
+        A leg that is in the bridge already would leave and come back, which is audible: check first.
         """
         self._ask("POST", ["bridges", bridge_id, "addChannel"], {"channel": ",".join(channel_ids)})
 
     def answer(self, channel_id: str) -> bool:
-        """Answers; twice is fine. False when the channel is gone."""
+        """Answer a channel; twice is harmless. False if the channel is gone."""
         return self._or_gone("POST", ["channels", channel_id, "answer"])
 
     def hang_up(self, channel_id: str, cause: int | None = None) -> bool:
-        """Hangs a channel up. False when it was gone; True when it was told to go, which takes it a moment."""
+        """Hang up a channel. False if it was gone; True if it was told to hang up, which takes it a moment."""
         return self._or_gone("DELETE", ["channels", channel_id], {"reason_code": str(cause)} if cause else None)
 
     def remove_bridge(self, bridge_id: str) -> bool:
-        """Removes a bridge, leaving its channels alone. False when it was gone."""
+        """Remove a bridge, but not its channels. False if it was gone."""
         return self._or_gone("DELETE", ["bridges", bridge_id])
 
     def application(self) -> Application | None:
-        """Our app, or None when Asterisk knows it no more: it has neither socket nor channel."""
+        """Return our app; None if Asterisk no longer knows it: it has neither an event socket nor a channel."""
         return self._unless_gone(["applications", self.app], _parsed_application)
 
     def set_event_filter(self, types: Sequence[str]) -> None:
-        """Lets only these events through; lost with the app, so asked for after each connect."""
+        """Let only these events through. The filter is lost with the app, so it is set after each connect."""
         body = {"allowed": [{"type": name} for name in types]}
         self._ask("PUT", ["applications", self.app, "eventFilter"], body=body)
 
     def version(self) -> str:
-        """Asterisk's version, as it says it: `22.10.1+dfsg`, `certified-20.7-cert3`, `GIT-22-abc`."""
+        """Return Asterisk's version as it writes it: `22.10.1+dfsg`, `certified-20.7-cert3`, `GIT-22-abc`."""
         document = self._ask("GET", ["asterisk", "info"])
         system = document.get("system") if isinstance(document, dict) else None
         return plain(system.get("version", "")) if isinstance(system, dict) else ""
 
     def modules(self) -> dict[str, str]:
-        """Name, without `.so` → status (`Running`) of every module that is loaded."""
+        """Return name, without `.so` → status (`Running`), of every loaded module."""
         document = self._ask("GET", ["asterisk", "modules"])
         if not isinstance(document, list):
-            raise errors.AsteriskUnreachable("answered something else than a list of modules", may_have_acted=False)
+            raise errors.AsteriskUnreachable("the answer is not a list of modules", may_have_acted=False)
         entries = [entry for entry in document if isinstance(entry, dict)]
         return {plain(entry.get("name")).removesuffix(".so"): plain(entry.get("status")) for entry in entries}
 
     def websocket_client(self, name: str) -> WebsocketClient | None:
-        """A client of websocket_client.conf; None when there is none of that name (measured, 22.10)."""
+        """Return a client of websocket_client.conf; None if there is none with that name (measured, 22.10)."""
         path = ["asterisk", "config", "dynamic", "res_websocket_client", "websocket_client", name]
         try:
             document = self._ask("GET", path)
@@ -219,7 +220,7 @@ class Ari:
             if str(exc) == f"answered 404 {message}":
                 return None
             raise
-        # The others, a user and a password among them, are dropped here.
+        # The other attributes, a user and a password among them, are dropped here.
         pairs = {entry.get("attribute"): entry.get("value") for entry in document or () if isinstance(entry, dict)}
         wanted = ("uri", "protocols", "connection_type")
         return WebsocketClient(**{key: plain(pairs.get(key) or "") for key in wanted})
@@ -227,10 +228,10 @@ class Ari:
     def _ask(
         self, method: str, path: Sequence[str], query: Mapping[str, str] | None = None, body: object = None
     ) -> Any:
-        return self._asterisk.request(self._witness, method, path, query, body)
+        return self._client.request(self._budget, method, path, query, body)
 
     def _or_gone(self, method: str, path: Sequence[str], query: Mapping[str, str] | None = None) -> bool:
-        """Asks; False when what it is about was gone."""
+        """Make a request; False if its resource was gone."""
         try:
             self._ask(method, path, query)
         except errors.AsteriskRefused as exc:
@@ -240,7 +241,7 @@ class Ari:
         return True
 
     def _unless_gone(self, path: Sequence[str], read: Callable[[Any], _T]) -> _T | None:
-        """What is there; None only when Asterisk says in so many words that it is gone."""
+        """Return a resource; None only if Asterisk says expressly that it is gone."""
         try:
             document = self._ask("GET", path)
         except errors.AsteriskRefused as exc:
@@ -251,7 +252,7 @@ class Ari:
 
 
 def transport_data(parameters: Mapping[str, str]) -> str:
-    """`v(a=1,b=2)`: becomes the query of the media URL. Values are encoded: a raw `)` or `,` would inject."""
+    """Return `v(a=1,b=2)`, the query of the media URL. Values are encoded: a raw `)` or `,` would inject."""
     pairs = (f"{name}={urllib.parse.quote(value, safe='')}" for name, value in parameters.items())
     return f"v({','.join(pairs)})"
 
@@ -260,18 +261,18 @@ def _parsed_channel(document: Any) -> Channel:
     try:
         return events.parse_channel(document)
     except errors.InvalidEvent as exc:
-        raise errors.AnswerUnreadable(f"answered an unreadable channel: {exc}", may_have_acted=False) from exc
+        raise errors.AnswerUnreadable(f"the answer is not a readable channel: {exc}", may_have_acted=False) from exc
 
 
 def _parsed_bridge(document: Any) -> Bridge:
     if not isinstance(document, dict) or not isinstance(document.get("id"), str):
-        raise errors.AsteriskUnreachable("answered an unreadable bridge", may_have_acted=False)
+        raise errors.AsteriskUnreachable("the answer is not a readable bridge", may_have_acted=False)
     return Bridge(id=plain(document["id"]), channels=frozenset(map(plain, _listed(document, "channels"))))
 
 
 def _parsed_application(document: Any) -> Application:
     if not isinstance(document, dict):
-        raise errors.AsteriskUnreachable("answered something else than an application", may_have_acted=False)
+        raise errors.AsteriskUnreachable("the answer is not an application", may_have_acted=False)
     allowed = _listed(document, "events_allowed")
     return Application(
         channels=frozenset(map(plain, _listed(document, "channel_ids"))),
@@ -282,5 +283,5 @@ def _parsed_application(document: Any) -> Application:
 def _listed(document: dict[str, Any], key: str) -> list[Any]:
     value = document.get(key) or []
     if not isinstance(value, list):
-        raise errors.AsteriskUnreachable(f"answered {key} that is no list", may_have_acted=False)
+        raise errors.AsteriskUnreachable(f"the answer's {key} is not a list", may_have_acted=False)
     return value

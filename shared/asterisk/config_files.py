@@ -1,6 +1,6 @@
-"""What an Asterisk's configuration files have to hold for us, as text: the one home of the dialplan we recommend.
+"""The configuration files that an Asterisk needs, as text: the one home of the dialplan we recommend.
 
-No password is ever in it: where one belongs stands PASSWORD.
+They never contain a password: PASSWORD stands where one belongs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ enabled=yes
 [{user}]
 type=user
 read_only=no
-; Put the password here that `arictl connection add` was given, or the platform's app_password. Any characters, but
+; Put the password here that `arictl connection add` was given, or that the platform has. Any characters, but
 ; - a semicolon is written as \\; because a bare one begins a comment: `a;b` is `password=a\\;b`;
 ; - blanks at its beginning or end cannot be written at all: choose another password.
 password={password}
@@ -46,7 +46,7 @@ password={password}
 
 _HTTP = """[general]
 enabled=yes
-{listen}{prefix}; TCP sessions, event sockets included. Above it Asterisk closes connections without a word.
+{listen}{prefix}; TCP sessions, event sockets included. Above it Asterisk closes connections silently.
 sessionlimit=100
 """
 
@@ -62,12 +62,12 @@ tlsprivatekey=/etc/asterisk/keys/privkey.pem
 
 
 def dialplan(app: str, *, context: str = "inbound") -> str:
-    """extensions.conf: callers ring and try again for five seconds while no listener holds the app's event socket."""
+    """Return extensions.conf: a caller rings and is tried again for five seconds while the app has no event socket."""
     return _DIALPLAN.format(context=context, app=app)
 
 
 def files(*, endpoint: str, app: str, user: str, websocket_client: str) -> dict[str, str]:
-    """File name → text, for a connection.
+    """Return file name → text, for a connection.
 
     Args:
         endpoint: canonical, `http(s)://host[:port][/prefix]`.

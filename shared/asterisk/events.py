@@ -1,7 +1,7 @@
 """ARI events, parsed once at the edge: bounded, typed, or refused.
 
-The peer is a tenant's PBX and not trusted: anything may be missing, of another type, or hostile. What is read here is
-all that the rest of the system ever sees of an event.
+The peer is a tenant's PBX and is not trusted: anything may be missing, of another type, or hostile. The rest of the
+system sees nothing of an event but what is read here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from shared import errors
 
 
 class EventType(StrEnum):
-    """The events we ask an Asterisk for; its event filter is set to just these."""
+    """The events we ask an Asterisk for; its event filter lets only these through."""
 
     STASIS_START = "StasisStart"
     STASIS_END = "StasisEnd"
@@ -74,12 +74,12 @@ class Event:
     cause: int | None = None
     cause_text: str = ""
     dial_status: str = ""
-    #: The channel this one took the place of (masquerade, pick-up): not a new call.
+    #: The channel that this one replaced (masquerade, pick-up): not a new call.
     replaces: str | None = None
 
     @property
     def leg(self) -> Channel:
-        """The channel it is about."""
+        """Its channel. Raises InvalidEvent if it has none."""
         if self.channel is None:
             raise errors.InvalidEvent(f"{self.type} without a channel")
         return self.channel
@@ -105,13 +105,13 @@ def may_match(raw: bytes) -> bool:
 
 
 def parse(raw: str | bytes) -> Event | None:
-    """Reads one websocket message.
+    """Parse one websocket message.
 
     Returns:
-        The event, or None for one of a type we do not ask for.
+        The event; None if it is of a type we do not ask for.
 
     Raises:
-        InvalidEvent: It is not JSON, not an event, or not of the shape its type has.
+        InvalidEvent: It is not JSON, not an event, or has another shape than its type.
     """
     try:
         document = json.loads(raw)
@@ -154,10 +154,10 @@ def _event(document: dict[str, Any]) -> Event | None:
 
 
 def parse_channel(document: object) -> Channel:
-    """Reads a channel object of an event or of a REST answer.
+    """Parse the channel object of an event or of a REST answer.
 
     Raises:
-        InvalidEvent: It lacks what names a channel, or is of another shape.
+        InvalidEvent: It has no id, or another shape.
     """
     if not isinstance(document, dict):
         raise errors.InvalidEvent("no channel")
@@ -175,7 +175,7 @@ def parse_channel(document: object) -> Channel:
 
 
 def encode(event: Event) -> dict[str, Any]:
-    """The event as plain JSON values, for a broker message."""
+    """Return the event as plain JSON values, for a broker message."""
     values = {name: value for name in _OF_EVENT if (value := getattr(event, name)) not in (None, "", ())}
     if event.channel is not None:
         values["channel"] = {name: getattr(event.channel, name) for name in _OF_CHANNEL}
@@ -183,10 +183,10 @@ def encode(event: Event) -> dict[str, Any]:
 
 
 def decode(document: dict[str, Any]) -> Event:
-    """The event back from `encode`'s values.
+    """Return the event that `encode` made these values of.
 
     Raises:
-        InvalidEvent: They are of another shape.
+        InvalidEvent: They have another shape.
     """
     try:
         values = dict(document)
@@ -232,7 +232,7 @@ def _checked(value: object, key: str, length: int) -> str:
         raise errors.InvalidEvent(f"{key} is longer than {length} characters")
     # Neither NUL nor half a surrogate pair can be stored in Postgres, and no Asterisk sends them.
     if "\x00" in value or not _is_text(value):
-        raise errors.InvalidEvent(f"{key} holds a character that is not text")
+        raise errors.InvalidEvent(f"{key} contains a character that is not text")
     return value
 
 
@@ -245,6 +245,6 @@ def _is_text(value: str) -> bool:
 
 
 def _excerpt(raw: str | bytes) -> str:
-    """The start of what was sent, safe to log."""
+    """Return the start of the message, safe to log."""
     text = raw[:_EXCERPT].decode("utf-8", "replace") if isinstance(raw, bytes) else raw[:_EXCERPT]
     return text.encode("ascii", "backslashreplace").decode("ascii")

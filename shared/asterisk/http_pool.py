@@ -1,7 +1,7 @@
-"""HTTP exchanges with one Asterisk, on connections that are kept: each once, in bounded time and size.
+"""HTTP connection pool of one Asterisk: each request is sent once, in bounded time and size.
 
-The standard library's client and nothing above it: a request costs a worker half of what `requests` takes for it, and a
-call's set-up is six of them. No redirect is followed, no proxy asked, nothing sent again.
+Built on the standard library's client: a request costs a worker half of the CPU that `requests` takes for it, and the
+set-up of a call makes six. No redirect is followed, no proxy is used, nothing is sent again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from shared import errors
 from shared.asterisk import tcp_connector, tls
 
-#: Asterisk closes an idle connection after 15 s: one that idle is never used for a request that must not be lost.
+#: Asterisk closes an idle connection after 15 s. One idle for this long is not used again: its request could be lost.
 IDLE_SECONDS = 10.0
 LARGEST_ANSWER = 16 * 1024 * 1024
 
@@ -30,14 +30,14 @@ class HttpPool:
     """The connections to one Asterisk, for all threads of a process.
 
     Args:
-        endpoint: `http(s)://host[:port]`; what follows is not looked at.
-        ca_bundle: For https, whom to trust; None for the system's authorities.
-        kept: Most idle connections.
-        connector: Connects.
+        endpoint: `http(s)://host[:port]`; a path is ignored.
+        ca_bundle: For https, the certificates to trust; None for the system's authorities.
+        max_idle: The largest number of idle connections.
+        connector: Opens connections.
     """
 
     def __init__(
-        self, endpoint: str, *, ca_bundle: str | None, kept: int, connector: tcp_connector.TcpConnector
+        self, endpoint: str, *, ca_bundle: str | None, max_idle: int, connector: tcp_connector.TcpConnector
     ) -> None:
         parts = urllib.parse.urlsplit(endpoint)
         assert parts.hostname is not None
@@ -45,26 +45,26 @@ class HttpPool:
         self._tls = tls.context(ca_bundle) if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls is not None else 80)
         self._has_bundle = ca_bundle is not None
-        self._most = kept
+        self._max_idle = max_idle
         self._connector = connector
         self._lock = threading.Lock()
-        #: The one used last is used next, so that what a burst has left goes idle.
+        #: A stack: the connection used last is used next, so that the surplus of a burst goes idle and is closed.
         self._idle: list[_Connection] = []
         self._is_closed = False
 
     def close(self) -> None:
-        """Closes the idle connections; one in use is closed when its answer is there."""
+        """Close the idle connections; one in use is closed once it has its answer."""
         with self._lock:
             self._is_closed = True
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
 
-    def exchange(
+    def request(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, *, connect_seconds: float,
         read_seconds: float, seconds: float,
     ) -> tuple[int, bytes]:  # fmt: skip
-        """Sends one request, once; the answer's status and body.
+        """Send one request, once; return the answer's status and body.
 
         Args:
             target: Path and query, encoded.
@@ -73,11 +73,11 @@ class HttpPool:
             seconds: For all of it.
 
         Raises:
-            EndpointRefused: The host leads to an address that must not be connected to.
+            EndpointRefused: The host resolves to an address that must not be connected to.
             AsteriskUnreachable: No usable answer.
         """
         ends_at = time.monotonic() + seconds
-        connection = self._kept() or self._opened(min(connect_seconds, seconds))
+        connection = self._idle_connection() or self._open(min(connect_seconds, seconds))
         try:
             connection.sock.settimeout(max(0.001, min(read_seconds, ends_at - time.monotonic())))
             connection.request(method, target, body, headers)
@@ -88,11 +88,11 @@ class HttpPool:
             if isinstance(exc, OSError | http.client.HTTPException):
                 raise self._failed(exc) from exc
             raise
-        self._give_back(connection, is_reusable=not response.will_close)
+        self._release(connection, is_reusable=not response.will_close)
         return response.status, answer
 
-    def _kept(self) -> _Connection | None:
-        """An idle connection that the Asterisk has not closed, as far as anybody can tell."""
+    def _idle_connection(self) -> _Connection | None:
+        """Return an idle connection that the Asterisk has not closed, as far as is known here; or None."""
         while True:
             with self._lock:
                 if not self._idle:
@@ -102,15 +102,15 @@ class HttpPool:
                 return connection
             connection.close()
 
-    def _give_back(self, connection: _Connection, *, is_reusable: bool) -> None:
+    def _release(self, connection: _Connection, *, is_reusable: bool) -> None:
         connection.idle_since = time.monotonic()
         with self._lock:
-            if is_reusable and not self._is_closed and len(self._idle) < self._most:
+            if is_reusable and not self._is_closed and len(self._idle) < self._max_idle:
                 self._idle.append(connection)
                 return
         connection.close()
 
-    def _opened(self, seconds: float) -> _Connection:
+    def _open(self, seconds: float) -> _Connection:
         ends_at = time.monotonic() + seconds
         made = self._connector.connect(self._host, self._port, seconds=seconds)
         try:
@@ -129,14 +129,14 @@ class HttpPool:
         if isinstance(exc, TimeoutError):
             return errors.AsteriskUnreachable("no answer in time")
         if isinstance(exc, ssl.SSLError):
-            # One that is cut after the request was sent is an error of TLS as well: only a refused one is certain.
+            # A connection cut after the request was sent is a TLS error as well: only a refused certificate is certain.
             reason = tls.complaint(exc, with_bundle=self._has_bundle)
             return errors.AsteriskUnreachable(reason, may_have_acted=not tls.was_refused(exc))
         return errors.AsteriskUnreachable(f"connection failed: {type(exc).__name__}")
 
 
 class _Timely(io.RawIOBase):
-    """Reads a socket until a moment: a time-out of the socket bounds each read, not their sum."""
+    """Reads a socket until a deadline: the time-out of a socket bounds each read, not their sum."""
 
     def __init__(self, sock: socket.socket, inner: io.RawIOBase) -> None:
         self._sock = sock
@@ -167,7 +167,7 @@ class _Response(http.client.HTTPResponse):
 
 
 class _Connection(http.client.HTTPConnection):
-    """An open connection; it is never opened again by itself."""
+    """An open connection, which the base class must not open again."""
 
     response_class = _Response
     auto_open = 0
@@ -178,7 +178,7 @@ class _Connection(http.client.HTTPConnection):
         self.idle_since = 0.0
 
     def is_usable(self) -> bool:
-        """Whether it was not idle for too long, and there is nothing to be read: that would be the end of it."""
+        """Whether it was not idle for too long and has nothing to read: the only thing to come would be its end."""
         if time.monotonic() - self.idle_since >= IDLE_SECONDS:
             return False
         poll = select.poll()
@@ -187,7 +187,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 def _whole(response: http.client.HTTPResponse) -> bytes:
-    """The body, bounded in size."""
+    """Return the body, bounded in size."""
     answer = response.read(LARGEST_ANSWER + 1)
     if len(answer) > LARGEST_ANSWER:
         raise errors.AsteriskUnreachable("the answer is too large")

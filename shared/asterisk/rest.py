@@ -1,7 +1,7 @@
-"""One request to an Asterisk's REST interface.
+"""Requests to one Asterisk's REST interface (ARI).
 
-Bounded in number, time and size per Asterisk; never repeated; no redirect followed; only to addresses that
-the guard lets through; credentials only in the header.
+They are bounded in number, time and size per Asterisk, and never repeated. No redirect is followed, only addresses
+that the guard allows are connected to, and credentials are sent in the header only.
 """
 
 from __future__ import annotations
@@ -12,33 +12,22 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from shared import errors
-from shared.asterisk import breaker, circuit_breaker, http_pool, tcp_connector
+from shared.asterisk import circuit_breaker, http_pool, tcp_connector
+from shared.asterisk.endpoint import Configuration
 
 _LONGEST_NAME = 200
-#: What Asterisk says, with a 500, of an endpoint that it cannot dial (measured, 22.10): an answer of one that lives.
+#: The message of Asterisk's 500 for an endpoint that it cannot dial (measured, 22.10): it is alive and answers.
 NOT_DIALLED = "Allocation failed"
 _GONE = frozenset({"Channel not found", "Bridge not found", "Application not found"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """Where and as whom to ask."""
-
-    endpoint: str
-    app: str
-    user: str
-    password: str = field(repr=False)
-    #: For https, whom to trust; None for the system's authorities.
-    ca_bundle: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord:
-    """One request that was made, for the timeline."""
+    """A request that was made, for the timeline."""
 
     what: str
     took_ms: float
@@ -46,59 +35,59 @@ class RequestRecord:
 
 
 class RequestBudget(Protocol):
-    """Who is told of each request; raises to forbid one."""
+    """The time that a step has left for its requests, and the record of them."""
 
     def seconds_left(self) -> float:
-        """How long a request may still take; raises TransientError when none may start."""
+        """Return how long a request may take. Raises TransientError if none may start any more."""
 
-    def asked(self, request: RequestRecord) -> None:
-        """A request was made."""
+    def record_request(self, request: RequestRecord) -> None:
+        """Add a request that was made."""
 
 
-class Asterisk:
-    """One Asterisk, for all threads of a process.
+class RestClient:
+    """Client of one Asterisk, for all threads of a process.
 
     Args:
-        requests_at_once: Most requests in flight; Asterisk allows 100 sessions in all by default.
+        requests_at_once: The largest number of requests in flight; Asterisk allows 100 sessions in all by default.
         connect_seconds: To open a connection.
         read_seconds: For an answer.
         connector: Connects.
-        circuit: Its circuit breaker.
+        breaker: Its circuit breaker.
     """
 
     def __init__(
-        self, target: Target, *, requests_at_once: int, connect_seconds: float, read_seconds: float,
-        connector: tcp_connector.TcpConnector, circuit: circuit_breaker.Circuit,
+        self, configuration: Configuration, *, requests_at_once: int, connect_seconds: float, read_seconds: float,
+        connector: tcp_connector.TcpConnector, breaker: circuit_breaker.CircuitBreaker,
     ) -> None:  # fmt: skip
-        self.target = target
-        self._base = urllib.parse.urlsplit(target.endpoint).path + "/ari"
-        credentials = f"{target.user}:{target.password}".encode()
+        self.configuration = configuration
+        self._base = urllib.parse.urlsplit(configuration.endpoint).path + "/ari"
+        credentials = f"{configuration.user}:{configuration.password}".encode()
         self._headers = {
             "Authorization": "Basic " + base64.b64encode(credentials).decode(),
             "Accept": "application/json",
             "User-Agent": "ari-pipeline",
         }
-        self._exchanges = http_pool.HttpPool(
-            target.endpoint, ca_bundle=target.ca_bundle, kept=requests_at_once, connector=connector
+        self._pool = http_pool.HttpPool(
+            configuration.endpoint, ca_bundle=configuration.ca_bundle, max_idle=requests_at_once, connector=connector
         )
-        self._places = threading.BoundedSemaphore(requests_at_once)
+        self._permits = threading.BoundedSemaphore(requests_at_once)
         self._connect_seconds = connect_seconds
         self._read_seconds = read_seconds
-        self._circuit = circuit
+        self._breaker = breaker
 
     def close(self) -> None:
-        """Closes the idle connections."""
-        self._exchanges.close()
+        """Close the idle connections."""
+        self._pool.close()
 
     def request(
         self, budget: RequestBudget, method: str, path: Sequence[str], query: Mapping[str, str] | None = None,
         body: object = None,
     ) -> Any:  # fmt: skip
-        """Makes one request, once.
+        """Make one request, once.
 
         Args:
-            witness: Bounds its time and is told of it.
-            path: Segments below /ari, quoted here: channel ids are chosen by others and may hold `/ ? # %`.
+            budget: Bounds its time and records it.
+            path: Segments below /ari, quoted here: channel ids are chosen by others and may contain `/ ? # %`.
 
         Returns:
             The answer's JSON; None for 204.
@@ -108,46 +97,46 @@ class Asterisk:
             AsteriskRefused: A 4xx.
         """
         left = budget.seconds_left()
-        # Before the wait for a place: it is long just when the circuit is about to open.
-        self._circuit.check(budget)
-        if not self._places.acquire(timeout=min(left, self._connect_seconds)):
+        # Before the wait for a permit, which is longest just when the breaker is about to open.
+        self._breaker.check(budget)
+        if not self._permits.acquire(timeout=min(left, self._connect_seconds)):
             raise errors.AsteriskUnreachable("too many requests in flight to this Asterisk", may_have_acted=False)
         try:
             left = budget.seconds_left()
-            self._circuit.enter(budget)
+            self._breaker.allow(budget)
             return self._ask(budget, method, path, query, body, left)
         finally:
-            self._places.release()
+            self._permits.release()
 
     def must_probe(self, budget: RequestBudget) -> bool:
-        """Whether it has to show first that it answers. Raises AsteriskUnreachable while it is left alone."""
-        self._circuit.check(budget)
-        return self._circuit.state is not breaker.State.CLOSED
+        """Whether a harmless request must come first. Raises AsteriskUnreachable while the breaker is open."""
+        self._breaker.check(budget)
+        return self._breaker.state is not circuit_breaker.State.CLOSED
 
-    def _ask(  # noqa: PLR0917 - a request's parts, as `request` takes them
+    def _ask(  # noqa: PLR0917 - the parts of a request, as `request` takes them
         self, budget: RequestBudget, method: str, path: Sequence[str], query: Mapping[str, str] | None, body: object,
         left: float,
     ) -> Any:  # fmt: skip
         started = time.monotonic()
-        answer, silence = "no answer", "no answer"
+        answer, failure = "no answer", "no answer"
         try:
             status, document = self._send(method, path, query, body, left)
             message = plain(document.get("message", "")) if isinstance(document, dict) else ""
             answer = f"{status} {message}".strip() if status >= 400 else str(status)
-            # A 4xx is an answer of one that lives, be it 401 or a strange 404.
-            silence = f"answered {answer}" if status >= 500 and message != NOT_DIALLED else ""
+            # A 4xx shows that the Asterisk is alive, be it 401 or a strange 404.
+            failure = f"answered {answer}" if status >= 500 and message != NOT_DIALLED else ""
             return _judge(status, message, document)
         except errors.AsteriskUnreachable as exc:
             answer = str(exc)
-            silence = silence and answer
+            failure = failure and answer
             raise
         finally:
-            if silence:
-                self._circuit.unanswered(budget, silence)
+            if failure:
+                self._breaker.unanswered(budget, failure)
             else:
-                self._circuit.answered()
+                self._breaker.answered()
             took_ms = (time.monotonic() - started) * 1000
-            budget.asked(RequestRecord(what=f"{method} /{'/'.join(path)}", took_ms=took_ms, answer=answer))
+            budget.record_request(RequestRecord(what=f"{method} /{'/'.join(path)}", took_ms=took_ms, answer=answer))
 
     def _send(
         self, method: str, path: Sequence[str], query: Mapping[str, str] | None, body: object, left: float
@@ -158,7 +147,7 @@ class Asterisk:
         headers, content = self._headers, None
         if body is not None:
             headers, content = headers | {"Content-Type": "application/json"}, json.dumps(body).encode()
-        status, answer = self._exchanges.exchange(
+        status, answer = self._pool.request(
             method, url, headers, content, connect_seconds=self._connect_seconds, read_seconds=self._read_seconds,
             seconds=min(left, self._connect_seconds + self._read_seconds),
         )  # fmt: skip
@@ -166,7 +155,10 @@ class Asterisk:
 
 
 def _judge(status: int, message: str, document: Any) -> Any:
-    """Gone is a 404 that names what is gone; every other 404 is a module not loaded or a wrong prefix."""
+    """Return or raise what an answer means.
+
+    A resource is gone if a 404 names it; every other 404 is a module that is not loaded, or a wrong prefix.
+    """
     if status < 300:
         return document
     if 400 <= status < 500 and status not in (401, 403, 408, 429) and (status != 404 or message in _GONE):
@@ -181,13 +173,13 @@ def _document(status: int, body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError) as exc:
         if status < 300:
-            # Some other server's page: it says nothing of what was asked for.
-            raise errors.AsteriskUnreachable("answered something else than JSON") from exc
+            # The page of some other server: it says nothing about the resource.
+            raise errors.AsteriskUnreachable("the answer is not JSON") from exc
         return None
 
 
 def plain(value: object) -> str:
-    """A name or message of the peer's, bounded and without what neither a log nor Postgres can hold."""
+    """Return a name or message of the peer, bounded, without characters that a log or Postgres cannot hold."""
     text = str(value)[:_LONGEST_NAME]
     if text.isprintable():
         return text

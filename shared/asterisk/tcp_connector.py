@@ -1,6 +1,6 @@
-"""Ways to an endpoint: its host is resolved, the guard judges every address, and what was judged is connected to.
+"""Connects to an endpoint: resolves its host, lets the guard check every address, connects to a checked address.
 
-Between the two nothing is resolved again: a name that changes its mind leads nowhere else.
+The name is not resolved again in between, so DNS rebinding leads nowhere. `listener/websocket.py` has the async twin.
 """
 
 from __future__ import annotations
@@ -21,39 +21,40 @@ from shared.asterisk import address_guard
 #: As `socket.getaddrinfo`.
 Resolve = Callable[..., Sequence[tuple[Any, ...]]]
 
-#: Addresses of one host that are tried.
+#: How many addresses of one host are tried.
 _TRIED = 4
-#: Host names being looked up at once; one that hangs holds a thread until the system's resolver gives up.
+#: Host names resolved at the same time; one that hangs occupies a thread until the system's resolver gives up.
 _LOOKUPS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """One address of a host, as `socket.connect` takes it."""
+    """An address of a host."""
 
     family: int
-    place: tuple[Any, ...]
+    #: As `socket.connect` takes it.
+    sockaddr: tuple[Any, ...]
 
 
 def lookup(
     rule: address_guard.AddressGuard, host: str, port: int, resolve: Resolve = socket.getaddrinfo
 ) -> list[Address]:
-    """The addresses of a host that may be connected to. Takes as long as the system's resolver does.
+    """Return the addresses of a host that may be connected to. Takes as long as the system's resolver does.
 
     Raises:
         EndpointRefused: One of them must not be connected to.
-        AsteriskUnreachable: There is none.
+        AsteriskUnreachable: The host has no address.
     """
     try:
         found = resolve(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
         raise errors.AsteriskUnreachable("the host name is not found", may_have_acted=False) from exc
     usable = [
-        Address(family=entry[0], place=entry[4]) for entry in found if entry[0] in (socket.AF_INET, socket.AF_INET6)
+        Address(family=entry[0], sockaddr=entry[4]) for entry in found if entry[0] in (socket.AF_INET, socket.AF_INET6)
     ]
     if not usable:
         raise errors.AsteriskUnreachable("the host name has no address", may_have_acted=False)
-    rule.check(host, [str(address.place[0]) for address in usable])
+    rule.check(host, [str(address.sockaddr[0]) for address in usable])
     return usable[:_TRIED]
 
 
@@ -71,23 +72,23 @@ class TcpConnector:
         self._lookups: dict[tuple[str, int], futures.Future[list[Address]]] = {}
 
     def connect(self, host: str, port: int, *, seconds: float) -> socket.socket:
-        """A connected socket, its time-out set to `seconds`.
+        """Return a connected socket, its time-out set to `seconds`.
 
         Args:
-            seconds: For all of it, looking up and every address included.
+            seconds: For the whole: resolving the name and trying every address.
 
         Raises:
-            EndpointRefused: The host leads to an address that must not be connected to.
+            EndpointRefused: The host resolves to an address that must not be connected to.
             AsteriskUnreachable: No connection; nothing was sent.
         """
         ends_at = time.monotonic() + seconds
         addresses = self._addresses(host, port, seconds)
         reason: OSError = TimeoutError()
         for number, address in enumerate(addresses):
-            # Each has an even share of what is left: one that swallows packets leaves the others theirs.
+            # An even share of the remaining time: an address that drops packets leaves time for the others.
             share = max(0.0, ends_at - time.monotonic()) / (len(addresses) - number)
             try:
-                return _opened(address, share, seconds)
+                return _open(address, share, seconds)
             except OSError as exc:
                 reason = exc
         raise errors.AsteriskUnreachable(_complaint(reason), may_have_acted=False) from reason
@@ -96,20 +97,20 @@ class TcpConnector:
         if _is_literal(host):
             return lookup(self._rule, host, port, self._resolve)
         try:
-            return self._looked_up(host, port).result(seconds)
+            return self._lookup(host, port).result(seconds)
         except futures.TimeoutError:
-            raise errors.AsteriskUnreachable("looking up the host name took too long", may_have_acted=False) from None
+            raise errors.AsteriskUnreachable("resolving the host name took too long", may_have_acted=False) from None
 
-    def _looked_up(self, host: str, port: int) -> futures.Future[list[Address]]:
-        """The lookup of this name that is under way, or a new one: a name that hangs holds one thread, not many."""
+    def _lookup(self, host: str, port: int) -> futures.Future[list[Address]]:
+        """Return the lookup of this name that is running, or start one: a name that hangs occupies one thread only."""
         with self._lock:
             running = self._lookups.get((host, port))
             if running is not None:
                 return running
             if len(self._lookups) >= _LOOKUPS:
-                raise errors.AsteriskUnreachable("too many host names are being looked up", may_have_acted=False)
+                raise errors.AsteriskUnreachable("too many host names are being resolved", may_have_acted=False)
             made: futures.Future[list[Address]] = futures.Future()
-            # Of no pool, whose threads an ending process would wait for.
+            # Not in a pool: a process that ends would wait for the pool's threads.
             threading.Thread(target=self._look_up, args=(host, port, made), name="lookup", daemon=True).start()
             self._lookups[host, port] = made
             return made
@@ -117,7 +118,7 @@ class TcpConnector:
     def _look_up(self, host: str, port: int, made: futures.Future[list[Address]]) -> None:
         try:
             found = lookup(self._rule, host, port, self._resolve)
-        except BaseException as exc:  # noqa: BLE001 - raised again in the threads that wait for it
+        except BaseException as exc:  # noqa: BLE001 - raised again in the waiting threads
             self._forget(host, port)
             made.set_exception(exc)
         else:
@@ -137,14 +138,14 @@ def _is_literal(host: str) -> bool:
     return True
 
 
-def _opened(address: Address, share_seconds: float, seconds: float) -> socket.socket:
+def _open(address: Address, share_seconds: float, seconds: float) -> socket.socket:
     if share_seconds <= 0:
         raise TimeoutError
     made = socket.socket(address.family, socket.SOCK_STREAM)
     try:
         made.settimeout(share_seconds)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        made.connect(address.place)
+        made.connect(address.sockaddr)
         made.settimeout(seconds)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -1,6 +1,7 @@
-"""How a connection's calls are served: what its configuration says beside where its Asterisk is.
+"""Per-call settings of a connection, and the rules for numbers and dial templates.
 
-Read fresh for each call: a change touches no event socket and takes effect with the next call.
+Read again for each call: a change touches no event socket and takes effect with the next call. The platform's adapter
+reads the settings from the tenant's configuration.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from dataclasses import dataclass
 
 from shared import errors
 
-_PLACE = "{number}"
-_DEFAULT_TEMPLATE = f"PJSIP/{_PLACE}"
+_PLACEHOLDER = "{number}"
+DEFAULT_DIAL_TEMPLATE = f"PJSIP/{_PLACEHOLDER}"
 #: One technology and one resource: `&` would ring a second party, a comma begins the options of Dial.
 _TEMPLATE = re.compile(r"[A-Za-z0-9]{1,32}/[A-Za-z0-9@._:+*#/-]{0,180}", re.ASCII)
 #: Digits, extensions and names, and nothing that means something in an endpoint: no `@`, `/`, `&`, `,`, blank.
@@ -21,63 +22,50 @@ LONGEST_CALL_SECONDS = 24 * 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallSettings:
-    """What one call of a connection goes by."""
+    """Per-call settings from a tenant's configuration: everything except the address of its Asterisk."""
 
-    #: The client of websocket_client.conf that reaches the voice agent.
+    #: The client of websocket_client.conf that connects to the voice agent.
     media_client: str
-    #: The longest a call may be connected; None for the setting's.
+    #: The longest a call may be connected; None for the setting CALL_SECONDS.
     call_seconds: float | None
-    #: What is dialled for a number, which stands for `{number}`.
+    #: The endpoint to dial for a number, with `{number}` in place of the number.
     dial_template: str
-    #: Shown to whom we call, unless a request says otherwise; None for Asterisk's own choice.
+    #: Shown to the called party unless a request names another; None for Asterisk's default.
     caller_id: str | None
 
 
-def parse(value: object) -> CallSettings:
-    """Reads the terms from a configuration's value.
+def dial_template(template: object, *, name: str = "the dial template") -> str:
+    """Return a dial template as configured, or the default if there is none.
 
-    Raises:
-        InvalidConfiguration: Says which field and why.
-    """
-    if not isinstance(value, dict):
-        raise errors.InvalidConfiguration("the configuration is not a JSON object")
-    return CallSettings(
-        media_client=_media_client(value.get("ws_client_name")),
-        call_seconds=_call_seconds(value.get("ari_max_call_seconds")),
-        dial_template=dial_template(value.get("ari_dial_template")),
-        caller_id=_caller_id(value.get("from_numbers")),
-    )
-
-
-def continue_in_dialplan(value: object) -> bool:
-    """Whether a refused caller goes on in the dialplan (`ari_on_refusal: "continue"`) instead of being hung up."""
-    return isinstance(value, dict) and value.get("ari_on_refusal") == "continue"
-
-
-def dial_template(template: object) -> str:
-    """A dial template as configured, or the usual one when there is none.
+    Args:
+        name: The field's name, for the error.
 
     Raises:
         InvalidConfiguration: It is not one technology, a resource, and one `{number}`.
     """
     if template in (None, ""):
-        return _DEFAULT_TEMPLATE
-    plain = template.replace(_PLACE, "", 1) if isinstance(template, str) else ""
+        return DEFAULT_DIAL_TEMPLATE
+    plain = template.replace(_PLACEHOLDER, "", 1) if isinstance(template, str) else ""
     if not isinstance(template, str) or plain == template or not _TEMPLATE.fullmatch(plain):
         raise errors.InvalidConfiguration(
-            f"ari_dial_template is not like PJSIP/{_PLACE}, PJSIP/{_PLACE}@trunk or Local/{_PLACE}@context"
+            f"{name} is not like PJSIP/{_PLACEHOLDER}, PJSIP/{_PLACEHOLDER}@trunk or Local/{_PLACEHOLDER}@context"
         )
     return template
 
 
+def is_number(text: str) -> bool:
+    """Whether a text is a number that has no other meaning inside an endpoint."""
+    return _NUMBER.fullmatch(text) is not None
+
+
 def number(text: str) -> str:
-    """A number to dial, or to show, that cannot mean anything else inside an endpoint.
+    """Return a number to dial or to show, stripped; it has no other meaning inside an endpoint.
 
     Raises:
-        InvalidRequest: It holds something else than letters, digits, `+ * # . _ -`, or is too long.
+        InvalidRequest: It has other characters than letters, digits, `+ * # . _ -`, or is too long.
     """
     stripped = text.strip()
-    if not _NUMBER.fullmatch(stripped):
+    if not is_number(stripped):
         raise errors.InvalidRequest(
             f"{text[:80]!r} is no number: 1 to 64 letters, digits or + * # . _ - without blanks, as in +4930123456"
         )
@@ -85,31 +73,5 @@ def number(text: str) -> str:
 
 
 def endpoint(template: str, called: str) -> str:
-    """What Asterisk is to dial for a number."""
-    return template.replace(_PLACE, number(called))
-
-
-def _media_client(client: object) -> str:
-    if not client:
-        raise errors.InvalidConfiguration("ws_client_name is missing")
-    if not isinstance(client, str) or not client.isprintable():
-        raise errors.InvalidConfiguration("ws_client_name holds what is not text")
-    return client
-
-
-def _call_seconds(seconds: object) -> float | None:
-    if seconds is None:
-        return None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST_CALL_SECONDS:
-        raise errors.InvalidConfiguration(
-            f"ari_max_call_seconds is not a number of seconds up to {LONGEST_CALL_SECONDS}"
-        )
-    return float(seconds)
-
-
-def _caller_id(numbers: object) -> str | None:
-    """The first usable of the connection's own numbers."""
-    if not isinstance(numbers, list):
-        return None
-    usable = (entry.strip() for entry in numbers if isinstance(entry, str))
-    return next((entry for entry in usable if _NUMBER.fullmatch(entry)), None)
+    """Return the endpoint that Asterisk dials for a number."""
+    return template.replace(_PLACEHOLDER, number(called))

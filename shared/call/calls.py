@@ -14,13 +14,7 @@ from uuid import UUID
 
 from shared.call import facts
 from shared.call.ids import ConnectionVersion
-from shared.call.states import DIALLING as DIALLING  # TEMP
-from shared.call.states import ENDING_SLOT_SECONDS as ENDING_SLOT_SECONDS  # TEMP
-from shared.call.states import LIVE as LIVE  # TEMP
-from shared.call.states import Cause as Cause  # TEMP
-from shared.call.states import Direction as Direction
-from shared.call.states import Outcome as Outcome
-from shared.call.states import State as State
+from shared.call.states import Direction, Outcome, State
 
 #: The caller's number when Asterisk reports none.
 UNKNOWN_NUMBER = "unknown"

@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from shared.call.steps import STEPS
-from shared.call.steps import Step as Step  # TEMP
+from shared.call.steps import STEPS, Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

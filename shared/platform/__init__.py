@@ -1,0 +1,1 @@
+"""The voice-agent platform: neutral ports, and one folder for each adapter."""

@@ -1,0 +1,1 @@
+"""What every process is built of: settings, logs, start and stop, liveness, sealing, clocks."""

@@ -1,7 +1,7 @@
-"""Liveness: a process notes every second that its main loop turns, and `python -m shared.process.health` reads that.
+"""Liveness: a process touches a file every second from its main loop, and `python -m shared.process.health` checks it.
 
-It depends on nothing outside the process: one that waits for Redis or Postgres is alive, and a restart would bring
-neither back.
+Liveness depends on nothing outside the process: a process that waits for Redis or Postgres is alive, and a restart
+would bring neither back.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ import structlog
 
 log = structlog.stdlib.get_logger(__name__)
 
-#: Between two notes.
+#: Between two touches.
 TOUCH_SECONDS = 1.0
-#: Silent for longer, a main loop is stuck: nothing in it waits for others.
+#: A main loop that is silent for longer is stuck: nothing in it waits for other processes.
 _SILENT_SECONDS = 15.0
 
 
 class Liveness:
-    """Notes that we are alive in a file, by the clock that all processes of this machine share.
+    """Writes the time to a file, by the monotonic clock that all processes of a machine share.
 
     Args:
-        path: Empty for none.
+        path: The file; empty for none.
     """
 
     def __init__(self, path: str) -> None:
         self._path = Path(path) if path else None
         self._fails = False
 
-    def beat(self) -> None:
-        """Notes it. A file that cannot be written is no reason to end: it is logged, once."""
+    def touch(self) -> None:
+        """Write the time. A file that cannot be written is logged once and does not end the process."""
         if self._path is None:
             return
         new = self._path.with_name(f"{self._path.name}.new")
@@ -44,12 +44,12 @@ class Liveness:
             self._fails = False
         except OSError as exc:
             if not self._fails:
-                log.error("HEALTH_FILE cannot be written", path=str(self._path), reason=exc.strerror)
+                log.error("health file not writable", path=str(self._path), reason=exc.strerror)
             self._fails = True
 
 
 def silence(path: Path, now: float) -> float:
-    """Seconds since the last note, by `now` of the monotonic clock; infinite when there is none of this boot."""
+    """Return the seconds from the last touch to `now` (monotonic); infinite if there was none since the boot."""
     try:
         seconds = now - float(path.read_text())
     except (OSError, ValueError):
@@ -58,15 +58,19 @@ def silence(path: Path, now: float) -> float:
 
 
 def main() -> int:
-    """0 when the process that notes in HEALTH_FILE is alive, 1 when not, 2 when HEALTH_FILE is not set."""
+    """Return 0 if the process that touches HEALTH_FILE is alive, 1 if it is not, 2 if HEALTH_FILE is not set."""
     name = os.environ.get("HEALTH_FILE")
     if not name:
-        sys.stderr.write("HEALTH_FILE is not set: nobody notes that it is alive\n")
+        sys.stderr.write("HEALTH_FILE is not set: set it to the file that the process touches\n")
         return 2
     seconds = silence(Path(name), time.monotonic())
     if seconds <= _SILENT_SECONDS:
         return 0
-    sys.stderr.write(f"{name}: no sign of life for {seconds:.0f} s\n" if seconds < math.inf else f"{name}: no note\n")
+    sys.stderr.write(
+        f"{name}: no sign of life for {seconds:.0f} s\n"
+        if seconds < math.inf
+        else f"{name}: never touched since the boot\n"
+    )
     return 1
 
 

@@ -1,4 +1,4 @@
-"""What the processes with threads have in common: how they begin, and how they hear that they are to end."""
+"""Start and stop of the processes with threads: settings, logs, signals."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _S = TypeVar("_S", bound=settings.Base)
 
 
 def main(name: str, kind: type[_S], run: Callable[[_S, threading.Event], None]) -> int:
-    """Runs a process until SIGTERM or SIGINT; returns its exit status, 2 when its settings are wrong.
+    """Run a process until SIGTERM or SIGINT; return its exit status, 2 if its settings are wrong.
 
     Args:
-        name: As its log calls it.
-        kind: Its settings.
-        run: Does its work until the event is set.
+        name: The process's name in its log.
+        kind: The class of its settings.
+        run: Works until the event is set.
     """
     try:
         config = settings.load(kind)
@@ -36,9 +36,9 @@ def main(name: str, kind: type[_S], run: Callable[[_S, threading.Event], None]) 
 
 
 def wait(stop: threading.Event, each_second: Callable[[], object] = lambda: None) -> None:
-    """Waits in the main thread until the event is set.
+    """Wait in the main thread until the event is set.
 
-    Looked at now and then: a signal that another thread takes (after SIGSTOP and SIGCONT) does not wake this one.
+    It polls, because a signal that another thread receives (after SIGSTOP and SIGCONT) does not wake this one.
     """
     while not stop.wait(health.TOUCH_SECONDS):
         each_second()

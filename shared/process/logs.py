@@ -1,4 +1,4 @@
-"""Logs of every process: structured, one line an entry, and without secrets whatever a library may write."""
+"""Logs of every process: structured, one line for each entry, and without secrets, whatever a library writes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from shared.process import settings
 
 _REDACTED = "[redacted]"
 _NAMED = r"(?:api_key|token|password|secret(?:_key)?)"
-#: user:password@ in a URL, an Authorization header's credentials, named secrets in a repr, in JSON and in a query; what
-#: stands before a name may be a letter, as in `app_password` or `%2Ctoken%3D`.
+#: user:password@ in a URL, the credentials of an Authorization header, named secrets in a repr, in JSON and in a query.
+#: A letter may precede a name, as in `ari_password` or `%2Ctoken%3D`.
 _SECRETS = re.compile(
     r"(?P<url>://[^/\s:@]*:)[^/\s]*(?=@)"
     r"|(?P<auth>\b(?:Basic|Bearer)\s+)[A-Za-z0-9+/=._~-]{4,}"
@@ -26,11 +26,12 @@ _SECRETS = re.compile(
     rf"|(?P<query>{_NAMED}(?:=|%3D|%253D))[^&\s)\"']+",
     re.IGNORECASE,
 )
-_SECRET_NAMES = frozenset({"password", "secret", "token", "authorization", "app_password", "secret_key", "api_key"})
+#: How the keys of log entries end whose values are secrets.
+_SECRET_KEYS = ("password", "secret", "token", "authorization", "secret_key", "api_key")
 
 
 def redact(text: str) -> str:
-    """The text without credentials."""
+    """Return the text without credentials."""
     return _SECRETS.sub(_without_secret, text)
 
 
@@ -39,7 +40,7 @@ def _without_secret(match: re.Match[str]) -> str:
 
 
 def configure(config: settings.Base, process: str) -> None:
-    """Sends structlog's and the standard library's logs to standard error, in the format the settings say."""
+    """Send structlog's and the standard library's logs to standard error, in the format of the settings."""
 
     def add_process(_logger: object, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         entry["process"] = process
@@ -74,27 +75,27 @@ def configure(config: settings.Base, process: str) -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
-    handler.addFilter(_is_news)
+    handler.addFilter(_is_worth_a_line)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(config.log_level.upper())
     for chatty in ("urllib3", "websockets", "dramatiq", "alembic"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
-    # It warns of each tick that finds the last one at work, as while a server is away.
+    # It warns of each tick at which the last run is still at work, as it is while a server is unreachable.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
     # kill -USR1 shows what every thread of a process is doing.
     faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Not Dramatiq's traceback of what is tried again: `workers.dead_letters` has a line for it."""
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """False for Dramatiq's traceback of an error that is retried: `workers.dead_letters` logs a line for it."""
     failure = record.exc_info[1] if record.exc_info else None
     return not (record.name.startswith("dramatiq.") and isinstance(failure, errors.TransientError))
 
 
 def _redact_entry(_logger: object, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in entry.items():
-        if key.lower() in _SECRET_NAMES:
+        if key.lower().endswith(_SECRET_KEYS):
             entry[key] = _REDACTED
         elif isinstance(value, str):
             entry[key] = redact(value)

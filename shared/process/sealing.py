@@ -1,4 +1,4 @@
-"""Seals secrets for Redis and Postgres. Several keys may be in use: the first seals, any opens."""
+"""Seals secrets for Redis and Postgres. Of several keys the first seals, any opens."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ class Sealer:
         self._fernet = fernet.MultiFernet([fernet.Fernet(_derived(key)) for key in secret_keys])
 
     def seal(self, secret: str) -> str:
-        """Encrypts and authenticates; safe to store. Twice the same secret gives two different texts."""
+        """Encrypt and authenticate a secret; the result is safe to store, and differs each time."""
         return self._fernet.encrypt(secret.encode()).decode()
 
     def open(self, sealed: str) -> str:
-        """Gives the secret back.
+        """Return the secret.
 
         Raises:
-            SealBroken: No key of ours opens it.
+            SealBroken: None of the keys opens it.
         """
         try:
             return self._fernet.decrypt(sealed.encode()).decode()
         except fernet.InvalidToken as exc:
             raise errors.SealBroken(
-                "a sealed secret opens with none of the SECRET_KEYs: is the key it was sealed with still listed?"
+                "none of the SECRET_KEYs opens a sealed secret: list the key it was sealed with again, behind the first"
             ) from exc
 
 
@@ -41,5 +41,5 @@ def _derived(secret_key: str) -> bytes:
 
 
 def media_secret(secret_key: str) -> str:
-    """The media token secret of an installation that sets none of its own."""
+    """Return the media token secret of an installation that sets none."""
     return hmac.new(secret_key.encode(), b"ari-pipeline/media-token", hashlib.sha256).hexdigest()

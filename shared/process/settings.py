@@ -1,4 +1,4 @@
-"""Settings from the environment and `.env`, validated before anything is opened; one class per process."""
+"""Settings from the environment and `.env`, validated before anything is opened; one class for each process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pydantic import fields as pydantic_fields
 
 from shared import errors
 from shared.asterisk import address_guard
-from shared.call.limits import Limits, Step
+from shared.call.limits import Limits
+from shared.call.steps import Step
 from shared.process import sealing
 
 _MINIMUM_KEY_LENGTH = 16
@@ -32,7 +33,7 @@ _DATABASE_URL = Field(description="Postgres: `postgresql://user:password@host/da
 
 
 class Environment(pydantic_settings.BaseSettings):
-    """Where settings come from. Each field is the environment variable of the same name, upper case."""
+    """The sources of settings. Each field is the environment variable of the same name in upper case."""
 
     model_config = pydantic_settings.SettingsConfigDict(
         env_file=".env",
@@ -45,19 +46,19 @@ class Environment(pydantic_settings.BaseSettings):
 
 
 class Guarded(Environment):
-    """Which addresses of tenants' endpoints are connected to."""
+    """The addresses of tenants' endpoints that may be connected to."""
 
     endpoint_guard: Literal["open", "strict"] = Field(
         default="open",
         description="`strict` also refuses endpoints at loopback and private addresses. Link-local, metadata, multicast"
-        " and reserved addresses are refused always.",
+        " and reserved addresses are always refused.",
     )
     endpoint_allow: str = Field(
         default="", description="Networks to allow under `strict`, comma-separated: `10.20.0.0/16, fd00::/8`."
     )
     endpoint_deny: str = Field(
         default="",
-        description="Networks to refuse, comma-separated. In both lists, the narrower network counts.",
+        description="Networks to refuse, comma-separated. The narrowest network with an address counts.",
     )
 
     @pydantic.field_validator("endpoint_allow", "endpoint_deny")
@@ -67,7 +68,7 @@ class Guarded(Environment):
         return text
 
     def guard(self) -> address_guard.AddressGuard:
-        """The rule for endpoints."""
+        """Return the rule for endpoints."""
         return address_guard.AddressGuard(
             allow=address_guard.parse_networks(self.endpoint_allow),
             deny=address_guard.parse_networks(self.endpoint_deny),
@@ -76,23 +77,29 @@ class Guarded(Environment):
 
 
 class Base(Guarded):
-    """What every process reads."""
+    """The settings of every process."""
 
-    redis_url: SecretStr = Field(description="Redis, a database of its own: `redis://host:6379/0`.")
+    redis_url: SecretStr = Field(description="Redis, a database used by nothing else: `redis://host:6379/0`.")
     secret_key: SecretStr = Field(
-        description="One or several keys of at least 16 characters, comma-separated: the first seals, any opens."
+        description="Keys of at least 16 characters, comma-separated: the first seals secrets, any opens them."
     )
     id_prefix: str = Field(
         default="aip-",
-        description="Begins every channel and bridge id of ours. Two installations on one Asterisk need two.",
+        description="The beginning of our channel and bridge ids; must differ between installations on one Asterisk.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least to log.")
-    log_format: Literal["text", "json"] = Field(default="text", description="How a log line is written.")
-    drain_seconds: float = Field(default=15.0, ge=0, le=300, description="Longest stop after SIGTERM.")
-    process_name: str = Field(default="", description="How this process calls itself; host and pid when empty.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The lowest level that is logged."
+    )
+    log_format: Literal["text", "json"] = Field(default="text", description="The format of log lines.")
+    drain_seconds: float = Field(
+        default=15.0, ge=0, le=300, description="After SIGTERM, a process stops within this time."
+    )
+    process_name: str = Field(
+        default="", description="The name of this process in logs, claims and leases; host and pid if empty."
+    )
     health_file: str = Field(
         default="",
-        description="Liveness file of this process, on a tmpfs: read by `python -m shared.process.health`.",
+        description="The liveness file of this process, on a tmpfs; `python -m shared.process.health` checks it.",
     )
 
     @pydantic.field_validator("redis_url")
@@ -118,48 +125,58 @@ class Base(Guarded):
 
     @property
     def secret_keys(self) -> tuple[str, ...]:
-        """The keys, the sealing one first."""
+        """The keys; the first seals."""
         return tuple(key.strip() for key in self.secret_key.get_secret_value().split(","))
 
     def sealer(self) -> sealing.Sealer:
-        """Seals and opens with our keys."""
+        """Return a sealer with these keys."""
         return sealing.Sealer(self.secret_keys)
 
     @property
     def name(self) -> str:
-        """Who this process is, in claims, leases, logs and the timeline."""
+        """The name of this process in claims, leases, logs and the timeline."""
         return self.process_name or f"{socket.gethostname()}-{os.getpid()}"
 
 
 class WithDatabase(Base):
-    """What processes with a database read."""
+    """The settings of processes with a database."""
 
     database_url: _DatabaseUrl = _DATABASE_URL
-    database_pool: int = Field(default=10, ge=1, le=200, description="Most Postgres connections of one process.")
+    database_pool: int = Field(
+        default=10, ge=1, le=200, description="Maximum number of Postgres connections of one process."
+    )
     run_completion: Literal["ours", "platform"] = Field(
-        default="ours", description="Who completes the runs of connected calls: we, or the platform's own API process."
+        default="ours",
+        description="Whether we (`ours`) or the platform's API process complete the runs of connected calls.",
     )
     storage_backend: Literal["s3", "minio"] = Field(
-        default="s3", description="Written to workflow_runs.storage_backend of the runs we create."
+        default="s3", description="The value of workflow_runs.storage_backend in the runs we create."
     )
-    connect_seconds: float = Field(default=2.0, gt=0, le=30, description="To open a connection to an Asterisk.")
-    read_seconds: float = Field(default=4.0, ge=3, le=60, description="For an Asterisk to answer one request.")
-    queue_seconds: float = Field(default=3.0, gt=0, le=60, description="For a message to wait before it counts lost.")
+    connect_seconds: float = Field(default=2.0, gt=0, le=30, description="Time-out for connecting to an Asterisk.")
+    read_seconds: float = Field(
+        default=4.0, ge=3, le=60, description="Time-out for an Asterisk's answer to one request."
+    )
+    queue_seconds: float = Field(
+        default=3.0, gt=0, le=60, description="A message that has waited this long counts as lost."
+    )
     media_check_seconds: float = Field(
-        default=3.0, gt=0, le=60, description="For a media leg to become ready before we ask for it; asked 3 times."
+        default=3.0,
+        gt=0,
+        le=60,
+        description="A media leg that is not ready after this time is looked up; at most 3 times.",
     )
-    call_seconds: float = Field(default=14400.0, gt=0, description="A connected call is ended after this long.")
+    call_seconds: float = Field(default=14400.0, gt=0, description="A connected call is ended after this time.")
     stale_start_seconds: float = Field(
         default=10.0, gt=0, le=60, description="A call picked up later than this is refused with congestion."
     )
     concurrent_calls: int | None = Field(
         default=None,
         ge=0,
-        description="Most calls of an organization at the same time, where no limit of its own says so.",
+        description="Maximum number of simultaneous calls of an organization that has no limit of its own.",
     )
 
     def limits(self) -> Limits:
-        """The bounds of a call."""
+        """Return the time limits of a call."""
         return Limits(
             connect_seconds=self.connect_seconds,
             read_seconds=self.read_seconds,
@@ -171,24 +188,28 @@ class WithDatabase(Base):
 
 
 class WithHeartbeats(Base):
-    """What both ends of the listeners' heartbeats read."""
+    """The settings of both ends of the listeners' heartbeats."""
 
     listener_timeout_seconds: float = Field(
-        default=2.0, gt=0, le=60, description="A listener silent for this long is taken for dead."
+        default=2.0, gt=0, le=60, description="A listener without a heartbeat for this time counts as dead."
     )
 
 
 class Listener(WithHeartbeats):
     """The listener's settings."""
 
-    listener_capacity: int = Field(default=2000, ge=1, description="Most event sockets of one listener.")
-    listener_buffer: int = Field(default=10_000, ge=1, description="Most events waiting for Redis, over all sockets.")
-    listener_buffer_share: int = Field(default=2_000, ge=1, description="Most events waiting of one connection.")
+    listener_capacity: int = Field(default=2000, ge=1, description="Maximum number of event sockets of one listener.")
+    listener_buffer: int = Field(
+        default=10_000, ge=1, description="Maximum number of events waiting for Redis, for all sockets together."
+    )
+    listener_buffer_share: int = Field(
+        default=2_000, ge=1, description="Maximum number of events waiting for Redis, for one connection."
+    )
     heartbeat_seconds: float = Field(
         default=0.5,
         gt=0,
         le=10,
-        description="Between two heartbeats; at most a third of LISTENER_TIMEOUT_SECONDS, so that two may be late.",
+        description="Interval of heartbeats; at most a third of LISTENER_TIMEOUT_SECONDS, so that two may be late.",
     )
 
     @pydantic.field_validator("heartbeat_seconds")
@@ -202,38 +223,42 @@ class Listener(WithHeartbeats):
 class Worker(WithDatabase):
     """A worker's settings."""
 
-    worker_threads: int = Field(default=8, ge=1, le=64, description="Steps that set calls up, at once in one process.")
-    teardown_threads: int = Field(default=4, ge=1, le=64, description="Teardowns at work at once in one process.")
-    resync_threads: int = Field(default=2, ge=1, le=64, description="Resyncs at work at once in one process.")
+    worker_threads: int = Field(default=8, ge=1, le=64, description="Threads of one process that set up calls.")
+    teardown_threads: int = Field(default=4, ge=1, le=64, description="Threads of one process for teardowns.")
+    resync_threads: int = Field(default=2, ge=1, le=64, description="Threads of one process for resyncs.")
     worker_queues: str = Field(
         default="",
-        description="Queues to serve, comma-separated: admission, runs, media, bridge, teardown, resync; or all.",
+        description="Queues to serve, comma-separated; all if empty: admission, runs, media, bridge, originate,"
+        " teardown, resync.",
     )
     asterisk_requests: int = Field(
-        default=10, ge=2, le=60, description="Most requests in flight from one process to one Asterisk."
+        default=10, ge=2, le=60, description="Maximum number of requests in flight from one process to one Asterisk."
     )
     media_token: Literal["on", "off"] = Field(
-        default="on", description="Whether the media URL carries a token by which the agent knows us."
+        default="on", description="Whether the media URL carries a token that authenticates us to the agent."
     )
     media_token_secret: SecretStr | None = Field(
-        default=None, description="Signs the media token; derived from the first SECRET_KEY when not set."
+        default=None, description="The key that signs the media token; derived from the first SECRET_KEY if not set."
     )
 
     quota: Literal["sql", "http", "none"] = Field(
         default="sql",
-        description="Who refuses calls by quota: our limits (`arictl quota`), the platform's quota service, or nobody.",
+        description="The quota that calls are checked against: our limits (`sql`, see `arictl quota`), the platform's"
+        " quota service (`http`), or none.",
     )
     mps_api_url: str = Field(
         default="",
         validate_default=True,
-        description="With `QUOTA=http`: the quota service, `https://host[:port][/prefix]`.",
+        description="The quota service for `QUOTA=http`: `https://host[:port][/prefix]`.",
     )
     mps_secret_key: SecretStr | None = Field(
         default=None,
-        description="By which the quota service knows us; not set for a self-hosted platform, which is told the user.",
+        description="Authenticates us to the quota service; not set for a self-hosted platform, where a request"
+        " names the user.",
     )
     quota_unreachable: Literal["refuse", "allow"] = Field(
-        default="refuse", description="What happens to calls while the quota service gives no usable answer."
+        default="refuse",
+        description="Whether calls are refused or allowed while the quota service gives no usable answer.",
     )
 
     @pydantic.field_validator("mps_api_url")
@@ -247,7 +272,7 @@ class Worker(WithDatabase):
     @classmethod
     def _header(cls, secret: SecretStr | None) -> SecretStr | None:
         if secret is not None and not re.fullmatch(r"[!-~]+", secret.get_secret_value()):
-            raise ValueError("goes into a header: printable ASCII without spaces")
+            raise ValueError("must be printable ASCII without spaces: it is sent in a header")
         return secret
 
     @pydantic.field_validator("worker_queues")
@@ -264,13 +289,13 @@ class Worker(WithDatabase):
         return frozenset(name.strip() for name in self.worker_queues.split(",") if name.strip())
 
     @property
-    def pools(self) -> dict[str, int]:
-        """WorkerPool → its threads."""
+    def pool_threads(self) -> dict[str, int]:
+        """Name of a worker pool → number of its threads."""
         return {"set-up": self.worker_threads, "teardown": self.teardown_threads, "resync": self.resync_threads}
 
     @property
     def token_secret(self) -> str | None:
-        """What signs media tokens; None when they are off."""
+        """The key that signs media tokens; None if they are off."""
         if self.media_token == "off":  # noqa: S105 - a switch, not a secret
             return None
         if self.media_token_secret is not None:
@@ -281,52 +306,58 @@ class Worker(WithDatabase):
 class Scheduler(WithDatabase, WithHeartbeats):
     """The scheduler's settings."""
 
-    configurations_seconds: float = Field(default=5.0, gt=0, le=60, description="Between two reads of configurations.")
-    sweep_seconds: float = Field(default=1.0, gt=0, le=10, description="Between two sweeps of overdue calls.")
-    assign_seconds: float = Field(default=0.25, gt=0, le=10, description="Between two looks at the listeners.")
+    configurations_seconds: float = Field(
+        default=5.0, gt=0, le=60, description="Interval at which configurations are read."
+    )
+    sweep_seconds: float = Field(default=1.0, gt=0, le=10, description="Interval of the sweep for overdue calls.")
+    assign_seconds: float = Field(
+        default=0.25, gt=0, le=10, description="Interval at which the listeners are checked and sockets assigned."
+    )
     reclaim_seconds: float = Field(
         default=10.0,
         ge=0,
         le=3600,
-        description="After another client took an app: the one attempt to take it back.",
+        description="After a competing client took over an app, it is reclaimed after this time, once.",
     )
-    resync_seconds: float = Field(default=15.0, gt=0, le=300, description="Between two resyncs of a connection.")
-    lease_seconds: float = Field(default=2.0, gt=0, le=60, description="How long the leader's lease lasts.")
+    resync_seconds: float = Field(default=15.0, gt=0, le=300, description="Interval of a connection's resyncs.")
+    lease_seconds: float = Field(default=2.0, gt=0, le=60, description="Duration of the leader's lease.")
     removal_drain_seconds: float = Field(
-        default=14_400.0, ge=0, description="How long a removed configuration's calls may go on."
+        default=14_400.0, ge=0, description="Calls of a removed configuration may continue for this time."
     )
     completed_runs_seconds: float = Field(
-        default=5.0, gt=0, le=300, description="Between two looks for connected calls whose runs are completed."
+        default=5.0, gt=0, le=300, description="Interval at which connected calls with completed runs are looked for."
     )
     retention_days: int = Field(
         default=90,
         ge=0,
         le=36_500,
-        description="How long calls that have ended are kept, with their timeline: 32 or more; 0 keeps them for ever.",
+        description="Ended calls and their timelines are kept for this many days: 32 or more; 0 keeps them for ever.",
     )
-    sweep_batch: int = Field(default=500, ge=1, le=10_000, description="Most overdue calls driven on in one sweep.")
+    sweep_batch: int = Field(
+        default=500, ge=1, le=10_000, description="Maximum number of overdue calls that one sweep dispatches again."
+    )
 
     @pydantic.field_validator("retention_days")
     @classmethod
     def _whole_months(cls, days: int) -> int:
-        # A month's minutes are counted from its calls.
+        # The quota counts the minutes of a month from its calls.
         if 0 < days < 32:
             raise ValueError("must be 0, or at least 32: the quota counts this month's minutes from its calls")
         return days
 
 
 class Operator(WithDatabase):
-    """The settings of arictl where it acts on calls, as a process would."""
+    """The settings of the arictl commands that act on calls, as a process would."""
 
 
 class Tool(Environment):
-    """arictl's settings where it only looks, or writes a configuration."""
+    """The settings of the other arictl commands."""
 
     database_url: _DatabaseUrl = _DATABASE_URL
 
 
 class Doctor(Environment):
-    """What `arictl doctor` reads: what is missing or wrong is a finding of its own (`complaints`), and no error."""
+    """The settings of `arictl doctor`: a missing or wrong one is a finding (see `complaints`), not an error."""
 
     database_url: SecretStr | None = None
     redis_url: SecretStr | None = None
@@ -337,7 +368,7 @@ _S = TypeVar("_S", bound=Environment)
 
 
 def load(kind: type[_S]) -> _S:
-    """Reads a process's settings.
+    """Read the settings of a process.
 
     Raises:
         InvalidSettings: Names every variable that is missing or wrong; shows no value.
@@ -348,11 +379,11 @@ def load(kind: type[_S]) -> _S:
         lines = [
             f"  {_variable(kind, error['loc'])}: {_complaint(kind, error)}" for error in exc.errors(include_input=False)
         ]
-        raise errors.InvalidSettings("\n".join(["these settings need your attention:", *lines])) from None
+        raise errors.InvalidSettings("\n".join(["these settings are missing or wrong:", *lines])) from None
 
 
 def complaints() -> dict[str, str]:
-    """Every variable of any process that is missing or wrong → what is wrong with it; shows no value."""
+    """Return variable → what is wrong with it, of every process; shows no value."""
     found: dict[str, str] = {}
     for kind in (Listener, Worker, Scheduler):
         try:
@@ -376,7 +407,7 @@ def _complaint(kind: type[Environment], error: Mapping[str, Any]) -> str:
 
 
 def _wanted(field: pydantic_fields.FieldInfo) -> str:
-    """What a number or a choice has to be, in our words rather than pydantic's."""
+    """Return what a number or a choice must be, in our words rather than pydantic's."""
     kinds = get_args(field.annotation) or (field.annotation,)
     if isinstance(kinds[0], str):
         return f"must be one of {', '.join(kinds)}; the default is {field.default}"

@@ -251,7 +251,10 @@ class Environment:
         bridges = [(bridge["id"], bridge["channels"]) for bridge in self.control.bridges()]
         letters = self.pipeline.query("SELECT name, detail FROM ari.timeline WHERE kind = 'dead-letter'")
         return "\n".join([
-            *stories, f"-- of the connection: {self.connection_entries()}", f"-- channels: {channels}", f"-- bridges: {bridges}",
+            *stories,
+            f"-- of the connection: {self.connection_entries()}",
+            f"-- channels: {channels}",
+            f"-- bridges: {bridges}",
             f"-- dead letters: {letters}",
         ])  # fmt: skip
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.asterisk import breaker
+from shared.asterisk import circuit_breaker
 from tests.acceptance.environment import Deploy, Deployment, Environment
 
 pytestmark = pytest.mark.services
@@ -52,7 +52,7 @@ def breaker_entries(env: Environment, name: str) -> int:
 def test_a_caller_outlasts_an_open_breaker_and_no_attempt_is_spent_on_it(ours: Environment) -> None:
     (connected,) = ours.connect()
     ours.control.fault("*", "/*", "before", status=503)
-    ours.until(lambda: breaker_entries(ours, breaker.OPENED), seconds=10, what="the breaker opens")
+    ours.until(lambda: breaker_entries(ours, circuit_breaker.OPENED), seconds=10, what="the breaker opens")
     leg = ours.dial()
     ours.wait_state(leg, "prepared")
     # By then the sweep has dispatched the step again.
@@ -64,7 +64,7 @@ def test_a_caller_outlasts_an_open_breaker_and_no_attempt_is_spent_on_it(ours: E
     assert ours.pipeline.call(leg)["attempt"] == 1, ours.describe()
     assert ours.asked("POST", "/channels/externalMedia")[-1].status == 200
     assert ours.count("POST", "/channels/externalMedia") == 2, "one for each call"
-    ours.until(lambda: breaker_entries(ours, breaker.CLOSED), seconds=5, what="the breaker closes")
+    ours.until(lambda: breaker_entries(ours, circuit_breaker.CLOSED), seconds=5, what="the breaker closes")
     ours.end(connected, leg)
 
 

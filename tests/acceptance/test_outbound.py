@@ -182,7 +182,7 @@ def test_an_operator_places_a_call_and_ends_it(env: Environment) -> None:
     assert "is being ended" in ended.stdout
     assert only_call(env, "ended")["reason"] == "ended by an operator"
     again = arictl(env, "hangup", str(call["call_id"])[:8])
-    assert "is ended already" in again.stdout
+    assert "is already ended" in again.stdout
     env.wait_empty()
 
 

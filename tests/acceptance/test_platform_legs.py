@@ -135,9 +135,9 @@ def test_an_unanswered_leg_of_another_tenant_s_run_ends_nothing(deployment: Depl
 COMBINATIONS = {
     (run, workflow, user): (
         None if (run, workflow) == ("a", "a") and user in ("a", "")
-        else "is not of this organization" if run == "b"
-        else "is not of workflow" if workflow == "b"
-        else "is not of this organization"
+        else "does not belong to this organization" if run == "b"
+        else "does not belong to workflow" if workflow == "b"
+        else "does not belong to this organization"
     )
     for run, workflow, user in itertools.product("ab", "ab", ["a", "b", ""])
 }  # fmt: skip

@@ -20,7 +20,7 @@ from shared.call import facts
 from shared.call.calls import Call
 from shared.call.limits import Limits
 from shared.call.states import Cause, Direction, State
-from shared.platform import dograh
+from shared.platform import dograh, ports
 from shared.platform.dograh.quota_service import QuotaService
 from shared.storage import database
 
@@ -129,7 +129,7 @@ class RequestBudget:
     def seconds_left(self) -> float:
         return self.seconds
 
-    def asked(self, request: rest.RequestRecord) -> None:
+    def record_request(self, request: rest.RequestRecord) -> None:
         self.requests.append(request)
 
 
@@ -265,16 +265,16 @@ UNUSABLE: list[Any] = [
     pytest.param(said(408), "answered 408", id="408"),
     pytest.param(said(302, Location="/elsewhere"), "answered 302", id="redirect"),
     pytest.param(said(307, Location="/elsewhere"), "answered 307", id="redirect-that-keeps-the-body"),
-    pytest.param(said(200, b""), "answered something else than JSON", id="empty"),
-    pytest.param(said(200, "<html>"), "answered something else than JSON", id="html"),
-    pytest.param(said(200, "[" * 50_000), "answered something else than JSON", id="deep"),
-    pytest.param(said(200, "\xff"), "answered something else than JSON", id="not-text"),
-    pytest.param(said(200, "[]"), "answered without remaining_credits", id="list"),
-    pytest.param(said(200, "null"), "answered without remaining_credits", id="null"),
-    pytest.param(said(200, "{}"), "answered without remaining_credits", id="lacking"),
-    pytest.param(credits_left("5"), "answered without remaining_credits", id="text"),
-    pytest.param(credits_left(True), "answered without remaining_credits", id="true"),
-    pytest.param(credits_left(None), "answered without remaining_credits", id="none"),
+    pytest.param(said(200, b""), "the answer is not JSON", id="empty"),
+    pytest.param(said(200, "<html>"), "the answer is not JSON", id="html"),
+    pytest.param(said(200, "[" * 50_000), "the answer is not JSON", id="deep"),
+    pytest.param(said(200, "\xff"), "the answer is not JSON", id="not-text"),
+    pytest.param(said(200, "[]"), "the answer has no remaining_credits", id="list"),
+    pytest.param(said(200, "null"), "the answer has no remaining_credits", id="null"),
+    pytest.param(said(200, "{}"), "the answer has no remaining_credits", id="lacking"),
+    pytest.param(credits_left("5"), "the answer has no remaining_credits", id="text"),
+    pytest.param(credits_left(True), "the answer has no remaining_credits", id="true"),
+    pytest.param(credits_left(None), "the answer has no remaining_credits", id="none"),
     pytest.param(said(200, b" " * 65_537), "the answer is too large", id="huge"),
     pytest.param(cut, "request failed: ConnectionError", id="cut"),
     pytest.param(silent, "no answer in time", id="silent"),
@@ -336,7 +336,7 @@ def test_a_configuration_that_cannot_be_read_refuses_it(
 ) -> None:
     quota = make("")
     assert ask(quota) == facts.Refused(
-        reason="the user's llm is the platform's own and has no api_key", hangup_cause=Cause.NOT_ALLOWED
+        reason="the user's llm is a service of the platform and has no api_key", hangup_cause=Cause.NOT_ALLOWED
     )
     refused = quota.refusal(CALL, user_id=99, budget=RequestBudget())
     assert refused == facts.Refused(reason="there is no user 99", hangup_cause=Cause.NOT_ALLOWED)
@@ -376,6 +376,6 @@ def test_no_key_and_no_secret_shows(service: Service, make: Callable[..., QuotaS
     quota = make(*KEYS)
     with structlog.testing.capture_logs() as logged:
         refused = ask(quota, budget)
-    shown = repr((logged, refused, budget.requests, quota, dograh.Account(provider_id="u", service_keys=KEYS)))
+    shown = repr((logged, refused, budget.requests, quota, ports.Account(provider_id="u", service_keys=KEYS)))
     assert "hunter2" not in shown
     assert len(budget.requests) == len(KEYS)

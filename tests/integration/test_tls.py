@@ -13,6 +13,7 @@ from listener import websocket
 from listener.websocket import SocketBroken
 from shared import errors
 from shared.asterisk import address_guard, ari, circuit_breaker, rest, tcp_connector, tls
+from shared.asterisk.endpoint import Configuration
 from simulator.testing import SimulatedAsterisk
 from tests import certificates
 from tests.certificates import Issued, Proxy
@@ -21,7 +22,7 @@ PASSWORD = "pass word & # % + : ="
 
 AUTHORITY = certificates.issue("private authority", authority=True)
 BETWEEN = certificates.issue("intermediate authority", AUTHORITY, authority=True)
-STRANGER = certificates.issue("somebody else's authority", authority=True)
+STRANGER = certificates.issue("another authority", authority=True)
 GOOD = certificates.issue("pbx", AUTHORITY, hosts=certificates.LOOPBACK)
 BELOW = certificates.issue("pbx", BETWEEN, hosts=certificates.LOOPBACK)
 ALONE = certificates.issue("pbx", hosts=certificates.LOOPBACK)
@@ -40,14 +41,14 @@ TRUSTED = {
 }
 #: The same, and the words.
 REFUSED = {
-    "private, no bundle": (GOOD, None, "localhost", "not signed by an authority of this system.*ari_ca_bundle"),
-    "self-signed, no bundle": (ALONE, None, "localhost", "not signed by an authority of this system.*ari_ca_bundle"),
-    "another authority": (GOOD, STRANGER.pem, "localhost", "not signed by a certificate in ari_ca_bundle"),
+    "private, no bundle": (GOOD, None, "localhost", "not signed by an authority of this system.*CA bundle"),
+    "self-signed, no bundle": (ALONE, None, "localhost", "not signed by an authority of this system.*CA bundle"),
+    "another authority": (GOOD, STRANGER.pem, "localhost", "not signed by a certificate of the CA bundle"),
     "another self-signed": (
         certificates.issue("pbx", hosts=certificates.LOOPBACK),
         ALONE.pem,
         "localhost",
-        "not signed by a certificate in ari_ca_bundle",
+        "not signed by a certificate of the CA bundle",
     ),
     "another host name": (
         certificates.issue("localhost", AUTHORITY, hosts=("pbx.example",)),
@@ -91,7 +92,7 @@ class RequestBudget:
     def seconds_left(self) -> float:
         return 5.0
 
-    def asked(self, request: rest.RequestRecord) -> None:
+    def record_request(self, request: rest.RequestRecord) -> None:
         self.answers.append(request.answer)
 
 
@@ -103,15 +104,15 @@ def simulated() -> Iterator[SimulatedAsterisk]:
 
 def request(endpoint: str, bundle: str | None) -> None:
     """A request over a connection that is kept, and another one over it."""
-    target = rest.Target(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD, ca_bundle=bundle)
+    configuration = Configuration(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD, ca_bundle=bundle)
     connector = tcp_connector.TcpConnector(address_guard.AddressGuard())
-    asterisk = rest.Asterisk(
-        target,
+    asterisk = rest.RestClient(
+        configuration,
         requests_at_once=2,
         connect_seconds=2,
         read_seconds=3,
         connector=connector,
-        circuit=circuit_breaker.Closed(),
+        breaker=circuit_breaker.AlwaysClosed(),
     )
     try:
         for _ in range(2):
@@ -160,7 +161,7 @@ def test_who_is_not_to_be_trusted_is_refused_in_plain_words(simulated: Simulated
 @pytest.mark.parametrize("way", WAYS)
 def test_a_plain_asterisk_behind_https_is_told_so(simulated: SimulatedAsterisk, way: Way) -> None:
     endpoint = simulated.url.replace("http:", "https:")
-    with pytest.raises((errors.AsteriskUnreachable, SocketBroken), match="does not speak TLS: is it http://"):
+    with pytest.raises((errors.AsteriskUnreachable, SocketBroken), match="does not speak TLS: is the endpoint http://"):
         way(endpoint, AUTHORITY.pem)
 
 
@@ -175,7 +176,7 @@ def test_without_a_bundle_the_system_s_authorities_count(
         with certificates.in_front_of(simulated.url, GOOD) as proxy:
             way(proxy.url(), None)
             # A bundle is instead of the system's, not on top of it.
-            with pytest.raises((errors.AsteriskUnreachable, SocketBroken), match="ari_ca_bundle"):
+            with pytest.raises((errors.AsteriskUnreachable, SocketBroken), match="CA bundle"):
                 way(proxy.url(), STRANGER.pem)
     finally:
         tls.context.cache_clear()
@@ -187,7 +188,7 @@ def test_a_context_is_made_once_and_stays_as_it_was_made(simulated: SimulatedAst
         for way in (request, open_socket):
             way(proxy.url(), AUTHORITY.pem)
     assert tls.context(AUTHORITY.pem) is made
-    # The libraries have put nobody else's authorities in.
+    # The libraries have added no other authorities.
     assert made.cert_store_stats() == {"x509": 1, "crl": 0, "x509_ca": 1}
     assert made.check_hostname
     assert tls.context(None) is not made

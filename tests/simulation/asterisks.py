@@ -17,7 +17,8 @@ from uuid import UUID
 import greenlet
 
 from shared import errors
-from shared.asterisk import breaker, circuit_breaker, rest
+from shared.asterisk import circuit_breaker, rest
+from shared.asterisk.endpoint import Configuration
 from shared.call import ids
 from simulator import channels, dialplan, events, rest_applications, rest_bridges, rest_channels, settings, switch
 from simulator import errors as simulator_errors
@@ -253,19 +254,19 @@ class Asterisk(switch.Switch):
 
 
 class Requests:
-    """One app's requests to one Asterisk: does what `rest.Asterisk` does, in virtual time."""
+    """One app's requests to one Asterisk: does what `rest.RestClient` does, in virtual time."""
 
     def __init__(
         self,
         asterisk: Asterisk,
         app: str,
-        circuit: circuit_breaker.Circuit,
+        circuit: circuit_breaker.CircuitBreaker,
         *,
         connect_seconds: float,
         read_seconds: float,
     ) -> None:
         self._circuit = circuit
-        self.target = rest.Target(endpoint=f"http://{asterisk.name}", app=app, user=app, password="secret")
+        self.configuration = Configuration(endpoint=f"http://{asterisk.name}", app=app, user=app, password="secret")
         self._asterisk = asterisk
         self._world = asterisk.world
         self._connect_seconds = connect_seconds
@@ -276,7 +277,7 @@ class Requests:
         body: object = None,
     ) -> Any:  # fmt: skip
         left = budget.seconds_left()
-        self._circuit.enter(budget)
+        self._circuit.allow(budget)
         started = self._world.now
         what = f"{method} /{'/'.join(path)}"
         answer, silence = "no answer", "no answer"
@@ -305,11 +306,13 @@ class Requests:
                 self._circuit.answered()
             if self._world.keeps_story:
                 self._world.tell(self._asterisk.name, "%s → %s", self._told(method, path, query), answer)
-            budget.asked(rest.RequestRecord(what=what, took_ms=(self._world.now - started) * 1000, answer=answer))
+            budget.record_request(
+                rest.RequestRecord(what=what, took_ms=(self._world.now - started) * 1000, answer=answer)
+            )
 
     def must_probe(self, budget: rest.RequestBudget) -> bool:
         self._circuit.check(budget)
-        return self._circuit.state is not breaker.State.CLOSED
+        return self._circuit.state is not circuit_breaker.State.CLOSED
 
     def _sent(
         self, method: str, path: Sequence[str], query: Mapping[str, str] | None, body: object, left: float

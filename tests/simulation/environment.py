@@ -15,6 +15,7 @@ from shared.call.ids import ConnectionVersion
 from shared.call.legs import Naming
 from shared.call.limits import Limits
 from shared.outbound_calls import OutboundCalls
+from shared.platform import dograh
 from shared.storage.call_writer import CallWriter
 from simulator import events
 from tests.simulation.asterisks import PREFIX, AgentPlan, Asterisk, Requests
@@ -155,7 +156,7 @@ class Environment:
             send_later=self.broker.send,
             redis_ms=self.broker.redis_ms,
             naming=Naming(PREFIX),
-            token_secret=None,
+            media_url=dograh.MediaUrl(None),
         )
 
     def _slots(self, _organization_id: int) -> int | None:
@@ -236,7 +237,9 @@ class _Asterisks:
         fiber = greenlet.getcurrent()
         assert isinstance(fiber, Fiber)
         known = fiber.process.circuits
-        circuit = known.get(tenant.app) or known.setdefault(tenant.app, circuit_breaker.Circuit(clock=self._clock))
+        circuit = known.get(tenant.app) or known.setdefault(
+            tenant.app, circuit_breaker.CircuitBreaker(clock=self._clock)
+        )
         requests = Requests(
             tenant.asterisk,
             tenant.app,

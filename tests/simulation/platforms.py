@@ -13,11 +13,12 @@ import greenlet
 from shared import errors
 from shared.asterisk import rest
 from shared.call import call_settings, facts, stasis_args
+from shared.call.call_settings import CallSettings
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.stasis_args import RunArgs
 from shared.call.states import Cause, Direction
-from shared.platform import dograh
+from shared.platform.ports import NoRoute, Route
 from shared.storage import connections, database
 from tests.simulation import asterisks, faults
 from tests.simulation.faults import Fault
@@ -110,20 +111,23 @@ class Routes:
         self._postgres = postgres
         self._continues = continue_in_dialplan
 
-    def inbound(self, *, source_id: int, organization_id: int) -> dograh.Route | dograh.NoRoute:
+    def inbound(self, *, source_id: int, organization_id: int) -> Route | NoRoute:
         return self._postgres.statement("route", lambda: self.to(organization_id))
 
-    def outbound(self, *, source_id: int, organization_id: int, workflow_id: int) -> dograh.Route | dograh.NoRoute:
+    def outbound(self, *, source_id: int, organization_id: int, workflow_id: int) -> Route | NoRoute:
         return self._postgres.statement("outbound route", lambda: self.to(organization_id))
 
-    def to(self, organization_id: int) -> dograh.Route:
-        terms = call_settings.parse({"ws_client_name": asterisks.CLIENT})
-        return dograh.Route(
-            workflow_id=organization_id, user_id=1, settings=terms, continue_in_dialplan=self._continues
+    def to(self, organization_id: int) -> Route:
+        settings = CallSettings(
+            media_client=asterisks.CLIENT,
+            call_seconds=None,
+            dial_template=call_settings.DEFAULT_DIAL_TEMPLATE,
+            caller_id=None,
         )
+        return Route(workflow_id=organization_id, user_id=1, settings=settings, continue_in_dialplan=self._continues)
 
-    def refusal(self, reason: str) -> dograh.NoRoute:
-        return dograh.NoRoute(reason=reason, hangup_cause=Cause.NOT_ALLOWED, continue_in_dialplan=self._continues)
+    def refusal(self, reason: str) -> NoRoute:
+        return NoRoute(reason=reason, hangup_cause=Cause.NOT_ALLOWED, continue_in_dialplan=self._continues)
 
 
 class Runs:
@@ -157,12 +161,10 @@ class Runs:
 
         return self._postgres.statement("insert run", insert)
 
-    def attach(
-        self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int
-    ) -> dograh.Route | dograh.NoRoute:
+    def attach(self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int) -> Route | NoRoute:
         transaction, run_id = cast(Transaction, connection), args.workflow_run_id
 
-        def lock() -> dograh.Route | dograh.NoRoute:
+        def lock() -> Route | NoRoute:
             run = self.rows.get(run_id)
             if run is None or run.organization_id != call.organization_id:
                 return self._routes.refusal(f"run {run_id} is not of this organization")

@@ -58,7 +58,7 @@ class Process:
         self.is_dead = False
         self.frozen_until = 0.0
         #: Asterisk → its circuit breaker.
-        self.circuits: dict[str, circuit_breaker.Circuit] = {}
+        self.circuits: dict[str, circuit_breaker.CircuitBreaker] = {}
         #: What to do when it dies.
         self.at_death: list[Callable[[], None]] = []
 

@@ -20,7 +20,8 @@ from scheduler.socket_rows import SocketRows
 from shared import assignments, errors, keys, messages, queues
 from shared.assignments import Assignment, Report, SocketState
 from shared.broker import redis_broker
-from shared.call.calls import Call, Direction, State
+from shared.call.calls import Call
+from shared.call.states import Direction, State
 from shared.platform import dograh
 from shared.process import sealing
 from shared.storage import database

@@ -1,4 +1,4 @@
-"""Liveness: what a process notes, and what the check makes of it."""
+"""Liveness: the file that a process touches, and what the check makes of it."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def check(path: Path | None) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_process_that_beats_is_alive(tmp_path: Path) -> None:
+def test_a_process_that_touches_its_file_is_alive(tmp_path: Path) -> None:
     path = tmp_path / "alive"
-    health.Liveness(str(path)).beat()
+    health.Liveness(str(path)).touch()
     assert 0 <= health.silence(path, time.monotonic()) < 5
     done = check(path)
     assert (done.returncode, done.stderr) == (0, "")
     assert [file.name for file in tmp_path.iterdir()] == ["alive"]
 
 
-def test_one_that_is_silent_is_not(tmp_path: Path) -> None:
+def test_a_silent_process_is_not_alive(tmp_path: Path) -> None:
     path = tmp_path / "alive"
     for text, said in (
         (f"{time.monotonic() - 60}", "no sign of life for 60 s"),
         # Of an earlier boot.
-        (f"{time.monotonic() + 1e6}", "no note"),
-        ("", "no note"),
-        ("x", "no note"),
+        (f"{time.monotonic() + 1e6}", "never touched"),
+        ("", "never touched"),
+        ("x", "never touched"),
     ):
         path.write_text(text)
         done = check(path)
@@ -56,24 +56,24 @@ def test_one_that_is_silent_is_not(tmp_path: Path) -> None:
     assert check(path).returncode == 1
 
 
-def test_where_nobody_notes_it_is_said() -> None:
+def test_without_a_file_the_check_says_so() -> None:
     done = check(None)
     assert done.returncode == 2
     assert "HEALTH_FILE is not set" in done.stderr
 
 
 def test_a_file_that_cannot_be_written_is_logged_once_and_ends_nothing(tmp_path: Path) -> None:
-    pulse = health.Liveness(str(tmp_path / "missing" / "alive"))
+    liveness = health.Liveness(str(tmp_path / "missing" / "alive"))
     with structlog.testing.capture_logs() as logged:
         for _ in range(3):
-            pulse.beat()
+            liveness.touch()
     assert [entry["log_level"] for entry in logged] == ["error"]
     (tmp_path / "missing").mkdir()
-    pulse.beat()
+    liveness.touch()
     assert (tmp_path / "missing" / "alive").exists()
 
 
-def test_without_a_file_nothing_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_file_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    health.Liveness("").beat()
+    health.Liveness("").touch()
     assert list(tmp_path.iterdir()) == []

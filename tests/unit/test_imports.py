@@ -140,6 +140,7 @@ PURE = {
     "shared/assignments.py",
     "shared/asterisk/address_guard.py",
     "shared/asterisk/config_files.py",
+    "shared/asterisk/endpoint.py",
     "shared/asterisk/events.py",
     "shared/broker/fairness.py",
     "shared/errors.py",
@@ -174,7 +175,7 @@ MAY_IMPORT = {
     "shared.storage": ("shared.errors", "shared.call"),
     # Behind its ports stands an adapter that reads the platform's tables and asks its HTTP service.
     "shared.platform": ("shared.errors", "shared.call", "shared.storage.database", "shared.asterisk"),
-    "shared.process": ("shared.errors", "shared.call.limits", "shared.asterisk.address_guard"),
+    "shared.process": ("shared.errors", "shared.call", "shared.asterisk.address_guard"),
 }
 
 
@@ -205,6 +206,13 @@ def test_only_the_platform_s_adapter_parses_the_platform_s_json() -> None:
         if not is_within(module_of(path), adapter, "shared.storage.migrations")
     }
     assert spelled == set()
+
+
+def test_the_platform_s_adapter_is_chosen_where_a_process_is_put_together() -> None:
+    """Everything else knows the ports alone, so a second platform is a second folder beside `dograh/`."""
+    adapter = "shared.platform.dograh"
+    choosing = {user for user, target in EDGES if is_within(target, adapter) and not is_within(user, adapter)}
+    assert {user for user in choosing if not is_within(user, "workers.main", "scheduler.main", "arictl")} == set()
 
 
 #: What carries out a step of a call. The flow alone knows which step follows which.

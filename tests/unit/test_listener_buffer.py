@@ -1,14 +1,17 @@
 """The messages that wait for Redis: bounded, in order, fair; a lost event is followed by a resync."""
 
+from __future__ import annotations
+
 import asyncio
 import json
 
-from listener.buffer import Buffer, Connection, EncodedMessage
+from listener.buffer import Buffer, EncodedMessage
+from shared.call.ids import ConnectionVersion
 
 ONE, TWO = ConnectionVersion(1, 1), ConnectionVersion(2, 1)
 
 
-def event(connection: Connection, name: str, size: int = 10) -> EncodedMessage:
+def event(connection: ConnectionVersion, name: str, size: int = 10) -> EncodedMessage:
     return EncodedMessage(connection, "admission", name, b"x" * size)
 
 
@@ -49,7 +52,13 @@ def test_a_connection_is_limited_to_its_share() -> None:
 
 def test_all_connections_together_are_bounded() -> None:
     buffer = Buffer(capacity=3, share=2)
-    assert [buffer.put(event((number, 1), "a")) for number in range(5)] == [True, True, True, False, False]
+    assert [buffer.put(event(ConnectionVersion(number, 1), "a")) for number in range(5)] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_large_messages_count_by_their_size() -> None:

@@ -39,7 +39,7 @@ from shared.process import logs, settings
         ("PASSWORD=hunter2", "PASSWORD=[redacted]"),
         ("{'app_password': 'hunter2'}", "{'app_password': '[redacted]'}"),
         ('{"password":"hunter2","a":1}', '{"password":"[redacted]","a":1}'),
-        ("Target(user='u', password='hun\\'ter2')", "Target(user='u', password='[redacted]')"),
+        ("Configuration(user='u', password='hun\\'ter2')", "Configuration(user='u', password='[redacted]')"),
         ("a token of no password", "a token of no password"),
         ("", ""),
     ],
@@ -79,7 +79,13 @@ def raise_with_secrets() -> None:
 def test_no_entry_shows_a_secret(log_format: str, capfd: pytest.CaptureFixture[str]) -> None:
     configured(log_format)
     ours, theirs = structlog.stdlib.get_logger("ours"), logging.getLogger("theirs")
-    ours.info("redis://:hunter2@host", url="http://u:hunter2@host", password="hunter2", Authorization="hunter2")
+    ours.info(
+        "redis://:hunter2@host",
+        url="http://u:hunter2@host",
+        password="hunter2",
+        Authorization="hunter2",
+        app_password="hunter2",
+    )
     ours.info("nested", what={"app_password": "hunter2"}, reason=ValueError("password=hunter2"), raw=b"token=hunter2")
     theirs.warning("could not connect to %s", "redis://:hunter2@host")
     theirs.warning("extra", extra={"url": "redis://:hunter2@host"})

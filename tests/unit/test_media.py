@@ -14,6 +14,7 @@ from shared.call import facts
 from shared.call.calls import Call
 from shared.call.legs import Naming
 from shared.call.states import Direction, State
+from shared.platform import dograh
 from workers.media import MediaCreation
 from workers.parallel import ParallelRequests
 
@@ -88,7 +89,10 @@ def test_what_both_answers_come_to(
 ) -> None:
     asterisk, in_parallel = Asterisk(of_media, of_bridge), ParallelRequests(2)
     step = MediaCreation(
-        asterisks=cast(Any, Everywhere(asterisk)), in_parallel=in_parallel, naming=NAMING, token_secret=None
+        asterisks=cast(Any, Everywhere(asterisk)),
+        in_parallel=in_parallel,
+        naming=NAMING,
+        media_url=dograh.MediaUrl(None),
     )
     try:
         (reported,) = step.work(cast(Any, SimpleNamespace(call=CALL)))

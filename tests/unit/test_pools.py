@@ -17,7 +17,7 @@ def test_every_pool_has_a_setting_for_its_threads() -> None:
     config = settings.Worker.model_validate(
         {"redis_url": "redis://h", "secret_key": "x" * 16, "database_url": "postgresql://h/d"}
     )
-    assert set(config.pools) == set(pools.POOLS)
+    assert set(config.pool_threads) == set(pools.POOLS)
 
 
 def test_a_call_that_was_begun_is_finished_before_another_is_begun() -> None:

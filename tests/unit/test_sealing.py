@@ -7,7 +7,7 @@ import pytest
 from shared import errors
 from shared.process import sealing
 
-OLD, NEW, OTHER = "an old key of ours", "a new key of ours!", "somebody else's key"
+OLD, NEW, OTHER = "an old key of ours", "a new key of ours!", "another party's key"
 SECRET = "p@ss wörd & # % + :"
 
 

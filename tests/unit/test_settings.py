@@ -106,7 +106,7 @@ def test_a_wrong_variable_is_named_and_its_value_not_shown(
     with pytest.raises(errors.InvalidSettings) as caught:
         settings.load(settings.Worker)
     first, line = str(caught.value).splitlines()
-    assert first == "these settings need your attention:"
+    assert first == "these settings are missing or wrong:"
     assert line.startswith(f"  {name}: ")
     assert complaint in line
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))

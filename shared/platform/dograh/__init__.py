@@ -1,13 +1,14 @@
-"""The platform's tables (Dograh, layout 2026-02). Nothing else reads or writes them.
+"""The platform Dograh, layout 2026-02: the adapter of `shared.platform.ports`. Nothing else knows its tables and JSON.
 
-`Configurations` are the tenants' Asterisks, `Accounts` who there is and who pays, `Routes` which workflow serves a
-call, `Runs` the workflow runs of calls: each process takes what it needs. The tables belong to the platform: never
-altered, never locked but for the run being updated and the configuration being removed.
+`Configurations` are the tenants' Asterisks, `Accounts` the organizations and users, `Routes` the workflow that serves a
+call, `Runs` the workflow runs, `MediaUrl` the voice agent's URL. The tables belong to the platform: their schema is
+never altered, and only two kinds of rows are locked, a run that is updated and a configuration that is removed.
 """
 
-from shared.platform.dograh.accounts import Account, Accounts
+from shared.platform.dograh.accounts import Accounts
 from shared.platform.dograh.configurations import ConfigurationRow, Configurations
-from shared.platform.dograh.routes import NoRoute, Route, Routes
+from shared.platform.dograh.media_url import MediaUrl
+from shared.platform.dograh.routes import Routes
 from shared.platform.dograh.runs import Runs
 
-__all__ = ["Account", "Accounts", "ConfigurationRow", "Configurations", "NoRoute", "Route", "Routes", "Runs"]
+__all__ = ["Accounts", "ConfigurationRow", "Configurations", "MediaUrl", "Routes", "Runs"]

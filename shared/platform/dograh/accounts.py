@@ -1,26 +1,15 @@
-"""Organizations and users: whether there are such, how many calls they may have, and who pays for them."""
+"""Organizations and users: whether they exist, how many calls they may have, and what their calls are paid from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from shared import errors
 from shared.platform.dograh import json_values
+from shared.platform.ports import Account
 from shared.storage import database
 
 _LIMIT_KEY = "CONCURRENT_CALL_LIMIT"
-#: The services of a user's configuration that may be the platform's own, and are then paid for in credits.
+#: The services in a user's configuration that may be the platform's own; those are paid for in credits.
 _SERVICES = ("llm", "stt", "tts")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
-    """Who pays for a user's calls."""
-
-    #: How the platform names the user to its services.
-    provider_id: str
-    #: Of the platform's own services that the user's calls go by, each once.
-    service_keys: tuple[str, ...] = field(repr=False)
 
 
 class Accounts:
@@ -30,12 +19,12 @@ class Accounts:
         self._db = db
 
     def require_organization(self, organization_id: int) -> None:
-        """Raises InvalidConfiguration when there is no such organization."""
+        """Raise InvalidConfiguration if the organization does not exist."""
         with self._db.connection() as connection:
             require_organization(connection, organization_id)
 
     def concurrent_calls(self, organization_id: int) -> int | None:
-        """The platform's own limit of calls at the same time; None when it has none, or none that can be read."""
+        """Return the platform's limit of calls at the same time; None if it sets none, or none that can be read."""
         with self._db.connection() as connection:
             row = connection.execute(
                 "SELECT value::text AS value FROM organization_configurations WHERE organization_id = %s AND key = %s",
@@ -48,10 +37,10 @@ class Accounts:
         )
 
     def account(self, user_id: int) -> Account:
-        """Who pays for a user's calls.
+        """Return the account that a user's calls are paid from.
 
         Raises:
-            InvalidConfiguration: There is no such user, or its configuration cannot be read.
+            InvalidConfiguration: The user does not exist, or its configuration cannot be read.
         """
         with self._db.connection() as connection:
             row = connection.execute(
@@ -67,14 +56,14 @@ class Accounts:
 
 
 def require_organization(connection: database.Connection, organization_id: int) -> None:
-    """As `Accounts.require_organization`, inside the caller's transaction."""
+    """Like `Accounts.require_organization`, within the caller's transaction."""
     if connection.execute("SELECT 1 FROM organizations WHERE id = %s", [organization_id]).fetchone() is None:
         raise errors.InvalidConfiguration(f"there is no organization {organization_id}")
 
 
 def _service_keys(configuration: object) -> tuple[str, ...]:
     if not isinstance(configuration, dict):
-        raise errors.InvalidConfiguration("the user's configuration is no object")
+        raise errors.InvalidConfiguration("the user's configuration is not a JSON object")
     keys: dict[str, None] = {}
     for name in _SERVICES:
         service = configuration.get(name)
@@ -82,6 +71,6 @@ def _service_keys(configuration: object) -> tuple[str, ...]:
             continue
         key = service.get("api_key")
         if not isinstance(key, str) or not key:
-            raise errors.InvalidConfiguration(f"the user's {name} is the platform's own and has no api_key")
+            raise errors.InvalidConfiguration(f"the user's {name} is a service of the platform and has no api_key")
         keys[key] = None
     return tuple(keys)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from shared import errors
+from shared.asterisk.endpoint import Configuration
 from shared.platform.dograh import accounts, json_values, telephony_configuration
 from shared.storage import database
 
@@ -20,7 +21,16 @@ class ConfigurationRow:
 
     source_id: int
     organization_id: int
-    value: object
+    value: object = field(repr=False)
+
+    @property
+    def media_client(self) -> str | None:
+        """The websocket client that connects to the voice agent; None if the configuration names none."""
+        return telephony_configuration.media_client(self.value)
+
+    def read(self) -> Configuration:
+        """Return the configuration in its canonical form. Raises InvalidConfiguration if it cannot be used."""
+        return telephony_configuration.read(self.value)
 
 
 class Configurations:
@@ -30,9 +40,10 @@ class Configurations:
         self._db = db
 
     def all(self) -> list[ConfigurationRow]:
-        """Every one, read whole or not at all.
+        """Return every configuration: all of them or, by an error, none.
 
-        The column is JSON and may hold what is no object: each value is judged on its own, here and by the caller.
+        The column is JSON and need not hold an object. Each value is judged by itself, here and in `read`, so that one
+        tenant's cannot spoil the others'.
         """
         with self._db.connection() as connection:
             rows = connection.execute(
@@ -47,11 +58,11 @@ class Configurations:
         return found
 
     def write(self, organization_id: int, value: Mapping[str, Any], *, replace: bool) -> None:
-        """Writes an organization's, as the platform's own API would.
+        """Write an organization's configuration, as the platform's own API would.
 
         Raises:
-            InvalidConfiguration: There is no such organization, or no such workflow of it, or it has a configuration
-                and `replace` is not set.
+            InvalidConfiguration: The organization does not exist, or has no such workflow, or already has a
+                configuration and `replace` is not set.
         """
         with self._db.transaction() as connection:
             accounts.require_organization(connection, organization_id)
@@ -67,11 +78,11 @@ class Configurations:
             ).fetchone()
             if written is None:
                 raise errors.InvalidConfiguration(
-                    f"organization {organization_id} has a configuration already: --replace changes it"
+                    f"organization {organization_id} already has a configuration: --replace changes it"
                 )
 
     def remove(self, organization_id: int) -> None:
-        """Removes an organization's. Raises InvalidConfiguration when it has none of ours."""
+        """Remove an organization's configuration. Raises InvalidConfiguration if it has none for an Asterisk."""
         with self._db.transaction() as connection:
             row = connection.execute(
                 "SELECT id, value::text AS value FROM organization_configurations"

@@ -1,4 +1,4 @@
-"""What the platform's columns hold, whatever that is: nothing here raises."""
+"""Reads the platform's JSON columns, which may hold anything. Nothing here raises."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any
 
 
 def load(text: str | None) -> object:
-    """JSON columns are JSON, not JSONB: read as text, so that whatever the platform could store can be read."""
+    """Return the value of a JSON column that was read as text; None if it cannot be read.
+
+    The columns are JSON, not JSONB: read as text, so that everything the platform could store can be fetched.
+    """
     try:
         return json.loads(text) if text is not None else None
     except (ValueError, RecursionError):
@@ -15,13 +18,13 @@ def load(text: str | None) -> object:
 
 
 def load_object(text: str | None) -> dict[str, Any]:
-    """As `load`; empty for what is no object."""
+    """Like `load`; an empty dict for anything but an object."""
     value = load(text)
     return value if isinstance(value, dict) else {}
 
 
 def whole_number(value: object, *, least: int = 1) -> int | None:
-    """An id or a limit: an int, or the digits of one. The platform's are INTEGER."""
+    """Return an id or a limit, given as an int or its digits; None for anything else. The platform's are INTEGER."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 10:

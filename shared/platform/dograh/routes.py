@@ -1,35 +1,14 @@
-"""Which workflow serves a call, and by which terms: the configuration and the workflow as they are now."""
+"""Which workflow serves a call, and with which settings: the configuration and the workflow as they are now."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from shared import errors
-from shared.call import call_settings
-from shared.call.calls import Cause
-from shared.platform.dograh import configurations, json_values
+from shared.call.states import Cause
+from shared.platform.dograh import configurations, json_values, telephony_configuration
+from shared.platform.ports import NoRoute, Route
 from shared.storage import database
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    """The workflow that serves a call, and by which terms."""
-
-    workflow_id: int
-    user_id: int
-    settings: call_settings.CallSettings
-    #: A caller who is refused for another reason goes on in the dialplan.
-    continue_in_dialplan: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoRoute:
-    """Why a call is not served, the Q.850 cause for it, and whether its caller goes on in the dialplan."""
-
-    reason: str
-    hangup_cause: int
-    continue_in_dialplan: bool = False
 
 
 class Routes:
@@ -39,7 +18,7 @@ class Routes:
         self._db = db
 
     def inbound(self, *, source_id: int, organization_id: int) -> Route | NoRoute:
-        """Where an inbound call of this connection goes."""
+        """Return the route of a connection's inbound calls."""
         with self._db.connection() as connection:
             value = configuration(connection, source_id, organization_id)
             if isinstance(value, NoRoute):
@@ -50,7 +29,7 @@ class Routes:
             return judge(connection, value, workflow_id, organization_id, "inbound workflow")
 
     def outbound(self, *, source_id: int, organization_id: int, workflow_id: int) -> Route | NoRoute:
-        """By which terms a call that we begin for a workflow is served."""
+        """Return the route of an outbound call for a workflow."""
         with self._db.connection() as connection:
             value = configuration(connection, source_id, organization_id)
             if isinstance(value, NoRoute):
@@ -59,7 +38,7 @@ class Routes:
 
 
 def configuration(connection: database.Connection, source_id: int, organization_id: int) -> dict[str, Any] | NoRoute:
-    """A connection's configuration, or why there is none."""
+    """Return a connection's configuration, or why there is none."""
     row = connection.execute(
         "SELECT value::text AS value FROM organization_configurations"
         " WHERE id = %s AND organization_id = %s AND key = %s",
@@ -74,34 +53,36 @@ def configuration(connection: database.Connection, source_id: int, organization_
 
 
 def refusal(value: object, reason: str, hangup_cause: int) -> NoRoute:
-    """A call is refused by what this configuration says of refused callers."""
+    """Return a refusal that treats the caller as this configuration says."""
     return NoRoute(
-        reason=reason, hangup_cause=hangup_cause, continue_in_dialplan=call_settings.continue_in_dialplan(value)
+        reason=reason,
+        hangup_cause=hangup_cause,
+        continue_in_dialplan=telephony_configuration.continue_in_dialplan(value),
     )
 
 
 def judge(
     connection: database.Connection, value: dict[str, Any], workflow_id: int, organization_id: int, what: str
 ) -> Route | NoRoute:
-    """Whether a workflow may serve an organization's call; `what` names it in the reason."""
+    """Return the route to a workflow if it may serve an organization's call; `what` names it in a refusal's reason."""
     workflow = connection.execute(
         "SELECT organization_id, user_id, status::text AS status FROM workflows WHERE id = %s", [workflow_id]
     ).fetchone()
     if workflow is None:
         return refusal(value, f"{what} does not exist", Cause.UNALLOCATED)
     if workflow["organization_id"] != organization_id:
-        return refusal(value, f"{what} is of another organization", Cause.NOT_ALLOWED)
+        return refusal(value, f"{what} belongs to another organization", Cause.NOT_ALLOWED)
     if workflow["status"] == "archived":
         return refusal(value, f"{what} is archived", Cause.UNALLOCATED)
     if workflow["user_id"] is None:
         return refusal(value, f"{what} has no user", Cause.NOT_ALLOWED)
     try:
-        settings = call_settings.parse(value)
+        settings = telephony_configuration.parse_call_settings(value)
     except errors.InvalidConfiguration as exc:
         return refusal(value, str(exc), Cause.NETWORK_OUT_OF_ORDER)
     return Route(
         workflow_id=workflow_id,
         user_id=workflow["user_id"],
         settings=settings,
-        continue_in_dialplan=call_settings.continue_in_dialplan(value),
+        continue_in_dialplan=telephony_configuration.continue_in_dialplan(value),
     )

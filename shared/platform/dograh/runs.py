@@ -1,4 +1,4 @@
-"""The workflow runs of calls: created, taken, told of their legs, and ended."""
+"""The workflow runs of calls: creates them, attaches waiting ones to calls, records their legs, ends them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from shared import errors
 from shared.call import stasis_args
-from shared.call.calls import Call, Cause, Direction, Outcome
+from shared.call.calls import Call
 from shared.call.stasis_args import RunArgs
+from shared.call.states import Cause, Direction, Outcome
 from shared.platform.dograh import json_values, routes
-from shared.platform.dograh.routes import NoRoute, Route
+from shared.platform.ports import NoRoute, Route
 from shared.storage import database
 
 
@@ -31,7 +32,7 @@ class Runs:
         self._completes_connected = run_completion == "ours"
 
     def workflow_of(self, workflow_run_id: int, organization_id: int) -> int | None:
-        """The workflow of an organization's run; None when the organization has no such run."""
+        """Return the workflow of an organization's run; None if the organization has no such run."""
         with self._db.connection() as connection:
             row = connection.execute(
                 "SELECT w.id FROM workflow_runs r JOIN workflows w ON w.id = r.workflow_id"
@@ -41,9 +42,9 @@ class Runs:
         return int(row["id"]) if row is not None else None
 
     def attach(self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int) -> Route | NoRoute:
-        """Takes a run that waits for a call, for this one, inside the caller's transaction.
+        """Attach a run that waits for a call to this call, within the caller's transaction.
 
-        What names the call is in its gathered_context from here on: the voice agent looks for it.
+        The call's names are in the run's gathered_context from here on: the voice agent reads them there.
         """
         value = routes.configuration(connection, source_id, call.organization_id)
         if isinstance(value, NoRoute):
@@ -61,9 +62,9 @@ class Runs:
         return route
 
     def waiting(self, connection: database.Connection, *, organization_id: int, channel_id: str) -> int | None:
-        """The run whose call the platform has begun under this channel id and that waits for it, locked; or None.
+        """Return and lock the run that waits for a call which the platform began with this channel id; or None.
 
-        Among the newest runs only: the platform's table has no index for it.
+        Searches the newest runs only: the platform's table has no index for it.
         """
         rows = connection.execute(_WAITING_RUNS, [organization_id, json.dumps(channel_id)]).fetchall()
         waiting = (
@@ -72,7 +73,7 @@ class Runs:
         return next(waiting, None)
 
     def completed(self, run_ids: Collection[int]) -> set[int]:
-        """Which of these runs are completed."""
+        """Return those of these runs that are completed."""
         with self._db.connection() as connection:
             rows = connection.execute(
                 "SELECT id FROM workflow_runs WHERE id = ANY(%s) AND is_completed", [list(run_ids)]
@@ -80,9 +81,9 @@ class Runs:
         return {row["id"] for row in rows}
 
     def create(self, connection: database.Connection, call: Call) -> int:
-        """Inserts the workflow run of a call, inside the caller's transaction; returns its id.
+        """Insert the workflow run of a call, within the caller's transaction; return its id.
 
-        `call_id` is in gathered_context from the start: the voice agent looks for it when the media leg dials in.
+        `call_id` is in gathered_context from the start: the voice agent reads it when the media leg connects.
         """
         initial = {
             "caller_number": call.caller_number,
@@ -110,21 +111,21 @@ class Runs:
         return int(row["id"])
 
     def note_media(self, call: Call, *, media_id: str, bridge_id: str) -> None:
-        """Writes the media leg's and the bridge's id into the run's gathered_context."""
+        """Write the ids of the media leg and the bridge into the run's gathered_context."""
         if call.workflow_run_id is None:
             return
         with self._db.transaction() as connection:
             run = _lock(connection, call.workflow_run_id)
             if run is not None:
                 media = {"ext_channel_id": media_id, "bridge_id": bridge_id}
-                # The name of a leg that we originate is not known before it has answered.
+                # The channel name of a leg that we originate is unknown until it has answered.
                 gathered = json_values.load_object(run["gathered_context"]) | _names(call) | media
                 _write(connection, call.workflow_run_id, gathered)
 
     def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
-        """Ends the call's run if that is ours to do; does nothing when it has ended already.
+        """End the call's run, unless RUN_COMPLETION leaves that to the platform. A run that has ended stays as it is.
 
-        A run that never connected is always ours to end. `is_completed` goes from false to true, never back.
+        A run whose call never connected is always ended here. `is_completed` goes from false to true, never back.
         """
         if call.workflow_run_id is None:
             self._end_named(call)
@@ -137,7 +138,7 @@ class Runs:
             self.end_in(connection, call, media)
 
     def _end_named(self, call: Call) -> None:
-        """Ends the run that a leg of the platform's came for, and that its call was over too soon to take."""
+        """End the run that a leg of the platform came for, if its call was over before the run was attached."""
         if call.direction is not Direction.OUTBOUND:
             return
         try:
@@ -150,7 +151,7 @@ class Runs:
 
     @staticmethod
     def end_in(connection: database.Connection, call: Call, media: Mapping[str, str]) -> None:
-        """As `end`, inside a transaction and whoever's it is to do."""
+        """Like `end`, but within the caller's transaction and regardless of RUN_COMPLETION."""
         assert call.workflow_run_id is not None
         run = _lock(connection, call.workflow_run_id)
         if run is None or run["is_completed"]:
@@ -178,8 +179,8 @@ _OTHER_CALL = "SELECT 1 FROM ari.calls WHERE workflow_run_id = %s AND call_id <>
 
 _USER_OF = "SELECT 1 FROM users WHERE id = %s AND selected_organization_id = %s"
 
-#: The platform's calls are young: a bound by the key keeps this cheap however many runs there are. The context is
-#: searched as text: one tenant's that JSON may hold, and Postgres cannot read, must not fail another's.
+#: The platform's calls are young: a bound on the primary key keeps this cheap, however many runs there are. The context
+#: is searched as text: JSON may hold text that Postgres cannot convert, and one tenant's must not fail another's.
 _WAITING_RUNS = """
 SELECT r.id, r.gathered_context::text AS gathered_context
 FROM workflow_runs r JOIN workflows w ON w.id = r.workflow_id
@@ -191,29 +192,29 @@ ORDER BY r.id DESC LIMIT 10 FOR UPDATE OF r
 
 
 def _waiting(connection: database.Connection, call: Call, args: RunArgs) -> database.Row | tuple[str, Cause]:
-    """The run that a leg names and that waits for it, locked; otherwise why it may not have it, and the hang-up cause.
+    """Return and lock the run that a leg names; or the reason why it may not have that run, and the hang-up cause.
 
-    Looked up within the call's organization: a run of another is neither read nor locked.
+    Looked up within the call's organization: another organization's run is neither read nor locked.
     """
     run = connection.execute(_RUN_OF_ORGANIZATION, [args.workflow_run_id, call.organization_id]).fetchone()
     if run is None:
-        return f"run {args.workflow_run_id} is not of this organization", Cause.NOT_ALLOWED
+        return f"run {args.workflow_run_id} does not belong to this organization", Cause.NOT_ALLOWED
     if run["workflow_id"] != args.workflow_id:
-        return f"run {args.workflow_run_id} is not of workflow {args.workflow_id}", Cause.NOT_ALLOWED
+        return f"run {args.workflow_run_id} does not belong to workflow {args.workflow_id}", Cause.NOT_ALLOWED
     if run["state"] != "initialized" or run["is_completed"]:
         return f"run {args.workflow_run_id} does not wait for a call", Cause.REJECTED
-    # Asked behind the run's lock: two legs that name one run come one after the other.
+    # Read under the run's lock, so that two legs which name one run are judged one after the other.
     if connection.execute(_OTHER_CALL, [args.workflow_run_id, call.call_id]).fetchone() is not None:
-        return f"run {args.workflow_run_id} has a call already", Cause.REJECTED
-    # The platform may call in the name of another of the organization's users.
+        return f"run {args.workflow_run_id} already has a call", Cause.REJECTED
+    # The platform may place a call for another user of the organization.
     is_other = args.user_id is not None and args.user_id != run["user_id"]
     if is_other and connection.execute(_USER_OF, [args.user_id, call.organization_id]).fetchone() is None:
-        return f"user {args.user_id} is not of this organization", Cause.NOT_ALLOWED
+        return f"user {args.user_id} does not belong to this organization", Cause.NOT_ALLOWED
     return run
 
 
 def _run_name(call: Call) -> str:
-    """As the platform names its runs."""
+    """Return the name the platform would give the run."""
     if call.direction is Direction.INBOUND:
         return f"ARI Inbound {call.caller_number}"
     return f"WR-TEL-OUT-{call.call_id.int % 10**8:08d}"
@@ -241,7 +242,7 @@ def _disposition(call: Call) -> str:
 
 
 def _write(connection: database.Connection, run_id: int, gathered: Mapping[str, Any]) -> None:
-    """Writes gathered_context, read under the run's lock: no key another process wrote is lost."""
+    """Write gathered_context. The caller has read it under the run's lock: no key of another process is lost."""
     connection.execute("UPDATE workflow_runs SET gathered_context = %s WHERE id = %s", [json.dumps(gathered), run_id])
 
 

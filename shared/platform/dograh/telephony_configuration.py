@@ -1,152 +1,160 @@
-"""A tenant's telephony configuration, read from the platform's JSON: canonical, or refused with the field and why."""
+"""The JSON of a tenant's telephony configuration: read into our own types, or refused with the field and the reason.
+
+Nothing else knows its fields. No error shows a password.
+"""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
-import urllib.parse
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from typing import Any
 
 from shared import errors
+from shared.asterisk import endpoint as endpoints
+from shared.asterisk import tls
+from shared.asterisk.endpoint import Configuration
+from shared.call import call_settings
+from shared.call.call_settings import CallSettings
 
-_PORTS = {"http": 80, "https": 443}
 _LENGTH = 1024
-#: Room for some eight certificates. A bundle goes to Redis with its assignment: the system's whole list would not do.
-_BUNDLE_LENGTH = 16 * 1024
-_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]*)-----END CERTIFICATE-----")
-_DER_SEQUENCE = 0x30
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Configuration:
-    """What an event socket and a request need: one version of a connection."""
-
-    #: Canonical: lower-case scheme and host, no default port, no trailing slash.
-    endpoint: str
-    app: str
-    user: str
-    password: str = field(repr=False)
-    #: Certificates in PEM, canonical: whom to trust for this endpoint, and nobody else. None: the system's authorities.
-    ca_bundle: str | None = None
 
 
 def is_ari(value: object) -> bool:
-    """Whether a configuration row's value is for us."""
+    """Whether a configuration is for an Asterisk."""
     return isinstance(value, dict) and value.get("provider") == "ari"
 
 
 def parse(value: object) -> Configuration:
-    """Reads `{provider:"ari", ari_endpoint, app_name, app_password, …}`; `app_name` is both ARI user and Stasis app.
+    """Read `{provider: "ari", ari_endpoint, app_name, app_password, …}`; `app_name` is both ARI user and Stasis app.
 
-    `ari_ca_bundle` may be missing. Its certificates are only taken apart here: `authorities.context` reads them.
+    `ari_ca_bundle` may be missing.
 
     Raises:
-        InvalidConfiguration: Says which field and why; never shows the password.
+        InvalidConfiguration: Names the field and the reason; never shows the password.
     """
-    if not isinstance(value, dict):
-        raise errors.InvalidConfiguration("the configuration is not a JSON object")
-    name = _text(value, "app_name")
-    endpoint, ca_bundle = canonical_endpoint(_text(value, "ari_endpoint")), canonical_bundle(value.get("ari_ca_bundle"))
+    fields = _fields(value)
+    name = _text(fields, "app_name")
+    endpoint = endpoints.canonical_endpoint(_text(fields, "ari_endpoint"), name="ari_endpoint")
+    ca_bundle = endpoints.canonical_bundle(fields.get("ari_ca_bundle"), name="ari_ca_bundle")
     if ca_bundle is not None and not endpoint.startswith("https:"):
-        raise errors.InvalidConfiguration("ari_ca_bundle is of no use to http://: use https:// or remove it")
+        raise errors.InvalidConfiguration("ari_ca_bundle has no effect with http://: use https:// or remove it")
     return Configuration(
-        endpoint=endpoint,
-        app=name,
-        user=name,
-        password=_text(value, "app_password"),
-        ca_bundle=ca_bundle,
+        endpoint=endpoint, app=name, user=name, password=_text(fields, "app_password"), ca_bundle=ca_bundle
     )
 
 
-def canonical_endpoint(text: str) -> str:
-    """One spelling of an endpoint: `HTTP://Pbx.Example:80/asterisk/` → `http://pbx.example/asterisk`.
+def read(value: object) -> Configuration:
+    """As `parse`, and let OpenSSL read the certificates: what this returns can be connected with."""
+    configuration = parse(value)
+    tls.check(configuration.ca_bundle, name="ari_ca_bundle")
+    return configuration
+
+
+def parse_call_settings(value: object) -> CallSettings:
+    """Read the per-call settings.
 
     Raises:
-        InvalidConfiguration: It is not http(s)://host[:port][/prefix], or has credentials, query or fragment.
+        InvalidConfiguration: Names the field and the reason.
     """
-    try:
-        parts = urllib.parse.urlsplit(text.strip())
-        port = parts.port
-    except ValueError as exc:
-        raise errors.InvalidConfiguration("ari_endpoint is not a URL") from exc
-    scheme, host = parts.scheme.lower(), (parts.hostname or "").rstrip(".")
-    if scheme not in _PORTS:
-        raise errors.InvalidConfiguration("ari_endpoint must begin with http:// or https://")
-    if not host or any(char.isspace() for char in text.strip()):
-        raise errors.InvalidConfiguration("ari_endpoint has no host, or a space in it")
-    if parts.username is not None or parts.password is not None:
-        raise errors.InvalidConfiguration("ari_endpoint must not hold credentials: use app_name and app_password")
-    if parts.query or parts.fragment:
-        raise errors.InvalidConfiguration("ari_endpoint must have no ? and no #")
-    address = f"[{host}]" if ":" in host else host
-    if port not in (None, _PORTS[scheme]):
-        address = f"{address}:{port}"
-    path = parts.path.rstrip("/").removesuffix("/ari").rstrip("/")
-    return f"{scheme}://{address}{path}"
+    fields = _fields(value)
+    return CallSettings(
+        media_client=_media_client(fields.get("ws_client_name")),
+        call_seconds=_call_seconds(fields.get("ari_max_call_seconds")),
+        dial_template=call_settings.dial_template(fields.get("ari_dial_template"), name="ari_dial_template"),
+        caller_id=_caller_id(fields.get("from_numbers")),
+    )
 
 
-def canonical_bundle(bundle: object) -> str | None:
-    """One spelling of a CA bundle: its certificates in PEM, without what stands between them; None when it is empty.
+def media_client(value: object) -> str | None:
+    """Return the websocket client that a configuration names; None if it names none."""
+    name = value.get("ws_client_name") if isinstance(value, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def continue_in_dialplan(value: object) -> bool:
+    """Whether a refused caller continues in the dialplan (`ari_on_refusal: "continue"`) instead of being hung up."""
+    return isinstance(value, dict) and value.get("ari_on_refusal") == "continue"
+
+
+def write(
+    *,
+    endpoint: str,
+    app: str,
+    password: str,
+    media_client: str,
+    inbound_workflow_id: int | None,
+    caller_ids: Sequence[str] = (),
+    ca_bundle: str | None = None,
+    continue_in_dialplan: bool | None = None,
+    dial_template: str | None = None,
+    call_seconds: float | None = None,
+) -> dict[str, Any]:
+    """Return the JSON of a configuration. A parameter that is None is left out of it, except the workflow.
 
     Raises:
-        InvalidConfiguration: It holds no certificate, something else than certificates, or too much.
+        InvalidConfiguration: `read` or `parse_call_settings` would refuse it.
     """
-    if bundle is None or bundle == "":
-        return None
-    if not isinstance(bundle, str):
-        raise errors.InvalidConfiguration("ari_ca_bundle is not text: give the certificates in PEM")
-    if len(bundle) > _BUNDLE_LENGTH:
-        raise errors.InvalidConfiguration(
-            f"ari_ca_bundle is longer than {_BUNDLE_LENGTH} characters: give only the authority that signed the"
-            " certificate of this Asterisk"
-        )
-    if "PRIVATE KEY-----" in bundle:
-        # It is public data to us, stored and shown unsealed.
-        raise errors.InvalidConfiguration("ari_ca_bundle holds a private key: replace that key, give certificates only")
-    certificates = [_der(match[1]) for match in _CERTIFICATE.finditer(bundle)]
-    if not certificates or bundle.count("-----BEGIN ") != len(certificates):
-        raise errors.InvalidConfiguration(
-            "ari_ca_bundle holds something else than whole certificates in PEM, each from -----BEGIN CERTIFICATE-----"
-            " to -----END CERTIFICATE-----"
-        )
-    return "".join(map(_pem, certificates))
+    value: dict[str, Any] = {
+        "provider": "ari",
+        "ari_endpoint": endpoint,
+        "app_name": app,
+        "app_password": password,
+        "ws_client_name": media_client,
+        "inbound_workflow_id": inbound_workflow_id,
+        "from_numbers": list(caller_ids),
+    }
+    if ca_bundle is not None:
+        value["ari_ca_bundle"] = ca_bundle
+    if continue_in_dialplan is not None:
+        value["ari_on_refusal"] = "continue" if continue_in_dialplan else "hangup"
+    if dial_template is not None:
+        value["ari_dial_template"] = dial_template
+    if call_seconds is not None:
+        value["ari_max_call_seconds"] = call_seconds
+    read(value)
+    parse_call_settings(value)
+    return value
 
 
-def _der(text: str) -> bytes:
-    try:
-        der = base64.b64decode("".join(text.split()), validate=True)
-    except binascii.Error:
-        der = b""
-    if not _is_whole(der):
-        raise errors.InvalidConfiguration("ari_ca_bundle holds a certificate that is damaged: copy it once more")
-    return der
+def _fields(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise errors.InvalidConfiguration("the configuration is not a JSON object")
+    return value
 
 
-def _is_whole(der: bytes) -> bool:
-    """Whether it is one DER sequence, from its first byte to its last; what is in it is for OpenSSL to judge."""
-    if len(der) < 2 or der[0] != _DER_SEQUENCE:
-        return False
-    size = der[1] & 0x7F if der[1] & 0x80 else 0
-    length = int.from_bytes(der[2 : 2 + size]) if size else der[1]
-    return len(der) == 2 + size + length
-
-
-def _pem(der: bytes) -> str:
-    text = base64.b64encode(der).decode("ascii")
-    lines = [text[start : start + 64] for start in range(0, len(text), 64)]
-    return "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""])
-
-
-def _text(value: dict[str, object], name: str) -> str:
-    text = value.get(name)
+def _text(fields: dict[str, Any], name: str) -> str:
+    text = fields.get(name)
     if text is None or text == "":
         raise errors.InvalidConfiguration(f"{name} is missing")
     if not isinstance(text, str):
         raise errors.InvalidConfiguration(f"{name} is not text")
     if len(text) > _LENGTH or any(char < " " or char == "\x7f" for char in text):
-        raise errors.InvalidConfiguration(f"{name} is too long or holds control characters")
+        raise errors.InvalidConfiguration(f"{name} is too long or contains control characters")
     if any("\ud800" <= char <= "\udfff" for char in text):
-        # JSON can say them, neither Postgres nor a header can hold them.
-        raise errors.InvalidConfiguration(f"{name} holds a character that is not text")
+        # JSON can express lone surrogates; neither Postgres nor an HTTP header can hold them.
+        raise errors.InvalidConfiguration(f"{name} contains a character that is not text")
     return text
+
+
+def _media_client(client: object) -> str:
+    if not client:
+        raise errors.InvalidConfiguration("ws_client_name is missing")
+    if not isinstance(client, str) or not client.isprintable():
+        raise errors.InvalidConfiguration("ws_client_name is not printable text")
+    return client
+
+
+def _call_seconds(seconds: object) -> float | None:
+    if seconds is None:
+        return None
+    longest = call_settings.LONGEST_CALL_SECONDS
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= longest:
+        raise errors.InvalidConfiguration(f"ari_max_call_seconds is not a number of seconds up to {longest}")
+    return float(seconds)
+
+
+def _caller_id(numbers: object) -> str | None:
+    """Return the first usable of the connection's numbers."""
+    if not isinstance(numbers, list):
+        return None
+    usable = (entry.strip() for entry in numbers if isinstance(entry, str))
+    return next((entry for entry in usable if call_settings.is_number(entry)), None)

@@ -1,4 +1,4 @@
-"""The platform's tables, as DOGRAH's layout 2026-02 has them: routes, runs, and values that nobody expected."""
+"""The platform's workflow runs: created, attached, ended."""
 
 from __future__ import annotations
 
@@ -12,25 +12,18 @@ from uuid import UUID
 import pytest
 
 from shared import errors
-from shared.call import call_settings
 from shared.call.calls import Call
 from shared.call.stasis_args import RunArgs
 from shared.call.states import Cause, Direction, Outcome, State
 from shared.platform import dograh
+from shared.platform.ports import NoRoute, Route
 from shared.storage import database
+from tests import dograh_tables
+from tests.dograh_tables import VALUE, configure, execute, one, run
 
 pytestmark = pytest.mark.services
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
-VALUE: dict[str, Any] = {
-    "provider": "ari",
-    "ari_endpoint": "http://pbx.example",
-    "app_name": "voiceai",
-    "app_password": "hunter2",
-    "ws_client_name": "media",
-    "inbound_workflow_id": 1,
-    "from_numbers": [],
-}
 CALL = Call(
     call_id=UUID(int=1),
     connection_id=7,
@@ -62,264 +55,13 @@ TALKED = replace(
 
 @pytest.fixture
 def db(database_url: str) -> Iterator[database.Database]:
-    made = database.Database(database_url, size=4)
-    made.open()
-    with made.connection() as connection:
-        connection.execute("INSERT INTO organizations (provider_id, created_at) VALUES ('o1', now()), ('o2', now())")
-        connection.execute("INSERT INTO users (provider_id, created_at) VALUES ('u1', now())")
-        connection.execute(
-            "INSERT INTO workflows (name, user_id, organization_id, status, workflow_definition,"
-            " template_context_variables, call_disposition_codes) VALUES"
-            " ('good', 1, 1, 'active', '{}', '{}', '{}'),"
-            " ('foreign', 1, 2, 'active', '{}', '{}', '{}'),"
-            " ('archived', 1, 1, 'archived', '{}', '{}', '{}'),"
-            " ('no user', NULL, 1, 'active', '{}', '{}', '{}'),"
-            " ('no organization', 1, NULL, 'active', '{}', '{}', '{}')"
-        )
-    yield made
-    made.close()
-
-
-def run(db: database.Database, run_id: int) -> dict[str, Any]:
-    return one(db, "SELECT * FROM workflow_runs WHERE id = %s", run_id)
-
-
-def one(db: database.Database, query: str, *values: object) -> dict[str, Any]:
-    with db.connection() as connection:
-        row = connection.execute(query, values).fetchone()
-    assert row is not None
-    return row
-
-
-def execute(db: database.Database, query: str, *values: object) -> None:
-    with db.connection() as connection:
-        connection.execute(query, values)
-
-
-def configure(db: database.Database, text: str, organization_id: int = 1) -> int:
-    query = (
-        "INSERT INTO organization_configurations (organization_id, key, value, created_at)"
-        " VALUES (%s, 'TELEPHONY_CONFIGURATION', %s, now()) RETURNING id"
-    )
-    return int(one(db, query, organization_id, text)["id"])
+    with dograh_tables.filled(database_url) as made:
+        yield made
 
 
 def created(db: database.Database, call: Call = CALL, **options: Any) -> int:
     with db.transaction() as connection:
         return dograh.Runs(db, **options).create(connection, call)
-
-
-# ── configurations ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "null",
-        "[]",
-        '"ari"',
-        "5",
-        "{}",
-        '["ari"]',
-        '{"provider":"twilio"}',
-        '{"provider":null}',
-        '{"provider":"\\u0000"}',
-    ],
-)
-def test_other_values_do_not_keep_ours_from_being_read(db: database.Database, text: str) -> None:
-    configure(db, text, 2)
-    source_id = configure(db, json.dumps(VALUE))
-    (row,) = dograh.Configurations(db).all()
-    assert row == dograh.ConfigurationRow(source_id=source_id, organization_id=1, value=VALUE)
-
-
-def test_values_that_postgres_can_store_and_jsonb_cannot_are_read(db: database.Database) -> None:
-    configure(db, '{"provider":"ari","app_name":"a\\u0000b","app_password":"\\ud800","app_password":"last"}')
-    (row,) = dograh.Configurations(db).all()
-    assert row.value == {"provider": "ari", "app_name": "a\x00b", "app_password": "last"}
-
-
-def test_rows_of_other_keys_are_not_configurations(db: database.Database) -> None:
-    execute(
-        db,
-        "INSERT INTO organization_configurations (organization_id, key, value) VALUES (1, 'OTHER', %s)",
-        json.dumps(VALUE),
-    )
-    assert dograh.Configurations(db).all() == []
-
-
-def test_a_configuration_is_written_once_unless_replaced(db: database.Database) -> None:
-    configurations = dograh.Configurations(db)
-    configurations.write(1, VALUE, replace=False)
-    with pytest.raises(errors.InvalidConfiguration, match="has a configuration already"):
-        configurations.write(1, VALUE | {"app_name": "x"}, replace=False)
-    assert configurations.all()[0].value == VALUE
-    configurations.write(1, VALUE | {"app_name": "x"}, replace=True)
-    assert configurations.all()[0].value == VALUE | {"app_name": "x"}
-    assert one(db, "SELECT created_at FROM organization_configurations")["created_at"] is not None
-    with pytest.raises(errors.InvalidConfiguration, match="no organization 99"):
-        configurations.write(99, VALUE, replace=False)
-
-
-def test_only_our_configuration_is_removed(db: database.Database) -> None:
-    configurations = dograh.Configurations(db)
-    configure(db, '{"provider":"twilio","x":"\\u0000"}', 2)
-    for organization_id in (1, 2):
-        with pytest.raises(errors.InvalidConfiguration, match="has no ARI configuration"):
-            configurations.remove(organization_id)
-    configure(db, '{"provider":"ari","x":"\\u0000"}', 1)
-    configurations.remove(1)
-    assert configurations.all() == []
-    assert one(db, "SELECT count(*) AS left FROM organization_configurations")["left"] == 1
-
-
-# ── quota ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    ("text", "limit"),
-    [
-        ('{"value": 2}', 2),
-        ('{"value": "10"}', 10),
-        ('{"value": 0}', 0),
-        ('{"value": -1}', None),
-        ('{"value": true}', None),
-        ('{"value": 2.5}', None),
-        ('{"value": null}', None),
-        ('{"value": "many"}', None),
-        ('{"value": 99999999999}', None),
-        ('{"other": 2}', None),
-        ("{}", None),
-        ("5", None),
-        ("[2]", None),
-        ("null", None),
-        ("[" * 3000 + "]" * 3000, None),
-    ],
-)
-def test_the_platform_s_limit_of_concurrent_calls(db: database.Database, text: str, limit: int | None) -> None:
-    accounts = dograh.Accounts(db)
-    assert accounts.concurrent_calls(1) is None
-    query = "INSERT INTO organization_configurations (organization_id, key, value) VALUES (%s, %s, %s)"
-    execute(db, query, 1, "CONCURRENT_CALL_LIMIT", text)
-    execute(db, query, 1, "ANOTHER_KEY", '{"value": 77}')
-    assert accounts.concurrent_calls(1) == limit
-    assert accounts.concurrent_calls(2) is None, "another organization's"
-
-
-OWN = {"provider": "dograh", "api_key": "mps-1"}
-
-
-@pytest.mark.parametrize(
-    ("configuration", "keys"),
-    [
-        (None, ()),
-        ({}, ()),
-        ({"llm": None, "stt": "x", "tts": []}, ()),
-        ({"llm": {"provider": "openai", "api_key": "sk"}}, ()),
-        ({"llm": OWN}, ("mps-1",)),
-        ({"llm": OWN, "stt": OWN, "tts": OWN}, ("mps-1",)),
-        ({"tts": OWN | {"api_key": "b"}, "stt": {"provider": "x"}, "llm": OWN | {"api_key": "a"}}, ("a", "b")),
-        ({"embeddings": OWN}, ()),
-    ],
-)
-def test_a_user_s_service_keys_are_those_of_the_platform_s_own_services(
-    db: database.Database, configuration: object, keys: tuple[str, ...]
-) -> None:
-    if configuration is not None:
-        execute(
-            db,
-            "INSERT INTO user_configurations (user_id, configuration) VALUES (1, %s)",
-            json.dumps(configuration),
-        )
-    assert dograh.Accounts(db).account(1) == dograh.Account(provider_id="u1", service_keys=keys)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["null", "[]", "5", '"x"', "[" * 3000 + "]" * 3000, '{"stt": {"provider": "dograh"}}',
-     '{"stt": {"provider": "dograh", "api_key": ""}}', '{"stt": {"provider": "dograh", "api_key": ["hunter2"]}}'],
-)  # fmt: skip
-def test_a_user_s_configuration_that_cannot_be_read_is_an_error_without_a_secret(
-    db: database.Database, text: str
-) -> None:
-    execute(db, "INSERT INTO user_configurations (user_id, configuration) VALUES (1, '{}'), (1, %s)", text)
-    with pytest.raises(errors.InvalidConfiguration) as caught:
-        dograh.Accounts(db).account(1)
-    assert "hunter2" not in str(caught.value)
-
-
-def test_there_may_be_no_such_user_or_organization(db: database.Database) -> None:
-    with pytest.raises(errors.InvalidConfiguration, match="there is no user 9"):
-        dograh.Accounts(db).account(9)
-    with pytest.raises(errors.InvalidConfiguration, match="there is no organization 9"):
-        dograh.Accounts(db).require_organization(9)
-    dograh.Accounts(db).require_organization(1)
-
-
-# ── routes ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason", "cause"),
-    [
-        ({"inbound_workflow_id": None}, "no inbound workflow configured", Cause.UNALLOCATED),
-        ({"inbound_workflow_id": ""}, "no inbound workflow configured", Cause.UNALLOCATED),
-        ({"inbound_workflow_id": "one"}, "no inbound workflow configured", Cause.UNALLOCATED),
-        ({"inbound_workflow_id": "1; DROP TABLE workflows"}, "no inbound workflow configured", Cause.UNALLOCATED),
-        ({"inbound_workflow_id": "\u0661"}, "no inbound workflow configured", Cause.UNALLOCATED),
-        ({"inbound_workflow_id": -1}, "no inbound workflow configured", Cause.UNALLOCATED),
-        ({"inbound_workflow_id": True}, "no inbound workflow configured", Cause.UNALLOCATED),
-        ({"inbound_workflow_id": [1]}, "no inbound workflow configured", Cause.UNALLOCATED),
-        ({"inbound_workflow_id": 2**31}, "no inbound workflow configured", Cause.UNALLOCATED),
-        ({"inbound_workflow_id": "9" * 5000}, "no inbound workflow configured", Cause.UNALLOCATED),
-        ({"inbound_workflow_id": 99}, "inbound workflow does not exist", Cause.UNALLOCATED),
-        ({"inbound_workflow_id": 2}, "inbound workflow is of another organization", Cause.NOT_ALLOWED),
-        ({"inbound_workflow_id": 3}, "inbound workflow is archived", Cause.UNALLOCATED),
-        ({"inbound_workflow_id": 4}, "inbound workflow has no user", Cause.NOT_ALLOWED),
-        ({"inbound_workflow_id": 5}, "inbound workflow is of another organization", Cause.NOT_ALLOWED),
-        ({"ws_client_name": None}, "ws_client_name is missing", Cause.NETWORK_OUT_OF_ORDER),
-        ({"ws_client_name": ""}, "ws_client_name is missing", Cause.NETWORK_OUT_OF_ORDER),
-        ({"ws_client_name": 5}, "ws_client_name holds what is not text", Cause.NETWORK_OUT_OF_ORDER),
-        ({"ws_client_name": "a\x00"}, "ws_client_name holds what is not text", Cause.NETWORK_OUT_OF_ORDER),
-        ({"ws_client_name": "\ud800"}, "ws_client_name holds what is not text", Cause.NETWORK_OUT_OF_ORDER),
-        (
-            {"ari_max_call_seconds": "1h"},
-            "ari_max_call_seconds is not a number of seconds up to 86400",
-            Cause.NETWORK_OUT_OF_ORDER,
-        ),
-    ],
-)
-def test_a_call_without_a_route_is_told_why(
-    db: database.Database, changes: dict[str, Any], reason: str, cause: Cause
-) -> None:
-    source_id = configure(db, json.dumps(VALUE | changes))
-    route = dograh.Routes(db).inbound(source_id=source_id, organization_id=1)
-    assert route == dograh.NoRoute(reason=reason, hangup_cause=cause)
-
-
-@pytest.mark.parametrize("workflow_id", [1, "1", "001"])
-def test_a_call_goes_to_the_workflow_configured_now(db: database.Database, workflow_id: object) -> None:
-    source_id = configure(db, json.dumps(VALUE | {"inbound_workflow_id": workflow_id}))
-    route = dograh.Routes(db).inbound(source_id=source_id, organization_id=1)
-    terms = call_settings.CallSettings(
-        media_client="media", call_seconds=None, dial_template="PJSIP/{number}", caller_id=None
-    )
-    assert route == dograh.Route(workflow_id=1, user_id=1, settings=terms)
-
-
-def test_a_removed_configuration_has_no_route(db: database.Database) -> None:
-    routes, source_id = dograh.Routes(db), configure(db, json.dumps(VALUE))
-    removed = dograh.NoRoute(reason="configuration removed", hangup_cause=Cause.NETWORK_OUT_OF_ORDER)
-    assert routes.inbound(source_id=source_id, organization_id=2) == removed
-    dograh.Configurations(db).remove(1)
-    assert routes.inbound(source_id=source_id, organization_id=1) == removed
-
-
-@pytest.mark.parametrize("text", ["null", "[]", "5", '"x"'])
-def test_an_unreadable_configuration_has_no_route(db: database.Database, text: str) -> None:
-    route = dograh.Routes(db).inbound(source_id=configure(db, text), organization_id=1)
-    assert isinstance(route, dograh.NoRoute)
-    assert route.reason == "configuration unreadable"
 
 
 # ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -482,10 +224,10 @@ def test_an_outbound_run_is_named_as_the_platform_names_its_own(db: database.Dat
     assert row["initial_context"]["direction"] == "outbound"
 
 
-def taken(db: database.Database, args: RunArgs, call: Call = OUTBOUND) -> dograh.Route | dograh.NoRoute:
+def taken(db: database.Database, args: RunArgs, call: Call = OUTBOUND) -> Route | NoRoute:
     source_id = int(one(db, "SELECT id FROM organization_configurations WHERE organization_id = 1")["id"])
     with db.transaction() as connection:
-        return dograh.Runs(db).take(connection, call, args, source_id=source_id)
+        return dograh.Runs(db).attach(connection, call, args, source_id=source_id)
 
 
 def test_a_run_that_waits_is_taken_and_names_the_call(db: database.Database) -> None:
@@ -493,7 +235,7 @@ def test_a_run_that_waits_is_taken_and_names_the_call(db: database.Database) -> 
     run_id = created(db, replace(OUTBOUND, channel_id=""))
     execute(db, "UPDATE workflow_runs SET gathered_context = '{\"theirs\": 1}'")
     route = taken(db, RunArgs(workflow_run_id=run_id, workflow_id=1))
-    assert isinstance(route, dograh.Route)
+    assert isinstance(route, Route)
     assert (route.workflow_id, route.user_id) == (1, 1)
     assert run(db, run_id)["gathered_context"] == {
         "theirs": 1, "call_id": "aip-1-o", "provider": "ari", "channel_name": "PJSIP/trunk-1",
@@ -548,9 +290,9 @@ def test_another_of_the_organization_s_users_may_be_named_and_no_stranger(db: da
     )
     run_id = created(db)
     stranger = taken(db, RunArgs(workflow_run_id=run_id, workflow_id=1, user_id=3))
-    assert stranger == dograh.NoRoute(reason="user 3 is not of this organization", hangup_cause=Cause.NOT_ALLOWED)
+    assert stranger == NoRoute(reason="user 3 does not belong to this organization", hangup_cause=Cause.NOT_ALLOWED)
     colleague = taken(db, RunArgs(workflow_run_id=run_id, workflow_id=1, user_id=2))
-    assert isinstance(colleague, dograh.Route)
+    assert isinstance(colleague, Route)
     assert colleague.user_id == 2
 
 
@@ -559,8 +301,8 @@ def test_another_of_the_organization_s_users_may_be_named_and_no_stranger(db: da
     [
         (3, "workflow 3 is archived", Cause.UNALLOCATED),
         (4, "workflow 4 has no user", Cause.NOT_ALLOWED),
-        (2, "is not of this organization", Cause.NOT_ALLOWED),
-        (5, "is not of this organization", Cause.NOT_ALLOWED),
+        (2, "does not belong to this organization", Cause.NOT_ALLOWED),
+        (5, "does not belong to this organization", Cause.NOT_ALLOWED),
     ],
 )
 def test_a_run_whose_workflow_cannot_serve_is_not_taken(
@@ -570,7 +312,7 @@ def test_a_run_whose_workflow_cannot_serve_is_not_taken(
     run_id = created(db, replace(OUTBOUND, workflow_id=workflow_id))
     before = run(db, run_id)
     route = taken(db, RunArgs(workflow_run_id=run_id, workflow_id=workflow_id))
-    assert isinstance(route, dograh.NoRoute)
+    assert isinstance(route, NoRoute)
     assert reason in route.reason
     assert route.hangup_cause == cause
     assert run(db, run_id) == before

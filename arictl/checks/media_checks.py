@@ -1,4 +1,4 @@
-"""Where media legs go: the websocket client an Asterisk connects by, and the voice agent's port."""
+"""The way of media legs: the websocket client in the Asterisk, and the voice agent's port."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ _CONNECT_SECONDS = 2.0
 
 
 def check(there: ari.Ari, name: str | None) -> Iterator[Finding]:
-    """Whether the Asterisk knows the client by name, and what it says of it. Raises as a request does."""
+    """Check whether the Asterisk has a client of this name, and how it is configured. Raises as a request does."""
     what = "websocket client"
     if not name:
-        return  # The route says so.
+        return  # A finding of the route.
     try:
         client = there.websocket_client(name)
     except errors.AsteriskUnreachable as exc:
         yield warning(
             what,
-            f"cannot be told: {exc}",
-            f"see that websocket_client.conf has [{name}], and that res_websocket_client.so runs",
+            f"cannot be checked: {exc}",
+            f"check that websocket_client.conf has [{name}], and that res_websocket_client.so is loaded",
         )
         return
     if client is None:
         yield wrong(
             what,
             f"websocket_client.conf has no [{name}]",
-            "add it, or correct ws_client_name: arictl doctor --dialplan ORG prints it; then: asterisk -rx"
+            "add it (arictl doctor --dialplan ORG prints it), or correct the configuration; then: asterisk -rx"
             " 'module reload res_websocket_client.so'",
         )
         return
@@ -39,13 +39,16 @@ def check(there: ari.Ari, name: str | None) -> Iterator[Finding]:
     ):  # fmt: skip
         if wanted not in value:
             yield wrong(what, f"[{name}] {key}={value or '(nothing)'}", f"set {key}={wanted} in websocket_client.conf")
-    yield ok(what, f"[{name}] is known")
+    yield ok(what, f"[{name}] exists")
     yield reach(client.uri)
 
 
 def reach(uri: str) -> Finding:
-    """Whether the voice agent's port answers this machine; the Asterisk may see it otherwise. Sends nothing."""
-    by_hand = "try from the Asterisk's machine: curl -i -N -H 'Connection: Upgrade' -H 'Upgrade: websocket' URI"
+    """Check whether the voice agent's port can be reached from this machine. Sends nothing.
+
+    The Asterisk, in another network, may see it otherwise.
+    """
+    by_hand = "try on the Asterisk's machine: curl -i -N -H 'Connection: Upgrade' -H 'Upgrade: websocket' URI"
     try:
         parts = urllib.parse.urlsplit(uri)
         host, port = parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
@@ -55,18 +58,18 @@ def reach(uri: str) -> Finding:
     if not usable or not host:
         return wrong("media URL", "the uri of the websocket client is not ws:// or wss://", "correct it: uri=wss://…")
     # Neither path nor query, which may hold a token.
-    place = f"{parts.scheme}://{host}:{port}"
+    address = f"{parts.scheme}://{host}:{port}"
     try:
-        # The agent is ours and may be anywhere of ours, but the PBX owner wrote this address: never a metadata service.
+        # The agent may be in our own network, but the PBX owner wrote this address: never a metadata service.
         with tcp_connector.TcpConnector(address_guard.AddressGuard()).connect(host, port, seconds=_CONNECT_SECONDS):
             return ok(
                 "media URL",
-                f"{place}: the port answers this machine; whether it does the Asterisk, and speaks"
-                " `media`, only a call shows",
+                f"{address}: reachable from this machine; only a call shows whether it is from the Asterisk,"
+                " and whether it speaks `media`",
             )
     except errors.AsteriskUnreachable as exc:
         return warning(
             "media URL",
-            f"{place}: no connection from this machine: {exc}",
-            f"is the voice agent up? Where only the Asterisk can reach it, {by_hand}",
+            f"{address}: no connection from this machine: {exc}",
+            f"is the voice agent running? If only the Asterisk can reach it, {by_hand}",
         )

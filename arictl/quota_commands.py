@@ -1,4 +1,4 @@
-"""`arictl quota`: what organizations may use, and what they do."""
+"""`arictl quota`: our limits of organizations, and what they use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.call.quota_rules import Quota
 from shared.platform import dograh
 from shared.storage import database, postgres_calls, quotas
 
-app = typer.Typer(help="Organizations' limits.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="The limits of organizations.", no_args_is_help=True, rich_markup_mode=None)
 
 _TAKEN = f"SELECT organization_id, count(*) AS taken FROM ari.calls WHERE {quotas.USES_SLOT} GROUP BY organization_id"  # noqa: S608 - built from constants
 
@@ -21,7 +21,7 @@ Organization = Annotated[int, options.organization("The organization's id.")]
 
 @app.command("list")
 def list_quotas() -> None:
-    """List organizations with limits of ours, and what they use."""
+    """List organizations with limits, and what they use."""
     table = tools.table("org", "calls", "minutes this month", "state")
     with tools.opened() as (_, db):
         own = _quotas(db)
@@ -40,7 +40,7 @@ def list_quotas() -> None:
 
 @app.command()
 def show(organization: Organization) -> None:
-    """Show what an organization may use, and what it does now."""
+    """Show an organization's limits, and what it uses."""
     with tools.opened() as (_, db):
         accounts = dograh.Accounts(db)
         accounts.require_organization(organization)
@@ -57,15 +57,20 @@ def show(organization: Organization) -> None:
 @app.command("set")
 def set_quota(
     organization: Organization,
-    calls: Annotated[str | None, typer.Option(metavar="N|none", help="Most calls at the same time.")] = None,
-    minutes: Annotated[
-        str | None, typer.Option(metavar="N|none", help="Most minutes of talk in a calendar month (UTC).")
+    calls: Annotated[
+        str | None, typer.Option(metavar="N|none", help="The largest number of simultaneous calls.")
     ] = None,
-    blocked: Annotated[bool | None, typer.Option("--blocked/--allowed", help="Refuse every new call, or not.")] = None,
+    minutes: Annotated[
+        str | None,
+        typer.Option(metavar="N|none", help="The largest number of connected minutes in a calendar month (UTC)."),
+    ] = None,
+    blocked: Annotated[
+        bool | None, typer.Option("--blocked/--allowed", help="Refuse every new call, or allow new calls.")
+    ] = None,
 ) -> None:
-    """Set limits of an organization; those not named stay. New calls are judged by them at once, running ones go on.
+    """Set limits of an organization; the others stay. They apply to new calls at once; running calls continue.
 
-    Minutes and --blocked count where the workers' QUOTA is sql, calls always.
+    --minutes and --blocked have an effect only if the workers' QUOTA is sql; --calls always has.
     """
     changes: dict[str, object] = {}
     if calls is not None:
@@ -80,18 +85,18 @@ def set_quota(
         dograh.Accounts(db).require_organization(organization)
         quota = _quotas(db).change(organization, changes)
     tools.out.print(
-        f"Organization {organization}: {_state(quota)}; calls at the same time: {_limit(quota.concurrent_calls)};"
-        f" minutes a month: {_limit(quota.minutes_per_month)}."
+        f"Organization {organization}: {_state(quota)}; simultaneous calls: {_limit(quota.concurrent_calls)};"
+        f" minutes per month: {_limit(quota.minutes_per_month)}."
     )
 
 
 @app.command()
 def remove(organization: Organization) -> None:
-    """Lift every limit of ours from an organization. The platform's own limit stays."""
+    """Remove our limits from an organization. The platform's limit stays."""
     with tools.opened() as (_, db):
         if not _quotas(db).remove(organization):
-            raise errors.PermanentError(f"organization {organization} has no limits of ours: arictl quota list")
-    tools.out.print(f"Organization {organization}: no limits of ours any more.")
+            raise errors.PermanentError(f"organization {organization} has no limits: arictl quota list")
+    tools.out.print(f"Organization {organization}: limits removed.")
 
 
 def _store(db: database.Database) -> postgres_calls.PostgresCalls:
@@ -105,19 +110,19 @@ def _quotas(db: database.Database) -> quotas.Quotas:
 def _number(option: str, text: str) -> int | None:
     if text == "none":
         return None
-    # Python refuses to read a number of thousands of digits.
+    # Python refuses to parse a number of thousands of digits.
     if not (text.isascii() and text.isdigit() and len(text) <= 10) or int(text) > options.LARGEST:
         raise errors.PermanentError(
-            f"{option} is a whole number from 0 to {options.LARGEST}, or none to lift the limit"
+            f"{option} must be a whole number from 0 to {options.LARGEST}, or none for no limit"
         )
     return int(text)
 
 
 def _limits(own: int | None, theirs: int | None) -> str:
-    """Of two limits the lower one counts."""
+    """Return both limits; the lower one applies."""
     found = [(own, "by us"), (theirs, "by the platform")]
-    said = [f"{limit} {whose}" for limit, whose in found if limit is not None]
-    return ", ".join(said) or "CONCURRENT_CALLS of the workers, if set"
+    shown = [f"{limit} {setter}" for limit, setter in found if limit is not None]
+    return ", ".join(shown) or "CONCURRENT_CALLS of the workers, if set"
 
 
 def _limit(limit: int | None) -> str:

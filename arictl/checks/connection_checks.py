@@ -1,4 +1,4 @@
-"""Tenants' connections: what the platform's row says, what our tables say, and what each Asterisk says."""
+"""Tenants' connections: the platform's configuration, our tables, and each Asterisk."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 from concurrent import futures
 from dataclasses import dataclass, replace
 
-from arictl.checks import asterisk
+from arictl.checks import asterisk_checks
 from arictl.checks.findings import Finding, ok, warning, wrong
 from shared import errors
-from shared.asterisk import tcp_connector, tls
+from shared.asterisk import tcp_connector
+from shared.asterisk.endpoint import Configuration
 from shared.platform import dograh
-from shared.platform.dograh import telephony_configuration
-from shared.platform.dograh.telephony_configuration import Configuration
+from shared.platform.ports import ConfigurationRow, Route, Routes
 from shared.process import sealing
 from shared.storage import database
 
-#: Asterisks asked at once.
+#: Asterisks checked at the same time.
 _AT_ONCE = 8
 _STUCK_SECONDS = 60
 
@@ -35,27 +35,21 @@ GROUP BY connection_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patient:
-    """A connection to be looked at."""
+class CheckedConnection:
+    """A connection and its findings."""
 
-    row: dograh.ConfigurationRow
-    #: None when the row is unusable.
+    row: ConfigurationRow
+    #: None if the row cannot be used.
     configuration: Configuration | None
     known: database.Row | None
-    #: What needs no request.
+    #: In `examine`, those that need no request.
     findings: tuple[Finding, ...]
 
     @property
     def heading(self) -> str:
-        """Names it."""
+        """The heading of its findings."""
         connection = f", connection {self.known['connection_id']}" if self.known is not None else ""
         return f"organization {self.row.organization_id}{connection}"
-
-    @property
-    def client(self) -> str | None:
-        """Its ws_client_name, if that is text."""
-        name = self.row.value.get("ws_client_name") if isinstance(self.row.value, dict) else None
-        return name if isinstance(name, str) else None
 
 
 def check(
@@ -63,34 +57,34 @@ def check(
     sealer: sealing.Sealer | None,
     organization: int | None,
     connector: tcp_connector.TcpConnector,
-) -> list[Patient]:
-    """Every connection, or one organization's, with all that can be said of it. Raises as a database does."""
-    found = patients(db, sealer, organization)
+) -> list[CheckedConnection]:
+    """Check every connection, or one organization's. Raises as a database does."""
+    found = examine(db, sealer, organization)
     with futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-        asked = list(pool.map(lambda patient: _asked(patient, connector), found))
+        asked = list(pool.map(lambda one: _ask(one, connector), found))
     return [replace(one, findings=(*one.findings, *more)) for one, more in zip(found, asked, strict=True)]
 
 
-def _asked(patient: Patient, connector: tcp_connector.TcpConnector) -> Sequence[Finding]:
-    if patient.configuration is None:
+def _ask(one: CheckedConnection, connector: tcp_connector.TcpConnector) -> Sequence[Finding]:
+    if one.configuration is None:
         return ()
-    state = "unassigned" if patient.known is None else patient.known["socket_state"] or "unassigned"
-    return asterisk.check(patient.configuration, patient.client, socket_state=state, connector=connector)
+    state = "unassigned" if one.known is None else one.known["socket_state"] or "unassigned"
+    return asterisk_checks.check(one.configuration, one.row.media_client, socket_state=state, connector=connector)
 
 
-def patients(db: database.Database, sealer: sealing.Sealer | None, organization: int | None) -> list[Patient]:
-    """What Postgres says of them."""
+def examine(db: database.Database, sealer: sealing.Sealer | None, organization: int | None) -> list[CheckedConnection]:
+    """Check what Postgres has of each connection."""
     routes = dograh.Routes(db)
     rows = sorted(dograh.Configurations(db).all(), key=lambda row: row.organization_id)
     with db.connection() as connection:
         known = {row["source_id"]: row for row in connection.execute(_KNOWN).fetchall()}
         stuck = {row["connection_id"]: row for row in connection.execute(_STUCK).fetchall()}
     parsed = {row.source_id: _parsed(row) for row in rows}
-    places: dict[tuple[str, str], list[int]] = {}
+    app_instances: dict[tuple[str, str], list[int]] = {}
     for row in rows:
         one = parsed[row.source_id]
         if isinstance(one, Configuration):
-            places.setdefault((one.endpoint, one.app), []).append(row.organization_id)
+            app_instances.setdefault((one.endpoint, one.app), []).append(row.organization_id)
     made = []
     for row in rows:
         if organization not in (None, row.organization_id):
@@ -100,31 +94,29 @@ def patients(db: database.Database, sealer: sealing.Sealer | None, organization:
         if isinstance(one, Finding):
             findings.append(one)
         else:
-            sharing = [other for other in places[one.endpoint, one.app] if other != row.organization_id]
+            sharing = [other for other in app_instances[one.endpoint, one.app] if other != row.organization_id]
             findings += _configuration(one, sharing)
-            findings += _taken_up(ours, one, sealer)
+            findings += _reconciled(ours, one, sealer)
         findings.append(_route(routes, row))
         if ours is not None and ours["connection_id"] in stuck:
             findings.append(_stuck(stuck[ours["connection_id"]]))
         usable = one if isinstance(one, Configuration) else None
-        made.append(Patient(row=row, configuration=usable, known=ours, findings=tuple(findings)))
+        made.append(CheckedConnection(row=row, configuration=usable, known=ours, findings=tuple(findings)))
     return made
 
 
-def _parsed(row: dograh.ConfigurationRow) -> Configuration | Finding:
+def _parsed(row: ConfigurationRow) -> Configuration | Finding:
     try:
-        configuration = telephony_configuration.parse(row.value)
-        tls.check(configuration.ca_bundle)
+        return row.read()
     except errors.InvalidConfiguration as exc:
         return wrong("configuration", str(exc), "correct it in the platform, or: arictl connection add --replace")
-    return configuration
 
 
 def _configuration(configuration: Configuration, sharing: list[int]) -> Iterator[Finding]:
     if configuration.password != configuration.password.strip():
         yield wrong(
             "configuration",
-            "app_password begins or ends with a blank, which no ari.conf can hold",
+            "the password begins or ends with a blank, which ari.conf cannot express",
             "choose another password, in ari.conf and in the configuration",
         )
     if sharing:
@@ -132,30 +124,32 @@ def _configuration(configuration: Configuration, sharing: list[int]) -> Iterator
         yield wrong(
             "configuration",
             f"the same endpoint and app as organization {named}",
-            "one of them is refused: give each an app (and ARI user) of its own",
+            "one of them is refused: give each its own app (and ARI user)",
         )
     else:
         yield ok("configuration", f"app {configuration.app} on {configuration.endpoint}")
 
 
-def _taken_up(
+def _reconciled(
     known: database.Row | None, configuration: Configuration, sealer: sealing.Sealer | None
 ) -> Iterator[Finding]:
-    what = "taken up"
-    wait = "wait ten seconds; if it stays so, does a scheduler lead (above)?"
+    what = "connection"
+    wait = "wait ten seconds; if it persists, is a scheduler running (above)?"
     if known is None:
-        yield wrong(what, "not yet: our tables do not have it", wait)
+        yield wrong(what, "the scheduler has not read the configuration yet", wait)
         return
     if known["state"] != "active":
-        yield wrong(what, f"{known['state']}: {known['reason']}", "correct what it says; it is read every few seconds")
+        yield wrong(
+            what, f"{known['state']}: {known['reason']}", "correct the configuration; it is read every few seconds"
+        )
         return
     same = (known["endpoint"], known["app"]) == (configuration.endpoint, configuration.app)
     password = _opened(known["sealed_password"], sealer)
     if sealer is not None and password is None:
         yield wrong(
             what,
-            "its sealed password opens with none of the SECRET_KEYs of this environment",
-            "give every process the same SECRET_KEY; one that was replaced stays listed, behind the new one",
+            "none of the SECRET_KEYs of this environment opens its sealed password",
+            "give every process the same SECRET_KEY; list a replaced key behind the new one",
         )
     elif not same or (password is not None and password != configuration.password):
         yield wrong(what, f"version {known['version']} is older than the configuration", wait)
@@ -166,7 +160,7 @@ def _taken_up(
     if known["socket_state"] == "connected":
         yield ok("event socket", seen)
     else:
-        yield wrong("event socket", seen, "no call arrives. What follows here says why; else the listener's log does")
+        yield wrong("event socket", seen, "no call arrives: see the findings below, or else the listener's log")
 
 
 def _opened(sealed: str | None, sealer: sealing.Sealer | None) -> str | None:
@@ -178,9 +172,9 @@ def _opened(sealed: str | None, sealer: sealing.Sealer | None) -> str | None:
         return None
 
 
-def _route(routes: dograh.Routes, row: dograh.ConfigurationRow) -> Finding:
+def _route(routes: Routes, row: ConfigurationRow) -> Finding:
     route = routes.inbound(source_id=row.source_id, organization_id=row.organization_id)
-    if isinstance(route, dograh.Route):
+    if isinstance(route, Route):
         return ok("inbound workflow", f"workflow {route.workflow_id}, websocket client {route.settings.media_client}")
     return wrong(
         "inbound workflow",
@@ -194,5 +188,5 @@ def _stuck(row: database.Row) -> Finding:
     return warning(
         "calls in ending",
         f"{row['number']} for over a minute, one since {row['since']:%m-%d %H:%M:%S}",
-        f"their runs are ended; the teardown waits for this Asterisk to answer: arictl trace {row['one']}",
+        f"their runs are ended, and the teardown waits for an answer of this Asterisk: arictl trace {row['one']}",
     )

@@ -1,4 +1,4 @@
-"""Whether our processes are at work: a leading scheduler, listeners, workers, queues that move."""
+"""The processes: a leading scheduler, listeners, workers, and queues that move."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from shared import keys, messages
 from shared.broker import scripts, session
 from shared.storage import database
 
-#: Queues that no process of this release serves.
-_UNSERVED = frozenset({"originate"})
-#: More waiting than this is more than a moment's work.
+#: More waiting messages than this are more than a moment's work.
 _WAITING = 100
-#: Past its deadline for longer than this, a call is not driven on by the sweep.
+#: A call that is past its deadline for longer than this is missed by the sweep.
 _OVERDUE_SECONDS = 10
-#: Only this many of the newest rows of the timeline are looked through, which has no index for it.
+#: Only this many of the newest rows of the timeline are read, which has no index for it.
 _TIMELINE_ROWS = 200_000
 
 _DEAD = f"""
@@ -35,13 +33,13 @@ FROM ari.calls WHERE state <> 'ended' AND deadline_at < clock_timestamp() - inte
 
 
 def check_scheduler(db: database.Database) -> list[Finding]:
-    """Whether one leads."""
+    """Check whether a scheduler leads."""
     with db.connection() as connection:
         row = connection.execute(
             "SELECT holder, term, expires_at, expires_at > clock_timestamp() AS leads FROM ari.leases"
             " WHERE name = 'scheduler'"
         ).fetchone()
-    start = "start one: python -m scheduler.main. Until then no configuration is taken up and no overdue call driven on"
+    start = "start one: python -m scheduler.main. Until then no configuration is read and no overdue call is swept"
     if row is None:
         return [wrong("scheduler", "none has ever led", start)]
     if not row["leads"]:
@@ -50,7 +48,7 @@ def check_scheduler(db: database.Database) -> list[Finding]:
 
 
 def check_calls(db: database.Database) -> list[Finding]:
-    """Calls nobody step_retries on, and messages that were given up."""
+    """Check for calls that the sweep misses, and for dead letters."""
     with db.connection() as connection:
         overdue = connection.execute(_OVERDUE).fetchone()
         dead = connection.execute(_DEAD).fetchone()
@@ -61,8 +59,8 @@ def check_calls(db: database.Database) -> list[Finding]:
         found.append(
             wrong(
                 "overdue calls",
-                f"{overdue['number']}, the longest since {overdue['since']:%m-%d %H:%M:%S}",
-                f"does a scheduler lead, do workers serve every queue? arictl trace {overdue['one']}",
+                f"{overdue['number']}, the oldest since {overdue['since']:%m-%d %H:%M:%S}",
+                f"is a scheduler running, do workers serve every queue? arictl trace {overdue['one']}",
             )
         )
     else:
@@ -71,9 +69,9 @@ def check_calls(db: database.Database) -> list[Finding]:
         found.append(
             warning(
                 "dead letters",
-                f"{dead['number']} in the last day, the last at {dead['last']:%m-%d %H:%M:%S}, most of {dead['usual']}",
-                "a worker's log has each with its traceback; the sweep has gone on"
-                " without them. The same one again and again is a fault to report",
+                f"{dead['number']} in the last day, the last at {dead['last']:%m-%d %H:%M:%S}, mostly {dead['usual']}",
+                "see the traceback of each in a worker's log; the sweep has dispatched their calls again. If one"
+                " recurs, report it",
             )
         )
     else:
@@ -82,7 +80,7 @@ def check_calls(db: database.Database) -> list[Finding]:
 
 
 def check_redis(url: str, *, listener_timeout_seconds: float, requests_each: int) -> list[Finding]:
-    """Listeners, workers and queues, as Redis knows them. Raises nothing: an absent Redis has a finding of its own."""
+    """Check listeners, workers and queues in Redis. Raises nothing: an unreachable Redis is a finding of its own."""
     try:
         client = redis.Redis.from_url(url, socket_connect_timeout=2, socket_timeout=3, decode_responses=True)
     except ValueError:
@@ -101,30 +99,30 @@ def _processes(client: redis.Redis, timeout_seconds: float, requests_each: int) 
     pipe.zrange(keys.LISTENERS, 0, -1, withscores=True)
     pipe.exists(keys.BOOT_MARKER)
     pipe.zrange(f"{keys.NAMESPACE}:sessions", 0, -1, withscores=True)
-    (seconds, micros), beats, sentinel, crews = pipe.execute()
+    (seconds, micros), heartbeats, boot_marker, sessions = pipe.execute()
     counts = scripts.COUNT.run(client, keys.NAMESPACE, *messages.QUEUES)
     now_ms = seconds * 1000 + micros / 1000
-    yield _listeners([(str(who), now_ms - at_ms) for who, at_ms in beats], timeout_seconds)
-    # A worker has one session per pool.
-    workers = {str(who).split("/", 1)[0] for who, at_ms in crews if now_ms - at_ms < session.TIMEOUT_MS}
+    yield _listeners([(str(name), now_ms - at_ms) for name, at_ms in heartbeats], timeout_seconds)
+    # A worker has one session for each of its pools.
+    workers = {str(name).split("/", 1)[0] for name, at_ms in sessions if now_ms - at_ms < session.TIMEOUT_MS}
     yield from _workers(len(workers), requests_each)
-    if not sentinel:
+    if not boot_marker:
         yield warning(
-            "Redis sentinel",
+            "Redis boot marker",
             "missing: Redis was emptied, or no scheduler has started yet",
-            "nothing, if it is back in a few seconds; otherwise start a scheduler",
+            "wait a few seconds; if it is still missing, start a scheduler",
         )
     yield from _queues(dict(zip(messages.QUEUES, counts[::3], strict=True)))
 
 
-def _listeners(beats: list[tuple[str, float]], timeout_seconds: float) -> Finding:
-    live = sorted(who for who, age_ms in beats if age_ms < timeout_seconds * 1000)
+def _listeners(heartbeats: list[tuple[str, float]], timeout_seconds: float) -> Finding:
+    live = sorted(name for name, age_ms in heartbeats if age_ms < timeout_seconds * 1000)
     if live:
         return ok("listener", f"{', '.join(live[:5])} ({len(live)} live)")
     seen = "none has a heartbeat"
-    if beats:
-        who, age_ms = min(beats, key=lambda beat: beat[1])
-        seen = f"none is live; the last was {who}, {age_ms / 1000:.0f} s ago"
+    if heartbeats:
+        name, age_ms = min(heartbeats, key=lambda heartbeat: heartbeat[1])
+        seen = f"none is live; the last was {name}, {age_ms / 1000:.0f} s ago"
     return wrong("listener", seen, "start one: python -m listener.main. Until then nothing arrives from any Asterisk")
 
 
@@ -132,31 +130,29 @@ def _workers(workers: int, requests_each: int) -> Iterator[Finding]:
     if not workers:
         yield wrong(
             "workers",
-            "none listens for messages",
+            "none is connected to the broker",
             "start some: python -m workers.main. Until then callers ring and are lost",
         )
         return
-    yield ok("workers", f"{workers} listen for messages; which queues each serves (WORKER_QUEUES) is not told")
-    # Beside the requests: the event socket, its successor at a hand-over, and room for operators.
+    yield ok("workers", f"{workers} connected to the broker; which queues each serves (WORKER_QUEUES) is not checked")
+    # In addition to the requests: the event socket, its successor at a hand-off, and room for operators.
     most = workers * requests_each
-    seen = (
-        f"up to {most} requests of ours at once ({workers} workers, each ASTERISK_REQUESTS {requests_each}), 2 sockets"
-    )
-    least = f"http.conf's sessionlimit must be {most + 40} or more on each Asterisk (default 100; ARI cannot read it)"
+    seen = f"up to {most} requests at once ({workers} workers, each ASTERISK_REQUESTS {requests_each}), 2 sockets"
+    least = f"sessionlimit in http.conf must be {most + 40} or more on each Asterisk (default 100; ARI cannot read it)"
     if most <= 60:
         yield ok("sessions", f"{seen}; {least}")
     else:
-        yield warning("sessions", seen, f"{least}: compare by hand, or set ASTERISK_REQUESTS lower")
+        yield warning("sessions", seen, f"{least}: check by hand, or set ASTERISK_REQUESTS lower")
 
 
 def _queues(waiting: dict[str, int]) -> Iterator[Finding]:
-    long = {queue: number for queue, number in waiting.items() if number > _WAITING and queue not in _UNSERVED}
+    long = {queue: number for queue, number in waiting.items() if number > _WAITING}
     if not long:
         shown: Any = ", ".join(f"{queue} {number}" for queue, number in waiting.items() if number) or "all empty"
         yield ok("queues", shown)
     for queue, number in long.items():
         yield wrong(
             f"queue {queue}",
-            f"{number} messages wait",
-            f"does a worker serve it (WORKER_QUEUES={queue} or unset)? If so, start more workers",
+            f"{number} waiting messages",
+            f"does a worker serve it (WORKER_QUEUES={queue} or not set)? If so, start more workers",
         )

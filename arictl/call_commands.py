@@ -1,4 +1,4 @@
-"""`arictl calls`, `trace`, `call`, `hangup`: what calls did, by the timeline; and acting on them."""
+"""`arictl calls`, `trace`, `call`, `hangup`: list calls, show their timelines, place and end them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ WHERE (%(organization)s::integer IS NULL OR organization_id = %(organization)s)
 ORDER BY received_at DESC LIMIT %(limit)s
 """
 
-#: A call is named by its channel or its run, each whole, or by its id or the beginning of that. Of several calls of one
-#: channel the newest is meant. Each is looked up in an index there is: that of channels begins with the connection, and
-#: OFFSET 0 keeps it a look-up for each of these.
+#: A call is named by its channel or its run, each in full, or by the beginning of its id. Of several calls of a channel
+#: the newest is meant. Each look-up uses an existing index: the one for channels begins with the connection, and OFFSET
+#: 0 makes Postgres look up the channel once for each connection.
 _FIND = """
 SELECT *, channel_id = %(name)s OR coalesce(workflow_run_id = %(run)s, false) AS whole FROM (
     SELECT * FROM ari.calls WHERE call_id BETWEEN %(first)s AND %(last)s
@@ -47,11 +47,11 @@ _COLOURS = {"transition": "bold cyan", "request": "green", "refusal": "bold red"
 
 
 def list_calls(
-    organization: Annotated[int | None, options.organization("Only this organization's.")] = None,
-    live: Annotated[bool, typer.Option("--live", help="Only calls that have not ended.")] = False,
-    limit: Annotated[int, options.number(largest=10_000, help="Most calls to show.")] = 30,
+    organization: Annotated[int | None, options.organization("List only calls of this organization.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="List only calls that have not ended.")] = False,
+    limit: Annotated[int, options.number(largest=10_000, help="The largest number of calls to list.")] = 30,
 ) -> None:
-    """List calls, the newest first."""
+    """List calls, newest first."""
     with tools.opened() as (_, db), db.connection() as connection:
         rows = connection.execute(_CALLS, {"organization": organization, "live": live, "limit": limit}).fetchall()
     table = tools.table(
@@ -75,10 +75,10 @@ def list_calls(
 
 def trace(
     name: Annotated[
-        str, typer.Argument(metavar="CALL", help="A call id or 4 or more digits of its beginning, a run, a channel.")
+        str, typer.Argument(metavar="CALL", help="A call id or its first 4 or more digits, a run id or a channel id.")
     ],
 ) -> None:
-    """Show what happened to a call, step by step, as a waterfall."""
+    """Show the timeline of a call as a waterfall."""
     with tools.opened() as (_, db), db.connection() as connection:
         call = _find(connection, name.strip())
         rows = connection.execute(
@@ -89,11 +89,11 @@ def trace(
         return
     start = rows[0]["at"]
     moments = [((row["at"] - start).total_seconds() * 1000, row["took_ms"] or 0.0) for row in rows]
-    # Set-up is what one looks at: the bars span it, or the whole of a call that has none.
+    # The bars span the set-up, or the whole call if it was never connected.
     span = max((at + took for at, took in moments if at + took <= _span_of(call, start)), default=0.0) or 1.0
-    # Our own ids are the call's, which stands above, with the attempt: only that is worth the room.
+    # Our channel and bridge ids contain the call id, which the heading shows: abbreviated here.
     own = call["call_id"].hex
-    table = tools.table("at", "", "what", "took", "detail", "who")
+    table = tools.table("at", "", "event", "ms", "detail", "process")
     for row, (at, took) in zip(rows, moments, strict=True):
         colour = _COLOURS.get(row["kind"], "dim")
         table.add_row(
@@ -108,26 +108,29 @@ def trace(
 
 
 def call(  # noqa: PLR0917 - typer reads these as options
-    number: Annotated[str, typer.Argument(help="The number or extension to call.")],
-    organization: Annotated[int, options.organization("Through whose Asterisk.")],
-    workflow: Annotated[int | None, options.number(help="The workflow that serves the call, for a new run.")] = None,
-    run: Annotated[int | None, options.number(help="A run that waits for a call, instead of a new one.")] = None,
+    number: Annotated[str, typer.Argument(help="The number or extension to dial.")],
+    organization: Annotated[int, options.organization("The organization whose Asterisk dials.")],
+    workflow: Annotated[int | None, options.number(help="The workflow that serves the call, with a new run.")] = None,
+    run: Annotated[
+        int | None, options.number(help="An existing run that waits for a call, instead of a new one.")
+    ] = None,
     caller_id: Annotated[
-        str | None, typer.Option(help="The number to show; the first of from_numbers unless told.")
+        str | None, typer.Option(help="The caller id; by default the connection's first number.")
     ] = None,
     ring_seconds: Annotated[
         float | None,
         options.number(
             least=call_requests.SHORTEST_RING_SECONDS,
             largest=call_requests.LONGEST_RING_SECONDS,
-            help="How long to let it ring; 60 unless told.",
+            help="How long to let it ring; 60 by default.",
         ),
     ] = None,
     request_id: Annotated[
-        str | None, typer.Option(help="Names this request: given again, no second call is placed. Random unless told.")
+        str | None,
+        typer.Option(help="Makes the request idempotent: the same id places no second call. Random by default."),
     ] = None,
 ) -> None:
-    """Place a call: it rings at the number, and the voice agent is on the line when it is answered."""
+    """Place a call: dials the number, and connects the voice agent when it is answered."""
     request = CallRequest(
         organization_id=organization,
         number=number,
@@ -150,10 +153,10 @@ def call(  # noqa: PLR0917 - typer reads these as options
 
 def hang_up(
     name: Annotated[
-        str, typer.Argument(metavar="CALL", help="A call id or 4 or more digits of its beginning, a run, a channel.")
+        str, typer.Argument(metavar="CALL", help="A call id or its first 4 or more digits, a run id or a channel id.")
     ],
 ) -> None:
-    """End a call: its legs are hung up, and its run is ended."""
+    """End a call: hangs up its legs and ends its run."""
     with tools.acting() as (_, db, writer):
         with db.connection() as connection:
             call_id = _find(connection, name.strip())["call_id"]
@@ -163,20 +166,20 @@ def hang_up(
     if recorded.applied:
         tools.out.print(f"Call {call_id} is being ended: arictl trace {str(call_id)[:8]}")
     else:
-        tools.out.print(f"Call {call_id} is {recorded.call.state} already.")
+        tools.out.print(f"Call {call_id} is already {recorded.call.state}.")
 
 
 def _find(connection: database.Connection, name: str) -> database.Row:
     rows = connection.execute(_FIND, _named(name)).fetchall()
     if not rows:
-        raise errors.PermanentError(f"no call is named {name!r}: arictl calls lists them")
+        raise errors.PermanentError(f"no call {name!r}: arictl calls lists them")
     if len(rows) > 1 and not rows[0]["whole"]:
-        raise errors.PermanentError(f"{name!r} names several calls: give more of the id")
+        raise errors.PermanentError(f"{name!r} is ambiguous: give more digits of the call id")
     return rows[0]
 
 
 def _named(name: str) -> dict[str, object]:
-    """The values of `_FIND`: what a name may stand for, None for what it cannot."""
+    """Return the parameters of `_FIND`: each way to read a name, None where it cannot be read so."""
     begins = name.lower().replace("-", "")
     first = last = run = None
     if _ID_BEGINS.fullmatch(begins):

@@ -1,4 +1,4 @@
-"""`arictl db`: the database's schema."""
+"""`arictl db`: the schema of the database."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from arictl import tools
 from shared.process import settings
 from shared.storage import migrations
 
-app = typer.Typer(help="The database's schema.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="The schema of the database.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
 def group() -> None:
-    """The database's schema."""
+    """The schema of the database."""
 
 
 @app.command()
 def upgrade() -> None:
-    """Bring the database to this release's schema. Safe to repeat, and while calls run."""
+    """Upgrade the database to the schema of this release. Safe to repeat, and while calls are running."""
     config = settings.load(settings.Tool)
     revision = migrations.upgrade(config.database_url.get_secret_value())
     tools.out.print(f"The database is at revision {revision}.")

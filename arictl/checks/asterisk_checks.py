@@ -1,4 +1,4 @@
-"""One Asterisk, as its ARI shows it: nothing is changed on it, and no request lasts longer than a few seconds."""
+"""One Asterisk, checked over ARI: nothing on it is changed, and no request takes longer than a few seconds."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import time
 import uuid
 from collections.abc import Iterator
 
-from arictl.checks import media
+from arictl.checks import media_checks
 from arictl.checks.findings import Finding, ok, warning, wrong
 from shared import errors
 from shared.asterisk import ari, circuit_breaker, rest, tcp_connector
-from shared.platform.dograh.telephony_configuration import Configuration
+from shared.asterisk.endpoint import Configuration
 
 _CONNECT_SECONDS = 2.0
 _READ_SECONDS = 3.0
-#: For all of one Asterisk's requests together.
+#: For all requests to one Asterisk together.
 _SECONDS = 12.0
 #: Branch → the first version with websocket external media.
 _FIRST = {20: 18, 22: 8, 23: 2}
@@ -41,94 +41,87 @@ class TimedBudget:
     def seconds_left(self) -> float:
         left = self._ends_at - time.monotonic()
         if left <= 0:
-            raise errors.TransientError("it takes too long to answer")
+            raise errors.TransientError("no answer in time")
         return left
 
-    def asked(self, request: rest.RequestRecord) -> None:
-        """Nobody keeps what a doctor asked."""
+    def record_request(self, request: rest.RequestRecord) -> None:
+        """Discard it: the doctor keeps no timeline."""
 
 
 def check(
     configuration: Configuration, client: str | None, *, socket_state: str, connector: tcp_connector.TcpConnector
 ) -> list[Finding]:
-    """What one Asterisk is like.
+    """Check one Asterisk.
 
     Args:
-        client: The connection's ws_client_name.
-        socket_state: Of our event socket, as its listener last reported.
+        client: The connection's websocket client.
+        socket_state: The state of our event socket, as its listener last reported it.
     """
-    target = rest.Target(
-        endpoint=configuration.endpoint,
-        app=configuration.app,
-        user=configuration.user,
-        password=configuration.password,
-        ca_bundle=configuration.ca_bundle,
-    )
     try:
-        asterisk = rest.Asterisk(
-            target,
+        asterisk = rest.RestClient(
+            configuration,
             requests_at_once=2,
             connect_seconds=_CONNECT_SECONDS,
             read_seconds=_READ_SECONDS,
             connector=connector,
-            circuit=circuit_breaker.Closed(),
+            breaker=circuit_breaker.AlwaysClosed(),
         )
     except errors.InvalidConfiguration as exc:
         return [wrong("certificates", str(exc), "arictl connection add --replace --ca-bundle FILE")]
     found: list[Finding] = []
     try:
-        # What was found before it fell silent is kept.
-        found.extend(_look(ari.Ari(asterisk, TimedBudget()), configuration, client, socket_state, found))
+        # The findings from before an error are kept.
+        found.extend(_examine(ari.Ari(asterisk, TimedBudget()), configuration, client, socket_state, found))
     except (errors.TransientError, errors.AsteriskRefused) as exc:
-        found.append(wrong("Asterisk", f"{exc}", "is it overloaded, or did it just go? Run this again"))
+        found.append(wrong("Asterisk", f"{exc}", "is it overloaded, or has it just stopped? Run this again"))
     finally:
         asterisk.close()
     return found
 
 
-def _look(
+def _examine(
     there: ari.Ari, configuration: Configuration, client: str | None, socket_state: str, found: list[Finding]
 ) -> list[Finding]:
-    # Asked for first: it needs no module but those every call needs.
+    # First, as it needs only modules that every call needs.
     try:
         application = there.application()
     except errors.EndpointRefused as exc:
         return [guarded(str(exc), configuration)]
     except errors.AsteriskUnreachable as exc:
         return [unreachable(str(exc), configuration)]
-    found += [ok("reachable", configuration.endpoint), ok("credentials", f"ARI user {configuration.user} is let in")]
+    found += [ok("reachable", configuration.endpoint), ok("credentials", f"ARI user {configuration.user} is accepted")]
     found += _writing(there)
     found.append(_app(application, configuration.app, socket_state))
     try:
         found.append(judge_version(there.version()))
     except errors.AsteriskUnreachable as exc:
-        todo = "load res_ari_asterisk.so to let the doctor see, or compare by hand: asterisk -rx 'core show version'"
-        return [warning("version, modules, websocket client", f"cannot be told: {exc}", todo)]
+        todo = "load res_ari_asterisk.so, or check by hand: asterisk -rx 'core show version'"
+        return [warning("version, modules, websocket client", f"cannot be checked: {exc}", todo)]
     try:
         found += judge_modules(there.modules())
     except errors.AsteriskUnreachable as exc:
-        todo = "look by hand: asterisk -rx 'module show like websocket', and like ari, app_stasis, bridge_simple"
-        found.append(warning("modules", f"cannot be told: {exc}", todo))
-    return list(media.check(there, client))
+        todo = "check by hand: asterisk -rx 'module show like websocket', and like ari, app_stasis, bridge_simple"
+        found.append(warning("modules", f"cannot be checked: {exc}", todo))
+    return list(media_checks.check(there, client))
 
 
 def guarded(reason: str, configuration: Configuration) -> Finding:
-    """What to do about an endpoint that our own guard does not let us connect to."""
+    """Return the finding for an endpoint that the guard refuses."""
     return wrong(
         "endpoint guard",
         f"{configuration.endpoint}: {reason}",
-        "correct ari_endpoint; or, should this Asterisk really be there, set ENDPOINT_ALLOW (or take it out of"
-        " ENDPOINT_DENY) for every process and restart them. Some addresses are refused whatever the settings say",
+        "correct the endpoint; or, if the Asterisk really is there, add it to ENDPOINT_ALLOW (or remove it from"
+        " ENDPOINT_DENY) of every process and restart them. Some addresses are always refused",
     )
 
 
 def unreachable(reason: str, configuration: Configuration) -> Finding:
-    """What to do about an Asterisk that gives no usable answer, by what it said."""
+    """Return the finding for an Asterisk without a usable answer, by the reason."""
     what, todo = (
         "reachable",
         (
             "from this machine: is Asterisk running, is http.conf enabled=yes with this bindaddr and bindport, does a"
-            " firewall let us through? asterisk -rx 'http show status'"
+            " firewall allow it? asterisk -rx 'http show status'"
         ),
     )
     if reason.startswith("answered 401"):
@@ -140,28 +133,28 @@ def unreachable(reason: str, configuration: Configuration) -> Finding:
             ),
         )
     elif reason.startswith("answered 403"):
-        what, todo = "credentials", "an acl of this user in ari.conf, or a proxy in front, refuses this machine"
+        what, todo = "credentials", "allow this machine in the user's acl in ari.conf, or in the proxy in front of it"
     elif reason.startswith("answered 404"):
         todo = (
-            "something answers, but not ARI: has http.conf a prefix that ari_endpoint lacks (or the other way round),"
+            "a server answers, but not ARI: has http.conf a prefix that the endpoint lacks (or the reverse),"
             " is res_ari_applications.so loaded? asterisk -rx 'http show status' shows the prefix"
         )
     elif "TLS" in reason or "certificate" in reason:
-        todo = "a private authority's certificates are given by arictl connection add --replace --ca-bundle FILE"
+        todo = "for a private authority, give its certificate: arictl connection add --replace --ca-bundle FILE"
     elif reason.startswith("answered"):
-        todo = "Asterisk, or a proxy in front of it, is in trouble: look at its log"
+        todo = "look at the log of the Asterisk, and of a proxy in front of it"
     return wrong(what, f"{configuration.endpoint}: {reason}", todo)
 
 
 def _writing(there: ari.Ari) -> Iterator[Finding]:
-    """Whether the user may act: asks to answer a channel that cannot exist, which changes nothing."""
+    """Check whether the user may write: a request to answer a channel that cannot exist changes nothing."""
     try:
         there.answer(f"doctor-{uuid.uuid4().hex}")
     except errors.AsteriskUnreachable as exc:
         if str(exc).startswith("answered 403"):
             yield wrong(
                 "rights",
-                "the ARI user may only read",
+                "the ARI user is read-only",
                 "set read_only=no for it in ari.conf, then: asterisk -rx 'module reload res_ari.so'",
             )
         elif str(exc).startswith("answered 404"):
@@ -171,59 +164,61 @@ def _writing(there: ari.Ari) -> Iterator[Finding]:
         else:
             raise
     else:
-        yield ok("rights", "the ARI user may act")
+        yield ok("rights", "the ARI user may write")
 
 
 def _app(application: ari.Application | None, app: str, socket_state: str) -> Finding:
-    """Our socket's state, held against whether Asterisk knows the app."""
+    """Compare the state of our event socket with whether Asterisk knows the app."""
     what = "Stasis app"
     if socket_state in ("replaced", "parked"):
         return wrong(
             what,
-            f"{app} was taken by another event socket",
-            "find who else connects as this user and stop it, or give each an app of its own:"
-            " asterisk -rx 'ari show apps'; ours takes it back once, after that: arictl connection unpark",
+            f"{app} was taken over by a competing client",
+            "find the other client of this user and stop it, or give each its own app: asterisk -rx 'ari show apps'."
+            " Our listener reclaims the app once; after that: arictl connection unpark",
         )
     if socket_state == "connected":
         if application is not None:
-            return ok(what, f"{app} is held by our listener")
+            return ok(what, f"{app} is connected to our listener")
         return wrong(
             what,
             f"our listener reports {app} connected, Asterisk does not know it",
-            "wait ten seconds and look again; then restart the listener",
+            "wait ten seconds and run this again; if it persists, restart the listener",
         )
     if application is not None:
         return wrong(
             what,
-            f"{app} is known to Asterisk, but our event socket is {socket_state}: somebody else may hold"
-            " it, or calls of a lost socket still run",
-            "asterisk -rx 'ari show apps'; a listener of another installation on the same app?",
+            f"Asterisk knows {app}, but our event socket is {socket_state}: another client may be connected,"
+            " or calls of a lost socket still run",
+            "asterisk -rx 'ari show apps': does a listener of another installation use the same app?",
         )
     return wrong(
         what,
-        f"nobody holds {app}: our event socket is {socket_state}",
-        "does a scheduler lead and a listener live (above)? arictl connection list says what is wrong",
+        f"no client is connected to {app}: our event socket is {socket_state}",
+        "are a scheduler and a listener running (above)? arictl connection list shows the reason",
     )
 
 
 def judge_version(version: str) -> Finding:
-    """Whether an Asterisk of this version can do external media over websocket."""
+    """Check whether an Asterisk of this version supports external media over websocket."""
     match = re.search(r"(?:^|certified-|GIT-)(\d+)(?:\.(\d+))?", version)
     if match is None:
-        return warning("version", f"{version or 'not told'}: cannot be told", "20.18, 22.8, 23.2 or newer is needed")
+        return warning("version", f"{version or 'none'}: not recognised", "20.18, 22.8, 23.2 or newer is needed")
     major = int(match[1])
     if match[2] is None:
-        return warning("version", f"{version}: a build of branch {major}", "see that it is 20.18, 22.8, 23.2 or newer")
+        return warning(
+            "version", f"{version}: a build of branch {major}", "check that it is 20.18, 22.8, 23.2 or newer"
+        )
     if major > max(_FIRST) or (major in _FIRST and int(match[2]) >= _FIRST[major]):
         return ok("version", version)
-    return wrong("version", version, "upgrade to 20.18, 22.8, 23.2 or newer: external media over websocket needs it")
+    return wrong("version", version, "upgrade to 20.18, 22.8, 23.2 or newer, for external media over websocket")
 
 
 def judge_modules(running: dict[str, str]) -> list[Finding]:
-    """Whether every module a call needs runs."""
+    """Check whether every module that a call needs is running."""
     lacking = [name for name in MODULES if running.get(name) != "Running"]
     if not lacking:
-        return [ok("modules", f"all {len(MODULES)} run")]
+        return [ok("modules", f"all {len(MODULES)} are running")]
     named = ", ".join(f"{name} ({running.get(name, 'not loaded')})" for name in lacking)
     commands = "; ".join(f"asterisk -rx 'module load {name}.so'" for name in lacking[:3])
-    return [wrong("modules", named, f"add them to modules.conf, and now: {commands}")]
+    return [wrong("modules", named, f"add them to modules.conf, and load them now: {commands}")]

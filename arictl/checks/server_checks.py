@@ -1,4 +1,4 @@
-"""Settings, Redis, Postgres."""
+"""Settings, Redis and Postgres."""
 
 from __future__ import annotations
 
@@ -11,46 +11,35 @@ import redis
 
 from arictl.checks.findings import Finding, is_readable, numbers, ok, warning, without_password, wrong
 from shared import errors, keys
+from shared.platform.dograh import tables
 from shared.process import settings
 from shared.storage import database, migrations
 
 _REQUIRED = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY")
 _OLDEST_REDIS = (6, 2)
 _OLDEST_POSTGRES = 14
-#: Clocks that differ by more make times hard to compare; calls do not mind.
+#: A larger difference makes times hard to compare; calls are not affected.
 _CLOCK_SECONDS = 2.0
-#: Bounds the look for others' keys.
+#: Bounds the search for foreign keys.
 _SCANS = 20
 _FULL = 0.8
-#: Ours, and what the platform's API keeps of calls.
+#: Our keys, and those of the platform's API for calls.
 _OWN_KEYS = (f"{keys.NAMESPACE}:", "ari:")
-
-#: The platform's tables, and the columns we read or write.
-PLATFORM = {
-    "organizations": {"id"},
-    "organization_configurations": {"id", "organization_id", "key", "value", "created_at"},
-    "workflows": {"id", "organization_id", "user_id", "status"},
-    "workflow_definitions": {"id", "workflow_id", "is_current"},
-    "workflow_runs": {
-        "id", "name", "workflow_id", "definition_id", "mode", "call_type", "state", "is_completed", "storage_backend",
-        "usage_info", "cost_info", "initial_context", "gathered_context", "logs", "annotations", "created_at",
-    },
-}  # fmt: skip
 
 
 def check_settings() -> list[Finding]:
-    """Each variable, as this environment and .env have it."""
+    """Check each variable in this environment and .env."""
     complaints = settings.complaints()
-    here = "set it in the environment or in .env of this folder, the same for every process: docs/configuration.md"
+    todo = "set it in the environment or in .env of this folder, the same for every process: docs/configuration.md"
     found = [ok(name, "set") for name in _REQUIRED if name not in complaints]
-    found += [wrong(name, complaint, here) for name, complaint in sorted(complaints.items())]
+    found += [wrong(name, complaint, todo) for name, complaint in sorted(complaints.items())]
     if not set(complaints) - set(_REQUIRED):
-        found.append(ok("other settings", "readable; as set here, a process may be started with others"))
+        found.append(ok("other settings", "valid here; a process may be started with other values"))
     return found
 
 
 def check_redis(url: str) -> list[Finding]:
-    """Whether this Redis will do."""
+    """Check version, policy, memory, database and clock of Redis."""
     if not is_readable(url):
         return [wrong("Redis", "REDIS_URL is not a URL", "write it as redis://host:6379/0, the password %-encoded")]
     try:
@@ -62,52 +51,52 @@ def check_redis(url: str) -> list[Finding]:
     except redis.RedisError as exc:
         return [
             wrong("Redis", f"not usable: {without_password(str(exc), url)}",
-                  "is it running, and are REDIS_URL's host, port and password right? Until then no call is taken up")
+                  "is it running, and are host, port and password in REDIS_URL right? Until then no call is served")
         ]  # fmt: skip
     finally:
         client.close()
 
 
 def _redis(client: redis.Redis) -> Iterator[Finding]:
-    told: dict[str, Any] = client.info()
-    version = str(told.get("redis_version", ""))
+    info: dict[str, Any] = client.info()
+    version = str(info.get("redis_version", ""))
     new_enough = (numbers(version) or (0, 0)) >= _OLDEST_REDIS
     yield (
         ok("Redis version", version)
         if new_enough
         else wrong("Redis version", version or "unknown", "upgrade to Redis 6.2 or newer")
     )
-    policy = str(told.get("maxmemory_policy", "unknown"))
+    policy = str(info.get("maxmemory_policy", "unknown"))
     yield (
         ok("Redis maxmemory-policy", policy)
         if policy == "noeviction"
         else wrong(
             "Redis maxmemory-policy",
             policy,
-            "redis-cli config set maxmemory-policy noeviction, and in redis.conf: evicted messages are lost calls",
+            "set it to noeviction (redis-cli config set, and in redis.conf): an evicted message is a lost call",
         )
     )
-    most, used = int(told.get("maxmemory", 0)), int(told.get("used_memory", 0))
+    most, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
     if most and used > most * _FULL:
         yield wrong(
-            "Redis memory", f"{used / most:.0%} of maxmemory used", "raise maxmemory: full, it takes no message"
+            "Redis memory", f"{used / most:.0%} of maxmemory used", "raise maxmemory: a full Redis refuses messages"
         )
-    strangers = _strangers(client)
+    foreign = _foreign_keys(client)
     yield (
-        ok("Redis database", "holds our keys only")
-        if not strangers
+        ok("Redis database", "contains our keys only")
+        if not foreign
         else warning(
             "Redis database",
-            f"holds others' keys as well, such as {', '.join(strangers)}",
-            "give us a database of our own (the number at the end of REDIS_URL): a FLUSHDB of theirs empties ours",
+            f"contains foreign keys, such as {', '.join(foreign)}",
+            "use a separate database (the number at the end of REDIS_URL): another program's FLUSHDB would empty ours",
         )
     )
     seconds, micros = client.time()
     yield _clock("Redis clock", float(seconds) + float(micros) / 1e6)
 
 
-def _strangers(client: redis.Redis) -> list[str]:
-    """How keys that are not ours begin: what follows may be a secret, such as a session."""
+def _foreign_keys(client: redis.Redis) -> list[str]:
+    """Return how foreign keys begin: the rest may be a secret, such as a session."""
     found: set[str] = set()
     cursor: int = 0
     for _ in range(_SCANS):
@@ -122,17 +111,17 @@ def _strangers(client: redis.Redis) -> list[str]:
 
 
 def check_postgres(url: str, db: database.Database) -> list[Finding]:
-    """Whether this Postgres will do, and has what it should have."""
+    """Check version, clock, schema and the platform's tables of Postgres."""
     if not is_readable(url):
         return [wrong("Postgres", "DATABASE_URL is not a URL", "write it as postgresql://user:password@host/database, "
                       "the password %-encoded")]  # fmt: skip
-    reach = "is it running, and are DATABASE_URL's host, user, password and database right?"
+    reach = "is it running, and are host, user, password and database in DATABASE_URL right?"
     try:
         pending = migrations.pending(url)
     except errors.PipelineError as exc:
         return [wrong("Postgres", without_password(str(exc), url), reach)]
-    except Exception as exc:  # noqa: BLE001 - a library's words about a URL may hold its password
-        return [wrong("Postgres", f"cannot be asked: {type(exc).__name__}", reach)]
+    except Exception as exc:  # noqa: BLE001 - a library's message about a URL may contain its password
+        return [wrong("Postgres", f"not usable: {type(exc).__name__}", reach)]
     try:
         return list(_postgres(db, pending=pending))
     except errors.PipelineError as exc:
@@ -158,24 +147,24 @@ def _postgres(db: database.Database, *, pending: bool) -> Iterator[Finding]:
     )
     yield now
     yield (
-        wrong("migrations", "the database is not at this release's schema", "arictl db upgrade")
+        wrong("migrations", "the schema of the database is not this release's", "run arictl db upgrade")
         if pending
         else ok("migrations", "current")
     )
-    there: dict[str, set[str]] = {}
+    present: dict[str, set[str]] = {}
     for one in columns:
-        there.setdefault(one["table_name"], set()).add(one["column_name"])
-    lacking = [f"{table}.{column}" for table, wanted in PLATFORM.items() for column in sorted(wanted)
-               if column not in there.get(table, ())]  # fmt: skip
+        present.setdefault(one["table_name"], set()).add(one["column_name"])
+    missing = [f"{table}.{column}" for table, wanted in tables.COLUMNS.items() for column in sorted(wanted)
+               if column not in present.get(table, ())]  # fmt: skip
     yield (
-        ok("platform's tables", f"{len(PLATFORM)} tables with the columns we use")
-        if not lacking
+        ok("platform's tables", f"{len(tables.COLUMNS)} tables with the columns we use")
+        if not missing
         else wrong(
             "platform's tables",
-            f"missing, or not to be seen by this user: {', '.join(lacking[:5])}"
-            + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""),
-            "is this the platform's database, is its layout that of February 2026, may this user read it? Where it"
-            " has no table at all, arictl db upgrade creates them",
+            f"missing, or not visible to this user: {', '.join(missing[:5])}"
+            + (f" and {len(missing) - 5} more" if len(missing) > 5 else ""),
+            "is this the platform's database, is its layout that of February 2026, may this user read it? If it has"
+            " no table at all, arictl db upgrade creates them",
         )
     )
 
@@ -188,5 +177,5 @@ def _clock(what: str, theirs: float) -> Finding:
     return warning(
         what,
         f"{at}, {difference:+.1f} s from this machine's",
-        "let NTP set both clocks: a clock that jumps makes deadlines and heartbeats come early or late",
+        "synchronise both clocks with NTP: a clock that jumps makes deadlines and heartbeats early or late",
     )

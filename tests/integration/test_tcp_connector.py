@@ -1,4 +1,4 @@
-"""Connections to endpoints whose names change their minds, hang, or lead where nobody may go; real sockets."""
+"""Connections to endpoints whose names are rebound, hang, or resolve to forbidden addresses; real sockets."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from listener import websocket
 from listener.websocket import SocketBroken
 from shared import errors
 from shared.asterisk import address_guard, ari, circuit_breaker, http_pool, rest, tcp_connector
+from shared.asterisk.endpoint import Configuration
 from simulator.testing import SimulatedAsterisk
 
 PASSWORD = "pass word & # % + : ="
@@ -51,7 +52,7 @@ class RequestBudget:
     def seconds_left(self) -> float:
         return 10.0
 
-    def asked(self, request: rest.RequestRecord) -> None:
+    def record_request(self, request: rest.RequestRecord) -> None:
         pass
 
 
@@ -68,15 +69,15 @@ def named(simulated: SimulatedAsterisk) -> str:
 
 @contextlib.contextmanager
 def asterisk(endpoint: str, names: Names, rule: address_guard.AddressGuard = OPEN) -> Iterator[ari.Ari]:
-    target = rest.Target(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD)
+    configuration = Configuration(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD)
     connector = tcp_connector.TcpConnector(rule, names)
-    made = rest.Asterisk(
-        target,
+    made = rest.RestClient(
+        configuration,
         requests_at_once=4,
         connect_seconds=1.0,
         read_seconds=3.0,
         connector=connector,
-        circuit=circuit_breaker.Closed(),
+        breaker=circuit_breaker.AlwaysClosed(),
     )
     try:
         yield ari.Ari(made, RequestBudget())
@@ -103,7 +104,9 @@ def test_a_name_that_changes_its_mind_leads_nowhere_else(
     with asterisk(named(simulated), names) as there:
         assert there.bridges() == []
         assert len(names.asked) == 1
-        with pytest.raises(errors.EndpointRefused, match=f"leads to {METADATA}, a cloud's metadata service") as caught:
+        with pytest.raises(
+            errors.EndpointRefused, match=f"resolves to {METADATA}, a cloud's metadata service"
+        ) as caught:
             there.bridges()
     assert not caught.value.may_have_acted
     assert len(names.asked) == 2
@@ -135,14 +138,14 @@ def test_one_bad_address_among_good_ones_refuses_the_name(simulated: SimulatedAs
 def test_a_strict_guard_knows_loopback_however_it_is_written(simulated: SimulatedAsterisk, host: str) -> None:
     endpoint = simulated.url.replace("127.0.0.1", host)
     strict = address_guard.AddressGuard(strict=True)
-    target = rest.Target(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD)
-    made = rest.Asterisk(
-        target,
+    configuration = Configuration(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD)
+    made = rest.RestClient(
+        configuration,
         requests_at_once=2,
         connect_seconds=1.0,
         read_seconds=3.0,
         connector=tcp_connector.TcpConnector(strict),
-        circuit=circuit_breaker.Closed(),
+        breaker=circuit_breaker.AlwaysClosed(),
     )
     with contextlib.closing(made), pytest.raises(errors.EndpointRefused, match="loopback"):
         ari.Ari(made, RequestBudget()).bridges()
@@ -177,13 +180,13 @@ def test_a_name_that_hangs_is_waited_for_in_bounded_time_and_by_one_thread() -> 
     connector = tcp_connector.TcpConnector(OPEN, names)
     try:
         for _ in range(3):
-            with pytest.raises(errors.AsteriskUnreachable, match="looking up the host name took too long") as caught:
+            with pytest.raises(errors.AsteriskUnreachable, match="resolving the host name took too long") as caught:
                 connector.connect("pbx.example", 9, seconds=0.05)
             assert not caught.value.may_have_acted
         assert names.asked == ["pbx.example"]
     finally:
         names.answering.set()
-    # Once it is through, the name is looked up anew.
+    # Once it is through, the name is resolved again.
     deadline = time.monotonic() + 5
     while len(names.asked) < 2:
         assert time.monotonic() < deadline
@@ -208,7 +211,7 @@ def test_names_that_hang_do_not_hold_up_others(simulated: SimulatedAsterisk) -> 
         hanging.answering.set()
 
 
-def test_a_name_nobody_knows_is_told(simulated: SimulatedAsterisk) -> None:
+def test_an_unknown_name_is_an_error(simulated: SimulatedAsterisk) -> None:
     with (
         asterisk(named(simulated), Names([])) as there,
         pytest.raises(errors.AsteriskUnreachable, match="the host name is not found") as caught,
@@ -248,7 +251,7 @@ def test_an_event_socket_whose_name_hangs_is_given_up(
     asyncio.run(scene())
 
 
-def test_an_event_socket_to_nobody_is_told(simulated: SimulatedAsterisk) -> None:
+def test_an_event_socket_to_an_unknown_name_is_an_error(simulated: SimulatedAsterisk) -> None:
     for answer, words in (([], "the host name is not found"), (["127.0.0.2"], "connection refused")):
         with pytest.raises(SocketBroken, match=words) as caught:
             asyncio.run(opened(named(simulated), Names(answer)))

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from shared import errors
+from shared.asterisk import endpoint
+from shared.asterisk.endpoint import Configuration
+from shared.call.call_settings import CallSettings
 from shared.platform.dograh import telephony_configuration
 
 #: One DER sequence each, as far as can be told without a library.
@@ -25,66 +28,8 @@ VALUE: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("text", "canonical"),
-    [
-        ("http://pbx.example", "http://pbx.example"),
-        ("http://pbx.example/", "http://pbx.example"),
-        ("  http://pbx.example\n", "http://pbx.example"),
-        ("HTTP://Pbx.Example:80/asterisk/", "http://pbx.example/asterisk"),
-        ("https://pbx.example:443", "https://pbx.example"),
-        ("https://pbx.example:80", "https://pbx.example:80"),
-        ("http://pbx.example:443", "http://pbx.example:443"),
-        ("http://pbx.example:8088", "http://pbx.example:8088"),
-        ("http://pbx.example.", "http://pbx.example"),
-        ("http://pbx.example/ari", "http://pbx.example"),
-        ("http://pbx.example/ari/", "http://pbx.example"),
-        ("http://pbx.example//ari//", "http://pbx.example"),
-        ("https://pbx.example/asterisk", "https://pbx.example/asterisk"),
-        ("https://pbx.example/Asterisk/Two/ari", "https://pbx.example/Asterisk/Two"),
-        ("http://127.0.0.1:8088", "http://127.0.0.1:8088"),
-        ("http://[::1]:8088", "http://[::1]:8088"),
-        ("http://[2001:DB8::1]", "http://[2001:db8::1]"),
-    ],
-)
-def test_an_endpoint_has_one_spelling(text: str, canonical: str) -> None:
-    assert telephony_configuration.canonical_endpoint(text) == canonical
-    assert telephony_configuration.canonical_endpoint(canonical) == canonical
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("", "must begin with http"),
-        ("pbx.example:8088", "must begin with http"),
-        ("//pbx.example", "must begin with http"),
-        ("ftp://pbx.example", "must begin with http"),
-        ("file:///etc/passwd", "must begin with http"),
-        ("ws://pbx.example", "must begin with http"),
-        ("http://", "no host"),
-        ("http://:8088", "no host"),
-        ("http://./", "no host"),
-        ("http://pbx example", "no host, or a space"),
-        ("http://pbx.example/a b", "a space"),
-        ("http://pbx.example:port", "not a URL"),
-        ("http://pbx.example:99999", "not a URL"),
-        ("http://[::1", "not a URL"),
-        ("http://voiceai@pbx.example", "must not hold credentials"),
-        ("http://@pbx.example", "must not hold credentials"),
-        ("http://voiceai:hunter2@pbx.example", "must not hold credentials"),
-        ("http://voiceai:hun@ter2@pbx.example", "must not hold credentials"),
-        ("http://pbx.example?api_key=hunter2", "must have no"),
-        ("http://pbx.example/#hunter2", "must have no"),
-    ],
-)
-def test_what_is_no_endpoint_is_refused(text: str, reason: str) -> None:
-    with pytest.raises(errors.InvalidConfiguration, match=reason) as caught:
-        telephony_configuration.canonical_endpoint(text)
-    assert "hunter2" not in str(caught.value)
-
-
 def test_one_name_is_both_user_and_app() -> None:
-    assert telephony_configuration.parse(VALUE) == telephony_configuration.Configuration(
+    assert telephony_configuration.parse(VALUE) == Configuration(
         endpoint="http://pbx.example:8088", app="voiceai", user="voiceai", password=PASSWORD
     )
 
@@ -155,7 +100,7 @@ def test_which_configurations_are_ours(value: object, *, ours: bool) -> None:
 def test_a_ca_bundle_has_one_spelling(bundle: object, canonical: str | None) -> None:
     value = VALUE | {"ari_endpoint": "https://pbx.example", "ari_ca_bundle": bundle}
     assert telephony_configuration.parse(value).ca_bundle == canonical
-    assert telephony_configuration.canonical_bundle(canonical) == canonical
+    assert endpoint.canonical_bundle(canonical) == canonical
 
 
 @pytest.mark.parametrize(
@@ -184,5 +129,97 @@ def test_what_is_no_ca_bundle_is_refused(bundle: object, reason: str) -> None:
 
 
 def test_a_ca_bundle_for_an_endpoint_without_tls_is_refused() -> None:
-    with pytest.raises(errors.InvalidConfiguration, match="of no use to http://"):
+    with pytest.raises(errors.InvalidConfiguration, match="has no effect with http://"):
         telephony_configuration.parse(VALUE | {"ari_ca_bundle": PEM_ONE})
+
+
+SETTINGS: dict[str, Any] = {"ws_client_name": "media"}
+
+
+def test_the_default_call_settings() -> None:
+    usual = CallSettings(media_client="media", call_seconds=None, dial_template="PJSIP/{number}", caller_id=None)
+    assert telephony_configuration.parse_call_settings(SETTINGS) == usual
+
+
+def test_call_settings_of_a_configuration() -> None:
+    value = SETTINGS | {
+        "ari_max_call_seconds": 90,
+        "ari_dial_template": "PJSIP/{number}@trunk",
+        "from_numbers": ["", 5, "+4930 1", "+49301"],
+    }
+    assert telephony_configuration.parse_call_settings(value) == CallSettings(
+        media_client="media", call_seconds=90.0, dial_template="PJSIP/{number}@trunk", caller_id="+49301"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"ws_client_name": None}, "ws_client_name is missing"),
+        ({"ws_client_name": ["media"]}, "ws_client_name is not printable text"),
+        *(
+            ({"ari_max_call_seconds": seconds}, "ari_max_call_seconds is not a number of seconds")
+            for seconds in ("90", 0, -1, True, 86401, float("nan"), [90])
+        ),
+        *(
+            ({"ari_dial_template": template}, "ari_dial_template is not like PJSIP/")
+            for template in (
+                "PJSIP/100", "{number}", "PJSIP{number}", "PJSIP/{number}{number}", "PJSIP/{number}&PJSIP/9",
+                "PJSIP/{number},30", "PJSIP/{number} ", "Local/{number}@a(b)", "PJSIP/{number}\n", "PJSIP/{nummer}", 5,
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_unusable_call_settings_are_named(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(errors.InvalidConfiguration, match=reason):
+        telephony_configuration.parse_call_settings(SETTINGS | changes)
+
+
+@pytest.mark.parametrize("value", [None, [], "x", 5])
+def test_what_is_no_configuration_has_no_call_settings(value: object) -> None:
+    with pytest.raises(errors.InvalidConfiguration):
+        telephony_configuration.parse_call_settings(value)
+    assert not telephony_configuration.continue_in_dialplan(value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "continue_in_dialplan"), [("continue", True), ("hangup", False), (None, False), (5, False)]
+)
+def test_refused_callers_continue_only_where_it_says_so(setting: object, continue_in_dialplan: bool) -> None:
+    assert telephony_configuration.continue_in_dialplan({"ari_on_refusal": setting}) is continue_in_dialplan
+
+
+def test_what_is_written_reads_back() -> None:
+    value = telephony_configuration.write(
+        endpoint="https://pbx.example",
+        app="voiceai",
+        password=PASSWORD,
+        media_client="media",
+        inbound_workflow_id=7,
+        caller_ids=["+49301"],
+        continue_in_dialplan=True,
+        dial_template="PJSIP/{number}@trunk",
+        call_seconds=90,
+    )
+    assert telephony_configuration.is_ari(value)
+    assert telephony_configuration.read(value) == Configuration(
+        endpoint="https://pbx.example", app="voiceai", user="voiceai", password=PASSWORD
+    )
+    assert telephony_configuration.parse_call_settings(value) == CallSettings(
+        media_client="media", call_seconds=90.0, dial_template="PJSIP/{number}@trunk", caller_id="+49301"
+    )
+    assert telephony_configuration.media_client(value) == "media"
+    assert telephony_configuration.continue_in_dialplan(value)
+    assert value["inbound_workflow_id"] == 7
+
+
+def test_what_could_not_be_read_is_not_written() -> None:
+    with pytest.raises(errors.InvalidConfiguration, match="ari_dial_template"):
+        telephony_configuration.write(
+            endpoint="http://pbx.example",
+            app="voiceai",
+            password=PASSWORD,
+            media_client="media",
+            inbound_workflow_id=None,
+            dial_template="PJSIP",
+        )

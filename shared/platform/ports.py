@@ -1,0 +1,136 @@
+"""What the processes need of the voice-agent platform, whichever it is: values and Protocols.
+
+`shared.platform.dograh` is the adapter. A second platform is a second folder beside it; nothing else changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from shared.asterisk.endpoint import Configuration
+from shared.call.call_settings import CallSettings
+from shared.call.calls import Call
+from shared.call.stasis_args import RunArgs
+from shared.storage import database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """The workflow that serves a call, and the settings of the call."""
+
+    workflow_id: int
+    user_id: int
+    settings: CallSettings
+    #: A caller who is refused for another reason continues in the dialplan.
+    continue_in_dialplan: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoRoute:
+    """Why a call is not served, the Q.850 cause for it, and whether its caller continues in the dialplan."""
+
+    reason: str
+    hangup_cause: int
+    continue_in_dialplan: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """The account that a user's calls are paid from."""
+
+    #: The user's name at the platform's services.
+    provider_id: str
+    #: The keys of the platform's services that the user's calls use, each once.
+    service_keys: tuple[str, ...] = field(repr=False)
+
+
+class ConfigurationRow(Protocol):
+    """One tenant's telephony configuration, as the platform stores it."""
+
+    @property
+    def source_id(self) -> int:
+        """The platform's id of the configuration."""
+
+    @property
+    def organization_id(self) -> int:
+        """The tenant."""
+
+    @property
+    def media_client(self) -> str | None:
+        """The websocket client that connects to the voice agent; None if the configuration names none."""
+
+    def read(self) -> Configuration:
+        """Return the configuration in its canonical form.
+
+        Raises:
+            InvalidConfiguration: It cannot be used; names the field and the reason.
+        """
+
+
+class Configurations(Protocol):
+    """The tenants' telephony configurations."""
+
+    def all(self) -> Collection[ConfigurationRow]:
+        """Return the configuration of every Asterisk: all of them or, by an error, none."""
+
+
+class Routes(Protocol):
+    """Which workflow serves a call, and how."""
+
+    def inbound(self, *, source_id: int, organization_id: int) -> Route | NoRoute:
+        """Return the route of a connection's inbound calls."""
+
+    def outbound(self, *, source_id: int, organization_id: int, workflow_id: int) -> Route | NoRoute:
+        """Return the route of an outbound call for a workflow."""
+
+
+class Runs(Protocol):
+    """The workflow runs of calls. A `connection` parameter is the caller's transaction."""
+
+    def workflow_of(self, workflow_run_id: int, organization_id: int) -> int | None:
+        """Return the workflow of an organization's run; None if the organization has no such run."""
+
+    def create(self, connection: database.Connection, call: Call) -> int:
+        """Insert the run of a call; return its id."""
+
+    def attach(self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int) -> Route | NoRoute:
+        """Attach a run that waits for a call to this call."""
+
+    def waiting(self, connection: database.Connection, *, organization_id: int, channel_id: str) -> int | None:
+        """Return and lock the run that waits for a call which the platform began with this channel id; or None."""
+
+    def end_in(self, connection: database.Connection, call: Call, media: Mapping[str, str]) -> None:
+        """End the call's run."""
+
+    def note_media(self, call: Call, *, media_id: str, bridge_id: str) -> None:
+        """Write the ids of the media leg and the bridge into the run."""
+
+    def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
+        """End the call's run, unless that is the platform's task."""
+
+
+class Accounts(Protocol):
+    """The accounts that calls are paid from."""
+
+    def account(self, user_id: int) -> Account:
+        """Return the account of a user.
+
+        Raises:
+            InvalidConfiguration: The user does not exist, or its configuration cannot be read.
+        """
+
+
+class PlatformLimits(Protocol):
+    """The platform's own limits of an organization."""
+
+    def concurrent_calls(self, organization_id: int) -> int | None:
+        """Return how many calls it allows at the same time; None if it sets no limit."""
+
+
+class MediaUrl(Protocol):
+    """The URL at which the voice agent takes a media leg."""
+
+    def parameters(self, call: Call) -> dict[str, str]:
+        """Return the query parameters for a call that has its run."""

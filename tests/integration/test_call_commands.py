@@ -1,0 +1,133 @@
+"""`arictl calls` and `arictl trace`, as the program it is."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from arictl import call_commands
+from shared.call import facts, transitions
+from shared.call.calls import Call, Change
+from shared.call.limits import Limits
+from shared.call.states import Direction, State
+from shared.storage import database
+from shared.storage.postgres_calls import PostgresCalls
+from shared.storage.timeline import TimelineEntry
+from tests import arictl_program
+from tests.arictl_program import Arictl, failed
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture
+def arictl(database_url: str, tmp_path: Path) -> Arictl:
+    return arictl_program.runner(database_url, tmp_path)
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[database.Database]:
+    with arictl_program.filled(database_url) as made:
+        yield made
+
+
+@pytest.fixture
+def call(db: database.Database) -> Call:
+    """A made-up call: received, admitted, hung up."""
+    with db.connection() as connection:
+        connection.execute("INSERT INTO ari.connections (source_id, organization_id, state) VALUES (1, 1, 'active')")
+        connection.execute(
+            "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password)"
+            " VALUES (1, 1, 'http://a', 'a', 'a', 'x')"
+        )
+    store = PostgresCalls(db, who="worker-1", prefix="aip-")
+    now = store.now()
+    made = Call(
+        call_id=uuid.uuid4(), connection_id=1,
+        connection_version=1, organization_id=1, channel_id="1762.1", channel_created="c", entry=1,
+        direction=Direction.INBOUND, state=State.RECEIVED, received_at=now, state_since=now,
+        deadline_at=now + timedelta(seconds=3), caller_number="[red]+49151\x1b[2J", called_number="5551234",
+    )  # fmt: skip
+    assert store.insert(made, [], None)
+    happened: list[tuple[facts.Fact, list[TimelineEntry]]] = [
+        (facts.Admitted(workflow_id=1, user_id=1, media_client="media"), []),
+        (
+            facts.RunCreated(workflow_run_id=77),
+            [TimelineEntry(kind="request", name="GET /x[/]", detail="200", took_ms=12.5)],
+        ),
+        (facts.CallerLeft(), []),
+    ]
+    for fact, notes in happened:
+        after, _ = transitions.advance(made, fact, store.now(), Limits())
+        change = Change(before=made, after=after, fact=fact)
+        saved = store.save([change], timeline=notes, owner="", claim=None)
+        assert saved is not None
+        made = saved
+    return made
+
+
+def test_calls_are_listed(arictl: Arictl, call: Call) -> None:
+    done = arictl("calls")
+    assert (done.returncode, done.stderr) == (0, "")
+    for text in (str(call.call_id)[:8], "[red]+49151", "5551234", "77", "ending", "abandoned"):
+        assert text in done.stdout, text
+    assert "\x1b" not in done.stdout
+    assert str(call.call_id)[:8] in arictl("calls", "--live", "--organization", "1").stdout
+    assert "No calls yet." in arictl("calls", "--organization", "2").stdout
+
+
+@pytest.mark.parametrize("name", ["id", "short", "upper", "hex", "run", "channel"])
+def test_a_call_is_traced_by_any_of_its_names(arictl: Arictl, call: Call, name: str) -> None:
+    text = str(call.call_id)
+    names = {
+        "id": text,
+        "short": text[:8],
+        "upper": text.upper(),
+        "hex": call.call_id.hex,
+        "run": "77",
+        "channel": "1762.1",
+    }
+    done = arictl("trace", names[name])
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = done.stdout
+    for part in (
+        f"Call {text} of organization 1, run 77",
+        "[red]+49151",
+        "channel 1762.1 on connection 1:1",
+        "ending: abandoned",
+    ):
+        assert part in shown, part
+    steps = ["→ received", "received → admitted (Admitted)", "GET /x[/]", "admitted → prepared", "prepared → ending"]
+    assert [shown.find(step) for step in steps] == sorted(shown.find(step) for step in steps)
+    assert all(step in shown for step in steps)
+    assert "12.5" in shown
+    assert "worker-1" in shown
+    assert "\x1b" not in shown
+
+
+def test_a_call_is_found_among_many_without_reading_them_all(db: database.Database, call: Call) -> None:
+    with db.connection() as connection:
+        connection.execute(
+            "INSERT INTO ari.calls (call_id, connection_id, connection_version, organization_id, channel_id,"
+            " channel_created, entry, direction, state, received_at, state_since, lock_version, step_retries,"
+            " channel_name, caller_number, called_number, args, attempt, legs_created, media_ready, caller_left,"
+            " continue_in_dialplan, workflow_run_id)"
+            " SELECT gen_random_uuid(), 1, 1, 1, 'other-' || n, '', 1, 'inbound', 'ended', now(), now(), 1, 0, '', '',"
+            " '', '{}', 1, true, true, true, false, 1000 + n FROM generate_series(1, 20000) AS n"
+        )
+        connection.execute("ANALYZE ari.calls")
+        for name in (str(call.call_id), call.call_id.hex[:8], "77", "1762.1"):
+            values = call_commands._named(name)
+            rows = connection.execute(f"EXPLAIN {call_commands._FIND}", values).fetchall()
+            assert not [row for row in rows if "Seq Scan on calls" in row["QUERY PLAN"]], rows
+            assert [row["call_id"] for row in connection.execute(call_commands._FIND, values)][:1] == [call.call_id]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "nothing", "f---", "ffffffff", "f" * 33, "9" * 5000, "99999999999", "'; DROP TABLE ari.calls; --"]
+)
+def test_a_call_that_is_not_there_is_said_so(arictl: Arictl, call: Call, name: str) -> None:
+    failed(arictl("trace", name), "no call ")

@@ -1,0 +1,246 @@
+"""A REST client: bounds, circuit breaker, connections, and errors without the password."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from shared import errors
+from shared.asterisk import ari, circuit_breaker, http_pool, rest
+from tests import stub_asterisk
+from tests.stub_asterisk import CHANNEL, Answer, Handler, RequestBudget, Stub, answered, asterisk, closing, silent
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    with stub_asterisk.serving() as made:
+        yield made
+
+
+@pytest.fixture
+def budget() -> RequestBudget:
+    return RequestBudget()
+
+
+@pytest.fixture
+def client(stub: Stub, budget: RequestBudget) -> Iterator[ari.Ari]:
+    with asterisk(stub.url) as made:
+        yield ari.Ari(made, budget)
+
+
+# ── bounds ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def dripping(first: bytes) -> Answer:
+    """Sends one byte after the other, each well within the time-out of a single read."""
+
+    def answer(handler: Handler) -> None:
+        handler.wfile.write(first)
+        while not handler.stub.stopping.wait(0.05):
+            handler.wfile.write(b" ")
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        silent,
+        dripping(b"HTTP/1.1 200 OK\r\nX-Header: "),
+        dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n"),
+        dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 60000000\r\n\r\n"),
+        dripping(b"HTTP/1.1 200 OK\r\n\r\n"),
+    ],
+    ids=["silent", "headers", "short body", "long body", "endless body"],
+)
+def test_an_answer_takes_no_longer_than_its_time(stub: Stub, budget: RequestBudget, answer: Answer) -> None:
+    stub.answer = answer
+    with asterisk(stub.url, read=0.3) as made:
+        started = time.monotonic()
+        with pytest.raises(errors.AsteriskUnreachable) as caught:
+            ari.Ari(made, budget).channel("1.1")
+        assert time.monotonic() - started < 1.0
+    assert caught.value.may_have_acted
+    assert len(budget.requests) == 1
+
+
+def test_a_step_s_own_time_bounds_its_requests(stub: Stub) -> None:
+    stub.answer = silent
+    with asterisk(stub.url, read=5.0) as made:
+        started = time.monotonic()
+        with pytest.raises(errors.AsteriskUnreachable):
+            ari.Ari(made, RequestBudget(0.2)).channel("1.1")
+        assert time.monotonic() - started < 1.0
+
+
+def test_no_request_starts_after_the_step_s_time(client: ari.Ari, stub: Stub, budget: RequestBudget) -> None:
+    budget.seconds = 0
+    with pytest.raises(errors.TransientError, match="out of time"):
+        client.answer("1.1")
+    assert stub.lines == []
+
+
+def test_an_answer_too_large_is_refused(client: ari.Ari, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_pool, "LARGEST_ANSWER", 1000)
+    stub.answer = answered(200, CHANNEL | {"padding": "x" * 2000})
+    with pytest.raises(errors.AsteriskUnreachable, match="too large"):
+        client.channel("1.1")
+
+
+def test_only_so_many_requests_are_in_flight(stub: Stub) -> None:
+    """One that finds no place was never sent: it cannot have acted."""
+    stub.answer = silent
+    with asterisk(stub.url, connect=0.2, read=1.0, at_once=1) as made:
+        waiting = threading.Thread(target=lambda: outcome(made))
+        waiting.start()
+        until(lambda: stub.lines != [])
+        with pytest.raises(errors.AsteriskUnreachable, match="too many requests") as caught:
+            ari.Ari(made, RequestBudget()).channel("1.2")
+        assert not caught.value.may_have_acted
+        stub.stopping.set()
+        waiting.join()
+    assert len(stub.lines) == 1
+
+
+# ── the circuit breaker ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("answer", "opens"),
+    [
+        (answered(500, {"message": "x"}), True),
+        (answered(503), True),
+        (answered(500, {"message": "Allocation failed"}), False),
+        (closing, True),
+        (answered(400, {"message": "x"}), False),
+        (answered(401, {"message": "Authentication required"}), False),
+        (answered(403), False),
+        (answered(404, {"message": "Resource not found"}), False),
+        (answered(404, {"message": "Channel not found"}), False),
+        (answered(422, {"message": "x"}), False),
+    ],
+)
+def test_what_gives_no_answer_opens_the_breaker_and_a_4xx_does_not(stub: Stub, answer: Answer, *, opens: bool) -> None:
+    stub.answer = answer
+    with asterisk(stub.url, breaker=circuit_breaker.CircuitBreaker()) as made:
+        for _ in range(circuit_breaker.FAILURES):
+            outcome(made)
+        assert len(stub.lines) == circuit_breaker.FAILURES
+        said = outcome(made)
+        assert said.startswith("circuit breaker open") is opens
+        assert len(stub.lines) == circuit_breaker.FAILURES + (not opens)
+
+
+def test_a_refused_connection_opens_the_breaker_and_one_answer_closes_it(stub: Stub) -> None:
+    clock = 100.0
+    with asterisk(stub.url, read=0.1, breaker=circuit_breaker.CircuitBreaker(clock=lambda: clock)) as made:
+        stub.answer = silent
+        for _ in range(circuit_breaker.FAILURES):
+            assert outcome(made) == "no answer in time"
+        stub.answer = answered(200, CHANNEL)
+        assert outcome(made) == "circuit breaker open after 5 consecutive failures; last: no answer in time"
+        clock += circuit_breaker.FIRST_PAUSE_SECONDS
+        assert outcome(made) == ""
+        assert outcome(made) == ""
+    assert len(stub.lines) == circuit_breaker.FAILURES + 2
+
+
+def test_nothing_is_told_of_a_request_that_was_not_made(stub: Stub) -> None:
+    """The timeline shows what was asked; a step says why it asked nothing."""
+    stub.answer = answered(500)
+    budget = RequestBudget()
+    with asterisk(stub.url, breaker=circuit_breaker.CircuitBreaker()) as made:
+        for _ in range(circuit_breaker.FAILURES + 3):
+            with pytest.raises(errors.AsteriskUnreachable):
+                ari.Ari(made, budget).channel("1.1")
+    assert len(budget.requests) == circuit_breaker.FAILURES
+
+
+def outcome(made: rest.RestClient) -> str:
+    try:
+        ari.Ari(made, RequestBudget()).channel("1.1")
+    except errors.PipelineError as exc:
+        return str(exc)
+    return ""
+
+
+def until(holds: Callable[[], bool], seconds: float = 3.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.005)
+
+
+# ── connections ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_connections_are_kept_and_reused(client: ari.Ari, stub: Stub) -> None:
+    for _ in range(3):
+        client.answer("1.1")
+    assert len(set(stub.peers)) == 1
+
+
+def test_a_connection_idle_for_long_is_not_used_again(
+    client: ari.Ari, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_pool, "IDLE_SECONDS", 0.0)
+    client.answer("1.1")
+    client.answer("1.1")
+    assert len(set(stub.peers)) == 2
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_post_is_never_sent_twice(client: ari.Ari, stub: Stub, budget: RequestBudget, *, warm: bool) -> None:
+    """A second externalMedia with the same channel id crashes an Asterisk."""
+    if warm:
+        client.answer("1.1")
+    stub.lines.clear()
+    budget.requests.clear()
+    stub.answer = closing
+    with pytest.raises(errors.AsteriskUnreachable, match="connection failed") as caught:
+        client.create_media("m1", client="media", parameters={})
+    assert caught.value.may_have_acted
+    assert len(stub.lines) == 1
+    assert len(budget.requests) == 1
+
+
+def test_a_refused_connection_did_nothing(budget: RequestBudget) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with (
+        asterisk(f"http://127.0.0.1:{port}") as made,
+        pytest.raises(errors.AsteriskUnreachable, match="connection refused") as caught,
+    ):
+        ari.Ari(made, budget).answer("1.1")
+    assert not caught.value.may_have_acted
+    assert [request.answer for request in budget.requests] == ["connection refused"]
+
+
+@pytest.mark.parametrize(
+    "answer", [closing, silent, answered(500, {"message": "x"}), answered(400, None), answered(200, b"<")]
+)
+def test_no_error_shows_the_password(stub: Stub, budget: RequestBudget, answer: Answer) -> None:
+    stub.answer = answer
+    with asterisk(stub.url, read=0.2) as made:
+        assert "hunter2" not in repr(made.configuration)
+        with pytest.raises(errors.PipelineError) as caught:
+            ari.Ari(made, budget).channel("1.1")
+    shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value) + repr(budget.requests)
+    assert "hunter2" not in shown
+    assert "dXNlcjpodW50ZXIy" not in shown
+
+
+@pytest.mark.parametrize("url", ["http://name.invalid", "https://127.0.0.1:1"])
+def test_what_cannot_be_reached_is_unreachable(url: str, budget: RequestBudget) -> None:
+    with asterisk(url) as made, pytest.raises(errors.AsteriskUnreachable):
+        ari.Ari(made, budget).channel("1.1")
+
+
+def test_tls_with_something_else_is_unreachable(stub: Stub, budget: RequestBudget) -> None:
+    with asterisk(stub.url.replace("http", "https")) as made, pytest.raises(errors.AsteriskUnreachable, match="TLS"):
+        ari.Ari(made, budget).channel("1.1")
