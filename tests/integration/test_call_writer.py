@@ -177,7 +177,7 @@ def test_a_run_that_cannot_be_stored_is_not_created(
 def test_a_statement_that_fails_in_a_step_fails_it_as_the_store_says(
     store: PostgresCalls, writer: CallWriter, make: Callable[..., Call]
 ) -> None:
-    """Else the message would be retried as for a bug, and not as for an outage."""
+    """An outage is retried, a refusal is a dead letter at once: only the store's errors say which it is."""
     call = make(state=State.ADMITTED)
 
     def divide(claim: Claim) -> Sequence[facts.Fact]:
@@ -187,6 +187,16 @@ def test_a_statement_that_fails_in_a_step_fails_it_as_the_store_says(
     with pytest.raises(errors.DatabaseRefused, match="division by zero"):
         decide(writer, call, divide, step=Step.RUNS)
     assert store.load(call.call_id) == call
+
+
+def test_a_row_that_stays_locked_fails_the_step_as_the_store_says(
+    store: PostgresCalls, writer: CallWriter, make: Callable[..., Call]
+) -> None:
+    call = make(state=State.ADMITTED)
+    with store.transaction() as connection:
+        assert store.lock(connection, call.call_id) == call
+        with pytest.raises(errors.DatabaseUnavailable):
+            writer.begin(call, lock=True)
 
 
 def test_a_call_that_ended_meanwhile_gets_no_run(

@@ -20,7 +20,7 @@ def test_an_own_id_reads_back(kind: ids.Kind, attempt: int) -> None:
     assert ids.parse(PREFIX, name) == ids.OwnId(call_id=CALL, kind=kind, attempt=attempt)
 
 
-def test_media_and_bridge_ids_look_as_written_down() -> None:
+def test_media_and_bridge_ids_look_as_documented() -> None:
     assert ids.media_id(PREFIX, CALL, 1) == f"aip-{HEX}-m1"
     assert ids.bridge_id(PREFIX, CALL, 2) == f"aip-{HEX}-b2"
 
@@ -55,11 +55,11 @@ def test_media_and_bridge_ids_look_as_written_down() -> None:
         "1762000000.12",
     ],
 )
-def test_a_look_alike_is_not_ours(name: str) -> None:
+def test_a_look_alike_is_no_own_id(name: str) -> None:
     assert ids.parse(PREFIX, name) is None
 
 
-def test_another_installation_is_not_ours() -> None:
+def test_an_id_of_another_installation_is_no_own_id() -> None:
     assert ids.parse("aip-", ids.media_id("aip2-", CALL, 1)) is None
     assert ids.parse("a-", ids.media_id("aip-", CALL, 1)) is None
 
@@ -75,7 +75,7 @@ def test_the_same_request_has_the_same_channel_id() -> None:
     assert ids.originated_id(PREFIX, 1, "1,x") != ids.originated_id(PREFIX, 11, ",x")
 
 
-def test_an_originated_leg_is_ours_and_no_media_leg() -> None:
+def test_an_originated_leg_has_an_own_id_and_is_no_media_leg() -> None:
     assert ids.is_originated(PREFIX, ORIGINATED)
     assert ids.parse(PREFIX, ORIGINATED) is None
     assert not ids.is_originated("other-", ORIGINATED)

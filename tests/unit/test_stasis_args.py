@@ -1,4 +1,4 @@
-"""What a leg says of its run when it enters Stasis: read in every form Asterisk passes it on, refused when unusable."""
+"""The Stasis arguments that name a leg's run: read in every form Asterisk passes them on, refused when unusable."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_unusable_arguments_are_refused_with_the_reason(args: list[str], reason:
         stasis_args.read(args)
 
 
-def test_what_we_say_reads_back() -> None:
+def test_the_product_s_own_arguments_read_back() -> None:
     for args in (WHOLE, RunArgs(workflow_run_id=3, workflow_id=7)):
         assert stasis_args.read([str(args)]) == args
         assert stasis_args.read(str(args).split(",")) == args
@@ -60,7 +60,7 @@ def test_what_we_say_reads_back() -> None:
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.text(max_size=60) | st.builds("workflow_run_id={},workflow_id={}".format, st.text(), st.text())))
-def test_whatever_a_dialplan_sends_is_read_or_refused(args: list[str]) -> None:
+def test_any_arguments_are_read_or_refused(args: list[str]) -> None:
     try:
         read = stasis_args.read(args)
     except errors.InvalidStasisArgs:

@@ -33,7 +33,7 @@ LIVE = Call(
 )
 LEFT = replace(LIVE, state=State.ENDING, caller_left=True, left_stamp=S2)
 ENDED = replace(LEFT, state=State.ENDED)
-#: Hung up by us: ended without its StasisEnd having been read.
+#: Hung up by the product: ended without its StasisEnd having been read.
 ENDED_UNSTAMPED = replace(LIVE, state=State.ENDED)
 ADOPTED = replace(LIVE, entered_stamp=None)
 ABANDONED = replace(ENDED, entered_stamp=None, outcome=Outcome.ABANDONED)
@@ -50,14 +50,14 @@ ABANDONED = replace(ENDED, entered_stamp=None, outcome=Outcome.ABANDONED)
         (LEFT, S1, Entry.KNOWN),
         (ENDED, S1, Entry.KNOWN),
         (ENDED_UNSTAMPED, S1, Entry.KNOWN),
-        # A late one, from before the call entered or left.
+        # A late event, from before the call entered or left.
         (replace(LIVE, entered_stamp=S2), S1, Entry.KNOWN),
         (replace(ENDED, entered_stamp=S1, left_stamp=S3), S2, Entry.KNOWN),
         # The channel came back after its call had left: never ignored.
         (LEFT, S3, Entry.NEW),
         (ENDED, S3, Entry.NEW),
         (ENDED_UNSTAMPED, S3, Entry.NEW),
-        # It came back, and its leaving was not heard of.
+        # It came back, and its StasisEnd was missed.
         (LIVE, S2, Entry.MISSED_STASIS_END),
         # Adopted by a resync, then the event arrives late.
         (ADOPTED, S1, Entry.KNOWN),
@@ -88,10 +88,10 @@ def test_what_a_start_is(last: Call | None, stamp: str, entry: Entry) -> None:
         (S2, S1, True),
         (S1, S2, False),
         (S1, S1, False),
-        # By the moment, not by its spelling.
+        # By the moment, not as text.
         ("2026-05-01T12:00:01.500+0200", "2026-05-01T11:00:00.000+0000", False),
         ("2026-05-01T12:00:01.500+0000", "2026-05-01T13:00:01.000+0200", True),
-        # Unreadable ones are compared as text, whatever they are.
+        # Unreadable stamps are compared as text.
         ("b", "a", True),
         ("a", "b", False),
         ("a", S1, True),
