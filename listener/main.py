@@ -105,7 +105,7 @@ class Listener:
         _log.info("listener started", listener=self.id)
         heartbeats = asyncio.create_task(self._heartbeats(), name="heartbeats")
         publisher = asyncio.create_task(self._publisher(), name="publisher")
-        pulse = asyncio.create_task(self._pulse(), name="pulse")
+        liveness = asyncio.create_task(self._liveness(), name="liveness")
         try:
             await stop.wait()
             deadline = asyncio.get_running_loop().time() + self._config.drain_seconds
@@ -117,15 +117,15 @@ class Listener:
             _log.warning("listener stopped early, DRAIN_SECONDS exceeded", events_lost=self._buffer.size)
         finally:
             await self._pool.close()
-            await tasks.end([heartbeats, publisher, pulse], patience_seconds=_PATIENCE_SECONDS)
+            await tasks.end([heartbeats, publisher, liveness], patience_seconds=_PATIENCE_SECONDS)
             with contextlib.suppress(TimeoutError, OSError):
                 await self._store.close()
 
-    async def _pulse(self) -> None:
+    async def _liveness(self) -> None:
         """Touch HEALTH_FILE for as long as the event loop runs."""
-        pulse = health.Liveness(self._config.health_file)
+        liveness = health.Liveness(self._config.health_file)
         while True:
-            pulse.touch()
+            liveness.touch()
             await asyncio.sleep(health.TOUCH_SECONDS)
 
     async def _shut_down(self, deadline: float) -> None:

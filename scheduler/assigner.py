@@ -89,8 +89,8 @@ class Assigner:
     def _tick(self) -> None:
         snapshot = self._take_snapshot()
         now = time.monotonic()
-        has_news = self._idle_at != (snapshot.live, snapshot.reports_revision)
-        if not has_news and now - self._scanned_at < self._full_scan_seconds:
+        has_changed = self._idle_at != (snapshot.live, snapshot.reports_revision)
+        if not has_changed and now - self._scanned_at < self._full_scan_seconds:
             return
         self._idle_at = None
         if snapshot.live and not self._in_grace_period:

@@ -11,7 +11,7 @@ from shared import errors, messages
 from shared.asterisk import events
 from shared.call.call_requests import CallRequest
 from shared.call.ids import ConnectionVersion
-from workers.ports import Handler
+from workers.step_ports import Handler
 
 _Body = dict[str, Any]
 _Read = Callable[[_Body], dict[str, Any]]

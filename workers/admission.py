@@ -16,7 +16,7 @@ from shared.storage import quotas
 from shared.storage.connections import InboundTarget
 from workers.asterisks import Asterisks
 from workers.claims import Claim, StepWork
-from workers.ports import Connections, Quota
+from workers.step_ports import Connections, Quota
 
 #: The states of a leg that is answered, or that rings here and is answered by this product.
 _ANSWERABLE = frozenset({"Up", "Ring"})
@@ -42,7 +42,7 @@ class Admission(StepWork):
     def work(self, claim: Claim) -> Sequence[facts.Fact]:
         call = claim.call
         target = claim.arrival.target if claim.arrival is not None else self._target(call)
-        if target.serving is None:
+        if target.served_by is None:
             return (facts.Refused(reason=target.reason, hangup_cause=Cause.CONGESTION),)
         if call.direction is Direction.OUTBOUND:
             return self._attach_run(claim, target)

@@ -21,7 +21,7 @@ from workers.asterisks import Asterisks
 from workers.claims import TimedBudget
 from workers.flow import Flow
 from workers.parallel import InParallel
-from workers.ports import SendLater
+from workers.step_ports import SendLater
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -56,7 +56,7 @@ class Attempts:
             # The attempt before took effect; only the answer, or the worker that waited for it, was lost.
             self.flow.report(call, facts.LegsCreated(attempt=call.attempt))
             return
-        begun = transitions.media.begin(call, self.writer.store.now(), self.writer.limits)
+        begun = transitions.media_leg.begin(call, self.writer.store.now(), self.writer.limits)
         self.flow.report(call, begun, ordered=Step.MEDIA)
 
     def check(self, *, call_id: UUID, attempt: int) -> None:

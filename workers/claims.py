@@ -129,18 +129,18 @@ class Claim(TimedBudget):
         self.call = self._work.call
         return self._work.connection
 
-    def after(self, *learned: facts.Fact) -> Call:
+    def after(self, *happened: facts.Fact) -> Call:
         """Return what facts would make of the call. Nothing is stored."""
-        return self._writer.after(self.call, *learned)
+        return self._writer.after(self.call, *happened)
 
-    def record(self, *learned: facts.Fact) -> Claim | None:
+    def record(self, *happened: facts.Fact) -> Claim | None:
         """Store what the step came to; this ends its claim. Return the claim for the next step, or None.
 
         Raises:
             VersionConflict: The step had begun a transaction, and another process wrote the call since it was read.
         """
         started, then = self._writer.clock.monotonic(), self._following()
-        recorded = self._store(learned, then)
+        recorded = self._store(happened, then)
         self.call = recorded.call
         return following(self._writer, recorded, started)
 
@@ -167,11 +167,11 @@ class Claim(TimedBudget):
             if exc is not None and not isinstance(exc, errors.PipelineError):
                 raise
 
-    def _store(self, learned: Sequence[facts.Fact], then: Collection[Step]) -> Recorded:
+    def _store(self, happened: Sequence[facts.Fact], then: Collection[Step]) -> Recorded:
         timeline = self.timeline()
         if self._work is not None:
-            return self._work.record(*learned, timeline=timeline, owner=self._owner, then=then)
-        return self._writer.record(self.call, *learned, timeline=timeline, owner=self._owner, then=then)
+            return self._work.record(*happened, timeline=timeline, owner=self._owner, then=then)
+        return self._writer.record(self.call, *happened, timeline=timeline, owner=self._owner, then=then)
 
     def _following(self) -> Collection[Step]:
         if self._then is None:

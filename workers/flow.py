@@ -48,7 +48,7 @@ class Flow:
         while claim is not None:
             claim = self._carried_out(claim)
 
-    def report(self, call: Call, *learned: facts.Fact, ordered: Step | None = None) -> Recorded:
+    def report(self, call: Call, *happened: facts.Fact, ordered: Step | None = None) -> Recorded:
         """Record what happened to a call, and carry out the step it leads to, if this pool serves it.
 
         Args:
@@ -56,7 +56,7 @@ class Flow:
         """
         started = self._writer.clock.monotonic()
         then = self._next_steps(call) if ordered is None else {ordered}
-        recorded = self._writer.record(call, *learned, then=then)
+        recorded = self._writer.record(call, *happened, then=then)
         self.run(claims.following(self._writer, recorded, started))
         return recorded
 
@@ -95,7 +95,9 @@ class Flow:
                     following = _recorded(step, claim)
                 except VersionConflict:
                     # Another process has moved the call on: there is nothing left to decide.
-                    log.info("step overtaken", step=str(claim.step), call=str(claim.call.call_id))
+                    log.info(
+                        "step dropped after a version conflict", step=str(claim.step), call=str(claim.call.call_id)
+                    )
                     return None
         step.recorded(claim.call)
         return following
@@ -114,5 +116,5 @@ class Flow:
 
 
 def _recorded(step: StepWork, claim: Claim) -> Claim | None:
-    learned = step.work(claim)
-    return claim.record(*learned) if learned else None
+    happened = step.work(claim)
+    return claim.record(*happened) if happened else None

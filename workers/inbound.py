@@ -21,7 +21,7 @@ from shared.storage.timeline import TimelineEntry
 from workers.asterisks import Asterisks
 from workers.claims import Arrival, TimedBudget
 from workers.flow import Flow
-from workers.ports import Connections
+from workers.step_ports import Connections
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -196,13 +196,13 @@ class Inbound:
         args: tuple[str, ...],
         stamp: str,
     ) -> Call:
-        serving, now = target.serving or connection, self.writer.store.now()
+        served_by, now = target.served_by or connection, self.writer.store.now()
         return Call(
             # Random, so never the same again, even if a restored database has forgotten a call: the ids of its legs
             # derive from it, and a request for a media leg under the id of a live one crashes Asterisk.
             call_id=self.writer.new_id(),
-            connection_id=serving.connection_id,
-            connection_version=serving.number,
+            connection_id=served_by.connection_id,
+            connection_version=served_by.number,
             organization_id=target.organization_id,
             channel_id=leg.id,
             channel_created=leg.created,

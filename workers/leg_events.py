@@ -22,7 +22,7 @@ from shared.storage.call_writer import CallWriter
 from shared.storage.timeline import TimelineEntry
 from workers.flow import Flow
 from workers.inbound import Inbound, is_no_caller
-from workers.ports import SendLater
+from workers.step_ports import SendLater
 
 log = structlog.stdlib.get_logger(__name__)
 

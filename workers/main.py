@@ -20,7 +20,7 @@ from shared.storage.postgres_calls import PostgresCalls
 from workers import pools, wiring
 from workers.asterisks import RestAsterisks
 from workers.parallel import ParallelRequests
-from workers.ports import NoQuota, Quota
+from workers.step_ports import NoQuota, Quota
 from workers.wiring import Adapters
 
 log = structlog.stdlib.get_logger(__name__)

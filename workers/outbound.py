@@ -11,7 +11,7 @@ from shared.call.limits import Limits
 from shared.call.stasis_args import RunArgs
 from workers.asterisks import Asterisks
 from workers.claims import Claim, StepWork
-from workers.ports import Quota
+from workers.step_ports import Quota
 
 
 @dataclass(frozen=True, kw_only=True)

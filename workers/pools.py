@@ -16,7 +16,7 @@ from shared.call.steps import Step
 from shared.storage.call_store import CallStore
 from workers import actors
 from workers.dead_letters import DeadLetters
-from workers.ports import Handler
+from workers.step_ports import Handler
 
 #: Pool → its queues. The threads that set calls up are not available for anything else.
 POOLS = {

@@ -31,7 +31,7 @@ from workers.asterisks import Asterisks
 from workers.claims import TimedBudget
 from workers.flow import Flow
 from workers.inbound import Inbound, is_no_caller
-from workers.ports import Connections, SendLater
+from workers.step_ports import Connections, SendLater
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -21,8 +21,8 @@ from workers.leg_events import LegEvents
 from workers.media import MediaCreation
 from workers.outbound import Origination
 from workers.parallel import InParallel
-from workers.ports import Connections, Handler, Quota, SendLater
 from workers.resync import Leases, Resync
+from workers.step_ports import Connections, Handler, Quota, SendLater
 from workers.teardown import Teardown
 
 

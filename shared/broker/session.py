@@ -75,7 +75,7 @@ class WorkerSession:
         #: Every delivery that Redis may believe to be in flight here, settled ones included.
         self._in_flight: dict[bytes, Delivery] = {}
         #: How many of them are not settled.
-        self._unsettled = 0
+        self._in_work = 0
         self._fairness = Fairness(capacity)
         self._outbox: list[Settlement] = []
         self._failures = 0
@@ -100,10 +100,10 @@ class WorkerSession:
         """Stop fetching messages of this queue and requeue its inbox. Return whether other queues are still served."""
         with self._lock:
             inbox = self._inboxes.pop(queue, None)
-            is_serving = bool(self._inboxes)
+            serves_any = bool(self._inboxes)
         if inbox is not None:
             self._requeue_all(inbox)
-        return is_serving
+        return serves_any
 
     def settle(self, delivery: Delivery, disposition: Disposition) -> None:
         """Free the capacity at once; the next successful poll reports the settlement to Redis."""
@@ -119,7 +119,7 @@ class WorkerSession:
             if delivery.is_settled:
                 return
             delivery.is_settled = True
-            self._unsettled -= 1
+            self._in_work -= 1
             self._fairness.settled(delivery.qualified_key, time.monotonic())
             self._outbox.append(settlement)
         self._wakeup.set()
@@ -206,7 +206,7 @@ class WorkerSession:
             settlements = self._outbox[:_BATCH]
             # A copy: a queue may be declared meanwhile.
             served = [queue for queue in list(self._order) if queue in self._inboxes]
-            free = 0 if self._is_draining else max(0, self._capacity - self._unsettled)
+            free = 0 if self._is_draining else max(0, self._capacity - self._in_work)
             fairness = list(self._fairness.arguments(time.monotonic()))
         result = self._requests.poll(free=free, queues=served, fairness=fairness, settlements=settlements)
         self._confirm(settlements)
@@ -238,7 +238,7 @@ class WorkerSession:
     def _deliver(self, delivery: Delivery) -> None:
         with self._lock:
             self._in_flight[delivery.qualified_key] = delivery
-            self._unsettled += 1
+            self._in_work += 1
             self._fairness.delivered(delivery.qualified_key, delivery.group, time.monotonic())
             inbox = None if self._is_draining else self._inboxes.get(delivery.queue)
             if inbox is not None:

@@ -19,7 +19,7 @@ from shared.call.calls import Call, Change
 from shared.call.commands import Command
 from shared.call.limits import Limits
 from shared.call.steps import Step
-from shared.call.transitions import media
+from shared.call.transitions import media_leg
 from shared.storage.call_store import CallStore, ClaimRequest
 from shared.storage.timeline import TimelineEntry
 
@@ -91,7 +91,7 @@ class Transition:
         if step not in served or not (enters or self.call.attempt != before.attempt):
             return None
         if step is Step.MEDIA and enters:
-            self.apply(media.begin(self.call, self._now, self._limits))
+            self.apply(media_leg.begin(self.call, self._now, self._limits))
         return step
 
     def due(self, *, claimed: bool) -> list[Command]:
@@ -137,17 +137,17 @@ class CallWriter:
         """Return a claim as long as the step's time-outs add up to."""
         return ClaimRequest(owner=owner, step=step, duration=self.limits.claim(step))
 
-    def after(self, call: Call, *learned: facts.Fact) -> Call:
+    def after(self, call: Call, *happened: facts.Fact) -> Call:
         """Return what facts would make of a call. Nothing is stored."""
         transition = Transition(call, self.store.now(), self.limits)
-        for fact in learned:
+        for fact in happened:
             transition.apply(fact)
         return transition.call
 
     def record(
         self,
         call: Call,
-        *learned: facts.Fact,
+        *happened: facts.Fact,
         timeline: Sequence[TimelineEntry] = (),
         owner: str = "",
         then: Collection[Step] = (),
@@ -157,7 +157,7 @@ class CallWriter:
 
         Args:
             call: As last read; a stale one costs a round trip, nothing more.
-            learned: The facts, in their order.
+            happened: The facts, in their order.
             timeline: Entries to write along, whatever becomes of the facts.
             owner: The owner of the claim that ends with this write; empty when the call is not claimed.
             then: The steps this thread may go on to. If the facts lead to one of them, its claim is taken in the same
@@ -170,7 +170,7 @@ class CallWriter:
         """
         for _ in range(_TRIES):
             transition = Transition(call, self.store.now(), self.limits)
-            for fact in learned:
+            for fact in happened:
                 transition.apply(fact)
             if not transition.changes:
                 if timeline:
@@ -237,7 +237,7 @@ class UnitOfWork:
                 raise
 
     def record(
-        self, *learned: facts.Fact, timeline: Sequence[TimelineEntry], owner: str, then: Collection[Step]
+        self, *happened: facts.Fact, timeline: Sequence[TimelineEntry], owner: str, then: Collection[Step]
     ) -> Recorded:
         """Record facts as `CallWriter.record` does, and commit.
 
@@ -245,7 +245,7 @@ class UnitOfWork:
             VersionConflict: Another process wrote the call since it was read. Roll back.
         """
         transition = Transition(self.call, self._writer.store.now(), self._writer.limits)
-        for fact in learned:
+        for fact in happened:
             transition.apply(fact)
         if not transition.changes:
             raise VersionConflict

@@ -34,7 +34,7 @@ class InboundTarget:
     """Where a new call of a connection version goes."""
 
     #: The version that serves it; None when none does.
-    serving: ConnectionVersion | None
+    served_by: ConnectionVersion | None
     organization_id: int
     source_id: int
     #: If none serves it: the reason.
@@ -141,7 +141,7 @@ class Connections:
             return None
         tenant = {"organization_id": row["organization_id"], "source_id": row["source_id"]}
         if row["state"] != "active":
-            return InboundTarget(serving=None, reason=f"connection {row['state']}: {row['reason']}", **tenant)
+            return InboundTarget(served_by=None, reason=f"connection {row['state']}: {row['reason']}", **tenant)
         if row["newest"] != connection.number and not row["same_app_instance"]:
-            return InboundTarget(serving=None, reason="connection moved to another endpoint or app", **tenant)
-        return InboundTarget(serving=ConnectionVersion(connection.connection_id, row["newest"]), **tenant)
+            return InboundTarget(served_by=None, reason="connection moved to another endpoint or app", **tenant)
+        return InboundTarget(served_by=ConnectionVersion(connection.connection_id, row["newest"]), **tenant)

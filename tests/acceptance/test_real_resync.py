@@ -147,7 +147,8 @@ def test_what_is_not_ours_is_left_alone_and_what_is_ours_without_a_call_is_remov
         running, asterisk, lambda: not [b for b in bridges(asterisk) if b.startswith(strange) or b == own], seconds=15
     )
     until(running, asterisk, lambda: channel(asterisk, f"{strange}-m1") is None, seconds=10)
-    until(running, asterisk, lambda: f"channel {theirs} is in bridge their-bridge" in found(running), seconds=15)
+    finding = f"channel {theirs} is in the foreign bridge their-bridge"
+    until(running, asterisk, lambda: finding in found(running), seconds=15)
     assert bridges(asterisk)["their-bridge"] == [theirs]
     assert "their-empty-bridge" in bridges(asterisk)
     assert not running.calls(theirs), running.story(theirs)
@@ -205,7 +206,7 @@ def test_an_app_that_another_client_insists_on_is_left_to_it_until_an_operator_r
         wait_until(lambda: socket_state(pipeline) == "parked", seconds=5, what=pipeline.log_tail)
         theirs = asterisk.dial()
         # Resyncs for our call continue: they leave alone a caller that may belong to the other client.
-        until(pipeline, asterisk, lambda: "callers we do not know are left to it" in found(pipeline), seconds=10)
+        until(pipeline, asterisk, lambda: "unknown callers are left to it" in found(pipeline), seconds=10)
         asterisk.hang_up_caller(stays)
         until(pipeline, asterisk, lambda: pipeline.state(stays) == "ended", seconds=10)
         assert in_stasis(asterisk, theirs), "their caller was hung up"

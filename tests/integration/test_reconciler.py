@@ -82,7 +82,7 @@ def test_a_changed_ca_bundle_makes_a_new_version_that_older_calls_use_as_well(ha
     assert first.ca_bundle == new, "the bundle of a connected version is known to be right"
     target = connections.inbound_target(ConnectionVersion(1, 1))
     assert target is not None
-    assert target.serving is not None, "the app instance is the same"
+    assert target.served_by is not None, "the app instance is the same"
     damaged = new[:36] + "AAAA" + new[40:]
     harness.platform.set(1, ari_endpoint="https://pbx1", ari_ca_bundle=damaged)
     harness.reconcile()

@@ -16,7 +16,7 @@ from shared.call.steps import Step
 from shared.storage.call_store import CallStore
 from tests.support import worker_harness
 from workers import actors, pools
-from workers.ports import Handler
+from workers.step_ports import Handler
 
 pytestmark = pytest.mark.services
 

@@ -19,7 +19,7 @@ from tests.simulation import asterisks, faults
 from tests.simulation.faults import Fault
 from tests.simulation.world import Fiber, Process, World
 from workers import actors, pools
-from workers.ports import Handler
+from workers.step_ports import Handler
 
 #: A dead worker's messages are delivered to another one after this; a frozen worker counts as dead by then.
 _RECLAIM_SECONDS = 5.0

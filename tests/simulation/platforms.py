@@ -282,7 +282,7 @@ class Connections:
 
     def _target(self, tenant: Tenant) -> connections.InboundTarget:
         return connections.InboundTarget(
-            serving=tenant.connection, organization_id=tenant.organization_id, source_id=tenant.connection_id
+            served_by=tenant.connection, organization_id=tenant.organization_id, source_id=tenant.connection_id
         )
 
     def _details(self, tenant: Tenant) -> connections.ConnectionDetails:

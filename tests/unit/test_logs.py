@@ -128,7 +128,7 @@ def test_an_entry_says_which_process_and_how_grave(log_format: str, capfd: pytes
     [
         ("dramatiq.worker.WorkerThread", errors.QueueUnavailable("away"), False),
         ("dramatiq.worker.WorkerThread", KeyError("a fault of ours"), True),
-        ("workers.ports", errors.QueueUnavailable("away"), True),
+        ("workers.step_ports", errors.QueueUnavailable("away"), True),
     ],
 )
 def test_no_traceback_of_what_is_tried_again(

@@ -17,7 +17,7 @@ from shared.call.calls import Call
 from shared.call.commands import Command
 from shared.call.limits import Limits
 from shared.call.states import State
-from shared.call.transitions import admission, caller, deadlines, joining, media, outbound
+from shared.call.transitions import admitting, caller_leg, deadlines, joining, media_leg, originated_leg
 from shared.call.transitions.moves import Advance
 
 _Handler = Callable[[Call, Any, datetime, Limits], Advance]
@@ -51,26 +51,26 @@ def advance(call: Call, fact: facts.Fact, now: datetime, limits: Limits) -> Adva
 
 
 _HANDLERS: dict[type[facts.Fact], _Handler] = {
-    facts.Admitted: admission.admitted,
-    facts.RunAttached: admission.run_attached,
-    facts.Refused: admission.refused,
-    facts.RunCreated: admission.run_created,
-    facts.AttemptBegun: media.attempt_begun,
-    facts.LegsCreated: media.legs_created,
-    facts.LegsRefused: media.legs_refused,
-    facts.LegsUnknown: media.legs_unknown,
-    facts.MediaReady: media.media_ready,
-    facts.MediaGone: media.media_gone,
+    facts.Admitted: admitting.admitted,
+    facts.RunAttached: admitting.run_attached,
+    facts.Refused: admitting.refused,
+    facts.RunCreated: admitting.run_created,
+    facts.AttemptBegun: media_leg.attempt_begun,
+    facts.LegsCreated: media_leg.legs_created,
+    facts.LegsRefused: media_leg.legs_refused,
+    facts.LegsUnknown: media_leg.legs_unknown,
+    facts.MediaReady: media_leg.media_ready,
+    facts.MediaGone: media_leg.media_gone,
     facts.Joined: joining.joined,
     facts.JoinRefused: joining.join_refused,
     facts.BridgeLost: joining.bridge_lost,
-    facts.CallerHangingUp: caller.caller_hanging_up,
-    facts.CallerLeft: caller.caller_left,
-    facts.CallerGone: caller.caller_gone,
-    facts.Originated: outbound.originated,
-    facts.Dialled: outbound.dialled,
-    facts.FarEndAnswered: outbound.far_end_answered,
-    facts.OriginateRefused: outbound.originate_refused,
+    facts.CallerHangingUp: caller_leg.caller_hanging_up,
+    facts.CallerLeft: caller_leg.caller_left,
+    facts.CallerGone: caller_leg.caller_gone,
+    facts.Originated: originated_leg.originated,
+    facts.Dialled: originated_leg.dialled,
+    facts.FarEndAnswered: originated_leg.far_end_answered,
+    facts.OriginateRefused: originated_leg.originate_refused,
     facts.EndRequested: deadlines.end_requested,
     facts.DeadlinePassed: deadlines.deadline_passed,
     facts.LegsRemoved: deadlines.legs_removed,

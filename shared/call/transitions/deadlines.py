@@ -10,7 +10,7 @@ from shared.call import commands, facts
 from shared.call.calls import Call
 from shared.call.limits import Limits
 from shared.call.states import LIVE, Cause, Outcome, State
-from shared.call.transitions import media, moves
+from shared.call.transitions import media_leg, moves
 from shared.call.transitions.moves import Advance
 
 
@@ -41,7 +41,7 @@ def _preparation_overdue(call: Call, now: datetime, limits: Limits) -> Advance:
     if call.legs_created:
         return _media_overdue(call, now, limits)
     if call.attempt_in_doubt_until is not None:
-        return media.next_attempt(call, now, limits, "the worker did not report back")
+        return media_leg.next_attempt(call, now, limits, "the worker did not report back")
     return moves.retry_step(call, now, limits)
 
 
