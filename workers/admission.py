@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from shared import errors
-from shared.call import facts, stasis_args
+from shared.call import facts, quota_rules, stasis_args
 from shared.call.calls import Call
 from shared.call.limits import Limits
 from shared.call.states import Cause, Direction
@@ -16,7 +16,7 @@ from shared.storage import quotas
 from shared.storage.connections import InboundTarget
 from workers.asterisks import Asterisks
 from workers.claims import Claim, StepWork
-from workers.step_ports import Connections, Quota
+from workers.step_ports import Connections, Quota, Slots
 
 #: The states of a leg that is answered, or that rings here and is answered by this product.
 _ANSWERABLE = frozenset({"Up", "Ring"})
@@ -24,16 +24,12 @@ _ANSWERABLE = frozenset({"Up", "Ring"})
 
 @dataclass(frozen=True, kw_only=True)
 class Admission(StepWork):
-    """Admits a caller by tenant, route, quota and slots, and creates the run, in one transaction.
-
-    Args:
-        slots: Returns how many slots an organization has; None for any number.
-    """
+    """Admits a caller by tenant, route, quota and slots, and creates the run, in one transaction."""
 
     connections: Connections
     routes: Routes
     quota: Quota
-    slots: Callable[[int], int | None]
+    slots: Slots
     slot_count: quotas.SlotCount
     runs: Runs
     asterisks: Asterisks
@@ -47,11 +43,11 @@ class Admission(StepWork):
         if call.direction is Direction.OUTBOUND:
             return self._attach_run(claim, target)
         route = self.routes.inbound(source_id=target.source_id, organization_id=target.organization_id)
-        refusal = self._refusal(claim, route)
+        refusal = self._refusal(claim, route, target.quota)
         if refusal is not None or isinstance(route, NoRoute):
             assert refusal is not None, "without a route there is a refusal"
             return (replace(refusal, continue_in_dialplan=route.continue_in_dialplan),)
-        slots = self.slots(call.organization_id)
+        slots = self.slots.among(target.quota.concurrent_calls, route.concurrent_calls)
         connection = claim.begin()
         refusal = quotas.no_free_slot(self.slot_count, connection, call.organization_id, slots)
         if refusal is not None:
@@ -72,14 +68,14 @@ class Admission(StepWork):
         assert target is not None, "a call's connection version is never deleted"
         return target
 
-    def _refusal(self, claim: Claim, route: Route | NoRoute) -> facts.Refused | None:
+    def _refusal(self, claim: Claim, route: Route | NoRoute, quota: quota_rules.Quota) -> facts.Refused | None:
         """Return why an inbound call may not be served, slots aside; None when it may."""
         waited_seconds = claim.arrival.waited_seconds if claim.arrival is not None else 0.0
         if waited_seconds > self.limits.stale_start_seconds:
             return facts.Refused(reason=f"received {waited_seconds:.1f} s late", hangup_cause=Cause.CONGESTION)
         if isinstance(route, NoRoute):
             return facts.Refused(reason=route.reason, hangup_cause=route.hangup_cause)
-        return self.quota.refusal(claim.call, user_id=route.user_id, budget=claim)
+        return self.quota.refusal(claim.call, user_id=route.user_id, budget=claim, quota=quota)
 
     def _attach_run(self, claim: Claim, target: InboundTarget) -> Sequence[facts.Fact]:
         """Serve a leg that the platform originated. It has passed the platform's quota, and its run waits for it."""

@@ -56,7 +56,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         routes=routes,
         runs=runs,
         quota=_quota(config, own_quotas, accounts),
-        slots=slots.of,
+        slots=slots,
         outbound_calls=OutboundCalls(writer, routes, runs, known, slots=slots.of, prefix=config.id_prefix),
         connections=known,
         leases=leases.Leases(db),

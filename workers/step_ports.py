@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from shared import messages
 from shared.asterisk import rest
-from shared.call import facts
+from shared.call import facts, quota_rules
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.storage import connections
@@ -29,20 +29,32 @@ class Connections(Protocol):
         """True if a competing client has the connection's app."""
 
 
+class Slots(Protocol):
+    """How many slots an organization has. `quotas.Slots` is the adapter."""
+
+    def among(self, own: int | None, platform: int | None) -> int | None:
+        """Return the number of slots by the product's and the platform's limit; None for any number."""
+
+
 class Quota(Protocol):
     """Whether an organization has quota left for a call. Concurrent calls are counted elsewhere."""
 
-    def refusal(self, call: Call, *, user_id: int, budget: rest.RequestBudget) -> facts.Refused | None:
+    def refusal(
+        self, call: Call, *, user_id: int, budget: rest.RequestBudget, quota: quota_rules.Quota | None = None
+    ) -> facts.Refused | None:
         """Return the refusal, or None when the call may be served.
 
         Args:
             user_id: Who pays for the call.
             budget: Bounds the adapter's requests in time, and collects them.
+            quota: The organization's limits, if they were read already.
         """
 
 
 class NoQuota:
     """The adapter that lets every call through."""
 
-    def refusal(self, call: Call, *, user_id: int, budget: rest.RequestBudget) -> facts.Refused | None:
+    def refusal(
+        self, call: Call, *, user_id: int, budget: rest.RequestBudget, quota: quota_rules.Quota | None = None
+    ) -> facts.Refused | None:
         return None

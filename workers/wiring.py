@@ -22,7 +22,7 @@ from workers.media import MediaCreation
 from workers.outbound import Origination
 from workers.parallel import InParallel
 from workers.resync import Leases, Resync
-from workers.step_ports import Connections, Handler, Quota, SendLater
+from workers.step_ports import Connections, Handler, Quota, SendLater, Slots
 from workers.teardown import Teardown
 
 
@@ -35,8 +35,7 @@ class Adapters:
     routes: Routes
     runs: Runs
     quota: Quota
-    #: Returns how many slots an organization has; None for any number.
-    slots: Callable[[int], int | None]
+    slots: Slots
     outbound_calls: OutboundCalls
     connections: Connections
     leases: Leases

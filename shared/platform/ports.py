@@ -25,6 +25,8 @@ class Route:
     settings: CallSettings
     #: A caller who is refused for another reason continues in the dialplan.
     continue_in_dialplan: bool = False
+    #: The platform's limit of concurrent calls of the organization, read along for an inbound call; None for no limit.
+    concurrent_calls: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

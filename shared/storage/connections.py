@@ -7,9 +7,11 @@ app, credentials. It never changes once written, so a call pins the version it c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from shared import errors
 from shared.call.ids import ConnectionVersion
+from shared.call.quota_rules import Quota
 from shared.storage import database
 
 
@@ -37,6 +39,8 @@ class InboundTarget:
     served_by: ConnectionVersion | None
     organization_id: int
     source_id: int
+    #: The organization's limits in the product, read along.
+    quota: Quota
     #: If none serves it: the reason.
     reason: str = ""
 
@@ -57,10 +61,12 @@ WHERE v.connection_id = %s AND v.version = %s
 
 _INBOUND = """
 SELECT c.organization_id, c.source_id, c.state, c.reason, c.version AS newest,
-       v.endpoint = n.endpoint AND v.app = n.app AS same_app_instance
+       v.endpoint = n.endpoint AND v.app = n.app AS same_app_instance,
+       coalesce(q.blocked, false) AS blocked, q.concurrent_calls, q.minutes_per_month
 FROM ari.connection_versions v
 JOIN ari.connections c USING (connection_id)
 LEFT JOIN ari.connection_versions n ON n.connection_id = c.connection_id AND n.version = c.version
+LEFT JOIN ari.quotas q ON q.organization_id = c.organization_id
 WHERE v.connection_id = %s AND v.version = %s
 """
 
@@ -139,7 +145,11 @@ class Connections:
             row = db.execute(_INBOUND, [connection.connection_id, connection.number]).fetchone()
         if row is None:
             return None
-        tenant = {"organization_id": row["organization_id"], "source_id": row["source_id"]}
+        limits = ("organization_id", "blocked", "concurrent_calls", "minutes_per_month")
+        quota = Quota(**{name: row[name] for name in limits})
+        tenant: dict[str, Any] = {
+            "organization_id": row["organization_id"], "source_id": row["source_id"], "quota": quota,
+        }  # fmt: skip
         if row["state"] != "active":
             return InboundTarget(served_by=None, reason=f"connection {row['state']}: {row['reason']}", **tenant)
         if row["newest"] != connection.number and not row["same_app_instance"]:

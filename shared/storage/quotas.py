@@ -67,9 +67,9 @@ class Quotas:
         # By organization: a month's calls are summed up once and not for each new call.
         self._final: dict[int, _Final] = {}
 
-    def refusal(self, call: Call, *, user_id: int, budget: object) -> facts.Refused | None:
+    def refusal(self, call: Call, *, user_id: int, budget: object, quota: Quota | None = None) -> facts.Refused | None:
         """Return the refusal by the product's limits; None when the call may be served."""
-        quota = self.of(call.organization_id)
+        quota = quota or self.of(call.organization_id)
         limited = quota.minutes_per_month is not None and not quota.blocked
         return quota_rules.exhausted(quota, used_seconds=self.used_seconds(call.organization_id) if limited else 0.0)
 
@@ -181,4 +181,8 @@ class Slots:
     def of(self, organization_id: int) -> int | None:
         """Return the number of slots; None for any number."""
         own = self._own.of(organization_id).concurrent_calls
-        return quota_rules.slots(own, self._platform.concurrent_calls(organization_id), self._default)
+        return self.among(own, self._platform.concurrent_calls(organization_id))
+
+    def among(self, own: int | None, platform: int | None) -> int | None:
+        """Return the number of slots by limits that were read already; None for any number."""
+        return quota_rules.slots(own, platform, self._default)

@@ -149,7 +149,7 @@ class Environment:
             routes=self.routes,
             runs=self.runs,
             quota=self.quota,
-            slots=self._slots,
+            slots=self,
             connections=connections,
             leases=self.leases,
             in_parallel=ParallelRequests(self.world),
@@ -158,6 +158,10 @@ class Environment:
             naming=Naming(PREFIX),
             media_url=dograh.MediaUrl(None),
         )
+
+    def among(self, own: int | None, platform: int | None) -> int | None:
+        """Return the number of slots: the environment is the port `Slots`."""
+        return self._slots_each
 
     def _slots(self, _organization_id: int) -> int | None:
         return self._slots_each

@@ -12,7 +12,7 @@ import greenlet
 
 from shared import errors
 from shared.asterisk import rest
-from shared.call import call_settings, facts, stasis_args
+from shared.call import call_settings, facts, quota_rules, stasis_args
 from shared.call.call_settings import CallSettings
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
@@ -228,7 +228,9 @@ class Quota:
         self._world = world
         self.refuses = refuses
 
-    def refusal(self, call: Call, *, user_id: int, budget: rest.RequestBudget) -> facts.Refused | None:
+    def refusal(
+        self, call: Call, *, user_id: int, budget: rest.RequestBudget, quota: object = None
+    ) -> facts.Refused | None:
         # Zero is the calm choice; a certain refusal makes none.
         if call.direction is Direction.INBOUND or (self.refuses < 1 and not self._world.choices.happens(self.refuses)):
             return None
@@ -282,7 +284,10 @@ class Connections:
 
     def _target(self, tenant: Tenant) -> connections.InboundTarget:
         return connections.InboundTarget(
-            served_by=tenant.connection, organization_id=tenant.organization_id, source_id=tenant.connection_id
+            served_by=tenant.connection,
+            organization_id=tenant.organization_id,
+            source_id=tenant.connection_id,
+            quota=quota_rules.Quota(organization_id=tenant.organization_id),
         )
 
     def _details(self, tenant: Tenant) -> connections.ConnectionDetails:

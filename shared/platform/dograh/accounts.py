@@ -7,7 +7,8 @@ from shared.platform.dograh import json_values
 from shared.platform.ports import Account
 from shared.storage import database
 
-_LIMIT_KEY = "CONCURRENT_CALL_LIMIT"
+#: The organization_configurations row with the limit of concurrent calls.
+LIMIT_KEY = "CONCURRENT_CALL_LIMIT"
 #: The services in a user's configuration that may be the platform's own; those are paid for in credits.
 _SERVICES = ("llm", "stt", "tts")
 
@@ -28,13 +29,9 @@ class Accounts:
         with self._db.connection() as connection:
             row = connection.execute(
                 "SELECT value::text AS value FROM organization_configurations WHERE organization_id = %s AND key = %s",
-                [organization_id, _LIMIT_KEY],
+                [organization_id, LIMIT_KEY],
             ).fetchone()
-        return (
-            json_values.whole_number(json_values.load_object(row["value"]).get("value"), least=0)
-            if row is not None
-            else None
-        )
+        return call_limit(row["value"]) if row is not None else None
 
     def account(self, user_id: int) -> Account:
         """Return the account that a user's calls are paid from.
@@ -53,6 +50,11 @@ class Accounts:
             raise errors.InvalidConfiguration(f"there is no user {user_id}")
         configuration = json_values.load(row["configuration"]) if row["configuration"] is not None else {}
         return Account(provider_id=row["provider_id"], service_keys=_service_keys(configuration))
+
+
+def call_limit(text: str | None) -> int | None:
+    """Read a limit of concurrent calls from its row's value; None if it cannot be read."""
+    return json_values.whole_number(json_values.load_object(text).get("value"), least=0)
 
 
 def require_organization(connection: database.Connection, organization_id: int) -> None:

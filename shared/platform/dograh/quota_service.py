@@ -82,7 +82,9 @@ class QuotaService:
         self._adapter = _Adapter(max_retries=0, pool_connections=1, pool_maxsize=requests_at_once)
         self._threads = futures.ThreadPoolExecutor(requests_at_once, thread_name_prefix="quota-service")
 
-    def refusal(self, call: Call, *, user_id: int, budget: rest.RequestBudget) -> facts.Refused | None:
+    def refusal(
+        self, call: Call, *, user_id: int, budget: rest.RequestBudget, quota: object = None
+    ) -> facts.Refused | None:
         """Return why the call may not be served; None if it may, also if it uses no service paid for in credits."""
         try:
             account = self._accounts.account(user_id)
