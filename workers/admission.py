@@ -35,6 +35,9 @@ class Admission(StepWork):
     asterisks: Asterisks
     limits: Limits
 
+    def is_quick(self, call: Call) -> bool:
+        return call.direction is Direction.INBOUND and not self.quota.asks_network
+
     def work(self, claim: Claim) -> Sequence[facts.Fact]:
         call = claim.call
         target = claim.arrival.target if claim.arrival is not None else self._target(call)

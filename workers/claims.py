@@ -15,6 +15,7 @@ from shared.call import facts
 from shared.call.calls import Call
 from shared.call.steps import Step
 from shared.storage import connections, database
+from shared.storage.call_store import ClaimRequest
 from shared.storage.call_writer import CallWriter, Recorded, UnitOfWork
 from shared.storage.timeline import TimelineEntry
 
@@ -71,7 +72,8 @@ class Claim(TimedBudget):
         owner: Names the claim in the call's row.
         started: When the claim was asked for, by the writer's clock: it ends here no later than it does for others.
         resumed: The step was ordered by a message, so an earlier worker may have begun it.
-        arrival: Set for the admission of a call that this thread has just written.
+        arrival: Set for the admission of a call that this thread has just received.
+        is_new: The call is not written yet: recording the step's facts writes it, in the state they leave it in.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Claim(TimedBudget):
         started: float,
         resumed: bool = False,
         arrival: Arrival | None = None,
+        is_new: bool = False,
     ) -> None:
         super().__init__(writer, writer.limits.claim(step).total_seconds() - (writer.clock.monotonic() - started))
         self.call = call
@@ -91,6 +94,7 @@ class Claim(TimedBudget):
         self.resumed = resumed
         self.arrival = arrival
         self._owner = owner
+        self._is_new = is_new
         self._next_steps: NextSteps = _no_next_steps
         self._then: Collection[Step] | None = None
         self._work: UnitOfWork | None = None
@@ -106,9 +110,13 @@ class Claim(TimedBudget):
             self._roll_back(exc)
         finally:
             # A step that breaks off ends its claim: the call's deadline brings it on, not the end of the claim.
-            if exc is not None:
+            if exc is not None and not self._is_new:
                 with contextlib.suppress(errors.PipelineError):
                     self._writer.store.release(self.call.call_id, self._owner)
+
+    def request(self) -> ClaimRequest:
+        """Return the claim as it is to be written with a new call."""
+        return self._writer.claim_request(self.step, self._owner)
 
     def may_lead_to(self, next_steps: NextSteps) -> None:
         """Say which steps this thread may go on to once the result is recorded."""
@@ -125,7 +133,7 @@ class Claim(TimedBudget):
         """
         # Before the transaction: finding out may take a query of its own.
         self._following()
-        self._work = self._writer.begin(self.call, lock=self._locks)
+        self._work = self._writer.begin(self.call, lock=self._locks, is_new=self._is_new)
         self.call = self._work.call
         return self._work.connection
 
@@ -138,6 +146,7 @@ class Claim(TimedBudget):
 
         Raises:
             VersionConflict: The step had begun a transaction, and another process wrote the call since it was read.
+            CallExists: The call is new, and there is one of its identity.
         """
         started, then = self._writer.clock.monotonic(), self._following()
         recorded = self._store(happened, then)
@@ -171,7 +180,8 @@ class Claim(TimedBudget):
         timeline = self.timeline()
         if self._work is not None:
             return self._work.record(*happened, timeline=timeline, owner=self._owner, then=then)
-        return self._writer.record(self.call, *happened, timeline=timeline, owner=self._owner, then=then)
+        record = self._writer.record_new if self._is_new else self._writer.record
+        return record(self.call, *happened, timeline=timeline, owner=self._owner, then=then)
 
     def _following(self) -> Collection[Step]:
         if self._then is None:
@@ -193,6 +203,10 @@ class StepWork(ABC):
     @abstractmethod
     def work(self, claim: Claim) -> Sequence[facts.Fact]:
         """Do the step's work on a claimed call; return what came of it, or nothing after `claim.give_up`."""
+
+    def is_quick(self, call: Call) -> bool:
+        """True if the step asks nothing but Postgres for this call: a new call may be written with its result."""
+        return False
 
     def recorded(self, call: Call) -> None:  # noqa: B027 - optional
         """Do what has to follow once the facts are stored. Most steps have nothing to do here."""

@@ -19,7 +19,8 @@ from shared import errors
 from shared.call import facts
 from shared.call.calls import Call
 from shared.call.steps import Step
-from shared.storage.call_writer import CallWriter, Recorded, VersionConflict
+from shared.process import logs
+from shared.storage.call_writer import CallExists, CallWriter, Recorded, VersionConflict
 from workers import claims
 from workers.asterisks import Asterisks
 from workers.claims import Arrival, Claim, StepWork
@@ -60,12 +61,35 @@ class Flow:
         self.run(claims.following(self._writer, recorded, started))
         return recorded
 
-    def insert(self, call: Call, arrival: Arrival) -> Claim | None:
-        """Write a new call, claimed for its admission; return None when there is such a call already."""
+    def admit(self, call: Call, arrival: Arrival) -> bool:
+        """Write a new call and run its admission; return False when there is a call of its identity already.
+
+        A quick admission comes first: the call is first written as the admission leaves it, in one transaction with its
+        run and its attempt. If that fails, the call is written as `received` before its admission is tried again: from
+        then on the sweep brings it to an end, whatever happens here.
+        """
+        if self._steps[Step.ADMISSION].is_quick(call):
+            try:
+                following = self._carried_out(self._admission(call, arrival, is_new=True))
+            except CallExists:
+                return False
+            except Exception as exc:  # noqa: BLE001 - whatever is wrong, the call has to be where the sweep finds it
+                reason = logs.redact(f"{type(exc).__name__}: {exc}")
+                log.warning(
+                    "quick admission failed, storing the call as received", call=str(call.call_id), reason=reason
+                )
+            else:
+                self.run(following)
+                return True
+        claim = self._admission(call, arrival)
+        if not self._writer.store.insert(call, [], claim.request()):
+            return False
+        self.run(claim)
+        return True
+
+    def _admission(self, call: Call, arrival: Arrival, *, is_new: bool = False) -> Claim:
         started, owner = self._writer.clock.monotonic(), self._writer.new_owner()
-        if not self._writer.store.insert(call, [], self._writer.claim_request(Step.ADMISSION, owner)):
-            return None
-        return Claim(self._writer, call, Step.ADMISSION, owner=owner, started=started, arrival=arrival)
+        return Claim(self._writer, call, Step.ADMISSION, owner=owner, started=started, arrival=arrival, is_new=is_new)
 
     def resume(self, call_id: UUID, step: Step, *, attempt: int | None = None) -> None:
         """Carry out a step as ordered by a message. Do nothing when there is nothing to do, or another worker does it.

@@ -120,9 +120,7 @@ class Inbound:
 
     def _admit(self, call: Call, arrival: Arrival) -> bool:
         """Write a new call and run its admission; return False when the channel has a call of this entry already."""
-        claim = self.flow.insert(transitions.receive(call, self.writer.limits), arrival)
-        self.flow.run(claim)
-        return claim is not None
+        return self.flow.admit(transitions.receive(call, self.writer.limits), arrival)
 
     def _end_named_run(self, known: Call | None, args: tuple[str, ...]) -> None:
         """End the run of a platform's leg whose end was reported before its start: only the start names the run."""

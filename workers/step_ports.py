@@ -39,6 +39,9 @@ class Slots(Protocol):
 class Quota(Protocol):
     """Whether an organization has quota left for a call. Concurrent calls are counted elsewhere."""
 
+    #: Whether a refusal takes a request to another service, which may take seconds.
+    asks_network: bool
+
     def refusal(
         self, call: Call, *, user_id: int, budget: rest.RequestBudget, quota: quota_rules.Quota | None = None
     ) -> facts.Refused | None:
@@ -53,6 +56,8 @@ class Quota(Protocol):
 
 class NoQuota:
     """The adapter that lets every call through."""
+
+    asks_network = False
 
     def refusal(
         self, call: Call, *, user_id: int, budget: rest.RequestBudget, quota: quota_rules.Quota | None = None

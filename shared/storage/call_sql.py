@@ -63,17 +63,6 @@ SELECT DISTINCT name, detail FROM ari.timeline
 WHERE connection_id = %s AND call_id IS NULL AND kind = 'note' AND at > now() - %s::interval
 """
 
-INSERT = f"""
-WITH inserted AS (
-    INSERT INTO ari.calls ({_SELECT}, claim_owner, claim_step, claim_until)
-    VALUES ({_VALUES}, %(owner)s, %(step)s, clock_timestamp() + %(claim)s::interval)
-    ON CONFLICT DO NOTHING RETURNING call_id
-), appended AS (
-    INSERT INTO ari.timeline ({_TIMELINE_COLUMNS}) {_TIMELINE_ROWS} WHERE EXISTS (SELECT 1 FROM inserted)
-)
-SELECT EXISTS (SELECT 1 FROM inserted) AS done
-"""  # noqa: S608 - built from constants
-
 #: The first entry of a call's timeline.
 ARRIVALS = {states.State.RECEIVED: "CallReceived", states.State.ORIGINATING: "CallRequested"}
 
@@ -105,6 +94,24 @@ ATTEMPT_OUTCOME = """, outcome AS (
     UPDATE ari.attempts SET outcome = %(attempt_outcome)s, outcome_at = clock_timestamp()
     WHERE call_id = (SELECT call_id FROM saved) AND attempt = %(outcome_attempt)s
 )"""
+
+
+def _insert(attempts: str) -> str:
+    return f"""
+WITH inserted AS (
+    INSERT INTO ari.calls ({_SELECT}, claim_owner, claim_step, claim_until)
+    VALUES ({_VALUES}, %(owner)s, %(step)s, clock_timestamp() + %(claim)s::interval)
+    ON CONFLICT DO NOTHING RETURNING call_id
+){attempts}, appended AS (
+    INSERT INTO ari.timeline ({_TIMELINE_COLUMNS}) {_TIMELINE_ROWS} WHERE EXISTS (SELECT 1 FROM inserted)
+)
+SELECT EXISTS (SELECT 1 FROM inserted) AS done
+"""  # noqa: S608 - built from constants
+
+
+INSERT = _insert("")
+#: Of a call that is first written with its attempt begun.
+INSERT_WITH_ATTEMPT = _insert(ATTEMPT_BEGUN.replace("FROM saved", "FROM inserted"))
 
 
 @functools.cache

@@ -53,11 +53,31 @@ class CallStore(Protocol):
     def requested(self, organization_id: int, request_id: str) -> Call | None:
         """Return the first call that this request of an organization has led to."""
 
-    def insert(self, call: Call, timeline: Iterable[TimelineEntry], claim: ClaimRequest | None) -> bool:
-        """Write a new call; return False when it was there already."""
+    def insert(
+        self,
+        call: Call,
+        timeline: Iterable[TimelineEntry],
+        claim: ClaimRequest | None,
+        *,
+        changes: Sequence[Change] = (),
+    ) -> bool:
+        """Write a new call; return False when it was there already.
 
-    def insert_in(self, connection: database.Connection, call: Call) -> bool:
-        """As `insert`, inside a transaction and unclaimed."""
+        Args:
+            call: As it came.
+            changes: What facts have made of it since: it is written as they leave it, with a timeline row for each.
+        """
+
+    def insert_in(
+        self,
+        connection: database.Connection,
+        call: Call,
+        timeline: Iterable[TimelineEntry] = (),
+        claim: ClaimRequest | None = None,
+        *,
+        changes: Sequence[Change] = (),
+    ) -> bool:
+        """As `insert`, inside a transaction."""
 
     def claim(self, call_id: UUID, claim: ClaimRequest) -> Call | None:
         """Claim the call for a step; return None when it is in another state, or claimed already."""

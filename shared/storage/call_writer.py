@@ -57,6 +57,10 @@ class Recorded:
     claim: ClaimRequest | None = None
 
 
+class CallExists(Exception):
+    """There is a call of this identity already: what was to be written with the new one is rolled back."""
+
+
 class VersionConflict(Exception):
     """The call was written by another process since it was read: the transaction is rolled back."""
 
@@ -139,10 +143,7 @@ class CallWriter:
 
     def after(self, call: Call, *happened: facts.Fact) -> Call:
         """Return what facts would make of a call. Nothing is stored."""
-        transition = Transition(call, self.store.now(), self.limits)
-        for fact in happened:
-            transition.apply(fact)
-        return transition.call
+        return self.transition(call, happened).call
 
     def record(
         self,
@@ -169,9 +170,7 @@ class CallWriter:
             TransientError: The store is unavailable, or other processes write the call without pause.
         """
         for _ in range(_TRIES):
-            transition = Transition(call, self.store.now(), self.limits)
-            for fact in happened:
-                transition.apply(fact)
+            transition = self.transition(call, happened)
             if not transition.changes:
                 if timeline:
                     self.store.append_timeline(timeline, call=call)
@@ -190,16 +189,36 @@ class CallWriter:
             call = again
         raise errors.TransientError(f"call {call.call_id}: {_TRIES} version conflicts in a row")
 
-    def begin(self, call: Call, *, lock: bool) -> UnitOfWork:
+    def record_new(
+        self,
+        call: Call,
+        *happened: facts.Fact,
+        timeline: Sequence[TimelineEntry] = (),
+        owner: str = "",
+        then: Collection[Step] = (),
+    ) -> Recorded:
+        """Write a call for the first time, as facts leave it. Arguments as in `record`.
+
+        Raises:
+            CallExists: There is a call of this identity.
+        """
+        transition = self.transition(call, happened)
+        claim = self.claim_for(transition, then, owner)
+        if not self.store.insert(call, timeline, claim, changes=transition.changes):
+            raise CallExists
+        return self.stored(transition, transition.call, claim)
+
+    def begin(self, call: Call, *, lock: bool, is_new: bool = False) -> UnitOfWork:
         """Open a transaction in which a step reads and writes, and in which its facts are recorded.
 
         Args:
             lock: Lock the call's row first: after a version conflict, so that there is no second one.
+            is_new: The call is not written yet; recording its facts writes it.
 
         Raises:
             VersionConflict: The locked call is in another state by now.
         """
-        return UnitOfWork(self, call, lock=lock)
+        return UnitOfWork(self, call, lock=lock, is_new=is_new)
 
     def enqueue(self, commands: Sequence[Command], call: Call) -> None:
         """Enqueue a call's commands. The sweep orders again what cannot be enqueued, once its deadline has passed."""
@@ -209,6 +228,13 @@ class CallWriter:
             self._commands.enqueue(commands, connection_id=call.connection_id)
         except errors.QueueUnavailable as exc:
             log.warning("commands not enqueued, left to the sweep", commands=len(commands), reason=str(exc))
+
+    def transition(self, call: Call, happened: Sequence[facts.Fact]) -> Transition:
+        """Return what facts make of a call, now."""
+        transition = Transition(call, self.store.now(), self.limits)
+        for fact in happened:
+            transition.apply(fact)
+        return transition
 
     def claim_for(self, transition: Transition, then: Collection[Step], owner: str) -> ClaimRequest | None:
         """Return the claim to take with a transition: of the step it leads to, if that is among `then`."""
@@ -224,8 +250,9 @@ class CallWriter:
 class UnitOfWork:
     """A transaction on one call: what is read and written by `connection` is stored with the facts, or not at all."""
 
-    def __init__(self, writer: CallWriter, call: Call, *, lock: bool) -> None:
+    def __init__(self, writer: CallWriter, call: Call, *, lock: bool, is_new: bool) -> None:
         self._writer = writer
+        self._is_new = is_new
         self._open = contextlib.ExitStack()
         self.call = call
         self.connection = self._open.enter_context(writer.store.transaction())
@@ -243,16 +270,17 @@ class UnitOfWork:
 
         Raises:
             VersionConflict: Another process wrote the call since it was read. Roll back.
+            CallExists: There is a call of a new one's identity. Roll back.
         """
-        transition = Transition(self.call, self._writer.store.now(), self._writer.limits)
-        for fact in happened:
-            transition.apply(fact)
+        store, transition = self._writer.store, self._writer.transition(self.call, happened)
         if not transition.changes:
             raise VersionConflict
         claim = self._writer.claim_for(transition, then, owner)
-        saved = self._writer.store.save_in(
-            self.connection, transition.changes, timeline=timeline, owner=owner, claim=claim
-        )
+        saved: Call | None = transition.call
+        if not self._is_new:
+            saved = store.save_in(self.connection, transition.changes, timeline=timeline, owner=owner, claim=claim)
+        elif not store.insert_in(self.connection, self.call, timeline, claim, changes=transition.changes):
+            raise CallExists
         if saved is None:
             raise VersionConflict
         self._open.close()

@@ -84,20 +84,27 @@ class PostgresCalls:
 
     # ── writes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def insert(self, call: Call, timeline: Iterable[TimelineEntry], claim: ClaimRequest | None) -> bool:
-        with self.db.connection() as connection:
-            return self._insert(connection, call, timeline, claim)
-
-    def insert_in(self, connection: database.Connection, call: Call) -> bool:
-        return self._insert(connection, call, (), None)
-
-    def _insert(
+    def insert(
         self,
-        connection: database.Connection,
         call: Call,
         timeline: Iterable[TimelineEntry],
         claim: ClaimRequest | None,
+        *,
+        changes: Sequence[Change] = (),
     ) -> bool:
+        with self.db.connection() as connection:
+            return self.insert_in(connection, call, timeline, claim, changes=changes)
+
+    def insert_in(
+        self,
+        connection: database.Connection,
+        call: Call,
+        timeline: Iterable[TimelineEntry] = (),
+        claim: ClaimRequest | None = None,
+        *,
+        changes: Sequence[Change] = (),
+    ) -> bool:
+        after = changes[-1].after if changes else call
         arrival = {
             "call_id": str(call.call_id),
             "kind": "transition",
@@ -106,9 +113,12 @@ class PostgresCalls:
             "who": self._who,
             "detail": f"{call.caller_number} → {call.called_number}, channel {call.channel_id}",
         }
-        rows = [arrival, *(self._row(entry, call=call) for entry in timeline)]
-        values = _values(call) | _claim_values(claim) | {"timeline": json.dumps(rows, default=str)}
-        row = connection.execute(call_sql.INSERT, values).fetchone()
+        rows = [arrival, *(self._row(entry, call=call) for entry in timeline), *map(self._transition, changes)]
+        values = _values(after) | _claim_values(claim) | {"timeline": json.dumps(rows, default=str)}
+        if after.attempt != call.attempt:
+            row = connection.execute(call_sql.INSERT_WITH_ATTEMPT, values | self._begun(after)).fetchone()
+        else:
+            row = connection.execute(call_sql.INSERT, values).fetchone()
         assert row is not None
         return bool(row["done"])
 

@@ -61,6 +61,8 @@ class Quotas:
         now: Postgres's clock.
     """
 
+    asks_network = False
+
     def __init__(self, db: database.Database, *, now: Callable[[], datetime]) -> None:
         self._db = db
         self._now = now

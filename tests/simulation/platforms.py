@@ -224,6 +224,8 @@ class Quota:
         refuses: The share of them, from 0 to 1.
     """
 
+    asks_network = False
+
     def __init__(self, world: World, *, refuses: float) -> None:
         self._world = world
         self.refuses = refuses

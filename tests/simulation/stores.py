@@ -137,11 +137,28 @@ class MemoryStore:
 
         return self._postgres.statement("requested", find)
 
-    def insert(self, call: Call, timeline: Iterable[TimelineEntry], claim: ClaimRequest | None) -> bool:
-        return self._postgres.statement("insert", lambda: self._insert(call, claim, None))
+    def insert(
+        self,
+        call: Call,
+        timeline: Iterable[TimelineEntry],
+        claim: ClaimRequest | None,
+        *,
+        changes: Sequence[Change] = (),
+    ) -> bool:
+        what = "insert" if not changes else f"insert as {changes[-1].after.state}"
+        return self._postgres.statement(what, lambda: self._insert(call, claim, changes, None))
 
-    def insert_in(self, connection: database.Connection, call: Call) -> bool:
-        return self._postgres.statement("insert_in", lambda: self._insert(call, None, cast(Transaction, connection)))
+    def insert_in(
+        self,
+        connection: database.Connection,
+        call: Call,
+        timeline: Iterable[TimelineEntry] = (),
+        claim: ClaimRequest | None = None,
+        *,
+        changes: Sequence[Change] = (),
+    ) -> bool:
+        transaction = cast(Transaction, connection)
+        return self._postgres.statement("insert_in", lambda: self._insert(call, claim, changes, transaction))
 
     def claim(self, call_id: UUID, claim: ClaimRequest) -> Call | None:
         return self._postgres.statement(f"claim for {claim.step}", lambda: self._claim(call_id, claim), call_id)
@@ -267,24 +284,28 @@ class MemoryStore:
         row = self.rows.get(call_id)
         return row.call if row is not None else None
 
-    def _insert(self, call: Call, claim: ClaimRequest | None, transaction: Transaction | None) -> bool:
-        keys = _unique(call)
+    def _insert(
+        self, call: Call, claim: ClaimRequest | None, changes: Sequence[Change], transaction: Transaction | None
+    ) -> bool:
+        keys = _unique(changes[-1].after if changes else call)
         self.locks.wait(*keys)
         if any(keys & _unique(row.call) for row in self.rows.values()):
             return False
         if transaction is None:
-            self._add(call, claim)
+            self._add(call, claim, changes)
         else:
             self.locks.acquire(transaction, *keys)
-            transaction.writes.append(lambda: self._add(call, claim))
+            transaction.writes.append(lambda: self._add(call, claim, changes))
         return True
 
-    def _add(self, call: Call, claim: ClaimRequest | None) -> None:
-        row = self.rows[call.call_id] = Row(call, self.now())
+    def _add(self, call: Call, claim: ClaimRequest | None, changes: Sequence[Change]) -> None:
+        row = self.rows[call.call_id] = Row(changes[-1].after if changes else call, self.now())
         if claim is not None:
             row.claim_owner, row.claim_until = claim.owner, self.now() + claim.duration
         self._file(call)
         self._watch(None, call, None)
+        for change in changes:
+            self._watch(change.before, change.after, change.fact)
 
     def _file(self, call: Call) -> None:
         entries = self._entries.setdefault((call.connection_id, call.channel_id, call.channel_created), [])

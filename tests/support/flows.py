@@ -44,12 +44,16 @@ class CommandQueue:
 class WorkStep(StepWork):
     """A step that is one function of the test."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, *, quick: bool = False) -> None:
         self._work = work
+        self._quick = quick
         self.stored: list[Call] = []
 
     def work(self, claim: Claim) -> Sequence[facts.Fact]:
         return self._work(claim)
+
+    def is_quick(self, call: Call) -> bool:
+        return self._quick
 
     def recorded(self, call: Call) -> None:
         self.stored.append(call)
@@ -97,10 +101,15 @@ def flow(
     *,
     serves: Collection[Step] = (),
     asterisk: OneAsterisk | None = None,
+    quick: bool = False,
 ) -> Flow:
-    """Return the product's flow around these steps."""
+    """Return the product's flow around these steps.
+
+    Args:
+        quick: Whether each step asks nothing but Postgres.
+    """
     asterisks = cast(Asterisks, asterisk or OneAsterisk())
-    return Flow(writer, asterisks, {step: WorkStep(work) for step, work in steps.items()}, serves=serves)
+    return Flow(writer, asterisks, {step: WorkStep(work, quick=quick) for step, work in steps.items()}, serves=serves)
 
 
 def claimed(writer: CallWriter, call: Call, step: Step, *, owner: str = "") -> Claim:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -18,6 +18,7 @@ from tests.simulation.stores import MemoryStore, Transaction
 from tests.support.calls import ADMITTED, CALL_ID, JOINING, LIMITS, PREPARED, RECEIVED
 from tests.support.flows import CommandQueue, InstantDatabase, OneAsterisk, Work, claimed, flow
 from workers.claims import Arrival, Claim
+from workers.flow import Flow
 from workers.pools import POOLS, served_steps
 
 SET_UP = served_steps(POOLS["set-up"])
@@ -85,8 +86,7 @@ def test_the_flow_goes_on_to_the_steps_that_its_pool_serves_and_orders_any_other
     scene: Scene, serves: frozenset[Step], ran: list[Step], ordered: list[str]
 ) -> None:
     going = flow(scene.writer, scene.steps, serves=serves)
-    claim = going.insert(RECEIVED, cast(Arrival, None))
-    going.run(claim)
+    assert going.admit(RECEIVED, cast(Arrival, None))
     assert [step for step, _ in scene.ran] == ran
     assert scene.queue.names == ordered
     assert scene.claim_owner is None
@@ -95,7 +95,7 @@ def test_the_flow_goes_on_to_the_steps_that_its_pool_serves_and_orders_any_other
 def test_media_waits_for_its_event_and_the_join_follows_that_at_once(scene: Scene) -> None:
     """Legs created end the first passage; the media leg's StasisStart begins the second."""
     going = flow(scene.writer, scene.steps, serves=SET_UP)
-    going.run(going.insert(RECEIVED, cast(Arrival, None)))
+    assert going.admit(RECEIVED, cast(Arrival, None))
     assert (scene.call.state, scene.call.attempt, scene.call.legs_created) == (State.PREPARED, 1, True)
     going.report(scene.call, facts.MediaReady(attempt=1))
     assert scene.ran[-1] == (Step.BRIDGE, 1)
@@ -127,7 +127,7 @@ def test_the_attempt_is_stored_before_the_media_step_runs(scene: Scene) -> None:
 )
 def test_an_asterisk_that_must_be_probed_gets_no_attempt_at_once(scene: Scene, asterisk: OneAsterisk) -> None:
     going = flow(scene.writer, scene.steps, serves=SET_UP, asterisk=asterisk)
-    going.run(going.insert(RECEIVED, cast(Arrival, None)))
+    assert going.admit(RECEIVED, cast(Arrival, None))
     assert [step for step, _ in scene.ran] == [Step.ADMISSION, Step.RUNS]
     assert scene.queue.enqueued == [commands.StartMedia(call_id=CALL_ID, attempt=1)]
     assert scene.call.attempt == 0
@@ -143,8 +143,70 @@ def test_an_ordered_step_is_carried_out_by_a_pool_that_serves_nothing(scene: Sce
 
 def test_a_call_is_written_once_and_admitted_once(scene: Scene) -> None:
     going = flow(scene.writer, scene.steps)
-    assert going.insert(RECEIVED, cast(Arrival, None)) is not None
-    assert going.insert(RECEIVED, cast(Arrival, None)) is None
+    assert going.admit(RECEIVED, cast(Arrival, None))
+    assert not going.admit(RECEIVED, cast(Arrival, None))
+
+
+# ── the quick admission ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def quick(scene: Scene, admit: Work, *, serves: Collection[Step] = SET_UP) -> Flow:
+    """Return a flow whose admission is quick, and is this one."""
+    return flow(scene.writer, {**scene.steps, Step.ADMISSION: admit}, serves=serves, quick=True)
+
+
+def admitted_with_run(claim: Claim) -> Sequence[facts.Fact]:
+    claim.begin()
+    return (ADMISSION, RUN)
+
+
+def test_a_quick_admission_writes_the_call_once_with_its_attempt_begun(scene: Scene) -> None:
+    written: list[tuple[State, int]] = []
+
+    def media(claim: Claim) -> Sequence[facts.Fact]:
+        written.append((scene.call.state, scene.call.attempt))
+        return (facts.LegsCreated(attempt=1),)
+
+    steps = {**scene.steps, Step.ADMISSION: admitted_with_run, Step.MEDIA: media}
+    going = flow(scene.writer, steps, serves=SET_UP, quick=True)
+    assert going.admit(RECEIVED, cast(Arrival, None))
+    assert written == [(State.PREPARED, 1)]
+    assert (scene.call.workflow_run_id, scene.queue.enqueued) == (9, [])
+
+
+@pytest.mark.parametrize("begins", [False, True], ids=["before-its-transaction", "in-its-transaction"])
+def test_a_quick_admission_that_fails_stores_the_call_as_received_and_tries_again(
+    scene: Scene, *, begins: bool
+) -> None:
+    """Whatever happens then, the sweep brings it to an end: the second failure is the message's."""
+    seen: list[list[State]] = []
+
+    def admit(claim: Claim) -> Sequence[facts.Fact]:
+        seen.append([row.call.state for row in scene.store.rows.values()])
+        if begins:
+            claim.begin()
+        raise KeyError("a mistake")
+
+    with pytest.raises(KeyError):
+        quick(scene, admit).admit(RECEIVED, cast(Arrival, None))
+    assert seen == [[], [State.RECEIVED]]
+    assert (scene.call.state, scene.claim_owner) == (State.RECEIVED, None)
+    assert scene.call.deadline_at is not None
+
+
+def test_a_quick_admission_of_a_known_call_changes_nothing(scene: Scene) -> None:
+    scene.insert(PREPARED)
+    before = scene.call
+    assert not quick(scene, admitted_with_run).admit(RECEIVED, cast(Arrival, None))
+    assert scene.call == before
+    assert scene.ran == []
+
+
+def test_a_quick_refusal_is_written_with_its_teardown_ordered(scene: Scene) -> None:
+    refused = facts.Refused(reason="no route", hangup_cause=1)
+    assert quick(scene, lambda _claim: (refused,)).admit(RECEIVED, cast(Arrival, None))
+    assert (scene.call.state, scene.call.reason) == (State.ENDING, "no route")
+    assert scene.queue.names == ["TearDown"]
 
 
 # ── orders by message ────────────────────────────────────────────────────────────────────────────────────────────────

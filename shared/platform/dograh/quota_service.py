@@ -64,6 +64,8 @@ class QuotaService:
         requests_at_once: The largest number of requests in flight.
     """
 
+    asks_network = True
+
     def __init__(
         self,
         accounts: Accounts,
