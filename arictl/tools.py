@@ -41,9 +41,9 @@ def acting() -> Iterator[tuple[settings.Operator, database.Database, call_writer
     """
     config = settings.load(settings.Operator)
     with _opened(config.database_url.get_secret_value()) as db:
-        orders = queues.BrokerCommandQueue(queues.broker(config.redis_url.get_secret_value()))
+        commands = queues.BrokerCommandQueue(queues.broker(config.redis_url.get_secret_value()))
         calls = postgres_calls.PostgresCalls(db, who=f"arictl of {getpass.getuser()}", prefix=config.id_prefix)
-        yield config, db, call_writer.CallWriter(calls, orders, config.limits(), who="arictl")
+        yield config, db, call_writer.CallWriter(calls, commands, config.limits(), who="arictl")
 
 
 @contextlib.contextmanager

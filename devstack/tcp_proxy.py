@@ -97,7 +97,3 @@ def _close(*ends: socket.socket) -> None:
         with contextlib.suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)
         end.close()
-
-
-#: The name until every user says TcpProxy.
-Wire = TcpProxy

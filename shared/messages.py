@@ -116,7 +116,7 @@ def of_resync(*, connection: ConnectionVersion, reason: str, full: bool) -> Mess
 
 def check_version(version: object) -> None:
     """Raise InvalidMessage for a message of a version that this worker cannot read."""
-    if version != VERSION or isinstance(version, bool):
+    if type(version) is not int or version != VERSION:
         raise errors.InvalidMessage(
             f"message version {version!r} is not {VERSION}: workers and senders need one release"
         )

@@ -9,7 +9,9 @@ import dramatiq
 
 from shared import errors, messages
 from shared.asterisk import events
+from shared.call import steps
 from shared.call.call_requests import CallRequest
+from shared.call.commands import AttemptCommand
 from shared.call.ids import ConnectionVersion
 from workers.step_ports import Handler
 
@@ -61,18 +63,12 @@ def _resync(body: _Body) -> dict[str, Any]:
 
 #: Actor → how its message is read.
 _READERS: dict[str, _Read] = {
+    actor: _attempt if issubclass(command, AttemptCommand) else _call for command, (actor, _) in steps.ACTORS.items()
+} | {
     "caller_entered": _arrival,
-    "decide_admission": _call,
-    "create_run": _call,
-    "start_media": _attempt,
     "media_leg_ready": _event,
-    "check_media": _attempt,
-    "join_legs": _attempt,
     "leg_ended": _event,
-    "tear_down": _call,
-    "remove_attempt": _attempt,
     "request_call": _request,
-    "originate_leg": _call,
     "far_end_answered": _arrival,
     "dial_ended": _event,
     "leg_unanswered": _looks,

@@ -78,7 +78,10 @@ class Admission(StepWork):
             return facts.Refused(reason=f"received {waited_seconds:.1f} s late", hangup_cause=Cause.CONGESTION)
         if isinstance(route, NoRoute):
             return facts.Refused(reason=route.reason, hangup_cause=route.hangup_cause)
-        return self.quota.refusal(claim.call, user_id=route.user_id, budget=claim, quota=quota)
+        user_id = route.user_id
+        return claim.ask_once(
+            "quota", lambda: self.quota.refusal(claim.call, user_id=user_id, budget=claim, quota=quota)
+        )
 
     def _attach_run(self, claim: Claim, target: InboundTarget) -> Sequence[facts.Fact]:
         """Serve a leg that the platform originated. It has passed the platform's quota, and its run waits for it."""
@@ -86,7 +89,7 @@ class Admission(StepWork):
             args = stasis_args.read(claim.call.args)
         except errors.InvalidStasisArgs as exc:
             return (facts.Refused(reason=str(exc), hangup_cause=Cause.NOT_ALLOWED),)
-        unserved = self._leg_not_to_serve(claim)
+        unserved = claim.ask_once("leg", lambda: self._leg_not_to_serve(claim))
         if unserved is not None:
             return (unserved,)
         connection = claim.begin()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
+from typing import Any, TypeVar
 
 from shared import errors
 from shared.asterisk import rest
@@ -16,8 +17,10 @@ from shared.call.calls import Call
 from shared.call.steps import Step
 from shared.storage import connections, database
 from shared.storage.call_store import ClaimRequest
-from shared.storage.call_writer import CallWriter, Recorded, UnitOfWork
+from shared.storage.call_writer import CallWriter, Recorded, UnitOfWork, VersionConflict
 from shared.storage.timeline import TimelineEntry
+
+_T = TypeVar("_T")
 
 #: Returns the steps that a thread may go on to after it has worked on this call.
 NextSteps = Callable[[Call], Collection[Step]]
@@ -99,6 +102,7 @@ class Claim(TimedBudget):
         self._then: Collection[Step] | None = None
         self._work: UnitOfWork | None = None
         self._locks = False
+        self._answers: dict[str, Any] = {}
 
     def __enter__(self) -> Claim:
         return self
@@ -125,6 +129,13 @@ class Claim(TimedBudget):
     def leads_to(self, step: Step) -> bool:
         """True if this thread may go on to this step."""
         return step in self._following()
+
+    def ask_once(self, question: str, ask: Callable[[], _T]) -> _T:
+        """Return the answer to a question over the network. A step that runs once more gets the same answer again."""
+        if question not in self._answers:
+            self._answers[question] = ask()
+        answer: _T = self._answers[question]
+        return answer
 
     def begin(self) -> database.Connection:
         """Open the transaction in which the facts will be recorded: what is written by it is stored with them.
@@ -154,11 +165,25 @@ class Claim(TimedBudget):
         return following(self._writer, recorded, started)
 
     def retry_locked(self) -> None:
-        """Prepare the step to run once more after a version conflict, with the call's row locked."""
+        """Prepare the step to run once more after a version conflict, with the call's row locked.
+
+        Raises:
+            VersionConflict: The call is in another state by now, in which this step has nothing to do.
+        """
         if self._work is not None:
             self._work.roll_back()
         self._work = None
         self._locks = True
+        call = self._writer.store.load(self.call.call_id)
+        if call is None or call.state is not self.call.state:
+            raise VersionConflict
+        self.call = call
+
+    def drop(self) -> None:
+        """Store the requests that were made, and no result."""
+        timeline = self.timeline()
+        if timeline:
+            self._writer.store.append_timeline(timeline, call=self.call)
 
     def give_up(self, reason: str) -> None:
         """End the claim without a result: the call's deadline brings it on."""
@@ -179,7 +204,11 @@ class Claim(TimedBudget):
     def _store(self, happened: Sequence[facts.Fact], then: Collection[Step]) -> Recorded:
         timeline = self.timeline()
         if self._work is not None:
-            return self._work.record(*happened, timeline=timeline, owner=self._owner, then=then)
+            try:
+                return self._work.record(*happened, timeline=timeline, owner=self._owner, then=then)
+            except VersionConflict:
+                self._timeline = timeline
+                raise
         record = self._writer.record_new if self._is_new else self._writer.record
         return record(self.call, *happened, timeline=timeline, owner=self._owner, then=then)
 

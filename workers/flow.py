@@ -114,14 +114,15 @@ class Flow:
             try:
                 following = _recorded(step, claim)
             except VersionConflict:
-                claim.retry_locked()
                 try:
+                    claim.retry_locked()
                     following = _recorded(step, claim)
                 except VersionConflict:
                     # Another process has moved the call on: there is nothing left to decide.
                     log.info(
                         "step dropped after a version conflict", step=str(claim.step), call=str(claim.call.call_id)
                     )
+                    claim.drop()
                     return None
         step.recorded(claim.call)
         return following

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from shared.call.legs import Naming
-from shared.call.steps import Step
+from shared.call.steps import STEPS, Step
 from shared.outbound_calls import OutboundCalls
 from shared.platform.ports import MediaUrl, Routes, Runs
 from shared.storage.call_writer import CallWriter
@@ -15,6 +15,7 @@ from workers.admission import Admission, RunCreation
 from workers.asterisks import Asterisks
 from workers.attempts import Attempts
 from workers.bridge import Join
+from workers.claims import StepWork
 from workers.flow import Flow
 from workers.inbound import Inbound
 from workers.leg_events import LegEvents
@@ -85,18 +86,15 @@ def handlers(adapters: Adapters, *, serves: Collection[Step]) -> Mapping[str, Ha
         send_later=adapters.send_later,
     )
     return {
-        "caller_entered": callers.caller_entered,
-        "decide_admission": lambda call_id: flow.resume(call_id, Step.ADMISSION),
-        "create_run": lambda call_id: flow.resume(call_id, Step.RUNS),
-        "start_media": attempts.start,
+        # The steps: each goes on where its command says. One of them begins an attempt first.
+        **{row.actor: partial(flow.resume, step=step) for step, row in STEPS.items()},
+        STEPS[Step.MEDIA].actor: attempts.start,
         "check_media": attempts.check,
         "remove_attempt": attempts.remove,
+        "caller_entered": callers.caller_entered,
         "media_leg_ready": legs.media_leg_ready,
-        "join_legs": lambda call_id, attempt: flow.resume(call_id, Step.BRIDGE, attempt=attempt),
         "leg_ended": legs.leg_ended,
-        "tear_down": lambda call_id: flow.resume(call_id, Step.TEARDOWN),
         "request_call": adapters.outbound_calls.request,
-        "originate_leg": lambda call_id: flow.resume(call_id, Step.ORIGINATE),
         "far_end_answered": legs.far_end_answered,
         "dial_ended": legs.dial_ended,
         "leg_unanswered": legs.leg_unanswered,
@@ -104,7 +102,7 @@ def handlers(adapters: Adapters, *, serves: Collection[Step]) -> Mapping[str, Ha
     }
 
 
-def _steps(adapters: Adapters) -> Mapping[Step, Any]:
+def _steps(adapters: Adapters) -> Mapping[Step, StepWork]:
     limits, store = adapters.writer.limits, adapters.writer.store
     return {
         Step.ADMISSION: Admission(

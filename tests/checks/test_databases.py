@@ -45,7 +45,7 @@ def test_a_database_that_is_used_again_is_empty_and_counts_from_one(
         "CREATE TABLE theirs ()",
         "CREATE SCHEMA theirs",
         "CREATE INDEX ON ari.calls (organization_id, state)",
-        "UPDATE ari.alembic_version SET version_num = '0001'",
+        "UPDATE ari.alembic_version SET version_num = '0001_schema'",
         "INSERT INTO organizations (provider_id) SELECT n FROM generate_series(1, 3000) n",
     ],
 )

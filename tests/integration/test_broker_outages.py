@@ -39,8 +39,8 @@ def mortal_redis(stack_folder: Path) -> Iterator[servers.Redis]:
 
 
 @pytest.fixture
-def wire(redis_url: str) -> Iterator[tcp_proxy.Wire]:
-    with tcp_proxy.Wire(redis_url) as made:
+def proxy(redis_url: str) -> Iterator[tcp_proxy.TcpProxy]:
+    with tcp_proxy.TcpProxy(redis_url) as made:
         yield made
 
 
@@ -53,7 +53,7 @@ def is_registered(harness: WorkerHarness) -> bool:
 
 @pytest.mark.parametrize("seconds", [1, 6])
 def test_a_message_in_flight_while_redis_is_away_runs_once(
-    wire: tcp_proxy.Wire, redis_url: str, seconds: float
+    proxy: tcp_proxy.TcpProxy, redis_url: str, seconds: float
 ) -> None:
     """In every state: to be acknowledged or retried, delayed, waiting. No session has expired when Redis is back."""
     latch = worker_harness.Latch()
@@ -65,7 +65,7 @@ def test_a_message_in_flight_while_redis_is_away_runs_once(
 
     with contextlib.ExitStack() as stack:
         one, other = (
-            stack.enter_context(WorkerHarness(wire.url, threads=2, name=name).working()) for name in ("a", "b")
+            stack.enter_context(WorkerHarness(proxy.url, threads=2, name=name).working()) for name in ("a", "b")
         )
         one.does = other.does = does
         outside = WorkerHarness(redis_url)
@@ -75,10 +75,10 @@ def test_a_message_in_flight_while_redis_is_away_runs_once(
         worker_harness.until(lambda: len(one.began) + len(other.began) == 4, seconds=5, what="not begun")
         outside.send("waits")
         outside.send("is delayed", delay_ms=int(seconds * 500))
-        wire.cut()
+        proxy.cut()
         latch.release()
         time.sleep(seconds)
-        wire.mend()
+        proxy.mend()
         outside.broker.join("first", timeout=15_000)
         began = sorted([*one.began, *other.began])
         assert began == sorted(["ends", "fails once", "fails once", "ends too", "ends as well", "waits", "is delayed"])
@@ -111,15 +111,15 @@ def test_a_redis_restarted_empty_loses_waiting_messages_and_nothing_else(mortal_
         assert harness.ran == ["ends", "fails once", "new"]
 
 
-def test_a_producer_waits_for_redis_within_a_bound(wire: tcp_proxy.Wire, redis_url: str) -> None:
-    harness = WorkerHarness(wire.url, patience_seconds=1.5)
+def test_a_producer_waits_for_redis_within_a_bound(proxy: tcp_proxy.TcpProxy, redis_url: str) -> None:
+    harness = WorkerHarness(proxy.url, patience_seconds=1.5)
     harness.send("connected")
-    wire.cut()
+    proxy.cut()
     began = time.monotonic()
     with pytest.raises(dramatiq.errors.ConnectionFailed, match="message not enqueued, check Redis"):
         harness.send("refused")
     assert 1 < time.monotonic() - began < 6
-    mending = threading.Timer(0.5, wire.mend)
+    mending = threading.Timer(0.5, proxy.mend)
     mending.start()
     harness.send("waits a little")
     mending.join()
@@ -127,14 +127,14 @@ def test_a_producer_waits_for_redis_within_a_bound(wire: tcp_proxy.Wire, redis_u
     harness.broker.close()
 
 
-def test_a_worker_that_stops_while_redis_is_away_ends_all_the_same(wire: tcp_proxy.Wire) -> None:
-    harness = WorkerHarness(wire.url)
+def test_a_worker_that_stops_while_redis_is_away_ends_all_the_same(proxy: tcp_proxy.TcpProxy) -> None:
+    harness = WorkerHarness(proxy.url)
     with harness.working():
         worker_harness.until(lambda: is_registered(harness), seconds=5, what="not registered")
-        wire.cut()
+        proxy.cut()
         began = time.monotonic()
     assert time.monotonic() - began < 12
-    wire.mend()
+    proxy.mend()
 
 
 def test_a_redis_without_the_scripts_gets_them(redis_url: str) -> None:
@@ -172,33 +172,33 @@ def loses_once(
     ],
 )
 def test_a_message_whose_reply_was_lost_runs_once(
-    wire: tcp_proxy.Wire, script: scripts.Script, request_has: bytes, reply_has: bytes
+    proxy: tcp_proxy.TcpProxy, script: scripts.Script, request_has: bytes, reply_has: bytes
 ) -> None:
-    with WorkerHarness(wire.url).working() as harness:
+    with WorkerHarness(proxy.url).working() as harness:
         harness.send("before")
         harness.wait(1)
         harness.broker.join("first", timeout=5000)
-        wire.loses = loses_once(script, request_has=request_has, reply_has=reply_has)
+        proxy.loses = loses_once(script, request_has=request_has, reply_has=reply_has)
         harness.send("it")
         harness.broker.join("first", timeout=10_000)
-        worker_harness.until(lambda: wire.lost == 1, seconds=5, what="no reply was lost")
+        worker_harness.until(lambda: proxy.lost == 1, seconds=5, what="no reply was lost")
         assert harness.ran == ["before", "it"]
 
 
-def test_a_message_enqueued_again_after_a_lost_reply_is_in_the_queue_once(wire: tcp_proxy.Wire) -> None:
+def test_a_message_enqueued_again_after_a_lost_reply_is_in_the_queue_once(proxy: tcp_proxy.TcpProxy) -> None:
     latch = worker_harness.Latch()
-    with WorkerHarness(wire.url).working() as harness:
+    with WorkerHarness(proxy.url).working() as harness:
         harness.does = latch
-        wire.loses = loses_once(scripts.ENQUEUE)
+        proxy.loses = loses_once(scripts.ENQUEUE)
         harness.send("it")
-        assert wire.lost == 1
+        assert proxy.lost == 1
         latch.release()
         harness.broker.join("first", timeout=10_000)
         assert harness.ran == ["it"]
 
 
-def test_a_retry_whose_reply_was_lost_runs_once(wire: tcp_proxy.Wire) -> None:
-    with WorkerHarness(wire.url, delays_ms=(1500,)).working() as harness:
+def test_a_retry_whose_reply_was_lost_runs_once(proxy: tcp_proxy.TcpProxy) -> None:
+    with WorkerHarness(proxy.url, delays_ms=(1500,)).working() as harness:
         harness.send("before")
         harness.wait(1)
 
@@ -207,10 +207,10 @@ def test_a_retry_whose_reply_was_lost_runs_once(wire: tcp_proxy.Wire) -> None:
                 raise ValueError(what)
 
         harness.does = fail_once
-        wire.loses = loses_once(scripts.POLL, request_has=b"\r\nretry\r\n")
+        proxy.loses = loses_once(scripts.POLL, request_has=b"\r\nretry\r\n")
         harness.send("it")
         harness.broker.join("first", timeout=10_000)
-        assert wire.lost == 1
+        assert proxy.lost == 1
         assert harness.began == ["before", "it", "it"]
 
 

@@ -29,17 +29,17 @@ def db(database_url: str) -> Iterator[database.Database]:
 
 
 def test_a_database_that_was_queried_often_during_its_outage_is_found_again(database_url: str) -> None:
-    with tcp_proxy.Wire(database_url) as wire:
-        patient = database.Database(wire.url, size=1, statement_seconds=0.05)
+    with tcp_proxy.TcpProxy(database_url) as proxy:
+        patient = database.Database(proxy.url, size=1, statement_seconds=0.05)
         patient.open()
         try:
-            wire.cut()
+            proxy.cut()
             # For longer than the pool tries to connect by itself (5 s).
             away_until = time.monotonic() + 7
             while time.monotonic() < away_until:
                 with pytest.raises(errors.DatabaseUnavailable), patient.connection():
                     pass
-            wire.mend()
+            proxy.mend()
             deadline = time.monotonic() + 15
             while time.monotonic() < deadline:
                 with contextlib.suppress(errors.DatabaseUnavailable), patient.connection() as connection:

@@ -95,6 +95,16 @@ def test_many_at_once_do_it_once(empty_database_url: str) -> None:
     assert tables(empty_database_url, "ari") == OURS
 
 
+def test_a_schema_of_an_unknown_release_is_refused_and_stays_as_it_is(empty_database_url: str) -> None:
+    migrations.upgrade(empty_database_url)
+    execute(empty_database_url, "UPDATE ari.alembic_version SET version_num = '0006'")
+    before = shape(empty_database_url)
+    assert migrations.pending(empty_database_url)
+    with pytest.raises(errors.DatabaseRefused, match="revision 0006, which this release does not know"):
+        migrations.upgrade(empty_database_url)
+    assert shape(empty_database_url) == before
+
+
 @pytest.fixture
 def url_of_ari(empty_database_url: str) -> Iterator[str]:
     """The database as a role named like our schema reaches it: the embedded server's own, else one made for this."""

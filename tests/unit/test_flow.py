@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from shared import errors
+from shared.asterisk import rest
 from shared.call import commands, facts
 from shared.call.calls import Call
 from shared.call.states import State
 from shared.call.steps import Step
+from shared.storage import database
 from shared.storage.call_writer import CallWriter
+from shared.storage.timeline import TimelineEntry
 from tests.simulation.stores import MemoryStore, Transaction
 from tests.support.calls import ADMITTED, CALL_ID, JOINING, LIMITS, PREPARED, RECEIVED
 from tests.support.flows import CommandQueue, InstantDatabase, OneAsterisk, Work, claimed, flow
@@ -26,11 +29,27 @@ ADMISSION = facts.Admitted(workflow_id=1, user_id=2, media_client="media")
 RUN = facts.RunCreated(workflow_run_id=9)
 
 
+class TimelineStore(MemoryStore):
+    """Keeps the requests of the timeline that are stored."""
+
+    def __init__(self) -> None:
+        super().__init__(InstantDatabase(), lambda *_: None)
+        self.requests: list[str] = []
+
+    def save_in(self, connection: database.Connection, *args: Any, timeline: Any, **kwargs: Any) -> Call | None:
+        saved = super().save_in(connection, *args, timeline=timeline, **kwargs)
+        cast(Transaction, connection).writes.append(lambda: self.append_timeline(timeline))
+        return saved
+
+    def append_timeline(self, timeline: Sequence[TimelineEntry], **_: Any) -> None:
+        self.requests += [entry.name for entry in timeline if entry.kind == "request"]
+
+
 class Scene:
     """A store in memory, and steps that note that they ran and come to what they always come to."""
 
     def __init__(self) -> None:
-        self.store = MemoryStore(InstantDatabase(), lambda *_: None)
+        self.store = TimelineStore()
         self.queue = CommandQueue()
         self.writer = CallWriter(self.store, self.queue, LIMITS, who="test")
         self.ran: list[tuple[Step, int]] = []
@@ -249,7 +268,7 @@ def test_a_version_conflict_runs_the_step_once_more_with_the_row_locked(scene: S
     assert scene.queue.names == ["CreateRun", "StartMedia"]
 
 
-def test_a_second_conflict_ends_quietly(scene: Scene) -> None:
+def test_a_step_does_not_run_again_for_a_call_in_another_state(scene: Scene) -> None:
     call, ran = scene.insert(ADMITTED), []
 
     def create(claim: Claim) -> Sequence[facts.Fact]:
@@ -259,8 +278,47 @@ def test_a_second_conflict_ends_quietly(scene: Scene) -> None:
         return (RUN,)
 
     flow(scene.writer, {Step.RUNS: create}).run(claimed(scene.writer, call, Step.RUNS))
-    assert len(ran) == 2
+    assert len(ran) == 1
     assert (scene.call.state, scene.call.workflow_run_id) == (State.ENDING, None)
+
+
+def test_a_second_conflict_ends_quietly(scene: Scene) -> None:
+    call = scene.insert(ADMITTED)
+    began: list[Call] = []
+
+    def create(claim: Claim) -> Sequence[facts.Fact]:
+        # The first time another process writes the call, the second time, before the row is locked, it ends it.
+        scene.writer.record(call, facts.CallerLeft() if began else facts.DeadlinePassed())
+        began.append(claim.call)
+        claim.begin()
+        if len(began) == 1:
+            scene.writer.record(call, facts.DeadlinePassed())
+        return (RUN,)
+
+    flow(scene.writer, {Step.RUNS: create}).run(claimed(scene.writer, call, Step.RUNS))
+    assert len(began) == 2
+    assert (scene.call.state, scene.call.workflow_run_id) == (State.ENDING, None)
+
+
+@pytest.mark.parametrize("other", [facts.DeadlinePassed(), facts.CallerLeft()], ids=["retried", "dropped"])
+def test_a_conflict_repeats_no_request_and_loses_none(scene: Scene, other: facts.Fact) -> None:
+    """The quota service is asked once, and the timeline has that request whatever becomes of the step."""
+    call, asked = scene.insert(ADMITTED), []
+
+    def create(claim: Claim) -> Sequence[facts.Fact]:
+        def ask() -> bool:
+            asked.append(claim.call.state)
+            claim.record_request(rest.RequestRecord(what="POST quota", answer="200", took_ms=3))
+            scene.writer.record(call, other)
+            return True
+
+        assert claim.ask_once("quota", ask)
+        claim.begin()
+        return (RUN,)
+
+    flow(scene.writer, {Step.RUNS: create}).run(claimed(scene.writer, call, Step.RUNS))
+    assert len(asked) == 1
+    assert scene.store.requests == ["POST quota"]
 
 
 def test_the_first_try_leaves_nothing_after_a_conflict(scene: Scene) -> None:

@@ -29,8 +29,10 @@ def upgrade(database_url: str) -> str:
 
     Raises:
         DatabaseUnavailable: It cannot be reached; the text has no password in it.
+        DatabaseRefused: Another release made its schema.
     """
     import alembic.command
+    import alembic.util
     import sqlalchemy
 
     with _connect(database_url) as connection:
@@ -38,7 +40,13 @@ def upgrade(database_url: str) -> str:
         connection.execute(sqlalchemy.text("CREATE SCHEMA IF NOT EXISTS ari"))
         config = _config()
         config.attributes["connection"] = connection
-        alembic.command.upgrade(config, "head")
+        try:
+            alembic.command.upgrade(config, "head")
+        except alembic.util.CommandError as exc:
+            raise errors.DatabaseRefused(
+                f"the schema ari is at revision {_current(connection)}, which this release does not know: run the "
+                "release that made it. From before 0.1.0-rc1: DROP SCHEMA ari CASCADE, then upgrade."
+            ) from exc
         connection.commit()
         return _current(connection) or ""
 

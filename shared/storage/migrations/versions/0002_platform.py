@@ -8,8 +8,8 @@ from __future__ import annotations
 import sqlalchemy
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0002_platform"
+down_revision = "0001_schema"
 
 _TABLES = (
     "organizations",
