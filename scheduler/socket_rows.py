@@ -183,7 +183,7 @@ class SocketRows:
         self._bounds = {"drain": drain_seconds, "reclaim": reclaim_seconds}
 
     def wanted(self) -> list[EventSocket]:
-        """Return every socket that is not retired: of current versions, and of superseded ones that still serve calls."""
+        """Return every socket that is not retired: current versions, and superseded ones with calls."""
         with self._db.connection() as connection:
             return [_event_socket(row) for row in connection.execute(_WANTED, self._bounds).fetchall()]
 

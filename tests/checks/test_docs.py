@@ -195,6 +195,14 @@ def test_every_queue_and_actor_is_documented() -> None:
     assert {actor: shown.get(actor) for actor in messages.ACTORS} == messages.ACTORS
 
 
+def test_every_broker_key_that_a_page_names_exists() -> None:
+    layout = text("shared/broker/layout.lua")
+    keys_of_broker = set(re.findall(r"<ns>:([\w-]+)", layout))
+    named = {key for page in PAGES for key in re.findall(r"ari-queue:([\w-]+)", text(page))}
+    assert named, "no page names a key of the broker any more"
+    assert named <= keys_of_broker
+
+
 def test_every_redis_key_is_documented() -> None:
     ours = set(re.findall(r'"(ari:[\w-]+)', (ROOT / inspect.getfile(keys)).read_text()))
     assert {key for key, _ in rows(r"ari:[\w-]+")} == ours
