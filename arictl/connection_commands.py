@@ -199,7 +199,7 @@ def _password() -> str:
 
 def _socket(state: str, socket_state: str | None, *, superseded: bool) -> str:
     if state != "active" or superseded:
-        return f"{socket_state or 'none'} ({'draining' if state == 'active' else state})"
+        return f"{socket_state or 'none'} ({'superseded' if state == 'active' else state})"
     return socket_state or "none"
 
 

@@ -130,7 +130,7 @@ class Reconciler:
             return False
 
     def _write_version(self, row: ConfigurationRow, stored: _Connection | None, configuration: Configuration) -> None:
-        """Write a new version. The one before it is superseded and drains."""
+        """Write a new version. The one before it is superseded: it serves its calls to their end."""
         with self._db.transaction() as connection:
             connection_id = stored.connection_id if stored is not None else _insert(connection, row)
             version = connection.execute(

@@ -183,7 +183,7 @@ class SocketRows:
         self._bounds = {"drain": drain_seconds, "reclaim": reclaim_seconds}
 
     def wanted(self) -> list[EventSocket]:
-        """Return every socket that is not retired: those of active versions, and of older ones that still drain."""
+        """Return every socket that is not retired: current versions, and superseded ones with calls."""
         with self._db.connection() as connection:
             return [_event_socket(row) for row in connection.execute(_WANTED, self._bounds).fetchall()]
 

@@ -16,7 +16,7 @@ import pytest
 
 from shared import messages
 from shared.call.limits import Limits
-from shared.call.steps import Step
+from shared.call.steps import STEPS
 from shared.process import settings
 from tests.checks import checkout
 
@@ -68,10 +68,16 @@ def _said(field: Any) -> str:
 def deadlines_table() -> str:
     limits = Limits()
     wait, checks, last = limits.queue_seconds, limits.media_checks, limits.max_step_retries
-    begun = limits.attempt_wait().total_seconds()
+    begun, ringing = limits.attempt_wait().total_seconds(), limits.ring_wait(None).total_seconds()
     again = f"the step is dispatched again, at most {last} times; then the call ends"
     rows = [
-        ("`received`, `admitted`, `joining`", wait, again),
+        ("`received`, `admitted`, `joining`, `originating`", wait, again),
+        (
+            "`ringing`",
+            ringing,
+            f"the call ends as not answered (the request's ring time, {limits.ring_seconds:g} s unless it says"
+            f" otherwise, and {limits.ring_slack_seconds:g} s more, because Asterisk ends the ringing by itself)",
+        ),
         ("`prepared`, no attempt started", wait, again),
         (
             "`prepared`, attempt started",
@@ -96,19 +102,24 @@ def deadlines_table() -> str:
 
 
 def claims_table() -> str:
+    """Every step, its claim, and the parts that the claim is the sum of."""
     limits = Limits()
-    made_of = {
-        Step.ADMISSION: f"{limits.quota_seconds:g} for quota and the platform's tables",
-        Step.RUNS: "two statements",
-        Step.MEDIA: "one request",
-        Step.BRIDGE: "one request",
-        Step.TEARDOWN: "two requests",
-    }
-    rows = [(f"`{step}`", f"{limits.claim(step).total_seconds():g}", what) for step, what in made_of.items()]
+    rows = []
+    for step, row in STEPS.items():
+        parts = [
+            f"{limits.quota_seconds:g} s for quota and the platform's tables" if row.asks_quota else "",
+            _count(row.requests, "request"),
+            _count(1 + row.statements, "statement"),
+        ]
+        rows.append((f"`{step}`", f"{limits.claim(step).total_seconds():g}", ", ".join(filter(None, parts))))
     return _table(("Step", "Claim, seconds", "Time for"), rows) + (
         f"\nA request takes at most {limits.connect_seconds:g} s to connect and {limits.read_seconds:g} s to answer, a"
-        f" statement\n{limits.database_seconds:g} s. Each claim except that of `runs` includes one statement more.\n"
+        f" statement\n{limits.database_seconds:g} s. Requests that are made in parallel count once.\n"
     )
+
+
+def _count(number: int, thing: str) -> str:
+    return "" if number == 0 else f"{number} {thing}{'s' if number > 1 else ''}"
 
 
 def queues_table() -> str:

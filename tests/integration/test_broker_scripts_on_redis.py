@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from tests.support.broker_scripts import BrokerScripts
+from tests.support.message_scripts import MessageScripts
+from tests.support.session_scripts import SessionScripts
 
 pytestmark = pytest.mark.services
 
@@ -18,5 +19,9 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
         yield made
 
 
-class TestOnRedis(BrokerScripts):
-    """The tests of tests/support/broker_scripts.py."""
+class TestMessagesOnRedis(MessageScripts):
+    """The tests of tests/support/message_scripts.py."""
+
+
+class TestSessionsOnRedis(SessionScripts):
+    """The tests of tests/support/session_scripts.py."""

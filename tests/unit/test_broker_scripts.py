@@ -17,7 +17,8 @@ import fakeredis
 import pytest
 import redis
 
-from tests.support.broker_scripts import BrokerScripts
+from tests.support.message_scripts import MessageScripts
+from tests.support.session_scripts import SessionScripts
 
 
 @pytest.fixture
@@ -26,5 +27,9 @@ def client() -> Iterator[redis.Redis]:
         yield made
 
 
-class TestOnFakeredis(BrokerScripts):
-    """The tests of tests/support/broker_scripts.py."""
+class TestMessagesOnFakeredis(MessageScripts):
+    """The tests of tests/support/message_scripts.py."""
+
+
+class TestSessionsOnFakeredis(SessionScripts):
+    """The tests of tests/support/session_scripts.py."""

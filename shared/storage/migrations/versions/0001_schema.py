@@ -30,7 +30,7 @@ CREATE TABLE ari.connection_versions (
     -- The only certificates to trust for the endpoint, in PEM; NULL for the system's authorities.
     ca_bundle       text,
     created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
-    -- Set when a newer version or a removal took its place; it drains until its calls have ended.
+    -- Set when a newer version or a removal took its place; it serves its calls until they have ended.
     superseded_at   timestamptz,
     -- Set when its socket is no longer wanted.
     retired_at      timestamptz,

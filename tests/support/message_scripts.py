@@ -1,0 +1,250 @@
+"""What the broker's Lua scripts do with messages: enqueue, fetch, settle, delay, count.
+
+A test file has a subclass of `MessageScripts` and a fixture `client`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import redis
+
+from shared.broker.deliveries import Disposition
+from shared.broker.fairness import Fairness
+from tests.support.script_runner import NS, Scripts
+
+
+class MessageScripts:
+    """The tests. `client` is a fixture of the file that subclasses this."""
+
+    @pytest.fixture
+    def lua(self, client: redis.Redis) -> Scripts:
+        return Scripts(client)
+
+    # ── enqueue and fetch ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def test_an_enqueued_message_is_fetched_once(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", body="text")
+        assert lua.count() == [1, 0, 0]
+        reply = lua.poll("a")
+        assert reply.messages == {"7/a": ("q", "text")}
+        assert (reply.in_flight, reply.due_ms) == (1, -1)
+        assert lua.poll("b").fetched == []
+        assert lua.count() == [0, 0, 1]
+
+    def test_a_poll_returns_redis_s_time(self, lua: Scripts) -> None:
+        before = lua.now()
+        assert before <= lua.poll().now <= lua.now()
+
+    @pytest.mark.parametrize("state", ["waiting", "delayed", "in flight"])
+    def test_a_message_enqueued_again_is_skipped_in_every_state(self, lua: Scripts, state: str) -> None:
+        lua.enqueue("7/a", body="first", delay_ms=60_000 if state == "delayed" else 0)
+        if state == "in flight":
+            lua.poll()
+        counted = lua.count()
+        lua.enqueue("7/a", body="second")
+        assert lua.count() == counted
+        assert lua.client.hget(f"{NS}:queue:q", "7/a") == b"first"
+
+    def test_a_batch_is_enqueued_in_order(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", "7/b", "7/c")
+        assert lua.poll().fetched == ["7/a", "7/b", "7/c"]
+
+    def test_a_poll_fetches_no_more_than_the_free_capacity(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", "7/b", "7/c")
+        assert lua.poll(free=2).fetched == ["7/a", "7/b"]
+        assert lua.poll(free=0).fetched == []
+        assert lua.count() == [1, 0, 2]
+
+    def test_queues_are_fetched_in_order_of_priority(self, lua: Scripts) -> None:
+        lua.enqueue("7/low", queue="low")
+        lua.enqueue("7/high", queue="high")
+        assert lua.poll(queues=("high", "low")).fetched == ["7/high", "7/low"]
+
+    def test_a_queue_that_is_not_served_keeps_its_messages(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", queue="other")
+        assert lua.poll().fetched == []
+        assert lua.count("q", "other") == [0, 0, 0, 1, 0, 0]
+
+    def test_a_key_without_its_message_is_passed_over(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", "7/b")
+        lua.client.hdel(f"{NS}:queue:q", "7/a")
+        assert lua.poll().fetched == ["7/b"]
+
+    # ── settlements ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def test_an_acknowledged_message_is_gone(self, lua: Scripts) -> None:
+        lua.enqueue("7/a")
+        lua.poll()
+        reply = lua.poll("a", (Disposition.ACK, "7/a", ""))
+        assert (reply.fetched, reply.in_flight, lua.count()) == ([], 0, [0, 0, 0])
+        assert set(lua.client.keys("*")) == {f"{NS}:{key}".encode() for key in ("sessions", "liveness", "queue:q:idle")}
+
+    def test_a_retried_message_has_its_new_body_and_waits_for_its_delay(self, lua: Scripts) -> None:
+        lua.enqueue("7/a")
+        lua.poll()
+        reply = lua.poll("a", (Disposition.RETRY, "7/a", "60000"))
+        assert (reply.fetched, reply.in_flight, lua.count()) == ([], 0, [0, 1, 0])
+        assert 59_000 < reply.due_ms <= 60_000
+        assert lua.client.hget(f"{NS}:queue:q", "7/a") == b"settled"
+
+    def test_a_message_retried_without_a_delay_comes_after_the_others_of_its_group(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", "7/b")
+        lua.poll(free=1)
+        assert lua.poll("a", (Disposition.RETRY, "7/a", "0")).fetched == ["7/b", "7/a"]
+
+    def test_a_requeued_message_comes_first(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", "8/x", "7/b")
+        lua.poll(free=1)
+        assert lua.poll("a", (Disposition.REQUEUE, "7/a", "")).fetched[:2] == ["8/x", "7/a"]
+        lua.enqueue("9/only", "8/y")
+        lua.poll(free=1)
+        assert lua.poll("a", (Disposition.REQUEUE, "9/only", "")).fetched == ["9/only", "8/y"]
+
+    def test_a_dead_letter_has_its_bytes_and_the_reason(self, lua: Scripts) -> None:
+        lua.enqueue("7/a")
+        lua.poll()
+        lua.poll("a", (Disposition.DEAD_LETTER, "7/a", "ValueError: no"))
+        assert lua.count() == [0, 0, 0]
+        letter = {"queue": "q", "message_key": "7/a", "body": "settled", "reason": "ValueError: no"}
+        assert lua.dead_letters() == [letter]
+        assert 6 * 24 * 3600 < lua.client.ttl(f"{NS}:dead-letters") <= 7 * 24 * 3600
+
+    @pytest.mark.parametrize("disposition", list(Disposition))
+    def test_a_settlement_reported_again_changes_nothing(self, lua: Scripts, disposition: Disposition) -> None:
+        """The reply to the first report was lost, and another session has the message by now."""
+        detail = "0" if disposition is Disposition.RETRY else ""
+        lua.enqueue("7/a")
+        lua.poll("a")
+        lua.poll("a", (disposition, "7/a", detail), free=0)
+        lua.enqueue("7/a")
+        assert lua.poll("b").fetched == ["7/a"]
+        assert lua.poll("a", (disposition, "7/a", detail)).fetched == []
+        assert lua.count() == [0, 0, 1]
+        assert len(lua.dead_letters()) == (1 if disposition is Disposition.DEAD_LETTER else 0)
+
+    @pytest.mark.parametrize("disposition", [Disposition.RETRY, Disposition.REQUEUE, Disposition.DEAD_LETTER])
+    def test_a_message_that_redis_has_lost_is_restored_by_its_settlement(
+        self, lua: Scripts, disposition: Disposition
+    ) -> None:
+        lua.poll("a", (disposition, "7/a", "0"), free=0)
+        lost = disposition is Disposition.DEAD_LETTER
+        assert (lua.count(), len(lua.dead_letters())) == ([0, 0, 0] if lost else [1, 0, 0], int(lost))
+
+    # ── round robin and fairness ─────────────────────────────────────────────────────────────────────────────────────
+
+    def test_groups_are_fetched_round_robin(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", "7/b", "7/c", "8/x", "8/y", "9/z")
+        assert lua.rotation() == ["7", "8", "9"]
+        assert lua.poll(free=4).fetched == ["7/a", "8/x", "9/z", "7/b"]
+        assert lua.rotation() == ["8", "7"]
+        assert lua.poll().fetched == ["8/y", "7/c"]
+        assert lua.rotation() == []
+
+    def test_the_rotation_goes_on_across_sessions(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", "7/b", "8/x", "8/y")
+        assert [lua.poll(name, free=1).fetched for name in "abab"] == [["7/a"], ["8/x"], ["7/b"], ["8/y"]]
+
+    def test_a_group_at_its_limit_is_skipped_and_stays_first(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", "7/b", "8/x")
+        assert lua.poll(fairness=(2, 2, 1, b"7", 1, 0)).fetched == ["7/a", "8/x"]
+        lua.enqueue("9/z")
+        assert lua.rotation() == ["7", "9"]
+        assert lua.poll("b").fetched == ["7/b", "9/z"]
+
+    def test_a_group_skipped_in_one_queue_is_not_in_the_rotation_of_another(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", queue="one")
+        lua.enqueue("8/x", queue="two")
+        assert lua.poll(queues=("one", "two"), fairness=(1, 1, 1, b"7", 1, 0)).fetched == ["8/x"]
+        assert (lua.rotation("one"), lua.rotation("two")) == (["7"], [])
+
+    def test_the_limit_counts_what_the_poll_itself_fetches(self, lua: Scripts) -> None:
+        lua.enqueue(*(f"7/{number}" for number in range(5)), "8/x")
+        assert lua.poll(fairness=(2, 2, 0)).fetched == ["7/0", "8/x", "7/1"]
+
+    def test_slow_groups_share_one_limit(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", "8/x", "9/z", "7/b", "9/y")
+        fetched = lua.poll(fairness=(3, 1, 2, b"7", 0, 1, b"8", 1, 1)).fetched
+        assert fetched == ["7/a", "9/z", "9/y"]
+        assert lua.rotation() == ["8", "7"]
+
+    def test_messages_without_a_group_have_no_limit(self, lua: Scripts) -> None:
+        lua.enqueue("/a", "/b", "/c")
+        assert lua.poll(fairness=(1, 0, 0)).fetched == ["/a", "/b", "/c"]
+
+    def test_the_limits_of_fairness_are_kept(self, lua: Scripts) -> None:
+        """The Python side and the script, together: of 8, a group alone has 6, and beside another one 4."""
+        fairness = Fairness(8)
+        lua.enqueue(*(f"7/{number}" for number in range(10)))
+        first = lua.poll(free=8, fairness=tuple(fairness.arguments(0.0))).fetched
+        assert len(first) == 6
+        for message_key in first[:3]:
+            fairness.delivered(message_key.encode(), b"7", 0.0)
+        lua.enqueue(*(f"8/{number}" for number in range(10)))
+        fairness.delivered(b"8/x", b"8", 0.0)
+        assert lua.poll(free=4, fairness=tuple(fairness.arguments(0.0))).fetched == ["7/6", "8/0", "8/1", "8/2"]
+
+    # ── delayed messages ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def test_a_delayed_message_is_fetched_when_it_is_due(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", delay_ms=30)
+        assert lua.count() == [0, 1, 0]
+        reply = lua.poll()
+        assert reply.fetched == []
+        assert 0 <= reply.due_ms <= 30
+        due_at, ends_at = reply.now + reply.due_ms, time.monotonic() + 5
+        while not reply.fetched and time.monotonic() < ends_at:
+            time.sleep(0.002)
+            reply = lua.poll()
+        assert (reply.fetched, reply.due_ms) == (["7/a"], -1)
+        assert reply.now >= due_at
+
+    def test_the_earliest_due_message_of_all_queues_is_reported(self, lua: Scripts) -> None:
+        lua.enqueue("7/late", queue="one", delay_ms=60_000)
+        lua.enqueue("7/soon", queue="two", delay_ms=30_000)
+        assert 29_000 < lua.poll(queues=("one", "two")).due_ms <= 30_000
+
+    def test_messages_due_are_fetched_in_the_order_of_their_times(self, lua: Scripts) -> None:
+        for delay_ms in (50_000, 30_000, 40_000):
+            lua.enqueue(f"7/{delay_ms}", delay_ms=delay_ms)
+        self._make_due(lua)
+        assert lua.poll().fetched == ["7/30000", "7/40000", "7/50000"]
+
+    def test_a_poll_makes_at_most_a_hundred_messages_of_a_queue_waiting(self, lua: Scripts) -> None:
+        lua.enqueue(*(f"7/{number}" for number in range(130)), delay_ms=60_000)
+        self._make_due(lua)
+        reply = lua.poll(free=1)
+        assert (reply.due_ms, lua.count()) == (0, [99, 30, 1])
+
+    @staticmethod
+    def _make_due(lua: Scripts) -> None:
+        found: Any = lua.client.zrange(f"{NS}:queue:q:delayed", 0, -1, withscores=True)
+        lua.client.zadd(f"{NS}:queue:q:delayed", {name: at - 100_000 for name, at in found})
+
+    # ── count and flush ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def test_messages_are_counted_by_queue_and_state(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", "8/x", "7/b", queue="one")
+        lua.enqueue("7/c", queue="one", delay_ms=60_000)
+        lua.enqueue("7/d", queue="two")
+        lua.poll(free=1, queues=("one",))
+        assert lua.count("one", "two", "three") == [2, 1, 1, 1, 0, 0, 0, 0, 0]
+
+    def test_a_flushed_queue_is_empty_and_the_others_are_not(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", "8/x")
+        lua.enqueue("7/later", delay_ms=60_000)
+        lua.enqueue("7/other", queue="other")
+        lua.flush("q")
+        assert lua.count("q", "other") == [0, 0, 0, 1, 0, 0]
+        assert (lua.rotation(), lua.poll().fetched) == ([], [])
+        lua.enqueue("7/a")
+        assert lua.poll().fetched == ["7/a"]
+
+    def test_an_acknowledgement_after_a_flush_changes_nothing(self, lua: Scripts) -> None:
+        lua.enqueue("7/a")
+        lua.poll("a")
+        lua.flush("q")
+        lua.poll("a", (Disposition.ACK, "7/a", ""))
+        assert lua.count() == [0, 0, 0]

@@ -1,0 +1,111 @@
+"""The broker's Lua scripts, to be run one by one by tests, with any client: of fakeredis or of a real Redis.
+
+Time is not faked, as Redis reads its own clock: a test moves what is stored instead, such as a session's last poll,
+into the past.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+
+from shared.broker import scripts
+
+NS = "ns"
+TIMEOUT_MS = 4500
+#: The arguments of a session whose groups have no limit worth testing.
+UNLIMITED = (100, 100, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply of `poll.lua`."""
+
+    now: int
+    in_flight: int
+    due_ms: int
+    #: The message keys fetched, in order.
+    fetched: list[str] = field(default_factory=list)
+    #: Message key → queue and body.
+    messages: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+
+class Scripts:
+    """The scripts, with the arguments a test cares for; text instead of bytes."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+
+    def enqueue(self, *message_keys: str, queue: str = "q", body: str = "body", delay_ms: int = 0) -> None:
+        parts: list[str | bytes | int] = []
+        for message_key in message_keys:
+            parts += (queue, message_key, body, delay_ms)
+        scripts.ENQUEUE.run(self.client, NS, *parts)
+
+    def poll(
+        self,
+        session: str = "a",
+        *settlements: tuple[str, str, str],
+        free: int = 10,
+        queues: tuple[str, ...] = ("q",),
+        fairness: tuple[int | bytes, ...] = UNLIMITED,
+        body: str = "settled",
+    ) -> Reply:
+        """Poll; a settlement is a disposition, a message key of the first queue, and the detail."""
+        parts: list[str | bytes | int] = []
+        for disposition, message_key, detail in settlements:
+            parts += (disposition, queues[0], message_key, body, detail)
+        now, in_flight, due_ms, *rest = scripts.POLL.run(
+            self.client, NS, session, TIMEOUT_MS, free, len(queues), *queues, *fairness, *parts
+        )
+        texts = [each.decode() for each in rest]
+        messages = {key: (queue, text) for queue, key, text in zip(*[iter(texts)] * 3, strict=True)}
+        return Reply(now=now, in_flight=in_flight, due_ms=due_ms, fetched=texts[1::3], messages=messages)
+
+    def redeliver(self, session: str, *known: str) -> list[str]:
+        """Return the message keys redelivered."""
+        found: list[bytes] = scripts.REDELIVER.run(self.client, NS, session, *known)
+        return sorted(each.decode() for each in found[1::3])
+
+    def deregister(self, session: str, *queues: str) -> None:
+        scripts.DEREGISTER.run(self.client, NS, session, *queues)
+
+    def count(self, *queues: str) -> list[int]:
+        """Return waiting, delayed and in flight, of each queue."""
+        return list(scripts.COUNT.run(self.client, NS, *(queues or ("q",))))
+
+    def flush(self, *queues: str) -> None:
+        scripts.FLUSH.run(self.client, NS, *queues)
+
+    def now(self) -> int:
+        seconds, microseconds = self.client.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    def sessions(self) -> dict[str, int]:
+        """Return the sessions, each with its last poll."""
+        found: Any = self.client.zrange(f"{NS}:sessions", 0, -1, withscores=True)
+        return {name.decode(): int(at) for name, at in found}
+
+    def idle(self, queue: str = "q") -> list[str]:
+        """Return the idle sessions, the longest idle first."""
+        found: Any = self.client.zrange(f"{NS}:queue:{queue}:idle", 0, -1)
+        return [name.decode() for name in found]
+
+    def rotation(self, queue: str = "q") -> list[str]:
+        found: Any = self.client.lrange(f"{NS}:queue:{queue}:rotation", 0, -1)
+        return [name.decode() for name in found]
+
+    def dead_letters(self) -> list[dict[str, str]]:
+        found: Any = self.client.xrange(f"{NS}:dead-letters")
+        return [{name.decode(): value.decode() for name, value in fields.items()} for _, fields in found]
+
+    def silence(self, session: str, ms: int) -> None:
+        """Move a session's last poll into the past, while another session went on polling."""
+        self.client.zadd(f"{NS}:sessions", {session: self.now() - ms})
+        self.liveness(last_poll=self.now(), grace_until=0, last_search=0)
+
+    def liveness(self, **fields: int) -> None:
+        for name, at in fields.items():
+            self.client.hset(f"{NS}:liveness", name, str(at))
