@@ -18,6 +18,7 @@ from listener import backoff, websocket
 from listener.assignment_lease import AssignmentLease
 from listener.buffer import Buffer, encode_message
 from listener.connect_limiter import ConnectLimiter
+from listener.leg_ends import LegEnds
 from shared import errors, messages
 from shared.assignments import Assignment, Report, SocketState
 from shared.asterisk import events
@@ -149,6 +150,7 @@ class EventSocket:
     async def _open_and_read(self) -> None:
         self._id = uuid.uuid4().hex
         stream = await self._open()
+        ends = LegEnds(self._context.id_prefix, self._buffer_event, asyncio.get_running_loop().call_later)
         try:
             self._opened_at = time.monotonic()
             self._openings += 1
@@ -156,13 +158,14 @@ class EventSocket:
             self._enter(SocketState.CONNECTED)
             self._log.info("socket connected", socket=self._id)
             self._observer.on_open(self)
-            await self._read(stream)
+            await self._read(stream, ends)
             self._enter(SocketState.REPLACED)
             self._log_disconnect("app taken over by another client")
         except asyncio.CancelledError:
             self._log_disconnect("assignment revoked")
             raise
         finally:
+            ends.flush()
             await stream.close()
 
     def _log_disconnect(self, reason: str) -> None:
@@ -183,7 +186,7 @@ class EventSocket:
                 if self._context.lease.valid:
                     return await self._context.connect(url, header, assignment.ca_bundle)
 
-    async def _read(self, stream: Stream) -> None:
+    async def _read(self, stream: Stream, ends: LegEnds) -> None:
         """Read until another socket takes the app over."""
         now_ms = self._context.now_ms
         while True:
@@ -200,19 +203,20 @@ class EventSocket:
                 continue
             if event.type is events.EventType.APPLICATION_REPLACED:
                 return
-            self._buffer_event(event, at_ms)
+            ends.take(event, at_ms)
 
-    def _buffer_event(self, event: events.Event, at_ms: int) -> None:
+    def _buffer_event(self, event: events.Event, at_ms: int) -> bool:
+        """Buffer an event's message, if it has one; return False when it had to be dropped."""
         message = messages.of_event(
             event,
             prefix=self._context.id_prefix,
             connection=self._connection,
             at_ms=at_ms,
         )
-        if message is None:
-            return
-        if not self._context.buffer.put(encode_message(self._connection, message)):
-            self._dropped += 1
+        if message is None or self._context.buffer.put(encode_message(self._connection, message)):
+            return True
+        self._dropped += 1
+        return False
 
     def _note_unreadable(self, exc: errors.InvalidEvent) -> None:
         self._unreadable += 1

@@ -144,6 +144,7 @@ class Inbound:
             left_stamp=event.stamp or None,
             outcome=Outcome.ABANDONED,
             reason="caller hung up before the call was received",
+            hangup_cause=event.cause,
         )
         if self.writer.store.insert(call, [], None):
             return None

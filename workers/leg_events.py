@@ -189,7 +189,7 @@ def answered(leg: events.Channel, stamp: str = "") -> facts.FarEndAnswered:
 def _caller_fact(event: events.Event) -> facts.Fact:
     match event.type:
         case EventType.STASIS_END:
-            return facts.CallerLeft(stamp=event.stamp or None)
+            return facts.CallerLeft(stamp=event.stamp or None, hangup_cause=event.cause)
         case EventType.CHANNEL_DESTROYED:
             return facts.CallerGone(hangup_cause=event.cause)
         case _:

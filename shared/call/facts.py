@@ -137,6 +137,8 @@ class CallerLeft:
 
     #: Asterisk's timestamp of the StasisEnd: it tells a late StasisStart from a new one.
     stamp: str | None = None
+    #: That of the ChannelHangupRequest before it, if there was one.
+    hangup_cause: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from listener.leg_ends import LegEnds
 from shared import errors, messages
 from shared.asterisk import events
 from tests.simulation import asterisks, faults
@@ -34,6 +35,7 @@ class Listener:
             self._world.after(_RETRY_SECONDS, self.open)
             return
         self._socket = asterisks.EventSocket(self._received, self._lost)
+        self._ends = LegEnds(asterisks.PREFIX, self._send, self._world.after)
         asterisk.applications.connect([self._tenant.app], self._socket, subscribe_all=False)  # type: ignore[arg-type]
         self._push(messages.of_resync(connection=self._tenant.connection, reason="connected", full=True))
 
@@ -43,35 +45,33 @@ class Listener:
             self._tenant.asterisk.applications.cut_sockets(self._tenant.app, silently=False)
 
     def _lost(self) -> None:
+        self._ends.flush()
         self._socket = None
         self._world.after(self._world.choices.spread(0.2, 4.0), self.open)
 
     def _received(self, text: str) -> None:
         """Take an event that was sent: it arrives a little later, or not."""
-        socket = self._socket
         event = self._parsed(text)
-        if event is None or not self.passes(event):
-            return
-        world = self._world
-        message = messages.of_event(
-            event,
-            prefix=asterisks.PREFIX,
-            connection=self._tenant.connection,
-            at_ms=int(world.wall() * 1000),
-        )
+        if event is not None and event.channel is not None and self.passes(event):
+            self._ends.take(event, int(self._world.wall() * 1000))
+
+    def _send(self, event: events.Event, at_ms: int) -> bool:
+        socket, world = self._socket, self._world
+        message = messages.of_event(event, prefix=asterisks.PREFIX, connection=self._tenant.connection, at_ms=at_ms)
         if message is None:
-            return
+            return True
         seconds = world.choices.spread(0.0005, 0.003)
         fault = world.fault(faults.OF_EVENTS, *self._broker.concerned(message.kwargs))
         if fault is not None:
             world.tell(self._name, "%s — FAULT: %s", event.type, fault)
         if fault is Fault.EVENT_LOST:
-            return
+            return True
         if fault is Fault.EVENT_LATE:
             seconds += world.choices.spread(0.003, 20.0)
         world.after(seconds, lambda: self._push(message) if self._socket is socket else None)
         if fault is Fault.EVENT_DOUBLED:
             world.after(seconds + world.choices.spread(0.0005, 20.0), lambda: self._push(message))
+        return True
 
     def _parsed(self, text: str) -> events.Event | None:
         try:

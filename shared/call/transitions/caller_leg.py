@@ -23,7 +23,7 @@ def caller_hanging_up(call: Call, fact: facts.CallerHangingUp, now: datetime, li
 
 def caller_left(call: Call, fact: facts.CallerLeft, now: datetime, limits: Limits) -> Advance:
     stamped = replace(call, left_stamp=call.left_stamp or fact.stamp)
-    return _caller_ended(stamped, now, limits, cause=None, left=True)
+    return _caller_ended(stamped, now, limits, cause=fact.hangup_cause, left=True)
 
 
 def caller_gone(call: Call, fact: facts.CallerGone, now: datetime, limits: Limits) -> Advance:

@@ -1,0 +1,106 @@
+"""One message for the end of a leg, which Asterisk tells in up to three events.
+
+A caller who hangs up sends a ChannelHangupRequest, with the cause, and some milliseconds later a StasisEnd, without it:
+the request waits for the StasisEnd, and one message carries both. A media leg that is removed sends a StasisEnd and a
+ChannelDestroyed, which say the same: the second one is dropped. Each message saved is a hop through Redis and some
+statements of a worker.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from shared.asterisk.events import Event, EventType
+from shared.call import ids
+
+#: How long a hang-up request waits for its StasisEnd. A caller who hangs up waits for nothing.
+WAIT_SECONDS = 0.02
+#: Beyond these many legs of one socket, events pass as they come.
+_WAITING = 256
+_ENDED = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Request:
+    event: Event
+    at_ms: int
+
+
+class LegEnds:
+    """Passes the events of one socket on, in their order for each leg.
+
+    Args:
+        prefix: Begins every channel and bridge id of this installation.
+        push: Takes an event and when it was read, by Redis's clock; returns False when it had to be dropped.
+        later: Calls a function after some seconds.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        push: Callable[[Event, int], bool],
+        later: Callable[[float, Callable[[], None]], object],
+    ) -> None:
+        self._prefix = prefix
+        self._push = push
+        self._later = later
+        self._waiting: dict[str, _Request] = {}
+        #: The media legs whose StasisEnd was passed on, the oldest first.
+        self._ended: OrderedDict[str, None] = OrderedDict()
+
+    def take(self, event: Event, at_ms: int) -> None:
+        """Pass an event on, now or within WAIT_SECONDS; drop one that says nothing new."""
+        leg_id = event.leg.id
+        if ids.parse(self._prefix, leg_id) is not None:
+            self._take_own(event, at_ms)
+        elif leg_id in self._waiting:
+            self._take_next(event, at_ms)
+        elif self._may_wait(event):
+            request = self._waiting[leg_id] = _Request(event, at_ms)
+            self._later(WAIT_SECONDS, lambda: self._end_wait(request))
+        else:
+            self._push(event, at_ms)
+
+    def flush(self) -> None:
+        """Pass on what waits: the socket is closed."""
+        for request in list(self._waiting.values()):
+            self._end_wait(request)
+
+    def _may_wait(self, event: Event) -> bool:
+        # The end of a leg that the product originated is told by its Dial events and its ChannelDestroyed.
+        return (
+            event.type is EventType.CHANNEL_HANGUP_REQUEST
+            and not ids.is_originated(self._prefix, event.leg.id)
+            and len(self._waiting) < _WAITING
+        )
+
+    def _take_next(self, event: Event, at_ms: int) -> None:
+        """Take an event of a leg whose hang-up request waits."""
+        request = self._waiting[event.leg.id]
+        if event.type is EventType.CHANNEL_HANGUP_REQUEST:
+            # The first request has the cause.
+            return
+        if event.type is EventType.STASIS_END and event.leg.created == request.event.leg.created:
+            del self._waiting[event.leg.id]
+            self._push(replace(event, cause=request.event.cause), at_ms)
+            return
+        self._end_wait(request)
+        self._push(event, at_ms)
+
+    def _end_wait(self, request: _Request) -> None:
+        leg_id = request.event.leg.id
+        if self._waiting.get(leg_id) is request:
+            del self._waiting[leg_id]
+            self._push(request.event, request.at_ms)
+
+    def _take_own(self, event: Event, at_ms: int) -> None:
+        leg_id = event.leg.id
+        if event.type is EventType.CHANNEL_DESTROYED and leg_id in self._ended:
+            del self._ended[leg_id]
+            return
+        if self._push(event, at_ms) and event.type is EventType.STASIS_END:
+            self._ended[leg_id] = None
+            if len(self._ended) > _ENDED:
+                self._ended.popitem(last=False)

@@ -1,0 +1,155 @@
+"""The end of a leg in one message: what waits, what is merged, what is dropped, and that nothing stays behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from listener import leg_ends
+from shared.asterisk.events import Channel, Event, EventType
+
+PREFIX = "aip-"
+CALLER = "1700000000.1"
+MEDIA = f"{PREFIX}{'0' * 32}-m1"
+ORIGINATED = f"{PREFIX}{'0' * 32}-o"
+
+
+def event(kind: EventType, leg: str = CALLER, *, cause: int | None = None, created: str = "then") -> Event:
+    channel = Channel(
+        id=leg,
+        name="PJSIP/x",
+        state="Up",
+        created=created,
+        caller_number="",
+        called_number="",
+        app_name="",
+        app_data="",
+    )
+    return Event(type=kind, application="app", stamp="stamp", channel=channel, cause=cause)
+
+
+REQUEST = event(EventType.CHANNEL_HANGUP_REQUEST, cause=16)
+END = event(EventType.STASIS_END)
+DESTROYED = event(EventType.CHANNEL_DESTROYED, cause=16)
+START = event(EventType.STASIS_START)
+
+
+class Socket:
+    """The ends of one socket, with a clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.pushed: list[Event] = []
+        self.at: list[int] = []
+        self.has_room = True
+        self.timers: list[Callable[[], None]] = []
+        self.ends = leg_ends.LegEnds(PREFIX, self._push, self._later)
+
+    def _push(self, event: Event, at_ms: int) -> bool:
+        self.pushed.append(event)
+        self.at.append(at_ms)
+        return self.has_room
+
+    def _later(self, seconds: float, do: Callable[[], None]) -> None:
+        assert seconds == leg_ends.WAIT_SECONDS
+        self.timers.append(do)
+
+    def take(self, *events: Event) -> None:
+        for one in events:
+            self.ends.take(one, len(self.at))
+
+    def wait(self) -> None:
+        """Let the time of every timer so far pass."""
+        timers, self.timers = self.timers, []
+        for do in timers:
+            do()
+
+
+@pytest.fixture
+def socket() -> Socket:
+    return Socket()
+
+
+def test_a_hang_up_request_and_the_stasis_end_after_it_are_one_message_with_the_cause(socket: Socket) -> None:
+    socket.take(REQUEST)
+    assert socket.pushed == []
+    socket.take(END)
+    assert socket.pushed == [replace(END, cause=16)]
+    socket.wait()
+    assert len(socket.pushed) == 1
+
+
+def test_a_hang_up_request_that_no_end_follows_is_passed_on_when_its_time_is_over(socket: Socket) -> None:
+    socket.ends.take(REQUEST, 77)
+    socket.wait()
+    assert (socket.pushed, socket.at) == ([REQUEST], [77])
+    socket.take(END)
+    assert socket.pushed == [REQUEST, END]
+
+
+def test_a_hang_up_request_is_passed_on_when_the_socket_is_closed(socket: Socket) -> None:
+    socket.take(REQUEST)
+    socket.ends.flush()
+    assert socket.pushed == [REQUEST]
+    socket.wait()
+    assert socket.pushed == [REQUEST]
+
+
+def test_the_first_of_several_hang_up_requests_has_the_cause(socket: Socket) -> None:
+    socket.take(REQUEST, replace(REQUEST, cause=32), END)
+    assert socket.pushed == [replace(END, cause=16)]
+
+
+@pytest.mark.parametrize(
+    "other", [DESTROYED, START, replace(END, channel=event(EventType.STASIS_END, created="now").leg)]
+)
+def test_any_other_event_of_the_leg_comes_after_the_request(socket: Socket, other: Event) -> None:
+    """A StasisEnd of another creation time is of another channel that has the same id."""
+    socket.take(REQUEST, other)
+    socket.wait()
+    assert socket.pushed == [REQUEST, other]
+
+
+def test_legs_do_not_wait_for_each_other(socket: Socket) -> None:
+    other = event(EventType.STASIS_END, "1700000000.2")
+    socket.take(REQUEST, other)
+    assert socket.pushed == [other]
+
+
+def test_the_second_end_of_a_media_leg_is_dropped(socket: Socket) -> None:
+    end, destroyed = event(EventType.STASIS_END, MEDIA), event(EventType.CHANNEL_DESTROYED, MEDIA, cause=16)
+    socket.take(end, destroyed)
+    assert socket.pushed == [end]
+
+
+def test_a_media_leg_that_never_entered_stasis_has_its_one_end(socket: Socket) -> None:
+    """A voice agent that cannot be reached: no StasisStart, no StasisEnd, cause 3."""
+    destroyed = event(EventType.CHANNEL_DESTROYED, MEDIA, cause=3)
+    socket.take(destroyed)
+    assert socket.pushed == [destroyed]
+
+
+def test_the_second_end_of_a_media_leg_is_passed_on_when_the_first_was_lost(socket: Socket) -> None:
+    end, destroyed = event(EventType.STASIS_END, MEDIA), event(EventType.CHANNEL_DESTROYED, MEDIA, cause=16)
+    socket.has_room = False
+    socket.take(end, destroyed)
+    assert socket.pushed == [end, destroyed]
+
+
+def test_the_hang_up_request_of_an_originated_leg_does_not_wait(socket: Socket) -> None:
+    request = event(EventType.CHANNEL_HANGUP_REQUEST, ORIGINATED, cause=21)
+    socket.take(request)
+    assert socket.pushed == [request]
+
+
+def test_what_is_kept_is_bounded(socket: Socket) -> None:
+    """A hostile PBX sends hang-up requests of a million legs, and as many ends of media legs."""
+    legs = [str(number) for number in range(1000)]
+    socket.take(*(event(EventType.CHANNEL_HANGUP_REQUEST, leg, cause=16) for leg in legs))
+    assert (len(socket.pushed), len(socket.ends._waiting)) == (744, 256)
+    socket.wait()
+    assert {one.leg.id for one in socket.pushed} == set(legs)
+    assert socket.ends._waiting == {}
+    socket.take(*(event(EventType.STASIS_END, f"{PREFIX}{number:032x}-m1") for number in range(1000)))
+    assert len(socket.ends._ended) == 256
