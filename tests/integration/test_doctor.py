@@ -279,7 +279,7 @@ def test_processes_at_work_are_told_from_dead_ones(
 def test_work_that_is_not_done_is_found(
     doctor: Doctor, settings: dict[str, str], db: database.Database, queues: redis.Redis
 ) -> None:
-    queues.rpush(f"{keys.NAMESPACE}:queue:media:turns", "7")
+    queues.rpush(f"{keys.NAMESPACE}:queue:media:rotation", "7")
     queues.rpush(f"{keys.NAMESPACE}:queue:media:group:7", *map(str, range(101)))
     take_up(db, "http://a")
     record(db, "admitted", deadline_ago="1 minute")

@@ -88,7 +88,7 @@ def test_a_changed_ca_bundle_makes_a_new_version_that_older_calls_use_as_well(ha
     harness.reconcile()
     state, reason, _ = harness.connections()[1]
     assert state == "refused"
-    assert "ari_ca_bundle holds a certificate that cannot be read" in reason
+    assert "ari_ca_bundle contains a certificate that cannot be read" in reason
 
 
 @pytest.mark.parametrize(
