@@ -51,6 +51,7 @@ class Environment:
         continue_in_dialplan: A refused caller continues in the dialplan.
         slots: Each tenant's slots; None for any number.
         refuses: The share of outbound calls that the quota refuses, from 0 to 1.
+        is_quota_remote: The quota is another service: a caller is stored as `received` before it is asked.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Environment:
         continue_in_dialplan: bool = False,
         slots: int | None = None,
         refuses: float = 0.0,
+        is_quota_remote: bool = False,
     ) -> None:
         self.world = world
         self._slots_each = slots
@@ -74,7 +76,7 @@ class Environment:
             lambda *change: self.invariants.changed(*change),  # noqa: PLW0108 - the invariants are made later
         )
         self.routes = Routes(self.postgres, continue_in_dialplan=continue_in_dialplan)
-        self.quota = Quota(world, refuses=refuses)
+        self.quota = Quota(world, refuses=refuses, asks_network=is_quota_remote)
         self.runs = Runs(self.postgres, self.store, self.routes)
         self.workers = Workers(world, 2)
         self.broker = Broker(world, self.workers, self._call_of)

@@ -79,6 +79,8 @@ class History:
             continue_in_dialplan=choices.happens(0.3),
             slots=choices.one_of([None, None, 4, 1]),
             refuses=choices.one_of([0.0, 0.0, 0.5]),
+            # A quick admission leaves no call in this state.
+            is_quota_remote=choices.happens(0.3) or (not self.is_faultless and target.state is State.RECEIVED),
         )
         self.aims_outbound = not self.is_faultless and target.state in (State.ORIGINATING, State.RINGING)
         self.dials = self.aims_outbound or choices.happens(0.4)

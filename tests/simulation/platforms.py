@@ -222,12 +222,12 @@ class Quota:
 
     Args:
         refuses: The share of them, from 0 to 1.
+        asks_network: As the port says it. A request to the service is not simulated.
     """
 
-    asks_network = False
-
-    def __init__(self, world: World, *, refuses: float) -> None:
+    def __init__(self, world: World, *, refuses: float, asks_network: bool) -> None:
         self._world = world
+        self.asks_network = asks_network
         self.refuses = refuses
 
     def refusal(

@@ -43,6 +43,7 @@ def ends_well(environment: Environment, seconds: float = 3.0) -> None:
     environment.world.run(environment.world.now + seconds)
     environment.invariants.check_end()
     assert environment.world.violations == []
+    assert environment.world.unplayed == []
 
 
 def connect(environment: Environment) -> Caller:

@@ -206,8 +206,18 @@ def test_a_caller_who_has_left_stasis_unheard_is_not_hung_up(environment: Enviro
     ends_well(environment)
 
 
-def test_a_run_is_created_once_though_a_worker_dies_over_it(environment: Environment) -> None:
-    environment.world.script("save_in", Fault.KILLED_BEFORE)
+@pytest.mark.parametrize(
+    ("is_quota_remote", "statement"),
+    [(False, "insert_in"), (False, "commit"), (True, "save_in"), (True, "commit")],
+)
+@pytest.mark.parametrize("fault", [Fault.KILLED_BEFORE, Fault.KILLED_AFTER])
+def test_a_run_is_created_once_though_a_worker_dies_over_it(
+    make_environment: Callable[..., Environment], *, is_quota_remote: bool, statement: str, fault: Fault
+) -> None:
+    environment = make_environment(is_quota_remote=is_quota_remote)
+    environment.open()
+    environment.world.run(0.3)
+    environment.world.script(statement, fault)
     environment.callers.call_in(environment.tenants[0])
     environment.world.run(20.0)
     assert states(environment) == [State.CONNECTED]
@@ -249,7 +259,7 @@ def test_a_module_that_is_not_loaded_ends_no_call(environment: Environment) -> N
     """A 404 that does not name the resource proves nothing."""
     connect(environment)
     environment.world.run(5.0)
-    for _ in range(4):
+    for _ in range(3):
         environment.world.script("GET", Fault.MISANSWERED)
     environment.ask_resyncs("test", full=False)
     environment.world.run(8.0)

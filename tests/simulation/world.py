@@ -312,6 +312,11 @@ class World:
         """Let a fault hit the next port call whose name contains this."""
         self._script.append((what, fault))
 
+    @property
+    def unplayed(self) -> list[str]:
+        """The scripted faults that have hit nothing: what their port calls are called."""
+        return [what for what, _ in self._script]
+
     def _scripted(self, what: str) -> Fault | None:
         for entry in self._script:
             if entry[0] in what:
