@@ -51,6 +51,11 @@ def main() -> None:
     """Run a command. Prints an error of ours as one line, without a traceback."""
     try:
         app()
+    except errors.DatabaseUnavailable as exc:
+        sys.stderr.write(
+            f"arictl: {exc}\nIs Postgres running, and is DATABASE_URL right? `arictl doctor` checks both.\n"
+        )
+        raise SystemExit(1) from None
     except errors.PipelineError as exc:
         sys.stderr.write(f"arictl: {exc}\n")
         raise SystemExit(1) from None

@@ -300,15 +300,15 @@ def _outage(bench: Bench, kind: str, title: str, seconds: float, case: Case) -> 
     sent: dict[str, float] = {}
     refused = 0
     with contextlib.ExitStack() as stack:
-        wire = stack.enter_context(tcp_proxy.Wire(bench.server.url))
-        workers = [stack.enter_context(bench.worker(kind, name=name, url=wire.url)) for name in ("a", "b")]
-        made = broker_worker.broker(kind, wire.url)
+        proxy = stack.enter_context(tcp_proxy.TcpProxy(bench.server.url))
+        workers = [stack.enter_context(bench.worker(kind, name=name, url=proxy.url)) for name in ("a", "b")]
+        made = broker_worker.broker(kind, proxy.url)
         stack.callback(made.close)
         time.sleep(1)
         ends_at = time.monotonic() + 2 + seconds
         timers = [
-            threading.Timer(2, case, (bench, wire, workers, True)),
-            threading.Timer(2 + seconds, case, (bench, wire, workers, False)),
+            threading.Timer(2, case, (bench, proxy, workers, True)),
+            threading.Timer(2 + seconds, case, (bench, proxy, workers, False)),
         ]
         for timer in timers:
             timer.start()
@@ -361,36 +361,36 @@ def _wait_for_end(bench: Bench, sent: dict[str, float]) -> None:
         time.sleep(0.3)
 
 
-Case = Callable[[Bench, tcp_proxy.Wire, list[Any], bool], None]
+Case = Callable[[Bench, tcp_proxy.TcpProxy, list[Any], bool], None]
 
 
-def _cut(bench: Bench, wire: tcp_proxy.Wire, workers: list[Any], begins: bool) -> None:
+def _cut(bench: Bench, proxy: tcp_proxy.TcpProxy, workers: list[Any], begins: bool) -> None:
     if begins:
-        wire.cut()
+        proxy.cut()
     else:
-        wire.mend()
+        proxy.mend()
 
 
-def _stalled_redis(bench: Bench, wire: tcp_proxy.Wire, workers: list[Any], begins: bool) -> None:
+def _stalled_redis(bench: Bench, proxy: tcp_proxy.TcpProxy, workers: list[Any], begins: bool) -> None:
     if begins:
         bench.stall()
     else:
         bench.resume()
 
 
-def _emptied(bench: Bench, wire: tcp_proxy.Wire, workers: list[Any], begins: bool) -> None:
+def _emptied(bench: Bench, proxy: tcp_proxy.TcpProxy, workers: list[Any], begins: bool) -> None:
     if begins:
         bench.server.kill()
     else:
         bench.server.start()
 
 
-def _killed_worker(bench: Bench, wire: tcp_proxy.Wire, workers: list[Any], begins: bool) -> None:
+def _killed_worker(bench: Bench, proxy: tcp_proxy.TcpProxy, workers: list[Any], begins: bool) -> None:
     if begins:
         workers[0].kill()
 
 
-def _stalled_worker(bench: Bench, wire: tcp_proxy.Wire, workers: list[Any], begins: bool) -> None:
+def _stalled_worker(bench: Bench, proxy: tcp_proxy.TcpProxy, workers: list[Any], begins: bool) -> None:
     workers[0].send_signal(signal.SIGSTOP if begins else signal.SIGCONT)
 
 

@@ -51,8 +51,8 @@ class Admission(StepWork):
             assert refusal is not None, "without a route there is a refusal"
             return (replace(refusal, continue_in_dialplan=route.continue_in_dialplan),)
         slots = self.slots.among(target.quota.concurrent_calls, route.concurrent_calls)
-        connection = claim.begin()
-        refusal = quotas.no_free_slot(self.slot_count, connection, call.organization_id, slots)
+        db = claim.begin()
+        refusal = quotas.no_free_slot(self.slot_count, db, call.organization_id, slots)
         if refusal is not None:
             return (replace(refusal, continue_in_dialplan=route.continue_in_dialplan),)
         admitted = facts.Admitted(
@@ -63,7 +63,7 @@ class Admission(StepWork):
         )
         if not claim.leads_to(Step.RUNS):
             return (admitted,)
-        run_id = self.runs.create(connection, claim.after(admitted))
+        run_id = self.runs.create(db, claim.after(admitted))
         return admitted, facts.RunCreated(workflow_run_id=run_id)
 
     def _target(self, call: Call) -> InboundTarget:
@@ -92,8 +92,8 @@ class Admission(StepWork):
         unserved = claim.ask_once("leg", lambda: self._leg_not_to_serve(claim))
         if unserved is not None:
             return (unserved,)
-        connection = claim.begin()
-        route = self.runs.attach(connection, claim.call, args, source_id=target.source_id)
+        db = claim.begin()
+        route = self.runs.attach(db, claim.call, args, source_id=target.source_id)
         if isinstance(route, NoRoute):
             return (
                 facts.Refused(

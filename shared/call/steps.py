@@ -27,7 +27,7 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRow:
-    """One step. Its claim lasts as long as its parts can take, one after the other."""
+    """One step. The time-outs of these parts add up to its claim, which bounds the step however many requests it makes."""
 
     #: The state in which it has work to do.
     state: State

@@ -38,6 +38,7 @@ def main() -> int:
         for kind in result.failures:
             _print(f"WRONG within {result.histories} histories: {kind}")
         return 1 if result.failures else 0
+    _print("how often each fault hit a call in each state:")
     _print(runs.table(result.tally))
     _print(f"\n{result.histories} histories in {result.seconds:.0f} s, {sum(result.tally.values())} faults hit calls")
     for kind, seeds in result.failures.items():
@@ -62,6 +63,8 @@ def _print_story(seed: int, *, whole: bool) -> int:
         outcome = histories.play(seed, keeps_story=True)
     _print(f"\nthe history of seed {seed}" + (", minimized" if outcome.violations and not whole else ""))
     _print("\n".join(runs.story_lines(outcome)))
+    if not outcome.violations:
+        _print("no invariant was broken")
     return 1 if outcome.violations else 0
 
 

@@ -13,11 +13,11 @@ class Fault(StrEnum):
     """One kind of fault."""
 
     #: The process dies at a port call, before or after its effect. Nothing of it runs any more, no clean-up either.
-    KILLED_BEFORE = "worker killed, call not made"
-    KILLED_AFTER = "worker killed, call made"
+    KILLED_BEFORE = "worker killed, operation not done"
+    KILLED_AFTER = "worker killed, operation done"
     #: The step stalls at a port call, for up to 40 s, and goes on.
-    FROZEN_BEFORE = "step frozen, call not made"
-    FROZEN_AFTER = "step frozen, call made"
+    FROZEN_BEFORE = "step frozen, operation not done"
+    FROZEN_AFTER = "step frozen, operation done"
 
     #: A request to an Asterisk.
     REFUSED = "request refused"
