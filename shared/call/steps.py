@@ -27,7 +27,7 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRow:
-    """One step. The time-outs of these parts add up to its claim, which bounds the step however many requests it makes."""
+    """One step. The time-outs of these parts add up to its claim, which bounds the step in any case."""
 
     #: The state in which it has work to do.
     state: State
