@@ -6,19 +6,26 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from unittest.mock import MagicMock
 
 import pytest
 
 from shared import messages
 from shared.call.limits import Limits
-from shared.call.steps import STEPS
+from shared.call.steps import STEPS, Step
+from shared.outbound_calls import OutboundCalls
 from shared.process import settings
 from tests.checks import checkout
+from workers import wiring
+from workers.claims import StepWork
+from workers.step_ports import Handler
 
 REFRESH = "UPDATE_DOCS=1 make check-docs"
 #: Who reads which settings: a class's own fields, under this heading.
@@ -123,12 +130,25 @@ def _count(number: int, thing: str) -> str:
 
 
 def queues_table() -> str:
-    """Every queue, the first to be served first, and the actors that read it."""
-    rows = [
-        (f"`{queue}`", ", ".join(f"`{actor}`" for actor, its in messages.ACTORS.items() if its == queue))
-        for queue in messages.QUEUES
-    ]
-    return _table(("Queue", "Actors"), rows)
+    """Every queue, the first to be served first, the actors that read it, and the code of each."""
+    adapters = cast(Any, MagicMock())
+    handlers, steps = wiring.handlers(adapters, serves=()), wiring._steps(adapters)
+    rows = []
+    for queue in messages.QUEUES:
+        for actor in (actor for actor, its in messages.ACTORS.items() if its == queue):
+            rows.append((f"`{queue}`", f"`{actor}`", _code_of(handlers[actor], steps)))
+    return _table(("Queue", "Actor", "Carried out by"), rows)
+
+
+def _code_of(handler: Handler, steps: Mapping[Step, StepWork]) -> str:
+    if isinstance(handler, functools.partial):
+        module, what = type(steps[handler.keywords["step"]]).__module__, "the step"
+    elif isinstance(handler, types.MethodType):
+        module, what = handler.__func__.__module__, f"`{handler.__name__}`"
+    else:
+        # The adapter of outbound calls: a stand-in here.
+        module, what = OutboundCalls.request.__module__, f"`{OutboundCalls.request.__name__}`"
+    return f"{what} of `{module.replace('.', '/')}.py`"
 
 
 #: Fixtures that are both Asterisks in turn.
