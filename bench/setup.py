@@ -1,4 +1,4 @@
-"""The set-up time of an inbound call: `python -m bench.setup [--rounds 2] [--rates 1,10,20] [VARIANT ...]`.
+"""The set-up time of an inbound call: `python -m bench.setup [--rounds 3] [--rates 1,10,20,50] [VARIANT]`.
 
 Measures three variants in turn, on one real Asterisk, Postgres, Redis and voice agent: `floor` (`bench/floor.py`), a
 bare asyncio client; `single` (`bench/single.py`), the single process that the pipeline replaces; `pipeline`, the
@@ -365,7 +365,8 @@ def add_used(used: dict[str, float], before: Mapping[str, float], after: Mapping
 def report(results: Results, plan: Plan, variants: Sequence[str]) -> None:
     """Print the tables."""
     head("calls/s", "variant", "calls", "lost", "left", "p50 ms", "p95 ms", "p99 ms", "mean ms",
-         "until media leg, mean ms", "mean against floor (rounds)", "against single (rounds)")  # fmt: skip
+         "above floor, ms", "until media leg, mean ms", "mean against floor (rounds)",
+         "against single (rounds)")  # fmt: skip
     for rate in plan.rates:
         for variant in variants:
             cell = results.cells[variant, rate]
@@ -384,13 +385,14 @@ def report(results: Results, plan: Plan, variants: Sequence[str]) -> None:
                 cell.left,
                 *quantiles,
                 f"{cell.mean:.1f}",
+                above(cell, results.cells.get(("floor", rate))) if variant != "floor" else "",
                 f"{until:.1f}",
                 *against,
             )
     names = [name for name in ("client", "listener", "worker", "scheduler", "Postgres", "Redis", "Asterisk", "agent",
                                "callers") if any(name in cell.used for cell in results.cells.values())]  # fmt: skip
     say("\nProcessor time per call in ms, hang-up and removal included; idle: in ms per second:\n")
-    head("calls/s", "variant", *names, "all but agent and callers")
+    head("calls/s", "variant", *names, "without Asterisk, agent and callers")
     for rate in plan.rates:
         for variant in variants:
             cell = results.cells[variant, rate]
@@ -402,8 +404,13 @@ def report(results: Results, plan: Plan, variants: Sequence[str]) -> None:
 def used(what: str, variant: str, names: Sequence[str], seconds: Mapping[str, float], by: float) -> None:
     """Print a row of processor times, in ms."""
     each = {name: 1000 * seconds[name] / by for name in names if name in seconds}
-    served = sum(value for name, value in each.items() if name not in ("agent", "callers"))
-    row(what, variant, *(f"{each[name]:.1f}" if name in each else "" for name in names), f"{served:.1f}")
+    ours = sum(value for name, value in each.items() if name not in ("Asterisk", "agent", "callers"))
+    row(what, variant, *(f"{each[name]:.1f}" if name in each else "" for name in names), f"{ours:.1f}")
+
+
+def above(cell: Cell, floor: Cell | None) -> str:
+    """Return by how many ms the mean is above the floor's."""
+    return f"{cell.mean - floor.mean:.1f}" if floor is not None and floor.set_ups else ""
 
 
 def ratio(cell: Cell, other: Cell | None) -> str:
@@ -445,8 +452,8 @@ def main() -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m bench.setup", description=__doc__)
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--rates", default="1,10,20", metavar="CALLS/S,...")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rates", default="1,10,20,50", metavar="CALLS/S,...")
     parser.add_argument("--calls", type=int, default=200, help="largest number of calls per rate and round")
     parser.add_argument("--simulated", action="store_true", help="run on the simulator instead of a real Asterisk")
     options = parser.parse_args()
