@@ -52,9 +52,7 @@ def main() -> None:
     try:
         app()
     except errors.DatabaseUnavailable as exc:
-        sys.stderr.write(
-            f"arictl: {exc}\nIs Postgres running, and is DATABASE_URL right? `arictl doctor` checks both.\n"
-        )
+        sys.stderr.write(f"arictl: {exc}: is it running, and is DATABASE_URL right? `arictl doctor` checks both\n")
         raise SystemExit(1) from None
     except errors.PipelineError as exc:
         sys.stderr.write(f"arictl: {exc}\n")

@@ -211,7 +211,8 @@ class History:
         else:
             self.environment.ask_resyncs("a resync in between", full=True)
             if target.fault in faults.OF_EVENTS:
-                world.after(seconds * self.choices.draw(), self.environment.callers.hang_up_all)
+                # Early: a hang-up is one event, which has to come while the state lasts.
+                world.after(seconds * self.choices.draw() / 4, self.environment.callers.hang_up_all)
                 for caller in self.environment.callers.all:
                     caller.stays = False
             if state in (State.ENDED, State.ORIGINATING):

@@ -296,7 +296,9 @@ class World:
         kinds = own + faults.OF_STEPS if of_step else own
         target = self.target
         fault = None
-        if target is not None and target.fault in kinds and draw > 0.5 and self._hits(target, call_id, connection_id):
+        # A state has many operations, but hardly more than one event.
+        least = 0.1 if own is faults.OF_EVENTS else 0.5
+        if target is not None and target.fault in kinds and draw > least and self._hits(target, call_id, connection_id):
             fault, self.target = target.fault, None
         elif draw > 1.0 - self._fault_rate:
             fault = self.choices.one_of(kinds)
