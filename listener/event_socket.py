@@ -165,8 +165,10 @@ class EventSocket:
             self._log_disconnect("assignment revoked")
             raise
         finally:
-            ends.flush()
-            await stream.close()
+            try:
+                ends.flush()
+            finally:
+                await stream.close()
 
     def _log_disconnect(self, reason: str) -> None:
         reason = reason if self._may_open else "replaced by a newer socket of the pipeline"

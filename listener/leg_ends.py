@@ -20,6 +20,8 @@ WAIT_SECONDS = 0.02
 #: Beyond these many legs of one socket, events pass as they come.
 _WAITING = 256
 _ENDED = 256
+#: Nor does a request wait that has more text about its leg than this.
+_LONGEST = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +74,9 @@ class LegEnds:
         # The end of a leg that the product originated is told by its Dial events and its ChannelDestroyed.
         return (
             event.type is EventType.CHANNEL_HANGUP_REQUEST
+            and event.cause is not None
+            and len(event.leg.app_data) <= _LONGEST
+            and not event.args
             and not ids.is_originated(self._prefix, event.leg.id)
             and len(self._waiting) < _WAITING
         )
@@ -79,13 +84,14 @@ class LegEnds:
     def _take_next(self, event: Event, at_ms: int) -> None:
         """Take an event of a leg whose hang-up request waits."""
         request = self._waiting[event.leg.id]
-        if event.type is EventType.CHANNEL_HANGUP_REQUEST:
-            # The first request has the cause.
-            return
-        if event.type is EventType.STASIS_END and event.leg.created == request.event.leg.created:
-            del self._waiting[event.leg.id]
-            self._push(replace(event, cause=request.event.cause), at_ms)
-            return
+        if event.leg.created == request.event.leg.created:
+            if event.type is EventType.CHANNEL_HANGUP_REQUEST:
+                # The first request has the cause.
+                return
+            if event.type is EventType.STASIS_END:
+                del self._waiting[event.leg.id]
+                self._push(replace(event, cause=request.event.cause), at_ms)
+                return
         self._end_wait(request)
         self._push(event, at_ms)
 

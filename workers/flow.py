@@ -11,6 +11,7 @@ claimed.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from uuid import UUID
 
 import structlog
@@ -68,11 +69,13 @@ class Flow:
         run and its attempt. If that fails, the call is written as `received` before its admission is tried again: from
         then on the sweep brings it to an end, whatever happens here.
         """
+        began = self._writer.clock.monotonic()
         if self._steps[Step.ADMISSION].is_quick(call):
             try:
                 following = self._carried_out(self._admission(call, arrival, is_new=True))
             except CallExists:
-                return False
+                # Most likely its identity: the insert below can conflict on nothing else, and decides it.
+                pass
             except Exception as exc:  # noqa: BLE001 - whatever is wrong, the call has to be where the sweep finds it
                 reason = logs.redact(f"{type(exc).__name__}: {exc}")
                 log.warning(
@@ -81,7 +84,8 @@ class Flow:
             else:
                 self.run(following)
                 return True
-        claim = self._admission(call, arrival)
+        waited_seconds = arrival.waited_seconds + self._writer.clock.monotonic() - began
+        claim = self._admission(call, replace(arrival, waited_seconds=waited_seconds))
         if not self._writer.store.insert(call, [], claim.request()):
             return False
         self.run(claim)

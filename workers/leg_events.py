@@ -117,9 +117,10 @@ class LegEvents:
         """True if the event is about an entry before this call's: the channel came back into Stasis since."""
         entered = call.entered_stamp
         is_unclear = entered is None or entered == event.stamp
-        if is_unclear and event.type is EventType.STASIS_END and call.state is not State.ENDED:
+        is_hung_up = event.cause is not None
+        if is_unclear and event.type is EventType.STASIS_END and not is_hung_up and call.state is not State.ENDED:
             # A resync found the leg in Stasis, so the moment it entered is unknown; or it came back within a
-            # millisecond. Only Asterisk can tell.
+            # millisecond. Only Asterisk can tell. A leg that was hung up does not come back.
             return self.inbound.is_in_stasis(call.connection, event.leg)
         return entered is not None and bool(event.stamp) and stasis_entry.later(entered, event.stamp)
 

@@ -273,7 +273,7 @@ class UnitOfWork:
             CallExists: There is a call of a new one's identity. Roll back.
         """
         store, transition = self._writer.store, self._writer.transition(self.call, happened)
-        if not transition.changes:
+        if not transition.changes and not self._is_new:
             raise VersionConflict
         claim = self._writer.claim_for(transition, then, owner)
         saved: Call | None = transition.call

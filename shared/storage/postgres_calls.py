@@ -109,6 +109,7 @@ class PostgresCalls:
             "call_id": str(call.call_id),
             "kind": "transition",
             "name": call_sql.ARRIVALS.get(call.state, "CallRecorded"),
+            "at": call.received_at,
             "state_to": call.state,
             "who": self._who,
             "detail": f"{call.caller_number} → {call.called_number}, channel {call.channel_id}",

@@ -225,6 +225,23 @@ def test_a_run_is_created_once_though_a_worker_dies_over_it(
     ends_well(environment)
 
 
+def test_an_adopted_caller_who_hangs_up_ends_the_call_without_a_question(environment: Environment) -> None:
+    """When such a caller entered is unknown. But a leg that was hung up does not come back."""
+    environment.listeners[0].passes = without(events.EventType.STASIS_START)
+    caller = environment.callers.call_in(environment.tenants[0])
+    environment.world.run(0.5)
+    environment.listeners[0].passes = lambda _event: True
+    environment.handle("resync_connection", connection=CONNECTION, full=True, reason="test")
+    environment.world.run(2.0)
+    assert states(environment) == [State.CONNECTED]
+    question = f"GET /channels/{caller.channel.id}"
+    environment.world.script(question, Fault.UNANSWERED)
+    caller.tenant.asterisk.caller_hangs_up(caller.channel)
+    environment.world.run(3.0)
+    assert states(environment) == [State.ENDED]
+    assert environment.world.unplayed == [question]
+
+
 def test_a_leg_named_like_another_tenant_s_touches_nothing(make_environment: Callable[..., Environment]) -> None:
     environment = make_environment(asterisks=("pbx1", "pbx2"))
     environment.open()

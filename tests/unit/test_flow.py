@@ -16,6 +16,7 @@ from shared.call.states import State
 from shared.call.steps import Step
 from shared.storage import database
 from shared.storage.call_writer import CallWriter
+from shared.storage.connections import InboundTarget
 from shared.storage.timeline import TimelineEntry
 from tests.simulation.stores import MemoryStore, Transaction
 from tests.support.calls import ADMITTED, CALL_ID, JOINING, LIMITS, PREPARED, RECEIVED
@@ -27,6 +28,7 @@ from workers.pools import POOLS, served_steps
 SET_UP = served_steps(POOLS["set-up"])
 ADMISSION = facts.Admitted(workflow_id=1, user_id=2, media_client="media")
 RUN = facts.RunCreated(workflow_run_id=9)
+ARRIVAL = Arrival(target=cast(InboundTarget, None), waited_seconds=1.0)
 
 
 class TimelineStore(MemoryStore):
@@ -105,7 +107,7 @@ def test_the_flow_goes_on_to_the_steps_that_its_pool_serves_and_orders_any_other
     scene: Scene, serves: frozenset[Step], ran: list[Step], ordered: list[str]
 ) -> None:
     going = flow(scene.writer, scene.steps, serves=serves)
-    assert going.admit(RECEIVED, cast(Arrival, None))
+    assert going.admit(RECEIVED, ARRIVAL)
     assert [step for step, _ in scene.ran] == ran
     assert scene.queue.names == ordered
     assert scene.claim_owner is None
@@ -114,7 +116,7 @@ def test_the_flow_goes_on_to_the_steps_that_its_pool_serves_and_orders_any_other
 def test_media_waits_for_its_event_and_the_join_follows_that_at_once(scene: Scene) -> None:
     """Legs created end the first passage; the media leg's StasisStart begins the second."""
     going = flow(scene.writer, scene.steps, serves=SET_UP)
-    assert going.admit(RECEIVED, cast(Arrival, None))
+    assert going.admit(RECEIVED, ARRIVAL)
     assert (scene.call.state, scene.call.attempt, scene.call.legs_created) == (State.PREPARED, 1, True)
     going.report(scene.call, facts.MediaReady(attempt=1))
     assert scene.ran[-1] == (Step.BRIDGE, 1)
@@ -146,7 +148,7 @@ def test_the_attempt_is_stored_before_the_media_step_runs(scene: Scene) -> None:
 )
 def test_an_asterisk_that_must_be_probed_gets_no_attempt_at_once(scene: Scene, asterisk: OneAsterisk) -> None:
     going = flow(scene.writer, scene.steps, serves=SET_UP, asterisk=asterisk)
-    assert going.admit(RECEIVED, cast(Arrival, None))
+    assert going.admit(RECEIVED, ARRIVAL)
     assert [step for step, _ in scene.ran] == [Step.ADMISSION, Step.RUNS]
     assert scene.queue.enqueued == [commands.StartMedia(call_id=CALL_ID, attempt=1)]
     assert scene.call.attempt == 0
@@ -162,8 +164,8 @@ def test_an_ordered_step_is_carried_out_by_a_pool_that_serves_nothing(scene: Sce
 
 def test_a_call_is_written_once_and_admitted_once(scene: Scene) -> None:
     going = flow(scene.writer, scene.steps)
-    assert going.admit(RECEIVED, cast(Arrival, None))
-    assert not going.admit(RECEIVED, cast(Arrival, None))
+    assert going.admit(RECEIVED, ARRIVAL)
+    assert not going.admit(RECEIVED, ARRIVAL)
 
 
 # ── the quick admission ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -188,7 +190,7 @@ def test_a_quick_admission_writes_the_call_once_with_its_attempt_begun(scene: Sc
 
     steps = {**scene.steps, Step.ADMISSION: admitted_with_run, Step.MEDIA: media}
     going = flow(scene.writer, steps, serves=SET_UP, quick=True)
-    assert going.admit(RECEIVED, cast(Arrival, None))
+    assert going.admit(RECEIVED, ARRIVAL)
     assert written == [(State.PREPARED, 1)]
     assert (scene.call.workflow_run_id, scene.queue.enqueued) == (9, [])
 
@@ -207,7 +209,7 @@ def test_a_quick_admission_that_fails_stores_the_call_as_received_and_tries_agai
         raise KeyError("a mistake")
 
     with pytest.raises(KeyError):
-        quick(scene, admit).admit(RECEIVED, cast(Arrival, None))
+        quick(scene, admit).admit(RECEIVED, ARRIVAL)
     assert seen == [[], [State.RECEIVED]]
     assert (scene.call.state, scene.claim_owner) == (State.RECEIVED, None)
     assert scene.call.deadline_at is not None
@@ -216,14 +218,43 @@ def test_a_quick_admission_that_fails_stores_the_call_as_received_and_tries_agai
 def test_a_quick_admission_of_a_known_call_changes_nothing(scene: Scene) -> None:
     scene.insert(PREPARED)
     before = scene.call
-    assert not quick(scene, admitted_with_run).admit(RECEIVED, cast(Arrival, None))
+    assert not quick(scene, admitted_with_run).admit(RECEIVED, ARRIVAL)
     assert scene.call == before
     assert scene.ran == []
 
 
+def test_a_quick_admission_that_conflicts_with_another_row_stores_its_call(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run's id that an old call has, in a database restored in part, say: that is no call of this identity."""
+    inserts = iter([False])
+    insert_in = scene.store.insert_in
+    monkeypatch.setattr(
+        scene.store, "insert_in", lambda *args, **given: next(inserts, None) is None and insert_in(*args, **given)
+    )
+    assert quick(scene, admitted_with_run).admit(RECEIVED, ARRIVAL)
+    assert scene.call.state is State.PREPARED
+
+
+def test_the_time_of_a_failed_quick_admission_counts_as_waiting(scene: Scene) -> None:
+    waited: list[float] = []
+
+    def admit(claim: Claim) -> Sequence[facts.Fact]:
+        assert claim.arrival is not None
+        waited.append(claim.arrival.waited_seconds)
+        scene.writer.clock.sleep(0.01)
+        raise errors.DatabaseUnavailable("away")
+
+    with pytest.raises(errors.DatabaseUnavailable):
+        quick(scene, admit).admit(RECEIVED, ARRIVAL)
+    first, second = waited
+    assert first == ARRIVAL.waited_seconds
+    assert second >= first + 0.01
+
+
 def test_a_quick_refusal_is_written_with_its_teardown_ordered(scene: Scene) -> None:
     refused = facts.Refused(reason="no route", hangup_cause=1)
-    assert quick(scene, lambda _claim: (refused,)).admit(RECEIVED, cast(Arrival, None))
+    assert quick(scene, lambda _claim: (refused,)).admit(RECEIVED, ARRIVAL)
     assert (scene.call.state, scene.call.reason) == (State.ENDING, "no route")
     assert scene.queue.names == ["TearDown"]
 

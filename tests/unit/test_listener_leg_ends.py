@@ -102,10 +102,30 @@ def test_the_first_of_several_hang_up_requests_has_the_cause(socket: Socket) -> 
 
 
 @pytest.mark.parametrize(
-    "other", [DESTROYED, START, replace(END, channel=event(EventType.STASIS_END, created="now").leg)]
+    "request_",
+    [
+        replace(REQUEST, cause=None),
+        replace(REQUEST, args=("a",)),
+        replace(REQUEST, channel=replace(REQUEST.leg, app_data="a" * 2000)),
+    ],
+    ids=["without a cause", "with arguments", "large"],
+)
+def test_a_hang_up_request_that_brings_nothing_or_is_large_does_not_wait(socket: Socket, request_: Event) -> None:
+    socket.take(request_, END)
+    assert socket.pushed == [request_, END]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        DESTROYED,
+        START,
+        event(EventType.STASIS_END, created="now"),
+        event(EventType.CHANNEL_HANGUP_REQUEST, cause=17, created="now"),
+    ],
 )
 def test_any_other_event_of_the_leg_comes_after_the_request(socket: Socket, other: Event) -> None:
-    """A StasisEnd of another creation time is of another channel that has the same id."""
+    """An event of another creation time is of another channel that has the same id."""
     socket.take(REQUEST, other)
     socket.wait()
     assert socket.pushed == [REQUEST, other]
