@@ -26,13 +26,29 @@ class AppInstance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
-    """One event socket, assigned to a listener."""
+class _Socket:
+    """Which event socket an assignment or a report is about."""
 
     connection_id: int
     version: int
-    organization_id: int
     epoch: int
+
+    @property
+    def connection_version(self) -> ConnectionVersion:
+        """The connection version that the socket belongs to."""
+        return ConnectionVersion(self.connection_id, self.version)
+
+    @property
+    def key(self) -> str:
+        """The field of the assignments and reports hashes, such as `7:2`."""
+        return str(self.connection_version)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment(_Socket):
+    """One event socket, assigned to a listener."""
+
+    organization_id: int
     #: http(s)://host[:port][/prefix], canonical.
     endpoint: str
     #: The Stasis app whose events to receive.
@@ -48,16 +64,6 @@ class Assignment:
     #: Another listener opens the socket under a higher epoch: keep it open until then, but do not open it again.
     draining: bool = False
 
-    @property
-    def connection_version(self) -> ConnectionVersion:
-        """The connection version that the socket belongs to."""
-        return ConnectionVersion(self.connection_id, self.version)
-
-    @property
-    def key(self) -> str:
-        """The field of the assignments and reports hashes, such as `7:2`."""
-        return str(self.connection_version)
-
 
 class SocketState(StrEnum):
     """The state of an event socket, as its listener reports it."""
@@ -71,12 +77,9 @@ class SocketState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(_Socket):
     """One event socket as its listener sees it. Times are Redis's, in ms."""
 
-    connection_id: int
-    version: int
-    epoch: int
     socket_id: str
     state: SocketState
     since_ms: int
@@ -90,16 +93,6 @@ class Report:
     #: How many events were refused as unreadable, and how many could not be buffered.
     unreadable: int = 0
     dropped: int = 0
-
-    @property
-    def connection_version(self) -> ConnectionVersion:
-        """The connection version that the socket belongs to."""
-        return ConnectionVersion(self.connection_id, self.version)
-
-    @property
-    def key(self) -> str:
-        """The field of the reports hash, such as `7:2`."""
-        return str(self.connection_version)
 
 
 def encode(value: Assignment | Report) -> str:

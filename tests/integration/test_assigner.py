@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -11,21 +10,9 @@ from scheduler.listeners import Listeners, Snapshot
 from scheduler.socket_rows import EventSocket, SocketRows
 from shared import errors, keys, queues
 from shared.assignments import SocketState
-from tests.support import scheduler_harness
 from tests.support.scheduler_harness import SEALER, TIMEOUT, PlayedListeners, SchedulerHarness, until
 
 pytestmark = pytest.mark.services
-
-
-@pytest.fixture
-def harness(database_url: str, redis_url: str) -> Iterator[SchedulerHarness]:
-    with scheduler_harness.running(database_url, redis_url) as made:
-        yield made
-
-
-@pytest.fixture
-def listeners(harness: SchedulerHarness) -> PlayedListeners:
-    return harness.listeners
 
 
 def test_a_connection_is_assigned_to_a_listener(harness: SchedulerHarness, listeners: PlayedListeners) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 
 import pytest
 
@@ -24,51 +23,17 @@ from shared.storage.postgres_calls import PostgresCalls
 from shared.storage.timeline import TimelineEntry
 from tests.support.call_rows import (
     ADMITTED,
-    CONNECTIONS,
     admitted,
     claim_of,
     claim_request,
-    make_call,
     names,
     one,
     save,
 )
-from tests.support.flows import CommandQueue
 
 pytestmark = pytest.mark.services
 
 LIMITS = Limits()
-
-
-@pytest.fixture
-def db(database_url: str) -> Iterator[database.Database]:
-    made = database.Database(database_url, size=10)
-    made.open()
-    with made.connection() as connection:
-        for statement in CONNECTIONS:
-            connection.execute(statement)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def store(db: database.Database) -> PostgresCalls:
-    return PostgresCalls(db, who="test", prefix="aip-")
-
-
-@pytest.fixture
-def queue() -> CommandQueue:
-    return CommandQueue()
-
-
-@pytest.fixture
-def writer(store: PostgresCalls, queue: CommandQueue) -> CallWriter:
-    return CallWriter(store, queue, LIMITS, who="test")
-
-
-@pytest.fixture
-def make(store: PostgresCalls) -> Callable[..., Call]:
-    return partial(make_call, store)
 
 
 def test_a_call_comes_back_as_it_was_written(store: PostgresCalls, make: Callable[..., Call]) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from functools import partial
 
 import pytest
 
@@ -19,11 +18,9 @@ from shared.storage import database
 from shared.storage.call_writer import CallWriter
 from shared.storage.postgres_calls import PostgresCalls
 from tests.support.call_rows import (
-    CONNECTIONS,
     admitted,
     claim_of,
     claim_request,
-    make_call,
     save,
 )
 from tests.support.flows import CommandQueue
@@ -31,37 +28,6 @@ from tests.support.flows import CommandQueue
 pytestmark = pytest.mark.services
 
 LIMITS = Limits()
-
-
-@pytest.fixture
-def db(database_url: str) -> Iterator[database.Database]:
-    made = database.Database(database_url, size=10)
-    made.open()
-    with made.connection() as connection:
-        for statement in CONNECTIONS:
-            connection.execute(statement)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def store(db: database.Database) -> PostgresCalls:
-    return PostgresCalls(db, who="test", prefix="aip-")
-
-
-@pytest.fixture
-def queue() -> CommandQueue:
-    return CommandQueue()
-
-
-@pytest.fixture
-def writer(store: PostgresCalls, queue: CommandQueue) -> CallWriter:
-    return CallWriter(store, queue, LIMITS, who="test")
-
-
-@pytest.fixture
-def make(store: PostgresCalls) -> Callable[..., Call]:
-    return partial(make_call, store)
 
 
 def test_one_of_two_threads_gets_the_claim(

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ from shared.storage import database
 from shared.storage.call_writer import CallWriter
 from shared.storage.postgres_calls import PostgresCalls
 from shared.storage.timeline import TimelineEntry
-from tests.support.call_rows import CONNECTIONS, claim_of, claim_request, make_call, one, timeline
+from tests.support.call_rows import claim_of, claim_request, one, timeline
 from tests.support.flows import CommandQueue, claimed, decide, flow
 from workers.claims import Claim
 
@@ -32,37 +31,6 @@ pytestmark = pytest.mark.services
 
 LIMITS = Limits()
 ADMITTED = facts.Admitted(workflow_id=1, user_id=2, media_client="media")
-
-
-@pytest.fixture
-def db(database_url: str) -> Iterator[database.Database]:
-    made = database.Database(database_url, size=10)
-    made.open()
-    with made.connection() as connection:
-        for statement in CONNECTIONS:
-            connection.execute(statement)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def store(db: database.Database) -> PostgresCalls:
-    return PostgresCalls(db, who="test", prefix="aip-")
-
-
-@pytest.fixture
-def queue() -> CommandQueue:
-    return CommandQueue()
-
-
-@pytest.fixture
-def writer(store: PostgresCalls, queue: CommandQueue) -> CallWriter:
-    return CallWriter(store, queue, LIMITS, who="test")
-
-
-@pytest.fixture
-def make(store: PostgresCalls) -> Callable[..., Call]:
-    return partial(make_call, store)
 
 
 def test_after_a_version_conflict_the_core_is_asked_again(

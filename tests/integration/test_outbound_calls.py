@@ -55,11 +55,6 @@ def connect(db: database.Database) -> None:
 
 
 @pytest.fixture
-def queue() -> CommandQueue:
-    return CommandQueue()
-
-
-@pytest.fixture
 def outbound(db: database.Database, queue: CommandQueue) -> outbound_calls.OutboundCalls:
     writer = CallWriter(PostgresCalls(db, who="test", prefix="aip-"), queue, Limits(), who="test")
     return outbound_calls.OutboundCalls(

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from scheduler import actions
 from shared.assignments import SocketState
 from shared.storage import connections
-from tests.support import scheduler_harness
 from tests.support.scheduler_harness import PlayedListeners, SchedulerHarness
 
 pytestmark = pytest.mark.services
-
-
-@pytest.fixture
-def harness(database_url: str, redis_url: str) -> Iterator[SchedulerHarness]:
-    with scheduler_harness.running(database_url, redis_url) as made:
-        yield made
-
-
-@pytest.fixture
-def listeners(harness: SchedulerHarness) -> PlayedListeners:
-    return harness.listeners
 
 
 def test_a_preempted_app_is_reclaimed_once_and_then_parked(

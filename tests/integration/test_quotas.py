@@ -45,21 +45,6 @@ def db(database_url: str) -> Iterator[database.Database]:
 
 
 @pytest.fixture
-def store(db: database.Database) -> PostgresCalls:
-    return PostgresCalls(db, who="test", prefix="aip-")
-
-
-@pytest.fixture
-def queue() -> CommandQueue:
-    return CommandQueue()
-
-
-@pytest.fixture
-def writer(store: PostgresCalls, queue: CommandQueue) -> CallWriter:
-    return CallWriter(store, queue, LIMITS, who="test")
-
-
-@pytest.fixture
 def make(store: PostgresCalls) -> Callable[..., Call]:
     """Writes a call of a channel of its own."""
     return lambda **fields: make_call(store, uuid.uuid4().hex, **fields)

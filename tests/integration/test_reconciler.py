@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from scheduler.reconciler import Reconciler
@@ -13,16 +11,9 @@ from shared.call.ids import ConnectionVersion
 from shared.process import sealing
 from shared.storage.connections import Connections
 from tests import certificates
-from tests.support import scheduler_harness
 from tests.support.scheduler_harness import SEALER, SchedulerHarness
 
 pytestmark = pytest.mark.services
-
-
-@pytest.fixture
-def harness(database_url: str, redis_url: str) -> Iterator[SchedulerHarness]:
-    with scheduler_harness.running(database_url, redis_url) as made:
-        yield made
 
 
 def test_a_configuration_becomes_a_connection(harness: SchedulerHarness) -> None:

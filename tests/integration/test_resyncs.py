@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from scheduler.resyncs import Resyncs
 from shared.call.states import State
-from tests.support import scheduler_harness
 from tests.support.scheduler_harness import SchedulerHarness
 
 pytestmark = pytest.mark.services
-
-
-@pytest.fixture
-def harness(database_url: str, redis_url: str) -> Iterator[SchedulerHarness]:
-    with scheduler_harness.running(database_url, redis_url) as made:
-        yield made
 
 
 def connect(harness: SchedulerHarness) -> None:

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from shared.call.states import State
-from tests.support import scheduler_harness
 from tests.support.scheduler_harness import PlayedListeners, SchedulerHarness
 
 pytestmark = pytest.mark.services
-
-
-@pytest.fixture
-def harness(database_url: str, redis_url: str) -> Iterator[SchedulerHarness]:
-    with scheduler_harness.running(database_url, redis_url) as made:
-        yield made
-
-
-@pytest.fixture
-def listeners(harness: SchedulerHarness) -> PlayedListeners:
-    return harness.listeners
 
 
 def test_a_superseded_version_goes_when_its_successor_is_connected(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -15,16 +14,9 @@ from shared.call.steps import Step
 from shared.storage.call_store import ClaimRequest
 from shared.storage.call_writer import CallWriter
 from shared.storage.postgres_calls import PostgresCalls
-from tests.support import scheduler_harness
 from tests.support.scheduler_harness import SchedulerHarness
 
 pytestmark = pytest.mark.services
-
-
-@pytest.fixture
-def harness(database_url: str, redis_url: str) -> Iterator[SchedulerHarness]:
-    with scheduler_harness.running(database_url, redis_url) as made:
-        yield made
 
 
 def dispatched(harness: SchedulerHarness, queue: str) -> list[str]:

@@ -11,24 +11,23 @@ from shared.platform.dograh import accounts, configurations, json_values, teleph
 from shared.platform.ports import NoRoute, Route
 from shared.storage import database
 
+_VALUES = "c.value::text AS value, l.value::text AS call_limit"
+_CONFIGURATION = """
+FROM organization_configurations c
+LEFT JOIN organization_configurations l ON l.organization_id = c.organization_id AND l.key = %(limit_key)s
+"""
+_WHICH = "WHERE c.id = %(source_id)s AND c.organization_id = %(organization_id)s AND c.key = %(key)s"
 #: All that routing an inbound call reads, in one statement. The workflow is joined only by a plain number; any other
 #: spelling of its id is read in Python, and the workflow by a second statement.
-_INBOUND = """
-SELECT c.value::text AS value, l.value::text AS call_limit,
-       w.id AS workflow_id, w.organization_id, w.user_id, w.status::text AS status
-FROM organization_configurations c
-LEFT JOIN organization_configurations l ON l.organization_id = c.organization_id AND l.key = %(limit_key)s
-LEFT JOIN workflows w ON w.id = CASE WHEN c.value->>'inbound_workflow_id' ~ '^[0-9]{1,9}$'
+_INBOUND = f"""
+SELECT {_VALUES}, w.id AS workflow_id, w.organization_id, w.user_id, w.status::text AS status
+{_CONFIGURATION}
+LEFT JOIN workflows w ON w.id = CASE WHEN c.value->>'inbound_workflow_id' ~ '^[0-9]{{1,9}}$'
                                      THEN (c.value->>'inbound_workflow_id')::integer END
-WHERE c.id = %(source_id)s AND c.organization_id = %(organization_id)s AND c.key = %(key)s
+{_WHICH}
 """
 #: The same without the workflow.
-_INBOUND_VALUES = """
-SELECT c.value::text AS value, l.value::text AS call_limit, NULL AS workflow_id
-FROM organization_configurations c
-LEFT JOIN organization_configurations l ON l.organization_id = c.organization_id AND l.key = %(limit_key)s
-WHERE c.id = %(source_id)s AND c.organization_id = %(organization_id)s AND c.key = %(key)s
-"""
+_INBOUND_VALUES = f"SELECT {_VALUES}, NULL AS workflow_id {_CONFIGURATION} {_WHICH}"
 
 
 class Routes:
