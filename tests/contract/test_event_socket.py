@@ -1,9 +1,11 @@
 """The event socket of an app."""
 
 import base64
+import contextlib
 import os
 import socket
 import time
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
@@ -13,7 +15,7 @@ from websockets.sync.client import connect
 
 from tests.contract import switches
 from tests.contract.conftest import MakeSwitch
-from tests.contract.event_sockets import until
+from tests.contract.event_sockets import Events, until
 from tests.contract.switches import Switch
 
 
@@ -62,18 +64,22 @@ def test_the_end_of_an_earlier_call_is_delivered_after_a_reconnect(switch: Switc
         events.next("StasisEnd", leg)
 
 
-def test_subscribe_all_gets_the_calls_of_other_apps(switch: Switch, number: str, app: str) -> None:
-    with switch.events(f"{app}-all", subscribe_all=True) as everything, switch.events(app) as events:
+def test_subscribe_all_gets_the_calls_of_other_apps(make_switch: MakeSwitch, number: str, app: str) -> None:
+    switch = make_switch()
+    with subscribed_to_all(switch, f"{app}-all") as everything, switch.events(app) as events:
         leg = switch.ring(events, number)
         switch.call("POST", f"/channels/{leg}/answer")
         everything.next("ChannelStateChange", leg)
         assert "StasisStart" not in everything.types(leg)
 
 
-def test_subscribe_all_gets_the_end_of_calls_from_before_a_reconnect(switch: Switch, number: str, app: str) -> None:
-    with switch.events(app, subscribe_all=True) as events:
+def test_subscribe_all_gets_the_end_of_calls_from_before_a_reconnect(
+    make_switch: MakeSwitch, number: str, app: str
+) -> None:
+    switch = make_switch()
+    with subscribed_to_all(switch, app) as events:
         leg = switch.ring(events, number)
-    with switch.events(app, subscribe_all=True) as events:
+    with subscribed_to_all(switch, app) as events:
         switch.hang_up_caller(leg)
         events.next("StasisEnd", leg)
         # Subscribed to everything, it gets the end of a caller, too.
@@ -167,6 +173,18 @@ def test_an_idle_connection_is_closed_after_a_timeout(make_switch: MakeSwitch) -
         while connection.recv(4096):
             pass
         assert 0.5 < time.monotonic() - answered_at < 5
+
+
+@contextlib.contextmanager
+def subscribed_to_all(switch: Switch, app: str) -> Iterator[Events]:
+    """Open a socket of an app that is subscribed to everything, on an Asterisk of the test's own.
+
+    Such an app gets device states, too. Asterisk deadlocks when the socket closes while one of them is delivered: from
+    then on no request about an app is answered (asterisk/asterisk#2170). So the socket is closed in silence only.
+    """
+    with switch.events(app, subscribe_all=True) as events:
+        yield events
+        events.rest()
 
 
 def _answers(address: str, session: requests.Session) -> bool:
