@@ -29,7 +29,7 @@ class Join(StepWork):
     def work(self, claim: Claim) -> Sequence[facts.Fact]:
         asterisk = self.asterisks.of(claim.call, claim)
         try:
-            return (self._join(asterisk, claim.call, look_first=claim.resumed),)
+            return (self._join(asterisk, claim.call, look_first=not claim.is_continued),)
         except errors.TransientError as exc:
             claim.give_up(str(exc))
             return ()

@@ -74,7 +74,6 @@ class Claim(TimedBudget):
     Args:
         owner: Names the claim in the call's row.
         started: When the claim was asked for, by the writer's clock: it ends here no later than it does for others.
-        resumed: The step was ordered by a message, so an earlier worker may have begun it.
         arrival: Set for the admission of a call that this thread has just received.
         is_new: The call is not written yet: recording the step's facts writes it, in the state they leave it in.
     """
@@ -87,15 +86,15 @@ class Claim(TimedBudget):
         *,
         owner: str,
         started: float,
-        resumed: bool = False,
         arrival: Arrival | None = None,
         is_new: bool = False,
     ) -> None:
         super().__init__(writer, writer.limits.claim(step).total_seconds() - (writer.clock.monotonic() - started))
         self.call = call
         self.step = step
-        self.resumed = resumed
         self.arrival = arrival
+        #: The step goes on in the claim of the step before.
+        self.is_continued = False
         self._owner = owner
         self._is_new = is_new
         self._next_steps: NextSteps = _no_next_steps
@@ -103,6 +102,9 @@ class Claim(TimedBudget):
         self._work: UnitOfWork | None = None
         self._locks = False
         self._answers: dict[str, Any] = {}
+        #: The call as the store has it, if facts were deferred.
+        self._stored: Call | None = None
+        self._deferred: tuple[facts.Fact, ...] = ()
 
     def __enter__(self) -> Claim:
         return self
@@ -137,11 +139,31 @@ class Claim(TimedBudget):
         answer: _T = self._answers[question]
         return answer
 
+    def defer(self, *happened: facts.Fact) -> None:
+        """Go on with what facts make of the call; they are stored with the next ones.
+
+        They may never be stored: only facts that can be found out again are deferred.
+        """
+        self._stored = self._stored or self.call
+        self._deferred += happened
+        self.call = self.after(*happened)
+
+    def continue_with(self, step: Step, *happened: facts.Fact) -> None:
+        """Go on to another step in this claim, with nothing stored in between: no other worker can have begun it."""
+        self.defer(*happened)
+        self.step = step
+        self.is_continued = True
+
+    def has_time(self, seconds: float) -> bool:
+        """True if the claim ends no earlier than in this time."""
+        return self._ends_at - self._writer.clock.monotonic() >= seconds
+
     def begin(self) -> database.Connection:
         """Open the transaction in which the facts will be recorded: what is written by it is stored with them.
 
         After a version conflict the step runs once more, and here the call's row is locked.
         """
+        assert not self._deferred, "a step in a transaction records all facts itself"
         # Before the transaction: finding out may take a query of its own.
         self._following()
         self._work = self._writer.begin(self.call, lock=self._locks, is_new=self._is_new)
@@ -163,6 +185,12 @@ class Claim(TimedBudget):
         recorded = self._store(happened, then)
         self.call = recorded.call
         return following(self._writer, recorded, started)
+
+    def settle(self) -> None:
+        """Store the deferred facts and end the claim; what they lead to is ordered by message."""
+        with self:
+            self._then = ()
+            self.record()
 
     def retry_locked(self) -> None:
         """Prepare the step to run once more after a version conflict, with the call's row locked.
@@ -186,9 +214,13 @@ class Claim(TimedBudget):
             self._writer.store.append_timeline(timeline, call=self.call)
 
     def give_up(self, reason: str) -> None:
-        """End the claim without a result: the call's deadline brings it on."""
-        timeline = [*self.timeline(), TimelineEntry(kind="note", name=f"{self.step} gave up", detail=reason)]
-        self._writer.store.append_timeline(timeline, call=self.call)
+        """End the claim without a result: the call's deadline brings it on. Deferred facts are stored."""
+        note = TimelineEntry(kind="note", name=f"{self.step} gave up", detail=reason)
+        if self._deferred:
+            self._timeline.append(note)
+            self.settle()
+            return
+        self._writer.store.append_timeline([*self.timeline(), note], call=self.call)
         self._writer.store.release(self.call.call_id, self._owner)
 
     def _roll_back(self, exc: BaseException | None) -> None:
@@ -203,6 +235,9 @@ class Claim(TimedBudget):
 
     def _store(self, happened: Sequence[facts.Fact], then: Collection[Step]) -> Recorded:
         timeline = self.timeline()
+        if self._stored is not None:
+            self.call, happened = self._stored, (*self._deferred, *happened)
+            self._stored, self._deferred = None, ()
         if self._work is not None:
             try:
                 return self._work.record(*happened, timeline=timeline, owner=self._owner, then=then)

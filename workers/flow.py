@@ -24,9 +24,13 @@ from shared.process import logs
 from shared.storage.call_writer import CallExists, CallWriter, Recorded, VersionConflict
 from workers import claims
 from workers.asterisks import Asterisks
+from workers.awaited_legs import Awaited
 from workers.claims import Arrival, Claim, StepWork
 
 log = structlog.stdlib.get_logger(__name__)
+
+#: A join goes on in the claim of its media step if that began no longer ago: the claim is long enough for both then.
+_MEDIA_SECONDS = 1.0
 
 
 class Flow:
@@ -35,15 +39,23 @@ class Flow:
     Args:
         steps: What carries out each step.
         serves: The steps whose queues this pool serves: to these it goes on by itself.
+        awaited: The media legs that this process waits for.
     """
 
     def __init__(
-        self, writer: CallWriter, asterisks: Asterisks, steps: Mapping[Step, StepWork], *, serves: Collection[Step]
+        self,
+        writer: CallWriter,
+        asterisks: Asterisks,
+        steps: Mapping[Step, StepWork],
+        *,
+        serves: Collection[Step],
+        awaited: Awaited[Claim],
     ) -> None:
         self._writer = writer
         self._asterisks = asterisks
         self._steps = steps
         self._serves = frozenset(serves)
+        self._awaited = awaited
 
     def run(self, claim: Claim | None) -> None:
         """Carry out the step of a claim, and every step after it that this pool serves."""
@@ -56,11 +68,29 @@ class Flow:
         Args:
             ordered: The step that the message at hand orders: it is carried out in any case.
         """
+        waiting = self._awaited.take(call.call_id, call.attempt, connection_id=call.connection_id)
+        if waiting is not None:
+            waiting.settle()
+            call = waiting.call
         started = self._writer.clock.monotonic()
         then = self._next_steps(call) if ordered is None else {ordered}
         recorded = self._writer.record(call, *happened, then=then)
         self.run(claims.following(self._writer, recorded, started))
         return recorded
+
+    def media_ready(self, call_id: UUID, attempt: int, *, connection_id: int) -> bool:
+        """Join the legs of a call whose media leg this process waits for; return False if it waits for no such leg."""
+        claim = self._awaited.take(call_id, attempt, connection_id=connection_id)
+        if claim is None:
+            return False
+        ready, claim_seconds = facts.MediaReady(attempt=attempt), self._writer.limits.claim(Step.BRIDGE).total_seconds()
+        if Step.BRIDGE in self._serves and claim.has_time(claim_seconds - _MEDIA_SECONDS):
+            claim.continue_with(Step.BRIDGE, ready)
+            self.run(claim)
+        else:
+            claim.defer(ready)
+            claim.settle()
+        return True
 
     def admit(self, call: Call, arrival: Arrival) -> bool:
         """Write a new call and run its admission; return False when there is a call of its identity already.
@@ -105,22 +135,21 @@ class Flow:
         call = self._writer.store.claim(call_id, self._writer.claim_request(step, owner))
         if call is None:
             return
-        claim = Claim(self._writer, call, step, owner=owner, started=started, resumed=True)
+        claim = Claim(self._writer, call, step, owner=owner, started=started)
         if attempt is not None and call.attempt != attempt:
             claim.give_up(f"ordered for attempt {attempt}, the call is at attempt {call.attempt}")
             return
         self.run(claim)
 
     def _carried_out(self, claim: Claim) -> Claim | None:
-        step = self._steps[claim.step]
         claim.may_lead_to(self._next_steps)
         with claim:
             try:
-                following = _recorded(step, claim)
+                return self._recorded(claim)
             except VersionConflict:
                 try:
                     claim.retry_locked()
-                    following = _recorded(step, claim)
+                    return self._recorded(claim)
                 except VersionConflict:
                     # Another process has moved the call on: there is nothing left to decide.
                     log.info(
@@ -128,6 +157,24 @@ class Flow:
                     )
                     claim.drop()
                     return None
+
+    def _recorded(self, claim: Claim) -> Claim | None:
+        step, awaits = self._steps[claim.step], claim.step is Step.MEDIA and Step.BRIDGE in self._serves
+        if awaits:
+            self._awaited.expect(claim)
+        try:
+            happened = step.work(claim)
+            if not happened:
+                return None
+            if awaits and isinstance(happened[-1], facts.LegsCreated):
+                claim.defer(*happened)
+                if self._awaited.park(claim):
+                    return None
+                happened = ()
+        finally:
+            if awaits:
+                self._awaited.forget(claim)
+        following = claim.record(*happened)
         step.recorded(claim.call)
         return following
 
@@ -142,8 +189,3 @@ class Flow:
             return not self._asterisks.of(call, budget).must_probe
         except errors.PipelineError:
             return False
-
-
-def _recorded(step: StepWork, claim: Claim) -> Claim | None:
-    happened = step.work(claim)
-    return claim.record(*happened) if happened else None

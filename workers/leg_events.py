@@ -49,6 +49,8 @@ class LegEvents:
         own = ids.parse(self.prefix, event.leg.id)
         if own is None or own.kind is not ids.Kind.MEDIA:
             return
+        if self.flow.media_ready(own.call_id, own.attempt, connection_id=connection.connection_id):
+            return
         call = self._own_call(connection, own, event.leg.id)
         if call is not None:
             self.flow.report(call, facts.MediaReady(attempt=own.attempt))

@@ -17,8 +17,9 @@ from shared.process import health, lifecycle, redis_clock, settings
 from shared.storage import connections, database, leases, quotas
 from shared.storage.call_writer import CallWriter
 from shared.storage.postgres_calls import PostgresCalls
-from workers import pools, wiring
+from workers import awaited_legs, pools, wiring
 from workers.asterisks import RestAsterisks
+from workers.claims import Claim
 from workers.parallel import ParallelRequests
 from workers.step_ports import NoQuota, Quota
 from workers.wiring import Adapters
@@ -38,6 +39,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     store = PostgresCalls(db, who=config.name, prefix=config.id_prefix)
     redis_url = config.redis_url.get_secret_value()
     in_parallel = ParallelRequests(sum(config.pool_threads.values()))
+    waiting: awaited_legs.Waiting[Claim] = awaited_legs.Waiting()
     limits = config.limits()
     known = connections.Connections(db)
     connector = tcp_connector.TcpConnector(config.guard())
@@ -60,6 +62,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         outbound_calls=OutboundCalls(writer, routes, runs, known, slots=slots.of, prefix=config.id_prefix),
         connections=known,
         leases=leases.Leases(db),
+        awaited_legs=waiting.legs,
         in_parallel=in_parallel,
         send_later=lambda message, wait: commands.send(message, wait=wait),
         redis_ms=redis_clock.PollingRedisClock(queues.client(redis_url)).now_ms,
@@ -84,6 +87,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     log.info("worker started", queues=sorted(config.queues) or "all", threads=config.pool_threads)
     lifecycle.wait(stop, liveness.touch)
     log.info("worker stopping", drain_seconds=config.drain_seconds)
+    waiting.close()
     pools.stop(running, config.drain_seconds)
     in_parallel.close()
     db.close()

@@ -14,8 +14,9 @@ from shared.storage.call_writer import CallWriter
 from workers.admission import Admission, RunCreation
 from workers.asterisks import Asterisks
 from workers.attempts import Attempts
+from workers.awaited_legs import Awaited
 from workers.bridge import Join
-from workers.claims import StepWork
+from workers.claims import Claim, StepWork
 from workers.flow import Flow
 from workers.inbound import Inbound
 from workers.leg_events import LegEvents
@@ -40,6 +41,7 @@ class Adapters:
     outbound_calls: OutboundCalls
     connections: Connections
     leases: Leases
+    awaited_legs: Awaited[Claim]
     in_parallel: InParallel
     send_later: SendLater
     #: Returns Redis's time in ms; None when unknown.
@@ -50,7 +52,7 @@ class Adapters:
 
 def handlers(adapters: Adapters, *, serves: Collection[Step]) -> Mapping[str, Handler]:
     """Return the handler of each actor, for a pool that serves these steps."""
-    flow = Flow(adapters.writer, adapters.asterisks, _steps(adapters), serves=serves)
+    flow = Flow(adapters.writer, adapters.asterisks, _steps(adapters), serves=serves, awaited=adapters.awaited_legs)
     callers = Inbound(
         flow=flow,
         writer=adapters.writer,

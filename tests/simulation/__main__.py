@@ -41,6 +41,7 @@ def main() -> int:
     _print("how often each fault hit a call in each state:")
     _print(runs.table(result.tally))
     _print(f"\n{result.histories} histories in {result.seconds:.0f} s, {sum(result.tally.values())} faults hit calls")
+    _print("; ".join(f"{way} {result.ways[way]} times" for way in sorted(result.ways)))
     for kind, seeds in result.failures.items():
         _print(
             f"\nWRONG in {len(seeds)} histories: {kind}\n  seeds {sorted(seeds)[:10]}: make simulate SEED={min(seeds)}"
@@ -48,7 +49,7 @@ def main() -> int:
     if result.failures:
         _print_story(min(seed for seeds in result.failures.values() for seed in seeds), whole=False)
         return 1
-    if too_few := runs.missing(result.tally, given.at_least):
+    if too_few := runs.missing(result.tally, result.ways, given.at_least):
         _print(f"hit less than {given.at_least} times: " + "; ".join(too_few))
         return 1
     _print("no invariant was broken")

@@ -20,7 +20,17 @@ from shared import errors
 from shared.asterisk import circuit_breaker, rest
 from shared.asterisk.endpoint import Configuration
 from shared.call import ids
-from simulator import channels, dialplan, events, rest_applications, rest_bridges, rest_channels, settings, switch
+from simulator import (
+    bridges,
+    channels,
+    dialplan,
+    events,
+    rest_applications,
+    rest_bridges,
+    rest_channels,
+    settings,
+    switch,
+)
 from simulator import errors as simulator_errors
 from simulator import media as simulator_media
 from simulator import rest as simulator_rest
@@ -185,6 +195,15 @@ class Asterisk(switch.Switch):
             self.world.violation(f"{channel.id} has left Stasis, and is hung up by a step that has not looked at it")
         super().hang_up(channel, cause, soft=soft)
 
+    def add_to_bridge(self, bridge: bridges.Bridge, channel_ids: list[str]) -> None:
+        fiber = greenlet.getcurrent()
+        again = [channel_id for channel_id in channel_ids if channel_id in bridge.channel_ids]
+        # A step looks first, unless it is the first that can have joined them. One that stalled may be overtaken.
+        is_blind = isinstance(fiber, Fiber) and bridge.id not in fiber.seen
+        if again and is_blind and not _has_stalled(fiber):
+            self.world.violation(f"{self.named(again[0])} is in its bridge, and is added again without a look")
+        super().add_to_bridge(bridge, channel_ids)
+
     # ── what callers and agents do ────────────────────────────────────────────────────────────────────────────────────
 
     def enter_stasis(
@@ -339,6 +358,8 @@ class Requests:
             raise errors.AsteriskUnreachable("connection failed: ConnectionResetError")
         if method == "GET" and path[0] == "channels" and answer.body["dialplan"]["app_name"] == "Stasis":
             fiber.seen.add(path[1])
+        if method == "GET" and path[0] == "bridges":
+            fiber.seen.add(path[-1])
         return answer.status, answer.body
 
     def _inflict(
@@ -382,6 +403,11 @@ class Requests:
         named, asked = self._asterisk.named, query or {}
         whom = asked.get("channelId") or " ".join(map(named, asked.get("channel", "").split(",")))
         return f"{method} /{'/'.join(map(named, path))} {named(whom)}".strip()
+
+
+def _has_stalled(fiber: greenlet.greenlet) -> bool:
+    """True if a step or its process stalled: another one may have gone on with its call."""
+    return isinstance(fiber, Fiber) and (fiber.has_stalled or fiber.process.frozen_until > 0.0)
 
 
 @functools.lru_cache(maxsize=10_000)

@@ -247,7 +247,7 @@ class ParallelRequests:
                 fiber.process, fiber.what, lambda number=number: ask(number),  # type: ignore[misc]
                 connection_id=fiber.connection_id, call_id=fiber.call_id,
             )  # fmt: skip
-            other.seen = fiber.seen
+            other.seen, other.has_stalled = fiber.seen, fiber.has_stalled
         ask(0)
         if missing:
             is_waiting = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from uuid import UUID
 
@@ -27,7 +28,9 @@ from tests.simulation.listeners import Listener
 from tests.simulation.platforms import Connections, Leases, Postgres, Quota, Routes, Runs, Tenant
 from tests.simulation.stores import MemoryStore
 from tests.simulation.world import Fiber, Process, World
-from workers import pools, wiring
+from workers import awaited_legs, pools, wiring
+from workers.awaited_legs import AwaitedLegs
+from workers.claims import Claim
 from workers.wiring import Adapters
 
 LIMITS = Limits()
@@ -71,6 +74,7 @@ class Environment:
         events.clock = world.wall
         self.postgres = Postgres(world)
         self.leases = Leases(self.postgres)
+        self.awaited_legs = _AwaitedLegs(world)
         self.store = MemoryStore(
             self.postgres,
             lambda *change: self.invariants.changed(*change),  # noqa: PLW0108 - the invariants are made later
@@ -154,6 +158,7 @@ class Environment:
             slots=self,
             connections=connections,
             leases=self.leases,
+            awaited_legs=self.awaited_legs,
             in_parallel=ParallelRequests(self.world),
             send_later=self.broker.send,
             redis_ms=self.broker.redis_ms,
@@ -201,6 +206,12 @@ class Environment:
         if not self.broker.is_away:
             for tenant in self.tenants:
                 self.broker.put(messages.of_resync(connection=tenant.connection, reason=reason, full=full))
+
+    # ── the ways that were taken ──────────────────────────────────────────────────────────────────────────────────────
+
+    def ways(self) -> Counter[str]:
+        """Return how often each fast way was taken."""
+        return self.awaited_legs.ends + Counter({"a call written with its admission": self.store.quick_admissions})
 
     # ── the states that a fault hits ──────────────────────────────────────────────────────────────────────────────────
 
@@ -254,3 +265,53 @@ class _Asterisks:
             read_seconds=LIMITS.read_seconds,
         )
         return ari.Ari(requests, budget)
+
+
+class _AwaitedLegs:
+    """The awaited legs of the current fiber's process: the adapter of `workers.awaited_legs.Awaited`."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        #: What ended the waits, and how often.
+        self.ends: Counter[str] = Counter()
+
+    def expect(self, claim: Claim) -> None:
+        self._here(self._process()).expect(claim)
+
+    def park(self, claim: Claim) -> bool:
+        process = self._process()
+        is_parked = self._here(process).park(claim)
+        if is_parked:
+            self._world.after(awaited_legs.WAIT_SECONDS, lambda: self._expire(process))
+        return is_parked
+
+    def forget(self, claim: Claim) -> None:
+        self._here(self._process()).forget(claim)
+
+    def take(self, call_id: UUID, attempt: int, *, connection_id: int) -> Claim | None:
+        claim = self._here(self._process()).take(call_id, attempt, connection_id=connection_id)
+        if claim is not None:
+            fiber = greenlet.getcurrent()
+            assert isinstance(fiber, Fiber)
+            self.ends[f"an awaited leg: {fiber.what}"] += 1
+        return claim
+
+    def _expire(self, process: Process) -> None:
+        if not process.is_dead:
+            self._world.start(process, "wait over", lambda: self._store(process))
+
+    def _store(self, process: Process) -> None:
+        claims = self._here(process).expired()
+        self.ends["an awaited leg: wait over"] += len(claims)
+        awaited_legs.store(claims)
+
+    def _here(self, process: Process) -> AwaitedLegs[Claim]:
+        if process.awaited_legs is None:
+            process.awaited_legs = AwaitedLegs(monotonic=self._world.monotonic)
+        return process.awaited_legs
+
+    @staticmethod
+    def _process() -> Process:
+        fiber = greenlet.getcurrent()
+        assert isinstance(fiber, Fiber)
+        return fiber.process

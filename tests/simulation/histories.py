@@ -6,6 +6,7 @@ A history follows from its seed alone.
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,8 @@ class Outcome:
     seed: int
     violations: tuple[str, ...]
     tally: faults.Tally
+    #: How often each fast way was taken.
+    ways: Counter[str]
     choices: tuple[float, ...]
     story: tuple[tuple[float, str, str], ...]
 
@@ -51,7 +54,14 @@ def play(seed: int, given: Sequence[float] | None = None, *, keeps_story: bool =
         history.run()
     finally:
         world.end()
-    return Outcome(seed, tuple(world.violations), world.tally, tuple(world.choices.drawn), tuple(world.story))
+    return Outcome(
+        seed,
+        tuple(world.violations),
+        world.tally,
+        history.environment.ways(),
+        tuple(world.choices.drawn),
+        tuple(world.story),
+    )
 
 
 class History:

@@ -19,6 +19,13 @@ from tests.simulation.faults import NO_CALL, Fault, Tally
 _CHUNK = 100
 #: After this many failing histories a run stops.
 ENOUGH = 20
+#: The fast ways of a set-up, and what may end the wait for a media leg.
+_WAYS = (
+    "a call written with its admission",
+    "an awaited leg: media_leg_ready",
+    "an awaited leg: leg_ended",
+    "an awaited leg: wait over",
+)
 
 
 @dataclass(slots=True)
@@ -28,6 +35,8 @@ class Result:
     histories: int = 0
     seconds: float = 0.0
     tally: Tally = field(default_factory=Counter)
+    #: How often each fast way was taken.
+    ways: Counter[str] = field(default_factory=Counter)
     #: Kind of violation → the first seeds that show it, and how many did.
     failures: dict[str, list[int]] = field(default_factory=dict)
 
@@ -43,8 +52,9 @@ def run(first: int, count: int, *, processes: int | None = None, enough: int = E
     chunks = [range(at, min(at + _CHUNK, first + count)) for at in range(first, first + count, _CHUNK)]
     context = multiprocessing.get_context("spawn")
     with context.Pool(processes or os.cpu_count(), initializer=_prepare) as pool:
-        for tally, failures, played in pool.imap_unordered(_play, chunks):
+        for tally, ways, failures, played in pool.imap_unordered(_play, chunks):
             result.tally += tally
+            result.ways += ways
             result.histories += played
             for kind, seed in failures:
                 result.failures.setdefault(kind, []).append(seed)
@@ -62,25 +72,27 @@ def _prepare() -> None:
     gc.freeze()
 
 
-def _play(seeds: Iterable[int]) -> tuple[Tally, list[tuple[str, int]], int]:
+def _play(seeds: Iterable[int]) -> tuple[Tally, Counter[str], list[tuple[str, int]], int]:
     tally: Tally = Counter()
+    ways: Counter[str] = Counter()
     failures = []
     played = 0
     for seed in seeds:
         outcome = histories.play(seed)
         tally += outcome.tally
+        ways += outcome.ways
         played += 1
         if (kind := shrinking.kind_of(outcome)) is not None:
             failures.append((kind, seed))
         if seed % 25 == 0:
             gc.collect()
     gc.collect()
-    return tally, failures, played
+    return tally, ways, failures, played
 
 
-def missing(tally: Tally, at_least: int) -> list[str]:
-    """Return the possible pairs that were hit less often."""
-    return [
+def missing(tally: Tally, ways: Counter[str], at_least: int) -> list[str]:
+    """Return the possible pairs that were hit less often, and the fast ways that were taken less often."""
+    return [f"{way}: {ways[way]}" for way in _WAYS if ways[way] < at_least] + [
         f"{target.state}, {target.fault}: {tally[target.state, target.fault]}"
         for target in faults.pairs()
         if tally[target.state, target.fault] < at_least

@@ -112,6 +112,8 @@ class MemoryStore:
         #: When an organization's slots were last counted for an admission.
         self.counted_at: dict[int, datetime] = {}
         self._entries: dict[tuple[int, str, str], list[UUID]] = {}
+        #: How often calls were written with their admission.
+        self.quick_admissions = 0
 
     # ── the port ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -303,6 +305,7 @@ class MemoryStore:
         if claim is not None:
             row.claim_owner, row.claim_until = claim.owner, self.now() + claim.duration
         self._file(call)
+        self.quick_admissions += any(isinstance(change.fact, facts.RunCreated) for change in changes)
         self._watch(None, call, None)
         for change in changes:
             self._watch(change.before, change.after, change.fact)

@@ -21,6 +21,8 @@ from shared.asterisk import circuit_breaker
 from tests.simulation import faults
 from tests.simulation.choices import Choices
 from tests.simulation.faults import Fault
+from workers.awaited_legs import AwaitedLegs
+from workers.claims import Claim
 
 _T = TypeVar("_T")
 
@@ -59,6 +61,8 @@ class Process:
         self.frozen_until = 0.0
         #: Asterisk → its circuit breaker.
         self.circuits: dict[str, circuit_breaker.CircuitBreaker] = {}
+        #: The media legs it waits for.
+        self.awaited_legs: AwaitedLegs[Claim] | None = None
         #: What to do when it dies.
         self.at_death: list[Callable[[], None]] = []
 
@@ -80,8 +84,10 @@ class Fiber(greenlet.greenlet):
     call_id: UUID | None
     #: The connection of its message, if the message names one.
     connection_id: int | None
-    #: The channels it has seen in Stasis.
+    #: The channels it has seen in Stasis, and the bridges it has looked at.
     seen: set[str]
+    #: It stalled: what it knows may be out of date.
+    has_stalled: bool
 
 
 class World:
@@ -159,7 +165,7 @@ class World:
         """Start some work in a process; return its fiber."""
         fiber: Fiber = Fiber(lambda: self._work(fiber, work), self._hub)
         fiber.process, fiber.what = process, what
-        fiber.connection_id, fiber.call_id, fiber.seen = connection_id, call_id, set()
+        fiber.connection_id, fiber.call_id, fiber.seen, fiber.has_stalled = connection_id, call_id, set(), False
         self._fibers[fiber] = None
         self.resume(fiber)
         return fiber
@@ -277,9 +283,11 @@ class World:
                 fiber.process.kill()
                 self.park()
             case Fault.FROZEN_BEFORE:
+                fiber.has_stalled = True
                 self.pause(self.choices.spread(0.3, 40.0))
             case Fault.FROZEN_AFTER:
                 result = effect()
+                fiber.has_stalled = True
                 self.pause(self.choices.spread(0.3, 40.0))
                 return result
             case _:

@@ -14,6 +14,7 @@ from shared.call.calls import Call
 from shared.call.steps import Step
 from shared.storage.call_writer import CallWriter
 from workers.asterisks import Asterisks
+from workers.awaited_legs import AwaitedLegs
 from workers.claims import Claim, StepWork
 from workers.flow import Flow
 
@@ -102,14 +103,21 @@ def flow(
     serves: Collection[Step] = (),
     asterisk: OneAsterisk | None = None,
     quick: bool = False,
+    awaited: AwaitedLegs[Claim] | None = None,
 ) -> Flow:
     """Return the product's flow around these steps.
 
     Args:
         quick: Whether each step asks nothing but Postgres.
+        awaited: The media legs it waits for; None to wait for none.
     """
-    asterisks = cast(Asterisks, asterisk or OneAsterisk())
-    return Flow(writer, asterisks, {step: WorkStep(work, quick=quick) for step, work in steps.items()}, serves=serves)
+    return Flow(
+        writer,
+        cast(Asterisks, asterisk or OneAsterisk()),
+        {step: WorkStep(work, quick=quick) for step, work in steps.items()},
+        serves=serves,
+        awaited=awaited or AwaitedLegs(capacity=0),
+    )
 
 
 def claimed(writer: CallWriter, call: Call, step: Step, *, owner: str = "") -> Claim:

@@ -1,0 +1,186 @@
+"""The media legs that this process waits for: the StasisStart of one leads to its join with nothing stored in between.
+
+A media step that has created its legs leaves its claim here, and its thread goes on to other work. When the media leg's
+StasisStart reaches this process, the claim goes on to the join, and one write stores all of it. The wait is short: if a
+leg is not ready by then, it is stored as created, and any worker handles its StasisStart.
+
+A claim is in one place: it is taken out by whatever comes first, the StasisStart, another event of the call, the end of
+the wait, or the end of the process. If the process dies, the claim lapses, and the sweep finds the attempt in doubt.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeVar
+from uuid import UUID
+
+import structlog
+
+from shared import errors
+from shared.call.calls import Call
+
+log = structlog.stdlib.get_logger(__name__)
+
+#: How long a created media leg is waited for here. It is also what a StasisStart that reaches another worker costs the
+#: caller. A voice agent nearby accepts within 10 ms, one across an ocean within 200.
+WAIT_SECONDS = 0.25
+#: Most legs awaited; for any other, LegsCreated is stored at once.
+CAPACITY = 1000
+
+_Key = tuple[UUID, int]
+
+
+class Settleable(Protocol):
+    """A claim, as far as it matters here."""
+
+    @property
+    def call(self) -> Call:
+        """The call, whose attempt names the leg."""
+
+    def settle(self) -> None:
+        """Store that the legs were created, and end the claim. Raises a PipelineError."""
+
+
+_Claim = TypeVar("_Claim", bound=Settleable)
+
+
+class Awaited(Protocol[_Claim]):
+    """Where the flow leaves the claims of awaited legs. `AwaitedLegs` is the adapter."""
+
+    def expect(self, claim: _Claim) -> None:
+        """Note that the legs of the call's attempt are about to be created."""
+
+    def park(self, claim: _Claim) -> bool:
+        """Keep the claim of an expected leg; return False when an event of the leg was here before, or no place is."""
+
+    def forget(self, claim: _Claim) -> None:
+        """Expect the leg no longer. A parked claim stays."""
+
+    def take(self, call_id: UUID, attempt: int, *, connection_id: int) -> _Claim | None:
+        """Return the parked claim of a leg on this connection, which is then no longer kept; or None."""
+
+
+class AwaitedLegs(Generic[_Claim]):
+    """The awaited legs of one process, for all its threads.
+
+    Args:
+        capacity: Most legs.
+        wait_seconds: How long each is waited for.
+        monotonic: Seconds since an arbitrary moment.
+        parked: Called after a claim was parked where none was.
+    """
+
+    def __init__(
+        self,
+        *,
+        capacity: int = CAPACITY,
+        wait_seconds: float = WAIT_SECONDS,
+        monotonic: Callable[[], float] = time.monotonic,
+        parked: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._capacity = capacity
+        self._wait_seconds = wait_seconds
+        self._monotonic = monotonic
+        self._parked = parked
+        self._lock = threading.Lock()
+        #: Legs that are being created.
+        self._expected: set[_Key] = set()
+        #: The parked claims, and when the wait of each ends; the oldest first.
+        self._claims: dict[_Key, tuple[_Claim, float]] = {}
+
+    def expect(self, claim: _Claim) -> None:
+        with self._lock:
+            if len(self._expected) + len(self._claims) < self._capacity:
+                self._expected.add(_key(claim.call))
+
+    def park(self, claim: _Claim) -> bool:
+        key = _key(claim.call)
+        with self._lock:
+            if key not in self._expected:
+                return False
+            self._expected.remove(key)
+            is_first = not self._claims
+            self._claims[key] = (claim, self._monotonic() + self._wait_seconds)
+        if is_first:
+            self._parked()
+        return True
+
+    def forget(self, claim: _Claim) -> None:
+        with self._lock:
+            self._expected.discard(_key(claim.call))
+
+    def take(self, call_id: UUID, attempt: int, *, connection_id: int) -> _Claim | None:
+        key = (call_id, attempt)
+        with self._lock:
+            # What comes before the answer to the creating request is stored: the leg is no longer waited for.
+            self._expected.discard(key)
+            claim, _ = self._claims.get(key, (None, 0.0))
+            if claim is None or claim.call.connection_id != connection_id:
+                return None
+            del self._claims[key]
+        return claim
+
+    def expired(self) -> list[_Claim]:
+        """Return the claims whose wait has ended; they are no longer kept."""
+        now = self._monotonic()
+        with self._lock:
+            over = [(key, claim) for key, (claim, until) in self._claims.items() if until <= now]
+            for key, _ in over:
+                del self._claims[key]
+        return [claim for _, claim in over]
+
+    def is_empty(self) -> bool:
+        """True if no claim is parked."""
+        return not self._claims
+
+    def close(self) -> list[_Claim]:
+        """Park no more claims; return those parked, which are no longer kept."""
+        with self._lock:
+            self._capacity = 0
+            self._expected.clear()
+            claims = [claim for claim, _ in self._claims.values()]
+            self._claims.clear()
+        return claims
+
+
+class Waiting(Generic[_Claim]):
+    """Awaited legs, and the thread that ends each wait in time."""
+
+    def __init__(self) -> None:
+        self._any = threading.Event()
+        self.legs: AwaitedLegs[_Claim] = AwaitedLegs(parked=self._any.set)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="awaited legs", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Park no more claims, and store what is known of the awaited legs: any worker may go on with them."""
+        self._closed.set()
+        self._any.set()
+        self._thread.join()
+        store(self.legs.close())
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            self._any.wait()
+            # A claim may be parked between the look and the clearing: it is looked for once more after that.
+            self._any.clear()
+            while not self._closed.wait(WAIT_SECONDS / 4) and not self.legs.is_empty():
+                store(self.legs.expired())
+
+
+def store(claims: Sequence[Settleable]) -> None:
+    """Store that the legs of these claims were created, and end the claims. Whatever fails is left to the sweep."""
+    for claim in claims:
+        try:
+            claim.settle()
+        except errors.PipelineError as exc:
+            log.warning("created legs not stored, left to the sweep", call=str(claim.call.call_id), reason=str(exc))
+        except Exception:
+            log.exception("created legs not stored, left to the sweep", call=str(claim.call.call_id))
+
+
+def _key(call: Call) -> _Key:
+    return call.call_id, call.attempt
