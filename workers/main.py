@@ -19,7 +19,6 @@ from shared.storage.call_writer import CallWriter
 from shared.storage.postgres_calls import PostgresCalls
 from workers import pools, wiring
 from workers.asterisks import RestAsterisks
-from workers.parallel import ParallelRequests
 from workers.step_ports import NoQuota, Quota
 from workers.wiring import Adapters
 
@@ -37,7 +36,6 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     db.open()
     store = PostgresCalls(db, who=config.name, prefix=config.id_prefix)
     redis_url = config.redis_url.get_secret_value()
-    in_parallel = ParallelRequests(sum(config.pool_threads.values()))
     limits = config.limits()
     known = connections.Connections(db)
     connector = tcp_connector.TcpConnector(config.guard())
@@ -60,7 +58,6 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         outbound_calls=OutboundCalls(writer, routes, runs, known, slots=slots.of, prefix=config.id_prefix),
         connections=known,
         leases=leases.Leases(db),
-        in_parallel=in_parallel,
         send_later=lambda message, wait: commands.send(message, wait=wait),
         redis_ms=redis_clock.PollingRedisClock(queues.client(redis_url)).now_ms,
         naming=Naming(config.id_prefix),
@@ -85,7 +82,6 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     lifecycle.wait(stop, liveness.touch)
     log.info("worker stopping", drain_seconds=config.drain_seconds)
     pools.stop(running, config.drain_seconds)
-    in_parallel.close()
     db.close()
     log.info("worker stopped")
 

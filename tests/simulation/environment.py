@@ -19,7 +19,7 @@ from shared.platform import dograh
 from shared.storage.call_writer import CallWriter
 from simulator import events
 from tests.simulation.asterisks import PREFIX, AgentPlan, Asterisk, Requests
-from tests.simulation.brokers import Broker, ParallelRequests, Workers
+from tests.simulation.brokers import Broker, Workers
 from tests.simulation.callers import Callers
 from tests.simulation.faults import NO_CALL
 from tests.simulation.invariants import Invariants
@@ -154,7 +154,6 @@ class Environment:
             slots=self,
             connections=connections,
             leases=self.leases,
-            in_parallel=ParallelRequests(self.world),
             send_later=self.broker.send,
             redis_ms=self.broker.redis_ms,
             naming=Naming(PREFIX),
