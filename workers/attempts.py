@@ -9,7 +9,8 @@ from uuid import UUID
 import structlog
 
 from shared import errors, messages
-from shared.asterisk import ari, events
+from shared.asterisk import ari_requests, events
+from shared.asterisk.rest import Request
 from shared.call import commands, facts, transitions
 from shared.call.calls import Call
 from shared.call.legs import Naming
@@ -20,7 +21,6 @@ from workers import media
 from workers.asterisks import Asterisks
 from workers.claims import TimedBudget
 from workers.flow import Flow
-from workers.parallel import InParallel
 from workers.step_ports import SendLater
 
 log = structlog.stdlib.get_logger(__name__)
@@ -38,7 +38,6 @@ class Attempts:
     flow: Flow
     writer: CallWriter
     asterisks: Asterisks
-    in_parallel: InParallel
     naming: Naming
     send_later: SendLater
 
@@ -89,7 +88,7 @@ class Attempts:
         budget = TimedBudget(self.writer, 2 * self.writer.limits.request_seconds)
         try:
             # What is not removed now is removed by the call's teardown, or by the resync.
-            media.remove(self.in_parallel, self.asterisks.of(call, budget), self.naming.attempt(call, attempt))
+            media.remove(self.asterisks.of(call, budget), self.naming.attempt(call, attempt))
         finally:
             self.writer.store.append_timeline(budget.timeline(), call=call)
 
@@ -124,9 +123,11 @@ class Attempts:
         budget = TimedBudget(self.writer, _LOOK_SECONDS)
         asterisk = self.asterisks.of(call, budget)
         media_id, bridge_id = self.naming.media_id(call), self.naming.bridge_id(call)
-        leg, bridge = self.in_parallel(lambda: asterisk.channel(media_id), lambda: asterisk.bridge(bridge_id))
-        if isinstance(leg, events.Channel) and bridge is None:
-            (failure,) = self.in_parallel(lambda: asterisk.create_bridge(bridge_id))
-            bridge = ari.Bridge(id=bridge_id, channels=frozenset()) if failure is None else failure
+        looks: list[Request[object]] = [ari_requests.channel(media_id), ari_requests.bridge(bridge_id)]
+        leg, bridge = asterisk.together(*looks)
+        has_leg, has_bridge = isinstance(leg, events.Channel), isinstance(bridge, ari_requests.Bridge)
+        if has_leg and bridge is None:
+            (created,) = asterisk.together(ari_requests.create_bridge(bridge_id))
+            has_bridge = created is None
         self.writer.store.append_timeline(budget.timeline(), call=call)
-        return isinstance(leg, events.Channel) and isinstance(bridge, ari.Bridge)
+        return has_leg and has_bridge

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared import errors
-from shared.asterisk import ari
+from shared.asterisk import ari, ari_requests
+from shared.asterisk.rest import Request
 from shared.call import facts
 from shared.call.calls import Call
 from shared.call.legs import Naming
@@ -14,7 +15,6 @@ from shared.call.states import State
 from shared.platform.ports import Runs
 from workers.asterisks import Asterisks
 from workers.claims import Claim, StepWork
-from workers.parallel import InParallel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,6 @@ class Join(StepWork):
     """Answers the caller, puts the call's legs into its bridge, and verifies that they are there."""
 
     asterisks: Asterisks
-    in_parallel: InParallel
     naming: Naming
     runs: Runs
 
@@ -47,10 +46,10 @@ class Join(StepWork):
                 return facts.JoinRefused(attempt=call.attempt, reason="the bridge is gone")
             # A leg that is in the bridge already would leave and come back, which is heard.
             missing = [leg for leg in legs if leg not in bridge.channels]
-        requests: list[Callable[[], object]] = [lambda: asterisk.answer(call.channel_id)]
+        requests: list[Request[bool | None]] = [ari_requests.answer(call.channel_id)]
         if missing:
-            requests.append(lambda: asterisk.add_legs(bridge_id, missing))
-        for result in self.in_parallel(*requests):
+            requests.append(ari_requests.add_legs(bridge_id, missing))
+        for result in asterisk.together(*requests):
             if isinstance(result, errors.TransientError):
                 raise result
             if isinstance(result, errors.PermanentError):

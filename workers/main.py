@@ -20,7 +20,6 @@ from shared.storage.postgres_calls import PostgresCalls
 from workers import awaited_legs, pools, wiring
 from workers.asterisks import RestAsterisks
 from workers.claims import Claim
-from workers.parallel import ParallelRequests
 from workers.step_ports import NoQuota, Quota
 from workers.wiring import Adapters
 
@@ -38,7 +37,6 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     db.open()
     store = PostgresCalls(db, who=config.name, prefix=config.id_prefix)
     redis_url = config.redis_url.get_secret_value()
-    in_parallel = ParallelRequests(sum(config.pool_threads.values()))
     waiting: awaited_legs.Waiting[Claim] = awaited_legs.Waiting()
     limits = config.limits()
     known = connections.Connections(db)
@@ -63,7 +61,6 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         connections=known,
         leases=leases.Leases(db),
         awaited_legs=waiting.legs,
-        in_parallel=in_parallel,
         send_later=lambda message, wait: commands.send(message, wait=wait),
         redis_ms=redis_clock.PollingRedisClock(queues.client(redis_url)).now_ms,
         naming=Naming(config.id_prefix),
@@ -89,7 +86,6 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     log.info("worker stopping", drain_seconds=config.drain_seconds)
     waiting.close()
     pools.stop(running, config.drain_seconds)
-    in_parallel.close()
     db.close()
     log.info("worker stopped")
 

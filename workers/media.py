@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared import errors
-from shared.asterisk import ari
+from shared.asterisk import ari, ari_requests
 from shared.call import facts
 from shared.call.calls import Call
 from shared.call.legs import Attempt, Naming, Role
 from shared.platform.ports import MediaUrl
 from workers.asterisks import Asterisks
 from workers.claims import Claim, StepWork
-from workers.parallel import InParallel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +20,6 @@ class MediaCreation(StepWork):
     """Creates the media leg and the bridge of an attempt whose number is stored already."""
 
     asterisks: Asterisks
-    in_parallel: InParallel
     naming: Naming
     media_url: MediaUrl
 
@@ -29,15 +27,15 @@ class MediaCreation(StepWork):
         call = claim.call
         asterisk = self.asterisks.of(call, claim)
         if call.attempt > 1:
-            remove(self.in_parallel, asterisk, self.naming.attempt(call, call.attempt - 1))
+            remove(asterisk, self.naming.attempt(call, call.attempt - 1))
         return (self._create(asterisk, call),)
 
     def _create(self, asterisk: ari.Ari, call: Call) -> facts.Fact:
         attempt = self.naming.attempt(call, call.attempt)
         client, parameters = call.media_client or "", self.media_url.parameters(call)
-        results = self.in_parallel(
-            lambda: asterisk.create_media(attempt.legs[Role.MEDIA], client=client, parameters=parameters),
-            lambda: asterisk.create_bridge(attempt.bridge_id),
+        results = asterisk.together(
+            ari_requests.create_media(attempt.legs[Role.MEDIA], app=asterisk.app, client=client, parameters=parameters),
+            ari_requests.create_bridge(attempt.bridge_id),
         )
         failures = [result for result in results if isinstance(result, errors.PipelineError)]
         refusals = [failure for failure in failures if isinstance(failure, errors.PermanentError)]
@@ -50,12 +48,10 @@ class MediaCreation(StepWork):
         return facts.LegsCreated(attempt=call.attempt)
 
 
-def remove(in_parallel: InParallel, asterisk: ari.Ari, attempt: Attempt) -> list[object]:
-    """Hang up an attempt's legs and remove its bridge; return each one's result or error."""
-    return in_parallel(
-        *((lambda leg=leg: asterisk.hang_up(leg)) for leg in attempt.legs.values()),
-        lambda: asterisk.remove_bridge(attempt.bridge_id),
-    )
+def remove(asterisk: ari.Ari, attempt: Attempt) -> None:
+    """Hang up an attempt's legs and remove its bridge, as far as Asterisk lets it."""
+    legs = [ari_requests.hang_up(leg) for leg in attempt.legs.values()]
+    asterisk.together(*legs, ari_requests.remove_bridge(attempt.bridge_id))
 
 
 def _explained(refusal: errors.PermanentError, client: str) -> str:

@@ -19,6 +19,7 @@ import structlog
 
 from shared import errors, messages
 from shared.asterisk import ari, circuit_breaker, events
+from shared.asterisk.ari_requests import Bridge
 from shared.call import facts, ids, states
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
@@ -133,7 +134,7 @@ class _Comparison:
         self._naming = resync.naming
         self._asterisk = asterisk
         self._connection = connection
-        self._bridges: list[ari.Bridge] | None = None
+        self._bridges: list[Bridge] | None = None
         self.findings: list[TimelineEntry] = []
         #: When to look again: some calls changed too recently, or are claimed; or another worker cleans up.
         self.again_after: timedelta | None = None
@@ -162,7 +163,7 @@ class _Comparison:
             self._asterisk.set_event_filter(sorted(wanted))
         return application
 
-    def _all_bridges(self) -> list[ari.Bridge]:
+    def _all_bridges(self) -> list[Bridge]:
         if self._bridges is None:
             self._bridges = self._asterisk.bridges()
         return self._bridges

@@ -5,11 +5,15 @@ It works from the call's row alone, at any moment of the set-up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from shared import errors
-from shared.asterisk import ari
+from shared.asterisk import ari, ari_requests
+from shared.asterisk.events import Channel
+from shared.asterisk.rest import Request
 from shared.call import facts
 from shared.call.calls import Call
 from shared.call.legs import Naming
@@ -17,7 +21,8 @@ from shared.platform.ports import Runs
 from shared.storage.call_store import CallStore
 from workers.asterisks import Asterisks
 from workers.claims import Claim, StepWork
-from workers.parallel import InParallel
+
+_T = TypeVar("_T")
 
 #: The pauses before each look for a channel that was hung up: it takes a few ms to go, and about 1 s while its media
 #: still connects (measured).
@@ -29,7 +34,6 @@ class Teardown(StepWork):
     """Ends a call: its run, its legs, its bridges."""
 
     asterisks: Asterisks
-    in_parallel: InParallel
     naming: Naming
     runs: Runs
     store: CallStore
@@ -60,87 +64,104 @@ class Teardown(StepWork):
 
     def _remove_all(self, asterisk: ari.Ari, claim: Claim) -> str:
         """Remove everything the call may have left; return what could not be verified gone."""
-        call = claim.call
-        removals: list[Callable[[], None]] = []
-        for attempt in self.naming.attempts(call):
-            removals += [_Removal(asterisk, leg, claim) for leg in attempt.legs.values()]
-            removals.append(_BridgeRemoval(asterisk, attempt.bridge_id))
-        if not call.caller_left:
-            removals.append(_caller_removal(asterisk, call, claim))
-        if not removals:
-            return ""
-        failures = [result for result in self.in_parallel(*removals) if isinstance(result, errors.PipelineError)]
-        return "; ".join(str(failure) for failure in failures)
-
-
-def _caller_removal(asterisk: ari.Ari, call: Call, claim: Claim) -> Callable[[], None]:
-    if call.is_unanswered:
-        return _Removal(asterisk, call.channel_id, claim, call.hangup_cause)
-    return (_ContinueInDialplan if call.continue_in_dialplan else _CallerRemoval)(asterisk, call, claim)
+        removal = _Removal(asterisk, claim, self.naming)
+        with contextlib.suppress(errors.OutOfTime):
+            removal.run()
+        return removal.unfinished()
 
 
 class _Removal:
-    """Hangs a channel up and verifies that it is gone. Raises a PipelineError when it is not."""
+    """Removes what a call may have left, in rounds: the requests of a round are made at the same time.
 
-    def __init__(self, asterisk: ari.Ari, channel_id: str, claim: Claim, cause: int | None = None) -> None:
+    1. Look at the caller's leg, unless it is known to have left: it is hung up only if it is still in the app, anywhere
+       else it must not be touched.
+    2. Hang up the legs and remove the bridges. For a bridge the answer is proof.
+    3. Look for the legs that were hung up, until they are gone.
+
+    The look is a round of its own, because hanging up a media leg that still connects takes a second.
+    """
+
+    def __init__(self, asterisk: ari.Ari, claim: Claim, naming: Naming) -> None:
         self._asterisk = asterisk
-        self._channel_id = channel_id
         self._claim = claim
-        self._cause = cause
+        self._call = claim.call
+        self._attempts = list(naming.attempts(self._call))
+        self._failures: list[str] = []
+        self._is_continued = False
+        #: The channels to be seen gone, and what to say of one that is not.
+        self._looked_for: dict[str, str] = {}
 
-    def __call__(self) -> None:
-        if not self._asterisk.hang_up(self._channel_id, self._cause):
+    def run(self) -> None:
+        """Do it all. Raises OutOfTime when a round can no longer begin."""
+        hangs_caller_up = self._may_hang_up_caller()
+        if hangs_caller_up and self._call.continue_in_dialplan and not self._call.is_unanswered:
+            self._continue_in_dialplan()
+            hangs_caller_up = False
+        self._remove(with_caller=hangs_caller_up)
+        self._see_gone()
+
+    def unfinished(self) -> str:
+        """Return what could not be verified gone; an empty text if all is gone."""
+        return "; ".join([*self._failures, *self._looked_for.values()])
+
+    def _may_hang_up_caller(self) -> bool:
+        if self._call.caller_left:
+            return False
+        if self._call.is_unanswered:
+            # We dial it, and it has never been in Stasis.
+            return True
+        (leg,) = self._together(ari_requests.channel(self._call.channel_id))
+        return self._is_in_app(leg)
+
+    def _remove(self, *, with_caller: bool) -> None:
+        caller = self._call.channel_id
+        hang_ups = {caller: ari_requests.hang_up(caller, self._call.hangup_cause)} if with_caller else {}
+        hang_ups |= {leg: ari_requests.hang_up(leg) for attempt in self._attempts for leg in attempt.legs.values()}
+        bridges = [ari_requests.remove_bridge(attempt.bridge_id) for attempt in self._attempts]
+        results = self._together(*hang_ups.values(), *bridges)
+        for leg, was_there in zip(hang_ups, results, strict=False):
+            if was_there is True:
+                self._looked_for[leg] = f"channel {leg} was hung up and is still there"
+
+    def _continue_in_dialplan(self) -> None:
+        """Let a refused caller continue in the dialplan, with the reason in channel variables."""
+        call = self._call
+        variables = {"AIP_OUTCOME": call.outcome, "AIP_REASON": call.reason, "AIP_CAUSE": call.hangup_cause}
+        requests = [ari_requests.set_variable(call.channel_id, name, str(value)) for name, value in variables.items()]
+        if not all(isinstance(result, bool) for result in self._together(*requests)):
             return
+        (result,) = self._together(ari_requests.continue_in_dialplan(call.channel_id))
+        if isinstance(result, bool):
+            complaint = f"channel {call.channel_id} was continued in the dialplan and is still in the app"
+            self._looked_for[call.channel_id] = complaint
+            self._is_continued = True
+
+    def _see_gone(self) -> None:
         for pause in _LOOKS:
-            self._claim.pause(pause)
-            if self._asterisk.channel(self._channel_id) is None:
+            if not self._looked_for:
                 return
-        raise errors.TransientError(f"channel {self._channel_id} was hung up and is still there")
-
-
-class _CallerRemoval(_Removal):
-    """Hangs the caller up if its leg is still in the app: anywhere else it must not be touched."""
-
-    def __init__(self, asterisk: ari.Ari, call: Call, claim: Claim) -> None:
-        super().__init__(asterisk, call.channel_id, claim, call.hangup_cause)
-        self._call = call
-
-    def __call__(self) -> None:
-        if self._is_in_app():
-            super().__call__()
-
-    def _is_in_app(self) -> bool:
-        leg = self._asterisk.channel(self._channel_id)
-        return leg is not None and leg.created == self._call.channel_created and leg.stasis_app == self._asterisk.app
-
-
-class _ContinueInDialplan(_CallerRemoval):
-    """Lets a refused caller continue in the dialplan, with the reason in channel variables; verifies that it left."""
-
-    def __call__(self) -> None:
-        if not self._is_in_app():
-            return
-        variables = {
-            "AIP_OUTCOME": self._call.outcome,
-            "AIP_REASON": self._call.reason,
-            "AIP_CAUSE": self._call.hangup_cause,
-        }
-        for name, value in variables.items():
-            self._asterisk.set_variable(self._channel_id, name, str(value))
-        self._asterisk.continue_in_dialplan(self._channel_id)
-        for pause in _LOOKS:
             self._claim.pause(pause)
-            if not self._is_in_app():
-                return
-        raise errors.TransientError(f"channel {self._channel_id} was continued in the dialplan and is still in the app")
+            legs = list(self._looked_for)
+            results = self._together(*map(ari_requests.channel, legs))
+            for leg, result in zip(legs, results, strict=True):
+                if not self._is_still_there(leg, result):
+                    del self._looked_for[leg]
 
+    def _is_still_there(self, leg: str, result: Channel | errors.PipelineError | None) -> bool:
+        if self._is_continued and leg == self._call.channel_id:
+            return self._is_in_app(result)
+        return isinstance(result, Channel)
 
-class _BridgeRemoval:
-    """Removes a bridge; the answer is proof."""
+    def _is_in_app(self, leg: Channel | errors.PipelineError | None) -> bool:
+        """True if a look at the caller's leg found it in the app, and not another leg by its id."""
+        return (
+            isinstance(leg, Channel)
+            and leg.created == self._call.channel_created
+            and leg.stasis_app == self._asterisk.app
+        )
 
-    def __init__(self, asterisk: ari.Ari, bridge_id: str) -> None:
-        self._asterisk = asterisk
-        self._bridge_id = bridge_id
-
-    def __call__(self) -> None:
-        self._asterisk.remove_bridge(self._bridge_id)
+    def _together(self, *requests: Request[_T]) -> list[_T | errors.PipelineError]:
+        """Make the requests of one round; keep what fails."""
+        results = self._asterisk.together(*requests)
+        self._failures += [str(result) for result in results if isinstance(result, errors.PipelineError)]
+        return results

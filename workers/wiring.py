@@ -22,7 +22,6 @@ from workers.inbound import Inbound
 from workers.leg_events import LegEvents
 from workers.media import MediaCreation
 from workers.outbound import Origination
-from workers.parallel import InParallel
 from workers.resync import Leases, Resync
 from workers.step_ports import Connections, Handler, Quota, SendLater, Slots
 from workers.teardown import Teardown
@@ -42,7 +41,6 @@ class Adapters:
     connections: Connections
     leases: Leases
     awaited_legs: Awaited[Claim]
-    in_parallel: InParallel
     send_later: SendLater
     #: Returns Redis's time in ms; None when unknown.
     redis_ms: Callable[[], int | None]
@@ -66,7 +64,6 @@ def handlers(adapters: Adapters, *, serves: Collection[Step]) -> Mapping[str, Ha
         flow=flow,
         writer=adapters.writer,
         asterisks=adapters.asterisks,
-        in_parallel=adapters.in_parallel,
         naming=adapters.naming,
         send_later=adapters.send_later,
     )
@@ -120,20 +117,17 @@ def _steps(adapters: Adapters) -> Mapping[Step, StepWork]:
         Step.RUNS: RunCreation(runs=adapters.runs),
         Step.MEDIA: MediaCreation(
             asterisks=adapters.asterisks,
-            in_parallel=adapters.in_parallel,
             naming=adapters.naming,
             media_url=adapters.media_url,
         ),
         Step.BRIDGE: Join(
             asterisks=adapters.asterisks,
-            in_parallel=adapters.in_parallel,
             naming=adapters.naming,
             runs=adapters.runs,
         ),
         Step.ORIGINATE: Origination(asterisks=adapters.asterisks, quota=adapters.quota, limits=limits),
         Step.TEARDOWN: Teardown(
             asterisks=adapters.asterisks,
-            in_parallel=adapters.in_parallel,
             naming=adapters.naming,
             runs=adapters.runs,
             store=store,

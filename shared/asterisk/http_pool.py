@@ -1,5 +1,8 @@
 """HTTP connection pool of one Asterisk: each request is sent once, in bounded time and size.
 
+Several requests are sent at the same time by one thread: all are written, each on a connection of its own, and then
+their answers are read, one after the other.
+
 Built on the standard library's client: a request costs a worker half of the CPU that `requests` takes for it, and the
 set-up of a call makes six. No redirect is followed, no proxy is used, nothing is sent again.
 """
@@ -15,7 +18,8 @@ import ssl
 import threading
 import time
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from shared import errors
@@ -24,6 +28,17 @@ from shared.asterisk import tcp_connector, tls
 #: Asterisk closes an idle connection after 15 s. One idle for this long is not used again: its request could be lost.
 IDLE_SECONDS = 10.0
 LARGEST_ANSWER = 16 * 1024 * 1024
+#: A time-out of 0 would mean: do not wait, not even for what is there.
+_LEAST_SECONDS = 0.001
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpRequest:
+    """One request: `target` is path and query, encoded; `body` is JSON."""
+
+    method: str
+    target: str
+    body: bytes | None = None
 
 
 class HttpPool:
@@ -32,15 +47,18 @@ class HttpPool:
     Args:
         endpoint: `http(s)://host[:port]`; a path is ignored.
         ca_bundle: For https, the certificates to trust; None for the system's authorities.
+        headers: Of each request.
         max_idle: The largest number of idle connections.
         connector: Opens connections.
     """
 
     def __init__(
-        self, endpoint: str, *, ca_bundle: str | None, max_idle: int, connector: tcp_connector.TcpConnector
-    ) -> None:
+        self, endpoint: str, headers: Mapping[str, str], *, ca_bundle: str | None, max_idle: int,
+        connector: tcp_connector.TcpConnector,
+    ) -> None:  # fmt: skip
         parts = urllib.parse.urlsplit(endpoint)
         assert parts.hostname is not None
+        self.headers = headers
         self._host = parts.hostname
         self._tls = tls.context(ca_bundle) if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls is not None else 80)
@@ -60,36 +78,40 @@ class HttpPool:
         for connection in idle:
             connection.close()
 
-    def request(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, *, connect_seconds: float,
-        read_seconds: float, seconds: float,
-    ) -> tuple[int, bytes]:  # fmt: skip
-        """Send one request, once; return the answer's status and body.
+    def send_all(
+        self, requests: Sequence[HttpRequest], *, connect_seconds: float, read_seconds: float, seconds: float
+    ) -> list[Exchange]:
+        """Send several requests at the same time, each once; return the exchange of each, in the order given.
+
+        First every connection is opened, then every request is written: none waits for another's answer. The caller
+        closes every exchange.
 
         Args:
-            target: Path and query, encoded.
-            connect_seconds: To open a connection, TLS included.
-            read_seconds: To send the request, and for its whole answer.
+            connect_seconds: To open the connections, TLS included.
+            read_seconds: To write the requests, and for all of their answers.
             seconds: For all of it.
-
-        Raises:
-            EndpointRefused: The host resolves to an address that must not be connected to.
-            AsteriskUnreachable: No usable answer.
         """
         ends_at = time.monotonic() + seconds
-        connection = self._idle_connection() or self._open(min(connect_seconds, seconds))
+        opened_by = min(ends_at, time.monotonic() + connect_seconds)
+        exchanges: list[Exchange] = []
         try:
-            connection.sock.settimeout(max(0.001, min(read_seconds, ends_at - time.monotonic())))
-            connection.request(method, target, body, headers)
-            with connection.getresponse() as response:
-                answer = _whole(response)
-        except BaseException as exc:
-            connection.close()
-            if isinstance(exc, OSError | http.client.HTTPException):
-                raise self._failed(exc) from exc
+            for request in requests:
+                exchanges.append(Exchange(self, request, self._connection(opened_by)))
+            answered_by = min(ends_at, time.monotonic() + read_seconds)
+            for exchange in exchanges:
+                exchange.write(answered_by)
+        except BaseException:
+            for exchange in exchanges:
+                exchange.close()
             raise
-        self._release(connection, is_reusable=not response.will_close)
-        return response.status, answer
+        return exchanges
+
+    def _connection(self, opened_by: float) -> _Connection | errors.AsteriskUnreachable:
+        """Return a connection, or why there is none."""
+        try:
+            return self._idle_connection() or self._open(opened_by)
+        except errors.AsteriskUnreachable as exc:
+            return exc
 
     def _idle_connection(self) -> _Connection | None:
         """Return an idle connection that the Asterisk has not closed, as far as is known here; or None."""
@@ -102,7 +124,8 @@ class HttpPool:
                 return connection
             connection.close()
 
-    def _release(self, connection: _Connection, *, is_reusable: bool) -> None:
+    def release(self, connection: _Connection, *, is_reusable: bool) -> None:
+        """Keep a connection whose answer was read, or close it."""
         connection.idle_since = time.monotonic()
         with self._lock:
             if is_reusable and not self._is_closed and len(self._idle) < self._max_idle:
@@ -110,22 +133,25 @@ class HttpPool:
                 return
         connection.close()
 
-    def _open(self, seconds: float) -> _Connection:
-        ends_at = time.monotonic() + seconds
+    def _open(self, opened_by: float) -> _Connection:
+        seconds = opened_by - time.monotonic()
+        if seconds <= 0:
+            raise errors.AsteriskUnreachable("connecting took too long", may_have_acted=False)
         made = self._connector.connect(self._host, self._port, seconds=seconds)
         try:
             if self._tls is not None:
-                made.settimeout(max(0.001, ends_at - time.monotonic()))
+                made.settimeout(max(_LEAST_SECONDS, opened_by - time.monotonic()))
                 made = self._tls.wrap_socket(made, server_hostname=self._host)
         except OSError as exc:
             with contextlib.suppress(OSError):
                 made.close()
             if isinstance(exc, TimeoutError):
                 raise errors.AsteriskUnreachable("connecting took too long", may_have_acted=False) from exc
-            raise self._failed(exc) from exc
+            raise self.failed(exc) from exc
         return _Connection(self._host, self._port, made)
 
-    def _failed(self, exc: OSError | http.client.HTTPException) -> errors.AsteriskUnreachable:
+    def failed(self, exc: OSError | http.client.HTTPException) -> errors.AsteriskUnreachable:
+        """Return what a failed exchange means."""
         if isinstance(exc, TimeoutError):
             return errors.AsteriskUnreachable("no answer in time")
         if isinstance(exc, ssl.SSLError):
@@ -133,6 +159,63 @@ class HttpPool:
             reason = tls.complaint(exc, with_bundle=self._has_bundle)
             return errors.AsteriskUnreachable(reason, may_have_acted=not tls.was_refused(exc))
         return errors.AsteriskUnreachable(f"connection failed: {type(exc).__name__}")
+
+
+class Exchange:
+    """One request and its answer."""
+
+    def __init__(
+        self, pool: HttpPool, request: HttpRequest, connection: _Connection | errors.AsteriskUnreachable
+    ) -> None:
+        self._pool = pool
+        self._request = request
+        self._failure = connection if isinstance(connection, errors.AsteriskUnreachable) else None
+        self._connection = connection if isinstance(connection, _Connection) else None
+        self._answered_by = 0.0
+
+    def write(self, answered_by: float) -> None:
+        """Write the request. What goes wrong is raised when the answer is asked for."""
+        if self._connection is None:
+            return
+        self._answered_by = answered_by
+        request = self._request
+        headers = {**self._pool.headers, "Content-Type": "application/json"} if request.body else self._pool.headers
+        try:
+            self._connection.sock.settimeout(self._seconds_left())
+            self._connection.request(request.method, request.target, request.body, headers)
+        except (OSError, http.client.HTTPException) as exc:
+            self._failure = self._pool.failed(exc)
+            self.close()
+
+    def answer(self) -> tuple[int, bytes]:
+        """Read the answer; return its status and body. May be used once.
+
+        Raises:
+            EndpointRefused: The host resolves to an address that must not be connected to.
+            AsteriskUnreachable: No usable answer.
+        """
+        if self._failure is not None:
+            raise self._failure
+        assert self._connection is not None
+        try:
+            # An answer that came in time is read, though an earlier one of the same round took all of it.
+            self._connection.sock.settimeout(self._seconds_left())
+            with self._connection.getresponse() as response:
+                answer = _whole(response)
+        except (OSError, http.client.HTTPException) as exc:
+            raise self._pool.failed(exc) from exc
+        connection, self._connection = self._connection, None
+        self._pool.release(connection, is_reusable=not response.will_close)
+        return response.status, answer
+
+    def close(self) -> None:
+        """Close the connection if its answer was not read: the next request would get it."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _seconds_left(self) -> float:
+        return max(_LEAST_SECONDS, self._answered_by - time.monotonic())
 
 
 class _Timely(io.RawIOBase):

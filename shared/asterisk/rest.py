@@ -1,6 +1,7 @@
 """Requests to one Asterisk's REST interface (ARI).
 
-They are bounded in number, time and size per Asterisk, and never repeated. No redirect is followed, only addresses
+They are bounded in number, time and size per Asterisk, and never repeated. Those of one round are made at the same
+time, by one thread. No redirect is followed, only addresses
 that the guard allows are connected to, and credentials are sent in the header only.
 """
 
@@ -11,18 +12,41 @@ import json
 import threading
 import time
 import urllib.parse
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
 from shared import errors
 from shared.asterisk import circuit_breaker, http_pool, tcp_connector
 from shared.asterisk.endpoint import Configuration
 
+_T_co = TypeVar("_T_co", covariant=True)
+
 _LONGEST_NAME = 200
 #: The message of Asterisk's 500 for an endpoint that it cannot dial (measured, 22.10): it is alive and answers.
 NOT_DIALLED = "Allocation failed"
 _GONE = frozenset({"Channel not found", "Bridge not found", "Application not found"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request(Generic[_T_co]):
+    """One request, and what its answer comes to. Nothing is sent before `RestClient` gets it."""
+
+    method: str
+    #: Segments below /ari, quoted when sent: channel ids are chosen by others and may contain `/ ? # %`.
+    path: tuple[str, ...]
+    query: Mapping[str, str] | None = None
+    #: Sent as JSON, unless it is None.
+    body: object = None
+    #: Returns what the answer's JSON says. Raises AsteriskUnreachable if it is not of the form that was asked for.
+    read: Callable[[Any], _T_co]
+    #: Status of a refusal → its result: that a resource is already gone is an outcome, never an error.
+    outcomes: Mapping[int, _T_co] = field(default_factory=dict)
+
+    @property
+    def what(self) -> str:
+        """The request in the timeline: without its query, which may hold a token."""
+        return f"{self.method} /{'/'.join(self.path)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +86,15 @@ class RestClient:
         self.configuration = configuration
         self._base = urllib.parse.urlsplit(configuration.endpoint).path + "/ari"
         credentials = f"{configuration.user}:{configuration.password}".encode()
-        self._headers = {
+        headers = {
             "Authorization": "Basic " + base64.b64encode(credentials).decode(),
             "Accept": "application/json",
             "User-Agent": "ari-pipeline",
         }
         self._pool = http_pool.HttpPool(
-            configuration.endpoint, ca_bundle=configuration.ca_bundle, max_idle=requests_at_once, connector=connector
-        )
+            configuration.endpoint, headers, ca_bundle=configuration.ca_bundle, max_idle=requests_at_once,
+            connector=connector,
+        )  # fmt: skip
         self._permits = threading.BoundedSemaphore(requests_at_once)
         self._connect_seconds = connect_seconds
         self._read_seconds = read_seconds
@@ -79,48 +104,78 @@ class RestClient:
         """Close the idle connections."""
         self._pool.close()
 
-    def request(
-        self, budget: RequestBudget, method: str, path: Sequence[str], query: Mapping[str, str] | None = None,
-        body: object = None,
-    ) -> Any:  # fmt: skip
-        """Make one request, once.
+    def request_all(self, budget: RequestBudget, requests: Sequence[Request[Any]]) -> list[Any]:
+        """Make several requests at the same time, each once.
+
+        If fewer are permitted at once, they are made in several rounds. No round waits while it holds a permit, so two
+        steps never wait for each other.
 
         Args:
-            budget: Bounds its time and records it.
-            path: Segments below /ari, quoted here: channel ids are chosen by others and may contain `/ ? # %`.
+            budget: Bounds their time and records them.
 
         Returns:
-            The answer's JSON; None for 204.
-
-        Raises:
-            AsteriskUnreachable: No usable answer.
-            AsteriskRefused: A 4xx.
+            For each, in the order given: the answer's JSON (None for 204), or the PipelineError it came to.
+            AsteriskUnreachable means no usable answer, AsteriskRefused a 4xx.
         """
-        left = budget.seconds_left()
-        # Before the wait for a permit, which is longest just when the breaker is about to open.
-        self._breaker.check(budget)
-        if not self._permits.acquire(timeout=min(left, self._connect_seconds)):
-            raise errors.AsteriskUnreachable("too many requests in flight to this Asterisk", may_have_acted=False)
+        results: list[Any] = []
+        permitted_by = time.monotonic() + self._connect_seconds
+        while len(results) < len(requests):
+            results += self._round(budget, requests[len(results) :], permitted_by)
+        return results
+
+    def _round(self, budget: RequestBudget, requests: Sequence[Request[Any]], permitted_by: float) -> list[Any]:
+        """Make as many of the requests as are permitted at once; if none can be made, return the reason for each."""
+        permits = 0
         try:
+            # Before the wait for a permit, which is longest just when the breaker is about to open.
+            self._breaker.check(budget)
+            permits = self._acquire(len(requests), min(permitted_by, time.monotonic() + budget.seconds_left()))
             left = budget.seconds_left()
             self._breaker.allow(budget)
-            return self._ask(budget, method, path, query, body, left)
+            return self._exchange(budget, requests[:permits], left)
+        except errors.PipelineError as exc:
+            return [exc] * len(requests)
         finally:
-            self._permits.release()
+            if permits:
+                self._permits.release(permits)
+
+    def _acquire(self, wanted: int, until: float) -> int:
+        """Wait for one permit and take the others that are free; return how many these are."""
+        if not self._permits.acquire(timeout=max(0.0, until - time.monotonic())):
+            raise errors.AsteriskUnreachable("too many requests in flight to this Asterisk", may_have_acted=False)
+        permits = 1
+        while permits < wanted and self._permits.acquire(blocking=False):
+            permits += 1
+        return permits
+
+    def _exchange(self, budget: RequestBudget, requests: Sequence[Request[Any]], left: float) -> list[Any]:
+        started = time.monotonic()
+        exchanges = self._pool.send_all(
+            [self._encoded(request) for request in requests], connect_seconds=self._connect_seconds,
+            read_seconds=self._read_seconds, seconds=min(left, self._connect_seconds + self._read_seconds),
+        )  # fmt: skip
+        try:
+            return [
+                self._result(budget, request, exchange, started)
+                for request, exchange in zip(requests, exchanges, strict=True)
+            ]
+        finally:
+            for exchange in exchanges:
+                exchange.close()
 
     def must_probe(self, budget: RequestBudget) -> bool:
         """Whether a harmless request must come first. Raises AsteriskUnreachable while the breaker is open."""
         self._breaker.check(budget)
         return self._breaker.state is not circuit_breaker.State.CLOSED
 
-    def _ask(  # noqa: PLR0917 - the parts of a request, as `request` takes them
-        self, budget: RequestBudget, method: str, path: Sequence[str], query: Mapping[str, str] | None, body: object,
-        left: float,
-    ) -> Any:  # fmt: skip
-        started = time.monotonic()
+    def _result(
+        self, budget: RequestBudget, request: Request[Any], exchange: http_pool.Exchange, started: float
+    ) -> Any:
+        """Return what one answer says, or the error it came to; record the request, and tell the breaker."""
         answer, failure = "no answer", "no answer"
         try:
-            status, document = self._send(method, path, query, body, left)
+            status, body = exchange.answer()
+            document = _document(status, body)
             message = plain(document.get("message", "")) if isinstance(document, dict) else ""
             answer = f"{status} {message}".strip() if status >= 400 else str(status)
             # A 4xx shows that the Asterisk is alive, be it 401 or a strange 404.
@@ -129,29 +184,23 @@ class RestClient:
         except errors.AsteriskUnreachable as exc:
             answer = str(exc)
             failure = failure and answer
-            raise
+            return exc
+        except errors.PipelineError as exc:
+            return exc
         finally:
             if failure:
                 self._breaker.unanswered(budget, failure)
             else:
                 self._breaker.answered()
             took_ms = (time.monotonic() - started) * 1000
-            budget.record_request(RequestRecord(what=f"{method} /{'/'.join(path)}", took_ms=took_ms, answer=answer))
+            budget.record_request(RequestRecord(what=request.what, took_ms=took_ms, answer=answer))
 
-    def _send(
-        self, method: str, path: Sequence[str], query: Mapping[str, str] | None, body: object, left: float
-    ) -> tuple[int, Any]:
-        url = "/".join([self._base, *(urllib.parse.quote(segment, safe="") for segment in path)])
-        if query:
-            url += "?" + urllib.parse.urlencode(query)
-        headers, content = self._headers, None
-        if body is not None:
-            headers, content = headers | {"Content-Type": "application/json"}, json.dumps(body).encode()
-        status, answer = self._pool.request(
-            method, url, headers, content, connect_seconds=self._connect_seconds, read_seconds=self._read_seconds,
-            seconds=min(left, self._connect_seconds + self._read_seconds),
-        )  # fmt: skip
-        return status, _document(status, answer)
+    def _encoded(self, request: Request[Any]) -> http_pool.HttpRequest:
+        target = "/".join([self._base, *(urllib.parse.quote(segment, safe="") for segment in request.path)])
+        if request.query:
+            target += "?" + urllib.parse.urlencode(request.query)
+        body = None if request.body is None else json.dumps(request.body).encode()
+        return http_pool.HttpRequest(method=request.method, target=target, body=body)
 
 
 def _judge(status: int, message: str, document: Any) -> Any:

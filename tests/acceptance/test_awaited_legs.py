@@ -81,11 +81,7 @@ def test_a_caller_who_hangs_up_before_the_agent_is_there_leaves_nothing(env: Env
     env.control.delay_media(agent_seconds)
     legs = [env.dial() for _ in range(3)]
     for leg in legs:
-        env.until(
-            lambda leg=leg: env.pipeline.calls(leg) and env.pipeline.state(leg) == "prepared",
-            seconds=5,
-            what="it waits",
-        )
+        env.wait_state(leg, "prepared")
         env.control.hang_up(leg)
     for leg in legs:
         env.wait_state(leg, "ended", seconds=4)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from shared import errors
-from shared.asterisk import ari
+from shared.asterisk import ari, ari_requests
 from tests import stub_asterisk
 from tests.stub_asterisk import CHANNEL, RequestBudget, Stub, answered, asterisk
 
@@ -75,7 +75,8 @@ def test_ids_chosen_by_others_stay_one_segment(client: ari.Ari, stub: Stub, chan
 
 def test_a_media_leg_is_asked_for_as_the_platform_wants_it(client: ari.Ari, stub: Stub) -> None:
     stub.answer = answered(200, CHANNEL)
-    client.create_media("aip-1-m1", client="media", parameters={"workflow_id": "1", "token": "a)b,c&d%e\n"})
+    parameters = {"workflow_id": "1", "token": "a)b,c&d%e\n"}
+    client.ask(ari_requests.create_media("aip-1-m1", app="voiceai", client="media", parameters=parameters))
     assert stub.lines == [
         "POST /ari/channels/externalMedia?app=voiceai&external_host=media&format=ulaw&transport=websocket"
         "&encapsulation=none&connection_type=client&direction=both&channelId=aip-1-m1"
@@ -86,7 +87,7 @@ def test_a_media_leg_is_asked_for_as_the_platform_wants_it(client: ari.Ari, stub
 
 def test_what_else_is_asked(client: ari.Ari, stub: Stub) -> None:
     client.create_bridge("aip-1-b1")
-    client.add_legs("aip-1-b1", ["1.1", "aip-1-m1"])
+    client.ask(ari_requests.add_legs("aip-1-b1", ["1.1", "aip-1-m1"]))
     assert client.hang_up("1.1", 17)
     assert client.hang_up("1.1")
     assert client.remove_bridge("aip-1-b1")
@@ -105,8 +106,8 @@ def test_what_else_is_asked(client: ari.Ari, stub: Stub) -> None:
 def test_bridges_and_the_application_are_read(client: ari.Ari, stub: Stub) -> None:
     stub.answer = answered(200, [{"id": "b1", "channels": ["1", "2"]}, {"id": "b2"}])
     assert client.bridges() == [
-        ari.Bridge(id="b1", channels=frozenset({"1", "2"})),
-        ari.Bridge(id="b2", channels=frozenset()),
+        ari_requests.Bridge(id="b1", channels=frozenset({"1", "2"})),
+        ari_requests.Bridge(id="b2", channels=frozenset()),
     ]
     stub.answer = answered(200, {"channel_ids": ["1"], "events_allowed": [{"type": "Dial"}]})
     assert client.application() == ari.Application(channels=frozenset({"1"}), allowed=frozenset({"Dial"}))
@@ -216,7 +217,7 @@ def test_hostile_names_and_messages_can_be_logged_and_stored(
 def test_a_refusal_is_told_in_asterisk_s_words(client: ari.Ari, stub: Stub, status: int, message: str) -> None:
     stub.answer = answered(status, {"message": message})
     with pytest.raises(errors.AsteriskRefused) as caught:
-        client.add_legs("b1", ["1.1"])
+        client.ask(ari_requests.add_legs("b1", ["1.1"]))
     assert (caught.value.status, caught.value.message) == (status, message)
 
 
@@ -224,7 +225,7 @@ def test_a_bridge_that_was_made_before_is_made(client: ari.Ari, stub: Stub) -> N
     stub.answer = answered(409, {"message": "Bridge with id 'b1' already exists"})
     client.create_bridge("b1")
     with pytest.raises(errors.AsteriskRefused):
-        client.create_media("m1", client="media", parameters={})
+        client.ask(ari_requests.create_media("m1", app="voiceai", client="media", parameters={}))
 
 
 def test_no_redirect_is_followed(client: ari.Ari, stub: Stub) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from shared import errors
-from shared.asterisk import ari, circuit_breaker, http_pool, rest
+from shared.asterisk import ari, ari_requests, circuit_breaker, http_pool, rest
 from tests import stub_asterisk
 from tests.stub_asterisk import CHANNEL, Answer, Handler, RequestBudget, Stub, answered, asterisk, closing, silent
 
@@ -203,7 +203,7 @@ def test_a_post_is_never_sent_twice(client: ari.Ari, stub: Stub, budget: Request
     budget.requests.clear()
     stub.answer = closing
     with pytest.raises(errors.AsteriskUnreachable, match="connection failed") as caught:
-        client.create_media("m1", client="media", parameters={})
+        client.ask(ari_requests.create_media("m1", app="voiceai", client="media", parameters={}))
     assert caught.value.may_have_acted
     assert len(stub.lines) == 1
     assert len(budget.requests) == 1

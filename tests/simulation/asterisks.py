@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import functools
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
@@ -291,24 +291,52 @@ class Requests:
         self._connect_seconds = connect_seconds
         self._seconds = connect_seconds + read_seconds
 
-    def request(
-        self, budget: rest.RequestBudget, method: str, path: Sequence[str], query: Mapping[str, str] | None = None,
-        body: object = None,
-    ) -> Any:  # fmt: skip
+    def request_all(self, budget: rest.RequestBudget, requests: Sequence[rest.Request[Any]]) -> list[Any]:
+        """Make several requests, each in a fiber of its own: it is sent, answered and hit by faults at its own moments.
+
+        So events, and requests of others, come between those of one round.
+        """
+        results: list[Any] = [None] * len(requests)
+        fiber = greenlet.getcurrent()
+        assert isinstance(fiber, Fiber)
+        missing = len(requests)
+        is_waiting = False
+
+        def ask(number: int) -> None:
+            nonlocal missing
+            try:
+                results[number] = self._request(budget, requests[number])
+            except errors.PipelineError as exc:
+                results[number] = exc
+            missing -= 1
+            if not missing and is_waiting:
+                self._world.resume(fiber)
+
+        for number in range(1, len(requests)):
+            other = self._world.start(
+                fiber.process, fiber.what, lambda number=number: ask(number),  # type: ignore[misc]
+                connection_id=fiber.connection_id, call_id=fiber.call_id,
+            )  # fmt: skip
+            other.seen, other.has_stalled = fiber.seen, fiber.has_stalled
+        if requests:
+            ask(0)
+        if missing:
+            is_waiting = True
+            self._world.park()
+        return results
+
+    def _request(self, budget: rest.RequestBudget, request: rest.Request[Any]) -> Any:
         left = budget.seconds_left()
         self._circuit.allow(budget)
         started = self._world.now
-        what = f"{method} /{'/'.join(path)}"
         answer, silence = "no answer", "no answer"
         try:
             status, document = self._world.port_call(
-                what,
-                lambda: self._sent(method, path, query, body, left),
+                request.what,
+                lambda: self._sent(request, left),
                 latency_seconds=0.002,
                 own_faults=faults.OF_REQUESTS,
-                inflict=lambda fault, effect: self._inflict(
-                    fault, effect, lambda: self._late(method, path, query, body), left
-                ),
+                inflict=lambda fault, effect: self._inflict(fault, effect, lambda: self._late(request), left),
             )
             message = rest.plain(document.get("message", "")) if isinstance(document, dict) else ""
             answer = f"{status} {message}".strip() if status >= 400 else str(status)
@@ -324,18 +352,16 @@ class Requests:
             else:
                 self._circuit.answered()
             if self._world.keeps_story:
-                self._world.tell(self._asterisk.name, "%s → %s", self._told(method, path, query), answer)
+                self._world.tell(self._asterisk.name, "%s → %s", self._told(request), answer)
             budget.record_request(
-                rest.RequestRecord(what=what, took_ms=(self._world.now - started) * 1000, answer=answer)
+                rest.RequestRecord(what=request.what, took_ms=(self._world.now - started) * 1000, answer=answer)
             )
 
     def must_probe(self, budget: rest.RequestBudget) -> bool:
         self._circuit.check(budget)
         return self._circuit.state is not circuit_breaker.State.CLOSED
 
-    def _sent(
-        self, method: str, path: Sequence[str], query: Mapping[str, str] | None, body: object, left: float
-    ) -> tuple[int, Any]:
+    def _sent(self, request: rest.Request[Any], left: float) -> tuple[int, Any]:
         if self._asterisk.is_away:
             self._world.pause(min(left, self._connect_seconds))
             raise errors.AsteriskUnreachable("connecting took too long", may_have_acted=False)
@@ -345,8 +371,8 @@ class Requests:
         fiber = greenlet.getcurrent()
         assert type(fiber) is Fiber
         try:
-            work = self._handled(method, path, query, body)
-            if method == "DELETE" and asterisk.media.is_connecting(path[1]):
+            work = self._handled(request)
+            if request.method == "DELETE" and asterisk.media.is_connecting(request.path[1]):
                 answer = self._waited_for(work, left)
             else:
                 answer = _at_once(work)
@@ -356,10 +382,11 @@ class Requests:
             raise errors.AsteriskUnreachable("connection failed: ConnectionResetError") from None
         if asterisk.life != life:
             raise errors.AsteriskUnreachable("connection failed: ConnectionResetError")
-        if method == "GET" and path[0] == "channels" and answer.body["dialplan"]["app_name"] == "Stasis":
-            fiber.seen.add(path[1])
-        if method == "GET" and path[0] == "bridges":
-            fiber.seen.add(path[-1])
+        if request.method == "GET" and request.path[0] == "bridges":
+            fiber.seen.add(request.path[-1])
+        is_look = request.method == "GET" and request.path[0] == "channels"
+        if is_look and answer.body["dialplan"]["app_name"] == "Stasis":
+            fiber.seen.add(request.path[1])
         return answer.status, answer.body
 
     def _inflict(
@@ -379,18 +406,16 @@ class Requests:
         self._world.pause(min(left, self._seconds))
         raise errors.AsteriskUnreachable("no answer in time")
 
-    def _late(self, method: str, path: Sequence[str], query: Mapping[str, str] | None, body: object) -> None:
+    def _late(self, request: rest.Request[Any]) -> None:
         """Take effect; the answer is lost."""
         if self._asterisk.is_running:
-            self._world.tell(self._asterisk.name, "now takes effect: %s", self._told(method, path, query))
-            work = self._handled(method, path, query, body)
+            self._world.tell(self._asterisk.name, "now takes effect: %s", self._told(request))
+            work = self._handled(request)
             asyncio.get_running_loop().create_task(_unheard(work))
 
-    def _handled(
-        self, method: str, path: Sequence[str], query: Mapping[str, str] | None, body: object
-    ) -> Coroutine[Any, Any, simulator_rest.Answer]:
-        handler, names = _match(method, tuple(path))
-        asked = simulator_rest.Request(method=method, query=query or {}, body=body, names=names)
+    def _handled(self, request: rest.Request[Any]) -> Coroutine[Any, Any, simulator_rest.Answer]:
+        handler, names = _match(request.method, request.path)
+        asked = simulator_rest.Request(method=request.method, query=request.query or {}, body=request.body, names=names)
         return cast(Coroutine[Any, Any, simulator_rest.Answer], handler(self._asterisk, asked))
 
     def _waited_for(self, work: Coroutine[Any, Any, simulator_rest.Answer], left: float) -> simulator_rest.Answer:
@@ -399,10 +424,10 @@ class Requests:
             raise errors.AsteriskUnreachable("no answer in time")
         return task.result()
 
-    def _told(self, method: str, path: Sequence[str], query: Mapping[str, str] | None) -> str:
-        named, asked = self._asterisk.named, query or {}
+    def _told(self, request: rest.Request[Any]) -> str:
+        named, asked = self._asterisk.named, request.query or {}
         whom = asked.get("channelId") or " ".join(map(named, asked.get("channel", "").split(",")))
-        return f"{method} /{'/'.join(map(named, path))} {named(whom)}".strip()
+        return f"{request.method} /{'/'.join(map(named, request.path))} {named(whom)}".strip()
 
 
 def _has_stalled(fiber: greenlet.greenlet) -> bool:

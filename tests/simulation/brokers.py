@@ -217,39 +217,3 @@ class Workers:
     def _replace(self, process: Process) -> None:
         self._generation += 1
         self.processes[self.processes.index(process)] = self._made(self._generation)
-
-
-class ParallelRequests:
-    """Runs the requests of one step at the same time, as `workers.parallel.ParallelRequests` does."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    def __call__(self, *asks: Callable[[], Any]) -> list[Any]:
-        fiber = greenlet.getcurrent()
-        assert isinstance(fiber, Fiber)
-        results: list[Any] = [None] * len(asks)
-        missing = len(asks)
-        is_waiting = False
-
-        def ask(number: int) -> None:
-            nonlocal missing
-            try:
-                results[number] = asks[number]()
-            except errors.PipelineError as exc:
-                results[number] = exc
-            missing -= 1
-            if not missing and is_waiting:
-                self._world.resume(fiber)
-
-        for number in range(1, len(asks)):
-            other = self._world.start(
-                fiber.process, fiber.what, lambda number=number: ask(number),  # type: ignore[misc]
-                connection_id=fiber.connection_id, call_id=fiber.call_id,
-            )  # fmt: skip
-            other.seen, other.has_stalled = fiber.seen, fiber.has_stalled
-        ask(0)
-        if missing:
-            is_waiting = True
-            self._world.park()
-        return results

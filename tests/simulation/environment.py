@@ -20,7 +20,7 @@ from shared.platform import dograh
 from shared.storage.call_writer import CallWriter
 from simulator import events
 from tests.simulation.asterisks import PREFIX, AgentPlan, Asterisk, Requests
-from tests.simulation.brokers import Broker, ParallelRequests, Workers
+from tests.simulation.brokers import Broker, Workers
 from tests.simulation.callers import Callers
 from tests.simulation.faults import NO_CALL
 from tests.simulation.invariants import Invariants
@@ -159,7 +159,6 @@ class Environment:
             connections=connections,
             leases=self.leases,
             awaited_legs=self.awaited_legs,
-            in_parallel=ParallelRequests(self.world),
             send_later=self.broker.send,
             redis_ms=self.broker.redis_ms,
             naming=Naming(PREFIX),

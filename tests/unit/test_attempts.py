@@ -73,7 +73,6 @@ def attempts_of(call: Call, asterisk: BreakerOpen, later: list[tuple[messages.Me
         flow=cast(Any, None),
         writer=cast(Any, writer),
         asterisks=cast(Any, asterisk),
-        in_parallel=cast(Any, None),
         naming=Naming("aip-"),
         send_later=lambda message, wait: later.append((message, wait)),
     )

@@ -10,13 +10,14 @@ from uuid import UUID
 import pytest
 
 from shared import errors
+from shared.asterisk import ari_requests
 from shared.call import facts
 from shared.call.calls import Call
 from shared.call.legs import Naming
 from shared.call.states import Direction, State
 from shared.platform import dograh
+from tests.support.rounds import Rounds
 from workers.media import MediaCreation
-from workers.parallel import ParallelRequests
 
 NAMING = Naming("aip-")
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -43,34 +44,6 @@ REFUSED = errors.AsteriskRefused(400, "no such client")
 UNKNOWN = errors.AsteriskUnreachable("no answer in time")
 
 
-class Asterisk:
-    """Answers each creating request as told, and remembers it."""
-
-    def __init__(self, of_media: errors.PipelineError | None, of_bridge: errors.PipelineError | None) -> None:
-        self._media, self._bridge = of_media, of_bridge
-        self.requests: list[tuple[str, dict[str, str]]] = []
-
-    def create_media(self, channel_id: str, *, client: str, parameters: dict[str, str]) -> None:
-        self.requests.append((channel_id, parameters))
-        if self._media is not None:
-            raise self._media
-
-    def create_bridge(self, bridge_id: str) -> None:
-        self.requests.append((bridge_id, {}))
-        if self._bridge is not None:
-            raise self._bridge
-
-
-class Everywhere:
-    """The same Asterisk for every call."""
-
-    def __init__(self, asterisk: Asterisk) -> None:
-        self._asterisk = asterisk
-
-    def of(self, call: Call, budget: object) -> Asterisk:
-        return self._asterisk
-
-
 @pytest.mark.parametrize(
     ("of_media", "of_bridge", "fact"),
     [
@@ -87,17 +60,12 @@ class Everywhere:
 def test_what_both_answers_come_to(
     of_media: errors.PipelineError | None, of_bridge: errors.PipelineError | None, fact: type[facts.Fact]
 ) -> None:
-    asterisk, in_parallel = Asterisk(of_media, of_bridge), ParallelRequests(2)
-    step = MediaCreation(
-        asterisks=cast(Any, Everywhere(asterisk)),
-        in_parallel=in_parallel,
-        naming=NAMING,
-        media_url=dograh.MediaUrl(None),
-    )
-    try:
-        (reported,) = step.work(cast(Any, SimpleNamespace(call=CALL)))
-    finally:
-        in_parallel.close()
+    bridge_id = NAMING.bridge_id(CALL)
+    asterisk = Rounds({"POST /channels/externalMedia": [of_media], f"POST /bridges/{bridge_id}": [of_bridge]})
+    step = MediaCreation(asterisks=asterisk.asterisks, naming=NAMING, media_url=dograh.MediaUrl(None))
+    (reported,) = step.work(cast(Any, SimpleNamespace(call=CALL)))
     assert type(reported) is fact
     run = {"workflow_id": "1", "user_id": "2", "workflow_run_id": "3"}
-    assert sorted(asterisk.requests) == [(NAMING.bridge_id(CALL), {}), (NAMING.media_id(CALL), run)]
+    media = ari_requests.create_media(NAMING.media_id(CALL), app="voiceai", client="media", parameters=run)
+    assert asterisk.requests == [media, ari_requests.create_bridge(bridge_id)]
+    assert len(asterisk.rounds) == 1

@@ -1,0 +1,67 @@
+"""The rounds of a join: the caller is answered and every leg added at the same time, then the bridge is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from shared import errors
+from shared.call import facts
+from shared.call.legs import Naming
+from tests.support.calls import JOINING
+from tests.support.rounds import GONE, Rounds, channel
+from workers.bridge import Join
+
+NAMING = Naming("aip-")
+CALLER = f"/channels/{JOINING.channel_id}"
+MEDIA_ID, BRIDGE_ID = NAMING.media_id(JOINING), NAMING.bridge_id(JOINING)
+JOIN = [f"POST {CALLER}/answer", f"POST /bridges/{BRIDGE_ID}/addChannel"]
+LOOK = [f"GET /bridges/{BRIDGE_ID}"]
+EMPTY = {"id": BRIDGE_ID, "channels": []}
+WITH_CALLER = {"id": BRIDGE_ID, "channels": [JOINING.channel_id]}
+WHOLE = {"id": BRIDGE_ID, "channels": [JOINING.channel_id, MEDIA_ID]}
+REFUSED = errors.AsteriskRefused(422, "Channel not in Stasis application")
+
+
+@pytest.mark.parametrize(
+    ("is_continued", "answers", "rounds", "fact"),
+    [
+        pytest.param(True, {LOOK[0]: [WHOLE]}, [JOIN, LOOK], facts.Joined(attempt=1), id="joined"),
+        pytest.param(
+            False,
+            {LOOK[0]: [EMPTY, WHOLE]},
+            [LOOK, JOIN, LOOK],
+            facts.Joined(attempt=1),
+            id="another worker may have begun it",
+        ),
+        pytest.param(
+            False, {LOOK[0]: [WHOLE]}, [LOOK, JOIN[:1], LOOK], facts.Joined(attempt=1), id="the legs are in the bridge"
+        ),
+        pytest.param(True, {JOIN[0]: [GONE]}, [JOIN], facts.CallerGone(), id="the caller is gone"),
+        pytest.param(
+            True,
+            {JOIN[1]: [REFUSED], f"GET {CALLER}": [channel(JOINING.channel_id)], f"GET /channels/{MEDIA_ID}": [GONE]},
+            [JOIN, [f"GET {CALLER}"], [f"GET /channels/{MEDIA_ID}"]],
+            facts.MediaGone(attempt=1, reason="media leg ended while being joined"),
+            id="the media leg is gone",
+        ),
+        pytest.param(
+            True,
+            {LOOK[0]: [WITH_CALLER], f"GET {CALLER}": [GONE]},
+            [JOIN, LOOK, [f"GET {CALLER}"]],
+            facts.CallerGone(),
+            id="a leg has left the bridge",
+        ),
+    ],
+)
+def test_the_requests_of_a_join_round_by_round(
+    answers: Mapping[str, Sequence[object]], rounds: list[list[str]], fact: facts.Fact, *, is_continued: bool
+) -> None:
+    asterisk = Rounds(answers)
+    step = Join(asterisks=asterisk.asterisks, naming=NAMING, runs=cast(Any, None))
+    claim = SimpleNamespace(call=JOINING, is_continued=is_continued)
+    assert step.work(cast(Any, claim)) == (fact,)
+    assert asterisk.rounds == rounds

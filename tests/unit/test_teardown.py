@@ -1,0 +1,197 @@
+"""The rounds of a teardown: what is asked at the same time, what only after a look, and what is left pending."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, cast
+
+import pytest
+
+from shared import errors
+from shared.call import facts
+from shared.call.calls import Call
+from shared.call.legs import Naming
+from tests.support.calls import ENDING, NOW, RINGING, seconds
+from tests.support.rounds import GONE, Rounds, channel
+from workers import teardown
+from workers.claims import Claim
+from workers.teardown import Teardown
+
+NAMING = Naming("aip-")
+CALLER = f"/channels/{ENDING.channel_id}"
+MEDIA = f"/channels/{NAMING.media_id(ENDING)}"
+BRIDGE = f"/bridges/{NAMING.bridge_id(ENDING)}"
+IN_APP = channel(ENDING.channel_id)
+HERE = channel("here")
+UNREACHABLE = errors.AsteriskUnreachable("no answer in time")
+REFUSED = replace(ENDING, attempt=0, continue_in_dialplan=True, reason="no route")
+
+Answers = Mapping[str, Sequence[object]]
+
+
+class StepClaim:
+    """A claim that has time for so many pauses."""
+
+    def __init__(self, call: Call, pauses: int = 99) -> None:
+        self.call = call
+        self.pauses: list[float] = []
+        self._left = pauses
+
+    def pause(self, pause_seconds: float) -> None:
+        if len(self.pauses) == self._left:
+            raise errors.OutOfTime("the step ran out of its time")
+        self.pauses.append(pause_seconds)
+
+
+class Runs:
+    """A platform that ends every run."""
+
+    def end(self, call: Call, **_: str) -> None:
+        pass
+
+
+class Store:
+    def now(self) -> datetime:
+        return NOW
+
+
+def torn_down(call: Call, answers: Answers, pauses: int = 99) -> tuple[facts.Fact, Rounds, StepClaim]:
+    asterisk, claim = Rounds(answers), StepClaim(call, pauses)
+    step = Teardown(asterisks=asterisk.asterisks, naming=NAMING, runs=cast(Any, Runs()), store=cast(Any, Store()))
+    (fact,) = step.work(cast(Claim, claim))
+    return fact, asterisk, claim
+
+
+@pytest.mark.parametrize(
+    ("call", "answers", "rounds"),
+    [
+        pytest.param(
+            replace(ENDING, caller_left=True),
+            {f"GET {MEDIA}": [GONE]},
+            [[f"DELETE {MEDIA}", f"DELETE {BRIDGE}"], [f"GET {MEDIA}"]],
+            id="the caller has left",
+        ),
+        pytest.param(
+            ENDING,
+            {f"GET {CALLER}": [IN_APP, GONE], f"DELETE {MEDIA}": [GONE], f"DELETE {BRIDGE}": [GONE]},
+            [[f"GET {CALLER}"], [f"DELETE {CALLER}", f"DELETE {MEDIA}", f"DELETE {BRIDGE}"], [f"GET {CALLER}"]],
+            id="the agent has hung up",
+        ),
+        pytest.param(
+            ENDING,
+            {f"GET {CALLER}": [GONE], f"DELETE {MEDIA}": [GONE]},
+            [[f"GET {CALLER}"], [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"]],
+            id="all are gone",
+        ),
+        pytest.param(
+            ENDING,
+            {f"GET {CALLER}": [channel(ENDING.channel_id, app="another")], f"GET {MEDIA}": [GONE]},
+            [[f"GET {CALLER}"], [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"], [f"GET {MEDIA}"]],
+            id="the caller is in another app",
+        ),
+        pytest.param(
+            ENDING,
+            {f"GET {CALLER}": [channel(ENDING.channel_id, created="2026-05-02")], f"GET {MEDIA}": [GONE]},
+            [[f"GET {CALLER}"], [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"], [f"GET {MEDIA}"]],
+            id="another channel has the caller's id",
+        ),
+        pytest.param(
+            replace(ENDING, attempt=0),
+            {f"GET {CALLER}": [IN_APP, IN_APP, GONE]},
+            [[f"GET {CALLER}"], [f"DELETE {CALLER}"], [f"GET {CALLER}"], [f"GET {CALLER}"]],
+            id="nothing was made, and the caller takes a moment to go",
+        ),
+        pytest.param(
+            replace(RINGING, state=ENDING.state, hangup_cause=16),
+            {f"DELETE {CALLER}": [GONE]},
+            [[f"DELETE {CALLER}"]],
+            id="a leg that rings needs no look",
+        ),
+        pytest.param(
+            REFUSED,
+            {f"GET {CALLER}": [IN_APP, channel(ENDING.channel_id, app="another")]},
+            [[f"GET {CALLER}"], [f"POST {CALLER}/variable"] * 3, [f"POST {CALLER}/continue"], [f"GET {CALLER}"]],
+            id="a refused caller continues in the dialplan",
+        ),
+    ],
+)
+def test_the_requests_of_a_teardown_round_by_round(call: Call, answers: Answers, rounds: list[list[str]]) -> None:
+    fact, asterisk, _ = torn_down(call, answers)
+    assert [round_ for round_ in asterisk.rounds if round_] == rounds
+    assert fact == facts.LegsRemoved()
+
+
+def test_every_attempt_is_removed_in_one_round() -> None:
+    call = replace(ENDING, attempt=2, caller_left=True)
+    _, asterisk, _ = torn_down(call, {})
+    attempts = list(NAMING.attempts(call))
+    legs = [f"DELETE /channels/{leg}" for attempt in attempts for leg in attempt.legs.values()]
+    assert asterisk.rounds[0] == [*legs, *(f"DELETE /bridges/{attempt.bridge_id}" for attempt in attempts)]
+
+
+def test_the_caller_gets_its_cause_and_the_media_leg_none() -> None:
+    _, asterisk, _ = torn_down(replace(ENDING, hangup_cause=17), {f"GET {CALLER}": [IN_APP, GONE]})
+    removals = [request for request in asterisk.requests if request.method == "DELETE"]
+    assert [request.query for request in removals] == [{"reason_code": "17"}, None, None]
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        ({f"DELETE {MEDIA}": [UNREACHABLE]}, "no answer in time"),
+        ({f"DELETE {BRIDGE}": [UNREACHABLE], f"DELETE {MEDIA}": [GONE]}, "no answer in time"),
+        ({f"GET {MEDIA}": [HERE, UNREACHABLE]}, "no answer in time"),
+        ({f"GET {MEDIA}": [HERE]}, f"channel {NAMING.media_id(ENDING)} was hung up and is still there"),
+        (
+            {f"DELETE {BRIDGE}": [UNREACHABLE], f"GET {MEDIA}": [HERE]},
+            f"no answer in time; channel {NAMING.media_id(ENDING)} was hung up and is still there",
+        ),
+    ],
+)
+def test_what_is_not_seen_gone_is_left_pending(answers: Answers, reason: str) -> None:
+    fact, asterisk, _ = torn_down(replace(ENDING, caller_left=True), answers)
+    assert fact == facts.RemovalPending(reason=reason)
+    assert asterisk.rounds[0] == [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"]
+
+
+def test_a_caller_that_cannot_be_looked_at_is_not_hung_up() -> None:
+    fact, asterisk, _ = torn_down(ENDING, {f"GET {CALLER}": [UNREACHABLE], f"GET {MEDIA}": [GONE]})
+    assert asterisk.rounds == [[f"GET {CALLER}"], [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"], [f"GET {MEDIA}"]]
+    assert fact == facts.RemovalPending(reason="no answer in time")
+
+
+def test_a_caller_without_its_variables_does_not_continue() -> None:
+    fact, asterisk, _ = torn_down(
+        REFUSED, {f"GET {CALLER}": [IN_APP], f"POST {CALLER}/variable": [{}, UNREACHABLE, {}]}
+    )
+    assert f"POST {CALLER}/continue" not in [request.what for request in asterisk.requests]
+    assert fact == facts.RemovalPending(reason="no answer in time")
+
+
+def test_a_caller_that_does_not_continue_is_left_pending() -> None:
+    fact, _, _ = torn_down(REFUSED, {f"GET {CALLER}": [IN_APP]})
+    assert fact == facts.RemovalPending(
+        reason=f"channel {ENDING.channel_id} was continued in the dialplan and is still in the app"
+    )
+
+
+def test_each_look_comes_after_a_longer_pause_and_only_for_what_is_left() -> None:
+    answers: Answers = {f"GET {CALLER}": [IN_APP, IN_APP, GONE], f"GET {MEDIA}": [HERE]}
+    _, asterisk, claim = torn_down(ENDING, answers)
+    assert asterisk.rounds[2:5] == [[f"GET {CALLER}", f"GET {MEDIA}"]] * 2 + [[f"GET {MEDIA}"]]
+    assert claim.pauses == sorted(teardown._LOOKS)
+
+
+def test_a_step_out_of_time_says_what_is_left() -> None:
+    fact, asterisk, _ = torn_down(replace(ENDING, caller_left=True), {f"GET {MEDIA}": [HERE]}, pauses=1)
+    assert len(asterisk.rounds) == 2
+    assert fact == facts.RemovalPending(reason=f"channel {NAMING.media_id(ENDING)} was hung up and is still there")
+
+
+def test_a_request_in_doubt_keeps_a_call_from_ending() -> None:
+    call = replace(ENDING, caller_left=True, attempt_in_doubt_until=NOW + seconds(5))
+    fact, _, _ = torn_down(call, {f"DELETE {MEDIA}": [GONE]})
+    assert isinstance(fact, facts.RemovalPending)
+    assert fact.not_before == NOW + seconds(5)
