@@ -317,7 +317,7 @@ class MemoryStore:
         run_id = call.workflow_run_id
         others = (row.call for row in self.rows.values() if row.call.call_id != call.call_id)
         if run_id is not None and any(other.workflow_run_id == run_id for other in others):
-            raise errors.DatabaseRefused('duplicate key value violates unique constraint "calls_run"')
+            raise errors.DuplicateKey('duplicate key value violates unique constraint "calls_run"')
 
     def _claim(self, call_id: UUID, claim: ClaimRequest) -> Call | None:
         row = self._unlocked(call_id)
