@@ -27,7 +27,7 @@ def list_quotas() -> None:
         own = _quotas(db)
         limited = own.all()
         with db.connection() as connection:
-            taken = {row["organization_id"]: row["taken"] for row in connection.execute(_TAKEN)}
+            taken = {row["organization_id"]: row["taken"] for row in connection.execute(_TAKEN).fetchall()}
         for quota in limited:
             table.add_row(
                 str(quota.organization_id),

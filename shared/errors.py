@@ -59,6 +59,10 @@ class DatabaseRefused(PermanentError):
     """Postgres refused a statement for its content: data it cannot store, a constraint it violates."""
 
 
+class DuplicateKey(DatabaseRefused):
+    """There is a row of this identity already."""
+
+
 class CallUnreadable(PermanentError):
     """A call's row holds a value this release does not know: a newer release wrote it, and goes on with it."""
 

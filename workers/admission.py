@@ -46,7 +46,9 @@ class Admission(StepWork):
             return (facts.Refused(reason=target.reason, hangup_cause=Cause.CONGESTION),)
         if call.direction is Direction.OUTBOUND:
             return self._attach_run(claim, target)
-        route = self.routes.inbound(source_id=target.source_id, organization_id=target.organization_id)
+        route = claim.arrival.route if claim.arrival is not None else None
+        if route is None:
+            route = self.routes.inbound(source_id=target.source_id, organization_id=target.organization_id)
         refusal = self._refusal(claim, route, target.quota)
         if refusal is not None or isinstance(route, NoRoute):
             assert refusal is not None, "without a route there is a refusal"
@@ -64,7 +66,7 @@ class Admission(StepWork):
         )
         if not claim.leads_to(Step.RUNS):
             return (admitted,)
-        run_id = self.runs.create(db, claim.after(admitted))
+        run_id = self.runs.create(db, claim.after(admitted), reserved_id=route.reserved_run_id)
         return admitted, facts.RunCreated(workflow_run_id=run_id)
 
     def _target(self, call: Call) -> InboundTarget:

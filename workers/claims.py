@@ -15,6 +15,7 @@ from shared.asterisk import rest
 from shared.call import facts
 from shared.call.calls import Call
 from shared.call.steps import Step
+from shared.platform.ports import NoRoute, Route
 from shared.storage import connections, database
 from shared.storage.call_store import ClaimRequest
 from shared.storage.call_writer import CallWriter, Recorded, UnitOfWork, VersionConflict
@@ -64,6 +65,8 @@ class Arrival:
     """What was known when a call was written."""
 
     target: connections.InboundTarget
+    #: None when it was not read along, or is to be read again.
+    route: Route | NoRoute | None = None
     #: How long the event had waited.
     waited_seconds: float
 

@@ -115,7 +115,8 @@ class Flow:
                 self.run(following)
                 return True
         waited_seconds = arrival.waited_seconds + self._writer.clock.monotonic() - began
-        claim = self._admission(call, replace(arrival, waited_seconds=waited_seconds))
+        # The route is read again: the run of the first try may be there, under the id that was reserved for it.
+        claim = self._admission(call, replace(arrival, route=None, waited_seconds=waited_seconds))
         if not self._writer.store.insert(call, [], claim.request()):
             return False
         self.run(claim)

@@ -21,7 +21,7 @@ from shared.storage.timeline import TimelineEntry
 from workers.asterisks import Asterisks
 from workers.claims import Arrival, TimedBudget
 from workers.flow import Flow
-from workers.step_ports import Connections
+from workers.step_ports import Connections, Lookup
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -48,6 +48,7 @@ class Inbound:
     flow: Flow
     writer: CallWriter
     connections: Connections
+    lookup: Lookup
     asterisks: Asterisks
     runs: Runs
     naming: Naming
@@ -85,13 +86,13 @@ class Inbound:
             stamp: Asterisk's timestamp of the StasisStart; empty when a resync found the leg.
             waited_seconds: How long ago the event was read.
         """
-        target = self.connections.inbound_target(connection)
-        if target is None:
+        destination = self.lookup.destination(connection)
+        if destination is None:
             log.warning("leg of an unknown connection", connection=str(connection))
             return
-        call = self._new_call(target, connection, leg, args=args, stamp=stamp)
+        call = self._new_call(destination.target, connection, leg, args=args, stamp=stamp)
         # Nearly every leg is new: an earlier call of its channel is looked for only if this one cannot be written.
-        arrival = Arrival(target=target, waited_seconds=waited_seconds)
+        arrival = Arrival(target=destination.target, route=destination.route, waited_seconds=waited_seconds)
         if self._admit(call, arrival):
             return
         last = self.writer.store.last_entry(connection.connection_id, leg.id, leg.created)

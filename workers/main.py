@@ -10,6 +10,7 @@ import structlog
 from shared import queues
 from shared.asterisk import tcp_connector
 from shared.call.legs import Naming
+from shared.inbound_lookup import InboundLookup
 from shared.outbound_calls import OutboundCalls
 from shared.platform import dograh
 from shared.platform.dograh.quota_service import QuotaService
@@ -59,6 +60,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         slots=slots,
         outbound_calls=OutboundCalls(writer, routes, runs, known, slots=slots.of, prefix=config.id_prefix),
         connections=known,
+        lookup=InboundLookup(db, known, routes),
         leases=leases.Leases(db),
         awaited_legs=waiting.legs,
         send_later=lambda message, wait: commands.send(message, wait=wait),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Protocol
 
-from shared import messages
+from shared import inbound_lookup, messages
 from shared.asterisk import rest
 from shared.call import facts, quota_rules
 from shared.call.calls import Call
@@ -27,6 +27,13 @@ class Connections(Protocol):
 
     def is_preempted(self, connection_id: int) -> bool:
         """True if a competing client has the connection's app."""
+
+
+class Lookup(Protocol):
+    """Where a new call goes, and by which route. `inbound_lookup.InboundLookup` is the adapter."""
+
+    def destination(self, connection: ConnectionVersion) -> inbound_lookup.Destination | None:
+        """Return it, or None when there is no such connection version."""
 
 
 class Slots(Protocol):

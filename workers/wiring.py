@@ -23,7 +23,7 @@ from workers.leg_events import LegEvents
 from workers.media import MediaCreation
 from workers.outbound import Origination
 from workers.resync import Leases, Resync
-from workers.step_ports import Connections, Handler, Quota, SendLater, Slots
+from workers.step_ports import Connections, Handler, Lookup, Quota, SendLater, Slots
 from workers.teardown import Teardown
 
 
@@ -39,6 +39,7 @@ class Adapters:
     slots: Slots
     outbound_calls: OutboundCalls
     connections: Connections
+    lookup: Lookup
     leases: Leases
     awaited_legs: Awaited[Claim]
     send_later: SendLater
@@ -55,6 +56,7 @@ def handlers(adapters: Adapters, *, serves: Collection[Step]) -> Mapping[str, Ha
         flow=flow,
         writer=adapters.writer,
         connections=adapters.connections,
+        lookup=adapters.lookup,
         asterisks=adapters.asterisks,
         runs=adapters.runs,
         naming=adapters.naming,

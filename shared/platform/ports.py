@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -27,6 +27,8 @@ class Route:
     continue_in_dialplan: bool = False
     #: The platform's limit of concurrent calls of the organization, read along for an inbound call; None for no limit.
     concurrent_calls: int | None = None
+    #: An id for the run of the call, given to no other run; None when the platform gives ids at the INSERT only.
+    reserved_run_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,12 @@ class Routes(Protocol):
     def inbound(self, *, source_id: int, organization_id: int) -> Route | NoRoute:
         """Return the route of a connection's inbound calls."""
 
+    def send_inbound(self, connection: database.Connection, connection_id: int) -> Callable[[], Route | NoRoute | None]:
+        """Send for the route of a connection's inbound calls, with an id for the run; what returns it is returned.
+
+        To be called once the answer is there. None when the route takes more statements: `inbound` runs them.
+        """
+
     def outbound(self, *, source_id: int, organization_id: int, workflow_id: int) -> Route | NoRoute:
         """Return the route of an outbound call for a workflow."""
 
@@ -94,8 +102,12 @@ class Runs(Protocol):
     def workflow_of(self, workflow_run_id: int, organization_id: int) -> int | None:
         """Return the workflow of an organization's run; None if the organization has no such run."""
 
-    def create(self, connection: database.Connection, call: Call) -> int:
-        """Insert the run of a call; return its id."""
+    def create(self, connection: database.Connection, call: Call, *, reserved_id: int | None = None) -> int:
+        """Insert the run of a call; return its id.
+
+        Args:
+            reserved_id: The id that its route has reserved. Then the run is sent along with the commit.
+        """
 
     def attach(self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int) -> Route | NoRoute:
         """Attach a run that waits for a call to this call."""

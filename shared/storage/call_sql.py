@@ -96,22 +96,25 @@ ATTEMPT_OUTCOME = """, outcome AS (
 )"""
 
 
-def _insert(attempts: str) -> str:
+@functools.cache
+def insert(*, begun: bool, or_nothing: bool) -> str:
+    """Return the first write of a call, with its timeline.
+
+    Args:
+        begun: Its attempt is begun.
+        or_nothing: `done` is false when there is such a call; if not set, that is an error.
+    """
+    attempts = ATTEMPT_BEGUN.replace("FROM saved", "FROM inserted") if begun else ""
     return f"""
 WITH inserted AS (
     INSERT INTO ari.calls ({_SELECT}, claim_owner, claim_step, claim_until)
     VALUES ({_VALUES}, %(owner)s, %(step)s, clock_timestamp() + %(claim)s::interval)
-    ON CONFLICT DO NOTHING RETURNING call_id
+    {"ON CONFLICT DO NOTHING" if or_nothing else ""} RETURNING call_id
 ){attempts}, appended AS (
     INSERT INTO ari.timeline ({_TIMELINE_COLUMNS}) {_TIMELINE_ROWS} WHERE EXISTS (SELECT 1 FROM inserted)
 )
 SELECT EXISTS (SELECT 1 FROM inserted) AS done
 """  # noqa: S608 - built from constants
-
-
-INSERT = _insert("")
-#: Of a call that is first written with its attempt begun.
-INSERT_WITH_ATTEMPT = _insert(ATTEMPT_BEGUN.replace("FROM saved", "FROM inserted"))
 
 
 @functools.cache

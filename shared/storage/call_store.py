@@ -79,6 +79,20 @@ class CallStore(Protocol):
     ) -> bool:
         """As `insert`, inside a transaction."""
 
+    def insert_with_commit(
+        self,
+        connection: database.Connection,
+        call: Call,
+        timeline: Iterable[TimelineEntry],
+        claim: ClaimRequest | None,
+        *,
+        changes: Sequence[Change],
+    ) -> None:
+        """As `insert_in`, in one round trip with the commit: that raises DuplicateKey when the call was there already.
+
+        Everything else that the transaction has written is undone by that as well.
+        """
+
     def claim(self, call_id: UUID, claim: ClaimRequest) -> Call | None:
         """Claim the call for a step; return None when it is in another state, or claimed already."""
 
@@ -89,7 +103,7 @@ class CallStore(Protocol):
         """Return the call, its row locked until the transaction ends."""
 
     def lock_organization(self, connection: database.Connection, organization_id: int) -> None:
-        """Serialize the organization's admissions until the transaction ends.
+        """Serialize the organization's admissions from the next statement until the transaction ends.
 
         Under this lock, never wait for the row of another call: its holder may be waiting for this lock.
         """

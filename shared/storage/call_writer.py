@@ -279,11 +279,11 @@ class UnitOfWork:
         saved: Call | None = transition.call
         if not self._is_new:
             saved = store.save_in(self.connection, transition.changes, timeline=timeline, owner=owner, claim=claim)
-        elif not store.insert_in(self.connection, self.call, timeline, claim, changes=transition.changes):
-            raise CallExists
+        else:
+            store.insert_with_commit(self.connection, self.call, timeline, claim, changes=transition.changes)
         if saved is None:
             raise VersionConflict
-        self._open.close()
+        self._commit()
         return self._writer.stored(transition, saved, claim)
 
     def roll_back(self, exc: BaseException | None = None) -> None:
@@ -294,6 +294,14 @@ class UnitOfWork:
         """
         cause = exc if exc is not None else VersionConflict()
         self._open.__exit__(type(cause), cause, cause.__traceback__)
+
+    def _commit(self) -> None:
+        try:
+            self._open.close()
+        except errors.DuplicateKey as exc:
+            if self._is_new:
+                raise CallExists from exc
+            raise
 
     def _locked(self, call: Call) -> Call:
         locked = self._writer.store.lock(self.connection, call.call_id)

@@ -6,6 +6,7 @@ app, credentials. It never changes once written, so a call pins the version it c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,16 +143,28 @@ class Connections:
         removal, the old version only finishes the calls it has.
         """
         with self._db.connection() as db:
-            row = db.execute(_INBOUND, [connection.connection_id, connection.number]).fetchone()
-        if row is None:
-            return None
-        limits = ("organization_id", "blocked", "concurrent_calls", "minutes_per_month")
-        quota = Quota(**{name: row[name] for name in limits})
-        tenant: dict[str, Any] = {
-            "organization_id": row["organization_id"], "source_id": row["source_id"], "quota": quota,
-        }  # fmt: skip
-        if row["state"] != "active":
-            return InboundTarget(served_by=None, reason=f"connection {row['state']}: {row['reason']}", **tenant)
-        if row["newest"] != connection.number and not row["same_app_instance"]:
-            return InboundTarget(served_by=None, reason="connection moved to another endpoint or app", **tenant)
-        return InboundTarget(served_by=ConnectionVersion(connection.connection_id, row["newest"]), **tenant)
+            target = self.send_inbound_target(db, connection)
+        return target()
+
+    @staticmethod
+    def send_inbound_target(
+        db: database.Connection, connection: ConnectionVersion
+    ) -> Callable[[], InboundTarget | None]:
+        """Send for what `inbound_target` returns; return what returns it, once the answer is there."""
+        sent = db.send(_INBOUND, [connection.connection_id, connection.number])
+        return lambda: _target(connection, sent.fetchone())
+
+
+def _target(connection: ConnectionVersion, row: database.Row | None) -> InboundTarget | None:
+    if row is None:
+        return None
+    limits = ("organization_id", "blocked", "concurrent_calls", "minutes_per_month")
+    quota = Quota(**{name: row[name] for name in limits})
+    tenant: dict[str, Any] = {
+        "organization_id": row["organization_id"], "source_id": row["source_id"], "quota": quota,
+    }  # fmt: skip
+    if row["state"] != "active":
+        return InboundTarget(served_by=None, reason=f"connection {row['state']}: {row['reason']}", **tenant)
+    if row["newest"] != connection.number and not row["same_app_instance"]:
+        return InboundTarget(served_by=None, reason="connection moved to another endpoint or app", **tenant)
+    return InboundTarget(served_by=ConnectionVersion(connection.connection_id, row["newest"]), **tenant)

@@ -1,4 +1,4 @@
-"""Postgres: the one place that uses psycopg. A bounded pool, time-outs, and errors translated into `shared.errors`."""
+"""Postgres: a bounded pool of connections, time-outs, and errors translated into `shared.errors`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from typing import Any, TypeAlias
 
 import psycopg
 import psycopg_pool
-from psycopg import rows
-from psycopg.types import json as psycopg_json
 
 from shared import errors
+from shared.storage import postgres_connection
 
-Row: TypeAlias = dict[str, Any]
-Connection: TypeAlias = psycopg.Connection[Row]
-Json = psycopg_json.Json
+Row: TypeAlias = postgres_connection.Row
+Connection: TypeAlias = postgres_connection.Connection
 
 _log = logging.getLogger(__name__)
 # The pool logs a line for each attempt of each connection; here an outage is logged once.
@@ -30,8 +28,12 @@ class Database:
 
     def __init__(self, url: str, *, size: int, statement_seconds: float = 2.0, name: str = "ari-pipeline") -> None:
         milliseconds = int(statement_seconds * 1000)
-        self._pool: psycopg_pool.ConnectionPool[Connection] = psycopg_pool.ConnectionPool(
+        self._statement_seconds = statement_seconds
+        self._statements = postgres_connection.Statements()
+        self._pool: psycopg_pool.ConnectionPool[_Pooled] = psycopg_pool.ConnectionPool(
             url,
+            connection_class=_Pooled,
+            configure=self._prepare,
             min_size=1,
             max_size=size,
             # Waiting for a connection and for a lock is bounded by the same time as a statement. The number of waiting
@@ -42,7 +44,7 @@ class Database:
             check=None,
             kwargs={
                 "autocommit": True,
-                "row_factory": rows.dict_row,
+                "client_encoding": "utf8",
                 "connect_timeout": 2,
                 "application_name": name[:63],
                 "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds} -c timezone=UTC"
@@ -72,15 +74,22 @@ class Database:
 
         Raises:
             DatabaseUnavailable: Postgres cannot be reached, is overloaded, or took too long.
+            DuplicateKey: What is to be stored is there already.
             DatabaseRefused: What is to be stored cannot be.
         """
         try:
-            with _translated(), self._pool.connection() as connection:
-                yield connection
-        except errors.DatabaseUnavailable as exc:
-            if _is_away(exc.__cause__):
-                self._outage.begin(str(exc))
-            raise
+            pooled = self._pool.getconn()
+            try:
+                yield pooled.ours
+                pooled.ours.flush()
+            finally:
+                pooled.ours.clean_up()
+                self._pool.putconn(pooled)
+        except psycopg.Error as exc:
+            error = _translated(exc)
+            if isinstance(error, errors.DatabaseUnavailable) and _is_away(exc):
+                self._outage.begin(str(error))
+            raise error from exc
         self._outage.end()
 
     @contextlib.contextmanager
@@ -88,6 +97,15 @@ class Database:
         """A connection inside one transaction; raises as `connection` does."""
         with self.connection() as connection, connection.transaction():
             yield connection
+
+    def _prepare(self, pooled: _Pooled) -> None:
+        pooled.ours = Connection(pooled, self._statements, statement_seconds=self._statement_seconds)
+
+
+class _Pooled(psycopg.Connection[Any]):
+    """What the pool keeps: the library's connection, and with it the one that runs statements."""
+
+    ours: Connection
 
 
 class _Outage:
@@ -123,23 +141,38 @@ def _is_away(cause: BaseException | None) -> bool:
     return state is None or state.startswith(("08", "57P"))
 
 
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except psycopg_pool.PoolTimeout as exc:
-        raise errors.DatabaseUnavailable(
-            f"Postgres cannot be reached, or has no connection to spare: {_first_line(exc)}"
-        ) from exc
+#: What the library's errors mean, the first that fits; their text goes into the place of `{}`.
+_MEANINGS: list[tuple[tuple[type[psycopg.Error], ...], type[errors.PipelineError], str]] = [
+    (
+        (psycopg_pool.PoolTimeout,),
+        errors.DatabaseUnavailable,
+        "Postgres cannot be reached, or has no connection to spare: {}",
+    ),
     # The pool's other errors are operational ones, too.
-    except (psycopg.OperationalError, psycopg.InterfaceError) as exc:
-        raise errors.DatabaseUnavailable(_first_line(exc)) from exc
-    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as exc:
-        raise errors.DatabaseRefused(f"{_first_line(exc)}: is the schema this release's? arictl db upgrade") from exc
-    except psycopg.errors.ReadOnlySqlTransaction as exc:
-        raise errors.DatabaseUnavailable("this Postgres is read-only: a standby?") from exc
-    except psycopg.Error as exc:
-        raise errors.DatabaseRefused(_first_line(exc)) from exc
+    ((psycopg.OperationalError, psycopg.InterfaceError), errors.DatabaseUnavailable, "{}"),
+    (
+        (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn),
+        errors.DatabaseRefused,
+        "{}: is the schema this release's? arictl db upgrade",
+    ),
+    (
+        (psycopg.errors.ReadOnlySqlTransaction,),
+        errors.DatabaseUnavailable,
+        "this Postgres is read-only: a standby?",
+    ),
+    (
+        (psycopg.errors.InvalidSqlStatementName, psycopg.errors.DuplicatePreparedStatement),
+        errors.DatabaseUnavailable,
+        "{}: the pooler in between keeps no prepared statements, so none are used from now on",
+    ),
+    ((psycopg.errors.UniqueViolation,), errors.DuplicateKey, "{}"),
+    ((psycopg.Error,), errors.DatabaseRefused, "{}"),
+]
+
+
+def _translated(exc: psycopg.Error) -> errors.PipelineError:
+    error, text = next((error, text) for kinds, error, text in _MEANINGS if isinstance(exc, kinds))
+    return error(text.format(_first_line(exc)))
 
 
 def _first_line(exc: Exception) -> str:

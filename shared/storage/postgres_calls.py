@@ -104,6 +104,32 @@ class PostgresCalls:
         *,
         changes: Sequence[Change] = (),
     ) -> bool:
+        text, values = self._inserted(call, timeline, claim, changes, or_nothing=True)
+        row = connection.execute(text, values).fetchone()
+        assert row is not None
+        return bool(row["done"])
+
+    def insert_with_commit(
+        self,
+        connection: database.Connection,
+        call: Call,
+        timeline: Iterable[TimelineEntry],
+        claim: ClaimRequest | None,
+        *,
+        changes: Sequence[Change],
+    ) -> None:
+        connection.send(*self._inserted(call, timeline, claim, changes, or_nothing=False))
+
+    def _inserted(
+        self,
+        call: Call,
+        timeline: Iterable[TimelineEntry],
+        claim: ClaimRequest | None,
+        changes: Sequence[Change],
+        *,
+        or_nothing: bool,
+    ) -> tuple[str, dict[str, Any]]:
+        """Return the statement that writes a new call, and its values."""
         after = changes[-1].after if changes else call
         arrival = {
             "call_id": str(call.call_id),
@@ -116,12 +142,8 @@ class PostgresCalls:
         }
         rows = [arrival, *(self._row(entry, call=call) for entry in timeline), *map(self._transition, changes)]
         values = _values(after) | _claim_values(claim) | {"timeline": json.dumps(rows, default=str)}
-        if after.attempt != call.attempt:
-            row = connection.execute(call_sql.INSERT_WITH_ATTEMPT, values | self._begun(after)).fetchone()
-        else:
-            row = connection.execute(call_sql.INSERT, values).fetchone()
-        assert row is not None
-        return bool(row["done"])
+        begun = after.attempt != call.attempt
+        return call_sql.insert(begun=begun, or_nothing=or_nothing), values | (self._begun(after) if begun else {})
 
     def claim(self, call_id: UUID, claim: ClaimRequest) -> Call | None:
         values = {"call_id": call_id, "state": steps.STEPS[claim.step].state, **_claim_values(claim)}
@@ -188,9 +210,9 @@ class PostgresCalls:
     def lock_organization(self, connection: database.Connection, organization_id: int) -> None:
         """Wait for the organization's advisory lock, a statement's time at most: its row belongs to the platform.
 
-        Count in the next statement: only its snapshot is taken while the lock is held.
+        Count in the next statement: only its snapshot is taken while the lock is held. They travel together.
         """
-        connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [_ORGANIZATION_LOCK, organization_id])
+        connection.send("SELECT pg_advisory_xact_lock(%s, %s)", [_ORGANIZATION_LOCK, organization_id])
 
     def slots_used(self, connection: database.Connection, organization_id: int) -> int:
         row = connection.execute(quotas.SLOTS_USED, [organization_id]).fetchone()

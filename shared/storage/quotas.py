@@ -137,7 +137,7 @@ class SlotCount(Protocol):
     """What counting slots asks of the store of calls."""
 
     def lock_organization(self, connection: database.Connection, organization_id: int) -> None:
-        """Serialize the organization's admissions until the transaction ends."""
+        """Serialize the organization's admissions from the next statement until the transaction ends."""
 
     def slots_used(self, connection: database.Connection, organization_id: int) -> int:
         """Return how many slots the organization's calls use."""

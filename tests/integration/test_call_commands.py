@@ -123,7 +123,8 @@ def test_a_call_is_found_among_many_without_reading_them_all(db: database.Databa
             values = call_commands._named(name)
             rows = connection.execute(f"EXPLAIN {call_commands._FIND}", values).fetchall()
             assert not [row for row in rows if "Seq Scan on calls" in row["QUERY PLAN"]], rows
-            assert [row["call_id"] for row in connection.execute(call_commands._FIND, values)][:1] == [call.call_id]
+            found = connection.execute(call_commands._FIND, values).fetchall()
+            assert [row["call_id"] for row in found][:1] == [call.call_id]
 
 
 @pytest.mark.parametrize(

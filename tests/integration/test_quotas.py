@@ -134,6 +134,7 @@ def test_another_organization_does_not_wait_for_the_lock(
     other = make(organization_id=4)
     with store.transaction() as connection:
         store.lock_organization(connection, 3)
+        connection.flush()
         assert admit(writer, other, 1).state is State.ADMITTED
         with ThreadPoolExecutor(1) as pool:
             blocked = pool.submit(admit, writer, make(), 1)
@@ -157,6 +158,7 @@ def test_without_a_limit_nothing_is_counted_and_no_lock_is_waited_for(
 ) -> None:
     with store.transaction() as connection:
         store.lock_organization(connection, 3)
+        connection.flush()
         assert admit(writer, make(), None).state is State.ADMITTED
     assert used(store) == 1
 

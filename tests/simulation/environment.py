@@ -25,7 +25,7 @@ from tests.simulation.callers import Callers
 from tests.simulation.faults import NO_CALL
 from tests.simulation.invariants import Invariants
 from tests.simulation.listeners import Listener
-from tests.simulation.platforms import Connections, Leases, Postgres, Quota, Routes, Runs, Tenant
+from tests.simulation.platforms import Connections, Leases, Lookup, Postgres, Quota, Routes, Runs, Tenant
 from tests.simulation.stores import MemoryStore
 from tests.simulation.world import Fiber, Process, World
 from workers import awaited_legs, pools, wiring
@@ -157,6 +157,7 @@ class Environment:
             quota=self.quota,
             slots=self,
             connections=connections,
+            lookup=Lookup(self.postgres, connections, self.routes, self.runs),
             leases=self.leases,
             awaited_legs=self.awaited_legs,
             send_later=self.broker.send,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeVar, cast
 from uuid import UUID
 
 import greenlet
 
-from shared import errors
+from shared import errors, inbound_lookup
 from shared.asterisk import rest
 from shared.call import call_settings, facts, quota_rules, stasis_args
 from shared.call.call_settings import CallSettings
@@ -114,6 +114,9 @@ class Routes:
     def inbound(self, *, source_id: int, organization_id: int) -> Route | NoRoute:
         return self._postgres.statement("route", lambda: self.to(organization_id))
 
+    def send_inbound(self, connection: object, connection_id: int) -> Callable[[], Route | NoRoute | None]:
+        raise AssertionError("sent by the lookup, which is simulated as a whole")
+
     def outbound(self, *, source_id: int, organization_id: int, workflow_id: int) -> Route | NoRoute:
         return self._postgres.statement("outbound route", lambda: self.to(organization_id))
 
@@ -142,9 +145,14 @@ class Runs:
 
     def begin(self, organization_id: int) -> Run:
         """Create a run as the platform does for a call that it makes."""
-        self._last += 1
-        run = self.rows[self._last] = Run(run_id=self._last, organization_id=organization_id)
+        run = Run(run_id=self.reserve(), organization_id=organization_id)
+        self.rows[run.run_id] = run
         return run
+
+    def reserve(self) -> int:
+        """Return an id that no run has."""
+        self._last += 1
+        return self._last
 
     # ── the port ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -152,14 +160,22 @@ class Runs:
         run = self._postgres.statement("workflow of a run", lambda: self.rows.get(workflow_run_id))
         return organization_id if run is not None and run.organization_id == organization_id else None
 
-    def create(self, connection: database.Connection, call: Call) -> int:
-        def insert() -> int:
-            self._last += 1
-            run = Run(run_id=self._last, organization_id=call.organization_id, is_ours=True)
-            cast(Transaction, connection).writes.append(lambda: self.rows.update({run.run_id: run}))
-            return run.run_id
+    def create(self, connection: database.Connection, call: Call, *, reserved_id: int | None = None) -> int:
+        transaction = cast(Transaction, connection)
 
-        return self._postgres.statement("insert run", insert)
+        def insert() -> None:
+            if run_id in self.rows:
+                raise errors.DuplicateKey('duplicate key value violates unique constraint "workflow_runs_pkey"')
+            run = Run(run_id=run_id, organization_id=call.organization_id, is_ours=True)
+            transaction.writes.append(lambda: self.rows.update({run_id: run}))
+
+        if reserved_id is not None:
+            run_id = reserved_id
+            transaction.unsent.append(insert)
+        else:
+            run_id = self.reserve()
+            self._postgres.statement("insert run", insert)
+        return run_id
 
     def attach(self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int) -> Route | NoRoute:
         transaction, run_id = cast(Transaction, connection), args.workflow_run_id
@@ -274,8 +290,16 @@ class Connections:
         self._tenants = {tenant.connection_id: tenant for tenant in tenants}
 
     def inbound_target(self, connection: ConnectionVersion) -> connections.InboundTarget | None:
+        return self._postgres.statement("inbound target", lambda: self.target(connection))
+
+    def target(self, connection: ConnectionVersion) -> connections.InboundTarget:
         tenant = self._tenants[connection.connection_id]
-        return self._postgres.statement("inbound target", lambda: self._target(tenant))
+        return connections.InboundTarget(
+            served_by=tenant.connection,
+            organization_id=tenant.organization_id,
+            source_id=tenant.connection_id,
+            quota=quota_rules.Quota(organization_id=tenant.organization_id),
+        )
 
     def outbound_connection(self, organization_id: int) -> connections.ConnectionDetails:
         (tenant,) = (one for one in self._tenants.values() if one.organization_id == organization_id)
@@ -283,14 +307,6 @@ class Connections:
 
     def is_preempted(self, connection_id: int) -> bool:
         return self._postgres.statement("is preempted", lambda: False)
-
-    def _target(self, tenant: Tenant) -> connections.InboundTarget:
-        return connections.InboundTarget(
-            served_by=tenant.connection,
-            organization_id=tenant.organization_id,
-            source_id=tenant.connection_id,
-            quota=quota_rules.Quota(organization_id=tenant.organization_id),
-        )
 
     def _details(self, tenant: Tenant) -> connections.ConnectionDetails:
         return connections.ConnectionDetails(
@@ -303,3 +319,22 @@ class Connections:
             sealed_password="",
             credentials_of=1,
         )
+
+
+class Lookup:
+    """Where the new calls of a connection go. Every second organization's runs get their ids at their INSERT only."""
+
+    def __init__(self, postgres: Postgres, connections: Connections, routes: Routes, runs: Runs) -> None:
+        self._postgres = postgres
+        self._connections = connections
+        self._routes = routes
+        self._runs = runs
+
+    def destination(self, connection: ConnectionVersion) -> inbound_lookup.Destination:
+        return self._postgres.statement("look up", lambda: self._destination(connection))
+
+    def _destination(self, connection: ConnectionVersion) -> inbound_lookup.Destination:
+        target = self._connections.target(connection)
+        reserved = self._runs.reserve() if target.organization_id % 2 else None
+        route = replace(self._routes.to(target.organization_id), reserved_run_id=reserved)
+        return inbound_lookup.Destination(target=target, route=route)

@@ -57,6 +57,8 @@ class Transaction:
     """The writes of a transaction, done at its commit, and the locks that it releases at its end."""
 
     writes: list[Callable[[], None]] = field(default_factory=list)
+    #: Statements that travel with the commit.
+    unsent: list[Callable[[], None]] = field(default_factory=list)
     releases: list[Callable[[], None]] = field(default_factory=list)
     held: set[object] = field(default_factory=set)
 
@@ -161,6 +163,22 @@ class MemoryStore:
     ) -> bool:
         transaction = cast(Transaction, connection)
         return self._postgres.statement("insert_in", lambda: self._insert(call, claim, changes, transaction))
+
+    def insert_with_commit(
+        self,
+        connection: database.Connection,
+        call: Call,
+        timeline: Iterable[TimelineEntry],
+        claim: ClaimRequest | None,
+        *,
+        changes: Sequence[Change],
+    ) -> None:
+        def insert() -> None:
+            if not self._insert(call, claim, changes, transaction):
+                raise errors.DuplicateKey('duplicate key value violates unique constraint "calls_identity"')
+
+        transaction = cast(Transaction, connection)
+        transaction.unsent.append(insert)
 
     def claim(self, call_id: UUID, claim: ClaimRequest) -> Call | None:
         return self._postgres.statement(f"claim for {claim.step}", lambda: self._claim(call_id, claim), call_id)
@@ -290,6 +308,8 @@ class MemoryStore:
         self, call: Call, claim: ClaimRequest | None, changes: Sequence[Change], transaction: Transaction | None
     ) -> bool:
         keys = _unique(changes[-1].after if changes else call)
+        if transaction is not None and any(transaction.holds(key) for key in keys):
+            return False
         self.locks.wait(*keys)
         if any(keys & _unique(row.call) for row in self.rows.values()):
             return False
@@ -320,7 +340,7 @@ class MemoryStore:
         run_id = call.workflow_run_id
         others = (row.call for row in self.rows.values() if row.call.call_id != call.call_id)
         if run_id is not None and any(other.workflow_run_id == run_id for other in others):
-            raise errors.DatabaseRefused('duplicate key value violates unique constraint "calls_run"')
+            raise errors.DuplicateKey('duplicate key value violates unique constraint "calls_run"')
 
     def _claim(self, call_id: UUID, claim: ClaimRequest) -> Call | None:
         row = self._unlocked(call_id)
@@ -373,6 +393,8 @@ class MemoryStore:
         return self._call(call_id)
 
     def _commit(self, transaction: Transaction) -> None:
+        for statement in transaction.unsent:
+            statement()
         for write in transaction.writes:
             write()
 

@@ -120,6 +120,7 @@ _claims = st.builds(
 _statements = st.one_of(
     st.tuples(st.just("insert"), _calls, _claims),
     st.tuples(st.just("insert_in"), _calls, st.booleans()),
+    st.tuples(st.just("insert_with_commit"), st.lists(_calls, min_size=1, max_size=2), _claims, st.booleans()),
     st.tuples(st.just("claim"), _calls, _claims),
     st.tuples(st.just("save"), _calls, _facts, _owners, _claims, st.booleans()),
     st.tuples(st.just("save"), _calls, _facts, _owners, st.none(), st.just(True)),
@@ -197,6 +198,20 @@ def _insert_in(pair: Pair, now: datetime, number: int, commits: bool) -> None:
             if not commits:
                 raise RolledBack
         return done
+
+    pair.both(insert)
+
+
+def _insert_with_commit(
+    pair: Pair, now: datetime, numbers: list[int], claim: ClaimRequest | None, commits: bool
+) -> None:
+    def insert(store: CallStore) -> None:
+        with store.transaction() as connection:
+            for number in numbers:
+                new = call(number, now)
+                store.insert_with_commit(connection, new, [], claim, changes=_changes(new, [0], now))
+            if not commits:
+                raise RolledBack
 
     pair.both(insert)
 

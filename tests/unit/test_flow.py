@@ -227,11 +227,14 @@ def test_a_quick_admission_that_conflicts_with_another_row_stores_its_call(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run's id that an old call has, in a database restored in part, say: that is no call of this identity."""
-    inserts = iter([False])
-    insert_in = scene.store.insert_in
-    monkeypatch.setattr(
-        scene.store, "insert_in", lambda *args, **given: next(inserts, None) is None and insert_in(*args, **given)
-    )
+
+    def conflict(connection: database.Connection, *_: object, **__: object) -> None:
+        cast(Transaction, connection).unsent.append(refuse)
+
+    def refuse() -> None:
+        raise errors.DuplicateKey('duplicate key value violates unique constraint "calls_run"')
+
+    monkeypatch.setattr(scene.store, "insert_with_commit", conflict)
     assert quick(scene, admitted_with_run).admit(RECEIVED, ARRIVAL)
     assert scene.call.state is State.PREPARED
 

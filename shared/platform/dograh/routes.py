@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shared import errors
@@ -17,17 +18,30 @@ FROM organization_configurations c
 LEFT JOIN organization_configurations l ON l.organization_id = c.organization_id AND l.key = %(limit_key)s
 """
 _WHICH = "WHERE c.id = %(source_id)s AND c.organization_id = %(organization_id)s AND c.key = %(key)s"
+_OF_CONNECTION = """
+WHERE c.key = %(key)s AND (c.id, c.organization_id) = (
+    SELECT source_id, organization_id FROM ari.connections WHERE connection_id = %(connection_id)s)
+"""
 #: All that routing an inbound call reads, in one statement. The workflow is joined only by a plain number; any other
 #: spelling of its id is read in Python, and the workflow by a second statement.
-_INBOUND = f"""
-SELECT {_VALUES}, w.id AS workflow_id, w.organization_id, w.user_id, w.status::text AS status
+_WITH_WORKFLOW = f"""
+{_VALUES}, w.id AS workflow_id, w.organization_id, w.user_id, w.status::text AS status
 {_CONFIGURATION}
 LEFT JOIN workflows w ON w.id = CASE WHEN c.value->>'inbound_workflow_id' ~ '^[0-9]{{1,9}}$'
                                      THEN (c.value->>'inbound_workflow_id')::integer END
-{_WHICH}
+"""
+_INBOUND = f"SELECT {_WITH_WORKFLOW} {_WHICH}"
+#: The same by our own connection, with an id for the run: without a sequence of the table's own, NULL.
+_INBOUND_OF_CONNECTION = f"""
+SELECT nextval(pg_get_serial_sequence('workflow_runs', 'id')) AS run_id, c.organization_id AS tenant, {_WITH_WORKFLOW}
+{_OF_CONNECTION}
 """
 #: The same without the workflow.
 _INBOUND_VALUES = f"SELECT {_VALUES}, NULL AS workflow_id {_CONFIGURATION} {_WHICH}"
+
+
+_INBOUND_WORKFLOW = "inbound workflow"
+_REMOVED = NoRoute(reason="configuration removed", hangup_cause=Cause.NETWORK_OUT_OF_ORDER)
 
 
 class Routes:
@@ -51,20 +65,27 @@ class Routes:
             # Postgres cannot look into this tenant's JSON (a NUL in a text); Python can.
             with self._db.connection() as connection:
                 row = connection.execute(_INBOUND_VALUES, values).fetchone()
-        value = _read(row["value"] if row is not None else None)
-        if isinstance(value, NoRoute):
-            return value
-        assert row is not None, "a value was read"
-        workflow_id = json_values.whole_number(value.get("inbound_workflow_id"))
-        if workflow_id is None:
-            return refusal(value, "no inbound workflow configured", Cause.UNALLOCATED)
-        if workflow_id == row["workflow_id"]:
-            route = _judge(row, value, organization_id, "inbound workflow")
-        else:
-            with self._db.connection() as connection:
-                route = judge(connection, value, workflow_id, organization_id, "inbound workflow")
-        limit = accounts.call_limit(row["call_limit"]) if row["call_limit"] is not None else None
-        return replace(route, concurrent_calls=limit) if isinstance(route, Route) else route
+        found = _inbound(row, organization_id)
+        if not isinstance(found, _Elsewhere):
+            return found
+        with self._db.connection() as connection:
+            route = judge(connection, found.value, found.workflow_id, organization_id, _INBOUND_WORKFLOW)
+        return replace(route, concurrent_calls=found.call_limit) if isinstance(route, Route) else route
+
+    def send_inbound(self, connection: database.Connection, connection_id: int) -> Callable[[], Route | NoRoute | None]:
+        """Send for the route of a connection's inbound calls, as the port says."""
+        values = {"connection_id": connection_id, "key": configurations.KEY, "limit_key": accounts.LIMIT_KEY}
+        sent = connection.send(_INBOUND_OF_CONNECTION, values)
+
+        def route() -> Route | NoRoute | None:
+            row = sent.fetchone()
+            found = _inbound(row, row["tenant"]) if row is not None else _REMOVED
+            if isinstance(found, Route):
+                assert row is not None, "a route was read"
+                return replace(found, reserved_run_id=row["run_id"])
+            return found if isinstance(found, NoRoute) else None
+
+        return route
 
     def outbound(self, *, source_id: int, organization_id: int, workflow_id: int) -> Route | NoRoute:
         """Return the route of an outbound call for a workflow."""
@@ -73,6 +94,30 @@ class Routes:
             if isinstance(value, NoRoute):
                 return value
             return judge(connection, value, workflow_id, organization_id, f"workflow {workflow_id}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Elsewhere:
+    """A configuration whose workflow was not read along: its id is spelled in another way."""
+
+    value: dict[str, Any]
+    workflow_id: int
+    call_limit: int | None
+
+
+def _inbound(row: database.Row | None, organization_id: int) -> Route | NoRoute | _Elsewhere:
+    value = _read(row["value"] if row is not None else None)
+    if isinstance(value, NoRoute):
+        return value
+    assert row is not None, "a value was read"
+    workflow_id = json_values.whole_number(value.get("inbound_workflow_id"))
+    if workflow_id is None:
+        return refusal(value, "no inbound workflow configured", Cause.UNALLOCATED)
+    limit = accounts.call_limit(row["call_limit"]) if row["call_limit"] is not None else None
+    if workflow_id != row["workflow_id"]:
+        return _Elsewhere(value=value, workflow_id=workflow_id, call_limit=limit)
+    route = _judge(row, value, organization_id, _INBOUND_WORKFLOW)
+    return replace(route, concurrent_calls=limit) if isinstance(route, Route) else route
 
 
 def configuration(connection: database.Connection, source_id: int, organization_id: int) -> dict[str, Any] | NoRoute:
@@ -88,7 +133,7 @@ def configuration(connection: database.Connection, source_id: int, organization_
 def _read(text: str | None) -> dict[str, Any] | NoRoute:
     """Read a configuration's value; None for one that does not exist."""
     if text is None:
-        return NoRoute(reason="configuration removed", hangup_cause=Cause.NETWORK_OUT_OF_ORDER)
+        return _REMOVED
     value = json_values.load(text)
     if not isinstance(value, dict):
         return NoRoute(reason="configuration unreadable", hangup_cause=Cause.NETWORK_OUT_OF_ORDER)

@@ -80,10 +80,13 @@ class Runs:
             ).fetchall()
         return {row["id"] for row in rows}
 
-    def create(self, connection: database.Connection, call: Call) -> int:
+    def create(self, connection: database.Connection, call: Call, *, reserved_id: int | None = None) -> int:
         """Insert the workflow run of a call, within the caller's transaction; return its id.
 
         `call_id` is in gathered_context from the start: the voice agent reads it when the media leg connects.
+
+        Args:
+            reserved_id: An id of the table's own sequence: the INSERT then needs no answer, and goes with the commit.
         """
         initial = {
             "caller_number": call.caller_number,
@@ -91,22 +94,19 @@ class Runs:
             "direction": str(call.direction),
             "provider": "ari",
         }
-        row = connection.execute(
-            "INSERT INTO workflow_runs (name, workflow_id, definition_id, mode, call_type, state, is_completed,"
-            " storage_backend, usage_info, cost_info, initial_context, gathered_context, logs, annotations, created_at)"
-            " VALUES (%s, %s, (SELECT d.id FROM workflow_definitions d WHERE d.workflow_id = %s AND d.is_current"
-            " ORDER BY d.id DESC LIMIT 1), 'ari', %s, 'initialized', false, %s, '{}', '{}', %s, %s, '{}', '{}',"
-            " clock_timestamp()) RETURNING id",
-            [
-                _run_name(call),
-                call.workflow_id,
-                call.workflow_id,
-                str(call.direction),
-                self._storage_backend,
-                json.dumps(initial),
-                json.dumps(_names(call)),
-            ],
-        ).fetchone()
+        values = {
+            "id": reserved_id,
+            "name": _run_name(call),
+            "workflow_id": call.workflow_id,
+            "call_type": str(call.direction),
+            "storage_backend": self._storage_backend,
+            "initial": json.dumps(initial),
+            "gathered": json.dumps(_names(call)),
+        }
+        if reserved_id is not None:
+            connection.send(_INSERT_RESERVED, values)
+            return reserved_id
+        row = connection.execute(_INSERT, values).fetchone()
         assert row is not None
         return int(row["id"])
 
@@ -161,13 +161,24 @@ class Runs:
             gathered["error"] = call.reason or "never connected"
         for key in ("call_disposition", "mapped_call_disposition"):
             gathered.setdefault(key, _disposition(call))
-        _write(connection, call.workflow_run_id, gathered)
         usage = json_values.load_object(run["usage_info"]) | {"call_duration_seconds": round(call.talk_seconds)}
-        connection.execute(
-            "UPDATE workflow_runs SET state = 'completed', is_completed = true, usage_info = %s WHERE id = %s",
-            [json.dumps(usage), call.workflow_run_id],
+        connection.send(
+            "UPDATE workflow_runs SET state = 'completed', is_completed = true, gathered_context = %s, usage_info = %s"
+            " WHERE id = %s",
+            [json.dumps(gathered), json.dumps(usage), call.workflow_run_id],
         )
 
+
+_COLUMNS = (
+    "name, workflow_id, definition_id, mode, call_type, state, is_completed, storage_backend, usage_info, cost_info,"
+    " initial_context, gathered_context, logs, annotations, created_at"
+)
+_VALUES = """%(name)s, %(workflow_id)s, (SELECT d.id FROM workflow_definitions d WHERE d.workflow_id = %(workflow_id)s
+AND d.is_current ORDER BY d.id DESC LIMIT 1), 'ari', %(call_type)s, 'initialized', false, %(storage_backend)s, '{}',
+'{}', %(initial)s, %(gathered)s, '{}', '{}', clock_timestamp()"""
+_INSERT = f"INSERT INTO workflow_runs ({_COLUMNS}) VALUES ({_VALUES}) RETURNING id"  # noqa: S608 - built from constants
+#: OVERRIDING: for an id that is GENERATED ALWAYS. It means nothing for the platform's SERIAL.
+_INSERT_RESERVED = f"INSERT INTO workflow_runs (id, {_COLUMNS}) OVERRIDING SYSTEM VALUE VALUES (%(id)s, {_VALUES})"  # noqa: S608 - built from constants
 
 _RUN_OF_ORGANIZATION = """
 SELECT r.workflow_id, r.state::text AS state, r.is_completed, r.gathered_context::text AS gathered_context, w.user_id
@@ -242,8 +253,8 @@ def _disposition(call: Call) -> str:
 
 
 def _write(connection: database.Connection, run_id: int, gathered: Mapping[str, Any]) -> None:
-    """Write gathered_context. The caller has read it under the run's lock: no key of another process is lost."""
-    connection.execute("UPDATE workflow_runs SET gathered_context = %s WHERE id = %s", [json.dumps(gathered), run_id])
+    """Write gathered_context, with the commit. It was read under the run's lock: no other process's key is lost."""
+    connection.send("UPDATE workflow_runs SET gathered_context = %s WHERE id = %s", [json.dumps(gathered), run_id])
 
 
 def _lock(connection: database.Connection, run_id: int) -> database.Row | None:
