@@ -189,6 +189,22 @@ def test_a_batch_pushed_repeatedly_is_in_the_queue_once(redis_url: str, client: 
         assert sorted(harness.ran) == list(range(50))
 
 
+def test_a_worker_that_drains_says_so_at_once(redis_url: str, client: redis.Redis) -> None:
+    with working(redis_url, 1) as (harness,):
+        assert client.hvals(f"{worker_harness.NAMESPACE}:credits") == [b"3"]
+        harness.send("settled by now, so that a poll is not due soon")
+        harness.broker.join("first", timeout=5000)
+        worker_harness.add_waiting(client, "polled for")
+        client.publish(f"{worker_harness.NAMESPACE}:wake:{worker_harness.sessions(client)[0].decode()}", "first")
+        harness.broker.join("first", timeout=5000)
+        harness.broker.drain()
+        worker_harness.until(
+            lambda: client.hvals(f"{worker_harness.NAMESPACE}:credits") == [b"0"],
+            seconds=session.POLL_SECONDS / 2,
+            what="has a credit",
+        )
+
+
 def test_a_draining_worker_gets_nothing_more(redis_url: str, client: redis.Redis) -> None:
     """It has no credit from its next poll on, and requeues what is pushed to it until then."""
     with working(redis_url, 1) as (harness,):

@@ -106,9 +106,10 @@ class PushScripts:
     def test_sessions_take_turns(self, lua: Scripts) -> None:
         for session in (A, B, C):
             lua.poll(session, credit=2)
+        lua.client.zadd(f"{NS}:queue:q:idle", {C: 1, A: 2, B: 3})
         with self.listening(lua, A, B, C) as channels:
             lua.enqueue(*(f"7/{number}" for number in range(6)))
-            assert [session for session, _ in channels.all()] == [A, B, C, A, B, C]
+            assert [session for session, _ in channels.all()] == [C, A, B, C, A, B]
 
     def test_no_message_overtakes_one_that_waits(self, lua: Scripts) -> None:
         lua.enqueue("7/a")
