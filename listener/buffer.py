@@ -29,11 +29,14 @@ class EncodedMessage:
     #: Its connection and id: the broker stores a message that is pushed twice once.
     message_key: str
     body: bytes
+    #: The tag of the worker it should go to; empty for any.
+    affinity: str = ""
 
 
 def encode_message(connection: ConnectionVersion, message: messages.Message) -> EncodedMessage:
     """Encode a message for the broker."""
-    return EncodedMessage(connection, message.queue_name, redis_broker.message_key(message), message.encode())
+    message_key, affinity = redis_broker.message_key(message), redis_broker.affinity(message)
+    return EncodedMessage(connection, message.queue_name, message_key, message.encode(), affinity)
 
 
 def encode_resync(connection: ConnectionVersion, reason: str, *, full: bool) -> EncodedMessage:

@@ -165,7 +165,9 @@ class RedisStore:
         for at in range(0, len(batch), _ENQUEUED_AT_ONCE):
             part = batch[at : at + _ENQUEUED_AT_ONCE]
             arguments = [
-                argument for message in part for argument in (message.queue, message.message_key, message.body, 0)
+                argument
+                for message in part
+                for argument in (message.queue, message.message_key, message.body, 0, message.affinity)
             ]
             pipe.evalsha(scripts.ENQUEUE.digest, 1, keys.NAMESPACE, *arguments)
         await pipe.execute()

@@ -46,6 +46,7 @@ class Delivery(dramatiq.broker.MessageProxy):
     """A message in flight.
 
     Attributes:
+        qualified_key: The message key with its queue: unique among all messages of a session.
         exception: The failure of its actor, or of decoding it.
         retry: The delay in ms and the body with which it is enqueued again once it is acknowledged.
     """
@@ -53,16 +54,12 @@ class Delivery(dramatiq.broker.MessageProxy):
     def __init__(self, queue: str, message_key: bytes, body: bytes) -> None:
         self.queue = queue
         self.message_key = message_key
+        self.qualified_key = queue.encode() + b"/" + message_key
         self.body = body
         self.exception: BaseException | None = None
         self.retry: tuple[int, bytes] | None = None
         self.is_settled = False
         super().__init__(self._decoded())
-
-    @property
-    def qualified_key(self) -> bytes:
-        """The message key with its queue: unique among all messages of a session."""
-        return self.queue.encode() + b"/" + self.message_key
 
     @property
     def group(self) -> bytes:

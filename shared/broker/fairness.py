@@ -55,10 +55,17 @@ class Fairness:
         active = {group for group, _ in self._in_flight.values() if group} | set(self._active_until)
         return min(self.ceiling, max(1, self._capacity // 4, self._capacity // max(1, len(active))))
 
-    def is_at_limit(self, now: float) -> bool:
-        """Return whether any group is at its limit: a message of it may be waiting for a settlement."""
-        in_flight = Counter(group for group, _ in self._in_flight.values() if group)
-        return bool(in_flight) and max(in_flight.values()) >= self.group_limit(now)
+    def credit(self, free: int, now: float) -> int:
+        """Return how many further messages, whatever their groups, take no group above its limit.
+
+        Args:
+            free: The free capacity.
+        """
+        in_flight, slow = self._groups(now)
+        left = min(free, self.group_limit(now) - max(in_flight.values(), default=0))
+        if slow:
+            left = min(left, self._slow_free(in_flight, slow))
+        return max(0, left)
 
     def arguments(self, now: float) -> Iterator[bytes | int]:
         """Yield the arguments of `poll.lua`.
@@ -66,13 +73,20 @@ class Fairness:
         The limit of one group; how many further messages slow groups may have; the number of groups that follow, and of
         each: its name, its messages in flight, and 1 if it is slow. A message without a group has no limit.
         """
-        self._slow_until = {group: until for group, until in self._slow_until.items() if until > now}
-        grouped = [(group, since) for group, since in self._in_flight.values() if group]
-        in_flight = Counter(group for group, _ in grouped)
-        slow = {group for group, since in grouped if now - since > SLOW_SECONDS} | set(self._slow_until)
+        in_flight, slow = self._groups(now)
         groups = set(in_flight) | slow
         yield self.group_limit(now)
-        yield max(0, self.ceiling - sum(in_flight[group] for group in slow))
+        yield self._slow_free(in_flight, slow)
         yield len(groups)
         for group in sorted(groups):
             yield from (group, in_flight[group], int(group in slow))
+
+    def _groups(self, now: float) -> tuple[Counter[bytes], set[bytes]]:
+        """Return the number of messages in flight of each group, and the slow groups."""
+        self._slow_until = {group: until for group, until in self._slow_until.items() if until > now}
+        grouped = [(group, since) for group, since in self._in_flight.values() if group]
+        slow = {group for group, since in grouped if now - since > SLOW_SECONDS} | set(self._slow_until)
+        return Counter(group for group, _ in grouped), slow
+
+    def _slow_free(self, in_flight: Counter[bytes], slow: set[bytes]) -> int:
+        return max(0, self.ceiling - sum(in_flight[group] for group in slow))

@@ -8,13 +8,16 @@
 --   <ns>:queue:<queue>:delayed        zset     <group>/<id> -> when it is due
 --   <ns>:queue:<queue>:idle           zset     session -> since when it has been waiting for messages of the queue
 --   <ns>:sessions                     zset     session -> its last poll
+--   <ns>:credits                      hash     session -> how many more messages may be pushed to it
+--   <ns>:tags                         hash     tag -> the session of that tag
 --   <ns>:in-flight:<session>          set      <queue>/<group>/<id> of each message delivered and not yet acknowledged
 --   <ns>:liveness                     hash     last_poll, grace_until, last_search: see poll.lua
---   <ns>:wake:<session>               channel  the queue that has a message for the session
+--   <ns>:wake:<session>               channel  the queue that has a message for the session, or a whole message: see enqueue.lua
 --   <ns>:dead-letters                 stream   queue, message_key, body, reason
 --
 -- <group>/<id> is the message key. A message is in exactly one state: waiting (in its group), delayed or in flight.
 -- A group is in the rotation exactly while it has waiting messages. Messages without a group have the group "".
+-- A session has a credit, and a tag, only while it is among the sessions: so what is pushed to it is requeued when it dies.
 -- Times are milliseconds by Redis's clock. No key expires except the dead letters.
 
 local function key(...)
@@ -88,8 +91,36 @@ local function release(session, queue, message_key)
     return redis.call("SREM", key("in-flight", session), queue .. "/" .. message_key) == 1
 end
 
+-- Deletes a message that was processed. One that is in flight in another session is the other's to settle.
+local function acknowledge(session, queue, message_key)
+    if release(session, queue, message_key) then redis.call("HDEL", key("queue", queue), message_key) end
+end
+
+-- Returns how many messages are in flight in a session without its knowledge: on their way to it, or lost.
+local function unknown(session, known)
+    return math.max(0, redis.call("SCARD", key("in-flight", session)) - known)
+end
+
+-- A session reckons its credit without the messages that are on their way to it.
+local function publish_credit(session, known, credit)
+    redis.call("HSET", key("credits"), session, math.max(0, credit - unknown(session, known)))
+end
+
+-- A session's id ends in "/<tag>-<random>".
+local function tag_of(session)
+    return string.match(session, "/(%x+)%-%x+$")
+end
+
+-- Forgets what a session has published about itself. The tag may be another session's by now.
+local function forget(session)
+    redis.call("HDEL", key("credits"), session)
+    local tag = tag_of(session)
+    if tag and redis.call("HGET", key("tags"), tag) == session then redis.call("HDEL", key("tags"), tag) end
+end
+
 -- Requeues every message that a session has in flight, at the front, and forgets the session.
 local function expire_session(session)
+    forget(session)
     for _, in_flight in ipairs(redis.call("SMEMBERS", key("in-flight", session))) do
         local queue, message_key = split(in_flight)
         release(session, queue, message_key)

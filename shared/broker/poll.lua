@@ -1,16 +1,19 @@
 -- A session's only regular request: heartbeat, settlement of finished messages, and fetch of new ones.
 --
--- ARGV: session, session time-out in ms, free capacity, number of queues, the queues in order of priority;
+-- ARGV: session, session time-out in ms, free capacity, how many messages it knows to be in flight in it after these
+--       settlements, its credit, number of queues, the queues in order of priority;
 --       most messages of one group in flight in this session, most further messages of slow groups, number of groups
 --       that have messages in flight here or are slow, of each: group, messages in flight, 1 if slow;
 --       then of each settlement: disposition, queue, message key, body, delay in ms or reason.
--- Returns: now, how many messages the session has in flight, ms until the next delayed message is due (-1: none);
+-- Returns: now, how many messages the session has in flight, ms until the next delayed message is due (-1: none),
+--          1 if the session is idle and has left no message waiting;
 --          then of each message fetched: queue, message key, body.
 
 local session = ARGV[1]
-local timeout_ms, free, count = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local queues = {unpack(ARGV, 5, 4 + count)}
-local at = 5 + count
+local timeout_ms, free, known = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local credit, count = tonumber(ARGV[5]), tonumber(ARGV[6])
+local queues = {unpack(ARGV, 7, 6 + count)}
+local at = 7 + count
 local group_limit, slow_free, groups = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
 local in_flight, is_slow = {}, {}
 at = at + 3
@@ -27,14 +30,12 @@ end
 redis.call("ZREM", key("sessions"), "")
 
 local function settle(disposition, queue, message_key, body, detail)
+    if disposition == "ack" then return acknowledge(session, queue, message_key) end
     local messages = key("queue", queue)
     -- A message in flight in another session is the other's to settle. A message that is nowhere was lost by Redis, and
     -- this session still has it.
-    local was_in_flight = release(session, queue, message_key)
-    if not was_in_flight and (disposition == "ack" or redis.call("HEXISTS", messages, message_key) == 1) then return end
-    if disposition == "ack" then
-        redis.call("HDEL", messages, message_key)
-    elseif disposition == "dead-letter" then
+    if not release(session, queue, message_key) and redis.call("HEXISTS", messages, message_key) == 1 then return end
+    if disposition == "dead-letter" then
         redis.call("HDEL", messages, message_key)
         redis.call("XADD", key("dead-letters"), "MAXLEN", "~", 1000, "*",
             "queue", queue, "message_key", message_key, "body", body, "reason", detail)
@@ -87,6 +88,10 @@ for _, queue in ipairs(queues) do
     if due and (due_ms < 0 or due - now < due_ms) then due_ms = math.max(0, due - now) end
 end
 
+-- What was pushed to this session and is still on its way, or lost, may be of any group and takes capacity as well.
+local on_their_way = unknown(session, known)
+free, group_limit, slow_free = free - on_their_way, group_limit - on_their_way, slow_free - on_their_way
+
 -- A group is at its limit when it has as many messages in flight here as one group may. A slow group is also at its
 -- limit when all slow groups together are.
 local skipped
@@ -113,13 +118,22 @@ for _, queue in ipairs(queues) do
     for each = #skipped, 1, -1 do redis.call("LPUSH", key("queue", queue, "rotation"), skipped[each]) end
 end
 
--- A session with free capacity registers as idle, to be woken. A full one leaves what is waiting to another session.
+-- A session with free capacity registers as idle, to be woken or pushed to. A full one leaves what is waiting to another
+-- session.
+local leaves_any = false
 for _, queue in ipairs(queues) do
+    local is_waiting = redis.call("EXISTS", key("queue", queue, "rotation")) == 1
+    leaves_any = leaves_any or is_waiting
     if free > 0 then
         redis.call("ZADD", key("queue", queue, "idle"), now, session)
-    elseif redis.call("EXISTS", key("queue", queue, "rotation")) == 1 then
+    elseif is_waiting then
         wake(queue)
     end
 end
 
-return {now, redis.call("SCARD", key("in-flight", session)), due_ms, unpack(fetched)}
+-- Each message fetched may be of the group that has the least left.
+publish_credit(session, known, credit)
+if tag_of(session) then redis.call("HSET", key("tags"), tag_of(session), session) end
+
+local in_flight_now = redis.call("SCARD", key("in-flight", session))
+return {now, in_flight_now, due_ms, free > 0 and not leaves_any and 1 or 0, unpack(fetched)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue as queues
+import secrets
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -40,6 +41,14 @@ def message_key(message: _Message) -> str:
     return f"{message.options.get('group', '')}/{message.message_id}"
 
 
+def affinity(message: _Message) -> str:
+    """Return the tag of the session to which the message should go, from its option `affinity`; empty for any.
+
+    A hint: if there is no such session, or it has no free capacity, the message goes to another.
+    """
+    return str(message.options.get("affinity", ""))
+
+
 class Broker(dramatiq.Broker):
     """A broker for any number of producers and at most one Worker.
 
@@ -53,6 +62,9 @@ class Broker(dramatiq.Broker):
             while another worker is idle. None means what the Worker prefetches.
         patience_seconds: How long enqueuing is tried while Redis is away.
         describe: Returns the dead letter's reason for an exception.
+
+    Attributes:
+        tag: Messages with this `affinity` go to this broker's worker, if it can take them.
     """
 
     def __init__(
@@ -70,6 +82,7 @@ class Broker(dramatiq.Broker):
         self.client = client
         self.namespace = namespace
         self.queues: dict[str, None] = {}
+        self.tag = secrets.token_hex(4)
         self._name = name
         self._capacity = capacity
         self._patience_seconds = patience_seconds
@@ -106,7 +119,7 @@ class Broker(dramatiq.Broker):
         if delivery is not None:
             delivery.retry = (delay_ms, message.encode())
         else:
-            self._store(message.queue_name, key, message.encode(), delay_ms)
+            self._store(message.queue_name, key, message.encode(), delay_ms, affinity(message))
         self.emit_after("enqueue", message, delay)
         return message
 
@@ -119,6 +132,7 @@ class Broker(dramatiq.Broker):
                     self.client,
                     self.namespace,
                     self._name,
+                    tag=self.tag,
                     capacity=self._capacity or prefetch,
                     order=self.queues,
                     describe=self._describe,

@@ -29,6 +29,7 @@ class Script:
 
 ENQUEUE = Script("enqueue")
 POLL = Script("poll")
+ACK = Script("ack")
 REDELIVER = Script("redeliver")
 DEREGISTER = Script("deregister")
 COUNT = Script("count")

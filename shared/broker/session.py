@@ -1,7 +1,8 @@
 """A worker's session with the broker.
 
-The poll thread settles finished messages and fetches one new message per idle thread; the wake-up thread listens on
-pub/sub. A request that failed is repeated by the next poll: the session forgets nothing before Redis has replied.
+The wake-up thread listens on pub/sub, for messages that are pushed to the session and for wake-ups. The poll thread
+settles finished messages and fetches those that wait. A request that failed is repeated by the next poll: the session
+forgets nothing before Redis has replied.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import redis
 
 from shared.broker.deliveries import Delivery, Disposition, Settlement
 from shared.broker.fairness import Fairness
-from shared.broker.session_client import SessionClient
+from shared.broker.session_client import Figures, SessionClient
 
 #: Longest pause between two polls of an idle session. Each poll is a heartbeat as well.
 POLL_SECONDS = 1.0
@@ -29,6 +30,10 @@ POLL_SECONDS = 1.0
 TIMEOUT_MS = 4500
 #: The bounds of the pause after a request that failed.
 _PAUSES_SECONDS = (0.05, 0.5)
+#: A message in flight that the session has not got may still be on its way. After this it is lost.
+_LOST_SECONDS = 0.1
+#: How long a redelivered message is remembered, for the case that it was on its way all the same.
+_REMEMBERED_SECONDS = 10.0
 #: Batching window for settlements, skipped while a message may be waiting for the capacity they free.
 _LINGER_SECONDS = 0.005
 #: Most settlements in one poll.
@@ -53,11 +58,12 @@ class WorkerSession:
         namespace: str,
         name: str,
         *,
+        tag: str,
         capacity: int,
         order: Iterable[str],
         describe: Describe,
     ) -> None:
-        self._requests = SessionClient(client, namespace, name, timeout_ms=TIMEOUT_MS)
+        self._requests = SessionClient(client, namespace, name, tag=tag, timeout_ms=TIMEOUT_MS)
         self._capacity = capacity
         self._order = order
         self._describe = describe
@@ -65,9 +71,13 @@ class WorkerSession:
         self._lock = threading.Lock()
         #: Set when there is something to report to Redis or to fetch from it.
         self._wakeup = threading.Event()
-        #: Set when the next poll must not wait for the batching window.
+        #: Set when a poll is due at once.
         self._urgent = threading.Event()
-        self._may_linger = False
+        #: When the next poll is due.
+        self._poll_at = 0.0
+        #: The last poll left the session idle and no message waiting. Each one since then is pushed, or announced by a
+        #: wake-up.
+        self._is_idle = False
         self._closed = threading.Event()
         self._is_draining = False
         #: Of each queue served: the deliveries its consumer has not fetched yet.
@@ -78,6 +88,10 @@ class WorkerSession:
         self._in_work = 0
         self._fairness = Fairness(capacity)
         self._outbox: list[Settlement] = []
+        #: Messages in flight that the session has not got → since when.
+        self._missing: dict[bytes, float] = {}
+        #: Redelivered messages → until when they are remembered.
+        self._redelivered: dict[bytes, float] = {}
         self._failures = 0
         self._poll_thread = threading.Thread(target=self._poll_until_closed, name="broker poll", daemon=True)
         self._wakeup_thread = threading.Thread(target=self._listen, name="broker wakeup", daemon=True)
@@ -141,6 +155,8 @@ class WorkerSession:
             inboxes = list(self._inboxes.values())
         for inbox in inboxes:
             self._requeue_all(inbox)
+        # Redis is to know soon that the session has no credit.
+        self._poll_now()
 
     def close(self) -> None:
         """Report the settlements, requeue the rest and end. Without a reply from Redis the session expires later."""
@@ -176,53 +192,95 @@ class WorkerSession:
     def _listen(self) -> None:
         while not self._closed.is_set():
             try:
-                for _ in self._requests.wakeups(self._closed):
-                    self._poll_now()
+                for pushed in self._requests.wakeups(self._closed):
+                    if pushed is None:
+                        self._poll_now()
+                    else:
+                        self._receive(pushed)
             except Exception as exc:  # noqa: BLE001 - without this thread every message would wait for the next poll
                 if not isinstance(exc, redis.RedisError):
                     self._log.critical("wakeup thread failing, a bug in the broker", exc_info=True)
                 self._closed.wait(_PAUSES_SECONDS[1] * random.uniform(0.5, 1))  # noqa: S311 - no secret
+
+    def _receive(self, pushed: Delivery) -> None:
+        with self._lock:
+            until = self._redelivered.pop(pushed.qualified_key, 0.0)
+        if until < time.monotonic():
+            self._deliver(pushed)
 
     # ── the poll thread ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _poll_until_closed(self) -> None:
         while not self._closed.is_set():
             self._wakeup.clear()
-            self._urgent.clear()
             try:
-                seconds = self._poll_once()
+                seconds = self._report()
             except redis.RedisError as exc:
+                self._poll_at = 0.0
                 self._pause(exc)
                 continue
             except Exception:  # noqa: BLE001 - without this thread the worker would keep its messages for ever
                 self._log.critical("poll thread failing, a bug in the broker", exc_info=True)
                 seconds = POLL_SECONDS
-            if self._wakeup.wait(seconds) and self._may_linger:
+            if self._wakeup.wait(seconds) and self._is_idle:
                 self._urgent.wait(_LINGER_SECONDS)
 
-    def _poll_once(self) -> float:
+    def _report(self) -> float:
+        """Report the settlements, by a poll if one is due or needed. Return the seconds until the next poll."""
+        if self._urgent.is_set():
+            self._urgent.clear()
+            self._poll_at = 0.0
+        if time.monotonic() >= self._poll_at or not self._acknowledge():
+            # Should it fail, it is due still.
+            self._poll_at = 0.0
+            self._poll_at = time.monotonic() + self._poll()
+        return max(0.0, self._poll_at - time.monotonic())
+
+    def _acknowledge(self) -> bool:
+        """Report the settlements by the short request. Return whether that was enough: a poll does the rest."""
+        with self._lock:
+            settlements = self._outbox[:_BATCH]
+            if not settlements:
+                return True
+            # Capacity that a waiting message may need is reported by the poll that fetches it.
+            if not self._is_idle or any(each.disposition is not Disposition.ACK for each in settlements):
+                return False
+            figures = self._figures(settlements)
+        is_waiting = self._requests.ack(figures, settlements)
+        self._confirm(settlements)
+        return not is_waiting
+
+    def _poll(self) -> float:
         """Poll. Return the seconds until the next poll, if nothing wakes the thread before."""
         with self._lock:
             settlements = self._outbox[:_BATCH]
-            # A copy: a queue may be declared meanwhile.
-            served = [queue for queue in list(self._order) if queue in self._inboxes]
-            free = 0 if self._is_draining else max(0, self._capacity - self._in_work)
+            figures = self._figures(settlements)
             fairness = list(self._fairness.arguments(time.monotonic()))
-        result = self._requests.poll(free=free, queues=served, fairness=fairness, settlements=settlements)
+        result = self._requests.poll(figures, fairness, settlements)
         self._confirm(settlements)
         for delivery in result.fetched:
             self._deliver(delivery)
-        with self._lock:
-            # Capacity that a waiting message may need is reported to Redis without delay.
-            self._may_linger = free > len(result.fetched) and not self._fairness.is_at_limit(time.monotonic())
+        self._is_idle = result.is_idle
         if result.in_flight > len(self._in_flight):
             self._redeliver()
+        else:
+            self._missing = {}
         if self._failures:
             self._log.warning("poll recovered: failures=%d", self._failures)
             self._failures = 0
-        if result.due_seconds is None:
-            return POLL_SECONDS
-        return min(POLL_SECONDS, result.due_seconds)
+        return min(POLL_SECONDS, result.due_seconds, _LOST_SECONDS if self._missing else POLL_SECONDS)
+
+    def _figures(self, settlements: list[Settlement]) -> Figures:
+        """Return what the session tells Redis about itself, as it is when these settlements are reported."""
+        free = 0 if self._is_draining else max(0, self._capacity - self._in_work)
+        reported = sum(each.delivery is self._in_flight.get(each.delivery.qualified_key) for each in settlements)
+        return Figures(
+            # A copy: a queue may be declared meanwhile.
+            queues=[queue for queue in list(self._order) if queue in self._inboxes],
+            free=free,
+            known=len(self._in_flight) - reported,
+            credit=self._fairness.credit(free, time.monotonic()),
+        )
 
     def _confirm(self, settlements: list[Settlement]) -> None:
         """Forget what Redis now knows to be settled."""
@@ -235,8 +293,11 @@ class WorkerSession:
             if self._outbox:
                 self._wakeup.set()
 
-    def _deliver(self, delivery: Delivery) -> None:
+    def _deliver(self, delivery: Delivery) -> bool:
+        """Put a message into its inbox. Return False if it is here already: a pushed one may be redelivered as well."""
         with self._lock:
+            if delivery.qualified_key in self._in_flight:
+                return False
             self._in_flight[delivery.qualified_key] = delivery
             self._in_work += 1
             self._fairness.delivered(delivery.qualified_key, delivery.group, time.monotonic())
@@ -245,17 +306,24 @@ class WorkerSession:
                 inbox.put(delivery)
         if inbox is None:
             self.settle(delivery, Disposition.REQUEUE)
+        return True
 
     def _redeliver(self) -> None:
-        """Fetch the messages of a lost reply."""
+        """Look for messages in flight that never arrived, and deliver those that were missing before."""
         # Read before Redis is asked: a message that is settled meanwhile still counts as known.
         with self._lock:
             known = list(self._in_flight)
         found = self._requests.redeliver(known)
-        for delivery in found:
-            self._deliver(delivery)
-        if found:
-            self._log.warning("messages of a lost reply redelivered: count=%d", len(found))
+        now = time.monotonic()
+        missing = {each.qualified_key: self._missing.get(each.qualified_key, now) for each in found}
+        lost = [each for each in found if now - missing[each.qualified_key] >= _LOST_SECONDS]
+        delivered = [each.qualified_key for each in lost if self._deliver(each)]
+        self._missing = {key: since for key, since in missing.items() if now - since < _LOST_SECONDS}
+        with self._lock:
+            self._redelivered = {key: until for key, until in self._redelivered.items() if until > now}
+            self._redelivered.update(dict.fromkeys(delivered, now + _REMEMBERED_SECONDS))
+        if delivered:
+            self._log.warning("messages lost on their way redelivered: count=%d", len(delivered))
 
     def _pause(self, exc: redis.RedisError) -> None:
         if not self._failures:

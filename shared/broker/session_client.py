@@ -1,11 +1,12 @@
-"""A worker session's requests to Redis: poll, redeliver, deregister, and the subscription to its wake-ups."""
+"""A worker session's requests to Redis: poll, ack, redeliver, deregister, and the subscription to its channel."""
 
 from __future__ import annotations
 
 import itertools
+import math
+import secrets
 import threading
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,21 +21,37 @@ _SUBSCRIPTION_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What a session tells Redis about itself."""
+
+    #: The queues served, those of higher priority first.
+    queues: Sequence[str]
+    #: Most messages to fetch.
+    free: int
+    #: How many messages are in flight as far as the session knows, without those settled by this request.
+    known: int
+    #: How many messages may be pushed to it.
+    credit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PollResult:
     """The reply to a poll."""
 
     #: How many messages Redis has in flight for this session, those of this reply included.
     in_flight: int
-    #: When the next delayed message is due; None without one.
-    due_seconds: float | None
+    #: Until the next delayed message is due; infinite without one.
+    due_seconds: float
+    #: The session is registered as idle, and no message of its queues was left waiting.
+    is_idle: bool
     fetched: list[Delivery]
 
 
 class SessionClient:
     """The requests of one session. Each raises redis.RedisError."""
 
-    def __init__(self, client: redis.Redis, namespace: str, name: str, *, timeout_ms: int) -> None:
-        self.id = f"{name}/{uuid.uuid4().hex[:12]}"
+    def __init__(self, client: redis.Redis, namespace: str, name: str, *, tag: str, timeout_ms: int) -> None:
+        self.id = f"{name}/{tag}-{secrets.token_hex(4)}"
         self._client = client
         self._namespace = namespace
         self._timeout_ms = timeout_ms
@@ -45,36 +62,45 @@ class SessionClient:
         """Return the time by Redis's clock, as of the last poll."""
         return int(time.monotonic() * 1000) + self._offset_ms
 
-    def poll(
-        self,
-        *,
-        free: int,
-        queues: Sequence[str],
-        fairness: Iterable[bytes | int],
-        settlements: Iterable[Settlement],
-    ) -> PollResult:
-        """Report settlements and fetch messages.
-
-        Args:
-            free: Most messages to fetch.
-            queues: The queues served, those of higher priority first.
-            fairness: What `Fairness.arguments` says.
-        """
-        now_ms, in_flight, due_ms, *fetched = scripts.POLL.run(
+    def poll(self, figures: Figures, fairness: Iterable[bytes | int], settlements: Iterable[Settlement]) -> PollResult:
+        """Report settlements and fetch messages; `fairness` is what `Fairness.arguments` says."""
+        now_ms, in_flight, due_ms, is_idle, *fetched = scripts.POLL.run(
             self._client,
             self._namespace,
             self.id,
             self._timeout_ms,
-            free,
-            len(queues),
-            *queues,
+            figures.free,
+            figures.known,
+            figures.credit,
+            len(figures.queues),
+            *figures.queues,
             *fairness,
             *itertools.chain.from_iterable(settlement.arguments() for settlement in settlements),
         )
         self._offset_ms = now_ms - int(time.monotonic() * 1000)
         # One millisecond more than Redis says: its clock is read in whole milliseconds.
-        due_seconds = None if due_ms < 0 else (due_ms + 1) / 1000
-        return PollResult(in_flight=in_flight, due_seconds=due_seconds, fetched=_deliveries(fetched))
+        due_seconds = math.inf if due_ms < 0 else (due_ms + 1) / 1000
+        return PollResult(
+            in_flight=in_flight, due_seconds=due_seconds, is_idle=bool(is_idle), fetched=_deliveries(fetched)
+        )
+
+    def ack(self, figures: Figures, settlements: Iterable[Settlement]) -> bool:
+        """Acknowledge messages and publish the credit. Return whether a message waits, for which to poll."""
+        parts: list[str | bytes] = []
+        for each in settlements:
+            parts += (each.delivery.queue, each.delivery.message_key)
+        return bool(
+            scripts.ACK.run(
+                self._client,
+                self._namespace,
+                self.id,
+                figures.known,
+                figures.credit,
+                len(figures.queues),
+                *figures.queues,
+                *parts,
+            )
+        )
 
     def redeliver(self, known: Iterable[bytes]) -> list[Delivery]:
         """Return the messages in flight that are not known here: the reply that carried them was lost."""
@@ -84,16 +110,26 @@ class SessionClient:
         """End the session: Redis requeues what it still has in flight."""
         scripts.DEREGISTER.run(self._client, self._namespace, self.id, *queues)
 
-    def wakeups(self, closed: threading.Event) -> Iterator[None]:
-        """Subscribe, and yield at each wake-up until `closed` is set.
+    def wakeups(self, closed: threading.Event) -> Iterator[Delivery | None]:
+        """Subscribe; until `closed` is set, yield each message that is pushed to the session, and None at each wake-up.
 
         The first wake-up is the confirmation of the subscription: earlier ones were published to no subscriber.
         """
         with self._client.pubsub() as subscription:  # type: ignore[no-untyped-call]  # redis-py's
             subscription.subscribe(f"{self._namespace}:wake:{self.id}")
             while not closed.is_set():
-                if subscription.get_message(timeout=_SUBSCRIPTION_SECONDS) is not None:
-                    yield
+                published = subscription.get_message(timeout=_SUBSCRIPTION_SECONDS)
+                if published is not None:
+                    yield _pushed(published["data"])
+
+
+def _pushed(data: bytes | int) -> Delivery | None:
+    """Return the message that enqueue.lua has published; None for a wake-up."""
+    if not isinstance(data, bytes) or b"/" not in data:
+        return None
+    queue, length, rest = data.split(b"/", 2)
+    end_of_key = int(length)
+    return Delivery(queue.decode(), rest[:end_of_key], rest[end_of_key:])
 
 
 def _deliveries(parts: Iterable[Any]) -> list[Delivery]:

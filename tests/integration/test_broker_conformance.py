@@ -40,6 +40,8 @@ def test_an_acknowledged_message_leaves_nothing_behind(harness: WorkerHarness) -
     assert set(left) <= {
         b"harness:sessions",
         b"harness:liveness",
+        b"harness:credits",
+        b"harness:tags",
         *(b"harness:queue:%s:idle" % q for q in (b"first", b"second")),
     }
 

@@ -20,7 +20,8 @@ import pytest
 import redis
 
 from devstack import servers, tcp_proxy
-from shared.broker import redis_broker, scripts, session
+from shared.broker import redis_broker, scripts, session, session_client
+from shared.broker.deliveries import Delivery
 from tests.support import worker_harness
 from tests.support.worker_harness import WorkerHarness
 from tests.support.worker_process import Notes
@@ -168,21 +169,117 @@ def loses_once(
     ("script", "request_has", "reply_has"),
     [
         pytest.param(scripts.POLL, b"", b"act_first", id="fetched"),
-        pytest.param(scripts.POLL, b"\r\nack\r\n", b"", id="settled"),
+        pytest.param(scripts.POLL, b"\r\nack\r\n", b"", id="settled by a poll"),
+        pytest.param(scripts.ACK, b"", b"", id="acknowledged"),
     ],
 )
 def test_a_message_whose_reply_was_lost_runs_once(
-    proxy: tcp_proxy.TcpProxy, script: scripts.Script, request_has: bytes, reply_has: bytes
+    proxy: tcp_proxy.TcpProxy, redis_url: str, script: scripts.Script, request_has: bytes, reply_has: bytes
 ) -> None:
-    with WorkerHarness(proxy.url).working() as harness:
+    # One thread: a worker that was full settles by a poll.
+    threads = 1 if request_has else 4
+    with WorkerHarness(proxy.url, threads=threads).working() as harness, redis.Redis.from_url(redis_url) as client:
         harness.send("before")
         harness.wait(1)
         harness.broker.join("first", timeout=5000)
         proxy.loses = loses_once(script, request_has=request_has, reply_has=reply_has)
-        harness.send("it")
+        if script is scripts.POLL:
+            worker_harness.add_waiting(client, "it")
+        else:
+            harness.send("it")
         harness.broker.join("first", timeout=10_000)
         worker_harness.until(lambda: proxy.lost == 1, seconds=5, what="no reply was lost")
         assert harness.ran == ["before", "it"]
+
+
+def test_a_message_whose_push_was_lost_runs_once(proxy: tcp_proxy.TcpProxy, redis_url: str) -> None:
+    """It is in flight in the session, whose subscription was cut while the message was on its way."""
+    with WorkerHarness(proxy.url).working() as harness:
+        harness.send("before")
+        harness.wait(1)
+        proxy.loses = lambda request, reply: b"act_first" in reply and proxy.lost == 0
+        harness.send("it")
+        harness.broker.join("first", timeout=5000)
+        assert proxy.lost == 1
+        assert harness.ran == ["before", "it"]
+        harness.send("after")
+        harness.wait(3, seconds=session.POLL_SECONDS)
+
+
+def test_a_message_that_is_pushed_late_runs_once(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session has redelivered it, processed it and forgotten it by then."""
+    late = threading.Event()
+    wakeups = session_client.SessionClient.wakeups
+
+    def slow(requests: session_client.SessionClient, closed: threading.Event) -> Iterator[Delivery | None]:
+        for pushed in wakeups(requests, closed):
+            if pushed is not None and pushed.args == ("it",):
+                assert late.wait(5)
+            yield pushed
+
+    monkeypatch.setattr(session_client.SessionClient, "wakeups", slow)
+    with WorkerHarness(redis_url).working() as harness:
+        worker_harness.until(lambda: is_registered(harness), seconds=5, what="not registered")
+        message = harness.send("it")
+        harness.broker.join("first", timeout=5000)
+        assert harness.ran == ["it"], "redelivered"
+        late.set()
+        harness.send("after")
+        harness.wait(2)
+        assert harness.ran == ["it", "after"]
+        harness.broker.enqueue(message)
+        harness.wait(3)
+
+
+def test_a_message_on_its_way_is_not_redelivered(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A poll says that it is in flight before it arrives. Only what is missing for a while is redelivered."""
+    redeliver, wakeups = session_client.SessionClient.redeliver, session_client.SessionClient.wakeups
+    found: list[int] = []
+    began_before: list[Any] = []
+
+    def noted(requests: session_client.SessionClient, known: Any) -> list[Delivery]:
+        deliveries = redeliver(requests, known)
+        found.append(len(deliveries))
+        return deliveries
+
+    def slow(requests: session_client.SessionClient, closed: threading.Event) -> Iterator[Delivery | None]:
+        for pushed in wakeups(requests, closed):
+            if pushed is not None:
+                current = harness.broker._session
+                assert current is not None
+                for number in (1, 2):
+                    current._poll_now()
+                    worker_harness.until(lambda n=number: len(found) >= n, seconds=5, what="not looked for")  # type: ignore[misc]
+                began_before.extend(harness.began)
+            yield pushed
+
+    monkeypatch.setattr(session, "_LOST_SECONDS", 5.0)
+    monkeypatch.setattr(session_client.SessionClient, "redeliver", noted)
+    monkeypatch.setattr(session_client.SessionClient, "wakeups", slow)
+    with WorkerHarness(redis_url).working() as harness:
+        worker_harness.until(lambda: is_registered(harness), seconds=5, what="not registered")
+        harness.send("it")
+        harness.broker.join("first", timeout=5000)
+        assert (found[:2], began_before, harness.ran) == ([1, 1], [], ["it"])
+
+
+def test_a_redis_emptied_between_push_and_acknowledgement_loses_nothing_in_work(redis_url: str) -> None:
+    latch = worker_harness.Latch()
+    with WorkerHarness(redis_url).working() as harness:
+        worker_harness.until(lambda: is_registered(harness), seconds=5, what="not registered")
+        harness.does = latch
+        for number in range(2):
+            harness.send(number)
+        worker_harness.until(lambda: len(harness.began) == 2, seconds=5, what="not begun")
+        harness.broker.client.flushall()
+        latch.release()
+        harness.wait(2)
+        worker_harness.until(lambda: is_registered(harness), seconds=5, what="not registered again")
+        assert harness.broker.client.hget(f"{worker_harness.NAMESPACE}:liveness", "grace_until") is not None
+        harness.send("after")
+        harness.wait(3)
+        harness.broker.join("first", timeout=5000)
+    assert sorted(map(str, harness.ran)) == ["0", "1", "after"]
 
 
 def test_a_message_enqueued_again_after_a_lost_reply_is_in_the_queue_once(proxy: tcp_proxy.TcpProxy) -> None:

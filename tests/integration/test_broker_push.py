@@ -48,15 +48,6 @@ def scripts_run(client: redis.Redis) -> int:
     return sum(int(calls.get(name, {}).get("calls", 0)) for name in ("cmdstat_evalsha", "cmdstat_eval"))
 
 
-def add_without_wakeup(client: redis.Redis, harness: WorkerHarness, what: Any) -> None:
-    """Add a waiting message without a wake-up."""
-    message: worker_harness.Message = dramatiq.Message("first", "act_first", (what,), {}, {})
-    name, message_key = f"{worker_harness.NAMESPACE}:queue:first", redis_broker.message_key(message)
-    client.hset(name, message_key, message.encode())
-    client.rpush(f"{name}:group:", message_key)
-    client.rpush(f"{name}:rotation", "")
-
-
 # ── push ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -80,8 +71,8 @@ def test_an_idle_worker_polls_once_a_second(redis_url: str, client: redis.Redis)
         assert 2 <= scripts_run(client) - before <= 4
 
 
-def test_one_message_wakes_one_worker(redis_url: str, client: redis.Redis) -> None:
-    """Three scripts a message: it is enqueued, fetched and settled. Beside them each worker polls once a second."""
+def test_one_message_goes_to_one_worker(redis_url: str, client: redis.Redis) -> None:
+    """Two scripts a message: it is enqueued, and acknowledged. Beside them each worker polls once a second."""
     with working(redis_url, 5) as workers:
         before, began = scripts_run(client), time.monotonic()
 
@@ -95,14 +86,14 @@ def test_one_message_wakes_one_worker(redis_url: str, client: redis.Redis) -> No
             worker_harness.until(functools.partial(are_idle_after, sent), seconds=5, what="not idle again")
             woken_in_order += sent in longest_idle.ran
         polls = 5 * (time.monotonic() - began) / session.POLL_SECONDS
-        assert scripts_run(client) - before <= 20 * 3 + polls + 10
+        assert scripts_run(client) - before <= 20 * 2 + polls + 5
         # A worker that polls by itself just before the message arrives is no longer the longest idle.
         assert woken_in_order >= 15, "not the longest idle was woken"
 
 
 def test_a_message_without_a_wake_up_is_found_by_the_next_poll(redis_url: str, client: redis.Redis) -> None:
     with working(redis_url, 1) as (harness,):
-        add_without_wakeup(client, harness, "it")
+        worker_harness.add_waiting(client, "it")
         harness.wait(1, seconds=session.POLL_SECONDS * 3)
 
 
@@ -187,7 +178,7 @@ def test_a_batch_pushed_repeatedly_is_in_the_queue_once(redis_url: str, client: 
         batch = [
             each
             for message in sent
-            for each in (message.queue_name, redis_broker.message_key(message), message.encode(), 0)
+            for each in (message.queue_name, redis_broker.message_key(message), message.encode(), 0, "")
         ]
         latch = worker_harness.Latch()
         harness.does = latch
@@ -196,6 +187,92 @@ def test_a_batch_pushed_repeatedly_is_in_the_queue_once(redis_url: str, client: 
         latch.release()
         harness.broker.join("first", timeout=10_000)
         assert sorted(harness.ran) == list(range(50))
+
+
+def test_a_worker_that_drains_says_so_at_once(redis_url: str, client: redis.Redis) -> None:
+    with working(redis_url, 1) as (harness,):
+        assert client.hvals(f"{worker_harness.NAMESPACE}:credits") == [b"3"]
+        harness.send("settled by now, so that a poll is not due soon")
+        harness.broker.join("first", timeout=5000)
+        worker_harness.add_waiting(client, "polled for")
+        client.publish(f"{worker_harness.NAMESPACE}:wake:{worker_harness.sessions(client)[0].decode()}", "first")
+        harness.broker.join("first", timeout=5000)
+        harness.broker.drain()
+        worker_harness.until(
+            lambda: client.hvals(f"{worker_harness.NAMESPACE}:credits") == [b"0"],
+            seconds=session.POLL_SECONDS / 2,
+            what="has a credit",
+        )
+
+
+def test_a_draining_worker_gets_nothing_more(redis_url: str, client: redis.Redis) -> None:
+    """It has no credit from its next poll on, and requeues what is pushed to it until then."""
+    with working(redis_url, 1) as (harness,):
+        current = harness.broker._session
+        assert current is not None
+        latch = worker_harness.Latch()
+        harness.does = latch
+        harness.send("begun")
+        worker_harness.until(lambda: harness.began, seconds=5, what="not begun")
+        current._is_draining = True
+        harness.send("pushed")
+        worker_harness.until(lambda: harness.broker.count(["first"])["first"].waiting, seconds=5, what="not requeued")
+        harness.broker.drain()
+        worker_harness.until(
+            lambda: client.hvals(f"{worker_harness.NAMESPACE}:credits") == [b"0"], seconds=0.9, what="has a credit"
+        )
+        assert worker_harness.idle(client) == 0
+        harness.send("too late")
+        assert harness.broker.count(["first"])["first"] == redis_broker.Count(waiting=2, delayed=0, in_flight=1)
+        latch.release()
+        harness.wait(1)
+        assert harness.ran == ["begun"]
+
+
+def test_a_message_goes_to_the_worker_whose_tag_it_names(redis_url: str, client: redis.Redis) -> None:
+    def all_have_credit() -> bool:
+        return client.hvals(f"{worker_harness.NAMESPACE}:credits") == [b"3"] * 3
+
+    with working(redis_url, 3) as workers:
+        for number in range(9):
+            worker_harness.until(all_have_credit, seconds=5, what="no credit")
+            workers[0].send(number, affinity=workers[1].broker.tag)
+            workers[1].wait(number + 1)
+        workers[0].send("elsewhere", affinity="0" * 8)
+        worker_harness.until(lambda: sum(len(each.ran) for each in workers) == 10, seconds=5, what="not all ran")
+
+
+def test_a_tag_is_known_before_the_worker_starts(redis_url: str, client: redis.Redis) -> None:
+    harness = WorkerHarness(redis_url)
+    tag = harness.broker.tag
+    assert len(bytes.fromhex(tag)) == 4
+    with harness.working():
+        worker_harness.until(lambda: worker_harness.idle(client) == 1, seconds=5, what="not idle")
+        assert client.hkeys(f"{worker_harness.NAMESPACE}:tags") == [tag.encode()]
+    assert client.hkeys(f"{worker_harness.NAMESPACE}:tags") == []
+
+
+def test_a_producer_and_a_worker_of_the_release_before_work_beside_others(redis_url: str, client: redis.Redis) -> None:
+    """Its producer adds the message and wakes the session; its worker has no credit, and its channel carries names."""
+    with working(redis_url, 1) as (harness,), client.pubsub() as earlier:  # type: ignore[no-untyped-call]
+        earlier.subscribe(f"{worker_harness.NAMESPACE}:wake:earlier")
+        worker_harness.until(lambda: earlier.get_message(timeout=0.1), seconds=5, what="not subscribed")
+        client.zadd(f"{worker_harness.NAMESPACE}:queue:first:idle", {"earlier": 1})
+        latch = worker_harness.Latch()
+        harness.does = latch
+        # Of its four threads, three are for one group: so much is its credit.
+        for number in range(3):
+            harness.send(number)
+        worker_harness.until(lambda: len(harness.began) == 3, seconds=5, what="not begun")
+        assert earlier.get_message(timeout=0.1) is None, "what can be pushed wakes no other session"
+        harness.send("it")
+        found: Any = worker_harness.until(lambda: earlier.get_message(timeout=0.1), seconds=5, what="not woken")
+        assert found["data"] == b"first"
+        latch.release()
+        harness.wait(4)
+        worker_harness.add_waiting(client, "of an earlier producer")
+        client.publish(f"{worker_harness.NAMESPACE}:wake:{worker_harness.sessions(client)[0].decode()}", "first")
+        harness.wait(5, seconds=session.POLL_SECONDS / 2)
 
 
 # ── delays ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -336,5 +413,13 @@ def test_a_full_redis_accepts_nothing_new_and_delivers_what_it_has(stack_folder:
             harness.broker.join("first", timeout=5000)
             assert len(harness.dead_letters()) == 1
             client.config_set("maxmemory", 0)
+            latch = worker_harness.Latch()
+            harness.does = latch
+            harness.send("pushed")
+            worker_harness.until(lambda: "pushed" in harness.began, seconds=5, what="not begun")
+            client.config_set("maxmemory", 1)
+            latch.release()
+            harness.broker.join("first", timeout=5000)
+            client.config_set("maxmemory", 0)
             harness.send("after")
-            harness.wait(5)
+            harness.wait(6)

@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from tests.support.message_scripts import MessageScripts
+from tests.support.push_scripts import PushScripts
 from tests.support.session_scripts import SessionScripts
 
 pytestmark = pytest.mark.services
@@ -25,3 +26,7 @@ class TestMessagesOnRedis(MessageScripts):
 
 class TestSessionsOnRedis(SessionScripts):
     """The tests of tests/support/session_scripts.py."""
+
+
+class TestPushesOnRedis(PushScripts):
+    """The tests of tests/support/push_scripts.py."""

@@ -80,7 +80,9 @@ class MessageScripts:
         lua.poll()
         reply = lua.poll("a", (Disposition.ACK, "7/a", ""))
         assert (reply.fetched, reply.in_flight, lua.count()) == ([], 0, [0, 0, 0])
-        assert set(lua.client.keys("*")) == {f"{NS}:{key}".encode() for key in ("sessions", "liveness", "queue:q:idle")}
+        assert set(lua.client.keys("*")) == {
+            f"{NS}:{key}".encode() for key in ("sessions", "liveness", "credits", "queue:q:idle")
+        }
 
     def test_a_retried_message_has_its_new_body_and_waits_for_its_delay(self, lua: Scripts) -> None:
         lua.enqueue("7/a")

@@ -224,6 +224,24 @@ class RedisStoreContract:
 
         play(scene())
 
+    def test_a_message_goes_to_the_worker_of_its_tag(self, redis_clients: RedisClients) -> None:
+        client, sessions = redis_clients.client, ("a/aaaaaaaa-1", "b/bbbbbbbb-1")
+
+        async def scene() -> None:
+            async with redis_clients.store() as store:
+                await store.push([replace(message(1), affinity="bbbbbbbb"), message(2)])
+
+        for session in sessions:
+            client.zadd(f"{keys.NAMESPACE}:sessions", {session: redis_clients.now_ms()})
+            client.zadd(f"{keys.NAMESPACE}:queue:admission:idle", {session: 1})
+            client.hset(f"{keys.NAMESPACE}:credits", session, 5)
+            client.hset(f"{keys.NAMESPACE}:tags", session[2:10], session)
+        with client.pubsub() as subscription:
+            subscription.subscribe(*(f"{keys.NAMESPACE}:wake:{session}" for session in sessions))
+            play(scene())
+        in_flight = [client.smembers(f"{keys.NAMESPACE}:in-flight:{session}") for session in sessions]
+        assert in_flight == [{b"admission/1/message-2"}, {b"admission/1/message-1"}]
+
     def test_a_push_loads_the_script_into_a_redis_that_has_lost_it(self, redis_clients: RedisClients) -> None:
         async def scene() -> None:
             async with redis_clients.store() as store:

@@ -26,6 +26,7 @@ class Reply:
     now: int
     in_flight: int
     due_ms: int
+    is_idle: bool
     #: The message keys fetched, in order.
     fetched: list[str] = field(default_factory=list)
     #: Message key → queue and body.
@@ -38,10 +39,12 @@ class Scripts:
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
 
-    def enqueue(self, *message_keys: str, queue: str = "q", body: str = "body", delay_ms: int = 0) -> None:
+    def enqueue(
+        self, *message_keys: str, queue: str = "q", body: str = "body", delay_ms: int = 0, affinity: str = ""
+    ) -> None:
         parts: list[str | bytes | int] = []
         for message_key in message_keys:
-            parts += (queue, message_key, body, delay_ms)
+            parts += (queue, message_key, body, delay_ms, affinity)
         scripts.ENQUEUE.run(self.client, NS, *parts)
 
     def poll(
@@ -49,6 +52,8 @@ class Scripts:
         session: str = "a",
         *settlements: tuple[str, str, str],
         free: int = 10,
+        known: int = 1000,
+        credit: int = 0,
         queues: tuple[str, ...] = ("q",),
         fairness: tuple[int | bytes, ...] = UNLIMITED,
         body: str = "settled",
@@ -57,12 +62,27 @@ class Scripts:
         parts: list[str | bytes | int] = []
         for disposition, message_key, detail in settlements:
             parts += (disposition, queues[0], message_key, body, detail)
-        now, in_flight, due_ms, *rest = scripts.POLL.run(
-            self.client, NS, session, TIMEOUT_MS, free, len(queues), *queues, *fairness, *parts
+        figures: tuple[str | int, ...] = (free, known, credit, len(queues), *queues)
+        now, in_flight, due_ms, is_idle, *rest = scripts.POLL.run(
+            self.client, NS, session, TIMEOUT_MS, *figures, *fairness, *parts
         )
         texts = [each.decode() for each in rest]
         messages = {key: (queue, text) for queue, key, text in zip(*[iter(texts)] * 3, strict=True)}
-        return Reply(now=now, in_flight=in_flight, due_ms=due_ms, fetched=texts[1::3], messages=messages)
+        return Reply(
+            now=now,
+            in_flight=in_flight,
+            due_ms=due_ms,
+            is_idle=bool(is_idle),
+            fetched=texts[1::3],
+            messages=messages,
+        )
+
+    def ack(
+        self, session: str, *message_keys: str, known: int = 1000, credit: int = 0, queues: tuple[str, ...] = ("q",)
+    ) -> bool:
+        """Acknowledge messages of the first queue. Return whether a message is waiting."""
+        parts = [part for message_key in message_keys for part in (queues[0], message_key)]
+        return bool(scripts.ACK.run(self.client, NS, session, known, credit, len(queues), *queues, *parts))
 
     def redeliver(self, session: str, *known: str) -> list[str]:
         """Return the message keys redelivered."""
@@ -87,6 +107,19 @@ class Scripts:
         """Return the sessions, each with its last poll."""
         found: Any = self.client.zrange(f"{NS}:sessions", 0, -1, withscores=True)
         return {name.decode(): int(at) for name, at in found}
+
+    def in_flight(self, session: str) -> set[str]:
+        """Return queue and message key of each message in flight in a session."""
+        found: Any = self.client.smembers(f"{NS}:in-flight:{session}")
+        return {name.decode() for name in found}
+
+    def credits(self) -> dict[str, int]:
+        found: Any = self.client.hgetall(f"{NS}:credits")
+        return {name.decode(): int(credit) for name, credit in found.items()}
+
+    def tags(self) -> dict[str, str]:
+        found: Any = self.client.hgetall(f"{NS}:tags")
+        return {tag.decode(): session.decode() for tag, session in found.items()}
 
     def idle(self, queue: str = "q") -> list[str]:
         """Return the idle sessions, the longest idle first."""

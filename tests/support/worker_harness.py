@@ -88,12 +88,22 @@ class WorkerHarness:
             self.broker.close()
 
 
-def until(holds: Callable[[], object], *, seconds: float, what: Callable[[], str] | str) -> None:
-    """Poll until it holds; fail with the text after so many seconds."""
+def until(holds: Callable[[], object], *, seconds: float, what: Callable[[], str] | str) -> object:
+    """Poll until it holds, and return what it returned; fail with the text after so many seconds."""
     ends_at = time.monotonic() + seconds
-    while not holds():
+    while not (found := holds()):
         assert time.monotonic() < ends_at, f"{what if isinstance(what, str) else what()} after {seconds} s"
         time.sleep(0.003)
+    return found
+
+
+def add_waiting(client: redis.Redis, what: Any) -> None:
+    """Add a message that waits, without a wake-up."""
+    message: Message = dramatiq.Message("first", "act_first", (what,), {}, {})
+    name, message_key = f"{NAMESPACE}:queue:first", redis_broker.message_key(message)
+    client.hset(name, message_key, message.encode())
+    client.rpush(f"{name}:group:", message_key)
+    client.rpush(f"{name}:rotation", "")
 
 
 def idle(client: redis.Redis) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from shared.broker.fairness import REMEMBERED_SECONDS, SLOW_SECONDS, Fairness
 
 Arguments = tuple[int, int, dict[bytes, tuple[int, bool]]]
@@ -54,18 +56,54 @@ def test_a_group_stays_active_for_a_while() -> None:
     assert fairness.group_limit(REMEMBERED_SECONDS) == 6
 
 
-def test_a_group_at_its_limit_is_noticed() -> None:
+def test_the_credit_is_what_the_group_that_has_most_has_left() -> None:
     fairness = Fairness(8)
-    assert not fairness.is_at_limit(0.0)
+    assert fairness.credit(8, 0.0) == 6
     for number in range(5):
         fairness.delivered(b"%d" % number, b"7", 0.0)
-    assert not fairness.is_at_limit(0.0)
-    fairness.delivered(b"5", b"7", 0.0)
-    assert fairness.is_at_limit(0.0)
-    fairness.settled(b"5", 0.0)
-    assert not fairness.is_at_limit(0.0)
+    assert fairness.credit(3, 0.0) == 1
+    fairness.settled(b"4", 0.0)
     fairness.delivered(b"x", b"8", 0.0)
-    assert fairness.is_at_limit(0.0)
+    assert fairness.credit(3, 0.0) == 0
+    assert Fairness(1).credit(1, 0.0) == 1
+
+
+def test_the_credit_is_no_more_than_the_free_capacity() -> None:
+    assert Fairness(8).credit(2, 0.0) == 2
+    assert Fairness(8).credit(0, 0.0) == 0
+
+
+def test_with_slow_groups_the_credit_is_what_they_have_left() -> None:
+    fairness = Fairness(8)
+    for number in range(6):
+        fairness.delivered(b"%d" % number, b"%d" % (number % 3), 0.0)
+    assert fairness.credit(2, SLOW_SECONDS) == 0
+    fairness = Fairness(8)
+    for number in range(3):
+        fairness.delivered(b"%d" % number, b"%d" % number, 0.0)
+    assert fairness.credit(5, SLOW_SECONDS) == 1
+    for number in range(4, 7):
+        fairness.delivered(b"%d" % number, b"%d" % number, 0.0)
+    assert fairness.credit(2, SLOW_SECONDS + 0.1) == 0, "the slow ones have the capacity that they may have together"
+
+
+def test_no_credit_takes_a_group_above_a_limit() -> None:
+    """Whatever is in flight, and whichever groups the messages pushed belong to."""
+    random = Random(1)
+    for _ in range(500):
+        fairness, now = Fairness(random.randint(1, 16)), 0.0
+        for number in range(random.randint(0, 12)):
+            now += random.choice((0.0, 0.1, 1.5))
+            fairness.delivered(b"%d" % number, b"%d" % random.randint(0, 4), now)
+        limit, slow_free, groups, *rest = fairness.arguments(now)
+        in_flight = dict(zip(rest[::3], rest[1::3], strict=True))
+        slow = any(rest[2::3])
+        credit = fairness.credit(random.randint(0, 16), now)
+        assert isinstance(credit, int)
+        assert groups == len(in_flight)
+        most = max((int(count) for count in in_flight.values()), default=0)
+        assert credit == 0 or most + credit <= int(limit)
+        assert not slow or credit <= int(slow_free)
 
 
 def test_a_group_is_slow_while_one_of_its_messages_is_and_for_a_while_after() -> None:

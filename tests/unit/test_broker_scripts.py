@@ -18,6 +18,7 @@ import pytest
 import redis
 
 from tests.support.message_scripts import MessageScripts
+from tests.support.push_scripts import PushScripts
 from tests.support.session_scripts import SessionScripts
 
 
@@ -33,3 +34,7 @@ class TestMessagesOnFakeredis(MessageScripts):
 
 class TestSessionsOnFakeredis(SessionScripts):
     """The tests of tests/support/session_scripts.py."""
+
+
+class TestPushesOnFakeredis(PushScripts):
+    """The tests of tests/support/push_scripts.py."""

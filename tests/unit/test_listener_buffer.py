@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 
-from listener.buffer import Buffer, EncodedMessage
+from listener.buffer import Buffer, EncodedMessage, encode_message
+from shared import messages
 from shared.call.ids import ConnectionVersion
 
 ONE, TWO = ConnectionVersion(1, 1), ConnectionVersion(2, 1)
@@ -143,3 +144,10 @@ def test_batches_are_bounded_in_bytes() -> None:
     for number in range(5):
         buffer.put(event(ONE, str(number), 600_000))
     assert len(next_batch(buffer)) == 2
+
+
+def test_a_message_is_encoded_with_its_affinity() -> None:
+    message = messages.of_resync(connection=ONE, reason="connected", full=True)
+    assert encode_message(ONE, message).affinity == ""
+    named = message.copy(options={"affinity": "0a1b2c3d"})
+    assert encode_message(ONE, named).affinity == "0a1b2c3d"
