@@ -29,6 +29,7 @@ from tests.support import round_trips
 from tests.support.flows import CommandQueue, OneAsterisk, WorkStep
 from workers.admission import Admission
 from workers.asterisks import Asterisks
+from workers.awaited_legs import AwaitedLegs
 from workers.claims import Claim
 from workers.flow import Flow
 from workers.inbound import Inbound
@@ -130,7 +131,9 @@ def make(db: database.Database) -> Worker:
         return []
 
     steps = {Step.ADMISSION: admission, Step.MEDIA: WorkStep(media)}
-    flow = Flow(writer, asterisks, steps, serves={Step.ADMISSION, Step.RUNS, Step.MEDIA})
+    flow = Flow(
+        writer, asterisks, steps, serves={Step.ADMISSION, Step.RUNS, Step.MEDIA}, awaited=AwaitedLegs(capacity=0)
+    )
     inbound = Inbound(
         flow=flow,
         writer=writer,

@@ -28,4 +28,4 @@ def recorded() -> Iterator[list[list[str]]]:
 def _name(statement: str) -> str:
     """Return the verb, and the table that is written."""
     write = re.search(r"(INSERT) INTO (\S+)|(?<!FOR )(UPDATE) (\S+)", statement)
-    return " ".join(word for word in write.groups() if word) if write is not None else statement.split()[0]
+    return " ".join(word for word in write.groups() if word) if write is not None else statement.split(maxsplit=1)[0]
