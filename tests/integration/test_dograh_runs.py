@@ -20,6 +20,7 @@ from shared.platform.ports import NoRoute, Route
 from shared.storage import database
 from tests import dograh_tables
 from tests.dograh_tables import VALUE, configure, execute, one, run
+from tests.support import round_trips
 
 pytestmark = pytest.mark.services
 
@@ -359,3 +360,13 @@ def test_which_runs_are_completed(db: database.Database) -> None:
     assert dograh.Runs(db).completed(runs) == {runs[1]}
     assert dograh.Runs(db).workflow_of(runs[0], 1) == 1
     assert dograh.Runs(db).workflow_of(runs[0], 2) is None
+
+
+# ── round trips ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_ends_by_one_read_and_one_write(db: database.Database) -> None:
+    run_id = created(db)
+    with round_trips.recorded() as trips:
+        dograh.Runs(db).end(replace(TALKED, workflow_run_id=run_id), media_id="m", bridge_id="b")
+    assert trips == [["BEGIN", "SELECT"], ["UPDATE workflow_runs", "COMMIT"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
@@ -26,8 +27,5 @@ def recorded() -> Iterator[list[list[str]]]:
 
 def _name(statement: str) -> str:
     """Return the verb, and the table that is written."""
-    words = statement.split()
-    for before, verb in (("INTO", "INSERT"), ("UPDATE", "UPDATE")):
-        if verb in words:
-            return f"{verb} {words[words.index(before) + 1]}"
-    return words[0]
+    write = re.search(r"(INSERT) INTO (\S+)|(?<!FOR )(UPDATE) (\S+)", statement)
+    return " ".join(word for word in write.groups() if word) if write is not None else statement.split(maxsplit=1)[0]

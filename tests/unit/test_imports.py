@@ -23,7 +23,7 @@ HOMES = {
     "websockets": ("listener/",),
     "requests": ("shared/platform/dograh/quota_service.py",),
     "urllib3": ("shared/platform/dograh/quota_service.py",),
-    "psycopg": ("shared/storage/database.py",),
+    "psycopg": ("shared/storage/database.py", "shared/storage/postgres_connection.py"),
     "psycopg_pool": ("shared/storage/database.py",),
     "apscheduler": ("scheduler/",),
     "alembic": ("shared/storage/migrations/",),

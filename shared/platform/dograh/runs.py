@@ -161,11 +161,11 @@ class Runs:
             gathered["error"] = call.reason or "never connected"
         for key in ("call_disposition", "mapped_call_disposition"):
             gathered.setdefault(key, _disposition(call))
-        _write(connection, call.workflow_run_id, gathered)
         usage = json_values.load_object(run["usage_info"]) | {"call_duration_seconds": round(call.talk_seconds)}
-        connection.execute(
-            "UPDATE workflow_runs SET state = 'completed', is_completed = true, usage_info = %s WHERE id = %s",
-            [json.dumps(usage), call.workflow_run_id],
+        connection.send(
+            "UPDATE workflow_runs SET state = 'completed', is_completed = true, gathered_context = %s, usage_info = %s"
+            " WHERE id = %s",
+            [json.dumps(gathered), json.dumps(usage), call.workflow_run_id],
         )
 
 
@@ -253,8 +253,8 @@ def _disposition(call: Call) -> str:
 
 
 def _write(connection: database.Connection, run_id: int, gathered: Mapping[str, Any]) -> None:
-    """Write gathered_context. The caller has read it under the run's lock: no key of another process is lost."""
-    connection.execute("UPDATE workflow_runs SET gathered_context = %s WHERE id = %s", [json.dumps(gathered), run_id])
+    """Write gathered_context, with the commit. It was read under the run's lock: no other process's key is lost."""
+    connection.send("UPDATE workflow_runs SET gathered_context = %s WHERE id = %s", [json.dumps(gathered), run_id])
 
 
 def _lock(connection: database.Connection, run_id: int) -> database.Row | None:
