@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from shared import errors
 from shared.call import facts, quota_rules, stasis_args
 from shared.call.calls import Call
+from shared.call.legs import Naming
 from shared.call.limits import Limits
 from shared.call.states import Cause, Direction
 from shared.call.steps import Step
@@ -33,6 +34,7 @@ class Admission(StepWork):
     slot_count: quotas.SlotCount
     runs: Runs
     asterisks: Asterisks
+    naming: Naming
     limits: Limits
 
     def is_quick(self, call: Call) -> bool:
@@ -66,7 +68,12 @@ class Admission(StepWork):
         )
         if not claim.leads_to(Step.RUNS):
             return (admitted,)
-        run_id = self.runs.create(db, claim.after(admitted), reserved_id=route.reserved_run_id)
+        run_id = self.runs.create(
+            db,
+            claim.after(admitted),
+            first_attempt=self.naming.attempt(call, 1),
+            reserved_id=route.reserved_run_id,
+        )
         return admitted, facts.RunCreated(workflow_run_id=run_id)
 
     def _target(self, call: Call) -> InboundTarget:
@@ -136,7 +143,8 @@ class RunCreation(StepWork):
     """Creates the run of a call that was admitted by a pool that does not serve this step."""
 
     runs: Runs
+    naming: Naming
 
     def work(self, claim: Claim) -> Sequence[facts.Fact]:
-        run_id = self.runs.create(claim.begin(), claim.call)
+        run_id = self.runs.create(claim.begin(), claim.call, first_attempt=self.naming.attempt(claim.call, 1))
         return (facts.RunCreated(workflow_run_id=run_id),)

@@ -114,9 +114,10 @@ def _steps(adapters: Adapters) -> Mapping[Step, StepWork]:
             slot_count=store,
             runs=adapters.runs,
             asterisks=adapters.asterisks,
+            naming=adapters.naming,
             limits=limits,
         ),
-        Step.RUNS: RunCreation(runs=adapters.runs),
+        Step.RUNS: RunCreation(runs=adapters.runs, naming=adapters.naming),
         Step.MEDIA: MediaCreation(
             asterisks=adapters.asterisks,
             naming=adapters.naming,

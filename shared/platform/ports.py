@@ -12,6 +12,7 @@ from typing import Protocol
 from shared.asterisk.endpoint import Configuration
 from shared.call.call_settings import CallSettings
 from shared.call.calls import Call
+from shared.call.legs import Attempt
 from shared.call.stasis_args import RunArgs
 from shared.storage import database
 
@@ -102,10 +103,19 @@ class Runs(Protocol):
     def workflow_of(self, workflow_run_id: int, organization_id: int) -> int | None:
         """Return the workflow of an organization's run; None if the organization has no such run."""
 
-    def create(self, connection: database.Connection, call: Call, *, reserved_id: int | None = None) -> int:
+    def create(
+        self,
+        connection: database.Connection,
+        call: Call,
+        *,
+        first_attempt: Attempt | None = None,
+        reserved_id: int | None = None,
+    ) -> int:
         """Insert the run of a call; return its id.
 
         Args:
+            first_attempt: The ids that the call's first attempt will give its legs, if they may be in the run from
+                the start: nearly every call has no other one.
             reserved_id: The id that its route has reserved. Then the run is sent along with the commit.
         """
 
@@ -119,7 +129,7 @@ class Runs(Protocol):
         """End the call's run."""
 
     def note_media(self, call: Call, *, media_id: str, bridge_id: str) -> None:
-        """Write the ids of the media leg and the bridge into the run."""
+        """Write the ids of the media leg and the bridge into the run, unless they are there from the start."""
 
     def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         """End the call's run, unless that is the platform's task."""

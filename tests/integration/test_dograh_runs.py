@@ -13,6 +13,7 @@ import pytest
 
 from shared import errors
 from shared.call.calls import Call
+from shared.call.legs import Attempt, Role
 from shared.call.stasis_args import RunArgs
 from shared.call.states import Cause, Direction, Outcome, State
 from shared.platform import dograh
@@ -60,9 +61,9 @@ def db(database_url: str) -> Iterator[database.Database]:
         yield made
 
 
-def created(db: database.Database, call: Call = CALL, **options: Any) -> int:
+def created(db: database.Database, call: Call = CALL, *, first_attempt: Attempt | None = None, **options: Any) -> int:
     with db.transaction() as connection:
-        return dograh.Runs(db, **options).create(connection, call)
+        return dograh.Runs(db, **options).create(connection, call, first_attempt=first_attempt)
 
 
 # ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -363,6 +364,52 @@ def test_which_runs_are_completed(db: database.Database) -> None:
 
 
 # ── round trips ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+FIRST = Attempt(number=1, legs={Role.MEDIA: "m1"}, bridge_id="b1")
+
+
+def noted(db: database.Database, call: Call, number: int) -> tuple[list[list[str]], dict[str, Any]]:
+    """Note an attempt's legs in a run; return the round trips, and what the run has gathered then."""
+    with round_trips.recorded() as trips:
+        dograh.Runs(db).note_media(call, media_id=f"m{number}", bridge_id=f"b{number}")
+    assert call.workflow_run_id is not None
+    return trips, run(db, call.workflow_run_id)["gathered_context"]
+
+
+def test_legs_that_are_named_from_the_start_are_not_written_again(db: database.Database) -> None:
+    call = replace(TALKED, workflow_run_id=created(db, first_attempt=FIRST))
+    before = run(db, call.workflow_run_id or 0)["gathered_context"]
+    assert before == {
+        "call_id": "1762000000.12", "provider": "ari", "channel_name": "PJSIP/trunk-1",
+        "ext_channel_id": "m1", "bridge_id": "b1",
+    }  # fmt: skip
+    assert noted(db, call, 1) == ([["SELECT"]], before)
+
+
+def test_a_second_attempt_s_legs_take_the_first_one_s_place(db: database.Database) -> None:
+    call = replace(TALKED, workflow_run_id=created(db, first_attempt=FIRST), attempt=2)
+    trips, gathered = noted(db, call, 2)
+    assert trips == [["BEGIN", "SELECT"], ["UPDATE workflow_runs", "COMMIT"]]
+    assert (gathered["ext_channel_id"], gathered["bridge_id"]) == ("m2", "b2")
+
+
+@pytest.mark.parametrize("change", ["gathered_context", "'{}'", "'[]'", '\'{"ext_channel_id": "m1"}\''])
+def test_legs_that_are_not_named_from_the_start_are_written_at_the_join(db: database.Database, change: str) -> None:
+    """By a worker of an earlier release that created the run, or where the platform has written it anew."""
+    call = replace(TALKED, workflow_run_id=created(db))
+    execute(db, f"UPDATE workflow_runs SET gathered_context = {change}")
+    _, gathered = noted(db, call, 1)
+    assert gathered == {
+        "call_id": "1762000000.12", "provider": "ari", "channel_name": "PJSIP/trunk-1",
+        "ext_channel_id": "m1", "bridge_id": "b1",
+    }  # fmt: skip
+
+
+def test_a_run_that_never_connected_names_no_legs_in_the_end(db: database.Database) -> None:
+    run_id = created(db, first_attempt=FIRST)
+    dograh.Runs(db).end(replace(FAILED, workflow_run_id=run_id, attempt=1), media_id="m1", bridge_id="b1")
+    assert not {"ext_channel_id", "bridge_id"} & run(db, run_id)["gathered_context"].keys()
 
 
 def test_a_run_ends_by_one_read_and_one_write(db: database.Database) -> None:

@@ -121,6 +121,7 @@ def make(db: database.Database) -> Worker:
         slot_count=store,
         runs=runs,
         asterisks=asterisks,
+        naming=Naming("aip-"),
         limits=limits,
     )
     began: list[Call] = []

@@ -16,6 +16,7 @@ from shared.call import call_settings, facts, quota_rules, stasis_args
 from shared.call.call_settings import CallSettings
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
+from shared.call.legs import Attempt
 from shared.call.stasis_args import RunArgs
 from shared.call.states import Cause, Direction
 from shared.platform.ports import NoRoute, Route
@@ -160,7 +161,14 @@ class Runs:
         run = self._postgres.statement("workflow of a run", lambda: self.rows.get(workflow_run_id))
         return organization_id if run is not None and run.organization_id == organization_id else None
 
-    def create(self, connection: database.Connection, call: Call, *, reserved_id: int | None = None) -> int:
+    def create(
+        self,
+        connection: database.Connection,
+        call: Call,
+        *,
+        first_attempt: Attempt | None = None,
+        reserved_id: int | None = None,
+    ) -> int:
         transaction = cast(Transaction, connection)
 
         def insert() -> None:

@@ -17,7 +17,7 @@ from workers.step_ports import NoQuota
 def admission(*, asks_network: bool = False) -> Admission:
     quota = NoQuota()
     quota.asks_network = asks_network
-    others = ("connections", "routes", "slots", "slot_count", "runs", "asterisks", "limits")
+    others = ("connections", "routes", "slots", "slot_count", "runs", "asterisks", "naming", "limits")
     return Admission(quota=quota, **{name: MagicMock() for name in others})
 
 

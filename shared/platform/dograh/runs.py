@@ -10,6 +10,7 @@ from typing import Any, Literal
 from shared import errors
 from shared.call import stasis_args
 from shared.call.calls import Call
+from shared.call.legs import Attempt, Role
 from shared.call.stasis_args import RunArgs
 from shared.call.states import Cause, Direction, Outcome
 from shared.platform.dograh import json_values, routes
@@ -80,12 +81,20 @@ class Runs:
             ).fetchall()
         return {row["id"] for row in rows}
 
-    def create(self, connection: database.Connection, call: Call, *, reserved_id: int | None = None) -> int:
+    def create(
+        self,
+        connection: database.Connection,
+        call: Call,
+        *,
+        first_attempt: Attempt | None = None,
+        reserved_id: int | None = None,
+    ) -> int:
         """Insert the workflow run of a call, within the caller's transaction; return its id.
 
         `call_id` is in gathered_context from the start: the voice agent reads it when the media leg connects.
 
         Args:
+            first_attempt: Its ids are in gathered_context from the start: one write less once the legs are joined.
             reserved_id: An id of the table's own sequence: the INSERT then needs no answer, and goes with the commit.
         """
         initial = {
@@ -94,6 +103,9 @@ class Runs:
             "direction": str(call.direction),
             "provider": "ari",
         }
+        media = {}
+        if first_attempt is not None:
+            media = _media(media_id=first_attempt.legs[Role.MEDIA], bridge_id=first_attempt.bridge_id)
         values = {
             "id": reserved_id,
             "name": _run_name(call),
@@ -101,7 +113,7 @@ class Runs:
             "call_type": str(call.direction),
             "storage_backend": self._storage_backend,
             "initial": json.dumps(initial),
-            "gathered": json.dumps(_names(call)),
+            "gathered": json.dumps(_names(call) | media),
         }
         if reserved_id is not None:
             connection.send(_INSERT_RESERVED, values)
@@ -111,16 +123,26 @@ class Runs:
         return int(row["id"])
 
     def note_media(self, call: Call, *, media_id: str, bridge_id: str) -> None:
-        """Write the ids of the media leg and the bridge into the run's gathered_context."""
+        """Write the ids of the media leg and the bridge into the run's gathered_context, if they are not there."""
         if call.workflow_run_id is None:
+            return
+        # The channel name of a leg that we originate is unknown until it has answered.
+        named = _names(call) | _media(media_id=media_id, bridge_id=bridge_id)
+        # A worker of an earlier release has not written them with the run.
+        if call.direction is Direction.INBOUND and call.attempt == 1 and self._has(call.workflow_run_id, named):
             return
         with self._db.transaction() as connection:
             run = _lock(connection, call.workflow_run_id)
             if run is not None:
-                media = {"ext_channel_id": media_id, "bridge_id": bridge_id}
-                # The channel name of a leg that we originate is unknown until it has answered.
-                gathered = json_values.load_object(run["gathered_context"]) | _names(call) | media
+                gathered = json_values.load_object(run["gathered_context"]) | named
                 _write(connection, call.workflow_run_id, gathered)
+
+    def _has(self, run_id: int, named: Mapping[str, str]) -> bool:
+        with self._db.connection() as connection:
+            row = connection.execute(
+                "SELECT gathered_context::text AS gathered_context FROM workflow_runs WHERE id = %s", [run_id]
+            ).fetchone()
+        return row is not None and json_values.load_object(row["gathered_context"]).items() >= named.items()
 
     def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         """End the call's run, unless RUN_COMPLETION leaves that to the platform. A run that has ended stays as it is.
@@ -133,7 +155,7 @@ class Runs:
         connected = call.connected_at is not None
         if connected and not self._completes_connected:
             return
-        media = {"ext_channel_id": media_id, "bridge_id": bridge_id} if connected else {}
+        media = _media(media_id=media_id, bridge_id=bridge_id) if connected else {}
         with self._db.transaction() as connection:
             self.end_in(connection, call, media)
 
@@ -159,6 +181,9 @@ class Runs:
         gathered = json_values.load_object(run["gathered_context"]) | dict(media)
         if call.connected_at is None:
             gathered["error"] = call.reason or "never connected"
+            # Written with the run, for legs that were never joined.
+            for key in _media(media_id="", bridge_id=""):
+                gathered.pop(key, None)
         for key in ("call_disposition", "mapped_call_disposition"):
             gathered.setdefault(key, _disposition(call))
         usage = json_values.load_object(run["usage_info"]) | {"call_duration_seconds": round(call.talk_seconds)}
@@ -233,6 +258,10 @@ def _run_name(call: Call) -> str:
 
 def _names(call: Call) -> dict[str, str]:
     return {"call_id": call.channel_id, "provider": "ari", "channel_name": call.channel_name}
+
+
+def _media(*, media_id: str, bridge_id: str) -> dict[str, str]:
+    return {"ext_channel_id": media_id, "bridge_id": bridge_id}
 
 
 def _disposition(call: Call) -> str:
