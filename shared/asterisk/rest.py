@@ -23,6 +23,8 @@ from shared.asterisk.endpoint import Configuration
 _T_co = TypeVar("_T_co", covariant=True)
 
 _LONGEST_NAME = 200
+#: What a path may contain besides letters and digits.
+_PATH_CHARACTERS = "/%-._~!$&'()*+,;=:@"
 #: The message of Asterisk's 500 for an endpoint that it cannot dial (measured, 22.10): it is alive and answers.
 NOT_DIALLED = "Allocation failed"
 _GONE = frozenset({"Channel not found", "Bridge not found", "Application not found"})
@@ -84,7 +86,8 @@ class RestClient:
         connector: tcp_connector.TcpConnector, breaker: circuit_breaker.CircuitBreaker,
     ) -> None:  # fmt: skip
         self.configuration = configuration
-        self._base = urllib.parse.urlsplit(configuration.endpoint).path + "/ari"
+        path = urllib.parse.urlsplit(configuration.endpoint).path
+        self._base = urllib.parse.quote(path, safe=_PATH_CHARACTERS) + "/ari"
         credentials = f"{configuration.user}:{configuration.password}".encode()
         headers = {
             "Authorization": "Basic " + base64.b64encode(credentials).decode(),
@@ -174,8 +177,8 @@ class RestClient:
         """Return what one answer says, or the error it came to; record the request, and tell the breaker."""
         answer, failure = "no answer", "no answer"
         try:
-            status, body = exchange.answer()
-            document = _document(status, body)
+            received = exchange.answer()
+            status, document = received.status, _document(received.status, received.body)
             message = plain(document.get("message", "")) if isinstance(document, dict) else ""
             answer = f"{status} {message}".strip() if status >= 400 else str(status)
             # A 4xx shows that the Asterisk is alive, be it 401 or a strange 404.

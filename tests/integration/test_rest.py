@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from shared import errors
-from shared.asterisk import ari, ari_requests, circuit_breaker, http_pool, rest
+from shared.asterisk import ari, ari_requests, circuit_breaker, http_answer, http_pool, rest
 from tests import stub_asterisk
 from tests.stub_asterisk import CHANNEL, Answer, Handler, RequestBudget, Stub, answered, asterisk, closing, silent
 
@@ -86,7 +86,7 @@ def test_no_request_starts_after_the_step_s_time(client: ari.Ari, stub: Stub, bu
 
 
 def test_an_answer_too_large_is_refused(client: ari.Ari, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_pool, "LARGEST_ANSWER", 1000)
+    monkeypatch.setattr(http_answer, "LARGEST_BODY", 1000)
     stub.answer = answered(200, CHANNEL | {"padding": "x" * 2000})
     with pytest.raises(errors.AsteriskUnreachable, match="too large"):
         client.channel("1.1")

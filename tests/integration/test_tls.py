@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from listener import websocket
 from listener.websocket import SocketBroken
 from shared import errors
-from shared.asterisk import address_guard, ari, circuit_breaker, rest, tcp_connector, tls
+from shared.asterisk import address_guard, ari, ari_requests, circuit_breaker, rest, tcp_connector, tls
 from shared.asterisk.endpoint import Configuration
 from simulator.testing import SimulatedAsterisk
 from tests import certificates
@@ -102,23 +103,28 @@ def simulated() -> Iterator[SimulatedAsterisk]:
         yield made
 
 
-def request(endpoint: str, bundle: str | None) -> None:
-    """A request over a connection that is kept, and another one over it."""
+@contextlib.contextmanager
+def client(endpoint: str, bundle: str | None) -> Iterator[rest.RestClient]:
     configuration = Configuration(endpoint=endpoint, app="voiceai", user="voiceai", password=PASSWORD, ca_bundle=bundle)
-    connector = tcp_connector.TcpConnector(address_guard.AddressGuard())
-    asterisk = rest.RestClient(
+    made = rest.RestClient(
         configuration,
-        requests_at_once=2,
+        requests_at_once=3,
         connect_seconds=2,
         read_seconds=3,
-        connector=connector,
+        connector=tcp_connector.TcpConnector(address_guard.AddressGuard()),
         breaker=circuit_breaker.AlwaysClosed(),
     )
     try:
+        yield made
+    finally:
+        made.close()
+
+
+def request(endpoint: str, bundle: str | None) -> None:
+    """A request over a connection that is kept, and another one over it."""
+    with client(endpoint, bundle) as asterisk:
         for _ in range(2):
             assert ari.Ari(asterisk, RequestBudget()).bridges() == []
-    finally:
-        asterisk.close()
 
 
 def open_socket(endpoint: str, bundle: str | None) -> None:
@@ -144,6 +150,14 @@ def test_who_is_in_the_bundle_is_trusted(simulated: SimulatedAsterisk, case: str
     with certificates.in_front_of(simulated.url, shown) as proxy:
         way(proxy.url(host), bundle)
         assert proxy.accepted == 1
+
+
+def test_requests_at_the_same_time_have_a_connection_each(simulated: SimulatedAsterisk) -> None:
+    with certificates.in_front_of(simulated.url, GOOD) as proxy, client(proxy.url(), AUTHORITY.pem) as asterisk:
+        for _ in range(2):
+            looks = [ari_requests.bridge(name) for name in ("1", "2", "3")]
+            assert ari.Ari(asterisk, RequestBudget()).together(*looks) == [None, None, None]
+        assert proxy.accepted == 3
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 
 from shared import messages
 from shared.asterisk import events
+from shared.asterisk.rest import Request, RequestBudget
 from shared.call import commands, ids
+from shared.call.legs import Naming
 from shared.call.states import Outcome, State
 from shared.call.steps import Step
 from simulator import bridges, channels
-from tests.simulation.asterisks import PREFIX, AgentPlan
+from tests.simulation.asterisks import PREFIX, AgentPlan, Requests
 from tests.simulation.environment import Environment
 from tests.simulation.faults import Fault
 from tests.simulation.situations import CONNECTION, at_attempt, connect, ends_well, only, states, without
+
+NAMING = Naming(PREFIX)
 
 
 def test_a_caller_gets_an_agent_and_leaves_nothing(environment: Environment) -> None:
@@ -29,6 +33,57 @@ def test_a_caller_gets_an_agent_and_leaves_nothing(environment: Environment) -> 
     environment.invariants.check_end()
     assert environment.world.violations == []
     assert [row.call.outcome for row in environment.store.rows.values()] == [Outcome.COMPLETED]
+
+
+@pytest.mark.parametrize(
+    ("agent_hangs_up_after_seconds", "ending"),
+    [
+        pytest.param(
+            None, ["DELETE /channels/media", "DELETE /bridges/bridge", "GET /channels/media"], id="the caller hangs up"
+        ),
+        pytest.param(
+            1.0,
+            [
+                "GET /channels/caller", "DELETE /channels/caller", "DELETE /channels/media", "DELETE /bridges/bridge",
+                "GET /channels/caller",
+            ],
+            id="the agent hangs up",
+        ),
+    ],
+)  # fmt: skip
+def test_the_requests_of_a_call_s_whole_life(
+    make_environment: Callable[..., Environment],
+    agent_hangs_up_after_seconds: float | None,
+    ending: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each takes the worker's time and the Asterisk's, for every call: a further one is a decision."""
+    made: list[str] = []
+    request_all = Requests.request_all
+
+    def noted(asterisk: Requests, budget: RequestBudget, requests: Sequence[Request[object]]) -> list[object]:
+        made.extend(request.what for request in requests)
+        return request_all(asterisk, budget, requests)
+
+    monkeypatch.setattr(Requests, "request_all", noted)
+    plan = AgentPlan(accepts_after_seconds=0.01, hangs_up_after_seconds=agent_hangs_up_after_seconds)
+    environment = make_environment(plan_agent=lambda _leg: plan)
+    environment.open()
+    environment.world.run(0.3)
+    connect(environment)
+    call = only(environment)
+    environment.world.run(2.0)
+    ends_well(environment)
+    names = {call.channel_id: "caller", NAMING.media_id(call): "media", NAMING.bridge_id(call): "bridge"}
+    # The others are of a resync.
+    of_call = ["/".join(names.get(part, part) for part in what.split("/")) for what in made if what.count("/") > 1]
+    of_call = [what for what in of_call if "/applications/" not in what]
+    assert sorted(of_call) == sorted(
+        [
+            "POST /channels/externalMedia", "POST /bridges/bridge", "POST /channels/caller/answer",
+            "POST /bridges/bridge/addChannel", "GET /bridges/bridge", *ending,
+        ]
+    )  # fmt: skip
 
 
 # ── what histories have found ─────────────────────────────────────────────────────────────────────────────────────────
