@@ -214,6 +214,17 @@ def test_a_server_that_stands_still_is_waited_for_no_longer_than_its_time_outs_t
         db.close()
 
 
+def test_the_connection_that_was_given_back_last_is_taken_first(database_url: str) -> None:
+    db = database.Database(database_url, size=3)
+    db.open()
+    try:
+        with db.connection(), db.connection(), db.connection():
+            pass
+        assert len({pid(db) for _ in range(3)}) == 1
+    finally:
+        db.close()
+
+
 def test_a_statement_is_prepared_once(db: database.Database) -> None:
     prepared = "SELECT count(*) AS count FROM pg_prepared_statements WHERE starts_with(statement, 'INSERT INTO things')"
     for number in range(3):
