@@ -99,6 +99,19 @@ def test_a_transaction_that_breaks_off_is_rolled_back(db: database.Database, *, 
     assert (things(db), pid(db)) == ([], before)
 
 
+def test_what_a_transaction_had_sent_is_forgotten_with_it(db: database.Database) -> None:
+    def break_off(connection: database.Connection) -> None:
+        with connection.transaction():
+            connection.send(INSERT, [1, "a"])
+            raise errors.TransientError("after it")
+
+    with db.connection() as connection:
+        with pytest.raises(errors.TransientError):
+            break_off(connection)
+        connection.execute(INSERT, [2, "b"])
+    assert things(db) == [2]
+
+
 def test_an_error_among_the_statements_undoes_the_transaction_and_leaves_the_connection_clean(
     db: database.Database,
 ) -> None:
