@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -295,6 +296,18 @@ def test_a_text_with_a_nul_is_refused_and_nothing_is_sent(db: database.Database)
     with pytest.raises(errors.DatabaseRefused, match="NUL"):
         send_all(db, (INSERT, [1, "a"]), (INSERT, [2, "\0"]))
     assert (things(db), pid(db)) == ([], before)
+
+
+@pytest.mark.parametrize("left", ["SELECT 1", "SELECT 1 / 0"])
+def test_a_transaction_that_is_left_open_is_not_the_next_user_s(db: database.Database, left: str) -> None:
+    before = pid(db)
+    with contextlib.suppress(errors.DatabaseRefused), db.connection() as connection:
+        connection.execute("BEGIN")
+        connection.execute("INSERT INTO ari.leases VALUES ('a', 'b', 1, now())")
+        connection.execute(left)
+    with db.connection() as connection:
+        assert connection.execute("SELECT FROM ari.leases").rowcount == 0
+    assert pid(db) != before
 
 
 def test_what_was_sent_in_a_block_that_breaks_off_is_not_run(db: database.Database) -> None:
