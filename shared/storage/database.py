@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 import threading
@@ -30,7 +31,7 @@ class Database:
         milliseconds = int(statement_seconds * 1000)
         self._statement_seconds = statement_seconds
         self._statements = postgres_connection.Statements()
-        self._pool: psycopg_pool.ConnectionPool[_Pooled] = psycopg_pool.ConnectionPool(
+        self._pool = _Pool(
             url,
             connection_class=_Pooled,
             configure=self._prepare,
@@ -100,6 +101,24 @@ class Database:
 
     def _prepare(self, pooled: _Pooled) -> None:
         pooled.ours = Connection(pooled, self._statements, statement_seconds=self._statement_seconds)
+
+
+class _NewestFirst(collections.deque["_Pooled"]):
+    def popleft(self) -> _Pooled:
+        return self.pop()
+
+
+class _Pool(psycopg_pool.ConnectionPool["_Pooled"]):
+    """Gives out the connection that was given back last.
+
+    The library takes them in turn, so that each finds its server process with cold caches: that cost a fifth of
+    Postgres's time and a sixth of a worker's. It has no setting for this; where it keeps its connections in another
+    way, a test fails and nothing else.
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._pool = _NewestFirst()
 
 
 class _Pooled(psycopg.Connection[Any]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -97,6 +98,19 @@ def test_a_transaction_that_breaks_off_is_rolled_back(db: database.Database, *, 
     with pytest.raises(errors.TransientError):
         break_off()
     assert (things(db), pid(db)) == ([], before)
+
+
+def test_what_a_transaction_had_sent_is_forgotten_with_it(db: database.Database) -> None:
+    def break_off(connection: database.Connection) -> None:
+        with connection.transaction():
+            connection.send(INSERT, [1, "a"])
+            raise errors.TransientError("after it")
+
+    with db.connection() as connection:
+        with pytest.raises(errors.TransientError):
+            break_off(connection)
+        connection.execute(INSERT, [2, "b"])
+    assert things(db) == [2]
 
 
 def test_an_error_among_the_statements_undoes_the_transaction_and_leaves_the_connection_clean(
@@ -214,6 +228,17 @@ def test_a_server_that_stands_still_is_waited_for_no_longer_than_its_time_outs_t
         db.close()
 
 
+def test_the_connection_that_was_given_back_last_is_taken_first(database_url: str) -> None:
+    db = database.Database(database_url, size=3)
+    db.open()
+    try:
+        with db.connection(), db.connection(), db.connection():
+            pass
+        assert len({pid(db) for _ in range(3)}) == 1
+    finally:
+        db.close()
+
+
 def test_a_statement_is_prepared_once(db: database.Database) -> None:
     prepared = "SELECT count(*) AS count FROM pg_prepared_statements WHERE starts_with(statement, 'INSERT INTO things')"
     for number in range(3):
@@ -271,6 +296,18 @@ def test_a_text_with_a_nul_is_refused_and_nothing_is_sent(db: database.Database)
     with pytest.raises(errors.DatabaseRefused, match="NUL"):
         send_all(db, (INSERT, [1, "a"]), (INSERT, [2, "\0"]))
     assert (things(db), pid(db)) == ([], before)
+
+
+@pytest.mark.parametrize("left", ["SELECT 1", "SELECT 1 / 0"])
+def test_a_transaction_that_is_left_open_is_not_the_next_user_s(db: database.Database, left: str) -> None:
+    before = pid(db)
+    with contextlib.suppress(errors.DatabaseRefused), db.connection() as connection:
+        connection.execute("BEGIN")
+        connection.execute("INSERT INTO ari.leases VALUES ('a', 'b', 1, now())")
+        connection.execute(left)
+    with db.connection() as connection:
+        assert connection.execute("SELECT FROM ari.leases").rowcount == 0
+    assert pid(db) != before
 
 
 def test_what_was_sent_in_a_block_that_breaks_off_is_not_run(db: database.Database) -> None:

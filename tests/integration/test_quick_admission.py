@@ -213,6 +213,8 @@ def test_ids_that_come_in_another_way_are_good_as_well(worker: Worker, change: s
     with round_trips.recorded() as trips:
         worker.receive()
     assert trips[: 1 + len(write)] == [LOOK, *write]
+    # And not once more, after a first try that failed.
+    assert [trip for trip in trips if "INSERT ari.calls" in trip] == [write[-1]]
     assert worker.counts == (1, 1, 1)
     assert one(worker.db, "SELECT id FROM workflow_runs")["id"] == worker.began[0].workflow_run_id
 
