@@ -119,6 +119,11 @@ class Broker:
         if fault is Fault.MESSAGE_DOUBLED:
             self._deliver_after(seconds + world.choices.spread(0.001, 20.0), entry)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether any message has not been processed yet."""
+        return bool(self._entries)
+
     def flush(self) -> None:
         """FLUSHALL: every waiting message is gone, and so is every message in flight that would be redelivered."""
         for entry in self._entries:
