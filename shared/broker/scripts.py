@@ -27,6 +27,36 @@ class Script:
             return client.eval(self.text, 1, namespace, *arguments)
 
 
+class Connection:
+    """One connection, for the requests of one thread at a time: they need no pool and its locks.
+
+    It connects when first used, and again after a failure.
+    """
+
+    def __init__(self, pool: redis.ConnectionPool) -> None:
+        self._pool = pool
+        self._connection: Any = None
+
+    def run(self, script: Script, namespace: str, *arguments: str | bytes | int) -> Any:
+        """Run a script, as `Script.run` does. Raises redis.RedisError."""
+        if self._connection is None:
+            self._connection = self._pool.get_connection()
+        try:
+            return self._request("EVALSHA", script.digest, 1, namespace, *arguments)
+        except redis.exceptions.NoScriptError:
+            return self._request("EVAL", script.text, 1, namespace, *arguments)
+
+    def close(self) -> None:
+        """Return the connection to the pool."""
+        if self._connection is not None:
+            self._pool.release(self._connection)
+            self._connection = None
+
+    def _request(self, *command: str | bytes | int) -> Any:
+        self._connection.send_command(*command)
+        return self._connection.read_response()
+
+
 ENQUEUE = Script("enqueue")
 POLL = Script("poll")
 ACK = Script("ack")

@@ -69,6 +69,8 @@ class WorkerSession:
         self._describe = describe
         self._log = dramatiq.logging.get_logger(__name__, type(self))
         self._lock = threading.Lock()
+        #: Locked during a request that settles: Redis is to learn the session's figures in their order.
+        self._requesting = threading.Lock()
         #: Set when there is something to report to Redis or to fetch from it.
         self._wakeup = threading.Event()
         #: Set when a poll is due at once.
@@ -136,7 +138,8 @@ class WorkerSession:
             self._in_work -= 1
             self._fairness.settled(delivery.qualified_key, time.monotonic())
             self._outbox.append(settlement)
-        self._wakeup.set()
+        if not self._acknowledge_here():
+            self._wakeup.set()
 
     def in_flight(self, qualified_key: bytes) -> Delivery | None:
         """Return the delivery of this key, if it is in flight here and not settled."""
@@ -175,6 +178,10 @@ class WorkerSession:
                 "session not deregistered, its messages are requeued after the time-out: reason=%s", type(exc).__name__
             )
         self._wakeup_thread.join(POLL_SECONDS * 2)
+        # A thread that still waits for a reply keeps the connection: the client's end closes it.
+        if self._requesting.acquire(blocking=False):
+            self._requests.close()
+            self._requesting.release()
 
     def _requeue_all(self, inbox: queues.SimpleQueue[Delivery]) -> None:
         while True:
@@ -182,6 +189,20 @@ class WorkerSession:
                 self.settle(inbox.get_nowait(), Disposition.REQUEUE)
             except queues.Empty:
                 return
+
+    def _acknowledge_here(self) -> bool:
+        """Report in this thread, to spare another one's wake-up. Return False if that is left to the poll thread.
+
+        At most one thread waits for Redis here: the others leave theirs to the poll thread, which reports all of them.
+        """
+        if self._closed.is_set() or not self._requesting.acquire(blocking=False):
+            return False
+        try:
+            return self._acknowledge()
+        except redis.RedisError:
+            return False
+        finally:
+            self._requesting.release()
 
     def _poll_now(self) -> None:
         self._urgent.set()
@@ -214,7 +235,8 @@ class WorkerSession:
         while not self._closed.is_set():
             self._wakeup.clear()
             try:
-                seconds = self._report()
+                with self._requesting:
+                    seconds = self._report()
             except redis.RedisError as exc:
                 self._poll_at = 0.0
                 self._pause(exc)
@@ -237,7 +259,7 @@ class WorkerSession:
         return max(0.0, self._poll_at - time.monotonic())
 
     def _acknowledge(self) -> bool:
-        """Report the settlements by the short request. Return whether that was enough: a poll does the rest."""
+        """Report the settlements by the short request. Return whether that was enough, or a poll is needed."""
         with self._lock:
             settlements = self._outbox[:_BATCH]
             if not settlements:
@@ -246,9 +268,10 @@ class WorkerSession:
             if not self._is_idle or any(each.disposition is not Disposition.ACK for each in settlements):
                 return False
             figures = self._figures(settlements)
-        is_waiting = self._requests.ack(figures, settlements)
+        if self._requests.ack(figures, settlements):
+            self._poll_at = 0.0
         self._confirm(settlements)
-        return not is_waiting
+        return self._poll_at > 0.0
 
     def _poll(self) -> float:
         """Poll. Return the seconds until the next poll, if nothing wakes the thread before."""

@@ -48,11 +48,12 @@ class PollResult:
 
 
 class SessionClient:
-    """The requests of one session. Each raises redis.RedisError."""
+    """The requests of one session, one at a time. Each raises redis.RedisError."""
 
     def __init__(self, client: redis.Redis, namespace: str, name: str, *, tag: str, timeout_ms: int) -> None:
         self.id = f"{name}/{tag}-{secrets.token_hex(4)}"
         self._client = client
+        self._connection = scripts.Connection(client.connection_pool)
         self._namespace = namespace
         self._timeout_ms = timeout_ms
         #: Redis's clock less this process's monotonic one.
@@ -64,8 +65,8 @@ class SessionClient:
 
     def poll(self, figures: Figures, fairness: Iterable[bytes | int], settlements: Iterable[Settlement]) -> PollResult:
         """Report settlements and fetch messages; `fairness` is what `Fairness.arguments` says."""
-        now_ms, in_flight, due_ms, is_idle, *fetched = scripts.POLL.run(
-            self._client,
+        now_ms, in_flight, due_ms, is_idle, *fetched = self._connection.run(
+            scripts.POLL,
             self._namespace,
             self.id,
             self._timeout_ms,
@@ -90,8 +91,8 @@ class SessionClient:
         for each in settlements:
             parts += (each.delivery.queue, each.delivery.message_key)
         return bool(
-            scripts.ACK.run(
-                self._client,
+            self._connection.run(
+                scripts.ACK,
                 self._namespace,
                 self.id,
                 figures.known,
@@ -104,11 +105,15 @@ class SessionClient:
 
     def redeliver(self, known: Iterable[bytes]) -> list[Delivery]:
         """Return the messages in flight that are not known here: the reply that carried them was lost."""
-        return _deliveries(scripts.REDELIVER.run(self._client, self._namespace, self.id, *known))
+        return _deliveries(self._connection.run(scripts.REDELIVER, self._namespace, self.id, *known))
 
     def deregister(self, queues: Iterable[str]) -> None:
         """End the session: Redis requeues what it still has in flight."""
         scripts.DEREGISTER.run(self._client, self._namespace, self.id, *queues)
+
+    def close(self) -> None:
+        """Free the connection."""
+        self._connection.close()
 
     def wakeups(self, closed: threading.Event) -> Iterator[Delivery | None]:
         """Subscribe; until `closed` is set, yield each message that is pushed to the session, and None at each wake-up.

@@ -24,6 +24,8 @@ from workers.step_ports import Handler
 #: A dead worker's messages are delivered to another one after this; a frozen worker counts as dead by then.
 _RECLAIM_SECONDS = 5.0
 _RESTART_SECONDS = 2.0
+#: How long until a worker's polls find a message that was lost on its way to it.
+_FOUND_SECONDS = (0.1, 1.2)
 #: About as many as fit into the time for which an event is retried.
 _RETRIES = 7
 
@@ -37,6 +39,10 @@ class Entry:
     body: str
     call_id: UUID | None
     connection_id: int | None
+    #: The tag of the worker it should go to; empty for any.
+    affinity: str = ""
+    #: It does not reach the worker it is pushed to first.
+    is_push_lost: bool = False
     retries: int = 0
     #: Redis was emptied.
     is_lost: bool = False
@@ -98,18 +104,25 @@ class Broker:
         body: dict[str, Any] = message.kwargs
         call_id, connection_id = self.concerned(body)
         entry = Entry(message.message_id, message.actor_name, json.dumps(body), call_id, connection_id)
+        entry.affinity = str(message.options.get("affinity", ""))
         seconds = 0.0 if wait is None else wait.total_seconds()
         fault = world.fault(faults.OF_MESSAGES, call_id, connection_id)
         if fault is not None:
             world.tell("Redis", "%s — FAULT: %s", entry.actor, fault)
         if fault is Fault.MESSAGE_LOST:
             return
+        entry.is_push_lost = fault is Fault.PUSH_LOST
         if fault is Fault.MESSAGE_LATE:
             seconds += world.choices.spread(0.01, 30.0)
         self._entries[entry] = None
         self._deliver_after(seconds, entry)
         if fault is Fault.MESSAGE_DOUBLED:
             self._deliver_after(seconds + world.choices.spread(0.001, 20.0), entry)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether any message has not been processed yet."""
+        return bool(self._entries)
 
     def flush(self) -> None:
         """FLUSHALL: every waiting message is gone, and so is every message in flight that would be redelivered."""
@@ -136,9 +149,22 @@ class Broker:
     def _deliver(self, entry: Entry) -> None:
         if entry.is_lost:
             return
-        worker = self._workers.pick()
+        worker = self._workers.pick(entry.affinity)
         if worker is None or self.is_away:
             self._deliver_after(0.3, entry)
+        elif entry.is_push_lost:
+            # In flight in that worker, though it does not know.
+            entry.is_push_lost = False
+            self._world.after(self._world.choices.spread(*_FOUND_SECONDS), lambda: self._begin(worker, entry))
+        else:
+            self._begin(worker, entry)
+
+    def _begin(self, worker: Process, entry: Entry) -> None:
+        if entry.is_lost:
+            return
+        if worker.is_dead or worker.frozen_until > self._world.now:
+            # In flight there: another worker gets it when that one has expired.
+            self._deliver_after(_RECLAIM_SECONDS, entry)
             return
         fiber = self._world.start(
             worker, entry.actor, lambda: self._work(entry), connection_id=entry.connection_id, call_id=entry.call_id
@@ -200,10 +226,16 @@ class Workers:
         drawn = self._world.choices.one_of((self.pooled, self.pooled, self.alone))
         return (self.alone if self.always_alone else drawn)[queue]
 
-    def pick(self) -> Process | None:
-        """Return a worker for the next message; None when all are down."""
+    def pick(self, affinity: str = "") -> Process | None:
+        """Return a worker for the next message, that of the tag if it is up; None when all are down."""
         up = [process for process in self.processes if not process.is_dead and process.frozen_until <= self._world.now]
-        return self._world.choices.one_of(up) if up else None
+        wanted = [process for process in up if self.tag_of(process) == affinity]
+        return self._world.choices.one_of(wanted or up) if up else None
+
+    @staticmethod
+    def tag_of(process: Process) -> str:
+        """Return the tag of a worker's session."""
+        return f"{int(process.name.removeprefix('worker ')):08x}"
 
     def _made(self, number: int) -> Process:
         process = Process(f"worker {number}")

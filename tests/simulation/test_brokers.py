@@ -1,0 +1,37 @@
+"""What the simulated broker does with a message's affinity, and with a push that is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shared import messages
+from tests.simulation import faults
+from tests.simulation.environment import Environment
+from tests.simulation.faults import Fault
+from tests.simulation.situations import CONNECTION
+
+
+def test_a_message_goes_to_the_worker_of_its_tag_while_it_is_up(environment: Environment) -> None:
+    workers = environment.workers
+    first, second = workers.processes
+    assert workers.pick() is first, "the calm choice"
+    assert workers.pick(workers.tag_of(second)) is second
+    second.kill()
+    assert workers.pick(workers.tag_of(second)) is first
+
+
+def test_a_push_that_is_lost_is_found(make_environment: Callable[..., Environment]) -> None:
+    """Or the worker it was pushed to dies, and another one gets it."""
+    for dies in (False, True):
+        environment = make_environment()
+        environment.open()
+        environment.world.run(0.3)
+        environment.world.fault = lambda kinds, *_: Fault.PUSH_LOST if kinds == faults.OF_MESSAGES else None  # type: ignore[method-assign]
+        environment.broker.put(messages.of_resync(connection=CONNECTION, reason="test", full=True))
+        del environment.world.fault
+        environment.world.run(0.35)
+        assert environment.broker.is_waiting
+        if dies:
+            environment.workers.processes[0].kill()
+        environment.world.run(8.0)
+        assert not environment.broker.is_waiting
