@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import threading
 import time
 import urllib.parse
@@ -23,6 +24,8 @@ from shared.asterisk.endpoint import Configuration
 _T_co = TypeVar("_T_co", covariant=True)
 
 _LONGEST_NAME = 200
+#: What needs no quoting: most ids and values, at a tenth of the price of looking at each character.
+_UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")
 #: What a path may contain besides letters and digits.
 _PATH_CHARACTERS = "/%-._~!$&'()*+,;=:@"
 #: The message of Asterisk's 500 for an endpoint that it cannot dial (measured, 22.10): it is alive and answers.
@@ -37,6 +40,7 @@ class Request(Generic[_T_co]):
     method: str
     #: Segments below /ari, quoted when sent: channel ids are chosen by others and may contain `/ ? # %`.
     path: tuple[str, ...]
+    #: Its values are quoted when sent; its names are sent as they are.
     query: Mapping[str, str] | None = None
     #: Sent as JSON, unless it is None.
     body: object = None
@@ -199,9 +203,9 @@ class RestClient:
             budget.record_request(RequestRecord(what=request.what, took_ms=took_ms, answer=answer))
 
     def _encoded(self, request: Request[Any]) -> http_pool.HttpRequest:
-        target = "/".join([self._base, *(urllib.parse.quote(segment, safe="") for segment in request.path)])
+        target = "/".join([self._base, *map(_quoted, request.path)])
         if request.query:
-            target += "?" + urllib.parse.urlencode(request.query)
+            target += "?" + "&".join(f"{name}={_quoted(value)}" for name, value in request.query.items())
         body = None if request.body is None else json.dumps(request.body).encode()
         return http_pool.HttpRequest(method=request.method, target=target, body=body)
 
@@ -228,6 +232,11 @@ def _document(status: int, body: bytes) -> Any:
             # The page of some other server: it says nothing about the resource.
             raise errors.AsteriskUnreachable("the answer is not JSON") from exc
         return None
+
+
+def _quoted(text: str) -> str:
+    """Return a segment of a path, or a value of a query, as it may stand there."""
+    return text if _UNRESERVED.fullmatch(text) else urllib.parse.quote(text, safe="")
 
 
 def plain(value: object) -> str:

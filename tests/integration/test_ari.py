@@ -73,6 +73,16 @@ def test_ids_chosen_by_others_stay_one_segment(client: ari.Ari, stub: Stub, chan
     assert stub.lines == [f"POST /ari/channels/{segment}/answer"]
 
 
+@pytest.mark.parametrize(
+    ("value", "quoted"),
+    [("a-Z_0.9~", "a-Z_0.9~"), ("", ""), ("a&b=c", "a%26b%3Dc"), ("a b+c", "a%20b%2Bc"), ("\u00fc\n", "%C3%BC%0A"),
+     ("safe\n", "safe%0A"), ("\u0660", "%D9%A0")],
+)  # fmt: skip
+def test_values_chosen_by_others_stay_one_value(client: ari.Ari, stub: Stub, value: str, quoted: str) -> None:
+    client.ask(ari_requests.set_variable("1.1", "AIP_REASON", value))
+    assert stub.lines == [f"POST /ari/channels/1.1/variable?variable=AIP_REASON&value={quoted}"]
+
+
 def test_a_media_leg_is_asked_for_as_the_platform_wants_it(client: ari.Ari, stub: Stub) -> None:
     stub.answer = answered(200, CHANNEL)
     parameters = {"workflow_id": "1", "token": "a)b,c&d%e\n"}
