@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
+import uvloop
 
 from listener import redis_store, tasks, websocket
 from listener.assignment_lease import AssignmentLease
@@ -191,7 +192,7 @@ def main() -> int:
         config = settings.load(settings.Listener)
         logs.configure(config, "listener")
         _raise_file_limit(config.listener_capacity + _SPARE_FILES)
-        asyncio.run(_serve(config))
+        uvloop.run(_serve(config))
     except errors.InvalidSettings as exc:
         sys.stderr.write(f"listener: {exc}\n")
         return 2
