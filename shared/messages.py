@@ -24,6 +24,7 @@ from shared.call.commands import AttemptCommand, Command
 from shared.call.ids import ConnectionVersion
 from shared.call.steps import STEPS, Step
 
+_LONGEST_TAG = 16
 #: Raised when the shape changes.
 VERSION = 1
 
@@ -79,6 +80,9 @@ def of_event(event: events.Event, *, prefix: str, connection: ConnectionVersion,
         "event": events.encode(event),
     }
     message = _message(actor, body, connection.connection_id)
+    if actor == "media_leg_ready" and event.args:
+        # The tag of the worker that waits for the leg, as it was given to Asterisk. It comes from a peer: a hint.
+        message.options["affinity"] = event.args[0][:_LONGEST_TAG]
     if actor == "leg_ended" and ids.parse(prefix, event.leg.id) is not None:
         # Asterisk reports the end of a media leg twice, by StasisEnd and ChannelDestroyed: one message is enough.
         return message.copy(message_id=f"{event.leg.id}.end")

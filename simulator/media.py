@@ -57,6 +57,7 @@ class _Leg:
     channel: channels.Channel
     url: str
     app: str
+    args: list[str]
     dialstring: str
     connected: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
@@ -92,9 +93,9 @@ class MediaLegs:
         self.delay_seconds = 0.0
         self.is_refused = False
 
-    def start(self, channel: channels.Channel, url: str, app: str, *, dialstring: str) -> None:
+    def start(self, channel: channels.Channel, url: str, app: str, args: list[str], *, dialstring: str) -> None:
         """Starts connecting a leg; REST answers before it is connected."""
-        leg = _Leg(channel, url, app, dialstring)
+        leg = _Leg(channel, url, app, args, dialstring)
         self._legs[channel.id] = leg
         if self._switch.settings.audio and not self._is_ticking:
             self._is_ticking = True
@@ -168,7 +169,7 @@ class MediaLegs:
         except ConnectionError:
             self._switch.destroy(channel, 16)
             return
-        if not self._switch.enter_stasis(channel, leg.app, []):
+        if not self._switch.enter_stasis(channel, leg.app, leg.args):
             self._switch.destroy(channel, 16)
             return
         leg.connected.set()

@@ -102,7 +102,8 @@ async def external_media(switch: Switch, request: Request) -> Answer:
     channel.run("AppDial2", "(Outgoing Line)")
     switch.add(channel)
     switch.applications.subscribe(app, channel_id)
-    switch.media.start(channel, url, app, dialstring=f"{host}/{request.text('transport_data')}d(both)")
+    dialstring = f"{host}/{request.text('transport_data')}d(both)"
+    switch.media.start(channel, url, app, request.items("data"), dialstring=dialstring)
     return Answer(200, channel.snapshot())
 
 

@@ -74,7 +74,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         log.info("media tokens are signed by a secret derived from the first SECRET_KEY: changing it changes them")
     running = pools.build_pools(
         redis_url,
-        lambda serves: wiring.handlers(adapters, serves=serves),
+        lambda serves, tag: wiring.handlers(adapters, serves=serves, tag=lambda: tag),
         store=store,
         name=config.name,
         served=config.queues,

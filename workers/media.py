@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shared import errors
@@ -22,6 +22,8 @@ class MediaCreation(StepWork):
     asterisks: Asterisks
     naming: Naming
     media_url: MediaUrl
+    #: Returns the tag of this worker's broker session: the media leg's StasisStart brings it back.
+    tag: Callable[[], str]
 
     def work(self, claim: Claim) -> Sequence[facts.Fact]:
         call = claim.call
@@ -34,7 +36,9 @@ class MediaCreation(StepWork):
         attempt = self.naming.attempt(call, call.attempt)
         client, parameters = call.media_client or "", self.media_url.parameters(call)
         results = asterisk.together(
-            ari_requests.create_media(attempt.legs[Role.MEDIA], app=asterisk.app, client=client, parameters=parameters),
+            ari_requests.create_media(
+                attempt.legs[Role.MEDIA], app=asterisk.app, client=client, parameters=parameters, args=self.tag()
+            ),
             ari_requests.create_bridge(attempt.bridge_id),
         )
         failures = [result for result in results if isinstance(result, errors.PipelineError)]

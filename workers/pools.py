@@ -58,7 +58,7 @@ def served_steps(pool_queues: Collection[str]) -> frozenset[Step]:
 
 def build_pools(
     redis_url: str,
-    handlers: Callable[[frozenset[Step]], Mapping[str, Handler]],
+    handlers: Callable[[frozenset[Step], str], Mapping[str, Handler]],
     *,
     store: CallStore,
     name: str,
@@ -68,7 +68,7 @@ def build_pools(
     """Return the pools of one worker.
 
     Args:
-        handlers: Returns the handlers of a pool that serves these steps.
+        handlers: Returns the handlers of a pool that serves these steps and whose session has this tag.
         store: Where dead letters are recorded.
         name: The worker's.
         served: The queues it serves; empty means all. A pool without any of them is left out.
@@ -83,7 +83,7 @@ def build_pools(
                 name=f"{name}/{pool}",
                 threads=threads[pool],
             )
-            actors.declare(broker, handlers(served_steps(pool_queues)))
+            actors.declare(broker, handlers(served_steps(pool_queues), broker.tag))
             pools.append(WorkerPool(broker, served=pool_queues, threads=threads[pool]))
     return pools
 

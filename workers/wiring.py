@@ -49,9 +49,15 @@ class Adapters:
     media_url: MediaUrl
 
 
-def handlers(adapters: Adapters, *, serves: Collection[Step]) -> Mapping[str, Handler]:
-    """Return the handler of each actor, for a pool that serves these steps."""
-    flow = Flow(adapters.writer, adapters.asterisks, _steps(adapters), serves=serves, awaited=adapters.awaited_legs)
+def handlers(adapters: Adapters, *, serves: Collection[Step], tag: Callable[[], str]) -> Mapping[str, Handler]:
+    """Return the handler of each actor, for a pool that serves these steps.
+
+    Args:
+        tag: Returns the tag of the pool's broker session.
+    """
+    flow = Flow(
+        adapters.writer, adapters.asterisks, _steps(adapters, tag), serves=serves, awaited=adapters.awaited_legs
+    )
     callers = Inbound(
         flow=flow,
         writer=adapters.writer,
@@ -103,7 +109,7 @@ def handlers(adapters: Adapters, *, serves: Collection[Step]) -> Mapping[str, Ha
     }
 
 
-def _steps(adapters: Adapters) -> Mapping[Step, StepWork]:
+def _steps(adapters: Adapters, tag: Callable[[], str]) -> Mapping[Step, StepWork]:
     limits, store = adapters.writer.limits, adapters.writer.store
     return {
         Step.ADMISSION: Admission(
@@ -122,6 +128,7 @@ def _steps(adapters: Adapters) -> Mapping[Step, StepWork]:
             asterisks=adapters.asterisks,
             naming=adapters.naming,
             media_url=adapters.media_url,
+            tag=tag,
         ),
         Step.BRIDGE: Join(
             asterisks=adapters.asterisks,

@@ -132,7 +132,7 @@ def _count(number: int, thing: str) -> str:
 def queues_table() -> str:
     """Every queue, the first to be served first, the actors that read it, and the code of each."""
     adapters = cast(Any, MagicMock())
-    handlers, steps = wiring.handlers(adapters, serves=()), wiring._steps(adapters)
+    handlers, steps = wiring.handlers(adapters, serves=(), tag=str), wiring._steps(adapters, str)
     rows = []
     for queue in messages.QUEUES:
         for actor in (actor for actor, its in messages.ACTORS.items() if its == queue):

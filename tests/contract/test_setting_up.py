@@ -17,6 +17,12 @@ from tests.contract.event_sockets import until
 from tests.contract.switches import Switch
 
 
+def test_the_data_of_external_media_are_the_args_of_its_stasis_start(switch: Switch, number: str, app: str) -> None:
+    with switch.events(app) as events:
+        assert switch.external_media(number, app, data="a1b2c3d4").status_code == 200
+        assert events.next("StasisStart", number)["args"] == ["a1b2c3d4"]
+
+
 def test_external_media_answers_before_the_agent_accepts(switch: Switch, number: str, app: str) -> None:
     with switch.events(app) as events:
         answer = switch.external_media(number, app, "delay=0.3")

@@ -86,12 +86,16 @@ def test_values_chosen_by_others_stay_one_value(client: ari.Ari, stub: Stub, val
 def test_a_media_leg_is_asked_for_as_the_platform_wants_it(client: ari.Ari, stub: Stub) -> None:
     stub.answer = answered(200, CHANNEL)
     parameters = {"workflow_id": "1", "token": "a)b,c&d%e\n"}
-    client.ask(ari_requests.create_media("aip-1-m1", app="voiceai", client="media", parameters=parameters))
+    client.ask(
+        ari_requests.create_media("aip-1-m1", app="voiceai", client="media", parameters=parameters, args="a1b2c3d4")
+    )
     assert stub.lines == [
         "POST /ari/channels/externalMedia?app=voiceai&external_host=media&format=ulaw&transport=websocket"
         "&encapsulation=none&connection_type=client&direction=both&channelId=aip-1-m1"
         # Once for the media URL, once more for this one.
         "&transport_data=v%28workflow_id%3D1%2Ctoken%3Da%2529b%252Cc%2526d%2525e%250A%29"
+        # What its StasisStart brings back.
+        "&data=a1b2c3d4"
     ]
 
 
@@ -235,7 +239,7 @@ def test_a_bridge_that_was_made_before_is_made(client: ari.Ari, stub: Stub) -> N
     stub.answer = answered(409, {"message": "Bridge with id 'b1' already exists"})
     client.create_bridge("b1")
     with pytest.raises(errors.AsteriskRefused):
-        client.ask(ari_requests.create_media("m1", app="voiceai", client="media", parameters={}))
+        client.ask(ari_requests.create_media("m1", app="voiceai", client="media", parameters={}, args=""))
 
 
 def test_no_redirect_is_followed(client: ari.Ari, stub: Stub) -> None:

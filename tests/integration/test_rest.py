@@ -203,7 +203,7 @@ def test_a_post_is_never_sent_twice(client: ari.Ari, stub: Stub, budget: Request
     budget.requests.clear()
     stub.answer = closing
     with pytest.raises(errors.AsteriskUnreachable, match="connection failed") as caught:
-        client.ask(ari_requests.create_media("m1", app="voiceai", client="media", parameters={}))
+        client.ask(ari_requests.create_media("m1", app="voiceai", client="media", parameters={}, args=""))
     assert caught.value.may_have_acted
     assert len(stub.lines) == 1
     assert len(budget.requests) == 1

@@ -48,7 +48,7 @@ class Scene:
         for pool in self._pools:
             pool.start()
 
-    def _handlers(self, serves: frozenset[Step]) -> Mapping[str, Handler]:
+    def _handlers(self, serves: frozenset[Step], _tag: str) -> Mapping[str, Handler]:
         self.serves.append(serves)
         return {actor: partial(self._handle, actor) for actor in messages.ACTORS}
 

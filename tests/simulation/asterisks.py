@@ -66,13 +66,13 @@ class MediaLegs(simulator_media.MediaLegs):
         self._owner = owner
         self._connecting: dict[str, asyncio.Event] = {}
 
-    def start(self, channel: channels.Channel, url: str, app: str, *, dialstring: str) -> None:
+    def start(self, channel: channels.Channel, url: str, app: str, args: list[str], *, dialstring: str) -> None:
         self._connecting[channel.id] = asyncio.Event()
         self._owner.media_begun(channel.id)
         plan = self._owner.plan_agent(channel.id)
         wait = _AGENT_SECONDS if plan.accepts_after_seconds is None else plan.accepts_after_seconds
         self._owner.agent_seconds = max(self._owner.agent_seconds, wait)
-        self._owner.world.after(wait, lambda: self._connected(channel, app, dialstring, plan))
+        self._owner.world.after(wait, lambda: self._connected(channel, app, args, dialstring, plan))
 
     def is_connecting(self, channel_id: str) -> bool:
         return channel_id in self._connecting
@@ -89,7 +89,9 @@ class MediaLegs(simulator_media.MediaLegs):
         for channel_id in list(self._connecting):
             self.close(channel_id)
 
-    def _connected(self, channel: channels.Channel, app: str, dialstring: str, plan: AgentPlan) -> None:
+    def _connected(
+        self, channel: channels.Channel, app: str, args: list[str], dialstring: str, plan: AgentPlan
+    ) -> None:
         owner = self._owner
         if not owner.is_alive(channel):
             return
@@ -104,7 +106,7 @@ class MediaLegs(simulator_media.MediaLegs):
         owner.applications.publish(channel.id, events.dial(channel.snapshot(), "", dialstring))
         owner.answer(channel)
         owner.applications.publish(channel.id, events.dial(channel.snapshot(), "ANSWER", dialstring))
-        entered = owner.enter_stasis(channel, app, [])
+        entered = owner.enter_stasis(channel, app, args)
         self.close(channel.id)
         own = ids.parse(PREFIX, channel.id)
         if own is not None and entered:

@@ -100,10 +100,14 @@ class Environment:
         self._is_sweeping = False
         world.states_of = self.states_of
         self.adapters = self._make_adapters("worker")
-        pooled = {name: wiring.handlers(self.adapters, serves=pools.served_steps(q)) for name, q in pools.POOLS.items()}
+        pooled = {
+            name: wiring.handlers(self.adapters, serves=pools.served_steps(q), tag=self._tag)
+            for name, q in pools.POOLS.items()
+        }
         self.workers.pooled = {queue: pooled[name] for name, q in pools.POOLS.items() for queue in q}
         self.workers.alone = {
-            queue: wiring.handlers(self.adapters, serves=pools.served_steps({queue})) for queue in messages.QUEUES
+            queue: wiring.handlers(self.adapters, serves=pools.served_steps({queue}), tag=self._tag)
+            for queue in messages.QUEUES
         }
         self._sweeper = self._writer("scheduler")
 
@@ -165,6 +169,11 @@ class Environment:
             naming=Naming(PREFIX),
             media_url=dograh.MediaUrl(None),
         )
+
+    def _tag(self) -> str:
+        fiber = greenlet.getcurrent()
+        assert isinstance(fiber, Fiber)
+        return self.workers.tag_of(fiber.process)
 
     def among(self, own: int | None, platform: int | None) -> int | None:
         """Return the number of slots: the environment is the port `Slots`."""

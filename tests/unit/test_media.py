@@ -62,10 +62,14 @@ def test_what_both_answers_come_to(
 ) -> None:
     bridge_id = NAMING.bridge_id(CALL)
     asterisk = Rounds({"POST /channels/externalMedia": [of_media], f"POST /bridges/{bridge_id}": [of_bridge]})
-    step = MediaCreation(asterisks=asterisk.asterisks, naming=NAMING, media_url=dograh.MediaUrl(None))
+    step = MediaCreation(
+        asterisks=asterisk.asterisks, naming=NAMING, media_url=dograh.MediaUrl(None), tag=lambda: "a1b2c3d4"
+    )
     (reported,) = step.work(cast(Any, SimpleNamespace(call=CALL)))
     assert type(reported) is fact
     run = {"workflow_id": "1", "user_id": "2", "workflow_run_id": "3"}
-    media = ari_requests.create_media(NAMING.media_id(CALL), app="voiceai", client="media", parameters=run)
+    media = ari_requests.create_media(
+        NAMING.media_id(CALL), app="voiceai", client="media", parameters=run, args="a1b2c3d4"
+    )
     assert asterisk.requests == [media, ari_requests.create_bridge(bridge_id)]
     assert len(asterisk.rounds) == 1

@@ -81,6 +81,18 @@ def test_only_unanswered_dialling_has_an_actor(status: str, actor: str | None) -
     assert (message.actor_name if message is not None else None) == actor
 
 
+def test_a_ready_media_leg_is_reported_to_the_worker_whose_tag_it_brings() -> None:
+    """Another channel's args are its own, and those of a peer may be long."""
+    ready = replace(event(EventType.STASIS_START, MEDIA), args=("a1b2c3d4" * 100,))
+    message = sent(ready)
+    assert message is not None
+    assert redis_broker.affinity(message) == "a1b2c3d4a1b2c3d4"
+    for other in (replace(ready, args=()), replace(ready, channel=event(EventType.STASIS_START).channel)):
+        message = sent(other)
+        assert message is not None
+        assert redis_broker.affinity(message) == ""
+
+
 def test_the_end_of_a_media_leg_is_one_message_however_often_reported() -> None:
     """The broker enqueues a message once for each id."""
     reported = [sent(event(kind, MEDIA)) for kind in (EventType.STASIS_END, EventType.CHANNEL_DESTROYED)]

@@ -74,7 +74,7 @@ def test_an_actor_works_on_the_queue_of_the_step_it_is_named_for() -> None:
 
 
 def test_every_actor_has_a_handler_and_a_reader() -> None:
-    handlers = wiring.handlers(cast(Any, Anything()), serves=frozenset(Step))
+    handlers = wiring.handlers(cast(Any, Anything()), serves=frozenset(Step), tag=str)
     assert set(handlers) == set(messages.ACTORS)
     broker = stub.StubBroker(middleware=[retries.Retries()])
     actors.declare(broker, handlers)
@@ -82,4 +82,4 @@ def test_every_actor_has_a_handler_and_a_reader() -> None:
 
 
 def test_every_step_is_wired_to_what_carries_it_out() -> None:
-    assert set(wiring._steps(cast(Any, Anything()))) == set(Step)
+    assert set(wiring._steps(cast(Any, Anything()), str)) == set(Step)
