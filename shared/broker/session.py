@@ -200,6 +200,7 @@ class WorkerSession:
         try:
             return self._acknowledge()
         except redis.RedisError:
+            self._poll_next()
             return False
         finally:
             self._requesting.release()
@@ -226,8 +227,9 @@ class WorkerSession:
     def _receive(self, pushed: Delivery) -> None:
         with self._lock:
             until = self._redelivered.pop(pushed.qualified_key, 0.0)
-        if until < time.monotonic():
-            self._deliver(pushed)
+        if until < time.monotonic() and self._deliver(pushed) and self._in_work >= self._capacity:
+            # Full: no longer idle, and not to be woken instead of a session that has free capacity.
+            self._poll_now()
 
     # ── the poll thread ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -238,7 +240,7 @@ class WorkerSession:
                 with self._requesting:
                     seconds = self._report()
             except redis.RedisError as exc:
-                self._poll_at = 0.0
+                self._poll_next()
                 self._pause(exc)
                 continue
             except Exception:  # noqa: BLE001 - without this thread the worker would keep its messages for ever
@@ -253,10 +255,13 @@ class WorkerSession:
             self._urgent.clear()
             self._poll_at = 0.0
         if time.monotonic() >= self._poll_at or not self._acknowledge():
-            # Should it fail, it is due still.
-            self._poll_at = 0.0
             self._poll_at = time.monotonic() + self._poll()
         return max(0.0, self._poll_at - time.monotonic())
+
+    def _poll_next(self) -> None:
+        """Make the next request a poll of the poll thread: no other thread is to wait for a Redis that is away."""
+        self._poll_at = 0.0
+        self._is_idle = False
 
     def _acknowledge(self) -> bool:
         """Report the settlements by the short request. Return whether that was enough, or a poll is needed."""
@@ -268,10 +273,11 @@ class WorkerSession:
             if not self._is_idle or any(each.disposition is not Disposition.ACK for each in settlements):
                 return False
             figures = self._figures(settlements)
-        if self._requests.ack(figures, settlements):
-            self._poll_at = 0.0
+        is_waiting = self._requests.ack(figures, settlements)
         self._confirm(settlements)
-        return self._poll_at > 0.0
+        if is_waiting:
+            self._poll_next()
+        return not is_waiting
 
     def _poll(self) -> float:
         """Poll. Return the seconds until the next poll, if nothing wakes the thread before."""

@@ -147,7 +147,7 @@ def test_middleware_is_called_in_order_before_and_in_reverse_after(redis_url: st
     notes: list[str] = []
     with WorkerHarness(redis_url, middleware=[Recorder("a", notes), Recorder("b", notes)]).working() as harness:
         harness.send("it")
-        harness.broker.join("first", timeout=5000)
+        worker_harness.until(lambda: "a after_ack" in notes, seconds=5, what="not acknowledged")
         assert enqueuing(notes) == ["a before_enqueue", "b before_enqueue", "b after_enqueue", "a after_enqueue"]
         assert working(notes) == [
             *("a before_process_message", "b before_process_message"),
@@ -172,7 +172,7 @@ def test_a_skipped_message_is_acknowledged(redis_url: str) -> None:
     notes: list[str] = []
     with WorkerHarness(redis_url, middleware=[Recorder("a", notes)]).working() as harness:
         harness.send("skipped")
-        harness.broker.join("first", timeout=5000)
+        worker_harness.until(lambda: "a after_ack" in notes, seconds=5, what="not acknowledged")
         assert working(notes) == ["a before_process_message", "a after_skip_message", "a before_ack", "a after_ack"]
         assert harness.began == []
 

@@ -46,7 +46,8 @@ def proxy(redis_url: str) -> Iterator[tcp_proxy.TcpProxy]:
 
 
 def is_registered(harness: WorkerHarness) -> bool:
-    return bool(worker_harness.sessions(harness.broker.client))
+    client = harness.broker.client
+    return bool(worker_harness.sessions(client)) and worker_harness.subscribed(client) > 0
 
 
 # ── Redis is away ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -110,6 +111,27 @@ def test_a_redis_restarted_empty_loses_waiting_messages_and_nothing_else(mortal_
         worker_harness.until(lambda: "new" in harness.ran, seconds=5, what="not run")
         harness.broker.join("first", timeout=5000)
         assert harness.ran == ["ends", "fails once", "new"]
+
+
+def test_threads_leave_their_settlements_to_the_poll_thread_while_redis_is_away(proxy: tcp_proxy.TcpProxy) -> None:
+    """At most one waits for a reply that does not come: the others go on with what they have."""
+    latch = worker_harness.Latch()
+    with WorkerHarness(proxy.url).working() as harness:
+        worker_harness.until(lambda: is_registered(harness), seconds=5, what="not registered")
+        current = harness.broker._session
+        assert current is not None
+        worker_harness.until(lambda: current._is_idle, seconds=5, what="not idle")
+        harness.does = latch
+        for number in range(3):
+            harness.send(number)
+        worker_harness.until(lambda: len(harness.began) == 3, seconds=5, what="not begun")
+        proxy.cut()
+        latch.release()
+        harness.wait(3)
+        worker_harness.until(lambda: not current._is_idle, seconds=5, what="would try again itself")
+        proxy.mend()
+        harness.broker.join("first", timeout=10_000)
+        assert sorted(harness.ran) == [0, 1, 2]
 
 
 def test_a_producer_waits_for_redis_within_a_bound(proxy: tcp_proxy.TcpProxy, redis_url: str) -> None:

@@ -36,9 +36,9 @@ def working(redis_url: str, number: int, **options: Any) -> Iterator[list[Worker
             stack.enter_context(WorkerHarness(redis_url, name=f"worker-{each}", **options).working())
             for each in range(number)
         ]
-        worker_harness.until(
-            lambda: worker_harness.idle(made[0].broker.client) == number, seconds=5, what="not all are idle"
-        )
+        one = made[0].broker.client
+        worker_harness.until(lambda: worker_harness.subscribed(one) == number, seconds=5, what="not all are subscribed")
+        worker_harness.until(lambda: worker_harness.idle(one) == number, seconds=5, what="not all are idle")
         yield made
 
 
@@ -137,7 +137,8 @@ def test_a_full_worker_is_not_woken_instead_of_one_with_free_capacity(redis_url:
         full.does = latch
         full.send("blocks", queue="second")
         worker_harness.until(lambda: full.began, seconds=5, what="not begun")
-        assert worker_harness.idle(client) == 0
+        is_idle = functools.partial(worker_harness.idle, client)
+        worker_harness.until(lambda: not is_idle(), seconds=session.POLL_SECONDS / 2, what="idle, though full")
         with WorkerHarness(redis_url, name="other").working() as other:
             worker_harness.until(lambda: worker_harness.idle(client) == 1, seconds=5, what="not idle")
             sent = time.monotonic()

@@ -111,6 +111,11 @@ def idle(client: redis.Redis) -> int:
     return int(client.zcard(f"{NAMESPACE}:queue:first:idle"))
 
 
+def subscribed(client: redis.Redis) -> int:
+    """Return how many workers listen for what is pushed to them."""
+    return len(client.pubsub_channels(f"{NAMESPACE}:wake:*"))
+
+
 def longest_idle(client: redis.Redis) -> int:
     """Return the number of the worker (`worker-3`) that has been idle longest on the first queue."""
     found: Any = client.zrange(f"{NAMESPACE}:queue:first:idle", 0, 0)
