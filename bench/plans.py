@@ -32,8 +32,9 @@ class Plan:
     indexes: frozenset[str]
     #: The tables it read from end to end.
     scanned: frozenset[str]
-    #: How many rows it returned.
+    #: How many rows it returned, and how many it looked at in tables and indexes for that.
     rows: int
+    read: int
 
 
 class Plans:
@@ -71,7 +72,13 @@ def _plan(milliseconds: float, explained: Mapping[str, Any]) -> Plan:
         indexes=frozenset(node["Index Name"] for node in nodes if "Index Name" in node),
         scanned=frozenset(node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"),
         rows=round(explained["Plan"]["Actual Rows"]),
+        read=round(sum(_read(node) for node in nodes if "Relation Name" in node or "Index Name" in node)),
     )
+
+
+def _read(node: Mapping[str, Any]) -> float:
+    removed = sum(value for name, value in node.items() if name.startswith("Rows Removed by"))
+    return float((node["Actual Rows"] + removed) * node["Actual Loops"])
 
 
 def _nodes(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

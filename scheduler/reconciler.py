@@ -78,7 +78,6 @@ class Reconciler:
         # Taken before the rows are read: what changes in between, or is written here, makes the next run read again.
         found = self._fingerprints()
         if found == self._in_step_at:
-            self._many_missing = False
             return
         self._in_step_at = None
         if self._apply_all():

@@ -247,6 +247,22 @@ def test_new_reports_are_written_without_reading_the_sockets(
     assert counted.reads == before
 
 
+def test_the_time_of_an_event_is_not_written_again_within_seconds(
+    harness: SchedulerHarness, listeners: PlayedListeners
+) -> None:
+    harness.configure(1)
+    listeners.beat("l1")
+    harness.tick(3)
+    (assignment,) = listeners.assigned("l1").values()
+    now_ms = listeners.now_ms()
+    written = []
+    for later_ms in (0, 5_000, 12_000):
+        listeners.report("l1", assignment, since_ms=now_ms, last_event_ms=now_ms + later_ms)
+        harness.tick()
+        written.append(round(harness.socket()["last_event_at"].timestamp() * 1000) - now_ms)
+    assert written == [0, 0, 12_000]
+
+
 def test_a_new_report_that_asks_for_an_action_is_acted_on_at_once(
     harness: SchedulerHarness, listeners: PlayedListeners
 ) -> None:

@@ -86,7 +86,7 @@ class PlayedListeners:
     ) -> None:
         report = Report(
             connection_id=assignment.connection_id, version=assignment.version, epoch=assignment.epoch, socket_id="s",
-            state=state, since_ms=self.now_ms(), **fields,
+            state=state, **({"since_ms": self.now_ms()} | fields),
         )  # fmt: skip
         self.redis.hset(keys.reports(name), report.key, assignments.encode(report))
         self.redis.incr(keys.REPORTS_REVISION)
