@@ -48,8 +48,8 @@ class Timeline(Protocol):
 class _Settled:
     """What was seen by a tick that left nothing to do: what sees the same has nothing to do either."""
 
-    #: By this process's monotonic clock.
-    at: float
+    #: By this process's monotonic clock: when everything is read again, whatever was seen.
+    until: float
     live: dict[str, int]
     reports_revision: int
     #: Of the sockets in Postgres.
@@ -116,11 +116,11 @@ class Assigner:
 
     def _is_still_settled(self, settled: _Settled, snapshot: Snapshot) -> bool:
         """Look for a change that asks for more than writing statuses; write those if there is none."""
-        if snapshot.live != settled.live or snapshot.silent:
+        if snapshot.live != settled.live or (snapshot.live and snapshot.silent):
             return False
         now = time.monotonic()
         if now - self._scanned_at >= self._full_scan_seconds:
-            if now - settled.at >= _SETTLED_SECONDS or not self._listeners.are_assignments_in_place(snapshot.live):
+            if now >= settled.until or not self._listeners.are_assignments_in_place(snapshot.live):
                 return False
             if self._sockets.fingerprint() != settled.fingerprint:
                 return False
@@ -159,10 +159,11 @@ class Assigner:
         for listener, fields in _assignments_by_listener(sockets, snapshot.live).items():
             self._listeners.write_assignments(listener, fields)
         self._scanned_at = now
-        if not is_complete or self._in_grace_period or self._cooling_down():
+        if not is_complete or self._in_grace_period:
             return None
         return _Settled(
-            at=now,
+            # After a cool-down hand-offs are due, though nothing changes.
+            until=now if self._cooling_down() else now + _SETTLED_SECONDS,
             live=snapshot.live,
             reports_revision=snapshot.reports_revision,
             fingerprint=fingerprint,

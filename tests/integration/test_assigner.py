@@ -279,6 +279,27 @@ def test_a_new_report_that_asks_for_an_action_is_acted_on_at_once(
     assert harness.owners() == {"1:1": ("l1", 7)}, "a higher epoch is adopted"
 
 
+def test_without_a_live_listener_a_silent_one_is_not_a_reason_to_read_on(
+    harness: SchedulerHarness, listeners: PlayedListeners
+) -> None:
+    harness.configure(1)
+    listeners.beat("l1")
+    harness.tick(2)
+    listeners.die("l1")
+    counted = CountedSockets(harness.db, drain_seconds=60, reclaim_seconds=60)
+    assigner = harness.new_assigner(sockets=counted, timeout_seconds=0.2)
+
+    def settles() -> bool:
+        assigner.tick()
+        return assigner._settled is not None
+
+    until(settles, "the grace period is over")
+    before = counted.reads
+    for _ in range(3):
+        assigner.tick()
+    assert counted.reads == before
+
+
 def test_assignments_that_redis_lost_are_written_again(harness: SchedulerHarness, listeners: PlayedListeners) -> None:
     harness.configure(1)
     listeners.beat("l1")
