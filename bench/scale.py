@@ -255,8 +255,8 @@ def _measured(
 def listener(folder: Path, options: argparse.Namespace) -> None:
     """Measure one listener with thousands of sockets: at rest, and when their Asterisk restarts."""
     heading("sockets", "until all are open, s", "memory of the listener, MB", "per socket, kB",
-            "% of a core at rest: listener", "scheduler", "worker", "Redis", "after a restart: first open, s", "half",
-            "last")  # fmt: skip
+            "% of a core at rest: listener", "scheduler", "worker", "Redis", "resyncs/s",
+            "after a restart: first open, s", "half", "last")  # fmt: skip
     size, names = options.sockets, ("listener", "scheduler", "worker", "Redis")
     _allow_files(3 * size + _OTHER_FILES)
     with _listener_of(folder / uuid.uuid4().hex[:8], size) as (pipeline, usage, asterisk):
@@ -270,9 +270,11 @@ def listener(folder: Path, options: argparse.Namespace) -> None:
                 pipeline.start(name)
         opened = poll(lambda: pipeline.value(_CONNECTED) == size, seconds=180, every=0.5)
         time.sleep(_RESYNC_SECONDS)
+        resyncs = _resyncs(asterisk)
         before, began = usage.seconds(), time.monotonic()
         time.sleep(options.seconds)
         seconds, after = time.monotonic() - began, usage.seconds()
+        resyncs = _resyncs(asterisk) - resyncs
         rest = [f"{(after[name] - before[name]) / seconds:.1%}" for name in names]
         memory = process.memory_info().rss
         asterisk.control.restart(down_seconds=DOWN_SECONDS)
@@ -284,7 +286,13 @@ def listener(folder: Path, options: argparse.Namespace) -> None:
             for row in pipeline.query("SELECT extract(epoch FROM socket_since) AS at FROM ari.connection_versions")
         )
         say(size, f"{opened:.1f}", f"{memory / 1e6:.0f}", f"{(memory - bare) / size / 1e3:.1f}", *rest,
+            f"{resyncs / seconds:.0f}",
             *(f"{max(0.0, each):.1f}" for each in (since[0], since[size // 2], since[-1])))  # fmt: skip
+
+
+def _resyncs(asterisk: SimulatedAsterisk) -> int:
+    """Return how many resyncs there were: each begins with a look at the app."""
+    return sum(request.path.startswith("/applications/") for request in asterisk.control.requests("GET"))
 
 
 @contextlib.contextmanager

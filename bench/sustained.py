@@ -76,7 +76,7 @@ def main() -> int:
             sys.stderr.write(f"no real Asterisk available: {exc}\n--simulated runs on the simulator\n")
             return 2
     for workers, rate in sustained.items():
-        setup.say(f"\n{workers} workers sustain {rate:g} calls/s.")
+        setup.say(f"\nSustained with {workers} worker processes: {rate:g} calls/s.")
     return 0
 
 
