@@ -57,7 +57,7 @@ bench-failover: $(STAMP)
 	@$(BIN)/python -m bench.failover $(ARGS)
 
 bench-setup: $(STAMP)
-	@$(BIN)/python -m bench.setup $(ARGS)
+	@$(BIN)/python -m bench.setup --save docs/bench-setup.json --chart docs/bench-setup.png $(ARGS)
 
 # An environment without the stamp is incomplete or hand-made: pip completes it; without pip it is created again.
 $(STAMP): pyproject.toml

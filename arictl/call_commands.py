@@ -27,18 +27,22 @@ WHERE (%(organization)s::integer IS NULL OR organization_id = %(organization)s)
 ORDER BY received_at DESC LIMIT %(limit)s
 """
 
-#: A call is named by its channel or its run, each in full, or by the beginning of its id. Of several calls of a channel
-#: the newest is meant. Each look-up uses an existing index: the one for channels begins with the connection, and OFFSET
-#: 0 makes Postgres look up the channel once for each connection.
+#: A call is named by its run or its channel, each in full, or by the beginning of its id. Of several calls of a channel
+#: the newest is meant.
 _FIND = """
-SELECT *, channel_id = %(name)s OR coalesce(workflow_run_id = %(run)s, false) AS whole FROM (
+SELECT *, coalesce(workflow_run_id = %(run)s, false) AS whole FROM (
     SELECT * FROM ari.calls WHERE call_id BETWEEN %(first)s AND %(last)s
     UNION SELECT * FROM ari.calls WHERE workflow_run_id = %(run)s
-    UNION SELECT found.* FROM ari.connections c CROSS JOIN LATERAL (
-        SELECT * FROM ari.calls WHERE connection_id = c.connection_id AND channel_id = %(name)s OFFSET 0
-    ) AS found
 ) AS named
 ORDER BY whole DESC, received_at DESC LIMIT 2
+"""
+#: Asked only when no id or run is meant. An index of its own would cost every call more than this look-up is worth: the
+#: one there is begins with the connection, and OFFSET 0 makes Postgres look up the channel once for each connection.
+_FIND_CHANNEL = """
+SELECT found.*, true AS whole FROM ari.connections c CROSS JOIN LATERAL (
+    SELECT * FROM ari.calls WHERE connection_id = c.connection_id AND channel_id = %(name)s OFFSET 0
+) AS found
+ORDER BY received_at DESC LIMIT 1
 """
 
 _ID_BEGINS = re.compile(r"[0-9a-f]{4,32}")
@@ -171,6 +175,7 @@ def hang_up(
 
 def _find(connection: database.Connection, name: str) -> database.Row:
     rows = connection.execute(_FIND, _named(name)).fetchall()
+    rows = rows or connection.execute(_FIND_CHANNEL, {"name": name}).fetchall()
     if not rows:
         raise errors.PermanentError(f"no call {name!r}: arictl calls lists them")
     if len(rows) > 1 and not rows[0]["whole"]:

@@ -2,15 +2,16 @@
 
 Measures three variants in turn, on one real Asterisk, Postgres, Redis and voice agent: `floor` (`bench/floor.py`), a
 bare asyncio client; `single` (`bench/single.py`), the single process that the pipeline replaces; `pipeline`, the
-processes of the Procfile with their default settings. One variant runs at a time; each round reverses the order.
-Callers come at an even rate, stay for two seconds and hang up.
+processes of the Procfile with their default settings. If named, also `pipeline-2` and `pipeline-4`: with so many
+workers. One variant runs at a time; each round reverses the order. Callers come at an even rate, stay for two seconds
+and hang up.
 
 The set-up time is from the creation of the caller's leg until the second leg is in the bridge, by Asterisk's time
 stamps, as an observer with its own event socket gets them. Compare the variants with each other only: callers,
 observer, agent and Asterisk share the machine. `--simulated` takes the simulator, for machines without a real Asterisk.
 
-Prints Markdown tables; ends with status 1 if a call was lost, or if channels or bridges were left behind. docs/bench.md
-has a result.
+Prints Markdown tables; ends with status 1 if a call was lost, or if channels or bridges were left behind. `--save`
+writes what was measured as JSON, `--chart` draws it (`bench/chart.py`). docs/bench.md has a result.
 """
 
 from __future__ import annotations
@@ -18,18 +19,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
+import json
 import os
 import sys
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import redis
 
-from bench import asterisk_client, bridgings
+from bench import asterisk_client, bridgings, chart
 from bench.asterisk_client import Asterisk, Refused
 from bench.bridgings import Bridgings, SetUp
 from bench.usage import Usage
@@ -67,6 +71,8 @@ class Cell:
     left: int = 0
     #: The mean of each round, in ms.
     means: list[float] = field(default_factory=list)
+    #: How many cores of the machine were busy while callers came, in each round; other work on it included.
+    busy_cores: list[float] = field(default_factory=list)
     #: Process → processor seconds.
     used: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
@@ -244,8 +250,8 @@ def single(testbed: Testbed) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def pipeline(testbed: Testbed) -> Iterator[None]:
-    """Run the processes of the Procfile."""
+def pipeline(testbed: Testbed, *, workers: int = 1) -> Iterator[None]:
+    """Run the processes of the Procfile, with one worker or several."""
     logs = testbed.folder / "logs" / uuid.uuid4().hex[:8]
     logs.mkdir()
     names = tuple(procfile())
@@ -255,7 +261,7 @@ def pipeline(testbed: Testbed) -> Iterator[None]:
     ):
         for name in names:
             with testbed.usage.named(name):
-                running.start(name)
+                running.start(*(f"{name}.{number}" for number in range(workers if name == "worker" else 1)))
         running.wait_connected(seconds=30)
         yield
     testbed.usage.forget(*names)
@@ -265,14 +271,17 @@ RUNNING: Mapping[str, Callable[[Testbed], contextlib.AbstractContextManager[None
     "floor": floor,
     "single": single,
     "pipeline": pipeline,
+    "pipeline-2": functools.partial(pipeline, workers=2),
+    "pipeline-4": functools.partial(pipeline, workers=4),
 }
 
 
 # ── callers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def measure_variant(testbed: Testbed, plan: Plan, results: Results, variant: str) -> None:
-    """Measure a running variant: warm-up, idle, each rate."""
+@contextlib.asynccontextmanager
+async def observing(testbed: Testbed) -> AsyncIterator[tuple[Asterisk, Bridgings]]:
+    """Observe the bridges of the Asterisk."""
     async with (
         asterisk_client.connected(testbed.asterisk_url, OBSERVER, OBSERVER_PASSWORD) as ari,
         ari.events(OBSERVER, [bridgings.EVENT], of_all=testbed.simulated) as socket,
@@ -290,41 +299,54 @@ async def measure_variant(testbed: Testbed, plan: Plan, results: Results, varian
 
         watching = asyncio.create_task(observe())
         try:
-            await callers(ari, rate=WARM_UP_RATE, count=WARM_UP_CALLS)
-            before, began = testbed.usage.seconds(), time.monotonic()
-            await asyncio.sleep(IDLE_SECONDS)
-            add_used(results.idle[variant].used, before, testbed.usage.seconds())
-            results.idle[variant].seconds += time.monotonic() - began
-            for rate in plan.rates:
-                before = testbed.usage.seconds()
-                legs, left = await callers(ari, rate=rate, count=plan.calls_at(rate))
-                after = testbed.usage.seconds()
-                set_ups = [found for leg in legs if (found := seen.set_up(leg)) is not None]
-                cell = results.cells[variant, rate]
-                cell.set_ups += set_ups
-                cell.lost += len(legs) - len(set_ups)
-                cell.left += left
-                cell.means.append(bridgings.mean([set_up.whole for set_up in set_ups]))
-                add_used(cell.used, before, after)
+            yield ari, seen
             if watching.done():
                 watching.result()
         finally:
             watching.cancel()
 
 
-async def callers(ari: Asterisk, *, rate: float, count: int) -> tuple[list[str], int]:
+async def measure_variant(testbed: Testbed, plan: Plan, results: Results, variant: str) -> None:
+    """Measure a running variant: warm-up, idle, each rate."""
+    async with observing(testbed) as (ari, seen):
+        await callers(ari, rate=WARM_UP_RATE, count=WARM_UP_CALLS)
+        before, began = testbed.usage.seconds(), time.monotonic()
+        await asyncio.sleep(IDLE_SECONDS)
+        add_used(results.idle[variant].used, before, testbed.usage.seconds())
+        results.idle[variant].seconds += time.monotonic() - began
+        for rate in plan.rates:
+            cell = results.cells[variant, rate]
+            await measure_rate(testbed.usage, ari, seen, cell, rate=rate, count=plan.calls_at(rate))
+
+
+async def measure_rate(usage: Usage, ari: Asterisk, seen: Bridgings, cell: Cell, *, rate: float, count: int) -> None:
+    """Make calls at a rate, and add what they took to a cell."""
+    before = usage.seconds()
+    legs, left, busy_cores = await callers(ari, rate=rate, count=count)
+    add_used(cell.used, before, usage.seconds())
+    set_ups = [found for leg in legs if (found := seen.set_up(leg)) is not None]
+    cell.set_ups += set_ups
+    cell.lost += len(legs) - len(set_ups)
+    cell.left += left
+    cell.means.append(bridgings.mean([set_up.whole for set_up in set_ups]))
+    cell.busy_cores.append(busy_cores)
+
+
+async def callers(ari: Asterisk, *, rate: float, count: int) -> tuple[list[str], int, float]:
     """Make `count` calls at an even rate, and wait until all have ended and nothing of them is left.
 
     Returns:
-        The ids of their legs, and the number of channels and bridges that were left and had to be removed here.
+        The ids of their legs; the number of channels and bridges that were left and had to be removed here; how many
+        cores of the machine were busy while callers came.
     """
     loop = asyncio.get_running_loop()
-    began = loop.time()
+    began, busy = loop.time(), busy_seconds()
     legs = [f"call-{uuid.uuid4().hex}" for _ in range(count)]
     calling = []
     for number, leg in enumerate(legs):
         await asyncio.sleep(began + number / rate - loop.time())
         calling.append(asyncio.create_task(call(ari, leg)))
+    busy_cores = (busy_seconds() - busy) / max(loop.time() - began, 0.001)
     await asyncio.gather(*calling)
     ends_at = loop.time() + DRAIN_SECONDS
     while (left := await everything(ari)) and loop.time() < ends_at:
@@ -332,7 +354,13 @@ async def callers(ari: Asterisk, *, rate: float, count: int) -> tuple[list[str],
     for path in left:
         await ari.ask_gone("DELETE", path)
     await asyncio.sleep(AFTER_SECONDS)
-    return legs, len(left)
+    return legs, len(left), busy_cores
+
+
+def busy_seconds() -> float:
+    """Return how long the cores of this machine have worked, all together."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
 
 
 async def everything(ari: Asterisk) -> list[str]:
@@ -392,20 +420,23 @@ def report(results: Results, plan: Plan, variants: Sequence[str]) -> None:
     names = [name for name in ("client", "listener", "worker", "scheduler", "Postgres", "Redis", "Asterisk", "agent",
                                "callers") if any(name in cell.used for cell in results.cells.values())]  # fmt: skip
     say("\nProcessor time per call in ms, hang-up and removal included; idle: in ms per second:\n")
-    head("calls/s", "variant", *names, "without Asterisk, agent and callers")
+    head("calls/s", "variant", *names, "without Asterisk, agent and callers", "cores busy")
     for rate in plan.rates:
         for variant in variants:
             cell = results.cells[variant, rate]
-            used(f"{rate:g}", variant, names, cell.used, cell.calls)
+            busy = f"{bridgings.mean(cell.busy_cores):.1f} of {psutil.cpu_count()}"
+            used(f"{rate:g}", variant, names, cell.used, by=cell.calls, busy=busy)
     for variant in variants:
-        used("idle", variant, names, results.idle[variant].used, results.idle[variant].seconds)
+        used("idle", variant, names, results.idle[variant].used, by=results.idle[variant].seconds)
 
 
-def used(what: str, variant: str, names: Sequence[str], seconds: Mapping[str, float], by: float) -> None:
+def used(
+    what: str, variant: str, names: Sequence[str], seconds: Mapping[str, float], *, by: float, busy: str = ""
+) -> None:
     """Print a row of processor times, in ms."""
     each = {name: 1000 * seconds[name] / by for name in names if name in seconds}
     ours = sum(value for name, value in each.items() if name not in ("Asterisk", "agent", "callers"))
-    row(what, variant, *(f"{each[name]:.1f}" if name in each else "" for name in names), f"{ours:.1f}")
+    row(what, variant, *(f"{each[name]:.1f}" if name in each else "" for name in names), f"{ours:.1f}", busy)
 
 
 def above(cell: Cell, floor: Cell | None) -> str:
@@ -438,6 +469,22 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+def saved(results: Results) -> list[chart.Cell]:
+    """Return what a chart shows, and what the tables are computed from, ready for JSON."""
+    return [
+        {
+            "variant": variant,
+            "rate": rate,
+            "lost": cell.lost,
+            "whole_ms": [set_up.whole for set_up in cell.set_ups],
+            "until_media_ms": [set_up.until_media for set_up in cell.set_ups],
+            "busy_cores": [round(cores, 2) for cores in cell.busy_cores],
+            "cpu_ms": {name: round(1000 * seconds / cell.calls, 2) for name, seconds in cell.used.items()},
+        }
+        for (variant, rate), cell in results.cells.items()
+    ]
+
+
 def bench(testbed: Testbed, plan: Plan, variants: Sequence[str], rounds: int) -> Results:
     """Run all rounds; every other one in reverse order, so that a machine that slows down favours no variant."""
     results = Results()
@@ -451,14 +498,16 @@ def bench(testbed: Testbed, plan: Plan, variants: Sequence[str], rounds: int) ->
 def main() -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m bench.setup", description=__doc__)
-    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))
+    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(RUNNING))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rates", default="1,10,20,50", metavar="CALLS/S,...")
     parser.add_argument("--calls", type=int, default=200, help="largest number of calls per rate and round")
     parser.add_argument("--simulated", action="store_true", help="run on the simulator instead of a real Asterisk")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="write what was measured as JSON")
+    parser.add_argument("--chart", type=Path, metavar="FILE", help="draw it: a PNG file")
     options = parser.parse_args()
     variants = options.variants or list(VARIANTS)
-    if unknown := set(variants) - set(VARIANTS):
+    if unknown := set(variants) - set(RUNNING):
         parser.error(f"no such variant: {', '.join(sorted(unknown))}")
     plan = Plan(rates=[float(rate) for rate in options.rates.split(",")], calls=options.calls)
     with folders.temporary() as folder:
@@ -469,6 +518,11 @@ def main() -> int:
             sys.stderr.write(f"no real Asterisk available: {exc}\n--simulated runs on the simulator\n")
             return 2
     report(results, plan, variants)
+    cells = saved(results)
+    if options.save:
+        options.save.write_text(json.dumps(cells, separators=(",", ":")) + "\n")
+    if options.chart:
+        chart.draw(cells, options.chart)
     return 1 if any(cell.lost or cell.left for cell in results.cells.values()) else 0
 
 

@@ -3,13 +3,16 @@
 Postgres has the truth, Redis a copy for the listeners. A tick reads both, moves sockets away from lost listeners at
 once and evens out the load a few sockets at a time, then writes to Redis what differs. So Redis may be emptied at any
 time.
+
+A tick that leaves nothing to do *settles*. While nothing else than reports has changed since, a tick reads neither
+sockets nor assignments, only the reports that are new, and writes the statuses that follow from them.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import redis
@@ -30,6 +33,8 @@ log = structlog.stdlib.get_logger(__name__)
 _COOLDOWN_SECONDS = 60.0
 #: Postgres is read this often while the listeners report nothing new.
 _FULL_SCAN_SECONDS = 1.0
+#: However quiet it is, everything is read this often.
+_SETTLED_SECONDS = 60.0
 
 
 class Timeline(Protocol):
@@ -37,6 +42,20 @@ class Timeline(Protocol):
 
     def append_timeline(self, timeline: list[TimelineEntry], *, connection_id: int) -> None:
         """Write entries about a connection."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Settled:
+    """What was seen by a tick that left nothing to do: what sees the same has nothing to do either."""
+
+    #: By this process's monotonic clock: when everything is read again, whatever was seen.
+    until: float
+    live: dict[str, int]
+    reports_revision: int
+    #: Of the sockets in Postgres.
+    fingerprint: str
+    #: With the statuses that were last written. Changed in place.
+    sockets: dict[ConnectionVersion, EventSocket]
 
 
 class Assigner:
@@ -64,11 +83,11 @@ class Assigner:
         self._timeout_seconds = timeout_seconds
         self._full_scan_seconds = full_scan_seconds
         self._term = 0
-        #: By this process's monotonic clock: the last snapshot, and the last tick that read Postgres.
+        #: By this process's monotonic clock: the last snapshot, and the last tick that looked at Postgres.
         self._snapshot_at = float("-inf")
         self._scanned_at = float("-inf")
-        #: The live listeners and the reports' revision of the last tick, if it left nothing to do.
-        self._idle_at: tuple[dict[str, int], int] | None = None
+        #: None while there is, or may be, something to do.
+        self._settled: _Settled | None = None
         #: Until then a silent listener is not considered dead, by the same clock.
         self._grace_until = 0.0
         #: Listener → until when it gets no hand-offs, by the same clock.
@@ -88,20 +107,68 @@ class Assigner:
 
     def _tick(self) -> None:
         snapshot = self._take_snapshot()
+        # If this tick fails, the next one reads everything.
+        settled, self._settled = self._settled, None
+        if settled is None or not self._is_still_settled(settled, snapshot):
+            settled = self._assign(snapshot)
+        if settled is not None:
+            self._settled = replace(settled, reports_revision=snapshot.reports_revision)
+
+    def _is_still_settled(self, settled: _Settled, snapshot: Snapshot) -> bool:
+        """Look for a change that asks for more than writing statuses; write those if there is none."""
+        if snapshot.live != settled.live or (snapshot.live and snapshot.silent):
+            return False
         now = time.monotonic()
-        has_changed = self._idle_at != (snapshot.live, snapshot.reports_revision)
-        if not has_changed and now - self._scanned_at < self._full_scan_seconds:
-            return
-        self._idle_at = None
+        if now - self._scanned_at >= self._full_scan_seconds:
+            if now >= settled.until or not self._listeners.are_assignments_in_place(snapshot.live):
+                return False
+            if self._sockets.fingerprint() != settled.fingerprint:
+                return False
+            self._scanned_at = now
+        return snapshot.reports_revision == settled.reports_revision or self._take_new_reports(
+            settled.sockets, snapshot
+        )
+
+    def _take_new_reports(self, sockets: dict[ConnectionVersion, EventSocket], snapshot: Snapshot) -> bool:
+        """Write the statuses that follow from new reports. Returns False if one of them asks for an action."""
+        statuses: dict[ConnectionVersion, SocketStatus] = {}
+        for listener, report in self._listeners.reports(snapshot.live).changed:
+            socket = sockets.get(report.connection_version)
+            if socket is None or report.epoch > socket.epoch:
+                return False
+            if (listener, report.epoch) != (socket.listener_id, socket.epoch):
+                continue
+            if actions.next_action(socket, report, None) is not Action.KEEP:
+                return False
+            status = socket_status.changed_status(socket, report, snapshot.live)
+            if status is not None:
+                statuses[socket.connection] = status
+        for connection, status in self._sockets.write_statuses(statuses).items():
+            sockets[connection] = replace(sockets[connection], status=status)
+        return True
+
+    def _assign(self, snapshot: Snapshot) -> _Settled | None:
+        """Read everything, and do what there is to do. Returns None if it left something to do."""
+        now = time.monotonic()
         if snapshot.live and not self._in_grace_period:
             snapshot = self._evict_silent(snapshot)
+        # Before the sockets: a change in between is seen by the next tick.
+        fingerprint = self._sockets.fingerprint()
         observed = self._act(self._observe(self._sockets.wanted(), snapshot))
         sockets, is_complete = self._move(observed, snapshot)
         for listener, fields in _assignments_by_listener(sockets, snapshot.live).items():
             self._listeners.write_assignments(listener, fields)
         self._scanned_at = now
-        if is_complete and not self._in_grace_period:
-            self._idle_at = (snapshot.live, snapshot.reports_revision)
+        if not is_complete or self._in_grace_period:
+            return None
+        return _Settled(
+            # After a cool-down hand-offs are due, though nothing changes.
+            until=now if self._cooling_down() else now + _SETTLED_SECONDS,
+            live=snapshot.live,
+            reports_revision=snapshot.reports_revision,
+            fingerprint=fingerprint,
+            sockets={socket.connection: socket for socket in sockets},
+        )
 
     # ── which listeners are alive ────────────────────────────────────────────────────────────────────────────────────
 
@@ -111,14 +178,14 @@ class Assigner:
 
     def _start_grace_period(self) -> None:
         self._grace_until = time.monotonic() + self._timeout_seconds
-        self._idle_at = None
+        self._settled = None
 
     def _take_snapshot(self) -> Snapshot:
         led_before = self._leader.term == self._term
         if not led_before:
             self._term = self._leader.term
             self._listeners.rewrite_all()
-            self._snapshot_at, self._idle_at = float("-inf"), None
+            self._snapshot_at, self._settled = float("-inf"), None
         snapshot = self._listeners.snapshot(f"term {self._term}")
         before, self._snapshot_at = self._snapshot_at, time.monotonic()
         if snapshot.emptied:
@@ -163,9 +230,13 @@ class Assigner:
             status = socket_status.changed_status(socket, report, snapshot.live)
             if status is not None:
                 statuses[socket.connection] = status
-        if statuses:
-            self._sockets.write_statuses(statuses)
-        return observed
+        written = self._sockets.write_statuses(statuses)
+        return [
+            replace(each, socket=replace(each.socket, status=written[each.socket.connection]))
+            if each.socket.connection in written
+            else each
+            for each in observed
+        ]
 
     def _with_reported_epoch(self, socket: EventSocket, epoch: int, listener: str) -> EventSocket:
         """Adopt a listener's epoch that is higher than Postgres's, which was then restored from a backup."""

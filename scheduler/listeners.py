@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,10 +52,19 @@ class Snapshot:
 
 
 class Reports:
-    """What the listeners report of their sockets."""
+    """What the listeners report of their sockets.
 
-    def __init__(self, by_listener: Mapping[str, Mapping[ConnectionVersion, Report]]) -> None:
+    Args:
+        changed: Of these, the reports that differ from those that were read before, with their listeners.
+    """
+
+    def __init__(
+        self,
+        by_listener: Mapping[str, Mapping[ConnectionVersion, Report]],
+        changed: Sequence[tuple[str, Report]] = (),
+    ) -> None:
         self._by_listener = by_listener
+        self.changed = changed
 
     def find(self, connection: ConnectionVersion, listener: str | None, epoch: int | None) -> Report | None:
         """Return a listener's report on a socket under this epoch; a report under another epoch is ignored."""
@@ -91,6 +100,8 @@ class Listeners:
         self._redis = client
         self._timeout_ms = int(timeout_seconds * 1000)
         self._written: dict[str, _Written] = {}
+        #: Listener → field → the report as it was last read, and what it says: only what has changed is decoded.
+        self._read: dict[str, dict[bytes, tuple[bytes, Report]]] = {}
 
     def snapshot(self, boot_marker: str) -> Snapshot:
         """Read which listeners are alive, and leave the boot marker in a Redis that has none."""
@@ -119,7 +130,21 @@ class Listeners:
         pipeline = self._redis.pipeline(transaction=False)
         for name in names:
             pipeline.hgetall(keys.reports(name))
-        return Reports({name: _reports(name, found) for name, found in zip(names, pipeline.execute(), strict=True)})
+        changed: list[tuple[str, Report]] = []
+        before, self._read = self._read, {}
+        for name, texts in zip(names, pipeline.execute(), strict=True):
+            known = before.get(name, {})
+            unchanged = {
+                field: known[field] for field, text in texts.items() if field in known and known[field][0] == text
+            }
+            decoded = _decoded(name, {field: text for field, text in texts.items() if field not in unchanged})
+            changed += [(name, report) for _, report in decoded.values()]
+            self._read[name] = unchanged | decoded
+        by_listener = {
+            name: {report.connection_version: report for _, report in found.values()}
+            for name, found in self._read.items()
+        }
+        return Reports(by_listener, changed)
 
     def evict(self, name: str, snapshot: Snapshot) -> bool:
         """Remove a silent listener and its assignments. If it was only frozen, it wakes up without any to open.
@@ -135,6 +160,15 @@ class Listeners:
     def rewrite_all(self) -> None:
         """Write every listener's assignments the next time, changed or not: what was written may be gone."""
         self._written.clear()
+
+    def are_assignments_in_place(self, names: Iterable[str]) -> bool:
+        """Return whether Redis still has the assignments of these listeners that were written last."""
+        names = list(names)
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipeline.get(keys.revision(name))
+        written = {name: self._written[name].revision if name in self._written else None for name in names}
+        return [_number(revision, -1) for revision in pipeline.execute()] == list(written.values())
 
     def write_assignments(self, listener: str, fields: Mapping[str, str]) -> None:
         """Replace a listener's assignments, unless they are what was written last and are still there."""
@@ -154,16 +188,14 @@ class Listeners:
         self._written[listener] = _Written(fields=dict(fields), revision=int(pipeline.execute()[-2]))
 
 
-def _reports(listener: str, found: dict[bytes, bytes]) -> dict[ConnectionVersion, Report]:
-    reports: dict[ConnectionVersion, Report] = {}
-    for text in found.values():
+def _decoded(listener: str, texts: Mapping[bytes, bytes]) -> dict[bytes, tuple[bytes, Report]]:
+    decoded: dict[bytes, tuple[bytes, Report]] = {}
+    for field, text in texts.items():
         try:
-            report = assignments.decode_report(text)
+            decoded[field] = text, assignments.decode_report(text)
         except errors.InvalidMessage as exc:
             log.warning("unreadable report skipped", listener=listener, reason=str(exc))
-            continue
-        reports[report.connection_version] = report
-    return reports
+    return decoded
 
 
 def _number(text: bytes | None, default: int) -> int:

@@ -6,6 +6,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import structlog
 from apscheduler.executors import pool
@@ -75,8 +76,14 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     )
     leader.renew()
     clock.add_job(leader.renew, "interval", seconds=config.lease_seconds / 3, max_instances=1)
+    # At once, but not before the clock renews the lease: the first run of an installation may write thousands of rows.
+    clock.add_job(
+        _guarded(is_leader, reconciler.reconcile),
+        "interval",
+        seconds=config.configurations_seconds,
+        next_run_time=datetime.now(UTC),
+    )
     for job, seconds in (
-        (reconciler.reconcile, config.configurations_seconds),
         (assign, config.assign_seconds),
         (sweep_calls, config.sweep_seconds),
         (end_completed, config.completed_runs_seconds),
@@ -86,7 +93,6 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
         clock.add_job(_guarded(is_leader, job), "interval", seconds=seconds)
     # Not guarded: a standby is alive, too. Each job has its own thread, so a slow Postgres does not delay this one.
     clock.add_job(health.Liveness(config.health_file).touch, "interval", seconds=health.TOUCH_SECONDS)
-    _guarded(is_leader, reconciler.reconcile)()
     clock.start()
     log.info("scheduler started", leads=leader.is_leader)
     lifecycle.wait(stop)

@@ -1,7 +1,8 @@
 """Turns configurations into connections: reads the platform's rows, and keeps `ari.connections` in step with them.
 
 An error in one row affects only that row. A read that fails changes nothing. When over half of the rows are missing at
-once, they are removed only if the next read confirms it.
+once, they are removed only if the next read confirms it. No row is fetched while neither configurations nor connections
+have changed since a read that left nothing to do.
 """
 
 from __future__ import annotations
@@ -54,7 +55,6 @@ SELECT c.connection_id, c.source_id, c.organization_id, c.state, c.reason, c.ver
        (SELECT min(a.accepted_at) FROM ari.connection_versions a WHERE a.connection_id = c.connection_id
         AND a.endpoint = v.endpoint AND a.app = v.app) AS accepted_at
 FROM ari.connections c LEFT JOIN ari.connection_versions v USING (connection_id, version)
-ORDER BY c.connection_id
 """
 
 
@@ -66,20 +66,38 @@ class Reconciler:
         self._configurations = configurations
         self._sealer = sealer
         self._many_missing = False
+        #: The fingerprints of configurations and connections when they were last in step.
+        self._in_step_at: tuple[str, str] | None = None
 
     def reconcile(self) -> None:
-        """Read the configurations once and apply what changed.
+        """Read the configurations once, if anything has changed, and apply what changed.
 
         Raises:
             DatabaseUnavailable: Nothing was applied, or some rows were, each as a whole.
         """
+        # Taken before the rows are read: what changes in between, or is written here, makes the next run read again.
+        found = self._fingerprints()
+        if found == self._in_step_at:
+            return
+        self._in_step_at = None
+        if self._apply_all():
+            self._in_step_at = found
+
+    def _fingerprints(self) -> tuple[str, str]:
+        configurations = self._configurations.fingerprint()
+        with self._db.connection() as connection:
+            return configurations, database.fingerprint(connection, _READ)
+
+    def _apply_all(self) -> bool:
+        """Apply every configuration; return False if some could not be, or are not applied before the next read."""
         rows = self._configurations.all()
         stored = self._read()
         configured = {row.source_id for row in rows}
         kept = [each for each in stored.values() if each.state != "removed"]
         missing = [each for each in kept if each.source_id not in configured]
         if self._must_confirm(len(missing), len(kept)):
-            return
+            return False
+        is_complete = True
         in_use = _app_instances_in_use(each for each in kept if each.source_id in configured)
         for row in sorted(rows, key=lambda row: row.source_id):
             try:
@@ -89,8 +107,10 @@ class Reconciler:
             except Exception:
                 # A bug that one tenant's row brings to light must not stop the other tenants' rows.
                 log.exception("configuration not applied", source=row.source_id)
+                is_complete = False
         for each in missing:
             self._deactivate(each, "removed", "configuration removed")
+        return is_complete
 
     def _must_confirm(self, missing: int, stored: int) -> bool:
         suspicious = missing > 1 and missing * 2 > stored

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from shared import messages, queues
+from collections.abc import Iterable
+from typing import Protocol
+
+from shared import messages
 from shared.call.ids import ConnectionVersion
 from shared.storage import database
 
@@ -17,10 +20,20 @@ WHERE v.retired_at IS NULL AND (v.socket_state = 'connected' OR EXISTS (
 """
 
 
+class ResyncQueue(Protocol):
+    """Where the requests go. `queues.BrokerCommandQueue` is the adapter. Both methods raise QueueUnavailable."""
+
+    def waiting(self, queue: str) -> int:
+        """Return how many messages are waiting in a queue."""
+
+    def send_all(self, made: Iterable[messages.Message]) -> None:
+        """Enqueue messages, for now."""
+
+
 class Resyncs:
     """Enqueues resyncs, and counts its ticks."""
 
-    def __init__(self, db: database.Database, commands: queues.BrokerCommandQueue) -> None:
+    def __init__(self, db: database.Database, commands: ResyncQueue) -> None:
         self._db = db
         self._commands = commands
         self._tick = 0
@@ -40,5 +53,5 @@ class Resyncs:
     def _request(self, reason: str, *, full: bool) -> None:
         with self._db.connection() as connection:
             rows = connection.execute(_DUE).fetchall()
-        for due in (ConnectionVersion(row["connection_id"], row["version"]) for row in rows):
-            self._commands.send(messages.of_resync(connection=due, reason=reason, full=full))
+        due = (ConnectionVersion(row["connection_id"], row["version"]) for row in rows)
+        self._commands.send_all(messages.of_resync(connection=each, reason=reason, full=full) for each in due)

@@ -13,7 +13,8 @@ from shared.storage import database
 EVERY_SECONDS = 10.0
 _BATCH = 100
 _BATCHES = 20
-#: Most timeline rows of one connection that one run deletes.
+#: One run looks at the oldest timeline rows of so many connections, so many of each; the next run goes on from there.
+_CONNECTIONS = 500
 _EACH = 20
 
 log = structlog.stdlib.get_logger(__name__)
@@ -32,17 +33,32 @@ WITH old AS (
 DELETE FROM ari.calls WHERE call_id IN (SELECT call_id FROM old)
 """
 
-#: Ids rise with the time, so only the first rows of each connection, and of no connection, are read.
-_OTHERS = """
+#: The next connections, and the last of them; NULL when there is none.
+_NEXT = """
+SELECT max(connection_id) AS last FROM (
+    SELECT connection_id FROM ari.connections WHERE connection_id > %(after)s ORDER BY connection_id LIMIT %(most)s
+) AS next
+"""
+
+#: Ids rise with the time, so only the first rows of each connection are read.
+_OF_CONNECTIONS = """
+DELETE FROM ari.timeline WHERE id IN (
+    SELECT id FROM ari.connections c CROSS JOIN LATERAL (
+        SELECT id, at FROM ari.timeline WHERE connection_id = c.connection_id AND call_id IS NULL
+        ORDER BY id LIMIT %(each)s
+    ) AS oldest
+    WHERE c.connection_id > %(after)s AND c.connection_id <= %(last)s
+      AND at < now() - make_interval(days => %(days)s)
+)
+"""
+
+#: Ordered as the index of rows without a call is: ordered by id alone, the calls' rows would be read from the first on.
+_OF_NONE = """
 DELETE FROM ari.timeline WHERE id IN (
     SELECT id FROM (
-        SELECT oldest.* FROM ari.connections c CROSS JOIN LATERAL (
-            SELECT id, at FROM ari.timeline WHERE connection_id = c.connection_id AND call_id IS NULL
-            ORDER BY id LIMIT %(each)s
-        ) AS oldest
-        UNION ALL
-        (SELECT id, at FROM ari.timeline WHERE connection_id IS NULL AND call_id IS NULL ORDER BY id LIMIT %(each)s)
-    ) AS rows WHERE at < now() - make_interval(days => %(days)s)
+        SELECT id, at FROM ari.timeline WHERE connection_id IS NULL AND call_id IS NULL
+        ORDER BY connection_id, id LIMIT %(each)s
+    ) AS oldest WHERE at < now() - make_interval(days => %(days)s)
 )
 """
 
@@ -57,6 +73,8 @@ class Retention:
     def __init__(self, db: database.Database, *, days: int) -> None:
         self._db = db
         self._days = days
+        #: The connection whose rows were looked at last.
+        self._after = 0
 
     def delete_old(self) -> None:
         """Delete a bounded number of calls and rows. Raises DatabaseUnavailable; whole batches are deleted by then."""
@@ -68,9 +86,19 @@ class Retention:
             calls += deleted
             if deleted < _BATCH:
                 break
-        self._delete(_OTHERS, each=_EACH)
+        self._delete_rows_of_connections()
+        self._delete(_OF_NONE, each=_EACH)
         if calls:
             log.info("old calls deleted", calls=calls)
+
+    def _delete_rows_of_connections(self) -> None:
+        with self._db.connection() as connection:
+            row = connection.execute(_NEXT, {"after": self._after, "most": _CONNECTIONS}).fetchone()
+        assert row is not None
+        if row["last"] is not None:
+            self._delete(_OF_CONNECTIONS, each=_EACH, after=self._after, last=row["last"])
+        # After the last connection, from the first one on.
+        self._after = row["last"] or 0
 
     def _delete(self, statement: str, **bounds: int) -> int:
         with self._db.connection() as connection:

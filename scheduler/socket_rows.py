@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 
@@ -15,6 +15,25 @@ from shared.storage import database
 HAND_OFF_SECONDS = 10
 #: A reclaimed app that stays ours for this long is ours again: the next preemption counts as the first.
 _STABLE_SECONDS = 600
+#: Most rows that one statement writes.
+_BATCH = 1000
+
+#: What changes by itself, with the time: each is true from a moment on.
+_MAY_RECLAIM = "coalesce(clock_timestamp() - v.preempted_at >= %(reclaim)s * interval '1 second', false)"
+_HAND_OFF_OVERDUE = f"coalesce(clock_timestamp() - v.assigned_at > interval '{HAND_OFF_SECONDS} seconds', false)"
+_STABLE = f"coalesce(clock_timestamp() - v.assigned_at > interval '{_STABLE_SECONDS} seconds', false)"
+_DRAIN_OVERDUE = "coalesce(clock_timestamp() - v.superseded_at > %(drain)s * interval '1 second', false)"
+_SAME_APP_INSTANCE = "coalesce(c.state = 'active' AND n.endpoint = v.endpoint AND n.app = v.app, false)"
+_SUCCESSOR_CONNECTED = "coalesce(n.socket_state = 'connected', false)"
+_HAS_CALLS = """EXISTS (SELECT 1 FROM ari.calls k WHERE k.connection_id = v.connection_id
+               AND k.connection_version = v.version AND k.state <> 'ended')"""
+
+_SOCKETS = """
+FROM ari.connection_versions v
+JOIN ari.connections c USING (connection_id)
+LEFT JOIN ari.connection_versions n ON n.connection_id = c.connection_id AND n.version = c.version
+WHERE v.retired_at IS NULL
+"""
 
 _WANTED = f"""
 SELECT v.connection_id, v.version, c.organization_id, v.endpoint, v.app, v.ari_user, v.sealed_password, v.ca_bundle,
@@ -22,19 +41,23 @@ SELECT v.connection_id, v.version, c.organization_id, v.endpoint, v.app, v.ari_u
        v.socket_state AS state, v.socket_since AS since, v.last_event_at, v.reconnects, v.last_error AS error,
        v.past_error, v.past_error_at,
        v.reclaims, v.preempted_at IS NOT NULL AS preempted, v.parked_at IS NOT NULL AS parked,
-       coalesce(clock_timestamp() - v.preempted_at >= %(reclaim)s * interval '1 second', false) AS may_reclaim,
-       coalesce(clock_timestamp() - v.assigned_at > interval '{HAND_OFF_SECONDS} seconds', false) AS hand_off_overdue,
-       coalesce(clock_timestamp() - v.assigned_at > interval '{_STABLE_SECONDS} seconds', false) AS stable,
-       coalesce(c.state = 'active' AND n.endpoint = v.endpoint AND n.app = v.app, false) AS same_app_instance,
-       coalesce(n.socket_state = 'connected', false) AS successor_connected,
-       EXISTS (SELECT 1 FROM ari.calls k WHERE k.connection_id = v.connection_id
-               AND k.connection_version = v.version AND k.state <> 'ended') AS has_calls,
-       coalesce(clock_timestamp() - v.superseded_at > %(drain)s * interval '1 second', false) AS drain_overdue
-FROM ari.connection_versions v
-JOIN ari.connections c USING (connection_id)
-LEFT JOIN ari.connection_versions n ON n.connection_id = c.connection_id AND n.version = c.version
-WHERE v.retired_at IS NULL ORDER BY v.connection_id, v.version
-"""  # noqa: S608 - built from constants
+       {_MAY_RECLAIM} AS may_reclaim, {_HAND_OFF_OVERDUE} AS hand_off_overdue, {_STABLE} AS stable,
+       {_SAME_APP_INSTANCE} AS same_app_instance, {_SUCCESSOR_CONNECTED} AS successor_connected,
+       {_HAS_CALLS} AS has_calls, {_DRAIN_OVERDUE} AS drain_overdue
+{_SOCKETS} ORDER BY v.connection_id, v.version
+"""
+
+#: All of `_WANTED` that decides about a socket, except its status, which only the leading scheduler writes. What
+#: matters for few sockets is asked of those alone.
+_DECISIVE = f"""
+SELECT v.connection_id, v.version, v.listener_id, v.epoch, v.previous_listener_id, v.previous_epoch, v.reclaims,
+       v.superseded_at, v.preempted_at, v.parked_at, {_MAY_RECLAIM},
+       CASE WHEN v.previous_listener_id IS NOT NULL THEN {_HAND_OFF_OVERDUE} END,
+       CASE WHEN v.reclaims > 0 THEN {_STABLE} END,
+       CASE WHEN v.superseded_at IS NOT NULL THEN
+            concat_ws(' ', {_SAME_APP_INSTANCE}, {_SUCCESSOR_CONNECTED}, {_HAS_CALLS}, {_DRAIN_OVERDUE}) END
+{_SOCKETS}
+"""
 
 #: Fenced by the leader's term: a scheduler that lost its lease without noticing moves nothing.
 _MOVE = """
@@ -59,6 +82,8 @@ FROM jsonb_to_recordset(%(statuses)s::jsonb) AS s (connection_id integer, versio
     since timestamptz, last_event_at timestamptz, reconnects integer, error text, past_error text,
     past_error_at timestamptz)
 WHERE v.connection_id = s.connection_id AND v.version = s.version
+RETURNING v.connection_id, v.version, v.socket_state AS state, v.socket_since AS since, v.last_event_at, v.reconnects,
+    v.last_error AS error, v.past_error, v.past_error_at
 """
 
 _ADOPT = """
@@ -187,6 +212,11 @@ class SocketRows:
         with self._db.connection() as connection:
             return [_event_socket(row) for row in connection.execute(_WANTED, self._bounds).fetchall()]
 
+    def fingerprint(self) -> str:
+        """Return what is another text when anything has changed by which sockets are assigned."""
+        with self._db.connection() as connection:
+            return database.fingerprint(connection, _DECISIVE, self._bounds)
+
     def move(self, moves: Sequence[Move], term: int) -> dict[ConnectionVersion, EventSocket]:
         """Assign sockets under their next epoch.
 
@@ -204,20 +234,27 @@ class SocketRows:
             }
             for move in moves
         ]
-        with self._db.connection() as connection:
-            rows = connection.execute(_MOVE, {"moves": json.dumps(values), "term": term}).fetchall()
+        rows: list[database.Row] = []
+        for batch in _batches(values):
+            with self._db.connection() as connection:
+                rows += connection.execute(_MOVE, {"moves": json.dumps(batch), "term": term}).fetchall()
         before = {move.socket.connection: move.socket for move in moves}
         changes = {_connection_version(row): row for row in rows}
         return {moved: replace(before[moved], **change) for moved, change in changes.items()}
 
-    def write_statuses(self, statuses: Mapping[ConnectionVersion, SocketStatus]) -> None:
-        """Write the statuses that have changed."""
+    def write_statuses(
+        self, statuses: Mapping[ConnectionVersion, SocketStatus]
+    ) -> dict[ConnectionVersion, SocketStatus]:
+        """Write the statuses that have changed. Returns them as they are now."""
         rows = [
             asdict(status) | {"connection_id": connection.connection_id, "version": connection.number}
             for connection, status in statuses.items()
         ]
-        with self._db.connection() as connection:
-            connection.execute(_WRITE_STATUS, {"statuses": json.dumps(rows, default=str)})
+        written: list[database.Row] = []
+        for batch in _batches(rows):
+            with self._db.connection() as connection:
+                written += connection.execute(_WRITE_STATUS, {"statuses": json.dumps(batch, default=str)}).fetchall()
+        return {_connection_version(row): SocketStatus(**row) for row in written}
 
     def adopt(self, socket: EventSocket, listener: str, epoch: int) -> EventSocket:
         """Adopt an epoch that a listener reports and that is higher than Postgres's, which was restored from a backup.
@@ -275,6 +312,12 @@ def assignment_of(socket: EventSocket, epoch: int, *, draining: bool = False) ->
         fingerprint=str(socket.connection),
         draining=draining,
     )
+
+
+def _batches(rows: Sequence[dict[str, object]]) -> Iterator[Sequence[dict[str, object]]]:
+    """Yield the rows a thousand at a time: thousands in one statement could take longer than a statement may."""
+    for start in range(0, len(rows), _BATCH):
+        yield rows[start : start + _BATCH]
 
 
 def _event_socket(row: database.Row) -> EventSocket:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 import dramatiq
@@ -71,6 +71,13 @@ class BrokerCommandQueue:
         delay_ms = None if wait is None else int(wait.total_seconds() * 1000)
         try:
             self._broker.enqueue(message, delay=delay_ms)
+        except dramatiq.errors.BrokerConnectionError as exc:
+            raise errors.QueueUnavailable(logs.redact(str(exc))) from exc
+
+    def send_all(self, made: Iterable[messages.Message]) -> None:
+        """Enqueue new messages, for now, many with each request. Raises QueueUnavailable; some are enqueued by then."""
+        try:
+            self._broker.enqueue_all(made)
         except dramatiq.errors.BrokerConnectionError as exc:
             raise errors.QueueUnavailable(logs.redact(str(exc))) from exc
 

@@ -80,6 +80,9 @@ class Configurations(Protocol):
     def all(self) -> Collection[ConfigurationRow]:
         """Return the configuration of every Asterisk: all of them or, by an error, none."""
 
+    def fingerprint(self) -> str:
+        """Return what is another text when any of the configurations has changed, at a far lower cost than `all`."""
+
 
 class Routes(Protocol):
     """Which workflow serves a call, and how."""

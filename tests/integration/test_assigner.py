@@ -192,27 +192,152 @@ def test_a_higher_epoch_than_postgres_knows_is_adopted(harness: SchedulerHarness
     assert listeners.assigned("l2")[key].epoch == 7
 
 
-def test_while_nothing_is_new_postgres_is_not_read(harness: SchedulerHarness, listeners: PlayedListeners) -> None:
-    class Counted(SocketRows):
-        reads = 0
+class CountedSockets(SocketRows):
+    """Counts how often the sockets are read, and how often it is asked whether they have changed."""
 
-        def wanted(self) -> list[EventSocket]:
-            self.reads += 1
-            return super().wanted()
+    reads = 0
+    looks = 0
 
+    def wanted(self) -> list[EventSocket]:
+        self.reads += 1
+        return super().wanted()
+
+    def fingerprint(self) -> str:
+        self.looks += 1
+        return super().fingerprint()
+
+
+def test_while_nothing_is_new_postgres_is_not_asked(harness: SchedulerHarness, listeners: PlayedListeners) -> None:
     harness.configure(2)
     listeners.beat("l1")
-    counted = Counted(harness.db, drain_seconds=60, reclaim_seconds=60)
+    counted = CountedSockets(harness.db, drain_seconds=60, reclaim_seconds=60)
     assigner = harness.new_assigner(sockets=counted, full_scan_seconds=60)
     for _ in range(5):
         assigner.tick()
-    assert counted.reads == 1
-    listeners.redis.incr(keys.REPORTS_REVISION)
-    assigner.tick()
-    assert counted.reads == 2
+    assert (counted.reads, counted.looks) == (1, 1)
     listeners.beat("l2")
     assigner.tick()
-    assert counted.reads == 3
+    assert counted.reads == 2
+
+
+def test_new_reports_are_written_without_reading_the_sockets(
+    harness: SchedulerHarness, listeners: PlayedListeners
+) -> None:
+    harness.configure(3)
+    listeners.beat("l1")
+    counted = CountedSockets(harness.db, drain_seconds=60, reclaim_seconds=60)
+    assigner = harness.new_assigner(sockets=counted)
+    for _ in range(3):
+        assigner.tick()
+    before = counted.reads
+    first, second, third = (assignment for _, assignment in sorted(listeners.assigned("l1").items()))
+    listeners.report("l1", first)
+    listeners.report("l1", second, SocketState.CONNECTING, error="refused", last_error="refused", last_error_ms=1)
+    listeners.report("l1", replace(third, epoch=third.epoch - 1))
+    for _ in range(2):
+        assigner.tick()
+    read = "SELECT socket_state, last_error, past_error FROM ari.connection_versions ORDER BY connection_id"
+    assert [tuple(row.values()) for row in harness.rows(read)] == [
+        ("connected", "", ""), ("connecting", "refused", "refused"), ("unassigned", "", ""),
+    ]  # fmt: skip
+    listeners.report("l1", second)
+    assigner.tick()
+    assert [tuple(row.values()) for row in harness.rows(read)][1] == ("connected", "", "refused")
+    assert counted.reads == before
+
+
+def test_the_time_of_an_event_is_not_written_again_within_seconds(
+    harness: SchedulerHarness, listeners: PlayedListeners
+) -> None:
+    harness.configure(1)
+    listeners.beat("l1")
+    harness.tick(3)
+    (assignment,) = listeners.assigned("l1").values()
+    now_ms = listeners.now_ms()
+    written = []
+    for later_ms in (0, 5_000, 12_000):
+        listeners.report("l1", assignment, since_ms=now_ms, last_event_ms=now_ms + later_ms)
+        harness.tick()
+        written.append(round(harness.socket()["last_event_at"].timestamp() * 1000) - now_ms)
+    assert written == [0, 0, 12_000]
+
+
+def test_a_new_report_that_asks_for_an_action_is_acted_on_at_once(
+    harness: SchedulerHarness, listeners: PlayedListeners
+) -> None:
+    harness.configure(1)
+    listeners.beat("l1")
+    assigner = harness.new_assigner(full_scan_seconds=60)
+    assigner.tick()
+    (assignment,) = listeners.assigned("l1").values()
+    listeners.report("l1", assignment, SocketState.REPLACED)
+    assigner.tick()
+    assert harness.socket()["preempted_at"] is not None
+    listeners.report("l1", replace(assignment, epoch=7))
+    assigner.tick()
+    assert harness.owners() == {"1:1": ("l1", 7)}, "a higher epoch is adopted"
+
+
+def test_without_a_live_listener_a_silent_one_is_not_a_reason_to_read_on(
+    harness: SchedulerHarness, listeners: PlayedListeners
+) -> None:
+    harness.configure(1)
+    listeners.beat("l1")
+    harness.tick(2)
+    listeners.die("l1")
+    counted = CountedSockets(harness.db, drain_seconds=60, reclaim_seconds=60)
+    assigner = harness.new_assigner(sockets=counted, timeout_seconds=0.2)
+
+    def settles() -> bool:
+        assigner.tick()
+        return assigner._settled is not None
+
+    until(settles, "the grace period is over")
+    before = counted.reads
+    for _ in range(3):
+        assigner.tick()
+    assert counted.reads == before
+
+
+def test_assignments_that_redis_lost_are_written_again(harness: SchedulerHarness, listeners: PlayedListeners) -> None:
+    harness.configure(1)
+    listeners.beat("l1")
+    harness.tick(3)
+    listeners.redis.delete(keys.assignments("l1"), keys.revision("l1"))
+    harness.tick()
+    assert listeners.assigned("l1")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "superseded_at = now()",
+        "retired_at = now()",
+        "listener_id = 'l9'",
+        "epoch = 9",
+        "previous_listener_id = 'l8'",
+        "parked_at = now()",
+        "reclaims = 1",
+        # What follows is decided by the time that has passed.
+        "preempted_at = now() - interval '61 seconds'",
+        "previous_listener_id = 'l9', assigned_at = now() - interval '11 seconds'",
+        "reclaims = 2, assigned_at = now() - interval '601 seconds'",
+        "superseded_at = '2026-01-01'",
+    ],
+)
+def test_a_change_of_a_socket_by_another_process_is_seen(
+    harness: SchedulerHarness, listeners: PlayedListeners, change: str
+) -> None:
+    harness.configure(2)
+    listeners.beat("l1")
+    counted = CountedSockets(harness.db, drain_seconds=60, reclaim_seconds=60)
+    assigner = harness.new_assigner(sockets=counted)
+    for _ in range(3):
+        assigner.tick()
+    before = counted.reads
+    harness.execute(f"UPDATE ari.connection_versions SET {change} WHERE connection_id = 1")
+    assigner.tick()
+    assert counted.reads == before + 1
 
 
 def test_sockets_of_a_dead_listener_move_to_live_ones_under_a_higher_epoch(

@@ -119,12 +119,14 @@ def test_a_call_is_found_among_many_without_reading_them_all(db: database.Databa
             " '', '{}', 1, true, true, true, false, 1000 + n FROM generate_series(1, 20000) AS n"
         )
         connection.execute("ANALYZE ari.calls")
-        for name in (str(call.call_id), call.call_id.hex[:8], "77", "1762.1"):
+        for name, statement in (
+            (str(call.call_id), call_commands._FIND), (call.call_id.hex[:8], call_commands._FIND),
+            ("77", call_commands._FIND), ("1762.1", call_commands._FIND_CHANNEL),
+        ):  # fmt: skip
             values = call_commands._named(name)
-            rows = connection.execute(f"EXPLAIN {call_commands._FIND}", values).fetchall()
+            rows = connection.execute(f"EXPLAIN {statement}", values).fetchall()
             assert not [row for row in rows if "Seq Scan on calls" in row["QUERY PLAN"]], rows
-            found = connection.execute(call_commands._FIND, values).fetchall()
-            assert [row["call_id"] for row in found][:1] == [call.call_id]
+            assert [row["call_id"] for row in connection.execute(statement, values).fetchall()][:1] == [call.call_id]
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,20 @@ def test_rows_of_other_keys_are_not_configurations(db: database.Database) -> Non
     assert dograh.Configurations(db).all() == []
 
 
+def test_a_change_of_any_configuration_changes_the_fingerprint_and_nothing_else_does(db: database.Database) -> None:
+    configurations = dograh.Configurations(db)
+    seen = [configurations.fingerprint()]
+    for value in (VALUE, VALUE | {"app_password": "other"}, VALUE):
+        configurations.write(1, value, replace=True)
+        seen.append(configurations.fingerprint())
+    configure(db, '{"provider":"ari","x":"\\u0000"}', 2)
+    seen.append(configurations.fingerprint())
+    assert seen[1] == seen[3]
+    assert len(set(seen)) == 4
+    execute(db, "INSERT INTO organization_configurations (organization_id, key, value) VALUES (1, 'OTHER', '{}')")
+    assert configurations.fingerprint() == seen[-1]
+
+
 def test_a_configuration_is_written_once_unless_replaced(db: database.Database) -> None:
     configurations = dograh.Configurations(db)
     configurations.write(1, VALUE, replace=False)

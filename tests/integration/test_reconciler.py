@@ -8,6 +8,7 @@ from scheduler.reconciler import Reconciler
 from shared import errors
 from shared.assignments import SocketState
 from shared.call.ids import ConnectionVersion
+from shared.platform import dograh
 from shared.process import sealing
 from shared.storage.connections import Connections
 from tests import certificates
@@ -225,3 +226,52 @@ def test_a_password_is_sealed_again_after_its_key_was_lost(harness: SchedulerHar
     Reconciler(harness.db, harness.platform, other).reconcile()
     assert harness.connections()[1] == ("active", "", 2)
     assert other.open(harness.versions(1)[1]["sealed_password"]) == "p"
+
+
+def test_a_row_that_failed_is_tried_again_although_nothing_has_changed(
+    harness: SchedulerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.platform.set(1)
+    with monkeypatch.context() as broken:
+        broken.setattr(SEALER, "seal", lambda _secret: 1 / 0)
+        harness.reconcile()
+        harness.reconcile()
+    assert harness.connections() == {}
+    harness.reconcile()
+    assert harness.connections() == {1: ("active", "", 1)}
+
+
+def test_while_nothing_has_changed_no_configuration_is_read(harness: SchedulerHarness) -> None:
+    reads = 0
+
+    def read_all() -> list[dograh.ConfigurationRow]:
+        nonlocal reads
+        reads += 1
+        return type(harness.platform).all(harness.platform)
+
+    harness.platform.all = read_all  # type: ignore[method-assign]
+    harness.platform.set(1)
+    for _ in range(5):
+        harness.reconcile()
+    assert reads == 2, "once for the configuration, once because a connection was written"
+    for change in (
+        "UPDATE ari.connections SET state = 'refused'",
+        "UPDATE ari.connection_versions SET accepted_at = now()",
+    ):
+        harness.execute(change)
+        before = reads
+        harness.reconcile()
+        assert reads == before + 1, change
+        harness.reconcile()
+        harness.reconcile()
+
+
+def test_each_time_that_many_are_missing_is_confirmed(harness: SchedulerHarness) -> None:
+    harness.configure(4)
+    harness.reconcile()
+    for _ in range(2):
+        whole, harness.platform.values = harness.platform.values, {}
+        harness.reconcile()
+        harness.platform.values = whole
+        harness.reconcile()
+    assert {row[0] for row in harness.connections().values()} == {"active"}

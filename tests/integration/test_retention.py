@@ -126,6 +126,25 @@ def test_old_timeline_rows_of_connections_and_of_no_connection_are_deleted(db: d
     assert (count(db, "timeline", "name = 'old'"), count(db, "timeline", "name = 'young'")) == (0, 2)
 
 
+def test_a_run_looks_at_some_connections_and_the_next_one_at_the_next(
+    db: database.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_CONNECTIONS", 2)
+    execute(db, "INSERT INTO ari.connections (source_id, organization_id, state) VALUES (2, 3, 'active')")
+    execute(db, "INSERT INTO ari.connections (source_id, organization_id, state) VALUES (3, 3, 'active')")
+    old = """
+        INSERT INTO ari.timeline (at, connection_id, kind, name, who)
+        SELECT %s, n, 'note', 'x', 'test' FROM generate_series(1, 3) AS n
+    """
+    execute(db, old, ago(33))
+    kept, left = Retention(db, days=DAYS), []
+    for _ in range(4):
+        kept.delete_old()
+        left.append(count(db, "timeline"))
+        execute(db, old, ago(33))
+    assert left == [1, 2, 5, 2], "two connections' rows, the third's, none at the end, those of the first two again"
+
+
 def test_nothing_is_deleted_when_everything_is_kept(db: database.Database) -> None:
     store = PostgresCalls(db, who="test", prefix="aip-")
     call = received(store, days=5000, ended_days=5000)
@@ -177,11 +196,12 @@ def test_of_very_many_calls_a_bounded_number_is_deleted_without_blocking_others(
         db, "calls", "channel_id NOT LIKE 'old-%'"
     )
     assert "Seq Scan" not in plan(db, retention._CALLS)
-    assert "Seq Scan on timeline" not in plan(db, retention._OTHERS)
+    assert "Seq Scan on timeline" not in plan(db, retention._OF_CONNECTIONS)
+    assert "Index Scan using timeline_of_connection on timeline" in plan(db, retention._OF_NONE)
 
 
 def plan(db: database.Database, statement: str) -> str:
     with db.connection() as connection:
-        bounds = {"days": DAYS, "batch": retention._BATCH, "each": retention._EACH}
+        bounds = {"days": DAYS, "batch": retention._BATCH, "each": retention._EACH, "after": 0, "last": 500}
         rows = connection.execute(f"EXPLAIN {statement}", bounds).fetchall()
     return "\n".join(row["QUERY PLAN"] for row in rows)

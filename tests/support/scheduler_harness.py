@@ -51,6 +51,11 @@ class Platform:
             for source_id, value in self.values.items()
         ]
 
+    def fingerprint(self) -> str:
+        if self.away:
+            raise errors.DatabaseUnavailable("away")
+        return repr(self.values)
+
 
 class PlayedListeners:
     """Listeners as Redis shows them: their heartbeats, their assignments, their reports."""
@@ -81,9 +86,10 @@ class PlayedListeners:
     ) -> None:
         report = Report(
             connection_id=assignment.connection_id, version=assignment.version, epoch=assignment.epoch, socket_id="s",
-            state=state, since_ms=self.now_ms(), **fields,
+            state=state, **({"since_ms": self.now_ms()} | fields),
         )  # fmt: skip
         self.redis.hset(keys.reports(name), report.key, assignments.encode(report))
+        self.redis.incr(keys.REPORTS_REVISION)
 
     def report_all(self, *names: str) -> None:
         """Report every assigned socket as open, except for those that drain."""

@@ -14,6 +14,8 @@ from shared.storage import database
 
 KEY = "TELEPHONY_CONFIGURATION"
 
+_ALL = "SELECT id, organization_id, value::text AS value FROM organization_configurations WHERE key = %s"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigurationRow:
@@ -46,16 +48,18 @@ class Configurations:
         tenant's cannot spoil the others'.
         """
         with self._db.connection() as connection:
-            rows = connection.execute(
-                "SELECT id, organization_id, value::text AS value FROM organization_configurations WHERE key = %s",
-                [KEY],
-            ).fetchall()
+            rows = connection.execute(_ALL, [KEY]).fetchall()
         found = []
         for row in rows:
             value = json_values.load(row["value"])
             if telephony_configuration.is_ari(value):
                 found.append(ConfigurationRow(source_id=row["id"], organization_id=row["organization_id"], value=value))
         return found
+
+    def fingerprint(self) -> str:
+        """Return the fingerprint of what `all` would read."""
+        with self._db.connection() as connection:
+            return database.fingerprint(connection, _ALL, [KEY])
 
     def write(self, organization_id: int, value: Mapping[str, Any], *, replace: bool) -> None:
         """Write an organization's configuration, as the platform's own API would.

@@ -1,0 +1,49 @@
+"""The statements that read calls and timeline read few rows of them, by an index, however many there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from bench import history
+from bench.plans import Plan, Plans
+from devstack import servers
+from shared.storage import database
+
+pytestmark = pytest.mark.services
+
+SIZE = history.Size(calls=20_000, rows=3, connections=20, open_calls=100, old_calls=200)
+#: A tenth of the smallest of the tables that grow with the calls.
+FEW = 2_000
+GROWING = {"calls", "timeline", "attempts"}
+
+
+@pytest.fixture
+def log(postgres_server: object) -> Path:
+    """The log of the test run's Postgres."""
+    if not isinstance(postgres_server, servers.Postgres):
+        pytest.skip("the log of another Postgres cannot be read")
+    return postgres_server.folder / "log"
+
+
+def test_no_statement_reads_more_when_there_are_more_ended_calls(database_url: str, log: Path) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        for _ in history.fill(connection, SIZE):
+            pass
+        connection.execute("VACUUM ANALYZE")
+    plans = Plans(database_url, log)
+    db = database.Database(database_url, size=1)
+    db.open()
+    seen: dict[str, list[Plan]] = {}
+    for name, read in history.readers(db, database_url, SIZE).items():
+        read()
+        seen[name] = plans.new()
+    db.close()
+    assert all(seen.values())
+    assert [
+        (name, plan) for name, some in seen.items() for plan in some if plan.scanned & GROWING or plan.read > FEW
+    ] == []
+    (minutes,) = (plan for plan in seen["minutes of the largest tenant, first look"] if plan.indexes)
+    assert minutes.indexes == {"calls_minutes"}, "it has all that is summed up"

@@ -1,0 +1,47 @@
+"""The fingerprint of the sockets changes with everything by which they are assigned, on a real Postgres."""
+
+from __future__ import annotations
+
+import pytest
+
+from scheduler.socket_rows import SocketRows
+from shared.call.states import State
+from tests.support.scheduler_harness import SchedulerHarness
+
+pytestmark = pytest.mark.services
+
+
+@pytest.mark.parametrize(
+    ("fields", "later"),
+    [
+        ("preempted_at = now()", "preempted_at = preempted_at - interval '1 minute'"),
+        ("previous_listener_id = 'l0', assigned_at = now()", "assigned_at = assigned_at - interval '11 seconds'"),
+        ("reclaims = 1, assigned_at = now()", "assigned_at = assigned_at - interval '601 seconds'"),
+        ("superseded_at = now()", "superseded_at = superseded_at - interval '1 minute'"),
+    ],
+)
+def test_what_becomes_due_with_time_changes_the_fingerprint(harness: SchedulerHarness, fields: str, later: str) -> None:
+    harness.configure(1)
+    harness.execute(f"UPDATE ari.connection_versions SET {fields}")
+    sockets = SocketRows(harness.db, drain_seconds=60, reclaim_seconds=60)
+    assert sockets.fingerprint() == (before := sockets.fingerprint())
+    harness.execute(f"UPDATE ari.connection_versions SET {later}")
+    assert sockets.fingerprint() != before
+
+
+def test_the_end_of_a_superseded_versions_last_call_changes_the_fingerprint(harness: SchedulerHarness) -> None:
+    harness.configure(1)
+    harness.execute("UPDATE ari.connection_versions SET superseded_at = now()")
+    harness.new_call("1.1", State.CONNECTED, due_in=100)
+    sockets = SocketRows(harness.db, drain_seconds=60, reclaim_seconds=60)
+    before = sockets.fingerprint()
+    harness.execute("UPDATE ari.calls SET state = 'ended'")
+    assert sockets.fingerprint() != before
+
+
+def test_a_status_does_not_change_the_fingerprint(harness: SchedulerHarness) -> None:
+    harness.configure(1)
+    sockets = SocketRows(harness.db, drain_seconds=60, reclaim_seconds=60)
+    before = sockets.fingerprint()
+    harness.execute("UPDATE ari.connection_versions SET socket_state = 'connected', last_event_at = now()")
+    assert sockets.fingerprint() == before, "or every status written would be followed by reading every socket"
