@@ -139,7 +139,7 @@ class Broker(dramatiq.Broker):
             for message in batch:
                 self._check(message.queue_name)
                 self.emit_before("enqueue", message, None)
-                arguments += [message.queue_name, message_key(message), message.encode(), 0]
+                arguments += [message.queue_name, message_key(message), message.encode(), 0, affinity(message)]
             self._store(*arguments)
             for message in batch:
                 self.emit_after("enqueue", message, None)
