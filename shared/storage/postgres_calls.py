@@ -6,8 +6,8 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import fields, replace
-from datetime import datetime, timedelta
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,13 +15,15 @@ import structlog
 
 from shared import errors
 from shared.call import facts, ids, states, steps
-from shared.call.calls import Call, Change
+from shared.call.calls import Call, Change, replace
 from shared.call.ids import ConnectionVersion
 from shared.storage import call_sql, database, quotas
 from shared.storage.call_store import ClaimRequest, OpenCall
 from shared.storage.timeline import TimelineEntry
 
 log = structlog.stdlib.get_logger(__name__)
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 #: The advisory lock of an organization, beside its id: the platform may use such locks, too. An arbitrary number.
 _ORGANIZATION_LOCK = 0x617269
@@ -283,7 +285,7 @@ class PostgresCalls:
 
 
 def _monotonic() -> datetime:
-    return datetime.fromtimestamp(0).astimezone() + timedelta(seconds=time.monotonic())
+    return _EPOCH + timedelta(seconds=time.monotonic())
 
 
 def _readable(rows: Iterable[database.Row]) -> Iterator[tuple[database.Row, Call]]:

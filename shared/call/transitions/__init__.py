@@ -8,12 +8,11 @@ and are no states; the one stored last orders the join.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from shared.call import commands, facts
-from shared.call.calls import Call
+from shared.call.calls import Call, replace
 from shared.call.commands import Command
 from shared.call.limits import Limits
 from shared.call.states import State

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 
 from shared.call import dialling, facts
-from shared.call.calls import Call
+from shared.call.calls import Call, replace
 from shared.call.limits import Limits
 from shared.call.states import DIALLING, LIVE, Direction, Outcome
 from shared.call.transitions import moves

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 
 from shared.call import commands, facts
-from shared.call.calls import Call
+from shared.call.calls import Call, replace
 from shared.call.limits import Limits
 from shared.call.states import LIVE, Cause, Outcome, State
 from shared.call.transitions import media_leg, moves

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from shared.call import commands, steps
-from shared.call.calls import Call
+from shared.call.calls import Call, replace
 from shared.call.commands import Command
 from shared.call.limits import Limits
 from shared.call.states import Cause, Outcome, State
