@@ -114,7 +114,7 @@ class Call:
 
 
 if TYPE_CHECKING:
-    from dataclasses import replace as replace
+    from dataclasses import replace as replace  # noqa: PLC0414 - exported
 else:
 
     def replace(call: Call, /, **changes: Any) -> Call:
