@@ -1,0 +1,167 @@
+"""What one call costs, from its StasisStart to its end: docs/call-setup.md has the table, and this test makes it.
+
+`UPDATE_DOCS=1` writes it anew. Counted from outside: by a proxy in front of Postgres, by Redis's MONITOR, by the
+simulator's log of requests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from devstack.pipeline import Pipeline, wait_until
+from devstack.tenants import Tenant
+from shared.broker import scripts
+from simulator.testing import SimulatedAsterisk
+from tests.support import postgres_wire
+from tests.support.postgres_wire import PostgresWire
+
+pytestmark = pytest.mark.services
+
+PAGE = Path(__file__).parents[2] / "docs" / "call-setup.md"
+BEGIN, END = "<!-- begin: cost -->\n", "<!-- end: cost -->"
+#: Calls before the one that is counted: statements are prepared by then, connections open, looks remembered.
+WARM_UP_CALLS = 12
+#: Longer than anything of a call still takes once it is connected, or ended.
+QUIET_SECONDS = 0.4
+_SCRIPTS = {scripts.ENQUEUE.digest: "enqueue", scripts.ACK.digest: "ack", scripts.POLL.digest: "poll"}
+
+
+class RedisScripts:
+    """The scripts that Redis runs, as MONITOR shows them."""
+
+    def __init__(self, url: str) -> None:
+        self._client = redis.Redis.from_url(url)
+        self.names: list[str] = []
+        self._is_over = False
+
+    @contextlib.contextmanager
+    def recorded(self) -> Iterator[RedisScripts]:
+        with self._client.monitor() as monitor:  # type: ignore[no-untyped-call]
+            reading = threading.Thread(target=self._read, args=(monitor,), daemon=True)
+            reading.start()
+            yield self
+            self._is_over = True
+            self._client.echo("over")
+            reading.join(5)
+        self._client.close()
+
+    def _read(self, monitor: Any) -> None:
+        while not self._is_over:
+            words = monitor.next_command()["command"].split(" ", 2)
+            if words[0].upper() == "EVALSHA" and words[1] in _SCRIPTS:
+                self.names.append(_SCRIPTS[words[1]])
+
+
+class Cost:
+    """What one part of a call took."""
+
+    def __init__(self, round_trips: list[tuple[str, ...]], names: list[str], requests: list[str]) -> None:
+        self.round_trips = round_trips
+        self.enqueues = names.count("enqueue")
+        self.acks = names.count("ack")
+        self.requests = requests
+
+    @property
+    def statements(self) -> list[str]:
+        return [text for trip in self.round_trips for text in trip if not postgres_wire.is_bracket(text)]
+
+    @property
+    def commits(self) -> int:
+        return postgres_wire.commits(self.round_trips)
+
+
+class Meter:
+    """Tells what was said since it was last asked."""
+
+    def __init__(self, wire: PostgresWire, seen: RedisScripts, simulated: SimulatedAsterisk) -> None:
+        self._wire = wire
+        self._seen = seen
+        self._simulated = simulated
+        self._marks = (0, 0, 0)
+
+    def read(self) -> Cost:
+        time.sleep(QUIET_SECONDS)
+        said, names, asked = self._marks
+        requests = [f"{request.method} {request.path}" for request in self._simulated.control.requests()]
+        cost = Cost(self._wire.round_trips[said:], self._seen.names[names:], requests[asked:])
+        self._marks = (said + len(cost.round_trips), len(self._seen.names), len(requests))
+        return cost
+
+
+@pytest.fixture
+def costs(
+    pipeline: Pipeline, tenant: Tenant, simulated: SimulatedAsterisk, database_url: str, redis_url: str
+) -> Iterator[tuple[Cost, Cost]]:
+    """The cost of the set-up and of the end of one call, on processes that have served calls before."""
+    tenant.configure(simulated.url)
+    with PostgresWire(database_url) as wire, RedisScripts(redis_url).recorded() as seen:
+        pipeline.start("listener", "scheduler")
+        pipeline.start("worker", DATABASE_URL=wire.url)
+        pipeline.wait_connected()
+        meter = Meter(wire, seen, simulated)
+
+        def reaches(leg: str, state: str) -> None:
+            wait_until(lambda: pipeline.state(leg) == state, seconds=10)
+
+        for _ in range(WARM_UP_CALLS + 1):
+            meter.read()
+            leg = simulated.control.dial("voiceai")
+            reaches(leg, "connected")
+            set_up = meter.read()
+            simulated.control.hang_up(leg)
+            reaches(leg, "ended")
+            end = meter.read()
+        yield set_up, end
+
+
+def test_what_a_call_costs_is_in_the_table(costs: tuple[Cost, Cost]) -> None:
+    made = "\n" + _tables(*costs) + "\n"
+    before, found, rest = PAGE.read_text().partition(BEGIN)
+    table, closed, after = rest.partition(END)
+    assert found
+    assert closed
+    if os.environ.get("UPDATE_DOCS") and table != made:
+        PAGE.write_text(before + BEGIN + made + END + after)
+        table = made
+    assert table == made, f"docs/call-setup.md is out of date: run this test with UPDATE_DOCS=1\n{made}"
+    whole = costs[0].round_trips + costs[1].round_trips
+    assert len(costs[0].statements + costs[1].statements) <= 16
+    assert postgres_wire.commits(whole) <= 6
+
+
+def _tables(set_up: Cost, end: Cost) -> str:
+    heads = ("Part", "Round trips to Postgres", "Statements", "Commits", "Messages", "Acks", "Requests to Asterisk")
+    rows = [
+        (part, len(cost.round_trips), len(cost.statements), cost.commits, cost.enqueues, cost.acks, len(cost.requests))
+        for part, cost in (("set-up", set_up), ("end", end))
+    ]
+    # The two events of an end are worked on side by side: in any order.
+    trips = [("set-up", trip) for trip in set_up.round_trips] + [("end", trip) for trip in sorted(end.round_trips)]
+    requests = [("set-up", request) for request in sorted(map(_shown, set_up.requests))]
+    requests += [("end", request) for request in sorted(map(_shown, end.requests))]
+    return "\n".join([
+        _table(heads, rows),
+        _table(("Part", "One round trip to Postgres"), [(p, "; ".join(map(postgres_wire.name, t))) for p, t in trips]),
+        _table(("Part", "Request to Asterisk"), requests),
+    ])  # fmt: skip
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def _shown(request: str) -> str:
+    """Return a request without the ids of this call."""
+    method, path = request.split(" ", 1)
+    words = ["caller" if word.replace(".", "").isdigit() else word for word in path.split("/")]
+    return f"{method} {'/'.join('media leg' if '-m' in word else 'bridge' if '-b' in word else word for word in words)}"
