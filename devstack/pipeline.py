@@ -51,12 +51,16 @@ class Pipeline:
 
     def start(self, *names: str, **environment: str) -> None:
         """Start processes by their name in the Procfile, by default all of them; `worker.2` is a second worker."""
+        self.start_from(ROOT, *names, **environment)
+
+    def start_from(self, root: Path, *names: str, **environment: str) -> None:
+        """Like `start`, from the project in another folder: another release."""
         for name in names or tuple(procfile()):
             _, module_flag, module = procfile()[name.partition(".")[0]]
             log = (self.logs / f"{name}.log").open("ab")
             self._running[name] = subprocess.Popen(  # noqa: S603 - the commands of the Procfile
                 [sys.executable, module_flag, module],
-                cwd=ROOT,
+                cwd=root,
                 env={
                     "PATH": os.environ["PATH"],
                     "DATABASE_URL": self.database_url,
