@@ -24,7 +24,7 @@ from shared.call.calls import Call
 log = structlog.stdlib.get_logger(__name__)
 
 #: How long a created media leg is waited for here. It is also what a StasisStart that reaches another worker costs the
-#: caller. A voice agent nearby accepts within 10 ms, one across an ocean within 200.
+#: caller. A voice agent on the same network accepts within some 10 ms; for a slower one, two commits more matter little.
 WAIT_SECONDS = 0.25
 #: Most legs awaited; for any other, LegsCreated is stored at once.
 CAPACITY = 1000
