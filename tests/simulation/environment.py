@@ -281,6 +281,8 @@ class _AwaitedLegs:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        #: Most legs that each process waits for.
+        self.capacity = awaited_legs.CAPACITY
         #: What ended the waits, and how often.
         self.ends: Counter[str] = Counter()
 
@@ -316,7 +318,7 @@ class _AwaitedLegs:
 
     def _here(self, process: Process) -> AwaitedLegs[Claim]:
         if process.awaited_legs is None:
-            process.awaited_legs = AwaitedLegs(monotonic=self._world.monotonic)
+            process.awaited_legs = AwaitedLegs(capacity=self.capacity, monotonic=self._world.monotonic)
         return process.awaited_legs
 
     @staticmethod

@@ -97,6 +97,9 @@ class History:
         if target.state is State.ADMITTED and not self.is_faultless:
             # A call stays in this state only if another worker does the next step.
             self.environment.workers.always_alone = True
+        if target.state is State.JOINING and not self.is_faultless:
+            # A call stays in this state only if its media leg was not awaited.
+            self.environment.awaited_legs.capacity = 0
         self.environment.invariants.entered = self._aim
         self.environment.invariants.is_prompt = self.is_faultless
         self._agents_are_good = True
