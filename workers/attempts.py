@@ -51,7 +51,13 @@ class Attempts:
         except errors.AsteriskUnreachable as exc:
             self._postpone(call, attempt, str(exc))
             return
-        if attempt > 1 and self._is_whole(call):
+        try:
+            is_whole = attempt > 1 and self._is_whole(call)
+        except errors.AsteriskUnreachable as exc:
+            # A new attempt would remove the legs of the one before, which may be joined.
+            self._postpone(call, attempt, str(exc))
+            return
+        if is_whole:
             # The attempt before took effect; only the answer, or the worker that waited for it, was lost.
             self.flow.report(call, facts.LegsCreated(attempt=call.attempt))
             return
@@ -115,7 +121,9 @@ class Attempts:
             self.send_later(message, timedelta(seconds=_POSTPONE_SECONDS))
 
     def _is_whole(self, call: Call) -> bool:
-        """True if both the leg and the bridge of the call's newest attempt are there; False when that is not known.
+        """True if both the leg and the bridge of the call's newest attempt are there.
+
+        Raises AsteriskUnreachable when that is not known.
 
         If only the bridge is missing it is created now: the agent is on the line, and would accept no second leg for
         the run. A second request for a bridge, unlike one for a leg, is answered 409.
@@ -125,6 +133,10 @@ class Attempts:
         media_id, bridge_id = self.naming.media_id(call), self.naming.bridge_id(call)
         looks: list[Request[object]] = [ari_requests.channel(media_id), ari_requests.bridge(bridge_id)]
         leg, bridge = asterisk.together(*looks)
+        for result in (leg, bridge):
+            if isinstance(result, errors.AsteriskUnreachable):
+                self.writer.store.append_timeline(budget.timeline(), call=call)
+                raise result
         has_leg, has_bridge = isinstance(leg, events.Channel), isinstance(bridge, ari_requests.Bridge)
         if has_leg and bridge is None:
             (created,) = asterisk.together(ari_requests.create_bridge(bridge_id))

@@ -24,10 +24,13 @@ from shared.call.calls import Call
 log = structlog.stdlib.get_logger(__name__)
 
 #: How long a created media leg is waited for here. It is also what a StasisStart that reaches another worker costs the
-#: caller. A voice agent on the same network accepts within some 10 ms; for a slower one, two commits more matter little.
+#: caller. A voice agent on the same network accepts within some 10 ms; for a slower one two more commits matter little.
 WAIT_SECONDS = 0.25
 #: Most legs awaited; for any other, LegsCreated is stored at once.
 CAPACITY = 1000
+
+#: How long a closing process waits for the thread, which may be storing a claim.
+_JOIN_SECONDS = 5.0
 
 _Key = tuple[UUID, int]
 
@@ -40,7 +43,10 @@ class Settleable(Protocol):
         """The call, whose attempt names the leg."""
 
     def settle(self) -> None:
-        """Store that the legs were created, and end the claim. Raises a PipelineError."""
+        """Store what is known of the legs, and end the claim. Raises a PipelineError; then the claim stands."""
+
+    def has_time(self, seconds: float) -> bool:
+        """True if the claim ends no earlier than in this time."""
 
 
 _Claim = TypeVar("_Claim", bound=Settleable)
@@ -60,6 +66,9 @@ class Awaited(Protocol[_Claim]):
 
     def take(self, call_id: UUID, attempt: int, *, connection_id: int) -> _Claim | None:
         """Return the parked claim of a leg on this connection, which is then no longer kept; or None."""
+
+    def put_back(self, claim: _Claim) -> None:
+        """Keep a claim again whose facts could not be stored, as long as it stands."""
 
 
 class AwaitedLegs(Generic[_Claim]):
@@ -85,6 +94,7 @@ class AwaitedLegs(Generic[_Claim]):
         self._monotonic = monotonic
         self._parked = parked
         self._lock = threading.Lock()
+        self._is_closed = False
         #: Legs that are being created.
         self._expected: set[_Key] = set()
         #: The parked claims, and when the wait of each ends; the oldest first.
@@ -92,7 +102,7 @@ class AwaitedLegs(Generic[_Claim]):
 
     def expect(self, claim: _Claim) -> None:
         with self._lock:
-            if len(self._expected) + len(self._claims) < self._capacity:
+            if not self._is_closed and len(self._expected) + len(self._claims) < self._capacity:
                 self._expected.add(_key(claim.call))
 
     def park(self, claim: _Claim) -> bool:
@@ -122,6 +132,12 @@ class AwaitedLegs(Generic[_Claim]):
             del self._claims[key]
         return claim
 
+    def put_back(self, claim: _Claim) -> None:
+        with self._lock:
+            if not self._is_closed and claim.has_time(0.0):
+                self._claims[_key(claim.call)] = (claim, self._monotonic() + self._wait_seconds)
+        self._parked()
+
     def expired(self) -> list[_Claim]:
         """Return the claims whose wait has ended; they are no longer kept."""
         now = self._monotonic()
@@ -138,7 +154,7 @@ class AwaitedLegs(Generic[_Claim]):
     def close(self) -> list[_Claim]:
         """Park no more claims; return those parked, which are no longer kept."""
         with self._lock:
-            self._capacity = 0
+            self._is_closed = True
             self._expected.clear()
             claims = [claim for claim, _ in self._claims.values()]
             self._claims.clear()
@@ -156,11 +172,15 @@ class Waiting(Generic[_Claim]):
         self._thread.start()
 
     def close(self) -> None:
-        """Park no more claims, and store what is known of the awaited legs: any worker may go on with them."""
+        """Park no more claims, and store what is known of the awaited legs: any worker may go on with them.
+
+        Takes a few seconds at most, also without Postgres.
+        """
+        claims = self.legs.close()
         self._closed.set()
         self._any.set()
-        self._thread.join()
-        store(self.legs.close())
+        store(claims)
+        self._thread.join(_JOIN_SECONDS)
 
     def _run(self) -> None:
         while not self._closed.is_set():
@@ -168,18 +188,26 @@ class Waiting(Generic[_Claim]):
             # A claim may be parked between the look and the clearing: it is looked for once more after that.
             self._any.clear()
             while not self._closed.wait(WAIT_SECONDS / 4) and not self.legs.is_empty():
-                store(self.legs.expired())
+                for claim in store(self.legs.expired()):
+                    self.legs.put_back(claim)
 
 
-def store(claims: Sequence[Settleable]) -> None:
-    """Store that the legs of these claims were created, and end the claims. Whatever fails is left to the sweep."""
-    for claim in claims:
+def store(claims: Sequence[_Claim]) -> Sequence[_Claim]:
+    """Store what is known of the legs of these claims, and end the claims.
+
+    Returns:
+        Those that could not be stored for now, the first one and all after it: each would cost a time-out. A claim that
+        ends before is left to the sweep.
+    """
+    for number, claim in enumerate(claims):
         try:
             claim.settle()
-        except errors.PipelineError as exc:
-            log.warning("created legs not stored, left to the sweep", call=str(claim.call.call_id), reason=str(exc))
+        except errors.TransientError as exc:
+            log.warning("awaited legs not stored", calls=len(claims) - number, reason=str(exc))
+            return claims[number:]
         except Exception:
-            log.exception("created legs not stored, left to the sweep", call=str(claim.call.call_id))
+            log.exception("awaited legs not stored, left to the sweep", call=str(claim.call.call_id))
+    return ()
 
 
 def _key(call: Call) -> _Key:

@@ -108,6 +108,7 @@ class Claim(TimedBudget):
         #: The call as the store has it, if facts were deferred.
         self._stored: Call | None = None
         self._deferred: tuple[facts.Fact, ...] = ()
+        self._orders = True
 
     def __enter__(self) -> Claim:
         return self
@@ -119,7 +120,8 @@ class Claim(TimedBudget):
             self._roll_back(exc)
         finally:
             # A step that breaks off ends its claim: the call's deadline brings it on, not the end of the claim.
-            if exc is not None and not self._is_new:
+            # Deferred facts need it still.
+            if exc is not None and not self._is_new and not self._deferred:
                 with contextlib.suppress(errors.PipelineError):
                     self._writer.store.release(self.call.call_id, self._owner)
 
@@ -157,6 +159,11 @@ class Claim(TimedBudget):
         self.step = step
         self.is_continued = True
 
+    @property
+    def has_deferred(self) -> bool:
+        """True if facts are still to be stored."""
+        return bool(self._deferred)
+
     def has_time(self, seconds: float) -> bool:
         """True if the claim ends no earlier than in this time."""
         return self._ends_at - self._writer.clock.monotonic() >= seconds
@@ -185,14 +192,24 @@ class Claim(TimedBudget):
             CallExists: The call is new, and there is one of its identity.
         """
         started, then = self._writer.clock.monotonic(), self._following()
-        recorded = self._store(happened, then)
+        try:
+            recorded = self._store(happened, then)
+        except errors.PipelineError:
+            if self._deferred:
+                self.defer(*happened)
+            raise
         self.call = recorded.call
+        self._stored, self._deferred = None, ()
         return following(self._writer, recorded, started)
 
-    def settle(self) -> None:
-        """Store the deferred facts and end the claim; what they lead to is ordered by message."""
+    def settle(self, *, orders: bool = True) -> None:
+        """Store the deferred facts and end the claim. If that fails they stay deferred, and the claim stands.
+
+        Args:
+            orders: What they lead to is ordered by message; if False, the call's deadline orders it.
+        """
+        self._then, self._orders = (), orders
         with self:
-            self._then = ()
             self.record()
 
     def retry_locked(self) -> None:
@@ -221,7 +238,7 @@ class Claim(TimedBudget):
         note = TimelineEntry(kind="note", name=f"{self.step} gave up", detail=reason)
         if self._deferred:
             self._timeline.append(note)
-            self.settle()
+            self.settle(orders=False)
             return
         self._writer.store.append_timeline([*self.timeline(), note], call=self.call)
         self._writer.store.release(self.call.call_id, self._owner)
@@ -238,17 +255,18 @@ class Claim(TimedBudget):
 
     def _store(self, happened: Sequence[facts.Fact], then: Collection[Step]) -> Recorded:
         timeline = self.timeline()
-        if self._stored is not None:
-            self.call, happened = self._stored, (*self._deferred, *happened)
-            self._stored, self._deferred = None, ()
-        if self._work is not None:
-            try:
+        try:
+            if self._work is not None:
                 return self._work.record(*happened, timeline=timeline, owner=self._owner, then=then)
-            except VersionConflict:
-                self._timeline = timeline
-                raise
-        record = self._writer.record_new if self._is_new else self._writer.record
-        return record(self.call, *happened, timeline=timeline, owner=self._owner, then=then)
+            if self._is_new:
+                return self._writer.record_new(self.call, *happened, timeline=timeline, owner=self._owner, then=then)
+            call, all_facts = self._stored or self.call, (*self._deferred, *happened)
+            return self._writer.record(
+                call, *all_facts, timeline=timeline, owner=self._owner, then=then, orders=self._orders
+            )
+        except (VersionConflict, errors.PipelineError):
+            self._timeline = timeline
+            raise
 
     def _following(self) -> Collection[Step]:
         if self._then is None:

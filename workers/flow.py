@@ -10,6 +10,7 @@ claimed.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from uuid import UUID
@@ -70,7 +71,11 @@ class Flow:
         """
         waiting = self._awaited.take(call.call_id, call.attempt, connection_id=call.connection_id)
         if waiting is not None:
-            waiting.settle()
+            try:
+                waiting.settle()
+            except errors.TransientError:
+                self._awaited.put_back(waiting)
+                raise
             call = waiting.call
         started = self._writer.clock.monotonic()
         then = self._next_steps(call) if ordered is None else {ordered}
@@ -83,14 +88,29 @@ class Flow:
         claim = self._awaited.take(call_id, attempt, connection_id=connection_id)
         if claim is None:
             return False
-        ready, claim_seconds = facts.MediaReady(attempt=attempt), self._writer.limits.claim(Step.BRIDGE).total_seconds()
-        if Step.BRIDGE in self._serves and claim.has_time(claim_seconds - _MEDIA_SECONDS):
+        try:
+            self._join_awaited(claim, facts.MediaReady(attempt=attempt))
+        except errors.TransientError:
+            # The legs may be joined. What is known is stored by the message's retry, or when the wait is over.
+            self._awaited.put_back(claim)
+            raise
+        except Exception:
+            with contextlib.suppress(errors.PipelineError):
+                claim.settle(orders=False)
+            raise
+        return True
+
+    def _join_awaited(self, claim: Claim, ready: facts.MediaReady) -> None:
+        join_seconds = self._writer.limits.claim(Step.BRIDGE).total_seconds() - _MEDIA_SECONDS
+        if claim.is_continued:
+            # It was here before, and could not be stored.
+            claim.settle()
+        elif Step.BRIDGE in self._serves and claim.has_time(join_seconds):
             claim.continue_with(Step.BRIDGE, ready)
             self.run(claim)
         else:
             claim.defer(ready)
             claim.settle()
-        return True
 
     def admit(self, call: Call, arrival: Arrival) -> bool:
         """Write a new call and run its admission; return False when there is a call of its identity already.

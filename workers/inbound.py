@@ -105,7 +105,7 @@ class Inbound:
                 self._end_named_run(last, args)
                 return
             case stasis_entry.Entry.MISSED_STASIS_END:
-                self.writer.record(last, facts.CallerLeft(stamp=stamp))
+                self.flow.report(last, facts.CallerLeft(stamp=stamp))
             case stasis_entry.Entry.NEW if not self.is_in_stasis(connection, leg):
                 return
         again = replace(call, call_id=self.writer.new_id(), entry=last.entry + 1)

@@ -86,6 +86,8 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     log.info("worker started", queues=sorted(config.queues) or "all", threads=config.pool_threads)
     lifecycle.wait(stop, liveness.touch)
     log.info("worker stopping", drain_seconds=config.drain_seconds)
+    for pool in running:
+        pool.drain()
     waiting.close()
     pools.stop(running, config.drain_seconds)
     db.close()

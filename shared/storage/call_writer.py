@@ -153,6 +153,7 @@ class CallWriter:
         owner: str = "",
         then: Collection[Step] = (),
         retry_on_conflict: bool = True,
+        orders: bool = True,
     ) -> Recorded:
         """Store what facts make of a call. On a version conflict, read the call again and ask the core again.
 
@@ -165,6 +166,7 @@ class CallWriter:
                 write and its command is not enqueued: the caller carries it out.
             retry_on_conflict: If False, drop the facts on a version conflict instead of evaluating them against the
                 new version.
+            orders: If False, what the facts lead to is not enqueued: it is left to the deadline.
 
         Raises:
             TransientError: The store is unavailable, or other processes write the call without pause.
@@ -174,10 +176,13 @@ class CallWriter:
             if not transition.changes:
                 if timeline:
                     self.store.append_timeline(timeline, call=call)
-                self.enqueue(transition.due(claimed=False), call)
+                if orders:
+                    self.enqueue(transition.due(claimed=False), call)
                 return Recorded(call=call, applied=False)
             claim = self.claim_for(transition, then, owner)
             saved = self.store.save(transition.changes, timeline=timeline, owner=owner, claim=claim)
+            if saved is not None and not orders:
+                return Recorded(call=saved, applied=True, claim=claim)
             if saved is not None:
                 return self.stored(transition, saved, claim)
             if not retry_on_conflict:

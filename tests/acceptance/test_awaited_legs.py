@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
 from tests.acceptance.environment import Deploy, Deployment, Environment
@@ -58,6 +60,23 @@ def test_a_worker_killed_while_it_waits_leaves_the_leg_to_another(env: Environme
     deployment.pipeline.start("worker")
     env.wait_state(leg, "connected", seconds=40)
     assert env.is_joined(leg), env.describe()
+
+
+def test_a_join_that_cannot_be_stored_is_stored_later_and_not_repeated(
+    env: Environment, deployment: Deployment
+) -> None:
+    with contextlib.closing(psycopg.connect(deployment.database_url)) as other:
+        with env.control.hold("GET", "/bridges/*-b1", "after") as point:
+            leg = env.dial()
+            point.wait_arrived()
+            # Longer than a statement may wait for a lock.
+            other.execute("LOCK TABLE ari.calls IN ACCESS EXCLUSIVE MODE")
+        time.sleep(3)
+        other.rollback()
+    env.wait_state(leg, "connected", seconds=5)
+    assert (env.pipeline.call(leg)["attempt"], env.is_joined(leg)) == (1, True), env.describe()
+    assert env.count("POST", f"/bridges/{env.own(leg, 'b')}/addChannel") == 1
+    assert {channel["gaps"] for channel in env.control.channels()} == {0}
 
 
 def test_a_worker_that_stops_stores_what_it_waits_for(env: Environment, deployment: Deployment) -> None:

@@ -312,9 +312,18 @@ class _AwaitedLegs:
             self._world.start(process, "wait over", lambda: self._store(process))
 
     def _store(self, process: Process) -> None:
-        claims = self._here(process).expired()
+        here = self._here(process)
+        claims = here.expired()
         self.ends["an awaited leg: wait over"] += len(claims)
-        awaited_legs.store(claims)
+        for claim in awaited_legs.store(claims):
+            self._put_back(process, claim)
+
+    def put_back(self, claim: Claim) -> None:
+        self._put_back(self._process(), claim)
+
+    def _put_back(self, process: Process, claim: Claim) -> None:
+        self._here(process).put_back(claim)
+        self._world.after(awaited_legs.WAIT_SECONDS, lambda: self._expire(process))
 
     def _here(self, process: Process) -> AwaitedLegs[Claim]:
         if process.awaited_legs is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -196,7 +196,67 @@ def test_a_join_of_unknown_outcome_stores_what_is_known_and_is_ordered_again(sce
     going = scene.begin()
     scene.join = errors.AsteriskUnreachable("no answer in time")
     assert going.media_ready(CALL_ID, 1, connection_id=CONNECTION)
-    assert (scene.call.state, scene.claim_owner, scene.queue.names) == (State.JOINING, None, ["JoinLegs"])
+    # Ordered by the deadline: at once, the first request might still be under way.
+    assert (scene.call.state, scene.claim_owner, scene.queue.names) == (State.JOINING, None, [])
+
+
+def failing_saves(scene: Scene, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Let the next saves fail, as without Postgres."""
+    save, left = scene.store.save, [errors.DatabaseUnavailable("away")] * count
+
+    def fail_first(*args: Any, **given: Any) -> Call | None:
+        if left:
+            raise left.pop()
+        return save(*args, **given)
+
+    monkeypatch.setattr(scene.store, "save", fail_first)
+
+
+@pytest.mark.parametrize("stored_by", ["the message's retry", "the end of the wait", "a hang-up"])
+def test_a_join_that_could_not_be_stored_is_stored_later_and_not_repeated(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, stored_by: str
+) -> None:
+    going = scene.begin()
+    failing_saves(scene, monkeypatch, 2)
+    for _ in range(2):
+        with pytest.raises(errors.DatabaseUnavailable):
+            going.media_ready(CALL_ID, 1, connection_id=CONNECTION)
+    assert (scene.call.state, len(scene.joins)) == (State.PREPARED, 1)
+    assert scene.claim_owner is not None
+    if stored_by == "the message's retry":
+        assert going.media_ready(CALL_ID, 1, connection_id=CONNECTION)
+    elif stored_by == "the end of the wait":
+        scene.clock.now += awaited_legs.WAIT_SECONDS
+        assert awaited_legs.store(scene.legs.expired()) == ()
+    else:
+        scene.worker(serves=frozenset()).report(scene.call, facts.CallerLeft())
+    assert scene.call.connected_at is not None
+    assert scene.call.state is (State.ENDING if stored_by == "a hang-up" else State.CONNECTED)
+    assert len(scene.joins) == 1
+    assert scene.legs.is_empty()
+
+
+def test_a_claim_that_has_ended_is_not_kept_for_facts_that_could_not_be_stored(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going = scene.begin()
+    failing_saves(scene, monkeypatch, 1)
+    scene.clock.now += LIMITS.claim(Step.MEDIA).total_seconds() + 0.1
+    with pytest.raises(errors.DatabaseUnavailable):
+        going.media_ready(CALL_ID, 1, connection_id=CONNECTION)
+    assert scene.legs.is_empty()
+
+
+def test_what_is_known_of_the_legs_is_stored_though_the_join_raises(scene: Scene) -> None:
+    going = scene.begin()
+
+    def join(_claim: Claim) -> Sequence[facts.Fact]:
+        raise KeyError("a mistake")
+
+    going._steps[Step.BRIDGE]._work = join  # type: ignore[attr-defined]
+    with pytest.raises(KeyError):
+        going.media_ready(CALL_ID, 1, connection_id=CONNECTION)
+    assert (scene.call.state, scene.claim_owner, scene.queue.names) == (State.JOINING, None, [])
 
 
 def test_a_claim_too_old_for_a_join_is_stored_first(scene: Scene) -> None:
@@ -243,10 +303,14 @@ def test_a_step_that_raises_leaves_no_expectation(scene: Scene) -> None:
 class _AClaim:
     """A claim that notes that it was settled."""
 
-    def __init__(self, call: Call = ADMITTED, error: Exception | None = None) -> None:
+    def __init__(self, call: Call = ADMITTED, error: Exception | None = None, *, has_time: bool = False) -> None:
         self.call = call
+        self._has_time = has_time
         self.settled = threading.Event()
         self._error = error
+
+    def has_time(self, _seconds: float) -> bool:
+        return self._has_time
 
     def settle(self) -> None:
         self.settled.set()
@@ -266,6 +330,25 @@ def test_the_thread_ends_each_wait_and_survives_what_fails() -> None:
         assert _parked(waiting, claim)
         assert claim.settled.wait(5)
     waiting.close()
+
+
+def test_the_thread_tries_again_what_could_not_be_stored() -> None:
+    waiting: awaited_legs.Waiting[Claim] = awaited_legs.Waiting()
+    claim = _AClaim(error=errors.DatabaseUnavailable("away"), has_time=True)
+    assert _parked(waiting, claim)
+    for _ in range(3):
+        assert claim.settled.wait(5)
+        claim.settled.clear()
+    waiting.close()
+
+
+def test_closing_without_postgres_tries_one_claim_only() -> None:
+    """Each would cost a time-out, and the pools wait."""
+    waiting: awaited_legs.Waiting[Claim] = awaited_legs.Waiting()
+    claims = [_AClaim(replace(ADMITTED, attempt=n), errors.DatabaseUnavailable("away")) for n in (1, 2, 3)]
+    assert all(_parked(waiting, claim) for claim in claims)
+    waiting.close()
+    assert [claim.settled.is_set() for claim in claims] == [True, False, False]
 
 
 def test_closing_settles_what_is_parked_and_parks_no_more() -> None:
