@@ -193,6 +193,12 @@ _MEANINGS: list[tuple[tuple[type[psycopg.Error], ...], type[errors.PipelineError
         "this Postgres is read-only: a standby?",
     ),
     (
+        # Of the features that Postgres lacks none is used: a plan was made before its table was altered.
+        (psycopg.errors.FeatureNotSupported,),
+        errors.DatabaseUnavailable,
+        "{}: tried again on another connection",
+    ),
+    (
         (psycopg.errors.InvalidSqlStatementName, psycopg.errors.DuplicatePreparedStatement),
         errors.DatabaseUnavailable,
         "{}: the pooler in between keeps no prepared statements, so none are used from now on",

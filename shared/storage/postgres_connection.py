@@ -26,6 +26,9 @@ _MOST_PREPARED = 100
 _GRACE_SECONDS = 3.0
 #: Errors of a pooler that leads each transaction to another connection, where the statement was not prepared.
 _NOT_KEPT = ("26000", "42P05")
+#: Errors that each further use of the connection would meet as well: a statement was prepared before its table was
+#: altered, and a server that stays read-only (after a fail-over another one is not).
+_SPOILED = ("0A000", "25006")
 _PLACEHOLDER = re.compile(r"%(?:\((\w+)\))?s|%%")
 
 
@@ -174,6 +177,8 @@ class Connection:
             error = psycopg.errors.error_from_result(failed)
             if error.sqlstate in _NOT_KEPT:
                 self._statements.are_kept = False
+            if error.sqlstate in _SPOILED:
+                self._pg.finish()
             raise error
 
     @contextlib.contextmanager

@@ -280,6 +280,48 @@ def test_behind_a_pooler_that_loses_prepared_statements_none_are_used_after_the_
             connection.execute("DELETE FROM things")
 
 
+def test_a_table_that_is_altered_costs_each_connection_one_failure_at_most(database_url: str) -> None:
+    db = database.Database(database_url, size=3)
+    db.open()
+
+    def read() -> str:
+        with db.connection() as connection:
+            row = connection.execute("SELECT * FROM altered").fetchone()
+        return str(row)
+
+    try:
+        with db.connection() as connection:
+            connection.execute("CREATE TABLE altered (id integer)")
+            connection.execute("INSERT INTO altered VALUES (1)")
+        with db.connection() as first, db.connection() as second, db.connection() as third:
+            for connection in (first, second, third):
+                connection.execute("SELECT * FROM altered")
+        with db.connection() as connection:
+            connection.execute("ALTER TABLE altered ALTER COLUMN id TYPE text")
+        failed = 0
+        for _ in range(10):
+            try:
+                assert read() == "{'id': '1'}"
+            except errors.DatabaseUnavailable as exc:
+                assert "cached plan" in str(exc)
+                failed += 1
+        assert 1 <= failed <= 3
+    finally:
+        db.close()
+
+
+def test_a_connection_to_a_server_that_is_read_only_is_not_used_again(db: database.Database, database_url: str) -> None:
+    before = pid(db)
+    with db.connection() as connection:
+        connection.execute("SET default_transaction_read_only = on")
+    with pytest.raises(errors.DatabaseUnavailable, match="read-only"), db.transaction() as connection:
+        connection.execute("INSERT INTO ari.leases VALUES ('a', 'b', 1, now())")
+    for number in range(3):
+        with db.transaction() as connection:
+            connection.execute("INSERT INTO ari.leases VALUES (%s, 'b', 1, now())", [str(number)])
+    assert pid(db) != before
+
+
 @pytest.mark.parametrize(
     ("text", "values"),
     [("SELECT %s", []), ("SELECT %s", [1, 2]), ("SELECT %(a)s", [1])],
