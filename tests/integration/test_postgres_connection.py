@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 
 from devstack import tcp_proxy
@@ -237,6 +238,67 @@ def test_the_connection_that_was_given_back_last_is_taken_first(database_url: st
         assert len({pid(db) for _ in range(3)}) == 1
     finally:
         db.close()
+
+
+def pids(db: database.Database, count: int) -> list[int]:
+    """The connections that so many uses at once get; idle ones are there for all of them."""
+    with contextlib.ExitStack() as stack:
+        used = [stack.enter_context(db.connection()) for _ in range(count)]
+        rows = [connection.execute("SELECT pg_backend_pid() AS pid").fetchone() for connection in used]
+    return [row["pid"] for row in rows if row is not None]
+
+
+def test_of_connections_that_are_not_needed_the_one_that_lay_longest_is_closed(database_url: str) -> None:
+    db = database.Database(database_url, size=3)
+    db.open()
+    try:
+        # Given back in the opposite order.
+        newest, middle, _ = pids(db, 3)
+        # As if one had not been needed for long.
+        db._pool._nconns_min = 1
+        db._pool._shrink_pool()
+        assert len(db._pool._pool) == 2
+        assert pids(db, 2) == [newest, middle]
+    finally:
+        db.close()
+
+
+def test_after_a_restart_of_the_server_no_old_connection_is_used(database_url: str) -> None:
+    with tcp_proxy.TcpProxy(database_url) as proxy:
+        db = database.Database(proxy.url, size=4)
+        db.open()
+        try:
+            before = pids(db, 4)
+            with db.connection() as connection:
+                row = connection.execute("SELECT pg_backend_pid() AS pid").fetchone()
+            proxy.cut()
+            proxy.mend()
+            with pytest.raises(errors.DatabaseUnavailable):
+                pid(db)
+            assert row == {"pid": before[0]}
+            assert not set(pids(db, 4)) & set(before)
+        finally:
+            db.close()
+
+
+def test_connections_that_were_in_use_at_a_restart_do_not_replace_the_new_ones(database_url: str) -> None:
+    with tcp_proxy.TcpProxy(database_url) as proxy:
+        db = database.Database(proxy.url, size=4)
+        db.open()
+        try:
+            pids(db, 4)
+            late = db.connection()
+            late.__enter__()
+            proxy.cut()
+            proxy.mend()
+            with pytest.raises(errors.DatabaseUnavailable):
+                pid(db)
+            renewed = pids(db, 3)
+            with pytest.raises(errors.DatabaseUnavailable):
+                late.__exit__(psycopg.OperationalError, psycopg.OperationalError("lost"), None)
+            assert set(renewed) <= set(pids(db, 4))
+        finally:
+            db.close()
 
 
 def test_a_statement_is_prepared_once(db: database.Database) -> None:
