@@ -6,7 +6,7 @@ psycopg connects and converts values. Its cursors are left out: for one short st
 from __future__ import annotations
 
 import contextlib
-import itertools
+import hashlib
 import re
 import select
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,16 +57,15 @@ class Statements:
         #: False once a pooler in between has lost one: from then on nothing is prepared.
         self.are_kept = True
         self._known: dict[str, _Statement] = {}
-        self._numbers = itertools.count()
 
     def of(self, text: str) -> _Statement:
         """Return the statement of a text with `%s` or `%(name)s` in the place of values."""
         known = self._known.get(text)
         # Of two threads that read one text at once, both go on with the first one's result.
-        return known if known is not None else self._known.setdefault(text, _read(text, next(self._numbers)))
+        return known if known is not None else self._known.setdefault(text, _read(text))
 
 
-def _read(text: str, statement_number: int) -> _Statement:
+def _read(text: str) -> _Statement:
     names: dict[str, int] = {}
     count = 0
 
@@ -81,7 +80,8 @@ def _read(text: str, statement_number: int) -> _Statement:
 
     sql = _PLACEHOLDER.sub(number, text).encode()
     return _Statement(
-        name=b"s%d" % statement_number,
+        # Behind a pooler another process may have prepared a statement of that name: it is this one, then.
+        name=b"s%b" % hashlib.sha256(sql).hexdigest()[:16].encode(),
         text=sql,
         names=tuple(names),
         formats=[adapt.PyFormat.TEXT] * (len(names) or count),

@@ -319,14 +319,26 @@ def test_so_many_statements_are_prepared_and_no_more(db: database.Database) -> N
     assert len(found) == postgres_connection._MOST_PREPARED
 
 
+def test_statements_of_two_processes_have_one_name_only_if_they_are_one(db: database.Database) -> None:
+    """A pooler may lead a transaction to a connection on which another process has prepared its own."""
+    mine, other = postgres_connection.Statements(), postgres_connection.Statements()
+    texts = [INSERT, "DELETE FROM things WHERE id = %s", "SELECT id FROM things WHERE id = %s"]
+    names = {text: mine.of(text).name for text in texts}
+    assert {text: other.of(text).name for text in reversed(texts)} == names
+    assert len(set(names.values())) == 3
+    with db.connection() as connection:
+        connection.execute(INSERT, [1, "a"])
+        found = connection.execute("SELECT name FROM pg_prepared_statements").fetchall()
+    assert names[INSERT].decode() in [row["name"] for row in found]
+
+
 @pytest.mark.parametrize("spoil", ["DEALLOCATE ALL", "PREPARE s{} AS SELECT 1"])
 def test_behind_a_pooler_that_loses_prepared_statements_none_are_used_after_the_first_error(
     db: database.Database, spoil: str
 ) -> None:
     query = "SELECT id FROM things WHERE id = %s"
     if "{}" in spoil:
-        # The number that the next new text gets.
-        spoil = spoil.format(next(db._statements._numbers) + 2)
+        spoil = spoil.format(db._statements.of(query).name.decode().removeprefix("s"))
     else:
         things(db)
     with db.connection() as connection:
