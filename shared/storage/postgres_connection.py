@@ -20,8 +20,9 @@ from psycopg.pq import abc
 Row: TypeAlias = dict[str, Any]
 Values: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
-#: Postgres keeps what it has prepared, and its plan, in the connection's memory.
-_MOST_PREPARED = 100
+#: Postgres keeps what it has prepared, and its plan, in the connection's memory. There are fewer texts than this, all
+#: built from constants: nothing is evicted, a statement beyond it is run without being prepared.
+_MOST_PREPARED = 400
 #: Added to the server's own time-outs: a server that stands still runs into none of them.
 _GRACE_SECONDS = 3.0
 #: Errors of a pooler that leads each transaction to another connection, where the statement was not prepared.
