@@ -27,22 +27,22 @@ WHERE (%(organization)s::integer IS NULL OR organization_id = %(organization)s)
 ORDER BY received_at DESC LIMIT %(limit)s
 """
 
-#: A call is named by its run or its channel, each in full, or by the beginning of its id. Of several calls of a channel
-#: the newest is meant.
+#: A call is named in full by its run, its channel or its id, or by the beginning of its id. Of several calls of a
+#: channel the newest is meant.
 _FIND = """
-SELECT *, coalesce(workflow_run_id = %(run)s, false) AS whole FROM (
+SELECT *, coalesce(workflow_run_id = %(run)s OR call_id = %(first)s AND call_id = %(last)s, false) AS whole FROM (
     SELECT * FROM ari.calls WHERE call_id BETWEEN %(first)s AND %(last)s
     UNION SELECT * FROM ari.calls WHERE workflow_run_id = %(run)s
 ) AS named
 ORDER BY whole DESC, received_at DESC LIMIT 2
 """
-#: Asked only when no id or run is meant. An index of its own would cost every call more than this look-up is worth: the
-#: one there is begins with the connection, and OFFSET 0 makes Postgres look up the channel once for each connection.
+#: An index of its own would cost every call more than this look-up is worth: the one there is begins with the
+#: connection, and OFFSET 0 makes Postgres look up the channel once for each connection.
 _FIND_CHANNEL = """
-SELECT found.*, true AS whole FROM ari.connections c CROSS JOIN LATERAL (
+SELECT DISTINCT ON (found.connection_id) found.* FROM ari.connections c CROSS JOIN LATERAL (
     SELECT * FROM ari.calls WHERE connection_id = c.connection_id AND channel_id = %(name)s OFFSET 0
 ) AS found
-ORDER BY received_at DESC LIMIT 1
+ORDER BY found.connection_id, received_at DESC LIMIT 2
 """
 
 _ID_BEGINS = re.compile(r"[0-9a-f]{4,32}")
@@ -174,13 +174,19 @@ def hang_up(
 
 
 def _find(connection: database.Connection, name: str) -> database.Row:
+    """Return the call that is meant, of those named in full if there are any. Raises PermanentError unless it is one.
+
+    A channel's id may be any text that the Asterisk's own programs choose: digits as of a run, or of a call id.
+    """
     rows = connection.execute(_FIND, _named(name)).fetchall()
-    rows = rows or connection.execute(_FIND_CHANNEL, {"name": name}).fetchall()
-    if not rows:
+    in_full = [row for row in rows if row["whole"]]
+    in_full += connection.execute(_FIND_CHANNEL, {"name": name}).fetchall()
+    meant = {row["call_id"]: row for row in in_full or rows}
+    if not meant:
         raise errors.PermanentError(f"no call {name!r}: arictl calls lists them")
-    if len(rows) > 1 and not rows[0]["whole"]:
-        raise errors.PermanentError(f"{name!r} is ambiguous: give more digits of the call id")
-    return rows[0]
+    if len(meant) > 1:
+        raise errors.PermanentError(f"{name!r} is ambiguous: give the call id, or more digits of it")
+    return meant.popitem()[1]
 
 
 def _named(name: str) -> dict[str, object]:

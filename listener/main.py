@@ -10,7 +10,6 @@ import contextlib
 import functools
 import os
 import random
-import resource
 import signal
 import sys
 import uuid
@@ -30,7 +29,7 @@ from listener.publisher import Publisher
 from listener.socket_pool import SocketPool
 from shared import errors
 from shared.asterisk import tls
-from shared.process import health, logs, settings
+from shared.process import health, logs, open_files, settings
 from shared.process.redis_clock import RedisClock
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -176,22 +175,12 @@ def _stop_or_exit(stop: asyncio.Event, number: signal.Signals, drain_seconds: fl
     asyncio.get_running_loop().call_later(drain_seconds + _LAST_RESORT_SECONDS, os._exit, 1)
 
 
-def _raise_file_limit(needed: int) -> None:
-    """Raise the limit of open files to `needed`: every socket is one, and the usual limit is 1024."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    if wanted < needed:
-        _log.warning("open file limit below LISTENER_CAPACITY", limit=wanted, needed=needed)
-
-
 def main() -> int:
     """Run until told to stop; return the exit status."""
     try:
         config = settings.load(settings.Listener)
         logs.configure(config, "listener")
-        _raise_file_limit(config.listener_capacity + _SPARE_FILES)
+        open_files.raise_limit(config.listener_capacity + _SPARE_FILES)
         uvloop.run(_serve(config))
     except errors.InvalidSettings as exc:
         sys.stderr.write(f"listener: {exc}\n")

@@ -28,10 +28,12 @@ from shared.storage.timeline import TimelineEntry
 
 log = structlog.stdlib.get_logger(__name__)
 
-#: Most clients kept; the least recently used goes first. An idle client has no open socket.
+#: Most clients kept; the least recently used goes first. A client that is not used soon has no open socket.
 _KEPT = 2000
 #: How long a client is used before its credentials are looked up again: they may have been changed.
 _FRESH_SECONDS = 10.0
+#: How often the sockets of clients that get no requests are looked at.
+_SWEEP_SECONDS = 1.0
 
 
 class Asterisks(Protocol):
@@ -61,7 +63,11 @@ class Timeline(Protocol):
 
 
 class RestAsterisks:
-    """Asterisks over HTTP, as Postgres describes their connections."""
+    """Asterisks over HTTP, as Postgres describes their connections.
+
+    A thread closes the sockets that were idle for too long: those of an Asterisk that has no more calls would otherwise
+    stay open for ever.
+    """
 
     def __init__(
         self, connections: Connections, sealer: sealing.Sealer, limits: Limits, timeline: Timeline, *,
@@ -76,6 +82,14 @@ class RestAsterisks:
         self._connector = connector
         self._lock = threading.Lock()
         self._clients: OrderedDict[ConnectionVersion, _Known] = OrderedDict()
+        self._is_closed = threading.Event()
+        threading.Thread(target=self._sweep, name="idle-sockets", daemon=True).start()
+
+    def close(self) -> None:
+        """End the thread, and close the idle sockets."""
+        self._is_closed.set()
+        for client in self._all():
+            client.close()
 
     def of(self, call: Call, budget: rest.RequestBudget) -> ari.Ari:
         return self.at(call.connection, budget)
@@ -97,6 +111,8 @@ class RestAsterisks:
             known = self._clients.get(connection)
             unchanged = known is not None and known.details == found
             client = known.client if known is not None and unchanged else self._make(found)
+            if known is not None and not unchanged:
+                known.client.close()
             # Another version's credentials are looked up each time: they may be valid only until this version's socket
             # is connected.
             fresh_seconds = _FRESH_SECONDS if found.credentials_of == connection.number else 0.0
@@ -104,6 +120,15 @@ class RestAsterisks:
             while len(self._clients) > _KEPT:
                 self._clients.popitem(last=False)[1].client.close()
         return client
+
+    def _sweep(self) -> None:
+        while not self._is_closed.wait(_SWEEP_SECONDS):
+            for client in self._all():
+                client.close_unused()
+
+    def _all(self) -> list[rest.RestClient]:
+        with self._lock:
+            return [known.client for known in self._clients.values()]
 
     def _make(self, details: ConnectionDetails) -> rest.RestClient:
         configuration = Configuration(

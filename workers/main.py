@@ -14,7 +14,7 @@ from shared.inbound_lookup import InboundLookup
 from shared.outbound_calls import OutboundCalls
 from shared.platform import dograh
 from shared.platform.dograh.quota_service import QuotaService
-from shared.process import health, lifecycle, redis_clock, settings
+from shared.process import health, lifecycle, open_files, redis_clock, settings
 from shared.storage import connections, database, leases, quotas
 from shared.storage.call_writer import CallWriter
 from shared.storage.postgres_calls import PostgresCalls
@@ -26,6 +26,9 @@ from workers.wiring import Adapters
 
 log = structlog.stdlib.get_logger(__name__)
 
+#: Each Asterisk that has had a request lately keeps a few sockets open.
+_OPEN_FILES = 8192
+
 
 def main() -> int:
     """Run a worker; return its exit status."""
@@ -34,6 +37,7 @@ def main() -> int:
 
 def run(config: settings.Worker, stop: threading.Event) -> None:
     """Work until `stop` is set, then finish the messages in work and give back the rest."""
+    open_files.raise_limit(_OPEN_FILES)
     db = database.Database(config.database_url.get_secret_value(), size=config.database_pool, name=config.name)
     db.open()
     store = PostgresCalls(db, who=config.name, prefix=config.id_prefix)

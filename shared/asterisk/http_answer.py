@@ -66,7 +66,10 @@ class AnswerReader:
             # Interim: the answer follows.
             head = self._head()
         is_delimited, body = True, b""
-        if head.status in (204, 304):
+        if head.status == 204:
+            # It has no body. One that says otherwise may be followed by it.
+            is_delimited = head.fields.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in head.fields
+        elif head.status == 304:
             pass
         elif (coding := head.fields.get(b"transfer-encoding")) is not None:
             body = self._chunks(coding)
@@ -87,9 +90,11 @@ class AnswerReader:
         return _Head(minor_version=int(matched[1]), status=int(matched[2]), fields=_fields(lines))
 
     def _sized(self, length: bytes) -> bytes:
-        if _LENGTH.fullmatch(length) is None:
+        # A proxy may have repeated the field, or its value.
+        first, *repeated = [part.strip(b" \t") for part in length.split(b",")]
+        if _LENGTH.fullmatch(first) is None or any(part != first for part in repeated):
             raise _malformed()
-        return self._take(int(length))
+        return self._take(int(first))
 
     def _chunks(self, coding: bytes) -> bytes:
         if coding.lower() != b"chunked":

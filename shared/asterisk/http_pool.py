@@ -13,6 +13,7 @@ import ssl
 import threading
 import time
 import urllib.parse
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from shared import errors
 from shared.asterisk import tcp_connector, tls
 from shared.asterisk.http_answer import AnswerReader, HttpAnswer
 
-#: Asterisk closes an idle connection after 15 s. One idle for this long is not used again: its request could be lost.
+#: Asterisk closes an idle connection after 15 s. One idle for this long is closed: its request could be lost.
 IDLE_SECONDS = 10.0
 #: The most that is received at once: nearly every answer comes whole.
 _RECEIVED = 64 * 1024
@@ -65,16 +66,23 @@ class HttpPool:
         self._max_idle = max_idle
         self._connector = connector
         self._lock = threading.Lock()
-        #: A stack: the connection used last is used next, so that the surplus of a burst goes idle and is closed.
-        self._idle: list[_Connection] = []
+        #: The connection used last is used next, so that the surplus of a burst goes idle and is closed.
+        self._idle: deque[_Connection] = deque()
         self._is_closed = False
 
     def close(self) -> None:
         """Close the idle connections; one in use is closed once it has its answer."""
         with self._lock:
             self._is_closed = True
-            idle, self._idle = self._idle, []
+            idle, self._idle = self._idle, deque()
         for connection in idle:
+            connection.close()
+
+    def close_unused(self) -> None:
+        """Close what was idle for too long: a connection that the Asterisk has closed stays open here until then."""
+        with self._lock:
+            unused = self._take_unused()
+        for connection in unused:
             connection.close()
 
     def send_all(
@@ -109,10 +117,13 @@ class HttpPool:
         """Keep a connection whose answer was read, or close it."""
         connection.idle_since = time.monotonic()
         with self._lock:
+            to_close = self._take_unused()
             if is_reusable and not self._is_closed and len(self._idle) < self._max_idle:
                 self._idle.append(connection)
-                return
-        connection.close()
+            else:
+                to_close.append(connection)
+        for closed in to_close:
+            closed.close()
 
     def failed(self, exc: OSError) -> errors.AsteriskUnreachable:
         """Return what a failed exchange means."""
@@ -150,6 +161,14 @@ class HttpPool:
             if connection.is_usable():
                 return connection
             connection.close()
+
+    def _take_unused(self) -> list[_Connection]:
+        """Take what was idle for too long out of the pool. The caller has the lock, and closes it."""
+        taken: list[_Connection] = []
+        idle_before = time.monotonic() - IDLE_SECONDS
+        while self._idle and self._idle[0].idle_since <= idle_before:
+            taken.append(self._idle.popleft())
+        return taken
 
     def _open(self, opened_by: float) -> _Connection:
         made = self._connector.connect(self._host, self._port, seconds=opened_by - time.monotonic())

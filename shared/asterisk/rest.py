@@ -111,6 +111,10 @@ class RestClient:
         """Close the idle connections."""
         self._pool.close()
 
+    def close_unused(self) -> None:
+        """Close the connections that were idle for too long."""
+        self._pool.close_unused()
+
     def request_all(self, budget: RequestBudget, requests: Sequence[Request[Any]]) -> list[Any]:
         """Make several requests at the same time, each once.
 

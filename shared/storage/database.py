@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import logging
 import threading
@@ -83,6 +82,10 @@ class Database:
             try:
                 yield pooled.ours
                 pooled.ours.flush()
+            except psycopg.OperationalError as exc:
+                if _is_away(exc):
+                    self._pool.replace_older(pooled)
+                raise
             finally:
                 pooled.ours.clean_up()
                 self._pool.putconn(pooled)
@@ -103,22 +106,26 @@ class Database:
         pooled.ours = Connection(pooled, self._statements, statement_seconds=self._statement_seconds)
 
 
-class _NewestFirst(collections.deque["_Pooled"]):
-    def popleft(self) -> _Pooled:
-        return self.pop()
-
-
 class _Pool(psycopg_pool.ConnectionPool["_Pooled"]):
     """Gives out the connection that was given back last.
 
     The library takes them in turn, so that each finds its server process with cold caches: that cost a fifth of
     Postgres's time and a sixth of a worker's. It has no setting for this; where it keeps its connections in another
-    way, a test fails and nothing else.
+    way, a test fails and nothing else. What is not needed for long is closed at the other end, the oldest first.
     """
 
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self._pool = _NewestFirst()
+    def replace_older(self, lost: _Pooled) -> None:
+        """Replace the connections of a server that was lost: a burst would meet those that had lain unused, one by one.
+
+        Once for each time that it is lost: not again for those that were in use then, and fail after this one.
+        """
+        if lost._created_at > self._drained_at:
+            self.drain()
+
+    def _get_ready_connection(self, timeout: float | None) -> _Pooled | None:
+        # The library takes the first one, and gives back to the end.
+        self._pool.rotate(1)
+        return super()._get_ready_connection(timeout)
 
 
 class _Pooled(psycopg.Connection[Any]):
@@ -191,6 +198,12 @@ _MEANINGS: list[tuple[tuple[type[psycopg.Error], ...], type[errors.PipelineError
         (psycopg.errors.ReadOnlySqlTransaction,),
         errors.DatabaseUnavailable,
         "this Postgres is read-only: a standby?",
+    ),
+    (
+        # Of the features that Postgres lacks none is used: a plan was made before its table was altered.
+        (psycopg.errors.FeatureNotSupported,),
+        errors.DatabaseUnavailable,
+        "{}: tried again on another connection",
     ),
     (
         (psycopg.errors.InvalidSqlStatementName, psycopg.errors.DuplicatePreparedStatement),

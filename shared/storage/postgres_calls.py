@@ -140,7 +140,7 @@ class PostgresCalls:
             "at": call.received_at,
             "state_to": call.state,
             "who": self._who,
-            "detail": f"{call.caller_number} → {call.called_number}, channel {call.channel_id}",
+            "detail": _storable(f"{call.caller_number} → {call.called_number}, channel {call.channel_id}"),
         }
         rows = [arrival, *(self._row(entry, call=call) for entry in timeline), *map(self._transition, changes)]
         values = _values(after) | _claim_values(claim) | {"timeline": json.dumps(rows, default=str)}
@@ -234,7 +234,7 @@ class PostgresCalls:
         with self.db.connection() as connection:
             written = connection.execute(call_sql.RECENT_NOTES, [connection_id, within]).fetchall()
         known = {(row["name"], row["detail"]) for row in written}
-        new = [entry for entry in timeline if (entry.name, entry.detail) not in known]
+        new = [entry for entry in timeline if (_storable(entry.name), _storable(entry.detail)) not in known]
         if new:
             self.append_timeline(new, connection_id=connection_id)
 
@@ -246,11 +246,11 @@ class PostgresCalls:
             "call_id": call.call_id if call is not None else None,
             "connection_id": connection_id,
             "kind": entry.kind,
-            "name": entry.name,
+            "name": _storable(entry.name),
             "attempt": entry.attempt,
             "took_ms": entry.took_ms,
             "who": self._who,
-            "detail": entry.detail.replace("\x00", "�"),
+            "detail": _storable(entry.detail),
         }
 
     def _transition(self, change: Change) -> dict[str, Any]:
@@ -264,7 +264,7 @@ class PostgresCalls:
             "state_to": after.state if moved else None,
             "attempt": getattr(fact, "attempt", None),
             "who": self._who,
-            "detail": _detail(after, fact, moved=moved),
+            "detail": _storable(_detail(after, fact, moved=moved)),
         }
 
     # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -286,6 +286,13 @@ class PostgresCalls:
 
 def _monotonic() -> datetime:
     return _EPOCH + timedelta(seconds=time.monotonic())
+
+
+def _storable(text: str) -> str:
+    """Return a text without what Postgres cannot hold: NUL, and the halves of a character that is no pair."""
+    if text.isprintable():
+        return text
+    return text.replace("\x00", "�").encode("utf-8", "replace").decode()
 
 
 def _readable(rows: Iterable[database.Row]) -> Iterator[tuple[database.Row, Call]]:

@@ -6,7 +6,7 @@ psycopg connects and converts values. Its cursors are left out: for one short st
 from __future__ import annotations
 
 import contextlib
-import itertools
+import hashlib
 import re
 import select
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,12 +20,16 @@ from psycopg.pq import abc
 Row: TypeAlias = dict[str, Any]
 Values: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
-#: Postgres keeps what it has prepared, and its plan, in the connection's memory.
-_MOST_PREPARED = 100
+#: Postgres keeps what it has prepared, and its plan, in the connection's memory. There are fewer texts than this, all
+#: built from constants: nothing is evicted, a statement beyond it is run without being prepared.
+_MOST_PREPARED = 400
 #: Added to the server's own time-outs: a server that stands still runs into none of them.
 _GRACE_SECONDS = 3.0
 #: Errors of a pooler that leads each transaction to another connection, where the statement was not prepared.
 _NOT_KEPT = ("26000", "42P05")
+#: Errors that each further use of the connection would meet as well: a statement was prepared before its table was
+#: altered, and a server that stays read-only (after a fail-over another one is not).
+_SPOILED = ("0A000", "25006")
 _PLACEHOLDER = re.compile(r"%(?:\((\w+)\))?s|%%")
 
 
@@ -54,16 +58,15 @@ class Statements:
         #: False once a pooler in between has lost one: from then on nothing is prepared.
         self.are_kept = True
         self._known: dict[str, _Statement] = {}
-        self._numbers = itertools.count()
 
     def of(self, text: str) -> _Statement:
         """Return the statement of a text with `%s` or `%(name)s` in the place of values."""
         known = self._known.get(text)
         # Of two threads that read one text at once, both go on with the first one's result.
-        return known if known is not None else self._known.setdefault(text, _read(text, next(self._numbers)))
+        return known if known is not None else self._known.setdefault(text, _read(text))
 
 
-def _read(text: str, statement_number: int) -> _Statement:
+def _read(text: str) -> _Statement:
     names: dict[str, int] = {}
     count = 0
 
@@ -78,7 +81,8 @@ def _read(text: str, statement_number: int) -> _Statement:
 
     sql = _PLACEHOLDER.sub(number, text).encode()
     return _Statement(
-        name=b"s%d" % statement_number,
+        # Behind a pooler another process may have prepared a statement of that name: it is this one, then.
+        name=b"s%b" % hashlib.sha256(sql).hexdigest()[:16].encode(),
         text=sql,
         names=tuple(names),
         formats=[adapt.PyFormat.TEXT] * (len(names) or count),
@@ -174,6 +178,8 @@ class Connection:
             error = psycopg.errors.error_from_result(failed)
             if error.sqlstate in _NOT_KEPT:
                 self._statements.are_kept = False
+            if error.sqlstate in _SPOILED:
+                self._pg.finish()
             raise error
 
     @contextlib.contextmanager

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from arictl import call_commands
+from shared import errors
 from shared.call import facts, transitions
-from shared.call.calls import Call, Change
+from shared.call.calls import Call, Change, replace
 from shared.call.limits import Limits
 from shared.call.states import Direction, State
 from shared.storage import database
@@ -127,6 +128,48 @@ def test_a_call_is_found_among_many_without_reading_them_all(db: database.Databa
             rows = connection.execute(f"EXPLAIN {statement}", values).fetchall()
             assert not [row for row in rows if "Seq Scan on calls" in row["QUERY PLAN"]], rows
             assert [row["call_id"] for row in connection.execute(statement, values).fetchall()][:1] == [call.call_id]
+
+
+def another(db: database.Database, call: Call, **changes: object) -> Call:
+    """Store another call like this one."""
+    made = replace(call, call_id=uuid.uuid4(), workflow_run_id=None, **changes)  # type: ignore[arg-type]
+    assert PostgresCalls(db, who="worker-1", prefix="aip-").insert(made, [], None)
+    return made
+
+
+def found(db: database.Database, name: str) -> uuid.UUID:
+    with db.connection() as connection:
+        call_id = call_commands._find(connection, name)["call_id"]
+    assert isinstance(call_id, uuid.UUID)
+    return call_id
+
+
+def test_a_channel_in_full_is_meant_rather_than_the_beginning_of_an_id(db: database.Database, call: Call) -> None:
+    of_channel = another(db, call, channel_id=call.call_id.hex[:8])
+    assert found(db, call.call_id.hex[:8]) == of_channel.call_id
+    assert found(db, call.call_id.hex[:9]) == call.call_id
+
+
+def test_what_names_two_calls_in_full_names_none(db: database.Database, call: Call) -> None:
+    another(db, call, channel_id="77")
+    with pytest.raises(errors.PermanentError, match="'77' is ambiguous: give the call id"):
+        found(db, "77")
+
+
+def test_of_the_calls_of_a_channel_the_newest_is_meant_if_the_asterisk_is_one(
+    db: database.Database, call: Call
+) -> None:
+    newest = another(db, call, entry=2, received_at=call.received_at + timedelta(seconds=1))
+    assert found(db, call.channel_id) == newest.call_id
+    with db.connection() as connection:
+        connection.execute("INSERT INTO ari.connections (source_id, organization_id, state) VALUES (2, 2, 'active')")
+        connection.execute(
+            "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password)"
+            " VALUES (2, 1, 'http://b', 'a', 'a', 'x')"
+        )
+    another(db, call, connection_id=2, organization_id=2)
+    with pytest.raises(errors.PermanentError, match="ambiguous"):
+        found(db, call.channel_id)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from shared import errors
 from shared.call import facts, ids, transitions
-from shared.call.calls import Call
+from shared.call.calls import Call, Change
 from shared.call.ids import ConnectionVersion
 from shared.call.limits import Limits
 from shared.call.states import Outcome, State
@@ -199,6 +199,31 @@ def test_a_call_written_by_a_newer_release_is_skipped_and_stops_no_other(
     assert set(open_calls(store)) == {"2", "3"}
     with pytest.raises(errors.CallUnreadable, match="transferring"):
         store.load(calls_made[0].call_id)
+
+
+def test_what_postgres_cannot_hold_is_replaced_in_the_timeline(
+    store: PostgresCalls, db: database.Database, make: Callable[..., Call]
+) -> None:
+    call = make()
+    fact = facts.RemovalPending(reason="a\x00b\ud800 \U0001f600\n")
+    entry = TimelineEntry(kind="request", name="GET /\udfff", detail="c\x00d\ud800")
+    assert store.save([Change(before=call, after=call, fact=fact)], timeline=[entry], owner="", claim=None) is not None
+    with db.connection() as connection:
+        rows = connection.execute("SELECT name, detail FROM ari.timeline ORDER BY id").fetchall()
+    assert [(row["name"], row["detail"]) for row in rows[1:]] == [
+        ("GET /?", "c\ufffdd?"),
+        ("RemovalPending", "reason=a\ufffdb? \U0001f600\n"),
+    ]
+
+
+def test_a_note_is_written_once_though_postgres_cannot_hold_it_as_it_is(
+    store: PostgresCalls, db: database.Database
+) -> None:
+    for _ in range(2):
+        store.append_new(
+            [TimelineEntry(kind="note", name="found", detail="a\x00b")], connection_id=7, within=timedelta(hours=1)
+        )
+    assert one(db, "SELECT count(*) AS count FROM ari.timeline") == {"count": 1}
 
 
 def test_notes_of_a_connection_have_no_call(store: PostgresCalls, db: database.Database) -> None:

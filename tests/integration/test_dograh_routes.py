@@ -86,6 +86,16 @@ def test_a_call_without_a_route_is_told_why(
     assert route == NoRoute(reason=reason, hangup_cause=cause)
 
 
+@pytest.mark.parametrize("workflow_id", [None, "one", 99, 2, 3, 4, 5])
+def test_a_call_without_a_workflow_that_may_serve_it_takes_no_id_for_a_run(
+    db: database.Database, workflow_id: object
+) -> None:
+    before = dograh_tables.one(db, "SELECT nextval(pg_get_serial_sequence('workflow_runs', 'id')) AS it")["it"]
+    assert isinstance(inbound(db, configure(db, json.dumps(VALUE | {"inbound_workflow_id": workflow_id}))), NoRoute)
+    after = dograh_tables.one(db, "SELECT nextval(pg_get_serial_sequence('workflow_runs', 'id')) AS it")["it"]
+    assert after == before + 1
+
+
 @pytest.mark.parametrize("workflow_id", [1, "1", "001"])
 def test_a_call_goes_to_the_workflow_configured_now(db: database.Database, workflow_id: object) -> None:
     source_id = configure(db, json.dumps(VALUE | {"inbound_workflow_id": workflow_id}))

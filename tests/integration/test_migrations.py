@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -86,6 +87,98 @@ def test_a_platform_that_holds_its_tables_does_not_stop_us(empty_database_url: s
         busy.execute("LOCK TABLE workflow_runs, organizations IN ACCESS EXCLUSIVE MODE")
         with ThreadPoolExecutor(1) as pool:
             pool.submit(migrations.upgrade, empty_database_url).result(timeout=20)
+
+
+def before_minutes(url: str) -> None:
+    """Leave the database as the migration before `0003_minutes` does."""
+    migrations.upgrade(url)
+    execute(
+        url,
+        "DROP INDEX ari.calls_minutes",
+        "CREATE INDEX calls_talk ON ari.calls (organization_id, ending_at) WHERE connected_at IS NOT NULL",
+        "UPDATE ari.alembic_version SET version_num = '0002_platform'",
+    )
+
+
+def indexes(url: str) -> dict[str, bool]:
+    """The calls' indexes by month, and whether each is valid."""
+    query = (
+        "SELECT relname, indisvalid FROM pg_index JOIN pg_class c ON c.oid = indexrelid"
+        " WHERE indrelid = 'ari.calls'::regclass AND relname IN ('calls_talk', 'calls_minutes')"
+    )
+    with psycopg.connect(url) as connection:
+        return dict(connection.execute(query).fetchall())
+
+
+@pytest.mark.parametrize(
+    ("isolation", "waits_at"), [("REPEATABLE READ", "calls_minutes"), ("READ COMMITTED", "calls_talk")]
+)
+def test_calls_go_on_while_a_migration_waits_for_a_reader(
+    empty_database_url: str, isolation: str, waits_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One with a snapshot holds up the index that is made, one with just a lock the index that is dropped."""
+    monkeypatch.setattr(migrations, "_LOCK_ATTEMPTS", 1)
+    before_minutes(empty_database_url)
+    with (
+        psycopg.connect(empty_database_url, options="-c lock_timeout=500 -c statement_timeout=500") as worker,
+        psycopg.connect(empty_database_url) as reader,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        reader.execute(f"BEGIN ISOLATION LEVEL {isolation}")
+        reader.execute("SELECT FROM ari.calls")
+        # The second one waits for the first.
+        upgrades = [pool.submit(migrations.upgrade, empty_database_url) for _ in range(2)]
+        try:
+            until = time.monotonic() + 2 * migrations._LOCK_MILLISECONDS / 1000
+            while time.monotonic() < until or indexes(empty_database_url).get(waits_at) is not False:
+                worker.execute("UPDATE ari.calls SET reason = 'x'")
+                worker.execute("SELECT FROM ari.calls")
+                worker.commit()
+                assert time.monotonic() < until + 10
+                time.sleep(0.02)
+            assert not any(upgrade.done() for upgrade in upgrades)
+        finally:
+            reader.rollback()
+        for upgrade in upgrades:
+            upgrade.result(timeout=20)
+    assert indexes(empty_database_url) == {"calls_minutes": True}
+    assert not migrations.pending(empty_database_url)
+
+
+@pytest.mark.parametrize("is_old_dropped", [False, True])
+def test_an_index_that_a_migration_left_half_made_is_made_anew(
+    empty_database_url: str, *, is_old_dropped: bool
+) -> None:
+    before_minutes(empty_database_url)
+    execute(
+        empty_database_url,
+        "CREATE INDEX calls_minutes ON ari.calls (organization_id)",
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ari.calls_minutes'::regclass",
+        *(["DROP INDEX ari.calls_talk"] if is_old_dropped else []),
+    )
+    migrations.upgrade(empty_database_url)
+    assert indexes(empty_database_url) == {"calls_minutes": True}
+
+
+def test_a_migration_that_needs_a_lock_of_a_table_gives_up_early_and_tries_again(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for the lock of a table stops all who come after it."""
+    monkeypatch.setattr(migrations, "_LOCK_MILLISECONDS", 100)
+    monkeypatch.setattr(migrations, "_LOCK_ATTEMPTS", 2)
+    migrations.upgrade(empty_database_url)
+    execute(empty_database_url, "UPDATE ari.alembic_version SET version_num = '0002_platform'")
+    with psycopg.connect(empty_database_url) as other:
+        other.execute("LOCK TABLE ari.alembic_version IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(errors.DatabaseUnavailable, match="locked by others"):
+            migrations.upgrade(empty_database_url)
+        monkeypatch.setattr(migrations, "_LOCK_ATTEMPTS", 100)
+        with ThreadPoolExecutor(1) as pool:
+            upgrade = pool.submit(migrations.upgrade, empty_database_url)
+            time.sleep(0.3)
+            other.rollback()
+            upgrade.result(timeout=20)
+    assert not migrations.pending(empty_database_url)
 
 
 def test_many_at_once_do_it_once(empty_database_url: str) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 
 from devstack import tcp_proxy
@@ -239,6 +240,67 @@ def test_the_connection_that_was_given_back_last_is_taken_first(database_url: st
         db.close()
 
 
+def pids(db: database.Database, count: int) -> list[int]:
+    """The connections that so many uses at once get; idle ones are there for all of them."""
+    with contextlib.ExitStack() as stack:
+        used = [stack.enter_context(db.connection()) for _ in range(count)]
+        rows = [connection.execute("SELECT pg_backend_pid() AS pid").fetchone() for connection in used]
+    return [row["pid"] for row in rows if row is not None]
+
+
+def test_of_connections_that_are_not_needed_the_one_that_lay_longest_is_closed(database_url: str) -> None:
+    db = database.Database(database_url, size=3)
+    db.open()
+    try:
+        # Given back in the opposite order.
+        newest, middle, _ = pids(db, 3)
+        # As if one had not been needed for long.
+        db._pool._nconns_min = 1
+        db._pool._shrink_pool()
+        assert len(db._pool._pool) == 2
+        assert pids(db, 2) == [newest, middle]
+    finally:
+        db.close()
+
+
+def test_after_a_restart_of_the_server_no_old_connection_is_used(database_url: str) -> None:
+    with tcp_proxy.TcpProxy(database_url) as proxy:
+        db = database.Database(proxy.url, size=4)
+        db.open()
+        try:
+            before = pids(db, 4)
+            with db.connection() as connection:
+                row = connection.execute("SELECT pg_backend_pid() AS pid").fetchone()
+            proxy.cut()
+            proxy.mend()
+            with pytest.raises(errors.DatabaseUnavailable):
+                pid(db)
+            assert row == {"pid": before[0]}
+            assert not set(pids(db, 4)) & set(before)
+        finally:
+            db.close()
+
+
+def test_connections_that_were_in_use_at_a_restart_do_not_replace_the_new_ones(database_url: str) -> None:
+    with tcp_proxy.TcpProxy(database_url) as proxy:
+        db = database.Database(proxy.url, size=4)
+        db.open()
+        try:
+            pids(db, 4)
+            late = db.connection()
+            late.__enter__()
+            proxy.cut()
+            proxy.mend()
+            with pytest.raises(errors.DatabaseUnavailable):
+                pid(db)
+            renewed = pids(db, 3)
+            with pytest.raises(errors.DatabaseUnavailable):
+                late.__exit__(psycopg.OperationalError, psycopg.OperationalError("lost"), None)
+            assert set(renewed) <= set(pids(db, 4))
+        finally:
+            db.close()
+
+
 def test_a_statement_is_prepared_once(db: database.Database) -> None:
     prepared = "SELECT count(*) AS count FROM pg_prepared_statements WHERE starts_with(statement, 'INSERT INTO things')"
     for number in range(3):
@@ -257,14 +319,26 @@ def test_so_many_statements_are_prepared_and_no_more(db: database.Database) -> N
     assert len(found) == postgres_connection._MOST_PREPARED
 
 
+def test_statements_of_two_processes_have_one_name_only_if_they_are_one(db: database.Database) -> None:
+    """A pooler may lead a transaction to a connection on which another process has prepared its own."""
+    mine, other = postgres_connection.Statements(), postgres_connection.Statements()
+    texts = [INSERT, "DELETE FROM things WHERE id = %s", "SELECT id FROM things WHERE id = %s"]
+    names = {text: mine.of(text).name for text in texts}
+    assert {text: other.of(text).name for text in reversed(texts)} == names
+    assert len(set(names.values())) == 3
+    with db.connection() as connection:
+        connection.execute(INSERT, [1, "a"])
+        found = connection.execute("SELECT name FROM pg_prepared_statements").fetchall()
+    assert names[INSERT].decode() in [row["name"] for row in found]
+
+
 @pytest.mark.parametrize("spoil", ["DEALLOCATE ALL", "PREPARE s{} AS SELECT 1"])
 def test_behind_a_pooler_that_loses_prepared_statements_none_are_used_after_the_first_error(
     db: database.Database, spoil: str
 ) -> None:
     query = "SELECT id FROM things WHERE id = %s"
     if "{}" in spoil:
-        # The number that the next new text gets.
-        spoil = spoil.format(next(db._statements._numbers) + 2)
+        spoil = spoil.format(db._statements.of(query).name.decode().removeprefix("s"))
     else:
         things(db)
     with db.connection() as connection:
@@ -278,6 +352,49 @@ def test_behind_a_pooler_that_loses_prepared_statements_none_are_used_after_the_
             connection.execute(INSERT, [1, "a"])
             assert connection.execute(query, [1]).fetchone() == {"id": 1}
             connection.execute("DELETE FROM things")
+
+
+def test_a_table_that_is_altered_costs_each_connection_one_failure_at_most(database_url: str) -> None:
+    db = database.Database(database_url, size=3)
+    db.open()
+
+    def read() -> str:
+        with db.connection() as connection:
+            row = connection.execute("SELECT * FROM altered").fetchone()
+        return str(row)
+
+    try:
+        with db.connection() as connection:
+            connection.execute("CREATE TABLE altered (id integer)")
+            connection.execute("INSERT INTO altered VALUES (1)")
+        with db.connection() as first, db.connection() as second, db.connection() as third:
+            for connection in (first, second, third):
+                connection.execute("SELECT * FROM altered")
+        with db.connection() as connection:
+            connection.execute("ALTER TABLE altered ALTER COLUMN id TYPE text")
+        said = []
+        for _ in range(10):
+            try:
+                said.append(read())
+            except errors.DatabaseUnavailable as exc:
+                said.append(str(exc))
+        failures = [text for text in said if text != "{'id': '1'}"]
+        assert 1 <= len(failures) <= 3
+        assert all("cached plan" in text for text in failures)
+    finally:
+        db.close()
+
+
+def test_a_connection_to_a_server_that_is_read_only_is_not_used_again(db: database.Database, database_url: str) -> None:
+    before = pid(db)
+    with db.connection() as connection:
+        connection.execute("SET default_transaction_read_only = on")
+    with pytest.raises(errors.DatabaseUnavailable, match="read-only"), db.transaction() as connection:
+        connection.execute("INSERT INTO ari.leases VALUES ('a', 'b', 1, now())")
+    for number in range(3):
+        with db.transaction() as connection:
+            connection.execute("INSERT INTO ari.leases VALUES (%s, 'b', 1, now())", [str(number)])
+    assert pid(db) != before
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,15 @@ LEFT JOIN workflows w ON w.id = CASE WHEN c.value->>'inbound_workflow_id' ~ '^[0
                                      THEN (c.value->>'inbound_workflow_id')::integer END
 """
 _INBOUND = f"SELECT {_WITH_WORKFLOW} {_WHICH}"
-#: The same by our own connection, with an id for the run: without a sequence of the table's own, NULL.
+#: The same by our own connection, with an id for the run: NULL without a sequence of the table's own, and where the
+#: workflow may not serve the call (as `_judge` says): refused callers, who may be many, must not use up the ids.
 _INBOUND_OF_CONNECTION = f"""
-SELECT nextval(pg_get_serial_sequence('workflow_runs', 'id')) AS run_id, c.organization_id AS tenant, {_WITH_WORKFLOW}
+SELECT CASE WHEN w.organization_id = c.organization_id AND w.user_id IS NOT NULL
+                 AND w.status::text IS DISTINCT FROM 'archived'
+            THEN nextval(pg_get_serial_sequence('workflow_runs', 'id')) END AS run_id,
+       c.organization_id AS tenant, {_WITH_WORKFLOW}
 {_OF_CONNECTION}
-"""
+"""  # noqa: S608 - built from constants
 #: The same without the workflow.
 _INBOUND_VALUES = f"SELECT {_VALUES}, NULL AS workflow_id {_CONFIGURATION} {_WHICH}"
 

@@ -7,6 +7,9 @@ Alembic is imported when it is needed: it takes as long as the rest of a command
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +22,11 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 #: Any number of processes may start an upgrade at once: one does it, the others wait. The number is arbitrary.
 _LOCK = 0x617269
+_POLL_SECONDS = 0.1
+#: What waits for a lock of a table stops all who come after it: a migration gives up early, and is tried again.
+_LOCK_MILLISECONDS = 1000
+_LOCK_ATTEMPTS = 30
+_LOCK_NOT_AVAILABLE = "55P03"
 
 
 def upgrade(database_url: str) -> str:
@@ -35,19 +43,18 @@ def upgrade(database_url: str) -> str:
     import alembic.util
     import sqlalchemy
 
-    with _connect(database_url) as connection:
-        connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+    with _locked(database_url), _connect(database_url) as connection:
         connection.execute(sqlalchemy.text("CREATE SCHEMA IF NOT EXISTS ari"))
+        connection.commit()
         config = _config()
         config.attributes["connection"] = connection
         try:
-            alembic.command.upgrade(config, "head")
+            _patiently(connection, lambda: alembic.command.upgrade(config, "head"))
         except alembic.util.CommandError as exc:
             raise errors.DatabaseRefused(
                 f"the schema ari is at revision {_current(connection)}, which this release does not know: run the "
                 "release that made it. From before 0.1.0-rc1: DROP SCHEMA ari CASCADE, then upgrade."
             ) from exc
-        connection.commit()
         return _current(connection) or ""
 
 
@@ -57,6 +64,38 @@ def pending(database_url: str) -> bool:
 
     with _connect(database_url) as connection:
         return _current(connection) != alembic.script.ScriptDirectory.from_config(_config()).get_current_head()
+
+
+@contextlib.contextmanager
+def _locked(database_url: str) -> Iterator[None]:
+    """The block runs in one process at a time.
+
+    The lock has a connection of its own, whose transaction has no snapshot, and it is asked for again and again rather
+    than waited for: an index that is made beside calls waits for every statement that runs.
+    """
+    import sqlalchemy
+
+    attempt = sqlalchemy.text(f"SELECT pg_try_advisory_xact_lock({_LOCK})")
+    with _connect(database_url) as connection:
+        while not connection.execute(attempt).scalar_one():
+            connection.rollback()
+            time.sleep(_POLL_SECONDS)
+        yield
+
+
+def _patiently(connection: sqlalchemy.Connection, migrate: Callable[[], object]) -> None:
+    """Run the migrations; those that a lock of others has kept from being done are tried again."""
+    import sqlalchemy.exc
+
+    for _ in range(_LOCK_ATTEMPTS):
+        try:
+            migrate()
+            return
+        except sqlalchemy.exc.OperationalError as exc:
+            connection.rollback()
+            if getattr(exc.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+                raise
+    raise errors.DatabaseUnavailable("a table stayed locked by others: end their transactions, then upgrade again")
 
 
 def _config() -> alembic.config.Config:
@@ -81,7 +120,10 @@ def _connect(database_url: str) -> sqlalchemy.Connection:
     if scheme not in ("postgresql", "postgres"):
         raise errors.InvalidSettings("DATABASE_URL must begin with postgresql://")
     # A role named like our schema would otherwise find the platform's tables in it: "$user" leads the search path.
-    arguments = {"connect_timeout": 5, "options": "-c search_path=public"}
+    options = f"-c search_path=public -c lock_timeout={_LOCK_MILLISECONDS}"
+    # The role's own time-outs are for short statements.
+    options += " -c statement_timeout=0 -c idle_in_transaction_session_timeout=0"
+    arguments = {"connect_timeout": 5, "options": options}
     engine = sqlalchemy.create_engine(
         f"postgresql+psycopg://{rest}", poolclass=sqlalchemy.NullPool, connect_args=arguments
     )

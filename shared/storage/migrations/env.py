@@ -4,5 +4,9 @@ from __future__ import annotations
 
 from alembic import context
 
-context.configure(connection=context.config.attributes["connection"], version_table_schema="ari")
-context.run_migrations()
+# Each by itself: one that cannot be part of a transaction commits those before it.
+context.configure(
+    connection=context.config.attributes["connection"], version_table_schema="ari", transaction_per_migration=True
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -14,15 +14,22 @@ down_revision = "0002_platform"
 
 def upgrade() -> None:
     # The new index does all that the old one did: an earlier release, too, reads the new one.
-    op.execute("""
-        CREATE INDEX calls_minutes ON ari.calls (organization_id, ending_at) INCLUDE (connected_at)
-            WHERE connected_at IS NOT NULL;
-        DROP INDEX ari.calls_talk;
-    """)
+    _replace("calls_talk", by="calls_minutes", columns="(organization_id, ending_at) INCLUDE (connected_at)")
 
 
 def downgrade() -> None:
-    op.execute("""
-        CREATE INDEX calls_talk ON ari.calls (organization_id, ending_at) WHERE connected_at IS NOT NULL;
-        DROP INDEX ari.calls_minutes;
-    """)
+    _replace("calls_minutes", by="calls_talk", columns="(organization_id, ending_at)")
+
+
+def _replace(old: str, *, by: str, columns: str) -> None:
+    """Replace an index while calls are read and written: each statement waits for open transactions, and holds up none.
+
+    None is part of a transaction, so any of them may have been done before. The index of a run that was broken off may
+    be invalid.
+    """
+    with op.get_context().autocommit_block():
+        op.execute("SET lock_timeout = 0")
+        op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS ari.{by}")
+        op.execute(f"CREATE INDEX CONCURRENTLY {by} ON ari.calls {columns} WHERE connected_at IS NOT NULL")
+        op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS ari.{old}")
+        op.execute("RESET lock_timeout")

@@ -1,0 +1,146 @@
+"""Sockets that are no longer needed: closed soon, whether their Asterisk is asked again or not."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from structlog import testing
+
+from shared.asterisk import address_guard, ari_requests, http_pool, tcp_connector
+from shared.call.ids import ConnectionVersion
+from shared.call.limits import Limits
+from shared.process import open_files
+from shared.storage.connections import ConnectionDetails
+from tests import stub_asterisk
+from tests.stub_asterisk import RequestBudget, Stub
+from workers import asterisks
+
+
+class Connector(tcp_connector.TcpConnector):
+    """Remembers the sockets that it opened."""
+
+    def __init__(self) -> None:
+        super().__init__(address_guard.AddressGuard())
+        self.made: list[socket.socket] = []
+
+    def connect(self, host: str, port: int, *, seconds: float) -> socket.socket:
+        self.made.append(super().connect(host, port, seconds=seconds))
+        return self.made[-1]
+
+    @property
+    def open(self) -> int:
+        return sum(made.fileno() >= 0 for made in self.made)
+
+
+class Connections:
+    """Knows each stub as a connection."""
+
+    def __init__(self, stubs: list[Stub]) -> None:
+        self.urls = [stub.url for stub in stubs]
+
+    def details(self, connection: ConnectionVersion) -> ConnectionDetails:
+        return ConnectionDetails(
+            connection=connection, organization_id=1, source_id=1, endpoint=self.urls[connection.connection_id],
+            app="voiceai", user="user", sealed_password="", credentials_of=connection.number,
+        )  # fmt: skip
+
+
+class Sealer:
+    def open(self, sealed: str) -> str:
+        return sealed
+
+
+@pytest.fixture
+def stubs() -> Iterator[list[Stub]]:
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(stub_asterisk.serving()) for _ in range(5)]
+
+
+@pytest.fixture
+def connector() -> Connector:
+    return Connector()
+
+
+@pytest.fixture
+def known(
+    stubs: list[Stub], connector: Connector, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[asterisks.RestAsterisks]:
+    monkeypatch.setattr(asterisks, "_SWEEP_SECONDS", 0.02)
+    made = asterisks.RestAsterisks(
+        Connections(stubs), Sealer(), Limits(), None, requests_at_once=10, connector=connector  # type: ignore[arg-type]
+    )  # fmt: skip
+    yield made
+    made.close()
+
+
+def ask(known: asterisks.RestAsterisks, number: int, *, at_once: int = 1) -> None:
+    there = known.at(ConnectionVersion(number, 1), RequestBudget())
+    there.together(*[ari_requests.answer("1.1")] * at_once)
+
+
+def until(holds: Callable[[], bool], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.005)
+
+
+def test_an_asterisk_that_is_not_asked_again_keeps_no_socket(
+    known: asterisks.RestAsterisks, connector: Connector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        ask(known, number, at_once=4)
+    assert connector.open == len(connector.made) == 20
+    monkeypatch.setattr(http_pool, "IDLE_SECONDS", 0.1)
+    until(lambda: connector.open == 0)
+
+
+def test_the_sockets_of_a_burst_are_closed_while_one_is_used_on(
+    stubs: list[Stub], connector: Connector, known: asterisks.RestAsterisks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known.close()
+    monkeypatch.setattr(http_pool, "IDLE_SECONDS", 0.3)
+    ask(known, 0, at_once=8)
+    assert connector.open == 8
+
+    def is_one_left() -> bool:
+        ask(known, 0)
+        return connector.open == 1
+
+    until(is_one_left)
+    assert len(connector.made) <= 9
+
+
+def test_new_credentials_leave_no_socket_of_the_old_ones(
+    stubs: list[Stub], connector: Connector, known: asterisks.RestAsterisks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asterisks, "_FRESH_SECONDS", 0.0)
+    there = Connections(stubs)
+    known._connections = there  # type: ignore[assignment]
+    ask(known, 0)
+    held = known._clients[ConnectionVersion(0, 1)].client
+    there.urls[0] = stubs[1].url
+    ask(known, 0)
+    assert held is not known._clients[ConnectionVersion(0, 1)].client
+    assert connector.open == 1
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_it_goes() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        with testing.capture_logs() as logs:
+            open_files.raise_limit(300)
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (300, hard)
+            open_files.raise_limit(200)
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (300, hard)
+            assert logs == []
+            open_files.raise_limit(hard + 1)
+        assert logs == [{"event": "open file limit too low", "log_level": "warning", "limit": hard, "needed": hard + 1}]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
