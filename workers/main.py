@@ -53,11 +53,12 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     accounts = dograh.Accounts(db)
     own_quotas = quotas.Quotas(db, now=store.now)
     slots = quotas.Slots(own_quotas, accounts, default=config.concurrent_calls)
+    asterisks = RestAsterisks(
+        known, config.sealer(), limits, store, requests_at_once=config.asterisk_requests, connector=connector
+    )
     adapters = Adapters(
         writer=writer,
-        asterisks=RestAsterisks(
-            known, config.sealer(), limits, store, requests_at_once=config.asterisk_requests, connector=connector
-        ),
+        asterisks=asterisks,
         routes=routes,
         runs=runs,
         quota=_quota(config, own_quotas, accounts),
@@ -94,6 +95,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         pool.drain()
     waiting.close()
     pools.stop(running, config.drain_seconds)
+    asterisks.close()
     db.close()
     log.info("worker stopped")
 
