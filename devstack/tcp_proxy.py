@@ -16,9 +16,7 @@ class TcpProxy:
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        assert parts.hostname is not None
-        assert parts.port is not None
-        self._server = (parts.hostname, parts.port)
+        self.lead_to(url)
         self._listening = socket.create_server(("127.0.0.1", 0))
         port = self._listening.getsockname()[1]
         self.url = urlunsplit(parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{port}"))
@@ -38,6 +36,13 @@ class TcpProxy:
     ) -> None:
         self.cut()
         self._listening.close()
+
+    def lead_to(self, url: str) -> None:
+        """Forward new connections to the server of this URL."""
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        self._server = (parts.hostname, parts.port)
 
     def cut(self) -> None:
         """Make the server unreachable and cut all connections."""

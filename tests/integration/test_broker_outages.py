@@ -20,9 +20,11 @@ import pytest
 import redis
 
 from devstack import servers, tcp_proxy
+from shared import queues
 from shared.broker import redis_broker, scripts, session, session_client
 from shared.broker.deliveries import Delivery
-from tests.support import worker_harness
+from shared.process import redis_clock
+from tests.support import failover, worker_harness
 from tests.support.worker_harness import WorkerHarness
 from tests.support.worker_process import Notes
 
@@ -166,6 +168,47 @@ def test_a_redis_without_the_scripts_gets_them(redis_url: str) -> None:
             harness.broker.client.script_flush()
             harness.send(number)
             harness.wait(number + 1, seconds=5)
+
+
+# ── Redis has failed over, and the old master still answers ───────────────────────────────────────────────────────────
+
+
+def test_a_worker_leaves_an_old_master_that_refuses_its_requests(stack_folder: Path) -> None:
+    """The wake-up thread as well, whose subscription is refused nothing."""
+    with failover.servers_in(stack_folder) as servers_of, WorkerHarness(servers_of.url).working() as harness:
+        worker_harness.until(lambda: is_registered(harness), seconds=5, what="not registered")
+        harness.send("before")
+        harness.wait(1)
+        servers_of.happen()
+        outside = WorkerHarness(servers_of.new_url)
+        outside.send("waits at the new master")
+        harness.wait(2)
+        worker_harness.until(
+            lambda: worker_harness.subscribed(servers_of.new) == 1, seconds=5, what="not subscribed at the new master"
+        )
+        outside.broker.close()
+
+
+def test_a_producer_leaves_an_old_master_that_refuses_its_messages(stack_folder: Path) -> None:
+    with failover.servers_in(stack_folder) as servers_of:
+        harness = WorkerHarness(servers_of.url)
+        harness.send("connected")
+        servers_of.happen()
+        harness.send("it")
+        assert harness.broker.count(["first"])["first"].waiting == 1
+        harness.broker.close()
+
+
+def test_a_clock_leaves_an_old_master_which_refuses_it_nothing(stack_folder: Path) -> None:
+    now = [0.0]
+    with failover.servers_in(stack_folder) as servers_of, queues.client(servers_of.url) as client:
+        clock = redis_clock.PollingRedisClock(client, lambda: now[0])
+        assert clock.now_ms() is not None
+        servers_of.happen()
+        now[0] = 10.0
+        clock.now_ms()
+        asked: Any = servers_of.new.info("commandstats")
+        assert asked["cmdstat_time"]["calls"] == 1
 
 
 # ── a reply is lost ──────────────────────────────────────────────────────────────────────────────────────────────────
