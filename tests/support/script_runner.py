@@ -47,6 +47,13 @@ class Scripts:
             parts += (queue, message_key, body, delay_ms, affinity)
         scripts.ENQUEUE.run(self.client, NS, *parts)
 
+    def leave_waiting(self, message_key: str) -> None:
+        """Add a message that waits while sessions are idle, as one of a group that is at its limit in each of them."""
+        group = message_key.rpartition("/")[0]
+        self.client.hset(f"{NS}:queue:q", message_key, "body")
+        self.client.rpush(f"{NS}:queue:q:group:{group}", message_key)
+        self.client.rpush(f"{NS}:queue:q:rotation", group)
+
     def poll(
         self,
         session: str = "a",
