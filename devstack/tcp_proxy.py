@@ -1,4 +1,4 @@
-"""A TCP proxy between a client and a server, which can cut the connections and lose an answer."""
+"""A TCP proxy between a client and a server, which can cut the connections, leave them half open and lose an answer."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class TcpProxy:
         #: Called with the last request and its answer; True cuts the connection instead of forwarding the answer.
         self.loses: Callable[[bytes, bytes], bool] = lambda request, answer: False
         self.lost = 0
+        #: Called with the last request; True leaves the connection half open: no answer on it is forwarded any more.
+        self.silences: Callable[[bytes], bool] = lambda request: False
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -88,8 +90,12 @@ class TcpProxy:
         _close(client, server)
 
     def _answers(self, client: socket.socket, server: socket.socket, asked: list[bytes]) -> None:
+        is_silent = False
         with contextlib.suppress(OSError):
             while data := server.recv(65536):
+                is_silent = is_silent or self.silences(asked[0])
+                if is_silent:
+                    continue
                 if self.loses(asked[0], data):
                     self.lost += 1
                     break

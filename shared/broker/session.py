@@ -32,6 +32,8 @@ TIMEOUT_MS = 4500
 _PAUSES_SECONDS = (0.05, 0.5)
 #: A message in flight that the session has not got may still be on its way. After this it is lost.
 _LOST_SECONDS = 0.1
+#: After this many losses in a row, with nothing that arrives between them, the subscription counts as dead.
+_LOSSES = 2
 #: How long a redelivered message is remembered, for the case that it was on its way all the same.
 _REMEMBERED_SECONDS = 10.0
 #: Batching window for settlements, skipped while a message may be waiting for the capacity they free.
@@ -94,6 +96,8 @@ class WorkerSession:
         self._missing: dict[bytes, float] = {}
         #: Redelivered messages → until when they are remembered.
         self._redelivered: dict[bytes, float] = {}
+        #: How often in a row messages were lost, with nothing that arrived between.
+        self._losses = 0
         self._failures = 0
         self._poll_thread = threading.Thread(target=self._poll_until_closed, name="broker poll", daemon=True)
         self._wakeup_thread = threading.Thread(target=self._listen, name="broker wakeup", daemon=True)
@@ -225,6 +229,7 @@ class WorkerSession:
                 self._closed.wait(_PAUSES_SECONDS[1] * random.uniform(0.5, 1))  # noqa: S311 - no secret
 
     def _receive(self, pushed: Delivery) -> None:
+        self._losses = 0
         with self._lock:
             until = self._redelivered.pop(pushed.qualified_key, 0.0)
         if until < time.monotonic() and self._deliver(pushed) and self._in_work >= self._capacity:
@@ -308,7 +313,8 @@ class WorkerSession:
             queues=[queue for queue in list(self._order) if queue in self._inboxes],
             free=free,
             known=len(self._in_flight) - reported,
-            credit=self._fairness.credit(free, time.monotonic()),
+            # What is pushed without a subscription is lost.
+            credit=self._fairness.credit(free, time.monotonic()) if self._requests.is_subscribed() else 0,
         )
 
     def _confirm(self, settlements: list[Settlement]) -> None:
@@ -353,6 +359,12 @@ class WorkerSession:
             self._redelivered.update(dict.fromkeys(delivered, now + _REMEMBERED_SECONDS))
         if delivered:
             self._log.warning("messages lost on their way redelivered: count=%d", len(delivered))
+            self._losses += 1
+            if self._losses >= _LOSSES:
+                # Redis believes in it, but its connection may be half open.
+                self._losses = 0
+                self._requests.resubscribe()
+                self._poll_now()
 
     def _pause(self, exc: redis.RedisError) -> None:
         if not self._failures:

@@ -118,7 +118,7 @@ class SessionClient:
         """Subscribe; yield each message that is pushed to the session, and None at each wake-up.
 
         The first wake-up is the confirmation of the subscription: earlier ones were published to no subscriber. It ends
-        when `closed` is set, and when the subscription is to be made anew.
+        when `closed` is set, and when the subscription is to be made anew, as also one that is not confirmed.
         """
         self._is_doubted = False
         # Not by a connection of before, whose server may be master no more.
@@ -131,6 +131,8 @@ class SessionClient:
                     if published is not None:
                         self._is_confirmed = True
                         yield _pushed(published["data"])
+                    elif not self._is_confirmed:
+                        return
         finally:
             self._is_confirmed = False
 

@@ -271,6 +271,43 @@ def test_a_message_whose_push_was_lost_runs_once(proxy: tcp_proxy.TcpProxy, redi
         harness.wait(3, seconds=session.POLL_SECONDS)
 
 
+def test_a_subscription_that_has_died_silently_is_made_anew(
+    proxy: tcp_proxy.TcpProxy, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis believes in it. As long as no other is confirmed, nothing is pushed, so nothing more is lost."""
+    redeliver, found = session_client.SessionClient.redeliver, []
+
+    def noted(requests: session_client.SessionClient, known: Any) -> list[Delivery]:
+        deliveries = redeliver(requests, known)
+        found.extend(deliveries)
+        return deliveries
+
+    monkeypatch.setattr(session_client.SessionClient, "redeliver", noted)
+    with WorkerHarness(proxy.url).working() as harness, redis.Redis.from_url(redis_url) as client:
+        current = harness.broker._session
+        assert current is not None
+
+        def credit() -> Any:
+            return client.hvals(f"{worker_harness.NAMESPACE}:credits")
+
+        worker_harness.until(lambda: credit() == [b"3"], seconds=5, what="no credit")
+        outside = WorkerHarness(redis_url)
+        proxy.silences = lambda request: b"SUBSCRIBE" in request
+        for number in range(2):
+            outside.send(number)
+            harness.wait(number + 1)
+        worker_harness.until(lambda: credit() == [b"0"], seconds=5, what="a credit without a subscription")
+        lost = len(found)
+        outside.send(2)
+        harness.wait(3)
+        proxy.silences = lambda request: False
+        worker_harness.until(lambda: credit() == [b"3"], seconds=5, what="no credit again")
+        outside.send(3)
+        harness.wait(4)
+        assert len(found) == lost
+        outside.broker.close()
+
+
 def test_a_message_that_is_pushed_late_runs_once(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The session has redelivered it, processed it and forgotten it by then."""
     late = threading.Event()
