@@ -47,6 +47,16 @@ class PollResult:
     fetched: list[Delivery]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """How the messages in flight differ from those the session knows."""
+
+    #: Qualified keys of those that are not in flight in it: Redis was emptied, or the session had expired.
+    forgotten: set[bytes]
+    #: Those it does not know: the push or the reply that carried them was lost, or is on its way.
+    lost: list[Delivery]
+
+
 class SessionClient:
     """The requests of one session, one at a time. Each raises redis.RedisError."""
 
@@ -94,9 +104,10 @@ class SessionClient:
             parts += (each.delivery.queue, each.delivery.message_key)
         return bool(self._run(scripts.ACK, figures.known, figures.credit, len(figures.queues), *figures.queues, *parts))
 
-    def redeliver(self, known: Iterable[bytes]) -> list[Delivery]:
-        """Return the messages in flight that are not known here: the reply that carried them was lost."""
-        return _deliveries(self._run(scripts.REDELIVER, *known))
+    def redeliver(self, known: Iterable[bytes]) -> Difference:
+        """Compare the messages in flight with those that are known here."""
+        forgotten, lost = self._run(scripts.REDELIVER, *known)
+        return Difference(forgotten=set(forgotten), lost=_deliveries(lost))
 
     def deregister(self, queues: Iterable[str]) -> None:
         """End the session: Redis requeues what it still has in flight."""

@@ -93,8 +93,13 @@ class Scripts:
 
     def redeliver(self, session: str, *known: str) -> list[str]:
         """Return the message keys redelivered."""
-        found: list[bytes] = scripts.REDELIVER.run(self.client, NS, session, *known)
-        return sorted(each.decode() for each in found[1::3])
+        _, lost = scripts.REDELIVER.run(self.client, NS, session, *known)
+        return sorted(each.decode() for each in lost[1::3])
+
+    def forgotten(self, session: str, *known: str) -> list[str]:
+        """Return those that are known and not in flight."""
+        forgotten, _ = scripts.REDELIVER.run(self.client, NS, session, *known)
+        return sorted(each.decode() for each in forgotten)
 
     def deregister(self, session: str, *queues: str) -> None:
         scripts.DEREGISTER.run(self.client, NS, session, *queues)
