@@ -154,6 +154,15 @@ class PushScripts:
         assert lua.poll(B).fetched == ["7/a"]
         assert (lua.credits(), lua.tags()) == ({B: 0}, {TAG_B: B})
 
+    def test_what_a_session_leaves_that_the_release_before_has_expired_is_removed(self, lua: Scripts) -> None:
+        """It knows neither credits nor tags."""
+        for session in (A, B):
+            lua.poll(session, credit=2)
+        lua.client.zrem(f"{NS}:sessions", A)
+        lua.liveness(grace_until=0, last_search=0)
+        lua.poll(B, credit=2)
+        assert (lua.credits(), lua.tags()) == ({B: 2}, {TAG_B: B})
+
     def test_a_session_that_deregisters_has_no_credit_and_no_tag(self, lua: Scripts) -> None:
         lua.poll(A, credit=2)
         lua.deregister(A, "q")
