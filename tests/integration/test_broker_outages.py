@@ -49,7 +49,7 @@ def proxy(redis_url: str) -> Iterator[tcp_proxy.TcpProxy]:
 
 def is_registered(harness: WorkerHarness) -> bool:
     client = harness.broker.client
-    return bool(worker_harness.sessions(client)) and worker_harness.subscribed(client) > 0
+    return bool(worker_harness.sessions(client)) and worker_harness.with_credit(client) > 0
 
 
 # ── Redis is away ────────────────────────────────────────────────────────────────────────────────────────────────────
