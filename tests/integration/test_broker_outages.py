@@ -20,11 +20,9 @@ import pytest
 import redis
 
 from devstack import servers, tcp_proxy
-from shared import queues
 from shared.broker import redis_broker, scripts, session, session_client
 from shared.broker.deliveries import Delivery
-from shared.process import redis_clock
-from tests.support import failover, worker_harness
+from tests.support import worker_harness
 from tests.support.worker_harness import WorkerHarness
 from tests.support.worker_process import Notes
 
@@ -170,47 +168,6 @@ def test_a_redis_without_the_scripts_gets_them(redis_url: str) -> None:
             harness.wait(number + 1, seconds=5)
 
 
-# ── Redis has failed over, and the old master still answers ───────────────────────────────────────────────────────────
-
-
-def test_a_worker_leaves_an_old_master_that_refuses_its_requests(stack_folder: Path) -> None:
-    """The wake-up thread as well, whose subscription is refused nothing."""
-    with failover.servers_in(stack_folder) as servers_of, WorkerHarness(servers_of.url).working() as harness:
-        worker_harness.until(lambda: is_registered(harness), seconds=5, what="not registered")
-        harness.send("before")
-        harness.wait(1)
-        servers_of.happen()
-        outside = WorkerHarness(servers_of.new_url)
-        outside.send("waits at the new master")
-        harness.wait(2)
-        worker_harness.until(
-            lambda: worker_harness.subscribed(servers_of.new) == 1, seconds=5, what="not subscribed at the new master"
-        )
-        outside.broker.close()
-
-
-def test_a_producer_leaves_an_old_master_that_refuses_its_messages(stack_folder: Path) -> None:
-    with failover.servers_in(stack_folder) as servers_of:
-        harness = WorkerHarness(servers_of.url)
-        harness.send("connected")
-        servers_of.happen()
-        harness.send("it")
-        assert harness.broker.count(["first"])["first"].waiting == 1
-        harness.broker.close()
-
-
-def test_a_clock_leaves_an_old_master_which_refuses_it_nothing(stack_folder: Path) -> None:
-    now = [0.0]
-    with failover.servers_in(stack_folder) as servers_of, queues.client(servers_of.url) as client:
-        clock = redis_clock.PollingRedisClock(client, lambda: now[0])
-        assert clock.now_ms() is not None
-        servers_of.happen()
-        now[0] = 10.0
-        clock.now_ms()
-        asked: Any = servers_of.new.info("commandstats")
-        assert asked["cmdstat_time"]["calls"] == 1
-
-
 # ── a reply is lost ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -269,43 +226,6 @@ def test_a_message_whose_push_was_lost_runs_once(proxy: tcp_proxy.TcpProxy, redi
         assert harness.ran == ["before", "it"]
         harness.send("after")
         harness.wait(3, seconds=session.POLL_SECONDS)
-
-
-def test_a_subscription_that_has_died_silently_is_made_anew(
-    proxy: tcp_proxy.TcpProxy, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Redis believes in it. As long as no other is confirmed, nothing is pushed, so nothing more is lost."""
-    redeliver, found = session_client.SessionClient.redeliver, []
-
-    def noted(requests: session_client.SessionClient, known: Any) -> session_client.Difference:
-        difference = redeliver(requests, known)
-        found.extend(difference.lost)
-        return difference
-
-    monkeypatch.setattr(session_client.SessionClient, "redeliver", noted)
-    with WorkerHarness(proxy.url).working() as harness, redis.Redis.from_url(redis_url) as client:
-        current = harness.broker._session
-        assert current is not None
-
-        def credit() -> Any:
-            return client.hvals(f"{worker_harness.NAMESPACE}:credits")
-
-        worker_harness.until(lambda: credit() == [b"3"], seconds=5, what="no credit")
-        outside = WorkerHarness(redis_url)
-        proxy.silences = lambda request: b"SUBSCRIBE" in request
-        for number in range(2):
-            outside.send(number)
-            harness.wait(number + 1)
-        worker_harness.until(lambda: credit() == [b"0"], seconds=5, what="a credit without a subscription")
-        lost = len(found)
-        outside.send(2)
-        harness.wait(3)
-        proxy.silences = lambda request: False
-        worker_harness.until(lambda: credit() == [b"3"], seconds=5, what="no credit again")
-        outside.send(3)
-        harness.wait(4)
-        assert len(found) == lost
-        outside.broker.close()
 
 
 def test_a_message_that_is_pushed_late_runs_once(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
