@@ -1,4 +1,4 @@
-"""A TCP proxy between a client and a server, which can cut the connections and lose an answer."""
+"""A TCP proxy between a client and a server, which can cut the connections, leave them half open and lose an answer."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ class TcpProxy:
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        assert parts.hostname is not None
-        assert parts.port is not None
-        self._server = (parts.hostname, parts.port)
+        self.lead_to(url)
         self._listening = socket.create_server(("127.0.0.1", 0))
         port = self._listening.getsockname()[1]
         self.url = urlunsplit(parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{port}"))
@@ -28,6 +26,8 @@ class TcpProxy:
         #: Called with the last request and its answer; True cuts the connection instead of forwarding the answer.
         self.loses: Callable[[bytes, bytes], bool] = lambda request, answer: False
         self.lost = 0
+        #: Called with the last request; True leaves the connection half open: no answer on it is forwarded any more.
+        self.silences: Callable[[bytes], bool] = lambda request: False
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -38,6 +38,13 @@ class TcpProxy:
     ) -> None:
         self.cut()
         self._listening.close()
+
+    def lead_to(self, url: str) -> None:
+        """Forward new connections to the server of this URL."""
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        self._server = (parts.hostname, parts.port)
 
     def cut(self) -> None:
         """Make the server unreachable and cut all connections."""
@@ -83,8 +90,12 @@ class TcpProxy:
         _close(client, server)
 
     def _answers(self, client: socket.socket, server: socket.socket, asked: list[bytes]) -> None:
+        is_silent = False
         with contextlib.suppress(OSError):
             while data := server.recv(65536):
+                is_silent = is_silent or self.silences(asked[0])
+                if is_silent:
+                    continue
                 if self.loses(asked[0], data):
                     self.lost += 1
                     break

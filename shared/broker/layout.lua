@@ -41,12 +41,14 @@ local function waiting_groups(queue)
     return redis.call("LRANGE", key("queue", queue, "rotation"), 0, -1)
 end
 
--- Wakes the one session that has been idle longest. A session without a subscriber is gone, so the next one is tried.
-local function wake(queue)
-    while true do
-        local session = redis.call("ZPOPMIN", key("queue", queue, "idle"))[1]
-        if not session or redis.call("PUBLISH", key("wake", session), queue) > 0 then return end
-    end
+-- Wakes one idle session: the one that is wanted, if any, or else the one that has been idle longest. A session without a
+-- subscriber is gone, so the next one is tried.
+local function wake(queue, wanted)
+    local idle = key("queue", queue, "idle")
+    local session = wanted or redis.call("ZRANGE", idle, 0, 0)[1]
+    if not session then return end
+    redis.call("ZREM", idle, session)
+    if redis.call("PUBLISH", key("wake", session), queue) == 0 then return wake(queue) end
 end
 
 -- Adds a message to the end of its group, or to the front. A group that had no waiting message enters the rotation

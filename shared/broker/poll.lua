@@ -71,6 +71,12 @@ if now >= tonumber(grace_until) and math.abs(now - (tonumber(last_search) or 0))
     for _, dead in ipairs(redis.call("ZRANGEBYSCORE", key("sessions"), "-inf", now - timeout_ms, "LIMIT", 0, 10)) do
         expire_session(dead)
     end
+    -- A session that v0.1.0-rc1 has expired leaves its credit and its tag. That is rare, so the look at all is, too.
+    if redis.call("HLEN", key("credits")) > redis.call("ZCARD", key("sessions")) then
+        for _, each in ipairs(redis.call("HKEYS", key("credits"))) do
+            if not redis.call("ZSCORE", key("sessions"), each) then forget(each) end
+        end
+    end
     -- Redis's clock was set back: without this, these sessions could not expire for as long.
     for _, early in ipairs(redis.call("ZRANGEBYSCORE", key("sessions"), now + 1, "+inf")) do
         redis.call("ZADD", key("sessions"), now, early)

@@ -32,6 +32,8 @@ TIMEOUT_MS = 4500
 _PAUSES_SECONDS = (0.05, 0.5)
 #: A message in flight that the session has not got may still be on its way. After this it is lost.
 _LOST_SECONDS = 0.1
+#: After this many losses in a row, with nothing that arrives between them, the subscription counts as dead.
+_LOSSES = 2
 #: How long a redelivered message is remembered, for the case that it was on its way all the same.
 _REMEMBERED_SECONDS = 10.0
 #: Batching window for settlements, skipped while a message may be waiting for the capacity they free.
@@ -88,12 +90,16 @@ class WorkerSession:
         self._in_flight: dict[bytes, Delivery] = {}
         #: How many of them are not settled.
         self._in_work = 0
+        #: Which of them Redis is known to have forgotten. They do not count when its number is compared with this one.
+        self._forgotten: set[bytes] = set()
         self._fairness = Fairness(capacity)
         self._outbox: list[Settlement] = []
         #: Messages in flight that the session has not got → since when.
         self._missing: dict[bytes, float] = {}
         #: Redelivered messages → until when they are remembered.
         self._redelivered: dict[bytes, float] = {}
+        #: How often in a row messages were lost, with nothing that arrived between.
+        self._losses = 0
         self._failures = 0
         self._poll_thread = threading.Thread(target=self._poll_until_closed, name="broker poll", daemon=True)
         self._wakeup_thread = threading.Thread(target=self._listen, name="broker wakeup", daemon=True)
@@ -225,6 +231,7 @@ class WorkerSession:
                 self._closed.wait(_PAUSES_SECONDS[1] * random.uniform(0.5, 1))  # noqa: S311 - no secret
 
     def _receive(self, pushed: Delivery) -> None:
+        self._losses = 0
         with self._lock:
             until = self._redelivered.pop(pushed.qualified_key, 0.0)
         if until < time.monotonic() and self._deliver(pushed) and self._in_work >= self._capacity:
@@ -290,7 +297,7 @@ class WorkerSession:
         for delivery in result.fetched:
             self._deliver(delivery)
         self._is_idle = result.is_idle
-        if result.in_flight > len(self._in_flight):
+        if result.in_flight != len(self._in_flight) - len(self._forgotten):
             self._redeliver()
         else:
             self._missing = {}
@@ -302,13 +309,16 @@ class WorkerSession:
     def _figures(self, settlements: list[Settlement]) -> Figures:
         """Return what the session tells Redis about itself, as it is when these settlements are reported."""
         free = 0 if self._is_draining else max(0, self._capacity - self._in_work)
-        reported = sum(each.delivery is self._in_flight.get(each.delivery.qualified_key) for each in settlements)
+        reported = {
+            key for each in settlements if self._in_flight.get(key := each.delivery.qualified_key) is each.delivery
+        }
         return Figures(
             # A copy: a queue may be declared meanwhile.
             queues=[queue for queue in list(self._order) if queue in self._inboxes],
             free=free,
-            known=len(self._in_flight) - reported,
-            credit=self._fairness.credit(free, time.monotonic()),
+            known=len(self._in_flight) - len(reported | self._forgotten),
+            # What is pushed without a subscription is lost.
+            credit=self._fairness.credit(free, time.monotonic()) if self._requests.is_subscribed() else 0,
         )
 
     def _confirm(self, settlements: list[Settlement]) -> None:
@@ -319,6 +329,7 @@ class WorkerSession:
                 delivery = settlement.delivery
                 if self._in_flight.get(delivery.qualified_key) is delivery:
                     del self._in_flight[delivery.qualified_key]
+                    self._forgotten.discard(delivery.qualified_key)
             if self._outbox:
                 self._wakeup.set()
 
@@ -326,6 +337,7 @@ class WorkerSession:
         """Put a message into its inbox. Return False if it is here already: a pushed one may be redelivered as well."""
         with self._lock:
             if delivery.qualified_key in self._in_flight:
+                self._forgotten.discard(delivery.qualified_key)
                 return False
             self._in_flight[delivery.qualified_key] = delivery
             self._in_work += 1
@@ -342,10 +354,12 @@ class WorkerSession:
         # Read before Redis is asked: a message that is settled meanwhile still counts as known.
         with self._lock:
             known = list(self._in_flight)
-        found = self._requests.redeliver(known)
+        difference = self._requests.redeliver(known)
+        with self._lock:
+            self._forgotten = difference.forgotten
         now = time.monotonic()
-        missing = {each.qualified_key: self._missing.get(each.qualified_key, now) for each in found}
-        lost = [each for each in found if now - missing[each.qualified_key] >= _LOST_SECONDS]
+        missing = {each.qualified_key: self._missing.get(each.qualified_key, now) for each in difference.lost}
+        lost = [each for each in difference.lost if now - missing[each.qualified_key] >= _LOST_SECONDS]
         delivered = [each.qualified_key for each in lost if self._deliver(each)]
         self._missing = {key: since for key, since in missing.items() if now - since < _LOST_SECONDS}
         with self._lock:
@@ -353,6 +367,12 @@ class WorkerSession:
             self._redelivered.update(dict.fromkeys(delivered, now + _REMEMBERED_SECONDS))
         if delivered:
             self._log.warning("messages lost on their way redelivered: count=%d", len(delivered))
+            self._losses += 1
+            if self._losses >= _LOSSES:
+                # Redis believes in it, but its connection may be half open.
+                self._losses = 0
+                self._requests.resubscribe()
+                self._poll_now()
 
     def _pause(self, exc: redis.RedisError) -> None:
         if not self._failures:

@@ -47,6 +47,16 @@ class PollResult:
     fetched: list[Delivery]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """How the messages in flight differ from those the session knows."""
+
+    #: Qualified keys of those that are not in flight in it: Redis was emptied, or the session had expired.
+    forgotten: set[bytes]
+    #: Those it does not know: the push or the reply that carried them was lost, or is on its way.
+    lost: list[Delivery]
+
+
 class SessionClient:
     """The requests of one session, one at a time. Each raises redis.RedisError."""
 
@@ -56,6 +66,10 @@ class SessionClient:
         self._connection = scripts.Connection(client.connection_pool)
         self._namespace = namespace
         self._timeout_ms = timeout_ms
+        #: Redis has confirmed the subscription.
+        self._is_confirmed = False
+        #: The subscription may be dead, or with a server that is master no more: it is to be made anew.
+        self._is_doubted = False
         #: Redis's clock less this process's monotonic one.
         self._offset_ms = int((time.time() - time.monotonic()) * 1000)
 
@@ -65,10 +79,8 @@ class SessionClient:
 
     def poll(self, figures: Figures, fairness: Iterable[bytes | int], settlements: Iterable[Settlement]) -> PollResult:
         """Report settlements and fetch messages; `fairness` is what `Fairness.arguments` says."""
-        now_ms, in_flight, due_ms, is_idle, *fetched = self._connection.run(
+        now_ms, in_flight, due_ms, is_idle, *fetched = self._run(
             scripts.POLL,
-            self._namespace,
-            self.id,
             self._timeout_ms,
             figures.free,
             figures.known,
@@ -90,22 +102,12 @@ class SessionClient:
         parts: list[str | bytes] = []
         for each in settlements:
             parts += (each.delivery.queue, each.delivery.message_key)
-        return bool(
-            self._connection.run(
-                scripts.ACK,
-                self._namespace,
-                self.id,
-                figures.known,
-                figures.credit,
-                len(figures.queues),
-                *figures.queues,
-                *parts,
-            )
-        )
+        return bool(self._run(scripts.ACK, figures.known, figures.credit, len(figures.queues), *figures.queues, *parts))
 
-    def redeliver(self, known: Iterable[bytes]) -> list[Delivery]:
-        """Return the messages in flight that are not known here: the reply that carried them was lost."""
-        return _deliveries(self._connection.run(scripts.REDELIVER, self._namespace, self.id, *known))
+    def redeliver(self, known: Iterable[bytes]) -> Difference:
+        """Compare the messages in flight with those that are known here."""
+        forgotten, lost = self._run(scripts.REDELIVER, *known)
+        return Difference(forgotten=set(forgotten), lost=_deliveries(lost))
 
     def deregister(self, queues: Iterable[str]) -> None:
         """End the session: Redis requeues what it still has in flight."""
@@ -115,17 +117,43 @@ class SessionClient:
         """Free the connection."""
         self._connection.close()
 
-    def wakeups(self, closed: threading.Event) -> Iterator[Delivery | None]:
-        """Subscribe; until `closed` is set, yield each message that is pushed to the session, and None at each wake-up.
+    def is_subscribed(self) -> bool:
+        """Return whether what is pushed to the session arrives, as far as is known."""
+        return self._is_confirmed and not self._is_doubted
 
-        The first wake-up is the confirmation of the subscription: earlier ones were published to no subscriber.
+    def resubscribe(self) -> None:
+        """End the subscription, within a second, so that the wake-up thread makes a new one."""
+        self._is_doubted = True
+
+    def wakeups(self, closed: threading.Event) -> Iterator[Delivery | None]:
+        """Subscribe; yield each message that is pushed to the session, and None at each wake-up.
+
+        The first wake-up is the confirmation of the subscription: earlier ones were published to no subscriber. It ends
+        when `closed` is set, and when the subscription is to be made anew, as also one that is not confirmed.
         """
-        with self._client.pubsub() as subscription:  # type: ignore[no-untyped-call]  # redis-py's
-            subscription.subscribe(f"{self._namespace}:wake:{self.id}")
-            while not closed.is_set():
-                published = subscription.get_message(timeout=_SUBSCRIPTION_SECONDS)
-                if published is not None:
-                    yield _pushed(published["data"])
+        self._is_doubted = False
+        # Not by a connection of before, whose server may be master no more.
+        self._client.connection_pool.disconnect(inuse_connections=False)
+        try:
+            with self._client.pubsub() as subscription:  # type: ignore[no-untyped-call]  # redis-py's
+                subscription.subscribe(f"{self._namespace}:wake:{self.id}")
+                while not (closed.is_set() or self._is_doubted):
+                    published = subscription.get_message(timeout=_SUBSCRIPTION_SECONDS)
+                    if published is not None:
+                        self._is_confirmed = True
+                        yield _pushed(published["data"])
+                    elif not self._is_confirmed:
+                        return
+        finally:
+            self._is_confirmed = False
+
+    def _run(self, script: scripts.Script, *arguments: str | bytes | int) -> Any:
+        try:
+            return self._connection.run(script, self._namespace, self.id, *arguments)
+        except redis.RedisError:
+            # This connection is made anew, and may then lead to another server.
+            self.resubscribe()
+            raise
 
 
 def _pushed(data: bytes | int) -> Delivery | None:

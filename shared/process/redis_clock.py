@@ -65,4 +65,7 @@ class PollingRedisClock:
             seconds, micros = self._client.time()
         except redis.RedisError:
             return
+        finally:
+            # The next request connects again: a server that is master no more refuses no request for its time.
+            self._client.connection_pool.disconnect(inuse_connections=False)
         self._clock.adjust(seconds * 1000 + micros / 1000, asked=asked, answered=self._monotonic())

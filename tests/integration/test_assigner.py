@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from scheduler.listeners import Listeners, Snapshot
 from scheduler.socket_rows import EventSocket, SocketRows
 from shared import errors, keys, queues
 from shared.assignments import SocketState
+from tests.support import failover
 from tests.support.scheduler_harness import SEALER, TIMEOUT, PlayedListeners, SchedulerHarness, until
 
 pytestmark = pytest.mark.services
@@ -425,6 +427,17 @@ def test_redis_away_is_transient(harness: SchedulerHarness) -> None:
         cut_off = harness.new_assigner(client=client)
         with pytest.raises(errors.QueueUnavailable):
             cut_off.tick()
+
+
+def test_an_old_master_that_refuses_is_left(harness: SchedulerHarness, stack_folder: Path) -> None:
+    with failover.servers_in(stack_folder) as servers, queues.client(servers.url) as client:
+        assigner = harness.new_assigner(client=client)
+        assigner.tick()
+        servers.happen()
+        with pytest.raises(errors.QueueUnavailable):
+            assigner.tick()
+        assigner.tick()
+        assert servers.new.exists(keys.BOOT_MARKER)
 
 
 def test_unreadable_reports_are_skipped(harness: SchedulerHarness, listeners: PlayedListeners) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import Counter
@@ -142,3 +143,24 @@ def test_messages_without_a_group_may_use_the_whole_capacity(redis_url: str) -> 
         worker_harness.until(lambda: does.running[""] == 4, seconds=5, what="not all are running")
         does.resumed.set()
         harness.wait(4)
+
+
+def test_a_group_that_hangs_leaves_the_others_their_affinity(redis_url: str) -> None:
+    """No worker has a credit then."""
+    does = Hanging("dead")
+    with contextlib.ExitStack() as stack:
+        one, other = (stack.enter_context(WorkerHarness(redis_url, name=name).working()) for name in ("one", "other"))
+        stack.callback(does.resumed.set)
+        one.does = other.does = does
+        send(one, "dead", 6)
+        worker_harness.until(lambda: does.running["dead"] == 6, seconds=5, what="not at its limits")
+        for number in range(10):
+            # Each has been idle longest in turn.
+            worker_harness.until(lambda: worker_harness.idle(one.broker.client) == 2, seconds=5, what="not idle")
+            one.send(("quick", number), group="quick", affinity=one.broker.tag)
+            worker_harness.until(
+                lambda n=number: len(of(one, "quick")) + len(of(other, "quick")) == n + 1,  # type: ignore[misc]
+                seconds=5,
+                what="not run",
+            )
+        assert of(one, "quick") == list(range(10))

@@ -47,7 +47,7 @@ def proxy(redis_url: str) -> Iterator[tcp_proxy.TcpProxy]:
 
 def is_registered(harness: WorkerHarness) -> bool:
     client = harness.broker.client
-    return bool(worker_harness.sessions(client)) and worker_harness.subscribed(client) > 0
+    return bool(worker_harness.sessions(client)) and worker_harness.with_credit(client) > 0
 
 
 # ── Redis is away ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -259,10 +259,10 @@ def test_a_message_on_its_way_is_not_redelivered(redis_url: str, monkeypatch: py
     found: list[int] = []
     began_before: list[Any] = []
 
-    def noted(requests: session_client.SessionClient, known: Any) -> list[Delivery]:
-        deliveries = redeliver(requests, known)
-        found.append(len(deliveries))
-        return deliveries
+    def noted(requests: session_client.SessionClient, known: Any) -> session_client.Difference:
+        difference = redeliver(requests, known)
+        found.append(len(difference.lost))
+        return difference
 
     def slow(requests: session_client.SessionClient, closed: threading.Event) -> Iterator[Delivery | None]:
         for pushed in wakeups(requests, closed):
@@ -302,6 +302,28 @@ def test_a_redis_emptied_between_push_and_acknowledgement_loses_nothing_in_work(
         harness.wait(3)
         harness.broker.join("first", timeout=5000)
     assert sorted(map(str, harness.ran)) == ["0", "1", "after"]
+
+
+def test_a_push_lost_after_redis_was_emptied_is_found_beside_what_is_in_work(proxy: tcp_proxy.TcpProxy) -> None:
+    """Redis has forgotten the one and the worker does not know of the other: their numbers are equal."""
+    latch = worker_harness.Latch()
+    with WorkerHarness(proxy.url).working() as harness:
+        worker_harness.until(lambda: is_registered(harness), seconds=5, what="not registered")
+        harness.does = lambda what: latch(what) if what == "long" else None
+        harness.send("long")
+        worker_harness.until(lambda: harness.began, seconds=5, what="not begun")
+        client = harness.broker.client
+        client.flushall()
+        worker_harness.until(
+            lambda: client.hvals(f"{worker_harness.NAMESPACE}:credits") == [b"3"], seconds=5, what="no credit"
+        )
+        proxy.loses = lambda request, reply: b"act_first" in reply and proxy.lost == 0
+        harness.send("short")
+        harness.wait(1, seconds=session.POLL_SECONDS * 4)
+        assert (harness.ran, proxy.lost) == (["short"], 1)
+        latch.release()
+        harness.broker.join("first", timeout=5000)
+    assert harness.ran == ["short", "long"]
 
 
 def test_a_message_enqueued_again_after_a_lost_reply_is_in_the_queue_once(proxy: tcp_proxy.TcpProxy) -> None:

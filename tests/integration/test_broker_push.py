@@ -37,7 +37,7 @@ def working(redis_url: str, number: int, **options: Any) -> Iterator[list[Worker
             for each in range(number)
         ]
         one = made[0].broker.client
-        worker_harness.until(lambda: worker_harness.subscribed(one) == number, seconds=5, what="not all are subscribed")
+        worker_harness.until(lambda: worker_harness.with_credit(one) == number, seconds=5, what="not all have a credit")
         worker_harness.until(lambda: worker_harness.idle(one) == number, seconds=5, what="not all are idle")
         yield made
 

@@ -227,10 +227,12 @@ class Workers:
         return (self.alone if self.always_alone else drawn)[queue]
 
     def pick(self, affinity: str = "") -> Process | None:
-        """Return a worker for the next message, that of the tag if it is up; None when all are down."""
+        """Return a worker for the next message, mostly that of the tag if it is up; None when all are down."""
         up = [process for process in self.processes if not process.is_dead and process.frozen_until <= self._world.now]
-        wanted = [process for process in up if self.tag_of(process) == affinity]
-        return self._world.choices.one_of(wanted or up) if up else None
+        if wanted := [process for process in up if self.tag_of(process) == affinity]:
+            # Now and then it is full, or was woken just now.
+            up = self._world.choices.one_of((wanted, wanted, wanted, up))
+        return self._world.choices.one_of(up) if up else None
 
     @staticmethod
     def tag_of(process: Process) -> str:

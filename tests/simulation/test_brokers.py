@@ -20,6 +20,13 @@ def test_a_message_goes_to_the_worker_of_its_tag_while_it_is_up(environment: Env
     assert workers.pick(workers.tag_of(second)) is first
 
 
+def test_an_affinity_is_missed_now_and_then(environment: Environment) -> None:
+    workers = environment.workers
+    first, second = workers.processes
+    environment.world.choices.one_of = lambda options: options[-1]  # type: ignore[method-assign]
+    assert workers.pick(workers.tag_of(first)) is second
+
+
 def test_a_push_that_is_lost_is_found(make_environment: Callable[..., Environment]) -> None:
     """Or the worker it was pushed to dies, and another one gets it."""
     for dies in (False, True):

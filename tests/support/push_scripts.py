@@ -154,6 +154,15 @@ class PushScripts:
         assert lua.poll(B).fetched == ["7/a"]
         assert (lua.credits(), lua.tags()) == ({B: 0}, {TAG_B: B})
 
+    def test_what_a_session_leaves_that_the_release_before_has_expired_is_removed(self, lua: Scripts) -> None:
+        """It knows neither credits nor tags."""
+        for session in (A, B):
+            lua.poll(session, credit=2)
+        lua.client.zrem(f"{NS}:sessions", A)
+        lua.liveness(grace_until=0, last_search=0)
+        lua.poll(B, credit=2)
+        assert (lua.credits(), lua.tags()) == ({B: 2}, {TAG_B: B})
+
     def test_a_session_that_deregisters_has_no_credit_and_no_tag(self, lua: Scripts) -> None:
         lua.poll(A, credit=2)
         lua.deregister(A, "q")
@@ -252,18 +261,42 @@ class PushScripts:
             lua.enqueue("7/b", affinity=TAG_B)
             assert [session for session, _ in channels.all()] == [B, B]
 
-    @pytest.mark.parametrize("case", ["no such tag", "no credit", "does not serve the queue", "gone", "silent"])
-    def test_a_message_whose_session_cannot_take_it_goes_to_another(self, lua: Scripts, case: str) -> None:
-        lua.poll(B, credit=0 if case == "no credit" else 2, queues=("other" if "serve" in case else "q",))
+    @pytest.mark.parametrize("case", ["no such tag", "full", "does not serve the queue", "gone", "silent"])
+    @pytest.mark.parametrize("is_waiting", [False, True])
+    def test_a_message_whose_session_cannot_take_it_goes_to_another(
+        self, lua: Scripts, case: str, is_waiting: bool
+    ) -> None:
+        lua.poll(B, credit=2, free=0 if case == "full" else 10, queues=("other" if "serve" in case else "q",))
         lua.poll(A, credit=2)
+        if is_waiting:
+            lua.leave_waiting("7/w")
         if case == "no such tag":
             lua.deregister(B, "q")
         if case == "silent":
             lua.client.zadd(f"{NS}:sessions", {B: lua.now() - 2100})
+            lua.client.zadd(f"{NS}:queue:q:idle", {A: 1})
         with self.listening(lua, A, *([] if case == "gone" else [B])) as channels:
             lua.enqueue("7/a", affinity=TAG_B)
             assert [session for session, _ in channels.all()] == [A]
         assert lua.in_flight(B) == set()
+
+    def test_without_a_credit_the_session_of_the_tag_is_woken_before_others_get_the_message(self, lua: Scripts) -> None:
+        """Its credit is none as soon as one group is at its limit, and the message may be of another."""
+        lua.poll(A, credit=2)
+        lua.poll(B, credit=0)
+        with self.listening(lua, A, B) as channels:
+            lua.enqueue("7/a", affinity=TAG_B)
+            assert channels.all() == [(B, b"q")]
+        assert (lua.count(), lua.idle()) == ([1, 0, 0], [A])
+
+    def test_while_others_wait_the_session_of_the_tag_is_woken(self, lua: Scripts) -> None:
+        for session in (A, B):
+            lua.poll(session, credit=2)
+        lua.leave_waiting("7/w")
+        with self.listening(lua, A, B) as channels:
+            lua.enqueue("7/a", affinity=TAG_B)
+            assert channels.all() == [(B, b"q")]
+        assert (lua.count(), lua.idle()) == ([2, 0, 0], [A])
 
     def test_a_message_with_an_affinity_overtakes_none_that_waits(self, lua: Scripts) -> None:
         lua.enqueue("7/a")

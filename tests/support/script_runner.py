@@ -47,6 +47,13 @@ class Scripts:
             parts += (queue, message_key, body, delay_ms, affinity)
         scripts.ENQUEUE.run(self.client, NS, *parts)
 
+    def leave_waiting(self, message_key: str) -> None:
+        """Add a message that waits while sessions are idle, as one of a group that is at its limit in each of them."""
+        group = message_key.rpartition("/")[0]
+        self.client.hset(f"{NS}:queue:q", message_key, "body")
+        self.client.rpush(f"{NS}:queue:q:group:{group}", message_key)
+        self.client.rpush(f"{NS}:queue:q:rotation", group)
+
     def poll(
         self,
         session: str = "a",
@@ -86,8 +93,13 @@ class Scripts:
 
     def redeliver(self, session: str, *known: str) -> list[str]:
         """Return the message keys redelivered."""
-        found: list[bytes] = scripts.REDELIVER.run(self.client, NS, session, *known)
-        return sorted(each.decode() for each in found[1::3])
+        _, lost = scripts.REDELIVER.run(self.client, NS, session, *known)
+        return sorted(each.decode() for each in lost[1::3])
+
+    def forgotten(self, session: str, *known: str) -> list[str]:
+        """Return those that are known and not in flight."""
+        forgotten, _ = scripts.REDELIVER.run(self.client, NS, session, *known)
+        return sorted(each.decode() for each in forgotten)
 
     def deregister(self, session: str, *queues: str) -> None:
         scripts.DEREGISTER.run(self.client, NS, session, *queues)

@@ -116,6 +116,12 @@ def subscribed(client: redis.Redis) -> int:
     return len(client.pubsub_channels(f"{NAMESPACE}:wake:*"))
 
 
+def with_credit(client: redis.Redis) -> int:
+    """Return how many workers get messages pushed: their subscription is confirmed, and they have capacity."""
+    credits_left: Any = client.hvals(f"{NAMESPACE}:credits")
+    return sum(int(each) > 0 for each in credits_left)
+
+
 def longest_idle(client: redis.Redis) -> int:
     """Return the number of the worker (`worker-3`) that has been idle longest on the first queue."""
     found: Any = client.zrange(f"{NAMESPACE}:queue:first:idle", 0, 0)

@@ -6,7 +6,8 @@ tested on a real Redis only:
 - wake-ups between processes: pub/sub and its blocking reads work, but within one process: test_broker_push.py;
 - rejecting writes at `maxmemory`, a setting it accepts and ignores: test_broker_push.py, its last test;
 - a clock of its own: TIME is this process's clock, so it never differs from the worker's: test_broker_outages.py;
-- connections that break, lost replies, a server that stalls or restarts empty: test_broker_outages.py.
+- connections that break, lost replies, a server that stalls or restarts empty: test_broker_outages.py;
+- a fail-over, and a connection that is half open: test_broker_reconnects.py.
 """
 
 from __future__ import annotations

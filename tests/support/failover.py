@@ -1,0 +1,51 @@
+"""Two Redis servers behind one address, which leads to the other one after a fail-over."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import redis
+
+from devstack import servers, tcp_proxy
+from tests.support import worker_harness
+
+
+class Failover:
+    """Connect to `url`. `old` and `new` are clients of the two servers themselves."""
+
+    def __init__(self, proxy: tcp_proxy.TcpProxy, old: redis.Redis, new: redis.Redis, new_url: str) -> None:
+        self.url = proxy.url
+        self.new_url = new_url
+        self.old = old
+        self.new = new
+        self._proxy = proxy
+
+    def happen(self) -> None:
+        """Make the old master a replica of the new one. It still answers; only new connections lead to the new one."""
+        self._proxy.lead_to(self.new_url)
+        new = urlsplit(self.new_url)
+        self.old.config_set("masterauth", new.password or "")
+        self.old.replicaof(new.hostname, new.port)
+        worker_harness.until(lambda: self.old.role()[0] == b"slave", seconds=5, what="not demoted")
+
+
+@contextlib.contextmanager
+def servers_in(folder: Path) -> Iterator[Failover]:
+    """Start the two servers."""
+    with contextlib.ExitStack() as stack:
+        name = uuid.uuid4().hex[:8]
+        old, new = (stack.enter_context(servers.Redis(folder / f"{part}-{name}")) for part in ("old", "new"))
+        password = urlsplit(old.url).password or ""
+        with redis.Redis.from_url(new.url) as configuring:
+            configuring.config_set("requirepass", password)
+        new_url = old.url.replace(f":{urlsplit(old.url).port}/", f":{urlsplit(new.url).port}/")
+        yield Failover(
+            stack.enter_context(tcp_proxy.TcpProxy(old.url)),
+            stack.enter_context(redis.Redis.from_url(old.url)),
+            stack.enter_context(redis.Redis.from_url(new_url)),
+            new_url,
+        )
