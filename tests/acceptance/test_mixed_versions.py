@@ -51,9 +51,19 @@ def test_calls_are_served_by_both_releases(env: Environment) -> None:
     legs = env.connect(30)
     assert all(map(env.is_joined, legs)), env.describe()
     assert {channel["gaps"] for channel in env.control.channels()} == {0}
-    who = {row["who"].partition("/")[0] for leg in legs for row in env.pipeline.timeline(leg)}
-    assert {"worker", "worker.before"} <= who, f"only {who} took part"
     env.end(*legs)
+
+
+@pytest.mark.parametrize("stopped", ["worker", "worker.before"])
+def test_a_worker_of_either_release_goes_on_with_the_calls_of_the_other(
+    env: Environment, deployment: Deployment, release_before: Path, stopped: str
+) -> None:
+    legs = env.connect(4)
+    assert deployment.pipeline.stop(stopped) == 0
+    legs += env.connect(4)
+    assert all(map(env.is_joined, legs)), env.describe()
+    env.end(*legs)
+    deployment.pipeline.start_from(_root(stopped, release_before), stopped)
 
 
 def test_callers_who_hang_up_at_once_leave_nothing(env: Environment) -> None:
@@ -72,5 +82,9 @@ def test_a_killed_worker_is_followed_by_the_other_release(
     for leg in legs:
         env.wait_state(leg, "connected", seconds=60)
     assert all(env.is_joined(leg, env.pipeline.calls(leg)[-1]["attempt"]) for leg in legs), env.describe()
-    deployment.pipeline.start_from(release_before if killed.endswith("before") else ROOT, killed)
+    deployment.pipeline.start_from(_root(killed, release_before), killed)
     env.end(*legs)
+
+
+def _root(name: str, release_before: Path) -> Path:
+    return release_before if name.endswith("before") else ROOT
