@@ -56,7 +56,10 @@ class Stack:
         self._folder = folders.named("run")
         self._logs = folders.make(self._folder / "log", mode=0o700)
         self._rate = _number(environment, "RATE") or 0.5
-        self._calls = int(_number(environment, "CALLS")) or None
+        calls = _number(environment, "CALLS")
+        self._calls = None if calls is None else max(1, int(calls))
+        if environment.get("ASTERISK", "") not in ("", "real", "simulated"):
+            raise Failed("ASTERISK must be real or simulated")
         self._watched: list[processes.GuardedProcess] = []
         self._about: dict[str, str] = {}
 
@@ -100,8 +103,9 @@ class Stack:
             "REDIS_URL": self._given.get("REDIS_URL") or self._start_redis(),
             "SECRET_KEY": self._given.get("SECRET_KEY") or folders.secret(self._folder / "secret-key"),
         }
-        self._about["Postgres"] = _address(settings["DATABASE_URL"])
-        self._about["Redis"] = _address(settings["REDIS_URL"])
+        for heading, name in (("Postgres", "DATABASE_URL"), ("Redis", "REDIS_URL")):
+            given = f", from {name}: it must serve nothing else" if self._given.get(name) else ""
+            self._about[heading] = _address(settings[name]) + given
         settings["MEDIA_TOKEN_SECRET"] = self._given.get("MEDIA_TOKEN_SECRET") or sealing.media_secret(
             settings["SECRET_KEY"].split(",")[0].strip()
         )
@@ -127,7 +131,7 @@ class Stack:
         self._start([sys.executable, "-m", "devstack.agent", "--port", str(port)], self._logs / "agent", environment)
         self._about["Agent"] = f"127.0.0.1:{port}, echo"
         password = folders.secret(self._folder / "ari-password")
-        real = self._given.get("ASTERISK", "") == "real"
+        real = self._given.get("ASTERISK") == "real"
         url, callers = self._start_asterisk(media_url, password) if real else self._start_simulator(media_url, password)
         demo.add_tenant(environment["DATABASE_URL"], endpoint=url, password=password)
         _wait_for_port(port, self._watched[0])
@@ -199,14 +203,17 @@ class Stack:
         self._console.rule()
 
 
-def _number(environment: Mapping[str, str], name: str) -> float:
-    """Return a number of the environment, 0 if it is not set."""
+def _number(environment: Mapping[str, str], name: str) -> float | None:
+    """Return a number of the environment; None if it is not set."""
+    text = environment.get(name)
+    if not text:
+        return None
     try:
-        number = float(environment.get(name) or 0)
+        number = float(text)
     except ValueError:
-        number = -1
-    if not 0 <= number < float("inf"):
-        raise Failed(f"{name} must be a number, 0 or more")
+        number = 0
+    if not 0 < number < float("inf"):
+        raise Failed(f"{name} must be a number above 0")
     return number
 
 

@@ -32,7 +32,7 @@ REFRESH = "UPDATE_DOCS=1 make check-docs"
 READERS: dict[str, type[settings.Environment]] = {
     "Every process": settings.Base,
     "Every process and arictl doctor: where tenants' endpoints may lead": settings.Guarded,
-    "With a database: worker and scheduler; arictl reads DATABASE_URL alone": settings.WithDatabase,
+    "With a database: worker and scheduler; of these arictl reads DATABASE_URL": settings.WithDatabase,
     "Listener and scheduler": settings.WithHeartbeats,
     "Listener": settings.Listener,
     "Worker": settings.Worker,
