@@ -58,16 +58,16 @@ class Awaited(Protocol[_Claim]):
     def expect(self, claim: _Claim) -> None:
         """Note that the legs of the call's attempt are about to be created."""
 
-    def park(self, claim: _Claim) -> bool:
+    def keep(self, claim: _Claim) -> bool:
         """Keep the claim of an expected leg; return False when an event of the leg was here before, or no place is."""
 
     def forget(self, claim: _Claim) -> None:
-        """Expect the leg no longer. A parked claim stays."""
+        """Expect the leg no longer. A kept claim stays."""
 
     def take(self, call_id: UUID, attempt: int, *, connection_id: int) -> _Claim | None:
-        """Return the parked claim of a leg on this connection, which is then no longer kept; or None."""
+        """Return the kept claim of a leg on this connection, which is then no longer kept; or None."""
 
-    def put_back(self, claim: _Claim) -> None:
+    def keep_again(self, claim: _Claim) -> None:
         """Keep a claim again whose facts could not be stored, as long as it stands."""
 
 
@@ -78,7 +78,7 @@ class AwaitedLegs(Generic[_Claim]):
         capacity: Most legs.
         wait_seconds: How long each is waited for.
         monotonic: Seconds since an arbitrary moment.
-        parked: Called after a claim was parked where none was.
+        first_kept: Called after a claim was kept where none was.
     """
 
     def __init__(
@@ -87,17 +87,17 @@ class AwaitedLegs(Generic[_Claim]):
         capacity: int = CAPACITY,
         wait_seconds: float = WAIT_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
-        parked: Callable[[], None] = lambda: None,
+        first_kept: Callable[[], None] = lambda: None,
     ) -> None:
         self._capacity = capacity
         self._wait_seconds = wait_seconds
         self._monotonic = monotonic
-        self._parked = parked
+        self._first_kept = first_kept
         self._lock = threading.Lock()
         self._is_closed = False
         #: Legs that are being created.
         self._expected: set[_Key] = set()
-        #: The parked claims, and when the wait of each ends; the oldest first.
+        #: The kept claims, and when the wait of each ends; the oldest first.
         self._claims: dict[_Key, tuple[_Claim, float]] = {}
 
     def expect(self, claim: _Claim) -> None:
@@ -105,7 +105,7 @@ class AwaitedLegs(Generic[_Claim]):
             if not self._is_closed and len(self._expected) + len(self._claims) < self._capacity:
                 self._expected.add(_key(claim.call))
 
-    def park(self, claim: _Claim) -> bool:
+    def keep(self, claim: _Claim) -> bool:
         key = _key(claim.call)
         with self._lock:
             if key not in self._expected:
@@ -114,7 +114,7 @@ class AwaitedLegs(Generic[_Claim]):
             is_first = not self._claims
             self._claims[key] = (claim, self._monotonic() + self._wait_seconds)
         if is_first:
-            self._parked()
+            self._first_kept()
         return True
 
     def forget(self, claim: _Claim) -> None:
@@ -132,11 +132,11 @@ class AwaitedLegs(Generic[_Claim]):
             del self._claims[key]
         return claim
 
-    def put_back(self, claim: _Claim) -> None:
+    def keep_again(self, claim: _Claim) -> None:
         with self._lock:
             if not self._is_closed and claim.has_time(0.0):
                 self._claims[_key(claim.call)] = (claim, self._monotonic() + self._wait_seconds)
-        self._parked()
+        self._first_kept()
 
     def expired(self) -> list[_Claim]:
         """Return the claims whose wait has ended; they are no longer kept."""
@@ -148,11 +148,11 @@ class AwaitedLegs(Generic[_Claim]):
         return [claim for _, claim in over]
 
     def is_empty(self) -> bool:
-        """True if no claim is parked."""
+        """True if no claim is kept."""
         return not self._claims
 
     def close(self) -> list[_Claim]:
-        """Park no more claims; return those parked, which are no longer kept."""
+        """Keep no more claims; return those that were kept."""
         with self._lock:
             self._is_closed = True
             self._expected.clear()
@@ -166,13 +166,13 @@ class Waiting(Generic[_Claim]):
 
     def __init__(self) -> None:
         self._any = threading.Event()
-        self.legs: AwaitedLegs[_Claim] = AwaitedLegs(parked=self._any.set)
+        self.legs: AwaitedLegs[_Claim] = AwaitedLegs(first_kept=self._any.set)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="awaited legs", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Park no more claims, and store what is known of the awaited legs: any worker may go on with them.
+        """Keep no more claims, and store what is known of the awaited legs: any worker may go on with them.
 
         Takes a few seconds at most, also without Postgres.
         """
@@ -185,11 +185,11 @@ class Waiting(Generic[_Claim]):
     def _run(self) -> None:
         while not self._closed.is_set():
             self._any.wait()
-            # A claim may be parked between the look and the clearing: it is looked for once more after that.
+            # A claim may come between the look and the clearing: it is looked for once more after that.
             self._any.clear()
             while not self._closed.wait(WAIT_SECONDS / 4) and not self.legs.is_empty():
                 for claim in store(self.legs.expired()):
-                    self.legs.put_back(claim)
+                    self.legs.keep_again(claim)
 
 
 def store(claims: Sequence[_Claim]) -> Sequence[_Claim]:

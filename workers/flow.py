@@ -74,7 +74,7 @@ class Flow:
             try:
                 waiting.settle()
             except errors.TransientError:
-                self._awaited.put_back(waiting)
+                self._awaited.keep_again(waiting)
                 raise
             call = waiting.call
         started = self._writer.clock.monotonic()
@@ -92,7 +92,7 @@ class Flow:
             self._join_awaited(claim, facts.MediaReady(attempt=attempt))
         except errors.TransientError:
             # The legs may be joined. What is known is stored by the message's retry, or when the wait is over.
-            self._awaited.put_back(claim)
+            self._awaited.keep_again(claim)
             raise
         except Exception:
             with contextlib.suppress(errors.PipelineError):
@@ -189,7 +189,7 @@ class Flow:
                 return None
             if awaits and isinstance(happened[-1], facts.LegsCreated):
                 claim.defer(*happened)
-                if self._awaited.park(claim):
+                if self._awaited.keep(claim):
                     return None
                 happened = ()
         finally:

@@ -289,12 +289,12 @@ class _AwaitedLegs:
     def expect(self, claim: Claim) -> None:
         self._here(self._process()).expect(claim)
 
-    def park(self, claim: Claim) -> bool:
+    def keep(self, claim: Claim) -> bool:
         process = self._process()
-        is_parked = self._here(process).park(claim)
-        if is_parked:
+        is_kept = self._here(process).keep(claim)
+        if is_kept:
             self._world.after(awaited_legs.WAIT_SECONDS, lambda: self._expire(process))
-        return is_parked
+        return is_kept
 
     def forget(self, claim: Claim) -> None:
         self._here(self._process()).forget(claim)
@@ -316,13 +316,13 @@ class _AwaitedLegs:
         claims = here.expired()
         self.ends["an awaited leg: wait over"] += len(claims)
         for claim in awaited_legs.store(claims):
-            self._put_back(process, claim)
+            self._keep_again(process, claim)
 
-    def put_back(self, claim: Claim) -> None:
-        self._put_back(self._process(), claim)
+    def keep_again(self, claim: Claim) -> None:
+        self._keep_again(self._process(), claim)
 
-    def _put_back(self, process: Process, claim: Claim) -> None:
-        self._here(process).put_back(claim)
+    def _keep_again(self, process: Process, claim: Claim) -> None:
+        self._here(process).keep_again(claim)
         self._world.after(awaited_legs.WAIT_SECONDS, lambda: self._expire(process))
 
     def _here(self, process: Process) -> AwaitedLegs[Claim]:

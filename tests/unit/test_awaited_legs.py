@@ -278,12 +278,12 @@ def test_the_number_of_awaited_legs_is_bounded(scene: Scene) -> None:
     claims = [cast(Claim, _AClaim(replace(ADMITTED, attempt=number))) for number in (1, 2)]
     for claim in claims:
         legs.expect(claim)
-    assert [legs.park(claim) for claim in claims] == [True, False]
+    assert [legs.keep(claim) for claim in claims] == [True, False]
     legs.expect(claims[1])
-    assert not legs.park(claims[1])
+    assert not legs.keep(claims[1])
     legs.take(CALL_ID, 1, connection_id=CONNECTION)
     legs.expect(claims[1])
-    assert legs.park(claims[1])
+    assert legs.keep(claims[1])
 
 
 def test_a_step_that_raises_leaves_no_expectation(scene: Scene) -> None:
@@ -318,16 +318,16 @@ class _AClaim:
             raise self._error
 
 
-def _parked(waiting: awaited_legs.Waiting[Claim], claim: _AClaim) -> bool:
+def _kept(waiting: awaited_legs.Waiting[Claim], claim: _AClaim) -> bool:
     waiting.legs.expect(cast(Claim, claim))
-    return waiting.legs.park(cast(Claim, claim))
+    return waiting.legs.keep(cast(Claim, claim))
 
 
 def test_the_thread_ends_each_wait_and_survives_what_fails() -> None:
     waiting: awaited_legs.Waiting[Claim] = awaited_legs.Waiting()
     for error in (errors.DatabaseUnavailable("away"), KeyError("a mistake"), None):
         claim = _AClaim(error=error)
-        assert _parked(waiting, claim)
+        assert _kept(waiting, claim)
         assert claim.settled.wait(5)
     waiting.close()
 
@@ -335,7 +335,7 @@ def test_the_thread_ends_each_wait_and_survives_what_fails() -> None:
 def test_the_thread_tries_again_what_could_not_be_stored() -> None:
     waiting: awaited_legs.Waiting[Claim] = awaited_legs.Waiting()
     claim = _AClaim(error=errors.DatabaseUnavailable("away"), has_time=True)
-    assert _parked(waiting, claim)
+    assert _kept(waiting, claim)
     for _ in range(3):
         assert claim.settled.wait(5)
         claim.settled.clear()
@@ -346,15 +346,15 @@ def test_closing_without_postgres_tries_one_claim_only() -> None:
     """Each would cost a time-out, and the pools wait."""
     waiting: awaited_legs.Waiting[Claim] = awaited_legs.Waiting()
     claims = [_AClaim(replace(ADMITTED, attempt=n), errors.DatabaseUnavailable("away")) for n in (1, 2, 3)]
-    assert all(_parked(waiting, claim) for claim in claims)
+    assert all(_kept(waiting, claim) for claim in claims)
     waiting.close()
     assert [claim.settled.is_set() for claim in claims] == [True, False, False]
 
 
-def test_closing_settles_what_is_parked_and_parks_no_more() -> None:
+def test_closing_settles_what_is_kept_and_keeps_no_more() -> None:
     waiting: awaited_legs.Waiting[Claim] = awaited_legs.Waiting()
     claim = _AClaim()
-    assert _parked(waiting, claim)
+    assert _kept(waiting, claim)
     waiting.close()
     assert claim.settled.is_set()
-    assert not _parked(waiting, _AClaim())
+    assert not _kept(waiting, _AClaim())
