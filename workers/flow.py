@@ -91,8 +91,9 @@ class Flow:
         try:
             self._join_awaited(claim, facts.MediaReady(attempt=attempt))
         except errors.TransientError:
-            # The legs may be joined. What is known is stored by the message's retry, or when the wait is over.
-            self._awaited.keep_again(claim)
+            if claim.has_deferred:
+                # The legs may be joined. What is known is stored by the message's retry, or when the wait is over.
+                self._awaited.keep_again(claim)
             raise
         except Exception:
             with contextlib.suppress(errors.PipelineError):
