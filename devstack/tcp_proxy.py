@@ -23,6 +23,8 @@ class TcpProxy:
         self._lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._is_cut = False
+        #: Called for each connection; returns what hears all that its client sends, before the server gets it.
+        self.hears: Callable[[], Callable[[bytes], None]] = lambda: lambda data: None
         #: Called with the last request and its answer; True cuts the connection instead of forwarding the answer.
         self.loses: Callable[[bytes, bytes], bool] = lambda request, answer: False
         self.lost = 0
@@ -83,8 +85,10 @@ class TcpProxy:
             threading.Thread(target=self._answers, args=(client, server, asked), daemon=True).start()
 
     def _requests(self, client: socket.socket, server: socket.socket, asked: list[bytes]) -> None:
+        hear = self.hears()
         with contextlib.suppress(OSError):
             while data := client.recv(65536):
+                hear(data)
                 asked[0] = data
                 server.sendall(data)
         _close(client, server)

@@ -11,7 +11,7 @@ claimed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from uuid import UUID
 
@@ -71,11 +71,8 @@ class Flow:
         """
         waiting = self._awaited.take(call.call_id, call.attempt, connection_id=call.connection_id)
         if waiting is not None:
-            try:
+            with self._kept_on_failure(waiting):
                 waiting.settle()
-            except errors.TransientError:
-                self._awaited.keep_again(waiting)
-                raise
             call = waiting.call
         started = self._writer.clock.monotonic()
         then = self._next_steps(call) if ordered is None else {ordered}
@@ -89,17 +86,28 @@ class Flow:
         if claim is None:
             return False
         try:
-            self._join_awaited(claim, facts.MediaReady(attempt=attempt))
+            with self._kept_on_failure(claim):
+                self._join_awaited(claim, facts.MediaReady(attempt=attempt))
         except errors.TransientError:
-            if claim.has_deferred:
-                # The legs may be joined. What is known is stored by the message's retry, or when the wait is over.
-                self._awaited.keep_again(claim)
             raise
         except Exception:
             with contextlib.suppress(errors.PipelineError):
                 claim.settle(orders=False)
             raise
         return True
+
+    @contextlib.contextmanager
+    def _kept_on_failure(self, claim: Claim) -> Iterator[None]:
+        """Keep a claim again if its facts cannot be stored for now, for instance those of legs that are joined already.
+
+        The message's retry stores them, or the end of the wait does.
+        """
+        try:
+            yield
+        except errors.TransientError:
+            if claim.has_deferred:
+                self._awaited.keep_again(claim)
+            raise
 
     def _join_awaited(self, claim: Claim, ready: facts.MediaReady) -> None:
         join_seconds = self._writer.limits.claim(Step.BRIDGE).total_seconds() - _MEDIA_SECONDS

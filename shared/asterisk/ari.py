@@ -120,10 +120,6 @@ class Ari:
                 raise errors.AsteriskRefused(500, rest.NOT_DIALLED) from exc
             raise
 
-    def create_bridge(self, bridge_id: str) -> None:
-        """Create a mixing bridge. A 409 means that we created it before: the id is ours."""
-        self.ask(ari_requests.create_bridge(bridge_id))
-
     def bridge(self, bridge_id: str) -> Bridge | None:
         """Return the bridge; None if there is none with that id."""
         return self.ask(ari_requests.bridge(bridge_id))

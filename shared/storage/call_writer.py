@@ -181,10 +181,8 @@ class CallWriter:
                 return Recorded(call=call, applied=False)
             claim = self.claim_for(transition, then, owner)
             saved = self.store.save(transition.changes, timeline=timeline, owner=owner, claim=claim)
-            if saved is not None and not orders:
-                return Recorded(call=saved, applied=True, claim=claim)
             if saved is not None:
-                return self.stored(transition, saved, claim)
+                return self.stored(transition, saved, claim, orders=orders)
             if not retry_on_conflict:
                 return Recorded(call=call, applied=False)
             timeline = ()
@@ -246,9 +244,12 @@ class CallWriter:
         step = transition.begin(then)
         return self.claim_request(step, owner or self.new_owner()) if step is not None else None
 
-    def stored(self, transition: Transition, saved: Call, claim: ClaimRequest | None) -> Recorded:
-        """Enqueue the commands of a transition that is stored."""
-        self.enqueue(transition.due(claimed=claim is not None), saved)
+    def stored(
+        self, transition: Transition, saved: Call, claim: ClaimRequest | None, *, orders: bool = True
+    ) -> Recorded:
+        """Enqueue the commands of a transition that is stored, unless `orders` is False."""
+        if orders:
+            self.enqueue(transition.due(claimed=claim is not None), saved)
         return Recorded(call=saved, applied=True, claim=claim)
 
 

@@ -100,7 +100,7 @@ def test_a_media_leg_is_asked_for_as_the_platform_wants_it(client: ari.Ari, stub
 
 
 def test_what_else_is_asked(client: ari.Ari, stub: Stub) -> None:
-    client.create_bridge("aip-1-b1")
+    client.ask(ari_requests.create_bridge("aip-1-b1"))
     client.ask(ari_requests.add_legs("aip-1-b1", ["1.1", "aip-1-m1"]))
     assert client.hang_up("1.1", 17)
     assert client.hang_up("1.1")
@@ -237,7 +237,7 @@ def test_a_refusal_is_told_in_asterisk_s_words(client: ari.Ari, stub: Stub, stat
 
 def test_a_bridge_that_was_made_before_is_made(client: ari.Ari, stub: Stub) -> None:
     stub.answer = answered(409, {"message": "Bridge with id 'b1' already exists"})
-    client.create_bridge("b1")
+    client.ask(ari_requests.create_bridge("b1"))
     with pytest.raises(errors.AsteriskRefused):
         client.ask(ari_requests.create_media("m1", app="voiceai", client="media", parameters={}, args=""))
 

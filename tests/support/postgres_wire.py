@@ -5,76 +5,26 @@ A round trip ends with Sync, or is a simple Query: the process waits for the ans
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import re
-import socket
 import struct
-import threading
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Self
-from urllib.parse import urlsplit, urlunsplit
+
+from devstack.tcp_proxy import TcpProxy
 
 _SSL_REQUEST = 80877103
 _WRITES = re.compile(r"(?<!FOR )(INSERT|UPDATE|DELETE)(?: INTO| FROM)? ((?:ari\.)?[a-z_]+)")
 _READS = re.compile(r"FROM ((?:ari\.)?[a-z_]+)")
 
 
-class PostgresWire:
+class PostgresWire(TcpProxy):
     """A proxy in front of a Postgres; `url` is the URL through it, `round_trips` what was said so far."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        assert parts.hostname is not None
-        self._server = (parts.hostname, parts.port or 5432)
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        port = self._listening.getsockname()[1]
-        self.url = urlunsplit(parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{port}"))
-        self._lock = threading.Lock()
-        self._sockets: list[socket.socket] = []
+        super().__init__(url)
         #: The statements of each round trip, in the order in which they ended.
         self.round_trips: list[tuple[str, ...]] = []
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._listening.close()
-        for sock in self._sockets:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-            sock.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listening.accept()
-            except OSError:
-                return
-            server = socket.create_connection(self._server, timeout=5)
-            server.settimeout(None)
-            for sock in (client, server):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._sockets += [client, server]
-            threading.Thread(target=self._forward, args=(client, server, Frontend(self._said)), daemon=True).start()
-            threading.Thread(target=self._forward, args=(server, client, None), daemon=True).start()
-
-    def _forward(self, source: socket.socket, target: socket.socket, frontend: Frontend | None) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                if frontend is not None:
-                    frontend.feed(data)
-                target.sendall(data)
-        with contextlib.suppress(OSError):
-            target.shutdown(socket.SHUT_WR)
-
-    def _said(self, statements: tuple[str, ...]) -> None:
-        with self._lock:
-            self.round_trips.append(statements)
+        self.hears = lambda: Frontend(self.round_trips.append).feed
 
 
 class Frontend:
