@@ -1,0 +1,105 @@
+"""Finds the programs a chaos run needs beside the project: haproxy, nft and libfaketime; as root on Debian installs them.
+
+Call it before `network.enter`: Debian's archive cannot be reached from the namespace of a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from devstack import asterisk_root, folders, processes
+
+#: Part of `Tools` → Debian package.
+PACKAGES = {"haproxy": "haproxy", "nft": "nftables", "libfaketime": "libfaketime"}
+#: Debian's packages ask this program whether they may start a service; 101 is no.
+POLICY = Path("/usr/sbin/policy-rc.d")
+DENY = "#!/bin/sh\nexit 101\n"
+#: Programs for the administrator, which an ordinary user's PATH does not name.
+PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
+
+class Unavailable(Exception):
+    """A program is missing and cannot be installed here.
+
+    Args:
+        reason: for the user: what is missing, and what to do.
+        archive_unreachable: Debian's archive is the cause, which cannot be fixed on this machine.
+    """
+
+    def __init__(self, reason: str, *, archive_unreachable: bool = False) -> None:
+        super().__init__(reason)
+        self.archive_unreachable = archive_unreachable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """The paths of what was found."""
+
+    haproxy: Path
+    nft: Path
+    #: The library to preload, `libfaketime.so.1`.
+    libfaketime: Path
+
+
+def find() -> Tools:
+    """Return the tools; install those that are missing.
+
+    Raises:
+        Unavailable: with what is missing, and what to do.
+    """
+    found = _found()
+    if missing := [PACKAGES[name] for name, path in found.items() if path is None]:
+        with folders.lock(folders.cache() / "chaos-tools.lock"):
+            _install(missing)
+        found = _found()
+    paths = {name: path for name, path in found.items() if path is not None}
+    if still := [name for name in found if name not in paths]:
+        raise Unavailable(f"installed {', '.join(missing)}, but there is still no {', '.join(still)}")
+    return Tools(**paths)
+
+
+def _found() -> dict[str, Path | None]:
+    """Return part of `Tools` → path, None if it is missing."""
+    programs = {name: shutil.which(name, path=PATH) for name in ("haproxy", "nft")}
+    # Debian puts it below its architecture's name.
+    libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    return {name: Path(path) if path else None for name, path in programs.items()} | {
+        "libfaketime": libraries[0] if libraries else None
+    }
+
+
+def _install(packages: list[str]) -> None:
+    named = " ".join(packages)
+    apt_get = shutil.which("apt-get", path=PATH)
+    if apt_get is None or os.geteuid() != 0:
+        raise Unavailable(f"missing: {named}. Run as root on Debian, or first install: apt-get install {named}")
+    try:
+        processes.run([apt_get, "-q", "update"], timeout_seconds=300)
+        with _no_service_starts():
+            processes.run([apt_get, "-q", "-y", "install", "--no-install-recommends", *packages], timeout_seconds=300)
+        if "haproxy" in packages:
+            processes.run(["/usr/sbin/update-rc.d", "haproxy", "disable"])
+    except processes.ProcessError as exc:
+        unreachable = any(sign in f"{exc}" for sign in asterisk_root.UNREACHABLE)
+        reason = "Debian's archive could not be reached" if unreachable else "apt-get failed"
+        raise Unavailable(f"missing: {named}; {reason}: {exc}", archive_unreachable=unreachable) from exc
+
+
+@contextlib.contextmanager
+def _no_service_starts() -> Iterator[None]:
+    """Deny packages to start their services: haproxy's would listen on this machine until its next boot and after."""
+    if POLICY.exists():
+        # The machine has its own policy, for example a container's, which starts none.
+        yield
+        return
+    POLICY.write_text(DENY)
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        POLICY.unlink()
