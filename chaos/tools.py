@@ -1,4 +1,4 @@
-"""Finds the programs a chaos run needs beside the project: haproxy, nft and libfaketime; as root on Debian installs them.
+"""Finds the programs that a chaos run needs: haproxy, nft and libfaketime; as root on Debian installs them.
 
 Call it before `network.enter`: Debian's archive cannot be reached from the namespace of a run.
 """
