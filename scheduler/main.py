@@ -1,4 +1,7 @@
-"""The scheduler process: leads or stands by. While it leads, it runs its jobs on a clock (APScheduler)."""
+"""The scheduler process: leads or stands by. While it leads, it runs its jobs.
+
+What callers wait for runs at intervals by the monotonic clock. What goes by the calendar is for APScheduler.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import structlog
 from apscheduler.executors import pool
@@ -14,6 +16,7 @@ from apscheduler.schedulers import background
 
 from scheduler import sweep
 from scheduler.assigner import Assigner
+from scheduler.intervals import Intervals
 from scheduler.leader import Leader
 from scheduler.listeners import Listeners
 from scheduler.reconciler import Reconciler
@@ -69,37 +72,33 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     def end_completed() -> None:
         sweep.end_completed(writer, calls, runs)
 
-    clock = background.BackgroundScheduler(
-        timezone="UTC",
-        executors={"default": pool.ThreadPoolExecutor(8)},
-        job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": 60},
-    )
     leader.renew()
-    clock.add_job(leader.renew, "interval", seconds=config.lease_seconds / 3, max_instances=1)
-    # At once, but not before the clock renews the lease: the first run of an installation may write thousands of rows.
-    clock.add_job(
-        _guarded(is_leader, reconciler.reconcile),
-        "interval",
-        seconds=config.configurations_seconds,
-        next_run_time=datetime.now(UTC),
-    )
+    intervals = Intervals()
+    # Each job has its own thread, so a slow Postgres does not delay the lease. A standby is alive, too.
+    intervals.add(leader.renew, seconds=config.lease_seconds / 3)
+    intervals.add(health.Liveness(config.health_file).touch, seconds=health.TOUCH_SECONDS)
+    # At once, but not before the lease is renewed: the first run of an installation may write thousands of rows.
+    intervals.add(_guarded(is_leader, reconciler.reconcile), seconds=config.configurations_seconds, at_once=True)
     for job, seconds in (
         (assign, config.assign_seconds),
         (sweep_calls, config.sweep_seconds),
         (end_completed, config.completed_runs_seconds),
         (resyncs.request_resyncs, config.resync_seconds),
-        (retention.delete_old, EVERY_SECONDS),
     ):
-        clock.add_job(_guarded(is_leader, job), "interval", seconds=seconds)
-    # Not guarded: a standby is alive, too. Each job has its own thread, so a slow Postgres does not delay this one.
-    clock.add_job(health.Liveness(config.health_file).touch, "interval", seconds=health.TOUCH_SECONDS)
-    clock.start()
+        intervals.add(_guarded(is_leader, job), seconds=seconds)
+    calendar = background.BackgroundScheduler(
+        timezone="UTC",
+        executors={"default": pool.ThreadPoolExecutor(1)},
+        job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": 60},
+    )
+    calendar.add_job(_guarded(is_leader, retention.delete_old), "cron", second=f"*/{EVERY_SECONDS}")
+    intervals.start()
+    calendar.start()
     log.info("scheduler started", leads=leader.is_leader)
     lifecycle.wait(stop)
-    # Let running jobs finish, for as long as the drain at most.
-    ending = threading.Thread(target=clock.shutdown, name="shutdown", daemon=True)
-    ending.start()
-    ending.join(config.drain_seconds)
+    # Running jobs may finish, for as long as the drain at most.
+    calendar.shutdown(wait=False)
+    intervals.stop(seconds=config.drain_seconds)
     leader.release()
     db.close()
     log.info("scheduler stopped")

@@ -10,7 +10,7 @@ import structlog
 from shared.storage import database
 
 #: The time between two runs, and the most calls that one deletes: 200 a second in all.
-EVERY_SECONDS = 10.0
+EVERY_SECONDS = 10
 _BATCH = 100
 _BATCHES = 20
 #: One run looks at the oldest timeline rows of so many connections, so many of each; the next run goes on from there.
