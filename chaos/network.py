@@ -55,13 +55,18 @@ def enter() -> None:
         NotPermitted: with the reason.
     """
     if not is_inside():
-        try:
-            processes.run([*_unshare(), "true"])
-        except processes.ProcessError as exc:
-            raise NotPermitted(f"a run needs root and its own network namespace: {exc}") from exc
+        check_permitted()
         os.environ[LEFT] = _namespace()
         os.execvp("unshare", [*_unshare(), *_program()])  # noqa: S606, S607 - this program again
     _loopback_up()
+
+
+def check_permitted() -> None:
+    """Raise NotPermitted, with the reason, if `enter` would."""
+    try:
+        processes.run([*_unshare(), "true"])
+    except processes.ProcessError as exc:
+        raise NotPermitted(f"a run needs root and its own network and mount namespace: {exc}") from exc
 
 
 def is_inside() -> bool:

@@ -42,7 +42,7 @@ class Tools:
 
     haproxy: Path
     nft: Path
-    #: The library to preload, `libfaketime.so.1`.
+    #: The library to preload, of programs with threads.
     libfaketime: Path
 
 
@@ -66,8 +66,8 @@ def find() -> Tools:
 def _found() -> dict[str, Path | None]:
     """Return part of `Tools` → path, None if it is missing."""
     programs = {name: shutil.which(name, path=PATH) for name in ("haproxy", "nft")}
-    # Debian puts it below its architecture's name.
-    libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    # Debian puts it below the name of the architecture.
+    libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     return {name: Path(path) if path else None for name, path in programs.items()} | {
         "libfaketime": libraries[0] if libraries else None
     }
