@@ -80,7 +80,7 @@ def _install(packages: list[str]) -> None:
         raise Unavailable(f"missing: {named}. Run as root on Debian, or first install: apt-get install {named}")
     try:
         processes.run([apt_get, "-q", "update"], timeout_seconds=300)
-        with _no_service_starts():
+        with no_service_starts():
             processes.run([apt_get, "-q", "-y", "install", "--no-install-recommends", *packages], timeout_seconds=300)
         if "haproxy" in packages:
             processes.run(["/usr/sbin/update-rc.d", "haproxy", "disable"])
@@ -91,7 +91,7 @@ def _install(packages: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def _no_service_starts() -> Iterator[None]:
+def no_service_starts() -> Iterator[None]:
     """Deny packages to start their services: haproxy's would listen on this machine until its next boot and after."""
     if POLICY.exists():
         # The machine has its own policy, for example a container's, which starts none.
