@@ -99,7 +99,7 @@ def _two_agents(evidence: Evidence) -> Iterator[Violation]:
     for leg in evidence.callers:
         met = [(other, span) for other, span in evidence.meetings(leg) if other.kind is Kind.MEDIA]
         for (one, first), (other, second) in combinations(met, 2):
-            if one is not other and spans.intersect([first], [second]):
+            if spans.intersect([first], [second]):
                 yield _of_leg(evidence, "two-agents", leg, f"{one.id} and {other.id} are bridged with one caller")
 
 
@@ -172,8 +172,8 @@ def _runs_without_call(evidence: Evidence, with_call: Container[int]) -> Iterato
         elif not _is_platform_call(evidence, run.channel_id):
             text = f"run {run.id} belongs to no call"
             yield Violation(kind="run-without-call", text=text, leg=run.channel_id)
-    allowed = sum(offer.direction == "platform" for offer in evidence.deeds.offers.values())
-    if unnamed > allowed:
+    platform = [leg for leg in evidence.deeds.offers if _is_platform_call(evidence, leg) and leg not in evidence.rows]
+    if unnamed > len(platform):
         yield Violation(kind="run-without-call", text=f"{unnamed} runs belong to no call and name no channel")
 
 

@@ -10,6 +10,9 @@ from typing import Any
 
 from chaos.judge.spans import FOREVER, Span
 
+#: What the names of faults begin with that may interrupt audio, or its recording, unless the deed says it.
+_OF_AUDIO = ("agent", "Asterisk")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
@@ -99,7 +102,6 @@ def _fault(line: dict[str, Any]) -> Fault:
         at=line["at"],
         until=FOREVER if line.get("until") is None else line["until"],
         outage=line.get("outage", False),
-        # A server that is away may take the audio along; the harness may say otherwise.
-        audio=line.get("audio", line.get("outage", False)),
+        audio=line.get("audio", line["name"].startswith(_OF_AUDIO)),
         apps=None if apps is None else frozenset(apps),
     )

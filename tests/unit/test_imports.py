@@ -16,7 +16,7 @@ PROCESSES = {"listener", "workers", "scheduler", "console", "arictl"}
 #: What is installed and runs in production.
 PRODUCT = PROCESSES | {"shared"}
 #: For development: these may import the product, never the other way round.
-DEVELOPMENT = {"simulator", "devstack", "tests", "bench"}
+DEVELOPMENT = {"simulator", "devstack", "tests", "bench", "chaos"}
 
 #: One home per outside library: a file, or a folder.
 HOMES = {
@@ -122,6 +122,14 @@ def test_shared_imports_no_process() -> None:
 
 def test_the_product_imports_nothing_of_development() -> None:
     assert [(path, name) for path, name in IMPORTS if name.split(".")[0] in DEVELOPMENT] == []
+
+
+def test_the_judge_of_the_chaos_runs_imports_nothing_of_this_project() -> None:
+    """What judges the product from outside must not repeat its mistakes."""
+    found = {name for _, tree in sources("chaos/judge") for name in imports(tree)}
+    assert {"psycopg", "requests"} <= {name.split(".")[0] for name in found}, "the walk sees it"
+    ours = {name for name in found if name.split(".")[0] in PRODUCT | DEVELOPMENT}
+    assert {name for name in ours if not is_within(name, "chaos.judge")} == set()
 
 
 @pytest.mark.parametrize("library", sorted(HOMES))

@@ -1,0 +1,481 @@
+"""The judge's verdict: each violation has a history that shows it, and a calm neighbour that does not."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from chaos.judge import deeds, figures, history, tones, verdict
+from chaos.judge.checks import violations
+from chaos.judge.evidence import Evidence, Heard, Left
+from chaos.judge.history import History
+from chaos.judge.tables import CallRow, DeadLetter, RunRow, Tables
+
+#: The moment 0 of a scene, in unix seconds.
+START = 1_800_000_000.0
+APP, OTHER_APP = "voiceai-a", "voiceai-b"
+CALL_ID, OTHER_CALL_ID = "a" * 32, "b" * 32
+LEG, FAR = "call-1", "far-call-1"
+MEDIA, SECOND_MEDIA = f"aip-{CALL_ID}-m1", f"aip-{CALL_ID}-m2"
+BRIDGE, SECOND_BRIDGE = f"aip-{CALL_ID}-b1", f"aip-{CALL_ID}-b2"
+ROW = CallRow(
+    call_id=CALL_ID,
+    organization_id=1,
+    channel_id=LEG,
+    direction="inbound",
+    state="ended",
+    received_at=START + 0.1,
+    outcome="completed",
+    reason="caller hung up",
+    workflow_id=3,
+    workflow_run_id=7,
+    connected_at=START + 0.2,
+    ending_at=START + 10,
+)
+OTHER_ROW = replace(ROW, call_id=OTHER_CALL_ID, channel_id="call-2", workflow_run_id=None, connected_at=None)
+RUN = RunRow(id=7, channel_id=LEG, is_completed=True)
+
+
+class Scene:
+    """A run made of single moments, in seconds since its start. It begins empty."""
+
+    def __init__(self) -> None:
+        self.history = History([APP, OTHER_APP])
+        self.rows: list[CallRow] = []
+        self.runs: list[RunRow] = []
+        self.letters: list[DeadLetter] = []
+        self.deeds: list[dict[str, Any]] = []
+        self.left = Left()
+        self.heard: dict[str, Heard] = {}
+        self._states: dict[str, str] = {}
+        self._created: dict[str, float] = {}
+        self._dialplans: dict[str, dict[str, str]] = {}
+
+    def event(self, kind: str, at: float, channel: str | None = None, **details: Any) -> None:
+        shown = {} if channel is None else {"channel": self.channel(channel, at)}
+        self.history.event({"type": kind, "timestamp": stamp(at)} | shown | details)
+
+    def channel(self, name: str, at: float = 0) -> dict[str, Any]:
+        """A channel as Asterisk shows it."""
+        return {
+            "id": name,
+            "state": self._states.get(name, "Ring"),
+            "creationtime": stamp(self._created.setdefault(name, at)),
+            "dialplan": self._dialplans.get(name, {"app_name": "Wait", "app_data": "1"}),
+        }
+
+    def created(self, *names: str, at: float) -> None:
+        for name in names:
+            self.event("ChannelCreated", at, name)
+
+    def stasis(self, name: str, at: float, *, status: str = "", app: str = APP) -> None:
+        """Stasis begins on a leg, or ends with a status."""
+        self._dialplans[name] = {"app_name": "Stasis", "app_data": f"{app},a=1"}
+        self.event("ChannelVarset", at, name, variable="STASISSTATUS", value=status)
+        if status:
+            self._dialplans.pop(name)
+
+    def up(self, name: str, at: float) -> None:
+        self._states[name] = "Up"
+        self.event("ChannelStateChange", at, name)
+
+    def bridged(self, *names: str, at: float, bridge: str = BRIDGE) -> None:
+        for name in names:
+            self.event("ChannelEnteredBridge", at, name, bridge={"id": bridge})
+
+    def unbridged(self, name: str, at: float, bridge: str = BRIDGE) -> None:
+        self.event("ChannelLeftBridge", at, name, bridge={"id": bridge})
+
+    def gone(self, *names: str, at: float) -> None:
+        for name in names:
+            self.event("ChannelDestroyed", at, name, cause=16)
+
+    def offered(self, at: float = 0.0, leg: str = LEG, **details: Any) -> None:
+        known = {"deed": "call", "app": APP, "direction": "inbound", "manner": "seconds", "sampled": False}
+        self.deeds.append(known | {"at": START + at, "leg": leg} | details)
+
+    def fault(self, at: float, until: float | None, *, name: str = "Postgres unreachable", **details: Any) -> None:
+        known = {"deed": "fault", "number": len(self.deeds), "target": "it", "outage": True, "apps": None}
+        ends = None if until is None else START + until
+        self.deeds.append(known | {"name": name, "at": START + at, "until": ends} | details)
+
+    def evidence(self, *, now: float = 100) -> Evidence:
+        return Evidence(
+            history=self.history,
+            tables=Tables(calls=self.rows, runs=self.runs, dead_letters=self.letters),
+            deeds=deeds.of_lines(self.deeds),
+            now=START + now,
+            left=self.left,
+            heard=self.heard,
+        )
+
+    def kinds(self) -> set[str]:
+        return {violation.kind for violation in violations(self.evidence())}
+
+
+def stamp(at: float) -> str:
+    return datetime.fromtimestamp(START + at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+0000"
+
+
+def entered(*, rings_until: float = 0.1) -> Scene:
+    """A caller in the app, with a row and a run."""
+    scene = Scene()
+    scene.offered()
+    scene.created(FAR, LEG, at=0)
+    scene.stasis(LEG, rings_until)
+    scene.rows, scene.runs = [ROW], [RUN]
+    return scene
+
+
+def connected(until: float = 10) -> Scene:
+    """A call that is fine: offered at 0 s, bridged from 0.2 s on; nothing of it is left."""
+    scene = entered()
+    scene.created(MEDIA, at=0.15)
+    scene.up(LEG, 0.2)
+    scene.bridged(LEG, MEDIA, at=0.2)
+    end(scene, until)
+    return scene
+
+
+def end(scene: Scene, at: float) -> None:
+    scene.gone(FAR, LEG, at=at)
+    scene.gone(MEDIA, at=at + 0.1)
+    scene.event("BridgeDestroyed", at + 0.1, bridge={"id": BRIDGE})
+
+
+def test_a_call_that_is_fine_breaks_no_promise() -> None:
+    assert connected().kinds() == set()
+
+
+def leftover(left: Left) -> Callable[[], Scene]:
+    def scene() -> Scene:
+        made = connected()
+        made.left = left
+        return made
+
+    return scene
+
+
+def waits(seconds: float, *, outage: tuple[float, float] | None = None, apps: list[str] | None = None) -> Scene:
+    """A caller who rings in the app for so long."""
+    scene = entered(rings_until=1)
+    scene.gone(FAR, LEG, at=1 + seconds)
+    if outage:
+        scene.fault(*outage, apps=apps)
+    return scene
+
+
+def alone(seconds: float, *, outage: tuple[float, float] | None = None) -> Scene:
+    """An answered caller who is in a bridge alone after the agent left."""
+    scene = entered()
+    scene.created(MEDIA, at=0.15)
+    scene.up(LEG, 0.2)
+    scene.bridged(LEG, MEDIA, at=0.2)
+    scene.gone(MEDIA, at=10)
+    end(scene, 10 + seconds)
+    if outage:
+        scene.fault(*outage)
+    return scene
+
+
+def continued(seconds: float) -> Scene:
+    """An answered caller who was sent back to the dialplan, and talks to a human there."""
+    scene = entered()
+    scene.up(LEG, 0.2)
+    scene.stasis(LEG, 1, status="SUCCESS")
+    scene.gone(FAR, LEG, at=1 + seconds)
+    return scene
+
+
+def agent_alone(seconds: float) -> Scene:
+    """A media leg that outlives its caller."""
+    scene = connected()
+    scene.created(SECOND_MEDIA, at=10)
+    scene.bridged(SECOND_MEDIA, at=10.1, bridge=SECOND_BRIDGE)
+    scene.gone(SECOND_MEDIA, at=10 + seconds)
+    scene.event("BridgeDestroyed", 10 + seconds, bridge={"id": SECOND_BRIDGE})
+    return scene
+
+
+def second_agent(*, after_the_first: bool) -> Scene:
+    scene = entered()
+    scene.created(MEDIA, SECOND_MEDIA, at=0.15)
+    scene.up(LEG, 0.2)
+    scene.bridged(LEG, MEDIA, at=0.2)
+    if after_the_first:
+        scene.unbridged(MEDIA, 5)
+    scene.bridged(SECOND_MEDIA, at=5)
+    scene.gone(SECOND_MEDIA, at=10)
+    end(scene, 10)
+    return scene
+
+
+def without_row(seconds: float, *, fault: bool = False, apps: list[str] | None = None) -> Scene:
+    """A caller who was in the app for so long, and of whom no row tells."""
+    scene = entered(rings_until=1)
+    scene.rows, scene.runs = [], []
+    scene.gone(FAR, LEG, at=1 + seconds)
+    if fault:
+        scene.fault(0, 0.5, name="listener killed", outage=False, apps=apps)
+    return scene
+
+
+def never_entered() -> Scene:
+    """A caller whom no app took: Stasis failed at once, and its dialplan hung up."""
+    scene = Scene()
+    scene.offered()
+    scene.created(FAR, LEG, at=0)
+    for at in (0.1, 0.2, 0.3):
+        scene.stasis(LEG, at)
+        scene.stasis(LEG, at, status="FAILED")
+    scene.gone(FAR, LEG, at=60)
+    return scene
+
+
+def with_rows(*rows: CallRow, runs: tuple[RunRow, ...] = (RUN,)) -> Callable[[], Scene]:
+    def scene() -> Scene:
+        made = connected()
+        made.rows, made.runs = list(rows), list(runs)
+        return made
+
+    return scene
+
+
+def came_back() -> Scene:
+    """A caller who left the app by `continue` and came back: two entries, two calls."""
+    scene = entered()
+    scene.stasis(LEG, 2, status="SUCCESS")
+    scene.stasis(LEG, 5)
+    scene.gone(FAR, LEG, at=6)
+    scene.rows.append(replace(OTHER_ROW, channel_id=LEG))
+    return scene
+
+
+def seen_after_a_blind_time() -> Scene:
+    scene = with_rows(ROW, OTHER_ROW)()
+    scene.history.blind.append((START - 1, START + 1))
+    return scene
+
+
+def with_platform_run(run: RunRow, *, direction: str) -> Scene:
+    """A run without a call; the platform's own leg may never have come."""
+    scene = connected()
+    scene.runs.append(run)
+    scene.offered(leg="platform-1", direction=direction)
+    return scene
+
+
+def with_letter(at: float, **fault: Any) -> Scene:
+    scene = connected()
+    scene.letters.append(DeadLetter(at=START + at, call_id=CALL_ID, name="leg_ended", detail="Unavailable: x"))
+    scene.fault(5, 10, **fault)
+    return scene
+
+
+def listened(by_caller: float, by_agent: float, *, seconds: float = 10, fault: str = "") -> Scene:
+    scene = connected(until=0.2 + seconds)
+    scene.heard[LEG] = Heard(by_caller=by_caller, by_agent=by_agent)
+    if fault:
+        scene.fault(1, 2, name=fault)
+    return scene
+
+
+NOT_ENDED = replace(ROW, state="ending", outcome="refused", ending_at=START + 90)
+ENDING = replace(ROW, state="ending", ending_at=START + 90)
+
+#: Kind of violation, a scene that shows it, and one that nearly does.
+CASES: list[tuple[str, Callable[[], Scene], Callable[[], Scene]]] = [
+    ("channel-left", leftover(Left(channels=[FAR])), connected),
+    ("bridge-left", leftover(Left(bridges=[BRIDGE])), connected),
+    ("media-socket-left", leftover(Left(media_sockets=1)), connected),
+    ("not-observed", leftover(Left(problem="Asterisk does not answer")), connected),
+    ("caller-waits", lambda: waits(61), lambda: waits(59)),
+    ("caller-waits", lambda: waits(61), lambda: connected(until=61)),
+    ("caller-waits", lambda: waits(79, outage=(20, 38)), lambda: waits(79, outage=(20, 40))),
+    (
+        "caller-waits",
+        lambda: waits(79, outage=(20, 40), apps=[OTHER_APP]),
+        lambda: waits(79, outage=(20, 40), apps=[APP]),
+    ),
+    ("caller-in-silence", lambda: alone(21), lambda: alone(19)),
+    ("caller-in-silence", lambda: alone(29, outage=(0, 18)), lambda: alone(29, outage=(0, 20))),
+    ("caller-in-silence", lambda: alone(21), lambda: continued(40)),
+    ("agent-alone", lambda: agent_alone(21), lambda: agent_alone(19)),
+    ("two-agents", lambda: second_agent(after_the_first=False), lambda: second_agent(after_the_first=True)),
+    ("call-without-row", lambda: without_row(5), lambda: without_row(5, fault=True)),
+    ("call-without-row", lambda: without_row(21, fault=True), lambda: without_row(19, fault=True)),
+    ("call-without-row", lambda: without_row(5, fault=True, apps=[OTHER_APP]), never_entered),
+    ("row-twice", with_rows(ROW, replace(OTHER_ROW, channel_id=LEG)), came_back),
+    ("row-without-channel", with_rows(ROW, OTHER_ROW), with_rows(ROW, replace(OTHER_ROW, request_id="r"))),
+    ("row-without-channel", with_rows(ROW, OTHER_ROW), seen_after_a_blind_time),
+    ("call-not-ended", with_rows(NOT_ENDED), with_rows(ROW)),
+    ("run-missing", with_rows(replace(ROW, workflow_run_id=None), runs=()), with_rows(ROW)),
+    ("run-missing", with_rows(ROW, runs=()), with_rows(ROW)),
+    ("run-not-ended", with_rows(ROW, runs=(replace(RUN, is_completed=False),)), with_rows(ROW)),
+    ("run-twice", with_rows(ROW, runs=(RUN, replace(RUN, id=8))), with_rows(ROW)),
+    (
+        "run-without-call",
+        lambda: with_platform_run(RunRow(id=8, channel_id="platform-1", is_completed=False), direction="inbound"),
+        lambda: with_platform_run(RunRow(id=8, channel_id="platform-1", is_completed=False), direction="platform"),
+    ),
+    (
+        "run-without-call",
+        lambda: with_platform_run(RunRow(id=8, channel_id=None, is_completed=False), direction="inbound"),
+        lambda: with_platform_run(RunRow(id=8, channel_id=None, is_completed=False), direction="platform"),
+    ),
+    ("dead-letter", lambda: with_letter(4), lambda: with_letter(6)),
+    ("dead-letter", lambda: with_letter(36), lambda: with_letter(34)),
+    ("dead-letter", lambda: with_letter(6, outage=False), lambda: with_letter(6)),
+    ("dead-letter", lambda: with_letter(6, apps=[OTHER_APP]), lambda: with_letter(6, apps=[APP])),
+    ("caller-hears-nothing", lambda: listened(0.5, 0.9), lambda: listened(1.0, 0.9)),
+    ("caller-hears-nothing", lambda: listened(0.5, 0.9), lambda: listened(0.5, 0.9, seconds=2.9)),
+    ("agent-hears-nothing", lambda: listened(1.0, 0.0), lambda: listened(1.0, 0.2)),
+    (
+        "agent-hears-nothing",
+        lambda: listened(1.0, 0.0, fault="listener killed"),
+        lambda: listened(1.0, 0.0, fault="agent down"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "broken", "calm"), CASES, ids=[f"{n}-{case[0]}" for n, case in enumerate(CASES)])
+def test_a_violation_is_reported_and_its_calm_neighbour_is_not(
+    kind: str, broken: Callable[[], Scene], calm: Callable[[], Scene]
+) -> None:
+    assert broken().kinds() == {kind}
+    assert calm().kinds() == set()
+
+
+def test_one_run_of_two_calls_and_a_slot_that_is_kept_are_reported() -> None:
+    shared = with_rows(ROW, replace(ROW, call_id=OTHER_CALL_ID, channel_id="call-2", request_id="r"))
+    assert shared().kinds() == {"run-shared"}
+    assert with_rows(ENDING)().kinds() == {"call-not-ended", "slot-in-use"}
+    assert with_rows(replace(ENDING, ending_at=START + 30))().kinds() == {"call-not-ended"}
+
+
+def died(*, waiting: bool, at: float = 5) -> Scene:
+    """An Asterisk that dies and is back a second later, with a call in set-up or connected."""
+    scene = entered()
+    if not waiting:
+        scene.created(MEDIA, at=0.15)
+        scene.up(LEG, 0.2)
+        scene.bridged(LEG, MEDIA, at=0.2)
+    scene.fault(at - 0.1, at + 1, name="Asterisk restarted")
+    scene.history.restarted(died_at=START + at, started_at=START + at + 1)
+    return scene
+
+
+def test_an_asterisk_that_dies_takes_its_calls_along() -> None:
+    for waiting, outcome in ((True, "lost"), (False, "connected")):
+        scene = died(waiting=waiting)
+        assert scene.kinds() == set()
+        (call,) = figures.calls(scene.evidence())
+        assert (call.outcome, call.ended_at) == (outcome, START + 5)
+
+
+def test_a_row_is_not_asked_of_a_call_that_died_with_its_asterisk() -> None:
+    scene = died(waiting=True, at=40)
+    scene.rows, scene.runs = [], []
+    assert scene.kinds() == set()
+
+
+def test_what_ended_before_the_death_or_began_after_it_is_not_lost() -> None:
+    scene = connected(until=3)
+    scene.created("call-2", at=6.5)
+    scene.history.restarted(died_at=START + 5, started_at=START + 6)
+    assert not any(leg.is_lost for leg in scene.history.legs.values())
+    assert scene.history.legs["call-2"].gone_at == math.inf
+
+
+def test_what_events_did_not_tell_is_taken_from_two_lists_in_a_row() -> None:
+    scene = Scene()
+    scene.created(LEG, at=0)
+    scene._dialplans[LEG] = {"app_name": "Stasis", "app_data": APP}
+    channels, bridges = [scene.channel(LEG)], [{"id": BRIDGE, "channels": [LEG]}]
+    scene.history.reconcile(channels, bridges, START + 10)
+    assert not scene.history.legs[LEG].apps
+    scene.history.reconcile(channels, bridges, START + 11)
+    leg = scene.history.legs[LEG]
+    assert [(stay.where, stay.since) for stay in leg.apps] == [(APP, START + 10)]
+    assert [(stay.where, stay.since) for stay in leg.bridges] == [(BRIDGE, START + 10)]
+    assert scene.history.in_setup() == [LEG]
+    scene.stasis(LEG, 9.5)
+    assert [stay.since for stay in leg.apps] == [START + 9.5], "the event that comes late knows better"
+    scene.history.reconcile([], [], START + 12)
+    scene.history.reconcile([], [], START + 13)
+    assert (leg.gone_at, leg.apps[0].until, leg.bridges[0].until) == (START + 12,) * 3
+    assert scene.history.in_setup() == []
+    scene.gone(LEG, at=11.5)
+    assert leg.gone_at == START + 11.5
+
+
+def test_a_channel_is_what_its_id_says() -> None:
+    ids = (LEG, f"aip-{CALL_ID}-o", FAR, f"aip-{CALL_ID}-o;2", MEDIA)
+    assert [history.kind(name) for name in ids] == ["caller", "caller", "other half", "other half", "media"]
+
+
+def test_set_up_ends_with_a_second_channel_in_the_bridge() -> None:
+    scene = entered()
+    assert scene.history.in_setup() == [LEG]
+    scene.bridged(LEG, at=1)
+    assert scene.history.in_setup() == [LEG]
+    scene.bridged(MEDIA, at=2)
+    assert scene.history.in_setup() == []
+
+
+def test_a_fault_has_the_callers_whose_set_up_it_overlaps() -> None:
+    scene = entered(rings_until=1)
+    scene.fault(2, 8)
+    scene.created(MEDIA, at=9)
+    scene.bridged(LEG, MEDIA, at=9)
+    scene.offered(leg="call-2", at=3)
+    scene.created("call-2", at=3)
+    scene.stasis("call-2", 3)
+    scene.bridged("call-2", f"aip-{OTHER_CALL_ID}-m1", at=10, bridge=f"aip-{OTHER_CALL_ID}-b1")
+    for leg, at in (("call-0", 0.5), ("call-9", 20)):
+        scene.offered(leg=leg, at=at)
+        scene.created(leg, at=at)
+        scene.stasis(leg, at)
+        bridge, media = (f"aip-{leg[-1] * 32}-{kind}1" for kind in "bm")
+        scene.bridged(leg, media, at=at + 1, bridge=bridge)
+    scene.offered(leg="call-3", at=39)
+    scene.deeds.append({"deed": "not-offered", "leg": "call-3", "at": START + 39, "reason": "ConnectionError"})
+    evidence = scene.evidence()
+    calls = figures.calls(evidence)
+    found = figures.fault(evidence, evidence.deeds.faults[0], calls)
+    assert (found.in_setup, found.callers) == (1, 3)
+    assert found.served_again_seconds == pytest.approx(8)
+    assert (found.p50_wait_seconds, found.worst_wait_seconds) == pytest.approx((7, 9))
+    assert [call.leg for call in calls] == [LEG, "call-0", "call-2", "call-9", "call-3"]
+    assert [call.outcome for call in calls] == [*["connected"] * 4, "lost"]
+    assert [bool(call.faults) for call in calls] == [True, False, True, False, False]
+
+
+def test_a_violation_is_told_with_what_asterisk_showed_and_the_timeline() -> None:
+    scene = alone(30)
+    scene.fault(1, 2)
+    found = verdict.judge(scene.evidence(), timeline=lambda call_id: [f"timeline of {call_id}"])
+    (violation,) = found["violations"]
+    assert (violation["leg"], violation["call_id"]) == (LEG, CALL_ID)
+    text = "\n".join(violation["story"])
+    assert f"in app {APP}" in text
+    assert f"in bridge {BRIDGE}" in text
+    assert "Postgres unreachable" in text
+    assert f"timeline of {CALL_ID}" in text
+
+
+@pytest.mark.parametrize(("hz", "heard"), [(400, 2.0), (420, 0.0), (1004, 0.0)])
+def test_a_tone_is_told_from_its_neighbours(hz: float, heard: float) -> None:
+    samples = array("h", [round(8000 * math.sin(2 * math.pi * hz * n / 8000)) for n in range(16000)])
+    assert tones.tone_seconds(samples, 400) == pytest.approx(heard)
+
+
+def test_silence_and_a_short_recording_have_no_tone() -> None:
+    assert tones.tone_seconds(tones.ulaw(b"\xff" * 8000), 400) == 0
+    assert tones.tone_seconds(tones.linear(b"\1"), 400) == 0
