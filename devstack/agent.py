@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from concurrent.futures import Future
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -118,12 +119,16 @@ def main() -> None:
     parser.add_argument("--database-url", default=os.environ.get("DATABASE_URL"), help="default: env DATABASE_URL")
     parser.add_argument("--accept-delay", type=float, default=0, metavar="SECONDS")
     parser.add_argument("--close-after", type=float, metavar="SECONDS")
+    parser.add_argument("--close-each", nargs=2, type=float, metavar=("N", "SECONDS"), help="each N-th leg, earlier")
+    parser.add_argument("--record-in", type=Path, metavar="FOLDER", help="for what is heard last on each leg")
     parser.add_argument("--refuse", type=int, metavar="STATUS", help="refuse every leg with this HTTP status")
     options = parser.parse_args()
     behaviour = Behaviour(
         mode=options.mode,
         accept_delay_seconds=options.accept_delay,
         close_after_seconds=options.close_after,
+        close_each=(int(options.close_each[0]), options.close_each[1]) if options.close_each else None,
+        record_in=options.record_in,
         refuse=options.refuse,
     )
     secret = os.environ.get("MEDIA_TOKEN_SECRET")

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import psycopg_pool
@@ -63,6 +64,10 @@ class Behaviour:
     accept_delay_seconds: float = 0
     #: Hang up after this time.
     close_after_seconds: float | None = None
+    #: Hang up on each n-th leg after so many seconds: n and seconds.
+    close_each: tuple[int, float] | None = None
+    #: The folder for what was heard last on each leg, as `<run id>.ulaw`.
+    record_in: Path | None = None
     #: HTTP status to refuse every leg with.
     refuse: int | None = None
 
@@ -83,11 +88,18 @@ class Endpoint:
         self.sessions: dict[int, Session] = {}
         self.refusals: list[str] = []
         self._sockets: set[web.WebSocketResponse] = set()
+        self._talks = 0
         self._secret = secret
         # Opened in the loop that uses it. Autocommit: each statement is a transaction, as in the platform.
         self._pool = (
             psycopg_pool.AsyncConnectionPool(
-                database_url, min_size=1, max_size=4, open=False, kwargs={"autocommit": True}
+                database_url,
+                min_size=1,
+                max_size=4,
+                open=False,
+                timeout=2,
+                check=psycopg_pool.AsyncConnectionPool.check_connection,
+                kwargs={"autocommit": True, "connect_timeout": 5, "tcp_user_timeout": 5000},
             )
             if database_url
             else None
@@ -138,6 +150,8 @@ class Endpoint:
             await self._talk(socket, session, behaviour)
         finally:
             session.open = False
+            if behaviour.record_in:
+                (behaviour.record_in / f"{run_id}.ulaw").write_bytes(session.tail)
             self._sockets.discard(socket)
         return socket
 
@@ -177,8 +191,8 @@ class Endpoint:
         background = []
         if behaviour.mode == "tone":
             background.append(asyncio.ensure_future(_send_tone(socket, behaviour.tone_hz)))
-        if behaviour.close_after_seconds is not None:
-            background.append(asyncio.ensure_future(_close_after(socket, behaviour.close_after_seconds)))
+        if (seconds := self._closes_after(behaviour)) is not None:
+            background.append(asyncio.ensure_future(_close_after(socket, seconds)))
         try:
             async for message in socket:
                 if message.type is WSMsgType.BINARY:
@@ -193,6 +207,12 @@ class Endpoint:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+
+    def _closes_after(self, behaviour: Behaviour) -> float | None:
+        self._talks += 1
+        if behaviour.close_each and self._talks % behaviour.close_each[0] == 0:
+            return behaviour.close_each[1]
+        return behaviour.close_after_seconds
 
 
 async def _send_tone(socket: web.WebSocketResponse, frequency_hz: int) -> None:

@@ -164,7 +164,7 @@ def _runs_without_call(evidence: Evidence, with_call: Container[int]) -> Iterato
     for run in evidence.tables.runs:
         if run.id in with_call:
             continue
-        found = evidence.rows.get(run.channel_id or "")
+        found = [row for row in evidence.rows.get(run.channel_id or "", ()) if row.workflow_run_id is not None]
         if found:
             yield _of_row("run-twice", found[0], f"run {run.id} is a second one for the call")
         elif run.channel_id is None:

@@ -217,7 +217,9 @@ class History:
             for stay in _open(leg.apps if leg else []):
                 if stay.where != app:
                     yield "left app", name, stay.where
-            if app in self.apps and not any(stay.where == app for stay in _open(leg.apps if leg else [])):
+            # Asterisk shows the last application of a channel that has hung up and is not gone yet.
+            is_ending = leg is not None and bool(leg.causes)
+            if app in self.apps and not is_ending and all(stay.where != app for stay in _open(leg.apps if leg else [])):
                 yield "in app", name, app
             for stay in _open(leg.bridges if leg else []):
                 if stay.where != inside.get(name):

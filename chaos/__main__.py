@@ -1,0 +1,86 @@
+"""`python -m chaos`: chaos runs on this machine. See docs/chaos.md."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import shutil
+import sys
+from pathlib import Path
+
+from chaos import network, report, runs, tools
+from chaos.faults import FAULTS
+from devstack import asterisk_root, folders
+
+#: The seed that each run of CI plays, besides one that is drawn.
+FIXED_SEED = 1
+CI_CALLS = 300
+
+
+def main() -> int:
+    """Play the runs that the command line names. Returns the exit status."""
+    options = _arguments()
+    try:
+        # In the machine's own network: from within a run's no archive can be reached.
+        tools.find()
+        asterisk_root.find()
+        network.enter()
+    except (tools.Unavailable, asterisk_root.Unavailable, network.NotPermitted) as exc:
+        sys.stderr.write(f"no chaos run: {exc}\n")
+        return 0 if options.where_possible and getattr(exc, "archive_unreachable", False) else 1
+    results = options.results or folders.make(folders.home() / "chaos", mode=0o755)
+    failed = False
+    for plan in _plans(options):
+        folder = results / plan.name
+        shutil.rmtree(folder, ignore_errors=True)
+        folders.make(folder, mode=0o755)
+        _say(f"{plan.name}: seeds {', '.join(map(str, plan.seeds))}; kept in {folder}")
+        verdict = runs.play(plan, folder)
+        runs.save({"seeds": list(plan.seeds), **verdict}, folder / "verdict.json")
+        _say(report.text(verdict))
+        for line in runs.shortcomings(verdict):
+            failed = True
+            _say(line)
+        if failed:
+            _say(f"to repeat it: python -m chaos {_again(plan)}")
+    return 1 if failed else 0
+
+
+def _plans(options: argparse.Namespace) -> list[runs.Plan]:
+    seeds = options.seed or [secrets.randbelow(1_000_000)]
+    if options.mixed:
+        return [runs.Plan(name="mixed", seeds=seeds, rate=options.rate, calls=options.calls)]
+    chosen = [fault for fault in FAULTS.values() if fault.name in options.fault or not options.fault]
+    kept = [fault for fault in chosen if options.fault or not fault.left_out]
+    return [runs.Plan(name=fault.name.replace(" ", "-"), seeds=seeds, fault=fault, rate=options.rate) for fault in kept]
+
+
+def _again(plan: runs.Plan) -> str:
+    what = f'--fault "{plan.fault.name}"' if plan.fault else "--mixed"
+    return " ".join([what, *(f"--seed {seed}" for seed in plan.seeds)])
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
+    parser.add_argument("--mixed", action="store_true", help="all faults at once, drawn by the seed")
+    parser.add_argument("--fault", action="append", default=[], choices=FAULTS, metavar="NAME", help="this kind only")
+    parser.add_argument("--seed", action="append", type=int, help="may be repeated: one mixed run after the other")
+    parser.add_argument("--rate", type=float, default=4.0, help="calls per second")
+    parser.add_argument("--calls", type=int, default=CI_CALLS, help="of a mixed run, at least")
+    parser.add_argument("--results", type=Path, help="the folder for logs and verdicts")
+    parser.add_argument("--where-possible", action="store_true", help="no failure if Debian's archive is out of reach")
+    parser.add_argument("--list", action="store_true", help="print the faults")
+    options = parser.parse_args()
+    if options.list:
+        _say("\n".join(FAULTS))
+        sys.exit(0)
+    return options
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

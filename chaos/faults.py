@@ -1,0 +1,329 @@
+"""The faults: what each breaks, for how long, and how it is mended."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import get_args
+
+from chaos import network
+from chaos import stage as stages
+from chaos.callers import Line
+from chaos.proxy import Mode
+from chaos.stage import AGENT, KINDS, Stage, names
+from devstack import processes
+
+HOUR = 3600
+NAMED: dict[Mode, str] = {
+    "slow": "answered after 2 s",
+    "error": "answered with 500",
+    "hang": "without an answer",
+    "unanswered": "carried out, without an answer",
+}
+#: Between the death of a server and its start: what a supervisor or a fail-over takes.
+RESTART_SECONDS = 1.0
+TERMINATE = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
+#: What a fault has broken, and whom of the tenants it concerns; None: all.
+Struck = tuple[str, list[str] | None]
+Strike = Callable[[Stage, random.Random], AbstractContextManager[Struck]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One kind of fault. Its strike is a context manager: entering breaks, leaving mends."""
+
+    name: str
+    strike: Strike
+    #: How long it lasts before it is mended.
+    seconds: tuple[float, float] = (0.0, 0.0)
+    #: What it breaks; of the same part no two break at once.
+    part: str
+    #: Nothing can be done for a caller meanwhile: the time that is promised begins after it.
+    is_outage: bool = False
+    #: Not part of a mixed run, for the reason named.
+    left_out: str = ""
+
+
+def _of_process(kind: str, number: int, *, several: tuple[str, ...] = ()) -> Strike:
+    @contextlib.contextmanager
+    def strike(stage: Stage, chance: random.Random) -> Iterator[Struck]:
+        targets = [chance.choice(names(one)) for one in (kind, *several)]
+        reached = stage.supervised.signal(number, *targets)
+        yield ", ".join(reached), None
+        if number == signal.SIGSTOP:
+            stage.supervised.signal(signal.SIGCONT, *targets)
+
+    return strike
+
+
+@contextlib.contextmanager
+def _all_workers_killed(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
+    yield ", ".join(stage.supervised.signal(signal.SIGKILL, *names("worker"))), None
+
+
+@contextlib.contextmanager
+def _redis_restarted(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
+    stage.redis.kill()
+    try:
+        yield "Redis", None
+    finally:
+        stage.redis.start()
+
+
+@contextlib.contextmanager
+def _redis_silent(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
+    with stage.firewall.silence("redis", port=stage.proxy.ports[stages.REDIS]):
+        yield "Redis", None
+
+
+@contextlib.contextmanager
+def _redis_full(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
+    stage.command_redis("CONFIG", "SET", "maxmemory", "1")
+    try:
+        yield "Redis", None
+    finally:
+        stage.command_redis("CONFIG", "SET", "maxmemory", "0")
+
+
+@contextlib.contextmanager
+def _postgres_restarted(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
+    stage.postgres.kill()
+    try:
+        yield "Postgres", None
+    finally:
+        stage.postgres.start()
+
+
+@contextlib.contextmanager
+def _postgres_silent(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
+    with stage.firewall.silence("postgres", port=stage.proxy.ports[stages.POSTGRES]):
+        yield "Postgres", None
+
+
+@contextlib.contextmanager
+def _backends_terminated(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
+    stage.execute(TERMINATE)
+    yield "Postgres", None
+
+
+@contextlib.contextmanager
+def _disk_full(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
+    network.fill(stage.disk)
+    try:
+        yield "Postgres", None
+    finally:
+        network.free(stage.disk)
+    if not stage.postgres_answers():
+        with contextlib.suppress(processes.ProcessError):
+            stage.postgres.kill()
+        stage.postgres.start()
+
+
+@contextlib.contextmanager
+def _asterisk_restarted(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
+    stage.asterisk.kill()
+    try:
+        yield "Asterisk", None
+    finally:
+        stage.asterisk.start()
+
+
+@contextlib.contextmanager
+def _events_cut(stage: Stage, chance: random.Random) -> Iterator[Struck]:
+    app = _line(stage, chance).app
+    stage.proxy.cut_event_socket(app)
+    yield f"event socket of {app}", [app]
+
+
+@contextlib.contextmanager
+def _events_silent(stage: Stage, chance: random.Random) -> Iterator[Struck]:
+    app = _line(stage, chance).app
+    with stage.firewall.silence(f"events of {app}", address=stage.proxy.event_address(app)):
+        yield f"event socket of {app}", [app]
+
+
+def _rest(mode: Mode) -> Strike:
+    @contextlib.contextmanager
+    def strike(stage: Stage, chance: random.Random) -> Iterator[Struck]:
+        app = _line(stage, chance).app
+        stage.proxy.set_mode(app, mode)
+        try:
+            yield f"requests to the Asterisk of {app}", [app]
+        finally:
+            stage.proxy.set_mode(app, "normal")
+
+    return strike
+
+
+@contextlib.contextmanager
+def _agent_down(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
+    stage.supervised.hold(AGENT)
+    try:
+        yield "agent", None
+    finally:
+        stage.supervised.release(AGENT)
+
+
+@contextlib.contextmanager
+def _agent_slow(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
+    stage.supervised.signal(signal.SIGSTOP, AGENT)
+    try:
+        yield "agent", None
+    finally:
+        stage.supervised.signal(signal.SIGCONT, AGENT)
+
+
+@contextlib.contextmanager
+def _agent_dies(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
+    stage.supervised.signal(signal.SIGKILL, AGENT)
+    yield "agent", None
+
+
+def _clock(kind: str, seconds: int) -> Strike:
+    @contextlib.contextmanager
+    def strike(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
+        name = names(kind)[1]
+        stage.clocks[name].ahead(seconds)
+        try:
+            yield name, None
+        finally:
+            stage.clocks[name].right()
+
+    return strike
+
+
+@contextlib.contextmanager
+def _configuration_removed(stage: Stage, chance: random.Random) -> Iterator[Struck]:
+    line = _line(stage, chance)
+    stage.execute(stages.RENAME, "REMOVED", line.organization_id)
+    try:
+        yield f"configuration of {line.app}", [line.app]
+    finally:
+        stage.execute(stages.RENAME, "TELEPHONY_CONFIGURATION", line.organization_id)
+
+
+@contextlib.contextmanager
+def _configuration_changed(stage: Stage, chance: random.Random) -> Iterator[Struck]:
+    line = _line(stage, chance)
+    stage.change_password(line)
+    yield f"password of {line.app}", [line.app]
+
+
+@contextlib.contextmanager
+def _configuration_saved_anew(stage: Stage, chance: random.Random) -> Iterator[Struck]:
+    line = _line(stage, chance)
+    stage.execute(stages.SAVE_ANEW, line.organization_id)
+    yield f"configuration of {line.app}", [line.app]
+
+
+def _line(stage: Stage, chance: random.Random) -> Line:
+    return chance.choice(list(stage.lines))
+
+
+def _all() -> Iterator[Fault]:
+    for kind in KINDS:
+        yield Fault(name=f"{kind} killed", strike=_of_process(kind, signal.SIGKILL), part=kind)
+        # Longer than a heartbeat's time-out and than a claim; it wakes up replaced.
+        yield Fault(name=f"{kind} frozen", strike=_of_process(kind, signal.SIGSTOP), seconds=(4.0, 12.0), part=kind)
+        yield Fault(name=f"{kind} asked to stop", strike=_of_process(kind, signal.SIGTERM), part=kind)
+        yield Fault(name=f"{kind}'s clock an hour ahead", strike=_clock(kind, HOUR), seconds=(6.0, 10.0), part=kind)
+        yield Fault(name=f"{kind}'s clock an hour behind", strike=_clock(kind, -HOUR), seconds=(6.0, 10.0), part=kind)
+    killed = signal.SIGKILL
+    yield Fault(
+        name="listener and worker killed", strike=_of_process("listener", killed, several=("worker",)), part="several"
+    )
+    yield Fault(
+        name="one of each killed",
+        strike=_of_process("listener", killed, several=("worker", "scheduler")),
+        part="several",
+    )
+    yield Fault(name="both workers killed", strike=_all_workers_killed, part="several")
+    yield Fault(name="Redis restarted empty", strike=_redis_restarted, seconds=(0.5, 2), part="Redis", is_outage=True)
+    yield Fault(name="Redis unreachable", strike=_redis_silent, seconds=(10, 10), part="Redis", is_outage=True)
+    yield Fault(name="Redis out of memory", strike=_redis_full, seconds=(4, 8), part="Redis", is_outage=True)
+    yield Fault(
+        name="Postgres restarted", strike=_postgres_restarted, seconds=(0.5, 2), part="Postgres", is_outage=True
+    )
+    yield Fault(name="Postgres unreachable", strike=_postgres_silent, seconds=(20, 20), part="Postgres", is_outage=True)
+    yield Fault(name="Postgres connections cut", strike=_backends_terminated, part="Postgres")
+    yield Fault(name="Postgres disk full", strike=_disk_full, seconds=(4, 8), part="Postgres", is_outage=True)
+    yield Fault(
+        name="Asterisk restarted", strike=_asterisk_restarted, seconds=(0.5, 2), part="Asterisk", is_outage=True
+    )
+    yield Fault(name="event socket cut", strike=_events_cut, part="events")
+    yield Fault(name="event socket silent", strike=_events_silent, seconds=(8, 15), part="events", is_outage=True)
+    for mode in get_args(Mode):
+        if mode != "normal":
+            yield Fault(
+                name=f"requests {NAMED[mode]}",
+                strike=_rest(mode),
+                seconds=(5, 9),
+                part="Asterisk",
+                is_outage=mode != "slow",
+            )
+    yield Fault(name="agent down", strike=_agent_down, seconds=(4, 8), part="agent")
+    yield Fault(name="agent slow", strike=_agent_slow, seconds=(1, 4), part="agent")
+    yield Fault(name="agent dies in calls", strike=_agent_dies, part="agent")
+    yield Fault(
+        name="configuration removed",
+        strike=_configuration_removed,
+        seconds=(6, 10),
+        part="configuration",
+        is_outage=True,
+    )
+    yield Fault(name="configuration changed", strike=_configuration_changed, seconds=(6, 6), part="configuration")
+    yield Fault(
+        name="configuration saved anew", strike=_configuration_saved_anew, seconds=(6, 6), part="configuration",
+        left_out="two rows for one app are two connections: a known fault",
+    )  # fmt: skip
+
+
+FAULTS = {fault.name: fault for fault in _all()}
+
+
+class Striker:
+    """Strikes faults, each in a moment in which a call is in set-up.
+
+    Args:
+        stage: what is broken.
+        chance: draws targets and lengths.
+    """
+
+    #: A fault does not wait longer for a call in set-up; the judge counts, and the run fails if none was struck.
+    PATIENCE_SECONDS = 10.0
+
+    def __init__(self, stage: Stage, chance: random.Random) -> None:
+        self._stage = stage
+        self._chance = chance
+
+    def play(self, fault: Fault) -> None:
+        """Wait for a call in set-up, break, wait, mend."""
+        seconds = self._chance.uniform(*fault.seconds)
+        chance = random.Random(self._chance.random())  # noqa: S311 - no secret
+        self._await_setup()
+        with contextlib.ExitStack() as broken:
+            # The strike is told before it happens: killing a server takes its time.
+            struck_at = time.time()
+            target, apps = broken.enter_context(fault.strike(self._stage, chance))
+            number = self._stage.deeds.fault(
+                fault.name, target, at=struck_at, outage=fault.is_outage, apps=apps, seconds=seconds
+            )
+            time.sleep(seconds)
+        self._stage.deeds.mended(number)
+
+    def _await_setup(self) -> None:
+        # Not always as soon as a caller is there: the set-up is struck in any of its moments.
+        until = time.monotonic() + self.PATIENCE_SECONDS
+        ripe = time.monotonic() + self._chance.uniform(0, 0.5)
+        while time.monotonic() < until:
+            if self._stage.judge.in_setup() and time.monotonic() >= ripe:
+                return
+            time.sleep(0.003)

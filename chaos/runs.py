@@ -1,0 +1,150 @@
+"""A run: callers at a steady rate, faults, 30 s of quiet, and the verdict."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chaos import stage as stages
+from chaos.callers import Callers
+from chaos.faults import FAULTS, Fault, Striker
+from chaos.stage import Stage
+from devstack import folders
+
+#: Before the first fault and after the last one, with calls.
+CALM_SECONDS = 5.0
+SERVED_AGAIN_SECONDS = 12.0
+HANG_UP_SECONDS = 5.0
+#: After the last fault nothing is left.
+QUIET_SECONDS = 30.0
+#: In a mixed run so many faults may last at once.
+LANES = 3
+#: A run with one kind of fault strikes for so long, and so often at most.
+STRIKING_SECONDS = 50.0
+MOST_STRIKES = 6
+PAUSE_SECONDS = 8.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is struck.
+
+    Attributes:
+        name: of its folder.
+        seeds: one mixed run after the other on one stage; of a run with one fault, what draws its moments.
+        fault: the only one; None: all of them, mixed.
+        rate: calls per second.
+        calls: at least.
+    """
+
+    name: str
+    seeds: Sequence[int]
+    fault: Fault | None = None
+    rate: float = 4.0
+    calls: int = 0
+
+
+def play(plan: Plan, results: Path) -> dict[str, Any]:
+    """Play a run on a stage of its own and return the verdict.
+
+    Args:
+        results: a folder of this run alone; logs, deeds, observations and the verdict are kept there.
+    """
+    with folders.temporary() as folder, stages.running(folder, results) as stage:
+        callers = Callers(
+            stage.switch,
+            stage.lines,
+            stage.deeds,
+            rate=plan.rate,
+            chance=random.Random(plan.seeds[0]),  # noqa: S311 - no secret
+            database_url=stage.database_url,
+            redis_url=stage.product_redis_url,
+        )
+        callers.start()
+        time.sleep(CALM_SECONDS)
+        for seed in plan.seeds:
+            strike(stage, plan.fault, random.Random(seed))  # noqa: S311 - no secret
+        quiet_at = time.monotonic() + QUIET_SECONDS
+        time.sleep(SERVED_AGAIN_SECONDS)
+        while callers.offered < plan.calls:
+            time.sleep(0.1)
+            quiet_at = time.monotonic() + QUIET_SECONDS - SERVED_AGAIN_SECONDS
+        callers.stop()
+        callers.hang_up_all(seconds=HANG_UP_SECONDS)
+        time.sleep(max(0.0, quiet_at - time.monotonic()))
+        verdict = stage.judge.verdict()
+    return verdict
+
+
+def strike(stage: Stage, fault: Fault | None, chance: random.Random) -> None:
+    """Strike one kind of fault again and again, or all kinds, several at once."""
+    striker = Striker(stage, chance)
+    if fault is None:
+        _Mix(striker, chance).play()
+        return
+    mean = sum(fault.seconds) / 2
+    for _ in range(max(2, min(MOST_STRIKES, round(STRIKING_SECONDS / (mean + PAUSE_SECONDS))))):
+        striker.play(fault)
+        time.sleep(chance.uniform(0.5, 1.5) * PAUSE_SECONDS)
+
+
+class _Mix:
+    """All kinds of fault in a drawn order, in lanes; two that break the same part do not meet."""
+
+    def __init__(self, striker: Striker, chance: random.Random) -> None:
+        self._striker = striker
+        self._left = [fault for fault in FAULTS.values() if not fault.left_out]
+        chance.shuffle(self._left)
+        self._pauses = [chance.uniform(0.2, 2.0) for _ in self._left]
+        self._broken: set[str] = set()
+        self._lock = threading.Lock()
+
+    def play(self) -> None:
+        with ThreadPoolExecutor(LANES, thread_name_prefix="lane") as pool:
+            for done in [pool.submit(self._lane) for _ in range(LANES)]:
+                done.result()
+
+    def _lane(self) -> None:
+        while True:
+            with self._lock:
+                if not self._left:
+                    return
+                fault = next((one for one in self._left if one.part not in self._broken), None)
+                if fault:
+                    self._left.remove(fault)
+                    self._broken.add(fault.part)
+                    pause = self._pauses.pop()
+            if fault is None:
+                time.sleep(0.1)
+                continue
+            try:
+                self._striker.play(fault)
+            finally:
+                with self._lock:
+                    self._broken.discard(fault.part)
+            time.sleep(pause)
+
+
+def shortcomings(verdict: dict[str, Any]) -> Iterator[str]:
+    """Return why a run has failed; nothing if it has passed."""
+    for violation in verdict["violations"]:
+        yield f"{violation['kind']}: {violation['text']}"
+        yield from (f"    {line}" for line in violation.get("story", ()))
+    struck: dict[str, int] = {}
+    for fault in verdict["faults"]:
+        struck[fault["name"]] = struck.get(fault["name"], 0) + fault["in_setup"]
+    for name, in_setup in struck.items():
+        if not in_setup:
+            yield f"not struck: {name} met no call in set-up"
+
+
+def save(verdict: dict[str, Any], path: Path) -> None:
+    """Write a verdict to a file."""
+    path.write_text(json.dumps(verdict, indent=1))
