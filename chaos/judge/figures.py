@@ -48,6 +48,8 @@ class CallFigures:
     answered_at: float | None
     #: Two channels were in its bridge.
     bridged_at: float | None
+    #: Its set-up was over: it was bridged, or had left the app.
+    set_up_until: float | None
     ended_at: float | None
     outcome: Outcome
     reason: str
@@ -55,6 +57,12 @@ class CallFigures:
     wait_seconds: float
     #: Numbers of the faults that lasted during its set-up.
     faults: list[int]
+
+    def was_in_setup(self, at: float) -> bool:
+        """Whether its caller was in an app without an agent at a moment."""
+        return (
+            self.entered_at is not None and self.set_up_until is not None and self.entered_at <= at < self.set_up_until
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +91,9 @@ def calls(evidence: Evidence) -> list[CallFigures]:
     return sorted((_call(evidence, leg) for leg in legs), key=lambda call: call.offered_at)
 
 
-def fault(evidence: Evidence, struck: Fault, all_calls: Sequence[CallFigures]) -> FaultFigures:
+def fault(struck: Fault, all_calls: Sequence[CallFigures]) -> FaultFigures:
     """Return the figures of one fault."""
     concerned = [call for call in all_calls if struck.concerns(call.app)]
-    setups = [setup for leg in evidence.callers if struck.concerns(leg.app) and (setup := evidence.setup(leg))]
     later = [call.bridged_at for call in concerned if call.offered_at >= struck.at and call.bridged_at is not None]
     span = (struck.at, struck.until + AFTERMATH_SECONDS)
     callers = [
@@ -99,7 +106,7 @@ def fault(evidence: Evidence, struck: Fault, all_calls: Sequence[CallFigures]) -
         target=struck.target,
         at=struck.at,
         until=_finite(struck.until),
-        in_setup=sum(since <= struck.at < until for since, until in setups),
+        in_setup=sum(call.was_in_setup(struck.at) for call in concerned),
         served_again_seconds=min(later) - struck.at if later else None,
         callers=len(callers),
         outcomes=dict(Counter(call.outcome.value for call in callers)),
@@ -142,6 +149,7 @@ def _call(evidence: Evidence, leg_id: str) -> CallFigures:
         entered_at=setup[0] if setup else None,
         answered_at=_finite(leg.up_at) if leg else None,
         bridged_at=bridged_at,
+        set_up_until=setup[1] if setup else None,
         ended_at=ended_at,
         outcome=outcome,
         reason=reason,

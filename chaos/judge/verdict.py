@@ -27,7 +27,7 @@ def judge(evidence: Evidence, *, timeline: Callable[[str], list[str]]) -> dict[s
             for violation in checks.violations(evidence)
         ],
         "calls": [asdict(call) for call in calls],
-        "faults": [asdict(figures.fault(evidence, fault, calls)) for fault in evidence.deeds.faults],
+        "faults": [asdict(figures.fault(fault, calls)) for fault in evidence.deeds.faults],
         "totals": figures.totals(evidence, calls),
     }
 

@@ -448,7 +448,7 @@ def test_a_fault_has_the_callers_whose_set_up_it_overlaps() -> None:
     scene.deeds.append({"deed": "not-offered", "leg": "call-3", "at": START + 39, "reason": "ConnectionError"})
     evidence = scene.evidence()
     calls = figures.calls(evidence)
-    found = figures.fault(evidence, evidence.deeds.faults[0], calls)
+    found = figures.fault(evidence.deeds.faults[0], calls)
     assert (found.in_setup, found.callers) == (1, 3)
     assert found.served_again_seconds == pytest.approx(8)
     assert (found.p50_wait_seconds, found.worst_wait_seconds) == pytest.approx((7, 9))
