@@ -87,7 +87,8 @@ def _lonely_agent(evidence: Evidence) -> Iterator[Violation]:
     for leg in evidence.media:
         call_id = call_id_of(leg.id)
         row = rows.get(call_id or "")
-        there = [(leg.created_at, min(leg.gone_at, evidence.now))]
+        # A leg that is not up connects to the agent; one that does so for ever is left over as well.
+        there = [(leg.up_at if leg.up_at < FOREVER else leg.created_at, min(leg.gone_at, evidence.now))]
         alone = spans.subtract(there, evidence.with_others(leg, Kind.CALLER))
         app = evidence.app_of(row.channel_id) if row else None
         for span in _too_long(evidence, app, alone, evidence.silence_seconds):
@@ -159,17 +160,24 @@ def _runs(evidence: Evidence) -> Iterator[Violation]:
 
 
 def _runs_without_call(evidence: Evidence, with_call: Container[int]) -> Iterator[Violation]:
-    """Runs that no row names. The platform's are created by the harness: its call may not have reached the pipeline."""
+    """Runs that no row names.
+
+    Those of the platform's own calls are created by the harness. A run whose leg never reached the pipeline is not the
+    pipeline's to end, and one that the harness could not finish names no channel.
+    """
     unnamed = 0
     for run in evidence.tables.runs:
+        rows = evidence.rows.get(run.channel_id or "", [])
         if run.id in with_call:
             continue
-        found = [row for row in evidence.rows.get(run.channel_id or "", ()) if row.workflow_run_id is not None]
-        if found:
-            yield _of_row("run-twice", found[0], f"run {run.id} is a second one for the call")
+        if any(row.workflow_run_id is not None for row in rows):
+            yield _of_row("run-twice", rows[-1], f"run {run.id} is a second one for the call")
+        elif _is_platform_call(evidence, run.channel_id):
+            if rows and not run.is_completed:
+                yield _of_row("run-not-ended", rows[-1], f"the platform's run {run.id} is not completed at the end")
         elif run.channel_id is None:
             unnamed += 1
-        elif not _is_platform_call(evidence, run.channel_id):
+        else:
             text = f"run {run.id} belongs to no call"
             yield Violation(kind="run-without-call", text=text, leg=run.channel_id)
     platform = [leg for leg in evidence.deeds.offers if _is_platform_call(evidence, leg) and leg not in evidence.rows]
@@ -233,8 +241,8 @@ def _uses_slot(row: CallRow, now: float) -> bool:
     return True
 
 
-def _is_platform_call(evidence: Evidence, channel_id: str) -> bool:
-    offer = evidence.deeds.offers.get(channel_id)
+def _is_platform_call(evidence: Evidence, channel_id: str | None) -> bool:
+    offer = evidence.deeds.offers.get(channel_id or "")
     return offer is not None and offer.direction == "platform"
 
 

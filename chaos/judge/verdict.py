@@ -50,7 +50,7 @@ def story(evidence: Evidence, violation: Violation, timeline: Callable[[str], li
     until = min(max((leg.gone_at for leg in legs), default=evidence.now), evidence.now)
     faults = [
         f"fault {fault.number}: {fault.name} ({fault.target}), from {_clock(fault.at)} to {_clock(fault.until)}"
-        for fault in evidence.faults(None, (since, until))
+        for fault in evidence.faults(evidence.app_of(violation.leg), (since, until))
     ]
     return [*shown, *bridges, *faults, *(timeline(violation.call_id) if violation.call_id else [])]
 

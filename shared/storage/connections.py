@@ -47,7 +47,8 @@ class InboundTarget:
 
 
 #: After a change of the password or the CA bundle alone, an older call's requests need the new one as well: the newest
-#: version of the same app instance that is connected is known to have the right one.
+#: version of the same app instance that is connected is known to have the right one. While none is connected, a version
+#: that was retired is not asked: it was, because a later one had connected.
 _DETAILS = """
 SELECT c.organization_id, c.source_id, v.endpoint, v.app, n.ari_user AS user,
        n.sealed_password, n.ca_bundle, n.version AS credentials_of
@@ -55,7 +56,8 @@ FROM ari.connection_versions v JOIN ari.connections c USING (connection_id)
 JOIN LATERAL (
     SELECT ari_user, sealed_password, ca_bundle, version FROM ari.connection_versions
     WHERE connection_id = v.connection_id AND endpoint = v.endpoint AND app = v.app
-    ORDER BY socket_state = 'connected' DESC, socket_state <> 'connected' AND version = v.version DESC, version DESC
+    ORDER BY socket_state = 'connected' DESC, retired_at IS NULL DESC,
+             socket_state <> 'connected' AND version = v.version DESC, version DESC
     LIMIT 1) n ON true
 WHERE v.connection_id = %s AND v.version = %s
 """

@@ -72,6 +72,14 @@ def test_a_changed_ca_bundle_makes_a_new_version_that_older_calls_use_as_well(ha
     first = connections.details(ConnectionVersion(1, 1))
     assert first is not None
     assert first.ca_bundle == new, "the bundle of a connected version is known to be right"
+    harness.execute("UPDATE ari.connection_versions SET socket_state = 'connecting' WHERE version = 3")
+    first = connections.details(ConnectionVersion(1, 1))
+    assert first is not None
+    assert first.ca_bundle is None, "which version is right is not known yet"
+    harness.execute("UPDATE ari.connection_versions SET socket_state = 'retired', retired_at = now() WHERE version < 3")
+    first = connections.details(ConnectionVersion(1, 1))
+    assert first is not None
+    assert first.ca_bundle == new, "it was retired because a later version had connected"
     target = connections.inbound_target(ConnectionVersion(1, 1))
     assert target is not None
     assert target.served_by is not None, "the app instance is the same"

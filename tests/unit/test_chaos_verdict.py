@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from chaos.judge import deeds, figures, history, tones, verdict
+from chaos.judge import deeds, figures, history, verdict
 from chaos.judge.checks import violations
 from chaos.judge.evidence import Evidence, Heard, Left
 from chaos.judge.history import History
@@ -193,10 +192,11 @@ def continued(seconds: float) -> Scene:
     return scene
 
 
-def agent_alone(seconds: float) -> Scene:
-    """A media leg that outlives its caller."""
+def agent_alone(seconds: float, *, connects_seconds: float = 0) -> Scene:
+    """A media leg that outlives its caller, from when its agent has accepted it."""
     scene = connected()
-    scene.created(SECOND_MEDIA, at=10)
+    scene.created(SECOND_MEDIA, at=10 - connects_seconds)
+    scene.up(SECOND_MEDIA, 10)
     scene.bridged(SECOND_MEDIA, at=10.1, bridge=SECOND_BRIDGE)
     scene.gone(SECOND_MEDIA, at=10 + seconds)
     scene.event("BridgeDestroyed", 10 + seconds, bridge={"id": SECOND_BRIDGE})
@@ -278,6 +278,18 @@ def with_letter(at: float, **fault: Any) -> Scene:
     return scene
 
 
+def platform_call(*, is_completed: bool) -> Scene:
+    """A leg of the platform's whose far end hung up before the pipeline had looked at its run."""
+    scene = Scene()
+    scene.offered(direction="platform")
+    scene.created(LEG, at=0)
+    scene.stasis(LEG, 0.1)
+    scene.gone(LEG, at=0.2)
+    scene.rows = [replace(ROW, workflow_id=None, workflow_run_id=None, connected_at=None, outcome="canceled")]
+    scene.runs = [replace(RUN, is_completed=is_completed)]
+    return scene
+
+
 def listened(by_caller: float, by_agent: float, *, seconds: float = 10, fault: str = "") -> Scene:
     scene = connected(until=0.2 + seconds)
     scene.heard[LEG] = Heard(by_caller=by_caller, by_agent=by_agent)
@@ -307,6 +319,7 @@ CASES: list[tuple[str, Callable[[], Scene], Callable[[], Scene]]] = [
     ("caller-in-silence", lambda: alone(29, outage=(0, 18)), lambda: alone(29, outage=(0, 20))),
     ("caller-in-silence", lambda: alone(21), lambda: continued(40)),
     ("agent-alone", lambda: agent_alone(21), lambda: agent_alone(19)),
+    ("agent-alone", lambda: agent_alone(21), lambda: agent_alone(19, connects_seconds=5)),
     ("two-agents", lambda: second_agent(after_the_first=False), lambda: second_agent(after_the_first=True)),
     ("call-without-row", lambda: without_row(5), lambda: without_row(5, fault=True)),
     ("call-without-row", lambda: without_row(21, fault=True), lambda: without_row(19, fault=True)),
@@ -318,6 +331,7 @@ CASES: list[tuple[str, Callable[[], Scene], Callable[[], Scene]]] = [
     ("run-missing", with_rows(replace(ROW, workflow_run_id=None), runs=()), with_rows(ROW)),
     ("run-missing", with_rows(ROW, runs=()), with_rows(ROW)),
     ("run-not-ended", with_rows(ROW, runs=(replace(RUN, is_completed=False),)), with_rows(ROW)),
+    ("run-not-ended", lambda: platform_call(is_completed=False), lambda: platform_call(is_completed=True)),
     ("run-twice", with_rows(ROW, runs=(RUN, replace(RUN, id=8))), with_rows(ROW)),
     (
         "run-without-call",
@@ -415,6 +429,18 @@ def test_what_events_did_not_tell_is_taken_from_two_lists_in_a_row() -> None:
     assert leg.gone_at == START + 11.5
 
 
+def test_a_leg_that_has_left_its_app_and_hangs_up_has_not_come_back() -> None:
+    """Its dialplan names the app until it is gone, which may take seconds."""
+    scene = entered()
+    scene.event("ChannelHangupRequest", 2, LEG, cause=16)
+    channels = [scene.channel(LEG), scene.channel(FAR)]
+    scene.stasis(LEG, 2, status="SUCCESS")
+    for at in (3, 4):
+        scene.history.reconcile(channels, [], START + at)
+    scene.gone(FAR, LEG, at=5)
+    assert scene.kinds() == set()
+
+
 def test_a_channel_is_what_its_id_says() -> None:
     ids = (LEG, f"aip-{CALL_ID}-o", FAR, f"aip-{CALL_ID}-o;2", MEDIA)
     assert [history.kind(name) for name in ids] == ["caller", "caller", "other half", "other half", "media"]
@@ -468,14 +494,3 @@ def test_a_violation_is_told_with_what_asterisk_showed_and_the_timeline() -> Non
     assert f"in bridge {BRIDGE}" in text
     assert "Postgres unreachable" in text
     assert f"timeline of {CALL_ID}" in text
-
-
-@pytest.mark.parametrize(("hz", "heard"), [(400, 2.0), (420, 0.0), (1004, 0.0)])
-def test_a_tone_is_told_from_its_neighbours(hz: float, heard: float) -> None:
-    samples = array("h", [round(8000 * math.sin(2 * math.pi * hz * n / 8000)) for n in range(16000)])
-    assert tones.tone_seconds(samples, 400) == pytest.approx(heard)
-
-
-def test_silence_and_a_short_recording_have_no_tone() -> None:
-    assert tones.tone_seconds(tones.ulaw(b"\xff" * 8000), 400) == 0
-    assert tones.tone_seconds(tones.linear(b"\1"), 400) == 0
