@@ -17,8 +17,6 @@ from chaos.soak import Sample, Table
 
 #: Of each life. Until then pools, caches and imports fill.
 WARM_UP_SECONDS = 300
-#: Samples nearer to each other than this say more about the moment than about growth.
-_LEAST_APART_SECONDS = 60
 #: With less than this behind the warm-up, over all lives of a name, its growth is not known.
 LEAST_JUDGED_SECONDS = 300
 PER_SECONDS = 600
@@ -149,7 +147,6 @@ def _slope(lives: Iterable[Life]) -> float:
         (second - first) / (later - earlier)
         for life in lives
         for (earlier, first), (later, second) in combinations(life, 2)
-        if later - earlier >= _LEAST_APART_SECONDS
     ]
     return statistics.median(slopes) if slopes else 0.0
 

@@ -69,9 +69,8 @@ def _panel(axes: Axes, title: str, lines: Lines, began: float, struck: Sequence[
         values = [float("nan") if value is None else value for _, value in points]
         axes.plot(minutes, values, color=_COLOURS[number % len(_COLOURS)], linewidth=1, label=name)
     axes.set_title(title)
-    axes.set_ylim(bottom=0)
-    if len(lines) > 1:
-        axes.legend(loc="lower right", frameon=False, ncols=3, fontsize=7)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.1)
+    axes.legend(loc="lower right", frameon=False, ncols=3, fontsize=7)
 
 
 def _series(samples: Iterable[Sample], value: Callable[[Sample], float | None]) -> list[tuple[float, float | None]]:

@@ -110,7 +110,7 @@ def test_a_server_that_did_not_answer_is_left_out() -> None:
 def test_a_postgres_that_forgot_its_counts_in_a_crash_is_no_violation() -> None:
     def crashed(sample: Sample, minute: float) -> None:
         if minute > 15 and sample["postgres"]:
-            sample["postgres"]["tables"]["ari.calls"] |= {"changed": int((minute - 15) * 1800), "dead": 0, "live": 0}
+            sample["postgres"]["tables"]["ari.calls"] |= {"changed": int((minute - 15) * 1800), "dead": 90, "live": 0}
 
     assert growth.judge(made(crashed)) == []
 
