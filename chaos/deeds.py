@@ -35,6 +35,7 @@ class Deeds:
         Args:
             target: what was struck.
             outage: Nothing can be done for a caller meanwhile.
+            audio: Parties of a call that is up may not hear each other.
             apps: whose calls it concerns; None: all.
             seconds: how long it is to last.
         """
@@ -42,8 +43,8 @@ class Deeds:
             self._faults += 1
             number = self._faults
         self._write(
-            deed="fault", number=number, name=name, target=target, at=at, until=None, outage=outage, apps=apps,
-            seconds=seconds,
+            deed="fault", number=number, name=name, target=target, at=at, until=None, outage=outage, audio=audio,
+            apps=apps, seconds=seconds,
         )  # fmt: skip
         return number
 

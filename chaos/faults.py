@@ -314,7 +314,13 @@ class Striker:
             struck_at = time.time()
             target, apps = broken.enter_context(fault.strike(self._stage, chance))
             number = self._stage.deeds.fault(
-                fault.name, target, at=struck_at, outage=fault.is_outage, apps=apps, seconds=seconds
+                fault.name,
+                target,
+                at=struck_at,
+                outage=fault.is_outage,
+                audio=fault.part in ("agent", "Asterisk"),
+                apps=apps,
+                seconds=seconds,
             )
             time.sleep(seconds)
         self._stage.deeds.mended(number)

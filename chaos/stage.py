@@ -192,7 +192,9 @@ def running(folder: Path, results: Path) -> Iterator[Stage]:
                 asterisk_config.Configuration(
                     contexts={app: app for app in APPS},
                     users=passwords,
-                    clients={"media": asterisk_config.Client(uri=f"ws://127.0.0.1:{agent_port}{PATH}")},
+                    clients={
+                        "media": asterisk_config.Client(uri=f"ws://127.0.0.1:{agent_port}{PATH}", reconnect_attempts=1)
+                    },
                     session_limit=400,
                 ),
             )
