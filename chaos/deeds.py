@@ -29,7 +29,9 @@ class Deeds:
         """The caller of a leg hangs up."""
         self._write(deed="hang-up", leg=leg)
 
-    def fault(self, name: str, target: str, *, at: float, outage: bool, apps: list[str] | None, seconds: float) -> int:
+    def fault(
+        self, name: str, target: str, *, at: float, outage: bool, audio: bool, apps: list[str] | None, seconds: float
+    ) -> int:
         """A fault has struck. Returns its number, for `mended`.
 
         Args:
