@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from chaos import network, report, runs, tools
+from chaos import growth, growth_chart, network, report, runs, tools
 from chaos.faults import FAULTS
 from devstack import asterisk_root, folders
 
@@ -29,6 +29,8 @@ def main() -> int:
         sys.stderr.write(f"no chaos run: {exc}\n")
         return 0 if options.where_possible and getattr(exc, "archive_unreachable", False) else 1
     results = options.results or folders.make(folders.home() / "chaos", mode=0o755)
+    if options.soak is not None:
+        return _soak(options, folders.make(results / "soak", mode=0o755))
     failed = False
     for plan in _plans(options):
         folder = results / plan.name
@@ -44,6 +46,19 @@ def main() -> int:
         if failed:
             _say(f"to repeat it: python -m chaos {_again(plan)}")
     return 1 if failed else 0
+
+
+def _soak(options: argparse.Namespace, folder: Path) -> int:
+    seed = options.seed[0] if options.seed else secrets.randbelow(1_000_000)
+    _say(f"soak of {options.soak:g} minutes: seed {seed}; kept in {folder}")
+    verdict, samples = runs.soak(minutes=options.soak, rate=options.rate, seed=seed, results=folder)
+    runs.save({"seeds": [seed], **verdict}, folder / "verdict.json")
+    growth_chart.draw(samples, verdict["faults"], folder / "soak.png")
+    _say(report.text(verdict))
+    failures = [*runs.shortcomings(verdict), *growth.judge(samples)]
+    for line in failures:
+        _say(line)
+    return 1 if failures else 0
 
 
 def _plans(options: argparse.Namespace) -> list[runs.Plan]:
@@ -69,6 +84,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--calls", type=int, default=CI_CALLS, help="of a mixed run, at least")
     parser.add_argument("--results", type=Path, help="the folder for logs and verdicts")
     parser.add_argument("--where-possible", action="store_true", help="no failure if Debian's archive is out of reach")
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="kills and calls for long: what grows?")
     parser.add_argument("--list", action="store_true", help="print the faults")
     options = parser.parse_args()
     if options.list:

@@ -289,6 +289,18 @@ def _all() -> Iterator[Fault]:
 FAULTS = {fault.name: fault for fault in _all()}
 
 
+def _of_second(kind: str, number: int) -> Fault:
+    @contextlib.contextmanager
+    def strike(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
+        yield ", ".join(stage.supervised.signal(number, names(kind)[1])), None
+
+    return Fault(name=f"{kind}.2 {'killed' if number == signal.SIGKILL else 'asked to stop'}", strike=strike, part=kind)
+
+
+#: Of a soak: the first process of each kind is left alone.
+SOAK_FAULTS = tuple(_of_second(kind, number) for kind in KINDS for number in (signal.SIGKILL, signal.SIGTERM))
+
+
 class Striker:
     """Strikes faults, each in a moment in which a call is in set-up.
 

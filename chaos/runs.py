@@ -14,7 +14,8 @@ from typing import Any
 
 from chaos import stage as stages
 from chaos.callers import Callers
-from chaos.faults import FAULTS, Fault, Striker
+from chaos.faults import FAULTS, SOAK_FAULTS, Fault, Striker
+from chaos.soak import Sample, Sampler, read
 from chaos.stage import Stage
 from devstack import folders
 
@@ -30,6 +31,8 @@ LANES = 3
 STRIKING_SECONDS = 50.0
 MOST_STRIKES = 6
 PAUSE_SECONDS = 8.0
+#: Between two faults of a soak.
+SOAK_PAUSE_SECONDS = 45.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,29 +61,65 @@ def play(plan: Plan, results: Path) -> dict[str, Any]:
         results: a folder of this run alone; logs, deeds, observations and the verdict are kept there.
     """
     with folders.temporary() as folder, stages.running(folder, results) as stage:
-        callers = Callers(
-            stage.switch,
-            stage.lines,
-            stage.deeds,
-            rate=plan.rate,
-            chance=random.Random(plan.seeds[0]),  # noqa: S311 - no secret
-            database_url=stage.database_url,
-            redis_url=stage.product_redis_url,
-        )
-        callers.start()
+        callers = _callers(stage, plan.rate, plan.seeds[0])
         time.sleep(CALM_SECONDS)
         for seed in plan.seeds:
             strike(stage, plan.fault, random.Random(seed))  # noqa: S311 - no secret
-        quiet_at = time.monotonic() + QUIET_SECONDS
-        time.sleep(SERVED_AGAIN_SECONDS)
-        while callers.offered < plan.calls:
-            time.sleep(0.1)
-            quiet_at = time.monotonic() + QUIET_SECONDS - SERVED_AGAIN_SECONDS
-        callers.stop()
-        callers.hang_up_all(seconds=HANG_UP_SECONDS)
-        time.sleep(max(0.0, quiet_at - time.monotonic()))
-        verdict = stage.judge.verdict()
-    return verdict
+        return _verdict(stage, callers, calls=plan.calls)
+
+
+def soak(*, minutes: float, rate: float, seed: int, results: Path) -> tuple[dict[str, Any], list[Sample]]:
+    """Let calls and kills go on for long; return the verdict, and samples of what may grow.
+
+    Only the second process of each kind is killed: the first ones live as long as the run, so that they can grow.
+
+    Args:
+        results: as in `play`; the samples are kept there, too.
+    """
+    path = results / "samples.jsonl"
+    chance = random.Random(seed)  # noqa: S311 - no secret
+    with folders.temporary() as folder, stages.running(folder, results) as stage:
+        callers = _callers(stage, rate, seed)
+        sampler = Sampler(
+            lambda: {name: pid for name, pid in stage.supervised.pids().items() if name != stages.AGENT},
+            database_url=stage.database_url,
+            redis_url=stage.redis.url,
+            path=path,
+        )
+        with sampler:
+            striker, ends_at = Striker(stage, chance), time.monotonic() + minutes * 60
+            while (left := ends_at - time.monotonic()) > 0:
+                time.sleep(min(left, chance.uniform(0.5, 1.5) * SOAK_PAUSE_SECONDS))
+                striker.play(SOAK_FAULTS[chance.randrange(len(SOAK_FAULTS))])
+            verdict = _verdict(stage, callers)
+    return verdict, read(path)
+
+
+def _callers(stage: Stage, rate: float, seed: int) -> Callers:
+    callers = Callers(
+        stage.switch,
+        stage.lines,
+        stage.deeds,
+        rate=rate,
+        chance=random.Random(seed),  # noqa: S311 - no secret
+        database_url=stage.database_url,
+        redis_url=stage.product_redis_url,
+    )
+    callers.start()
+    return callers
+
+
+def _verdict(stage: Stage, callers: Callers, *, calls: int = 0) -> dict[str, Any]:
+    """After the last fault: let calls be served again, hang up, wait until nothing may be left, judge."""
+    quiet_at = time.monotonic() + QUIET_SECONDS
+    time.sleep(SERVED_AGAIN_SECONDS)
+    while callers.offered < calls:
+        time.sleep(0.1)
+        quiet_at = time.monotonic() + QUIET_SECONDS - SERVED_AGAIN_SECONDS
+    callers.stop()
+    callers.hang_up_all(seconds=HANG_UP_SECONDS)
+    time.sleep(max(0.0, quiet_at - time.monotonic()))
+    return stage.judge.verdict()
 
 
 def strike(stage: Stage, fault: Fault | None, chance: random.Random) -> None:
