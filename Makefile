@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
-PACKAGES := arictl bench devstack listener scheduler shared simulator workers
+PACKAGES := arictl bench chaos devstack listener scheduler shared simulator workers
 
 # make test: number of xdist workers, each with its own servers. None, so one test after the other, when ARGS selects tests.
 XDIST_WORKERS ?= $(if $(ARGS),0,auto)
@@ -15,7 +15,7 @@ export PIP_ROOT_USER_ACTION := ignore
 # make run: ASTERISK=real starts a real Asterisk instead of the simulator, CALLS=n stops after n calls, RATE is calls per second.
 export ASTERISK CALLS RATE
 
-.PHONY: help run test check-docs simulate mutants lint bench-broker bench-failover bench-setup clean
+.PHONY: help run test check-docs simulate mutants chaos soak lint bench-broker bench-failover bench-setup clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,8 @@ help:
 	@echo 'make check-docs      check pages, names and the tests themselves; UPDATE_DOCS=1 generates the tables again  [ARGS="pytest arguments"]'
 	@echo 'make simulate        run the steps through random histories of faults, in virtual time  [HISTORIES=n] [SEED=n: one history, told]'
 	@echo 'make mutants         put known faults back and show that tests and simulation find them  [NAMES="prefixes of names"]'
+	@echo 'make chaos           real processes under faults and load, judged from outside; as root  [FAULT="name"|all] [SEED=n]'
+	@echo 'make soak            the same for long, with kills: what grows?  [MINUTES=30] [SEED=n]'
 	@echo 'make lint            ruff and mypy'
 	@echo 'make bench-setup     set-up time of a call, beside a single process and a bare client: docs/bench.md  [ARGS="..."]'
 	@echo 'make bench-broker    our broker beside the one of Dramatiq: docs/bench.md  [ARGS="parts"]'
@@ -44,6 +46,15 @@ simulate: $(STAMP)
 
 mutants: $(STAMP)
 	@$(BIN)/python -m tests.mutants $(NAMES)
+
+# Without FAULT: all kinds of fault, mixed by two seeds, of which one is drawn. FAULT=all plays each kind by itself (an hour).
+CHAOS = $(if $(FAULT),$(if $(filter all,$(FAULT)),,--fault "$(FAULT)") $(if $(SEED),--seed $(SEED)),--mixed $(if $(SEED),--seed $(SEED),--seed 1 --draw))
+
+chaos: $(STAMP)
+	@$(BIN)/python -m chaos $(CHAOS) $(ARGS)
+
+soak: $(STAMP)
+	@$(BIN)/python -m chaos --soak $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check --quiet .

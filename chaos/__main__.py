@@ -12,9 +12,8 @@ from chaos import growth, growth_chart, network, report, runs, tools
 from chaos.faults import FAULTS
 from devstack import asterisk_root, folders
 
-#: The seed that each run of CI plays, besides one that is drawn.
-FIXED_SEED = 1
-CI_CALLS = 300
+#: Of a mixed run, at least.
+CALLS = 300
 
 
 def main() -> int:
@@ -62,7 +61,7 @@ def _soak(options: argparse.Namespace, folder: Path) -> int:
 
 
 def _plans(options: argparse.Namespace) -> list[runs.Plan]:
-    seeds = options.seed or [secrets.randbelow(1_000_000)]
+    seeds = [*options.seed, *([secrets.randbelow(1_000_000)] if options.draw or not options.seed else [])]
     if options.mixed:
         return [runs.Plan(name="mixed", seeds=seeds, rate=options.rate, calls=options.calls)]
     chosen = [fault for fault in FAULTS.values() if fault.name in options.fault or not options.fault]
@@ -79,9 +78,12 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
     parser.add_argument("--mixed", action="store_true", help="all faults at once, drawn by the seed")
     parser.add_argument("--fault", action="append", default=[], choices=FAULTS, metavar="NAME", help="this kind only")
-    parser.add_argument("--seed", action="append", type=int, help="may be repeated: one mixed run after the other")
+    parser.add_argument(
+        "--seed", action="append", default=[], type=int, help="may be repeated: one mixed run after the other"
+    )
+    parser.add_argument("--draw", action="store_true", help="one more seed, drawn; without --seed one is drawn anyway")
     parser.add_argument("--rate", type=float, default=4.0, help="calls per second")
-    parser.add_argument("--calls", type=int, default=CI_CALLS, help="of a mixed run, at least")
+    parser.add_argument("--calls", type=int, default=CALLS, help="of a mixed run, at least")
     parser.add_argument("--results", type=Path, help="the folder for logs and verdicts")
     parser.add_argument("--where-possible", action="store_true", help="no failure if Debian's archive is out of reach")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="kills and calls for long: what grows?")

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 #: What is installed and runs in production.
 PRODUCT = ("arictl", "listener", "scheduler", "shared", "workers")
 #: Stands beside the product and is run from a checkout only.
-DEVELOPMENT = ("bench", "devstack", "simulator")
+DEVELOPMENT = ("bench", "chaos", "devstack", "simulator")
 PAGES = sorted([*(path.name for path in ROOT.glob("*.md")), *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))])
 
 
