@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from chaos import growth, growth_chart, network, report, runs, tools
+from chaos import chart, growth, growth_chart, growth_report, network, record, report, runs, tools
 from chaos.faults import FAULTS
 from devstack import asterisk_root, folders
 
@@ -30,31 +30,42 @@ def main() -> int:
     results = options.results or folders.make(folders.home() / "chaos", mode=0o755)
     if options.soak is not None:
         return _soak(options, folders.make(results / "soak", mode=0o755))
-    failed = False
-    for plan in _plans(options):
-        folder = results / plan.name
-        shutil.rmtree(folder, ignore_errors=True)
-        folders.make(folder, mode=0o755)
-        _say(f"{plan.name}: seeds {', '.join(map(str, plan.seeds))}; kept in {folder}")
-        verdict = runs.play(plan, folder)
-        runs.save({"seeds": list(plan.seeds), **verdict}, folder / "verdict.json")
-        _say(report.text(verdict))
-        for line in runs.shortcomings(verdict):
-            failed = True
-            _say(line)
-        if failed:
-            _say(f"to repeat it: python -m chaos {_again(plan)}")
-    return 1 if failed else 0
+    passed = [_play(plan, results / plan.name, options.save) for plan in _plans(options)]
+    return 0 if all(passed) else 1
+
+
+def _play(plan: runs.Plan, folder: Path, saved: Path | None) -> bool:
+    """Play a run, report it, and return whether it has passed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folders.make(folder, mode=0o755)
+    _say(f"{plan.name}: seeds {', '.join(map(str, plan.seeds))}; kept in {folder}")
+    verdict = runs.play(plan, folder)
+    runs.save(verdict, folder / "verdict.json")
+    if saved:
+        record.save(record.entry(verdict, name=plan.title, commit=record.describe_commit()), saved)
+        chart.draw(record.read(saved), saved.parent)
+    _say(report.text(verdict))
+    failures = list(runs.shortcomings(verdict))
+    for line in failures:
+        _say(line)
+    if failures:
+        _say(f"to repeat it: python -m chaos {_again(plan)}")
+    return not failures
 
 
 def _soak(options: argparse.Namespace, folder: Path) -> int:
     seed = options.seed[0] if options.seed else secrets.randbelow(1_000_000)
     _say(f"soak of {options.soak:g} minutes: seed {seed}; kept in {folder}")
     verdict, samples = runs.soak(minutes=options.soak, rate=options.rate, seed=seed, results=folder)
-    runs.save({"seeds": [seed], **verdict}, folder / "verdict.json")
+    runs.save(verdict, folder / "verdict.json")
     growth_chart.draw(samples, verdict["faults"], folder / "soak.png")
     _say(report.text(verdict))
-    failures = [*runs.shortcomings(verdict), *growth.judge(samples)]
+    grown = growth.judge(samples)
+    failures = [*runs.shortcomings(verdict), *grown]
+    if options.save:
+        made = growth_report.soak(samples, verdict, grown=grown, commit=record.describe_commit())
+        growth_report.save(made, options.save)
+        growth_chart.draw(samples, verdict["faults"], options.save.with_suffix(".png"))
     for line in failures:
         _say(line)
     return 1 if failures else 0
@@ -85,6 +96,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=4.0, help="calls per second")
     parser.add_argument("--calls", type=int, default=CALLS, help="of a mixed run, at least")
     parser.add_argument("--results", type=Path, help="the folder for logs and verdicts")
+    parser.add_argument("--save", type=Path, metavar="JSON", help="a file of figures; the charts are drawn beside it")
     parser.add_argument("--where-possible", action="store_true", help="no failure if Debian's archive is out of reach")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="kills and calls for long: what grows?")
     parser.add_argument("--list", action="store_true", help="print the faults")

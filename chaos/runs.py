@@ -53,6 +53,11 @@ class Plan:
     rate: float = 4.0
     calls: int = 0
 
+    @property
+    def title(self) -> str:
+        """What it strikes: a kind of fault, or `mixed`."""
+        return self.fault.name if self.fault else self.name
+
 
 def play(plan: Plan, results: Path) -> dict[str, Any]:
     """Play a run on a stage of its own and return the verdict.
@@ -61,11 +66,12 @@ def play(plan: Plan, results: Path) -> dict[str, Any]:
         results: a folder of this run alone; logs, deeds, observations and the verdict are kept there.
     """
     with folders.temporary() as folder, stages.running(folder, results) as stage:
+        about = {"seeds": list(plan.seeds), "rate": plan.rate, "asterisk": stage.asterisk_version()}
         callers = _callers(stage, plan.rate, plan.seeds[0])
         time.sleep(CALM_SECONDS)
         for seed in plan.seeds:
             strike(stage, plan.fault, random.Random(seed))  # noqa: S311 - no secret
-        return _verdict(stage, callers, calls=plan.calls)
+        return about | _verdict(stage, callers, calls=plan.calls)
 
 
 def soak(*, minutes: float, rate: float, seed: int, results: Path) -> tuple[dict[str, Any], list[Sample]]:
@@ -79,6 +85,7 @@ def soak(*, minutes: float, rate: float, seed: int, results: Path) -> tuple[dict
     path = results / "samples.jsonl"
     chance = random.Random(seed)  # noqa: S311 - no secret
     with folders.temporary() as folder, stages.running(folder, results) as stage:
+        about = {"seeds": [seed], "rate": rate, "asterisk": stage.asterisk_version()}
         callers = _callers(stage, rate, seed)
         sampler = Sampler(
             lambda: {name: pid for name, pid in stage.supervised.pids().items() if name != stages.AGENT},
@@ -92,7 +99,7 @@ def soak(*, minutes: float, rate: float, seed: int, results: Path) -> tuple[dict
                 time.sleep(min(left, chance.uniform(0.5, 1.5) * SOAK_PAUSE_SECONDS))
                 striker.play(SOAK_FAULTS[chance.randrange(len(SOAK_FAULTS))])
             verdict = _verdict(stage, callers)
-    return verdict, read(path)
+    return about | verdict, read(path)
 
 
 def _callers(stage: Stage, rate: float, seed: int) -> Callers:

@@ -144,6 +144,12 @@ class Stage:
         users = self.asterisk.configuration.users
         return Switch(self.asterisk.url, JUDGE, users[JUDGE], self.asterisk.configuration)
 
+    def asterisk_version(self) -> str:
+        """Return the version of Asterisk, without what Debian adds to it."""
+        info = self.switch().request("GET", "/asterisk/info", only="system").json()
+        version: str = info["system"]["version"]
+        return version.partition("~")[0]
+
     def execute(self, statement: str, *values: object) -> None:
         """Change the platform's tables, as the platform would."""
         with contextlib.closing(psycopg.connect(self.database_url, autocommit=True, connect_timeout=5)) as connection:

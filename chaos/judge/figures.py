@@ -72,6 +72,8 @@ class FaultFigures:
     number: int
     name: str
     target: str
+    #: Whose callers it concerned; None for all.
+    apps: list[str] | None
     at: float
     until: float | None
     #: Calls that were in an app without an agent when it struck.
@@ -104,6 +106,7 @@ def fault(struck: Fault, all_calls: Sequence[CallFigures]) -> FaultFigures:
         number=struck.number,
         name=struck.name,
         target=struck.target,
+        apps=None if struck.apps is None else sorted(struck.apps),
         at=struck.at,
         until=_finite(struck.until),
         in_setup=sum(call.was_in_setup(struck.at) for call in concerned),
