@@ -155,6 +155,8 @@ def _or_never(seconds: float | None) -> float:
 
 
 def _lasts(least: float, most: float) -> str:
+    if most == 0:
+        return "at once"
     return f"{least:g}" if least == most else f"{least:g} to {most:g}"
 
 

@@ -23,7 +23,7 @@ from tests.checks.checkout import PAGES, ROOT, text
 
 PROCESSES: list[type[settings.Base]] = [settings.Listener, settings.Worker, settings.Scheduler]
 #: First words of a path in the checkout.
-FOLDERS = "tests|docs|shared|workers|scheduler|listener|arictl|devstack|simulator|bench"
+FOLDERS = "tests|docs|shared|workers|scheduler|listener|arictl|devstack|simulator|bench|chaos"
 
 
 def fences(page: str, *languages: str) -> Iterator[str]:

@@ -17,6 +17,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from chaos import chart, growth_report, record, report
 from shared import messages
 from shared.call.limits import Limits
 from shared.call.steps import STEPS, Step
@@ -176,6 +177,21 @@ def _facts(path: Path) -> Iterator[tuple[str, str, str]]:
         yield fact[0].upper() + fact[1:], "no" if "ONLY_REAL" in names else "yes", "yes"
 
 
+CHAOS = "docs/chaos.json"
+SOAK = "docs/soak.json"
+
+
+def chaos_table(make: Callable[[Sequence[record.Entry]], str], chart_name: str = "", title: str = "") -> str:
+    """A table of the chaos runs that are kept, and below it their chart."""
+    drawn = report.picture(checkout.ROOT / "docs" / chart_name, title) if chart_name else ""
+    return make(record.read(checkout.ROOT / CHAOS)) + drawn
+
+
+def soak_tables() -> str:
+    made = growth_report.read(checkout.ROOT / SOAK)
+    return growth_report.tables(made) + report.picture(checkout.ROOT / "docs/soak.png", "What a soak grew by")
+
+
 def _table(heading: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [heading, ("---",) * len(heading), *rows]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
@@ -189,6 +205,14 @@ def _table(heading: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
         ("claims", claims_table),
         ("queues", queues_table),
         ("contract", contract_tables),
+        ("chaos-kinds", report.kinds_table),
+        (
+            "chaos-faults",
+            lambda: chaos_table(report.faults_table, chart.FAULTS_CHART, "Runs with one kind of fault each"),
+        ),
+        ("chaos-reasons", lambda: chaos_table(report.reasons_table)),
+        ("chaos-mixed", lambda: chaos_table(report.mixed_table, chart.MIXED_CHART, "The mixed run over time")),
+        ("soak", soak_tables),
     ],
 )
 def test_generated_tables_are_current(name: str, make: Callable[[], str]) -> None:
