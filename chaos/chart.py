@@ -63,7 +63,7 @@ def _calls(axes: Axes, offered: Sequence[int], connected: Sequence[int]) -> None
         axes.stairs(rates, _edges(len(rates)), color=colour, linewidth=1.4, label=name)
     axes.set_ylim(0)
     axes.set_ylabel("calls/s")
-    axes.legend(loc="upper right", frameon=False, ncols=2)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, ncols=2)
 
 
 def _waits_over_time(axes: Axes, windows: Sequence[Waits]) -> None:
@@ -73,7 +73,7 @@ def _waits_over_time(axes: Axes, windows: Sequence[Waits]) -> None:
     axes.stairs(p50, _edges(len(p50)), baseline=None, color=_GREEN, linewidth=1.4, label="p50")
     _in_seconds(axes, "y")
     axes.set_ylabel("wait for an agent\nor an end, s")
-    axes.legend(loc="upper right", frameon=False, ncols=2)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, ncols=2)
 
 
 def _strikes(axes: Axes, kinds: Sequence[str], strikes: Iterable[Strike]) -> None:

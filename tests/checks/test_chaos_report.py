@@ -84,6 +84,8 @@ def test_a_terminal_shows_each_kind_of_fault_in_a_line() -> None:
         (call(5, 50), True),
         (call(5, 50, "failed"), True),
         (call(5, 50, app=None), True),
+        # Offered within 30 s after it was mended.
+        (call(41, 50), True),
         # Of another tenant than the one that the fault struck.
         (call(5, 50, app="voiceai-b"), False),
         # Over before the strike, or begun more than 30 s after it was mended.
