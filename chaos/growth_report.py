@@ -103,7 +103,7 @@ def tables(made: Soak | None) -> str:
         f"{made['minutes']:g} minutes on {made['date']}, commit `{made['commit']}`, Asterisk {made['asterisk']}, seed"
         f" {made['seed']}, {made['rate']:g} calls/s, {made['calls']} calls. Faults: "
         + ", ".join(f"{name} ({number})" for name, number in made["faults"].items())
-        + f". Violations: {', '.join(made['violations']) or 'none'}.\n\n"
+        + f". Violations: {'; '.join(made['violations']) or 'none'}.\n\n"
     )
     return about + "\n".join([_processes_table(made), _servers_table(made), _tables_table(made)])
 

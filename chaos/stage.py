@@ -148,7 +148,7 @@ class Stage:
         """Return the version of Asterisk, without what Debian adds to it."""
         info = self.switch().request("GET", "/asterisk/info", only="system").json()
         version: str = info["system"]["version"]
-        return version.partition("~")[0]
+        return version.partition("+")[0].partition("~")[0]
 
     def execute(self, statement: str, *values: object) -> None:
         """Change the platform's tables, as the platform would."""
