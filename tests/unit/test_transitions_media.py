@@ -10,6 +10,8 @@ import pytest
 from shared.call import commands, facts
 from shared.call.calls import Call
 from shared.call.states import Cause, Outcome, State
+from shared.call.steps import Step
+from shared.call.transitions import media_leg
 from tests.support.calls import (
     ATTEMPTING,
     CALL_ID,
@@ -82,6 +84,34 @@ def test_an_unknown_outcome_leads_to_the_next_attempt() -> None:
     assert ordered == [commands.StartMedia(call_id=CALL_ID, attempt=2)]
     # The number is committed by the worker that begins it; the first one's request is still open.
     assert (after.attempt, after.in_doubt_until) == (1, ATTEMPTING.attempt_in_doubt_until)
+
+
+def test_an_attempt_is_in_doubt_as_long_as_its_requests_may_take_effect() -> None:
+    """Its last request starts with the end of the claim, at the latest."""
+    begun = media_leg.begin(PREPARED, NOW, LIMITS)
+    longest = LIMITS.claim(Step.MEDIA) + seconds(LIMITS.request_seconds)
+    assert begun == facts.AttemptBegun(attempt=1, in_doubt_until=NOW + longest)
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        pytest.param(facts.LegsCreated(attempt=2), id="created"),
+        pytest.param(facts.LegsRefused(attempt=2, reason="400 no such client"), id="refused"),
+        pytest.param(facts.CallerLeft(), id="not reported"),
+    ],
+)
+@pytest.mark.parametrize(
+    "lost", [facts.LegsUnknown(attempt=1, reason="no answer in time"), facts.DeadlinePassed()], ids=["unknown", "died"]
+)
+def test_the_second_attempt_does_not_settle_the_first(lost: facts.Fact, second: facts.Fact) -> None:
+    """The first one's media leg may come up when nothing is left of the call."""
+    begun = facts.AttemptBegun(attempt=2, in_doubt_until=NOW + seconds(1))
+    after, _ = advance(ATTEMPTING, lost, begun, second)
+    assert after.in_doubt_until == ATTEMPTING.attempt_in_doubt_until
+    ending, _ = advance(after, facts.CallerGone())
+    assert advance(ending, facts.LegsRemoved())[0].state is State.ENDING
+    assert advance(ending, facts.LegsRemoved(), now=NOW + seconds(14))[0].state is State.ENDED
 
 
 def test_an_unknown_outcome_of_the_last_attempt_fails_the_call() -> None:
