@@ -98,12 +98,29 @@ class Invariants:
             world.violation(f"{name} is entry {after.entry} of {after.channel_id}, which has entered {entries} times")
         if isinstance(fact, facts.RunAttached):
             self._run_attached[after.call_id] = self._store.now()
+        if isinstance(fact, facts.AttemptBegun) and not has_stalled(fiber):
+            self._check_attempt_before(name, after)
         if isinstance(fact, facts.Admitted) and self._slots is not None:
             self._check_slots(name, after, self._slots)
         if self.is_prompt:
             self._check_prompt(name, after)
         if before is None or before.state is not after.state:
             self.entered(after)
+
+    def _check_attempt_before(self, name: str, call: Call) -> None:
+        """Check that no attempt begins while the agent of the one before is on the line: it takes no second leg."""
+        asterisk = self._by_connection[call.connection_id].asterisk
+        leg = asterisk.channels.get(ids.media_id(PREFIX, call.call_id, call.attempt - 1))
+        if (
+            leg is None
+            or leg.app is None
+            or ids.bridge_id(PREFIX, call.call_id, call.attempt - 1) not in asterisk.bridges
+        ):
+            return
+        # It may have come since the look for it.
+        seconds = (self._store.now() - datetime.fromisoformat(leg.creationtime)).total_seconds()
+        if seconds > _PROMPT_SECONDS:
+            self._world.violation(f"{name} begins attempt {call.attempt}, and has an agent for {seconds:.1f} s")
 
     def _check_slots(self, name: str, call: Call, slots: int) -> None:
         """Check the slots after an admission. The platform's calls are never refused, and may come after the count."""
