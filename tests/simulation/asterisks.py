@@ -172,6 +172,8 @@ class Asterisk(switch.Switch):
         self.agent_lost: Callable[[str], None] = lambda _channel_id: None
         #: Called when a dialled leg was not answered.
         self.unanswered: Callable[[channels.Channel], None] = lambda _channel: None
+        #: Called when a request is about to be sent.
+        self.requested: Callable[[rest.RequestBudget], None] = lambda _budget: None
         #: Called when the product creates a media leg or a bridge, or dials.
         self.created: Callable[[str], None] = lambda _name: None
         #: Returns the name of a channel or bridge in the story.
@@ -350,6 +352,7 @@ class Requests:
 
     def _request(self, budget: rest.RequestBudget, request: rest.Request[Any]) -> Any:
         left = budget.seconds_left()
+        self._asterisk.requested(budget)
         self._circuit.allow(budget)
         started = self._world.now
         answer, silence = "no answer", "no answer"

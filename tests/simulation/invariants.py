@@ -9,6 +9,7 @@ from uuid import UUID
 
 import greenlet
 
+from shared.asterisk import rest
 from shared.call import facts, ids
 from shared.call.calls import Call, Change
 from shared.call.states import Direction, State
@@ -18,6 +19,7 @@ from tests.simulation.callers import Caller
 from tests.simulation.platforms import Runs, Tenant
 from tests.simulation.stores import MemoryStore, Row
 from tests.simulation.world import EPOCH, Fiber, World
+from workers.claims import Claim
 
 #: After the last fault every caller has an agent, or has been hung up, within this time.
 RECOVERY_SECONDS = 110.0
@@ -59,6 +61,7 @@ class Invariants:
             asterisk.agent_lost = self._agent_lost
             asterisk.unanswered = functools.partial(self._unanswered, asterisk)
             asterisk.created = functools.partial(self._created, asterisk)
+            asterisk.requested = self._requested
         store.overruled = self._overruled
 
     def own(self, call: Call) -> list[str]:
@@ -190,13 +193,23 @@ class Invariants:
         elif leg is not None and leg.state not in _ON_THE_LINE:
             self._world.violation(f"{name} connects its agent, and its far end has not answered: {leg.state}")
 
+    def _requested(self, budget: rest.RequestBudget) -> None:
+        """Check that a step makes no request after its claim, even if it stalled before."""
+        row = self._store.rows.get(budget.call.call_id) if isinstance(budget, Claim) else None
+        if row is None or not isinstance(budget, Claim):
+            return
+        until = row.owners.get(budget.request().owner)
+        if until is not None and self._store.now() > until:
+            self._world.violation(f"{self._names[row.call.call_id]}: a request of {budget.step} comes after its claim")
+
     def _overruled(self, row: Row, changes: Sequence[Change], owner: str) -> None:
-        """Check who writes a call that another worker has claimed: an event, or a step whose claim ended before."""
-        fiber = greenlet.getcurrent()
+        """Check who writes a call that another worker has claimed: an event, or what requests have come to."""
+        fiber, fact = greenlet.getcurrent(), changes[0].fact
         assert isinstance(fiber, Fiber)
-        if fiber.what not in _EVENTS and owner not in row.owners:
-            name, fact = self._names[row.call.call_id], type(changes[0].fact).__name__
-            self._world.violation(f"{name} is claimed, and {fiber.what} writes {fact}")
+        is_found = fiber.what == "start_media" and isinstance(fact, facts.LegsCreated)
+        if fiber.what not in _EVENTS and owner not in row.owners and not is_found:
+            name = self._names[row.call.call_id]
+            self._world.violation(f"{name} is claimed, and {fiber.what} writes {type(fact).__name__}")
 
     def _check_over(self, call_id: UUID) -> None:
         if self._store.rows[call_id].call.state not in (State.ENDING, State.ENDED):

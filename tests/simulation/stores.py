@@ -50,13 +50,13 @@ class Row:
     changed_at: datetime
     claim_owner: str | None = None
     claim_until: datetime | None = None
-    #: The owner of every claim that the call ever had.
-    owners: set[str] = field(default_factory=set)
+    #: The owner of every claim that the call ever had, and when its last claim ends or would have ended.
+    owners: dict[str, datetime] = field(default_factory=dict)
 
     def take(self, claim: ClaimRequest, now: datetime) -> None:
         """Let an owner have the call for a while."""
         self.claim_owner, self.claim_until = claim.owner, now + claim.duration
-        self.owners.add(claim.owner)
+        self.owners[claim.owner] = self.claim_until
 
 
 @dataclass(slots=True)
