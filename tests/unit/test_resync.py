@@ -1,8 +1,9 @@
-"""Which calls a resync judges: those that are not claimed, and that nothing has changed for a while."""
+"""Which calls a resync judges, and which legs and bridges it removes."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,13 +13,13 @@ import pytest
 
 from shared import messages
 from shared.asterisk import ari, events
-from shared.call import facts
+from shared.call import facts, ids
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Naming
 from shared.call.limits import Limits
 from shared.storage.call_store import OpenCall
-from tests.support.calls import CONNECTED, JOINING, NOW, RINGING, WAITING
+from tests.support.calls import CONNECTED, ENDED, ENDING, JOINING, NOW, RINGING, WAITING
 from tests.support.rounds import APP, GONE, Rounds, channel
 from workers.resync import Resync
 
@@ -40,7 +41,8 @@ class Scene:
         answers = {f"GET /channels/{leg}": [shown] for leg, shown in legs.items()}
         self.asterisk = Rounds({f"GET /applications/{APP}": [application], **answers})
         open_call = OpenCall(call=call, changed_at=NOW - unchanged_for, is_claimed=is_claimed)
-        self.store = MagicMock(now=lambda: NOW, open_calls=lambda _connection: [open_call])
+        known = [open_call] if call is not ENDED else []
+        self.store = MagicMock(now=lambda: NOW, open_calls=lambda _connection: known)
         self.flow = MagicMock()
         self.later: list[messages.Message] = []
 
@@ -113,3 +115,51 @@ def test_a_leg_of_the_same_id_that_was_created_later_is_another_leg() -> None:
     assert Scene(CONNECTED, legs).run() == [facts.CallerGone()]
     legs = {CONNECTED.channel_id: channel(CONNECTED.channel_id, app="other")}
     assert Scene(CONNECTED, legs).run() == [facts.CallerLeft()]
+
+
+# ── what no call has any more ─────────────────────────────────────────────────────────────────────────────────────────
+
+ORPHAN = NAMING.media_id(ENDED)
+OVER = replace(ENDED, state_since=NOW - LONG_AGO)
+
+
+@pytest.mark.parametrize(
+    ("call", "is_removed"),
+    [
+        pytest.param(None, True, id="of no call"),
+        pytest.param(OVER, True, id="of an ended call"),
+        pytest.param(replace(OVER, state_since=NOW), False, id="of a call that has just ended"),
+        pytest.param(replace(OVER, connection_id=8), False, id="of another tenant's call"),
+        pytest.param(replace(CONNECTED, attempt=2, state_since=NOW - LONG_AGO), True, id="of an attempt before"),
+        pytest.param(replace(CONNECTED, attempt=2, state_since=NOW), False, id="of an attempt until just now"),
+        pytest.param(replace(CONNECTED, state_since=NOW - LONG_AGO), False, id="of a live call"),
+        pytest.param(replace(ENDING, state_since=NOW - LONG_AGO), False, id="of an ending call"),
+    ],
+)
+def test_a_leg_is_removed_when_its_attempt_no_longer_counts(call: Call | None, *, is_removed: bool) -> None:
+    scene = Scene(ENDED, {}, present=(ORPHAN,))
+    scene.store.load.return_value = call
+    assert scene.run() == []
+    assert ([f"DELETE /channels/{ORPHAN}"] in scene.asterisk.rounds) is is_removed
+
+
+@pytest.mark.parametrize(
+    ("call", "app_name", "is_removed"),
+    [
+        pytest.param(None, "AppDial2", True, id="of no call"),
+        pytest.param(replace(OVER, caller_left=False), "AppDial2", True, id="of an ended call"),
+        pytest.param(replace(OVER, caller_left=False), "Stasis", False, id="answered"),
+        pytest.param(replace(OVER, caller_left=True), "AppDial2", False, id="in the dialplan"),
+        pytest.param(RINGING, "AppDial2", False, id="of a live call"),
+    ],
+)
+def test_a_leg_that_rings_is_removed_when_its_call_is_over(
+    call: Call | None, app_name: str, *, is_removed: bool
+) -> None:
+    dialled = ids.originated_id("aip-", 7, "campaign 7, row 12")
+    leg = channel(dialled)
+    leg["dialplan"] = {**cast(dict[str, object], leg["dialplan"]), "app_name": app_name}
+    scene = Scene(ENDED, {dialled: leg}, present=(dialled,))
+    scene.store.originated.return_value = call
+    assert scene.run() == []
+    assert ([f"DELETE /channels/{dialled}"] in scene.asterisk.rounds) is is_removed
