@@ -65,6 +65,11 @@ def test_only_the_next_attempt_can_begin(attempt: int) -> None:
     assert advance(ATTEMPTING, begun) == (ATTEMPTING, [])
 
 
+def test_no_attempt_begins_while_the_legs_of_the_one_before_count() -> None:
+    begun = facts.AttemptBegun(attempt=2, in_doubt_until=NOW + seconds(14))
+    assert advance(WAITING, begun) == (WAITING, [])
+
+
 def test_there_is_no_attempt_beyond_the_last() -> None:
     call = replace(ATTEMPTING, attempt=LIMITS.attempts)
     begun = facts.AttemptBegun(attempt=LIMITS.attempts + 1, in_doubt_until=NOW)
