@@ -133,6 +133,14 @@ def test_a_worker_that_died_over_an_attempt_costs_that_attempt() -> None:
     assert after.in_doubt_until == ATTEMPTING.attempt_in_doubt_until
 
 
+def test_a_worker_that_died_over_the_last_attempt_costs_the_call() -> None:
+    """Its request may still take effect: that is no reason to wait with the caller."""
+    after, ordered = advance(replace(ATTEMPTING, attempt=LIMITS.attempts), facts.DeadlinePassed())
+    assert (after.outcome, after.reason) == (Outcome.FAILED, "media not created: the worker did not report back")
+    assert after.in_doubt_until == ATTEMPTING.attempt_in_doubt_until
+    assert named(ordered) == ["TearDown"]
+
+
 @pytest.mark.parametrize("late", [facts.LegsCreated(attempt=1), facts.MediaReady(attempt=1)])
 @pytest.mark.parametrize("call", [replace(call, attempt=2) for call in (ATTEMPTING, JOINING, CONNECTED, ENDING, ENDED)])
 def test_late_facts_of_an_older_attempt_have_it_removed(late: facts.Fact, call: Call) -> None:
