@@ -106,4 +106,6 @@ def _weight(pair: Target) -> int:
         return 4
     if pair.state == State.ORIGINATING and pair.fault in OF_EVENTS:
         return 3
+    if pair.state == State.JOINING and pair.fault in OUTAGES:
+        return 3
     return 2 if is_short and pair.fault in OF_REQUESTS + OF_EVENTS + OF_MESSAGES + OUTAGES else 1
