@@ -77,6 +77,7 @@ def deadlines_table() -> str:
     wait, checks, last = limits.queue_seconds, limits.media_checks, limits.max_step_retries
     begun, ringing = limits.attempt_wait().total_seconds(), limits.ring_wait(None).total_seconds()
     again = f"the step is dispatched again, at most {last} times; then the call ends"
+    pauses = ", ".join(f"{limits.reach_pause(number).total_seconds():g}" for number in range(1, limits.attempts))
     rows = [
         ("`received`, `admitted`, `joining`, `originating`", wait, again),
         (
@@ -89,7 +90,12 @@ def deadlines_table() -> str:
         (
             "`prepared`, attempt started",
             begun,
-            f"the next attempt starts, {limits.attempts} in all; then the call ends",
+            f"the next attempt starts, {limits.unknown_attempts} in all; then the call ends",
+        ),
+        (
+            "`prepared`, voice agent not reached",
+            wait,
+            f"counted from the end of the pause ({pauses} s): {again}",
         ),
         (
             "`prepared`, legs created, not ready",
