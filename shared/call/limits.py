@@ -19,7 +19,7 @@ class Limits:
 
     #: To open a connection to an Asterisk.
     connect_seconds: float = 2.0
-    #: For Asterisk to answer one request; asking for a media leg can block about 2 s (measured).
+    #: For Asterisk to answer one request; asking for a media leg waits while another one connects (measured).
     read_seconds: float = 4.0
     #: How long a message may wait in its queue before the sweep counts it as lost.
     queue_seconds: float = 3.0

@@ -179,7 +179,7 @@ def _facts(path: Path) -> Iterator[tuple[str, str, str]]:
             continue
         names = {decorator.id for decorator in node.decorator_list if isinstance(decorator, ast.Name)}
         fact = node.name.removeprefix("test_").replace("_", " ")
-        yield fact[0].upper() + fact[1:], "no" if "ONLY_REAL" in names else "yes", "yes"
+        yield fact[0].upper() + fact[1:], "no" if names & {"ONLY_REAL", "ONLY_REAL_OWN"} else "yes", "yes"
 
 
 def _table(heading: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

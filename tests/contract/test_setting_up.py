@@ -13,7 +13,7 @@ import requests
 
 from tests.contract import switches
 from tests.contract.agent import Agent
-from tests.contract.conftest import KINDS, ONLY_REAL, MakeSwitch
+from tests.contract.conftest import ONLY_REAL, ONLY_REAL_OWN, MakeSwitch
 from tests.contract.event_sockets import until
 from tests.contract.switches import Switch
 
@@ -98,7 +98,7 @@ def test_while_a_media_leg_connects_a_creation_under_an_id_waits(
         assert (waiting.result().status_code, caller.result().status_code) == (200, 200)
 
 
-@pytest.mark.parametrize("make_switch", KINDS[1:], indirect=True)
+@ONLY_REAL_OWN
 @pytest.mark.parametrize("attempts", [1, 2])
 def test_a_refused_media_leg_lets_others_wait_for_all_its_attempts(
     make_switch: MakeSwitch, agent: Agent, attempts: int
