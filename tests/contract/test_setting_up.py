@@ -69,9 +69,9 @@ def test_unreachable_media_ends_in_channel_destroyed_alone(
 
 
 @ONLY_REAL
-@pytest.mark.parametrize("creation", ["media leg", "caller"])
-def test_while_a_media_leg_connects_a_creation_under_an_id_waits(
-    switch: Switch, number: str, app: str, agent: Agent, creation: str
+@pytest.mark.parametrize("what", ["media leg", "caller", "delete"])
+def test_while_a_media_leg_connects_what_compares_ids_of_channels_waits(
+    switch: Switch, number: str, app: str, agent: Agent, what: str
 ) -> None:
     callers = {"endpoint": "Local/wait@far", "context": "far", "extension": "wait", "priority": "1", "formats": "ulaw"}
     with switch.events(app) as events, ThreadPoolExecutor() as pool:
@@ -81,10 +81,13 @@ def test_while_a_media_leg_connects_a_creation_under_an_id_waits(
         until(lambda: agent.of(media))
         # A channel whose id Asterisk chooses, as that of a SIP caller.
         assert switch.call("POST", "/channels", **callers).status_code == 200
-        if creation == "media leg":
-            waiting = pool.submit(switch.external_media, f"other-{number}", app)
-        else:
-            waiting = pool.submit(switch.originate, "Local/wait@far", app, f"other-{number}")
+        match what:
+            case "media leg":
+                waiting = pool.submit(switch.external_media, f"other-{number}", app)
+            case "caller":
+                waiting = pool.submit(switch.originate, "Local/wait@far", app, f"other-{number}")
+            case _:
+                waiting = pool.submit(switch.call, "DELETE", "/channels/gone")
         assert futures.wait([waiting], timeout=0.5).done == set()
         # While it waits, no channel at all can be created.
         caller = pool.submit(switch.call, "POST", "/channels", **callers)
@@ -95,7 +98,8 @@ def test_while_a_media_leg_connects_a_creation_under_an_id_waits(
         assert switch.status("POST", f"/channels/{leg}/answer") == 204
         assert not waiting.done()
         events.next("StasisStart", media)
-        assert (waiting.result().status_code, caller.result().status_code) == (200, 200)
+        assert waiting.result().status_code == (404 if what == "delete" else 200)
+        assert caller.result().status_code == 200
 
 
 @ONLY_REAL_OWN
