@@ -79,9 +79,9 @@ class Client:
 
     uri: str
     protocols: str = "media"
-    connection_timeout: int = 500
+    connection_timeout: int = 1000
     reconnect_interval: int = 500
-    reconnect_attempts: int = 4
+    reconnect_attempts: int = 1
 
 
 @dataclass(kw_only=True)

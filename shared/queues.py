@@ -64,7 +64,7 @@ class BrokerCommandQueue:
     def enqueue(self, commands: Sequence[Command], *, connection_id: int) -> None:
         """Enqueue a message for each command. Raises QueueUnavailable."""
         for command in commands:
-            self.send(messages.of_command(command, connection_id=connection_id))
+            self.send(messages.of_command(command, connection_id=connection_id), wait=command.pause or None)
 
     def send(self, message: messages.Message, *, wait: timedelta | None = None) -> None:
         """Enqueue one message, for now or after a delay. Raises QueueUnavailable."""

@@ -181,12 +181,12 @@ class MediaLegs:
         self._switch.hang_up(channel, 16, soft=False)
 
     async def _connect(self, url: str) -> aiohttp.ClientWebSocketResponse | None:
-        loop = asyncio.get_running_loop()
         attempt_seconds = self._switch.settings.media_connection_timeout_seconds
         if self._session is None:
             self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-        for _ in range(self._switch.settings.media_connection_attempts):
-            ends_at = loop.time() + attempt_seconds
+        for number in range(self._switch.settings.media_connection_attempts):
+            if number:
+                await asyncio.sleep(attempt_seconds)
             try:
                 if not self.is_refused:
                     async with asyncio.timeout(attempt_seconds):
@@ -198,7 +198,6 @@ class MediaLegs:
                         )
             except (TimeoutError, aiohttp.ClientError, OSError):
                 pass
-            await asyncio.sleep(max(0.0, ends_at - loop.time()))
         return None
 
     async def _listen(self, channel: channels.Channel, socket: aiohttp.ClientWebSocketResponse) -> None:

@@ -37,10 +37,11 @@ class Settings:
         "res_websocket_client",
     )
 
-    #: Duration of one attempt to reach the media server, refused or not (websocket_client.conf).
-    media_connection_timeout_seconds: float = 0.5
+    #: Longest duration of one attempt to reach the media server, and the pause after a failed one
+    #: (websocket_client.conf).
+    media_connection_timeout_seconds: float = 1.0
     #: Attempts before the media leg is destroyed.
-    media_connection_attempts: int = 4
+    media_connection_attempts: int = 1
 
     #: Stasis app of the dialplan context `inbound`, for originates over `Local/NUMBER@inbound`.
     inbound_app: str = "voiceai"

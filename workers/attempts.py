@@ -59,7 +59,7 @@ class Attempts:
             return
         if is_whole:
             # The attempt before took effect; only the answer, or the worker that waited for it, was lost.
-            self.flow.report(call, facts.LegsCreated(attempt=call.attempt))
+            self.flow.report(call, facts.LegsFound(attempt=call.attempt))
             return
         begun = transitions.media_leg.begin(call, self.writer.store.now(), self.writer.limits)
         self.flow.report(call, begun, ordered=Step.MEDIA)
@@ -80,9 +80,7 @@ class Attempts:
         finally:
             self.writer.store.append_timeline(budget.timeline(), call=call)
         if leg is None:
-            self.flow.report(
-                call, facts.MediaGone(attempt=attempt, reason="media leg is gone", reported_by_event=False)
-            )
+            self.flow.report(call, facts.MediaGone(attempt=attempt, reason="media leg is gone"))
         elif leg.stasis_app == asterisk.app:
             self.flow.report(call, facts.MediaReady(attempt=attempt))
 

@@ -208,7 +208,7 @@ class _Comparison:
             return None
         leg = self._asterisk.channel(media_id)
         if leg is None:
-            return facts.MediaGone(attempt=call.attempt, reason="media leg is gone", reported_by_event=False)
+            return facts.MediaGone(attempt=call.attempt, reason="media leg is gone")
         if call.state is State.PREPARED and leg.stasis_app == self._asterisk.app:
             return facts.MediaReady(attempt=call.attempt)
         return None

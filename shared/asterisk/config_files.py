@@ -27,10 +27,10 @@ type=websocket_client
 uri={uri}
 protocols=media
 connection_type=per_call_config
-; Milliseconds.
-connection_timeout=3000
-reconnect_interval=500
-reconnect_attempts=4
+; Milliseconds, for the TCP connection alone.
+connection_timeout=1000
+; One: while Asterisk tries, other calls wait. The pipeline tries again.
+reconnect_attempts=1
 """
 
 _USER = """[general]

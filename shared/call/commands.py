@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Self
 from uuid import UUID
 
@@ -14,6 +15,8 @@ class Command:
     """An order about one call."""
 
     call_id: UUID
+    #: It is delivered this much later.
+    pause: timedelta = timedelta()
 
     @classmethod
     def of(cls, call: Call) -> Self:
@@ -56,8 +59,8 @@ class StartMedia(AttemptCommand):
     __slots__ = ()
 
     @classmethod
-    def of(cls, call: Call) -> Self:
-        return cls(call_id=call.call_id, attempt=call.attempt + 1)
+    def of(cls, call: Call, *, pause: timedelta = timedelta()) -> Self:
+        return cls(call_id=call.call_id, attempt=call.attempt + 1, pause=pause)
 
 
 class CheckMedia(AttemptCommand):

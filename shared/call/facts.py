@@ -65,6 +65,13 @@ class LegsCreated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LegsFound:
+    """Media leg and bridge of an attempt that was given up are there: only the answer, or its worker, was lost."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LegsRefused:
     """Asterisk refused to create the media leg or the bridge. Trying again would not help."""
 
@@ -91,14 +98,13 @@ class MediaReady:
 class MediaGone:
     """The media leg ended, or never came up.
 
-    If not reported by an event, the leg may have been lost because no event socket was connected (a channel cannot
-    enter Stasis then), so the agent is not to blame.
+    One that was never ready was refused by the voice agent, or did not reach it; or no event socket was connected (a
+    channel cannot enter Stasis then).
     """
 
     attempt: int
     hangup_cause: int | None = None
     reason: str = "media leg ended"
-    reported_by_event: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +216,7 @@ Fact = (
     | RunCreated
     | AttemptBegun
     | LegsCreated
+    | LegsFound
     | LegsRefused
     | LegsUnknown
     | MediaReady

@@ -19,7 +19,7 @@ class Limits:
 
     #: To open a connection to an Asterisk.
     connect_seconds: float = 2.0
-    #: For Asterisk to answer one request; asking for a media leg can block about 2 s (measured).
+    #: For Asterisk to answer one request; asking for a media leg waits while another one connects (measured).
     read_seconds: float = 4.0
     #: How long a message may wait in its queue before the sweep counts it as lost.
     queue_seconds: float = 3.0
@@ -33,8 +33,14 @@ class Limits:
     media_checks: int = 3
     #: How often the sweep starts a lost step again before it ends the call.
     max_step_retries: int = 2
-    #: Media attempts. A second one begins only when the outcome of the first is unknown.
-    attempts: int = 2
+    #: Media attempts in all, each with ids of its own.
+    attempts: int = 4
+    #: Of these, attempts that may come to an unknown outcome: after that many the next one is not begun.
+    unknown_attempts: int = 2
+    #: The pause before a second attempt at a voice agent that was not reached. It doubles with each further one.
+    reach_pause_seconds: float = 0.5
+    #: So long after the call was prepared an attempt may follow one whose voice agent was not reached.
+    reach_seconds: float = 8.0
     #: For the far end of an originated leg to answer, unless the request names another time.
     ring_seconds: float = 60.0
     #: Asterisk ends the ringing by itself; the product does it this much later.
@@ -73,6 +79,14 @@ class Limits:
     def attempt_wait(self) -> timedelta:
         """Return how long a begun attempt may go without a report."""
         return self.claim(Step.MEDIA) + self.queue_wait()
+
+    def reach_pause(self, attempt: int) -> timedelta:
+        """Return the pause after the `attempt`-th attempt, if its voice agent was not reached."""
+        return timedelta(seconds=self.reach_pause_seconds * 2 ** (attempt - 1))
+
+    def reach_wait(self) -> timedelta:
+        """Return how long after a call was prepared a voice agent that is not reached is tried again."""
+        return timedelta(seconds=self.reach_seconds)
 
     def media_wait(self) -> timedelta:
         """Return how long a created media leg may take to become ready before Asterisk is asked for it."""

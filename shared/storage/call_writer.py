@@ -176,6 +176,8 @@ class CallWriter:
             if not transition.changes:
                 if timeline:
                     self.store.append_timeline(timeline, call=call)
+                if owner:
+                    self.store.release(call.call_id, owner)
                 if orders:
                     self.enqueue(transition.due(claimed=False), call)
                 return Recorded(call=call, applied=False)

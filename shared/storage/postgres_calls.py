@@ -340,7 +340,7 @@ def _attempt_outcome(changes: Sequence[Change]) -> dict[str, Any]:
     """Return how an attempt came out; nothing when none of the facts says it."""
     for fact in (change.fact for change in reversed(changes)):
         match fact:
-            case facts.LegsCreated():
+            case facts.LegsCreated() | facts.LegsFound():
                 return {"attempt_outcome": "created", "outcome_attempt": fact.attempt}
             case facts.LegsRefused():
                 return {"attempt_outcome": "refused", "outcome_attempt": fact.attempt}

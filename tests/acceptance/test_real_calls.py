@@ -10,7 +10,6 @@ import pytest
 
 from devstack.agent import Agent
 from devstack.asterisk import RealAsterisk
-from devstack.asterisk_config import Client
 from devstack.pipeline import Pipeline, wait_until
 from devstack.tenants import PASSWORD, Tenant
 
@@ -41,6 +40,19 @@ def nothing_is_left(asterisk: RealAsterisk) -> bool:
 
 def in_one_bridge_with_media(asterisk: RealAsterisk, leg: str) -> bool:
     return any(leg in bridge["channels"] and len(bridge["channels"]) == 2 for bridge in asterisk.bridges())
+
+
+def attempts(pipeline: Pipeline, leg: str) -> int:
+    """Return how many attempts the call of a leg has begun."""
+    return int(pipeline.call(leg)["attempt"]) if pipeline.calls(leg) else 0
+
+
+def media_ids(pipeline: Pipeline, leg: str) -> list[str]:
+    """Return the ids under which a media leg was requested for the call of a leg, in their order."""
+    rows = pipeline.query(
+        "SELECT media_id FROM ari.attempts WHERE call_id = %s ORDER BY attempt", pipeline.call(leg)["call_id"]
+    )
+    return [row["media_id"] for row in rows]
 
 
 def ended(pipeline: Pipeline, *legs: str) -> bool:
@@ -137,6 +149,68 @@ def test_two_hundred_callers_who_hang_up_at_once_leave_nothing(running: Pipeline
     assert running.value("SELECT count(*) FROM ari.timeline WHERE kind = 'dead-letter'") == 0
 
 
+def test_an_agent_that_is_back_in_two_seconds_gets_the_caller_who_waits(
+    running: Pipeline, asterisk: RealAsterisk, agent: Agent
+) -> None:
+    """Neither the caller nor Asterisk is touched: the product waits, and tries again under new ids."""
+    agent.stop()
+    leg = asterisk.dial()
+    wait_until(lambda: attempts(running, leg) >= 2, seconds=10, every=0, what=lambda: running.story(leg))
+    # 0.5 s have passed since the first refusal; the third attempt follows after 1 s, the fourth after 2 s more.
+    time.sleep(1.5)
+    states = {channel["id"]: channel["state"] for channel in asterisk.channels()}
+    assert (running.state(leg), states[leg]) == ("prepared", "Ring")
+    agent.start()
+    wait_until(lambda: running.state(leg) == "connected", seconds=10, what=lambda: running.story(leg))
+    assert in_one_bridge_with_media(asterisk, leg)
+    assert len(agent.sessions) == 1
+    assert running.value("SELECT count(*) FROM workflow_runs") == 1
+    # What the attempts before have left is gone.
+    assert {channel["id"] for channel in asterisk.channels()} == {leg, f"far-{leg}", *media_ids(running, leg)[-1:]}
+    assert len(asterisk.bridges()) == 1
+
+
+def test_an_agent_that_refuses_for_good_is_asked_four_times_under_four_ids(
+    running: Pipeline, asterisk: RealAsterisk, agent: Agent
+) -> None:
+    agent.behaviour.refuse = 409
+    leg = asterisk.dial()
+    wait_until(lambda: ended(running, leg), seconds=20, what=lambda: running.story(leg))
+    call = running.call(leg)
+    assert (call["outcome"], call["attempt"], call["connected_at"]) == ("failed", 4, None)
+    assert call["reason"].startswith("voice agent not reached: media leg ended, cause 3")
+    assert len(agent.refusals) == 4
+    assert len(set(media_ids(running, leg))) == 4
+    assert running.run(leg)["is_completed"]
+    wait_until(lambda: nothing_is_left(asterisk), seconds=5)
+
+
+def test_who_hangs_up_while_an_agent_refuses_leaves_nothing(
+    running: Pipeline, asterisk: RealAsterisk, agent: Agent
+) -> None:
+    agent.behaviour.refuse = 409
+    leg = asterisk.dial()
+    wait_until(lambda: agent.refusals, seconds=10, every=0)
+    asterisk.hang_up_caller(leg)
+    wait_until(lambda: ended(running, leg), seconds=5, what=lambda: running.story(leg))
+    asked = len(agent.refusals)
+    assert running.call(leg)["outcome"] == "abandoned"
+    assert nothing_is_left(asterisk)
+    time.sleep(4)
+    assert len(agent.refusals) == asked
+
+
+def test_an_agent_that_refuses_holds_no_other_caller_up(
+    running: Pipeline, asterisk: RealAsterisk, agent: Agent, tenant: Tenant
+) -> None:
+    agent.behaviour.refuse = 409
+    legs = [asterisk.dial(caller=f"4915550{number:04d}") for number in range(10)]
+    wait_until(lambda: ended(running, *legs), seconds=20, what=lambda: running.story(legs[-1]))
+    assert len(agent.refusals) == 4 * len(legs)
+    assert running.value("SELECT count(*) FROM ari.attempts WHERE outcome <> 'created'") == 0
+    wait_until(lambda: nothing_is_left(asterisk), seconds=5)
+
+
 def test_an_agent_that_is_down_costs_the_caller_nothing_but_a_wait(
     running: Pipeline, asterisk: RealAsterisk, agent: Agent
 ) -> None:
@@ -156,8 +230,6 @@ def test_an_agent_that_is_down_costs_the_caller_nothing_but_a_wait(
 
 
 def test_an_agent_that_takes_a_second_is_waited_for(running: Pipeline, asterisk: RealAsterisk, agent: Agent) -> None:
-    asterisk.configuration.clients["media"] = Client(uri=agent.url, connection_timeout=3000)
-    asterisk.reload()
     agent.behaviour.accept_delay_seconds = 1.0
     leg = asterisk.dial()
     wait_until(lambda: running.state(leg) == "connected", seconds=15, what=lambda: running.story(leg))

@@ -78,6 +78,7 @@ def deadlines_table() -> str:
     wait, checks, last = limits.queue_seconds, limits.media_checks, limits.max_step_retries
     begun, ringing = limits.attempt_wait().total_seconds(), limits.ring_wait(None).total_seconds()
     again = f"the step is dispatched again, at most {last} times; then the call ends"
+    pauses = ", ".join(f"{limits.reach_pause(number).total_seconds():g}" for number in range(1, limits.attempts))
     rows = [
         ("`received`, `admitted`, `joining`, `originating`", wait, again),
         (
@@ -90,7 +91,12 @@ def deadlines_table() -> str:
         (
             "`prepared`, attempt started",
             begun,
-            f"the next attempt starts, {limits.attempts} in all; then the call ends",
+            f"the next attempt starts, {limits.unknown_attempts} in all; then the call ends",
+        ),
+        (
+            "`prepared`, voice agent not reached",
+            wait,
+            f"counted from the end of the pause ({pauses} s): {again}",
         ),
         (
             "`prepared`, legs created, not ready",
@@ -174,7 +180,7 @@ def _facts(path: Path) -> Iterator[tuple[str, str, str]]:
             continue
         names = {decorator.id for decorator in node.decorator_list if isinstance(decorator, ast.Name)}
         fact = node.name.removeprefix("test_").replace("_", " ")
-        yield fact[0].upper() + fact[1:], "no" if "ONLY_REAL" in names else "yes", "yes"
+        yield fact[0].upper() + fact[1:], "no" if names & {"ONLY_REAL", "ONLY_REAL_OWN"} else "yes", "yes"
 
 
 CHAOS = "docs/chaos.json"

@@ -18,6 +18,8 @@ MakeSwitch = Callable[..., Switch]
 KINDS = ["simulated", pytest.param("real", marks=pytest.mark.asterisk)]
 #: Marks a fact that the simulator does not reproduce.
 ONLY_REAL = pytest.mark.parametrize("shared_switch", KINDS[1:], indirect=True)
+#: The same for a test that starts its own.
+ONLY_REAL_OWN = pytest.mark.parametrize("make_switch", KINDS[1:], indirect=True)
 
 
 @pytest.fixture(scope="session")

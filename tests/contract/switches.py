@@ -208,13 +208,15 @@ def media_clients(agent_url: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def simulated(agent_url: str, *, session_limit: int = 100, keep_alive_seconds: float = 15.0) -> Iterator[Switch]:
+def simulated(
+    agent_url: str, *, session_limit: int = 100, keep_alive_seconds: float = 15.0, attempts: int = ATTEMPTS
+) -> Iterator[Switch]:
     """Start a simulated Asterisk, configured like the real one."""
     configured = settings.Settings(
         users={USER: PASSWORD, OTHER_USER: OTHER_PASSWORD, asterisk_config.ADMINISTRATOR: _ADMINISTRATOR_PASSWORD},
         media_urls=media_clients(agent_url),
         media_connection_timeout_seconds=CONNECTION_SECONDS,
-        media_connection_attempts=ATTEMPTS,
+        media_connection_attempts=attempts,
         contexts=CONTEXTS,
         broadcasts=BROADCASTS,
         session_limit=session_limit,
@@ -234,7 +236,13 @@ def simulated(agent_url: str, *, session_limit: int = 100, keep_alive_seconds: f
 
 @contextlib.contextmanager
 def real(
-    agent_url: str, root: Root, folder: Path, *, session_limit: int = 100, keep_alive_seconds: float = 15.0
+    agent_url: str,
+    root: Root,
+    folder: Path,
+    *,
+    session_limit: int = 100,
+    keep_alive_seconds: float = 15.0,
+    attempts: int = ATTEMPTS,
 ) -> Iterator[Switch]:
     """Start a real Asterisk."""
     clients = {
@@ -242,7 +250,7 @@ def real(
             uri=url,
             connection_timeout=round(CONNECTION_SECONDS * 1000),
             reconnect_interval=round(CONNECTION_SECONDS * 1000),
-            reconnect_attempts=ATTEMPTS,
+            reconnect_attempts=attempts,
         )
         for name, url in media_clients(agent_url).items()
     }

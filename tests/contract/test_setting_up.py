@@ -4,6 +4,7 @@ import base64
 import contextlib
 import socket
 import time
+from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote, urlsplit
 
@@ -12,7 +13,7 @@ import requests
 
 from tests.contract import switches
 from tests.contract.agent import Agent
-from tests.contract.conftest import ONLY_REAL, MakeSwitch
+from tests.contract.conftest import ONLY_REAL, ONLY_REAL_OWN, MakeSwitch
 from tests.contract.event_sockets import until
 from tests.contract.switches import Switch
 
@@ -65,6 +66,65 @@ def test_unreachable_media_ends_in_channel_destroyed_alone(
         destroyed = events.next("ChannelDestroyed", number)
         assert (destroyed["cause"], destroyed["cause_txt"]) == (3, "No route to destination")
         assert events.types(number) == ["ChannelDestroyed"]
+
+
+@ONLY_REAL
+@pytest.mark.parametrize("what", ["media leg", "caller", "delete"])
+def test_while_a_media_leg_connects_what_compares_ids_of_channels_waits(
+    switch: Switch, number: str, app: str, agent: Agent, what: str
+) -> None:
+    callers = {"endpoint": "Local/wait@far", "context": "far", "extension": "wait", "priority": "1", "formats": "ulaw"}
+    with switch.events(app) as events, ThreadPoolExecutor() as pool:
+        leg = switch.ring(events, number)
+        media = f"{number}-media"
+        switch.external_media(media, app, "delay=2")
+        until(lambda: agent.of(media))
+        # A channel whose id Asterisk chooses, as that of a SIP caller.
+        assert switch.call("POST", "/channels", **callers).status_code == 200
+        match what:
+            case "media leg":
+                waiting = pool.submit(switch.external_media, f"other-{number}", app)
+            case "caller":
+                waiting = pool.submit(switch.originate, "Local/wait@far", app, f"other-{number}")
+            case _:
+                waiting = pool.submit(switch.call, "DELETE", "/channels/gone")
+        assert futures.wait([waiting], timeout=0.5).done == set()
+        # While it waits, no channel at all can be created.
+        caller = pool.submit(switch.call, "POST", "/channels", **callers)
+        assert futures.wait([waiting, caller], timeout=0.5).done == set()
+        # All else is answered.
+        assert switch.get(f"/channels/{media}")["state"] == "Down"
+        assert switch.status("POST", f"/bridges/{number}", type="mixing") == 200
+        assert switch.status("POST", f"/channels/{leg}/answer") == 204
+        assert not waiting.done()
+        events.next("StasisStart", media)
+        assert waiting.result().status_code == (404 if what == "delete" else 200)
+        assert caller.result().status_code == 200
+
+
+@ONLY_REAL_OWN
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_refused_media_leg_lets_others_wait_for_all_its_attempts(
+    make_switch: MakeSwitch, agent: Agent, attempts: int
+) -> None:
+    switch, leg = make_switch(attempts=attempts), f"refused-{attempts}"
+    with switch.events("app-1") as events:
+        switch.external_media(leg, "app-1", "delay=0.2,refuse=409")
+        until(lambda: agent.of(leg))
+        assert switch.external_media(f"other-{attempts}", "app-1").status_code == 200
+        assert len(agent.of(leg)) == attempts
+        assert events.next("ChannelDestroyed", leg)["cause"] == 3
+        events.next("StasisStart", f"other-{attempts}")
+
+
+@ONLY_REAL
+def test_the_connection_timeout_does_not_bound_the_agents_answer(
+    switch: Switch, number: str, app: str, agent: Agent
+) -> None:
+    with switch.events(app) as events:
+        switch.external_media(number, app, f"delay={3 * switches.CONNECTION_SECONDS}")
+        events.next("StasisStart", number)
+        assert len(agent.of(number)) == 1
 
 
 def test_leg_whose_client_went_away_without_its_answer_lives_on(switch: Switch, number: str, app: str) -> None:

@@ -34,9 +34,9 @@ ADMITTED = facts.Admitted(workflow_id=1, user_id=2, media_client="media")
 
 
 def test_after_a_version_conflict_the_core_is_asked_again(
-    writer: CallWriter, queue: CommandQueue, make: Callable[..., Call]
+    store: PostgresCalls, writer: CallWriter, queue: CommandQueue, make: Callable[..., Call]
 ) -> None:
-    stale = make(state=State.PREPARED, attempt=1)
+    stale = make(state=State.PREPARED, attempt=1, attempt_in_doubt_until=store.now() + timedelta(seconds=14))
     assert writer.record(stale, facts.LegsCreated(attempt=1)).call.state is State.PREPARED
     # For the call as it was read, this fact would not lead to the join.
     recorded = writer.record(stale, facts.MediaReady(attempt=1))
@@ -45,10 +45,11 @@ def test_after_a_version_conflict_the_core_is_asked_again(
 
 
 def test_the_last_commit_leads_to_the_one_join(
-    writer: CallWriter, queue: CommandQueue, make: Callable[..., Call]
+    store: PostgresCalls, writer: CallWriter, queue: CommandQueue, make: Callable[..., Call]
 ) -> None:
+    in_doubt_until = store.now() + timedelta(seconds=14)
     for number in range(10):
-        call = make(f"2.{number}", state=State.PREPARED, attempt=1)
+        call = make(f"2.{number}", state=State.PREPARED, attempt=1, attempt_in_doubt_until=in_doubt_until)
         both = [facts.LegsCreated(attempt=1), facts.MediaReady(attempt=1)]
         threads = [threading.Thread(target=writer.record, args=(call, fact)) for fact in both]
         for thread in threads:
@@ -74,6 +75,18 @@ def test_a_fact_that_no_longer_applies_writes_only_its_requests(
         3.0,
         1,
     )
+
+
+def test_a_result_that_no_longer_applies_ends_its_claim_all_the_same(
+    store: PostgresCalls, db: database.Database, writer: CallWriter, make: Callable[..., Call]
+) -> None:
+    """The media leg ended while the answer for the bridge was awaited: the next attempt must not wait for the claim."""
+    call = make(state=State.PREPARED, attempt=2)
+    assert store.claim(call.call_id, claim_request(Step.MEDIA)) is not None
+    assert not writer.record(call, facts.LegsCreated(attempt=2), owner="another").applied
+    assert claim_of(db, call) == ("w1", "media")
+    assert not writer.record(call, facts.LegsCreated(attempt=2), owner="w1").applied
+    assert claim_of(db, call) == (None, None)
 
 
 def test_each_transition_is_in_the_timeline(

@@ -43,8 +43,8 @@ CLIENT = "media"
 _ROUTES = [*rest_applications.ROUTES, *rest_channels.ROUTES, *rest_bridges.ROUTES]
 #: A request that timed out may take effect this much later.
 _EFFECT_SECONDS = 6.0
-#: Asterisk gives up a voice agent that does not answer after this (connection_timeout times reconnect_attempts).
-_AGENT_SECONDS = 2.0
+#: Asterisk gives up a voice agent that does not answer after this (connection_timeout, and one attempt).
+_AGENT_SECONDS = 1.0
 _MISANSWERS = [(404, "Resource not found"), (503, "Busy"), (401, "Authentication required")]
 
 
@@ -52,8 +52,10 @@ _MISANSWERS = [(404, "Resource not found"), (503, "Busy"), (401, "Authentication
 class AgentPlan:
     """What the voice agent does with one media leg."""
 
-    #: None: it cannot be reached.
+    #: None: it refuses, or cannot be reached.
     accepts_after_seconds: float | None
+    #: When it refuses, or Asterisk gives up.
+    refuses_after_seconds: float = _AGENT_SECONDS
     #: None: it stays until the call ends.
     hangs_up_after_seconds: float | None = None
 
@@ -70,7 +72,11 @@ class MediaLegs(simulator_media.MediaLegs):
         self._connecting[channel.id] = asyncio.Event()
         self._owner.created(channel.id)
         plan = self._owner.plan_agent(channel.id)
-        wait = _AGENT_SECONDS if plan.accepts_after_seconds is None else plan.accepts_after_seconds
+        own = ids.parse(PREFIX, channel.id)
+        if own is not None and own.call_id in self._owner.served:
+            # It serves a run once.
+            plan = AgentPlan(accepts_after_seconds=None, refuses_after_seconds=0.01)
+        wait = plan.refuses_after_seconds if plan.accepts_after_seconds is None else plan.accepts_after_seconds
         self._owner.agent_seconds = max(self._owner.agent_seconds, wait)
         self._owner.world.after(wait, lambda: self._connected(channel, app, args, dialstring, plan))
 
@@ -101,7 +107,7 @@ class MediaLegs(simulator_media.MediaLegs):
             else:
                 owner.world.tell(owner.name, "the agent of %s cannot be reached", owner.named(channel.id))
                 owner.destroy(channel, 3)
-                owner.agent_lost(channel.id)
+                owner.agent_not_reached(channel.id)
             return
         owner.applications.publish(channel.id, events.dial(channel.snapshot(), "", dialstring))
         owner.answer(channel)
@@ -162,14 +168,16 @@ class Asterisk(switch.Switch):
         self.left_at: dict[str, float] = {}
         #: Channel id → how often it has entered Stasis.
         self.entries: Counter[str] = Counter()
-        #: The longest that a voice agent has taken to accept.
+        #: The longest that a voice agent has taken to accept or to refuse.
         self.agent_seconds = 0.0
         #: Calls whose voice agent has been on the line.
         self.served: set[UUID] = set()
         #: Legs that a request put into their bridge when another worker may have gone on already.
         self._joined_late: set[str] = set()
-        #: Called when the agent of a media leg is gone, or never came.
+        #: Called when the agent of a media leg is gone.
         self.agent_lost: Callable[[str], None] = lambda _channel_id: None
+        #: Called when a media leg has ended before its agent accepted it.
+        self.agent_not_reached: Callable[[str], None] = lambda _channel_id: None
         #: Called when a dialled leg was not answered.
         self.unanswered: Callable[[channels.Channel], None] = lambda _channel: None
         #: Called when a request is about to be sent.

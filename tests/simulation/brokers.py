@@ -69,7 +69,7 @@ class Broker:
 
     def enqueue(self, commands: Sequence[Command], *, connection_id: int) -> None:
         for command in commands:
-            self.send(messages.of_command(command, connection_id=connection_id))
+            self.send(messages.of_command(command, connection_id=connection_id), command.pause)
 
     def send(self, message: messages.Message, wait: timedelta | None = None) -> None:
         def enqueue() -> None:

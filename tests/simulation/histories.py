@@ -181,7 +181,7 @@ class History:
         choices = self.choices
         if self.world.is_calm:
             return AgentPlan(accepts_after_seconds=0.01)
-        does = choices.one_of(["good", "good", "good", "slow", "leaves", "away"])
+        does = choices.one_of(["good", "good", "good", "slow", "leaves", "away", "refuses"])
         self._agents_are_good &= does == "good"
         match does:
             case "slow":
@@ -190,6 +190,8 @@ class History:
                 return AgentPlan(accepts_after_seconds=0.01, hangs_up_after_seconds=choices.spread(0.001, 20.0))
             case "away":
                 return AgentPlan(accepts_after_seconds=None)
+            case "refuses":
+                return AgentPlan(accepts_after_seconds=None, refuses_after_seconds=choices.spread(0.0003, 0.5))
         return AgentPlan(accepts_after_seconds=choices.spread(0.002, 0.03))
 
     def _forge(self) -> None:

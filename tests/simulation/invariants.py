@@ -12,6 +12,7 @@ import greenlet
 from shared.asterisk import rest
 from shared.call import facts, ids
 from shared.call.calls import Call, Change
+from shared.call.limits import Limits
 from shared.call.states import Direction, State
 from simulator import channels
 from tests.simulation.asterisks import PREFIX, Asterisk, has_stalled
@@ -25,6 +26,7 @@ from workers.claims import Claim
 RECOVERY_SECONDS = 110.0
 #: Once all callers have hung up, nothing is left after this time, without help from a sweep or a resync.
 ENDING_SECONDS = 3.0
+_LIMITS = Limits()
 #: From entering Stasis to the agent, with a good agent and without faults.
 _PROMPT_SECONDS = 1.0
 #: The events that are stored although another worker has claimed the call.
@@ -59,6 +61,7 @@ class Invariants:
         for asterisk in dict.fromkeys(tenant.asterisk for tenant in tenants):
             asterisk.named = self.named
             asterisk.agent_lost = self._agent_lost
+            asterisk.agent_not_reached = self._agent_not_reached
             asterisk.unanswered = functools.partial(self._unanswered, asterisk)
             asterisk.created = functools.partial(self._created, asterisk)
             asterisk.requested = self._requested
@@ -141,7 +144,8 @@ class Invariants:
         is_inbound = call.direction is Direction.INBOUND
         if is_inbound and call.connected_at is not None and call.state is State.CONNECTED:
             seconds = (call.connected_at - call.received_at).total_seconds()
-            if seconds > _PROMPT_SECONDS + asterisk.agent_seconds:
+            pauses = sum(_LIMITS.reach_pause(number).total_seconds() for number in range(1, call.attempt))
+            if seconds > _PROMPT_SECONDS + call.attempt * asterisk.agent_seconds + pauses:
                 self._world.violation(f"{name} took {seconds:.1f} s to be connected")
 
     def _agent_lost(self, leg_id: str) -> None:
@@ -149,6 +153,13 @@ class Invariants:
         own = ids.parse(PREFIX, leg_id)
         if self.is_prompt and own is not None:
             self._world.after(_PROMPT_SECONDS, lambda: self._check_over(own.call_id))
+
+    def _agent_not_reached(self, leg_id: str) -> None:
+        """Check soon that a call whose agent was not reached has another attempt, or is over."""
+        own = ids.parse(PREFIX, leg_id)
+        if self.is_prompt and own is not None:
+            wait = _PROMPT_SECONDS + _LIMITS.reach_pause(own.attempt).total_seconds()
+            self._world.after(wait, lambda: self._check_tried_again(own))
 
     def _unanswered(self, asterisk: Asterisk, channel: channels.Channel) -> None:
         """Check soon that the call of a leg that was not answered is over, and its run with it."""
@@ -214,6 +225,11 @@ class Invariants:
     def _check_over(self, call_id: UUID) -> None:
         if self._store.rows[call_id].call.state not in (State.ENDING, State.ENDED):
             self._world.violation(f"{self._names[call_id]} goes on without its agent")
+
+    def _check_tried_again(self, own: ids.OwnId) -> None:
+        call = self._store.rows[own.call_id].call
+        if call.attempt == own.attempt and call.state not in (State.ENDING, State.ENDED):
+            self._world.violation(f"{self._names[own.call_id]} neither tries its agent again nor ends")
 
     def _is_healthy(self, call: Call) -> bool:
         """True if caller and agent hear each other and the caller has not left since, whatever the call's state."""

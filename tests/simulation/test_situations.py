@@ -162,18 +162,77 @@ def test_legs_are_joined_when_the_media_leg_is_ready_and_not_before(
     ends_well(environment)
 
 
-def test_a_caller_whose_agent_cannot_be_reached_is_hung_up_at_once(
+def test_a_caller_whose_agent_cannot_be_reached_is_hung_up_after_four_attempts(
     make_environment: Callable[..., Environment],
 ) -> None:
     environment = make_environment(plan_agent=lambda _leg: AgentPlan(accepts_after_seconds=None))
     environment.open()
     environment.world.run(0.3)
     caller = environment.callers.call_in(environment.tenants[0])
-    # Asterisk gives up after 2 s, and reports it by ChannelDestroyed alone.
-    environment.world.run(2.8)
+    # Asterisk gives up four times after 1 s, and reports it by ChannelDestroyed alone. The pauses add up to 3.5 s.
+    environment.world.run(7.0)
+    assert states(environment) == [State.PREPARED]
+    assert caller.channel.state == "Ring"
+    environment.world.run(8.5)
     assert only(environment).outcome is Outcome.FAILED
     assert states(environment) == [State.ENDED]
     assert not caller.tenant.asterisk.is_alive(caller.channel)
+    ends_well(environment)
+
+
+def test_a_caller_whose_agent_refuses_at_first_gets_it_later_under_a_new_id(
+    make_environment: Callable[..., Environment],
+) -> None:
+    refusing = AgentPlan(accepts_after_seconds=None, refuses_after_seconds=0.01)
+    plans = {1: refusing, 2: refusing}
+
+    def plan_agent(leg_id: str) -> AgentPlan:
+        own = ids.parse(PREFIX, leg_id)
+        assert own is not None
+        return plans.get(own.attempt, AgentPlan(accepts_after_seconds=0.01))
+
+    environment = make_environment(plan_agent=plan_agent)
+    environment.open()
+    environment.world.run(0.3)
+    caller = environment.callers.call_in(environment.tenants[0])
+    environment.world.run(1.7)
+    assert (states(environment), only(environment).attempt) == ([State.PREPARED], 2)
+    environment.world.run(2.2)
+    assert (states(environment), only(environment).attempt) == ([State.CONNECTED], 3)
+    assert caller.tenant.asterisk.is_with_agent(caller.channel)
+    ends_well(environment)
+
+
+def test_a_caller_who_hangs_up_between_two_attempts_leaves_nothing_and_no_attempt_follows(
+    make_environment: Callable[..., Environment],
+) -> None:
+    plan = AgentPlan(accepts_after_seconds=None, refuses_after_seconds=0.01)
+    environment = make_environment(plan_agent=lambda _leg: plan)
+    environment.open()
+    environment.world.run(0.3)
+    caller = environment.callers.call_in(environment.tenants[0])
+    environment.world.run(0.6)
+    assert (states(environment), only(environment).attempt) == ([State.PREPARED], 1)
+    caller.tenant.asterisk.caller_hangs_up(caller.channel)
+    environment.world.run(0.7)
+    assert (states(environment), environment.invariants.own(only(environment))) == ([State.ENDED], [])
+    environment.world.run(3.0)
+    assert only(environment).attempt == 1
+    ends_well(environment)
+
+
+def test_a_lost_order_for_an_attempt_after_a_pause_is_given_again(
+    make_environment: Callable[..., Environment],
+) -> None:
+    plan = AgentPlan(accepts_after_seconds=None, refuses_after_seconds=0.01)
+    environment = make_environment(plan_agent=lambda _leg: plan)
+    environment.open()
+    environment.world.run(0.3)
+    environment.callers.call_in(environment.tenants[0])
+    environment.world.run(0.6)
+    environment.broker.flush()
+    environment.world.run(6.0)
+    assert (states(environment), only(environment).attempt > 1) == ([State.PREPARED], True)
     ends_well(environment)
 
 

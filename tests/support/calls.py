@@ -54,6 +54,8 @@ ADMITTED = replace(RECEIVED, state=State.ADMITTED, workflow_id=1, user_id=2, med
 PREPARED = replace(ADMITTED, state=State.PREPARED, workflow_run_id=9)
 #: Its first attempt is under way.
 ATTEMPTING = replace(PREPARED, attempt=1, attempt_in_doubt_until=NOW + seconds(14))
+#: It was given up: the next one is ordered.
+BETWEEN_ATTEMPTS = replace(ATTEMPTING, attempt_in_doubt_until=None, earlier_in_doubt_until=NOW + seconds(14))
 WAITING = replace(ATTEMPTING, attempt_in_doubt_until=None, legs_created=True)
 JOINING = replace(WAITING, state=State.JOINING, media_ready=True)
 CONNECTED = replace(JOINING, state=State.CONNECTED, connected_at=NOW - seconds(60))
@@ -76,6 +78,7 @@ FACTS: dict[str, facts.Fact] = {
         facts.RunCreated(workflow_run_id=9),
         facts.AttemptBegun(attempt=2, in_doubt_until=NOW + seconds(20)),
         facts.LegsCreated(attempt=1),
+        facts.LegsFound(attempt=1),
         facts.LegsRefused(attempt=1, reason="400 no such client"),
         facts.LegsUnknown(attempt=1, reason="no answer in time"),
         facts.MediaReady(attempt=1),

@@ -140,7 +140,7 @@ def test_an_attempt_of_unknown_outcome_is_looked_for_before_the_next_one_begins(
     assert asterisk.rounds == rounds
     (reported,) = flow.report.call_args_list
     assert reported.kwargs == ({} if is_used else {"ordered": Step.MEDIA})
-    assert isinstance(reported.args[1], facts.LegsCreated if is_used else facts.AttemptBegun)
+    assert isinstance(reported.args[1], facts.LegsFound if is_used else facts.AttemptBegun)
 
 
 def test_a_bridge_that_cannot_be_made_does_not_count() -> None:
@@ -166,9 +166,7 @@ def test_no_attempt_begins_while_it_is_not_known_what_is_there(silent: str) -> N
     [
         pytest.param(LEG, [facts.MediaReady(attempt=1)], id="in the app"),
         pytest.param(channel(NAMING.media_id(WAITING), app=""), [], id="still connects"),
-        pytest.param(
-            GONE, [facts.MediaGone(attempt=1, reason="media leg is gone", reported_by_event=False)], id="gone"
-        ),
+        pytest.param(GONE, [facts.MediaGone(attempt=1, reason="media leg is gone")], id="gone"),
         pytest.param(NO_ANSWER, [], id="no answer"),
     ],
 )

@@ -151,16 +151,19 @@ def test_a_leg_that_is_not_ready_in_time_is_stored_as_created(scene: Scene) -> N
 
 
 @pytest.mark.parametrize(
-    "happened", [facts.CallerLeft(), facts.MediaGone(attempt=1, reason="no agent")], ids=["caller", "agent"]
+    ("happened", "state"),
+    [(facts.CallerLeft(), State.ENDING), (facts.MediaGone(attempt=1, reason="no agent"), State.PREPARED)],
+    ids=["caller", "agent"],
 )
 def test_a_leg_that_ends_meanwhile_ends_the_wait_and_leaves_nothing_in_doubt(
-    scene: Scene, happened: facts.Fact
+    scene: Scene, happened: facts.Fact, state: State
 ) -> None:
     """The end is handled by another pool of the same process."""
     scene.begin()
     scene.worker(serves=TEARDOWN - {Step.TEARDOWN}).report(scene.call, happened)
-    assert scene.call.state is State.ENDING
+    assert scene.call.state is state
     assert scene.call.in_doubt_until is None
+    assert scene.claim_owner is None
     assert scene.legs.is_empty()
     assert scene.joins == []
 

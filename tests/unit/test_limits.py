@@ -54,7 +54,8 @@ def test_a_begun_attempt_is_not_overdue_while_its_worker_may_claim_it(limits: Li
 
 
 def test_a_blocked_media_request_is_waited_for() -> None:
-    # Requesting a media leg can block about 2 s, removing one that connects about 1 s (measured).
+    # Requesting a media leg waits while another one connects: 2 s with four attempts of 0.5 s (measured). Removing one
+    # that connects takes about 1 s.
     assert Limits().read_seconds > 3
 
 
@@ -67,6 +68,20 @@ def test_teardown_pauses_double_up_to_a_bound() -> None:
 def test_a_call_is_over_within_a_minute_of_its_last_sign_of_life() -> None:
     limits = Limits()
     waits = (limits.max_step_retries + 1) * limits.queue_wait()
-    assert waits + limits.attempts * limits.attempt_wait() + (
-        limits.media_checks + 1
-    ) * limits.media_wait() < timedelta(seconds=60)
+    checks = (limits.media_checks + 1) * limits.media_wait()
+    unknown = limits.unknown_attempts * limits.attempt_wait()
+    assert waits + limits.reach_wait() + unknown + checks < timedelta(seconds=60)
+
+
+def test_a_caller_whose_agent_is_not_reached_waits_for_twenty_seconds_at_most() -> None:
+    limits = Limits()
+    # The last attempt begins, and its leg neither comes up nor ends.
+    checks = (limits.media_checks + 1) * limits.media_wait()
+    assert limits.reach_wait() + checks <= timedelta(seconds=20)
+
+
+def test_an_agent_that_is_not_reached_gets_all_its_attempts_in_time() -> None:
+    """Each may take the second that the recommended websocket_client.conf gives it."""
+    limits = Limits()
+    pauses = sum((limits.reach_pause(attempt) for attempt in range(1, limits.attempts)), timedelta())
+    assert pauses + (limits.attempts - 1) * timedelta(seconds=1) < limits.reach_wait()

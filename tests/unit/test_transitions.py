@@ -36,10 +36,11 @@ Refused           ending+TearDown   .                ending+TearDown    ending+T
 RunCreated        .                 .                .                  prepared+StartMedia .              .                .                .           .
 AttemptBegun      .                 .                .                  .                 =                .                .                .           .
 LegsCreated       .+RemoveAttempt   .+RemoveAttempt  .+RemoveAttempt    .+RemoveAttempt   =                .                .                .           .+RemoveAttempt
+LegsFound         .                 .                .                  .                 .                .                .                .           .
 LegsRefused       .                 .                .                  .                 ending+TearDown  .                .                .           .
 LegsUnknown       .                 .                .                  .                 =+StartMedia     .                .                .           .
 MediaReady        .+RemoveAttempt   .+RemoveAttempt  .+RemoveAttempt    .+RemoveAttempt   =                .                .                .+RemoveAttempt .+RemoveAttempt
-MediaGone         .                 .                .                  .                 ending+TearDown  ending+TearDown  ending+TearDown  .           .
+MediaGone         .                 .                .                  .                 =+StartMedia     ending+TearDown  ending+TearDown  .           .
 Joined            .                 .                .                  .                 .                connected        .                .           .
 JoinRefused       .                 .                .                  .                 .                ending+TearDown  .                .           .
 BridgeLost        .                 .                .                  .                 .                .                ending+TearDown  .           .
@@ -125,7 +126,8 @@ _fact: st.SearchStrategy[facts.Fact] = st.one_of(
     st.builds(facts.AttemptBegun, attempt=_attempts, in_doubt_until=st.just(NOW + seconds(20))),
     st.builds(facts.LegsCreated, attempt=_attempts),
     st.builds(facts.MediaReady, attempt=_attempts),
-    st.builds(facts.MediaGone, attempt=_attempts, reported_by_event=st.booleans()),
+    st.builds(facts.LegsFound, attempt=_attempts),
+    st.builds(facts.MediaGone, attempt=_attempts),
     st.builds(facts.Joined, attempt=_attempts),
     st.builds(facts.LegsUnknown, attempt=_attempts, reason=_text),
     st.builds(facts.CallerGone, hangup_cause=_causes),

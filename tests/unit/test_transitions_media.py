@@ -14,6 +14,7 @@ from shared.call.steps import Step
 from shared.call.transitions import media_leg
 from tests.support.calls import (
     ATTEMPTING,
+    BETWEEN_ATTEMPTS,
     CALL_ID,
     CONNECTED,
     ENDED,
@@ -120,8 +121,8 @@ def test_the_second_attempt_does_not_settle_the_first(lost: facts.Fact, second: 
 
 
 def test_an_unknown_outcome_of_the_last_attempt_fails_the_call() -> None:
-    last = replace(ATTEMPTING, attempt=LIMITS.attempts)
-    after, ordered = advance(last, facts.LegsUnknown(attempt=LIMITS.attempts, reason="no answer in time"))
+    last = replace(ATTEMPTING, attempt=LIMITS.unknown_attempts)
+    after, ordered = advance(last, facts.LegsUnknown(attempt=last.attempt, reason="no answer in time"))
     assert (after.state, after.outcome) == (State.ENDING, Outcome.FAILED)
     assert after.in_doubt_until == ATTEMPTING.attempt_in_doubt_until
     assert named(ordered) == ["TearDown"]
@@ -159,22 +160,90 @@ def test_a_refusal_settles_the_attempt_and_fails_the_call() -> None:
     assert after.in_doubt_until is None
 
 
-def test_a_media_leg_that_never_came_up_fails_the_call() -> None:
-    after, _ = advance(WAITING, facts.MediaGone(attempt=1, reason="media leg ended, cause 3"))
-    assert (after.outcome, after.hangup_cause) == (Outcome.FAILED, Cause.TEMPORARY_FAILURE)
-    assert after.reason == "voice agent not reached: media leg ended, cause 3"
+REFUSED = facts.MediaGone(attempt=1, reason="media leg ended, cause 3")
 
 
-def test_a_media_leg_that_is_only_found_missing_is_tried_once_more() -> None:
-    """Without an event socket no leg enters Stasis: the agent is not to blame."""
-    missing = facts.MediaGone(attempt=1, reason="media leg is gone", reported_by_event=False)
-    again, ordered = advance(WAITING, missing)
+def test_a_voice_agent_that_is_not_reached_is_tried_four_times_with_growing_pauses() -> None:
+    call, now, pauses, ids = replace(WAITING, state_since=NOW), NOW, [], [1]
+    while True:
+        call, ordered = advance(call, replace(REFUSED, attempt=call.attempt), now=now)
+        if call.state is not State.PREPARED:
+            break
+        (order,) = ordered
+        assert isinstance(order, commands.StartMedia)
+        pauses.append(order.pause.total_seconds())
+        ids.append(order.attempt)
+        # A lost command is ordered again by the sweep, and not before it is due.
+        assert call.deadline_at == now + order.pause + LIMITS.queue_wait()
+        now += order.pause
+        call, _ = advance(call, facts.AttemptBegun(attempt=order.attempt, in_doubt_until=now + seconds(14)), now=now)
+        call, _ = advance(call, facts.LegsCreated(attempt=order.attempt), now=now)
+    assert (pauses, ids) == ([0.5, 1, 2], [1, 2, 3, 4])
+    assert (call.outcome, call.hangup_cause) == (Outcome.FAILED, Cause.TEMPORARY_FAILURE)
+    assert call.reason == "voice agent not reached: media leg ended, cause 3"
+    assert call.in_doubt_until is None
+
+
+def test_no_attempt_at_a_voice_agent_begins_later_than_a_caller_is_to_wait() -> None:
+    last = NOW - LIMITS.reach_wait() + LIMITS.reach_pause(1)
+    in_time, _ = advance(replace(WAITING, state_since=last), REFUSED)
+    late, _ = advance(replace(WAITING, state_since=last - seconds(0.001)), REFUSED)
+    assert (in_time.state, late.state) == (State.PREPARED, State.ENDING)
+
+
+def test_the_end_of_a_media_leg_is_reported_again_and_changes_nothing() -> None:
+    paused, _ = advance(WAITING, REFUSED)
+    assert advance(paused, REFUSED, now=NOW + seconds(0.4)) == (paused, [])
+
+
+def test_a_command_lost_during_the_pause_is_ordered_again_without_one() -> None:
+    paused, _ = advance(WAITING, REFUSED)
+    assert paused.deadline_at is not None
+    again, ordered = advance(paused, facts.DeadlinePassed(), now=paused.deadline_at)
     assert (again.state, ordered) == (State.PREPARED, [commands.StartMedia(call_id=CALL_ID, attempt=2)])
-    begun, _ = advance(again, facts.AttemptBegun(attempt=2, in_doubt_until=NOW + seconds(20)))
+
+
+def test_a_hang_up_during_the_pause_ends_the_call_and_nothing_is_in_doubt() -> None:
+    paused, _ = advance(WAITING, REFUSED)
+    after, ordered = advance(paused, facts.CallerLeft())
+    assert (after.outcome, named(ordered), after.in_doubt_until) == (Outcome.ABANDONED, ["TearDown"], None)
+    begun = facts.AttemptBegun(attempt=2, in_doubt_until=NOW + seconds(14))
+    assert advance(after, begun) == (after, [])
+
+
+def test_a_media_leg_that_ends_before_its_requests_are_answered_is_tried_again_all_the_same() -> None:
+    """The answer comes later, and makes the leg that has ended no leg to wait for. Until then a bridge may be made."""
+    paused, ordered = advance(ATTEMPTING, REFUSED)
+    assert ordered == [commands.StartMedia(call_id=CALL_ID, attempt=2, pause=LIMITS.reach_pause(1))]
+    assert paused.in_doubt_until == ATTEMPTING.attempt_in_doubt_until
+    answered, ordered = advance(paused, facts.LegsCreated(attempt=1))
+    assert (answered.legs_created, answered.in_doubt_until, ordered) == (False, paused.in_doubt_until, [])
+    assert answered.deadline_at == paused.deadline_at
+    begun, _ = advance(answered, facts.AttemptBegun(attempt=2, in_doubt_until=NOW + seconds(14)))
     assert begun.attempt == 2
-    second, _ = advance(begun, facts.LegsCreated(attempt=2))
-    ended, _ = advance(second, replace(missing, attempt=2))
-    assert (ended.outcome, ended.reason) == (Outcome.FAILED, "voice agent not reached: media leg is gone")
+
+
+def test_a_voice_agent_that_accepted_and_left_before_the_join_is_not_tried_again() -> None:
+    """Its run has begun: it takes no second leg."""
+    after, _ = advance(replace(ATTEMPTING, media_ready=True), facts.MediaGone(attempt=1))
+    assert (after.outcome, after.reason) == (Outcome.FAILED, "voice agent not reached: media leg ended")
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_legs_of_a_given_up_attempt_that_are_found_are_used(*, ready: bool) -> None:
+    call = replace(BETWEEN_ATTEMPTS, media_ready=ready)
+    after, ordered = advance(call, facts.LegsFound(attempt=1))
+    assert (after.legs_created, after.in_doubt_until) == (True, BETWEEN_ATTEMPTS.in_doubt_until)
+    assert named(ordered) == (["JoinLegs"] if ready else [])
+    assert advance(BETWEEN_ATTEMPTS, facts.LegsFound(attempt=2)) == (BETWEEN_ATTEMPTS, [])
+
+
+def test_a_late_answer_about_a_given_up_attempt_is_left_to_the_look_of_the_next_one() -> None:
+    late = facts.LegsCreated(attempt=1)
+    waits, ordered = advance(BETWEEN_ATTEMPTS, late)
+    assert (waits.legs_created, waits.in_doubt_until, ordered) == (False, BETWEEN_ATTEMPTS.in_doubt_until, [])
+    joined, ordered = advance(replace(BETWEEN_ATTEMPTS, media_ready=True), late)
+    assert (joined.state, named(ordered)) == (State.JOINING, ["JoinLegs"])
 
 
 def test_an_agent_who_hangs_up_completes_the_call() -> None:

@@ -56,6 +56,7 @@ _HANDLERS: dict[type[facts.Fact], _Handler] = {
     facts.RunCreated: admitting.run_created,
     facts.AttemptBegun: media_leg.attempt_begun,
     facts.LegsCreated: media_leg.legs_created,
+    facts.LegsFound: media_leg.legs_found,
     facts.LegsRefused: media_leg.legs_refused,
     facts.LegsUnknown: media_leg.legs_unknown,
     facts.MediaReady: media_leg.media_ready,

@@ -43,17 +43,41 @@ def attempt_begun(call: Call, fact: facts.AttemptBegun, now: datetime, limits: L
 def legs_created(call: Call, fact: facts.LegsCreated, now: datetime, limits: Limits) -> Advance:
     if fact.attempt != call.attempt:
         return call, (commands.RemoveAttempt(call_id=call.call_id, attempt=fact.attempt),)
-    created = replace(call, legs_created=True, attempt_in_doubt_until=None)
+    created = replace(_outcome_known(call), legs_created=True)
     match call.state:
-        case State.PREPARED if call.media_ready:
-            return moves.join(created, now, limits)
+        case State.PREPARED if _is_between_attempts(call) and not call.media_ready:
+            # The attempt was given up: its leg has ended, or its worker is late. The next attempt looks which.
+            return _outcome_known(call), ()
         case State.PREPARED if not call.legs_created:
-            return replace(created, step_retries=0, deadline_at=now + limits.media_wait()), ()
+            return _join_when_ready(created, now, limits)
         case State.ENDING if not call.legs_created:
             return created, (commands.TearDown.of(call),)
         case State.ENDED:
             return call, (commands.RemoveAttempt(call_id=call.call_id, attempt=fact.attempt),)
     return moves.unchanged(call)
+
+
+def legs_found(call: Call, fact: facts.LegsFound, now: datetime, limits: Limits) -> Advance:
+    if fact.attempt != call.attempt or call.state is not State.PREPARED or not _is_between_attempts(call):
+        return moves.unchanged(call)
+    return _join_when_ready(replace(_outcome_known(call), legs_created=True), now, limits)
+
+
+def _join_when_ready(call: Call, now: datetime, limits: Limits) -> Advance:
+    """The legs are created: join them, or wait for the media leg."""
+    if call.media_ready:
+        return moves.join(call, now, limits)
+    return replace(call, step_retries=0, deadline_at=now + limits.media_wait()), ()
+
+
+def _outcome_known(call: Call) -> Call:
+    """Both requests of the last attempt were answered. What was asked for before it stays in doubt."""
+    return replace(call, attempt_in_doubt_until=None)
+
+
+def _is_between_attempts(call: Call) -> bool:
+    """True if the last attempt of a prepared call is over, and the next one is ordered."""
+    return call.attempt_in_doubt_until is None and not call.legs_created
 
 
 def legs_refused(call: Call, fact: facts.LegsRefused, now: datetime, limits: Limits) -> Advance:
@@ -75,18 +99,38 @@ def legs_unknown(call: Call, fact: facts.LegsUnknown, now: datetime, limits: Lim
 
 
 def next_attempt(call: Call, now: datetime, limits: Limits, reason: str) -> Advance:
-    """No effect of the attempt is known: go on to the next one. Its ids are new; an id is never used again."""
-    if call.attempt >= limits.attempts:
+    """No effect of the attempt is known: go on to the next one."""
+    if call.attempt >= limits.unknown_attempts:
         return moves.fail(call, now, limits, f"media not created: {reason}")
+    return _order_next(call, now, limits, timedelta())
+
+
+def _try_again(call: Call, now: datetime, limits: Limits, reason: str) -> Advance:
+    """The media leg has ended before the voice agent accepted it: try again after a pause.
+
+    Asterisk could try again by itself. But while it does, every other request there that creates a channel under an id
+    of ours waits (measured).
+    """
+    if _is_between_attempts(call):
+        return moves.unchanged(call)
+    pause = limits.reach_pause(call.attempt)
+    is_late = now + pause > call.state_since + limits.reach_wait()
+    if is_late or call.attempt >= limits.attempts:
+        return moves.fail(call, now, limits, f"voice agent not reached: {reason}")
+    return _order_next(replace(call, legs_created=False), now, limits, pause)
+
+
+def _order_next(call: Call, now: datetime, limits: Limits, pause: timedelta) -> Advance:
+    """Order the next attempt. Its ids are new; an id is never used again."""
     # No worker is at work on this attempt any more: from here on the deadline is that of the next attempt's command.
     again = replace(
         call,
         earlier_in_doubt_until=call.in_doubt_until,
         attempt_in_doubt_until=None,
         step_retries=0,
-        deadline_at=now + limits.queue_wait(),
+        deadline_at=now + pause + limits.queue_wait(),
     )
-    return again, (commands.StartMedia.of(call),)
+    return again, (commands.StartMedia.of(call, pause=pause),)
 
 
 def media_ready(call: Call, fact: facts.MediaReady, now: datetime, limits: Limits) -> Advance:
@@ -103,10 +147,8 @@ def media_gone(call: Call, fact: facts.MediaGone, now: datetime, limits: Limits)
     if fact.attempt != call.attempt:
         return moves.unchanged(call)
     match call.state:
-        case State.PREPARED if not fact.reported_by_event and call.legs_created and call.attempt < limits.attempts:
-            # The agent is not to blame, and another attempt costs the caller only a wait.
-            without_legs = replace(call, legs_created=False, media_ready=False)
-            return next_attempt(without_legs, now, limits, fact.reason)
+        case State.PREPARED if not call.media_ready:
+            return _try_again(call, now, limits, fact.reason)
         case State.PREPARED | State.JOINING:
             return moves.fail(call, now, limits, f"voice agent not reached: {fact.reason}")
         case State.CONNECTED:
