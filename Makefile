@@ -15,7 +15,7 @@ export PIP_ROOT_USER_ACTION := ignore
 # make run: ASTERISK=real starts a real Asterisk instead of the simulator, CALLS=n stops after n calls, RATE is calls per second.
 export ASTERISK CALLS RATE
 
-.PHONY: help run test check-docs simulate mutants lint bench-broker bench-failover bench-setup clean
+.PHONY: help run test check-docs simulate mutants mutation lint bench-broker bench-failover bench-setup clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo 'make check-docs      check pages, names and the tests themselves; UPDATE_DOCS=1 generates the tables again  [ARGS="pytest arguments"]'
 	@echo 'make simulate        run the steps through random histories of faults, in virtual time  [HISTORIES=n] [SEED=n: one history, told]'
 	@echo 'make mutants         put known faults back and show that tests and simulation find them  [NAMES="prefixes of names"]'
+	@echo 'make mutation        change core, steps and writer in random small ways, and count the changes that tests notice  [MINUTES=60] [SEED=n]'
 	@echo 'make lint            ruff and mypy'
 	@echo 'make bench-setup     set-up time of a call, beside a single process and a bare client: docs/bench.md  [ARGS="..."]'
 	@echo 'make bench-broker    our broker beside the one of Dramatiq: docs/bench.md  [ARGS="parts"]'
@@ -44,6 +45,9 @@ simulate: $(STAMP)
 
 mutants: $(STAMP)
 	@$(BIN)/python -m tests.mutants $(NAMES)
+
+mutation: $(STAMP)-mutation
+	@$(BIN)/python -m tests.mutation $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check --quiet .
@@ -66,6 +70,10 @@ $(STAMP): pyproject.toml
 		|| { echo '$(PYTHON) cannot make a virtual environment (on Debian: apt-get install python3-venv)' >&2; exit 1; }
 	@echo 'installing into $(VENV) ...'
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(STAMP)-mutation: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --editable '.[mutation]'
 	@touch $@
 
 clean:

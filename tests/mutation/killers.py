@@ -1,0 +1,83 @@
+"""What may kill a mutant, the cheapest first. Each killer is a command that fails when it sees the mutant."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_UNIT = "tests/unit"
+_STEPS = ("tests/simulation/test_situations.py", "tests/simulation/test_situations_outbound.py")
+#: A mutant that loops uses up its processor time; one that waits for ever, the other. The machine may be busy.
+_SECONDS = 900
+_BOUNDED = 'ulimit -t 150; exec nice -n 19 "$@"'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Killer:
+    """A command that fails when it sees a mutant."""
+
+    name: str
+    arguments: tuple[str, ...]
+
+
+#: Of a mutant that no killer has seen.
+SURVIVED = "survived"
+NAMES = ("its unit tests", "step tests", "other unit tests", "histories")
+
+
+def of_module(root: Path, module: str) -> list[Killer]:
+    """Return the killers of a module's mutants, the cheapest first."""
+    files = sorted(path.relative_to(root).as_posix() for path in (root / _UNIT).glob("test_*.py"))
+    own = [file for file in files if _is_about(root / file, module)]
+    others = [file for file in files if file not in own]
+    suites = dict(zip(NAMES, (own, _STEPS, others), strict=False))
+    tests = [Killer(name=name, arguments=(*_PYTEST, *files)) for name, files in suites.items() if files]
+    return [*tests, Killer(name=NAMES[-1], arguments=("tests.mutation.histories",))]
+
+
+def is_killed(killer: Killer, copy: Path) -> bool:
+    """Return whether a killer sees a mutant in a copy of the project."""
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+    process = subprocess.Popen(
+        ["sh", "-c", _BOUNDED, "sh", sys.executable, "-m", *killer.arguments],
+        cwd=copy, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        return process.wait(_SECONDS) != 0
+    except subprocess.TimeoutExpired:
+        return True
+    finally:
+        _end(process)
+
+
+_PYTEST = ("pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", "-o", "timeout=90")
+
+
+def _is_about(test: Path, module: str) -> bool:
+    """True if a test file imports the module, or is named like it. The tests of all transitions belong together."""
+    name = module.removesuffix(".py").replace("/", ".")
+    subject = "transitions" if "transitions" in name else Path(module).stem
+    return subject in test.stem or name in _imports(ast.parse(test.read_text()))
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a command together with all processes it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
