@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import queue
+import signal
 import sys
 import tempfile
 import threading
@@ -30,6 +31,7 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="try the survivors of the session again, and nothing else")
     parser.add_argument("--list", action="store_true", help="try nothing: print the session's results")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     operators.register()
     session = Session(_FOLDER, given.seed)
     chosen = _first(session.mutants(), given.most)
@@ -75,9 +77,12 @@ def _judged(session: Session, due: Sequence[Mutant], until: float) -> Iterator[M
         threads = [threading.Thread(target=work, args=(copy,), daemon=True) for copy in copies]
         for thread in threads:
             thread.start()
-        for _ in threads:
-            while (result := results.get()) is not None:
-                yield session.store(*result)
+        try:
+            for _ in threads:
+                while (result := results.get()) is not None:
+                    yield session.store(*result)
+        finally:
+            killers.stop()
 
 
 def _judge(mutant: Mutant, copy: Path) -> str:

@@ -42,6 +42,9 @@ def of_module(root: Path, module: str) -> list[Killer]:
     return [*tests, Killer(name=NAMES[-1], arguments=("tests.mutation.histories",))]
 
 
+_running: set[subprocess.Popen[bytes]] = set()
+
+
 def is_killed(killer: Killer, copy: Path) -> bool:
     """Return whether a killer sees a mutant in a copy of the project."""
     environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -49,11 +52,19 @@ def is_killed(killer: Killer, copy: Path) -> bool:
         ["sh", "-c", _BOUNDED, "sh", sys.executable, "-m", *killer.arguments],
         cwd=copy, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
+    _running.add(process)
     try:
         return process.wait(_SECONDS) != 0
     except subprocess.TimeoutExpired:
         return True
     finally:
+        _end(process)
+        _running.discard(process)
+
+
+def stop() -> None:
+    """End all commands that run."""
+    for process in list(_running):
         _end(process)
 
 
