@@ -44,7 +44,7 @@ def main() -> int:
         until = time.monotonic() + given.minutes * 60
         for mutant in _judged(session, due, until):
             tried[mutant.job] = mutant
-            _say(f"{len(tried):>5}/{len(chosen)} {mutant.result:<16} {_place(mutant)}")
+            _say(f"{len(tried):>5}/{len(chosen)} {_place(mutant)}: {mutant.result}")
     return _report(list(tried.values()), len(chosen))
 
 
@@ -86,14 +86,14 @@ def _judged(session: Session, due: Sequence[Mutant], until: float) -> Iterator[M
 
 
 def _judge(mutant: Mutant, copy: Path) -> str:
-    """Return the killer of a mutant."""
+    """Return the killer of a mutant, and the test."""
     path = copy / mutant.module
     unchanged = path.read_text()
     path.write_text(mutant.change.source)
     try:
         for killer in killers.of_module(copy, mutant.module):
-            if killers.is_killed(killer, copy):
-                return killer.name
+            if test := killers.seen_by(killer, copy):
+                return f"{killer.name}: {test}"
         return killers.SURVIVED
     finally:
         path.write_text(unchanged)
@@ -102,8 +102,8 @@ def _judge(mutant: Mutant, copy: Path) -> str:
 def _require_unharmed(copy: Path, modules: set[str]) -> None:
     for module in modules:
         for killer in killers.of_module(copy, module):
-            if killers.is_killed(killer, copy):
-                raise SystemExit(f"the unchanged project fails: {killer.name}")
+            if test := killers.seen_by(killer, copy):
+                raise SystemExit(f"the unchanged project fails: {test}")
 
 
 def _report(tried: Sequence[Mutant], sample: int) -> int:
@@ -124,7 +124,7 @@ def _report(tried: Sequence[Mutant], sample: int) -> int:
 
 
 def _column(mutant: Mutant) -> str:
-    return "equivalent" if mutant.equivalent else mutant.result
+    return "equivalent" if mutant.equivalent else mutant.result.partition(":")[0]
 
 
 def _place(mutant: Mutant) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,24 +43,28 @@ def of_module(root: Path, module: str) -> list[Killer]:
     return [*tests, Killer(name=NAMES[-1], arguments=("tests.mutation.histories",))]
 
 
-_running: set[subprocess.Popen[bytes]] = set()
+#: A killer whose test fails only at times is tried so often.
+_FLAKES = 3
+
+_running: set[subprocess.Popen[str]] = set()
 
 
-def is_killed(killer: Killer, copy: Path) -> bool:
-    """Return whether a killer sees a mutant in a copy of the project."""
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
-    process = subprocess.Popen(
-        ["sh", "-c", _BOUNDED, "sh", sys.executable, "-m", *killer.arguments],
-        cwd=copy, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    _running.add(process)
-    try:
-        return process.wait(_SECONDS) != 0
-    except subprocess.TimeoutExpired:
-        return True
-    finally:
-        _end(process)
-        _running.discard(process)
+def seen_by(killer: Killer, copy: Path) -> str:
+    """Return the test by which a killer sees a mutant in a copy of the project; an empty text if it sees nothing.
+
+    The test is run once more by itself: on a busy machine one may fail for want of time.
+    """
+    for _ in range(_FLAKES):
+        fails, output = _run(killer.arguments, copy)
+        if not fails:
+            return ""
+        failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE)
+        if failed is None:
+            # No test of pytest's, or the mutant has come to no end.
+            return killer.name
+        if _run((*_PYTEST, failed[1]), copy)[0]:
+            return failed[1]
+    return ""
 
 
 def stop() -> None:
@@ -68,7 +73,25 @@ def stop() -> None:
         _end(process)
 
 
-_PYTEST = ("pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", "-o", "timeout=90")
+_PYTEST = ("pytest", "-x", "-q", "-n0", "--tb=no", "-rfE", "-p", "no:cacheprovider", "-o", "timeout=90")
+
+
+def _run(arguments: tuple[str, ...], copy: Path) -> tuple[bool, str]:
+    """Run a command; return whether it fails, and what it prints."""
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+    process = subprocess.Popen(
+        ["sh", "-c", _BOUNDED, "sh", sys.executable, "-m", *arguments],
+        cwd=copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, text=True,
+    )  # fmt: skip
+    _running.add(process)
+    try:
+        output, _ = process.communicate(timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        return True, ""
+    finally:
+        _end(process)
+        _running.discard(process)
+    return process.returncode != 0, output
 
 
 def _is_about(test: Path, module: str) -> bool:
@@ -87,7 +110,7 @@ def _imports(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[str]) -> None:
     """End a command together with all processes it has started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -29,7 +29,7 @@ class Mutant:
     #: 1-based, in the module as it is.
     line_number: int
     change: Mutated
-    #: The name of the killer, `survived`, or empty if it was not tried yet.
+    #: The name of the killer and the test, `survived`, or empty if it was not tried yet.
     result: str = ""
     #: Why it changes nothing; empty if that is not known.
     equivalent: str = ""
