@@ -10,8 +10,9 @@ import pytest
 
 from shared import errors
 from shared.call import facts
+from shared.call.calls import Call
 from shared.call.legs import Naming
-from tests.support.calls import JOINING
+from tests.support.calls import CALLS, JOINING
 from tests.support.rounds import GONE, Rounds, channel
 from workers.bridge import Join
 
@@ -65,3 +66,55 @@ def test_the_requests_of_a_join_round_by_round(
     claim = SimpleNamespace(call=JOINING, is_continued=is_continued)
     assert step.work(cast(Any, claim)) == (fact,)
     assert asterisk.rounds == rounds
+
+
+HERE = {f"GET {CALLER}": [channel(JOINING.channel_id)], f"GET /channels/{MEDIA_ID}": [channel(MEDIA_ID)]}
+
+
+@pytest.mark.parametrize(
+    ("is_continued", "answers", "fact"),
+    [
+        pytest.param(
+            False, {LOOK[0]: [GONE]}, facts.JoinRefused(attempt=1, reason="the bridge is gone"), id="no bridge"
+        ),
+        pytest.param(
+            True, {JOIN[1]: [REFUSED], **HERE}, facts.JoinRefused(attempt=1, reason=str(REFUSED)), id="refused"
+        ),
+        pytest.param(
+            True, {LOOK[0]: [EMPTY], **HERE}, facts.JoinRefused(attempt=1, reason="a leg is not in the bridge"),
+            id="not joined",
+        ),
+        pytest.param(
+            True, {LOOK[0]: [GONE], **HERE}, facts.JoinRefused(attempt=1, reason="a leg is not in the bridge"),
+            id="the bridge went",
+        ),
+        pytest.param(
+            True, {JOIN[0]: [REFUSED], **HERE, f"GET {CALLER}": [channel(JOINING.channel_id, app="other")]},
+            facts.CallerLeft(), id="the caller is elsewhere",
+        ),
+    ],
+)  # fmt: skip
+def test_why_legs_are_not_joined(
+    answers: Mapping[str, Sequence[object]], fact: facts.Fact, *, is_continued: bool
+) -> None:
+    step = Join(asterisks=Rounds(answers).asterisks, naming=NAMING, runs=cast(Any, None))
+    claim = SimpleNamespace(call=JOINING, is_continued=is_continued)
+    assert step.work(cast(Any, claim)) == (fact,)
+
+
+@pytest.mark.parametrize("request_", [*JOIN, LOOK[0]])
+def test_a_join_of_unknown_outcome_is_given_up(request_: str) -> None:
+    given_up: list[str] = []
+    away = errors.AsteriskUnreachable("no answer in time")
+    step = Join(asterisks=Rounds({request_: [away]}).asterisks, naming=NAMING, runs=cast(Any, None))
+    claim = SimpleNamespace(call=JOINING, is_continued=True, give_up=given_up.append)
+    assert step.work(cast(Any, claim)) == ()
+    assert given_up == ["no answer in time"]
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=lambda call: str(call.state))
+def test_the_run_of_a_connected_call_is_told_its_legs(call: Call) -> None:
+    told: list[tuple[Call, str, str]] = []
+    runs = SimpleNamespace(note_media=lambda call, *, media_id, bridge_id: told.append((call, media_id, bridge_id)))
+    Join(asterisks=cast(Any, None), naming=NAMING, runs=cast(Any, runs)).recorded(call)
+    assert told == ([(call, MEDIA_ID, BRIDGE_ID)] if call.state == "connected" else [])
