@@ -90,7 +90,10 @@ def test_what_both_answers_come_to(
 def test_the_reason_is_that_of_what_decides(
     of_media: errors.PipelineError, of_bridge: errors.PipelineError | None, media_client: str | None, reason: str
 ) -> None:
-    answers = {"POST /channels/externalMedia": [of_media], f"POST /bridges/{NAMING.bridge_id(CALL)}": [of_bridge]}
+    answers: dict[str, list[object]] = {
+        "POST /channels/externalMedia": [of_media],
+        f"POST /bridges/{NAMING.bridge_id(CALL)}": [of_bridge],
+    }
     (reported,) = created(replace(CALL, media_client=media_client), Rounds(answers))
     assert isinstance(reported, facts.LegsRefused | facts.LegsUnknown)
     assert (reported.attempt, reported.reason) == (1, reason)
