@@ -87,7 +87,7 @@ def attempts_of(call: Call, asterisk: BreakerOpen, later: list[tuple[messages.Me
 
 @pytest.mark.parametrize("asterisk", [BreakerOpen(), HalfOpen()], ids=["open", "half-open"])
 @pytest.mark.parametrize("attempt", [1, 2])
-@pytest.mark.parametrize(("left_seconds", "sent"), [(3.0, True), (0.4, False)])
+@pytest.mark.parametrize(("left_seconds", "sent"), [(3.0, True), (0.5, False), (0.4, False)])
 def test_no_attempt_is_spent_on_an_asterisk_that_gives_no_answer(
     asterisk: BreakerOpen, attempt: int, left_seconds: float, *, sent: bool
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
@@ -277,7 +278,7 @@ def test_a_claim_leads_nowhere_unless_told(scene: Scene) -> None:
     assert not any(scene.claim.leads_to(step) for step in Step)
 
 
-def test_the_claim_for_the_next_step_counts_from_before_the_write() -> None:
+def test_the_claim_for_the_next_step_is_its_owner_s() -> None:
     scene = Scene(ADMITTED, Step.RUNS)
     scene.claim.may_lead_to(lambda _call: {Step.MEDIA})
     following = scene.claim.record(facts.RunCreated(workflow_run_id=9))
@@ -301,3 +302,88 @@ def test_a_step_does_not_run_again_where_it_has_nothing_to_do(scene: Scene, now:
         scene.store.rows[CALL_ID].call = now
     with pytest.raises(VersionConflict):
         scene.claim.retry_locked()
+
+
+# ── transactions ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Work:
+    """A transaction whose end fails as told."""
+
+    connection = "transaction"
+
+    def __init__(self, call: Call, error: Exception | None = None) -> None:
+        self.call = call
+        self._error = error
+        self.broken_off_by: list[BaseException | None] = []
+
+    def roll_back(self, exc: BaseException | None = None) -> None:
+        self.broken_off_by.append(exc)
+        if self._error is not None:
+            raise self._error
+
+
+@pytest.mark.parametrize(
+    ("broken_by", "raised"),
+    [
+        pytest.param(KeyError("of the driver"), errors.DatabaseUnavailable, id="the driver's: in the store's words"),
+        pytest.param(errors.OutOfTime("no time left"), errors.OutOfTime, id="ours: as it is"),
+        pytest.param(None, None, id="none: the transaction had nothing to store"),
+    ],
+)
+def test_a_transaction_that_cannot_be_rolled_back(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, broken_by: Exception | None, raised: type[Exception] | None
+) -> None:
+    work = Work(JOINING, errors.DatabaseUnavailable("away"))
+    monkeypatch.setattr(scene.writer, "begin", lambda _call, **_: work)
+
+    def step() -> None:
+        with scene.claim:
+            scene.claim.begin()
+            if broken_by is not None:
+                raise broken_by
+
+    with pytest.raises(raised) if raised is not None else contextlib.nullcontext():
+        step()
+    assert work.broken_off_by == [broken_by]
+    assert scene.row[1] == (None if broken_by is not None else "me")
+
+
+def test_the_next_steps_are_found_out_before_the_transaction(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The query that this may take would wait for a second connection, with the first one in the transaction."""
+    done: list[str] = []
+
+    def begin(_call: Call, *, lock: bool, is_new: bool) -> Work:
+        done.append(f"begin, lock={lock}, is_new={is_new}")
+        return Work(replace(JOINING, caller_number="+49151"))
+
+    monkeypatch.setattr(scene.writer, "begin", begin)
+    scene.claim.may_lead_to(lambda _call: done.append("next steps") or ())  # type: ignore[func-returns-value]
+    scene.claim.begin()
+    assert done == ["next steps", "begin, lock=False, is_new=False"]
+    # As the transaction has read it.
+    assert scene.claim.call.caller_number == "+49151"
+
+
+def test_a_second_try_is_not_bound_to_the_transaction_of_the_first(scene: Scene) -> None:
+    scene.claim.begin()
+    scene.store.rows[CALL_ID].call = replace(JOINING, lock_version=5)
+    scene.claim.retry_locked()
+    # It decides without a transaction.
+    scene.claim.record(facts.Joined(attempt=1))
+    assert scene.row == (State.CONNECTED, None)
+
+
+def test_the_next_claim_counts_from_before_the_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(ADMITTED, Step.RUNS)
+    save = scene.store.save
+
+    def slow(*args: Any, **given: Any) -> Call | None:
+        scene.clock.now += 1.5
+        return save(*args, **given)
+
+    monkeypatch.setattr(scene.store, "save", slow)
+    scene.claim.may_lead_to(lambda _call: {Step.MEDIA})
+    following = scene.claim.record(facts.RunCreated(workflow_run_id=9))
+    assert following is not None
+    assert following.seconds_left() == 8.0 - 1.5
