@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import queue
+import shutil
 import signal
 import sys
 import tempfile
@@ -70,10 +71,12 @@ def _judged(session: Session, due: Sequence[Mutant], until: float) -> Iterator[M
             results.put(None)
 
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
-        copies = [Path(folder) / str(number) for number in range(_PARALLEL)]
-        for copy in copies:
-            known.copy_to(copy)
-        _require_unharmed(copies[0], {mutant.module for mutant in due[:1]})
+        first, *others = copies = [Path(folder) / str(number) for number in range(_PARALLEL)]
+        known.copy_to(first)
+        if failed := killers.prepare(first):
+            raise SystemExit(f"the unchanged project fails: {failed}")
+        for copy in others:
+            shutil.copytree(first, copy)
         threads = [threading.Thread(target=work, args=(copy,), daemon=True) for copy in copies]
         for thread in threads:
             thread.start()
@@ -97,13 +100,6 @@ def _judge(mutant: Mutant, copy: Path) -> str:
         return killers.SURVIVED
     finally:
         path.write_text(unchanged)
-
-
-def _require_unharmed(copy: Path, modules: set[str]) -> None:
-    for module in modules:
-        for killer in killers.of_module(copy, module):
-            if test := killers.seen_by(killer, copy):
-                raise SystemExit(f"the unchanged project fails: {test}")
 
 
 def _report(tried: Sequence[Mutant], sample: int) -> int:

@@ -10,12 +10,12 @@ from tests.simulation import histories, runs
 HISTORIES = 2000
 
 
-def main() -> int:
+def main(count: int = HISTORIES) -> int:
     """Return 1 at the first violation."""
     runs.quiet()
     gc.freeze()
-    return 1 if any(histories.play(seed).violations for seed in range(1, HISTORIES + 1)) else 0
+    return 1 if any(histories.play(seed).violations for seed in range(1, count + 1)) else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*map(int, sys.argv[1:])))

@@ -46,6 +46,8 @@ def of_module(root: Path, module: str) -> list[Killer]:
 
 #: A killer whose test fails only at times is tried so often.
 _FLAKES = 3
+#: Such a test waits for threads or clocks.
+_WAITS = re.compile(r"^import (?:threading|time)$", re.MULTILINE)
 
 _running: set[subprocess.Popen[str]] = set()
 
@@ -53,7 +55,7 @@ _running: set[subprocess.Popen[str]] = set()
 def seen_by(killer: Killer, copy: Path) -> str:
     """Return the test by which a killer sees a mutant in a copy of the project; an empty text if it sees nothing.
 
-    The test is run once more by itself: on a busy machine one may fail for want of time.
+    A test that may fail for want of time, on a busy machine, is run once more by itself.
     """
     for _ in range(_FLAKES):
         fails, output = _run(killer.arguments, copy)
@@ -63,9 +65,19 @@ def seen_by(killer: Killer, copy: Path) -> str:
         if failed is None:
             # No test of pytest's, or the mutant has come to no end.
             return killer.name
-        if _run((*_PYTEST, failed[1]), copy)[0]:
+        file = copy / failed[1].partition("::")[0]
+        if not _WAITS.search(file.read_text()) or _run((*_PYTEST, failed[1]), copy)[0]:
             return failed[1]
     return ""
+
+
+def prepare(copy: Path) -> str:
+    """Compile a copy of the unchanged project, and try it; return what fails, or an empty text.
+
+    Only here is bytecode written: later on, that of a mutant could be taken for that of the module.
+    """
+    commands = ((*_PYTEST, _UNIT, *_STEPS), ("tests.mutation.histories", "100"))
+    return next((" ".join(command) for command in commands if _run(command, copy, writes_bytecode=True)[0]), "")
 
 
 def stop() -> None:
@@ -74,12 +86,22 @@ def stop() -> None:
         _end(process)
 
 
-_PYTEST = ("pytest", "-x", "-q", "-n0", "--tb=no", "-rfE", "-p", "no:cacheprovider", "-o", "timeout=90")
+#: Of the plug-ins only what the tests need: to load them all takes longer than most tests.
+_PYTEST = (
+    "pytest", "-x", "-q", "--tb=no", "-rfE", "-p", "no:cacheprovider", "-p", "pytest_timeout", "-o", "timeout=90",
+    "-o", "addopts=--import-mode=importlib",
+)  # fmt: skip
 
 
-def _run(arguments: tuple[str, ...], copy: Path) -> tuple[bool, str]:
+def _run(arguments: tuple[str, ...], copy: Path, *, writes_bytecode: bool = False) -> tuple[bool, str]:
     """Run a command; return whether it fails, and what it prints."""
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(copy),
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "" if writes_bytecode else "1",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
     process = subprocess.Popen(
         ["sh", "-c", _BOUNDED, "sh", sys.executable, "-m", *arguments],
         cwd=copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, text=True,
@@ -116,6 +138,7 @@ def _imported(root: Path, file: str) -> frozenset[str]:
     return frozenset(found)
 
 
+@functools.cache
 def _named(file: Path) -> set[str]:
     """Return the names of what a file imports: modules, and what may be modules in packages."""
     names = set[str]()
