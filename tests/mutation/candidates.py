@@ -93,11 +93,33 @@ def _parts(node: ast.AST) -> Iterator[tuple[Any, str]]:
         yield from (
             (one, "the decorator of a dataclass") for one in node.decorator_list if "dataclass" in ast.dump(one)
         )
+    if isinstance(node, ast.FunctionDef):
+        yield from ((last, "the function ends there anyway") for last in _last(node) if _returns_nothing(last))
     for annotation in (getattr(node, "annotation", None), getattr(node, "returns", None)):
         if annotation is not None:
             yield annotation, "an annotation"
     if isinstance(node, ast.Assign) and isinstance(node.value, ast.BinOp) and isinstance(node.value.op, ast.BitOr):
         yield node, "a union of types"
+
+
+def _last(block: ast.AST) -> Iterator[ast.AST]:
+    """Yield the statements after which a block may end."""
+    match block:
+        case ast.FunctionDef(body=body) | ast.With(body=body) | ast.match_case(body=body):
+            yield from _last(body[-1])
+        case ast.If(body=body, orelse=orelse):
+            yield from (last for branch in (body, orelse) if branch for last in _last(branch[-1]))
+        case ast.Match(cases=cases):
+            yield from (last for case in cases for last in _last(case))
+        case _:
+            yield block
+
+
+def _returns_nothing(statement: ast.AST) -> bool:
+    match statement:
+        case ast.Return(value=None | ast.Constant(value=None)):
+            return True
+    return False
 
 
 def _is_comparison(source: str, start: _Position, end: _Position) -> bool:
