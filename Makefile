@@ -15,7 +15,7 @@ export PIP_ROOT_USER_ACTION := ignore
 # make run: ASTERISK=real starts a real Asterisk instead of the simulator, CALLS=n stops after n calls, RATE is calls per second.
 export ASTERISK CALLS RATE
 
-.PHONY: help run test check-docs simulate mutants chaos soak lint bench-broker bench-failover bench-setup clean
+.PHONY: help run test check-docs simulate mutants mutation chaos soak lint bench-broker bench-failover bench-setup clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo 'make mutants         put known faults back and show that tests and simulation find them  [NAMES="prefixes of names"]'
 	@echo 'make chaos           real processes under faults and load, judged from outside; as root  [FAULT="name"|all] [SEED=n]'
 	@echo 'make soak            the same for long, with kills: what grows?  [MINUTES=30] [SEED=n]'
+	@echo 'make mutation        change core, steps and writer in random small ways, and count the changes that tests notice  [MINUTES=60] [SEED=n]'
 	@echo 'make lint            ruff and mypy'
 	@echo 'make bench-setup     set-up time of a call, beside a single process and a bare client: docs/bench.md  [ARGS="..."]'
 	@echo 'make bench-broker    our broker beside the one of Dramatiq: docs/bench.md  [ARGS="parts"]'
@@ -56,6 +57,9 @@ chaos: $(STAMP)
 soak: $(STAMP)
 	@$(BIN)/python -m chaos --soak $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
+mutation: $(STAMP)-mutation
+	@$(BIN)/python -m tests.mutation $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 lint: $(STAMP)
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check . || { echo 'not formatted: run $(BIN)/ruff format' >&2; exit 1; }
@@ -77,6 +81,10 @@ $(STAMP): pyproject.toml
 		|| { echo '$(PYTHON) cannot make a virtual environment (on Debian: apt-get install python3-venv)' >&2; exit 1; }
 	@echo 'installing into $(VENV) ...'
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(STAMP)-mutation: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --editable '.[mutation]'
 	@touch $@
 
 clean:

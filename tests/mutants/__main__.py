@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.mutants import mutants
-from tests.mutants.mutants import ROOT, Mutant
+from tests.mutants.mutants import Mutant
 
 _HISTORIES = 6000
 _TESTS_SECONDS = 240
@@ -40,7 +39,7 @@ def main() -> int:
     chosen = [mutant for mutant in mutants.every() if mutant.name.startswith(names or ("",))]
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copy = Path(folder)
-        _copy_to(copy)
+        mutants.copy_to(copy)
         _say("unchanged project: ", end="")
         tests = sorted({test for mutant in chosen for test in mutant.tests})
         failed = _failed(copy, tests)
@@ -105,15 +104,6 @@ def _run(copy: Path, module: list[str], seconds: float) -> str:
     except subprocess.TimeoutExpired:
         return ""
     return done.stdout
-
-
-def _copy_to(copy: Path) -> None:
-    """Copy all files except those that git ignores."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0"):
-        if name and (ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, copy / name)
 
 
 def _say(text: str, end: str = "\n") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,3 +58,12 @@ def apply(mutant: Mutant, folder: Path, *options: str) -> subprocess.CompletedPr
     """Apply a mutant to a copy of the project; with `--check` only test whether it applies, with `-R` revert it."""
     command = ["git", "apply", "-C1", *options, str(mutant.path)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def copy_to(copy: Path) -> None:
+    """Copy the project: all files except those that git ignores."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0"):
+        if name and (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)

@@ -331,7 +331,7 @@ def test_the_thread_ends_each_wait_and_survives_what_fails() -> None:
     for error in (errors.DatabaseUnavailable("away"), KeyError("a mistake"), None):
         claim = _AClaim(error=error)
         assert _kept(waiting, claim)
-        assert claim.settled.wait(5)
+        assert claim.settled.wait(60)
     waiting.close()
 
 
@@ -340,7 +340,7 @@ def test_the_thread_tries_again_what_could_not_be_stored() -> None:
     claim = _AClaim(error=errors.DatabaseUnavailable("away"), has_time=True)
     assert _kept(waiting, claim)
     for _ in range(3):
-        assert claim.settled.wait(5)
+        assert claim.settled.wait(60)
         claim.settled.clear()
     waiting.close()
 
@@ -361,3 +361,10 @@ def test_closing_settles_what_is_kept_and_keeps_no_more() -> None:
     waiting.close()
     assert claim.settled.is_set()
     assert not _kept(waiting, _AClaim())
+    assert not waiting._thread.is_alive()
+
+
+def test_closing_does_not_wait_for_a_leg_that_never_comes() -> None:
+    waiting: awaited_legs.Waiting[Claim] = awaited_legs.Waiting()
+    waiting.close()
+    assert not waiting._thread.is_alive()

@@ -22,6 +22,7 @@ WHOLE = RunArgs(workflow_run_id=3, workflow_id=7, user_id=9)
         ([" user_id = 9", "workflow_id= 7", "workflow_run_id=3 "], WHOLE),
         (["language=de", "vip", "workflow_run_id=3", "workflow_id=7", "user_id=9", "user_id=9"], WHOLE),
         (["workflow_run_id=3", "workflow_id=7"], RunArgs(workflow_run_id=3, workflow_id=7)),
+        (["workflow_run_id=1", "workflow_id=2147483647"], RunArgs(workflow_run_id=1, workflow_id=2**31 - 1)),
     ],
 )
 def test_arguments_are_read_however_they_are_cut(args: list[str], read: RunArgs) -> None:

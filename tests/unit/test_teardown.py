@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -13,6 +14,7 @@ from shared import errors
 from shared.call import facts
 from shared.call.calls import Call
 from shared.call.legs import Naming
+from shared.call.states import Outcome
 from tests.support.calls import ENDING, NOW, RINGING, seconds
 from tests.support.rounds import GONE, Rounds, channel
 from workers import teardown
@@ -46,10 +48,16 @@ class StepClaim:
 
 
 class Runs:
-    """A platform that ends every run."""
+    """A platform that ends every run, unless told otherwise."""
 
-    def end(self, call: Call, **_: str) -> None:
-        pass
+    def __init__(self, error: errors.PipelineError | None = None) -> None:
+        self._error = error
+        self.ended: list[tuple[Call, str, str]] = []
+
+    def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
+        self.ended.append((call, media_id, bridge_id))
+        if self._error is not None:
+            raise self._error
 
 
 class Store:
@@ -57,9 +65,13 @@ class Store:
         return NOW
 
 
-def torn_down(call: Call, answers: Answers, pauses: int = 99) -> tuple[facts.Fact, Rounds, StepClaim]:
+def torn_down(
+    call: Call, answers: Answers, pauses: int = 99, runs: Runs | None = None
+) -> tuple[facts.Fact, Rounds, StepClaim]:
     asterisk, claim = Rounds(answers), StepClaim(call, pauses)
-    step = Teardown(asterisks=asterisk.asterisks, naming=NAMING, runs=cast(Any, Runs()), store=cast(Any, Store()))
+    step = Teardown(
+        asterisks=asterisk.asterisks, naming=NAMING, runs=cast(Any, runs or Runs()), store=cast(Any, Store())
+    )
     (fact,) = step.work(cast(Claim, claim))
     return fact, asterisk, claim
 
@@ -195,3 +207,47 @@ def test_a_request_in_doubt_keeps_a_call_from_ending() -> None:
     fact, _, _ = torn_down(call, {f"DELETE {MEDIA}": [GONE]})
     assert isinstance(fact, facts.RemovalPending)
     assert fact.not_before == NOW + seconds(5)
+    assert fact.reason == "a request of unknown outcome may still take effect"
+
+
+@pytest.mark.parametrize("field", ["attempt_in_doubt_until", "earlier_in_doubt_until"])
+def test_a_request_that_can_take_effect_no_more_is_not_waited_for(field: str) -> None:
+    call = replace(ENDING, caller_left=True, **{field: NOW})  # type: ignore[arg-type]
+    assert torn_down(call, {f"DELETE {MEDIA}": [GONE]})[0] == facts.LegsRemoved()
+
+
+def test_the_run_is_ended_with_the_names_of_its_legs() -> None:
+    runs = Runs()
+    torn_down(ENDING, {f"GET {CALLER}": [GONE]}, runs=runs)
+    assert runs.ended == [(ENDING, NAMING.media_id(ENDING), NAMING.bridge_id(ENDING))]
+
+
+def test_a_run_that_is_not_ended_keeps_no_leg() -> None:
+    call, runs = replace(ENDING, caller_left=True), Runs(errors.DatabaseUnavailable("the row is locked"))
+    fact, asterisk, _ = torn_down(call, {f"DELETE {MEDIA}": [GONE]}, runs=runs)
+    assert fact == facts.RemovalPending(reason="the run is not ended: the row is locked")
+    assert asterisk.rounds == [[f"DELETE {MEDIA}", f"DELETE {BRIDGE}"], *asterisk.rounds[1:]]
+    both, _, _ = torn_down(call, {f"DELETE {MEDIA}": [UNREACHABLE]}, runs=runs)
+    assert both == facts.RemovalPending(reason="the run is not ended: the row is locked; no answer in time")
+
+
+def test_a_connection_that_is_gone_leaves_the_legs_pending() -> None:
+    def of(_call: Call, _claim: object) -> None:
+        raise errors.PermanentError("there is no connection 7:1")
+
+    step = Teardown(
+        asterisks=cast(Any, SimpleNamespace(of=of)), naming=NAMING, runs=cast(Any, Runs()), store=cast(Any, Store())
+    )
+    facts_reported = step.work(cast(Claim, StepClaim(ENDING)))
+    assert facts_reported == (facts.RemovalPending(reason="there is no connection 7:1"),)
+
+
+def test_a_caller_continues_with_the_reason_in_its_variables() -> None:
+    gone = {f"GET {CALLER}": [IN_APP, GONE]}
+    _, asterisk, _ = torn_down(replace(REFUSED, outcome=Outcome.REFUSED, hangup_cause=1), gone)
+    told = [request.query for request in asterisk.requests if request.what.endswith("/variable")]
+    assert told == [
+        {"variable": "AIP_OUTCOME", "value": "refused"},
+        {"variable": "AIP_REASON", "value": "no route"},
+        {"variable": "AIP_CAUSE", "value": "1"},
+    ]

@@ -103,6 +103,16 @@ def test_a_lost_step_is_started_again_then_given_up(call: Call) -> None:
     assert named(last) == ["TearDown"]
 
 
+def test_an_attempt_without_a_report_is_followed_by_the_next_and_stays_in_doubt() -> None:
+    after, ordered = advance(replace(ATTEMPTING, step_retries=2), facts.DeadlinePassed())
+    assert named(ordered) == ["StartMedia"]
+    assert (after.attempt_in_doubt_until, after.earlier_in_doubt_until) == (None, ATTEMPTING.attempt_in_doubt_until)
+    # The deadline is that of the next attempt's command.
+    assert (after.step_retries, after.deadline_at) == (0, NOW + LIMITS.queue_wait())
+    over, _ = advance(replace(ATTEMPTING, attempt=LIMITS.attempts), facts.DeadlinePassed())
+    assert (over.state, over.reason) == (State.ENDING, "media not created: the worker did not report back")
+
+
 def test_a_silent_media_leg_is_asked_for_then_given_up() -> None:
     call, now, ordered = WAITING, NOW, []
     while call.state is State.PREPARED:

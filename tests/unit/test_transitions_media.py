@@ -85,6 +85,22 @@ def test_a_new_attempt_forgets_what_the_old_one_had_but_not_its_open_request() -
     assert after.in_doubt_until == NOW + seconds(30)
 
 
+@pytest.mark.parametrize(
+    "outcome", [facts.LegsCreated(attempt=2), facts.LegsRefused(attempt=2, reason="400 no such client")]
+)
+@pytest.mark.parametrize("state", [State.PREPARED, State.ENDING])
+def test_the_outcome_of_an_attempt_leaves_the_one_before_in_doubt(outcome: facts.Fact, state: State) -> None:
+    second = replace(ATTEMPTING, state=state, attempt=2, earlier_in_doubt_until=NOW + seconds(9))
+    after, _ = advance(second, outcome)
+    assert (after.attempt_in_doubt_until, after.earlier_in_doubt_until) == (None, NOW + seconds(9))
+
+
+def test_a_begun_attempt_is_overdue_when_its_worker_must_have_reported() -> None:
+    after, ordered = advance(PREPARED, facts.AttemptBegun(attempt=1, in_doubt_until=NOW + seconds(14)))
+    assert (after.attempt, after.attempt_in_doubt_until) == (1, NOW + seconds(14))
+    assert (after.deadline_at, ordered) == (NOW + LIMITS.attempt_wait(), [])
+
+
 def test_an_unknown_outcome_leads_to_the_next_attempt() -> None:
     after, ordered = advance(ATTEMPTING, facts.LegsUnknown(attempt=1, reason="no answer in time"))
     assert ordered == [commands.StartMedia(call_id=CALL_ID, attempt=2)]

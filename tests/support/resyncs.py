@@ -1,0 +1,199 @@
+"""A resync around fakes: an Asterisk with legs and bridges, the calls that Postgres knows, and what comes of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+from uuid import UUID
+
+from shared import errors, messages
+from shared.asterisk import ari, events
+from shared.asterisk.ari_requests import Bridge
+from shared.asterisk.events import Channel
+from shared.call import facts
+from shared.call.calls import Call
+from shared.call.ids import ConnectionVersion
+from shared.call.legs import Naming
+from shared.storage.call_store import OpenCall
+from shared.storage.timeline import TimelineEntry
+from tests.support.calls import CALL_ID, CONNECTED, LIMITS, NOW, seconds
+from workers.resync import Resync
+
+HERE = ConnectionVersion(7, 1)
+NAMING = Naming("aip-")
+MEDIA_ID, BRIDGE_ID = NAMING.media_id(CONNECTED), NAMING.bridge_id(CONNECTED)
+LEGS = frozenset(NAMING.legs(CONNECTED).values())
+FILTER = frozenset(str(kind) for kind in events.EventType)
+#: Changed long enough ago to be judged.
+STILL = NOW - seconds(2.1)
+
+
+def leg(channel_id: str = CONNECTED.channel_id, *, app: str | None = "voiceai", **more: str) -> Channel:
+    """Return a channel in an app, by default the caller's of the known calls."""
+    given = {
+        "name": f"PJSIP/{channel_id}", "state": "Up", "created": CONNECTED.channel_created, "caller_number": "",
+        "called_number": "", "app_name": "Stasis" if app else "Dial", "app_data": f"{app},support" if app else "",
+    }  # fmt: skip
+    return Channel(id=channel_id, **{**given, **more})
+
+
+MEDIA_LEG = leg(MEDIA_ID)
+WHOLE = Bridge(id=BRIDGE_ID, channels=LEGS)
+
+
+class Asterisk:
+    """One Asterisk: what it has, and what is asked of it."""
+
+    app = "voiceai"
+    endpoint = "http://pbx"
+
+    def __init__(self, *legs: Channel, bridges: Sequence[Bridge] = ()) -> None:
+        self.legs: dict[str, Channel | errors.PipelineError] = {one.id: one for one in legs}
+        self.found = list(bridges)
+        self.application_found: ari.Application | None = ari.Application(
+            channels=frozenset(one.id for one in legs if one.stasis_app == self.app), allowed=FILTER
+        )
+        self.is_away = False
+        self.asked: list[str] = []
+        self.removed: list[str] = []
+        self.filters: list[list[str]] = []
+        self.moments: list[str] = []
+
+    def application(self) -> ari.Application | None:
+        self.moments.append("Asterisk")
+        if self.is_away:
+            raise errors.AsteriskUnreachable("connection refused", may_have_acted=False)
+        return self.application_found
+
+    def set_event_filter(self, allowed: list[str]) -> None:
+        self.filters.append(allowed)
+
+    def bridges(self) -> list[Bridge]:
+        self.asked.append("bridges")
+        return self.found
+
+    def bridge(self, bridge_id: str) -> Bridge | None:
+        self.asked.append(bridge_id)
+        return next((bridge for bridge in self.found if bridge.id == bridge_id), None)
+
+    def channel(self, channel_id: str) -> Channel | None:
+        self.asked.append(channel_id)
+        found = self.legs.get(channel_id)
+        if isinstance(found, errors.PipelineError):
+            raise found
+        return found
+
+    def hang_up(self, channel_id: str) -> bool:
+        self.removed.append(f"leg {channel_id}")
+        return channel_id in self.legs
+
+    def remove_bridge(self, bridge_id: str) -> bool:
+        self.removed.append(f"bridge {bridge_id}")
+        return any(bridge.id == bridge_id for bridge in self.found)
+
+
+class Store:
+    """The calls that the resync sees, and the findings it writes."""
+
+    def __init__(self, known: Sequence[OpenCall], stored: Sequence[Call], asterisk: Asterisk) -> None:
+        self._known = known
+        self._stored = {call.call_id: call for call in [*stored, *(one.call for one in known)]}
+        self._asterisk = asterisk
+        self.unreadable = False
+        self.written: list[tuple[list[str], int, timedelta]] = []
+
+    def now(self) -> datetime:
+        self._asterisk.moments.append("now")
+        return NOW
+
+    def open_calls(self, connection: ConnectionVersion) -> Sequence[OpenCall]:
+        assert connection == HERE
+        self._asterisk.moments.append("Postgres")
+        return self._known
+
+    def load(self, call_id: UUID) -> Call | None:
+        if self.unreadable:
+            raise errors.CallUnreadable("of a newer release")
+        return self._stored.get(call_id)
+
+    def originated(self, connection_id: int, channel_id: str) -> Call | None:
+        assert connection_id == 7
+        return next((call for call in self._stored.values() if call.channel_id == channel_id), None)
+
+    def append_new(self, timeline: Sequence[TimelineEntry], *, connection_id: int, within: timedelta) -> None:
+        self.written.append(([entry.detail for entry in timeline], connection_id, within))
+
+
+class Scene:
+    """A resync of one connection."""
+
+    def __init__(
+        self, asterisk: Asterisk, *known: Call | OpenCall, stored: Sequence[Call] = (), preempted: bool = False
+    ) -> None:
+        self.asterisk = asterisk
+        known_calls = [
+            one if isinstance(one, OpenCall) else OpenCall(call=one, changed_at=STILL, is_claimed=False)
+            for one in known
+        ]
+        self.store = Store(known_calls, stored, asterisk)
+        self.reported: list[facts.Fact] = []
+        self.received: list[tuple[str, tuple[str, ...]]] = []
+        self.later: list[tuple[messages.Message, timedelta]] = []
+        #: Leases that other workers have, and those acquired and released by this one.
+        self.busy: set[str] = set()
+        self.leases: list[tuple[str, ...]] = []
+        self.release_fails = False
+        self.receive_fails = False
+        self.resync = Resync(
+            flow=cast(Any, self),
+            writer=cast(Any, SimpleNamespace(store=self.store, limits=LIMITS, clock=time, new_owner=lambda: "me")),
+            inbound=cast(Any, SimpleNamespace(receive=self._receive)),
+            connections=cast(Any, SimpleNamespace(is_preempted=lambda connection_id: preempted and connection_id == 7)),
+            asterisks=cast(Any, SimpleNamespace(at=lambda _connection, _budget: asterisk)),
+            leases=self,
+            naming=NAMING,
+            send_later=lambda message, wait: self.later.append((message, wait)),
+        )
+
+    def run(self, *, full: bool = True, reason: str = "connected") -> Scene:
+        self.resync.resync_connection(connection=HERE, full=full, reason=reason)
+        return self
+
+    def report(self, call: Call, fact: facts.Fact, *, retry_on_conflict: bool = True) -> Any:
+        assert call.call_id == CALL_ID
+        self.reported.append(fact)
+        return SimpleNamespace(applied=True)
+
+    def _receive(self, *, connection: ConnectionVersion, leg: Channel, args: tuple[str, ...]) -> None:
+        assert connection == HERE
+        if self.receive_fails:
+            raise errors.CallUnreadable("of a newer release")
+        self.received.append((leg.id, args))
+
+    def take(self, name: str, holder: str, seconds: float) -> int | None:
+        assert (holder, seconds) == ("me", 26.0)
+        if name in self.busy:
+            return None
+        self.leases.append(("take", name))
+        return 1
+
+    def release(self, name: str, holder: str) -> None:
+        assert holder == "me"
+        self.leases.append(("release", name))
+        if self.release_fails:
+            raise errors.DatabaseUnavailable("away")
+
+    @property
+    def findings(self) -> list[str]:
+        """What was written to the connection's timeline."""
+        return [detail for details, _, _ in self.store.written for detail in details]
+
+    @property
+    def follow_ups(self) -> list[tuple[str, bool, float]]:
+        """Reason, extent and delay of each resync that is asked for."""
+        return [
+            (message.kwargs["reason"], message.kwargs["full"], wait.total_seconds()) for message, wait in self.later
+        ]

@@ -1,0 +1,79 @@
+"""The rounds of a join: the caller is answered and every leg added at the same time, then the bridge is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from shared import errors
+from shared.call import facts
+from shared.call.calls import Call
+from shared.call.legs import Naming
+from tests.support.calls import CALLS, JOINING
+from tests.support.rounds import GONE, Rounds, channel
+from workers.bridge import Join
+
+NAMING = Naming("aip-")
+CALLER = f"/channels/{JOINING.channel_id}"
+MEDIA_ID, BRIDGE_ID = NAMING.media_id(JOINING), NAMING.bridge_id(JOINING)
+JOIN = [f"POST {CALLER}/answer", f"POST /bridges/{BRIDGE_ID}/addChannel"]
+LOOK = [f"GET /bridges/{BRIDGE_ID}"]
+EMPTY = {"id": BRIDGE_ID, "channels": []}
+WITH_CALLER = {"id": BRIDGE_ID, "channels": [JOINING.channel_id]}
+WHOLE = {"id": BRIDGE_ID, "channels": [JOINING.channel_id, MEDIA_ID]}
+REFUSED = errors.AsteriskRefused(422, "Channel not in Stasis application")
+
+
+HERE = {f"GET {CALLER}": [channel(JOINING.channel_id)], f"GET /channels/{MEDIA_ID}": [channel(MEDIA_ID)]}
+
+
+@pytest.mark.parametrize(
+    ("is_continued", "answers", "fact"),
+    [
+        pytest.param(
+            False, {LOOK[0]: [GONE]}, facts.JoinRefused(attempt=1, reason="the bridge is gone"), id="no bridge"
+        ),
+        pytest.param(
+            True, {JOIN[1]: [REFUSED], **HERE}, facts.JoinRefused(attempt=1, reason=str(REFUSED)), id="refused"
+        ),
+        pytest.param(
+            True, {LOOK[0]: [EMPTY], **HERE}, facts.JoinRefused(attempt=1, reason="a leg is not in the bridge"),
+            id="not joined",
+        ),
+        pytest.param(
+            True, {LOOK[0]: [GONE], **HERE}, facts.JoinRefused(attempt=1, reason="a leg is not in the bridge"),
+            id="the bridge went",
+        ),
+        pytest.param(
+            True, {JOIN[0]: [REFUSED], **HERE, f"GET {CALLER}": [channel(JOINING.channel_id, app="other")]},
+            facts.CallerLeft(), id="the caller is elsewhere",
+        ),
+    ],
+)  # fmt: skip
+def test_why_legs_are_not_joined(
+    answers: Mapping[str, Sequence[object]], fact: facts.Fact, *, is_continued: bool
+) -> None:
+    step = Join(asterisks=Rounds(answers).asterisks, naming=NAMING, runs=cast(Any, None))
+    claim = SimpleNamespace(call=JOINING, is_continued=is_continued)
+    assert step.work(cast(Any, claim)) == (fact,)
+
+
+@pytest.mark.parametrize("request_", [*JOIN, LOOK[0]])
+def test_a_join_of_unknown_outcome_is_given_up(request_: str) -> None:
+    given_up: list[str] = []
+    away = errors.AsteriskUnreachable("no answer in time")
+    step = Join(asterisks=Rounds({request_: [away]}).asterisks, naming=NAMING, runs=cast(Any, None))
+    claim = SimpleNamespace(call=JOINING, is_continued=True, give_up=given_up.append)
+    assert step.work(cast(Any, claim)) == ()
+    assert given_up == ["no answer in time"]
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=lambda call: str(call.state))
+def test_the_run_of_a_connected_call_is_told_its_legs(call: Call) -> None:
+    told: list[tuple[Call, str, str]] = []
+    runs = SimpleNamespace(note_media=lambda call, *, media_id, bridge_id: told.append((call, media_id, bridge_id)))
+    Join(asterisks=cast(Any, None), naming=NAMING, runs=cast(Any, runs)).recorded(call)
+    assert told == ([(call, MEDIA_ID, BRIDGE_ID)] if call.state == "connected" else [])

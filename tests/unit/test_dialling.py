@@ -1,0 +1,74 @@
+"""How the dialling of an unanswered leg came out, by dial status and hang-up cause; and Asterisk's causes."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.call import dialling
+from shared.call.states import Cause, Outcome
+
+
+@pytest.mark.parametrize(
+    ("status", "cause", "expected"),
+    [
+        ("BUSY", None, (Outcome.BUSY, "busy", 17)),
+        ("BUSY", 0, (Outcome.BUSY, "busy", 17)),
+        ("BUSY", 16, (Outcome.BUSY, "busy", 16)),
+        ("NOANSWER", None, (Outcome.NO_ANSWER, "not answered", 19)),
+        ("CANCEL", 0, (Outcome.NO_ANSWER, "not answered", 19)),
+        ("CONGESTION", 0, (Outcome.FAILED, "congestion", 42)),
+        # A rejected leg has the status NOANSWER, too (measured, 22.10).
+        ("NOANSWER", 21, (Outcome.FAILED, "rejected", 21)),
+        ("NOANSWER", 1, (Outcome.FAILED, "unallocated number", 1)),
+        ("CANCEL", 21, (Outcome.NO_ANSWER, "not answered", 21)),
+        ("NOANSWER", 16, (Outcome.NO_ANSWER, "not answered", 16)),
+        ("CHANUNAVAIL", None, (Outcome.FAILED, "not reached", None)),
+        ("CHANUNAVAIL", 20, (Outcome.FAILED, "not reached, cause 20", 20)),
+        (None, 0, (Outcome.FAILED, "not reached", None)),
+        (None, 1, (Outcome.FAILED, "unallocated number", 1)),
+        (None, 17, (Outcome.BUSY, "busy", 17)),
+        (None, 18, (Outcome.NO_ANSWER, "not answered", 18)),
+        (None, 19, (Outcome.NO_ANSWER, "not answered", 19)),
+        (None, 34, (Outcome.FAILED, "congestion", 34)),
+        (None, 42, (Outcome.FAILED, "congestion", 42)),
+    ],
+)
+def test_the_dial_status_counts_first_the_cause_second(
+    status: str | None, cause: int | None, expected: tuple[Outcome, str, int | None]
+) -> None:
+    assert dialling.dial_outcome(status, cause) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "cause", "is_conclusive"),
+    [
+        ("BUSY", None, True),
+        ("CONGESTION", None, True),
+        ("NOANSWER", None, False),
+        ("NOANSWER", 0, False),
+        ("NOANSWER", 21, True),
+        (None, 17, True),
+        (None, 16, False),
+        (None, None, False),
+    ],
+)
+def test_some_answers_tell_it_all(status: str | None, cause: int | None, *, is_conclusive: bool) -> None:
+    assert dialling.is_conclusive(status, cause) is is_conclusive
+
+
+def test_the_causes_are_those_of_asterisk() -> None:
+    """By its causes.h, where each is named AST_CAUSE_…."""
+    assert {cause.name: cause.value for cause in Cause} == {
+        "UNALLOCATED": 1,
+        "NORMAL": 16,
+        "BUSY": 17,
+        "NO_RESPONSE": 18,
+        "NO_ANSWER": 19,
+        "REJECTED": 21,
+        "NO_CIRCUIT": 34,
+        "NETWORK_OUT_OF_ORDER": 38,
+        "TEMPORARY_FAILURE": 41,
+        "CONGESTION": 42,
+        "NOT_ALLOWED": 57,
+        "RECOVERY_ON_TIMER": 102,
+    }

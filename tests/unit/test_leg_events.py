@@ -1,0 +1,426 @@
+"""What an event about a leg becomes: a fact about its call, a look at another time, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+
+from shared import messages
+from shared.asterisk.events import Channel, Event, EventType
+from shared.call import facts, ids
+from shared.call.calls import Call
+from shared.call.ids import ConnectionVersion
+from shared.call.states import Outcome, State
+from shared.storage.timeline import TimelineEntry
+from tests.simulation.stores import MemoryStore
+from tests.support.calls import CALL_ID, CONNECTED, ENDED, PREPARED, RINGING
+from tests.support.flows import InstantDatabase
+from workers import leg_events
+from workers.leg_events import LegEvents
+
+PREFIX = "aip-"
+HERE = ConnectionVersion(7, 1)
+ELSEWHERE = ConnectionVersion(8, 1)
+MEDIA_ID = ids.media_id(PREFIX, CALL_ID, 1)
+ORIGINATED_ID = ids.originated_id(PREFIX, 7, "campaign 7, row 12")
+BEFORE, ENTERED, AFTER = (f"2026-05-01T12:00:0{second}.000+0000" for second in (1, 2, 3))
+#: Written under a caller's leg that entered at `ENTERED`.
+KNOWN = replace(CONNECTED, entered_stamp=ENTERED)
+ASKED_FOR = replace(RINGING, channel_id=ORIGINATED_ID)
+
+
+def event(kind: EventType, channel_id: str = KNOWN.channel_id, name: str = "PJSIP/1-1", **more: Any) -> Event:
+    """Return an event about a leg, by default the caller's of `KNOWN`."""
+    created = more.pop("created", KNOWN.channel_created)
+    unused = dict.fromkeys(("state", "caller_number", "called_number", "app_name", "app_data"), "")
+    leg = Channel(id=channel_id, name=name, created=created, **unused)
+    return Event(type=kind, application="voiceai", channel=leg, **{"stamp": AFTER, **more})
+
+
+class Store(MemoryStore):
+    """Calls in memory; keeps the timeline of connections."""
+
+    def __init__(self, *known: Call) -> None:
+        super().__init__(InstantDatabase(), lambda *_: None)
+        self.notes: list[tuple[str, int | None]] = []
+        for call in known:
+            assert self.insert(call, [], None)
+
+    def append_timeline(self, timeline: Sequence[TimelineEntry], **where: Any) -> None:
+        self.notes += [(entry.name, where.get("connection_id")) for entry in timeline]
+
+
+class Scene:
+    """The handler of events around known calls, and what it does to everything else."""
+
+    def __init__(self, *known: Call) -> None:
+        self.store = Store(*known)
+        self.reported: list[tuple[UUID, facts.Fact]] = []
+        self.recorded: list[facts.Fact] = []
+        self.later: list[tuple[messages.Message, timedelta]] = []
+        self.slept: list[float] = []
+        #: What the part for new callers was asked for.
+        self.asked: list[str] = []
+        self.outcomes: list[tuple[Outcome, str, int | None]] = []
+        #: The attempts that this process waits for.
+        self.awaited: list[tuple[UUID, int, int]] = []
+        self.is_in_stasis = False
+        self.has_run = False
+        self.call_meanwhile: Call | None = None
+        clock = SimpleNamespace(sleep=self._sleep)
+        self.events = LegEvents(
+            flow=cast(Any, self),
+            writer=cast(Any, SimpleNamespace(store=self.store, clock=clock, record=self._record)),
+            inbound=cast(Any, self._inbound()),
+            prefix=PREFIX,
+            send_later=lambda message, wait: self.later.append((message, wait)),
+        )
+
+    def _inbound(self) -> object:
+        def record_abandoned(*, connection: ConnectionVersion, event: Event) -> Call | None:
+            self.asked.append(f"abandoned on {connection}")
+            return self.call_meanwhile
+
+        def record_unanswered(*, connection: ConnectionVersion, event: Event, outcome: Any) -> bool:
+            self.asked.append(f"unanswered on {connection}")
+            self.outcomes.append(outcome)
+            return self.has_run
+
+        def caller_entered(*, connection: ConnectionVersion, at_ms: int, event: Event) -> None:
+            self.asked.append(f"entered on {connection} at {at_ms}: {event.leg.id}")
+
+        def is_in_stasis(connection: ConnectionVersion, leg: Channel) -> bool:
+            self.asked.append(f"in Stasis on {connection}: {leg.id}")
+            return self.is_in_stasis
+
+        return SimpleNamespace(
+            record_abandoned=record_abandoned, record_unanswered=record_unanswered, caller_entered=caller_entered,
+            is_in_stasis=is_in_stasis,
+        )  # fmt: skip
+
+    def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+    def _record(self, call: Call, *happened: facts.Fact) -> None:
+        self.recorded += happened
+
+    def report(self, call: Call, *happened: facts.Fact) -> None:
+        self.reported += [(call.call_id, fact) for fact in happened]
+
+    def media_ready(self, call_id: UUID, attempt: int, *, connection_id: int) -> bool:
+        return (call_id, attempt, connection_id) in self.awaited
+
+    @property
+    def told(self) -> list[facts.Fact]:
+        """The facts reported about the one call."""
+        assert {call_id for call_id, _ in self.reported} <= {CALL_ID}
+        return [fact for _, fact in self.reported]
+
+
+# ── the media leg ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_media_leg_in_stasis_is_ready() -> None:
+    scene = Scene(PREPARED)
+    scene.events.media_leg_ready(connection=HERE, event=event(EventType.STASIS_START, MEDIA_ID))
+    assert scene.told == [facts.MediaReady(attempt=1)]
+
+
+def test_an_awaited_media_leg_is_not_looked_up() -> None:
+    scene = Scene(PREPARED)
+    scene.awaited.append((CALL_ID, 1, 7))
+    scene.events.media_leg_ready(connection=HERE, event=event(EventType.STASIS_START, MEDIA_ID))
+    assert scene.told == []
+
+
+@pytest.mark.parametrize("channel_id", [KNOWN.channel_id, ids.bridge_id(PREFIX, CALL_ID, 1)])
+def test_no_other_leg_is_a_media_leg(channel_id: str) -> None:
+    scene = Scene(PREPARED)
+    scene.events.media_leg_ready(connection=HERE, event=event(EventType.STASIS_START, channel_id))
+    scene.events.leg_ended(connection=ELSEWHERE, event=event(EventType.CHANNEL_HANGUP_REQUEST, channel_id))
+    assert scene.told == []
+
+
+@pytest.mark.parametrize(
+    ("cause", "cause_text", "reason"),
+    [
+        (None, "", "media leg ended"),
+        (3, "No route", "media leg ended, cause 3 No route"),
+        (16, "", "media leg ended, cause 16"),
+    ],
+)
+def test_a_media_leg_that_ends_is_gone(cause: int | None, cause_text: str, reason: str) -> None:
+    scene = Scene(PREPARED)
+    ended = event(EventType.CHANNEL_DESTROYED, MEDIA_ID, cause=cause, cause_text=cause_text)
+    scene.events.leg_ended(connection=HERE, event=ended)
+    assert scene.told == [facts.MediaGone(attempt=1, hangup_cause=cause, reason=reason)]
+
+
+def test_a_media_leg_that_is_being_hung_up_is_not_gone_yet() -> None:
+    scene = Scene(PREPARED)
+    scene.events.leg_ended(connection=HERE, event=event(EventType.CHANNEL_HANGUP_REQUEST, MEDIA_ID))
+    scene.events.leg_ended(connection=HERE, event=event(EventType.STASIS_END, ids.bridge_id(PREFIX, CALL_ID, 1)))
+    assert scene.told == []
+
+
+@pytest.mark.parametrize("kind", [EventType.STASIS_START, EventType.STASIS_END])
+def test_a_media_leg_on_another_connection_is_refused_and_recorded(kind: EventType) -> None:
+    scene = Scene(PREPARED)
+    handle = scene.events.media_leg_ready if kind is EventType.STASIS_START else scene.events.leg_ended
+    handle(connection=ELSEWHERE, event=event(kind, MEDIA_ID))
+    assert scene.told == []
+    assert scene.store.notes == [("ForeignLeg", 8)]
+
+
+@pytest.mark.parametrize("kind", [EventType.STASIS_START, EventType.STASIS_END])
+def test_a_media_leg_of_no_call_changes_nothing(kind: EventType) -> None:
+    scene = Scene()
+    handle = scene.events.media_leg_ready if kind is EventType.STASIS_START else scene.events.leg_ended
+    handle(connection=HERE, event=event(kind, MEDIA_ID))
+    assert (scene.told, scene.store.notes, scene.asked) == ([], [], [])
+
+
+# ── the caller's leg ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("kind", "stamp", "expected"),
+    [
+        (EventType.STASIS_END, AFTER, facts.CallerLeft(stamp=AFTER, hangup_cause=17)),
+        (EventType.STASIS_END, "", facts.CallerLeft(stamp=None, hangup_cause=17)),
+        (EventType.CHANNEL_DESTROYED, AFTER, facts.CallerGone(hangup_cause=17)),
+        (EventType.CHANNEL_HANGUP_REQUEST, AFTER, facts.CallerHangingUp(hangup_cause=17)),
+    ],
+)
+def test_the_end_of_the_caller_s_leg_is_told_as_it_happened(kind: EventType, stamp: str, expected: facts.Fact) -> None:
+    scene = Scene(KNOWN)
+    scene.events.leg_ended(connection=HERE, event=event(kind, cause=17, stamp=stamp))
+    assert scene.told == [expected]
+
+
+@pytest.mark.parametrize(
+    ("entered", "stamp", "kind", "is_told"),
+    [
+        pytest.param(ENTERED, BEFORE, EventType.STASIS_END, False, id="of an earlier entry"),
+        pytest.param(ENTERED, BEFORE, EventType.CHANNEL_HANGUP_REQUEST, False, id="hang-up of an earlier entry"),
+        pytest.param(ENTERED, AFTER, EventType.STASIS_END, True, id="of this entry"),
+        pytest.param(ENTERED, "", EventType.STASIS_END, True, id="without a stamp"),
+        pytest.param(ENTERED, ENTERED, EventType.CHANNEL_DESTROYED, True, id="gone in the same millisecond"),
+        pytest.param(None, BEFORE, EventType.CHANNEL_DESTROYED, True, id="adopted and gone"),
+    ],
+)
+def test_the_end_of_an_earlier_entry_is_not_the_call_s(
+    entered: str | None, stamp: str, kind: EventType, *, is_told: bool
+) -> None:
+    scene = Scene(replace(KNOWN, entered_stamp=entered))
+    scene.is_in_stasis = True
+    scene.events.leg_ended(connection=HERE, event=event(kind, stamp=stamp))
+    assert bool(scene.told) is is_told
+    assert scene.asked == []
+
+
+@pytest.mark.parametrize("is_in_stasis", [True, False])
+@pytest.mark.parametrize(("entered", "stamp"), [(None, AFTER), (ENTERED, ENTERED)])
+def test_where_stamps_cannot_tell_asterisk_is_asked(entered: str | None, stamp: str, *, is_in_stasis: bool) -> None:
+    """The leg was adopted without a stamp, or it came back within a millisecond."""
+    scene = Scene(replace(KNOWN, entered_stamp=entered))
+    scene.is_in_stasis = is_in_stasis
+    scene.events.leg_ended(connection=ConnectionVersion(7, 2), event=event(EventType.STASIS_END, stamp=stamp))
+    assert scene.asked == [f"in Stasis on 7:1: {KNOWN.channel_id}"]
+    assert bool(scene.told) is not is_in_stasis
+
+
+@pytest.mark.parametrize(
+    ("call", "cause"),
+    [
+        pytest.param(replace(KNOWN, entered_stamp=None), 16, id="hung up: it does not come back"),
+        pytest.param(replace(ENDED, entered_stamp=None), None, id="over"),
+    ],
+)
+def test_asterisk_is_not_asked_about_a_leg_that_does_not_come_back(call: Call, cause: int | None) -> None:
+    scene = Scene(call)
+    scene.is_in_stasis = True
+    scene.events.leg_ended(connection=HERE, event=event(EventType.STASIS_END, cause=cause))
+    assert scene.asked == []
+    assert scene.told == [facts.CallerLeft(stamp=AFTER, hangup_cause=cause)]
+
+
+# ── legs without a call ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_unknown_leg_that_left_stasis_is_recorded_as_abandoned() -> None:
+    scene = Scene()
+    scene.events.leg_ended(connection=HERE, event=event(EventType.STASIS_END))
+    assert (scene.asked, scene.told) == (["abandoned on 7:1"], [])
+
+
+def test_a_call_that_appears_meanwhile_is_told() -> None:
+    scene = Scene()
+    scene.call_meanwhile = KNOWN
+    scene.events.leg_ended(connection=HERE, event=event(EventType.STASIS_END))
+    assert scene.told == [facts.CallerLeft(stamp=AFTER)]
+
+
+@pytest.mark.parametrize(
+    ("channel_id", "name"),
+    [("1", "WebSocket/other-1"), (ORIGINATED_ID, "PJSIP/1-1")],
+    ids=["another controller's media", "originated for a call that is gone"],
+)
+def test_an_unknown_leg_that_is_no_caller_is_left_alone(channel_id: str, name: str) -> None:
+    scene = Scene()
+    for kind in (EventType.STASIS_END, EventType.CHANNEL_DESTROYED):
+        scene.events.leg_ended(connection=HERE, event=event(kind, channel_id, name, cause=17))
+    assert (scene.asked, scene.told, scene.later) == ([], [], [])
+
+
+def test_an_unknown_leg_that_is_being_hung_up_is_nothing_yet() -> None:
+    scene = Scene()
+    scene.events.leg_ended(connection=HERE, event=event(EventType.CHANNEL_HANGUP_REQUEST, cause=17))
+    assert (scene.asked, scene.told, scene.later) == ([], [], [])
+
+
+def test_the_end_of_an_unknown_leg_that_tells_how_the_dialling_came_out_ends_its_run() -> None:
+    scene = Scene()
+    scene.has_run = True
+    scene.events.leg_ended(connection=HERE, event=event(EventType.CHANNEL_DESTROYED, cause=17))
+    assert scene.asked == ["unanswered on 7:1"]
+    assert scene.outcomes == [(Outcome.BUSY, "busy", 17)]
+    assert scene.later == []
+
+
+@pytest.mark.parametrize("kind", [EventType.CHANNEL_DESTROYED, EventType.DIAL])
+def test_an_event_that_does_not_tell_it_waits_for_one_that_does(kind: EventType) -> None:
+    scene = Scene()
+    handle = scene.events.leg_ended if kind is EventType.CHANNEL_DESTROYED else scene.events.dial_ended
+    handle(connection=HERE, event=event(kind, cause=0, dial_status="NOANSWER"))
+    assert scene.asked == []
+    ((message, wait),) = scene.later
+    assert (message.actor_name, message.kwargs["looks"], wait) == ("leg_unanswered", 1, timedelta(seconds=0.3))
+    assert (message.kwargs["connection_id"], message.kwargs["connection_version"]) == (7, 1)
+
+
+@pytest.mark.parametrize("name", ["Local/1@x-1;2", "Snoop/1"])
+def test_the_far_half_of_a_local_channel_is_no_call(name: str) -> None:
+    scene = Scene()
+    scene.events.dial_ended(connection=HERE, event=event(EventType.DIAL, name=name, dial_status="BUSY"))
+    assert (scene.asked, scene.later) == ([], [])
+
+
+@pytest.mark.parametrize(("looks", "wait_seconds"), [(0, 0.3), (1, 0.6), (2, 2.0), (3, 5.0), (4, None)])
+def test_a_run_is_looked_for_a_few_times(looks: int, wait_seconds: float | None) -> None:
+    scene = Scene()
+    busy = event(EventType.DIAL, dial_status="BUSY")
+    scene.events.leg_unanswered(connection=HERE, event=busy, looks=looks)
+    assert scene.asked == ["unanswered on 7:1"]
+    sent = [(message.kwargs["looks"], wait.total_seconds()) for message, wait in scene.later]
+    assert sent == ([(looks + 1, wait_seconds)] if wait_seconds is not None else [])
+
+
+def test_a_run_that_was_found_is_looked_for_no_more() -> None:
+    scene = Scene()
+    scene.has_run = True
+    scene.events.leg_unanswered(connection=HERE, event=event(EventType.DIAL, cause=21, dial_status=""), looks=0)
+    assert scene.outcomes == [(Outcome.FAILED, "rejected", 21)]
+    assert scene.later == []
+
+
+# ── originated legs ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_originated_leg_in_stasis_is_answered() -> None:
+    scene = Scene(ASKED_FOR)
+    scene.events.far_end_answered(connection=HERE, at_ms=5, event=event(EventType.STASIS_START, ORIGINATED_ID))
+    assert scene.told == [
+        facts.FarEndAnswered(channel_name="PJSIP/1-1", channel_created=KNOWN.channel_created, stamp=AFTER)
+    ]
+    assert scene.asked == []
+
+
+def test_an_originated_leg_without_a_stamp_is_answered_without_one() -> None:
+    scene = Scene(ASKED_FOR)
+    started = event(EventType.STASIS_START, ORIGINATED_ID, stamp="")
+    scene.events.far_end_answered(connection=HERE, at_ms=5, event=started)
+    (fact,) = scene.told
+    assert isinstance(fact, facts.FarEndAnswered)
+    assert fact.stamp is None
+    assert leg_events.answered(started.leg).stamp is None
+
+
+@pytest.mark.parametrize(
+    ("call", "is_new"),
+    [
+        pytest.param(None, True, id="of no call"),
+        pytest.param(replace(ASKED_FOR, state=State.CONNECTED, channel_created="once"), True, id="reported before"),
+        pytest.param(replace(ASKED_FOR, state=State.ENDED), True, id="long after the call was over"),
+        pytest.param(replace(ASKED_FOR, state=State.ENDED, caller_left=True), False, id="after it was seen gone"),
+        pytest.param(replace(ASKED_FOR, state=State.ENDING), False, id="while the call is ended"),
+    ],
+)
+def test_the_caller_s_rules_apply_to_an_originated_leg_that_no_call_waits_for(
+    call: Call | None, *, is_new: bool
+) -> None:
+    scene = Scene(*([call] if call is not None else []))
+    scene.events.far_end_answered(connection=HERE, at_ms=5, event=event(EventType.STASIS_START, ORIGINATED_ID))
+    assert scene.asked == ([f"entered on 7:1 at 5: {ORIGINATED_ID}"] if is_new else [])
+    assert bool(scene.told) is not is_new
+
+
+def test_the_dial_status_of_an_originated_leg_is_recorded() -> None:
+    scene = Scene(ASKED_FOR)
+    scene.events.dial_ended(connection=HERE, event=event(EventType.DIAL, ORIGINATED_ID, dial_status="BUSY"))
+    assert scene.recorded == [facts.Dialled(status="BUSY")]
+    assert (scene.asked, scene.later) == ([], [])
+
+
+def test_the_dial_status_of_a_leg_of_no_call_is_not_recorded() -> None:
+    scene = Scene()
+    scene.events.dial_ended(connection=HERE, event=event(EventType.DIAL, ORIGINATED_ID, dial_status="BUSY"))
+    assert (scene.recorded, scene.asked, scene.later) == ([], [], [])
+
+
+@pytest.mark.parametrize("call", [ASKED_FOR, replace(ASKED_FOR, state=State.ORIGINATING)])
+def test_the_end_of_a_leg_that_still_rings_waits_for_its_dial_status(call: Call) -> None:
+    scene = Scene(call)
+    scene.events.leg_ended(connection=HERE, event=event(EventType.CHANNEL_DESTROYED, ORIGINATED_ID, cause=17))
+    assert scene.slept == [0.02, 0.05, 0.1, 0.2]
+    assert scene.told == [facts.CallerGone(hangup_cause=17)]
+
+
+def test_the_end_of_a_leg_whose_dial_status_comes_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(ASKED_FOR)
+    monkeypatch.setattr(scene.store, "load", lambda _id: replace(ASKED_FOR, dial_status="BUSY"))
+    reported: list[Call] = []
+    monkeypatch.setattr(scene, "report", lambda call, *_: reported.append(call))
+    scene.events.leg_ended(connection=HERE, event=event(EventType.CHANNEL_DESTROYED, ORIGINATED_ID))
+    assert scene.slept == [0.02]
+    assert [call.dial_status for call in reported] == ["BUSY"]
+
+
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        (replace(ASKED_FOR, dial_status="BUSY"), EventType.CHANNEL_DESTROYED),
+        (replace(ASKED_FOR, state=State.ENDING), EventType.CHANNEL_DESTROYED),
+        (ASKED_FOR, EventType.CHANNEL_HANGUP_REQUEST),
+    ],
+    ids=["known", "over", "not gone yet"],
+)
+def test_no_end_waits_without_need(call: Call, kind: EventType) -> None:
+    scene = Scene(call)
+    scene.events.leg_ended(connection=HERE, event=event(kind, ORIGINATED_ID, created="later"))
+    assert scene.slept == []
+    assert len(scene.told) == 1
+
+
+def test_a_call_is_that_of_its_connection() -> None:
+    scene = Scene(KNOWN, replace(ASKED_FOR, call_id=UUID(int=1), workflow_run_id=10))
+    scene.events.leg_ended(connection=ELSEWHERE, event=event(EventType.STASIS_END))
+    assert (scene.asked, scene.told) == (["abandoned on 8:1"], [])
+    scene.events.dial_ended(connection=ELSEWHERE, event=event(EventType.DIAL, ORIGINATED_ID, dial_status="BUSY"))
+    assert scene.recorded == []

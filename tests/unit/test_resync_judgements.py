@@ -1,0 +1,198 @@
+"""What a resync concludes from a look at Asterisk about the calls that Postgres knows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+import pytest
+
+from shared import messages
+from shared.asterisk import ari, circuit_breaker
+from shared.asterisk.ari_requests import Bridge
+from shared.asterisk.events import Channel
+from shared.call import facts
+from shared.call.calls import Call
+from shared.call.states import State
+from shared.storage.call_store import OpenCall
+from tests.support.calls import (
+    CALL_ID,
+    CALLS,
+    CONNECTED,
+    ENDED,
+    JOINING,
+    NOW,
+    ORIGINATING,
+    PREPARED,
+    RINGING,
+    WAITING,
+    seconds,
+)
+from tests.support.resyncs import BRIDGE_ID, FILTER, LEGS, MEDIA_ID, MEDIA_LEG, STILL, WHOLE, Asterisk, Scene, leg
+
+# ── the caller's leg ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("state", [State.RECEIVED, State.ADMITTED, State.PREPARED, State.JOINING, State.CONNECTED])
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (None, facts.CallerGone()),
+        (leg(created="later"), facts.CallerGone()),
+        (leg(app="other"), facts.CallerLeft()),
+        (leg(app=None), facts.CallerLeft()),
+    ],
+    ids=["gone", "another leg of this id", "in another app", "in the dialplan"],
+)
+def test_a_caller_s_leg_that_is_not_in_the_app_ends_its_call(
+    state: State, found: Channel | None, expected: facts.Fact
+) -> None:
+    asterisk = Asterisk(*([found] if found is not None else []), MEDIA_LEG)
+    asterisk.application_found = ari.Application(channels=frozenset({MEDIA_ID}), allowed=FILTER)
+    scene = Scene(asterisk, CALLS[state]).run()
+    assert scene.reported == [expected]
+    assert scene.findings == [f"{state} call {CALL_ID}: {type(expected).__name__}"]
+
+
+@pytest.mark.parametrize(
+    "call", [ORIGINATING, replace(ENDED, state=State.ENDING), JOINING, CONNECTED], ids=lambda call: str(call.state)
+)
+def test_a_call_that_is_as_it_should_be_is_left_alone(call: Call) -> None:
+    legs = [] if call.state in (State.ORIGINATING, State.ENDING) else [leg(), MEDIA_LEG]
+    scene = Scene(Asterisk(*legs, bridges=[WHOLE]), call).run()
+    assert (scene.reported, scene.findings, scene.later, scene.received) == ([], [], [], [])
+    assert scene.asterisk.removed == []
+
+
+def test_a_leg_that_the_list_does_not_show_but_a_look_does_is_there() -> None:
+    asterisk = Asterisk(leg(), MEDIA_LEG, bridges=[WHOLE])
+    asterisk.application_found = None
+    scene = Scene(asterisk, CONNECTED).run()
+    assert scene.reported == []
+    assert asterisk.asked[:3] == ["bridges", CONNECTED.channel_id, MEDIA_ID]
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (None, [facts.CallerGone()]),
+        (leg(app=None), []),
+        (
+            leg(),
+            [facts.FarEndAnswered(channel_name=leg().name, channel_created=CONNECTED.channel_created, stamp=None)],
+        ),
+    ],
+    ids=["gone", "rings", "answered"],
+)
+def test_a_leg_that_rings_by_our_row_is_looked_at(found: Channel | None, expected: list[facts.Fact]) -> None:
+    asterisk = Asterisk(*([found] if found is not None else []))
+    asterisk.application_found = ari.Application(channels=frozenset(), allowed=FILTER)
+    assert Scene(asterisk, RINGING).run().reported == expected
+
+
+# ── the media leg and the bridge ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("call", [WAITING, CONNECTED], ids=["prepared", "connected"])
+def test_a_media_leg_that_is_gone_is_reported(call: Call) -> None:
+    scene = Scene(Asterisk(leg(), bridges=[WHOLE]), call).run()
+    assert scene.reported == [facts.MediaGone(attempt=1, reason="media leg is gone")]
+
+
+def test_a_media_leg_whose_event_was_lost_is_ready() -> None:
+    assert Scene(Asterisk(leg(), MEDIA_LEG), WAITING).run().reported == [facts.MediaReady(attempt=1)]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(PREPARED, id="no attempt yet"),
+        pytest.param(replace(WAITING, legs_created=False), id="not created yet"),
+        pytest.param(JOINING, id="being joined"),
+        pytest.param(replace(WAITING, attempt=0), id="of no attempt"),
+    ],
+)
+def test_a_media_leg_that_is_not_due_is_not_missed(call: Call) -> None:
+    scene = Scene(Asterisk(leg()), call).run()
+    assert scene.reported == []
+    assert scene.asterisk.asked == ["bridges"]
+
+
+def test_a_media_leg_that_still_connects_is_waited_for() -> None:
+    assert Scene(Asterisk(leg(), leg(MEDIA_ID, app=None)), WAITING).run().reported == []
+
+
+@pytest.mark.parametrize(
+    ("bridges", "reason"),
+    [
+        ([], "the bridge is gone"),
+        ([Bridge(id="other", channels=LEGS)], "the bridge is gone"),
+        ([Bridge(id=BRIDGE_ID, channels=frozenset({MEDIA_ID}))], f"not in the bridge: {CONNECTED.channel_id}"),
+        ([Bridge(id=BRIDGE_ID, channels=frozenset())], f"not in the bridge: {CONNECTED.channel_id}, {MEDIA_ID}"),
+        ([Bridge(id=BRIDGE_ID, channels=LEGS | {"a third"})], None),
+    ],
+)
+def test_a_bridge_that_lacks_a_leg_is_reported(bridges: list[Bridge], reason: str | None) -> None:
+    scene = Scene(Asterisk(leg(), MEDIA_LEG, bridges=bridges), CONNECTED).run()
+    assert scene.reported == ([facts.BridgeLost(attempt=1, reason=reason)] if reason is not None else [])
+
+
+def test_a_leg_that_joins_between_the_two_looks_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asterisk = Asterisk(leg(), MEDIA_LEG, bridges=[Bridge(id=BRIDGE_ID, channels=frozenset())])
+    monkeypatch.setattr(asterisk, "bridge", lambda _id: WHOLE)
+    assert Scene(asterisk, CONNECTED).run().reported == []
+
+
+def test_bridges_are_looked_at_in_a_full_resync_only() -> None:
+    scene = Scene(Asterisk(leg(), MEDIA_LEG), CONNECTED).run(full=False)
+    assert (scene.reported, scene.asterisk.asked) == ([], [])
+
+
+# ── calls that are not judged ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("changed_at", "is_claimed", "is_judged"),
+    [(STILL, False, True), (NOW - seconds(2), False, False), (NOW - seconds(1), False, False), (STILL, True, False)],
+    ids=["still", "at the bound", "young", "claimed"],
+)
+def test_a_call_that_is_being_worked_on_is_not_judged(
+    changed_at: datetime, *, is_claimed: bool, is_judged: bool
+) -> None:
+    known = OpenCall(call=CONNECTED, changed_at=changed_at, is_claimed=is_claimed)
+    scene = Scene(Asterisk(), known).run()
+    assert bool(scene.reported) is is_judged
+    assert scene.follow_ups == ([] if is_judged else [("follow-up", True, 3.0)])
+
+
+@pytest.mark.parametrize("reason", [messages.RESYNC_CLOCK, messages.RESYNC_FOLLOW_UP])
+def test_a_resync_by_the_clock_and_a_second_one_ask_for_no_other(reason: str) -> None:
+    known = OpenCall(call=CONNECTED, changed_at=NOW, is_claimed=False)
+    assert Scene(Asterisk(), known).run(reason=reason).follow_ups == []
+
+
+def test_a_follow_up_looks_as_far_as_the_first_did() -> None:
+    known = OpenCall(call=CONNECTED, changed_at=NOW, is_claimed=False)
+    assert Scene(Asterisk(), known).run(full=False).follow_ups == [("follow-up", False, 3.0)]
+
+
+def test_the_moment_comes_first_then_asterisk_then_postgres() -> None:
+    """A call unchanged since the moment is as Asterisk saw it."""
+    assert Scene(Asterisk()).run().asterisk.moments[:3] == ["now", "Asterisk", "Postgres"]
+
+
+def test_nothing_is_concluded_from_an_asterisk_that_does_not_answer() -> None:
+    asterisk = Asterisk()
+    asterisk.is_away = True
+    scene = Scene(asterisk, CONNECTED).run()
+    assert (scene.reported, scene.findings) == ([], [])
+    assert scene.follow_ups == [("follow-up", True, circuit_breaker.LONGEST_PAUSE_SECONDS)]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "is_set"), [(FILTER, False), (frozenset(), True), (FILTER | {"ChannelVarset"}, True)]
+)
+def test_the_event_filter_is_set_where_it_is_another(allowed: frozenset[str], *, is_set: bool) -> None:
+    asterisk = Asterisk()
+    asterisk.application_found = ari.Application(channels=frozenset(), allowed=allowed)
+    assert Scene(asterisk).run().asterisk.filters == ([sorted(FILTER)] if is_set else [])

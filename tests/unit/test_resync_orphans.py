@@ -1,0 +1,198 @@
+"""What a resync finds at Asterisk that no call accounts for: callers to receive, orphans to remove, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from shared import errors, messages
+from shared.asterisk import ari
+from shared.asterisk.ari_requests import Bridge
+from shared.asterisk.events import Channel
+from shared.call import ids
+from shared.call.calls import Call
+from shared.call.states import State
+from tests.support.calls import CALL_ID, CONNECTED, ENDED, NOW, RINGING, WAITING, seconds
+from tests.support.resyncs import BRIDGE_ID, FILTER, MEDIA_ID, MEDIA_LEG, STILL, WHOLE, Asterisk, Scene, leg
+
+# ── unknown callers ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+UNKNOWN = leg("1700000000.7")
+
+
+def test_a_caller_that_no_call_knows_is_received() -> None:
+    scene = Scene(Asterisk(leg(), MEDIA_LEG, UNKNOWN, bridges=[WHOLE]), CONNECTED).run()
+    assert scene.received == [(UNKNOWN.id, ("support",))]
+    assert (scene.reported, scene.findings) == ([], [])
+
+
+def test_a_caller_who_is_back_although_its_call_says_that_it_left_is_received() -> None:
+    scene = Scene(Asterisk(leg()), replace(ENDED, state=State.ENDING, caller_left=True)).run()
+    assert scene.received == [(CONNECTED.channel_id, ("support",))]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param(None, id="gone meanwhile"),
+        pytest.param(replace(UNKNOWN, app_data="other"), id="in another app meanwhile"),
+        pytest.param(replace(UNKNOWN, name="Snoop/1"), id="no caller"),
+    ],
+)
+def test_a_leg_that_is_no_caller_in_the_app_is_not_received(changed: Channel | None) -> None:
+    asterisk = Asterisk(UNKNOWN)
+    asterisk.legs = {changed.id: changed} if changed is not None else {}
+    scene = Scene(asterisk).run()
+    assert (scene.received, scene.findings) == ([], [])
+
+
+def test_a_leg_in_a_foreign_bridge_is_left_to_the_one_who_bridged_it() -> None:
+    """Also where bridges were not looked at before."""
+    foreign = [Bridge(id="quiet", channels=frozenset()), Bridge(id="foreign", channels=frozenset({UNKNOWN.id}))]
+    scene = Scene(Asterisk(UNKNOWN, bridges=foreign)).run(full=False)
+    assert scene.received == []
+    assert scene.findings == [f"channel {UNKNOWN.id} is in the foreign bridge foreign: left alone"]
+    assert scene.store.written[0][1:] == (7, timedelta(hours=1))
+
+
+def test_an_odd_leg_does_not_keep_the_others_from_being_received() -> None:
+    odd = leg("1700000000.5")
+    asterisk = Asterisk(odd, UNKNOWN)
+    asterisk.legs[odd.id] = errors.AnswerUnreadable("no name")
+    scene = Scene(asterisk).run()
+    assert scene.received == [(UNKNOWN.id, ("support",))]
+    assert scene.findings == [f"channel {odd.id} cannot be read (no name): left alone"]
+
+
+def test_callers_of_an_app_that_another_client_has_are_left_to_it() -> None:
+    scene = Scene(Asterisk(UNKNOWN), preempted=True).run()
+    assert scene.received == []
+    assert scene.findings == ["a competing client has the app: unknown callers are left to it"]
+
+
+def test_a_competing_client_is_no_finding_without_an_unknown_caller() -> None:
+    assert Scene(Asterisk(leg(), MEDIA_LEG, bridges=[WHOLE]), CONNECTED, preempted=True).run().findings == []
+
+
+def test_a_call_of_a_newer_release_is_left_to_that() -> None:
+    scene = Scene(Asterisk(UNKNOWN))
+    scene.receive_fails = True
+    assert scene.run().findings == []
+
+
+# ── orphans ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+OLD = replace(ENDED, state_since=STILL)
+ORIGINATED_ID = ids.originated_id("aip-", 7, "campaign 7, row 12")
+
+
+@pytest.mark.parametrize(
+    ("known", "stored", "is_removed"),
+    [
+        pytest.param((), (), True, id="of no call"),
+        pytest.param((), (OLD,), True, id="of an ended call"),
+        pytest.param((), (replace(OLD, state_since=NOW - seconds(2)),), False, id="of a call that just ended"),
+        pytest.param((), (replace(OLD, connection_id=8),), False, id="of another tenant"),
+        pytest.param((), (replace(CONNECTED, state_since=STILL),), False, id="of a call that began meanwhile"),
+        pytest.param((), (replace(WAITING, attempt=2, state_since=STILL),), True, id="of an attempt before"),
+        pytest.param(
+            (replace(WAITING, attempt=2, state_since=STILL),), (), True, id="of an open call's attempt before"
+        ),
+        pytest.param((replace(WAITING, attempt=2, state_since=NOW),), (), False, id="of an attempt that just failed"),
+        pytest.param((replace(ENDED, state=State.ENDING, state_since=STILL),), (), False, id="of an ending call"),
+    ],
+)
+def test_legs_and_bridges_are_removed_whose_attempt_counts_no_more(
+    known: Sequence[Call], stored: Sequence[Call], *, is_removed: bool
+) -> None:
+    asterisk = Asterisk(MEDIA_LEG, bridges=[WHOLE, Bridge(id="foreign", channels=frozenset())])
+    # The caller's leg and that of the newest attempt are there.
+    asterisk.legs |= {one.id: one for one in (leg(), leg(ids.media_id("aip-", CALL_ID, 2)))}
+    scene = Scene(asterisk, *known, stored=stored).run()
+    assert sorted(asterisk.removed) == ([f"bridge {BRIDGE_ID}", f"leg {MEDIA_ID}"] if is_removed else [])
+    removals = [finding for finding in scene.findings if "removed" in finding]
+    assert sorted(removals) == (
+        [f"bridge {BRIDGE_ID} had no live call: removed", f"leg {MEDIA_ID} had no live call: removed"]
+        if is_removed
+        else []
+    )
+    assert ("take", "clean-up of http://pbx") in scene.leases or not is_removed
+
+
+def test_an_orphan_that_is_gone_by_itself_is_no_finding() -> None:
+    asterisk = Asterisk(MEDIA_LEG)
+    asterisk.legs.clear()
+    scene = Scene(asterisk).run()
+    assert (asterisk.removed, scene.findings) == ([f"leg {MEDIA_ID}"], [])
+
+
+def test_orphans_of_a_newer_release_s_call_are_left_alone() -> None:
+    scene = Scene(Asterisk(MEDIA_LEG))
+    scene.store.unreadable = True
+    assert scene.run().asterisk.removed == []
+
+
+def test_orphans_are_left_to_a_worker_that_cleans_up_at_this_asterisk() -> None:
+    scene = Scene(Asterisk(MEDIA_LEG))
+    scene.busy.add("clean-up of http://pbx")
+    assert scene.run().asterisk.removed == []
+    assert scene.follow_ups == [("follow-up", True, 3.0)]
+
+
+@pytest.mark.parametrize(
+    ("call", "found", "is_removed"),
+    [
+        pytest.param(None, leg(ORIGINATED_ID, app=None), True, id="of a forgotten call"),
+        pytest.param(replace(OLD, caller_left=False), leg(ORIGINATED_ID, app=None), True, id="of a call that is over"),
+        pytest.param(replace(OLD, caller_left=True), leg(ORIGINATED_ID, app=None), False, id="of a leg seen gone"),
+        pytest.param(
+            replace(OLD, state_since=NOW - seconds(2)), leg(ORIGINATED_ID, app=None), False, id="of a call just over"
+        ),
+        pytest.param(replace(RINGING, state_since=STILL), leg(ORIGINATED_ID, app=None), False, id="that is wanted"),
+        pytest.param(None, leg(ORIGINATED_ID), False, id="that was answered"),
+        pytest.param(None, None, False, id="that is gone"),
+    ],
+)
+def test_an_originated_leg_that_rings_for_no_call_is_hung_up(
+    call: Call | None, found: Channel | None, *, is_removed: bool
+) -> None:
+    asterisk = Asterisk(*([found] if found is not None else []))
+    asterisk.application_found = ari.Application(channels=frozenset({ORIGINATED_ID}), allowed=FILTER)
+    stored = [replace(call, channel_id=ORIGINATED_ID)] if call is not None else []
+    Scene(asterisk, stored=stored).run()
+    assert asterisk.removed == ([f"leg {ORIGINATED_ID}"] if is_removed else [])
+
+
+# ── one at a time ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_one_resync_runs_at_a_time_for_a_connection() -> None:
+    scene = Scene(Asterisk(UNKNOWN)).run()
+    assert scene.leases == [("take", "resync of connection 7"), ("release", "resync of connection 7")]
+
+
+@pytest.mark.parametrize(
+    ("reason", "follow_ups"), [("connected", [("connected", True, 1.0)]), (messages.RESYNC_CLOCK, [])]
+)
+def test_a_resync_that_finds_another_one_running_waits(reason: str, follow_ups: list[tuple[str, bool, float]]) -> None:
+    scene = Scene(Asterisk(UNKNOWN))
+    scene.busy.add("resync of connection 7")
+    scene.run(reason=reason)
+    assert (scene.received, scene.leases) == ([], [])
+    assert scene.follow_ups == follow_ups
+
+
+def test_a_lease_that_cannot_be_released_runs_out() -> None:
+    scene = Scene(Asterisk(UNKNOWN))
+    scene.release_fails = True
+    assert scene.run().received == [(UNKNOWN.id, ("support",))]
+
+
+def test_a_lease_is_released_when_the_work_under_it_breaks_off() -> None:
+    scene = Scene(Asterisk())
+    with pytest.raises(KeyError), scene.resync.exclusive("a lease"):
+        raise KeyError
+    assert scene.leases == [("take", "a lease"), ("release", "a lease")]
