@@ -10,7 +10,7 @@ The option `group` is the connection's id: within a queue the connections are se
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 from uuid import UUID
 
@@ -73,11 +73,13 @@ def of_event(event: events.Event, *, prefix: str, connection: ConnectionVersion,
     actor = _actor_of_event(event, prefix)
     if actor is None:
         return None
+    # Of a media leg's arguments, the tag is all that counts.
+    read = replace(event, args=()) if actor == "media_leg_ready" else event
     body = {
         "v": VERSION,
         **_connection(connection),
         "at_ms": at_ms,
-        "event": events.encode(event),
+        "event": events.encode(read),
     }
     message = _message(actor, body, connection.connection_id)
     if actor == "media_leg_ready" and event.args:
