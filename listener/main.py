@@ -71,6 +71,7 @@ class Listener:
             self.id,
             capacity=config.listener_capacity,
             timeout_seconds=config.listener_timeout_seconds,
+            bounds=config.bounds(),
         )
         self._buffer = Buffer(capacity=config.listener_buffer, share=config.listener_buffer_share)
         self._lease = AssignmentLease(config.listener_timeout_seconds * _LEASE_PART)

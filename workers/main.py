@@ -46,7 +46,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     limits = config.limits()
     known = connections.Connections(db)
     connector = tcp_connector.TcpConnector(config.guard())
-    commands = queues.BrokerCommandQueue(queues.broker(redis_url))
+    commands = queues.BrokerCommandQueue(queues.broker(redis_url, bounds=config.bounds()))
     writer = CallWriter(store, commands, limits, who=config.name)
     routes = dograh.Routes(db)
     runs = dograh.Runs(db, storage_backend=config.storage_backend, run_completion=config.run_completion)
@@ -84,6 +84,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         name=config.name,
         served=config.queues,
         threads=config.pool_threads,
+        bounds=config.bounds(),
     )
     for pool in running:
         pool.start()

@@ -1,12 +1,61 @@
 -- Stores messages. A message whose key is already there is skipped: a producer that got no reply may safely repeat.
--- ARGV: of each message: queue, message key, body, delay in ms, tag of the session it should go to ("": any).
+-- ARGV: most bounded messages of one group, most bytes of theirs;
+--       then of each message: queue, message key, body, delay in ms, tag of the session it should go to ("": any),
+--       1 if it is bounded.
+-- Returns: the positions of the messages refused, from 1: their groups have as much in the queues as they may.
 
 -- The most idle sessions looked at for one message.
 local LOOKED_AT = 10
 -- A session polls each second. One that has not for so long may be frozen, and would keep what is pushed to it.
 local FRESH_MS = 2000
 
+-- What is counted is compared with the queues this often, and if a group seems to be full, this often: a worker of
+-- v0.1.0-rc1 deletes messages without counting.
+local CHECK_MS, CHECK_FULL_MS = 60000, 1000
+
+local most_messages, most_bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
 local turn = 0
+
+-- Removes from a group's bounded messages those that are in no queue any more.
+local function check_bounded(bounded)
+    local bytes, names = 0, redis.call("HGETALL", bounded)
+    for at = 1, #names, 2 do
+        local queue, message_key = split(names[at])
+        if queue then
+            if redis.call("HEXISTS", key("queue", queue), message_key) == 1 then
+                bytes = bytes + names[at + 1]
+            else
+                redis.call("HDEL", bounded, names[at])
+            end
+        end
+    end
+    redis.call("HSET", bounded, "bytes", bytes, "checked", now)
+end
+
+local function fits(bounded, size)
+    -- Two of the fields are no messages.
+    return redis.call("HLEN", bounded) - 2 < most_messages
+        and (tonumber(redis.call("HGET", bounded, "bytes")) or 0) + size <= most_bytes
+end
+
+-- Counts a message against the bounds of its group. Returns whether it fits.
+local function count(queue, message_key, size)
+    local bounded = key("bounded", group_of(message_key))
+    local has_room = fits(bounded, size)
+    local checked = tonumber(redis.call("HGET", bounded, "checked")) or 0
+    if math.abs(now - checked) > (has_room and CHECK_MS or CHECK_FULL_MS) then
+        check_bounded(bounded)
+        has_room = fits(bounded, size)
+    end
+    if not has_room then
+        -- One that is too large for any group leaves no count behind.
+        if redis.call("HLEN", bounded) == 2 then redis.call("DEL", bounded) end
+        return false
+    end
+    redis.call("HSET", bounded, queue .. "/" .. message_key, size)
+    redis.call("HINCRBY", bounded, "bytes", size)
+    return true
+end
 
 local function has_polled_lately(session)
     local last_poll = tonumber(redis.call("ZSCORE", key("sessions"), session))
@@ -52,17 +101,28 @@ local function push(queue, message_key, body, wanted)
     return false
 end
 
-for at = 1, #ARGV, 5 do
-    local queue, message_key, body, delay_ms, tag = unpack(ARGV, at, at + 4)
-    if redis.call("HSETNX", key("queue", queue), message_key, body) == 1 then
-        if tonumber(delay_ms) > 0 then
-            delay(queue, message_key, tonumber(delay_ms))
-        else
-            local wanted = idle_session_of(tag, queue)
-            if not push(queue, message_key, body, wanted) then
-                add_waiting(queue, message_key, false)
-                wake(queue, wanted)
-            end
+-- Stores a message. Returns whether it was accepted, now or before.
+local function store(queue, message_key, body, delay_ms, tag, is_bounded)
+    if redis.call("HEXISTS", key("queue", queue), message_key) == 1 then return true end
+    if is_bounded and not count(queue, message_key, #body) then return false end
+    redis.call("HSET", key("queue", queue), message_key, body)
+    if delay_ms > 0 then
+        delay(queue, message_key, delay_ms)
+    else
+        local wanted = idle_session_of(tag, queue)
+        if not push(queue, message_key, body, wanted) then
+            add_waiting(queue, message_key, false)
+            wake(queue, wanted)
         end
     end
+    return true
 end
+
+local refused = {}
+for at = 3, #ARGV, 6 do
+    local queue, message_key, body, delay_ms, tag, is_bounded = unpack(ARGV, at, at + 5)
+    if not store(queue, message_key, body, tonumber(delay_ms), tag, is_bounded == "1") then
+        table.insert(refused, (at - 3) / 6 + 1)
+    end
+end
+return refused

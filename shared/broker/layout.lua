@@ -13,11 +13,15 @@
 --   <ns>:in-flight:<session>          set      <queue>/<group>/<id> of each message delivered and not yet acknowledged
 --   <ns>:liveness                     hash     last_poll, grace_until, last_search: see poll.lua
 --   <ns>:wake:<session>               channel  the queue that has a message for the session, or a whole message: see enqueue.lua
---   <ns>:dead-letters                 stream   queue, message_key, body, reason
+--   <ns>:bounded:<group>              hash     <queue>/<group>/<id> -> its size in bytes, of each bounded message of the group;
+--                                              bytes: the sum, checked: when they were last compared with the queues
+--   <ns>:dead-letters                 stream   queue, message_key, body, reason: the beginnings of these two
+--   <ns>:dead-letters-dropped         string   how many were deleted for later ones
 --
 -- <group>/<id> is the message key. A message is in exactly one state: waiting (in its group), delayed or in flight.
 -- A group is in the rotation exactly while it has waiting messages. Messages without a group have the group "".
 -- A session has a credit, and a tag, only while it is among the sessions: so what is pushed to it is requeued when it dies.
+-- A message that is bounded counts against what its group may have in the queues, in whatever state: see enqueue.lua.
 -- Times are milliseconds by Redis's clock. No key expires except the dead letters.
 
 local function key(...)
@@ -93,9 +97,19 @@ local function release(session, queue, message_key)
     return redis.call("SREM", key("in-flight", session), queue .. "/" .. message_key) == 1
 end
 
+-- Deletes a message. It no longer counts against the bounds of its group.
+local function delete(queue, message_key)
+    redis.call("HDEL", key("queue", queue), message_key)
+    local bounded, name = key("bounded", group_of(message_key)), queue .. "/" .. message_key
+    local size = redis.call("HGET", bounded, name)
+    if not size then return end
+    redis.call("HDEL", bounded, name)
+    if redis.call("HINCRBY", bounded, "bytes", -size) <= 0 then redis.call("DEL", bounded) end
+end
+
 -- Deletes a message that was processed. One that is in flight in another session is the other's to settle.
 local function acknowledge(session, queue, message_key)
-    if release(session, queue, message_key) then redis.call("HDEL", key("queue", queue), message_key) end
+    if release(session, queue, message_key) then delete(queue, message_key) end
 end
 
 -- Returns how many messages are in flight in a session without its knowledge: on their way to it, or lost.

@@ -1,7 +1,8 @@
 -- A session's only regular request: heartbeat, settlement of finished messages, and fetch of new ones.
 --
--- ARGV: session, session time-out in ms, free capacity, how many messages it knows to be in flight in it after these
---       settlements, its credit, number of queues, the queues in order of priority;
+-- ARGV: session, session time-out in ms, most dead letters, most bytes of a body and of a reason among them,
+--       free capacity, how many messages it knows to be in flight in it after these settlements, its credit,
+--       number of queues, the queues in order of priority;
 --       most messages of one group in flight in this session, most further messages of slow groups, number of groups
 --       that have messages in flight here or are slow, of each: group, messages in flight, 1 if slow;
 --       then of each settlement: disposition, queue, message key, body, delay in ms or reason.
@@ -10,10 +11,10 @@
 --          then of each message fetched: queue, message key, body.
 
 local session = ARGV[1]
-local timeout_ms, free, known = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local credit, count = tonumber(ARGV[5]), tonumber(ARGV[6])
-local queues = {unpack(ARGV, 7, 6 + count)}
-local at = 7 + count
+local timeout_ms, most_letters, letter_bytes = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local free, known, credit, count = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local queues = {unpack(ARGV, 9, 8 + count)}
+local at = 9 + count
 local group_limit, slow_free, groups = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
 local in_flight, is_slow = {}, {}
 at = at + 3
@@ -29,6 +30,19 @@ for _, queue in ipairs(queues) do
 end
 redis.call("ZREM", key("sessions"), "")
 
+local LETTERS_MS = 7 * 24 * 3600 * 1000
+
+-- Keeps the beginning of a message that failed. The oldest letters go first, and those that went early are counted.
+local function add_letter(queue, message_key, body, reason)
+    local letters = key("dead-letters")
+    redis.call("XTRIM", letters, "MINID", now - LETTERS_MS)
+    redis.call("XADD", letters, "*", "queue", queue, "message_key", message_key,
+        "body", string.sub(body, 1, letter_bytes), "reason", string.sub(reason, 1, letter_bytes))
+    local dropped = redis.call("XTRIM", letters, "MAXLEN", most_letters)
+    if dropped > 0 then redis.call("INCRBY", key("dead-letters-dropped"), dropped) end
+    redis.call("PEXPIRE", letters, LETTERS_MS)
+end
+
 local function settle(disposition, queue, message_key, body, detail)
     if disposition == "ack" then return acknowledge(session, queue, message_key) end
     local messages = key("queue", queue)
@@ -36,10 +50,8 @@ local function settle(disposition, queue, message_key, body, detail)
     -- this session still has it.
     if not release(session, queue, message_key) and redis.call("HEXISTS", messages, message_key) == 1 then return end
     if disposition == "dead-letter" then
-        redis.call("HDEL", messages, message_key)
-        redis.call("XADD", key("dead-letters"), "MAXLEN", "~", 1000, "*",
-            "queue", queue, "message_key", message_key, "body", body, "reason", detail)
-        redis.call("PEXPIRE", key("dead-letters"), 7 * 24 * 3600 * 1000)
+        delete(queue, message_key)
+        add_letter(queue, message_key, body, detail)
     else
         redis.call("HSET", messages, message_key, body)
         if disposition == "retry" and tonumber(detail) > 0 then

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import socket
@@ -15,6 +16,7 @@ from pydantic import fields as pydantic_fields
 
 from shared import errors
 from shared.asterisk import address_guard
+from shared.broker.bounds import Bounds
 from shared.call.limits import Limits
 from shared.call.steps import Step
 from shared.process import sealing
@@ -91,6 +93,19 @@ class Base(Guarded):
         default="info", description="The lowest level that is logged."
     )
     log_format: Literal["text", "json"] = Field(default="text", description="The format of log lines.")
+    group_messages: int = Field(
+        default=2_000,
+        ge=100,
+        le=100_000,
+        description="Maximum number of events of one connection in Redis, waiting or in work. Further ones are refused,"
+        " and the connection is resynced instead.",
+    )
+    group_bytes: int = Field(
+        default=4 * 2**20,
+        ge=2**18,
+        le=2**30,
+        description="Maximum size in bytes of these events.",
+    )
     drain_seconds: float = Field(
         default=15.0, ge=0, le=300, description="After SIGTERM, a process stops within this time."
     )
@@ -122,6 +137,10 @@ class Base(Guarded):
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,14}-", prefix, re.ASCII):
             raise ValueError("must be 2 to 16 of a-z, 0-9 and -, begin with a letter and end with -")
         return prefix
+
+    def bounds(self) -> Bounds:
+        """Return what a connection's events may take up in Redis."""
+        return Bounds(group_messages=self.group_messages, group_bytes=self.group_bytes)
 
     @property
     def secret_keys(self) -> tuple[str, ...]:
@@ -231,6 +250,18 @@ class Worker(WithDatabase):
         description="Queues to serve, comma-separated; all if empty: admission, runs, media, bridge, originate,"
         " teardown, resync.",
     )
+    dead_letters: int = Field(
+        default=1_000,
+        ge=10,
+        le=100_000,
+        description="Maximum number of dead letters that Redis keeps, for seven days; the oldest are dropped first.",
+    )
+    dead_letter_bytes: int = Field(
+        default=4_096,
+        ge=256,
+        le=2**20,
+        description="Maximum size in bytes that a dead letter keeps of its message, and of its traceback.",
+    )
     asterisk_requests: int = Field(
         default=10, ge=2, le=60, description="Maximum number of requests in flight from one process to one Asterisk."
     )
@@ -282,6 +313,12 @@ class Worker(WithDatabase):
         if unknown:
             raise ValueError(f"no such queue: {', '.join(sorted(unknown))}")
         return queues
+
+    def bounds(self) -> Bounds:
+        """Return what a connection's events, and the dead letters, may take up in Redis."""
+        return dataclasses.replace(
+            super().bounds(), dead_letters=self.dead_letters, dead_letter_bytes=self.dead_letter_bytes
+        )
 
     @property
     def queues(self) -> frozenset[str]:

@@ -135,6 +135,94 @@ class MessageScripts:
         lost = disposition is Disposition.DEAD_LETTER
         assert (lua.count(), len(lua.dead_letters())) == ([0, 0, 0] if lost else [1, 0, 0], int(lost))
 
+    def test_a_dead_letter_keeps_the_beginnings_of_its_body_and_its_reason(self, lua: Scripts) -> None:
+        lua.enqueue("7/a")
+        lua.poll()
+        lua.poll("a", (Disposition.DEAD_LETTER, "7/a", "r" * 999), body="b" * 999, letters=(1000, 256))
+        (letter,) = lua.dead_letters()
+        assert (letter["body"], letter["reason"]) == ("b" * 256, "r" * 256)
+
+    def test_the_oldest_dead_letters_are_dropped_first_and_counted(self, lua: Scripts) -> None:
+        settled = [(Disposition.DEAD_LETTER, f"7/{number}", "no") for number in range(7)]
+        lua.poll("a", *settled, letters=(3, 4096))
+        assert [letter["message_key"] for letter in lua.dead_letters()] == ["7/4", "7/5", "7/6"]
+        assert lua.client.get(f"{NS}:dead-letters-dropped") == b"4"
+
+    def test_a_dead_letter_is_dropped_after_seven_days_though_others_follow(self, lua: Scripts) -> None:
+        lua.client.xadd(f"{NS}:dead-letters", {"body": "x"}, id=str(lua.now() - 7 * 24 * 3600 * 1000 - 1))
+        lua.poll("a", (Disposition.DEAD_LETTER, "7/a", "no"))
+        assert [letter["message_key"] for letter in lua.dead_letters()] == ["7/a"]
+
+    # ── the bounds of a group ────────────────────────────────────────────────────────────────────────────────────────
+
+    def test_a_group_has_a_number_of_bounded_messages_in_all_queues_and_states(self, lua: Scripts) -> None:
+        assert lua.enqueue("7/a", "7/b", bounds=(4, 1000)) == []
+        assert lua.enqueue("7/c", queue="other", bounds=(4, 1000)) == []
+        assert lua.enqueue("7/d", delay_ms=60_000, bounds=(4, 1000)) == []
+        lua.poll(free=1)
+        assert lua.enqueue("7/e", "8/x", bounds=(4, 1000)) == ["7/e"]
+        assert lua.count("q", "other") == [2, 1, 1, 1, 0, 0]
+
+    def test_a_group_has_a_number_of_bytes_of_bounded_messages(self, lua: Scripts) -> None:
+        assert lua.enqueue("7/a", "7/b", body="x" * 40, bounds=(100, 100)) == []
+        assert lua.enqueue("7/c", body="x" * 21, bounds=(100, 100)) == ["7/c"]
+        assert lua.enqueue("7/d", body="x" * 20, bounds=(100, 100)) == []
+        assert lua.bounded("7") == {"q/7/a": 40, "q/7/b": 40, "q/7/d": 20, "bytes": 100}
+
+    def test_a_message_larger_than_the_bound_leaves_no_count_behind(self, lua: Scripts) -> None:
+        assert lua.enqueue("7/a", body="x" * 101, bounds=(100, 100)) == ["7/a"]
+        assert lua.client.keys("*") == []
+
+    def test_what_is_not_bounded_is_never_refused_and_does_not_count(self, lua: Scripts) -> None:
+        """The product's own commands: a flood of events must not hold up the calls it is made of."""
+        lua.enqueue("7/a", bounds=(1, 1000))
+        assert lua.enqueue("7/b", bounds=(1, 1000)) == ["7/b"]
+        assert lua.enqueue("7/c") == []
+        assert lua.bounded("7") == {"q/7/a": 4, "bytes": 4}
+
+    def test_a_bounded_message_that_is_there_is_accepted_again(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", bounds=(1, 1000))
+        assert lua.enqueue("7/a", bounds=(1, 1000)) == []
+
+    @pytest.mark.parametrize("end", ["poll", "ack", "dead letter", "flush"])
+    def test_a_message_that_is_over_makes_room(self, lua: Scripts, end: str) -> None:
+        lua.enqueue("7/a", bounds=(1, 1000))
+        lua.poll()
+        if end == "poll":
+            lua.poll("a", (Disposition.ACK, "7/a", ""))
+        elif end == "ack":
+            lua.ack("a", "7/a")
+        elif end == "flush":
+            lua.flush("q")
+        else:
+            lua.poll("a", (Disposition.DEAD_LETTER, "7/a", ""))
+        assert lua.client.exists(f"{NS}:bounded:7") == 0
+        assert lua.enqueue("7/b", bounds=(1, 1000)) == []
+
+    @pytest.mark.parametrize("disposition", [Disposition.RETRY, Disposition.REQUEUE])
+    def test_a_message_that_is_tried_again_still_counts(self, lua: Scripts, disposition: Disposition) -> None:
+        lua.enqueue("7/a", bounds=(1, 1000))
+        lua.poll()
+        lua.poll("a", (disposition, "7/a", "60000"), free=0)
+        assert lua.enqueue("7/b", bounds=(1, 1000)) == ["7/b"]
+
+    def test_what_a_worker_of_the_release_before_has_deleted_makes_room(self, lua: Scripts) -> None:
+        """It knows no bounds. The count is compared with the queues once a second while the group seems to be full."""
+        lua.enqueue("7/a", "7/b", bounds=(2, 1000))
+        lua.client.hdel(f"{NS}:queue:q", "7/a")
+        assert lua.enqueue("7/c", bounds=(2, 1000)) == ["7/c"], "compared just now"
+        lua.client.hset(f"{NS}:bounded:7", "checked", str(lua.now() - 1100))
+        assert lua.enqueue("7/c", "7/d", bounds=(2, 1000)) == ["7/d"]
+        assert lua.bounded("7") == {"q/7/b": 4, "q/7/c": 4, "bytes": 8}
+
+    def test_a_count_is_compared_with_the_queues_every_minute(self, lua: Scripts) -> None:
+        """Beside workers of the release before it would grow up to the bound, for each group."""
+        lua.enqueue("7/a", "7/b", bounds=(100, 1000))
+        lua.client.hdel(f"{NS}:queue:q", "7/a")
+        lua.client.hset(f"{NS}:bounded:7", "checked", str(lua.now() - 61_000))
+        lua.enqueue("7/c", bounds=(100, 1000))
+        assert lua.bounded("7") == {"q/7/b": 4, "q/7/c": 4, "bytes": 8}
+
     # ── round robin and fairness ─────────────────────────────────────────────────────────────────────────────────────
 
     def test_groups_are_fetched_round_robin(self, lua: Scripts) -> None:

@@ -16,6 +16,7 @@ from shared.asterisk import events
 from shared.asterisk.events import Event, EventType
 from shared.broker import redis_broker, retries
 from shared.call import commands, ids, steps
+from shared.call.call_requests import CallRequest
 from workers import actors
 
 PREFIX = "aip-"
@@ -221,6 +222,17 @@ def test_an_unreadable_message_fails_permanently(actor: str, body: dict[str, Any
     broker = _declared()
     with pytest.raises(errors.PermanentError):
         broker.get_actor(actor)(**body)
+
+
+def test_what_an_asterisk_causes_is_bounded_and_what_the_product_orders_is_not() -> None:
+    happened = [sent(event(kind, name)) for kind in EventType for name in (CALLER, MEDIA, ORIGINATED)]
+    happened.append(messages.of_unanswered(event(EventType.DIAL), connection=CONNECTION, looks=1))
+    assert {redis_broker.is_bounded(message) for message in happened if message is not None} == {True}
+    ordered = [messages.of_command(command, connection_id=7) for command, _, _ in COMMANDS]
+    ordered.append(messages.of_resync(connection=CONNECTION, reason="connected", full=True))
+    request = CallRequest(organization_id=1, number="5", workflow_id=1, request_id="r")
+    ordered.append(messages.of_request(request))
+    assert {redis_broker.is_bounded(message) for message in ordered} == {False}
 
 
 def test_a_resync_names_its_connection() -> None:
