@@ -34,6 +34,9 @@ class EncodedMessage:
     affinity: str = ""
     #: It counts against the bounds of its connection, and may be refused.
     is_bounded: bool = False
+    #: Of one connection and name, one waits: a further one takes its place if it supersedes it. Empty for none.
+    unique: str = ""
+    supersedes: bool = False
 
 
 def encode_message(connection: ConnectionVersion, message: messages.Message) -> EncodedMessage:
@@ -45,6 +48,7 @@ def encode_message(connection: ConnectionVersion, message: messages.Message) -> 
         message.encode(),
         redis_broker.affinity(message),
         redis_broker.is_bounded(message),
+        *redis_broker.unique(message),
     )
 
 

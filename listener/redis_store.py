@@ -188,6 +188,8 @@ class RedisStore:
                     0,
                     message.affinity,
                     int(message.is_bounded),
+                    message.unique,
+                    int(message.supersedes),
                 )
             ]
             pipe.evalsha(scripts.ENQUEUE.digest, 1, keys.NAMESPACE, *most, *arguments)

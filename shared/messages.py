@@ -112,14 +112,22 @@ def of_request(request: CallRequest) -> Message:
 
 
 def of_resync(*, connection: ConnectionVersion, reason: str, full: bool) -> Message:
-    """Return the message that asks for a resync of one connection; `full` also looks at the bridges."""
+    """Return the message that asks for a resync of one connection; `full` also looks at the bridges.
+
+    Of a connection version one waits. It finds what happens until it begins, so a further request takes its place. One
+    by the clock, or one that follows another, says less than the one that waits may say, and is dropped.
+    """
     body = {
         "v": VERSION,
         **_connection(connection),
         "reason": reason,
         "full": full,
     }
-    return _message("resync_connection", body, connection.connection_id)
+    message = _message("resync_connection", body, connection.connection_id)
+    message.options.update(unique=str(connection.number))
+    if reason not in (RESYNC_CLOCK, RESYNC_FOLLOW_UP):
+        message.options.update(supersedes=True)
+    return message
 
 
 def check_version(version: object) -> None:

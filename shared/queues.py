@@ -87,13 +87,6 @@ class BrokerCommandQueue:
         except (dramatiq.errors.BrokerConnectionError, redis_broker.GroupFull) as exc:
             raise errors.QueueUnavailable(logs.redact(str(exc))) from exc
 
-    def waiting(self, queue: str) -> int:
-        """Return how many messages are waiting in a queue. Raises QueueUnavailable."""
-        try:
-            return self._broker.count([queue])[queue].waiting
-        except redis.RedisError as exc:
-            raise errors.QueueUnavailable(f"Redis: {type(exc).__name__}") from exc
-
 
 def _describe(exception: BaseException) -> str:
     return logs.redact("".join(traceback.format_exception(exception)))

@@ -1,7 +1,7 @@
 -- Stores messages. A message whose key is already there is skipped: a producer that got no reply may safely repeat.
 -- ARGV: most bounded messages of one group, most bytes of theirs;
 --       then of each message: queue, message key, body, delay in ms, tag of the session it should go to ("": any),
---       1 if it is bounded.
+--       1 if it is bounded, its unique name ("": none), 1 if it supersedes another of that name.
 -- Returns: the positions of the messages refused, from 1: their groups have as much in the queues as they may.
 
 -- The most idle sessions looked at for one message.
@@ -101,9 +101,44 @@ local function push(queue, message_key, body, wanted)
     return false
 end
 
+-- Of the messages of one unique name, one waits, or is delayed; one that a session has in work is another. The name is
+-- kept for longer than any of them is delayed.
+local UNIQUE_MS = 600000
+
+-- Takes the place of the message that waits under a unique name. Returns whether that is all there is to do, or else
+-- the delay that is left to the message.
+local function take_place(queue, message_key, body, delay_ms, name, supersedes)
+    local place = key("unique", queue .. "/" .. group_of(message_key) .. "/" .. name)
+    local other = redis.call("GET", place)
+    local delayed, waiting = key("queue", queue, "delayed"), key("queue", queue, "group", group_of(message_key))
+    local due = other and tonumber(redis.call("ZSCORE", delayed, other))
+    local position = other and not due and redis.call("LPOS", waiting, other)
+    if (due or position) and not supersedes then
+        redis.call("PEXPIRE", place, UNIQUE_MS)
+        return true
+    end
+    redis.call("SET", place, message_key, "PX", UNIQUE_MS)
+    if due then
+        redis.call("ZREM", delayed, other)
+        delete(queue, other)
+        return false, math.max(0, math.min(delay_ms, due - now))
+    end
+    if position then
+        redis.call("LSET", waiting, position, message_key)
+        delete(queue, other)
+        redis.call("HSET", key("queue", queue), message_key, body)
+    end
+    return position and true or false, delay_ms
+end
+
 -- Stores a message. Returns whether it was accepted, now or before.
-local function store(queue, message_key, body, delay_ms, tag, is_bounded)
+local function store(queue, message_key, body, delay_ms, tag, is_bounded, name, supersedes)
     if redis.call("HEXISTS", key("queue", queue), message_key) == 1 then return true end
+    if name ~= "" then
+        local is_done
+        is_done, delay_ms = take_place(queue, message_key, body, delay_ms, name, supersedes)
+        if is_done then return true end
+    end
     if is_bounded and not count(queue, message_key, #body) then return false end
     redis.call("HSET", key("queue", queue), message_key, body)
     if delay_ms > 0 then
@@ -119,10 +154,10 @@ local function store(queue, message_key, body, delay_ms, tag, is_bounded)
 end
 
 local refused = {}
-for at = 3, #ARGV, 6 do
-    local queue, message_key, body, delay_ms, tag, is_bounded = unpack(ARGV, at, at + 5)
-    if not store(queue, message_key, body, tonumber(delay_ms), tag, is_bounded == "1") then
-        table.insert(refused, (at - 3) / 6 + 1)
+for at = 3, #ARGV, 8 do
+    local queue, message_key, body, delay_ms, tag, is_bounded, name, supersedes = unpack(ARGV, at, at + 7)
+    if not store(queue, message_key, body, tonumber(delay_ms), tag, is_bounded == "1", name, supersedes == "1") then
+        table.insert(refused, (at - 3) / 8 + 1)
     end
 end
 return refused

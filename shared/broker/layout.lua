@@ -15,6 +15,7 @@
 --   <ns>:wake:<session>               channel  the queue that has a message for the session, or a whole message: see enqueue.lua
 --   <ns>:bounded:<group>              hash     <queue>/<group>/<id> -> its size in bytes, of each bounded message of the group;
 --                                              bytes: the sum, checked: when they were last compared with the queues
+--   <ns>:unique:<queue>/<group>/<name>  string  the key of the message that waits under this name, if it waits still
 --   <ns>:dead-letters                 stream   queue, message_key, body, reason: the beginnings of these two
 --   <ns>:dead-letters-dropped         string   how many were deleted for later ones
 --
@@ -22,7 +23,7 @@
 -- A group is in the rotation exactly while it has waiting messages. Messages without a group have the group "".
 -- A session has a credit, and a tag, only while it is among the sessions: so what is pushed to it is requeued when it dies.
 -- A message that is bounded counts against what its group may have in the queues, in whatever state: see enqueue.lua.
--- Times are milliseconds by Redis's clock. No key expires except the dead letters.
+-- Times are milliseconds by Redis's clock. No key expires except the dead letters and the unique names.
 
 local function key(...)
     return table.concat({KEYS[1], ...}, ":")

@@ -64,6 +64,16 @@ def is_bounded(message: _Message) -> bool:
     return bool(message.options.get("bounded"))
 
 
+def unique(message: _Message) -> tuple[str, bool]:
+    """Return the message's unique name, from its option `unique`, and whether it supersedes another of that name.
+
+    Of the messages of one group and one unique name, at most one waits. A further one is dropped, or takes the place of
+    that one, by its option `supersedes`. One that is in work is none that waits: it may have begun too early. An empty
+    name is none.
+    """
+    return str(message.options.get("unique", "")), bool(message.options.get("supersedes"))
+
+
 class GroupFull(dramatiq.errors.BrokerError):
     """A bounded message was refused: its group has as much in the queues as it may. Nothing was enqueued of it."""
 
@@ -257,8 +267,17 @@ class Broker(dramatiq.Broker):
 
 def _arguments(message: _Message, delay_ms: int) -> Sequence[str | bytes | int]:
     """Return the arguments of `enqueue.lua`."""
-    encoded, bounded = message.encode(), int(is_bounded(message))
-    return (message.queue_name, message_key(message), encoded, delay_ms, affinity(message), bounded)
+    name, supersedes = unique(message)
+    return (
+        message.queue_name,
+        message_key(message),
+        message.encode(),
+        delay_ms,
+        affinity(message),
+        int(is_bounded(message)),
+        name,
+        int(supersedes),
+    )
 
 
 class _Consumer(dramatiq.Consumer):

@@ -179,7 +179,7 @@ def test_a_batch_pushed_repeatedly_is_in_the_queue_once(redis_url: str, client: 
         batch = [
             each
             for message in sent
-            for each in (message.queue_name, redis_broker.message_key(message), message.encode(), 0, "", 0)
+            for each in (message.queue_name, redis_broker.message_key(message), message.encode(), 0, "", 0, "", 0)
         ]
         latch = worker_harness.Latch()
         harness.does = latch

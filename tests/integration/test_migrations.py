@@ -22,7 +22,17 @@ PLATFORM = {
     "organizations", "organization_configurations", "users", "user_configurations", "workflows", "workflow_definitions",
     "workflow_runs",
 }  # fmt: skip
-OURS = {"alembic_version", "attempts", "calls", "connection_versions", "connections", "leases", "quotas", "timeline"}
+OURS = {
+    "alembic_version",
+    "attempts",
+    "calls",
+    "connection_versions",
+    "connections",
+    "leases",
+    "resyncs",
+    "quotas",
+    "timeline",
+}
 
 
 def execute(url: str, *statements: str) -> None:

@@ -223,6 +223,62 @@ class MessageScripts:
         lua.enqueue("7/c", bounds=(100, 1000))
         assert lua.bounded("7") == {"q/7/b": 4, "q/7/c": 4, "bytes": 8}
 
+    # ── unique messages ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def test_of_one_unique_name_one_message_waits(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", unique="1")
+        lua.enqueue("7/b", unique="1")
+        lua.enqueue("7/c", unique="2")
+        lua.enqueue("8/x", unique="1")
+        lua.enqueue("7/d", queue="other", unique="1")
+        assert lua.poll(queues=("q", "other")).fetched == ["7/a", "8/x", "7/c", "7/d"]
+
+    def test_a_unique_message_waits_beside_one_that_is_in_work(self, lua: Scripts) -> None:
+        """That one may have looked before the moment for which this one is sent."""
+        lua.enqueue("7/a", unique="1")
+        lua.poll()
+        lua.enqueue("7/b", unique="1")
+        lua.enqueue("7/c", unique="1")
+        assert lua.count() == [1, 0, 1]
+        lua.poll("a", (Disposition.ACK, "7/a", ""), free=0)
+        assert lua.poll("a").fetched == ["7/b"]
+
+    def test_a_message_that_supersedes_takes_the_place_of_one_that_waits(self, lua: Scripts) -> None:
+        """Not a place at the end: a connection that flaps would never have its turn."""
+        lua.enqueue("7/a", unique="1")
+        lua.enqueue("8/x")
+        lua.enqueue("7/b", unique="1", supersedes=True)
+        lua.enqueue("7/c", unique="1", supersedes=True, body="newest")
+        lua.enqueue("7/d", unique="1")
+        reply = lua.poll()
+        assert (reply.fetched, reply.messages["7/c"]) == (["7/c", "8/x"], ("q", "newest"))
+        assert lua.count() == [0, 0, 2]
+
+    @pytest.mark.parametrize(("delay_ms", "due_ms"), [(0, 0), (10_000, 10_000), (90_000, 30_000)])
+    def test_a_message_that_supersedes_a_delayed_one_is_due_when_the_earlier_of_both_is(
+        self, lua: Scripts, delay_ms: int, due_ms: int
+    ) -> None:
+        lua.enqueue("7/a", unique="1", delay_ms=30_000)
+        lua.enqueue("7/b", unique="1", delay_ms=delay_ms)
+        assert lua.count() == [0, 1, 0]
+        lua.enqueue("7/c", unique="1", supersedes=True, delay_ms=delay_ms)
+        reply = lua.poll()
+        assert reply.fetched == ([] if due_ms else ["7/c"])
+        assert lua.client.hkeys(f"{NS}:queue:q") == [b"7/c"]
+        assert not due_ms or due_ms - 1000 < reply.due_ms <= due_ms
+
+    def test_a_unique_message_that_is_repeated_is_skipped(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", unique="1", supersedes=True)
+        lua.enqueue("7/a", unique="1", supersedes=True)
+        assert lua.count() == [1, 0, 0]
+        lua.poll()
+        lua.enqueue("7/a", unique="1", supersedes=True)
+        assert lua.count() == [0, 0, 1]
+
+    def test_a_unique_name_is_forgotten_when_it_is_not_used(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", unique="1")
+        assert 0 < lua.client.ttl(f"{NS}:unique:q/7/1") <= 600
+
     # ── round robin and fairness ─────────────────────────────────────────────────────────────────────────────────────
 
     def test_groups_are_fetched_round_robin(self, lua: Scripts) -> None:

@@ -47,11 +47,13 @@ class Scripts:
         delay_ms: int = 0,
         affinity: str = "",
         bounds: tuple[int, int] | None = None,
+        unique: str = "",
+        supersedes: bool = False,
     ) -> list[str]:
         """Enqueue messages, which are bounded if bounds in number and bytes are given. Return those refused."""
         parts: list[str | bytes | int] = []
         for message_key in message_keys:
-            parts += (queue, message_key, body, delay_ms, affinity, int(bounds is not None))
+            parts += (queue, message_key, body, delay_ms, affinity, int(bounds is not None), unique, int(supersedes))
         refused = scripts.ENQUEUE.run(self.client, NS, *(bounds or (0, 0)), *parts)
         return [message_keys[at - 1] for at in refused]
 
