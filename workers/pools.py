@@ -26,6 +26,8 @@ POOLS = {
     "resync": frozenset({messages.RESYNC}),
 }
 
+#: What a message is not to blame for.
+OUTAGES = (errors.DatabaseAway,)
 _DEFAULT_BOUNDS = Bounds()
 
 
@@ -84,7 +86,7 @@ def build_pools(
         if pool_queues := all_queues & (served or all_queues):
             broker = queues.broker(
                 redis_url,
-                [DeadLetters(store), retries.Retries(outages=(errors.DatabaseUnavailable,))],
+                [DeadLetters(store), retries.Retries(outages=OUTAGES)],
                 name=f"{name}/{pool}",
                 threads=threads[pool],
                 bounds=bounds,

@@ -261,7 +261,8 @@ class Broker(dramatiq.Broker):
                 time.sleep(_PAUSE_SECONDS)
                 continue
             if refused:
-                raise GroupFull(f"{len(refused)} messages refused: their group has too many waiting")
+                reason = f"{len(refused)} messages refused: their group has too many waiting"
+                raise GroupFull(reason)  # type: ignore[no-untyped-call]  # dramatiq's
             return
 
 
