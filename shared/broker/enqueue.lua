@@ -89,10 +89,19 @@ local function push_to(session, queue, message_key, body)
     return true
 end
 
+-- Returns whether messages wait that one of this group may not overtake: any in the rotation, those of its own group, and
+-- if it is slow, those of the slow groups that were set aside.
+local function must_wait(queue, group)
+    local rotation, own = key("queue", queue, "rotation"), key("queue", queue, "group", group)
+    if redis.call("EXISTS", rotation, own) > 0 then return true end
+    return redis.call("EXISTS", key("queue", queue, "aside")) == 1
+        and redis.call("ZSCORE", key("queue", queue, "slow"), group) and true or false
+end
+
 -- Pushes a message to the session it should go to or, without one, to the session that has been idle longest. But no
 -- message may overtake those that wait. Returns whether it was pushed.
 local function push(queue, message_key, body, wanted)
-    if redis.call("EXISTS", key("queue", queue, "rotation")) == 1 then return false end
+    if must_wait(queue, group_of(message_key)) then return false end
     -- One without a credit still has capacity for most groups: it is woken instead.
     if wanted then return push_to(wanted, queue, message_key, body) end
     for _, session in ipairs(redis.call("ZRANGE", key("queue", queue, "idle"), 0, LOOKED_AT - 1)) do

@@ -6,7 +6,7 @@ for _, queue in ipairs(ARGV) do
         redis.call("DEL", key("queue", queue, "group", group))
     end
     for _, message_key in ipairs(redis.call("HKEYS", key("queue", queue))) do delete(queue, message_key) end
-    for _, part in ipairs({"rotation", "delayed"}) do
+    for _, part in ipairs({"rotation", "aside", "slow", "delayed"}) do
         redis.call("DEL", key("queue", queue, part))
     end
 end

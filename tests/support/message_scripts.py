@@ -314,7 +314,67 @@ class MessageScripts:
         lua.enqueue("7/a", "8/x", "9/z", "7/b", "9/y")
         fetched = lua.poll(fairness=(3, 1, 2, b"7", 0, 1, b"8", 1, 1)).fetched
         assert fetched == ["7/a", "9/z", "9/y"]
-        assert lua.rotation() == ["8", "7"]
+        assert (lua.rotation(), lua.aside(), lua.count()) == ([], ["8", "7"], [2, 0, 3])
+
+    def test_slow_groups_that_wait_are_not_looked_at_again(self, lua: Scripts) -> None:
+        """However many they are: each poll once walked all of them."""
+        lua.enqueue(*(f"slow{number}/a" for number in range(150)))
+        told = [part for number in range(150) for part in (b"slow%d" % number, 0, 60_000)]
+        assert lua.poll(fairness=(3, 0, 150, *told)).fetched == []
+        assert (lua.rotation(), len(lua.aside())) == ([], 150)
+        lua.enqueue("quick/x")
+        assert lua.rotation() == ["quick"], "before all of them"
+        assert lua.poll(fairness=(3, 0, 0)).fetched == ["quick/x"]
+
+    def test_a_poll_that_sets_many_groups_aside_is_followed_by_another_at_once(self, lua: Scripts) -> None:
+        lua.enqueue(*(f"slow{number}/a" for number in range(250)), "quick/x")
+        told = [part for number in range(250) for part in (b"slow%d" % number, 0, 60_000)]
+        reply = lua.poll(fairness=(3, 0, 250, *told))
+        assert (reply.fetched, reply.due_ms, len(lua.aside())) == ([], 0, 200)
+        assert lua.poll(fairness=(3, 0, 0)).fetched == ["quick/x"]
+
+    def test_groups_set_aside_are_the_first_when_slow_ones_have_room(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", "7/b", "8/x")
+        assert lua.poll(fairness=(9, 0, 2, b"7", 0, 60_000, b"8", 0, 60_000)).fetched == []
+        lua.enqueue("9/z")
+        assert lua.poll("b", free=2, fairness=(9, 2, 0)).fetched == ["7/a", "8/x"]
+        assert (lua.rotation(), lua.aside()) == (["9", "7"], [])
+
+    def test_a_group_that_is_slow_no_more_returns_to_the_rotation(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", "8/x")
+        lua.poll(fairness=(9, 0, 2, b"7", 0, 60_000, b"8", 0, 60_000))
+        lua.client.zadd(f"{NS}:queue:q:slow", {"7": 1})
+        assert lua.poll(fairness=(9, 0, 0)).fetched == ["7/a"]
+        assert lua.aside() == ["8"]
+
+    def test_a_message_of_a_group_set_aside_waits_behind_those_of_its_group(self, lua: Scripts) -> None:
+        lua.enqueue("7/a")
+        lua.poll(fairness=(9, 0, 1, b"7", 0, 60_000))
+        lua.enqueue("7/b")
+        assert (lua.rotation(), lua.aside()) == ([], ["7"])
+        assert lua.poll(fairness=(9, 9, 0)).fetched == ["7/a", "7/b"]
+
+    def test_beside_a_worker_of_the_release_before_no_group_is_set_aside(self, lua: Scripts) -> None:
+        """It looks at the rotation only."""
+        lua.enqueue("7/a", "8/x")
+        lua.poll(fairness=(9, 0, 1, b"7", 0, 60_000), free=1)
+        assert lua.aside() == ["7"]
+        lua.client.zadd(f"{NS}:sessions", {"before": lua.now()})
+        assert lua.poll(fairness=(9, 0, 0)).fetched == []
+        assert (lua.rotation(), lua.aside()) == (["7"], [])
+
+    def test_a_session_that_ends_puts_back_what_was_set_aside(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", "8/x")
+        lua.poll(fairness=(9, 0, 2, b"7", 0, 60_000, b"8", 0, 60_000))
+        lua.deregister("a", "q")
+        assert (lua.rotation(), lua.aside()) == (["7", "8"], [])
+
+    def test_what_is_set_aside_is_counted_polled_for_and_flushed(self, lua: Scripts) -> None:
+        lua.enqueue("7/a")
+        reply = lua.poll(fairness=(9, 0, 1, b"7", 0, 60_000))
+        assert (reply.is_idle, lua.count(), lua.ack("a")) == (False, [1, 0, 0], True)
+        lua.flush("q")
+        assert (lua.count(), lua.aside(), lua.ack("a")) == ([0, 0, 0], [], False)
 
     def test_messages_without_a_group_have_no_limit(self, lua: Scripts) -> None:
         lua.enqueue("/a", "/b", "/c")

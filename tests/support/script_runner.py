@@ -153,6 +153,11 @@ class Scripts:
         found: Any = self.client.lrange(f"{NS}:queue:{queue}:rotation", 0, -1)
         return [name.decode() for name in found]
 
+    def aside(self, queue: str = "q") -> list[str]:
+        """Return the groups that were set aside, in their order."""
+        found: Any = self.client.zrange(f"{NS}:queue:{queue}:aside", 0, -1)
+        return [name.decode() for name in found]
+
     def bounded(self, group: str) -> dict[str, int]:
         """Return the group's bounded messages as they are counted, with their sizes, and the sum of these."""
         found: Any = self.client.hgetall(f"{NS}:bounded:{group}")
