@@ -11,7 +11,7 @@ class Bounds:
 
     #: Most bounded messages of one group in all queues, in whatever state, and most bytes of them.
     group_messages: int = 2000
-    group_bytes: int = 4 * 2**20
+    group_bytes: int = 2 * 2**20
     #: Most dead letters, and most bytes that one keeps of its body, and of its reason.
     dead_letters: int = 1000
     dead_letter_bytes: int = 4096

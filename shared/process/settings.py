@@ -101,7 +101,7 @@ class Base(Guarded):
         " and the connection is resynced instead.",
     )
     group_bytes: int = Field(
-        default=4 * 2**20,
+        default=2 * 2**20,
         ge=2**18,
         le=2**30,
         description="Maximum size in bytes of these events.",

@@ -11,7 +11,7 @@ down_revision = "0003_minutes"
 def upgrade() -> None:
     # No foreign key: to add one would lock the versions. A version is never deleted.
     op.execute("""
-    CREATE TABLE IF NOT EXISTS ari.resyncs (
+    CREATE TABLE ari.resyncs (
         connection_id integer NOT NULL,
         version       integer NOT NULL,
         due_at        timestamptz NOT NULL,
