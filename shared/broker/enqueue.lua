@@ -32,29 +32,30 @@ local function check_bounded(bounded)
     redis.call("HSET", bounded, "bytes", bytes, "checked", now)
 end
 
-local function fits(bounded, size)
-    -- Two of the fields are no messages.
-    return redis.call("HLEN", bounded) - 2 < most_messages
-        and (tonumber(redis.call("HGET", bounded, "bytes")) or 0) + size <= most_bytes
-end
-
 -- Counts a message against the bounds of its group. Returns whether it fits.
 local function count(queue, message_key, size)
-    local bounded = key("bounded", group_of(message_key))
-    local has_room = fits(bounded, size)
-    local checked = tonumber(redis.call("HGET", bounded, "checked")) or 0
+    local bounded, name = key("bounded", group_of(message_key)), queue .. "/" .. message_key
+    local function fits(fields, bytes)
+        -- Two of the fields are no messages.
+        return fields - 2 < most_messages and bytes + size <= most_bytes
+    end
+    local fields = redis.call("HLEN", bounded)
+    if fields == 0 then
+        local has_room = fits(2, 0)
+        if has_room then redis.call("HSET", bounded, name, size, "bytes", size, "checked", now) end
+        return has_room
+    end
+    local bytes, checked = unpack(redis.call("HMGET", bounded, "bytes", "checked"))
+    local has_room = fits(fields, bytes)
     if math.abs(now - checked) > (has_room and CHECK_MS or CHECK_FULL_MS) then
         check_bounded(bounded)
-        has_room = fits(bounded, size)
+        has_room = fits(redis.call("HLEN", bounded), redis.call("HGET", bounded, "bytes"))
     end
-    if not has_room then
-        -- One that is too large for any group leaves no count behind.
-        if redis.call("HLEN", bounded) == 2 then redis.call("DEL", bounded) end
-        return false
+    if has_room then
+        redis.call("HSET", bounded, name, size)
+        redis.call("HINCRBY", bounded, "bytes", size)
     end
-    redis.call("HSET", bounded, queue .. "/" .. message_key, size)
-    redis.call("HINCRBY", bounded, "bytes", size)
-    return true
+    return has_room
 end
 
 local function has_polled_lately(session)

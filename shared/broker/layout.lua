@@ -104,8 +104,11 @@ local function delete(queue, message_key)
     local bounded, name = key("bounded", group_of(message_key)), queue .. "/" .. message_key
     local size = redis.call("HGET", bounded, name)
     if not size then return end
-    redis.call("HDEL", bounded, name)
-    if redis.call("HINCRBY", bounded, "bytes", -size) <= 0 then redis.call("DEL", bounded) end
+    if redis.call("HINCRBY", bounded, "bytes", -size) > 0 then
+        redis.call("HDEL", bounded, name)
+    else
+        redis.call("DEL", bounded)
+    end
 end
 
 -- Deletes a message that was processed. One that is in flight in another session is the other's to settle.
