@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import socket
@@ -16,7 +15,6 @@ from pydantic import fields as pydantic_fields
 
 from shared import errors
 from shared.asterisk import address_guard
-from shared.broker.bounds import Bounds
 from shared.call.limits import Limits
 from shared.call.steps import Step
 from shared.process import sealing
@@ -137,10 +135,6 @@ class Base(Guarded):
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,14}-", prefix, re.ASCII):
             raise ValueError("must be 2 to 16 of a-z, 0-9 and -, begin with a letter and end with -")
         return prefix
-
-    def bounds(self) -> Bounds:
-        """Return what a connection's events may take up in Redis."""
-        return Bounds(group_messages=self.group_messages, group_bytes=self.group_bytes)
 
     @property
     def secret_keys(self) -> tuple[str, ...]:
@@ -313,12 +307,6 @@ class Worker(WithDatabase):
         if unknown:
             raise ValueError(f"no such queue: {', '.join(sorted(unknown))}")
         return queues
-
-    def bounds(self) -> Bounds:
-        """Return what a connection's events, and the dead letters, may take up in Redis."""
-        return dataclasses.replace(
-            super().bounds(), dead_letters=self.dead_letters, dead_letter_bytes=self.dead_letter_bytes
-        )
 
     @property
     def queues(self) -> frozenset[str]:
