@@ -132,6 +132,15 @@ class PushScripts:
             assert channels.all() == [(A, b"q")]
         assert lua.poll(A).fetched == ["7/a", "8/y", "7/b"]
 
+    def test_a_message_overtakes_none_of_its_own_group(self, lua: Scripts) -> None:
+        """The group counts as slow no more, and no poll has put it back yet."""
+        lua.enqueue("7/a")
+        lua.poll(A, credit=2, fairness=(9, 0, 1, b"7", 0, 60_000))
+        lua.client.delete(f"{NS}:queue:q:slow")
+        with self.listening(lua, A) as channels:
+            lua.enqueue("7/b")
+            assert channels.all() == [(A, b"q")]
+
     def test_a_session_that_sets_a_group_aside_wakes_another(self, lua: Scripts) -> None:
         lua.enqueue("7/a")
         lua.poll(B, credit=2, free=2, queues=("other",))

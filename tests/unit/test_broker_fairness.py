@@ -139,6 +139,14 @@ def test_what_is_told_does_not_grow_with_the_groups() -> None:
     assert set(groups) == {b"group %d" % number for number in range(992, 1000)}, "the latest, of which all were told"
 
 
+def test_a_group_that_was_slow_again_keeps_no_other_slow() -> None:
+    fairness = Fairness(8)
+    for group, began in ((b"7", 0.0), (b"8", 1.0), (b"7", 7.0)):
+        fairness.delivered(b"a", group, began)
+        fairness.settled(b"a", began + 2)
+    assert arguments(fairness, 3 + REMEMBERED_SECONDS)[2] == {b"7": (0, True)}
+
+
 def test_slow_groups_together_have_the_limit_of_one_alone() -> None:
     fairness = Fairness(4)
     for number in range(4):
