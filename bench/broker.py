@@ -32,6 +32,7 @@ from bench import broker_worker
 from bench.broker_worker import message
 from devstack import folders, servers, tcp_proxy
 from listener import buffer, redis_store
+from shared.broker.bounds import Bounds
 from shared.call.ids import ConnectionVersion
 
 KINDS = ("stock", "ours")
@@ -230,7 +231,9 @@ def flood(bench: Bench, rounds: int) -> None:
     bodies = [message("quick", "x" * 500, group=str(number % 50)) for number in range(FLOOD)]
 
     async def push() -> float:
-        store = redis_store.RedisStore(redis_store.client(bench.server.url), "bench", capacity=1, timeout_seconds=2.0)
+        store = redis_store.RedisStore(
+            redis_store.client(bench.server.url), "bench", capacity=1, timeout_seconds=2.0, bounds=Bounds()
+        )
         began = time.monotonic()
         for at in range(0, FLOOD, 500):
             await store.push([buffer.encode_message(ConnectionVersion(1, 1), each) for each in bodies[at : at + 500]])

@@ -112,9 +112,6 @@ def fill(connection: psycopg.Connection, size: Size) -> Iterator[int]:
 class _DiscardedResyncs:
     """Takes the requests for resyncs, and does nothing with them."""
 
-    def waiting(self, queue: str) -> int:
-        return 0
-
     def send_all(self, made: Iterable[messages.Message]) -> None:
         for _ in made:
             pass
@@ -135,7 +132,7 @@ def readers(db: database.Database, url: str, size: Size) -> dict[str, Callable[[
     return {
         "sweep: overdue calls": lambda: store.overdue(500),
         "sweep: runs of connected calls": store.connected_runs,
-        "resyncs that are due": resyncs.Resyncs(db, _DiscardedResyncs()).request_resyncs,
+        "resyncs that are due": resyncs.Resyncs(db, _DiscardedResyncs(), seconds=15).request_resyncs,
         "sockets": sockets.wanted,
         "sockets, fingerprint": sockets.fingerprint,
         "resync: open calls": lambda: store.open_calls(version),

@@ -1,6 +1,7 @@
 """The messages that wait for Redis: bounded in number and bytes, over all and per connection, and fair to connections.
 
-An event that does not fit is dropped, and its connection is resynced once there is room again.
+An event that does not fit is dropped, and its connection is resynced once there is room again. So is one whose
+connection has too many waiting in Redis.
 """
 
 from __future__ import annotations
@@ -31,12 +32,24 @@ class EncodedMessage:
     body: bytes
     #: The tag of the worker it should go to; empty for any.
     affinity: str = ""
+    #: It counts against the bounds of its connection, and may be refused.
+    is_bounded: bool = False
+    #: Of one connection and name, one waits: a further one takes its place if it supersedes it. Empty for none.
+    unique: str = ""
+    supersedes: bool = False
 
 
 def encode_message(connection: ConnectionVersion, message: messages.Message) -> EncodedMessage:
     """Encode a message for the broker."""
-    message_key, affinity = redis_broker.message_key(message), redis_broker.affinity(message)
-    return EncodedMessage(connection, message.queue_name, message_key, message.encode(), affinity)
+    return EncodedMessage(
+        connection,
+        message.queue_name,
+        redis_broker.message_key(message),
+        message.encode(),
+        redis_broker.affinity(message),
+        redis_broker.is_bounded(message),
+        *redis_broker.unique(message),
+    )
 
 
 def encode_resync(connection: ConnectionVersion, reason: str, *, full: bool) -> EncodedMessage:
@@ -110,6 +123,10 @@ class Buffer:
             queue.append(message)
         self._filled.set()
         return True
+
+    def lose(self, connection: ConnectionVersion) -> None:
+        """Note that an event of the connection was taken out of the buffer and refused."""
+        self._lost.add(connection)
 
     def request_resync(self, connection: ConnectionVersion, reason: str) -> None:
         """Buffer a full resync of the connection. It makes up for every event lost before it is pushed."""

@@ -29,6 +29,7 @@ from listener.publisher import Publisher
 from listener.socket_pool import SocketPool
 from shared import errors
 from shared.asterisk import tls
+from shared.broker.bounds import Bounds
 from shared.process import health, logs, open_files, settings
 from shared.process.redis_clock import RedisClock
 
@@ -71,6 +72,7 @@ class Listener:
             self.id,
             capacity=config.listener_capacity,
             timeout_seconds=config.listener_timeout_seconds,
+            bounds=Bounds(group_messages=config.group_messages, group_bytes=config.group_bytes),
         )
         self._buffer = Buffer(capacity=config.listener_buffer, share=config.listener_buffer_share)
         self._lease = AssignmentLease(config.listener_timeout_seconds * _LEASE_PART)

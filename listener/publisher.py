@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -17,13 +19,14 @@ _log = structlog.stdlib.get_logger(__name__)
 _BATCH = 500
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 2.0
+_REFUSED_LOG_PAUSE_SECONDS = 5.0
 
 
 class MessageStore(Protocol):
     """Where messages are pushed (`redis_store.RedisStore`)."""
 
-    async def push(self, batch: Sequence[EncodedMessage]) -> None:
-        """Enqueue the batch; safe to repeat.
+    async def push(self, batch: Sequence[EncodedMessage]) -> list[EncodedMessage]:
+        """Enqueue the batch; safe to repeat. Return the messages refused: their connections have too many waiting.
 
         Raises:
             QueueUnavailable: Not all of it may have been enqueued.
@@ -39,6 +42,9 @@ class Publisher:
         self._jitter = jitter
         #: Kept here, not in `run`: a task that crashes loses none.
         self._batch: list[EncodedMessage] = []
+        #: Connection → how many of its events were refused since that was logged.
+        self._refused: Counter[str] = Counter()
+        self._logged_at = float("-inf")
 
     async def run(self) -> None:
         """Push one batch after the other, for ever."""
@@ -53,7 +59,7 @@ class Publisher:
         failures = 0
         while True:
             try:
-                await self._store.push(self._batch)
+                refused = await self._store.push(self._batch)
             except errors.QueueUnavailable as exc:
                 if not failures:
                     _log.warning("push failing, events wait", reason=str(exc), waiting=self._buffer.size)
@@ -62,7 +68,18 @@ class Publisher:
             else:
                 if failures:
                     _log.info("push recovered", attempts=failures, waiting=self._buffer.size)
+                self._lose(refused)
                 return
+
+    def _lose(self, refused: Sequence[EncodedMessage]) -> None:
+        """Have the connections resynced whose events were refused: what these told is found so."""
+        for message in refused:
+            self._buffer.lose(message.connection)
+        self._refused.update(str(message.connection) for message in refused)
+        if self._refused and time.monotonic() - self._logged_at >= _REFUSED_LOG_PAUSE_SECONDS:
+            self._logged_at = time.monotonic()
+            _log.warning("events refused, connections are resynced instead", events=dict(self._refused))
+            self._refused.clear()
 
 
 def _pause_seconds(failures: int, jitter: float) -> float:

@@ -20,6 +20,7 @@ from redis.exceptions import NoScriptError, RedisError
 from listener.buffer import EncodedMessage
 from shared import assignments, errors, keys
 from shared.broker import scripts
+from shared.broker.bounds import Bounds
 from shared.process import logs
 
 _CONNECT_SECONDS = 2.0
@@ -97,18 +98,26 @@ class RedisStore:
         redis_client: From `client`, or a fake of it. `close` closes it.
         capacity: Most sockets the scheduler may assign to this listener.
         timeout_seconds: After this long without a heartbeat another listener counts as lost.
+        bounds: What the waiting messages of one connection may take up.
 
     Raises (every operation):
         QueueUnavailable: Redis failed or did not answer in time; whether the operation took effect is unknown.
     """
 
     def __init__(
-        self, redis_client: redis.asyncio.Redis, listener_id: str, *, capacity: int, timeout_seconds: float
+        self,
+        redis_client: redis.asyncio.Redis,
+        listener_id: str,
+        *,
+        capacity: int,
+        timeout_seconds: float,
+        bounds: Bounds,
     ) -> None:
         self._redis = redis_client
         self._listener_id = listener_id
         self._capacity = capacity
         self._timeout_ms = int(timeout_seconds * 1000)
+        self._bounds = bounds
 
     async def beat(self, reports: Iterable[assignments.Report], deleted: Iterable[str]) -> HeartbeatReply:
         """Send one heartbeat, with the reports that changed and the keys whose reports are to be deleted."""
@@ -149,17 +158,22 @@ class RedisStore:
             assignments={key.decode("utf-8", "replace"): _assignment(key, value) for key, value in fields.items()},
         )
 
-    async def push(self, batch: Sequence[EncodedMessage]) -> None:
-        """Enqueue messages in order. Idempotent: messages already enqueued by an earlier try are skipped."""
+    async def push(self, batch: Sequence[EncodedMessage]) -> list[EncodedMessage]:
+        """Enqueue messages in order. Idempotent: messages already enqueued by an earlier try are skipped.
+
+        Returns:
+            Those refused: their connections have as much in the queues as they may.
+        """
         async with self._guarded():
             try:
-                await self._enqueue(batch)
+                return await self._enqueue(batch)
             except NoScriptError:
                 # Redis was restarted and has lost the script.
                 await self._redis.script_load(scripts.ENQUEUE.text)
-                await self._enqueue(batch)
+                return await self._enqueue(batch)
 
-    async def _enqueue(self, batch: Sequence[EncodedMessage]) -> None:
+    async def _enqueue(self, batch: Sequence[EncodedMessage]) -> list[EncodedMessage]:
+        most = (self._bounds.group_messages, self._bounds.group_bytes)
         pipe = self._redis.pipeline(transaction=False)
         # Not all at once: while a script runs, Redis does nothing else.
         for at in range(0, len(batch), _ENQUEUED_AT_ONCE):
@@ -167,10 +181,21 @@ class RedisStore:
             arguments = [
                 argument
                 for message in part
-                for argument in (message.queue, message.message_key, message.body, 0, message.affinity)
+                for argument in (
+                    message.queue,
+                    message.message_key,
+                    message.body,
+                    0,
+                    message.affinity,
+                    int(message.is_bounded),
+                    message.unique,
+                    int(message.supersedes),
+                )
             ]
-            pipe.evalsha(scripts.ENQUEUE.digest, 1, keys.NAMESPACE, *arguments)
-        await pipe.execute()
+            pipe.evalsha(scripts.ENQUEUE.digest, 1, keys.NAMESPACE, *most, *arguments)
+        # Of each part the positions, from 1.
+        replies = await pipe.execute()
+        return [batch[part * _ENQUEUED_AT_ONCE + at - 1] for part, refused in enumerate(replies) for at in refused]
 
     async def deregister(self) -> int:
         """Announce that no heartbeat will follow; return how many other listeners are alive."""

@@ -20,7 +20,7 @@ from scheduler.intervals import Intervals
 from scheduler.leader import Leader
 from scheduler.listeners import Listeners
 from scheduler.reconciler import Reconciler
-from scheduler.resyncs import Resyncs
+from scheduler.resyncs import TICK_SECONDS, Resyncs
 from scheduler.retention import EVERY_SECONDS, Retention
 from scheduler.socket_rows import SocketRows
 from shared import errors, queues
@@ -54,7 +54,7 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
         calls,
         timeout_seconds=config.listener_timeout_seconds,
     )
-    resyncs = Resyncs(db, commands)
+    resyncs = Resyncs(db, commands, seconds=config.resync_seconds)
     retention = Retention(db, days=config.retention_days)
 
     def assign() -> None:
@@ -83,7 +83,7 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
         (assign, config.assign_seconds),
         (sweep_calls, config.sweep_seconds),
         (end_completed, config.completed_runs_seconds),
-        (resyncs.request_resyncs, config.resync_seconds),
+        (resyncs.request_resyncs, min(TICK_SECONDS, config.resync_seconds)),
     ):
         intervals.add(_guarded(is_leader, job), seconds=seconds)
     calendar = background.BackgroundScheduler(

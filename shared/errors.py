@@ -52,7 +52,11 @@ class SealBroken(PermanentError):
 
 
 class DatabaseUnavailable(TransientError):
-    """Postgres could not be reached, or did not answer in time."""
+    """Postgres did not do what was asked: it took too long, a lock was not free in time, or it is away."""
+
+
+class DatabaseAway(DatabaseUnavailable):
+    """Postgres could not be reached, or its connection was lost: an outage, for which no message is to blame."""
 
 
 class DatabaseRefused(PermanentError):

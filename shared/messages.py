@@ -1,6 +1,8 @@
 """The broker messages: which queue and actor each goes to, and their shape. Senders enqueue by name.
 
-The option `group` is the connection's id: within a queue the connections are served in rotation.
+The option `group` is the connection's id: within a queue the connections are served in rotation. The option `bounded`
+marks what an Asterisk may cause at will: of a connection, so many may be in the queues. Commands, resyncs and requests
+for calls are not bounded: the product orders them itself.
 
 {"v": 1, "call_id": "…", "attempt": 1}                                             a command of the core
 {"v": 1, "connection_id": 7, "connection_version": 2, "at_ms": …, "event": {…}}    an event, from a listener
@@ -10,7 +12,7 @@ The option `group` is the connection's id: within a queue the connections are se
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 from uuid import UUID
 
@@ -73,13 +75,15 @@ def of_event(event: events.Event, *, prefix: str, connection: ConnectionVersion,
     actor = _actor_of_event(event, prefix)
     if actor is None:
         return None
+    # Of a media leg's arguments, the tag is all that counts.
+    read = replace(event, args=()) if actor == "media_leg_ready" else event
     body = {
         "v": VERSION,
         **_connection(connection),
         "at_ms": at_ms,
-        "event": events.encode(event),
+        "event": events.encode(read),
     }
-    message = _message(actor, body, connection.connection_id)
+    message = _event_message(actor, body, connection)
     if actor == "media_leg_ready" and event.args:
         # The tag of the worker that waits for the leg, as it was given to Asterisk. It comes from a peer: a hint.
         message.options["affinity"] = event.args[0][:_LONGEST_TAG]
@@ -97,7 +101,7 @@ def of_unanswered(event: events.Event, *, connection: ConnectionVersion, looks: 
         "event": events.encode(event),
         "looks": looks,
     }
-    return _message("leg_unanswered", body, connection.connection_id)
+    return _event_message("leg_unanswered", body, connection)
 
 
 def of_request(request: CallRequest) -> Message:
@@ -108,14 +112,22 @@ def of_request(request: CallRequest) -> Message:
 
 
 def of_resync(*, connection: ConnectionVersion, reason: str, full: bool) -> Message:
-    """Return the message that asks for a resync of one connection; `full` also looks at the bridges."""
+    """Return the message that asks for a resync of one connection; `full` also looks at the bridges.
+
+    Of a connection version one waits. It finds what happens until it begins, so a further request takes its place. One
+    by the clock, or one that follows another, says less than the one that waits may say, and is dropped.
+    """
     body = {
         "v": VERSION,
         **_connection(connection),
         "reason": reason,
         "full": full,
     }
-    return _message("resync_connection", body, connection.connection_id)
+    message = _message("resync_connection", body, connection.connection_id)
+    message.options.update(unique=str(connection.number))
+    if reason not in (RESYNC_CLOCK, RESYNC_FOLLOW_UP):
+        message.options.update(supersedes=True)
+    return message
 
 
 def check_version(version: object) -> None:
@@ -153,6 +165,13 @@ def _actor_of_event(event: events.Event, prefix: str) -> str | None:
 
 def _connection(connection: ConnectionVersion) -> dict[str, int]:
     return {"connection_id": connection.connection_id, "connection_version": connection.number}
+
+
+def _event_message(actor: str, body: dict[str, Any], connection: ConnectionVersion) -> Message:
+    """Return a message that an Asterisk may cause at will: it counts against the bounds of its connection."""
+    message = _message(actor, body, connection.connection_id)
+    message.options["bounded"] = True
+    return message
 
 
 def _message(actor: str, body: dict[str, Any], group: int | str) -> Message:

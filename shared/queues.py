@@ -14,8 +14,11 @@ import redis.retry
 
 from shared import errors, keys, messages
 from shared.broker import redis_broker
+from shared.broker.bounds import Bounds
 from shared.call.commands import Command
 from shared.process import logs
+
+_DEFAULT_BOUNDS = Bounds()
 
 
 def client(url: str) -> redis.Redis:
@@ -35,12 +38,14 @@ def broker(
     *,
     name: str = "producer",
     threads: int | None = None,
+    bounds: Bounds = _DEFAULT_BOUNDS,
 ) -> redis_broker.Broker:
     """Return a broker with all queues declared; it connects on first use.
 
     Args:
         name: Worker name, for logs and heartbeats.
         threads: Size of the worker's pool.
+        bounds: What a connection's events, and the dead letters, may take up.
     """
     made = redis_broker.Broker(
         client(url),
@@ -48,6 +53,7 @@ def broker(
         name=name,
         capacity=threads,
         describe=_describe,
+        bounds=bounds,
         middleware=middleware,
     )
     for queue in messages.QUEUES:
@@ -71,22 +77,15 @@ class BrokerCommandQueue:
         delay_ms = None if wait is None else int(wait.total_seconds() * 1000)
         try:
             self._broker.enqueue(message, delay=delay_ms)
-        except dramatiq.errors.BrokerConnectionError as exc:
+        except (dramatiq.errors.BrokerConnectionError, redis_broker.GroupFull) as exc:
             raise errors.QueueUnavailable(logs.redact(str(exc))) from exc
 
     def send_all(self, made: Iterable[messages.Message]) -> None:
         """Enqueue new messages, for now, many with each request. Raises QueueUnavailable; some are enqueued by then."""
         try:
             self._broker.enqueue_all(made)
-        except dramatiq.errors.BrokerConnectionError as exc:
+        except (dramatiq.errors.BrokerConnectionError, redis_broker.GroupFull) as exc:
             raise errors.QueueUnavailable(logs.redact(str(exc))) from exc
-
-    def waiting(self, queue: str) -> int:
-        """Return how many messages are waiting in a queue. Raises QueueUnavailable."""
-        try:
-            return self._broker.count([queue])[queue].waiting
-        except redis.RedisError as exc:
-            raise errors.QueueUnavailable(f"Redis: {type(exc).__name__}") from exc
 
 
 def _describe(exception: BaseException) -> str:

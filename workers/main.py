@@ -9,6 +9,7 @@ import structlog
 
 from shared import queues
 from shared.asterisk import tcp_connector
+from shared.broker.bounds import Bounds
 from shared.call.legs import Naming
 from shared.inbound_lookup import InboundLookup
 from shared.outbound_calls import OutboundCalls
@@ -42,11 +43,17 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     db.open()
     store = PostgresCalls(db, who=config.name, prefix=config.id_prefix)
     redis_url = config.redis_url.get_secret_value()
+    bounds = Bounds(
+        group_messages=config.group_messages,
+        group_bytes=config.group_bytes,
+        dead_letters=config.dead_letters,
+        dead_letter_bytes=config.dead_letter_bytes,
+    )
     waiting: awaited_legs.Waiting[Claim] = awaited_legs.Waiting()
     limits = config.limits()
     known = connections.Connections(db)
     connector = tcp_connector.TcpConnector(config.guard())
-    commands = queues.BrokerCommandQueue(queues.broker(redis_url))
+    commands = queues.BrokerCommandQueue(queues.broker(redis_url, bounds=bounds))
     writer = CallWriter(store, commands, limits, who=config.name)
     routes = dograh.Routes(db)
     runs = dograh.Runs(db, storage_backend=config.storage_backend, run_completion=config.run_completion)
@@ -84,6 +91,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         name=config.name,
         served=config.queues,
         threads=config.pool_threads,
+        bounds=bounds,
     )
     for pool in running:
         pool.start()

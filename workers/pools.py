@@ -12,6 +12,7 @@ import dramatiq
 
 from shared import errors, messages, queues
 from shared.broker import redis_broker, retries
+from shared.broker.bounds import Bounds
 from shared.call.steps import Step
 from shared.storage.call_store import CallStore
 from workers import actors
@@ -24,6 +25,10 @@ POOLS = {
     "teardown": frozenset({Step.TEARDOWN}),
     "resync": frozenset({messages.RESYNC}),
 }
+
+#: What a message is not to blame for.
+OUTAGES = (errors.DatabaseAway,)
+_DEFAULT_BOUNDS = Bounds()
 
 
 class WorkerPool:
@@ -64,6 +69,7 @@ def build_pools(
     name: str,
     served: frozenset[str],
     threads: Mapping[str, int],
+    bounds: Bounds = _DEFAULT_BOUNDS,
 ) -> list[WorkerPool]:
     """Return the pools of one worker.
 
@@ -73,15 +79,17 @@ def build_pools(
         name: The worker's.
         served: The queues it serves; empty means all. A pool without any of them is left out.
         threads: Pool → its number of threads.
+        bounds: What a connection's events, and the dead letters, may take up in Redis.
     """
     pools = []
     for pool, all_queues in POOLS.items():
         if pool_queues := all_queues & (served or all_queues):
             broker = queues.broker(
                 redis_url,
-                [DeadLetters(store), retries.Retries(outages=(errors.DatabaseUnavailable,))],
+                [DeadLetters(store), retries.Retries(outages=OUTAGES)],
                 name=f"{name}/{pool}",
                 threads=threads[pool],
+                bounds=bounds,
             )
             actors.declare(broker, handlers(served_steps(pool_queues), broker.tag))
             pools.append(WorkerPool(broker, served=pool_queues, threads=threads[pool]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
@@ -31,6 +31,8 @@ _ID_LENGTH = 150
 _TEXT_LENGTH = 512
 _ARGS = 64
 _ARG_LENGTH = 4096
+#: Of all together: what Asterisk's dialplan passes to an application (EXT_DATA_SIZE).
+_ARGS_LENGTH = 8192
 _EXCERPT = 200
 
 
@@ -174,16 +176,30 @@ def parse_channel(document: object) -> Channel:
     )
 
 
+def carried(event: Event) -> Event:
+    """Return the event without what no step reads: only a StasisStart has arguments, and where a leg is, is asked."""
+    channel = event.channel
+    return replace(
+        event,
+        application="",
+        channel=None if channel is None else replace(channel, state="", app_name="", app_data=""),
+        args=event.args if event.type is EventType.STASIS_START else (),
+    )
+
+
 def encode(event: Event) -> dict[str, Any]:
-    """Return the event as plain JSON values, for a broker message."""
+    """Return the event as plain JSON values, for a broker message: what `carried` leaves of it."""
+    event = carried(event)
     values = {name: value for name in _OF_EVENT if (value := getattr(event, name)) not in (None, "", ())}
+    # v0.1.0-rc1 wants each of these to be there.
+    values["application"] = ""
     if event.channel is not None:
         values["channel"] = {name: getattr(event.channel, name) for name in _OF_CHANNEL}
     return values
 
 
 def decode(document: dict[str, Any]) -> Event:
-    """Return the event that `encode` made these values of.
+    """Return what is carried of the event that `encode` made these values of.
 
     Raises:
         InvalidEvent: They have another shape.
@@ -203,7 +219,10 @@ def _args(document: dict[str, Any]) -> tuple[str, ...]:
     args = document.get("args", [])
     if not isinstance(args, list) or len(args) > _ARGS:
         raise errors.InvalidEvent("args is not a short list")
-    return tuple(_checked(arg, "args", _ARG_LENGTH) for arg in args)
+    checked = tuple(_checked(arg, "args", _ARG_LENGTH) for arg in args)
+    if sum(map(len, checked)) > _ARGS_LENGTH:
+        raise errors.InvalidEvent(f"args are longer than {_ARGS_LENGTH} characters together")
+    return checked
 
 
 def _number(document: dict[str, Any], key: str) -> int | None:

@@ -17,6 +17,6 @@ end
 if redis.call("HEXISTS", key("credits"), session) == 1 then publish_credit(session, known, credit) end
 
 for at = 5, 4 + count do
-    if redis.call("EXISTS", key("queue", ARGV[at], "rotation")) == 1 then return 1 end
+    if is_any_waiting(ARGV[at]) then return 1 end
 end
 return 0

@@ -3,6 +3,8 @@
 
 for at = 2, #ARGV do
     redis.call("ZREM", key("queue", ARGV[at], "idle"), ARGV[1])
+    -- The workers that are left may be of v0.1.0-rc1, which looks at the rotation only.
+    put_all_back(ARGV[at])
 end
 expire_session(ARGV[1])
 redis.call("PUBLISH", key("wake", ARGV[1]), "")

@@ -5,6 +5,8 @@
 --   <ns>:queue:<queue>                hash     <group>/<id> -> body: every message of the queue, in whatever state
 --   <ns>:queue:<queue>:group:<group>  list     <group>/<id> of the group's waiting messages, the next one first
 --   <ns>:queue:<queue>:rotation       list     the groups with waiting messages, the next one first (round robin)
+--   <ns>:queue:<queue>:aside          zset     the groups with waiting messages that were set aside, in their order: see poll.lua
+--   <ns>:queue:<queue>:slow           zset     group -> until when it counts as slow
 --   <ns>:queue:<queue>:delayed        zset     <group>/<id> -> when it is due
 --   <ns>:queue:<queue>:idle           zset     session -> since when it has been waiting for messages of the queue
 --   <ns>:sessions                     zset     session -> its last poll
@@ -13,12 +15,18 @@
 --   <ns>:in-flight:<session>          set      <queue>/<group>/<id> of each message delivered and not yet acknowledged
 --   <ns>:liveness                     hash     last_poll, grace_until, last_search: see poll.lua
 --   <ns>:wake:<session>               channel  the queue that has a message for the session, or a whole message: see enqueue.lua
---   <ns>:dead-letters                 stream   queue, message_key, body, reason
+--   <ns>:bounded:<group>              hash     <queue>/<group>/<id> -> its size in bytes, of each bounded message of the group;
+--                                              bytes: the sum, checked: when they were last compared with the queues
+--   <ns>:unique:<queue>/<group>/<name>  string  the key of the message that waits under this name, if it waits still
+--   <ns>:dead-letters                 stream   queue, message_key, body, reason: the beginnings of these two
+--   <ns>:dead-letters-dropped         string   how many were deleted for later ones
 --
 -- <group>/<id> is the message key. A message is in exactly one state: waiting (in its group), delayed or in flight.
--- A group is in the rotation exactly while it has waiting messages. Messages without a group have the group "".
+-- A group is in the rotation, or set aside, exactly while it has waiting messages. Messages without a group have the
+-- group "".
 -- A session has a credit, and a tag, only while it is among the sessions: so what is pushed to it is requeued when it dies.
--- Times are milliseconds by Redis's clock. No key expires except the dead letters.
+-- A message that is bounded counts against what its group may have in the queues, in whatever state: see enqueue.lua.
+-- Times are milliseconds by Redis's clock. No key expires except the dead letters and the unique names.
 
 local function key(...)
     return table.concat({KEYS[1], ...}, ":")
@@ -38,7 +46,24 @@ end
 
 -- Returns the groups that have waiting messages.
 local function waiting_groups(queue)
-    return redis.call("LRANGE", key("queue", queue, "rotation"), 0, -1)
+    local groups = redis.call("LRANGE", key("queue", queue, "rotation"), 0, -1)
+    for _, group in ipairs(redis.call("ZRANGE", key("queue", queue, "aside"), 0, -1)) do table.insert(groups, group) end
+    return groups
+end
+
+-- Returns whether a message is waiting in a queue.
+local function is_any_waiting(queue)
+    return redis.call("EXISTS", key("queue", queue, "rotation"), key("queue", queue, "aside")) > 0
+end
+
+-- Puts the groups that were set aside into the rotation again: the first ones, or all.
+local function put_back(queue, number)
+    local groups = redis.call("ZPOPMIN", key("queue", queue, "aside"), number)
+    for at = #groups - 1, 1, -2 do redis.call("LPUSH", key("queue", queue, "rotation"), groups[at]) end
+end
+
+local function put_all_back(queue)
+    put_back(queue, math.max(1, redis.call("ZCARD", key("queue", queue, "aside"))))
 end
 
 -- Wakes one idle session: the one that is wanted, if any, or else the one that has been idle longest. A session without a
@@ -52,7 +77,7 @@ local function wake(queue, wanted)
 end
 
 -- Adds a message to the end of its group, or to the front. A group that had no waiting message enters the rotation
--- at the same end.
+-- at the same end; one that is set aside stays there.
 local function add_waiting(queue, message_key, to_front)
     local push = to_front and "LPUSH" or "RPUSH"
     local group = group_of(message_key)
@@ -68,34 +93,27 @@ local function delay(queue, message_key, delay_ms)
     if redis.call("ZRANGE", delayed, 0, 0)[1] == message_key then wake(queue) end
 end
 
--- Moves the next message of the first group in the rotation in flight and puts the group at the end of the rotation.
--- A group for which `skips(group)` is true leaves the rotation without losing a message: the caller puts it back.
-local function fetch(session, queue, skips)
-    local rotation = key("queue", queue, "rotation")
-    while true do
-        local group = redis.call("LPOP", rotation)
-        if not group then return end
-        if not skips(group) then
-            local waiting = key("queue", queue, "group", group)
-            local message_key = redis.call("LPOP", waiting)
-            if redis.call("EXISTS", waiting) == 1 then redis.call("RPUSH", rotation, group) end
-            local body = message_key and redis.call("HGET", key("queue", queue), message_key)
-            if body then
-                redis.call("SADD", key("in-flight", session), queue .. "/" .. message_key)
-                return message_key, body
-            end
-        end
-    end
-end
-
 -- Takes a message off a session's in-flight set. Returns whether it was there.
 local function release(session, queue, message_key)
     return redis.call("SREM", key("in-flight", session), queue .. "/" .. message_key) == 1
 end
 
+-- Deletes a message. It no longer counts against the bounds of its group.
+local function delete(queue, message_key)
+    redis.call("HDEL", key("queue", queue), message_key)
+    local bounded, name = key("bounded", group_of(message_key)), queue .. "/" .. message_key
+    local size = redis.call("HGET", bounded, name)
+    if not size then return end
+    if redis.call("HINCRBY", bounded, "bytes", -size) > 0 then
+        redis.call("HDEL", bounded, name)
+    else
+        redis.call("DEL", bounded)
+    end
+end
+
 -- Deletes a message that was processed. One that is in flight in another session is the other's to settle.
 local function acknowledge(session, queue, message_key)
-    if release(session, queue, message_key) then redis.call("HDEL", key("queue", queue), message_key) end
+    if release(session, queue, message_key) then delete(queue, message_key) end
 end
 
 -- Returns how many messages are in flight in a session without its knowledge: on their way to it, or lost.

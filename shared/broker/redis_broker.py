@@ -18,6 +18,7 @@ import dramatiq.errors
 import redis
 
 from shared.broker import scripts, session
+from shared.broker.bounds import Bounds
 from shared.broker.deliveries import Delivery, Disposition
 
 #: The pause between two tries to enqueue.
@@ -25,6 +26,8 @@ _PAUSE_SECONDS = 0.1
 _JOIN_SECONDS = 0.02
 #: Most messages that one request enqueues: while a script runs, Redis does nothing else.
 _ENQUEUED_AT_ONCE = 100
+
+_DEFAULT_BOUNDS = Bounds()
 
 _Message = dramatiq.Message[Any]
 
@@ -52,6 +55,29 @@ def affinity(message: _Message) -> str:
     return str(message.options.get("affinity", ""))
 
 
+def is_bounded(message: _Message) -> bool:
+    """Return whether the message counts against the bounds of its group, by its option `bounded`.
+
+    It is refused when its group has as much in the queues as it may: what a peer may send at will is bounded, what the
+    product orders itself is not.
+    """
+    return bool(message.options.get("bounded"))
+
+
+def unique(message: _Message) -> tuple[str, bool]:
+    """Return the message's unique name, from its option `unique`, and whether it supersedes another of that name.
+
+    Of the messages of one group and one unique name, at most one waits. A further one is dropped, or takes the place of
+    that one, by its option `supersedes`. One that is in work is none that waits: it may have begun too early. An empty
+    name is none.
+    """
+    return str(message.options.get("unique", "")), bool(message.options.get("supersedes"))
+
+
+class GroupFull(dramatiq.errors.BrokerError):
+    """A bounded message was refused: its group has as much in the queues as it may. Nothing was enqueued of it."""
+
+
 class Broker(dramatiq.Broker):
     """A broker for any number of producers and at most one Worker.
 
@@ -65,6 +91,7 @@ class Broker(dramatiq.Broker):
             while another worker is idle. None means what the Worker prefetches.
         patience_seconds: How long enqueuing is tried while Redis is away.
         describe: Returns the dead letter's reason for an exception.
+        bounds: What one group, and the dead letters, may take up.
 
     Attributes:
         tag: Messages with this `affinity` go to this broker's worker, if it can take them.
@@ -79,6 +106,7 @@ class Broker(dramatiq.Broker):
         capacity: int | None = None,
         patience_seconds: float = 2.0,
         describe: session.Describe = session.describe,
+        bounds: Bounds = _DEFAULT_BOUNDS,
         middleware: Sequence[dramatiq.Middleware] | None = None,
     ) -> None:
         super().__init__(None if middleware is None else list(middleware))
@@ -90,6 +118,7 @@ class Broker(dramatiq.Broker):
         self._capacity = capacity
         self._patience_seconds = patience_seconds
         self._describe = describe
+        self._bounds = bounds
         self._lock = threading.Lock()
         self._session: session.WorkerSession | None = None
         self.add_middleware(_Drain())
@@ -111,6 +140,7 @@ class Broker(dramatiq.Broker):
 
         Raises:
             ConnectionFailed: Redis was unreachable or rejected the message; it may have been enqueued all the same.
+            GroupFull: It is bounded, and its group is full.
             QueueNotFound: The queue was not declared.
         """
         self._check(message.queue_name)
@@ -122,7 +152,7 @@ class Broker(dramatiq.Broker):
         if delivery is not None:
             delivery.retry = (delay_ms, message.encode())
         else:
-            self._store(message.queue_name, key, message.encode(), delay_ms, affinity(message))
+            self._store(_arguments(message, delay_ms))
         self.emit_after("enqueue", message, delay)
         return message
 
@@ -131,6 +161,7 @@ class Broker(dramatiq.Broker):
 
         Raises:
             ConnectionFailed: As `enqueue`; messages of earlier requests are enqueued.
+            GroupFull: As `enqueue`; the others are enqueued, as far as they were looked at.
             QueueNotFound: A queue was not declared.
         """
         waiting = iter(messages)
@@ -139,8 +170,8 @@ class Broker(dramatiq.Broker):
             for message in batch:
                 self._check(message.queue_name)
                 self.emit_before("enqueue", message, None)
-                arguments += [message.queue_name, message_key(message), message.encode(), 0, affinity(message)]
-            self._store(*arguments)
+                arguments += _arguments(message, 0)
+            self._store(arguments)
             for message in batch:
                 self.emit_after("enqueue", message, None)
 
@@ -157,6 +188,7 @@ class Broker(dramatiq.Broker):
                     capacity=self._capacity or prefetch,
                     order=self.queues,
                     describe=self._describe,
+                    bounds=self._bounds,
                 )
                 self._session.start()
             return _Consumer(self, self._session, queue_name, self._session.serve(queue_name), timeout / 1000)
@@ -216,18 +248,37 @@ class Broker(dramatiq.Broker):
         if queue_name not in self.queues:
             raise dramatiq.errors.QueueNotFound(queue_name)
 
-    def _store(self, *message: str | bytes | int) -> None:
+    def _store(self, messages: Sequence[str | bytes | int]) -> None:
         ends_at = time.monotonic() + self._patience_seconds
+        most = (self._bounds.group_messages, self._bounds.group_bytes)
         while True:
             try:
-                scripts.ENQUEUE.run(self.client, self.namespace, *message)
+                refused = scripts.ENQUEUE.run(self.client, self.namespace, *most, *messages)
             except redis.RedisError as exc:
                 if time.monotonic() + _PAUSE_SECONDS > ends_at:
                     reason = f"message not enqueued, check Redis: {type(exc).__name__}: {exc}"
                     raise dramatiq.errors.ConnectionFailed(reason) from exc
                 time.sleep(_PAUSE_SECONDS)
-            else:
-                return
+                continue
+            if refused:
+                reason = f"{len(refused)} messages refused: their group has too many waiting"
+                raise GroupFull(reason)  # type: ignore[no-untyped-call]  # dramatiq's
+            return
+
+
+def _arguments(message: _Message, delay_ms: int) -> Sequence[str | bytes | int]:
+    """Return the arguments of `enqueue.lua`."""
+    name, supersedes = unique(message)
+    return (
+        message.queue_name,
+        message_key(message),
+        message.encode(),
+        delay_ms,
+        affinity(message),
+        int(is_bounded(message)),
+        name,
+        int(supersedes),
+    )
 
 
 class _Consumer(dramatiq.Consumer):

@@ -22,8 +22,9 @@ class Retries(dramatiq.Middleware):
     Args:
         delays_ms: The delay before each retry; the last one repeats.
         for_ms: How long a message is retried after its first failure; an actor's `retry_for_ms` takes precedence.
-        outages: Errors of a backing service, for which the message is not to blame: it is retried every second until
-            the outage ends, without counting as a failure.
+        outages: Errors of a backing service that is away, for which the message is not to blame: it is retried every
+            second until the outage ends, without counting as a failure. A request that the service could not serve in
+            time is none: the message may be what makes it slow.
     """
 
     def __init__(

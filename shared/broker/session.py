@@ -19,6 +19,7 @@ import dramatiq.errors
 import dramatiq.logging
 import redis
 
+from shared.broker.bounds import Bounds
 from shared.broker.deliveries import Delivery, Disposition, Settlement
 from shared.broker.fairness import Fairness
 from shared.broker.session_client import Figures, SessionClient
@@ -64,8 +65,9 @@ class WorkerSession:
         capacity: int,
         order: Iterable[str],
         describe: Describe,
+        bounds: Bounds,
     ) -> None:
-        self._requests = SessionClient(client, namespace, name, tag=tag, timeout_ms=TIMEOUT_MS)
+        self._requests = SessionClient(client, namespace, name, tag=tag, timeout_ms=TIMEOUT_MS, bounds=bounds)
         self._capacity = capacity
         self._order = order
         self._describe = describe

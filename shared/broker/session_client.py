@@ -14,6 +14,7 @@ from typing import Any
 import redis
 
 from shared.broker import scripts
+from shared.broker.bounds import Bounds
 from shared.broker.deliveries import Delivery, Settlement
 
 #: How long the wake-up subscription waits before it checks whether it is to end.
@@ -60,12 +61,15 @@ class Difference:
 class SessionClient:
     """The requests of one session, one at a time. Each raises redis.RedisError."""
 
-    def __init__(self, client: redis.Redis, namespace: str, name: str, *, tag: str, timeout_ms: int) -> None:
+    def __init__(
+        self, client: redis.Redis, namespace: str, name: str, *, tag: str, timeout_ms: int, bounds: Bounds
+    ) -> None:
         self.id = f"{name}/{tag}-{secrets.token_hex(4)}"
         self._client = client
         self._connection = scripts.Connection(client.connection_pool)
         self._namespace = namespace
         self._timeout_ms = timeout_ms
+        self._bounds = bounds
         #: Redis has confirmed the subscription.
         self._is_confirmed = False
         #: The subscription may be dead, or with a server that is master no more: it is to be made anew.
@@ -82,6 +86,8 @@ class SessionClient:
         now_ms, in_flight, due_ms, is_idle, *fetched = self._run(
             scripts.POLL,
             self._timeout_ms,
+            self._bounds.dead_letters,
+            self._bounds.dead_letter_bytes,
             figures.free,
             figures.known,
             figures.credit,

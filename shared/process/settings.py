@@ -91,6 +91,19 @@ class Base(Guarded):
         default="info", description="The lowest level that is logged."
     )
     log_format: Literal["text", "json"] = Field(default="text", description="The format of log lines.")
+    group_messages: int = Field(
+        default=2_000,
+        ge=100,
+        le=100_000,
+        description="Maximum number of events of one connection in Redis, waiting or in work. Further ones are refused,"
+        " and the connection is resynced instead.",
+    )
+    group_bytes: int = Field(
+        default=2 * 2**20,
+        ge=2**18,
+        le=2**30,
+        description="Maximum size in bytes of these events.",
+    )
     drain_seconds: float = Field(
         default=15.0, ge=0, le=300, description="After SIGTERM, a process stops within this time."
     )
@@ -230,6 +243,18 @@ class Worker(WithDatabase):
         default="",
         description="Queues to serve, comma-separated; all if empty: admission, runs, media, bridge, originate,"
         " teardown, resync.",
+    )
+    dead_letters: int = Field(
+        default=1_000,
+        ge=10,
+        le=100_000,
+        description="Maximum number of dead letters that Redis keeps, for seven days; the oldest are dropped first.",
+    )
+    dead_letter_bytes: int = Field(
+        default=4_096,
+        ge=256,
+        le=2**20,
+        description="Maximum size in bytes that a dead letter keeps of its message, and of its traceback.",
     )
     asterisk_requests: int = Field(
         default=10, ge=2, le=60, description="Maximum number of requests in flight from one process to one Asterisk."

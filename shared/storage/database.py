@@ -73,7 +73,8 @@ class Database:
         """A connection in autocommit mode.
 
         Raises:
-            DatabaseUnavailable: Postgres cannot be reached, is overloaded, or took too long.
+            DatabaseAway: Postgres cannot be reached, or has no connection to spare.
+            DatabaseUnavailable: It is overloaded, took too long, or a lock was not free in time.
             DuplicateKey: What is to be stored is there already.
             DatabaseRefused: What is to be stored cannot be.
         """
@@ -184,7 +185,7 @@ def _is_away(cause: BaseException | None) -> bool:
 _MEANINGS: list[tuple[tuple[type[psycopg.Error], ...], type[errors.PipelineError], str]] = [
     (
         (psycopg_pool.PoolTimeout,),
-        errors.DatabaseUnavailable,
+        errors.DatabaseAway,
         "Postgres cannot be reached, or has no connection to spare: {}",
     ),
     # The pool's other errors are operational ones, too.
@@ -196,7 +197,7 @@ _MEANINGS: list[tuple[tuple[type[psycopg.Error], ...], type[errors.PipelineError
     ),
     (
         (psycopg.errors.ReadOnlySqlTransaction,),
-        errors.DatabaseUnavailable,
+        errors.DatabaseAway,
         "this Postgres is read-only: a standby?",
     ),
     (
@@ -217,6 +218,8 @@ _MEANINGS: list[tuple[tuple[type[psycopg.Error], ...], type[errors.PipelineError
 
 def _translated(exc: psycopg.Error) -> errors.PipelineError:
     error, text = next((error, text) for kinds, error, text in _MEANINGS if isinstance(exc, kinds))
+    if error is errors.DatabaseUnavailable and _is_away(exc):
+        error = errors.DatabaseAway
     return error(text.format(_first_line(exc)))
 
 

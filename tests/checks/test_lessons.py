@@ -22,11 +22,11 @@ ROWS = [
 @cache
 def functions(path: str) -> set[str]:
     tree = ast.parse((ROOT / path).read_text())
-    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
 def test_the_lessons_are_numbered() -> None:
-    assert [int(row[0]) for row in ROWS] == list(range(1, 34))
+    assert [int(row[0]) for row in ROWS] == list(range(1, len(ROWS) + 1))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"lesson-{row[0]}")

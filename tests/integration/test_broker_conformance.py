@@ -12,7 +12,9 @@ import dramatiq.middleware
 import pytest
 import redis
 
+from shared import errors, queues
 from shared.broker import redis_broker
+from shared.broker.bounds import Bounds
 from tests.support import worker_harness
 from tests.support.worker_harness import WorkerHarness
 
@@ -366,7 +368,8 @@ def test_an_unreadable_message_is_a_dead_letter_with_its_bytes_and_the_queue_con
     harness.wait(1)
     worker_harness.until(harness.dead_letters, seconds=5, what="no dead letter")
     (letter,) = harness.dead_letters()
-    assert (letter[b"body"], letter[b"queue"], letter[b"message_key"]) == (body, b"first", b"g/unreadable")
+    beginning = body[: Bounds().dead_letter_bytes]
+    assert (letter[b"body"], letter[b"queue"], letter[b"message_key"]) == (beginning, b"first", b"g/unreadable")
     assert letter[b"reason"]
     harness.broker.join("first", timeout=5000)
     assert all(thread.is_alive() for thread in harness.worker.workers)
@@ -379,3 +382,28 @@ def test_a_worker_keeps_no_message_back_for_its_options(harness: WorkerHarness, 
     harness.send("it", **options)
     harness.wait(1)
     harness.broker.join("first", timeout=5000)
+
+
+def test_a_bounded_message_whose_group_is_full_is_refused_and_its_sender_told(redis_url: str) -> None:
+    harness = WorkerHarness(redis_url, bounds=Bounds(group_messages=2))
+    for number in range(2):
+        harness.send(number, group=7, bounded=True)
+    with pytest.raises(redis_broker.GroupFull, match="too many"):
+        harness.send(2, group=7, bounded=True)
+    harness.send(3, group=7)
+    harness.send(4, group=8, bounded=True)
+    with harness.working():
+        harness.wait(4)
+        harness.broker.join("first", timeout=5000)
+        harness.send(5, group=7, bounded=True)
+        harness.wait(5)
+    assert sorted(harness.ran) == [0, 1, 3, 4, 5]
+
+
+def test_who_sends_to_a_full_group_tries_again(redis_url: str) -> None:
+    """A worker that looks again for a leg: its own message is retried, and counts as long."""
+    made = queues.broker(redis_url, bounds=Bounds(group_messages=0))
+    message: worker_harness.Message = dramatiq.Message("originate", "x", (), {}, {"group": 7, "bounded": True})
+    with pytest.raises(errors.QueueUnavailable, match="too many"):
+        queues.BrokerCommandQueue(made).send(message)
+    made.close()

@@ -179,12 +179,12 @@ def test_a_batch_pushed_repeatedly_is_in_the_queue_once(redis_url: str, client: 
         batch = [
             each
             for message in sent
-            for each in (message.queue_name, redis_broker.message_key(message), message.encode(), 0, "")
+            for each in (message.queue_name, redis_broker.message_key(message), message.encode(), 0, "", 0, "", 0)
         ]
         latch = worker_harness.Latch()
         harness.does = latch
         for _ in range(3):
-            scripts.ENQUEUE.run(client, worker_harness.NAMESPACE, *batch)
+            scripts.ENQUEUE.run(client, worker_harness.NAMESPACE, 0, 0, *batch)
         latch.release()
         harness.broker.join("first", timeout=10_000)
         assert sorted(harness.ran) == list(range(50))

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
 from devstack import tcp_proxy
@@ -72,11 +73,51 @@ def test_an_outage_of_postgres_is_logged_once_and_so_is_its_end(
     assert caplog.messages == ["postgres unavailable, retrying", "postgres available again"]
 
 
+_FAILS = "DO $$ BEGIN RAISE EXCEPTION 'it fails' USING ERRCODE = '{}'; END $$"
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("SELECT pg_sleep(5)", "statement timeout"),
+        ("SET LOCAL lock_timeout = 100; SELECT FROM ari.leases", "lock timeout"),
+        (_FAILS.format("40P01"), "it fails"),  # deadlock_detected
+        (_FAILS.format("53200"), "it fails"),  # out_of_memory
+    ],
+)
+def test_a_statement_that_fails_or_takes_too_long_is_no_outage(database_url: str, statement: str, reason: str) -> None:
+    hasty = database.Database(database_url, size=1, statement_seconds=0.5)
+    hasty.open()
+    with contextlib.closing(hasty), psycopg.connect(database_url) as other:
+        other.execute("LOCK TABLE ari.leases")
+        with pytest.raises(errors.DatabaseUnavailable, match=reason) as caught:
+            execute(hasty, statement)
+    assert not isinstance(caught.value, errors.DatabaseAway)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT pg_terminate_backend(pg_backend_pid())",
+        "SET LOCAL transaction_read_only = on; INSERT INTO ari.leases VALUES ('a', 'b', 1, now())",
+    ],
+)
+def test_a_server_that_is_lost_or_read_only_is_an_outage(db: database.Database, statement: str) -> None:
+    with pytest.raises(errors.DatabaseAway):
+        execute(db, statement)
+
+
+def execute(db: database.Database, statements: str) -> None:
+    with db.transaction() as connection:
+        for statement in statements.split("; ") if "DO" not in statements else [statements]:
+            connection.execute(statement)
+
+
 def test_an_unreachable_database_is_reported_without_its_password() -> None:
     db = database.Database("postgresql://u:hunter2@127.0.0.1:1/x", size=1, statement_seconds=0.3)
     db.open()
     try:
-        with pytest.raises(errors.DatabaseUnavailable) as caught:
+        with pytest.raises(errors.DatabaseAway) as caught:
             PostgresCalls(db, who="test", prefix="aip-").now()
         assert "hunter2" not in str(caught.value)
     finally:

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from shared import errors, keys, messages, queues
-from shared.broker import retries
+from shared.broker import redis_broker, retries
 from shared.call import commands
 from shared.call.calls import Call
 from shared.call.states import Direction, State
@@ -20,6 +20,7 @@ from shared.storage import database
 from shared.storage.postgres_calls import PostgresCalls
 from tests import databases
 from tests.support import worker_harness
+from workers import pools
 from workers.dead_letters import DeadLetters
 
 pytestmark = pytest.mark.services
@@ -40,7 +41,9 @@ class Scene:
         self.store = PostgresCalls(db, who="worker", prefix="aip-")
         self.error: Exception = errors.PermanentError("no")
         self.tries = 0
-        self.broker = queues.broker(redis_url, [DeadLetters(self.store), retries.Retries((20,))], threads=2)
+        self.broker = queues.broker(
+            redis_url, [DeadLetters(self.store), retries.Retries((20,), outages=pools.OUTAGES)], threads=2
+        )
         dramatiq.actor(
             actor_name="tear_down",
             queue_name="teardown",
@@ -108,6 +111,32 @@ def test_a_transient_failure_is_retried_first(scene: Scene) -> None:
     assert "DatabaseUnavailable: away" in letter["detail"]
     assert letter["call_id"] is None
     assert 2 <= scene.tries <= 5
+
+
+def test_a_statement_that_takes_too_long_is_tried_again_for_a_bounded_time(scene: Scene, database_url: str) -> None:
+    """It once counted as an outage, and its message was tried every second for ever."""
+    hasty = database.Database(database_url, size=1, statement_seconds=0.1)
+    hasty.open()
+    try:
+        with hasty.connection() as connection:
+            connection.execute("SELECT pg_sleep(5)")
+    except errors.PipelineError as exc:
+        scene.error = exc
+    finally:
+        hasty.close()
+    scene.broker.enqueue(messages.of_command(commands.TearDown(call_id=uuid.uuid4()), connection_id=1))
+    assert "statement timeout" in scene.letter()["detail"]
+    assert 2 <= scene.tries <= 5
+
+
+def test_no_message_is_given_up_for_a_server_that_is_away(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "OUTAGE_DELAY_MS", 10)
+    scene.error = errors.DatabaseAway("away")
+    scene.broker.enqueue(messages.of_command(commands.TearDown(call_id=uuid.uuid4()), connection_id=1))
+    worker_harness.until(lambda: scene.tries >= 20, seconds=10, what="given up")
+    assert scene.broker.count(["teardown"])["teardown"] != redis_broker.Count(waiting=0, delayed=0, in_flight=0)
+    scene.error = errors.PermanentError("no")
+    scene.letter()
 
 
 def test_no_secret_is_in_a_dead_letter(scene: Scene) -> None:

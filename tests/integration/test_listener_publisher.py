@@ -123,3 +123,18 @@ def test_a_connection_whose_events_do_not_fit_is_resynced(killable_redis: server
         scheduler.redis.close()
 
     play(scene())
+
+
+def test_a_connection_with_too_many_events_in_redis_is_resynced_and_the_others_go_on(scheduler: Scheduler) -> None:
+    async def scene() -> None:
+        async with Asterisk() as pbx, Asterisk() as other, listening(scheduler.url, group_messages=100) as listener:
+            await connected(scheduler, listener, assignment(pbx, 1), assignment(other, 2))
+            for number in range(130):
+                await pbx.send(stasis_start(f"caller-{number}"))
+            await until(lambda: (1, "events lost") in scheduler.resyncs(), "resynced")
+            await other.send(stasis_start("other"))
+            await until(lambda: "other" in scheduler.callers(), "pushed")
+            assert set(scheduler.callers()) == {f"caller-{number}" for number in range(100)} | {"other"}
+            assert {connection for connection, reason in scheduler.resyncs() if reason == "events lost"} == {1}
+
+    play(scene())

@@ -22,7 +22,17 @@ PLATFORM = {
     "organizations", "organization_configurations", "users", "user_configurations", "workflows", "workflow_definitions",
     "workflow_runs",
 }  # fmt: skip
-OURS = {"alembic_version", "attempts", "calls", "connection_versions", "connections", "leases", "quotas", "timeline"}
+OURS = {
+    "alembic_version",
+    "attempts",
+    "calls",
+    "connection_versions",
+    "connections",
+    "leases",
+    "resyncs",
+    "quotas",
+    "timeline",
+}
 
 
 def execute(url: str, *statements: str) -> None:
@@ -94,6 +104,7 @@ def before_minutes(url: str) -> None:
     migrations.upgrade(url)
     execute(
         url,
+        "DROP TABLE ari.resyncs",
         "DROP INDEX ari.calls_minutes",
         "CREATE INDEX calls_talk ON ari.calls (organization_id, ending_at) WHERE connected_at IS NOT NULL",
         "UPDATE ari.alembic_version SET version_num = '0002_platform'",
@@ -167,7 +178,11 @@ def test_a_migration_that_needs_a_lock_of_a_table_gives_up_early_and_tries_again
     monkeypatch.setattr(migrations, "_LOCK_MILLISECONDS", 100)
     monkeypatch.setattr(migrations, "_LOCK_ATTEMPTS", 2)
     migrations.upgrade(empty_database_url)
-    execute(empty_database_url, "UPDATE ari.alembic_version SET version_num = '0002_platform'")
+    execute(
+        empty_database_url,
+        "DROP TABLE ari.resyncs",
+        "UPDATE ari.alembic_version SET version_num = '0002_platform'",
+    )
     with psycopg.connect(empty_database_url) as other:
         other.execute("LOCK TABLE ari.alembic_version IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(errors.DatabaseUnavailable, match="locked by others"):

@@ -52,20 +52,21 @@ def test_a_scheduler_at_rest_fetches_no_more_of_many_connections_than_of_few(
         assert [job["rows"] for job in seen[0]] == [1, 1], "a fingerprint each; the platform's is played"
 
 
-def test_resyncs_are_requested_by_one_statement_and_by_the_hundred(
+def test_resyncs_are_requested_by_two_statements_and_by_the_hundred(
     database_url: str, redis_url: str, log: Path
 ) -> None:
     plans = Plans(database_url, log)
     with scheduler_harness.running(database_url, redis_url) as harness:
         harness.configure(250)
         harness.execute("UPDATE ari.connection_versions SET socket_state = 'connected'")
-        resyncs = Resyncs(harness.db, harness.commands)
+        resyncs = Resyncs(harness.db, harness.commands, seconds=15)
         resyncs.request_resyncs()
         harness.broker.flush("resync")
+        harness.execute("UPDATE ari.resyncs SET due_at = clock_timestamp()")
         plans.new()
         harness.client.config_resetstat()
         resyncs.request_resyncs()
-        assert [plan.rows for plan in plans.new()] == [250]
+        assert [plan.rows for plan in plans.new()] == [250, 0], "those that are due, and when they are due next"
         requests = harness.client.info("commandstats")["cmdstat_evalsha"]["calls"]
-        assert requests == 4, "one that counts, and one for each hundred"
-        assert harness.commands.waiting("resync") == 250
+        assert requests == 3, "one for each hundred"
+        assert harness.broker.count(["resync"])["resync"].waiting == 250

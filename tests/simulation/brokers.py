@@ -12,7 +12,7 @@ from uuid import UUID
 import greenlet
 
 from shared import errors, messages
-from shared.broker import retries
+from shared.broker import redis_broker, retries
 from shared.call import ids
 from shared.call.commands import Command
 from tests.simulation import asterisks, faults
@@ -41,6 +41,12 @@ class Entry:
     connection_id: int | None
     #: The tag of the worker it should go to; empty for any.
     affinity: str = ""
+    #: Of one group and name, one waits; empty for none.
+    unique: str = ""
+    #: When it is due.
+    due: float = 0.0
+    #: A worker has it.
+    is_begun: bool = False
     #: It does not reach the worker it is pushed to first.
     is_push_lost: bool = False
     retries: int = 0
@@ -106,6 +112,9 @@ class Broker:
         entry = Entry(message.message_id, message.actor_name, json.dumps(body), call_id, connection_id)
         entry.affinity = str(message.options.get("affinity", ""))
         seconds = 0.0 if wait is None else wait.total_seconds()
+        if not self._takes_place(entry, message):
+            return
+        seconds = min(seconds, max(0.0, entry.due - world.now)) if entry.due else seconds
         fault = world.fault(faults.OF_MESSAGES, call_id, connection_id)
         if fault is not None:
             world.tell("Redis", "%s — FAULT: %s", entry.actor, fault)
@@ -115,9 +124,24 @@ class Broker:
         if fault is Fault.MESSAGE_LATE:
             seconds += world.choices.spread(0.01, 30.0)
         self._entries[entry] = None
+        entry.due = world.now + seconds
         self._deliver_after(seconds, entry)
         if fault is Fault.MESSAGE_DOUBLED:
             self._deliver_after(seconds + world.choices.spread(0.001, 20.0), entry)
+
+    def _takes_place(self, entry: Entry, message: messages.Message) -> bool:
+        """Return whether a unique message is taken: it has the place, and the time, of the one that waits."""
+        name, supersedes = redis_broker.unique(message)
+        entry.unique = f"{message.options['group']}/{name}" if name else ""
+        others = (other for other in self._entries if other.unique == entry.unique and not other.is_begun)
+        other = next(others, None) if name else None
+        if other is None:
+            return True
+        if supersedes:
+            other.is_lost = True
+            del self._entries[other]
+            entry.due = other.due
+        return supersedes
 
     @property
     def is_waiting(self) -> bool:
@@ -166,6 +190,7 @@ class Broker:
             # In flight there: another worker gets it when that one has expired.
             self._deliver_after(_RECLAIM_SECONDS, entry)
             return
+        entry.is_begun = True
         fiber = self._world.start(
             worker, entry.actor, lambda: self._work(entry), connection_id=entry.connection_id, call_id=entry.call_id
         )

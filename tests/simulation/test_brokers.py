@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 
 from shared import messages
 from tests.simulation import faults
@@ -42,3 +43,15 @@ def test_a_push_that_is_lost_is_found(make_environment: Callable[..., Environmen
             environment.workers.processes[0].kill()
         environment.world.run(8.0)
         assert not environment.broker.is_waiting
+
+
+def test_of_a_connection_one_resync_waits(environment: Environment) -> None:
+    environment.open()
+    broker = environment.broker
+    broker.flush()
+    for reason in (messages.RESYNC_CLOCK, "test", "another", messages.RESYNC_CLOCK):
+        broker.put(messages.of_resync(connection=CONNECTION, reason=reason, full=True), timedelta(seconds=5))
+    (waiting,) = broker._entries
+    assert '"another"' in waiting.body
+    environment.world.run(8.0)
+    assert not broker.is_waiting

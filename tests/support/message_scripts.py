@@ -135,6 +135,150 @@ class MessageScripts:
         lost = disposition is Disposition.DEAD_LETTER
         assert (lua.count(), len(lua.dead_letters())) == ([0, 0, 0] if lost else [1, 0, 0], int(lost))
 
+    def test_a_dead_letter_keeps_the_beginnings_of_its_body_and_its_reason(self, lua: Scripts) -> None:
+        lua.enqueue("7/a")
+        lua.poll()
+        lua.poll("a", (Disposition.DEAD_LETTER, "7/a", "r" * 999), body="b" * 999, letters=(1000, 256))
+        (letter,) = lua.dead_letters()
+        assert (letter["body"], letter["reason"]) == ("b" * 256, "r" * 256)
+
+    def test_the_oldest_dead_letters_are_dropped_first_and_counted(self, lua: Scripts) -> None:
+        settled = [(Disposition.DEAD_LETTER, f"7/{number}", "no") for number in range(7)]
+        lua.poll("a", *settled, letters=(3, 4096))
+        assert [letter["message_key"] for letter in lua.dead_letters()] == ["7/4", "7/5", "7/6"]
+        assert lua.client.get(f"{NS}:dead-letters-dropped") == b"4"
+
+    def test_a_dead_letter_is_dropped_after_seven_days_though_others_follow(self, lua: Scripts) -> None:
+        lua.client.xadd(f"{NS}:dead-letters", {"body": "x"}, id=str(lua.now() - 7 * 24 * 3600 * 1000 - 1))
+        lua.poll("a", (Disposition.DEAD_LETTER, "7/a", "no"))
+        assert [letter["message_key"] for letter in lua.dead_letters()] == ["7/a"]
+
+    # ── the bounds of a group ────────────────────────────────────────────────────────────────────────────────────────
+
+    def test_a_group_has_a_number_of_bounded_messages_in_all_queues_and_states(self, lua: Scripts) -> None:
+        assert lua.enqueue("7/a", "7/b", bounds=(4, 1000)) == []
+        assert lua.enqueue("7/c", queue="other", bounds=(4, 1000)) == []
+        assert lua.enqueue("7/d", delay_ms=60_000, bounds=(4, 1000)) == []
+        lua.poll(free=1)
+        assert lua.enqueue("7/e", "8/x", bounds=(4, 1000)) == ["7/e"]
+        assert lua.count("q", "other") == [2, 1, 1, 1, 0, 0]
+
+    def test_a_group_has_a_number_of_bytes_of_bounded_messages(self, lua: Scripts) -> None:
+        assert lua.enqueue("7/a", "7/b", body="x" * 40, bounds=(100, 100)) == []
+        assert lua.enqueue("7/c", body="x" * 21, bounds=(100, 100)) == ["7/c"]
+        assert lua.enqueue("7/d", body="x" * 20, bounds=(100, 100)) == []
+        assert lua.bounded("7") == {"q/7/a": 40, "q/7/b": 40, "q/7/d": 20, "bytes": 100}
+
+    def test_a_message_larger_than_the_bound_leaves_no_count_behind(self, lua: Scripts) -> None:
+        assert lua.enqueue("7/a", body="x" * 101, bounds=(100, 100)) == ["7/a"]
+        assert lua.client.keys("*") == []
+
+    def test_what_is_not_bounded_is_never_refused_and_does_not_count(self, lua: Scripts) -> None:
+        """The product's own commands: a flood of events must not hold up the calls it is made of."""
+        lua.enqueue("7/a", bounds=(1, 1000))
+        assert lua.enqueue("7/b", bounds=(1, 1000)) == ["7/b"]
+        assert lua.enqueue("7/c") == []
+        assert lua.bounded("7") == {"q/7/a": 4, "bytes": 4}
+
+    def test_a_bounded_message_that_is_there_is_accepted_again(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", bounds=(1, 1000))
+        assert lua.enqueue("7/a", bounds=(1, 1000)) == []
+
+    @pytest.mark.parametrize("end", ["poll", "ack", "dead letter", "flush"])
+    def test_a_message_that_is_over_makes_room(self, lua: Scripts, end: str) -> None:
+        lua.enqueue("7/a", bounds=(1, 1000))
+        lua.poll()
+        if end == "poll":
+            lua.poll("a", (Disposition.ACK, "7/a", ""))
+        elif end == "ack":
+            lua.ack("a", "7/a")
+        elif end == "flush":
+            lua.flush("q")
+        else:
+            lua.poll("a", (Disposition.DEAD_LETTER, "7/a", ""))
+        assert lua.client.exists(f"{NS}:bounded:7") == 0
+        assert lua.enqueue("7/b", bounds=(1, 1000)) == []
+
+    @pytest.mark.parametrize("disposition", [Disposition.RETRY, Disposition.REQUEUE])
+    def test_a_message_that_is_tried_again_still_counts(self, lua: Scripts, disposition: Disposition) -> None:
+        lua.enqueue("7/a", bounds=(1, 1000))
+        lua.poll()
+        lua.poll("a", (disposition, "7/a", "60000"), free=0)
+        assert lua.enqueue("7/b", bounds=(1, 1000)) == ["7/b"]
+
+    def test_what_a_worker_of_the_release_before_has_deleted_makes_room(self, lua: Scripts) -> None:
+        """It knows no bounds. The count is compared with the queues once a second while the group seems to be full."""
+        lua.enqueue("7/a", "7/b", bounds=(2, 1000))
+        lua.client.hdel(f"{NS}:queue:q", "7/a")
+        assert lua.enqueue("7/c", bounds=(2, 1000)) == ["7/c"], "compared just now"
+        lua.client.hset(f"{NS}:bounded:7", "checked", str(lua.now() - 1100))
+        assert lua.enqueue("7/c", "7/d", bounds=(2, 1000)) == ["7/d"]
+        assert lua.bounded("7") == {"q/7/b": 4, "q/7/c": 4, "bytes": 8}
+
+    def test_a_count_is_compared_with_the_queues_every_minute(self, lua: Scripts) -> None:
+        """Beside workers of the release before it would grow up to the bound, for each group."""
+        lua.enqueue("7/a", "7/b", bounds=(100, 1000))
+        lua.client.hdel(f"{NS}:queue:q", "7/a")
+        lua.client.hset(f"{NS}:bounded:7", "checked", str(lua.now() - 61_000))
+        lua.enqueue("7/c", bounds=(100, 1000))
+        assert lua.bounded("7") == {"q/7/b": 4, "q/7/c": 4, "bytes": 8}
+
+    # ── unique messages ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def test_of_one_unique_name_one_message_waits(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", unique="1")
+        lua.enqueue("7/b", unique="1")
+        lua.enqueue("7/c", unique="2")
+        lua.enqueue("8/x", unique="1")
+        lua.enqueue("7/d", queue="other", unique="1")
+        assert lua.poll(queues=("q", "other")).fetched == ["7/a", "8/x", "7/c", "7/d"]
+
+    def test_a_unique_message_waits_beside_one_that_is_in_work(self, lua: Scripts) -> None:
+        """That one may have looked before the moment for which this one is sent."""
+        lua.enqueue("7/a", unique="1")
+        lua.poll()
+        lua.enqueue("7/b", unique="1")
+        lua.enqueue("7/c", unique="1")
+        assert lua.count() == [1, 0, 1]
+        lua.poll("a", (Disposition.ACK, "7/a", ""), free=0)
+        assert lua.poll("a").fetched == ["7/b"]
+
+    def test_a_message_that_supersedes_takes_the_place_of_one_that_waits(self, lua: Scripts) -> None:
+        """Not a place at the end: a connection that flaps would never have its turn."""
+        lua.enqueue("7/a", unique="1")
+        lua.enqueue("8/x")
+        lua.enqueue("7/b", unique="1", supersedes=True)
+        lua.enqueue("7/c", unique="1", supersedes=True, body="newest")
+        lua.enqueue("7/d", unique="1")
+        reply = lua.poll()
+        assert (reply.fetched, reply.messages["7/c"]) == (["7/c", "8/x"], ("q", "newest"))
+        assert lua.count() == [0, 0, 2]
+
+    @pytest.mark.parametrize(("delay_ms", "due_ms"), [(0, 0), (10_000, 10_000), (90_000, 30_000)])
+    def test_a_message_that_supersedes_a_delayed_one_is_due_when_the_earlier_of_both_is(
+        self, lua: Scripts, delay_ms: int, due_ms: int
+    ) -> None:
+        lua.enqueue("7/a", unique="1", delay_ms=30_000)
+        lua.enqueue("7/b", unique="1", delay_ms=delay_ms)
+        assert lua.count() == [0, 1, 0]
+        lua.enqueue("7/c", unique="1", supersedes=True, delay_ms=delay_ms)
+        reply = lua.poll()
+        assert reply.fetched == ([] if due_ms else ["7/c"])
+        assert lua.client.hkeys(f"{NS}:queue:q") == [b"7/c"]
+        assert not due_ms or due_ms - 1000 < reply.due_ms <= due_ms
+
+    def test_a_unique_message_that_is_repeated_is_skipped(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", unique="1", supersedes=True)
+        lua.enqueue("7/a", unique="1", supersedes=True)
+        assert lua.count() == [1, 0, 0]
+        lua.poll()
+        lua.enqueue("7/a", unique="1", supersedes=True)
+        assert lua.count() == [0, 0, 1]
+
+    def test_a_unique_name_is_forgotten_when_it_is_not_used(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", unique="1")
+        assert 0 < lua.client.ttl(f"{NS}:unique:q/7/1") <= 600
+
     # ── round robin and fairness ─────────────────────────────────────────────────────────────────────────────────────
 
     def test_groups_are_fetched_round_robin(self, lua: Scripts) -> None:
@@ -170,7 +314,67 @@ class MessageScripts:
         lua.enqueue("7/a", "8/x", "9/z", "7/b", "9/y")
         fetched = lua.poll(fairness=(3, 1, 2, b"7", 0, 1, b"8", 1, 1)).fetched
         assert fetched == ["7/a", "9/z", "9/y"]
-        assert lua.rotation() == ["8", "7"]
+        assert (lua.rotation(), lua.aside(), lua.count()) == ([], ["8", "7"], [2, 0, 3])
+
+    def test_slow_groups_that_wait_are_not_looked_at_again(self, lua: Scripts) -> None:
+        """However many they are: each poll once walked all of them."""
+        lua.enqueue(*(f"slow{number}/a" for number in range(150)))
+        told = [part for number in range(150) for part in (b"slow%d" % number, 0, 60_000)]
+        assert lua.poll(fairness=(3, 0, 150, *told)).fetched == []
+        assert (lua.rotation(), len(lua.aside())) == ([], 150)
+        lua.enqueue("quick/x")
+        assert lua.rotation() == ["quick"], "before all of them"
+        assert lua.poll(fairness=(3, 0, 0)).fetched == ["quick/x"]
+
+    def test_a_poll_that_sets_many_groups_aside_is_followed_by_another_at_once(self, lua: Scripts) -> None:
+        lua.enqueue(*(f"slow{number}/a" for number in range(250)), "quick/x")
+        told = [part for number in range(250) for part in (b"slow%d" % number, 0, 60_000)]
+        reply = lua.poll(fairness=(3, 0, 250, *told))
+        assert (reply.fetched, reply.due_ms, len(lua.aside())) == ([], 0, 200)
+        assert lua.poll(fairness=(3, 0, 0)).fetched == ["quick/x"]
+
+    def test_groups_set_aside_are_the_first_when_slow_ones_have_room(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", "7/b", "8/x")
+        assert lua.poll(fairness=(9, 0, 2, b"7", 0, 60_000, b"8", 0, 60_000)).fetched == []
+        lua.enqueue("9/z")
+        assert lua.poll("b", free=2, fairness=(9, 2, 0)).fetched == ["7/a", "8/x"]
+        assert (lua.rotation(), lua.aside()) == (["9", "7"], [])
+
+    def test_a_group_that_is_slow_no_more_returns_to_the_rotation(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", "8/x")
+        lua.poll(fairness=(9, 0, 2, b"7", 0, 60_000, b"8", 0, 60_000))
+        lua.client.zadd(f"{NS}:queue:q:slow", {"7": 1})
+        assert lua.poll(fairness=(9, 0, 0)).fetched == ["7/a"]
+        assert lua.aside() == ["8"]
+
+    def test_a_message_of_a_group_set_aside_waits_behind_those_of_its_group(self, lua: Scripts) -> None:
+        lua.enqueue("7/a")
+        lua.poll(fairness=(9, 0, 1, b"7", 0, 60_000))
+        lua.enqueue("7/b")
+        assert (lua.rotation(), lua.aside()) == ([], ["7"])
+        assert lua.poll(fairness=(9, 9, 0)).fetched == ["7/a", "7/b"]
+
+    def test_beside_a_worker_of_the_release_before_no_group_is_set_aside(self, lua: Scripts) -> None:
+        """It looks at the rotation only."""
+        lua.enqueue("7/a", "8/x")
+        lua.poll(fairness=(9, 0, 1, b"7", 0, 60_000), free=1)
+        assert lua.aside() == ["7"]
+        lua.client.zadd(f"{NS}:sessions", {"before": lua.now()})
+        assert lua.poll(fairness=(9, 0, 0)).fetched == []
+        assert (lua.rotation(), lua.aside()) == (["7"], [])
+
+    def test_a_session_that_ends_puts_back_what_was_set_aside(self, lua: Scripts) -> None:
+        lua.enqueue("7/a", "8/x")
+        lua.poll(fairness=(9, 0, 2, b"7", 0, 60_000, b"8", 0, 60_000))
+        lua.deregister("a", "q")
+        assert (lua.rotation(), lua.aside()) == (["7", "8"], [])
+
+    def test_what_is_set_aside_is_counted_polled_for_and_flushed(self, lua: Scripts) -> None:
+        lua.enqueue("7/a")
+        reply = lua.poll(fairness=(9, 0, 1, b"7", 0, 60_000))
+        assert (reply.is_idle, lua.count(), lua.ack("a")) == (False, [1, 0, 0], True)
+        lua.flush("q")
+        assert (lua.count(), lua.aside(), lua.ack("a")) == ([0, 0, 0], [], False)
 
     def test_messages_without_a_group_have_no_limit(self, lua: Scripts) -> None:
         lua.enqueue("/a", "/b", "/c")

@@ -122,6 +122,33 @@ class PushScripts:
             assert channels.all() == [(A, b"q")]
         assert lua.poll(A).fetched == ["7/a", "7/b"]
 
+    def test_past_slow_groups_that_were_set_aside_only_those_that_are_quick_are_pushed(self, lua: Scripts) -> None:
+        lua.enqueue("7/a")
+        lua.poll(A, credit=2, fairness=(9, 0, 2, b"7", 0, 60_000, b"8", 0, 60_000))
+        with self.listening(lua, A) as channels:
+            lua.enqueue("9/x")
+            assert channels.all() == [(A, b"q/3/9/xbody")]
+            lua.enqueue("8/y", "7/b")
+            assert channels.all() == [(A, b"q")]
+        assert lua.poll(A).fetched == ["7/a", "8/y", "7/b"]
+
+    def test_a_message_overtakes_none_of_its_own_group(self, lua: Scripts) -> None:
+        """The group counts as slow no more, and no poll has put it back yet."""
+        lua.enqueue("7/a")
+        lua.poll(A, credit=2, fairness=(9, 0, 1, b"7", 0, 60_000))
+        lua.client.delete(f"{NS}:queue:q:slow")
+        with self.listening(lua, A) as channels:
+            lua.enqueue("7/b")
+            assert channels.all() == [(A, b"q")]
+
+    def test_a_session_that_sets_a_group_aside_wakes_another(self, lua: Scripts) -> None:
+        lua.enqueue("7/a")
+        lua.poll(B, credit=2, free=2, queues=("other",))
+        lua.client.zadd(f"{NS}:queue:q:idle", {B: 1})
+        with self.listening(lua, A, B) as channels:
+            lua.poll(A, credit=2, fairness=(9, 0, 1, b"7", 0, 60_000))
+            assert channels.all() == [(B, b"q")]
+
     def test_a_delayed_message_is_not_pushed(self, lua: Scripts) -> None:
         lua.poll(A, credit=2)
         with self.listening(lua, A) as channels:

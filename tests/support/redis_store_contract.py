@@ -21,12 +21,14 @@ from listener.buffer import EncodedMessage, encode_resync
 from listener.redis_store import RedisStore
 from shared import errors, keys
 from shared.assignments import Assignment, Report, SocketState
+from shared.broker.bounds import Bounds
 from shared.call.ids import ConnectionVersion
 from tests.support import queued
 from tests.support.scenes import play
 from tests.support.scheduler_side import SchedulerSide
 
 TIMEOUT_SECONDS = 2.0
+_BOUNDS = Bounds()
 
 A = Assignment(
     connection_id=1,
@@ -57,11 +59,11 @@ class RedisClients:
 
     @contextlib.asynccontextmanager
     async def store(
-        self, listener_id: str = "one", *, capacity: int = 7, nowhere: bool = False
+        self, listener_id: str = "one", *, capacity: int = 7, nowhere: bool = False, bounds: Bounds = _BOUNDS
     ) -> AsyncIterator[RedisStore]:
         """The store of a listener."""
         client = self.connect_nowhere() if nowhere else self.connect()
-        store = RedisStore(client, listener_id, capacity=capacity, timeout_seconds=TIMEOUT_SECONDS)
+        store = RedisStore(client, listener_id, capacity=capacity, timeout_seconds=TIMEOUT_SECONDS, bounds=bounds)
         try:
             yield store
         finally:
@@ -221,6 +223,18 @@ class RedisStoreContract:
             pushed = SchedulerSide(redis_clients.client).pushed("admission")
             assert [body["number"] for body in pushed] == [1, 2]
             assert queued.size(redis_clients.client, "admission") == 2
+
+        play(scene())
+
+    def test_a_connection_s_messages_beyond_its_bounds_are_refused_and_named(self, redis_clients: RedisClients) -> None:
+        async def scene() -> None:
+            batch = [replace(message(number), is_bounded=number % 2 == 0) for number in range(250)]
+            other = replace(message(1), message_key="2/message-1", is_bounded=True)
+            async with redis_clients.store(bounds=Bounds(group_messages=100)) as store:
+                refused = await store.push([*batch, encode_resync(ConnectionVersion(1, 1), "lost", full=True), other])
+                assert refused == [batch[number] for number in range(200, 250, 2)]
+                assert await store.push(batch[:100]) == [], "those are there"
+            assert queued.size(redis_clients.client, "resync") == 1
 
         play(scene())
 

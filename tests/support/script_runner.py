@@ -40,12 +40,22 @@ class Scripts:
         self.client = client
 
     def enqueue(
-        self, *message_keys: str, queue: str = "q", body: str = "body", delay_ms: int = 0, affinity: str = ""
-    ) -> None:
+        self,
+        *message_keys: str,
+        queue: str = "q",
+        body: str = "body",
+        delay_ms: int = 0,
+        affinity: str = "",
+        bounds: tuple[int, int] | None = None,
+        unique: str = "",
+        supersedes: bool = False,
+    ) -> list[str]:
+        """Enqueue messages, which are bounded if bounds in number and bytes are given. Return those refused."""
         parts: list[str | bytes | int] = []
         for message_key in message_keys:
-            parts += (queue, message_key, body, delay_ms, affinity)
-        scripts.ENQUEUE.run(self.client, NS, *parts)
+            parts += (queue, message_key, body, delay_ms, affinity, int(bounds is not None), unique, int(supersedes))
+        refused = scripts.ENQUEUE.run(self.client, NS, *(bounds or (0, 0)), *parts)
+        return [message_keys[at - 1] for at in refused]
 
     def leave_waiting(self, message_key: str) -> None:
         """Add a message that waits while sessions are idle, as one of a group that is at its limit in each of them."""
@@ -64,6 +74,7 @@ class Scripts:
         queues: tuple[str, ...] = ("q",),
         fairness: tuple[int | bytes, ...] = UNLIMITED,
         body: str = "settled",
+        letters: tuple[int, int] = (1000, 4096),
     ) -> Reply:
         """Poll; a settlement is a disposition, a message key of the first queue, and the detail."""
         parts: list[str | bytes | int] = []
@@ -71,7 +82,7 @@ class Scripts:
             parts += (disposition, queues[0], message_key, body, detail)
         figures: tuple[str | int, ...] = (free, known, credit, len(queues), *queues)
         now, in_flight, due_ms, is_idle, *rest = scripts.POLL.run(
-            self.client, NS, session, TIMEOUT_MS, *figures, *fairness, *parts
+            self.client, NS, session, TIMEOUT_MS, *letters, *figures, *fairness, *parts
         )
         texts = [each.decode() for each in rest]
         messages = {key: (queue, text) for queue, key, text in zip(*[iter(texts)] * 3, strict=True)}
@@ -141,6 +152,16 @@ class Scripts:
     def rotation(self, queue: str = "q") -> list[str]:
         found: Any = self.client.lrange(f"{NS}:queue:{queue}:rotation", 0, -1)
         return [name.decode() for name in found]
+
+    def aside(self, queue: str = "q") -> list[str]:
+        """Return the groups that were set aside, in their order."""
+        found: Any = self.client.zrange(f"{NS}:queue:{queue}:aside", 0, -1)
+        return [name.decode() for name in found]
+
+    def bounded(self, group: str) -> dict[str, int]:
+        """Return the group's bounded messages as they are counted, with their sizes, and the sum of these."""
+        found: Any = self.client.hgetall(f"{NS}:bounded:{group}")
+        return {name.decode(): int(size) for name, size in found.items() if name != b"checked"}
 
     def dead_letters(self) -> list[dict[str, str]]:
         found: Any = self.client.xrange(f"{NS}:dead-letters")

@@ -13,9 +13,11 @@ import redis
 
 from shared import queues
 from shared.broker import redis_broker, retries
+from shared.broker.bounds import Bounds
 
 NAMESPACE = "harness"
 QUEUES = ("first", "second")
+_BOUNDS = Bounds()
 
 Message = dramatiq.Message[Any]
 
@@ -33,6 +35,7 @@ class WorkerHarness:
         patience_seconds: float = 2.0,
         delays_ms: Sequence[int] = (20, 40),
         for_ms: int = 20_000,
+        bounds: Bounds = _BOUNDS,
     ) -> None:
         self.broker = redis_broker.Broker(
             queues.client(url),
@@ -40,6 +43,7 @@ class WorkerHarness:
             name=name,
             capacity=threads,
             patience_seconds=patience_seconds,
+            bounds=bounds,
             middleware=[*middleware, retries.Retries(delays_ms, for_ms)],
         )
         self.ran: list[Any] = []

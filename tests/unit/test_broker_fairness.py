@@ -12,7 +12,7 @@ Arguments = tuple[int, int, dict[bytes, tuple[int, bool]]]
 def arguments(fairness: Fairness, now: float) -> Arguments:
     """Return the script's arguments: group limit, free for slow groups, group → its messages and whether it is slow."""
     limit, slow_free, number, *rest = fairness.arguments(now)
-    groups = {bytes(rest[at]): (int(rest[at + 1]), rest[at + 2] == 1) for at in range(0, len(rest), 3)}
+    groups = {bytes(rest[at]): (int(rest[at + 1]), int(rest[at + 2]) > 0) for at in range(0, len(rest), 3)}
     assert number == len(groups)
     return int(limit), int(slow_free), groups
 
@@ -120,6 +120,31 @@ def test_a_group_is_slow_while_one_of_its_messages_is_and_for_a_while_after() ->
     assert arguments(fairness, slow_at) == (4, 6, {b"7": (0, True)})
     assert arguments(fairness, slow_at + REMEMBERED_SECONDS - 0.1) == (6, 6, {b"7": (0, True)})
     assert arguments(fairness, slow_at + REMEMBERED_SECONDS) == (6, 6, {})
+
+
+def test_how_long_a_group_counts_as_slow_is_told() -> None:
+    fairness = Fairness(8)
+    fairness.delivered(b"a", b"7", 0.0)
+    fairness.delivered(b"b", b"8", 0.0)
+    fairness.settled(b"b", 2.0)
+    assert list(fairness.arguments(5.0))[2:] == [2, b"7", 1, 10_000, b"8", 0, 7_000]
+
+
+def test_what_is_told_does_not_grow_with_the_groups() -> None:
+    fairness = Fairness(8)
+    for number in range(1000):
+        fairness.delivered(b"%d" % number, b"group %d" % number, 0.0)
+        fairness.settled(b"%d" % number, 2.0)
+    _, _, groups = arguments(fairness, 2.0)
+    assert set(groups) == {b"group %d" % number for number in range(992, 1000)}, "the latest, of which all were told"
+
+
+def test_a_group_that_was_slow_again_keeps_no_other_slow() -> None:
+    fairness = Fairness(8)
+    for group, began in ((b"7", 0.0), (b"8", 1.0), (b"7", 7.0)):
+        fairness.delivered(b"a", group, began)
+        fairness.settled(b"a", began + 2)
+    assert arguments(fairness, 3 + REMEMBERED_SECONDS)[2] == {b"7": (0, True)}
 
 
 def test_slow_groups_together_have_the_limit_of_one_alone() -> None:

@@ -96,6 +96,20 @@ def test_lost_events_are_resynced_once_there_is_room() -> None:
     assert buffer.size == 0
 
 
+def test_a_connection_whose_events_were_refused_is_resynced() -> None:
+    buffer = Buffer(capacity=10, share=2)
+    buffer.lose(ONE)
+    buffer.recover(0.0)
+    batch = next_batch(buffer)
+    assert resyncs(batch) == [(1, "events lost")]
+    buffer.done(batch)
+    buffer.lose(ONE)
+    buffer.recover(4.0)
+    assert buffer.size == 0, "not more often than every five seconds"
+    buffer.recover(5.0)
+    assert resyncs(next_batch(buffer)) == [(1, "events lost")]
+
+
 def test_a_connection_that_floods_is_not_resynced_all_the_time() -> None:
     buffer = Buffer(capacity=10, share=1)
     found = []
@@ -144,6 +158,12 @@ def test_batches_are_bounded_in_bytes() -> None:
     for number in range(5):
         buffer.put(event(ONE, str(number), 600_000))
     assert len(next_batch(buffer)) == 2
+
+
+def test_a_message_is_encoded_with_whether_it_is_bounded() -> None:
+    message = messages.of_resync(connection=ONE, reason="connected", full=True)
+    assert not encode_message(ONE, message).is_bounded
+    assert encode_message(ONE, message.copy(options={"bounded": True})).is_bounded
 
 
 def test_a_message_is_encoded_with_its_affinity() -> None:

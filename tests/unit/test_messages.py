@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from shared.asterisk import events
 from shared.asterisk.events import Event, EventType
 from shared.broker import redis_broker, retries
 from shared.call import commands, ids, steps
+from shared.call.call_requests import CallRequest
 from workers import actors
 
 PREFIX = "aip-"
@@ -108,13 +109,47 @@ def test_every_type_of_event_has_a_queue_or_no_message() -> None:
         assert message is None or message.queue_name == messages.ACTORS[message.actor_name]
 
 
-def test_an_event_is_carried_whole() -> None:
+def test_an_event_is_carried_with_what_steps_read() -> None:
     happened = event(EventType.STASIS_START)
     message = sent(happened)
     assert message is not None
     body = json.loads(json.dumps(message.kwargs))
-    assert events.decode(body.pop("event")) == happened
+    assert events.decode(body.pop("event")) == events.carried(happened)
     assert body == {"v": messages.VERSION, "connection_id": 7, "connection_version": 2, "at_ms": 1234}
+
+
+@pytest.mark.parametrize("channel_id", [CALLER, MEDIA])
+@pytest.mark.parametrize("kind", [EventType.STASIS_START, EventType.STASIS_END])
+def test_an_event_of_a_megabyte_is_a_small_message(kind: EventType, channel_id: str) -> None:
+    """In JSON each letter beyond ASCII has six characters: such an event was a message of three megabytes."""
+    document = {
+        "type": kind.value,
+        "application": "voiceai",
+        "timestamp": "s",
+        "args": ["ä" * 4000, "ä" * 4000],
+        "padding": "ä" * 250_000,
+        "channel": {
+            "id": channel_id,
+            "name": "ä" * 500,
+            "state": "ä" * 500,
+            "creationtime": "c",
+            "dialplan": {"app_name": "Stasis", "app_data": "ä" * 250_000},
+        },
+    }
+    happened = events.parse(json.dumps(document, ensure_ascii=False))
+    assert happened is not None
+    message = sent(happened)
+    assert message is not None
+    assert len(message.encode()) < (60_000 if (kind, channel_id) == (EventType.STASIS_START, CALLER) else 5_000)
+
+
+def test_the_release_before_reads_the_event_of_a_message() -> None:
+    """v0.1.0-rc1 wants an application, and every field of the channel."""
+    message = sent(event(EventType.STASIS_END))
+    assert message is not None
+    body = message.kwargs["event"]
+    assert {"type", "application", "channel"} <= set(body)
+    assert set(body["channel"]) == {field.name for field in fields(events.Channel)}
 
 
 COMMANDS: list[tuple[commands.Command, str, dict[str, Any]]] = [
@@ -187,6 +222,17 @@ def test_an_unreadable_message_fails_permanently(actor: str, body: dict[str, Any
     broker = _declared()
     with pytest.raises(errors.PermanentError):
         broker.get_actor(actor)(**body)
+
+
+def test_what_an_asterisk_causes_is_bounded_and_what_the_product_orders_is_not() -> None:
+    happened = [sent(event(kind, name)) for kind in EventType for name in (CALLER, MEDIA, ORIGINATED)]
+    happened.append(messages.of_unanswered(event(EventType.DIAL), connection=CONNECTION, looks=1))
+    assert {redis_broker.is_bounded(message) for message in happened if message is not None} == {True}
+    ordered = [messages.of_command(command, connection_id=7) for command, _, _ in COMMANDS]
+    ordered.append(messages.of_resync(connection=CONNECTION, reason="connected", full=True))
+    request = CallRequest(organization_id=1, number="5", workflow_id=1, request_id="r")
+    ordered.append(messages.of_request(request))
+    assert {redis_broker.is_bounded(message) for message in ordered} == {False}
 
 
 def test_a_resync_names_its_connection() -> None:
