@@ -22,7 +22,10 @@ PLATFORM = {
     "organizations", "organization_configurations", "users", "user_configurations", "workflows", "workflow_definitions",
     "workflow_runs",
 }  # fmt: skip
-OURS = {"alembic_version", "attempts", "calls", "connection_versions", "connections", "leases", "quotas", "timeline"}
+OURS = {
+    "alembic_version", "attempts", "calls", "connection_versions", "connections", "leases", "quotas", "timeline",
+    "usage",
+}  # fmt: skip
 
 
 def execute(url: str, *statements: str) -> None:
@@ -179,6 +182,21 @@ def test_a_migration_that_needs_a_lock_of_a_table_gives_up_early_and_tries_again
             other.rollback()
             upgrade.result(timeout=20)
     assert not migrations.pending(empty_database_url)
+
+
+@pytest.mark.parametrize("is_index_valid", [False, True])
+def test_a_migration_that_was_broken_off_is_done_again(empty_database_url: str, *, is_index_valid: bool) -> None:
+    migrations.upgrade(empty_database_url)
+    before = shape(empty_database_url)
+    execute(empty_database_url, "UPDATE ari.alembic_version SET version_num = '0003_minutes'")
+    if not is_index_valid:
+        invalid = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ari.timeline_by_age'::regclass"
+        execute(empty_database_url, invalid)
+    migrations.upgrade(empty_database_url)
+    assert shape(empty_database_url) == before
+    with psycopg.connect(empty_database_url) as connection:
+        query = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'ari.timeline_by_age'::regclass"
+        assert connection.execute(query).fetchone() == (True,)
 
 
 def test_many_at_once_do_it_once(empty_database_url: str) -> None:
