@@ -346,6 +346,43 @@ def test_calls_that_ended_a_minute_ago_are_not_read_again(db: database.Database,
     assert kept.used_seconds(3) == pytest.approx(39 + 1)
 
 
+@pytest.mark.parametrize("same_moment", [False, True])
+def test_a_month_is_summed_up_piece_by_piece_and_by_any_process(
+    db: database.Database, make: Callable[..., Call], monkeypatch: pytest.MonkeyPatch, *, same_moment: bool
+) -> None:
+    """Whichever process has written the row: each look reads one piece more, and in the end it is every call once."""
+    monkeypatch.setattr(quotas, "_PIECE", 4)
+    for number in range(11):
+        ended_at = NOON - timedelta(hours=1, seconds=0 if same_moment and number > 2 else number)
+        make(state=State.ENDED, connected_at=ended_at - timedelta(seconds=10), ending_at=ended_at)
+    looks = [quotas.Quotas(db, now=lambda: NOON).used_seconds(3) for _ in range(5)]
+    assert looks == ([110] * 5 if same_moment else [40, 80, 110, 110, 110])
+    execute(db, "DELETE FROM ari.calls")
+    assert quotas.Quotas(db, now=lambda: NOON).used_seconds(3) == 110
+
+
+def test_a_command_waits_until_a_month_is_summed_up(
+    own: quotas.Quotas, make: Callable[..., Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quotas, "_PIECE", 4)
+    for number in range(11):
+        ended_at = NOON - timedelta(seconds=61 + number)
+        make(state=State.ENDED, connected_at=ended_at - timedelta(seconds=10), ending_at=ended_at)
+    assert own.summed_seconds(3) == pytest.approx(110)
+
+
+def test_a_process_whose_clock_is_behind_takes_nothing_back(db: database.Database, make: Callable[..., Call]) -> None:
+    ended_at = NOON - timedelta(seconds=90)
+    make(state=State.ENDED, connected_at=ended_at - timedelta(seconds=10), ending_at=ended_at)
+    for seconds in (0, -40, -80, 0):
+        now = NOON + timedelta(seconds=seconds)
+        assert quotas.Quotas(db, now=lambda now=now: now).used_seconds(3) == pytest.approx(10)  # type: ignore[misc]
+    with db.connection() as connection:
+        assert connection.execute("SELECT until, seconds FROM ari.usage").fetchall() == [
+            {"until": NOON - timedelta(seconds=60), "seconds": 10}
+        ]
+
+
 # ── limits ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
