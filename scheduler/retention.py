@@ -1,4 +1,4 @@
-"""Deletes old rows: ended calls with their attempts and timeline, timeline rows without a call, months of usage.
+"""Deletes old rows: ended calls with their attempts and timeline, timeline rows without a call, usage, leases.
 
 It deletes in small batches: each stays far below the statement time-out, and holds no lock that others wait for.
 """
@@ -48,7 +48,12 @@ WITH old AS (
 SELECT count(*) AS deleted, max(at) AS last FROM old
 """
 
-_MONTHS = "DELETE FROM ari.usage WHERE until < now() - make_interval(days => %(days)s)"
+#: Small tables, which grow all the same: a row for each month, and for each endpoint that a tenant has ever had. The
+#: leader's own lease has not expired.
+_SMALL = (
+    "DELETE FROM ari.usage WHERE until < now() - make_interval(days => %(days)s)",
+    "DELETE FROM ari.leases WHERE expires_at < now() - make_interval(days => %(days)s)",
+)
 
 
 class Retention:
@@ -70,7 +75,8 @@ class Retention:
         calls = self._delete(_CALLS, until)
         self._delete(_ROWS_WITHOUT_CALL, until)
         with self._db.connection() as connection:
-            connection.execute(_MONTHS, {"days": self._days})
+            for statement in _SMALL:
+                connection.send(statement, {"days": self._days})
         if calls:
             log.info("old calls deleted", calls=calls)
 

@@ -28,6 +28,7 @@ def end_while_away(environment: Environment, *, caller_stays: bool) -> None:
     world.run(world.now + LIMITS.teardown_seconds - HOUR)
     assert only(environment).state is State.ENDING
     assert all(run.is_completed for run in environment.runs.rows.values())
+    assert environment.store.slots_used_now(only(environment).organization_id) == 0
     world.run(world.now + 1.1 * HOUR)
 
 
