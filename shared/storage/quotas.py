@@ -36,8 +36,8 @@ _MOVE_AFTER = timedelta(seconds=120)
 
 #: The seconds of the month: those in its row of usage, those of the calls that ended since the row's end, and those of
 #: live calls up to now; of each call the part that lies in the month. The same statement moves the row on: what a row
-#: says follows from its end alone, so it does not matter which of several processes writes it. A piece has all calls
-#: that ended at its last moment.
+#: says follows from its end alone, so it does not matter which of several processes writes it. Of those that look at
+#: once only the first does. A piece has all calls that ended at its last moment.
 _USED = """
 WITH usage AS (
     SELECT until, seconds FROM ari.usage WHERE organization_id = %(organization_id)s AND month = %(month)s
@@ -57,7 +57,7 @@ WITH usage AS (
     SELECT %(organization_id)s, %(month)s, until, coalesce((SELECT seconds FROM usage), 0) + final
     FROM summed WHERE is_behind AND until > %(month)s
     ON CONFLICT (organization_id, month) DO UPDATE SET until = EXCLUDED.until, seconds = EXCLUDED.seconds
-    WHERE kept.until < EXCLUDED.until
+    WHERE kept.until = (SELECT until FROM usage) AND kept.until < EXCLUDED.until
 ), live AS (
     SELECT coalesce(sum(extract(epoch FROM greatest(%(now)s, connected_at) - greatest(connected_at, %(month)s))), 0)
            ::float AS seconds FROM ari.calls
