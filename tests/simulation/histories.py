@@ -28,7 +28,7 @@ _LOOK_SECONDS = 5.0
 #: A step or worker that was frozen before the last fault goes on within this time.
 _FROZEN_SECONDS = 42.0
 _TARGETS = faults.targets()
-#: In some histories a teardown is given up after a few tries, and the resync removes what it has left.
+#: In some histories with faults a teardown is given up after a second, and the resync removes what it has left.
 _IMPATIENT = Limits(teardown_seconds=1.0)
 _IMPATIENT_EVERY = 4
 
@@ -95,7 +95,7 @@ class History:
             refuses=choices.one_of([0.0, 0.0, 0.5]),
             # A quick admission leaves no call in this state.
             is_quota_remote=choices.happens(0.3) or (not self.is_faultless and target.state is State.RECEIVED),
-            limits=_IMPATIENT if seed % _IMPATIENT_EVERY == 0 else LIMITS,
+            limits=_IMPATIENT if seed % _IMPATIENT_EVERY == 0 and not self.is_faultless else LIMITS,
         )
         self.aims_outbound = not self.is_faultless and target.state in (State.ORIGINATING, State.RINGING)
         self.dials = self.aims_outbound or choices.happens(0.4)
