@@ -32,7 +32,7 @@ def list_quotas() -> None:
             table.add_row(
                 str(quota.organization_id),
                 _of(taken.get(quota.organization_id, 0), quota.concurrent_calls),
-                _of(int(own.used_seconds(quota.organization_id) // 60), quota.minutes_per_month),
+                _of(int(own.summed_seconds(quota.organization_id) // 60), quota.minutes_per_month),
                 _state(quota),
             )
     tools.out.print(table if limited else "No limits. Set one: arictl quota set --help")
@@ -45,7 +45,7 @@ def show(organization: Organization) -> None:
         accounts = dograh.Accounts(db)
         accounts.require_organization(organization)
         own = _quotas(db)
-        quota, used_seconds = own.of(organization), own.used_seconds(organization)
+        quota, used_seconds = own.of(organization), own.summed_seconds(organization)
         theirs = accounts.concurrent_calls(organization)
         with db.transaction() as connection:
             taken = _store(db).slots_used(connection, organization)

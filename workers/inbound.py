@@ -106,6 +106,10 @@ class Inbound:
                 return
             case stasis_entry.Entry.MISSED_STASIS_END:
                 self.flow.report(last, facts.CallerLeft(stamp=stamp))
+            case stasis_entry.Entry.NEW if last.unverified and not stamp:
+                # Its Asterisk was away when it ended. Only an event tells another entry.
+                self.flow.report(last, facts.CallerFound())
+                return
             case stasis_entry.Entry.NEW if not self.is_in_stasis(connection, leg):
                 return
         again = replace(call, call_id=self.writer.new_id(), entry=last.entry + 1)

@@ -42,13 +42,13 @@ class Teardown(StepWork):
         call = claim.call
         # The run ends without waiting for an Asterisk, and the legs go without waiting for the run, whose row the
         # platform may have locked.
-        pending = [self._end_run(call)]
+        run_left = self._end_run(call)
         try:
-            pending.append(self._remove_all(self.asterisks.of(call, claim), claim))
+            legs_left = self._remove_all(self.asterisks.of(call, claim), claim)
         except errors.PipelineError as exc:
-            pending.append(str(exc))
-        if reason := "; ".join(text for text in pending if text):
-            return (facts.RemovalPending(reason=reason),)
+            legs_left = str(exc)
+        if reason := "; ".join(text for text in (run_left, legs_left) if text):
+            return (facts.RemovalPending(reason=reason, run_is_over=not run_left),)
         if call.in_doubt_until is not None and self.store.now() < call.in_doubt_until:
             reason = "a request of unknown outcome may still take effect"
             return (facts.RemovalPending(reason=reason, not_before=call.in_doubt_until),)
@@ -102,7 +102,7 @@ class _Removal:
 
     def unfinished(self) -> str:
         """Return what could not be verified gone; an empty text if all is gone."""
-        return "; ".join([*self._failures, *self._looked_for.values()])
+        return "; ".join(dict.fromkeys([*self._failures, *self._looked_for.values()]))
 
     def _may_hang_up_caller(self) -> bool:
         if self._call.caller_left:

@@ -85,6 +85,8 @@ class Call:
     connected_at: datetime | None = None
     ending_at: datetime | None = None
     ended_at: datetime | None = None
+    #: It has ended without proof that nothing is left of it: its Asterisk gave no answer for too long.
+    unverified: bool = False
     outcome: Outcome | None = None
     reason: str | None = None
     hangup_cause: int | None = None

@@ -207,6 +207,13 @@ class RemovalPending:
 
     reason: str
     not_before: datetime | None = None
+    #: Only legs or bridges are still to go.
+    run_is_over: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallerFound:
+    """A resync found the caller's leg still in Stasis, although its call has ended."""
 
 
 Fact = (
@@ -235,4 +242,5 @@ Fact = (
     | DeadlinePassed
     | LegsRemoved
     | RemovalPending
+    | CallerFound
 )

@@ -49,6 +49,8 @@ class Limits:
     call_seconds: float = 4 * 3600.0
     #: The longest pause between two tries of a teardown.
     teardown_pause_seconds: float = 60.0
+    #: A teardown is tried for this long; then the call has ended without proof that its legs are gone.
+    teardown_seconds: float = 24 * 3600.0
     #: A StasisStart received later than this is refused: its caller has waited too long. Messages of a killed worker
     #: are delivered again before that.
     stale_start_seconds: float = 10.0
@@ -91,6 +93,10 @@ class Limits:
     def media_wait(self) -> timedelta:
         """Return how long a created media leg may take to become ready before Asterisk is asked for it."""
         return timedelta(seconds=self.media_check_seconds)
+
+    def teardown_wait(self) -> timedelta:
+        """Return how long a teardown is tried."""
+        return timedelta(seconds=self.teardown_seconds)
 
     def teardown_pause(self, tries: int) -> timedelta:
         """Return the pause after the `tries`-th unfinished teardown: 1 s, doubling, bounded."""

@@ -179,6 +179,13 @@ class WithDatabase(Base):
         description="A media leg that is not ready after this time is looked up; at most 3 times.",
     )
     call_seconds: float = Field(default=14400.0, gt=0, description="A connected call is ended after this time.")
+    teardown_hours: float = Field(
+        default=24.0,
+        ge=1,
+        le=720,
+        description="A call whose Asterisk gives no answer is torn down again and again for this time; then it has"
+        " ended, not verified.",
+    )
     stale_start_seconds: float = Field(
         default=10.0, gt=0, le=60, description="A call picked up later than this is refused with congestion."
     )
@@ -196,6 +203,7 @@ class WithDatabase(Base):
             queue_seconds=self.queue_seconds,
             media_check_seconds=self.media_check_seconds,
             call_seconds=self.call_seconds,
+            teardown_seconds=self.teardown_hours * 3600,
             stale_start_seconds=self.stale_start_seconds,
         )
 

@@ -36,8 +36,7 @@ WHERE state <> 'ended' AND state = ANY(%s) AND deadline_at <= now()
 
 #: Of a connection version, and of the connection's other versions in the same app instance.
 OPEN_CALLS = f"""
-SELECT {_SELECT}, clock_timestamp() AS now,
-       coalesce((SELECT max(t.at) FROM ari.timeline t WHERE t.call_id = c.call_id), received_at) AS changed,
+SELECT {_SELECT}, clock_timestamp() AS now, coalesce(changed_at, state_since) AS changed,
        coalesce(claim_until > clock_timestamp(), false) AS claimed
 FROM ari.calls c WHERE connection_id = %(connection_id)s AND state <> 'ended' AND connection_version IN (
     SELECT o.version FROM ari.connection_versions o

@@ -30,7 +30,7 @@ class OpenCall:
     """A call that has not ended."""
 
     call: Call
-    #: When its newest timeline entry was written.
+    #: When its row was last written, claims included.
     changed_at: datetime
     is_claimed: bool
 

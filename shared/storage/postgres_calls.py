@@ -19,7 +19,7 @@ from shared.call.calls import Call, Change, replace
 from shared.call.ids import ConnectionVersion
 from shared.storage import call_sql, database, quotas
 from shared.storage.call_store import ClaimRequest, OpenCall
-from shared.storage.timeline import TimelineEntry
+from shared.storage.timeline import TimelineEntry, tries, worth_writing
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -172,7 +172,8 @@ class PostgresCalls:
     ) -> Call | None:
         before, after = changes[0].before, changes[-1].after
         changed = tuple(name for name in call_sql.CHANGEABLE if getattr(before, name) != getattr(after, name))
-        rows = [*(self._row(entry, call=after) for entry in timeline), *map(self._transition, changes)]
+        entries, moves = worth_writing(timeline, changes)
+        rows = [*(self._row(entry, call=after) for entry in entries), *map(self._transition, moves)]
         values = {name: getattr(after, name) for name in changed} | {
             "call_id": before.call_id,
             "lock_version": before.lock_version,
@@ -264,7 +265,7 @@ class PostgresCalls:
             "state_to": after.state if moved else None,
             "attempt": getattr(fact, "attempt", None),
             "who": self._who,
-            "detail": _storable(_detail(after, fact, moved=moved)),
+            "detail": _storable(_detail(change, moved=moved)),
         }
 
     # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -349,13 +350,20 @@ def _attempt_outcome(changes: Sequence[Change]) -> dict[str, Any]:
     return {}
 
 
-def _detail(after: Call, fact: facts.Fact, *, moved: bool) -> str:
-    """Return the fact's fields in words; with outcome and reason when the call is over."""
+#: Fields of facts that the timeline does not tell in words.
+_UNTOLD = ("attempt", "in_doubt_until", "stamp", "run_is_over")
+
+
+def _detail(change: Change, *, moved: bool) -> str:
+    """Return the fact's fields in words; with outcome and reason when the call is over, and how often it was tried."""
+    after, fact = change.after, change.fact
     said = [
         f"{field.name}={value}"
         for field in fields(fact)
-        if field.name not in ("attempt", "in_doubt_until", "stamp") and (value := getattr(fact, field.name)) is not None
+        if field.name not in _UNTOLD and (value := getattr(fact, field.name)) is not None
     ]
     if moved and after.state is states.State.ENDING:
         said.append(f"→ {after.outcome}: {after.reason}")
+    if count := tries(change):
+        said.append(f"tries={count}")
     return ", ".join(said)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -27,31 +27,44 @@ _COLUMNS = [field.name for field in fields(Quota)]
 _SELECT = ", ".join(_COLUMNS)
 _SET = ", ".join(f"{name} = %({name})s" for name in _COLUMNS if name != "organization_id")
 
-#: The part of each call that lies in the month: of calls that ended since a moment, and of live ones up to now. And the
-#: final part of it: calls that ended before another moment.
-_TALK_SECONDS = """
-SELECT coalesce(sum(seconds), 0)::float AS seconds,
-       coalesce(sum(seconds) FILTER (WHERE ending_at <= %(until)s), 0)::float AS final
-FROM (
-    SELECT ending_at, extract(epoch FROM ending_at - greatest(connected_at, %(month)s)) AS seconds FROM ari.calls
-    WHERE organization_id = %(organization_id)s AND connected_at IS NOT NULL AND ending_at > %(since)s
-    UNION ALL
-    SELECT NULL, extract(epoch FROM greatest(%(now)s, connected_at) - greatest(connected_at, %(month)s)) FROM ari.calls
-    WHERE organization_id = %(organization_id)s AND connected_at IS NOT NULL AND ending_at IS NULL
-) AS talks
-"""
-
-#: No write of a call takes as long as this: calls that ended earlier are all there to be read.
+#: A statement sums up so many ended calls at most: 10 to 30 ms (measured).
+_PIECE = 10_000
+#: No write of a call takes as long as this: calls that ended earlier are all there to be read, and do not change.
 _FINAL_AFTER = timedelta(seconds=60)
+#: A row of usage that ends earlier than this, or is followed by half a piece, is moved on.
+_MOVE_AFTER = timedelta(seconds=120)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Final:
-    """Seconds talked in a month by calls that ended before a moment. They do not change any more."""
-
-    month: datetime
-    until: datetime
-    seconds: float
+#: The seconds of the month: those in its row of usage, those of the calls that ended since the row's end, and those of
+#: live calls up to now; of each call the part that lies in the month. The same statement moves the row on: what a row
+#: says follows from its end alone, so it does not matter which of several processes writes it. Of those that look at
+#: once only the first does. A piece has all calls that ended at its last moment.
+_USED = """
+WITH usage AS (
+    SELECT until, seconds FROM ari.usage WHERE organization_id = %(organization_id)s AND month = %(month)s
+), piece AS MATERIALIZED (
+    SELECT ending_at, extract(epoch FROM ending_at - greatest(connected_at, %(month)s)) AS seconds FROM ari.calls
+    WHERE organization_id = %(organization_id)s AND connected_at IS NOT NULL
+      AND ending_at > coalesce((SELECT until FROM usage), %(month)s)
+    ORDER BY ending_at FETCH FIRST %(piece)s ROWS WITH TIES
+), summed AS (
+    SELECT count(*) >= %(piece)s AS is_full, coalesce(sum(seconds), 0)::float AS seconds,
+           coalesce(sum(seconds) FILTER (WHERE ending_at <= %(final)s), 0)::float AS final,
+           least(%(final)s, CASE WHEN count(*) >= %(piece)s THEN max(ending_at) END) AS until,
+           count(*) * 2 >= %(piece)s OR coalesce((SELECT until FROM usage), %(month)s) < %(stale)s AS is_behind
+    FROM piece
+), moved AS (
+    INSERT INTO ari.usage AS kept (organization_id, month, until, seconds)
+    SELECT %(organization_id)s, %(month)s, until, coalesce((SELECT seconds FROM usage), 0) + final
+    FROM summed WHERE is_behind AND until > %(month)s
+    ON CONFLICT (organization_id, month) DO UPDATE SET until = EXCLUDED.until, seconds = EXCLUDED.seconds
+    WHERE kept.until = (SELECT until FROM usage) AND kept.until < EXCLUDED.until
+), live AS (
+    SELECT coalesce(sum(extract(epoch FROM greatest(%(now)s, connected_at) - greatest(connected_at, %(month)s))), 0)
+           ::float AS seconds FROM ari.calls
+    WHERE organization_id = %(organization_id)s AND connected_at IS NOT NULL AND ending_at IS NULL
+)
+SELECT coalesce((SELECT seconds FROM usage), 0) + summed.seconds + live.seconds AS seconds, is_full FROM summed, live
+"""
 
 
 class Quotas:
@@ -66,8 +79,6 @@ class Quotas:
     def __init__(self, db: database.Database, *, now: Callable[[], datetime]) -> None:
         self._db = db
         self._now = now
-        # By organization: a month's calls are summed up once and not for each new call.
-        self._final: dict[int, _Final] = {}
 
     def refusal(self, call: Call, *, user_id: int, budget: object, quota: Quota | None = None) -> facts.Refused | None:
         """Return the refusal by the product's limits; None when the call may be served."""
@@ -91,21 +102,29 @@ class Quotas:
         return [Quota(**row) for row in rows]
 
     def used_seconds(self, organization_id: int) -> float:
-        """Return the seconds that an organization's calls have talked this month, live ones included."""
+        """Return the seconds that an organization's calls have talked this month, live ones included.
+
+        The answer does not wait for a month that is not summed up yet: it is then too small, and a look adds a piece.
+        """
+        return self._look(organization_id)[0]
+
+    def summed_seconds(self, organization_id: int) -> float:
+        """As `used_seconds`, after all of the month is summed up: a month that no look has summed up takes seconds."""
+        is_full = True
+        while is_full:
+            seconds, is_full = self._look(organization_id)
+        return seconds
+
+    def _look(self, organization_id: int) -> tuple[float, bool]:
         now = self._now()
-        month = quota_rules.month_start(now)
-        final = self._final.get(organization_id)
-        if final is None or final.month != month:
-            final = _Final(month=month, until=month, seconds=0.0)
-        until = max(final.until, now - _FINAL_AFTER)
         values = {
-            "organization_id": organization_id, "now": now, "month": month, "since": final.until, "until": until,
+            "organization_id": organization_id, "now": now, "month": quota_rules.month_start(now), "piece": _PIECE,
+            "final": now - _FINAL_AFTER, "stale": now - _MOVE_AFTER,
         }  # fmt: skip
         with self._db.connection() as connection:
-            row = connection.execute(_TALK_SECONDS, values).fetchone()
+            row = connection.execute(_USED, values).fetchone()
         assert row is not None
-        self._final[organization_id] = _Final(month=month, until=until, seconds=final.seconds + row["final"])
-        return float(final.seconds + row["seconds"])
+        return float(row["seconds"]), row["is_full"]
 
     def change(self, organization_id: int, changes: dict[str, Any]) -> Quota:
         """Change some of an organization's limits and keep the others; return all of them."""

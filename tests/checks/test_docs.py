@@ -210,7 +210,7 @@ def test_every_redis_key_is_documented() -> None:
 
 def test_every_table_is_documented() -> None:
     migrations = "".join(path.read_text() for path in (ROOT / "shared/storage/migrations/versions").glob("*.py"))
-    tables = set(re.findall(r"CREATE TABLE (ari\.\w+)", migrations))
+    tables = set(re.findall(r"CREATE TABLE (?:IF NOT EXISTS )?(ari\.\w+)", migrations))
     # `ari.conf` is a file of Asterisk.
     assert {table for table, _ in rows(r"ari\.(?!conf`)\w+")} == tables
 

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -29,7 +29,9 @@ from tests.support.call_rows import (
     names,
     one,
     save,
+    timeline,
 )
+from tests.support.flows import CommandQueue
 
 pytestmark = pytest.mark.services
 
@@ -184,6 +186,52 @@ def test_open_calls_are_those_of_one_app_instance(
     writer.record(first, ADMITTED)
     again = open_calls(store)
     assert again["1"].changed_at > found["1"].changed_at
+
+
+def test_every_write_of_a_call_says_when_an_earlier_release_s_too(
+    store: PostgresCalls, db: database.Database, make: Callable[..., Call]
+) -> None:
+    call = make("1")
+    moments = [open_calls(store)["1"].changed_at]
+    with db.connection() as connection:
+        connection.execute("UPDATE ari.calls SET claim_owner = 'w' WHERE call_id = %s", [call.call_id])
+    moments.append(open_calls(store)["1"].changed_at)
+    store.append_timeline([TimelineEntry(kind="note", name="x")], call=call)
+    assert moments[0] < moments[1] == open_calls(store)["1"].changed_at
+
+
+class _Later(PostgresCalls):
+    """A store whose clock is moved on."""
+
+    waited = timedelta()
+
+    def now(self) -> datetime:
+        return super().now() + self.waited
+
+
+@pytest.mark.parametrize("reasons", [("no answer",), ("answered 401", "answered 503")], ids=["one", "changing"])
+def test_a_day_without_an_answer_writes_few_rows(
+    db: database.Database, make: Callable[..., Call], reasons: tuple[str, ...]
+) -> None:
+    store = _Later(db, who="test", prefix="aip-")
+    writer = CallWriter(store, CommandQueue(), LIMITS, who="test")
+    call = make(state=State.ENDING, attempt=2, outcome=Outcome.COMPLETED, reason="agent hung up")
+    requests = [TimelineEntry(kind="request", name=f"DELETE /{number}", detail="no answer") for number in range(6)]
+    tries = 0
+    while call.state is State.ENDING:
+        assert call.deadline_at is not None
+        store.waited += max(timedelta(), call.deadline_at - store.now())
+        call = writer.record(call, facts.DeadlinePassed()).call
+        pending = facts.RemovalPending(reason=reasons[tries % len(reasons)])
+        call = writer.record(call, pending, timeline=requests).call
+        tries += 1
+    assert (call.state, call.unverified, call.reason) == (State.ENDED, True, "agent hung up; not verified")
+    assert tries > 24 * 60
+    rows = timeline(db, call)
+    assert len(rows) < 60
+    assert [row["detail"] for row in rows if row["name"] == "RemovalPending"][-2:] == [
+        f"reason={reasons[-1]}, tries=1024", f"reason={reasons[(tries - 1) % len(reasons)]}",
+    ]  # fmt: skip
 
 
 def test_a_call_written_by_a_newer_release_is_skipped_and_stops_no_other(

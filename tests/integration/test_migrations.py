@@ -32,6 +32,7 @@ OURS = {
     "resyncs",
     "quotas",
     "timeline",
+    "usage",
 }
 
 
@@ -194,6 +195,21 @@ def test_a_migration_that_needs_a_lock_of_a_table_gives_up_early_and_tries_again
             other.rollback()
             upgrade.result(timeout=20)
     assert not migrations.pending(empty_database_url)
+
+
+@pytest.mark.parametrize("is_index_valid", [False, True])
+def test_a_migration_that_was_broken_off_is_done_again(empty_database_url: str, *, is_index_valid: bool) -> None:
+    migrations.upgrade(empty_database_url)
+    before = shape(empty_database_url)
+    execute(empty_database_url, "UPDATE ari.alembic_version SET version_num = '0004_resyncs'")
+    if not is_index_valid:
+        invalid = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ari.timeline_by_age'::regclass"
+        execute(empty_database_url, invalid)
+    migrations.upgrade(empty_database_url)
+    assert shape(empty_database_url) == before
+    with psycopg.connect(empty_database_url) as connection:
+        query = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'ari.timeline_by_age'::regclass"
+        assert connection.execute(query).fetchone() == (True,)
 
 
 def test_many_at_once_do_it_once(empty_database_url: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -344,6 +346,63 @@ def test_calls_that_ended_a_minute_ago_are_not_read_again(db: database.Database,
     # Written late: it is younger than the kept sum, and is found.
     make(state=State.ENDED, connected_at=NOON - timedelta(seconds=60), ending_at=NOON - timedelta(seconds=59))
     assert kept.used_seconds(3) == pytest.approx(39 + 1)
+
+
+@pytest.mark.parametrize("same_moment", [False, True])
+def test_a_month_is_summed_up_piece_by_piece_and_by_any_process(
+    db: database.Database, make: Callable[..., Call], monkeypatch: pytest.MonkeyPatch, *, same_moment: bool
+) -> None:
+    """Whichever process has written the row: each look reads one piece more, and in the end it is every call once."""
+    monkeypatch.setattr(quotas, "_PIECE", 4)
+    for number in range(11):
+        ended_at = NOON - timedelta(hours=1, seconds=0 if same_moment and number > 2 else number)
+        make(state=State.ENDED, connected_at=ended_at - timedelta(seconds=10), ending_at=ended_at)
+    looks = [quotas.Quotas(db, now=lambda: NOON).used_seconds(3) for _ in range(5)]
+    assert looks == ([110] * 5 if same_moment else [40, 80, 110, 110, 110])
+    execute(db, "DELETE FROM ari.calls")
+    assert quotas.Quotas(db, now=lambda: NOON).used_seconds(3) == 110
+
+
+def test_a_command_waits_until_a_month_is_summed_up(
+    own: quotas.Quotas, make: Callable[..., Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quotas, "_PIECE", 4)
+    for number in range(11):
+        ended_at = NOON - timedelta(seconds=61 + number)
+        make(state=State.ENDED, connected_at=ended_at - timedelta(seconds=10), ending_at=ended_at)
+    assert own.summed_seconds(3) == pytest.approx(110)
+
+
+def test_of_two_looks_at_once_the_later_write_takes_nothing_back(
+    db: database.Database, make: Callable[..., Call]
+) -> None:
+    for seconds in (90, 400):
+        ended_at = NOON - timedelta(seconds=seconds)
+        make(state=State.ENDED, connected_at=ended_at - timedelta(seconds=10), ending_at=ended_at)
+    behind = quotas.Quotas(db, now=lambda: NOON - timedelta(seconds=300))
+    waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with ThreadPoolExecutor(1) as pool:
+        with db.transaction() as connection:
+            assert _looked(connection) == 20
+            look = pool.submit(behind.used_seconds, 3)
+            while not connection.execute(waiting).rowcount:
+                time.sleep(0.01)
+        assert look.result(timeout=30) == 20, "it sees the younger call as well"
+    with db.connection() as connection:
+        assert connection.execute("SELECT until, seconds FROM ari.usage").fetchall() == [
+            {"until": NOON - timedelta(seconds=60), "seconds": 20}
+        ]
+
+
+def _looked(connection: database.Connection) -> float:
+    """Look at the month in a transaction that is open still."""
+
+    class Opened:
+        """A database with this one connection."""
+
+        connection = staticmethod(lambda: contextlib.nullcontext(connection))
+
+    return quotas.Quotas(cast(Any, Opened), now=lambda: NOON).used_seconds(3)
 
 
 # ── limits ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -55,6 +55,7 @@ class Environment:
         slots: Each tenant's slots; None for any number.
         refuses: The share of outbound calls that the quota refuses, from 0 to 1.
         is_quota_remote: The quota is another service: a caller is stored as `received` before it is asked.
+        limits: The bounds of a call.
     """
 
     def __init__(
@@ -68,8 +69,10 @@ class Environment:
         slots: int | None = None,
         refuses: float = 0.0,
         is_quota_remote: bool = False,
+        limits: Limits = LIMITS,
     ) -> None:
         self.world = world
+        self._limits = limits
         self._slots_each = slots
         events.clock = world.wall
         self.postgres = Postgres(world)
@@ -148,7 +151,7 @@ class Environment:
     # ── wiring ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _writer(self, who: str) -> CallWriter:
-        return CallWriter(self.store, self.broker, LIMITS, who=who, clock=self.world, new_id=self.world.new_id)
+        return CallWriter(self.store, self.broker, self._limits, who=who, clock=self.world, new_id=self.world.new_id)
 
     def _make_adapters(self, who: str) -> Adapters:
         writer = self._writer(who)
@@ -221,7 +224,12 @@ class Environment:
 
     def ways(self) -> Counter[str]:
         """Return how often each fast way was taken."""
-        return self.awaited_legs.ends + Counter({"a call written with its admission": self.store.quick_admissions})
+        return self.awaited_legs.ends + Counter(
+            {
+                "a call written with its admission": self.store.quick_admissions,
+                "a call that ended unverified": self.store.unverified_ends,
+            }
+        )
 
     # ── the states that a fault hits ──────────────────────────────────────────────────────────────────────────────────
 

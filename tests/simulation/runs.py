@@ -19,12 +19,13 @@ from tests.simulation.faults import NO_CALL, Fault, Tally
 _CHUNK = 100
 #: After this many failing histories a run stops.
 ENOUGH = 20
-#: The fast ways of a set-up, and what may end the wait for a media leg.
+#: The fast ways of a set-up, what may end the wait for a media leg, and an end without proof.
 _WAYS = (
     "a call written with its admission",
     "an awaited leg: media_leg_ready",
     "an awaited leg: leg_ended",
     "an awaited leg: wait over",
+    "a call that ended unverified",
 )
 
 

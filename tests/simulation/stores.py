@@ -6,6 +6,7 @@ A property test compares the two: test_stores.py.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -19,7 +20,7 @@ from shared.call.ids import ConnectionVersion
 from shared.call.states import State
 from shared.storage import database
 from shared.storage.call_store import ClaimRequest, OpenCall
-from shared.storage.timeline import TimelineEntry
+from shared.storage.timeline import TimelineEntry, worth_writing
 from tests.simulation.world import Latch
 
 _T = TypeVar("_T")
@@ -107,7 +108,7 @@ class Locks:
 
 
 class MemoryStore:
-    """Calls and their claims; the timeline is not kept.
+    """Calls and their claims; of the timeline only the number of rows.
 
     Args:
         watch: Called with each change of a call: before (None for a new call), after, and the fact.
@@ -121,11 +122,15 @@ class MemoryStore:
         #: When an organization's slots were last counted for an admission.
         self.counted_at: dict[int, datetime] = {}
         self._entries: dict[tuple[int, str, str], list[UUID]] = {}
+        #: Call → how many rows its timeline has.
+        self.timeline_rows: Counter[UUID] = Counter()
         #: How often calls were written with their admission.
         self.quick_admissions = 0
         #: Called before changes are written against a claim that stands: with the row, and the owner that writes them,
         #: which is empty for a writer without a claim.
         self.overruled: Callable[[Row, Sequence[Change], str], None] = lambda _row, _changes, _owner: None
+        #: How often a call ended without proof that its legs are gone.
+        self.unverified_ends = 0
 
     # ── the port ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -238,7 +243,7 @@ class MemoryStore:
                 return None
             after = changes[-1].after
             self._check_run(after)
-            transaction.writes.append(lambda: self._write(row, changes, owner, claim))
+            transaction.writes.append(lambda: self._write(row, changes, owner, claim, timeline))
             return replace(after, lock_version=after.lock_version + 1)
 
         return self._postgres.statement("save_in", save)
@@ -248,7 +253,7 @@ class MemoryStore:
     ) -> Call | None:
         names = ", ".join(type(change.fact).__name__ for change in changes)
         return self._postgres.statement(
-            f"save {names}", lambda: self._save(changes, owner=owner, claim=claim), changes[0].before.call_id
+            f"save {names}", lambda: self._save(changes, timeline, owner, claim), changes[0].before.call_id
         )
 
     def overdue(self, limit: int) -> list[Call]:
@@ -267,8 +272,8 @@ class MemoryStore:
         self, timeline: Sequence[TimelineEntry], *, call: Call | None = None, connection_id: int | None = None
     ) -> None:
         def note() -> None:
-            if call is not None and timeline and (row := self.rows.get(call.call_id)) is not None:
-                row.changed_at = self.now()
+            if call is not None:
+                self.timeline_rows[call.call_id] += len(timeline)
 
         self._postgres.statement("note", note)
 
@@ -334,6 +339,7 @@ class MemoryStore:
         row = self.rows[call.call_id] = Row(changes[-1].after if changes else call, self.now())
         if claim is not None:
             row.take(claim, self.now())
+        self.timeline_rows[call.call_id] += 1 + len(changes)
         self._file(call)
         self.quick_admissions += any(isinstance(change.fact, facts.RunCreated) for change in changes)
         self._watch(None, call, None)
@@ -358,21 +364,33 @@ class MemoryStore:
         if row is None or row.call.state is not steps.STEPS[claim.step].state or not _is_free(row, now):
             return None
         row.take(claim, now)
+        row.changed_at = now
         row.call = replace(row.call, lock_version=row.call.lock_version + 1)
         return row.call
 
-    def _save(self, changes: Sequence[Change], *, owner: str, claim: ClaimRequest | None) -> Call | None:
+    def _save(
+        self, changes: Sequence[Change], timeline: Sequence[TimelineEntry], owner: str, claim: ClaimRequest | None
+    ) -> Call | None:
         row = self._unlocked(changes[0].before.call_id)
         if row is None or not _may_save(row, changes, claim, self.now()):
             return None
         self._check_run(changes[-1].after)
-        self._write(row, changes, owner, claim)
+        self._write(row, changes, owner, claim, timeline)
         return row.call
 
-    def _write(self, row: Row, changes: Sequence[Change], owner: str, claim: ClaimRequest | None) -> None:
+    def _write(
+        self,
+        row: Row,
+        changes: Sequence[Change],
+        owner: str,
+        claim: ClaimRequest | None,
+        timeline: Sequence[TimelineEntry],
+    ) -> None:
         before, after, now = row.call, changes[-1].after, self.now()
         if not _is_free(row, now) and row.claim_owner != owner:
             self.overruled(row, changes, owner)
+        self.unverified_ends += after.unverified and not before.unverified
+        self.timeline_rows[after.call_id] += sum(map(len, worth_writing(timeline, changes)))
         if claim is not None:
             row.take(claim, now)
         elif before.state is not after.state or (owner and row.claim_owner == owner):
@@ -390,7 +408,7 @@ class MemoryStore:
         row = self._unlocked(call_id)
         if row is not None and row.claim_owner == owner:
             row.claim_owner = row.claim_until = None
-            row.call = replace(row.call, lock_version=row.call.lock_version + 1)
+            row.call, row.changed_at = replace(row.call, lock_version=row.call.lock_version + 1), self.now()
 
     def _open(self, connection_id: int) -> list[OpenCall]:
         now = self.now()

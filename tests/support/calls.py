@@ -97,6 +97,7 @@ FACTS: dict[str, facts.Fact] = {
         facts.DeadlinePassed(),
         facts.LegsRemoved(),
         facts.RemovalPending(reason="connection refused"),
+        facts.CallerFound(),
     )
 }
 

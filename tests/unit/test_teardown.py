@@ -168,6 +168,22 @@ def test_what_is_not_seen_gone_is_left_pending(answers: Answers, reason: str) ->
     assert asterisk.rounds[0] == [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"]
 
 
+def test_a_run_that_is_not_ended_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(*_: object, **__: object) -> None:
+        raise errors.DatabaseUnavailable("locked")
+
+    monkeypatch.setattr(Runs, "end", end)
+    fact, _, _ = torn_down(replace(ENDING, caller_left=True), {f"DELETE {MEDIA}": [GONE]})
+    assert fact == facts.RemovalPending(reason="the run is not ended: locked", run_is_over=False)
+
+
+def test_a_failure_of_several_requests_is_told_once() -> None:
+    unreachable: Answers = {f"DELETE {MEDIA}": [UNREACHABLE], f"DELETE {BRIDGE}": [UNREACHABLE]}
+    assert torn_down(replace(ENDING, caller_left=True), unreachable)[0] == facts.RemovalPending(
+        reason="no answer in time"
+    )
+
+
 def test_a_caller_that_cannot_be_looked_at_is_not_hung_up() -> None:
     fact, asterisk, _ = torn_down(ENDING, {f"GET {CALLER}": [UNREACHABLE], f"GET {MEDIA}": [GONE]})
     assert asterisk.rounds == [[f"GET {CALLER}"], [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"], [f"GET {MEDIA}"]]
@@ -225,7 +241,7 @@ def test_the_run_is_ended_with_the_names_of_its_legs() -> None:
 def test_a_run_that_is_not_ended_keeps_no_leg() -> None:
     call, runs = replace(ENDING, caller_left=True), Runs(errors.DatabaseUnavailable("the row is locked"))
     fact, asterisk, _ = torn_down(call, {f"DELETE {MEDIA}": [GONE]}, runs=runs)
-    assert fact == facts.RemovalPending(reason="the run is not ended: the row is locked")
+    assert fact == facts.RemovalPending(reason="the run is not ended: the row is locked", run_is_over=False)
     assert asterisk.rounds == [[f"DELETE {MEDIA}", f"DELETE {BRIDGE}"], *asterisk.rounds[1:]]
     both, _, _ = torn_down(call, {f"DELETE {MEDIA}": [UNREACHABLE]}, runs=runs)
     assert both == facts.RemovalPending(reason="the run is not ended: the row is locked; no answer in time")

@@ -55,6 +55,7 @@ EndRequested      ending+TearDown   ending+TearDown  ending+TearDown    ending+T
 DeadlinePassed    =+OriginateLeg       ending+TearDown  =+DecideAdmission  =+CreateRun       =+StartMedia     =+JoinLegs           ending+TearDown  =+TearDown  .
 LegsRemoved       .                 .                .                  .                 .                .                .                ended       .
 RemovalPending    .                 .                .                  .                 .                .                .                =           .
+CallerFound       .                 .                .                  .                 .                .                .                .           .
 """  # noqa: E501 - a table
 
 

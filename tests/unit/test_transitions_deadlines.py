@@ -14,6 +14,7 @@ from tests.support.calls import (
     ATTEMPTING,
     CALLS,
     CONNECTED,
+    ENDED,
     ENDING,
     FACTS,
     JOINING,
@@ -134,7 +135,7 @@ def test_a_call_whose_every_command_is_lost_still_comes_to_its_end(call: Call) -
     pytest.fail(f"no end in {call.state}")
 
 
-def test_an_ending_call_is_torn_down_again_for_ever_with_longer_pauses() -> None:
+def test_an_ending_call_is_torn_down_again_with_longer_pauses() -> None:
     call, now = ENDING, NOW
     for _ in range(50):
         call, ordered = advance(call, facts.DeadlinePassed(), now=now)
@@ -143,6 +144,52 @@ def test_an_ending_call_is_torn_down_again_for_ever_with_longer_pauses() -> None
         assert LIMITS.queue_wait() <= call.deadline_at - now <= seconds(LIMITS.teardown_pause_seconds)
         now = call.deadline_at
     assert call.state is State.ENDING
+
+
+UNVERIFIED = replace(ENDED, unverified=True, reason="agent hung up; not verified")
+LATE = ENDING.state_since + LIMITS.teardown_wait()
+
+
+def test_a_teardown_that_was_tried_long_enough_has_ended_not_verified() -> None:
+    pending = facts.RemovalPending(reason="no answer")
+    early, _ = advance(ENDING, pending, now=LATE - seconds(1))
+    assert early.state is State.ENDING
+    over, ordered = advance(ENDING, pending, now=LATE)
+    assert (over.state, over.unverified, over.ended_at, over.deadline_at) == (State.ENDED, True, LATE, None)
+    assert (over.outcome, over.reason) == (Outcome.COMPLETED, "agent hung up; not verified")
+    assert ordered == []
+
+
+@pytest.mark.parametrize(
+    ("call", "pending"),
+    [
+        pytest.param(ENDING, facts.RemovalPending(reason="locked", run_is_over=False), id="its run is not over"),
+        pytest.param(
+            replace(ENDING, earlier_in_doubt_until=LATE + seconds(9)),
+            facts.RemovalPending(reason="no answer"),
+            id="a request may still take effect",
+        ),
+        pytest.param(
+            ENDING,
+            facts.RemovalPending(reason="in doubt", not_before=NOW),
+            id="a request might have taken effect when the teardown looked",
+        ),
+    ],
+)
+def test_a_call_that_may_still_change_something_does_not_end_unverified(
+    call: Call, pending: facts.RemovalPending
+) -> None:
+    assert advance(call, pending, now=LATE)[0].state is State.ENDING
+
+
+def test_an_unverified_call_whose_caller_is_found_is_torn_down_for_as_long_again() -> None:
+    again, ordered = advance(UNVERIFIED, facts.CallerFound(), now=LATE)
+    assert (again.state, again.unverified, again.ended_at, named(ordered)) == (State.ENDING, False, None, ["TearDown"])
+    assert again.ending_at == UNVERIFIED.ending_at, "its minutes stay as they were"
+    waiting, _ = advance(again, facts.RemovalPending(reason="no answer"), now=LATE + seconds(60))
+    assert waiting.state is State.ENDING
+    over, _ = advance(waiting, facts.RemovalPending(reason="no answer"), now=LATE + LIMITS.teardown_wait())
+    assert (over.state, over.reason) == (State.ENDED, UNVERIFIED.reason)
 
 
 def test_the_longest_call_completes() -> None:

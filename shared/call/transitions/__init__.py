@@ -75,4 +75,5 @@ _HANDLERS: dict[type[facts.Fact], _Handler] = {
     facts.DeadlinePassed: deadlines.deadline_passed,
     facts.LegsRemoved: deadlines.legs_removed,
     facts.RemovalPending: deadlines.removal_pending,
+    facts.CallerFound: deadlines.caller_found,
 }

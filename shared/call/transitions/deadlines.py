@@ -12,6 +12,9 @@ from shared.call.states import LIVE, Cause, Outcome, State
 from shared.call.transitions import media_leg, moves
 from shared.call.transitions.moves import Advance
 
+#: Added to the reason of a call that ends without proof.
+_NOT_VERIFIED = "; not verified"
+
 
 def end_requested(call: Call, fact: facts.EndRequested, now: datetime, limits: Limits) -> Advance:
     if call.state not in LIVE:
@@ -60,6 +63,10 @@ def _media_overdue(call: Call, now: datetime, limits: Limits) -> Advance:
 def removal_pending(call: Call, fact: facts.RemovalPending, now: datetime, limits: Limits) -> Advance:
     if call.state is not State.ENDING:
         return moves.unchanged(call)
+    waits_for_asterisk = fact.run_is_over and fact.not_before is None and not _is_in_doubt(call, now)
+    if waits_for_asterisk and now - call.state_since >= limits.teardown_wait():
+        reason = f"{(call.reason or '').removesuffix(_NOT_VERIFIED)}{_NOT_VERIFIED}"
+        return moves.enter(call, State.ENDED, now, None, ended_at=now, unverified=True, reason=reason), ()
     retry_at = now + limits.teardown_pause(call.step_retries)
     if fact.not_before is not None and call.in_doubt_until is not None:
         # If the outcome became known meanwhile, it is no longer waited for.
@@ -68,10 +75,21 @@ def removal_pending(call: Call, fact: facts.RemovalPending, now: datetime, limit
 
 
 def legs_removed(call: Call, _fact: facts.LegsRemoved, now: datetime, _limits: Limits) -> Advance:
-    in_doubt = call.in_doubt_until is not None and now < call.in_doubt_until
-    if call.state is not State.ENDING or in_doubt:
+    if call.state is not State.ENDING or _is_in_doubt(call, now):
         return moves.unchanged(call)
     return moves.enter(call, State.ENDED, now, None, ended_at=now), ()
+
+
+def caller_found(call: Call, _fact: facts.CallerFound, now: datetime, limits: Limits) -> Advance:
+    if call.state is not State.ENDED or not call.unverified:
+        return moves.unchanged(call)
+    # Its Asterisk is back, and the caller waits for nothing: the teardown goes on.
+    again = moves.enter(call, State.ENDING, now, limits.queue_wait(), ended_at=None, unverified=False)
+    return again, (commands.TearDown.of(again),)
+
+
+def _is_in_doubt(call: Call, now: datetime) -> bool:
+    return call.in_doubt_until is not None and now < call.in_doubt_until
 
 
 _OVERDUE: dict[State, Callable[[Call, datetime, Limits], Advance]] = {

@@ -1,0 +1,51 @@
+"""An Asterisk that is away for days: its calls end all the same, and what is left of them goes when it is back."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.call.legs import Naming
+from shared.call.states import Outcome, State
+from tests.simulation.asterisks import PREFIX
+from tests.simulation.environment import LIMITS, Environment
+from tests.simulation.situations import connect, only
+
+NAMING = Naming(PREFIX)
+HOUR = 3600.0
+#: More than a call's set-up and a teardown that is tried for a day write.
+MOST_ROWS = 100
+
+
+def end_while_away(environment: Environment, *, caller_stays: bool) -> None:
+    """Connect a call, end it while its Asterisk is away, and let a day pass."""
+    caller = connect(environment)
+    asterisk, world = environment.asterisks["pbx1"], environment.world
+    asterisk.is_away = True
+    if caller_stays:
+        asterisk.agent_hangs_up(asterisk.channels[NAMING.media_id(only(environment))])
+    else:
+        asterisk.caller_hangs_up(caller.channel)
+    world.run(world.now + LIMITS.teardown_seconds - HOUR)
+    assert only(environment).state is State.ENDING
+    assert all(run.is_completed for run in environment.runs.rows.values())
+    assert environment.store.slots_used_now(only(environment).organization_id) == 0
+    world.run(world.now + 1.1 * HOUR)
+
+
+@pytest.mark.parametrize("caller_stays", [True, False])
+def test_a_call_whose_asterisk_stays_away_ends_unverified_and_is_cleaned_up_when_it_is_back(
+    environment: Environment, *, caller_stays: bool
+) -> None:
+    end_while_away(environment, caller_stays=caller_stays)
+    over, world = only(environment), environment.world
+    assert (over.state, over.unverified, over.outcome) == (State.ENDED, True, Outcome.COMPLETED)
+    assert environment.store.timeline_rows[over.call_id] < MOST_ROWS
+    assert environment.asterisks["pbx1"].created_by_product(), "legs and bridge are still there"
+    environment.asterisks["pbx1"].is_away = False
+    world.run(world.now + 120.0)
+    assert environment.asterisks["pbx1"].created_by_product() == []
+    assert environment.asterisks["pbx1"].callers_in("app1") == []
+    over = only(environment)
+    assert (over.state, over.unverified) == (State.ENDED, not caller_stays)
+    environment.invariants.check_end()
+    assert world.violations == []
