@@ -73,6 +73,7 @@ class RestAsterisks:
         self, connections: Connections, sealer: sealing.Sealer, limits: Limits, timeline: Timeline, *,
         requests_at_once: int,
         connector: tcp_connector.TcpConnector,
+        bounds: rest.AnswerBounds,
     ) -> None:  # fmt: skip
         self._connections = connections
         self._sealer = sealer
@@ -80,6 +81,7 @@ class RestAsterisks:
         self._timeline = timeline
         self._requests_at_once = requests_at_once
         self._connector = connector
+        self._bounds = bounds
         self._lock = threading.Lock()
         self._clients: OrderedDict[ConnectionVersion, _Known] = OrderedDict()
         self._is_closed = threading.Event()
@@ -145,6 +147,7 @@ class RestAsterisks:
             read_seconds=self._limits.read_seconds,
             connector=self._connector,
             breaker=circuit_breaker.CircuitBreaker(functools.partial(self._note, details.connection)),
+            bounds=self._bounds,
         )
 
     def _note(self, connection: ConnectionVersion, opened: bool, reason: str) -> None:

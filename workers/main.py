@@ -8,7 +8,7 @@ import threading
 import structlog
 
 from shared import queues
-from shared.asterisk import tcp_connector
+from shared.asterisk import rest, tcp_connector
 from shared.call.legs import Naming
 from shared.inbound_lookup import InboundLookup
 from shared.outbound_calls import OutboundCalls
@@ -54,7 +54,17 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     own_quotas = quotas.Quotas(db, now=store.now)
     slots = quotas.Slots(own_quotas, accounts, default=config.concurrent_calls)
     asterisks = RestAsterisks(
-        known, config.sealer(), limits, store, requests_at_once=config.asterisk_requests, connector=connector
+        known,
+        config.sealer(),
+        limits,
+        store,
+        requests_at_once=config.asterisk_requests,
+        connector=connector,
+        bounds=rest.AnswerBounds(
+            bytes=config.answer_bytes,
+            listing_bytes=config.answer_listing_bytes,
+            processor_share=config.answer_processor_share,
+        ),
     )
     adapters = Adapters(
         writer=writer,

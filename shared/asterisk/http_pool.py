@@ -38,6 +38,8 @@ class HttpRequest:
     method: str
     target: str
     body: bytes | None = None
+    #: The largest body of its answer that is read, in bytes.
+    largest_answer: int
 
 
 class HttpPool:
@@ -102,8 +104,9 @@ class HttpPool:
         opened_by = min(ends_at, time.monotonic() + connect_seconds)
         exchanges: list[Exchange] = []
         try:
-            for _ in requests:
-                exchanges.append(Exchange(self, self._connection(opened_by)))
+            for request in requests:
+                connection = self._connection(opened_by)
+                exchanges.append(Exchange(self, connection, largest_answer=request.largest_answer))
             answered_by = min(ends_at, time.monotonic() + read_seconds)
             for exchange, request in zip(exchanges, requests, strict=True):
                 exchange.write(self._encoded(request), answered_by)
@@ -188,8 +191,11 @@ class HttpPool:
 class Exchange:
     """One request and its answer."""
 
-    def __init__(self, pool: HttpPool, connection: _Connection | errors.AsteriskUnreachable) -> None:
+    def __init__(
+        self, pool: HttpPool, connection: _Connection | errors.AsteriskUnreachable, *, largest_answer: int
+    ) -> None:
         self._pool = pool
+        self._largest_answer = largest_answer
         self._failure = connection if isinstance(connection, errors.AsteriskUnreachable) else None
         self._connection = connection if isinstance(connection, _Connection) else None
 
@@ -214,7 +220,7 @@ class Exchange:
             raise self._failure
         assert self._connection is not None
         try:
-            answer = AnswerReader(self._connection.receive).read()
+            answer = AnswerReader(self._connection.receive, largest_body=self._largest_answer).read()
         except OSError as exc:
             raise self._pool.failed(exc) from exc
         connection, self._connection = self._connection, None

@@ -1,8 +1,8 @@
 """Requests to one Asterisk's REST interface (ARI).
 
-They are bounded in number, time and size per Asterisk, and never repeated. Those of one round are made at the same
-time, by one thread. No redirect is followed, only addresses
-that the guard allows are connected to, and credentials are sent in the header only.
+They are bounded in number, time, size and processor time per Asterisk, and never repeated. Those of one round are made
+at the same time, by one thread. No redirect is followed, only addresses that the guard allows are connected to, and
+credentials are sent in the header only.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from shared import errors
-from shared.asterisk import circuit_breaker, http_pool, tcp_connector
+from shared import errors, token_bucket
+from shared.asterisk import answer_json, circuit_breaker, http_pool, tcp_connector
 from shared.asterisk.endpoint import Configuration
 
 _T_co = TypeVar("_T_co", covariant=True)
@@ -31,6 +31,8 @@ _PATH_CHARACTERS = "/%-._~!$&'()*+,;=:@"
 #: The message of Asterisk's 500 for an endpoint that it cannot dial (measured, 22.10): it is alive and answers.
 NOT_DIALLED = "Allocation failed"
 _GONE = frozenset({"Channel not found", "Bridge not found", "Application not found"})
+#: Processor time that the answers of one Asterisk may take at once, in seconds: those of a resync of a large one.
+_BURST_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,8 @@ class Request(Generic[_T_co]):
     query: Mapping[str, str] | None = None
     #: Sent as JSON, unless it is None.
     body: object = None
+    #: The answer grows with the Asterisk's channels or bridges.
+    is_listing: bool = False
     #: Returns what the answer's JSON says. Raises AsteriskUnreachable if it is not of the form that was asked for.
     read: Callable[[Any], _T_co]
     #: Status of a refusal → its result: that a resource is already gone is an outcome, never an error.
@@ -62,6 +66,18 @@ class RequestRecord:
     what: str
     took_ms: float
     answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerBounds:
+    """What the answers of one Asterisk may cost this process."""
+
+    #: The largest answer, in bytes.
+    bytes: int = 64 * 1024
+    #: The largest answer that lists channels or bridges, in bytes: 2 MiB are 5,000 bridges.
+    listing_bytes: int = 2 * 1024 * 1024
+    #: The share of one processor that reading them may take.
+    processor_share: float = 0.1
 
 
 class RequestBudget(Protocol):
@@ -83,11 +99,13 @@ class RestClient:
         read_seconds: For an answer.
         connector: Connects.
         breaker: Its circuit breaker.
+        bounds: Of its answers.
     """
 
     def __init__(
         self, configuration: Configuration, *, requests_at_once: int, connect_seconds: float, read_seconds: float,
         connector: tcp_connector.TcpConnector, breaker: circuit_breaker.CircuitBreaker,
+        bounds: AnswerBounds = AnswerBounds(),
     ) -> None:  # fmt: skip
         self.configuration = configuration
         path = urllib.parse.urlsplit(configuration.endpoint).path
@@ -106,6 +124,10 @@ class RestClient:
         self._connect_seconds = connect_seconds
         self._read_seconds = read_seconds
         self._breaker = breaker
+        self._bounds = bounds
+        self._lock = threading.Lock()
+        #: Seconds of processor time.
+        self._processor = token_bucket.TokenBucket(per_second=bounds.processor_share, burst=_BURST_SECONDS)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -140,7 +162,9 @@ class RestClient:
         try:
             # Before the wait for a permit, which is longest just when the breaker is about to open.
             self._breaker.check(budget)
-            permits = self._acquire(len(requests), min(permitted_by, time.monotonic() + budget.seconds_left()))
+            permitted_by = min(permitted_by, time.monotonic() + budget.seconds_left())
+            self._pay(permitted_by)
+            permits = self._acquire(len(requests), permitted_by)
             left = budget.seconds_left()
             self._breaker.allow(budget)
             return self._exchange(budget, requests[:permits], left)
@@ -149,6 +173,20 @@ class RestClient:
         finally:
             if permits:
                 self._permits.release(permits)
+
+    def _pay(self, until: float) -> None:
+        """Wait until the processor time of earlier answers is paid for.
+
+        So a step of an Asterisk whose answers are costly takes long: the broker counts its tenant as slow.
+        """
+        now = time.monotonic()
+        with self._lock:
+            wait_seconds = self._processor.wait_seconds(now)
+        if now + wait_seconds > until:
+            reason = "its answers have taken too much processor time"
+            raise errors.AsteriskUnreachable(reason, may_have_acted=False)
+        if wait_seconds:
+            time.sleep(wait_seconds)
 
     def _acquire(self, wanted: int, until: float) -> int:
         """Wait for one permit and take the others that are free; return how many these are."""
@@ -165,6 +203,7 @@ class RestClient:
             [self._encoded(request) for request in requests], connect_seconds=self._connect_seconds,
             read_seconds=self._read_seconds, seconds=min(left, self._connect_seconds + self._read_seconds),
         )  # fmt: skip
+        used_before = time.thread_time()
         try:
             return [
                 self._result(budget, request, exchange, started)
@@ -173,6 +212,8 @@ class RestClient:
         finally:
             for exchange in exchanges:
                 exchange.close()
+            with self._lock:
+                self._processor.take(time.thread_time() - used_before, time.monotonic())
 
     def must_probe(self, budget: RequestBudget) -> bool:
         """Whether a harmless request must come first. Raises AsteriskUnreachable while the breaker is open."""
@@ -211,7 +252,8 @@ class RestClient:
         if request.query:
             target += "?" + "&".join(f"{name}={_quoted(value)}" for name, value in request.query.items())
         body = None if request.body is None else json.dumps(request.body).encode()
-        return http_pool.HttpRequest(method=request.method, target=target, body=body)
+        largest = self._bounds.listing_bytes if request.is_listing else self._bounds.bytes
+        return http_pool.HttpRequest(method=request.method, target=target, body=body, largest_answer=largest)
 
 
 def _judge(status: int, message: str, document: Any) -> Any:
@@ -230,11 +272,10 @@ def _document(status: int, body: bytes) -> Any:
     if not body:
         return None
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as exc:
+        return answer_json.parse(body)
+    except errors.AsteriskUnreachable:
         if status < 300:
-            # The page of some other server: it says nothing about the resource.
-            raise errors.AsteriskUnreachable("the answer is not JSON") from exc
+            raise
         return None
 
 

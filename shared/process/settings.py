@@ -234,6 +234,22 @@ class Worker(WithDatabase):
     asterisk_requests: int = Field(
         default=10, ge=2, le=60, description="Maximum number of requests in flight from one process to one Asterisk."
     )
+    answer_bytes: int = Field(
+        default=65_536, ge=16_384, le=1_048_576, description="Largest answer of an Asterisk that is read, in bytes."
+    )
+    answer_listing_bytes: int = Field(
+        default=2_097_152,
+        ge=65_536,
+        le=16_777_216,
+        description="Largest answer that lists channels or bridges, in bytes; a bridge takes about 400.",
+    )
+    answer_processor_share: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="Share of one processor that one process spends on the answers to one connection: above it, its"
+        " requests wait.",
+    )
     media_token: Literal["on", "off"] = Field(
         default="on", description="Whether the media URL carries a token that authenticates us to the agent."
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from structlog import testing
 
-from shared.asterisk import address_guard, ari_requests, http_pool, tcp_connector
+from shared.asterisk import address_guard, ari_requests, http_pool, rest, tcp_connector
 from shared.call.ids import ConnectionVersion
 from shared.call.limits import Limits
 from shared.process import open_files
@@ -72,7 +72,8 @@ def known(
 ) -> Iterator[asterisks.RestAsterisks]:
     monkeypatch.setattr(asterisks, "_SWEEP_SECONDS", 0.02)
     made = asterisks.RestAsterisks(
-        Connections(stubs), Sealer(), Limits(), None, requests_at_once=10, connector=connector  # type: ignore[arg-type]
+        Connections(stubs), Sealer(), Limits(), None, requests_at_once=10, connector=connector,  # type: ignore[arg-type]
+        bounds=rest.AnswerBounds(),
     )  # fmt: skip
     yield made
     made.close()
