@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
@@ -58,11 +58,21 @@ class PostgresCalls:
     def load(self, call_id: UUID) -> Call | None:
         return self._one(f"{call_sql.CALLS} WHERE call_id = %s", [call_id])
 
+    def load_all(self, call_ids: Collection[UUID]) -> Mapping[UUID, Call | errors.CallUnreadable]:
+        rows = self._rows(call_sql.LOAD_ALL, [list(call_ids)])
+        return {row["call_id"]: _call_or_error(row) for row in rows}
+
     def last_entry(self, connection_id: int, channel_id: str, channel_created: str) -> Call | None:
         return self._one(call_sql.LAST_ENTRY, [connection_id, channel_id, channel_created])
 
     def originated(self, connection_id: int, channel_id: str) -> Call | None:
         return self._one(call_sql.ORIGINATED, [connection_id, channel_id])
+
+    def originated_all(
+        self, connection_id: int, channel_ids: Collection[str]
+    ) -> Mapping[str, Call | errors.CallUnreadable]:
+        rows = self._rows(call_sql.ORIGINATED_ALL, [connection_id, list(channel_ids)])
+        return {row["channel_id"]: _call_or_error(row) for row in rows}
 
     def requested(self, organization_id: int, request_id: str) -> Call | None:
         return self._one(call_sql.REQUESTED, [request_id, organization_id])
@@ -301,6 +311,13 @@ def _readable(rows: Iterable[database.Row]) -> Iterator[tuple[database.Row, Call
             yield row, _call(row)
         except errors.CallUnreadable as exc:
             log.warning("skipping call written by a newer release", call=str(row["call_id"]), reason=str(exc))
+
+
+def _call_or_error(row: database.Row) -> Call | errors.CallUnreadable:
+    try:
+        return _call(row)
+    except errors.CallUnreadable as exc:
+        return exc
 
 
 def _call(row: database.Row) -> Call:
