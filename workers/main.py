@@ -53,12 +53,15 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     accounts = dograh.Accounts(db)
     own_quotas = quotas.Quotas(db, now=store.now)
     slots = quotas.Slots(own_quotas, accounts, default=config.concurrent_calls)
+    # Filled below: the handlers, which need the Asterisks, come first.
+    running: list[pools.WorkerPool] = []
     asterisks = RestAsterisks(
         known,
         config.sealer(),
         limits,
         store,
         requests_at_once=config.asterisk_requests,
+        most_sessions=lambda: pools.share(running, config.asterisk_sessions),
         connector=connector,
         bounds=rest.AnswerBounds(
             bytes=config.answer_bytes,
@@ -87,7 +90,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         log.warning("media tokens are off: anyone who can reach the voice agent can open a media socket")
     elif config.media_token_secret is None:
         log.info("media tokens are signed by a secret derived from the first SECRET_KEY: changing it changes them")
-    running = pools.build_pools(
+    running += pools.build_pools(
         redis_url,
         lambda serves, tag: wiring.handlers(adapters, serves=serves, tag=lambda: tag),
         store=store,

@@ -20,6 +20,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from shared import errors, token_bucket
 from shared.asterisk import answer_json, circuit_breaker, http_pool, tcp_connector
 from shared.asterisk.endpoint import Configuration
+from shared.asterisk.sessions import Sessions
 
 _T_co = TypeVar("_T_co", covariant=True)
 
@@ -94,18 +95,20 @@ class RestClient:
     """Client of one Asterisk, for all threads of a process.
 
     Args:
-        requests_at_once: The largest number of requests in flight; Asterisk allows 100 sessions in all by default.
+        requests_at_once: The largest number of requests of the tenant in flight.
         connect_seconds: To open a connection.
         read_seconds: For an answer.
         connector: Connects.
         breaker: Its circuit breaker.
         bounds: Of its answers.
+        sessions: Those of the Asterisk, which other tenants may share; if None, it has none but these requests.
+        tenant: Whose requests these are.
     """
 
     def __init__(
         self, configuration: Configuration, *, requests_at_once: int, connect_seconds: float, read_seconds: float,
         connector: tcp_connector.TcpConnector, breaker: circuit_breaker.CircuitBreaker,
-        bounds: AnswerBounds = AnswerBounds(),
+        bounds: AnswerBounds = AnswerBounds(), sessions: Sessions | None = None, tenant: object = None,
     ) -> None:  # fmt: skip
         self.configuration = configuration
         path = urllib.parse.urlsplit(configuration.endpoint).path
@@ -116,11 +119,13 @@ class RestClient:
             "Accept": "application/json",
             "User-Agent": "ari-pipeline",
         }
+        self._requests_at_once = requests_at_once
+        self._sessions = sessions or Sessions(lambda: requests_at_once)
+        self._tenant = tenant
         self._pool = http_pool.HttpPool(
             configuration.endpoint, headers, ca_bundle=configuration.ca_bundle, max_idle=requests_at_once,
-            connector=connector,
+            connector=connector, sessions=self._sessions, tenant=tenant,
         )  # fmt: skip
-        self._permits = threading.BoundedSemaphore(requests_at_once)
         self._connect_seconds = connect_seconds
         self._read_seconds = read_seconds
         self._breaker = breaker
@@ -172,7 +177,7 @@ class RestClient:
             return [exc] * len(requests)
         finally:
             if permits:
-                self._permits.release(permits)
+                self._sessions.release(self._tenant, permits)
 
     def _pay(self, until: float) -> None:
         """Wait until the processor time of earlier answers is paid for.
@@ -190,11 +195,9 @@ class RestClient:
 
     def _acquire(self, wanted: int, until: float) -> int:
         """Wait for one permit and take the others that are free; return how many these are."""
-        if not self._permits.acquire(timeout=max(0.0, until - time.monotonic())):
+        permits = self._sessions.acquire(self._tenant, wanted=wanted, at_once=self._requests_at_once, until=until)
+        if not permits:
             raise errors.AsteriskUnreachable("too many requests in flight to this Asterisk", may_have_acted=False)
-        permits = 1
-        while permits < wanted and self._permits.acquire(blocking=False):
-            permits += 1
         return permits
 
     def _exchange(self, budget: RequestBudget, requests: Sequence[Request[Any]], left: float) -> list[Any]:

@@ -232,7 +232,14 @@ class Worker(WithDatabase):
         " teardown, resync.",
     )
     asterisk_requests: int = Field(
-        default=10, ge=2, le=60, description="Maximum number of requests in flight from one process to one Asterisk."
+        default=10, ge=2, le=60, description="Maximum number of requests in flight from one process for one connection."
+    )
+    asterisk_sessions: int = Field(
+        default=60,
+        ge=2,
+        le=10_000,
+        description="Maximum number of TCP sessions of all workers together to one Asterisk, that is to one host and"
+        " port: below the `sessionlimit` of its http.conf, 100 by default, in which its event sockets count too.",
     )
     answer_bytes: int = Field(
         default=65_536, ge=16_384, le=1_048_576, description="Largest answer of an Asterisk that is read, in bytes."
