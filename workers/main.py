@@ -40,7 +40,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     open_files.raise_limit(_OPEN_FILES)
     db = database.Database(config.database_url.get_secret_value(), size=config.database_pool, name=config.name)
     db.open()
-    store = PostgresCalls(db, who=config.name, prefix=config.id_prefix)
+    store = PostgresCalls(db, who=config.name, prefix=config.id_prefix, rows_an_hour=config.timeline_rows)
     redis_url = config.redis_url.get_secret_value()
     waiting: awaited_legs.Waiting[Claim] = awaited_legs.Waiting()
     limits = config.limits()

@@ -169,6 +169,13 @@ class WithDatabase(Base):
     stale_start_seconds: float = Field(
         default=10.0, gt=0, le=60, description="A call picked up later than this is refused with congestion."
     )
+    timeline_rows: int = Field(
+        default=120,
+        ge=10,
+        le=100_000,
+        description="Maximum number of timeline rows of one kind that one process writes in an hour for a connection:"
+        " breaker changes, foreign legs, findings. Further ones are counted in the next row.",
+    )
     concurrent_calls: int | None = Field(
         default=None,
         ge=0,

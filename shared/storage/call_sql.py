@@ -64,9 +64,12 @@ _TIMELINE_ROWS = """
         attempt integer, took_ms real, who text, detail text)
 """
 APPEND_TIMELINE = f"INSERT INTO ari.timeline ({_TIMELINE_COLUMNS}) {_TIMELINE_ROWS}"
+#: Of the newest rows of a connection: it may have any number of older ones.
 RECENT_NOTES = """
-SELECT DISTINCT name, detail FROM ari.timeline
-WHERE connection_id = %s AND call_id IS NULL AND kind = 'note' AND at > now() - %s::interval
+SELECT DISTINCT name, detail FROM (
+    SELECT name, detail, kind, at FROM ari.timeline WHERE connection_id = %s AND call_id IS NULL
+    ORDER BY id DESC LIMIT 1000
+) AS newest WHERE kind = 'note' AND at > now() - %s::interval
 """
 
 #: The first entry of a call's timeline.

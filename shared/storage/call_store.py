@@ -147,7 +147,7 @@ class CallStore(Protocol):
     def append_timeline(
         self, timeline: Sequence[TimelineEntry], *, call: Call | None = None, connection_id: int | None = None
     ) -> None:
-        """Write timeline entries by themselves."""
+        """Write timeline entries by themselves. Of what repeats without end, some are counted and not written."""
 
     def append_new(self, timeline: Sequence[TimelineEntry], *, connection_id: int, within: timedelta) -> None:
         """Write those entries of a connection that do not repeat one written within this time."""

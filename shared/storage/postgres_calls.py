@@ -20,6 +20,7 @@ from shared.call.ids import ConnectionVersion
 from shared.storage import call_sql, database, quotas
 from shared.storage.call_store import ClaimRequest, OpenCall
 from shared.storage.timeline import TimelineEntry
+from shared.storage.timeline_allowance import TimelineAllowance
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -35,12 +36,14 @@ class PostgresCalls:
     Args:
         who: This process, for the timeline.
         prefix: Begins every channel and bridge id of this installation.
+        rows_an_hour: Timeline rows of one kind that are written without a change of a call; see `TimelineAllowance`.
     """
 
-    def __init__(self, db: database.Database, *, who: str, prefix: str) -> None:
+    def __init__(self, db: database.Database, *, who: str, prefix: str, rows_an_hour: int = 120) -> None:
         self.db = db
         self._who = who
         self._prefix = prefix
+        self._allowance = TimelineAllowance(rows_an_hour)
         self._offset: timedelta | None = None
 
     # ── reads ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -236,7 +239,10 @@ class PostgresCalls:
     def append_timeline(
         self, timeline: Sequence[TimelineEntry], *, call: Call | None = None, connection_id: int | None = None
     ) -> None:
-        rows = [self._row(entry, call=call, connection_id=connection_id) for entry in timeline]
+        admitted = self._allowance.admitted(timeline, call=call, connection_id=connection_id)
+        if not admitted:
+            return
+        rows = [self._row(entry, call=call, connection_id=connection_id) for entry in admitted]
         with self.db.connection() as connection:
             connection.execute(call_sql.APPEND_TIMELINE, {"timeline": json.dumps(rows, default=str)})
 
@@ -245,8 +251,7 @@ class PostgresCalls:
             written = connection.execute(call_sql.RECENT_NOTES, [connection_id, within]).fetchall()
         known = {(row["name"], row["detail"]) for row in written}
         new = [entry for entry in timeline if (_storable(entry.name), _storable(entry.detail)) not in known]
-        if new:
-            self.append_timeline(new, connection_id=connection_id)
+        self.append_timeline(new, connection_id=connection_id)
 
     def _row(
         self, entry: TimelineEntry, *, call: Call | None = None, connection_id: int | None = None
