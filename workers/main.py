@@ -8,7 +8,8 @@ import threading
 import structlog
 
 from shared import queues
-from shared.asterisk import rest, tcp_connector
+from shared.asterisk import tcp_connector
+from shared.asterisk.rest import AnswerBounds, AnswerKind
 from shared.call.legs import Naming
 from shared.inbound_lookup import InboundLookup
 from shared.outbound_calls import OutboundCalls
@@ -63,11 +64,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         requests_at_once=config.asterisk_requests,
         most_sessions=lambda: pools.share(running, config.asterisk_sessions),
         connector=connector,
-        bounds=rest.AnswerBounds(
-            bytes=config.answer_bytes,
-            listing_bytes=config.answer_listing_bytes,
-            processor_share=config.answer_processor_share,
-        ),
+        bounds=_answer_bounds(config),
     )
     adapters = Adapters(
         writer=writer,
@@ -111,6 +108,15 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     asterisks.close()
     db.close()
     log.info("worker stopped")
+
+
+def _answer_bounds(config: settings.Worker) -> AnswerBounds:
+    largest = {
+        AnswerKind.ONE: config.answer_bytes,
+        AnswerKind.APP: config.answer_app_bytes,
+        AnswerKind.LIST: config.answer_list_bytes,
+    }
+    return AnswerBounds(bytes=largest, processor_share=config.answer_processor_share)
 
 
 def _quota(config: settings.Worker, own: quotas.Quotas, accounts: dograh.Accounts) -> Quota:

@@ -15,6 +15,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
 from shared import errors, token_bucket
@@ -36,6 +37,29 @@ _GONE = frozenset({"Channel not found", "Bridge not found", "Application not fou
 _BURST_SECONDS = 0.25
 
 
+class AnswerKind(StrEnum):
+    """What an answer is about."""
+
+    #: A channel, a bridge, a refusal.
+    ONE = "one"
+    #: Our app, with the ids of its channels and bridges.
+    APP = "app"
+    #: All bridges, or all modules, of the Asterisk.
+    LIST = "list"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerBounds:
+    """What the answers of one Asterisk may cost this process."""
+
+    #: Kind → the largest answer, in bytes. 2 MiB are 5,000 bridges.
+    bytes: Mapping[AnswerKind, int] = field(
+        default_factory=lambda: {AnswerKind.ONE: 2**16, AnswerKind.APP: 2**18, AnswerKind.LIST: 2**21}
+    )
+    #: The share of one processor that reading them may take.
+    processor_share: float = 0.05
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request(Generic[_T_co]):
     """One request, and what its answer comes to. Nothing is sent before `RestClient` gets it."""
@@ -47,8 +71,8 @@ class Request(Generic[_T_co]):
     query: Mapping[str, str] | None = None
     #: Sent as JSON, unless it is None.
     body: object = None
-    #: The answer grows with the Asterisk's channels or bridges.
-    is_listing: bool = False
+    #: Bounds the size of its answer.
+    answer: AnswerKind = AnswerKind.ONE
     #: Returns what the answer's JSON says. Raises AsteriskUnreachable if it is not of the form that was asked for.
     read: Callable[[Any], _T_co]
     #: Status of a refusal → its result: that a resource is already gone is an outcome, never an error.
@@ -67,18 +91,6 @@ class RequestRecord:
     what: str
     took_ms: float
     answer: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerBounds:
-    """What the answers of one Asterisk may cost this process."""
-
-    #: The largest answer, in bytes.
-    bytes: int = 64 * 1024
-    #: The largest answer that lists channels or bridges, in bytes: 2 MiB are 5,000 bridges.
-    listing_bytes: int = 2 * 1024 * 1024
-    #: The share of one processor that reading them may take.
-    processor_share: float = 0.1
 
 
 class RequestBudget(Protocol):
@@ -255,8 +267,9 @@ class RestClient:
         if request.query:
             target += "?" + "&".join(f"{name}={_quoted(value)}" for name, value in request.query.items())
         body = None if request.body is None else json.dumps(request.body).encode()
-        largest = self._bounds.listing_bytes if request.is_listing else self._bounds.bytes
-        return http_pool.HttpRequest(method=request.method, target=target, body=body, largest_answer=largest)
+        return http_pool.HttpRequest(
+            method=request.method, target=target, body=body, largest_answer=self._bounds.bytes[request.answer]
+        )
 
 
 def _judge(status: int, message: str, document: Any) -> Any:

@@ -249,16 +249,22 @@ class Worker(WithDatabase):
         " port: below the `sessionlimit` of its http.conf, 100 by default, in which its event sockets count too.",
     )
     answer_bytes: int = Field(
-        default=65_536, ge=16_384, le=1_048_576, description="Largest answer of an Asterisk that is read, in bytes."
+        default=65_536, ge=16_384, le=1_048_576, description="Largest answer of an Asterisk about one thing, in bytes."
     )
-    answer_listing_bytes: int = Field(
+    answer_app_bytes: int = Field(
+        default=262_144,
+        ge=65_536,
+        le=2_097_152,
+        description="Largest answer about our app, in bytes: a call takes about 100.",
+    )
+    answer_list_bytes: int = Field(
         default=2_097_152,
         ge=65_536,
         le=16_777_216,
-        description="Largest answer that lists channels or bridges, in bytes; a bridge takes about 400.",
+        description="Largest answer that lists all bridges, in bytes: a bridge takes about 400.",
     )
     answer_processor_share: float = Field(
-        default=0.1,
+        default=0.05,
         gt=0,
         le=1,
         description="Share of one processor that one process spends on the answers to one connection: above it, its"

@@ -87,17 +87,21 @@ def test_no_request_starts_after_the_step_s_time(client: ari.Ari, stub: Stub, bu
 
 def test_an_answer_too_large_for_its_kind_is_refused(client: ari.Ari, stub: Stub) -> None:
     """What grows with the number of calls may be larger than what is said about one."""
-    bounds = rest.AnswerBounds()
-    stub.answer = answered(200, CHANNEL | {"padding": "x" * bounds.bytes})
+    largest = rest.AnswerBounds().bytes
+    stub.answer = answered(200, CHANNEL | {"padding": "x" * largest[rest.AnswerKind.ONE]})
     with pytest.raises(errors.AsteriskUnreachable, match="too large"):
         client.channel("1.1")
-    stub.answer = answered(200, [{"id": "b", "channels": [], "padding": "x" * bounds.bytes}])
-    assert [bridge.id for bridge in client.bridges()] == ["b"]
     stub.answer = answered(200, {"channel_ids": [f"1764404335.{number}" for number in range(10_000)]})
     application = client.application()
     assert application is not None
     assert len(application.channels) == 10_000
-    stub.answer = answered(200, [{"id": "b", "channels": [], "padding": "x" * bounds.listing_bytes}])
+    stub.answer = answered(200, {"channel_ids": [], "padding": "x" * largest[rest.AnswerKind.APP]})
+    with pytest.raises(errors.AsteriskUnreachable, match="too large"):
+        client.application()
+    bridges = [{"id": f"b{number}", "channels": [], "padding": "x" * 250} for number in range(6000)]
+    stub.answer = answered(200, bridges)
+    assert [bridge.id for bridge in client.bridges()] == [bridge["id"] for bridge in bridges]
+    stub.answer = answered(200, bridges + bridges)
     with pytest.raises(errors.AsteriskUnreachable, match="too large"):
         client.bridges()
 
@@ -107,11 +111,13 @@ def test_an_answer_too_large_for_its_kind_is_refused(client: ari.Ari, stub: Stub
     [
         (b"[" + b",".join([b"[]"] * 300_000) + b"]", "too many values"),
         (b"[" + b",".join([b'"a"'] * 300_000) + b"]", "too many values"),
+        (b"[" + b",".join([b'"aaaaaaaaaaaaa"'] * 100_000) + b"]", "too many entries"),
+        (b'[{"id": "' + b"x" * 1_000_000 + b'"}]', "not JSON"),
         (b"[" * 300_000, "too many values"),
         (b"[" * 4_000, "nested too deeply"),
-        (b"[" + b" " * 1_000_000 + b"[" * 80_000, "nested too deeply"),
+        (b'[{"a": "' + b" " * 60_000 + b'", "b": ' + b"[" * 4_000, "nested too deeply"),
     ],
-    ids=["empty lists", "short texts", "deep", "deep and small", "deep and sparse"],
+    ids=["empty lists", "short texts", "short entries", "a long entry", "deep", "deep and small", "deep and sparse"],
 )
 def test_an_answer_that_is_costly_to_parse_is_refused(client: ari.Ari, stub: Stub, body: bytes, complaint: str) -> None:
     stub.answer = answered(200, body)
