@@ -18,15 +18,15 @@ class TokenBucket:
 
     def wait_seconds(self, now: float, tokens: float = 0.0) -> float:
         """Return how long until it holds so many tokens; 0 if it does."""
-        return max(0.0, tokens - self._held(now)) / self._per_second
+        return max(0.0, tokens - self._level(now)) / self._per_second
 
     def take(self, tokens: float, now: float) -> None:
         """Take tokens, held or not."""
-        self._tokens, self._at = self._held(now) - tokens, now
+        self._tokens, self._at = self._level(now) - tokens, now
 
     def is_full(self, now: float) -> bool:
         """True if it is as it was at first: it may be forgotten."""
-        return self._held(now) >= self._burst
+        return self._level(now) >= self._burst
 
-    def _held(self, now: float) -> float:
+    def _level(self, now: float) -> float:
         return min(self._burst, self._tokens + (now - self._at) * self._per_second)
