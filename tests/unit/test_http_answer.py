@@ -173,7 +173,7 @@ def test_what_comes_beside_a_body_is_bounded_too(beginning: bytes, repeated: byt
     def endless() -> Iterator[bytes]:
         nonlocal received
         yield beginning
-        while True:
+        while received < 4 * LARGEST:
             received += len(repeated)
             yield repeated
 
