@@ -162,6 +162,14 @@ def test_twenty_tenants_of_one_asterisk_have_its_sessions_together(
     assert len(known._sessions) == 2
 
 
+def test_the_versions_of_one_connection_are_one_tenant(known: asterisks.RestAsterisks) -> None:
+    """A tenant that changes its configuration has no second share."""
+    for number in (1, 2):
+        known.at(ConnectionVersion(0, number), RequestBudget()).answer("1.1")
+    (sessions,) = known._sessions.values()
+    assert list(sessions._pools.values()) == [0, 0]
+
+
 def test_the_limit_of_open_files_is_raised_as_far_as_it_goes() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
