@@ -6,7 +6,7 @@ passes on the event socket, and answers requests itself:
 - `huge`: 16 MB of empty lists
 - `largest`: as many values as an answer may have: 2 MiB of bridges, 256 kB for the app, 64 kB for all else
 - `deep`: 64 kB of opening brackets
-- `lying`: 20,000 bridges named as ours are; all other requests are passed on
+- `lying`: 20,000 bridges named as ours are, each of which it says it removed; all other requests are passed on
 - `slow bytes`: byte by byte, as fast as the network takes them
 
 A has callers all the time, and a resync every two seconds. B's callers come at an even rate. Prints a Markdown table:
@@ -44,6 +44,7 @@ AHEAD_SECONDS = 3.0
 _APP = re.compile(rb"GET \S*/ari/applications/[^/ ]+ ")
 _BRIDGES = b"GET /ari/bridges "
 _OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+_REMOVED = b"HTTP/1.1 204 No Content\r\n\r\n"
 _MODE = b"/hostile/"
 
 
@@ -83,7 +84,9 @@ def _modes() -> Mapping[str, Answer]:
         "huge": lambda _head: huge,
         "largest": largest,
         "deep": lambda _head: deep,
-        "lying": lambda head: lies if head.startswith(_BRIDGES) else None,
+        "lying": lambda head: (
+            lies if head.startswith(_BRIDGES) else _REMOVED if head.startswith(b"DELETE /ari/bridges/") else None
+        ),
         "slow bytes": lambda _head: one,
     }
 

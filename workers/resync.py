@@ -47,7 +47,7 @@ _REPEAT_FINDING = timedelta(hours=1)
 _BREAKER_PAUSE = timedelta(seconds=circuit_breaker.LONGEST_PAUSE_SECONDS)
 #: Bounds one resync; the next one goes on.
 _SECONDS = 20.0
-#: Most names like ours that one resync judges: an Asterisk may have any number, or say so.
+#: Most unknown callers that one resync looks at, and most names like ours: an Asterisk may list any number.
 _JUDGED = 1000
 #: A resync that finds another one running waits for so long.
 _BUSY = timedelta(seconds=1)
@@ -239,7 +239,7 @@ class _Comparison:
         if unknown and self._resync.connections.is_preempted(self._connection.connection_id):
             self._found("a competing client has the app: unknown callers are left to it")
             return
-        for channel_id in unknown:
+        for channel_id in self._some(unknown):
             self._adopt_leg(channel_id)
 
     def _adopt_leg(self, channel_id: str) -> None:
@@ -284,10 +284,7 @@ class _Comparison:
             for name, own in parsed.items()
             if (ids.is_originated(prefix, name) if own is None else (own.call_id, own.attempt) not in counting)
         )
-        if len(doubtful) > _JUDGED:
-            # At random, so that each has its turn: the calls of other tenants of this Asterisk look alike.
-            log.warning("more names than one resync judges", connection=str(self._connection), names=len(doubtful))
-            doubtful = random.sample(doubtful, _JUDGED)
+        doubtful = self._some(doubtful)
         made = {name: own for name in doubtful if (own := parsed[name]) is not None}
         dialled = [name for name in doubtful if name not in made]
         orphans: list[str] = []
@@ -326,6 +323,13 @@ class _Comparison:
         gone = not (self._asterisk.hang_up(name) if is_leg else self._asterisk.remove_bridge(name))
         if not gone:
             self._found(f"{'leg' if is_leg else 'bridge'} {name} had no live call: removed")
+
+    def _some(self, names: list[str]) -> list[str]:
+        """Return as many as one resync judges: drawn at random, so that each has its turn in one of the next."""
+        if len(names) <= _JUDGED:
+            return names
+        log.warning("more names than one resync judges", connection=str(self._connection), names=len(names))
+        return random.sample(names, _JUDGED)
 
     def _found(self, detail: str) -> None:
         log.warning("resync finding", connection=str(self._connection), detail=detail)
