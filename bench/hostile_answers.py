@@ -6,7 +6,7 @@ passes on the event socket, and answers requests itself:
 - `huge`: 16 MB of empty lists
 - `largest`: as many values as an answer may have: 2 MiB of bridges, 256 kB for the app, 64 kB for all else
 - `deep`: 64 kB of opening brackets
-- `lying`: 20,000 bridges named as ours are, each of which it says it removed; all other requests are passed on
+- `lying`: 12,000 bridges named as ours are, each of which it says it removed; all other requests are passed on
 - `slow bytes`: byte by byte, as fast as the network takes them
 
 A has callers all the time, and a resync every two seconds. B's callers come at an even rate. Prints a Markdown table:
@@ -62,8 +62,8 @@ def _dense(size: int) -> bytes:
 
 
 def _lies() -> bytes:
-    names = [f"aip-{uuid.uuid4().hex}-b1" for _ in range(20_000)]
-    return json.dumps([{"id": name, "channels": []} for name in names]).encode()
+    names = [f"aip-{uuid.uuid4().hex}-b1" for _ in range(12_000)]
+    return json.dumps([{"id": name, "channels": [], "name": "x" * 90} for name in names]).encode()
 
 
 Answer = Callable[[bytes], bytes | None]

@@ -19,8 +19,8 @@ _BYTES_A_VALUE = 12
 _SMALL = 4096
 #: In characters: a list is read in pieces of so many, and no entry of a list that is longer may be longer.
 _PIECE = 64 * 1024
-#: A bridge has 300 and a module 100. Each entry costs some microseconds, however short it is.
-_BYTES_AN_ENTRY = 64
+#: A bridge has 300 and more. Each entry costs some microseconds, however short it is.
+_BYTES_AN_ENTRY = 150
 
 _decode = json.JSONDecoder().raw_decode
 _NEXT = re.compile(r"[ \t\r\n]*([,\]])[ \t\r\n]*")
