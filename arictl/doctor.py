@@ -106,11 +106,11 @@ def _in_redis(url: str) -> list[Finding]:
         return float(kind.model_fields[name].default)
 
     timeout = default(settings.Scheduler, "listener_timeout_seconds")
-    requests = default(settings.Worker, "asterisk_requests")
+    sessions = default(settings.Worker, "asterisk_sessions")
     if not settings.complaints():
         timeout = settings.load(settings.Scheduler).listener_timeout_seconds
-        requests = settings.load(settings.Worker).asterisk_requests
-    return process_checks.check_redis(url, listener_timeout_seconds=timeout, requests_each=int(requests))
+        sessions = settings.load(settings.Worker).asterisk_sessions
+    return process_checks.check_redis(url, listener_timeout_seconds=timeout, asterisk_sessions=int(sessions))
 
 
 def _checked(what: str, ask: Callable[[], list[Finding]]) -> list[Finding]:

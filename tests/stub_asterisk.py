@@ -128,6 +128,7 @@ def asterisk(
     read: float = 1.0,
     at_once: int = 10,
     breaker: circuit_breaker.CircuitBreaker | None = None,
+    bounds: rest.AnswerBounds | None = None,
 ) -> Iterator[rest.RestClient]:
     connector = tcp_connector.TcpConnector(address_guard.AddressGuard())
     configuration = Configuration(endpoint=url, app="voiceai", user="user", password=PASSWORD)
@@ -138,6 +139,7 @@ def asterisk(
         read_seconds=read,
         connector=connector,
         breaker=breaker or circuit_breaker.AlwaysClosed(),
+        bounds=bounds or rest.AnswerBounds(),
     )
     try:
         yield made

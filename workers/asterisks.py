@@ -10,7 +10,7 @@ import functools
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,7 +18,8 @@ import structlog
 
 from shared import errors
 from shared.asterisk import ari, circuit_breaker, rest, tcp_connector
-from shared.asterisk.endpoint import Configuration
+from shared.asterisk.endpoint import Configuration, address
+from shared.asterisk.sessions import Sessions
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.limits import Limits
@@ -67,21 +68,30 @@ class RestAsterisks:
 
     A thread closes the sockets that were idle for too long: those of an Asterisk that has no more calls would otherwise
     stay open for ever.
+
+    Args:
+        requests_at_once: The largest number of requests in flight of one connection.
+        most_sessions: Returns how many sessions of one Asterisk this process may have open, for all connections to it.
+        bounds: Of the answers to one connection.
     """
 
     def __init__(
         self, connections: Connections, sealer: sealing.Sealer, limits: Limits, timeline: Timeline, *,
-        requests_at_once: int,
-        connector: tcp_connector.TcpConnector,
+        requests_at_once: int, most_sessions: Callable[[], int], connector: tcp_connector.TcpConnector,
+        bounds: rest.AnswerBounds,
     ) -> None:  # fmt: skip
         self._connections = connections
         self._sealer = sealer
         self._limits = limits
         self._timeline = timeline
         self._requests_at_once = requests_at_once
+        self._most_sessions = most_sessions
         self._connector = connector
+        self._bounds = bounds
         self._lock = threading.Lock()
         self._clients: OrderedDict[ConnectionVersion, _Known] = OrderedDict()
+        #: Host and port → the sessions there.
+        self._sessions: dict[tuple[str, int], Sessions] = {}
         self._is_closed = threading.Event()
         threading.Thread(target=self._sweep, name="idle-sockets", daemon=True).start()
 
@@ -125,6 +135,8 @@ class RestAsterisks:
         while not self._is_closed.wait(_SWEEP_SECONDS):
             for client in self._all():
                 client.close_unused()
+            with self._lock:
+                self._sessions = {at: sessions for at, sessions in self._sessions.items() if not sessions.is_unused}
 
     def _all(self) -> list[rest.RestClient]:
         with self._lock:
@@ -138,13 +150,17 @@ class RestAsterisks:
             password=self._sealer.open(details.sealed_password),
             ca_bundle=details.ca_bundle,
         )
+        at = address(details.endpoint)
         return rest.RestClient(
             configuration,
+            sessions=self._sessions.setdefault(at, Sessions(self._most_sessions)),
+            tenant=details.connection.connection_id,
             requests_at_once=self._requests_at_once,
             connect_seconds=self._limits.connect_seconds,
             read_seconds=self._limits.read_seconds,
             connector=self._connector,
             breaker=circuit_breaker.CircuitBreaker(functools.partial(self._note, details.connection)),
+            bounds=self._bounds,
         )
 
     def _note(self, connection: ConnectionVersion, opened: bool, reason: str) -> None:

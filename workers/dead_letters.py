@@ -50,10 +50,18 @@ class DeadLetters(dramatiq.Middleware):
             call = None
         try:
             self._store.append_timeline(
-                [TimelineEntry(kind="dead-letter", name=message.actor_name, detail=detail)], call=call
+                [TimelineEntry(kind="dead-letter", name=message.actor_name, detail=detail)],
+                call=call,
+                connection_id=_connection_id(message) if call is None else None,
             )
         except errors.PipelineError as failure:
             log.error("dead letter not recorded", reason=str(failure))
+
+
+def _connection_id(message: Any) -> int | None:
+    """Return the connection whose event it was; None for other messages, and for one that cannot be read."""
+    connection_id = message.kwargs.get("connection_id")
+    return connection_id if isinstance(connection_id, int) else None
 
 
 def _reason(exception: BaseException) -> str:

@@ -9,6 +9,7 @@ import structlog
 
 from shared import queues
 from shared.asterisk import tcp_connector
+from shared.asterisk.rest import AnswerBounds, AnswerKind
 from shared.broker.bounds import Bounds
 from shared.call.legs import Naming
 from shared.inbound_lookup import InboundLookup
@@ -41,7 +42,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     open_files.raise_limit(_OPEN_FILES)
     db = database.Database(config.database_url.get_secret_value(), size=config.database_pool, name=config.name)
     db.open()
-    store = PostgresCalls(db, who=config.name, prefix=config.id_prefix)
+    store = PostgresCalls(db, who=config.name, prefix=config.id_prefix, rows_an_hour=config.timeline_rows)
     redis_url = config.redis_url.get_secret_value()
     bounds = Bounds(
         group_messages=config.group_messages,
@@ -60,8 +61,17 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     accounts = dograh.Accounts(db)
     own_quotas = quotas.Quotas(db, now=store.now)
     slots = quotas.Slots(own_quotas, accounts, default=config.concurrent_calls)
+    # Filled below: the handlers, which need the Asterisks, come first.
+    running: list[pools.WorkerPool] = []
     asterisks = RestAsterisks(
-        known, config.sealer(), limits, store, requests_at_once=config.asterisk_requests, connector=connector
+        known,
+        config.sealer(),
+        limits,
+        store,
+        requests_at_once=config.asterisk_requests,
+        most_sessions=lambda: pools.share(running, config.asterisk_sessions),
+        connector=connector,
+        bounds=_answer_bounds(config),
     )
     adapters = Adapters(
         writer=writer,
@@ -84,7 +94,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         log.warning("media tokens are off: anyone who can reach the voice agent can open a media socket")
     elif config.media_token_secret is None:
         log.info("media tokens are signed by a secret derived from the first SECRET_KEY: changing it changes them")
-    running = pools.build_pools(
+    running += pools.build_pools(
         redis_url,
         lambda serves, tag: wiring.handlers(adapters, serves=serves, tag=lambda: tag),
         store=store,
@@ -106,6 +116,15 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     asterisks.close()
     db.close()
     log.info("worker stopped")
+
+
+def _answer_bounds(config: settings.Worker) -> AnswerBounds:
+    largest = {
+        AnswerKind.ONE: config.answer_bytes,
+        AnswerKind.APP: config.answer_app_bytes,
+        AnswerKind.LIST: config.answer_list_bytes,
+    }
+    return AnswerBounds(bytes=largest, processor_share=config.answer_processor_share)
 
 
 def _quota(config: settings.Worker, own: quotas.Quotas, accounts: dograh.Accounts) -> Quota:

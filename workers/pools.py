@@ -38,6 +38,11 @@ class WorkerPool:
         self._broker = broker
         self._worker = dramatiq.Worker(broker, queues=set(served), worker_threads=threads)
 
+    @property
+    def sessions(self) -> int:
+        """The number of broker sessions of all workers' pools, as far as this one knows."""
+        return self._broker.sessions()
+
     def start(self) -> None:
         """Start to work."""
         self._worker.start()
@@ -94,6 +99,15 @@ def build_pools(
             actors.declare(broker, handlers(served_steps(pool_queues), broker.tag))
             pools.append(WorkerPool(broker, served=pool_queues, threads=threads[pool]))
     return pools
+
+
+def share(pools: Sequence[WorkerPool], whole: int) -> int:
+    """Return this process's part of what all workers together may have: each of their pools has an equal one.
+
+    It costs no request: each poll's reply says how many pools there are.
+    """
+    there = max(1, len(pools), *(pool.sessions for pool in pools))
+    return whole * len(pools) // there
 
 
 def stop(pools: Sequence[WorkerPool], seconds: float) -> None:

@@ -9,6 +9,7 @@ Asterisk.
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -46,6 +47,8 @@ _REPEAT_FINDING = timedelta(hours=1)
 _BREAKER_PAUSE = timedelta(seconds=circuit_breaker.LONGEST_PAUSE_SECONDS)
 #: Bounds one resync; the next one goes on.
 _SECONDS = 20.0
+#: Most unknown callers that one resync looks at, and most names like ours: an Asterisk may list any number.
+_JUDGED = 1000
 #: A resync that finds another one running waits for so long.
 _BUSY = timedelta(seconds=1)
 
@@ -134,7 +137,10 @@ class _Comparison:
         self._naming = resync.naming
         self._asterisk = asterisk
         self._connection = connection
-        self._bridges: list[Bridge] | None = None
+        #: Id → bridge, once they were asked for.
+        self._bridges: dict[str, Bridge] | None = None
+        #: Channel → the bridge it is in.
+        self._bridge_of: dict[str, str] = {}
         self.findings: list[TimelineEntry] = []
         #: When to look again: some calls changed too recently, or are claimed; or another worker cleans up.
         self.again_after: timedelta | None = None
@@ -146,7 +152,7 @@ class _Comparison:
         present = application.channels if application is not None else frozenset()
         known = self._store.open_calls(self._connection)
         if full:
-            self._all_bridges()
+            self._ask_for_bridges()
         for open_call in known:
             if open_call.is_claimed or open_call.changed_at >= looked_at - _STILL:
                 self.again_after = _SOON
@@ -163,10 +169,10 @@ class _Comparison:
             self._asterisk.set_event_filter(sorted(wanted))
         return application
 
-    def _all_bridges(self) -> list[Bridge]:
+    def _ask_for_bridges(self) -> None:
         if self._bridges is None:
-            self._bridges = self._asterisk.bridges()
-        return self._bridges
+            self._bridges = {bridge.id: bridge for bridge in self._asterisk.bridges()}
+            self._bridge_of = {leg: bridge.id for bridge in self._bridges.values() for leg in bridge.channels}
 
     # ── calls against Asterisk ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -217,7 +223,8 @@ class _Comparison:
         if self._bridges is None or call.state is not State.CONNECTED:
             return None
         legs, bridge_id = set(self._naming.legs(call).values()), self._naming.bridge_id(call)
-        if any(bridge.id == bridge_id and bridge.channels >= legs for bridge in self._bridges):
+        seen = self._bridges.get(bridge_id)
+        if seen is not None and seen.channels >= legs:
             return None
         bridge = self._asterisk.bridge(bridge_id)
         if bridge is None:
@@ -234,7 +241,7 @@ class _Comparison:
         if unknown and self._resync.connections.is_preempted(self._connection.connection_id):
             self._found("a competing client has the app: unknown callers are left to it")
             return
-        for channel_id in unknown:
+        for channel_id in self._some(unknown):
             self._adopt_leg(channel_id)
 
     def _adopt_leg(self, channel_id: str) -> None:
@@ -246,7 +253,8 @@ class _Comparison:
             return
         if leg is None or leg.stasis_app != self._asterisk.app or is_no_caller(leg):
             return
-        bridged_in = next((bridge.id for bridge in self._all_bridges() if channel_id in bridge.channels), None)
+        self._ask_for_bridges()
+        bridged_in = self._bridge_of.get(channel_id)
         if bridged_in is not None:
             # The controller that bridged the channel serves it.
             self._found(f"channel {channel_id} is in the foreign bridge {bridged_in}: left alone")
@@ -257,8 +265,7 @@ class _Comparison:
 
     def _remove_orphans(self, present: frozenset[str], counting: set[tuple[UUID, int]], looked_at: datetime) -> None:
         """Remove legs and bridges with our prefix whose attempt no longer counts, one after the other."""
-        names = set(present) | {bridge.id for bridge in self._bridges or ()}
-        orphans = [name for name in sorted(names) if self._is_orphan(name, counting, looked_at)]
+        orphans = self._orphans(present | set(self._bridges or ()), counting, looked_at)
         if not orphans:
             return
         # Many bridges deleted in parallel have crashed an Asterisk, which several connections may share.
@@ -270,32 +277,44 @@ class _Comparison:
                 own = ids.parse(self._naming.prefix, name)
                 self._remove(name, is_leg=own is None or own.kind is ids.Kind.MEDIA)
 
-    def _is_orphan(self, name: str, counting: set[tuple[UUID, int]], looked_at: datetime) -> bool:
-        own = ids.parse(self._naming.prefix, name)
-        try:
-            if own is None:
-                return ids.is_originated(self._naming.prefix, name) and self._is_unwanted_originate(name, looked_at)
-            return (own.call_id, own.attempt) not in counting and self._counts_no_more(own, looked_at)
-        except errors.CallUnreadable:
-            # A newer release wrote the call.
-            return False
+    def _orphans(self, names: frozenset[str], counting: set[tuple[UUID, int]], looked_at: datetime) -> list[str]:
+        """Return which of these are orphans: a statement for each kind of name, however many there are."""
+        prefix = self._naming.prefix
+        parsed = {name: ids.parse(prefix, name) for name in names}
+        doubtful = sorted(
+            name
+            for name, own in parsed.items()
+            if (ids.is_originated(prefix, name) if own is None else (own.call_id, own.attempt) not in counting)
+        )
+        doubtful = self._some(doubtful)
+        made = {name: own for name in doubtful if (own := parsed[name]) is not None}
+        dialled = [name for name in doubtful if name not in made]
+        orphans: list[str] = []
+        if made:
+            calls = self._store.load_all({own.call_id for own in made.values()})
+            orphans += [name for name, own in made.items() if self._is_over(own, calls.get(own.call_id), looked_at)]
+        if dialled:
+            requested = self._store.originated_all(self._connection.connection_id, dialled)
+            orphans += [name for name in dialled if self._is_unwanted(name, requested.get(name), looked_at)]
+        return orphans
 
-    def _counts_no_more(self, own: ids.OwnId, looked_at: datetime) -> bool:
-        call = self._store.load(own.call_id)
+    def _is_over(self, own: ids.OwnId, call: Call | errors.CallUnreadable | None, looked_at: datetime) -> bool:
+        """True for a leg or bridge of an attempt that no longer counts."""
         if call is None:
             # Another installation has the same prefix, or the database was restored.
             return True
-        if call.connection_id != self._connection.connection_id:
-            # Another tenant shares the Asterisk: its own resync judges the leg.
+        if isinstance(call, errors.CallUnreadable) or call.connection_id != self._connection.connection_id:
+            # A newer release wrote the call; or another tenant shares the Asterisk, and its own resync judges the leg.
             return False
         if call.state is State.ENDED or own.attempt < call.attempt:
             return call.state_since < looked_at - _STILL
         # The teardown of an ending call is at work on it.
         return False
 
-    def _is_unwanted_originate(self, name: str, looked_at: datetime) -> bool:
+    def _is_unwanted(self, name: str, call: Call | errors.CallUnreadable | None, looked_at: datetime) -> bool:
         """True for an originated leg that rings although its call is over, or forgotten by a restored database."""
-        call = self._store.originated(self._connection.connection_id, name)
+        if isinstance(call, errors.CallUnreadable):
+            return False
         is_over = call is None or (
             call.state is State.ENDED and not call.caller_left and call.state_since < looked_at - _STILL
         )
@@ -306,6 +325,13 @@ class _Comparison:
         gone = not (self._asterisk.hang_up(name) if is_leg else self._asterisk.remove_bridge(name))
         if not gone:
             self._found(f"{'leg' if is_leg else 'bridge'} {name} had no live call: removed")
+
+    def _some(self, names: list[str]) -> list[str]:
+        """Return as many as one resync judges: drawn at random, so that each has its turn in one of the next."""
+        if len(names) <= _JUDGED:
+            return names
+        log.warning("more names than one resync judges", connection=str(self._connection), names=len(names))
+        return random.sample(names, _JUDGED)
 
     def _found(self, detail: str) -> None:
         log.warning("resync finding", connection=str(self._connection), detail=detail)

@@ -79,21 +79,21 @@ def check_calls(db: database.Database) -> list[Finding]:
     return found
 
 
-def check_redis(url: str, *, listener_timeout_seconds: float, requests_each: int) -> list[Finding]:
+def check_redis(url: str, *, listener_timeout_seconds: float, asterisk_sessions: int) -> list[Finding]:
     """Check listeners, workers and queues in Redis. Raises nothing: an unreachable Redis is a finding of its own."""
     try:
         client = redis.Redis.from_url(url, socket_connect_timeout=2, socket_timeout=3, decode_responses=True)
     except ValueError:
         return []
     try:
-        return list(_processes(client, listener_timeout_seconds, requests_each))
+        return list(_processes(client, listener_timeout_seconds, asterisk_sessions))
     except redis.RedisError:
         return []
     finally:
         client.close()
 
 
-def _processes(client: redis.Redis, timeout_seconds: float, requests_each: int) -> Iterator[Finding]:
+def _processes(client: redis.Redis, timeout_seconds: float, asterisk_sessions: int) -> Iterator[Finding]:
     pipe = client.pipeline(transaction=False)
     pipe.time()
     pipe.zrange(keys.LISTENERS, 0, -1, withscores=True)
@@ -105,7 +105,7 @@ def _processes(client: redis.Redis, timeout_seconds: float, requests_each: int) 
     yield _listeners([(str(name), now_ms - at_ms) for name, at_ms in heartbeats], timeout_seconds)
     # A worker has one session for each of its pools.
     workers = {str(name).split("/", 1)[0] for name, at_ms in sessions if now_ms - at_ms < session.TIMEOUT_MS}
-    yield from _workers(len(workers), requests_each)
+    yield from _workers(len(workers), asterisk_sessions)
     if not boot_marker:
         yield warning(
             "Redis boot marker",
@@ -126,7 +126,7 @@ def _listeners(heartbeats: list[tuple[str, float]], timeout_seconds: float) -> F
     return wrong("listener", seen, "start one: python -m listener.main. Until then nothing arrives from any Asterisk")
 
 
-def _workers(workers: int, requests_each: int) -> Iterator[Finding]:
+def _workers(workers: int, asterisk_sessions: int) -> Iterator[Finding]:
     if not workers:
         yield wrong(
             "workers",
@@ -135,14 +135,15 @@ def _workers(workers: int, requests_each: int) -> Iterator[Finding]:
         )
         return
     yield ok("workers", f"{workers} connected to the broker; which queues each serves (WORKER_QUEUES) is not checked")
-    # In addition to the requests: the event socket, its successor at a hand-off, and room for operators.
-    most = workers * requests_each
-    seen = f"up to {most} requests at once ({workers} workers, each ASTERISK_REQUESTS {requests_each}), 2 sockets"
+    # One for each process, however many there are.
+    most = max(asterisk_sessions, workers)
+    seen = f"up to {most} of all workers to one Asterisk (ASTERISK_SESSIONS), and 2 event sockets of each connection"
+    # Room for event sockets, their successors at a hand-off, and operators.
     least = f"sessionlimit in http.conf must be {most + 40} or more on each Asterisk (default 100; ARI cannot read it)"
     if most <= 60:
         yield ok("sessions", f"{seen}; {least}")
     else:
-        yield warning("sessions", seen, f"{least}: check by hand, or set ASTERISK_REQUESTS lower")
+        yield warning("sessions", seen, f"{least}: check by hand, or set ASTERISK_SESSIONS lower")
 
 
 def _queues(waiting: dict[str, int]) -> Iterator[Finding]:

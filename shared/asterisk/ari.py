@@ -11,7 +11,7 @@ from shared.asterisk import ari_requests, rest
 from shared.asterisk.ari_requests import Bridge
 from shared.asterisk.endpoint import Configuration
 from shared.asterisk.events import Channel
-from shared.asterisk.rest import Request, plain
+from shared.asterisk.rest import AnswerKind, Request, plain
 
 _T = TypeVar("_T")
 
@@ -126,7 +126,7 @@ class Ari:
 
     def bridges(self) -> list[Bridge]:
         """Return every bridge of this Asterisk, ours or not."""
-        document = self._get("bridges")
+        document = self._get("bridges", answer=AnswerKind.LIST)
         if not isinstance(document, list):
             raise errors.AsteriskUnreachable("the answer is not a list of bridges", may_have_acted=False)
         return [ari_requests.parsed_bridge(entry) for entry in document]
@@ -146,7 +146,9 @@ class Ari:
     def application(self) -> Application | None:
         """Return our app; None if Asterisk no longer knows it: it has neither an event socket nor a channel."""
         path = ("applications", self.app)
-        return self.ask(Request(method="GET", path=path, read=_parsed_application, outcomes={404: None}))
+        return self.ask(
+            Request(method="GET", path=path, read=_parsed_application, outcomes={404: None}, answer=AnswerKind.APP)
+        )
 
     def set_event_filter(self, types: Sequence[str]) -> None:
         """Let only these events through. The filter is lost with the app, so it is set after each connect."""
@@ -162,7 +164,7 @@ class Ari:
 
     def modules(self) -> dict[str, str]:
         """Return name, without `.so` → status (`Running`), of every loaded module."""
-        document = self._get("asterisk", "modules")
+        document = self._get("asterisk", "modules", answer=AnswerKind.LIST)
         if not isinstance(document, list):
             raise errors.AsteriskUnreachable("the answer is not a list of modules", may_have_acted=False)
         entries = [entry for entry in document if isinstance(entry, dict)]
@@ -182,8 +184,8 @@ class Ari:
         wanted = ("uri", "protocols", "connection_type")
         return WebsocketClient(**{key: plain(pairs.get(key) or "") for key in wanted})
 
-    def _get(self, *path: str) -> Any:
-        return self.ask(Request(method="GET", path=path, read=lambda document: document))
+    def _get(self, *path: str, answer: AnswerKind = AnswerKind.ONE) -> Any:
+        return self.ask(Request(method="GET", path=path, read=lambda document: document, answer=answer))
 
 
 def _outcome(request: Request[_T], answer: Any) -> _T | errors.PipelineError:

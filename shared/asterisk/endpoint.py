@@ -63,6 +63,12 @@ def canonical_endpoint(text: str, *, name: str = "the endpoint") -> str:
     return f"{scheme}://{address}{path}"
 
 
+def address(endpoint: str) -> tuple[str, int]:
+    """Return host and port of a canonical endpoint: those of one Asterisk, whatever its prefixes are."""
+    parts = urllib.parse.urlsplit(endpoint)
+    return parts.hostname or "", parts.port or _PORTS[parts.scheme]
+
+
 def canonical_bundle(bundle: object, *, name: str = "the CA bundle") -> str | None:
     """Return the one spelling of a CA bundle: its certificates in PEM, without text between them; None if it is empty.
 

@@ -1,7 +1,7 @@
 """Reads one answer of HTTP/1.1 or 1.0: its body has a length, comes in chunks, or lasts until the connection's end.
 
 The standard library reads headers as those of an e-mail, which takes longer than all else that a request costs. Sizes
-are bounded here, the time by what receives.
+are bounded here, the time by what receives. A body whose length is told is refused by that, before it is received.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from shared import errors
 
-LARGEST_HEAD = 64 * 1024
-LARGEST_BODY = 16 * 1024 * 1024
+#: Of the status line and headers, in bytes; also of the line before a chunk.
+LARGEST_HEAD = 16 * 1024
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: .*)?")
 _FOLD = re.compile(rb"\r\n[ \t]+")
@@ -48,10 +48,14 @@ class AnswerReader:
 
     Args:
         receive: Returns the next bytes; none at the connection's end.
+        largest_body: The largest body that is read, in bytes.
     """
 
-    def __init__(self, receive: Callable[[], bytes]) -> None:
+    def __init__(self, receive: Callable[[], bytes], *, largest_body: int) -> None:
         self._receive = receive
+        self._largest_body = largest_body
+        #: What may still be received: as much again for heads, the sizes of chunks, and trailers.
+        self._receivable = 2 * (largest_body + LARGEST_HEAD)
         self._buffer = bytearray()
 
     def read(self) -> HttpAnswer:
@@ -116,9 +120,8 @@ class AnswerReader:
         return int(matched[1], 16)
 
     def _until_end(self) -> bytes:
-        while received := self._receive():
-            self._buffer += received
-            _check_size(len(self._buffer))
+        while self._received():
+            self._check_size(len(self._buffer))
         body, self._buffer = bytes(self._buffer), bytearray()
         return body
 
@@ -136,7 +139,7 @@ class AnswerReader:
 
     def _take(self, size: int, before: int = 0) -> bytes:
         """Return the next `size` bytes of a body of which so many came before."""
-        _check_size(before + size)
+        self._check_size(before + size)
         while len(self._buffer) < size:
             self._more()
         taken = bytes(self._buffer[:size])
@@ -144,10 +147,21 @@ class AnswerReader:
         return taken
 
     def _more(self) -> None:
-        received = self._receive()
-        if not received:
+        if not self._received():
             raise ConnectionResetError("the connection ended before the answer did")
+
+    def _received(self) -> bool:
+        """Receive the next bytes; return False at the connection's end."""
+        received = self._receive()
+        self._receivable -= len(received)
+        if self._receivable < 0:
+            raise _too_large()
         self._buffer += received
+        return bool(received)
+
+    def _check_size(self, size: int) -> None:
+        if size > self._largest_body:
+            raise _too_large()
 
 
 def _fields(lines: list[bytes]) -> dict[bytes, bytes]:
@@ -161,9 +175,8 @@ def _fields(lines: list[bytes]) -> dict[bytes, bytes]:
     return fields
 
 
-def _check_size(size: int) -> None:
-    if size > LARGEST_BODY:
-        raise errors.AsteriskUnreachable("the answer is too large")
+def _too_large() -> errors.AsteriskUnreachable:
+    return errors.AsteriskUnreachable("the answer is too large")
 
 
 def _malformed() -> errors.AsteriskUnreachable:

@@ -14,12 +14,13 @@ import threading
 import time
 import urllib.parse
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from shared import errors
 from shared.asterisk import tcp_connector, tls
 from shared.asterisk.http_answer import AnswerReader, HttpAnswer
+from shared.asterisk.sessions import Sessions
 
 #: Asterisk closes an idle connection after 15 s. One idle for this long is closed: its request could be lost.
 IDLE_SECONDS = 10.0
@@ -38,6 +39,8 @@ class HttpRequest:
     method: str
     target: str
     body: bytes | None = None
+    #: The largest body of its answer that is read, in bytes.
+    largest_answer: int
 
 
 class HttpPool:
@@ -49,11 +52,13 @@ class HttpPool:
         ca_bundle: For https, the certificates to trust; None for the system's authorities.
         max_idle: The largest number of idle connections.
         connector: Opens connections.
+        sessions: Those of the Asterisk, in which each connection counts.
+        tenant: Whose connections these are.
     """
 
     def __init__(
         self, endpoint: str, headers: Mapping[str, str], *, ca_bundle: str | None, max_idle: int,
-        connector: tcp_connector.TcpConnector,
+        connector: tcp_connector.TcpConnector, sessions: Sessions, tenant: object,
     ) -> None:  # fmt: skip
         parts = urllib.parse.urlsplit(endpoint)
         assert parts.hostname is not None
@@ -65,6 +70,8 @@ class HttpPool:
         self._has_bundle = ca_bundle is not None
         self._max_idle = max_idle
         self._connector = connector
+        self._sessions = sessions
+        sessions.add(self, tenant)
         self._lock = threading.Lock()
         #: The connection used last is used next, so that the surplus of a burst goes idle and is closed.
         self._idle: deque[_Connection] = deque()
@@ -77,6 +84,15 @@ class HttpPool:
             idle, self._idle = self._idle, deque()
         for connection in idle:
             connection.close()
+        self._sessions.remove(self)
+
+    def close_oldest(self) -> bool:
+        """Close the connection that has been idle longest; return False if none is idle."""
+        with self._lock:
+            oldest = self._idle.popleft() if self._idle else None
+        if oldest is not None:
+            oldest.close()
+        return oldest is not None
 
     def close_unused(self) -> None:
         """Close what was idle for too long: a connection that the Asterisk has closed stays open here until then."""
@@ -102,8 +118,9 @@ class HttpPool:
         opened_by = min(ends_at, time.monotonic() + connect_seconds)
         exchanges: list[Exchange] = []
         try:
-            for _ in requests:
-                exchanges.append(Exchange(self, self._connection(opened_by)))
+            for request in requests:
+                connection = self._connection(opened_by)
+                exchanges.append(Exchange(self, connection, largest_answer=request.largest_answer))
             answered_by = min(ends_at, time.monotonic() + read_seconds)
             for exchange, request in zip(exchanges, requests, strict=True):
                 exchange.write(self._encoded(request), answered_by)
@@ -116,6 +133,7 @@ class HttpPool:
     def release(self, connection: _Connection, *, is_reusable: bool) -> None:
         """Keep a connection whose answer was read, or close it."""
         connection.idle_since = time.monotonic()
+        is_reusable = is_reusable and not self._sessions.has_excess()
         with self._lock:
             to_close = self._take_unused()
             if is_reusable and not self._is_closed and len(self._idle) < self._max_idle:
@@ -171,25 +189,37 @@ class HttpPool:
         return taken
 
     def _open(self, opened_by: float) -> _Connection:
-        made = self._connector.connect(self._host, self._port, seconds=opened_by - time.monotonic())
+        self._sessions.opening()
         try:
-            if self._tls is not None:
-                made.settimeout(max(_LEAST_SECONDS, opened_by - time.monotonic()))
-                made = self._tls.wrap_socket(made, server_hostname=self._host)
+            made = self._connector.connect(self._host, self._port, seconds=opened_by - time.monotonic())
+            return _Connection(self._secured(made, opened_by), self._sessions.closed)
+        except BaseException:
+            self._sessions.closed()
+            raise
+
+    def _secured(self, made: socket.socket, opened_by: float) -> socket.socket:
+        """Return a connection with TLS, if the endpoint has it. What fails is closed."""
+        if self._tls is None:
+            return made
+        try:
+            made.settimeout(max(_LEAST_SECONDS, opened_by - time.monotonic()))
+            return self._tls.wrap_socket(made, server_hostname=self._host)
         except OSError as exc:
             with contextlib.suppress(OSError):
                 made.close()
             if isinstance(exc, TimeoutError):
                 raise errors.AsteriskUnreachable("connecting took too long", may_have_acted=False) from exc
             raise self.failed(exc) from exc
-        return _Connection(made)
 
 
 class Exchange:
     """One request and its answer."""
 
-    def __init__(self, pool: HttpPool, connection: _Connection | errors.AsteriskUnreachable) -> None:
+    def __init__(
+        self, pool: HttpPool, connection: _Connection | errors.AsteriskUnreachable, *, largest_answer: int
+    ) -> None:
         self._pool = pool
+        self._largest_answer = largest_answer
         self._failure = connection if isinstance(connection, errors.AsteriskUnreachable) else None
         self._connection = connection if isinstance(connection, _Connection) else None
 
@@ -214,7 +244,7 @@ class Exchange:
             raise self._failure
         assert self._connection is not None
         try:
-            answer = AnswerReader(self._connection.receive).read()
+            answer = AnswerReader(self._connection.receive, largest_body=self._largest_answer).read()
         except OSError as exc:
             raise self._pool.failed(exc) from exc
         connection, self._connection = self._connection, None
@@ -229,10 +259,15 @@ class Exchange:
 
 
 class _Connection:
-    """An open connection."""
+    """An open connection.
 
-    def __init__(self, sock: socket.socket) -> None:
+    Args:
+        closed: Called once, when it is closed.
+    """
+
+    def __init__(self, sock: socket.socket, closed: Callable[[], None]) -> None:
         self._sock = sock
+        self._closed: Callable[[], None] | None = closed
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._timeout_seconds = 0.0
@@ -269,6 +304,9 @@ class _Connection:
         """Close it."""
         with contextlib.suppress(OSError):
             self._sock.close()
+        closed, self._closed = self._closed, None
+        if closed is not None:
+            closed()
 
     def _wait_at_most(self, seconds: float) -> None:
         seconds = max(_LEAST_SECONDS, seconds)

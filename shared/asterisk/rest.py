@@ -1,8 +1,8 @@
 """Requests to one Asterisk's REST interface (ARI).
 
-They are bounded in number, time and size per Asterisk, and never repeated. Those of one round are made at the same
-time, by one thread. No redirect is followed, only addresses
-that the guard allows are connected to, and credentials are sent in the header only.
+They are bounded in number, time, size and processor time per Asterisk, and never repeated. Those of one round are made
+at the same time, by one thread. No redirect is followed, only addresses that the guard allows are connected to, and
+credentials are sent in the header only.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import time
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
-from shared import errors
-from shared.asterisk import circuit_breaker, http_pool, tcp_connector
+from shared import errors, token_bucket
+from shared.asterisk import answer_json, circuit_breaker, http_pool, tcp_connector
 from shared.asterisk.endpoint import Configuration
+from shared.asterisk.sessions import Sessions
 
 _T_co = TypeVar("_T_co", covariant=True)
 
@@ -31,6 +33,31 @@ _PATH_CHARACTERS = "/%-._~!$&'()*+,;=:@"
 #: The message of Asterisk's 500 for an endpoint that it cannot dial (measured, 22.10): it is alive and answers.
 NOT_DIALLED = "Allocation failed"
 _GONE = frozenset({"Channel not found", "Bridge not found", "Application not found"})
+#: Processor time that the answers of one Asterisk may take at once, in seconds: those of a resync of a large one.
+_BURST_SECONDS = 0.25
+
+
+class AnswerKind(StrEnum):
+    """What an answer is about."""
+
+    #: A channel, a bridge, a refusal.
+    ONE = "one"
+    #: Our app, with the ids of its channels and bridges.
+    APP = "app"
+    #: All bridges, or all modules, of the Asterisk.
+    LIST = "list"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerBounds:
+    """What the answers of one Asterisk may cost this process."""
+
+    #: Kind → the largest answer, in bytes. 2 MiB are 5,000 bridges.
+    bytes: Mapping[AnswerKind, int] = field(
+        default_factory=lambda: {AnswerKind.ONE: 2**16, AnswerKind.APP: 2**18, AnswerKind.LIST: 2**21}
+    )
+    #: The share of one processor that reading them may take.
+    processor_share: float = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +71,8 @@ class Request(Generic[_T_co]):
     query: Mapping[str, str] | None = None
     #: Sent as JSON, unless it is None.
     body: object = None
+    #: Bounds the size of its answer.
+    answer: AnswerKind = AnswerKind.ONE
     #: Returns what the answer's JSON says. Raises AsteriskUnreachable if it is not of the form that was asked for.
     read: Callable[[Any], _T_co]
     #: Status of a refusal → its result: that a resource is already gone is an outcome, never an error.
@@ -78,16 +107,20 @@ class RestClient:
     """Client of one Asterisk, for all threads of a process.
 
     Args:
-        requests_at_once: The largest number of requests in flight; Asterisk allows 100 sessions in all by default.
+        requests_at_once: The largest number of requests of the tenant in flight.
         connect_seconds: To open a connection.
         read_seconds: For an answer.
         connector: Connects.
         breaker: Its circuit breaker.
+        bounds: Of its answers.
+        sessions: Those of the Asterisk, which other tenants may share; if None, it has none but these requests.
+        tenant: Whose requests these are.
     """
 
     def __init__(
         self, configuration: Configuration, *, requests_at_once: int, connect_seconds: float, read_seconds: float,
         connector: tcp_connector.TcpConnector, breaker: circuit_breaker.CircuitBreaker,
+        bounds: AnswerBounds = AnswerBounds(), sessions: Sessions | None = None, tenant: object = None,
     ) -> None:  # fmt: skip
         self.configuration = configuration
         path = urllib.parse.urlsplit(configuration.endpoint).path
@@ -98,14 +131,20 @@ class RestClient:
             "Accept": "application/json",
             "User-Agent": "ari-pipeline",
         }
+        self._requests_at_once = requests_at_once
+        self._sessions = sessions or Sessions(lambda: requests_at_once)
+        self._tenant = tenant
         self._pool = http_pool.HttpPool(
             configuration.endpoint, headers, ca_bundle=configuration.ca_bundle, max_idle=requests_at_once,
-            connector=connector,
+            connector=connector, sessions=self._sessions, tenant=tenant,
         )  # fmt: skip
-        self._permits = threading.BoundedSemaphore(requests_at_once)
         self._connect_seconds = connect_seconds
         self._read_seconds = read_seconds
         self._breaker = breaker
+        self._bounds = bounds
+        self._lock = threading.Lock()
+        #: Seconds of processor time.
+        self._processor = token_bucket.TokenBucket(per_second=bounds.processor_share, burst=_BURST_SECONDS)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -140,7 +179,9 @@ class RestClient:
         try:
             # Before the wait for a permit, which is longest just when the breaker is about to open.
             self._breaker.check(budget)
-            permits = self._acquire(len(requests), min(permitted_by, time.monotonic() + budget.seconds_left()))
+            permitted_by = min(permitted_by, time.monotonic() + budget.seconds_left())
+            self._pay(permitted_by)
+            permits = self._acquire(len(requests), permitted_by)
             left = budget.seconds_left()
             self._breaker.allow(budget)
             return self._exchange(budget, requests[:permits], left)
@@ -148,15 +189,27 @@ class RestClient:
             return [exc] * len(requests)
         finally:
             if permits:
-                self._permits.release(permits)
+                self._sessions.release(self._tenant, permits)
+
+    def _pay(self, until: float) -> None:
+        """Wait until the processor time of earlier answers is paid for.
+
+        So a step of an Asterisk whose answers are costly takes long: the broker counts its tenant as slow.
+        """
+        now = time.monotonic()
+        with self._lock:
+            wait_seconds = self._processor.wait_seconds(now)
+        if now + wait_seconds > until:
+            reason = "its answers have taken too much processor time"
+            raise errors.AsteriskUnreachable(reason, may_have_acted=False)
+        if wait_seconds:
+            time.sleep(wait_seconds)
 
     def _acquire(self, wanted: int, until: float) -> int:
         """Wait for one permit and take the others that are free; return how many these are."""
-        if not self._permits.acquire(timeout=max(0.0, until - time.monotonic())):
+        permits = self._sessions.acquire(self._tenant, wanted=wanted, at_once=self._requests_at_once, until=until)
+        if not permits:
             raise errors.AsteriskUnreachable("too many requests in flight to this Asterisk", may_have_acted=False)
-        permits = 1
-        while permits < wanted and self._permits.acquire(blocking=False):
-            permits += 1
         return permits
 
     def _exchange(self, budget: RequestBudget, requests: Sequence[Request[Any]], left: float) -> list[Any]:
@@ -165,6 +218,7 @@ class RestClient:
             [self._encoded(request) for request in requests], connect_seconds=self._connect_seconds,
             read_seconds=self._read_seconds, seconds=min(left, self._connect_seconds + self._read_seconds),
         )  # fmt: skip
+        used_before = time.thread_time()
         try:
             return [
                 self._result(budget, request, exchange, started)
@@ -173,6 +227,8 @@ class RestClient:
         finally:
             for exchange in exchanges:
                 exchange.close()
+            with self._lock:
+                self._processor.take(time.thread_time() - used_before, time.monotonic())
 
     def must_probe(self, budget: RequestBudget) -> bool:
         """Whether a harmless request must come first. Raises AsteriskUnreachable while the breaker is open."""
@@ -211,7 +267,9 @@ class RestClient:
         if request.query:
             target += "?" + "&".join(f"{name}={_quoted(value)}" for name, value in request.query.items())
         body = None if request.body is None else json.dumps(request.body).encode()
-        return http_pool.HttpRequest(method=request.method, target=target, body=body)
+        return http_pool.HttpRequest(
+            method=request.method, target=target, body=body, largest_answer=self._bounds.bytes[request.answer]
+        )
 
 
 def _judge(status: int, message: str, document: Any) -> Any:
@@ -230,11 +288,10 @@ def _document(status: int, body: bytes) -> Any:
     if not body:
         return None
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as exc:
+        return answer_json.parse(body)
+    except errors.AsteriskUnreachable:
         if status < 300:
-            # The page of some other server: it says nothing about the resource.
-            raise errors.AsteriskUnreachable("the answer is not JSON") from exc
+            raise
         return None
 
 

@@ -8,7 +8,7 @@
 --       counts as slow (0: not);
 --       then of each settlement: disposition, queue, message key, body, delay in ms or reason.
 -- Returns: now, how many messages the session has in flight, ms until the next delayed message is due (-1: none),
---          1 if the session is idle and has left no message waiting;
+--          1 if the session is idle and has left no message waiting, the number of sessions;
 --          then of each message fetched: queue, message key, body.
 
 local session = ARGV[1]
@@ -220,4 +220,5 @@ publish_credit(session, known, credit)
 if tag_of(session) then redis.call("HSET", key("tags"), tag_of(session), session) end
 
 local in_flight_now = redis.call("SCARD", key("in-flight", session))
-return {now, in_flight_now, due_ms, free > 0 and not leaves_any and 1 or 0, unpack(fetched)}
+local is_idle = free > 0 and not leaves_any and 1 or 0
+return {now, in_flight_now, due_ms, is_idle, redis.call("ZCARD", key("sessions")), unpack(fetched)}

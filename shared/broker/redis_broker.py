@@ -197,6 +197,13 @@ class Broker(dramatiq.Broker):
         """Return the time by Redis's clock if a worker is running, otherwise by the host's."""
         return self._session.now_ms() if self._session is not None else int(time.time() * 1000)
 
+    def sessions(self) -> int:
+        """Return the number of sessions of all workers, as of the last poll; 1 before the first.
+
+        While Redis is away it stays what it was.
+        """
+        return self._session.sessions() if self._session is not None else 1
+
     def drain(self) -> None:
         """Fetch no more messages for the worker and requeue those no actor has begun."""
         if self._session is not None:

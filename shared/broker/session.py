@@ -159,6 +159,10 @@ class WorkerSession:
         """Return the time by Redis's clock, as of the last poll."""
         return self._requests.now_ms()
 
+    def sessions(self) -> int:
+        """Return the number of sessions of all workers, as of the last poll."""
+        return self._requests.sessions()
+
     def drain(self) -> None:
         """Fetch no more messages and requeue at once those no actor has begun. Heartbeats continue."""
         with self._lock:

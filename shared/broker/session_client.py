@@ -17,6 +17,8 @@ from shared.broker import scripts
 from shared.broker.bounds import Bounds
 from shared.broker.deliveries import Delivery, Settlement
 
+#: A number of sessions that has fallen is believed after this: when Redis was emptied, they come back one by one.
+_FEWER_SECONDS = 5.0
 #: How long the wake-up subscription waits before it checks whether it is to end.
 _SUBSCRIPTION_SECONDS = 1.0
 
@@ -74,6 +76,9 @@ class SessionClient:
         self._is_confirmed = False
         #: The subscription may be dead, or with a server that is master no more: it is to be made anew.
         self._is_doubted = False
+        #: The number of sessions that poll, this one included; until when no lower one is believed.
+        self._sessions = 1
+        self._believed_until = 0.0
         #: Redis's clock less this process's monotonic one.
         self._offset_ms = int((time.time() - time.monotonic()) * 1000)
 
@@ -81,9 +86,13 @@ class SessionClient:
         """Return the time by Redis's clock, as of the last poll."""
         return int(time.monotonic() * 1000) + self._offset_ms
 
+    def sessions(self) -> int:
+        """Return the number of sessions that poll, as of the last poll: those of all workers."""
+        return self._sessions
+
     def poll(self, figures: Figures, fairness: Iterable[bytes | int], settlements: Iterable[Settlement]) -> PollResult:
         """Report settlements and fetch messages; `fairness` is what `Fairness.arguments` says."""
-        now_ms, in_flight, due_ms, is_idle, *fetched = self._run(
+        now_ms, in_flight, due_ms, is_idle, sessions, *fetched = self._run(
             scripts.POLL,
             self._timeout_ms,
             self._bounds.dead_letters,
@@ -99,9 +108,15 @@ class SessionClient:
         self._offset_ms = now_ms - int(time.monotonic() * 1000)
         # One millisecond more than Redis says: its clock is read in whole milliseconds.
         due_seconds = math.inf if due_ms < 0 else (due_ms + 1) / 1000
+        self._believe(sessions)
         return PollResult(
             in_flight=in_flight, due_seconds=due_seconds, is_idle=bool(is_idle), fetched=_deliveries(fetched)
         )
+
+    def _believe(self, sessions: int) -> None:
+        now = time.monotonic()
+        if sessions >= self._sessions or now >= self._believed_until:
+            self._sessions, self._believed_until = sessions, now + _FEWER_SECONDS
 
     def ack(self, figures: Figures, settlements: Iterable[Settlement]) -> bool:
         """Acknowledge messages and publish the credit. Return whether a message waits, for which to poll."""

@@ -189,6 +189,13 @@ class WithDatabase(Base):
     stale_start_seconds: float = Field(
         default=10.0, gt=0, le=60, description="A call picked up later than this is refused with congestion."
     )
+    timeline_rows: int = Field(
+        default=120,
+        ge=10,
+        le=100_000,
+        description="Maximum number of timeline rows of one kind that one process writes in an hour for a connection:"
+        " breaker changes, foreign legs, findings. Further ones are counted in the next row.",
+    )
     concurrent_calls: int | None = Field(
         default=None,
         ge=0,
@@ -265,7 +272,36 @@ class Worker(WithDatabase):
         description="Maximum size in bytes that a dead letter keeps of its message, and of its traceback.",
     )
     asterisk_requests: int = Field(
-        default=10, ge=2, le=60, description="Maximum number of requests in flight from one process to one Asterisk."
+        default=10, ge=2, le=60, description="Maximum number of requests in flight from one process for one connection."
+    )
+    asterisk_sessions: int = Field(
+        default=60,
+        ge=2,
+        le=10_000,
+        description="Maximum number of TCP sessions of all workers together to one Asterisk, that is to one host and"
+        " port: below the `sessionlimit` of its http.conf, 100 by default, in which its event sockets count too.",
+    )
+    answer_bytes: int = Field(
+        default=65_536, ge=16_384, le=1_048_576, description="Largest answer of an Asterisk about one thing, in bytes."
+    )
+    answer_app_bytes: int = Field(
+        default=262_144,
+        ge=65_536,
+        le=2_097_152,
+        description="Largest answer about our app, in bytes: a call takes about 100.",
+    )
+    answer_list_bytes: int = Field(
+        default=2_097_152,
+        ge=65_536,
+        le=16_777_216,
+        description="Largest answer that lists all bridges, in bytes: a bridge takes about 400.",
+    )
+    answer_processor_share: float = Field(
+        default=0.05,
+        gt=0,
+        le=1,
+        description="Share of one processor that one process spends on the answers to one connection: above it, its"
+        " requests wait.",
     )
     media_token: Literal["on", "off"] = Field(
         default="on", description="Whether the media URL carries a token that authenticates us to the agent."

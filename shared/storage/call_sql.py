@@ -21,10 +21,16 @@ _VALUES = ", ".join(f"%({name})s" for name in COLUMNS)
 #: Calls as they are, and the time.
 CALLS = f"SELECT {_SELECT}, clock_timestamp() AS now FROM ari.calls"  # noqa: S608 - built from constants
 LOCK = f"SELECT {_SELECT} FROM ari.calls WHERE call_id = %s FOR UPDATE"  # noqa: S608 - built from constants
+LOAD_ALL = f"{CALLS} WHERE call_id = ANY(%s)"
 LAST_ENTRY = f"""{CALLS}
 WHERE connection_id = %s AND channel_id = %s AND channel_created = %s ORDER BY entry DESC LIMIT 1"""
 ORIGINATED = f"""{CALLS}
 WHERE connection_id = %s AND channel_id = %s AND request_id IS NOT NULL ORDER BY received_at DESC LIMIT 1"""
+#: The newest of each channel.
+ORIGINATED_ALL = f"""
+SELECT DISTINCT ON (channel_id) {_SELECT}, clock_timestamp() AS now FROM ari.calls
+WHERE connection_id = %s AND channel_id = ANY(%s) AND request_id IS NOT NULL ORDER BY channel_id, received_at DESC
+"""  # noqa: S608 - built from constants
 REQUESTED = f"""{CALLS}
 WHERE request_id = %s AND connection_id IN (SELECT connection_id FROM ari.connections WHERE organization_id = %s)
 ORDER BY received_at LIMIT 1"""  # noqa: S608 - built from constants
@@ -57,9 +63,12 @@ _TIMELINE_ROWS = """
         attempt integer, took_ms real, who text, detail text)
 """
 APPEND_TIMELINE = f"INSERT INTO ari.timeline ({_TIMELINE_COLUMNS}) {_TIMELINE_ROWS}"
+#: Of the newest rows of a connection: it may have any number of older ones.
 RECENT_NOTES = """
-SELECT DISTINCT name, detail FROM ari.timeline
-WHERE connection_id = %s AND call_id IS NULL AND kind = 'note' AND at > now() - %s::interval
+SELECT DISTINCT name, detail FROM (
+    SELECT name, detail, kind, at FROM ari.timeline WHERE connection_id = %s AND call_id IS NULL
+    ORDER BY id DESC LIMIT 1000
+) AS newest WHERE kind = 'note' AND at > now() - %s::interval
 """
 
 #: The first entry of a call's timeline.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
+from shared import errors
 from shared.call.calls import Call, Change
 from shared.call.ids import ConnectionVersion
 from shared.call.steps import Step
@@ -44,11 +45,19 @@ class CallStore(Protocol):
     def load(self, call_id: UUID) -> Call | None:
         """Return the call as it is."""
 
+    def load_all(self, call_ids: Collection[UUID]) -> Mapping[UUID, Call | errors.CallUnreadable]:
+        """Return those calls that there are, by one statement: its size is the caller's to bound."""
+
     def last_entry(self, connection_id: int, channel_id: str, channel_created: str) -> Call | None:
         """Return the newest call of a channel."""
 
     def originated(self, connection_id: int, channel_id: str) -> Call | None:
         """Return the newest call whose leg the product originates under this id, answered or not."""
+
+    def originated_all(
+        self, connection_id: int, channel_ids: Collection[str]
+    ) -> Mapping[str, Call | errors.CallUnreadable]:
+        """As `originated`, for several channels by one statement."""
 
     def requested(self, organization_id: int, request_id: str) -> Call | None:
         """Return the first call that this request of an organization has led to."""
@@ -138,7 +147,7 @@ class CallStore(Protocol):
     def append_timeline(
         self, timeline: Sequence[TimelineEntry], *, call: Call | None = None, connection_id: int | None = None
     ) -> None:
-        """Write timeline entries by themselves."""
+        """Write timeline entries by themselves. Of what repeats without end, some are counted and not written."""
 
     def append_new(self, timeline: Sequence[TimelineEntry], *, connection_id: int, within: timedelta) -> None:
         """Write those entries of a connection that do not repeat one written within this time."""

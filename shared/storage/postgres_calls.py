@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
@@ -20,6 +20,7 @@ from shared.call.ids import ConnectionVersion
 from shared.storage import call_sql, database, quotas
 from shared.storage.call_store import ClaimRequest, OpenCall
 from shared.storage.timeline import TimelineEntry, tries, worth_writing
+from shared.storage.timeline_allowance import TimelineAllowance
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -35,12 +36,14 @@ class PostgresCalls:
     Args:
         who: This process, for the timeline.
         prefix: Begins every channel and bridge id of this installation.
+        rows_an_hour: Timeline rows of one kind that are written without a change of a call; see `TimelineAllowance`.
     """
 
-    def __init__(self, db: database.Database, *, who: str, prefix: str) -> None:
+    def __init__(self, db: database.Database, *, who: str, prefix: str, rows_an_hour: int = 120) -> None:
         self.db = db
         self._who = who
         self._prefix = prefix
+        self._allowance = TimelineAllowance(rows_an_hour)
         self._offset: timedelta | None = None
 
     # ── reads ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -58,11 +61,21 @@ class PostgresCalls:
     def load(self, call_id: UUID) -> Call | None:
         return self._one(f"{call_sql.CALLS} WHERE call_id = %s", [call_id])
 
+    def load_all(self, call_ids: Collection[UUID]) -> Mapping[UUID, Call | errors.CallUnreadable]:
+        rows = self._rows(call_sql.LOAD_ALL, [list(call_ids)])
+        return {row["call_id"]: _call_or_error(row) for row in rows}
+
     def last_entry(self, connection_id: int, channel_id: str, channel_created: str) -> Call | None:
         return self._one(call_sql.LAST_ENTRY, [connection_id, channel_id, channel_created])
 
     def originated(self, connection_id: int, channel_id: str) -> Call | None:
         return self._one(call_sql.ORIGINATED, [connection_id, channel_id])
+
+    def originated_all(
+        self, connection_id: int, channel_ids: Collection[str]
+    ) -> Mapping[str, Call | errors.CallUnreadable]:
+        rows = self._rows(call_sql.ORIGINATED_ALL, [connection_id, list(channel_ids)])
+        return {row["channel_id"]: _call_or_error(row) for row in rows}
 
     def requested(self, organization_id: int, request_id: str) -> Call | None:
         return self._one(call_sql.REQUESTED, [request_id, organization_id])
@@ -227,7 +240,10 @@ class PostgresCalls:
     def append_timeline(
         self, timeline: Sequence[TimelineEntry], *, call: Call | None = None, connection_id: int | None = None
     ) -> None:
-        rows = [self._row(entry, call=call, connection_id=connection_id) for entry in timeline]
+        admitted = self._allowance.admitted(timeline, call=call, connection_id=connection_id)
+        if not admitted:
+            return
+        rows = [self._row(entry, call=call, connection_id=connection_id) for entry in admitted]
         with self.db.connection() as connection:
             connection.execute(call_sql.APPEND_TIMELINE, {"timeline": json.dumps(rows, default=str)})
 
@@ -236,8 +252,7 @@ class PostgresCalls:
             written = connection.execute(call_sql.RECENT_NOTES, [connection_id, within]).fetchall()
         known = {(row["name"], row["detail"]) for row in written}
         new = [entry for entry in timeline if (_storable(entry.name), _storable(entry.detail)) not in known]
-        if new:
-            self.append_timeline(new, connection_id=connection_id)
+        self.append_timeline(new, connection_id=connection_id)
 
     def _row(
         self, entry: TimelineEntry, *, call: Call | None = None, connection_id: int | None = None
@@ -302,6 +317,13 @@ def _readable(rows: Iterable[database.Row]) -> Iterator[tuple[database.Row, Call
             yield row, _call(row)
         except errors.CallUnreadable as exc:
             log.warning("skipping call written by a newer release", call=str(row["call_id"]), reason=str(exc))
+
+
+def _call_or_error(row: database.Row) -> Call | errors.CallUnreadable:
+    try:
+        return _call(row)
+    except errors.CallUnreadable as exc:
+        return exc
 
 
 def _call(row: database.Row) -> Call:

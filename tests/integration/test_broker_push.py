@@ -71,6 +71,13 @@ def test_an_idle_worker_polls_once_a_second(redis_url: str, client: redis.Redis)
         assert 2 <= scripts_run(client) - before <= 4
 
 
+def test_each_worker_knows_how_many_there_are(redis_url: str) -> None:
+    with working(redis_url, 3) as harnesses:
+        worker_harness.until(
+            lambda: all(harness.broker.sessions() == 3 for harness in harnesses), seconds=5, what="not all are counted"
+        )
+
+
 def test_one_message_goes_to_one_worker(redis_url: str, client: redis.Redis) -> None:
     """Two scripts a message: it is enqueued, and acknowledged. Beside them each worker polls once a second."""
     with working(redis_url, 5) as workers:

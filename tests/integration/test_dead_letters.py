@@ -13,11 +13,13 @@ import redis
 
 from shared import errors, keys, messages, queues
 from shared.broker import redis_broker, retries
+from shared.broker.deliveries import Delivery
 from shared.call import commands
 from shared.call.calls import Call
 from shared.call.states import Direction, State
 from shared.storage import database
 from shared.storage.postgres_calls import PostgresCalls
+from shared.storage.timeline_allowance import TimelineAllowance
 from tests import databases
 from tests.support import worker_harness
 from workers import pools
@@ -164,3 +166,19 @@ def test_an_unreadable_message_is_recorded_with_its_bytes(scene: Scene, body: by
     assert "DecodeError" in letter["detail"]
     assert body.decode(errors="backslashreplace").replace("\0", "\\x00") in letter["detail"]
     assert scene.tries == 0
+
+
+def test_the_messages_of_one_connection_that_fail_write_so_many_rows(scene: Scene) -> None:
+    """An Asterisk may send any number of events that cannot be worked on."""
+    store = scene.store
+    letters, most = DeadLetters(store), TimelineAllowance(5)
+    store._allowance = most
+    for connection_id in (1, 2):
+        for _ in range(20):
+            body: dict[str, Any] = {"connection_id": connection_id, "connection_version": 1, "event": {}}
+            failed: dramatiq.Message[Any] = dramatiq.Message("teardown", "leg_ended", (), body, {})
+            delivery = Delivery("teardown", b"1/a", failed.encode())
+            delivery.stuff_exception(errors.InvalidMessage("no"))
+            letters.before_nack(scene.broker, delivery)
+    rows = scene._letters()
+    assert [row["connection_id"] for row in rows] == [1] * 5 + [2] * 5

@@ -29,7 +29,7 @@ from tests.canned_asterisk import PASSWORD, Canned
 
 ROOT = Path(__file__).parents[2]
 KEY = "a key for the doctor's tests"
-VARIABLES = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "ASTERISK_REQUESTS", "LISTENER_TIMEOUT_SECONDS",
+VARIABLES = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "ASTERISK_SESSIONS", "LISTENER_TIMEOUT_SECONDS",
              "ENDPOINT_GUARD", "ENDPOINT_ALLOW", "ENDPOINT_DENY")  # fmt: skip
 Doctor = Callable[..., str]
 
@@ -162,10 +162,10 @@ def test_each_missing_variable_is_a_finding(doctor: Doctor) -> None:
 
 
 def test_a_wrong_variable_is_named_and_its_value_not_shown(doctor: Doctor) -> None:
-    output = doctor(SECRET_KEY="hunter2", DATABASE_URL="mysql://u:hunter2@h/d", ASTERISK_REQUESTS="hunter2")
+    output = doctor(SECRET_KEY="hunter2", DATABASE_URL="mysql://u:hunter2@h/d", ASTERISK_SESSIONS="hunter2")
     said(output, "wrong", "SECRET_KEY: each key needs")
     said(output, "wrong", "DATABASE_URL: must begin with")
-    said(output, "wrong", "ASTERISK_REQUESTS: ")
+    said(output, "wrong", "ASTERISK_SESSIONS: ")
 
 
 def test_servers_that_do_not_answer_are_said_once(doctor: Doctor) -> None:
@@ -270,9 +270,9 @@ def test_processes_at_work_are_told_from_dead_ones(
     said(output, "ok", "scheduler: host-7 leads, term 4")
     said(output, "ok", "listener: young (1 live)")
     said(output, "ok", "workers: 2 connected")
-    said(output, "ok", "sessions: up to 20 requests")
+    said(output, "ok", "sessions: up to 60 of all workers")
     assert "boot marker" not in output
-    said(doctor(**settings, ASTERISK_REQUESTS="50"), "warning", "sessions: up to 100 requests")
+    said(doctor(**settings, ASTERISK_SESSIONS="100"), "warning", "sessions: up to 100 of all workers")
 
 
 @pytest.mark.services

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import resource
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from structlog import testing
 
-from shared.asterisk import address_guard, ari_requests, http_pool, tcp_connector
+from shared.asterisk import address_guard, ari_requests, http_pool, rest, tcp_connector
 from shared.call.ids import ConnectionVersion
 from shared.call.limits import Limits
 from shared.process import open_files
@@ -27,10 +28,14 @@ class Connector(tcp_connector.TcpConnector):
     def __init__(self) -> None:
         super().__init__(address_guard.AddressGuard())
         self.made: list[socket.socket] = []
+        #: The most that were open at the same time.
+        self.most_open = 0
 
     def connect(self, host: str, port: int, *, seconds: float) -> socket.socket:
-        self.made.append(super().connect(host, port, seconds=seconds))
-        return self.made[-1]
+        connected = super().connect(host, port, seconds=seconds)
+        self.made.append(connected)
+        self.most_open = max(self.most_open, self.open)
+        return connected
 
     @property
     def open(self) -> int:
@@ -72,7 +77,8 @@ def known(
 ) -> Iterator[asterisks.RestAsterisks]:
     monkeypatch.setattr(asterisks, "_SWEEP_SECONDS", 0.02)
     made = asterisks.RestAsterisks(
-        Connections(stubs), Sealer(), Limits(), None, requests_at_once=10, connector=connector  # type: ignore[arg-type]
+        Connections(stubs), Sealer(), Limits(), None, requests_at_once=10, connector=connector,  # type: ignore[arg-type]
+        bounds=rest.AnswerBounds(), most_sessions=lambda: 60,
     )  # fmt: skip
     yield made
     made.close()
@@ -128,6 +134,40 @@ def test_new_credentials_leave_no_socket_of_the_old_ones(
     ask(known, 0)
     assert held is not known._clients[ConnectionVersion(0, 1)].client
     assert connector.open == 1
+
+
+def test_twenty_tenants_of_one_asterisk_have_its_sessions_together(
+    stubs: list[Stub], connector: Connector, known: asterisks.RestAsterisks
+) -> None:
+    """Each of them alone may have ten: an Asterisk that allows a hundred would close the others' connections."""
+    known._connections = Connections(stubs[:1] * 20)  # type: ignore[assignment]
+    known._most_sessions = lambda: 6
+    results: list[object] = []
+
+    def work(number: int) -> None:
+        for _ in range(5):
+            there = known.at(ConnectionVersion(number, 1), RequestBudget())
+            results.extend(there.together(*[ari_requests.answer("1.1")] * 3))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 300
+    assert connector.most_open <= 6
+    # A tenant at another port has another Asterisk.
+    known._connections = Connections(stubs[:2] * 20)  # type: ignore[assignment]
+    ask(known, 21, at_once=6)
+    assert len(known._sessions) == 2
+
+
+def test_the_versions_of_one_connection_are_one_tenant(known: asterisks.RestAsterisks) -> None:
+    """A tenant that changes its configuration has no second share."""
+    for number in (1, 2):
+        known.at(ConnectionVersion(0, number), RequestBudget()).answer("1.1")
+    (sessions,) = known._sessions.values()
+    assert list(sessions._pools.values()) == [0, 0]
 
 
 def test_the_limit_of_open_files_is_raised_as_far_as_it_goes() -> None:

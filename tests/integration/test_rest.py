@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from shared import errors
-from shared.asterisk import ari, ari_requests, circuit_breaker, http_answer, http_pool, rest
+from shared.asterisk import ari, ari_requests, circuit_breaker, http_pool, rest
 from tests import stub_asterisk
 from tests.stub_asterisk import CHANNEL, Answer, Handler, RequestBudget, Stub, answered, asterisk, closing, silent
 
@@ -85,11 +85,64 @@ def test_no_request_starts_after_the_step_s_time(client: ari.Ari, stub: Stub, bu
     assert stub.lines == []
 
 
-def test_an_answer_too_large_is_refused(client: ari.Ari, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_answer, "LARGEST_BODY", 1000)
-    stub.answer = answered(200, CHANNEL | {"padding": "x" * 2000})
+def test_an_answer_too_large_for_its_kind_is_refused(client: ari.Ari, stub: Stub) -> None:
+    """What grows with the number of calls may be larger than what is said about one."""
+    largest = rest.AnswerBounds().bytes
+    stub.answer = answered(200, CHANNEL | {"padding": "x" * largest[rest.AnswerKind.ONE]})
     with pytest.raises(errors.AsteriskUnreachable, match="too large"):
         client.channel("1.1")
+    stub.answer = answered(200, {"channel_ids": [f"1764404335.{number}" for number in range(10_000)]})
+    application = client.application()
+    assert application is not None
+    assert len(application.channels) == 10_000
+    stub.answer = answered(200, {"channel_ids": [], "padding": "x" * largest[rest.AnswerKind.APP]})
+    with pytest.raises(errors.AsteriskUnreachable, match="too large"):
+        client.application()
+    bridges = [{"id": f"b{number}", "channels": [], "padding": "x" * 250} for number in range(6000)]
+    stub.answer = answered(200, bridges)
+    assert [bridge.id for bridge in client.bridges()] == [bridge["id"] for bridge in bridges]
+    stub.answer = answered(200, bridges + bridges)
+    with pytest.raises(errors.AsteriskUnreachable, match="too large"):
+        client.bridges()
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        (b"[" + b",".join([b"[]"] * 300_000) + b"]", "too many values"),
+        (b"[" + b",".join([b'"a"'] * 300_000) + b"]", "too many values"),
+        (b"[" + b",".join([b'"aaaaaaaaaaaaa"'] * 100_000) + b"]", "too many entries"),
+        (b'[{"id": "' + b"x" * 1_000_000 + b'"}]', "not JSON"),
+        (b"[" * 300_000, "too many values"),
+        (b"[" * 4_000, "nested too deeply"),
+        (b'[{"a": "' + b" " * 60_000 + b'", "b": ' + b"[" * 4_000, "nested too deeply"),
+    ],
+    ids=["empty lists", "short texts", "short entries", "a long entry", "deep", "deep and small", "deep and sparse"],
+)
+def test_an_answer_that_is_costly_to_parse_is_refused(client: ari.Ari, stub: Stub, body: bytes, complaint: str) -> None:
+    stub.answer = answered(200, body)
+    with pytest.raises(errors.AsteriskUnreachable, match=complaint):
+        client.bridges()
+
+
+def test_who_gives_costly_answers_waits_and_is_then_not_asked(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that waits for so long makes its tenant slow to the broker, so that others keep their threads."""
+    used = iter(range(100))
+    monkeypatch.setattr(time, "thread_time", lambda: next(used) * 0.3)
+    stub.answer = answered(200, CHANNEL)
+    with asterisk(stub.url, connect=0.6, bounds=rest.AnswerBounds(processor_share=0.1)) as made:
+        there = ari.Ari(made, RequestBudget())
+        assert there.channel("1.1")
+        # 0.3 s are used, 0.25 may be at once: what is above that is paid for in half a second.
+        started = time.monotonic()
+        assert there.channel("1.1")
+        assert 0.4 < time.monotonic() - started < 1.0
+        started = time.monotonic()
+        with pytest.raises(errors.AsteriskUnreachable, match="too much processor time") as caught:
+            there.channel("1.1")
+        assert not caught.value.may_have_acted
+        assert time.monotonic() - started < 0.2
+        assert len(stub.lines) == 2
 
 
 def test_only_so_many_requests_are_in_flight(stub: Stub) -> None:

@@ -281,7 +281,7 @@ def test_an_answer_that_keeps_coming_ends_in_time(stub: Stub) -> None:
             handler.wfile.write(b" ")
 
     stub.answer = flooding
-    with asterisk(stub.url, read=0.3) as made:
+    with asterisk(stub.url, read=0.3, bounds=rest.AnswerBounds(bytes={rest.AnswerKind.ONE: 20_000_000})) as made:
         started = time.monotonic()
         with pytest.raises(errors.AsteriskUnreachable, match="no answer in time"):
             ari.Ari(made, RequestBudget()).bridge("1")

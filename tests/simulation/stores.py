@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar, cast
@@ -140,11 +140,25 @@ class MemoryStore:
     def load(self, call_id: UUID) -> Call | None:
         return self._postgres.statement("load", lambda: self._call(call_id), call_id)
 
+    def load_all(self, call_ids: Collection[UUID]) -> Mapping[UUID, Call | errors.CallUnreadable]:
+        return self._postgres.statement(
+            "load all", lambda: {call_id: call for call_id in call_ids if (call := self._call(call_id)) is not None}
+        )
+
     def last_entry(self, connection_id: int, channel_id: str, channel_created: str) -> Call | None:
         return self._postgres.statement("last_entry", lambda: self.newest(connection_id, channel_id, channel_created))
 
     def originated(self, connection_id: int, channel_id: str) -> Call | None:
         return self._postgres.statement("originated", lambda: self.request_of(connection_id, channel_id))
+
+    def originated_all(
+        self, connection_id: int, channel_ids: Collection[str]
+    ) -> Mapping[str, Call | errors.CallUnreadable]:
+        def find() -> Mapping[str, Call | errors.CallUnreadable]:
+            found = {channel_id: self.request_of(connection_id, channel_id) for channel_id in channel_ids}
+            return {channel_id: call for channel_id, call in found.items() if call is not None}
+
+        return self._postgres.statement("originated all", find)
 
     def requested(self, organization_id: int, request_id: str) -> Call | None:
         def find() -> Call | None:

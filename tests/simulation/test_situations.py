@@ -386,18 +386,6 @@ def test_a_caller_in_another_controller_s_bridge_is_left_alone(environment: Envi
     assert bridge.channel_ids == [caller.channel.id]
 
 
-def test_a_module_that_is_not_loaded_ends_no_call(environment: Environment) -> None:
-    """A 404 that does not name the resource proves nothing."""
-    connect(environment)
-    environment.world.run(5.0)
-    for _ in range(3):
-        environment.world.script("GET", Fault.MISANSWERED)
-    environment.ask_resyncs("test", full=False)
-    environment.world.run(8.0)
-    assert states(environment) == [State.CONNECTED]
-    ends_well(environment)
-
-
 def test_the_end_of_an_earlier_entry_does_not_let_a_refused_caller_go(environment: Environment) -> None:
     """It came within a millisecond of the entry that is refused: the caller is still in the app, to be hung up."""
     entered: list[events.Event] = []
@@ -502,13 +490,4 @@ def test_legs_that_are_joined_already_are_not_heard_to_leave_and_come_back(envir
     environment.world.run(15.0)
     assert states(environment) == [State.CONNECTED]
     assert caller.channel.gaps == 0
-    ends_well(environment)
-
-
-def test_a_command_that_cannot_be_enqueued_is_sent_again(environment: Environment) -> None:
-    environment.workers.always_alone = True
-    environment.world.script("enqueue create_run", Fault.ENQUEUE_FAILED)
-    environment.callers.call_in(environment.tenants[0])
-    environment.world.run(10.0)
-    assert states(environment) == [State.CONNECTED]
     ends_well(environment)

@@ -277,6 +277,9 @@ def _look(pair: Pair, now: datetime) -> None:
         pair.both(lambda store, one=one: store.load(one.call_id))  # type: ignore[misc]
         pair.both(lambda store, one=one: store.last_entry(1, one.channel_id, one.channel_created))  # type: ignore[misc]
         pair.both(lambda store, one=one: store.originated(1, one.channel_id))  # type: ignore[misc]
+    everyone = [call(number, now) for number in range(7)]
+    pair.both(lambda store: store.load_all([one.call_id for one in everyone]))
+    pair.both(lambda store: store.originated_all(1, [one.channel_id for one in everyone]))
     pair.both(lambda store: store.overdue(2))
     pair.both(_slots)
     for connection_id in (1, 2):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
@@ -114,14 +114,16 @@ class Store:
         self._asterisk.moments.append("Postgres")
         return self._known
 
-    def load(self, call_id: UUID) -> Call | None:
+    def load_all(self, call_ids: Collection[UUID]) -> Mapping[UUID, Call | errors.CallUnreadable]:
         if self.unreadable:
-            raise errors.CallUnreadable("of a newer release")
-        return self._stored.get(call_id)
+            return dict.fromkeys(call_ids, errors.CallUnreadable("of a newer release"))
+        return {call_id: self._stored[call_id] for call_id in call_ids if call_id in self._stored}
 
-    def originated(self, connection_id: int, channel_id: str) -> Call | None:
+    def originated_all(
+        self, connection_id: int, channel_ids: Collection[str]
+    ) -> Mapping[str, Call | errors.CallUnreadable]:
         assert connection_id == 7
-        return next((call for call in self._stored.values() if call.channel_id == channel_id), None)
+        return {call.channel_id: call for call in self._stored.values() if call.channel_id in channel_ids}
 
     def append_new(self, timeline: Sequence[TimelineEntry], *, connection_id: int, within: timedelta) -> None:
         self.written.append(([entry.detail for entry in timeline], connection_id, within))

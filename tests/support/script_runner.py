@@ -27,6 +27,7 @@ class Reply:
     in_flight: int
     due_ms: int
     is_idle: bool
+    sessions: int
     #: The message keys fetched, in order.
     fetched: list[str] = field(default_factory=list)
     #: Message key → queue and body.
@@ -81,7 +82,7 @@ class Scripts:
         for disposition, message_key, detail in settlements:
             parts += (disposition, queues[0], message_key, body, detail)
         figures: tuple[str | int, ...] = (free, known, credit, len(queues), *queues)
-        now, in_flight, due_ms, is_idle, *rest = scripts.POLL.run(
+        now, in_flight, due_ms, is_idle, sessions, *rest = scripts.POLL.run(
             self.client, NS, session, TIMEOUT_MS, *letters, *figures, *fairness, *parts
         )
         texts = [each.decode() for each in rest]
@@ -91,6 +92,7 @@ class Scripts:
             in_flight=in_flight,
             due_ms=due_ms,
             is_idle=bool(is_idle),
+            sessions=sessions,
             fetched=texts[1::3],
             messages=messages,
         )

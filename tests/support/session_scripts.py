@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 
+from shared.broker import scripts
 from shared.broker.deliveries import Disposition
 from tests.support.script_runner import NS, TIMEOUT_MS, Scripts
 
@@ -30,6 +31,11 @@ class SessionScripts:
         assert lua.idle() == ["a"]
         lua.poll("a", free=0)
         assert lua.idle() == []
+
+    def test_each_poll_says_how_many_sessions_there_are(self, lua: Scripts) -> None:
+        assert [lua.poll(name).sessions for name in ("a", "b", "a", "c", "b")] == [1, 2, 2, 3, 3]
+        scripts.DEREGISTER.run(lua.client, NS, "a", "q")
+        assert lua.poll("b").sessions == 2
 
     def test_the_session_that_has_been_idle_longest_is_woken(self, lua: Scripts) -> None:
         lua.client.zadd(f"{NS}:queue:q:idle", {"b": 2, "a": 1})

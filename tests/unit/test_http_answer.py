@@ -15,6 +15,8 @@ from shared import errors
 from shared.asterisk import http_answer
 from shared.asterisk.http_answer import AnswerReader, HttpAnswer
 
+LARGEST = 1_000_000
+
 
 def pieces(data: bytes, size: int) -> Iterator[bytes]:
     return (data[start : start + size] for start in range(0, len(data), size))
@@ -23,7 +25,7 @@ def pieces(data: bytes, size: int) -> Iterator[bytes]:
 def read(parts: Iterable[bytes]) -> HttpAnswer:
     """Read one answer from what is received piece by piece; then the connection ends."""
     received = itertools.chain(parts, itertools.repeat(b""))
-    return AnswerReader(lambda: next(received)).read()
+    return AnswerReader(lambda: next(received), largest_body=LARGEST).read()
 
 
 WHOLE = {
@@ -141,8 +143,7 @@ def test_what_is_not_http_is_refused(data: bytes) -> None:
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"8000\r\n" + b"x" * 0x8000, "answer is"),
     ],
 )
-def test_an_answer_without_end_is_bounded(beginning: bytes, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_answer, "LARGEST_BODY", 1_000_000)
+def test_an_answer_without_end_is_bounded(beginning: bytes, what: str) -> None:
     count = 0
 
     def endless() -> Iterator[bytes]:
@@ -155,6 +156,35 @@ def test_an_answer_without_end_is_bounded(beginning: bytes, what: str, monkeypat
     with pytest.raises(errors.AsteriskUnreachable, match=f"{what} too large"):
         read(endless())
     assert count < 1_200_000
+
+
+@pytest.mark.parametrize(
+    ("beginning", "repeated"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1;" + b"x" * 1000 + b"\r\n \r\n"),
+    ],
+    ids=["interim answers", "trailers", "sizes of chunks"],
+)
+def test_what_comes_beside_a_body_is_bounded_too(beginning: bytes, repeated: bytes) -> None:
+    received = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal received
+        yield beginning
+        while received < 4 * LARGEST:
+            received += len(repeated)
+            yield repeated
+
+    with pytest.raises(errors.AsteriskUnreachable, match="the answer is too large"):
+        read(endless() if beginning else itertools.islice(endless(), 1, None))
+    assert received <= 2 * (LARGEST + http_answer.LARGEST_HEAD) + 2000
+
+
+def test_a_body_whose_length_is_told_is_refused_before_it_comes() -> None:
+    with pytest.raises(errors.AsteriskUnreachable, match="the answer is too large"):
+        read([b"HTTP/1.1 200 OK\r\nContent-Length: 1000001\r\n\r\n"])
 
 
 class Recorded:

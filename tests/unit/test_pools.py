@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from shared import messages
 from shared.call.steps import Step
 from shared.process import settings
@@ -32,3 +34,25 @@ def test_a_pool_goes_on_to_the_steps_of_its_queues_and_a_resync_to_none() -> Non
         "teardown": frozenset({Step.TEARDOWN}),
         "resync": frozenset(),
     }
+
+
+class Pool:
+    def __init__(self, sessions: int) -> None:
+        self.sessions = sessions
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ([1, 1, 1], 60),
+        ([3, 3, 3], 60),
+        ([12, 12, 11], 15),
+        # This one serves the teardown queue only; beside it are three that serve all.
+        ([10], 6),
+        ([300, 300, 300], 0),
+        ([], 0),
+    ],
+)
+def test_a_process_has_as_many_parts_of_a_whole_as_it_has_pools(known: list[int], expected: int) -> None:
+    made = [Pool(sessions) for sessions in known]
+    assert pools.share(made, 60) == expected  # type: ignore[arg-type]

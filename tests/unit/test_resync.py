@@ -138,7 +138,7 @@ OVER = replace(ENDED, state_since=NOW - LONG_AGO)
 )
 def test_a_leg_is_removed_when_its_attempt_no_longer_counts(call: Call | None, *, is_removed: bool) -> None:
     scene = Scene(ENDED, {}, present=(ORPHAN,))
-    scene.store.load.return_value = call
+    scene.store.load_all.return_value = {ENDED.call_id: call} if call else {}
     assert scene.run() == []
     assert ([f"DELETE /channels/{ORPHAN}"] in scene.asterisk.rounds) is is_removed
 
@@ -160,6 +160,6 @@ def test_a_leg_that_rings_is_removed_when_its_call_is_over(
     leg = channel(dialled)
     leg["dialplan"] = {**cast(dict[str, object], leg["dialplan"]), "app_name": app_name}
     scene = Scene(ENDED, {dialled: leg}, present=(dialled,))
-    scene.store.originated.return_value = call
+    scene.store.originated_all.return_value = {dialled: call} if call else {}
     assert scene.run() == []
     assert ([f"DELETE /channels/{dialled}"] in scene.asterisk.rounds) is is_removed

@@ -244,7 +244,9 @@ def test_a_run_that_is_not_ended_keeps_no_leg() -> None:
     assert fact == facts.RemovalPending(reason="the run is not ended: the row is locked", run_is_over=False)
     assert asterisk.rounds == [[f"DELETE {MEDIA}", f"DELETE {BRIDGE}"], *asterisk.rounds[1:]]
     both, _, _ = torn_down(call, {f"DELETE {MEDIA}": [UNREACHABLE]}, runs=runs)
-    assert both == facts.RemovalPending(reason="the run is not ended: the row is locked; no answer in time")
+    assert both == facts.RemovalPending(
+        reason="the run is not ended: the row is locked; no answer in time", run_is_over=False
+    )
 
 
 def test_a_connection_that_is_gone_leaves_the_legs_pending() -> None:

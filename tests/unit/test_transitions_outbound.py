@@ -171,6 +171,14 @@ def test_an_originate_refused_that_an_earlier_worker_may_have_requested_is_waite
 
 
 @pytest.mark.parametrize("call", [ORIGINATING, RINGING])
+def test_the_first_dial_status_counts(call: Call) -> None:
+    """An Asterisk that reports one after the other would write the call, and its timeline, for each."""
+    after, _ = advance(call, facts.Dialled(status="BUSY"))
+    assert after.dial_status == "BUSY"
+    assert advance(after, facts.Dialled(status="NOANSWER")) == (after, [])
+
+
+@pytest.mark.parametrize("call", [ORIGINATING, RINGING])
 @pytest.mark.parametrize(
     ("dial_status", "cause", "came_to"),
     [

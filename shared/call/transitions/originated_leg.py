@@ -28,7 +28,8 @@ def originated(call: Call, _fact: facts.Originated, now: datetime, limits: Limit
 
 
 def dialled(call: Call, fact: facts.Dialled, _now: datetime, _limits: Limits) -> Advance:
-    if call.state not in DIALLING or call.dial_status == fact.status:
+    # The first counts: an Asterisk that reports one after the other would write the call for each.
+    if call.state not in DIALLING or call.dial_status is not None:
         return moves.unchanged(call)
     return replace(call, dial_status=fact.status), ()
 
