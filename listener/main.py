@@ -21,11 +21,13 @@ import uvloop
 
 from listener import redis_store, tasks, websocket
 from listener.assignment_lease import AssignmentLease
+from listener.bounded_connection import ReadLimits
 from listener.buffer import Buffer
 from listener.connect_limiter import ConnectLimiter
 from listener.event_socket import SocketContext
 from listener.heartbeats import Heartbeats
 from listener.publisher import Publisher
+from listener.read_turns import ReadTurns
 from listener.socket_pool import SocketPool
 from shared import errors
 from shared.asterisk import tls
@@ -75,9 +77,11 @@ class Listener:
         self._buffer = Buffer(capacity=config.listener_buffer, share=config.listener_buffer_share)
         self._lease = AssignmentLease(config.listener_timeout_seconds * _LEASE_PART)
         clock = RedisClock()
+        turns = ReadTurns(config.read_turn_ms / 1000, asyncio.get_running_loop().call_later)
+        connect = functools.partial(websocket.connect, rule=config.guard(), turns=turns, limits=_read_limits(config))
         self._pool = SocketPool(
             SocketContext(
-                connect=functools.partial(websocket.connect, rule=config.guard()),
+                connect=connect,
                 unseal=config.sealer().open,
                 buffer=self._buffer,
                 now_ms=lambda: clock.now_ms() or 0,
@@ -156,6 +160,18 @@ class Listener:
             async with asyncio.timeout(self._config.drain_seconds * _HANDOVER_PART):
                 while self._pool.is_any_open:
                     await asyncio.sleep(_POLL_SECONDS)
+
+
+def _read_limits(config: settings.Listener) -> ReadLimits:
+    return ReadLimits(
+        read_bytes=config.read_bytes,
+        turn_frames=config.read_frames,
+        turn_seconds=config.read_ms / 1000,
+        frames_per_second=config.event_frames_per_second,
+        bytes_per_second=config.event_bytes_per_second,
+        message_bytes=config.event_message_bytes,
+        lag_seconds=config.event_lag_seconds,
+    )
 
 
 async def _serve(config: settings.Listener) -> None:

@@ -205,6 +205,35 @@ class Listener(WithHeartbeats):
     listener_buffer_share: int = Field(
         default=2_000, ge=1, description="Maximum number of events waiting for Redis, for one connection."
     )
+    event_frames_per_second: int = Field(
+        default=2_000,
+        ge=10,
+        description="An event socket that brings more websocket frames than this, control frames included, over"
+        " 10 s is closed and tried again after 150 to 300 s.",
+    )
+    event_bytes_per_second: int = Field(default=2_000_000, ge=10_000, description="The same for bytes.")
+    event_message_bytes: int = Field(
+        default=2**20, ge=2**16, le=2**24, description="A larger message of an event socket is refused."
+    )
+    event_lag_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        le=300,
+        description="The same for an event socket that has had more to read than its share, for this time.",
+    )
+    read_bytes: int = Field(default=2_048, ge=512, le=262_144, description="Bytes of one read of an event socket.")
+    read_frames: int = Field(
+        default=256,
+        ge=1,
+        description="Frames after which the other event sockets are read, control frames included.",
+    )
+    read_ms: float = Field(default=1.0, gt=0, le=100, description="Time after which the other event sockets are read.")
+    read_turn_ms: float = Field(
+        default=2.0,
+        gt=0,
+        le=100,
+        description="Time after which reading pauses, for as long again, for heartbeats and all else that is due.",
+    )
     heartbeat_seconds: float = Field(
         default=0.5,
         gt=0,

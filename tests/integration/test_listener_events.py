@@ -87,7 +87,7 @@ def test_any_message_of_an_asterisk_is_counted_or_pushed(scheduler: Scheduler, s
     texts = [each if isinstance(each, str) else json.dumps(each) for each in sent]
 
     async def scene() -> None:
-        async with Asterisk() as pbx, listening(scheduler.url) as listener:
+        async with Asterisk() as pbx, listening(scheduler.url, event_bytes_per_second=10**8) as listener:
             ours = assignment(pbx, 1)
             await connected(scheduler, listener, ours)
             for text in texts:
