@@ -27,6 +27,7 @@ from listener.connect_limiter import ConnectLimiter
 from listener.event_socket import SocketContext
 from listener.heartbeats import Heartbeats
 from listener.publisher import Publisher
+from listener.pulse import Pulse
 from listener.read_turns import ReadTurns
 from listener.socket_pool import SocketPool
 from shared import errors
@@ -100,6 +101,13 @@ class Listener:
             interval_seconds=config.heartbeat_seconds,
             capacity=config.listener_capacity,
         )
+        beats = redis_store.PulseStore(config.redis_url.get_secret_value(), self.id, seconds=config.heartbeat_seconds)
+        self._pulse = Pulse(
+            beats.beat,
+            lambda: turns.reading,
+            interval_seconds=config.heartbeat_seconds,
+            silent_seconds=config.listener_timeout_seconds,
+        )
         publisher = Publisher(self._store, self._buffer, jitter)
         self._heartbeats = functools.partial(tasks.supervise, "heartbeats", heartbeats.run, jitter)
         self._publisher = functools.partial(tasks.supervise, "publisher", publisher.run, jitter)
@@ -110,8 +118,11 @@ class Listener:
         heartbeats = asyncio.create_task(self._heartbeats(), name="heartbeats")
         publisher = asyncio.create_task(self._publisher(), name="publisher")
         liveness = asyncio.create_task(self._liveness(), name="liveness")
+        turns = asyncio.create_task(self._note_turns(), name="turns")
+        self._pulse.start()
         try:
             await stop.wait()
+            self._pulse.stop()
             deadline = asyncio.get_running_loop().time() + self._config.drain_seconds
             await tasks.end([heartbeats], patience_seconds=_PATIENCE_SECONDS)
             async with asyncio.timeout_at(deadline):
@@ -120,8 +131,9 @@ class Listener:
         except TimeoutError:
             _log.warning("listener stopped early, DRAIN_SECONDS exceeded", events_lost=self._buffer.size)
         finally:
+            self._pulse.stop()
             await self._pool.close()
-            await tasks.end([heartbeats, publisher, liveness], patience_seconds=_PATIENCE_SECONDS)
+            await tasks.end([heartbeats, publisher, liveness, turns], patience_seconds=_PATIENCE_SECONDS)
             with contextlib.suppress(TimeoutError, OSError):
                 await self._store.close()
 
@@ -131,6 +143,12 @@ class Listener:
         while True:
             liveness.touch()
             await asyncio.sleep(health.TOUCH_SECONDS)
+
+    async def _note_turns(self) -> None:
+        """Tell the pulse that the event loop turns."""
+        while True:
+            self._pulse.note_turn()
+            await asyncio.sleep(self._config.heartbeat_seconds / 2)
 
     async def _shut_down(self, deadline: float) -> None:
         """Hand the sockets over, close those that are left, push the waiting events, delete the reports."""
