@@ -14,7 +14,6 @@ import signal
 import sys
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 import uvloop
@@ -31,7 +30,7 @@ from listener.pulse import Pulse
 from listener.read_turns import ReadTurns
 from listener.socket_pool import SocketPool
 from shared import errors
-from shared.asterisk import tls
+from shared.asterisk import name_lookups, tls
 from shared.process import health, logs, open_files, settings
 from shared.process.redis_clock import RedisClock
 
@@ -45,16 +44,7 @@ _PATIENCE_SECONDS = 0.2
 _LAST_RESORT_SECONDS = 10.0
 #: The lease ends after this part of the time after which the scheduler counts the listener as lost.
 _LEASE_PART = 0.75
-#: Names are resolved in threads: a few dead name servers must not delay the other lookups.
-_RESOLVERS = 64
 _SPARE_FILES = 200
-
-
-class _Resolvers(ThreadPoolExecutor):
-    """Threads that resolve names. The end of the process does not wait for them: a lookup may take half a minute."""
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        super().shutdown(wait=False, cancel_futures=True)
 
 
 class Listener:
@@ -79,7 +69,8 @@ class Listener:
         self._lease = AssignmentLease(config.listener_timeout_seconds * _LEASE_PART)
         clock = RedisClock()
         turns = ReadTurns(config.read_turn_ms / 1000, asyncio.get_running_loop().call_later)
-        connect = functools.partial(websocket.connect, rule=config.guard(), turns=turns, limits=_read_limits(config))
+        lookups = name_lookups.NameLookups(config.guard(), threads=config.name_lookups)
+        connect = functools.partial(websocket.connect, lookups=lookups, turns=turns, limits=read_limits(config))
         self._pool = SocketPool(
             SocketContext(
                 connect=connect,
@@ -180,7 +171,8 @@ class Listener:
                     await asyncio.sleep(_POLL_SECONDS)
 
 
-def _read_limits(config: settings.Listener) -> ReadLimits:
+def read_limits(config: settings.Listener) -> ReadLimits:
+    """Return what one event socket may bring."""
     return ReadLimits(
         read_bytes=config.read_bytes,
         turn_frames=config.read_frames,
@@ -194,7 +186,6 @@ def _read_limits(config: settings.Listener) -> ReadLimits:
 
 async def _serve(config: settings.Listener) -> None:
     loop = asyncio.get_running_loop()
-    loop.set_default_executor(_Resolvers(_RESOLVERS, thread_name_prefix="resolver"))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop_or_exit, stop, number, config.drain_seconds)
@@ -223,7 +214,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    status = main()
-    sys.stderr.flush()
-    # Not sys.exit: it would wait for the resolvers.
-    os._exit(status)
+    sys.exit(main())

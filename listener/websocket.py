@@ -24,7 +24,7 @@ from websockets.frames import CloseCode
 from listener.bounded_connection import BoundedConnection, Flooded, ReadLimits
 from listener.read_turns import ReadTurns
 from shared import errors
-from shared.asterisk import address_guard, tcp_connector, tls
+from shared.asterisk import name_lookups, tls
 
 _OPEN_SECONDS = 10.0
 _CLOSE_SECONDS = 2.0
@@ -145,18 +145,16 @@ async def connect(
     ca_bundle: str | None,
     name: str,
     *,
-    rule: address_guard.AddressGuard,
+    lookups: name_lookups.NameLookups,
     turns: ReadTurns,
     limits: ReadLimits,
-    resolve: tcp_connector.Resolve = socket.getaddrinfo,
 ) -> EventStream:
     """Open a websocket, within _OPEN_SECONDS.
 
     Args:
         ca_bundle: For wss, the certificates to trust; None for the system's authorities.
         name: Of the socket, for `turns`.
-        rule: Checks the very address that is connected to.
-        resolve: A parameter for tests.
+        lookups: Checks the very address that is connected to.
 
     Raises:
         SocketBroken: It could not be opened.
@@ -180,7 +178,7 @@ async def connect(
                     Any, functools.partial(BoundedConnection, name=name, turns=turns, limits=limits)
                 ),
                 # Given a socket, websockets resolves no name and uses no proxy.
-                sock=await _connected_socket(url, rule, resolve),
+                sock=await _connected_socket(url, lookups),
             )
     except (errors.InvalidConfiguration, errors.EndpointRefused) as exc:
         raise SocketBroken(str(exc), lasting=True) from None
@@ -191,9 +189,7 @@ async def connect(
     return EventStream(connection)
 
 
-async def _connected_socket(
-    url: str, rule: address_guard.AddressGuard, resolve: tcp_connector.Resolve
-) -> socket.socket:
+async def _connected_socket(url: str, lookups: name_lookups.NameLookups) -> socket.socket:
     """Connect to the first address of the host that accepts; each gets an equal share of the time that is left.
 
     The asynchronous twin of `tcp_connector.TcpConnector.connect`.
@@ -202,7 +198,7 @@ async def _connected_socket(
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "wss" else 80)
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + _OPEN_SECONDS
-    addresses = await loop.run_in_executor(None, tcp_connector.lookup, rule, host, port, resolve)
+    addresses = await asyncio.wrap_future(lookups.start(host, port))
     reason: OSError = TimeoutError()
     for number, address in enumerate(addresses):
         share = max(0.0, ends_at - loop.time()) / (len(addresses) - number)

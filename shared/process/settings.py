@@ -94,6 +94,13 @@ class Base(Guarded):
     drain_seconds: float = Field(
         default=15.0, ge=0, le=300, description="After SIGTERM, a process stops within this time."
     )
+    name_lookups: int = Field(
+        default=1024,
+        ge=16,
+        le=10_000,
+        description="Maximum number of host names that one process looks up at the same time. Names that did not"
+        " answer last time may have a quarter of them.",
+    )
     process_name: str = Field(
         default="", description="The name of this process in logs, claims and leases; host and pid if empty."
     )
