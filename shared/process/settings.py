@@ -355,6 +355,15 @@ class Scheduler(WithDatabase, WithHeartbeats):
         le=3600,
         description="After a competing client took over an app, it is reclaimed after this time, once.",
     )
+    quarantine_deaths: int = Field(
+        default=2,
+        ge=1,
+        le=100,
+        description="An event socket over which this many listeners stopped within QUARANTINE_SECONDS is quarantined.",
+    )
+    quarantine_seconds: float = Field(
+        default=900.0, ge=1, le=86_400, description="No listener gets a quarantined event socket for this time."
+    )
     resync_seconds: float = Field(default=15.0, gt=0, le=300, description="Interval of a connection's resyncs.")
     lease_seconds: float = Field(default=2.0, gt=0, le=60, description="Duration of the leader's lease.")
     removal_drain_seconds: float = Field(
