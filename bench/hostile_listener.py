@@ -223,7 +223,7 @@ def running_hostile(kind: str) -> Iterator[int]:
 
 def assign(client: Any, listener: str, ports: Sequence[int]) -> None:
     """Assign a socket to each port, as the scheduler does."""
-    sealed = sealing.Sealer((SECRET_KEY,)).seal("password")
+    sealed = sealing.Sealer((SECRET_KEY.partition(",")[0],)).seal("password")
     pipe = client.pipeline(transaction=True)
     for number, port in enumerate(ports, start=1):
         one = assignments.Assignment(

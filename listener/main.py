@@ -24,9 +24,9 @@ from listener.bounded_connection import ReadLimits
 from listener.buffer import Buffer
 from listener.connect_limiter import ConnectLimiter
 from listener.event_socket import SocketContext
+from listener.heartbeat_thread import HeartbeatThread
 from listener.heartbeats import Heartbeats
 from listener.publisher import Publisher
-from listener.pulse import Pulse
 from listener.read_turns import ReadTurns
 from listener.socket_pool import SocketPool
 from shared import errors
@@ -92,8 +92,8 @@ class Listener:
             interval_seconds=config.heartbeat_seconds,
             capacity=config.listener_capacity,
         )
-        beats = redis_store.PulseStore(config.redis_url.get_secret_value(), self.id, seconds=config.heartbeat_seconds)
-        self._pulse = Pulse(
+        beats = redis_store.ThreadStore(config.redis_url.get_secret_value(), self.id, seconds=config.heartbeat_seconds)
+        self._heartbeat_thread = HeartbeatThread(
             beats.beat,
             lambda: turns.reading,
             interval_seconds=config.heartbeat_seconds,
@@ -110,10 +110,10 @@ class Listener:
         publisher = asyncio.create_task(self._publisher(), name="publisher")
         liveness = asyncio.create_task(self._liveness(), name="liveness")
         turns = asyncio.create_task(self._note_turns(), name="turns")
-        self._pulse.start()
+        self._heartbeat_thread.start()
         try:
             await stop.wait()
-            self._pulse.stop()
+            self._heartbeat_thread.stop()
             deadline = asyncio.get_running_loop().time() + self._config.drain_seconds
             await tasks.end([heartbeats], patience_seconds=_PATIENCE_SECONDS)
             async with asyncio.timeout_at(deadline):
@@ -122,7 +122,7 @@ class Listener:
         except TimeoutError:
             _log.warning("listener stopped early, DRAIN_SECONDS exceeded", events_lost=self._buffer.size)
         finally:
-            self._pulse.stop()
+            self._heartbeat_thread.stop()
             await self._pool.close()
             await tasks.end([heartbeats, publisher, liveness, turns], patience_seconds=_PATIENCE_SECONDS)
             with contextlib.suppress(TimeoutError, OSError):
@@ -136,9 +136,9 @@ class Listener:
             await asyncio.sleep(health.TOUCH_SECONDS)
 
     async def _note_turns(self) -> None:
-        """Tell the pulse that the event loop turns."""
+        """Tell the heartbeat thread that the event loop turns."""
         while True:
-            self._pulse.note_turn()
+            self._heartbeat_thread.note_turn()
             await asyncio.sleep(self._config.heartbeat_seconds / 2)
 
     async def _shut_down(self, deadline: float) -> None:

@@ -39,14 +39,14 @@ class ReadTurns:
 
     Args:
         later: Calls a function after some seconds.
-        clock: In seconds. By default the processor time of this thread: what else runs is no reader's fault.
+        clock: In seconds.
     """
 
     def __init__(
         self,
         turn_seconds: float,
         later: Callable[[float, Callable[[], None]], object],
-        clock: Callable[[], float] = time.thread_time,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._turn_seconds = turn_seconds
         self._later = later
@@ -54,25 +54,29 @@ class ReadTurns:
         #: What each will have attained after its next read, arrival, reader: the smallest is next.
         self._waiting: list[tuple[float, int, Reader]] = []
         self._arrivals = itertools.count()
-        #: Of this turn.
+        #: When this turn began, and how long its reads took.
+        self._began = clock()
         self._used_seconds = 0.0
+        #: The next turn is due: only while readers wait, so that it costs nothing otherwise.
         self._scheduled = False
         #: The name of the reader that is reading; empty for none. Another thread may look at it.
         self.reading = ""
 
     def ready(self, reader: Reader) -> bool:
         """Note that there is something to read. Returns False if (more of) it waits for a turn."""
+        now = self._clock()
+        if not self._scheduled and now - self._began >= 2 * self._turn_seconds:
+            self._began, self._used_seconds = now, 0.0
         if self._waiting or self._used_seconds >= self._turn_seconds:
             self._wait(reader)
             return False
-        return not self._read(reader)
+        return not self._read(reader, now)
 
-    def _read(self, reader: Reader) -> bool:
+    def _read(self, reader: Reader, now: float) -> bool:
         """Let the reader read; return True if it waits for another turn."""
         self.reading = reader.name
-        began = self._clock()
         more = reader.read_some()
-        spent = self._clock() - began
+        spent = self._clock() - now
         self.reading = ""
         self._used_seconds += spent
         reader.attained_seconds = 0.0 if reader.is_caught_up else reader.attained_seconds + spent
@@ -80,7 +84,6 @@ class ReadTurns:
         reader.expected_seconds = min(spent, self._turn_seconds)
         if more:
             self._wait(reader)
-        self._schedule()
         return more
 
     def _wait(self, reader: Reader) -> None:
@@ -94,7 +97,9 @@ class ReadTurns:
             self._later(self._turn_seconds, self._next_turn)
 
     def _next_turn(self) -> None:
-        self._scheduled = False
-        self._used_seconds = 0.0
+        self._began, self._used_seconds = self._clock(), 0.0
         while self._waiting and self._used_seconds < self._turn_seconds:
-            self._read(heapq.heappop(self._waiting)[-1])
+            self._read(heapq.heappop(self._waiting)[-1], self._clock())
+        self._scheduled = False
+        if self._waiting:
+            self._schedule()

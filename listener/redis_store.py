@@ -42,7 +42,7 @@ return {now_ms, added, redis.call('GET', KEYS[2])}
 
 #: As _BEAT, of a listener that is known: a lost one learns from _BEAT that it is. KEYS listeners, suspects; ARGV
 #: listener id, connection key or nothing.
-_PULSE = """
+_BEAT_IF_KNOWN = """
 local time = redis.call('TIME')
 redis.call('ZADD', KEYS[1], 'XX', time[1] * 1000 + math.floor(time[2] / 1000), ARGV[1])
 if ARGV[2] ~= '' then
@@ -103,8 +103,8 @@ def client(url: str) -> redis.asyncio.Redis:
         raise errors.InvalidSettings("  REDIS_URL: is not a usable URL") from None
 
 
-class PulseStore:
-    """Redis as the thread of `Pulse` uses it.
+class ThreadStore:
+    """Redis as the thread of `HeartbeatThread` uses it.
 
     Args:
         url: Of Redis.
@@ -127,7 +127,7 @@ class PulseStore:
             QueueUnavailable: Redis failed or did not answer in time.
         """
         try:
-            self._redis.eval(_PULSE, 2, keys.LISTENERS, keys.SUSPECTS, self._listener_id, suspect)
+            self._redis.eval(_BEAT_IF_KNOWN, 2, keys.LISTENERS, keys.SUSPECTS, self._listener_id, suspect)
         except (RedisError, OSError) as exc:
             raise errors.QueueUnavailable(logs.redact(str(exc)) or type(exc).__name__) from exc
 

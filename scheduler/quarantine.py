@@ -1,7 +1,7 @@
 """Parks a connection for a while whose event socket stops one listener after the other.
 
 The listener names it: before its heartbeats end, its thread says which socket its event loop was reading
-(`listener.pulse`). Being held by a listener that died is no evidence: all its other sockets were, too.
+(`listener.heartbeat_thread`). Being held by a listener that died is no evidence: all its other sockets were, too.
 """
 
 from __future__ import annotations

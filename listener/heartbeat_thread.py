@@ -13,7 +13,7 @@ from collections.abc import Callable
 from shared import errors
 
 
-class Pulse:
+class HeartbeatThread:
     """Beats beside `Heartbeats`, which brings reports and fetches assignments.
 
     Args:
@@ -46,7 +46,7 @@ class Pulse:
 
     def start(self) -> None:
         """Beat until stopped."""
-        threading.Thread(target=self._run, name="pulse", daemon=True).start()
+        threading.Thread(target=self._run, name="heartbeats", daemon=True).start()
 
     def stop(self) -> None:
         """Send no further heartbeat, except for one in progress."""

@@ -45,7 +45,7 @@ def test_heartbeats_go_on_while_the_event_loop_is_busy_and_end_when_it_has_stopp
 
 
 def test_a_lost_listener_is_not_made_known_by_its_thread(scheduler: Scheduler) -> None:
-    store = redis_store.PulseStore(scheduler.url, "one", seconds=1.0)
+    store = redis_store.ThreadStore(scheduler.url, "one", seconds=1.0)
     store.beat("")
     assert scheduler.redis.zscore(keys.LISTENERS, "one") is None
     scheduler.redis.zadd(keys.LISTENERS, {"one": 7})
