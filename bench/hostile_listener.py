@@ -35,6 +35,8 @@ EVENT_PAUSE_SECONDS = 0.05
 POLL_SECONDS = 0.005
 WARM_UP_SECONDS = 3.0
 _CHUNK_BYTES = 2**16
+#: The default of EVENT_MESSAGE_BYTES.
+_LARGEST_BYTES = 2**18
 #: Below the default of EVENT_FRAMES_PER_SECOND.
 _PATIENT_FRAMES_PER_SECOND = 1_900
 _PATIENT_PAUSE_SECONDS = 0.05
@@ -55,7 +57,7 @@ class Case:
         return f"{self.kind}-{self.sockets}"
 
 
-KINDS = ("nothing", "text", "pings", "fragments", "messages", "patient")
+KINDS = ("nothing", "text", "pings", "fragments", "messages", "largest", "patient")
 CASES = [Case(kind="nothing", sockets=1)] + [
     Case(kind=kind, sockets=sockets) for kind in KINDS[1:] for sockets in (1, 100)
 ]
@@ -91,21 +93,25 @@ def frame(opcode: int, body: bytes, *, fin: bool = True) -> bytes:
     return first + (struct.pack("!BH", 126, size) if size < 2**16 else struct.pack("!BQ", 127, size)) + body
 
 
-def hostile_bytes(kind: str) -> tuple[bytes, bytes]:
-    """Return what is sent first, and what is sent after it over and over."""
+def hostile_bytes(kind: str) -> bytes:
+    """Return what is sent over and over."""
     match kind:
         case "text":
-            return b"", frame(_TEXT, b"x") * (_CHUNK_BYTES // 3)
+            return frame(_TEXT, b"x") * (_CHUNK_BYTES // 3)
         case "pings":
-            return b"", frame(_PING, b"") * (_CHUNK_BYTES // 2)
+            return frame(_PING, b"") * (_CHUNK_BYTES // 2)
         case "fragments":
-            return frame(_TEXT, b"x", fin=False), frame(0, b"x", fin=False) * (_CHUNK_BYTES // 3)
-        case "messages":
-            body = json.dumps({"type": "StasisStart", "args": [[] for _ in range(2**18 - 50)]}).encode()
-            return b"", frame(_TEXT, body[: 2**20])
+            return frame(0, b"x", fin=False) * (_CHUNK_BYTES // 3)
+        case "messages" | "largest":
+            return frame(_TEXT, _nested(2**20 if kind == "messages" else _LARGEST_BYTES))
         case "patient":
-            return b"", frame(_PING, b"") * int(_PATIENT_FRAMES_PER_SECOND * _PATIENT_PAUSE_SECONDS)
-    return b"", b""
+            return frame(_PING, b"") * int(_PATIENT_FRAMES_PER_SECOND * _PATIENT_PAUSE_SECONDS)
+    return b""
+
+
+def _nested(size: int) -> bytes:
+    """Return an event of at most so many bytes, of as many lists as they hold."""
+    return json.dumps({"type": "StasisStart", "args": [[] for _ in range(size // 4 - 50)]}).encode()
 
 
 async def shake_hands(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -119,11 +125,12 @@ async def shake_hands(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 
 async def flood(kind: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Send until the listener closes the socket."""
-    first, again = hostile_bytes(kind)
+    again = hostile_bytes(kind)
     with contextlib.suppress(OSError, asyncio.IncompleteReadError):
         await shake_hands(reader, writer)
         reading = asyncio.create_task(_read_on(reader, writer))
-        writer.write(first)
+        if kind == "fragments":
+            writer.write(frame(_TEXT, b"x", fin=False))
         while not reading.done():
             if again:
                 writer.write(again)

@@ -58,7 +58,7 @@ class BoundedConnection(client.ClientConnection):
     ) -> None:
         super().__init__(protocol, **options)
         self.name = name
-        self.attained_seconds = 0.0
+        self.reads_behind = 0
         self.expected_seconds = limits.turn_seconds
         self._turns = turns
         self._limits = limits

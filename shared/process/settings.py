@@ -220,7 +220,10 @@ class Listener(WithHeartbeats):
     )
     event_bytes_per_second: int = Field(default=2_000_000, ge=10_000, description="The same for bytes.")
     event_message_bytes: int = Field(
-        default=2**20, ge=2**16, le=2**24, description="A larger message of an event socket is refused."
+        default=2**18,
+        ge=2**16,
+        le=2**24,
+        description="A larger message of an event socket is refused: parsing one holds up everything else.",
     )
     event_lag_seconds: float = Field(
         default=10.0,

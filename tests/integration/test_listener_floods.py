@@ -26,7 +26,7 @@ from tests.support.scenes import play, until
 pytestmark = pytest.mark.services
 
 FRAGMENT = b"\x00\x01x"
-MEGABYTE = b"\x81\x7f" + (2**20).to_bytes(8, "big") + b"[" * 2**20
+LARGEST = b"\x81\x7f" + (2**18).to_bytes(8, "big") + b"[" * 2**18
 
 
 @dataclass
@@ -70,7 +70,7 @@ async def flooding(first: bytes, again: bytes) -> AsyncIterator[Flood]:
         (b"", b"\x81\x01x" * 10_000, "more than 500 websocket frames a second"),
         (b"", b"\x89\x00" * 10_000, "more than 500 websocket frames a second"),
         (b"\x01\x01x", FRAGMENT * 10_000, "more than 500 websocket frames a second"),
-        (b"", MEGABYTE, "more than 500000 bytes a second"),
+        (b"", LARGEST, "more than 500000 bytes a second"),
     ],
     ids=["text", "pings", "fragments", "messages"],
 )
