@@ -16,12 +16,16 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+#: A socket that has kept up for this many reads goes before any that floods, for as many reads.
+_MOST_CREDIT = -20
+
 
 class Reader(Protocol):
     """A socket, as its turns see it. ReadTurns keeps the numbers."""
 
     name: str
-    #: Its reads since it last had nothing left to read. Each is bounded, and a clock would count what else runs.
+    #: Its reads since it last had nothing left to read; less than 0 for one that kept up before, so that it keeps up
+    #: again. Each read is bounded, and a clock would count what else runs.
     reads_behind: int
     #: How long its next read is expected to take: decides between equals.
     expected_seconds: float
@@ -84,7 +88,10 @@ class ReadTurns:
         spent = clock() - began
         self.reading = ""
         self._used_seconds += spent
-        reader.reads_behind = 0 if reader.is_caught_up else reader.reads_behind + 1
+        if reader.is_caught_up:
+            reader.reads_behind = max(_MOST_CREDIT, min(reader.reads_behind, 0) - 1)
+        else:
+            reader.reads_behind += 1
         # One long read, with a garbage collection in it, says little about the next one.
         reader.expected_seconds = min(spent, self._turn_seconds)
         if more:

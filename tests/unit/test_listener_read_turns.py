@@ -52,7 +52,7 @@ def test_a_socket_is_read_at_once_while_nothing_waits() -> None:
     reader = Reader(scene, "tenant", reads=1, seconds=0.3)
     assert scene.turns.ready(reader)
     assert scene.order == ["tenant"]
-    assert not reader.reads_behind
+    assert reader.reads_behind == -1
 
 
 def test_a_flood_leaves_the_event_loop_after_each_turn() -> None:
@@ -124,4 +124,20 @@ def test_a_tenant_whose_read_was_interrupted_for_long_still_goes_first() -> None
         scene.turns.ready(Reader(scene, f"flood {number}", reads=1000, seconds=1.0))
     for _ in range(6):
         scene.end_turn()
+    assert tenant.reads == 0
+
+
+def test_a_tenant_that_kept_up_keeps_up_though_it_has_more_to_read_than_an_equal_share() -> None:
+    scene = Scene()
+    tenant = Reader(scene, "tenant", reads=0, seconds=0.3)
+    for _ in range(20):
+        tenant.reads = 1
+        scene.turns.ready(tenant)
+        scene.now += 10
+    for number in range(100):
+        scene.turns.ready(Reader(scene, f"flood {number}", reads=1000, seconds=1.0))
+    tenant.reads = 10
+    scene.turns.ready(tenant)
+    scene.end_turn()
+    scene.end_turn()
     assert tenant.reads == 0
