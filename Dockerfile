@@ -25,7 +25,8 @@ RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin ari-
 COPY --from=build /opt/ari-pipeline /opt/ari-pipeline
 ENV PATH=/opt/ari-pipeline/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    HEALTH_FILE=/dev/shm/ari-pipeline-alive
+    HEALTH_FILE=/dev/shm/ari-pipeline-alive \
+    RES_OPTIONS="timeout:2 attempts:2"
 # Nothing is in it: no .env is found, settings come from the environment.
 WORKDIR /srv
 USER 10001

@@ -159,7 +159,11 @@ def list_connections() -> None:
 
 @app.command()
 def unpark(organization: Organization) -> None:
-    """Connect a parked connection again. It was parked because a competing client took over its app twice."""
+    """Connect a parked or quarantined connection again.
+
+    It was parked because a competing client took over its app twice, or quarantined because reading its events stopped
+    several listeners.
+    """
     with tools.opened() as (_, db), db.connection() as connection:
         rows = connection.execute(connections.UNPARK, [organization]).fetchall()
     if not rows:

@@ -121,7 +121,7 @@ def readers(db: database.Database, url: str, size: Size) -> dict[str, Callable[[
     """Return name → what reads calls or timeline, each by the product's own code; for one organization, the 77th."""
     store = postgres_calls.PostgresCalls(db, who="bench", prefix="aip-")
     minutes = quotas.Quotas(db, now=store.now)
-    sockets = socket_rows.SocketRows(db, drain_seconds=14_400, reclaim_seconds=10)
+    sockets = socket_rows.SocketRows(db, drain_seconds=14_400, reclaim_seconds=10, quarantine_seconds=900)
     version, number = ConnectionVersion(77, 1), size.calls // 2 + 7
     call_id, channel = _call_id(number), f"17325{number}.{number}"
 

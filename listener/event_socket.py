@@ -1,11 +1,12 @@
 """One event socket: opened, read, and opened again until it is replaced, superseded, drained or cancelled.
 
-The read loop awaits only the next message: Asterisk cuts off a reader that stalls for 100 ms.
+Taking a message waits for nothing: Asterisk cuts off a reader that stalls for 100 ms.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -32,8 +33,8 @@ _UNREADABLE_LOG_PAUSE_SECONDS = 5.0
 class Stream(Protocol):
     """An open websocket (`websocket.EventStream`)."""
 
-    async def receive(self) -> bytes:
-        """Return the next message; raises SocketBroken when the websocket is closed."""
+    async def pass_messages(self, take: Callable[[bytes], bool]) -> None:
+        """Pass each message to `take`, until it returns False; raises SocketBroken when the websocket is closed."""
 
     async def close(self) -> None:
         """Close the websocket, in bounded time."""
@@ -53,8 +54,8 @@ class SocketObserver(Protocol):
 class SocketContext:
     """What all sockets of a listener share."""
 
-    #: (URL, Authorization header, CA bundle) → an open websocket; raises SocketBroken.
-    connect: Callable[[str, str, str | None], Awaitable[Stream]]
+    #: (URL, Authorization header, CA bundle, name) → an open websocket; raises SocketBroken.
+    connect: Callable[[str, str, str | None, str], Awaitable[Stream]]
     #: Opens a sealed password; raises SealBroken.
     unseal: Callable[[str], str]
     buffer: Buffer
@@ -158,7 +159,7 @@ class EventSocket:
             self._enter(SocketState.CONNECTED)
             self._log.info("socket connected", socket=self._id)
             self._observer.on_open(self)
-            await self._read(stream, ends)
+            await stream.pass_messages(functools.partial(self._take, ends))
             self._enter(SocketState.REPLACED)
             self._log_disconnect("app taken over by another client")
         except asyncio.CancelledError:
@@ -186,26 +187,24 @@ class EventSocket:
             async with self._context.limiter.slot():
                 # The lease may have ended while this socket waited for its slot.
                 if self._context.lease.valid:
-                    return await self._context.connect(url, header, assignment.ca_bundle)
+                    return await self._context.connect(url, header, assignment.ca_bundle, assignment.key)
 
-    async def _read(self, stream: Stream, ends: LegEnds) -> None:
-        """Read until another socket takes the app over."""
-        now_ms = self._context.now_ms
-        while True:
-            raw = await stream.receive()
-            self._last_event_ms = at_ms = now_ms()
-            if not events.may_match(raw):
-                continue
-            try:
-                event = events.parse(raw)
-            except errors.InvalidEvent as exc:
-                self._note_unreadable(exc)
-                continue
-            if event is None:
-                continue
-            if event.type is events.EventType.APPLICATION_REPLACED:
-                return
-            ends.take(event, at_ms)
+    def _take(self, ends: LegEnds, raw: bytes) -> bool:
+        """Take one message; return False if another socket has taken the app over."""
+        self._last_event_ms = at_ms = self._context.now_ms()
+        if not events.may_match(raw):
+            return True
+        try:
+            event = events.parse(raw)
+        except errors.InvalidEvent as exc:
+            self._note_unreadable(exc)
+            return True
+        if event is None:
+            return True
+        if event.type is events.EventType.APPLICATION_REPLACED:
+            return False
+        ends.take(event, at_ms)
+        return True
 
     def _buffer_event(self, event: events.Event, at_ms: int) -> bool:
         """Buffer an event's message, if it has one; return False when it had to be dropped."""

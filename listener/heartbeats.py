@@ -1,4 +1,7 @@
-"""Heartbeat loop: reports liveness and socket states to the scheduler through Redis, and fetches the assignments."""
+"""Heartbeat loop: reports liveness and socket states to the scheduler through Redis, and fetches the assignments.
+
+The heartbeats of `heartbeat_thread` are beside it: they tell only that the listener is alive.
+"""
 
 from __future__ import annotations
 

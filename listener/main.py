@@ -14,21 +14,23 @@ import signal
 import sys
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 import uvloop
 
 from listener import redis_store, tasks, websocket
 from listener.assignment_lease import AssignmentLease
+from listener.bounded_connection import ReadLimits
 from listener.buffer import Buffer
 from listener.connect_limiter import ConnectLimiter
 from listener.event_socket import SocketContext
+from listener.heartbeat_thread import HeartbeatThread
 from listener.heartbeats import Heartbeats
 from listener.publisher import Publisher
+from listener.read_turns import ReadTurns
 from listener.socket_pool import SocketPool
 from shared import errors
-from shared.asterisk import tls
+from shared.asterisk import name_lookups, tls
 from shared.broker.bounds import Bounds
 from shared.process import health, logs, open_files, settings
 from shared.process.redis_clock import RedisClock
@@ -43,16 +45,7 @@ _PATIENCE_SECONDS = 0.2
 _LAST_RESORT_SECONDS = 10.0
 #: The lease ends after this part of the time after which the scheduler counts the listener as lost.
 _LEASE_PART = 0.75
-#: Names are resolved in threads: a few dead name servers must not delay the other lookups.
-_RESOLVERS = 64
 _SPARE_FILES = 200
-
-
-class _Resolvers(ThreadPoolExecutor):
-    """Threads that resolve names. The end of the process does not wait for them: a lookup may take half a minute."""
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        super().shutdown(wait=False, cancel_futures=True)
 
 
 class Listener:
@@ -77,9 +70,12 @@ class Listener:
         self._buffer = Buffer(capacity=config.listener_buffer, share=config.listener_buffer_share)
         self._lease = AssignmentLease(config.listener_timeout_seconds * _LEASE_PART)
         clock = RedisClock()
+        turns = ReadTurns(config.read_turn_ms / 1000, asyncio.get_running_loop().call_later)
+        lookups = name_lookups.NameLookups(config.guard(), threads=config.name_lookups)
+        connect = functools.partial(websocket.connect, lookups=lookups, turns=turns, limits=read_limits(config))
         self._pool = SocketPool(
             SocketContext(
-                connect=functools.partial(websocket.connect, rule=config.guard()),
+                connect=connect,
                 unseal=config.sealer().open,
                 buffer=self._buffer,
                 now_ms=lambda: clock.now_ms() or 0,
@@ -98,6 +94,13 @@ class Listener:
             interval_seconds=config.heartbeat_seconds,
             capacity=config.listener_capacity,
         )
+        beats = redis_store.ThreadStore(config.redis_url.get_secret_value(), self.id, seconds=config.heartbeat_seconds)
+        self._heartbeat_thread = HeartbeatThread(
+            beats.beat,
+            lambda: turns.reading,
+            interval_seconds=config.heartbeat_seconds,
+            silent_seconds=config.listener_timeout_seconds,
+        )
         publisher = Publisher(self._store, self._buffer, jitter)
         self._heartbeats = functools.partial(tasks.supervise, "heartbeats", heartbeats.run, jitter)
         self._publisher = functools.partial(tasks.supervise, "publisher", publisher.run, jitter)
@@ -108,8 +111,11 @@ class Listener:
         heartbeats = asyncio.create_task(self._heartbeats(), name="heartbeats")
         publisher = asyncio.create_task(self._publisher(), name="publisher")
         liveness = asyncio.create_task(self._liveness(), name="liveness")
+        turns = asyncio.create_task(self._note_turns(), name="turns")
+        self._heartbeat_thread.start()
         try:
             await stop.wait()
+            self._heartbeat_thread.stop()
             deadline = asyncio.get_running_loop().time() + self._config.drain_seconds
             await tasks.end([heartbeats], patience_seconds=_PATIENCE_SECONDS)
             async with asyncio.timeout_at(deadline):
@@ -118,8 +124,9 @@ class Listener:
         except TimeoutError:
             _log.warning("listener stopped early, DRAIN_SECONDS exceeded", events_lost=self._buffer.size)
         finally:
+            self._heartbeat_thread.stop()
             await self._pool.close()
-            await tasks.end([heartbeats, publisher, liveness], patience_seconds=_PATIENCE_SECONDS)
+            await tasks.end([heartbeats, publisher, liveness, turns], patience_seconds=_PATIENCE_SECONDS)
             with contextlib.suppress(TimeoutError, OSError):
                 await self._store.close()
 
@@ -129,6 +136,12 @@ class Listener:
         while True:
             liveness.touch()
             await asyncio.sleep(health.TOUCH_SECONDS)
+
+    async def _note_turns(self) -> None:
+        """Tell the heartbeat thread that the event loop turns."""
+        while True:
+            self._heartbeat_thread.note_turn()
+            await asyncio.sleep(self._config.heartbeat_seconds / 2)
 
     async def _shut_down(self, deadline: float) -> None:
         """Hand the sockets over, close those that are left, push the waiting events, delete the reports."""
@@ -160,9 +173,21 @@ class Listener:
                     await asyncio.sleep(_POLL_SECONDS)
 
 
+def read_limits(config: settings.Listener) -> ReadLimits:
+    """Return what one event socket may bring."""
+    return ReadLimits(
+        read_bytes=config.read_bytes,
+        turn_frames=config.read_frames,
+        turn_seconds=config.read_ms / 1000,
+        frames_per_second=config.event_frames_per_second,
+        bytes_per_second=config.event_bytes_per_second,
+        message_bytes=config.event_message_bytes,
+        lag_seconds=config.event_lag_seconds,
+    )
+
+
 async def _serve(config: settings.Listener) -> None:
     loop = asyncio.get_running_loop()
-    loop.set_default_executor(_Resolvers(_RESOLVERS, thread_name_prefix="resolver"))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop_or_exit, stop, number, config.drain_seconds)
@@ -191,7 +216,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    status = main()
-    sys.stderr.flush()
-    # Not sys.exit: it would wait for the resolvers.
-    os._exit(status)
+    sys.exit(main())

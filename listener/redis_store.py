@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis.asyncio
+from redis import retry as sync_retry
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
@@ -38,6 +39,18 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local added = redis.call('ZADD', KEYS[1], now_ms, ARGV[1])
 redis.call('HSET', KEYS[3], ARGV[1], ARGV[2])
 return {now_ms, added, redis.call('GET', KEYS[2])}
+"""
+
+#: As _BEAT, of a listener that is known: a lost one learns from _BEAT that it is. KEYS listeners, suspects; ARGV
+#: listener id, connection key or nothing.
+_BEAT_IF_KNOWN = """
+local time = redis.call('TIME')
+redis.call('ZADD', KEYS[1], 'XX', time[1] * 1000 + math.floor(time[2] / 1000), ARGV[1])
+if ARGV[2] ~= '' then
+    redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+else
+    redis.call('HDEL', KEYS[2], ARGV[1])
+end
 """
 
 #: KEYS listeners, capacities; ARGV listener id, time-out of a heartbeat in ms → how many other listeners are alive.
@@ -89,6 +102,35 @@ def client(url: str) -> redis.asyncio.Redis:
     except ValueError:
         # Not chained: its text may show the URL.
         raise errors.InvalidSettings("  REDIS_URL: is not a usable URL") from None
+
+
+class ThreadStore:
+    """Redis as the thread of `HeartbeatThread` uses it.
+
+    Args:
+        url: Of Redis.
+        seconds: Bounds each heartbeat: the next one is not to wait for it.
+    """
+
+    def __init__(self, url: str, listener_id: str, *, seconds: float) -> None:
+        self._redis = redis.Redis.from_url(
+            url, socket_connect_timeout=seconds, socket_timeout=seconds, retry=sync_retry.Retry(NoBackoff(), 0)
+        )
+        self._listener_id = listener_id
+
+    def beat(self, suspect: str) -> None:
+        """Send one heartbeat of a listener that Redis knows.
+
+        Args:
+            suspect: The connection key of the socket that holds the event loop up; empty for none.
+
+        Raises:
+            QueueUnavailable: Redis failed or did not answer in time.
+        """
+        try:
+            self._redis.eval(_BEAT_IF_KNOWN, 2, keys.LISTENERS, keys.SUSPECTS, self._listener_id, suspect)
+        except (RedisError, OSError) as exc:
+            raise errors.QueueUnavailable(logs.redact(str(exc)) or type(exc).__name__) from exc
 
 
 class RedisStore:

@@ -1,6 +1,7 @@
 """The websocket to an Asterisk: its address, and opening, reading and closing it, each in bounded time.
 
-The only module that imports websockets. An error never quotes the peer: it may send our credentials back.
+With `bounded_connection` the only module that imports websockets. An error never quotes the peer: it may send our
+credentials back.
 """
 
 from __future__ import annotations
@@ -8,24 +9,26 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import logging
 import socket
 import ssl
 import urllib.parse
+from collections.abc import Callable
+from typing import Any, cast
 
 from websockets import exceptions
 from websockets.asyncio import client
 from websockets.frames import CloseCode
 
+from listener.bounded_connection import BoundedConnection, Flooded, ReadLimits
+from listener.read_turns import ReadTurns
 from shared import errors
-from shared.asterisk import address_guard, tcp_connector, tls
+from shared.asterisk import name_lookups, tls
 
 _OPEN_SECONDS = 10.0
 _CLOSE_SECONDS = 2.0
 _PING_SECONDS = 5.0
-_MAX_BYTES = 2**20
-#: Frames read ahead before the transport is paused; one read of it brings some hundred small ones.
-_READ_AHEAD = 1024
 
 _SCHEMES = {"http": "ws", "https": "wss"}
 _FIRST_PRINTABLE = "!"
@@ -110,17 +113,19 @@ class _Connect(client.connect):
 class EventStream:
     """An open websocket."""
 
-    def __init__(self, connection: client.ClientConnection) -> None:
+    def __init__(self, connection: BoundedConnection) -> None:
         self._connection = connection
 
-    async def receive(self) -> bytes:
-        """Return the next message, undecoded.
+    async def pass_messages(self, take: Callable[[bytes], bool]) -> None:
+        """Pass each message, undecoded, to `take`, until it returns False.
 
         Raises:
             SocketBroken: The websocket is closed.
         """
         try:
-            return await self._connection.recv(decode=False)
+            await self._connection.pass_messages(take)
+        except Flooded as exc:
+            raise SocketBroken(f"closed by us: Asterisk sent {exc}", lasting=True, unreadable=True) from None
         except exceptions.ConnectionClosed as exc:
             raise _closed(exc) from None
 
@@ -138,16 +143,18 @@ async def connect(
     url: str,
     authorization: str,
     ca_bundle: str | None,
+    name: str,
     *,
-    rule: address_guard.AddressGuard,
-    resolve: tcp_connector.Resolve = socket.getaddrinfo,
+    lookups: name_lookups.NameLookups,
+    turns: ReadTurns,
+    limits: ReadLimits,
 ) -> EventStream:
     """Open a websocket, within _OPEN_SECONDS.
 
     Args:
         ca_bundle: For wss, the certificates to trust; None for the system's authorities.
-        rule: Checks the very address that is connected to.
-        resolve: A parameter for tests.
+        name: Of the socket, for `turns`.
+        lookups: Checks the very address that is connected to.
 
     Raises:
         SocketBroken: It could not be opened.
@@ -155,7 +162,7 @@ async def connect(
     try:
         trust = tls.context(ca_bundle) if url.startswith("wss:") else None
         async with asyncio.timeout(_OPEN_SECONDS):
-            connection = await _Connect(
+            connection: Any = await _Connect(
                 url,
                 additional_headers={"Authorization": authorization},
                 user_agent_header="ari-pipeline",
@@ -164,12 +171,14 @@ async def connect(
                 close_timeout=_CLOSE_SECONDS,
                 ping_interval=_PING_SECONDS,
                 ping_timeout=_PING_SECONDS,
-                max_size=_MAX_BYTES,
-                max_queue=_READ_AHEAD,
+                max_size=limits.message_bytes,
                 logger=_log,
                 ssl=trust,
+                create_connection=cast(
+                    Any, functools.partial(BoundedConnection, name=name, turns=turns, limits=limits)
+                ),
                 # Given a socket, websockets resolves no name and uses no proxy.
-                sock=await _connected_socket(url, rule, resolve),
+                sock=await _connected_socket(url, lookups),
             )
     except (errors.InvalidConfiguration, errors.EndpointRefused) as exc:
         raise SocketBroken(str(exc), lasting=True) from None
@@ -180,9 +189,7 @@ async def connect(
     return EventStream(connection)
 
 
-async def _connected_socket(
-    url: str, rule: address_guard.AddressGuard, resolve: tcp_connector.Resolve
-) -> socket.socket:
+async def _connected_socket(url: str, lookups: name_lookups.NameLookups) -> socket.socket:
     """Connect to the first address of the host that accepts; each gets an equal share of the time that is left.
 
     The asynchronous twin of `tcp_connector.TcpConnector.connect`.
@@ -191,7 +198,7 @@ async def _connected_socket(
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "wss" else 80)
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + _OPEN_SECONDS
-    addresses = await loop.run_in_executor(None, tcp_connector.lookup, rule, host, port, resolve)
+    addresses = await asyncio.wrap_future(lookups.start(host, port))
     reason: OSError = TimeoutError()
     for number, address in enumerate(addresses):
         share = max(0.0, ends_at - loop.time()) / (len(addresses) - number)
@@ -237,7 +244,7 @@ def _closed(exc: exceptions.ConnectionClosed) -> SocketBroken:
     sent, received = exc.sent, exc.rcvd
     if sent is not None and not exc.rcvd_then_sent:
         if sent.code == CloseCode.MESSAGE_TOO_BIG:
-            return SocketBroken(f"received a message larger than {_MAX_BYTES} bytes (1009)", unreadable=True)
+            return SocketBroken("received a message larger than EVENT_MESSAGE_BYTES (1009)", unreadable=True)
         if sent.code == CloseCode.INTERNAL_ERROR:
             return SocketBroken(f"no answer to a ping within {_PING_SECONDS:.0f} s")
         if sent.code in (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA):

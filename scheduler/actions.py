@@ -29,6 +29,8 @@ class Action(StrEnum):
     RECLAIM = "reclaim"
     #: Leave the app to the competing client, which has taken it again after the reclaim: no tug-of-war.
     PARK = "park"
+    #: Let a socket be assigned again that has been in quarantine for long enough.
+    END_QUARANTINE = "end-quarantine"
     #: Count the next preemption as the first: the reclaimed app has been ours for long enough.
     CLEAR_RECLAIMS = "clear-reclaims"
 
@@ -58,12 +60,10 @@ def next_action(socket: EventSocket, report: Report | None, previous: Report | N
     """
     if socket.superseded:
         return Action.RETIRE if _can_retire(socket) else _hand_off_action(socket, report, previous)
+    if socket.quarantine_over:
+        return Action.END_QUARANTINE
     if report is not None and report.state is SocketState.REPLACED:
-        if socket.reclaims:
-            return Action.PARK
-        if not socket.preempted:
-            return Action.MARK_PREEMPTED
-        return Action.RECLAIM if socket.may_reclaim else Action.KEEP
+        return _preemption_action(socket)
     if socket.reclaims and socket.stable and _is_open(report):
         return Action.CLEAR_RECLAIMS
     return _hand_off_action(socket, report, previous)
@@ -75,6 +75,15 @@ def parked_reason(socket: EventSocket) -> str:
         f"{PREEMPTED} twice: parked. Stop that client, or configure another app for us,"
         f" then: arictl connection unpark --organization {socket.organization_id}"
     )
+
+
+def _preemption_action(socket: EventSocket) -> Action:
+    """Choose what to do with a socket whose app another client has."""
+    if socket.reclaims:
+        return Action.PARK
+    if not socket.preempted:
+        return Action.MARK_PREEMPTED
+    return Action.RECLAIM if socket.may_reclaim else Action.KEEP
 
 
 def _hand_off_action(socket: EventSocket, report: Report | None, previous: Report | None) -> Action:

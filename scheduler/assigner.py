@@ -22,6 +22,7 @@ from scheduler import actions, move_plan, socket_status
 from scheduler.actions import Action, ObservedSocket
 from scheduler.leader import Leader
 from scheduler.listeners import Listeners, Snapshot
+from scheduler.quarantine import Quarantine
 from scheduler.socket_rows import EventSocket, SocketRows, SocketStatus, assignment_of
 from shared import assignments, errors
 from shared.call.ids import ConnectionVersion
@@ -72,6 +73,7 @@ class Assigner:
         listeners: Listeners,
         leader: Leader,
         timeline: Timeline,
+        quarantine: Quarantine,
         *,
         timeout_seconds: float,
         full_scan_seconds: float = _FULL_SCAN_SECONDS,
@@ -80,6 +82,7 @@ class Assigner:
         self._listeners = listeners
         self._leader = leader
         self._timeline = timeline
+        self._quarantine = quarantine
         self._timeout_seconds = timeout_seconds
         self._full_scan_seconds = full_scan_seconds
         self._term = 0
@@ -210,6 +213,9 @@ class Assigner:
         for name in snapshot.silent:
             if self._listeners.evict(name, snapshot):
                 log.warning("listener timed out", listener=name)
+                suspect = self._listeners.take_suspect(name)
+                if suspect is not None:
+                    self._quarantine.note_lost(name, suspect)
             else:
                 is_outdated = True
         return self._listeners.snapshot(f"term {self._term}") if is_outdated else snapshot
@@ -264,6 +270,9 @@ class Assigner:
                     reason = actions.parked_reason(socket)
                     socket = self._sockets.park(socket, reason)
                     self._record(socket, "Parked", "socket parked", reason)
+                case Action.END_QUARANTINE:
+                    socket = self._sockets.end_quarantine(socket)
+                    self._record(socket, "QuarantineEnded", "quarantine ended", "tried again")
                 case Action.CLEAR_RECLAIMS:
                     self._sockets.clear_reclaims(socket)
                 case Action.RELEASE_PREVIOUS:

@@ -161,6 +161,17 @@ class Listeners:
         evicted: Any = self._redis.eval(_EVICT, len(touched), *touched, name, snapshot.oldest_ms)
         return bool(evicted)
 
+    def take_suspect(self, name: str) -> ConnectionVersion | None:
+        """Return, once, whose event socket an evicted listener was reading when its event loop stopped."""
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.hget(keys.SUSPECTS, name)
+        pipeline.hdel(keys.SUSPECTS, name)
+        text, _ = pipeline.execute()
+        try:
+            return None if text is None else ConnectionVersion.parse(text.decode(errors="replace"))
+        except ValueError:
+            return None
+
     def rewrite_all(self) -> None:
         """Write every listener's assignments the next time, changed or not: what was written may be gone."""
         self._written.clear()

@@ -19,6 +19,7 @@ from scheduler.assigner import Assigner
 from scheduler.intervals import Intervals
 from scheduler.leader import Leader
 from scheduler.listeners import Listeners
+from scheduler.quarantine import Quarantine
 from scheduler.reconciler import Reconciler
 from scheduler.resyncs import TICK_SECONDS, Resyncs
 from scheduler.retention import EVERY_SECONDS, Retention
@@ -49,11 +50,18 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     leader = Leader(db, holder=f"{config.name}/{uuid.uuid4().hex[:8]}", seconds=config.lease_seconds)
     reconciler = Reconciler(db, dograh.Configurations(db), config.sealer())
     runs = dograh.Runs(db)
+    sockets = SocketRows(
+        db,
+        drain_seconds=config.removal_drain_seconds,
+        reclaim_seconds=config.reclaim_seconds,
+        quarantine_seconds=config.quarantine_seconds,
+    )
     assigner = Assigner(
-        SocketRows(db, drain_seconds=config.removal_drain_seconds, reclaim_seconds=config.reclaim_seconds),
+        sockets,
         Listeners(queues.client(redis_url), timeout_seconds=config.listener_timeout_seconds),
         leader,
         calls,
+        Quarantine(sockets, calls, deaths=config.quarantine_deaths),
         timeout_seconds=config.listener_timeout_seconds,
     )
     resyncs = Resyncs(db, commands, seconds=config.resync_seconds)

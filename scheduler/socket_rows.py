@@ -22,6 +22,9 @@ _BATCH = 1000
 _MAY_RECLAIM = "coalesce(clock_timestamp() - v.preempted_at >= %(reclaim)s * interval '1 second', false)"
 _HAND_OFF_OVERDUE = f"coalesce(clock_timestamp() - v.assigned_at > interval '{HAND_OFF_SECONDS} seconds', false)"
 _STABLE = f"coalesce(clock_timestamp() - v.assigned_at > interval '{_STABLE_SECONDS} seconds', false)"
+#: A socket in quarantine is parked, with an end.
+_QUARANTINE_OVER = """coalesce(v.socket_state = 'quarantined'
+    AND clock_timestamp() - v.parked_at > %(quarantine)s * interval '1 second', false)"""
 _DRAIN_OVERDUE = "coalesce(clock_timestamp() - v.superseded_at > %(drain)s * interval '1 second', false)"
 _SAME_APP_INSTANCE = "coalesce(c.state = 'active' AND n.endpoint = v.endpoint AND n.app = v.app, false)"
 _SUCCESSOR_CONNECTED = "coalesce(n.socket_state = 'connected', false)"
@@ -41,6 +44,7 @@ SELECT v.connection_id, v.version, c.organization_id, v.endpoint, v.app, v.ari_u
        v.socket_state AS state, v.socket_since AS since, v.last_event_at, v.reconnects, v.last_error AS error,
        v.past_error, v.past_error_at,
        v.reclaims, v.preempted_at IS NOT NULL AS preempted, v.parked_at IS NOT NULL AS parked,
+       {_QUARANTINE_OVER} AS quarantine_over,
        {_MAY_RECLAIM} AS may_reclaim, {_HAND_OFF_OVERDUE} AS hand_off_overdue, {_STABLE} AS stable,
        {_SAME_APP_INSTANCE} AS same_app_instance, {_SUCCESSOR_CONNECTED} AS successor_connected,
        {_HAS_CALLS} AS has_calls, {_DRAIN_OVERDUE} AS drain_overdue
@@ -52,6 +56,7 @@ SELECT v.connection_id, v.version, c.organization_id, v.endpoint, v.app, v.ari_u
 _DECISIVE = f"""
 SELECT v.connection_id, v.version, v.listener_id, v.epoch, v.previous_listener_id, v.previous_epoch, v.reclaims,
        v.superseded_at, v.preempted_at, v.parked_at, {_MAY_RECLAIM},
+       CASE WHEN v.parked_at IS NOT NULL THEN {_QUARANTINE_OVER} END,
        CASE WHEN v.previous_listener_id IS NOT NULL THEN {_HAND_OFF_OVERDUE} END,
        CASE WHEN v.reclaims > 0 THEN {_STABLE} END,
        CASE WHEN v.superseded_at IS NOT NULL THEN
@@ -111,6 +116,25 @@ UPDATE ari.connection_versions SET parked_at = clock_timestamp(), listener_id = 
 WHERE connection_id = %(connection_id)s AND version = %(version)s AND epoch = %(epoch)s
 """
 
+_QUARANTINE = """
+UPDATE ari.connection_versions SET parked_at = clock_timestamp(), listener_id = NULL, previous_listener_id = NULL,
+    previous_epoch = NULL, socket_state = 'quarantined', socket_since = clock_timestamp(), last_error = %(reason)s,
+    past_error = %(reason)s, past_error_at = clock_timestamp()
+WHERE connection_id = %(connection_id)s AND version = %(version)s AND parked_at IS NULL AND retired_at IS NULL
+"""
+
+_END_QUARANTINE = """
+UPDATE ari.connection_versions SET parked_at = NULL, socket_state = 'unassigned', socket_since = clock_timestamp(),
+    last_error = ''
+WHERE connection_id = %(connection_id)s AND version = %(version)s AND epoch = %(epoch)s
+"""
+
+_COUNT_NOTES = """
+SELECT count(*) AS notes FROM ari.timeline
+WHERE call_id IS NULL AND connection_id = %(connection_id)s AND kind = 'note' AND name = %(name)s
+  AND at > clock_timestamp() - %(quarantine)s * interval '1 second'
+"""
+
 _CLEAR_RECLAIMS = (
     "UPDATE ari.connection_versions SET reclaims = 0 WHERE connection_id = %(connection_id)s AND version = %(version)s"
 )
@@ -161,8 +185,10 @@ class EventSocket:
     preempted: bool
     #: How many times in a row the app was reclaimed from a competing client.
     reclaims: int
-    #: Left to the competing client until an operator unparks it.
+    #: Left to the competing client until an operator unparks it, or in quarantine.
     parked: bool
+    #: It has been in quarantine for long enough.
+    quarantine_over: bool
     #: The competing client has had the app for long enough.
     may_reclaim: bool
     #: The assignment is older than a hand-off may take.
@@ -201,11 +227,14 @@ class SocketRows:
     Args:
         drain_seconds: How long the calls of a removed configuration may go on.
         reclaim_seconds: How long a competing client keeps the app before it is reclaimed.
+        quarantine_seconds: How long a quarantine lasts.
     """
 
-    def __init__(self, db: database.Database, *, drain_seconds: float, reclaim_seconds: float) -> None:
+    def __init__(
+        self, db: database.Database, *, drain_seconds: float, reclaim_seconds: float, quarantine_seconds: float
+    ) -> None:
         self._db = db
-        self._bounds = {"drain": drain_seconds, "reclaim": reclaim_seconds}
+        self._bounds = {"drain": drain_seconds, "reclaim": reclaim_seconds, "quarantine": quarantine_seconds}
 
     def wanted(self) -> list[EventSocket]:
         """Return every socket that is not retired: current versions, and superseded ones with calls."""
@@ -281,6 +310,25 @@ class SocketRows:
         """Assign the socket to no listener until an operator unparks it. Returns the socket as it is now."""
         self._write(_PARK, socket, reason=reason)
         return replace(socket, parked=True, listener_id=None, previous_listener_id=None, previous_epoch=None)
+
+    def quarantine(self, connection: ConnectionVersion, reason: str) -> bool:
+        """Assign the socket to no listener while the quarantine lasts; return False if it is parked or retired."""
+        values = {"connection_id": connection.connection_id, "version": connection.number, "reason": reason}
+        with self._db.connection() as db:
+            return db.execute(_QUARANTINE, values).rowcount > 0
+
+    def end_quarantine(self, socket: EventSocket) -> EventSocket:
+        """Let the socket be assigned again. Returns the socket as it is now."""
+        self._write(_END_QUARANTINE, socket)
+        return replace(socket, parked=False, quarantine_over=False)
+
+    def count_notes(self, connection: ConnectionVersion, name: str) -> int:
+        """Return how many notes of this name the connection got within the time of a quarantine."""
+        values = self._bounds | {"connection_id": connection.connection_id, "name": name}
+        with self._db.connection() as db:
+            row = db.execute(_COUNT_NOTES, values).fetchone()
+        assert row is not None
+        return int(row["notes"])
 
     def clear_reclaims(self, socket: EventSocket) -> None:
         """Count the next preemption as the first."""

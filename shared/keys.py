@@ -18,6 +18,10 @@ LISTENERS = "ari:listeners"
 #: Hash listener id → most sockets it may hold; written with each heartbeat.
 CAPACITIES = "ari:capacities"
 
+#: Hash listener id → connection key of the socket that its event loop was reading when it stopped turning: written by
+#: the listener, taken by the scheduler when that listener is lost.
+SUSPECTS = "ari:suspects"
+
 #: String, counts up with every heartbeat that brings reports: the scheduler need not read all of them each time.
 REPORTS_REVISION = "ari:reports-revision"
 

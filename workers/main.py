@@ -53,7 +53,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     waiting: awaited_legs.Waiting[Claim] = awaited_legs.Waiting()
     limits = config.limits()
     known = connections.Connections(db)
-    connector = tcp_connector.TcpConnector(config.guard())
+    connector = tcp_connector.TcpConnector(config.guard(), lookups=config.name_lookups)
     commands = queues.BrokerCommandQueue(queues.broker(redis_url, bounds=bounds))
     writer = CallWriter(store, commands, limits, who=config.name)
     routes = dograh.Routes(db)

@@ -107,6 +107,13 @@ class Base(Guarded):
     drain_seconds: float = Field(
         default=15.0, ge=0, le=300, description="After SIGTERM, a process stops within this time."
     )
+    name_lookups: int = Field(
+        default=1024,
+        ge=16,
+        le=10_000,
+        description="Maximum number of host names that one process looks up at the same time. Names that did not"
+        " answer last time may have a quarter of them.",
+    )
     process_name: str = Field(
         default="", description="The name of this process in logs, claims and leases; host and pid if empty."
     )
@@ -232,6 +239,38 @@ class Listener(WithHeartbeats):
     )
     listener_buffer_share: int = Field(
         default=2_000, ge=1, description="Maximum number of events waiting for Redis, for one connection."
+    )
+    event_frames_per_second: int = Field(
+        default=2_000,
+        ge=10,
+        description="An event socket that brings more websocket frames than this, control frames included, over"
+        " 10 s is closed and tried again after 150 to 300 s.",
+    )
+    event_bytes_per_second: int = Field(default=2_000_000, ge=10_000, description="The same for bytes.")
+    event_message_bytes: int = Field(
+        default=2**18,
+        ge=2**16,
+        le=2**24,
+        description="A larger message of an event socket is refused: parsing one holds up everything else.",
+    )
+    event_lag_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        le=300,
+        description="The same for an event socket that has had more to read than its share, for this time.",
+    )
+    read_bytes: int = Field(default=2_048, ge=512, le=262_144, description="Bytes of one read of an event socket.")
+    read_frames: int = Field(
+        default=256,
+        ge=1,
+        description="Frames after which the other event sockets are read, control frames included.",
+    )
+    read_ms: float = Field(default=1.0, gt=0, le=100, description="Time after which the other event sockets are read.")
+    read_turn_ms: float = Field(
+        default=2.0,
+        gt=0,
+        le=100,
+        description="Time after which reading pauses, for as long again, for heartbeats and all else that is due.",
     )
     heartbeat_seconds: float = Field(
         default=0.5,
@@ -387,6 +426,15 @@ class Scheduler(WithDatabase, WithHeartbeats):
         ge=0,
         le=3600,
         description="After a competing client took over an app, it is reclaimed after this time, once.",
+    )
+    quarantine_deaths: int = Field(
+        default=2,
+        ge=1,
+        le=100,
+        description="An event socket over which this many listeners stopped within QUARANTINE_SECONDS is quarantined.",
+    )
+    quarantine_seconds: float = Field(
+        default=900.0, ge=1, le=86_400, description="No listener gets a quarantined event socket for this time."
     )
     resync_seconds: float = Field(default=15.0, gt=0, le=300, description="Interval of a connection's resyncs.")
     lease_seconds: float = Field(default=2.0, gt=0, le=60, description="Duration of the leader's lease.")

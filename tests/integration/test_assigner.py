@@ -212,7 +212,7 @@ class CountedSockets(SocketRows):
 def test_while_nothing_is_new_postgres_is_not_asked(harness: SchedulerHarness, listeners: PlayedListeners) -> None:
     harness.configure(2)
     listeners.beat("l1")
-    counted = CountedSockets(harness.db, drain_seconds=60, reclaim_seconds=60)
+    counted = CountedSockets(harness.db, drain_seconds=60, reclaim_seconds=60, quarantine_seconds=60)
     assigner = harness.new_assigner(sockets=counted, full_scan_seconds=60)
     for _ in range(5):
         assigner.tick()
@@ -227,7 +227,7 @@ def test_new_reports_are_written_without_reading_the_sockets(
 ) -> None:
     harness.configure(3)
     listeners.beat("l1")
-    counted = CountedSockets(harness.db, drain_seconds=60, reclaim_seconds=60)
+    counted = CountedSockets(harness.db, drain_seconds=60, reclaim_seconds=60, quarantine_seconds=60)
     assigner = harness.new_assigner(sockets=counted)
     for _ in range(3):
         assigner.tick()
@@ -287,7 +287,7 @@ def test_without_a_live_listener_a_silent_one_is_not_a_reason_to_read_on(
     listeners.beat("l1")
     harness.tick(2)
     listeners.die("l1")
-    counted = CountedSockets(harness.db, drain_seconds=60, reclaim_seconds=60)
+    counted = CountedSockets(harness.db, drain_seconds=60, reclaim_seconds=60, quarantine_seconds=60)
     assigner = harness.new_assigner(sockets=counted, timeout_seconds=0.2)
 
     def settles() -> bool:
@@ -332,7 +332,7 @@ def test_a_change_of_a_socket_by_another_process_is_seen(
 ) -> None:
     harness.configure(2)
     listeners.beat("l1")
-    counted = CountedSockets(harness.db, drain_seconds=60, reclaim_seconds=60)
+    counted = CountedSockets(harness.db, drain_seconds=60, reclaim_seconds=60, quarantine_seconds=60)
     assigner = harness.new_assigner(sockets=counted)
     for _ in range(3):
         assigner.tick()

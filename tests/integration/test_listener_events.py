@@ -53,7 +53,8 @@ def test_hostile_messages_affect_their_sender_only(scheduler: Scheduler) -> None
             assert (report.unreadable, report.reconnects) == (len(garbage) + 3, 1)
             assert (unharmed.unreadable, unharmed.reconnects) == (0, 0)
             resyncs = sorted(scheduler.resyncs())
-            assert resyncs == [(1, "connected"), (1, "connected"), (2, "connected")], "the closed one, and no other"
+            # The second one of the closed socket takes the place of its first, which still waits.
+            assert resyncs == [(1, "connected"), (2, "connected")]
 
     play(scene())
 
@@ -73,7 +74,7 @@ _messages = st.one_of(
         st.sampled_from(sorted(stasis_start("x")["channel"])),
         _values,
     ),
-    st.sampled_from(["[" * 50_000, '{"type":"StasisStart","a":' * 20_000]),
+    st.sampled_from(["[" * 50_000, '{"type":"StasisStart","a":' * 8_000]),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
 )
 
@@ -87,7 +88,7 @@ def test_any_message_of_an_asterisk_is_counted_or_pushed(scheduler: Scheduler, s
     texts = [each if isinstance(each, str) else json.dumps(each) for each in sent]
 
     async def scene() -> None:
-        async with Asterisk() as pbx, listening(scheduler.url) as listener:
+        async with Asterisk() as pbx, listening(scheduler.url, event_bytes_per_second=10**8) as listener:
             ours = assignment(pbx, 1)
             await connected(scheduler, listener, ours)
             for text in texts:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from scheduler.socket_rows import SocketRows
 from shared.call.states import State
+from tests.support import scheduler_harness
 from tests.support.scheduler_harness import SchedulerHarness
 
 pytestmark = pytest.mark.services
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.services
 def test_what_becomes_due_with_time_changes_the_fingerprint(harness: SchedulerHarness, fields: str, later: str) -> None:
     harness.configure(1)
     harness.execute(f"UPDATE ari.connection_versions SET {fields}")
-    sockets = SocketRows(harness.db, drain_seconds=60, reclaim_seconds=60)
+    sockets = scheduler_harness.socket_rows(harness.db)
     assert sockets.fingerprint() == (before := sockets.fingerprint())
     harness.execute(f"UPDATE ari.connection_versions SET {later}")
     assert sockets.fingerprint() != before
@@ -33,7 +33,7 @@ def test_the_end_of_a_superseded_versions_last_call_changes_the_fingerprint(harn
     harness.configure(1)
     harness.execute("UPDATE ari.connection_versions SET superseded_at = now()")
     harness.new_call("1.1", State.CONNECTED, due_in=100)
-    sockets = SocketRows(harness.db, drain_seconds=60, reclaim_seconds=60)
+    sockets = scheduler_harness.socket_rows(harness.db)
     before = sockets.fingerprint()
     harness.execute("UPDATE ari.calls SET state = 'ended'")
     assert sockets.fingerprint() != before
@@ -41,7 +41,7 @@ def test_the_end_of_a_superseded_versions_last_call_changes_the_fingerprint(harn
 
 def test_a_status_does_not_change_the_fingerprint(harness: SchedulerHarness) -> None:
     harness.configure(1)
-    sockets = SocketRows(harness.db, drain_seconds=60, reclaim_seconds=60)
+    sockets = scheduler_harness.socket_rows(harness.db)
     before = sockets.fingerprint()
     harness.execute("UPDATE ari.connection_versions SET socket_state = 'connected', last_event_at = now()")
     assert sockets.fingerprint() == before, "or every status written would be followed by reading every socket"

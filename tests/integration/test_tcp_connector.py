@@ -18,6 +18,7 @@ from shared import errors
 from shared.asterisk import address_guard, ari, circuit_breaker, http_pool, rest, tcp_connector
 from shared.asterisk.endpoint import Configuration
 from simulator.testing import SimulatedAsterisk
+from tests.support import event_streams
 
 PASSWORD = "pass word & # % + : ="
 METADATA = "169.254.169.254"
@@ -88,7 +89,7 @@ def asterisk(endpoint: str, names: Names, rule: address_guard.AddressGuard = OPE
 async def opened(endpoint: str, names: Names, rule: address_guard.AddressGuard = OPEN) -> None:
     """An event socket, opened and closed."""
     url, header = websocket.socket_url(endpoint, "voiceai"), websocket.authorization("voiceai", PASSWORD)
-    stream = await websocket.connect(url, header, None, rule=rule, resolve=names)
+    stream = await event_streams.connect(url, header, None, rule=rule, resolve=names)
     await stream.close()
 
 

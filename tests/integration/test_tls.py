@@ -18,6 +18,7 @@ from shared.asterisk.endpoint import Configuration
 from simulator.testing import SimulatedAsterisk
 from tests import certificates
 from tests.certificates import Issued, Proxy
+from tests.support import event_streams
 
 PASSWORD = "pass word & # % + : ="
 
@@ -133,7 +134,7 @@ def open_socket(endpoint: str, bundle: str | None) -> None:
     async def scene() -> None:
         header = websocket.authorization("voiceai", PASSWORD)
         url = websocket.socket_url(endpoint, "voiceai")
-        stream = await websocket.connect(url, header, bundle, rule=address_guard.AddressGuard())
+        stream = await event_streams.connect(url, header, bundle, rule=address_guard.AddressGuard())
         await stream.close()
 
     asyncio.run(asyncio.wait_for(scene(), 10))

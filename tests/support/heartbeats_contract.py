@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 
 from listener import tasks
@@ -39,7 +39,7 @@ class FakeStream:
     def break_off(self) -> None:
         self._broken.set()
 
-    async def receive(self) -> bytes:
+    async def pass_messages(self, _take: Callable[[bytes], bool]) -> None:
         await self._broken.wait()
         raise SocketBroken("connection lost")
 
@@ -104,7 +104,7 @@ class Scene:
             capacity=capacity,
         )
 
-    async def _connect(self, url: str, _authorization: str, _ca_bundle: str | None) -> FakeStream:
+    async def _connect(self, url: str, _authorization: str, _ca_bundle: str | None, _name: str) -> FakeStream:
         self.streams.append(FakeStream(url))
         return self.streams[-1]
 

@@ -15,6 +15,7 @@ import redis
 from scheduler.assigner import Assigner
 from scheduler.leader import Leader
 from scheduler.listeners import Listeners
+from scheduler.quarantine import Quarantine
 from scheduler.reconciler import Reconciler
 from scheduler.socket_rows import SocketRows
 from shared import assignments, errors, keys, messages, queues
@@ -130,11 +131,13 @@ class SchedulerHarness:
         timeout_seconds: float = TIMEOUT,
         full_scan_seconds: float = 0.0,
     ) -> Assigner:
+        sockets = sockets or socket_rows(self.db)
         return Assigner(
-            sockets or SocketRows(self.db, drain_seconds=60, reclaim_seconds=60),
+            sockets,
             listeners or Listeners(client or self.client, timeout_seconds=timeout_seconds),
             self.leader,
             self.store,
+            Quarantine(sockets, self.store, deaths=2),
             timeout_seconds=timeout_seconds,
             full_scan_seconds=full_scan_seconds,
         )
@@ -199,6 +202,11 @@ class SchedulerHarness:
         )  # fmt: skip
         assert self.store.insert(call, [], None)
         return call
+
+
+def socket_rows(db: database.Database) -> SocketRows:
+    """Event sockets, with bounds for tests."""
+    return SocketRows(db, drain_seconds=60, reclaim_seconds=60, quarantine_seconds=60)
 
 
 @contextlib.contextmanager

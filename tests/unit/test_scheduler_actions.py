@@ -40,6 +40,10 @@ OTHER_APP = {"superseded": True, "same_app_instance": False}
         (OTHER_APP, OPEN, None, Action.RETIRE),
         (OTHER_APP | {"has_calls": True}, OPEN, None, Action.KEEP),
         (OTHER_APP | {"has_calls": True, "drain_overdue": True}, OPEN, None, Action.RETIRE),
+        # A quarantine ends by itself, unless the version is no longer wanted.
+        ({"parked": True}, None, None, Action.KEEP),
+        ({"parked": True, "quarantine_over": True}, None, None, Action.END_QUARANTINE),
+        ({"parked": True, "quarantine_over": True, "superseded": True}, None, None, Action.RETIRE),
         # A competing client: noticed, given its time, reclaimed once, then left alone.
         ({}, REPLACED, None, Action.MARK_PREEMPTED),
         ({"preempted": True}, REPLACED, None, Action.KEEP),
