@@ -228,7 +228,7 @@ class _Comparison:
     def _adopt(self, present: frozenset[str], known: list[Call]) -> None:
         """Adopt callers that are in the app and that no call knows: their StasisStart was missed."""
         callers = {call.channel_id for call in known if not call.caller_left}
-        unknown = [leg for leg in sorted(present - callers) if ids.parse(self._naming.prefix, leg) is None]
+        unknown = [leg for leg in sorted(present - callers) if ids.parse(leg) is None]
         if unknown and self._resync.connections.is_preempted(self._connection.connection_id):
             self._found("a competing client has the app: unknown callers are left to it")
             return
@@ -254,7 +254,7 @@ class _Comparison:
             self._resync.inbound.receive(connection=self._connection, leg=leg, args=leg.stasis_args)
 
     def _remove_orphans(self, present: frozenset[str], counting: set[tuple[UUID, int]], looked_at: datetime) -> None:
-        """Remove legs and bridges with our prefix whose attempt no longer counts, one after the other."""
+        """Remove legs and bridges of ours whose attempt no longer counts, one after the other."""
         names = set(present) | {bridge.id for bridge in self._bridges or ()}
         orphans = [name for name in sorted(names) if self._is_orphan(name, counting, looked_at)]
         if not orphans:
@@ -265,14 +265,14 @@ class _Comparison:
                 self.again_after = _SOON
                 return
             for name in orphans:
-                own = ids.parse(self._naming.prefix, name)
+                own = ids.parse(name)
                 self._remove(name, is_leg=own is None or own.kind is ids.Kind.MEDIA)
 
     def _is_orphan(self, name: str, counting: set[tuple[UUID, int]], looked_at: datetime) -> bool:
-        own = ids.parse(self._naming.prefix, name)
+        own = ids.parse(name)
         try:
             if own is None:
-                return ids.is_originated(self._naming.prefix, name) and self._is_unwanted_originate(name, looked_at)
+                return ids.is_originated(name) and self._is_unwanted_originate(name, looked_at)
             return (own.call_id, own.attempt) not in counting and self._counts_no_more(own, looked_at)
         except errors.CallUnreadable:
             # A newer release wrote the call.
@@ -281,8 +281,11 @@ class _Comparison:
     def _counts_no_more(self, own: ids.OwnId, looked_at: datetime) -> bool:
         call = self._store.load(own.call_id)
         if call is None:
-            # Another installation has the same prefix, or the database was restored.
-            return True
+            # The database was restored. With a prefix other than ours it is another installation's.
+            return own.prefix == self._naming.prefix
+        if not self._naming.is_of(call, own):
+            # A copy of our database has drawn its own prefix: it has our old calls, too.
+            return False
         if call.connection_id != self._connection.connection_id:
             # Another tenant shares the Asterisk: its own resync judges the leg.
             return False
@@ -294,9 +297,10 @@ class _Comparison:
     def _is_unwanted_originate(self, name: str, looked_at: datetime) -> bool:
         """True for an originated leg that rings although its call is over, or forgotten by a restored database."""
         call = self._store.originated(self._connection.connection_id, name)
-        is_over = call is None or (
-            call.state is State.ENDED and not call.caller_left and call.state_since < looked_at - _STILL
-        )
+        if call is None:
+            is_over = name.startswith(self._naming.prefix)
+        else:
+            is_over = call.state is State.ENDED and not call.caller_left and call.state_since < looked_at - _STILL
         leg = self._asterisk.channel(name) if is_over else None
         return leg is not None and leg.stasis_app is None
 

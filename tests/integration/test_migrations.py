@@ -22,7 +22,10 @@ PLATFORM = {
     "organizations", "organization_configurations", "users", "user_configurations", "workflows", "workflow_definitions",
     "workflow_runs",
 }  # fmt: skip
-OURS = {"alembic_version", "attempts", "calls", "connection_versions", "connections", "leases", "quotas", "timeline"}
+OURS = {
+    "alembic_version", "attempts", "calls", "connection_versions", "connections", "id_prefixes", "leases", "quotas",
+    "timeline",
+}  # fmt: skip
 
 
 def execute(url: str, *statements: str) -> None:

@@ -108,7 +108,7 @@ class MediaLegs(simulator_media.MediaLegs):
         owner.applications.publish(channel.id, events.dial(channel.snapshot(), "ANSWER", dialstring))
         entered = owner.enter_stasis(channel, app, args)
         self.close(channel.id)
-        own = ids.parse(PREFIX, channel.id)
+        own = ids.parse(channel.id)
         if own is not None and entered:
             owner.served.add(own.call_id)
         if not entered:
@@ -259,9 +259,7 @@ class Asterisk(switch.Switch):
     def created_by_product(self) -> list[str]:
         """Return every leg and bridge that the product created."""
         return [
-            name
-            for name in (*self.channels, *self.bridges)
-            if ids.parse(PREFIX, name) is not None or ids.is_originated(PREFIX, name)
+            name for name in (*self.channels, *self.bridges) if ids.parse(name) is not None or ids.is_originated(name)
         ]
 
     def callers_in(self, app: str) -> list[channels.Channel]:

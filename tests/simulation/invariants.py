@@ -59,12 +59,12 @@ class Invariants:
     def own(self, call: Call) -> list[str]:
         """Return the legs and bridges of a call that exist."""
         names = self._by_connection[call.connection_id].asterisk.created_by_product()
-        return [name for name in names if (own := ids.parse(PREFIX, name)) is not None and own.call_id == call.call_id]
+        return [name for name in names if (own := ids.parse(name)) is not None and own.call_id == call.call_id]
 
     def named(self, name: str) -> str:
         """Return the name of a channel or bridge in the story."""
-        own = ids.parse(PREFIX, name)
-        if ids.is_originated(PREFIX, name):
+        own = ids.parse(name)
+        if ids.is_originated(name):
             return f"<leg {name[len(PREFIX) : len(PREFIX) + 4]}>"
         if own is None:
             return name
@@ -121,7 +121,7 @@ class Invariants:
 
     def _agent_lost(self, leg_id: str) -> None:
         """Check soon that a call that has lost its agent is over."""
-        own = ids.parse(PREFIX, leg_id)
+        own = ids.parse(leg_id)
         if self.is_prompt and own is not None:
             self._world.after(_PROMPT_SECONDS, lambda: self._check_over(own.call_id))
 
@@ -141,7 +141,7 @@ class Invariants:
 
     def _media_begun(self, leg_id: str) -> None:
         """Check that the agent is not connected before the far end is on the line."""
-        own = ids.parse(PREFIX, leg_id)
+        own = ids.parse(leg_id)
         row = self._store.rows.get(own.call_id) if own is not None else None
         if row is None:
             return
