@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 
@@ -312,6 +313,21 @@ def test_a_leg_named_like_another_tenant_s_touches_nothing(make_environment: Cal
     assert states(environment) == [State.CONNECTED]
     assert caller.tenant.asterisk.is_with_agent(caller.channel)
     ends_well(environment)
+
+
+@pytest.mark.parametrize("knows_the_call", [False, True])
+def test_what_another_installation_made_is_left_alone(environment: Environment, *, knows_the_call: bool) -> None:
+    """Also if its database is a copy of ours: it knows the calls of then."""
+    asterisk, caller = environment.asterisks["pbx1"], connect(environment)
+    call_id = only(environment).call_id if knows_the_call else UUID(int=7)
+    asterisk.caller_hangs_up(caller.channel)
+    environment.world.run(environment.world.now + 10.0)
+    names = {prefix: ids.bridge_id(prefix, call_id, 2) for prefix in (PREFIX, "aip-k3x9q2-")}
+    for name in names.values():
+        asterisk.create_bridge(bridges.Bridge(id=name))
+    environment.ask_resyncs("test", full=True)
+    environment.world.run(environment.world.now + 10.0)
+    assert [name for name in names.values() if name in asterisk.bridges] == [names["aip-k3x9q2-"]]
 
 
 def test_a_caller_in_another_controller_s_bridge_is_left_alone(environment: Environment) -> None:
