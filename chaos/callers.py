@@ -78,6 +78,8 @@ class Callers:
         self._commands = queues.BrokerCommandQueue(queues.broker(redis_url))
         self._pool = ThreadPoolExecutor(16, thread_name_prefix="callers")
         self._stopping = threading.Event()
+        #: A request for a call that nothing can place yet is retried for long.
+        self.requests_calls = True
         self._lock = threading.Lock()
         #: When which leg is hung up, the next one first.
         self._ends: list[tuple[float, str]] = []
@@ -125,9 +127,10 @@ class Callers:
         chance = self._chance
         manner = chance.choices(list(MANNERS), [weight for weight, _ in MANNERS.values()])[0]
         bounds = MANNERS[manner][1]
+        direction = chance.choices(list(DIRECTIONS), list(DIRECTIONS.values()))[0]
         return _Call(
             line=chance.choice(self._lines),
-            direction=chance.choices(list(DIRECTIONS), list(DIRECTIONS.values()))[0],
+            direction=direction if self.requests_calls or direction != "outbound" else "inbound",
             manner=manner,
             seconds=chance.uniform(*bounds) if bounds else None,
             number=self.offered,

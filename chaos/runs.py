@@ -22,7 +22,8 @@ from devstack import folders
 #: Before the first fault and after the last one, with calls.
 CALM_SECONDS = 5.0
 SERVED_AGAIN_SECONDS = 12.0
-HANG_UP_SECONDS = 5.0
+#: Before the verdict the last caller has hung up.
+GONE_SECONDS = 4.0
 #: After the last fault nothing is left.
 QUIET_SECONDS = 30.0
 #: In a mixed run so many faults may last at once.
@@ -118,13 +119,14 @@ def _callers(stage: Stage, rate: float, seed: int) -> Callers:
 
 def _verdict(stage: Stage, callers: Callers, *, calls: int = 0) -> dict[str, Any]:
     """After the last fault: let calls be served again, hang up, wait until nothing may be left, judge."""
+    callers.requests_calls = False
     quiet_at = time.monotonic() + QUIET_SECONDS
     time.sleep(SERVED_AGAIN_SECONDS)
     while callers.offered < calls:
         time.sleep(0.1)
         quiet_at = time.monotonic() + QUIET_SECONDS - SERVED_AGAIN_SECONDS
     callers.stop()
-    callers.hang_up_all(seconds=HANG_UP_SECONDS)
+    callers.hang_up_all(seconds=quiet_at - GONE_SECONDS - time.monotonic())
     time.sleep(max(0.0, quiet_at - time.monotonic()))
     return stage.judge.verdict()
 

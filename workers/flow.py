@@ -63,11 +63,14 @@ class Flow:
         while claim is not None:
             claim = self._carried_out(claim)
 
-    def report(self, call: Call, *happened: facts.Fact, ordered: Step | None = None) -> Recorded:
+    def report(
+        self, call: Call, *happened: facts.Fact, ordered: Step | None = None, retry_on_conflict: bool = True
+    ) -> Recorded:
         """Record what happened to a call, and carry out the step it leads to, if this pool serves it.
 
         Args:
             ordered: The step that the message at hand orders: it is carried out in any case.
+            retry_on_conflict: If False, drop the facts when another process has written the call since it was read.
         """
         waiting = self._awaited.take(call.call_id, call.attempt, connection_id=call.connection_id)
         if waiting is not None:
@@ -76,7 +79,7 @@ class Flow:
             call = waiting.call
         started = self._writer.clock.monotonic()
         then = self._next_steps(call) if ordered is None else {ordered}
-        recorded = self._writer.record(call, *happened, then=then)
+        recorded = self._writer.record(call, *happened, then=then, retry_on_conflict=retry_on_conflict)
         self.run(claims.following(self._writer, recorded, started))
         return recorded
 

@@ -174,7 +174,9 @@ class _Comparison:
         fact = self._caller_missing(call, present) or self._media_missing(call, present) or self._bridge_wrong(call)
         if fact is not None:
             self._found(f"{call.state} call {call.call_id}: {type(fact).__name__}")
-            self._resync.flow.report(call, fact)
+            # A worker that has written or claimed the call meanwhile is at work on it: it is judged again later.
+            if not self._resync.flow.report(call, fact, retry_on_conflict=False).applied:
+                self.again_after = _SOON
 
     def _caller_missing(self, call: Call, present: frozenset[str]) -> facts.Fact | None:
         if call.state is State.RINGING:

@@ -17,6 +17,8 @@ from chaos.judge.tables import CallRow, DeadLetter
 RESYNC_SECONDS = 20
 #: An event is tried again for 20 s before it becomes a dead letter, and a statement on the way may take 5 s.
 RETRY_SECONDS = 25
+#: After an outage an event socket is open again within this time: docs/failure-modes.md, "it restarts".
+RECOVERY_SECONDS = 25.0
 #: An admitted call that is ending keeps its slot so long.
 ENDING_SLOT_SECONDS = 60
 #: A call that was bridged for less is not listened to.
@@ -180,7 +182,11 @@ def _runs_without_call(evidence: Evidence, with_call: Container[int]) -> Iterato
         else:
             text = f"run {run.id} belongs to no call"
             yield Violation(kind="run-without-call", text=text, leg=run.channel_id)
-    platform = [leg for leg in evidence.deeds.offers if _is_platform_call(evidence, leg) and leg not in evidence.rows]
+    platform = [
+        leg
+        for leg in evidence.deeds.offers
+        if _is_platform_call(evidence, leg) and all(row.workflow_run_id is None for row in evidence.rows.get(leg, ()))
+    ]
     if unnamed > len(platform):
         yield Violation(kind="run-without-call", text=f"{unnamed} runs belong to no call and name no channel")
 
@@ -193,10 +199,11 @@ def _dead_letters(evidence: Evidence) -> Iterator[Violation]:
 
 
 def explained(evidence: Evidence, letter: DeadLetter) -> bool:
-    """Whether an outage can be the reason of a dead letter: it lasted while the message was being retried."""
+    """Whether an outage can be the reason of a dead letter: it, or what followed it, lasted while it was retried."""
     row = next((row for row in evidence.tables.calls if row.call_id == letter.call_id), None)
     app = evidence.app_of(row.channel_id) if row else None
-    return any(fault.outage for fault in evidence.faults(app, (letter.at - RETRY_SECONDS, letter.at)))
+    span = (letter.at - RETRY_SECONDS, letter.at)
+    return any(fault.outage for fault in evidence.faults(app, span, after=RECOVERY_SECONDS))
 
 
 def _audio(evidence: Evidence) -> Iterator[Violation]:

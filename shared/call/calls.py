@@ -75,9 +75,10 @@ class Call:
 
     #: The last attempt committed; 0 before the first. Every attempt from 1 on may have left something behind.
     attempt: int = 0
-    #: Until then a request of the last attempt may be under way or take effect; None when its outcome is known.
+    #: Until then a request of the last attempt may be under way or take effect; None when its outcome is known. Before
+    #: the first attempt, of a call that is over: the originating request.
     attempt_in_doubt_until: datetime | None = None
-    #: The same for earlier requests, the originating one included, whose outcome stayed unknown.
+    #: The same for earlier requests whose outcome stayed unknown.
     earlier_in_doubt_until: datetime | None = None
     legs_created: bool = False
     media_ready: bool = False

@@ -68,7 +68,7 @@ class MediaLegs(simulator_media.MediaLegs):
 
     def start(self, channel: channels.Channel, url: str, app: str, args: list[str], *, dialstring: str) -> None:
         self._connecting[channel.id] = asyncio.Event()
-        self._owner.media_begun(channel.id)
+        self._owner.created(channel.id)
         plan = self._owner.plan_agent(channel.id)
         wait = _AGENT_SECONDS if plan.accepts_after_seconds is None else plan.accepts_after_seconds
         self._owner.agent_seconds = max(self._owner.agent_seconds, wait)
@@ -166,12 +166,16 @@ class Asterisk(switch.Switch):
         self.agent_seconds = 0.0
         #: Calls whose voice agent has been on the line.
         self.served: set[UUID] = set()
+        #: Legs that a request put into their bridge when another worker may have gone on already.
+        self._joined_late: set[str] = set()
         #: Called when the agent of a media leg is gone, or never came.
         self.agent_lost: Callable[[str], None] = lambda _channel_id: None
         #: Called when a dialled leg was not answered.
         self.unanswered: Callable[[channels.Channel], None] = lambda _channel: None
-        #: Called when a media leg is requested.
-        self.media_begun: Callable[[str], None] = lambda _channel_id: None
+        #: Called when a request is about to be sent.
+        self.requested: Callable[[rest.RequestBudget], None] = lambda _budget: None
+        #: Called when the product creates a media leg or a bridge, or dials.
+        self.created: Callable[[str], None] = lambda _name: None
         #: Returns the name of a channel or bridge in the story.
         self.named: Callable[[str], str] = lambda channel_id: channel_id
 
@@ -199,12 +203,31 @@ class Asterisk(switch.Switch):
 
     def add_to_bridge(self, bridge: bridges.Bridge, channel_ids: list[str]) -> None:
         fiber = greenlet.getcurrent()
-        again = [channel_id for channel_id in channel_ids if channel_id in bridge.channel_ids]
-        # A step looks first, unless it is the first that can have joined them. One that stalled may be overtaken.
-        is_blind = isinstance(fiber, Fiber) and bridge.id not in fiber.seen
-        if again and is_blind and not _has_stalled(fiber):
-            self.world.violation(f"{self.named(again[0])} is in its bridge, and is added again without a look")
+        # It takes effect late, or its step stalled: the next worker may have looked before, or joined them before.
+        is_late = not isinstance(fiber, Fiber) or has_stalled(fiber)
+        seen = fiber.bridges_seen.get(bridge.id) if isinstance(fiber, Fiber) else None
+        for leg in channel_ids:
+            if leg not in bridge.channel_ids:
+                continue
+            if seen is not None and leg in seen:
+                self.world.violation(f"{self.named(leg)} was seen in its bridge, and is added again")
+            elif not is_late and seen is None:
+                self.world.violation(f"{self.named(leg)} is in its bridge, and is added again without a look")
+            elif not is_late and leg not in self._joined_late:
+                self.world.violation(f"{self.named(leg)} is in its bridge, and is added again by another step")
         super().add_to_bridge(bridge, channel_ids)
+        if is_late:
+            self._joined_late.update(channel_ids)
+
+    def add(self, channel: channels.Channel) -> None:
+        super().add(channel)
+        if channel.kind is channels.Kind.ORIGINATED and ids.is_originated(channel.id):
+            self.created(channel.id)
+
+    def create_bridge(self, bridge: bridges.Bridge) -> None:
+        super().create_bridge(bridge)
+        if ids.parse(bridge.id) is not None:
+            self.created(bridge.id)
 
     # ── what callers and agents do ────────────────────────────────────────────────────────────────────────────────────
 
@@ -317,7 +340,7 @@ class Requests:
                 fiber.process, fiber.what, lambda number=number: ask(number),  # type: ignore[misc]
                 connection_id=fiber.connection_id, call_id=fiber.call_id,
             )  # fmt: skip
-            other.seen, other.has_stalled = fiber.seen, fiber.has_stalled
+            other.seen, other.bridges_seen, other.has_stalled = fiber.seen, fiber.bridges_seen, fiber.has_stalled
         if requests:
             ask(0)
         if missing:
@@ -327,6 +350,7 @@ class Requests:
 
     def _request(self, budget: rest.RequestBudget, request: rest.Request[Any]) -> Any:
         left = budget.seconds_left()
+        self._asterisk.requested(budget)
         self._circuit.allow(budget)
         started = self._world.now
         answer, silence = "no answer", "no answer"
@@ -382,8 +406,8 @@ class Requests:
             raise errors.AsteriskUnreachable("connection failed: ConnectionResetError") from None
         if asterisk.life != life:
             raise errors.AsteriskUnreachable("connection failed: ConnectionResetError")
-        if request.method == "GET" and request.path[0] == "bridges":
-            fiber.seen.add(request.path[-1])
+        if request.method == "GET" and request.path[0] == "bridges" and len(request.path) > 1:
+            fiber.bridges_seen[request.path[1]] = frozenset(answer.body["channels"])
         is_look = request.method == "GET" and request.path[0] == "channels"
         if is_look and answer.body["dialplan"]["app_name"] == "Stasis":
             fiber.seen.add(request.path[1])
@@ -401,7 +425,8 @@ class Requests:
                 return status, {"message": message}
             case Fault.UNANSWERED:
                 effect()
-            case Fault.LATE:
+            # That of a step which stalled is not sent: nothing bounds how late it would be.
+            case Fault.LATE if not has_stalled(greenlet.getcurrent()):
                 self._world.after(choices.between(0.1, min(left, self._seconds) + _EFFECT_SECONDS), late)
         self._world.pause(min(left, self._seconds))
         raise errors.AsteriskUnreachable("no answer in time")
@@ -430,7 +455,7 @@ class Requests:
         return f"{request.method} /{'/'.join(map(named, request.path))} {named(whom)}".strip()
 
 
-def _has_stalled(fiber: greenlet.greenlet) -> bool:
+def has_stalled(fiber: greenlet.greenlet) -> bool:
     """True if a step or its process stalled: another one may have gone on with its call."""
     return isinstance(fiber, Fiber) and (fiber.has_stalled or fiber.process.frozen_until > 0.0)
 

@@ -76,6 +76,27 @@ class Callers:
         self._world.after(0.0, lambda: self._dial(tenant, number, run))
         return run
 
+    def platform_creates(self, tenant: Tenant, *, answers_after_seconds: float) -> Run:
+        """Let the platform create a leg first and dial it then (`POST /channels/create`): it rings in Stasis."""
+        run = self._runs.begin(tenant.organization_id)
+        self._world.after(0.0, lambda: self._create(tenant, run, answers_after_seconds))
+        return run
+
+    def _create(self, tenant: Tenant, run: Run, answers_after_seconds: float) -> None:
+        asterisk, channel_id = tenant.asterisk, f"platform-{run.run_id}-{tenant.connection_id}"
+        if not asterisk.is_running:
+            return
+        leg = channels.Channel(
+            id=channel_id, name=f"PJSIP/100-{run.run_id:08x}", kind=channels.Kind.ORIGINATED, state="Ringing"
+        )
+        run.channel_id = channel_id
+        self._world.tell(asterisk.name, "the platform creates a leg for run %s, which rings in Stasis", run.run_id)
+        asterisk.add(leg)
+        args = [f"workflow_run_id={run.run_id}", f"workflow_id={run.organization_id}"]
+        if not asterisk.enter_stasis(leg, tenant.app, args):
+            asterisk.hang_up(leg, 16, soft=False)
+        self._world.after(answers_after_seconds, lambda: asterisk.answer(leg) if asterisk.is_alive(leg) else None)
+
     def _dial(self, tenant: Tenant, number: str, run: Run) -> None:
         asterisk, channel_id = tenant.asterisk, f"platform-{run.run_id}-{tenant.connection_id}"
         if not asterisk.is_running or asterisk.is_id_in_use(channel_id):

@@ -138,7 +138,8 @@ class Environment:
         self.world.tell("", "no more faults")
         self.postgres.is_away = self.broker.is_away = False
         for worker in self.workers.processes:
-            worker.frozen_until = 0.0
+            # Not 0: it was frozen, and what it is about to do may be out of date.
+            worker.frozen_until = min(worker.frozen_until, self.world.now)
         for asterisk in self.asterisks.values():
             asterisk.is_away = False
             if not asterisk.is_running:

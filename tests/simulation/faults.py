@@ -79,7 +79,13 @@ class Target:
 
     state: str
     fault: Fault
+    #: The port calls to hit: part of their name; empty for any.
+    what: str = ""
 
+
+#: The first attempt's media leg appears late, when the call may have ended with its second attempt. Too rare otherwise.
+LATE_MEDIA_LEG = Target(State.PREPARED, Fault.LATE, "externalMedia")
+_LATE_MEDIA_LEG_WEIGHT = 12
 
 STATES = (NO_CALL, *State)
 
@@ -91,7 +97,7 @@ def pairs() -> list[Target]:
 
 def targets() -> list[Target]:
     """Return what the histories aim at, one after the other; rare pairs stand there more often."""
-    return [pair for pair in pairs() for _ in range(_weight(pair))]
+    return [pair for pair in pairs() for _ in range(_weight(pair))] + [LATE_MEDIA_LEG] * _LATE_MEDIA_LEG_WEIGHT
 
 
 def _weight(pair: Target) -> int:
@@ -99,5 +105,7 @@ def _weight(pair: Target) -> int:
     if pair.fault in OF_ENQUEUES:
         return 4
     if pair.state == State.ORIGINATING and pair.fault in OF_EVENTS:
+        return 3
+    if pair.state == State.JOINING and pair.fault in OUTAGES:
         return 3
     return 2 if is_short and pair.fault in OF_REQUESTS + OF_EVENTS + OF_MESSAGES + OUTAGES else 1

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.call import ids
+from shared.call.calls import Call
 from shared.call.states import State
 from simulator import bridges, channels
 from tests.simulation import faults
@@ -100,7 +101,7 @@ class History:
         if target.state is State.JOINING and not self.is_faultless:
             # A call stays in this state only if its media leg was not awaited.
             self.environment.awaited_legs.capacity = 0
-        self.environment.invariants.entered = self._aim
+        self.environment.invariants.entered = self._entered
         self.environment.invariants.is_prompt = self.is_faultless
         self._agents_are_good = True
         self._is_aimed = False
@@ -167,6 +168,9 @@ class History:
         if self.aims_outbound or choices.happens(0.6):
             environment.callers.request_call(tenant, number, ring_seconds=round(choices.spread(2.0, 15.0)))
             return
+        if choices.happens(0.2):
+            environment.callers.platform_creates(tenant, answers_after_seconds=choices.spread(0.1, 10.0))
+            return
         run = environment.callers.platform_calls(tenant, number)
         for other in environment.tenants:
             if other is not tenant and choices.happens(0.5):
@@ -209,6 +213,15 @@ class History:
             self.environment.callers.all.append(Caller(tenant, forged))
 
     # ── faults ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _entered(self, call: Call) -> None:
+        """A call has entered a state."""
+        self._aim(call.state)
+        if call.state is State.CONNECTED and call.attempt > 1 and not self.world.is_calm and self.choices.happens(0.5):
+            # The first attempt's requests may still take effect, when nothing is left of the call.
+            (tenant,) = (one for one in self.environment.tenants if one.connection_id == call.connection_id)
+            if (leg := tenant.asterisk.channels.get(call.channel_id)) is not None:
+                self.world.after(self.choices.spread(0.01, 3.0), lambda: tenant.asterisk.caller_hangs_up(leg))
 
     def _aim(self, state: str) -> None:
         """Bring about the fault that this history aims at, now that a call is in that state."""

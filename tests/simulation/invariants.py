@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from uuid import UUID
 
 import greenlet
 
+from shared.asterisk import rest
 from shared.call import facts, ids
-from shared.call.calls import Call
+from shared.call.calls import Call, Change
 from shared.call.states import Direction, State
 from simulator import channels
-from tests.simulation.asterisks import PREFIX, Asterisk
+from tests.simulation.asterisks import PREFIX, Asterisk, has_stalled
 from tests.simulation.callers import Caller
 from tests.simulation.platforms import Runs, Tenant
-from tests.simulation.stores import MemoryStore
+from tests.simulation.stores import MemoryStore, Row
 from tests.simulation.world import EPOCH, Fiber, World
+from workers.claims import Claim
 
 #: After the last fault every caller has an agent, or has been hung up, within this time.
 RECOVERY_SECONDS = 110.0
@@ -25,6 +27,10 @@ RECOVERY_SECONDS = 110.0
 ENDING_SECONDS = 3.0
 #: From entering Stasis to the agent, with a good agent and without faults.
 _PROMPT_SECONDS = 1.0
+#: The events that are stored although another worker has claimed the call.
+_EVENTS = frozenset({"caller_entered", "far_end_answered", "media_leg_ready", "leg_ended", "dial_ended"})
+#: The channel states of a caller or far end who may get an agent: answered, or a caller whom the product answers.
+_ON_THE_LINE = frozenset({"Up", "Ring"})
 
 
 class Invariants:
@@ -49,12 +55,14 @@ class Invariants:
         #: The history has no fault: each call must be prompt, and complete at each moment.
         self.is_prompt = False
         #: Called when a call enters a state.
-        self.entered: Callable[[str], None] = lambda _state: None
+        self.entered: Callable[[Call], None] = lambda _call: None
         for asterisk in dict.fromkeys(tenant.asterisk for tenant in tenants):
             asterisk.named = self.named
             asterisk.agent_lost = self._agent_lost
             asterisk.unanswered = functools.partial(self._unanswered, asterisk)
-            asterisk.media_begun = self._media_begun
+            asterisk.created = functools.partial(self._created, asterisk)
+            asterisk.requested = self._requested
+        store.overruled = self._overruled
 
     def own(self, call: Call) -> list[str]:
         """Return the legs and bridges of a call that exist."""
@@ -93,12 +101,29 @@ class Invariants:
             world.violation(f"{name} is entry {after.entry} of {after.channel_id}, which has entered {entries} times")
         if isinstance(fact, facts.RunAttached):
             self._run_attached[after.call_id] = self._store.now()
+        if isinstance(fact, facts.AttemptBegun) and not has_stalled(fiber):
+            self._check_attempt_before(name, after)
         if isinstance(fact, facts.Admitted) and self._slots is not None:
             self._check_slots(name, after, self._slots)
         if self.is_prompt:
             self._check_prompt(name, after)
         if before is None or before.state is not after.state:
-            self.entered(after.state)
+            self.entered(after)
+
+    def _check_attempt_before(self, name: str, call: Call) -> None:
+        """Check that no attempt begins while the agent of the one before is on the line: it takes no second leg."""
+        asterisk = self._by_connection[call.connection_id].asterisk
+        leg = asterisk.channels.get(ids.media_id(PREFIX, call.call_id, call.attempt - 1))
+        if (
+            leg is None
+            or leg.app is None
+            or ids.bridge_id(PREFIX, call.call_id, call.attempt - 1) not in asterisk.bridges
+        ):
+            return
+        # It may have come since the look for it.
+        seconds = (self._store.now() - datetime.fromisoformat(leg.creationtime)).total_seconds()
+        if seconds > _PROMPT_SECONDS:
+            self._world.violation(f"{name} begins attempt {call.attempt}, and has an agent for {seconds:.1f} s")
 
     def _check_slots(self, name: str, call: Call, slots: int) -> None:
         """Check the slots after an admission. The platform's calls are never refused, and may come after the count."""
@@ -139,15 +164,52 @@ class Invariants:
             if run.channel_id == channel_id and not run.is_completed:
                 self._world.violation(f"run {run.run_id} was not answered, and still waits")
 
-    def _media_begun(self, leg_id: str) -> None:
-        """Check that the agent is not connected before the far end is on the line."""
-        own = ids.parse(leg_id)
-        row = self._store.rows.get(own.call_id) if own is not None else None
-        if row is None:
+    def _created(self, asterisk: Asterisk, name: str) -> None:
+        """Check that what the product has just created is stored, and still wanted."""
+        own, call = ids.parse(name), self._call_of(asterisk, name)
+        if call is None or (own is not None and own.attempt > call.attempt):
+            self._world.violation(f"{self.named(name)} is created, and that is not stored")
             return
-        call = row.call
-        if not self._by_connection[call.connection_id].asterisk.entries[call.channel_id]:
-            self._world.violation(f"{self._names[call.call_id]} has no far end yet, and connects its agent")
+        # A step that stalled for longer than its claim does not know. Teardown and resync remove what it creates.
+        if call.state is State.ENDED and not has_stalled(greenlet.getcurrent()):
+            self._world.violation(f"{self._names[call.call_id]} has ended, and {self.named(name)} is created")
+        if own is not None and own.kind is ids.Kind.MEDIA:
+            self._check_far_end(asterisk, call)
+
+    def _call_of(self, asterisk: Asterisk, name: str) -> Call | None:
+        """Return the call that a media leg, a bridge or a dialled leg is of."""
+        own = ids.parse(name)
+        if own is not None:
+            row = self._store.rows.get(own.call_id)
+            return row.call if row is not None else None
+        found = (self._store.request_of(at.connection_id, name) for at in self._tenants if at.asterisk is asterisk)
+        return next((call for call in found if call is not None), None)
+
+    def _check_far_end(self, asterisk: Asterisk, call: Call) -> None:
+        """Check that the agent is not connected before the far end is on the line."""
+        name, leg = self._names[call.call_id], asterisk.channels.get(call.channel_id)
+        if not asterisk.entries[call.channel_id]:
+            self._world.violation(f"{name} has no far end yet, and connects its agent")
+        elif leg is not None and leg.state not in _ON_THE_LINE:
+            self._world.violation(f"{name} connects its agent, and its far end has not answered: {leg.state}")
+
+    def _requested(self, budget: rest.RequestBudget) -> None:
+        """Check that a step makes no request after its claim, even if it stalled before."""
+        row = self._store.rows.get(budget.call.call_id) if isinstance(budget, Claim) else None
+        if row is None or not isinstance(budget, Claim):
+            return
+        until = row.owners.get(budget.request().owner)
+        if until is not None and self._store.now() > until:
+            self._world.violation(f"{self._names[row.call.call_id]}: a request of {budget.step} comes after its claim")
+
+    def _overruled(self, row: Row, changes: Sequence[Change], owner: str) -> None:
+        """Check who writes a call that another worker has claimed: an event, or what requests have come to."""
+        fiber, fact = greenlet.getcurrent(), changes[0].fact
+        assert isinstance(fiber, Fiber)
+        is_found = fiber.what == "start_media" and isinstance(fact, facts.LegsCreated)
+        if fiber.what not in _EVENTS and owner not in row.owners and not is_found:
+            name = self._names[row.call.call_id]
+            self._world.violation(f"{name} is claimed, and {fiber.what} writes {type(fact).__name__}")
 
     def _check_over(self, call_id: UUID) -> None:
         if self._store.rows[call_id].call.state not in (State.ENDING, State.ENDED):

@@ -50,6 +50,13 @@ class Row:
     changed_at: datetime
     claim_owner: str | None = None
     claim_until: datetime | None = None
+    #: The owner of every claim that the call ever had, and when its last claim ends or would have ended.
+    owners: dict[str, datetime] = field(default_factory=dict)
+
+    def take(self, claim: ClaimRequest, now: datetime) -> None:
+        """Let an owner have the call for a while."""
+        self.claim_owner, self.claim_until = claim.owner, now + claim.duration
+        self.owners[claim.owner] = self.claim_until
 
 
 @dataclass(slots=True)
@@ -116,6 +123,9 @@ class MemoryStore:
         self._entries: dict[tuple[int, str, str], list[UUID]] = {}
         #: How often calls were written with their admission.
         self.quick_admissions = 0
+        #: Called before changes are written against a claim that stands: with the row, and the owner that writes them,
+        #: which is empty for a writer without a claim.
+        self.overruled: Callable[[Row, Sequence[Change], str], None] = lambda _row, _changes, _owner: None
 
     # ── the port ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -323,7 +333,7 @@ class MemoryStore:
     def _add(self, call: Call, claim: ClaimRequest | None, changes: Sequence[Change]) -> None:
         row = self.rows[call.call_id] = Row(changes[-1].after if changes else call, self.now())
         if claim is not None:
-            row.claim_owner, row.claim_until = claim.owner, self.now() + claim.duration
+            row.take(claim, self.now())
         self._file(call)
         self.quick_admissions += any(isinstance(change.fact, facts.RunCreated) for change in changes)
         self._watch(None, call, None)
@@ -347,7 +357,7 @@ class MemoryStore:
         now = self.now()
         if row is None or row.call.state is not steps.STEPS[claim.step].state or not _is_free(row, now):
             return None
-        row.claim_owner, row.claim_until = claim.owner, now + claim.duration
+        row.take(claim, now)
         row.call = replace(row.call, lock_version=row.call.lock_version + 1)
         return row.call
 
@@ -361,8 +371,10 @@ class MemoryStore:
 
     def _write(self, row: Row, changes: Sequence[Change], owner: str, claim: ClaimRequest | None) -> None:
         before, after, now = row.call, changes[-1].after, self.now()
+        if not _is_free(row, now) and row.claim_owner != owner:
+            self.overruled(row, changes, owner)
         if claim is not None:
-            row.claim_owner, row.claim_until = claim.owner, now + claim.duration
+            row.take(claim, now)
         elif before.state is not after.state or (owner and row.claim_owner == owner):
             row.claim_owner = row.claim_until = None
         row.call = replace(after, lock_version=before.lock_version + 1)

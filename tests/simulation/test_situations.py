@@ -323,8 +323,8 @@ def test_what_another_installation_made_is_left_alone(environment: Environment, 
     asterisk.caller_hangs_up(caller.channel)
     environment.world.run(environment.world.now + 10.0)
     names = {prefix: ids.bridge_id(prefix, call_id, 2) for prefix in (PREFIX, "aip-k3x9q2-")}
-    for name in names.values():
-        asterisk.create_bridge(bridges.Bridge(id=name))
+    # Not by `create_bridge`: no step of this installation makes them.
+    asterisk.bridges |= {name: bridges.Bridge(id=name) for name in names.values()}
     environment.ask_resyncs("test", full=True)
     environment.world.run(environment.world.now + 10.0)
     assert [name for name in names.values() if name in asterisk.bridges] == [names["aip-k3x9q2-"]]
@@ -388,6 +388,77 @@ def test_a_sweep_does_not_overrule_a_worker_that_took_the_call_up_meanwhile(envi
     assert (only(environment).state, only(environment).step_retries) == (State.ADMITTED, 0)
     environment.world.run(20.0)
     assert states(environment) == [State.CONNECTED]
+    ends_well(environment)
+
+
+@pytest.mark.parametrize("is_claimed_meanwhile", [False, True])
+def test_a_resync_judges_no_call_that_a_worker_has_claimed(
+    environment: Environment, *, is_claimed_meanwhile: bool
+) -> None:
+    """What that worker is about to store is not known yet."""
+    environment.workers.always_alone = True
+    environment.world.script("enqueue create_run", Fault.ENQUEUE_FAILED)
+    caller = environment.callers.call_in(environment.tenants[0])
+    environment.world.run(2.8)
+    assert states(environment) == [State.ADMITTED]
+    call_id, writer = only(environment).call_id, environment.adapters.writer
+    claim = writer.claim_request(Step.RUNS, writer.new_owner())
+    environment.listeners[0].passes = without(*events.EventType)
+    caller.tenant.asterisk.caller_hangs_up(caller.channel)
+    if is_claimed_meanwhile:
+        environment.world.script(f"GET /channels/{caller.channel.id}", Fault.FROZEN_BEFORE)
+        environment.handle("resync_connection", connection=CONNECTION, full=True, reason="test")
+        environment.world.run(2.9)
+    environment.do("worker", lambda: environment.store.claim(call_id, claim))
+    environment.world.run(4.0)
+    environment.handle("resync_connection", connection=CONNECTION, full=True, reason="test")
+    environment.world.run(4.5)
+    assert states(environment) == [State.ADMITTED]
+    assert environment.world.unplayed == []
+    # The claim lapses.
+    environment.listeners[0].passes = lambda _event: True
+    environment.world.run(20.0)
+    assert (only(environment).state, only(environment).outcome) == (State.ENDED, Outcome.ABANDONED)
+    ends_well(environment)
+
+
+@pytest.mark.parametrize("late_by_seconds", [0.2, 4.0])
+def test_a_call_ends_when_no_request_of_its_first_attempt_can_take_effect_any_more(
+    environment: Environment, late_by_seconds: float
+) -> None:
+    """Its second attempt has succeeded, and its caller has hung up since."""
+    asterisk = environment.asterisks["pbx1"]
+    environment.world.script("POST /channels/externalMedia", Fault.UNSENT)
+    caller = environment.callers.call_in(environment.tenants[0])
+    environment.world.run(8.0)
+    call = only(environment)
+    assert (call.state, call.attempt) == (State.CONNECTED, 2)
+    asterisk.caller_hangs_up(caller.channel)
+    leg = channels.Channel(
+        id=ids.media_id(PREFIX, call.call_id, 1), name="WebSocket/media/0x1", kind=channels.Kind.MEDIA
+    )
+
+    def appear() -> None:
+        assert states(environment) == [State.ENDING]
+        asterisk.add(leg)
+
+    environment.world.after(late_by_seconds, appear)
+    environment.world.run(14.0)
+    assert states(environment) == [State.ENDING]
+    environment.world.run(15.5)
+    assert states(environment) == [State.ENDED]
+    assert not asterisk.is_alive(leg)
+    ends_well(environment)
+
+
+def test_legs_that_are_joined_already_are_not_heard_to_leave_and_come_back(environment: Environment) -> None:
+    """The worker that joined them died over it."""
+    environment.awaited_legs.capacity = 0
+    environment.world.script("addChannel", Fault.KILLED_AFTER)
+    caller = environment.callers.call_in(environment.tenants[0])
+    environment.world.run(15.0)
+    assert states(environment) == [State.CONNECTED]
+    assert caller.channel.gaps == 0
     ends_well(environment)
 
 

@@ -10,6 +10,7 @@ import pytest
 from shared import messages
 from shared.asterisk import events
 from shared.call.states import Outcome, State
+from simulator import originates
 from tests.simulation.environment import Environment
 from tests.simulation.faults import Fault
 from tests.simulation.situations import CONNECTION, ends_well, only, states, without
@@ -118,6 +119,63 @@ def test_a_call_that_is_refused_before_any_worker_has_dialled_ends_at_once(
     assert (call.state, call.outcome) == (State.ENDED, Outcome.REFUSED)
     environment.invariants.check_end()
     assert environment.world.violations == []
+
+
+@pytest.mark.parametrize("number", ["ring", "100"])
+@pytest.mark.parametrize("late_by_seconds", [0.5, 4.0])
+def test_a_leg_that_is_dialled_late_does_not_outlive_its_call(
+    environment: Environment, late_by_seconds: float, number: str
+) -> None:
+    """The first request was given up, and takes effect when the second one's leg has been found busy."""
+    asterisk = environment.asterisks["pbx1"]
+    environment.world.script("POST /channels", Fault.UNSENT)
+    environment.callers.request_call(environment.tenants[0], "busy")
+    environment.world.run(7.5)
+    call = only(environment)
+    assert (call.state, call.outcome) == (State.ENDING, Outcome.BUSY)
+    assert [run.is_completed for run in environment.runs.rows.values()] == [True]
+
+    def dial() -> None:
+        originates.originate(
+            asterisk, endpoint=f"PJSIP/{number}", app="app1", args=[], caller="", channel_id=call.channel_id,
+            other_channel_id=None, timeout_seconds=20.0,
+        )  # fmt: skip
+
+    environment.world.after(late_by_seconds, dial)
+    environment.world.run(14.5)
+    assert not asterisk.channels
+    assert states(environment) == [State.ENDED]
+    assert environment.world.violations == []
+
+
+def test_a_resync_does_not_take_a_far_end_that_rings_for_answered(
+    make_environment: Callable[..., Environment],
+) -> None:
+    """The app lists the leg from the moment it is dialled."""
+    environment = make_environment(answer_after_seconds=10.0)
+    environment.open()
+    environment.world.run(0.3)
+    environment.callers.request_call(environment.tenants[0], "100")
+    environment.world.run(5.0)
+    for is_full in (False, True):
+        environment.handle("resync_connection", connection=CONNECTION, full=is_full, reason="test")
+        environment.world.run(environment.world.now + 1.0)
+    assert states(environment) == [State.RINGING]
+    environment.world.run(11.0)
+    assert states(environment) == [State.CONNECTED]
+    ends_well(environment)
+
+
+def test_a_platform_s_leg_that_rings_in_stasis_gets_no_agent(environment: Environment) -> None:
+    """The platform creates it first and dials it then: its StasisStart comes before the answer."""
+    run = environment.callers.platform_creates(environment.tenants[0], answers_after_seconds=1.0)
+    environment.world.run(3.0)
+    call = only(environment)
+    assert (call.state, call.outcome, call.reason) == (
+        State.ENDED, Outcome.REFUSED, "the far end has not answered: Ringing"
+    )  # fmt: skip
+    assert run.is_completed
+    ends_well(environment)
 
 
 def test_a_call_that_is_refused_when_it_was_dialled_before_is_waited_for(environment: Environment) -> None:

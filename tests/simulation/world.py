@@ -84,8 +84,10 @@ class Fiber(greenlet.greenlet):
     call_id: UUID | None
     #: The connection of its message, if the message names one.
     connection_id: int | None
-    #: The channels it has seen in Stasis, and the bridges it has looked at.
+    #: The channels it has seen in Stasis.
     seen: set[str]
+    #: Bridge → the legs it has seen there, when it looked last.
+    bridges_seen: dict[str, frozenset[str]]
     #: It stalled: what it knows may be out of date.
     has_stalled: bool
 
@@ -165,7 +167,8 @@ class World:
         """Start some work in a process; return its fiber."""
         fiber: Fiber = Fiber(lambda: self._work(fiber, work), self._hub)
         fiber.process, fiber.what = process, what
-        fiber.connection_id, fiber.call_id, fiber.seen, fiber.has_stalled = connection_id, call_id, set(), False
+        fiber.connection_id, fiber.call_id, fiber.has_stalled = connection_id, call_id, False
+        fiber.seen, fiber.bridges_seen = set(), {}
         self._fibers[fiber] = None
         self.resume(fiber)
         return fiber
@@ -266,7 +269,9 @@ class World:
         # Mostly about the usual time, now and then twenty times that: so steps overtake one another.
         draw = self.choices.draw()
         self.pause(latency_seconds * (0.5 + draw + 20.0 * draw**12))
-        fault = self._scripted(what) or self.fault(own_faults, fiber.call_id, fiber.connection_id, of_step=True)
+        fault = self._scripted(what) or self.fault(
+            own_faults, fiber.call_id, fiber.connection_id, what=what, of_step=True
+        )
         if fault is None:
             result = effect()
             if self._linger_seconds:
@@ -295,7 +300,13 @@ class World:
         return effect()
 
     def fault(
-        self, own: tuple[Fault, ...], call_id: UUID | None, connection_id: int | None, *, of_step: bool = False
+        self,
+        own: tuple[Fault, ...],
+        call_id: UUID | None,
+        connection_id: int | None,
+        *,
+        what: str = "",
+        of_step: bool = False,
     ) -> Fault | None:
         """Return the fault that happens here, if any; count it."""
         draw = self.choices.draw()
@@ -306,7 +317,8 @@ class World:
         fault = None
         # A state has many operations, but hardly more than one event.
         least = 0.1 if own is faults.OF_EVENTS else 0.5
-        if target is not None and target.fault in kinds and draw > least and self._hits(target, call_id, connection_id):
+        is_aimed = target is not None and target.fault in kinds and target.what in what and draw > least
+        if target is not None and is_aimed and self._hits(target, call_id, connection_id):
             fault, self.target = target.fault, None
         elif draw > 1.0 - self._fault_rate:
             fault = self.choices.one_of(kinds)

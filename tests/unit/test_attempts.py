@@ -8,17 +8,21 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import MagicMock
 from uuid import UUID
 
 import pytest
 
 from shared import errors, messages
 from shared.asterisk import rest
+from shared.call import facts
 from shared.call.calls import Call
 from shared.call.legs import Naming
 from shared.call.limits import Limits
 from shared.call.states import State
-from tests.support.calls import NOW, PREPARED
+from shared.call.steps import Step
+from tests.support.calls import ATTEMPTING, NOW, PREPARED, WAITING
+from tests.support.rounds import GONE, Rounds, channel
 from workers.attempts import Attempts
 
 CALL = replace(PREPARED, attempt=1)
@@ -99,3 +103,76 @@ def test_a_command_that_no_longer_applies_makes_no_request() -> None:
     for call in (replace(CALL, state=State.ENDING, attempt=0), replace(CALL, attempt=1), replace(CALL, attempt=2)):
         attempts_of(call, asterisk, []).start(call_id=call.call_id, attempt=1)
     assert asterisk.looked_up == []
+
+
+# ── an attempt of unknown outcome ─────────────────────────────────────────────────────────────────────────────────────
+
+NAMING = Naming("aip-")
+MEDIA, BRIDGE = f"/channels/{NAMING.media_id(WAITING)}", f"/bridges/{NAMING.bridge_id(WAITING)}"
+NO_BRIDGE = errors.AsteriskRefused(404, "Bridge not found")
+NO_ANSWER = errors.AsteriskUnreachable("no answer in time", may_have_acted=True)
+LEG, EMPTY = channel(NAMING.media_id(WAITING)), {"id": NAMING.bridge_id(WAITING), "channels": []}
+LOOK = [f"GET {MEDIA}", f"GET {BRIDGE}"]
+
+
+def asked(call: Call, answers: dict[str, Sequence[object]]) -> tuple[Attempts, Rounds, MagicMock]:
+    """Return the handlers of attempts around one call and an Asterisk, with the flow that they report to."""
+    asterisk, flow = Rounds(answers), MagicMock()
+    handlers = replace(attempts_of(call, cast(Any, asterisk.asterisks), []), flow=flow)
+    return handlers, asterisk, flow
+
+
+@pytest.mark.parametrize(
+    ("leg", "bridge", "rounds", "is_used"),
+    [
+        pytest.param(LEG, EMPTY, [LOOK], True, id="both are there"),
+        pytest.param(LEG, NO_BRIDGE, [LOOK, [f"POST {BRIDGE}"]], True, id="the bridge is missing"),
+        pytest.param(GONE, EMPTY, [LOOK], False, id="the leg is missing"),
+        pytest.param(GONE, NO_BRIDGE, [LOOK], False, id="both are missing"),
+    ],
+)
+def test_an_attempt_of_unknown_outcome_is_looked_for_before_the_next_one_begins(
+    leg: object, bridge: object, rounds: list[list[str]], *, is_used: bool
+) -> None:
+    """Its agent is on the line, and would take no second leg for the run."""
+    handlers, asterisk, flow = asked(ATTEMPTING, {LOOK[0]: [leg], LOOK[1]: [bridge]})
+    handlers.start(call_id=ATTEMPTING.call_id, attempt=2)
+    assert asterisk.rounds == rounds
+    (reported,) = flow.report.call_args_list
+    assert reported.kwargs == ({} if is_used else {"ordered": Step.MEDIA})
+    assert isinstance(reported.args[1], facts.LegsCreated if is_used else facts.AttemptBegun)
+
+
+def test_a_bridge_that_cannot_be_made_does_not_count() -> None:
+    answers: dict[str, Sequence[object]] = {LOOK[0]: [LEG], LOOK[1]: [NO_BRIDGE], f"POST {BRIDGE}": [NO_ANSWER]}
+    handlers, _, flow = asked(ATTEMPTING, answers)
+    handlers.start(call_id=ATTEMPTING.call_id, attempt=2)
+    assert isinstance(flow.report.call_args.args[1], facts.AttemptBegun)
+
+
+@pytest.mark.parametrize("silent", LOOK)
+def test_no_attempt_begins_while_it_is_not_known_what_is_there(silent: str) -> None:
+    """It would remove the legs of the one before, which may be joined."""
+    handlers, _, flow = asked(ATTEMPTING, {LOOK[0]: [LEG], LOOK[1]: [EMPTY], silent: [NO_ANSWER]})
+    handlers.start(call_id=ATTEMPTING.call_id, attempt=2)
+    assert flow.report.call_args_list == []
+
+
+# ── a media leg that is overdue ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("leg", "reported"),
+    [
+        pytest.param(LEG, [facts.MediaReady(attempt=1)], id="in the app"),
+        pytest.param(channel(NAMING.media_id(WAITING), app=""), [], id="still connects"),
+        pytest.param(
+            GONE, [facts.MediaGone(attempt=1, reason="media leg is gone", reported_by_event=False)], id="gone"
+        ),
+        pytest.param(NO_ANSWER, [], id="no answer"),
+    ],
+)
+def test_a_media_leg_is_ready_when_it_is_in_the_app(leg: object, reported: list[facts.Fact]) -> None:
+    handlers, _, flow = asked(WAITING, {LOOK[0]: [leg]})
+    handlers.check(call_id=WAITING.call_id, attempt=1)
+    assert [call.args[1] for call in flow.report.call_args_list] == reported

@@ -40,6 +40,13 @@ REFUSED = errors.AsteriskRefused(422, "Channel not in Stasis application")
         pytest.param(
             False, {LOOK[0]: [WHOLE]}, [LOOK, JOIN[:1], LOOK], facts.Joined(attempt=1), id="the legs are in the bridge"
         ),
+        pytest.param(
+            False,
+            {LOOK[0]: [WITH_CALLER, WHOLE]},
+            [LOOK, JOIN, LOOK],
+            facts.Joined(attempt=1),
+            id="the caller is in the bridge",
+        ),
         pytest.param(True, {JOIN[0]: [GONE]}, [JOIN], facts.CallerGone(), id="the caller is gone"),
         pytest.param(
             True,
@@ -65,3 +72,17 @@ def test_the_requests_of_a_join_round_by_round(
     claim = SimpleNamespace(call=JOINING, is_continued=is_continued)
     assert step.work(cast(Any, claim)) == (fact,)
     assert asterisk.rounds == rounds
+
+
+@pytest.mark.parametrize(
+    ("bridge", "added"),
+    [(EMPTY, [[JOINING.channel_id, MEDIA_ID]]), (WITH_CALLER, [[MEDIA_ID]]), (WHOLE, [])],
+    ids=["both", "the media leg", "none"],
+)
+def test_a_leg_that_is_in_the_bridge_is_not_added_again(bridge: Mapping[str, object], added: list[list[str]]) -> None:
+    """It would leave and come back, which both parties hear."""
+    asterisk = Rounds({LOOK[0]: [bridge, WHOLE]})
+    step = Join(asterisks=asterisk.asterisks, naming=NAMING, runs=cast(Any, None))
+    step.work(cast(Any, SimpleNamespace(call=JOINING, is_continued=False)))
+    adds = [request.query for request in asterisk.requests if request.what == JOIN[1]]
+    assert [(query or {})["channel"].split(",") for query in adds] == added

@@ -344,7 +344,7 @@ CASES: list[tuple[str, Callable[[], Scene], Callable[[], Scene]]] = [
         lambda: with_platform_run(RunRow(id=8, channel_id=None, is_completed=False), direction="platform"),
     ),
     ("dead-letter", lambda: with_letter(4), lambda: with_letter(6)),
-    ("dead-letter", lambda: with_letter(36), lambda: with_letter(34)),
+    ("dead-letter", lambda: with_letter(61), lambda: with_letter(59)),
     ("dead-letter", lambda: with_letter(6, outage=False), lambda: with_letter(6)),
     ("dead-letter", lambda: with_letter(6, apps=[OTHER_APP]), lambda: with_letter(6, apps=[APP])),
     ("caller-hears-nothing", lambda: listened(0.5, 0.9), lambda: listened(1.0, 0.9)),

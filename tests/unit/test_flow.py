@@ -319,18 +319,21 @@ def test_a_step_does_not_run_again_for_a_call_in_another_state(scene: Scene) -> 
 def test_a_second_conflict_ends_quietly(scene: Scene) -> None:
     call = scene.insert(ADMITTED)
     began: list[Call] = []
+    locked: list[Call] = []
 
     def create(claim: Claim) -> Sequence[facts.Fact]:
         # The first time another process writes the call, the second time, before the row is locked, it ends it.
         scene.writer.record(call, facts.CallerLeft() if began else facts.DeadlinePassed())
         began.append(claim.call)
         claim.begin()
+        locked.append(claim.call)
         if len(began) == 1:
             scene.writer.record(call, facts.DeadlinePassed())
         return (RUN,)
 
     flow(scene.writer, {Step.RUNS: create}).run(claimed(scene.writer, call, Step.RUNS))
-    assert len(began) == 2
+    # The second time the step gets no transaction: nothing is created for a call that has moved on.
+    assert (len(began), len(locked)) == (2, 1)
     assert (scene.call.state, scene.call.workflow_run_id) == (State.ENDING, None)
 
 

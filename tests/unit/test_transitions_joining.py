@@ -35,3 +35,8 @@ def test_a_connection_s_own_bound_ends_a_call() -> None:
 def test_a_lost_bridge_fails_the_call() -> None:
     after, _ = advance(CONNECTED, facts.BridgeLost(attempt=1, reason="gone"))
     assert (after.outcome, after.reason) == (Outcome.FAILED, "bridge lost: gone")
+
+
+def test_a_bridge_of_another_attempt_that_is_lost_ends_nothing() -> None:
+    call = replace(CONNECTED, attempt=2)
+    assert advance(call, facts.BridgeLost(attempt=1, reason="gone")) == (call, [])

@@ -10,6 +10,8 @@ import pytest
 from shared.call import commands, facts
 from shared.call.calls import Call
 from shared.call.states import Cause, Outcome, State
+from shared.call.steps import Step
+from shared.call.transitions import media_leg
 from tests.support.calls import (
     ATTEMPTING,
     CALL_ID,
@@ -63,6 +65,11 @@ def test_only_the_next_attempt_can_begin(attempt: int) -> None:
     assert advance(ATTEMPTING, begun) == (ATTEMPTING, [])
 
 
+def test_no_attempt_begins_while_the_legs_of_the_one_before_count() -> None:
+    begun = facts.AttemptBegun(attempt=2, in_doubt_until=NOW + seconds(14))
+    assert advance(WAITING, begun) == (WAITING, [])
+
+
 def test_there_is_no_attempt_beyond_the_last() -> None:
     call = replace(ATTEMPTING, attempt=LIMITS.attempts)
     begun = facts.AttemptBegun(attempt=LIMITS.attempts + 1, in_doubt_until=NOW)
@@ -84,6 +91,34 @@ def test_an_unknown_outcome_leads_to_the_next_attempt() -> None:
     assert (after.attempt, after.in_doubt_until) == (1, ATTEMPTING.attempt_in_doubt_until)
 
 
+def test_an_attempt_is_in_doubt_as_long_as_its_requests_may_take_effect() -> None:
+    """Its last request starts with the end of the claim, at the latest."""
+    begun = media_leg.begin(PREPARED, NOW, LIMITS)
+    longest = LIMITS.claim(Step.MEDIA) + seconds(LIMITS.request_seconds)
+    assert begun == facts.AttemptBegun(attempt=1, in_doubt_until=NOW + longest)
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        pytest.param(facts.LegsCreated(attempt=2), id="created"),
+        pytest.param(facts.LegsRefused(attempt=2, reason="400 no such client"), id="refused"),
+        pytest.param(facts.CallerLeft(), id="not reported"),
+    ],
+)
+@pytest.mark.parametrize(
+    "lost", [facts.LegsUnknown(attempt=1, reason="no answer in time"), facts.DeadlinePassed()], ids=["unknown", "died"]
+)
+def test_the_second_attempt_does_not_settle_the_first(lost: facts.Fact, second: facts.Fact) -> None:
+    """The first one's media leg may come up when nothing is left of the call."""
+    begun = facts.AttemptBegun(attempt=2, in_doubt_until=NOW + seconds(1))
+    after, _ = advance(ATTEMPTING, lost, begun, second)
+    assert after.in_doubt_until == ATTEMPTING.attempt_in_doubt_until
+    ending, _ = advance(after, facts.CallerGone())
+    assert advance(ending, facts.LegsRemoved())[0].state is State.ENDING
+    assert advance(ending, facts.LegsRemoved(), now=NOW + seconds(14))[0].state is State.ENDED
+
+
 def test_an_unknown_outcome_of_the_last_attempt_fails_the_call() -> None:
     last = replace(ATTEMPTING, attempt=LIMITS.attempts)
     after, ordered = advance(last, facts.LegsUnknown(attempt=LIMITS.attempts, reason="no answer in time"))
@@ -96,6 +131,14 @@ def test_a_worker_that_died_over_an_attempt_costs_that_attempt() -> None:
     after, ordered = advance(ATTEMPTING, facts.DeadlinePassed())
     assert ordered == [commands.StartMedia(call_id=CALL_ID, attempt=2)]
     assert after.in_doubt_until == ATTEMPTING.attempt_in_doubt_until
+
+
+def test_a_worker_that_died_over_the_last_attempt_costs_the_call() -> None:
+    """Its request may still take effect: that is no reason to wait with the caller."""
+    after, ordered = advance(replace(ATTEMPTING, attempt=LIMITS.attempts), facts.DeadlinePassed())
+    assert (after.outcome, after.reason) == (Outcome.FAILED, "media not created: the worker did not report back")
+    assert after.in_doubt_until == ATTEMPTING.attempt_in_doubt_until
+    assert named(ordered) == ["TearDown"]
 
 
 @pytest.mark.parametrize("late", [facts.LegsCreated(attempt=1), facts.MediaReady(attempt=1)])

@@ -122,6 +122,42 @@ def test_an_originate_whose_outcome_is_known_is_not_waited_for(call: Call, fact:
     assert ending.in_doubt_until is None
 
 
+@pytest.mark.parametrize(
+    "fact", [facts.CallerGone(hangup_cause=17), facts.OriginateRefused(reason="500 Allocation failed")]
+)
+def test_a_leg_that_was_asked_for_twice_may_come_late(fact: facts.Fact) -> None:
+    """The first request may take effect after the second one: the teardown looks for its leg until then."""
+    again, ordered = advance(ORIGINATING, facts.DeadlinePassed())
+    assert named(ordered) == ["OriginateLeg"]
+    until = NOW + seconds(LIMITS.request_seconds)
+    for call in (again, advance(again, facts.Originated())[0]):
+        ending, _ = advance(call, fact)
+        if ending.state is State.RINGING:
+            # It rings, so it was not refused.
+            continue
+        assert not ending.caller_left
+        assert ending.in_doubt_until is not None
+        assert ending.in_doubt_until >= until
+        assert advance(ending, facts.LegsRemoved())[0].state is State.ENDING
+        assert advance(ending, facts.LegsRemoved(), now=ending.in_doubt_until)[0].state is State.ENDED
+
+
+def test_an_answered_leg_that_was_asked_for_twice_is_not_forgotten_with_its_first_attempt() -> None:
+    """Once the far end hangs up its id is free, and the first request would dial again."""
+    again, _ = advance(ORIGINATING, facts.DeadlinePassed())
+    begun = facts.AttemptBegun(attempt=1, in_doubt_until=NOW + seconds(1))
+    after, _ = advance(again, ANSWERED, begun, facts.LegsCreated(attempt=1))
+    assert after.in_doubt_until == NOW + seconds(LIMITS.request_seconds)
+
+
+@pytest.mark.parametrize("fact", [facts.Originated(), facts.OriginateRefused(reason="500 Allocation failed")])
+def test_the_answer_to_the_second_request_says_nothing_of_the_first(fact: facts.Fact) -> None:
+    again, _ = advance(ORIGINATING, facts.DeadlinePassed())
+    ending, _ = advance(again, facts.EndRequested(reason="ended by an operator"))
+    settled, _ = advance(ending, fact)
+    assert (settled.caller_left, settled.in_doubt_until) == (False, NOW + seconds(LIMITS.request_seconds))
+
+
 def test_an_originate_refused_by_the_first_worker_to_claim_it_has_no_leg_and_ends_at_once() -> None:
     ending, ordered = advance(replace(ORIGINATING, lock_version=1), REFUSED)
     assert (ending.caller_left, ending.outcome, named(ordered)) == (True, Outcome.REFUSED, ["TearDown"])

@@ -47,7 +47,7 @@ def refused(call: Call, fact: facts.Refused, now: datetime, limits: Limits) -> A
         return moves.unchanged(call)
     refused = replace(call, continue_in_dialplan=fact.continue_in_dialplan)
     # No leg exists and none will appear: there is nothing to wait for, and the next teardown frees the slot.
-    no_leg = {"caller_left": True, "earlier_in_doubt_until": None} if _never_dialled(call) else {}
+    no_leg = {"caller_left": True, "attempt_in_doubt_until": None} if _never_dialled(call) else {}
     return moves.end(
         refused, now, limits, outcome=Outcome.REFUSED, reason=fact.reason, cause=fact.hangup_cause, **no_leg
     )

@@ -43,9 +43,7 @@ def attempt_begun(call: Call, fact: facts.AttemptBegun, now: datetime, limits: L
 def legs_created(call: Call, fact: facts.LegsCreated, now: datetime, limits: Limits) -> Advance:
     if fact.attempt != call.attempt:
         return call, (commands.RemoveAttempt(call_id=call.call_id, attempt=fact.attempt),)
-    # Before the first attempt nothing is in doubt, so with its outcome known nothing is.
-    earlier = None if fact.attempt == 1 else call.earlier_in_doubt_until
-    created = replace(call, legs_created=True, attempt_in_doubt_until=None, earlier_in_doubt_until=earlier)
+    created = replace(call, legs_created=True, attempt_in_doubt_until=None)
     match call.state:
         case State.PREPARED if call.media_ready:
             return moves.join(created, now, limits)

@@ -44,7 +44,7 @@ def end(
     """The one way into `ending`. An outcome and a cause that are known already are kept."""
     if call.state is State.ORIGINATING:
         # A worker may be making the originating request: the leg may appear after the teardown has looked.
-        changes = {"earlier_in_doubt_until": now + limits.originate_wait()} | changes
+        changes = {"attempt_in_doubt_until": now + limits.originate_wait()} | changes
     ending = enter(
         call,
         State.ENDING,
@@ -71,4 +71,7 @@ def retry_step(call: Call, now: datetime, limits: Limits) -> Advance:
     step = steps.step_of(call.state)
     assert step is not None, "only states with a step are retried"
     again = replace(call, step_retries=call.step_retries + 1, deadline_at=now + limits.queue_wait())
+    if call.state is State.ORIGINATING:
+        # The last request that a worker has begun may take effect after the next one, and dial once more.
+        again = replace(again, earlier_in_doubt_until=now + timedelta(seconds=limits.request_seconds))
     return again, (steps.STEPS[step].command.of(again),)

@@ -23,7 +23,7 @@ def originated(call: Call, _fact: facts.Originated, now: datetime, limits: Limit
             return moves.enter(call, State.RINGING, now, limits.ring_wait(call.ring_seconds)), ()
         case State.ENDING if _may_still_ring(call):
             # The call was cancelled while the request was under way: the leg rings and has to go.
-            return replace(call, earlier_in_doubt_until=None), (commands.TearDown.of(call),)
+            return replace(call, attempt_in_doubt_until=None), (commands.TearDown.of(call),)
     return moves.unchanged(call)
 
 
@@ -46,15 +46,17 @@ def far_end_answered(call: Call, fact: facts.FarEndAnswered, now: datetime, limi
 
 
 def originate_refused(call: Call, fact: facts.OriginateRefused, now: datetime, limits: Limits) -> Advance:
+    # If it was asked for before, that request may still take effect: the teardown looks for its leg.
+    is_last = call.earlier_in_doubt_until is None
     match call.state:
         case State.ORIGINATING:
             reason = f"not originated: {fact.reason}"
             return moves.end(
-                call, now, limits, outcome=Outcome.FAILED, reason=reason, cause=Cause.UNALLOCATED, caller_left=True,
-                earlier_in_doubt_until=None,
+                call, now, limits, outcome=Outcome.FAILED, reason=reason, cause=Cause.UNALLOCATED, caller_left=is_last,
+                attempt_in_doubt_until=None,
             )  # fmt: skip
         case State.ENDING if _may_still_ring(call):
-            # The call was cancelled while the request was under way: there is nothing to wait for.
-            without_leg = replace(call, caller_left=True, earlier_in_doubt_until=None)
-            return without_leg, (commands.TearDown.of(call),)
+            # The call was cancelled while the request was under way.
+            refused = replace(call, caller_left=is_last, attempt_in_doubt_until=None)
+            return refused, (commands.TearDown.of(call),)
     return moves.unchanged(call)
