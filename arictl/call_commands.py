@@ -14,7 +14,7 @@ from shared.call import call_requests, facts
 from shared.call.call_requests import CallRequest
 from shared.call.states import State
 from shared.platform import dograh
-from shared.storage import connections, database, quotas
+from shared.storage import connections, database, id_prefixes, quotas
 
 _CALLS = """
 SELECT call_id, organization_id, state, outcome, reason, caller_number, called_number, workflow_run_id, received_at,
@@ -145,12 +145,13 @@ def call(  # noqa: PLR0917 - typer reads these as options
         ring_seconds=ring_seconds,
     )
     with tools.acting() as (config, db, writer):
+        prefix = id_prefixes.IdPrefixes(db, override=config.id_prefix).current()
         runs = dograh.Runs(db, storage_backend=config.storage_backend)
         slots = quotas.Slots(
             quotas.Quotas(db, now=writer.store.now), dograh.Accounts(db), default=config.concurrent_calls
         )
         placed = outbound_calls.OutboundCalls(
-            writer, dograh.Routes(db), runs, connections.Connections(db), slots=slots.of, prefix=config.id_prefix
+            writer, dograh.Routes(db), runs, connections.Connections(db), slots=slots.of, prefix=prefix
         ).request(request)
     tools.out.print(f"Call {placed.call_id}: arictl trace {str(placed.call_id)[:8]}")
 

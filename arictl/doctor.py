@@ -80,6 +80,9 @@ def _with_database(
         return levels + _show("processes", in_redis)
     in_postgres = _checked("scheduler", lambda: process_checks.check_scheduler(db))
     in_postgres += _checked("calls", lambda: process_checks.check_calls(db))
+    in_postgres += _checked(
+        "id prefix", lambda: process_checks.check_id_prefix(db, settings.load(settings.Doctor).id_prefix)
+    )
     levels += _show("processes", in_postgres + in_redis)
     sealer = sealing.Sealer(tuple(key.strip() for key in keys.split(","))) if keys is not None else None
     try:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from arictl import call_commands, connection_commands, database_commands, doctor, quota_commands
+from arictl import call_commands, connection_commands, database_commands, doctor, installation_commands, quota_commands
 from shared import errors
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ def _options(
 app.add_typer(database_commands.app, name="db")
 app.add_typer(connection_commands.app, name="connection")
 app.add_typer(quota_commands.app, name="quota")
+app.add_typer(installation_commands.app, name="installation")
 app.command("calls")(call_commands.list_calls)
 app.command("trace")(call_commands.trace)
 app.command("call")(call_commands.call)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from shared import queues
 from shared.process import settings
-from shared.storage import call_writer, database, postgres_calls
+from shared.storage import call_writer, database, id_prefixes, postgres_calls
 
 #: Wide enough for a table if there is no terminal.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
@@ -42,7 +42,8 @@ def acting() -> Iterator[tuple[settings.Operator, database.Database, call_writer
     config = settings.load(settings.Operator)
     with _opened(config.database_url.get_secret_value()) as db:
         commands = queues.BrokerCommandQueue(queues.broker(config.redis_url.get_secret_value()))
-        calls = postgres_calls.PostgresCalls(db, who=f"arictl of {getpass.getuser()}", prefix=config.id_prefix)
+        prefix = id_prefixes.IdPrefixes(db, override=config.id_prefix).current()
+        calls = postgres_calls.PostgresCalls(db, who=f"arictl of {getpass.getuser()}", prefix=prefix)
         yield config, db, call_writer.CallWriter(calls, commands, config.limits(), who="arictl")
 
 

@@ -81,7 +81,7 @@ def encoded(raw: Iterable[str], connection: ConnectionVersion) -> Iterator[buffe
         with contextlib.suppress(errors.InvalidEvent):
             event = events.parse(text)
             assert event is not None
-            message = messages.of_event(event, prefix="aip-", connection=connection, at_ms=0)
+            message = messages.of_event(event, connection=connection, at_ms=0)
             assert message is not None
             yield buffer.encode_message(connection, message)
 

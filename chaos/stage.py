@@ -18,7 +18,7 @@ import psycopg
 import redis as redis_client
 
 from chaos import network, tools
-from chaos.callers import Line
+from chaos.callers import PREFIX, Line
 from chaos.clocks import Clock
 from chaos.deeds import Deeds
 from chaos.network import Firewall
@@ -231,6 +231,8 @@ def running(folder: Path, results: Path) -> Iterator[Stage]:
                 "DATABASE_URL": proxy.url(POSTGRES, database_url),
                 "REDIS_URL": proxy.url(REDIS, redis.url),
                 "SECRET_KEY": SECRET_KEY,
+                # The callers name the legs that the product originates.
+                "ID_PREFIX": PREFIX,
                 "MEDIA_TOKEN_SECRET": sealing.media_secret(SECRET_KEY.split(",")[0].strip()),
             },
         )

@@ -116,6 +116,11 @@ class Pipeline:
         """Return the first column of the first row."""
         return next(iter(self.query(statement, *values)[0].values()))
 
+    @property
+    def id_prefix(self) -> str:
+        """The beginning of the ids that the processes make."""
+        return str(self.value("SELECT prefix FROM ari.id_prefixes ORDER BY number DESC LIMIT 1"))
+
     def calls(self, *channel_ids: str) -> list[dict[str, Any]]:
         """Return the calls of these channels, by default all calls."""
         return self.query(

@@ -65,8 +65,6 @@ class SocketContext:
     limiter: ConnectLimiter
     #: Uniform in [0, 1).
     jitter: Callable[[], float]
-    #: Begins the ids of the legs that the workers create.
-    id_prefix: str
 
 
 class EventSocket:
@@ -151,7 +149,7 @@ class EventSocket:
     async def _open_and_read(self) -> None:
         self._id = uuid.uuid4().hex
         stream = await self._open()
-        ends = LegEnds(self._context.id_prefix, self._buffer_event, asyncio.get_running_loop().call_later)
+        ends = LegEnds(self._buffer_event, asyncio.get_running_loop().call_later)
         try:
             self._opened_at = time.monotonic()
             self._openings += 1
@@ -210,7 +208,6 @@ class EventSocket:
         """Buffer an event's message, if it has one; return False when it had to be dropped."""
         message = messages.of_event(
             event,
-            prefix=self._context.id_prefix,
             connection=self._connection,
             at_ms=at_ms,
         )

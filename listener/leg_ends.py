@@ -34,18 +34,15 @@ class LegEnds:
     """Passes the events of one socket on, in their order for each leg.
 
     Args:
-        prefix: Begins every channel and bridge id of this installation.
         push: Takes an event and when it was read, by Redis's clock; returns False when it had to be dropped.
         later: Calls a function after some seconds.
     """
 
     def __init__(
         self,
-        prefix: str,
         push: Callable[[Event, int], bool],
         later: Callable[[float, Callable[[], None]], object],
     ) -> None:
-        self._prefix = prefix
         self._push = push
         self._later = later
         self._waiting: dict[str, _Request] = {}
@@ -55,7 +52,7 @@ class LegEnds:
     def take(self, event: Event, at_ms: int) -> None:
         """Pass an event on, now or within WAIT_SECONDS; drop one that says nothing new."""
         leg_id = event.leg.id
-        if ids.parse(self._prefix, leg_id) is not None:
+        if ids.parse(leg_id) is not None:
             self._take_own(event, at_ms)
         elif leg_id in self._waiting:
             self._take_next(event, at_ms)
@@ -77,7 +74,7 @@ class LegEnds:
             and event.cause is not None
             and len(event.leg.app_data) <= _LONGEST
             and not event.args
-            and not ids.is_originated(self._prefix, event.leg.id)
+            and not ids.is_originated(event.leg.id)
             and len(self._waiting) < _WAITING
         )
 

@@ -82,7 +82,6 @@ class Listener:
                 lease=self._lease,
                 limiter=ConnectLimiter(),
                 jitter=jitter,
-                id_prefix=config.id_prefix,
             )
         )
         heartbeats = Heartbeats(

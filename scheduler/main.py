@@ -43,9 +43,7 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     db.open()
     redis_url = config.redis_url.get_secret_value()
     commands = queues.BrokerCommandQueue(queues.broker(redis_url))
-    calls = postgres_calls.PostgresCalls(
-        db, who=config.name, prefix=config.id_prefix, rows_an_hour=config.timeline_rows
-    )
+    calls = postgres_calls.PostgresCalls(db, who=config.name, prefix="", rows_an_hour=config.timeline_rows)
     writer = call_writer.CallWriter(calls, commands, config.limits(), who=config.name)
     leader = Leader(db, holder=f"{config.name}/{uuid.uuid4().hex[:8]}", seconds=config.lease_seconds)
     reconciler = Reconciler(db, dograh.Configurations(db), config.sealer())

@@ -65,14 +65,13 @@ def of_command(command: Command, *, connection_id: int) -> Message:
     return _message(actor, body, connection_id)
 
 
-def of_event(event: events.Event, *, prefix: str, connection: ConnectionVersion, at_ms: int) -> Message | None:
+def of_event(event: events.Event, *, connection: ConnectionVersion, at_ms: int) -> Message | None:
     """Return the message that carries an event to its actor; None for an event that concerns none.
 
     Args:
-        prefix: Begins every channel and bridge id of this installation.
         at_ms: When the listener read the event, by Redis's clock.
     """
-    actor = _actor_of_event(event, prefix)
+    actor = _actor_of_event(event)
     if actor is None:
         return None
     # Of a media leg's arguments, the tag is all that counts.
@@ -87,7 +86,7 @@ def of_event(event: events.Event, *, prefix: str, connection: ConnectionVersion,
     if actor == "media_leg_ready" and event.args:
         # The tag of the worker that waits for the leg, as it was given to Asterisk. It comes from a peer: a hint.
         message.options["affinity"] = event.args[0][:_LONGEST_TAG]
-    if actor == "leg_ended" and ids.parse(prefix, event.leg.id) is not None:
+    if actor == "leg_ended" and ids.parse(event.leg.id) is not None:
         # Asterisk reports the end of a media leg twice, by StasisEnd and ChannelDestroyed: one message is enough.
         return message.copy(message_id=f"{event.leg.id}.end")
     return message
@@ -146,13 +145,13 @@ def call_id(text: object) -> UUID:
         raise errors.InvalidMessage(f"not a call id: {text!r}") from exc
 
 
-def _actor_of_event(event: events.Event, prefix: str) -> str | None:
+def _actor_of_event(event: events.Event) -> str | None:
     match event.type:
         case events.EventType.STASIS_START:
-            if ids.is_originated(prefix, event.leg.id):
+            if ids.is_originated(event.leg.id):
                 return "far_end_answered"
-            return "media_leg_ready" if ids.parse(prefix, event.leg.id) is not None else "caller_entered"
-        case events.EventType.CHANNEL_HANGUP_REQUEST if ids.parse(prefix, event.leg.id) is not None:
+            return "media_leg_ready" if ids.parse(event.leg.id) is not None else "caller_entered"
+        case events.EventType.CHANNEL_HANGUP_REQUEST if ids.parse(event.leg.id) is not None:
             # Of a media leg only its end counts, which follows.
             return None
         case events.EventType.STASIS_END | events.EventType.CHANNEL_DESTROYED | events.EventType.CHANNEL_HANGUP_REQUEST:

@@ -105,6 +105,7 @@ class OutboundCalls:
         now = self._writer.store.now()
         return Call(
             call_id=self._writer.new_id(),
+            id_prefix=self._prefix,
             connection_id=through.connection.connection_id,
             connection_version=through.connection.number,
             organization_id=request.organization_id,

@@ -17,7 +17,7 @@ Answers = dict[str, tuple[int, object]]
 
 HEALTHY: Answers = {
     "GET /applications/voiceai": (200, {"name": "voiceai", "channel_ids": [], "bridge_ids": []}),
-    "GET /asterisk/info": (200, {"system": {"version": "22.10.1"}}),
+    "GET /asterisk/info": (200, {"system": {"version": "22.11.0"}}),
     "GET /asterisk/modules": (
         200,
         [{"name": f"{name}.so", "status": "Running"} for name in asterisk_checks.MODULES],

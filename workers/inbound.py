@@ -205,6 +205,7 @@ class Inbound:
             # Random, so never the same again, even if a restored database has forgotten a call: the ids of its legs
             # derive from it, and a request for a media leg under the id of a live one crashes Asterisk.
             call_id=self.writer.new_id(),
+            id_prefix=self.naming.prefix,
             connection_id=served_by.connection_id,
             connection_version=served_by.number,
             organization_id=target.organization_id,

@@ -17,6 +17,7 @@ from shared.asterisk.events import EventType
 from shared.call import dialling, facts, ids, stasis_entry, states
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
+from shared.call.legs import Naming
 from shared.call.states import State
 from shared.storage.call_writer import CallWriter
 from shared.storage.timeline import TimelineEntry
@@ -39,14 +40,14 @@ class LegEvents:
     flow: Flow
     writer: CallWriter
     inbound: Inbound
-    prefix: str
+    naming: Naming
     send_later: SendLater
 
     # ── the media leg ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def media_leg_ready(self, *, connection: ConnectionVersion, event: events.Event) -> None:
         """A media leg entered Stasis, reported by any version of its connection."""
-        own = ids.parse(self.prefix, event.leg.id)
+        own = ids.parse(event.leg.id)
         if own is None or own.kind is not ids.Kind.MEDIA:
             return
         if self.flow.media_ready(own.call_id, own.attempt, connection_id=connection.connection_id):
@@ -72,7 +73,9 @@ class LegEvents:
         The owner of a PBX can create a channel with the id of another tenant's media leg.
         """
         call = self.writer.store.load(own.call_id)
-        if call is None or call.connection_id == connection.connection_id:
+        if call is None or not self.naming.is_of(call, own):
+            return None
+        if call.connection_id == connection.connection_id:
             return call
         log.warning("foreign leg refused", connection=str(connection), leg=leg_id)
         detail = f"connection {connection.connection_id} reported leg {leg_id}, which is of another connection's call"
@@ -84,7 +87,7 @@ class LegEvents:
 
     def leg_ended(self, *, connection: ConnectionVersion, event: events.Event) -> None:
         """A leg left Stasis, is being hung up, or is gone."""
-        own = ids.parse(self.prefix, event.leg.id)
+        own = ids.parse(event.leg.id)
         if own is not None:
             self._media_leg_ended(connection, own, event)
             return
@@ -95,7 +98,7 @@ class LegEvents:
     def _call_of(self, connection: ConnectionVersion, event: events.Event) -> Call | None:
         store, connection_id = self.writer.store, connection.connection_id
         call = store.last_entry(connection_id, event.leg.id, event.leg.created)
-        if call is None and ids.is_originated(self.prefix, event.leg.id):
+        if call is None and ids.is_originated(event.leg.id):
             call = store.originated(connection_id, event.leg.id)
             if call is not None and event.type is EventType.CHANNEL_DESTROYED:
                 call = self._with_dial_status(call)
@@ -107,7 +110,7 @@ class LegEvents:
         Returns:
             The call, when it appeared in between.
         """
-        if is_no_caller(event.leg) or ids.is_originated(self.prefix, event.leg.id):
+        if is_no_caller(event.leg) or ids.is_originated(event.leg.id):
             return None
         if event.type is EventType.STASIS_END:
             return self.inbound.record_abandoned(connection=connection, event=event)
@@ -139,7 +142,7 @@ class LegEvents:
 
     def dial_ended(self, *, connection: ConnectionVersion, event: events.Event) -> None:
         """The dialling of a leg came out: busy, not answered, …"""
-        if not ids.is_originated(self.prefix, event.leg.id):
+        if not ids.is_originated(event.leg.id):
             self._unknown_leg_unanswered(connection, event)
             return
         call = self.writer.store.originated(connection.connection_id, event.leg.id)

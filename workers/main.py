@@ -17,7 +17,7 @@ from shared.outbound_calls import OutboundCalls
 from shared.platform import dograh
 from shared.platform.dograh.quota_service import QuotaService
 from shared.process import health, lifecycle, open_files, redis_clock, settings
-from shared.storage import connections, database, leases, quotas
+from shared.storage import connections, database, id_prefixes, leases, quotas
 from shared.storage.call_writer import CallWriter
 from shared.storage.postgres_calls import PostgresCalls
 from workers import awaited_legs, pools, wiring
@@ -42,7 +42,12 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     open_files.raise_limit(_OPEN_FILES)
     db = database.Database(config.database_url.get_secret_value(), size=config.database_pool, name=config.name)
     db.open()
-    store = PostgresCalls(db, who=config.name, prefix=config.id_prefix, rows_an_hour=config.timeline_rows)
+    liveness = health.Liveness(config.health_file)
+    prefix = lifecycle.wait_for(id_prefixes.IdPrefixes(db, override=config.id_prefix).current, stop, liveness.touch)
+    if prefix is None:
+        db.close()
+        return
+    store = PostgresCalls(db, who=config.name, prefix=prefix, rows_an_hour=config.timeline_rows)
     redis_url = config.redis_url.get_secret_value()
     bounds = Bounds(
         group_messages=config.group_messages,
@@ -80,14 +85,14 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         runs=runs,
         quota=_quota(config, own_quotas, accounts),
         slots=slots,
-        outbound_calls=OutboundCalls(writer, routes, runs, known, slots=slots.of, prefix=config.id_prefix),
+        outbound_calls=OutboundCalls(writer, routes, runs, known, slots=slots.of, prefix=prefix),
         connections=known,
         lookup=InboundLookup(db, known, routes),
         leases=leases.Leases(db),
         awaited_legs=waiting.legs,
         send_later=lambda message, wait: commands.send(message, wait=wait),
         redis_ms=redis_clock.PollingRedisClock(queues.client(redis_url)).now_ms,
-        naming=Naming(config.id_prefix),
+        naming=Naming(prefix),
         media_url=dograh.MediaUrl(config.token_secret),
     )
     if config.token_secret is None:
@@ -105,7 +110,6 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     )
     for pool in running:
         pool.start()
-    liveness = health.Liveness(config.health_file)
     log.info("worker started", queues=sorted(config.queues) or "all", threads=config.pool_threads)
     lifecycle.wait(stop, liveness.touch)
     log.info("worker stopping", drain_seconds=config.drain_seconds)

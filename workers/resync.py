@@ -237,7 +237,7 @@ class _Comparison:
     def _adopt(self, present: frozenset[str], known: list[Call]) -> None:
         """Adopt callers that are in the app and that no call knows: their StasisStart was missed."""
         callers = {call.channel_id for call in known if not call.caller_left}
-        unknown = [leg for leg in sorted(present - callers) if ids.parse(self._naming.prefix, leg) is None]
+        unknown = [leg for leg in sorted(present - callers) if ids.parse(leg) is None]
         if unknown and self._resync.connections.is_preempted(self._connection.connection_id):
             self._found("a competing client has the app: unknown callers are left to it")
             return
@@ -264,7 +264,7 @@ class _Comparison:
             self._resync.inbound.receive(connection=self._connection, leg=leg, args=leg.stasis_args)
 
     def _remove_orphans(self, present: frozenset[str], counting: set[tuple[UUID, int]], looked_at: datetime) -> None:
-        """Remove legs and bridges with our prefix whose attempt no longer counts, one after the other."""
+        """Remove legs and bridges of ours whose attempt no longer counts, one after the other."""
         orphans = self._orphans(present | set(self._bridges or ()), counting, looked_at)
         if not orphans:
             return
@@ -274,17 +274,16 @@ class _Comparison:
                 self.again_after = _SOON
                 return
             for name in orphans:
-                own = ids.parse(self._naming.prefix, name)
+                own = ids.parse(name)
                 self._remove(name, is_leg=own is None or own.kind is ids.Kind.MEDIA)
 
     def _orphans(self, names: frozenset[str], counting: set[tuple[UUID, int]], looked_at: datetime) -> list[str]:
         """Return which of these are orphans: a statement for each kind of name, however many there are."""
-        prefix = self._naming.prefix
-        parsed = {name: ids.parse(prefix, name) for name in names}
+        parsed = {name: ids.parse(name) for name in names}
         doubtful = sorted(
             name
             for name, own in parsed.items()
-            if (ids.is_originated(prefix, name) if own is None else (own.call_id, own.attempt) not in counting)
+            if (ids.is_originated(name) if own is None else (own.call_id, own.attempt) not in counting)
         )
         doubtful = self._some(doubtful)
         made = {name: own for name in doubtful if (own := parsed[name]) is not None}
@@ -301,10 +300,13 @@ class _Comparison:
     def _is_over(self, own: ids.OwnId, call: Call | errors.CallUnreadable | None, looked_at: datetime) -> bool:
         """True for a leg or bridge of an attempt that no longer counts."""
         if call is None:
-            # Another installation has the same prefix, or the database was restored.
-            return True
-        if isinstance(call, errors.CallUnreadable) or call.connection_id != self._connection.connection_id:
-            # A newer release wrote the call; or another tenant shares the Asterisk, and its own resync judges the leg.
+            # The database was restored. With a prefix other than ours it is another installation's.
+            return own.prefix == self._naming.prefix
+        if isinstance(call, errors.CallUnreadable) or not self._naming.is_of(call, own):
+            # A newer release wrote it; or a copy of our database, which has our old calls too, drew its own prefix.
+            return False
+        if call.connection_id != self._connection.connection_id:
+            # Another tenant shares the Asterisk: its own resync judges the leg.
             return False
         if call.state is State.ENDED or own.attempt < call.attempt:
             return call.state_since < looked_at - _STILL
@@ -315,9 +317,10 @@ class _Comparison:
         """True for an originated leg that rings although its call is over, or forgotten by a restored database."""
         if isinstance(call, errors.CallUnreadable):
             return False
-        is_over = call is None or (
-            call.state is State.ENDED and not call.caller_left and call.state_since < looked_at - _STILL
-        )
+        if call is None:
+            is_over = name.startswith(self._naming.prefix)
+        else:
+            is_over = call.state is State.ENDED and not call.caller_left and call.state_since < looked_at - _STILL
         leg = self._asterisk.channel(name) if is_over else None
         return leg is not None and leg.stasis_app is None
 

@@ -75,7 +75,9 @@ class _Removal:
 
     1. Look at the caller's leg, unless it is known to have left: it is hung up only if it is still in the app, anywhere
        else it must not be touched.
-    2. Hang up the legs and remove the bridges. For a bridge the answer is proof.
+    2. Hang up the legs and remove the bridges. For a bridge the answer is proof. If the media leg never became ready,
+       the caller's leg goes first: hanging up a leg whose agent does not answer can block Asterisk, which then ends no
+       channel any more (measured, 22.10).
     3. Look for the legs that were hung up, until they are gone.
 
     The look is a round of its own, because hanging up a media leg that still connects takes a second.
@@ -115,11 +117,18 @@ class _Removal:
 
     def _remove(self, *, with_caller: bool) -> None:
         caller = self._call.channel_id
-        hang_ups = {caller: ari_requests.hang_up(caller, self._call.hangup_cause)} if with_caller else {}
-        hang_ups |= {leg: ari_requests.hang_up(leg) for attempt in self._attempts for leg in attempt.legs.values()}
+        callers = {caller: ari_requests.hang_up(caller, self._call.hangup_cause)} if with_caller else {}
+        if not self._call.media_ready:
+            self._hang_up(callers)
+            callers = {}
+        legs = {leg: ari_requests.hang_up(leg) for attempt in self._attempts for leg in attempt.legs.values()}
         bridges = [ari_requests.remove_bridge(attempt.bridge_id) for attempt in self._attempts]
-        results = self._together(*hang_ups.values(), *bridges)
-        for leg, was_there in zip(hang_ups, results, strict=False):
+        self._hang_up(callers | legs, *bridges)
+
+    def _hang_up(self, legs: dict[str, Request[bool]], *bridges: Request[bool]) -> None:
+        """Hang up legs and remove bridges in one round."""
+        results = self._together(*legs.values(), *bridges)
+        for leg, was_there in zip(legs, results, strict=False):
             if was_there is True:
                 self._looked_for[leg] = f"channel {leg} was hung up and is still there"
 

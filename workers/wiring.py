@@ -79,7 +79,7 @@ def handlers(adapters: Adapters, *, serves: Collection[Step], tag: Callable[[], 
         flow=flow,
         writer=adapters.writer,
         inbound=callers,
-        prefix=adapters.naming.prefix,
+        naming=adapters.naming,
         send_later=adapters.send_later,
     )
     resync = Resync(

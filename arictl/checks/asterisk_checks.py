@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import time
 import uuid
 from collections.abc import Iterator
 
-from arictl.checks import media_checks
+from arictl.checks import media_checks, version_checks
 from arictl.checks.findings import Finding, ok, warning, wrong
 from shared import errors
 from shared.asterisk import ari, circuit_breaker, rest, tcp_connector
@@ -17,8 +16,6 @@ _CONNECT_SECONDS = 2.0
 _READ_SECONDS = 3.0
 #: For all requests to one Asterisk together.
 _SECONDS = 12.0
-#: Branch → the first version with websocket external media.
-_FIRST = {20: 18, 22: 8, 23: 2}
 MODULES = (
     "chan_websocket",
     "res_websocket_client",
@@ -93,7 +90,7 @@ def _examine(
     found += _writing(there)
     found.append(_app(application, configuration.app, socket_state))
     try:
-        found.append(judge_version(there.version()))
+        found += version_checks.judge_version(there.version())
     except errors.AsteriskUnreachable as exc:
         todo = "load res_ari_asterisk.so, or check by hand: asterisk -rx 'core show version'"
         return [warning("version, modules, websocket client", f"cannot be checked: {exc}", todo)]
@@ -197,21 +194,6 @@ def _app(application: ari.Application | None, app: str, socket_state: str) -> Fi
         f"no client is connected to {app}: our event socket is {socket_state}",
         "are a scheduler and a listener running (above)? arictl connection list shows the reason",
     )
-
-
-def judge_version(version: str) -> Finding:
-    """Check whether an Asterisk of this version supports external media over websocket."""
-    match = re.search(r"(?:^|certified-|GIT-)(\d+)(?:\.(\d+))?", version)
-    if match is None:
-        return warning("version", f"{version or 'none'}: not recognised", "20.18, 22.8, 23.2 or newer is needed")
-    major = int(match[1])
-    if match[2] is None:
-        return warning(
-            "version", f"{version}: a build of branch {major}", "check that it is 20.18, 22.8, 23.2 or newer"
-        )
-    if major > max(_FIRST) or (major in _FIRST and int(match[2]) >= _FIRST[major]):
-        return ok("version", version)
-    return wrong("version", version, "upgrade to 20.18, 22.8, 23.2 or newer, for external media over websocket")
 
 
 def judge_modules(running: dict[str, str]) -> list[Finding]:

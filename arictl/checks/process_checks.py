@@ -10,7 +10,7 @@ import redis
 from arictl.checks.findings import Finding, ok, warning, wrong
 from shared import keys, messages
 from shared.broker import scripts, session
-from shared.storage import database
+from shared.storage import database, id_prefixes
 
 #: More waiting messages than this are more than a moment's work.
 _WAITING = 100
@@ -30,6 +30,28 @@ SELECT count(*) AS number, min(deadline_at) AS since, (array_agg(left(call_id::t
 FROM ari.calls WHERE state <> 'ended' AND deadline_at < clock_timestamp() - interval '{_OVERDUE_SECONDS} seconds'
   AND (claim_until IS NULL OR claim_until <= clock_timestamp())
 """  # noqa: S608 - built from a constant
+
+
+def check_id_prefix(db: database.Database, override: str | None) -> list[Finding]:
+    """Check whether the ids that the workers make are this installation's alone."""
+    what = "id prefix"
+    if override is not None:
+        return [ok(what, f"{override}, by ID_PREFIX")]
+    prefixes = id_prefixes.IdPrefixes(db, override=None).drawn()
+    if not prefixes:
+        return [ok(what, "none yet: the first worker that starts draws one")]
+    newest = prefixes[0]
+    if not newest.is_here:
+        seen = f"{newest.prefix} was drawn in another database, of which this one is a copy"
+        todo = (
+            "two installations with one prefix remove each other's bridges on a common Asterisk. For a copy: arictl"
+            " installation draw; if the other database is gone: arictl installation keep"
+        )
+        return [warning(what, seen, todo)]
+    if newest.prefix == id_prefixes.SHARED:
+        seen = f"{newest.prefix}, as every installation had it that is older than its own prefix"
+        return [warning(what, seen, "if another installation uses an Asterisk of ours: arictl installation draw")]
+    return [ok(what, newest.prefix)]
 
 
 def check_scheduler(db: database.Database) -> list[Finding]:

@@ -1,6 +1,7 @@
 """The configuration files that an Asterisk needs, as text: the one home of the dialplan we recommend.
 
-They never contain a password: PASSWORD stands where one belongs.
+They never contain a password: PASSWORD stands where one belongs. What only newer versions know is commented out, as an
+older one refuses the whole section.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import urllib.parse
 
 PASSWORD = "PASSWORD-OF-THIS-USER"  # noqa: S105 - a placeholder
+PIPELINE = "ADDRESSES-OF-THE-PIPELINE"
 MEDIA_URL = "wss://VOICE-AGENT-HOST/api/v1/telephony/ws/ari"
 
 _DIALPLAN = """[{context}]
@@ -31,6 +33,8 @@ connection_type=per_call_config
 connection_timeout=1000
 ; One: while Asterisk tries, other calls wait. The pipeline tries again.
 reconnect_attempts=1
+; Asterisk 20.21, 22.11, 23.5 or newer: a media socket whose agent is gone without a word is closed.
+;enable_pingpongs=yes
 """
 
 _USER = """[general]
@@ -42,12 +46,20 @@ read_only=no
 ; - a semicolon is written as \\; because a bare one begins a comment: `a;b` is `password=a\\;b`;
 ; - blanks at its beginning or end cannot be written at all: choose another password.
 password={password}
+; Asterisk 20.19, 22.9, 23.3 or newer: this user may be used from these addresses only.
+;deny=0.0.0.0/0
+;permit={pipeline}
 """
 
 _HTTP = """[general]
 enabled=yes
 {listen}{prefix}; TCP sessions, event sockets included. Above it Asterisk closes connections silently.
 sessionlimit=100
+; Asterisk 20.19, 22.9, 23.3 or newer: ARI answers these addresses only, whatever the user.
+;[{path}]
+;type=restriction
+;deny=0.0.0.0/0
+;permit={pipeline}
 """
 
 _PLAIN = "bindaddr=0.0.0.0\nbindport={port}\n"
@@ -75,10 +87,11 @@ def files(*, endpoint: str, app: str, user: str, websocket_client: str) -> dict[
     parts = urllib.parse.urlsplit(endpoint)
     secure = parts.scheme == "https"
     listen = (_TLS if secure else _PLAIN).format(port=parts.port or (443 if secure else 80))
-    prefix = f"prefix={parts.path.strip('/')}\n" if parts.path.strip("/") else ""
+    path = parts.path.rstrip("/")
+    prefix = f"prefix={path.strip('/')}\n" if path else ""
     return {
-        "http.conf": _HTTP.format(listen=listen, prefix=prefix),
-        "ari.conf": _USER.format(user=user, password=PASSWORD),
+        "http.conf": _HTTP.format(listen=listen, prefix=prefix, path=f"{path}/ari", pipeline=PIPELINE),
+        "ari.conf": _USER.format(user=user, password=PASSWORD, pipeline=PIPELINE),
         "websocket_client.conf": _WEBSOCKET_CLIENT.format(name=websocket_client, uri=MEDIA_URL),
         "extensions.conf": dialplan(app),
     }

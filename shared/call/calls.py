@@ -62,6 +62,9 @@ class Call:
     #: If refused, the caller continues in the dialplan instead of being hung up.
     continue_in_dialplan: bool = False
 
+    #: Begins the ids of its legs and bridges, whatever is drawn later; empty if an earlier release wrote the call.
+    id_prefix: str = ""
+
     #: Names the request to originate, once per connection; None for a leg that entered by itself.
     request_id: str | None = None
     #: What to dial for it, such as `PJSIP/4930123@trunk`, and for how long.

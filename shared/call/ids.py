@@ -14,8 +14,10 @@ from uuid import UUID, uuid5
 
 #: The uuid5 namespace of requests to originate.
 _REQUESTS = UUID("6a0c7d52-6f5e-4a0b-9d0b-3f1f0c2f7f66")
-_ORIGINATED = re.compile(r"[0-9a-f]{32}-o", re.ASCII)
-_OWN = re.compile(r"([0-9a-f]{32})-([mb])([1-9][0-9]{0,2})", re.ASCII)
+#: Of an installation: `aip-`, or one that was drawn or set.
+PREFIX = r"[a-z][a-z0-9-]{0,14}-"
+_ORIGINATED = re.compile(rf"{PREFIX}[0-9a-f]{{32}}-o", re.ASCII)
+_OWN = re.compile(rf"({PREFIX})([0-9a-f]{{32}})-([mb])([1-9][0-9]{{0,2}})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -48,6 +50,8 @@ class Kind(StrEnum):
 class OwnId:
     """What one of the product's ids says."""
 
+    #: Of the installation that made it: not necessarily this one.
+    prefix: str
     call_id: UUID
     kind: Kind
     attempt: int
@@ -77,16 +81,14 @@ def originated_id(prefix: str, connection_id: int, request_id: str) -> str:
     return f"{prefix}{name.hex}-o"
 
 
-def is_originated(prefix: str, name: str) -> bool:
-    """True for the channel id of a leg that the product originates."""
-    return name.startswith(prefix) and _ORIGINATED.fullmatch(name, len(prefix)) is not None
+def is_originated(name: str) -> bool:
+    """True for a channel id like those of the legs that the product originates, of whatever installation."""
+    return _ORIGINATED.fullmatch(name) is not None
 
 
-def parse(prefix: str, name: str) -> OwnId | None:
-    """Read the id of a media leg or bridge back; None for everything that is not exactly of that form."""
-    if not name.startswith(prefix):
-        return None
-    match = _OWN.fullmatch(name, len(prefix))
+def parse(name: str) -> OwnId | None:
+    """Read the id of a media leg or bridge back, of whatever installation; None for everything else."""
+    match = _OWN.fullmatch(name)
     if match is None:
         return None
-    return OwnId(call_id=UUID(match[1]), kind=Kind(match[2]), attempt=int(match[3]))
+    return OwnId(prefix=match[1], call_id=UUID(match[2]), kind=Kind(match[3]), attempt=int(match[4]))

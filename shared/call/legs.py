@@ -37,11 +37,19 @@ class Naming:
     """Names the legs and bridges of calls.
 
     Args:
-        prefix: Begins every channel and bridge id of this installation.
+        prefix: Begins the ids of new calls; a call keeps the prefix that it was made with.
     """
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
+
+    def prefix_of(self, call: Call) -> str:
+        """Return what the ids of a call begin with."""
+        return call.id_prefix or self.prefix
+
+    def is_of(self, call: Call, own: ids.OwnId) -> bool:
+        """Return whether an id, read back, is one of this call's."""
+        return (own.call_id, own.prefix) == (call.call_id, self.prefix_of(call))
 
     def legs(self, call: Call) -> dict[Role, str]:
         """Return the channel id of each leg that belongs in the call's bridge."""
@@ -49,18 +57,18 @@ class Naming:
 
     def bridge_id(self, call: Call) -> str:
         """Return the id of the newest attempt's bridge."""
-        return ids.bridge_id(self.prefix, call.call_id, call.attempt)
+        return ids.bridge_id(self.prefix_of(call), call.call_id, call.attempt)
 
     def media_id(self, call: Call) -> str:
         """Return the channel id of the newest attempt's media leg."""
-        return ids.media_id(self.prefix, call.call_id, call.attempt)
+        return ids.media_id(self.prefix_of(call), call.call_id, call.attempt)
 
     def attempt(self, call: Call, number: int) -> Attempt:
         """Return the ids of one attempt."""
         return Attempt(
             number=number,
-            legs={Role.MEDIA: ids.media_id(self.prefix, call.call_id, number)},
-            bridge_id=ids.bridge_id(self.prefix, call.call_id, number),
+            legs={Role.MEDIA: ids.media_id(self.prefix_of(call), call.call_id, number)},
+            bridge_id=ids.bridge_id(self.prefix_of(call), call.call_id, number),
         )
 
     def attempts(self, call: Call) -> Iterator[Attempt]:

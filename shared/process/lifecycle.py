@@ -8,10 +8,15 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+import structlog
+
 from shared import errors
 from shared.process import health, logs, settings
 
 _S = TypeVar("_S", bound=settings.Base)
+_T = TypeVar("_T")
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 def main(name: str, kind: type[_S], run: Callable[[_S, threading.Event], None]) -> int:
@@ -33,6 +38,18 @@ def main(name: str, kind: type[_S], run: Callable[[_S, threading.Event], None]) 
         signal.signal(number, lambda *_: stop.set())
     run(config, stop)
     return 0
+
+
+def wait_for(read: Callable[[], _T], stop: threading.Event, each_second: Callable[[], object]) -> _T | None:
+    """Return what a server tells, once it tells it; None if the process is to stop before."""
+    while True:
+        each_second()
+        try:
+            return read()
+        except errors.TransientError as exc:
+            _log.warning("start delayed, will retry", reason=str(exc))
+        if stop.wait(health.TOUCH_SECONDS):
+            return None
 
 
 def wait(stop: threading.Event, each_second: Callable[[], object] = lambda: None) -> None:

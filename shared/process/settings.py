@@ -15,6 +15,7 @@ from pydantic import fields as pydantic_fields
 
 from shared import errors
 from shared.asterisk import address_guard
+from shared.call import ids
 from shared.call.limits import Limits
 from shared.call.steps import Step
 from shared.process import sealing
@@ -83,10 +84,6 @@ class Base(Guarded):
     secret_key: SecretStr = Field(
         description="Keys of at least 16 characters, comma-separated: the first seals secrets, any opens them."
     )
-    id_prefix: str = Field(
-        default="aip-",
-        description="The beginning of our channel and bridge ids; must differ between installations on one Asterisk.",
-    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The lowest level that is logged."
     )
@@ -136,13 +133,6 @@ class Base(Guarded):
             raise ValueError(f"each key needs at least {_MINIMUM_KEY_LENGTH} characters")
         return keys
 
-    @pydantic.field_validator("id_prefix")
-    @classmethod
-    def _prefix(cls, prefix: str) -> str:
-        if not re.fullmatch(r"[a-z][a-z0-9-]{0,14}-", prefix, re.ASCII):
-            raise ValueError("must be 2 to 16 of a-z, 0-9 and -, begin with a letter and end with -")
-        return prefix
-
     @property
     def secret_keys(self) -> tuple[str, ...]:
         """The keys; the first seals."""
@@ -171,6 +161,10 @@ class WithDatabase(Base):
     )
     storage_backend: Literal["s3", "minio"] = Field(
         default="s3", description="The value of workflow_runs.storage_backend in the runs we create."
+    )
+    id_prefix: str | None = Field(
+        default=None,
+        description="The beginning of our channel and bridge ids, instead of the one that this installation has drawn.",
     )
     connect_seconds: float = Field(default=2.0, gt=0, le=30, description="Time-out for connecting to an Asterisk.")
     read_seconds: float = Field(
@@ -208,6 +202,13 @@ class WithDatabase(Base):
         ge=0,
         description="Maximum number of simultaneous calls of an organization that has no limit of its own.",
     )
+
+    @pydantic.field_validator("id_prefix")
+    @classmethod
+    def _prefix(cls, prefix: str | None) -> str | None:
+        if prefix is not None and not re.fullmatch(ids.PREFIX, prefix, re.ASCII):
+            raise ValueError("must be 2 to 16 of a-z, 0-9 and -, begin with a letter and end with -")
+        return prefix
 
     def limits(self) -> Limits:
         """Return the time limits of a call."""
@@ -471,6 +472,7 @@ class Tool(Environment):
     """The settings of the other arictl commands."""
 
     database_url: _DatabaseUrl = _DATABASE_URL
+    id_prefix: str | None = None
 
 
 class Doctor(Environment):
@@ -479,6 +481,7 @@ class Doctor(Environment):
     database_url: SecretStr | None = None
     redis_url: SecretStr | None = None
     secret_key: SecretStr | None = None
+    id_prefix: str | None = None
 
 
 _S = TypeVar("_S", bound=Environment)

@@ -10,7 +10,7 @@ from shared.call.calls import Call
 
 _FIXED = frozenset({
     "call_id", "connection_id", "connection_version", "organization_id", "entry", "direction", "received_at",
-    "lock_version", "args", "request_id", "dial_endpoint", "ring_seconds",
+    "lock_version", "args", "id_prefix", "request_id", "dial_endpoint", "ring_seconds",
 })  # fmt: skip
 COLUMNS = [field.name for field in fields(Call)]
 #: The columns that a save may change.

@@ -35,7 +35,7 @@ class PostgresCalls:
 
     Args:
         who: This process, for the timeline.
-        prefix: Begins every channel and bridge id of this installation.
+        prefix: Begins the ids of calls that an earlier release wrote, without the prefix of each.
         rows_an_hour: Timeline rows of one kind that are written without a change of a call; see `TimelineAllowance`.
     """
 
@@ -209,10 +209,13 @@ class PostgresCalls:
     def _begun(self, call: Call) -> dict[str, Any]:
         return {
             "begun": call.attempt,
-            "media_id": ids.media_id(self._prefix, call.call_id, call.attempt),
-            "bridge_id": ids.bridge_id(self._prefix, call.call_id, call.attempt),
+            "media_id": ids.media_id(self._prefix_of(call), call.call_id, call.attempt),
+            "bridge_id": ids.bridge_id(self._prefix_of(call), call.call_id, call.attempt),
             "begun_in_doubt_until": call.attempt_in_doubt_until,
         }
+
+    def _prefix_of(self, call: Call) -> str:
+        return call.id_prefix or self._prefix
 
     # ── transactions and locks ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -335,12 +338,15 @@ def _call(row: database.Row) -> Call:
     except ValueError as exc:
         raise errors.CallUnreadable(str(exc)) from exc
     values["args"] = tuple(values["args"])
+    # An earlier release wrote none.
+    values["id_prefix"] = values["id_prefix"] or ""
     return Call(**values)
 
 
 def _values(call: Call) -> dict[str, Any]:
     values: dict[str, Any] = {name: getattr(call, name) for name in call_sql.COLUMNS}
     values["args"] = list(call.args)
+    values["id_prefix"] = call.id_prefix or None
     return values
 
 

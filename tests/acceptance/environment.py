@@ -33,7 +33,6 @@ from simulator.testing import SimulatedAsterisk
 from tests.support import queued
 
 APP = "voiceai"
-PREFIX = "aip-"
 EVENTS = [
     "StasisStart", "StasisEnd", "ChannelDestroyed", "ChannelHangupRequest", "Dial", "ApplicationReplaced",
 ]  # fmt: skip
@@ -166,7 +165,8 @@ class Environment:
 
     def own(self, leg: str, kind: str, attempt: int = 1) -> str:
         """Return the id of the media leg (`m`) or the bridge (`b`) of a leg's newest call."""
-        return f"{PREFIX}{self.pipeline.calls(leg)[-1]['call_id'].hex}-{kind}{attempt}"
+        call = self.pipeline.calls(leg)[-1]
+        return f"{call['id_prefix'] or 'aip-'}{call['call_id'].hex}-{kind}{attempt}"
 
     def is_joined(self, leg: str, attempt: int = 1) -> bool:
         """Return True if exactly the caller and the agent are in the call's bridge."""
@@ -230,7 +230,6 @@ class Environment:
         connection = self.connection
         message = messages.of_event(
             event,
-            prefix=PREFIX,
             connection=ConnectionVersion(connection["connection_id"], connection["version"]),
             at_ms=seconds * 1000 + micros // 1000,
         )

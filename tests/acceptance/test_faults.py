@@ -22,7 +22,7 @@ import pytest
 from devstack import servers
 from shared import queues
 from shared.storage import migrations
-from tests.acceptance.environment import APP, EVENTS, PREFIX, Deploy, Deployment, Environment, running_deployment
+from tests.acceptance.environment import APP, EVENTS, Deploy, Deployment, Environment, running_deployment
 
 pytestmark = pytest.mark.services
 
@@ -46,7 +46,7 @@ def is_there(env: Environment, name: str) -> bool:
 # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("path", ["/channels/externalMedia", f"/bridges/{PREFIX}*-b1"], ids=["media-leg", "bridge"])
+@pytest.mark.parametrize("path", ["/channels/externalMedia", "/bridges/*-b1"], ids=["media-leg", "bridge"])
 @pytest.mark.parametrize("fault", ["answers-500", "cut-after-the-effect", "late-effect"])
 def test_a_creating_request_of_unknown_outcome_is_looked_for_and_never_repeated_under_its_id(
     env: Environment, path: str, fault: str
@@ -223,7 +223,7 @@ HOSTILE: list[dict[str, Any]] = [
     {"caller": "☎" * 100, "called": "\r\nX: y"},
     {"channel_id": "a/b?c#d%2Fe&f=g h"},
     {"channel_id": "../applications"},
-    {"channel_id": f"{PREFIX}not-quite-ours"},
+    {"channel_id": "aip-not-quite-ours"},
 ]
 #: Rejected when the event is parsed: no Asterisk sends as much.
 UNREADABLE: list[dict[str, Any]] = [

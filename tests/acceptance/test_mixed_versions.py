@@ -36,7 +36,8 @@ def release_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def deployment(deploy: Deploy, release_before: Path) -> Iterator[Deployment]:
-    with deploy("mixed-versions", processes=("listener", "scheduler", "worker")) as made:
+    # As the migration leaves a database that the release before has used: the prefix is the one that release has.
+    with deploy("mixed-versions", processes=("listener", "scheduler", "worker"), ID_PREFIX="aip-") as made:
         made.pipeline.start_from(release_before, "worker.before", "listener.before", "scheduler.before")
         yield made
 

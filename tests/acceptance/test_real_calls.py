@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Self
 
 import pytest
+import requests
 
 from devstack.agent import Agent
 from devstack.asterisk import RealAsterisk
+from devstack.asterisk_config import Client
 from devstack.pipeline import Pipeline, wait_until
 from devstack.tenants import PASSWORD, Tenant
 
@@ -27,6 +33,35 @@ def running(pipeline: Pipeline, tenant: Tenant, asterisk: RealAsterisk, agent: A
     pipeline.start()
     pipeline.wait_connected()
     return pipeline
+
+
+class SilentAgent:
+    """Accepts connections and never answers; once `closing`, closes every connection."""
+
+    def __init__(self) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._server.settimeout(0.05)
+        self._connections: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._ends = False
+        self.closing = False
+        self.url = f"ws://127.0.0.1:{self._server.getsockname()[1]}/"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends = self.closing = True
+        self._thread.join()
+        self._server.close()
+
+    def _serve(self) -> None:
+        while not self._ends:
+            with contextlib.suppress(TimeoutError):
+                self._connections.append(self._server.accept()[0])
+            while self.closing and self._connections:
+                self._connections.pop().close()
 
 
 def ours(asterisk: RealAsterisk) -> list[str]:
@@ -96,8 +131,8 @@ def test_two_hundred_calls_are_all_bridged_once_and_leave_nothing(
         "call_id": legs[0],
         "provider": "ari",
         "channel_name": call["channel_name"],
-        "ext_channel_id": f"aip-{call['call_id'].hex}-m1",
-        "bridge_id": f"aip-{call['call_id'].hex}-b1",
+        "ext_channel_id": f"{running.id_prefix}{call['call_id'].hex}-m1",
+        "bridge_id": f"{running.id_prefix}{call['call_id'].hex}-b1",
     }
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(asterisk.hang_up_caller, legs))
@@ -227,6 +262,30 @@ def test_an_agent_that_is_down_costs_the_caller_nothing_but_a_wait(
     assert run["gathered_context"]["error"].startswith("voice agent not reached")
     wait_until(lambda: nothing_is_left(asterisk), seconds=5)
     assert asterisk.answers(), "Asterisk crashed"
+
+
+def test_an_agent_that_never_answers_the_upgrade_blocks_asterisk_until_it_closes_the_connection(
+    running: Pipeline, asterisk: RealAsterisk, agent: Agent
+) -> None:
+    with SilentAgent() as silent:
+        asterisk.configuration.clients["media"] = Client(uri=silent.url)
+        asterisk.reload()
+        leg = asterisk.dial()
+        wait_until(lambda: running.state(leg) in ("ending", "ended"), seconds=20, what=lambda: running.story(leg))
+        call = running.call(leg)
+        assert (call["outcome"], call["connected_at"]) == ("failed", None)
+        assert call["reason"] == "voice agent not reached: media leg not ready in time"
+        wait_until(lambda: running.run(leg)["is_completed"], seconds=5, what="the run does not wait for Asterisk")
+        assert running.run(leg)["gathered_context"]["mapped_call_disposition"] == "error"
+        with pytest.raises(requests.Timeout):
+            asterisk.dial()
+        silent.closing = True
+        # Asterisk tries the agent four times, and each try is closed at once. A teardown may pause for 30 s by now.
+        wait_until(lambda: ended(running, leg), seconds=60, what=lambda: running.story(leg))
+    asterisk.configuration.clients["media"] = Client(uri=agent.url)
+    asterisk.reload()
+    after = asterisk.dial()
+    wait_until(lambda: running.state(after) == "connected", seconds=30, what=lambda: running.story(after))
 
 
 def test_an_agent_that_takes_a_second_is_waited_for(running: Pipeline, asterisk: RealAsterisk, agent: Agent) -> None:

@@ -7,8 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
+from requests.adapters import HTTPAdapter
 
 from devstack import asterisk_config, processes
 from devstack.agent import Agent
@@ -55,7 +58,33 @@ def of_the_readme(pipeline: Pipeline, tenant: Tenant) -> Files:
     return dict(zip(FILES, blocks, strict=True))
 
 
-@pytest.mark.parametrize("source", [printed, of_the_readme])
+def restricted(pipeline: Pipeline, tenant: Tenant) -> Files:
+    """Return what `arictl doctor --dialplan` prints, with the access lists that it has commented out."""
+    files = printed(pipeline, tenant)
+    for name in ("http.conf", "ari.conf"):
+        files[name] = re.sub(r"^;(?=\[|\w+=)", "", files[name], flags=re.MULTILINE)
+        assert config_files.PIPELINE in files[name]
+    return files
+
+
+class FromAddress(HTTPAdapter):
+    """Makes requests from this address of the machine."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options, source_address=(self._address, 0))
+
+
+def status_from(address: str, url: str) -> int:
+    with requests.Session() as session:
+        session.mount("http://", FromAddress(address))
+        return session.get(f"{url}/ari/asterisk/ping", auth=("voiceai", PASSWORD), timeout=5).status_code
+
+
+@pytest.mark.parametrize("source", [printed, of_the_readme, restricted])
 def test_an_asterisk_with_the_files_we_name_serves_a_call(
     pipeline: Pipeline,
     tenant: Tenant,
@@ -72,6 +101,7 @@ def test_an_asterisk_with_the_files_we_name_serves_a_call(
     filled = {
         name: text.replace(config_files.PASSWORD, PASSWORD)
         .replace(config_files.MEDIA_URL, agent.url)
+        .replace(config_files.PIPELINE, "127.0.0.1")
         .replace("wss://agent.example/api/v1/telephony/ws/ari", agent.url)
         .replace("bindport=8088", f"bindport={port}")
         for name, text in files.items()
@@ -96,3 +126,5 @@ def test_an_asterisk_with_the_files_we_name_serves_a_call(
         wait_until(lambda: pipeline.state(call["channel_id"]) == "ended", seconds=10, what="it ends")
         wait_until(lambda: not asterisk.channels() and not asterisk.bridges(), seconds=5, what="nothing is left")
         assert "ERROR" not in asterisk.log()
+        assert status_from("127.0.0.1", asterisk.url) == 200
+        assert status_from("127.0.0.2", asterisk.url) == (403 if source is restricted else 200)

@@ -44,7 +44,6 @@ exten => leaver,1,Answer()
  same => n,GotoIf($["${LEAVE}" = ""]?2)
  same => n,Hangup()
 """
-PREFIX = "aip-"
 
 
 @pytest.fixture
@@ -109,7 +108,10 @@ def test_a_caller_handed_to_a_human_is_left_alone_and_is_a_new_call_when_it_come
     assert first["channel_created"] == second["channel_created"]
     assert None not in (first["workflow_run_id"], second["workflow_run_id"])
     assert first["workflow_run_id"] != second["workflow_run_id"]
-    assert set(bridges(asterisk)[f"{PREFIX}{second['call_id'].hex}-b1"]) == {leg, f"{PREFIX}{second['call_id'].hex}-m1"}
+    assert set(bridges(asterisk)[f"{running.id_prefix}{second['call_id'].hex}-b1"]) == {
+        leg,
+        f"{running.id_prefix}{second['call_id'].hex}-m1",
+    }
     asterisk.hang_up_caller(leg)
     until(running, asterisk, lambda: running.state(leg) == "ended", seconds=10)
     until(running, asterisk, lambda: not asterisk.channels() and not asterisk.bridges(), seconds=5)
@@ -120,7 +122,7 @@ def test_what_is_not_ours_is_left_alone_and_what_is_ours_without_a_call_is_remov
 ) -> None:
     """Another controller's bridge with its caller and its empty bridge; our leg, bridge and empty bridge."""
     stays, unbridged = connect(running, asterisk), connect(running, asterisk)
-    strange = f"{PREFIX}{uuid.uuid4().hex}"
+    strange = f"{running.id_prefix}{uuid.uuid4().hex}"
     running.signal("listener", signal.SIGSTOP)
     running.signal("worker", signal.SIGSTOP)
     try:
@@ -138,7 +140,7 @@ def test_what_is_not_ours_is_left_alone_and_what_is_ours_without_a_call_is_remov
         "POST", "/channels", endpoint="Local/1@human", app="voiceai", channelId=f"{strange}-m1"
     )  # fmt: skip
     asterisk.request("POST", f"/bridges/{strange}-b1", type="mixing").raise_for_status()
-    own = f"{PREFIX}{running.call(unbridged)['call_id'].hex}-b1"
+    own = f"{running.id_prefix}{running.call(unbridged)['call_id'].hex}-b1"
     for leg in bridges(asterisk)[own]:
         asterisk.request("POST", f"/bridges/{own}/removeChannel", channel=leg).raise_for_status()
     until(running, asterisk, lambda: running.state(unbridged) == "ended", seconds=15)
@@ -299,7 +301,7 @@ def test_a_channel_under_the_id_of_another_tenants_media_leg_changes_nothing_the
     make_asterisk: Callable[[Configuration], RealAsterisk],
 ) -> None:  # fmt: skip
     leg = connect(running, asterisk)
-    media = f"{PREFIX}{running.call(leg)['call_id'].hex}-m1"
+    media = f"{running.id_prefix}{running.call(leg)['call_id'].hex}-m1"
     other = make_asterisk(Configuration(users={"voiceai": PASSWORD}, dialplan=DIALPLAN))
     with closing_tenant(database_url, "forger") as forger:
         forger.configure(other.url)

@@ -20,7 +20,7 @@ from devstack.tenants import PASSWORD
 from shared import messages, queues
 from shared.asterisk import events
 from shared.call.ids import ConnectionVersion
-from tests.acceptance.environment import APP, EVENTS, PREFIX, Deploy, Deployment, Environment
+from tests.acceptance.environment import APP, EVENTS, Deploy, Deployment, Environment
 from tests.support import queued
 
 pytestmark = pytest.mark.services
@@ -185,7 +185,7 @@ def test_orphans_with_our_prefix_and_no_live_call_are_removed(env: Environment) 
     over, stays = env.connect(2)
     env.control.hang_up(over)
     env.wait_state(over, "ended")
-    strange = f"{PREFIX}{uuid.uuid4().hex}"
+    strange = f"{env.pipeline.id_prefix}{uuid.uuid4().hex}"
     for leg in (f"{strange}-m1", env.own(over, "m", 2)):
         env.rest("POST", "/channels", endpoint="Local/1@elsewhere", app=APP, channelId=leg)
     for bridge in (f"{strange}-b1", env.own(over, "b", 2)):

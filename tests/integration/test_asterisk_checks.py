@@ -97,19 +97,6 @@ def test_a_user_that_may_only_read_and_absent_modules_are_found(canned: Canned) 
     assert examined(canned.url)["version, modules, websocket client"][0] is Level.WARNING
 
 
-@pytest.mark.parametrize(
-    ("version", "level"),
-    [
-        ("22.10.1+dfsg+~cs6.17", Level.OK), ("22.8.0", Level.OK), ("22.7.9", Level.WRONG), ("20.18.0", Level.OK),
-        ("20.17.0", Level.WRONG), ("21.12.0", Level.WRONG), ("23.1.0", Level.WRONG), ("23.2.0", Level.OK),
-        ("24.0.0", Level.OK), ("18.26.0", Level.WRONG), ("certified-20.7-cert3", Level.WRONG),
-        ("GIT-22-abcdef", Level.WARNING), ("", Level.WARNING), ("mine", Level.WARNING),
-    ],
-)  # fmt: skip
-def test_versions_without_external_media_over_websocket_are_refused(version: str, level: Level) -> None:
-    assert asterisk_checks.judge_version(version).level is level
-
-
 def test_the_websocket_client_is_looked_up(canned: Canned) -> None:
     assert examined(canned.url)["websocket client"] == (Level.OK, "[media] exists")
     canned.answers["GET " + CLIENT_PATH] = client("ws://127.0.0.1:9", protocols="", connection_type="persistent")

@@ -304,9 +304,22 @@ def test_a_healthy_connection_is_all_well(
     assert "  wrong" not in output
     assert "  warning" not in output
     for text in ("configuration: ", "connection: version 1", "event socket: connected", "inbound workflow: workflow 1",
-                 "reachable: ", "credentials: ", "rights: ", "Stasis app: ", "version: 22.10.1", "modules: all 9",
+                 "reachable: ", "credentials: ", "rights: ", "Stasis app: ", "version: 22.11.0", "modules: all 9",
                  "websocket client: [media] exists", "media URL: "):  # fmt: skip
         said(output, "ok", text)
+
+
+@pytest.mark.services
+def test_the_known_faults_of_an_asterisk_are_named_with_what_to_do(
+    doctor: Doctor, settings: dict[str, str], db: database.Database, canned: Canned
+) -> None:
+    configure(db, canned.url)
+    take_up(db, canned.url)
+    canned.answers["GET /asterisk/info"] = (200, {"system": {"version": "22.10.0+dfsg-1"}})
+    output = doctor("--organization", "1", **settings)
+    said(output, "ok", "version: 22.10.0+dfsg-1")
+    said(output, "warning", "known fault: an ARI user can run commands on the Asterisk's machine")
+    said(output, "ok", "known fault: a second externalMedia request with one id crashes Asterisk")
 
 
 @pytest.mark.services

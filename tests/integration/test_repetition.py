@@ -52,7 +52,11 @@ class Handlers:
             naming=Naming(PREFIX), redis_ms=lambda: None,
         )  # fmt: skip
         self.legs = LegEvents(
-            flow=nothing, writer=writer, inbound=self.inbound, prefix=PREFIX, send_later=lambda _message, _wait: None
+            flow=nothing,
+            writer=writer,
+            inbound=self.inbound,
+            naming=Naming(PREFIX),
+            send_later=lambda _message, _wait: None,
         )
         self.asterisks = RestAsterisks(
             nothing, nothing, Limits(), store, requests_at_once=1, most_sessions=lambda: 1, bounds=rest.AnswerBounds(),

@@ -72,7 +72,7 @@ class MediaLegs(simulator_media.MediaLegs):
         self._connecting[channel.id] = asyncio.Event()
         self._owner.created(channel.id)
         plan = self._owner.plan_agent(channel.id)
-        own = ids.parse(PREFIX, channel.id)
+        own = ids.parse(channel.id)
         if own is not None and own.call_id in self._owner.served:
             # It serves a run once.
             plan = AgentPlan(accepts_after_seconds=None, refuses_after_seconds=0.01)
@@ -114,7 +114,7 @@ class MediaLegs(simulator_media.MediaLegs):
         owner.applications.publish(channel.id, events.dial(channel.snapshot(), "ANSWER", dialstring))
         entered = owner.enter_stasis(channel, app, args)
         self.close(channel.id)
-        own = ids.parse(PREFIX, channel.id)
+        own = ids.parse(channel.id)
         if own is not None and entered:
             owner.served.add(own.call_id)
         if not entered:
@@ -229,12 +229,12 @@ class Asterisk(switch.Switch):
 
     def add(self, channel: channels.Channel) -> None:
         super().add(channel)
-        if channel.kind is channels.Kind.ORIGINATED and ids.is_originated(PREFIX, channel.id):
+        if channel.kind is channels.Kind.ORIGINATED and ids.is_originated(channel.id):
             self.created(channel.id)
 
     def create_bridge(self, bridge: bridges.Bridge) -> None:
         super().create_bridge(bridge)
-        if ids.parse(PREFIX, bridge.id) is not None:
+        if ids.parse(bridge.id) is not None:
             self.created(bridge.id)
 
     # ── what callers and agents do ────────────────────────────────────────────────────────────────────────────────────
@@ -290,9 +290,7 @@ class Asterisk(switch.Switch):
     def created_by_product(self) -> list[str]:
         """Return every leg and bridge that the product created."""
         return [
-            name
-            for name in (*self.channels, *self.bridges)
-            if ids.parse(PREFIX, name) is not None or ids.is_originated(PREFIX, name)
+            name for name in (*self.channels, *self.bridges) if ids.parse(name) is not None or ids.is_originated(name)
         ]
 
     def callers_in(self, app: str) -> list[channels.Channel]:

@@ -15,7 +15,7 @@ from shared import errors, messages
 from shared.broker import redis_broker, retries
 from shared.call import ids
 from shared.call.commands import Command
-from tests.simulation import asterisks, faults
+from tests.simulation import faults
 from tests.simulation.faults import Fault
 from tests.simulation.world import Fiber, Process, World
 from workers import actors, pools
@@ -164,7 +164,7 @@ class Broker:
         channel = body.get("event", {}).get("channel")
         if channel is None:
             return None, connection_id
-        own = ids.parse(asterisks.PREFIX, channel["id"])
+        own = ids.parse(channel["id"])
         return own.call_id if own is not None else self._call_of(connection_id, channel["id"]), connection_id
 
     def _deliver_after(self, seconds: float, entry: Entry) -> None:

@@ -214,7 +214,7 @@ class History:
         asterisk.add(forged)
         self.world.tell(asterisk.name, "its owner creates a channel named %s", self.environment.invariants.named(name))
         asterisk.enter_stasis(forged, tenant.app, [])
-        if ids.parse(PREFIX, name) is not None:
+        if ids.parse(name) is not None:
             self.world.after(self.choices.spread(0.001, 5.0), lambda: asterisk.caller_hangs_up(forged))
         else:
             self.environment.callers.all.append(Caller(tenant, forged))

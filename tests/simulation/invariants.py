@@ -70,12 +70,12 @@ class Invariants:
     def own(self, call: Call) -> list[str]:
         """Return the legs and bridges of a call that exist."""
         names = self._by_connection[call.connection_id].asterisk.created_by_product()
-        return [name for name in names if (own := ids.parse(PREFIX, name)) is not None and own.call_id == call.call_id]
+        return [name for name in names if (own := ids.parse(name)) is not None and own.call_id == call.call_id]
 
     def named(self, name: str) -> str:
         """Return the name of a channel or bridge in the story."""
-        own = ids.parse(PREFIX, name)
-        if ids.is_originated(PREFIX, name):
+        own = ids.parse(name)
+        if ids.is_originated(name):
             return f"<leg {name[len(PREFIX) : len(PREFIX) + 4]}>"
         if own is None:
             return name
@@ -150,13 +150,13 @@ class Invariants:
 
     def _agent_lost(self, leg_id: str) -> None:
         """Check soon that a call that has lost its agent is over."""
-        own = ids.parse(PREFIX, leg_id)
+        own = ids.parse(leg_id)
         if self.is_prompt and own is not None:
             self._world.after(_PROMPT_SECONDS, lambda: self._check_over(own.call_id))
 
     def _agent_not_reached(self, leg_id: str) -> None:
         """Check soon that a call whose agent was not reached has another attempt, or is over."""
-        own = ids.parse(PREFIX, leg_id)
+        own = ids.parse(leg_id)
         if self.is_prompt and own is not None:
             wait = _PROMPT_SECONDS + _LIMITS.reach_pause(own.attempt).total_seconds()
             self._world.after(wait, lambda: self._check_tried_again(own))
@@ -177,7 +177,7 @@ class Invariants:
 
     def _created(self, asterisk: Asterisk, name: str) -> None:
         """Check that what the product has just created is stored, and still wanted."""
-        own, call = ids.parse(PREFIX, name), self._call_of(asterisk, name)
+        own, call = ids.parse(name), self._call_of(asterisk, name)
         if call is None or (own is not None and own.attempt > call.attempt):
             self._world.violation(f"{self.named(name)} is created, and that is not stored")
             return
@@ -189,7 +189,7 @@ class Invariants:
 
     def _call_of(self, asterisk: Asterisk, name: str) -> Call | None:
         """Return the call that a media leg, a bridge or a dialled leg is of."""
-        own = ids.parse(PREFIX, name)
+        own = ids.parse(name)
         if own is not None:
             row = self._store.rows.get(own.call_id)
             return row.call if row is not None else None

@@ -35,7 +35,7 @@ class Listener:
             self._world.after(_RETRY_SECONDS, self.open)
             return
         self._socket = asterisks.EventSocket(self._received, self._lost)
-        self._ends = LegEnds(asterisks.PREFIX, self._send, self._world.after)
+        self._ends = LegEnds(self._send, self._world.after)
         asterisk.applications.connect([self._tenant.app], self._socket, subscribe_all=False)  # type: ignore[arg-type]
         self._push(messages.of_resync(connection=self._tenant.connection, reason="connected", full=True))
 
@@ -57,7 +57,7 @@ class Listener:
 
     def _send(self, event: events.Event, at_ms: int) -> bool:
         socket, world = self._socket, self._world
-        message = messages.of_event(event, prefix=asterisks.PREFIX, connection=self._tenant.connection, at_ms=at_ms)
+        message = messages.of_event(event, connection=self._tenant.connection, at_ms=at_ms)
         if message is None:
             return True
         seconds = world.choices.spread(0.0005, 0.003)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 
@@ -187,7 +188,7 @@ def test_a_caller_whose_agent_refuses_at_first_gets_it_later_under_a_new_id(
     plans = {1: refusing, 2: refusing}
 
     def plan_agent(leg_id: str) -> AgentPlan:
-        own = ids.parse(PREFIX, leg_id)
+        own = ids.parse(leg_id)
         assert own is not None
         return plans.get(own.attempt, AgentPlan(accepts_after_seconds=0.01))
 
@@ -373,17 +374,19 @@ def test_a_leg_named_like_another_tenant_s_touches_nothing(make_environment: Cal
     ends_well(environment)
 
 
-def test_a_caller_in_another_controller_s_bridge_is_left_alone(environment: Environment) -> None:
-    environment.listeners[0].passes = without(events.EventType.STASIS_START)
-    asterisk = environment.asterisks["pbx1"]
-    caller = environment.callers.call_in(environment.tenants[0])
-    bridge = bridges.Bridge(id="other")
-    asterisk.create_bridge(bridge)
-    asterisk.add_to_bridge(bridge, [caller.channel.id])
+@pytest.mark.parametrize("knows_the_call", [False, True])
+def test_what_another_installation_made_is_left_alone(environment: Environment, *, knows_the_call: bool) -> None:
+    """Also if its database is a copy of ours: it knows the calls of then."""
+    asterisk, caller = environment.asterisks["pbx1"], connect(environment)
+    call_id = only(environment).call_id if knows_the_call else UUID(int=7)
+    asterisk.caller_hangs_up(caller.channel)
+    environment.world.run(environment.world.now + 10.0)
+    names = {prefix: ids.bridge_id(prefix, call_id, 2) for prefix in (PREFIX, "aip-k3x9q2-")}
+    # Not by `create_bridge`: no step of this installation makes them.
+    asterisk.bridges |= {name: bridges.Bridge(id=name) for name in names.values()}
     environment.ask_resyncs("test", full=True)
-    environment.world.run(20.0)
-    assert states(environment) == []
-    assert bridge.channel_ids == [caller.channel.id]
+    environment.world.run(environment.world.now + 10.0)
+    assert [name for name in names.values() if name in asterisk.bridges] == [names["aip-k3x9q2-"]]
 
 
 def test_the_end_of_an_earlier_entry_does_not_let_a_refused_caller_go(environment: Environment) -> None:

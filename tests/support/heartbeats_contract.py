@@ -91,7 +91,6 @@ class Scene:
                 lease=self.lease,
                 limiter=ConnectLimiter(),
                 jitter=lambda: 0.001,
-                id_prefix="ari",
             )
         )
         self.heartbeats = Heartbeats(

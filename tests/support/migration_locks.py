@@ -92,7 +92,9 @@ def _of_statement(statement: Statement, words: str, big: frozenset[str]) -> Iter
             if not statement.autocommit and re.search(r"\bVALIDATE\b", words, re.IGNORECASE):
                 yield "reads every row while the transaction holds its other locks: by itself"
     elif found := begins(rf"(?:UPDATE (?:ONLY )?|DELETE FROM (?:ONLY )?|INSERT INTO ){_NAME}"):
-        if found["table"] in big or any(re.search(rf"\bari\.{table}\b", words) for table in big):
+        # The first row that is found ends an EXISTS.
+        read = re.sub(r"\bEXISTS \(SELECT 1 FROM [\w.]+\)", "", words, flags=re.IGNORECASE)
+        if found["table"] in big or any(re.search(rf"\bari\.{table}\b", read) for table in big):
             yield "reads or writes every row in one statement: in batches, by a process"
     elif not any(begins(pattern) for pattern in _SHORT):
         yield "not known to be short"

@@ -146,7 +146,7 @@ def test_a_caller_s_leg_becomes_a_call() -> None:
         call_id=UUID(int=1), connection_id=7, connection_version=2, organization_id=3, channel_id=LEG.id,
         channel_created=LEG.created, entry=1, direction=Direction.INBOUND, state=State.RECEIVED, received_at=moment,
         state_since=moment, deadline_at=moment + LIMITS.queue_wait(), channel_name=LEG.name, caller_number="+49151",
-        called_number="100", args=("support",), entered_stamp=AFTER,
+        called_number="100", args=("support",), entered_stamp=AFTER, id_prefix="aip-",
     )  # fmt: skip
     assert scene.arrivals == [Arrival(target=TARGET, route=ROUTE, waited_seconds=6.0)]
     assert (scene.reported, scene.resumed, scene.runs.ended) == ([], [], [])

@@ -16,6 +16,7 @@ from shared.asterisk.events import Channel, Event, EventType
 from shared.call import facts, ids
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
+from shared.call.legs import Naming
 from shared.call.states import Outcome, State
 from shared.storage.timeline import TimelineEntry
 from tests.simulation.stores import MemoryStore
@@ -78,7 +79,7 @@ class Scene:
             flow=cast(Any, self),
             writer=cast(Any, SimpleNamespace(store=self.store, clock=clock, record=self._record)),
             inbound=cast(Any, self._inbound()),
-            prefix=PREFIX,
+            naming=Naming(PREFIX),
             send_later=lambda message, wait: self.later.append((message, wait)),
         )
 

@@ -37,7 +37,7 @@ def test_every_attempt_that_was_committed_may_have_left_something() -> None:
 def test_every_name_leads_back_to_its_call() -> None:
     for attempt in NAMING.attempts(replace(CONNECTED, attempt=2)):
         for name in (*attempt.legs.values(), attempt.bridge_id):
-            own = ids.parse("aip-", name)
+            own = ids.parse(name)
             assert own is not None
             assert (own.call_id, own.attempt) == (CALL_ID, attempt.number)
 
@@ -45,3 +45,14 @@ def test_every_name_leads_back_to_its_call() -> None:
 def test_another_installation_names_nothing_alike() -> None:
     ours, theirs = NAMING.attempt(CONNECTED, 1), Naming("b-").attempt(CONNECTED, 1)
     assert not {*ours.legs.values(), ours.bridge_id} & {*theirs.legs.values(), theirs.bridge_id}
+
+
+def test_a_call_keeps_the_prefix_that_its_ids_were_made_with() -> None:
+    call = replace(CONNECTED, id_prefix="aip-k3x9q2-")
+    assert NAMING.media_id(call) == f"aip-k3x9q2-{HEX}-m1"
+    assert NAMING.bridge_id(call) == f"aip-k3x9q2-{HEX}-b1"
+    assert [attempt.bridge_id for attempt in NAMING.attempts(call)] == [f"aip-k3x9q2-{HEX}-b1"]
+    for name, is_ours in ((NAMING.media_id(call), True), (NAMING.media_id(CONNECTED), False)):
+        own = ids.parse(name)
+        assert own is not None
+        assert NAMING.is_of(call, own) is is_ours

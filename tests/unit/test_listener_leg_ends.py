@@ -44,7 +44,7 @@ class Socket:
         self.at: list[int] = []
         self.has_room = True
         self.timers: list[Callable[[], None]] = []
-        self.ends = leg_ends.LegEnds(PREFIX, self._push, self._later)
+        self.ends = leg_ends.LegEnds(self._push, self._later)
 
     def _push(self, event: Event, at_ms: int) -> bool:
         self.pushed.append(event)

@@ -35,7 +35,7 @@ def event(kind: EventType, channel_id: str = CALLER) -> Event:
 
 
 def sent(happened: Event) -> messages.Message | None:
-    return messages.of_event(happened, prefix=PREFIX, connection=CONNECTION, at_ms=1234)
+    return messages.of_event(happened, connection=CONNECTION, at_ms=1234)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,8 @@ def sent(happened: Event) -> messages.Message | None:
         (EventType.STASIS_START, ORIGINATED, "far_end_answered"),
         (EventType.STASIS_START, ORIGINATED + ";2", "caller_entered"),
         (EventType.CHANNEL_DESTROYED, ORIGINATED, "leg_ended"),
-        (EventType.STASIS_START, MEDIA.replace("aip-", "other-"), "caller_entered"),
+        (EventType.STASIS_START, MEDIA.replace("aip-", "aip-k3x9q2-"), "media_leg_ready"),
+        (EventType.STASIS_START, MEDIA.replace("aip-", ""), "caller_entered"),
         (EventType.STASIS_START, MEDIA + "x", "caller_entered"),
         (EventType.STASIS_END, CALLER, "leg_ended"),
         (EventType.STASIS_END, MEDIA, "leg_ended"),

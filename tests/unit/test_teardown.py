@@ -86,10 +86,21 @@ def torn_down(
             id="the caller has left",
         ),
         pytest.param(
-            ENDING,
+            replace(ENDING, media_ready=True),
             {f"GET {CALLER}": [IN_APP, GONE], f"DELETE {MEDIA}": [GONE], f"DELETE {BRIDGE}": [GONE]},
             [[f"GET {CALLER}"], [f"DELETE {CALLER}", f"DELETE {MEDIA}", f"DELETE {BRIDGE}"], [f"GET {CALLER}"]],
             id="the agent has hung up",
+        ),
+        pytest.param(
+            replace(ENDING, media_ready=False),
+            {f"GET {CALLER}": [IN_APP, GONE], f"GET {MEDIA}": [GONE]},
+            [
+                [f"GET {CALLER}"],
+                [f"DELETE {CALLER}"],
+                [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"],
+                [f"GET {CALLER}", f"GET {MEDIA}"],
+            ],
+            id="the agent never answered: hanging its leg up may block Asterisk",
         ),
         pytest.param(
             ENDING,
