@@ -9,8 +9,9 @@ Asterisk.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -21,7 +22,7 @@ import structlog
 from shared import errors, messages
 from shared.asterisk import ari, circuit_breaker, events
 from shared.asterisk.ari_requests import Bridge
-from shared.call import facts, ids, states
+from shared.call import commands, facts, ids, states
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Naming
@@ -49,6 +50,8 @@ _BREAKER_PAUSE = timedelta(seconds=circuit_breaker.LONGEST_PAUSE_SECONDS)
 _SECONDS = 20.0
 #: Most unknown callers that one resync looks at, and most names like ours: an Asterisk may list any number.
 _JUDGED = 1000
+#: Most teardowns that one resync orders again.
+_TORN_DOWN = 200
 #: A resync that finds another one running waits for so long.
 _BUSY = timedelta(seconds=1)
 
@@ -158,9 +161,16 @@ class _Comparison:
                 self.again_after = _SOON
             else:
                 self._judge(open_call.call, present)
+        self._tear_down_again(open_call.call for open_call in known if not open_call.is_claimed)
         self._adopt(present, [open_call.call for open_call in known])
         counting = {(open_call.call.call_id, open_call.call.attempt) for open_call in known}
         self._remove_orphans(present, counting, looked_at)
+
+    def _tear_down_again(self, calls: Iterable[Call]) -> None:
+        """Order the teardowns that pause because Asterisk gave no answer, or refused us: it has just answered."""
+        paused = (call for call in calls if call.state is State.ENDING and call.step_retries > 0)
+        for call in itertools.islice(paused, _TORN_DOWN):
+            self._resync.writer.enqueue([commands.TearDown.of(call)], call)
 
     def _application(self) -> ari.Application | None:
         application = self._asterisk.application()

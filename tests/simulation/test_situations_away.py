@@ -49,3 +49,17 @@ def test_a_call_whose_asterisk_stays_away_ends_unverified_and_is_cleaned_up_when
     assert (over.state, over.unverified) == (State.ENDED, not caller_stays)
     environment.invariants.check_end()
     assert world.violations == []
+
+
+def test_a_teardown_that_pauses_for_a_minute_goes_on_when_its_asterisk_is_back(environment: Environment) -> None:
+    caller = connect(environment)
+    asterisk, world = environment.asterisks["pbx1"], environment.world
+    asterisk.is_away = True
+    asterisk.caller_hangs_up(caller.channel)
+    # Two pauses of 64 and 60 s lie ahead.
+    world.run(world.now + 70.0)
+    assert only(environment).state is State.ENDING
+    asterisk.is_away = False
+    environment.ask_resyncs("clock", full=False)
+    world.run(world.now + 8.0)
+    assert only(environment).state is State.ENDED

@@ -13,7 +13,7 @@ import pytest
 
 from shared import messages
 from shared.asterisk import ari, events
-from shared.call import facts, ids
+from shared.call import commands, facts, ids
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Naming
@@ -44,13 +44,14 @@ class Scene:
         known = [open_call] if call is not ENDED else []
         self.store = MagicMock(now=lambda: NOW, open_calls=lambda _connection: known)
         self.flow = MagicMock()
+        self.writer = MagicMock(store=self.store, limits=Limits(), clock=time)
         self.later: list[messages.Message] = []
 
     def run(self) -> list[facts.Fact]:
         """Run it; return what it reports about the call."""
         resync = Resync(
             flow=cast(Any, self.flow),
-            writer=MagicMock(store=self.store, limits=Limits(), clock=time),
+            writer=self.writer,
             inbound=MagicMock(),
             connections=MagicMock(),
             asterisks=cast(Any, SimpleNamespace(at=lambda _connection, budget: ari.Ari(self.asterisk, budget))),
@@ -115,6 +116,24 @@ def test_a_leg_of_the_same_id_that_was_created_later_is_another_leg() -> None:
     assert Scene(CONNECTED, legs).run() == [facts.CallerGone()]
     legs = {CONNECTED.channel_id: channel(CONNECTED.channel_id, app="other")}
     assert Scene(CONNECTED, legs).run() == [facts.CallerLeft()]
+
+
+@pytest.mark.parametrize(
+    ("call", "is_claimed", "is_ordered"),
+    [
+        pytest.param(replace(ENDING, step_retries=4), False, True, id="it pauses"),
+        pytest.param(replace(ENDING, step_retries=4), True, False, id="a worker is at it"),
+        pytest.param(ENDING, False, False, id="it was just ordered"),
+        pytest.param(replace(CONNECTED, step_retries=4), False, False, id="a live call"),
+    ],
+)
+def test_a_teardown_that_pauses_is_ordered_again_when_asterisk_answers(
+    call: Call, *, is_claimed: bool, is_ordered: bool
+) -> None:
+    scene = Scene(call, {call.channel_id: GONE}, present=(call.channel_id,), is_claimed=is_claimed)
+    scene.run()
+    ordered = [one.args[0] for one in scene.writer.enqueue.call_args_list]
+    assert ordered == ([[commands.TearDown.of(call)]] if is_ordered else [])
 
 
 # ── what no call has any more ─────────────────────────────────────────────────────────────────────────────────────────
