@@ -149,10 +149,17 @@ class Invariants:
                 self._world.violation(f"{name} took {seconds:.1f} s to be connected")
 
     def _agent_lost(self, leg_id: str) -> None:
-        """Check soon that a call that has lost its agent is over."""
+        """Check soon that a call that has lost its agent is over.
+
+        Of an agent that comes and leaves within milliseconds, the end may be told before the beginning. Then it counts
+        as not reached, and is tried again before the call is over.
+        """
         own = ids.parse(leg_id)
         if self.is_prompt and own is not None:
-            self._world.after(_PROMPT_SECONDS, lambda: self._check_over(own.call_id))
+            call = self._store.rows[own.call_id].call
+            is_known = call.media_ready or call.state is not State.PREPARED
+            wait = _PROMPT_SECONDS + (0.0 if is_known else _LIMITS.reach_wait().total_seconds())
+            self._world.after(wait, lambda: self._check_over(own.call_id))
 
     def _agent_not_reached(self, leg_id: str) -> None:
         """Check soon that a call whose agent was not reached has another attempt, or is over."""
