@@ -158,7 +158,7 @@ class Inbound:
     def record_unanswered(
         self, *, connection: ConnectionVersion, event: events.Event, outcome: tuple[Outcome, str, int | None]
     ) -> bool:
-        """End the run of a leg that the platform originated and that was not answered: it never entered Stasis.
+        """End the run of a leg that the platform originated: it was not answered, or has left before it was received.
 
         Args:
             outcome: How the dialling came out, the reason, and the hang-up cause.
@@ -174,6 +174,7 @@ class Inbound:
         over = replace(
             self._over(target, connection, event.leg),
             direction=Direction.OUTBOUND,
+            left_stamp=event.stamp or None,
             outcome=result,
             reason=reason,
             hangup_cause=cause,

@@ -18,7 +18,7 @@ from shared.call import dialling, facts, ids, stasis_entry, states
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Naming
-from shared.call.states import State
+from shared.call.states import Outcome, State
 from shared.storage.call_writer import CallWriter
 from shared.storage.timeline import TimelineEntry
 from workers.flow import Flow
@@ -105,7 +105,7 @@ class LegEvents:
         return call
 
     def _unknown_leg_ended(self, connection: ConnectionVersion, event: events.Event) -> Call | None:
-        """An unknown leg is gone: a caller who left before being received, or a platform's leg that was not answered.
+        """An unknown leg is gone: one that left before it was received, or a platform's leg that was not answered.
 
         Returns:
             The call, when it appeared in between.
@@ -113,6 +113,10 @@ class LegEvents:
         if is_no_caller(event.leg) or ids.is_originated(event.leg.id):
             return None
         if event.type is EventType.STASIS_END:
+            # The platform may have originated it: then a run waits for it.
+            outcome = (Outcome.CANCELED, "far end hung up before the call was received", event.cause)
+            if self.inbound.record_unanswered(connection=connection, event=event, outcome=outcome):
+                return None
             return self.inbound.record_abandoned(connection=connection, event=event)
         if event.type is EventType.CHANNEL_DESTROYED:
             self._unknown_leg_unanswered(connection, event)

@@ -70,6 +70,17 @@ def test_a_far_end_that_hangs_up_before_its_run_is_attached_ends_the_run(
     assert environment.world.violations == []
 
 
+def test_a_far_end_whose_answer_was_never_told_ends_its_run_when_it_hangs_up(environment: Environment) -> None:
+    environment.listeners[0].passes = without(events.EventType.STASIS_START)
+    run = environment.callers.platform_calls(environment.tenants[0], "100")
+    environment.world.run(0.4)
+    environment.callers.hang_up_all()
+    environment.world.run(2.0)
+    assert only(environment).workflow_run_id == run.run_id
+    assert run.is_completed
+    ends_well(environment)
+
+
 def over_too_soon(make_environment: Callable[..., Environment], answer_after_seconds: float) -> Environment:
     """An originated leg rings, and its call is over: an Asterisk that hung carried out the request much later."""
     environment = make_environment(answer_after_seconds=answer_after_seconds)

@@ -258,7 +258,15 @@ def test_asterisk_is_not_asked_about_a_leg_that_does_not_come_back(call: Call, c
 def test_an_unknown_leg_that_left_stasis_is_recorded_as_abandoned() -> None:
     scene = Scene()
     scene.events.leg_ended(connection=HERE, event=event(EventType.STASIS_END))
-    assert (scene.asked, scene.told) == (["abandoned on 7:1"], [])
+    assert (scene.asked, scene.told) == (["unanswered on 7:1", "abandoned on 7:1"], [])
+
+
+def test_an_unknown_leg_that_left_stasis_ends_the_run_that_the_platform_made_for_it() -> None:
+    scene = Scene()
+    scene.has_run = True
+    scene.events.leg_ended(connection=HERE, event=event(EventType.STASIS_END, cause=16))
+    assert (scene.asked, scene.told) == (["unanswered on 7:1"], [])
+    assert scene.outcomes == [(Outcome.CANCELED, "far end hung up before the call was received", 16)]
 
 
 def test_a_call_that_appears_meanwhile_is_told() -> None:
@@ -422,6 +430,6 @@ def test_no_end_waits_without_need(call: Call, kind: EventType) -> None:
 def test_a_call_is_that_of_its_connection() -> None:
     scene = Scene(KNOWN, replace(ASKED_FOR, call_id=UUID(int=1), workflow_run_id=10))
     scene.events.leg_ended(connection=ELSEWHERE, event=event(EventType.STASIS_END))
-    assert (scene.asked, scene.told) == (["abandoned on 8:1"], [])
+    assert (scene.asked, scene.told) == (["unanswered on 8:1", "abandoned on 8:1"], [])
     scene.events.dial_ended(connection=ELSEWHERE, event=event(EventType.DIAL, ORIGINATED_ID, dial_status="BUSY"))
     assert scene.recorded == []
