@@ -129,12 +129,10 @@ class Stage:
     supervised: Supervised
     clocks: dict[str, Clock]
     lines: Sequence[Line]
-    tenants: dict[str, Tenant]
     deeds: Deeds
     judge: Judge
     #: Direct, for the judge and for the platform's own doings; and as the product has it, by the proxy.
     database_url: str
-    product_database_url: str
     product_redis_url: str
     #: Holds a ballast that fills it.
     disk: Path
@@ -273,11 +271,9 @@ def running(folder: Path, results: Path) -> Iterator[Stage]:
             supervised=supervised,
             clocks=clocks,
             lines=lines,
-            tenants=tenants,
             deeds=deeds,
             judge=judge,
             database_url=database_url,
-            product_database_url=proxy.url(POSTGRES, database_url),
             product_redis_url=proxy.url(REDIS, redis.url),
             disk=disk,
         )
