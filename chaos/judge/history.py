@@ -116,6 +116,8 @@ class History:
         self.apps = frozenset(apps)
         self.legs: dict[str, Leg] = {}
         self.bridges: dict[str, Bridge] = {}
+        #: Legs that are gone, of requests that were dialled once more under the same id.
+        self.dialled_again: list[Leg] = []
         #: When the judge saw no events.
         self.blind: list[Span] = []
         #: The legs that are not gone.
@@ -249,6 +251,10 @@ class History:
     def _leg(self, channel: dict[str, Any], at: float) -> Leg:
         """Return the leg of a channel as Asterisk shows it, a new one if need be."""
         leg = self.legs.get(channel["id"])
+        if leg is not None and moment(channel["creationtime"]) > leg.gone_at:
+            # Another channel under the id of one that is gone: the same request was dialled again.
+            self.dialled_again.append(leg)
+            leg = None
         if leg is None:
             leg = Leg(id=channel["id"], created_at=moment(channel["creationtime"]))
             self.legs[leg.id] = self._live[leg.id] = leg
