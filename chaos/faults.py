@@ -323,11 +323,11 @@ class Striker:
         self._stage = stage
         self._chance = chance
 
-    def play(self, fault: Fault) -> None:
-        """Wait for a call in set-up, break, wait, mend."""
+    def play(self, fault: Fault) -> bool:
+        """Wait for a call in set-up, break, wait, mend. Returns True if there was such a call."""
         seconds = self._chance.uniform(*fault.seconds)
         chance = random.Random(self._chance.random())  # noqa: S311 - no secret
-        self._await_setup()
+        has_met = self._await_setup()
         with contextlib.ExitStack() as broken:
             # The strike is told before it happens: killing a server takes its time.
             struck_at = time.time()
@@ -343,12 +343,14 @@ class Striker:
             )
             time.sleep(seconds)
         self._stage.deeds.mended(number)
+        return has_met
 
-    def _await_setup(self) -> None:
+    def _await_setup(self) -> bool:
         # Not always as soon as a caller is there: the set-up is struck in any of its moments.
         until = time.monotonic() + self.PATIENCE_SECONDS
         ripe = time.monotonic() + self._chance.uniform(0, 0.5)
         while time.monotonic() < until:
             if self._stage.judge.in_setup() and time.monotonic() >= ripe:
-                return
+                return True
             time.sleep(0.003)
+        return False

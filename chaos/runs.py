@@ -152,6 +152,8 @@ class _Mix:
         chance.shuffle(self._left)
         self._pauses = [chance.uniform(0.2, 2.0) for _ in self._left]
         self._broken: set[str] = set()
+        #: Faults that met no call in set-up and are struck a second time.
+        self._again: set[str] = set()
         self._lock = threading.Lock()
 
     def play(self) -> None:
@@ -172,11 +174,17 @@ class _Mix:
             if fault is None:
                 time.sleep(0.1)
                 continue
+            has_met = True
             try:
-                self._striker.play(fault)
+                has_met = self._striker.play(fault)
             finally:
                 with self._lock:
                     self._broken.discard(fault.part)
+                    if not has_met and fault.name not in self._again:
+                        # While all of Asterisk is away there is no set-up to strike: once more, later.
+                        self._again.add(fault.name)
+                        self._left.append(fault)
+                        self._pauses.append(pause)
             time.sleep(pause)
 
 
