@@ -31,7 +31,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 #: Most clients kept; the least recently used goes first. A client that is not used soon has no open socket.
 _KEPT = 2000
-#: How long a client is used before its credentials are looked up again: they may have been changed.
+#: How long a client is used before its credentials are looked up again, unless a 401 says that they have changed.
 _FRESH_SECONDS = 10.0
 #: How often the sockets of clients that get no requests are looked at.
 _SWEEP_SECONDS = 1.0
@@ -112,7 +112,7 @@ class RestAsterisks:
             known = self._clients.get(connection)
             if known is not None:
                 self._clients.move_to_end(connection)
-                if time.monotonic() < known.fresh_until:
+                if time.monotonic() < known.fresh_until and not known.client.is_unauthorized:
                     return known.client
         found = self._connections.details(connection)
         if found is None:

@@ -142,6 +142,8 @@ class RestClient:
         self._read_seconds = read_seconds
         self._breaker = breaker
         self._bounds = bounds
+        #: The last answer was 401: the password may have been changed.
+        self.is_unauthorized = False
         self._lock = threading.Lock()
         #: Seconds of processor time.
         self._processor = token_bucket.TokenBucket(per_second=bounds.processor_share, burst=_BURST_SECONDS)
@@ -243,6 +245,7 @@ class RestClient:
         try:
             received = exchange.answer()
             status, document = received.status, _document(received.status, received.body)
+            self.is_unauthorized = status == 401
             message = plain(document.get("message", "")) if isinstance(document, dict) else ""
             answer = f"{status} {message}".strip() if status >= 400 else str(status)
             # A 4xx shows that the Asterisk is alive, be it 401 or a strange 404.

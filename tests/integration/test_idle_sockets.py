@@ -136,6 +136,19 @@ def test_new_credentials_leave_no_socket_of_the_old_ones(
     assert connector.open == 1
 
 
+def test_a_401_has_the_credentials_looked_up_again_at_once(stubs: list[Stub], known: asterisks.RestAsterisks) -> None:
+    there = Connections(stubs)
+    known._connections = there  # type: ignore[assignment]
+    ask(known, 0)
+    there.urls[0] = stubs[1].url
+    ask(known, 0)
+    assert stubs[1].lines == [], "what was looked up is used for a while"
+    stubs[0].answer = stub_asterisk.answered(401)
+    ask(known, 0)
+    ask(known, 0)
+    assert len(stubs[1].lines) == 1
+
+
 def test_twenty_tenants_of_one_asterisk_have_its_sessions_together(
     stubs: list[Stub], connector: Connector, known: asterisks.RestAsterisks
 ) -> None:
