@@ -8,7 +8,8 @@ import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ APPS = ("voiceai-a", "voiceai-b")
 KINDS = ("listener", "worker", "scheduler")
 AGENT = "agent"
 JUDGE = "judge"
+#: Longer than any fault keeps a server down.
+PATIENCE_SECONDS = 60
 #: Of the disk that Postgres has.
 DISK_MEGABYTES = 1000
 POSTGRES, REDIS = "postgres", "redis"
@@ -149,9 +152,14 @@ class Stage:
         return version.partition("+")[0].partition("~")[0]
 
     def execute(self, statement: str, *values: object) -> None:
-        """Change the platform's tables, as the platform would."""
-        with contextlib.closing(psycopg.connect(self.database_url, autocommit=True, connect_timeout=5)) as connection:
-            connection.execute(statement.encode(), values)
+        """Change the platform's tables, as the platform would: when Postgres is away, later."""
+
+        def execute() -> None:
+            connect = psycopg.connect(self.database_url, autocommit=True, connect_timeout=5)
+            with contextlib.closing(connect) as connection:
+                connection.execute(statement.encode(), values)
+
+        _patiently(execute)
 
     def command_redis(self, *words: str) -> None:
         """Send a command to Redis, past the proxy."""
@@ -169,7 +177,7 @@ class Stage:
     def change_password(self, line: Line) -> None:
         """Give a tenant's ARI user another password: in its Asterisk, then in the platform's configuration."""
         self.asterisk.configuration.users[line.app] = password = secrets.token_urlsafe(12)
-        self.asterisk.reload()
+        _patiently(self.asterisk.reload)
         self.execute(CONFIGURATION, json.dumps({"app_password": password}), line.organization_id)
 
 
@@ -277,6 +285,20 @@ def running(folder: Path, results: Path) -> Iterator[Stage]:
             product_redis_url=proxy.url(REDIS, redis.url),
             disk=disk,
         )
+
+
+def _patiently(action: Callable[[], None]) -> None:
+    """Try until it succeeds: another fault may have the server down just now."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            action()
+        except (psycopg.Error, processes.ProcessError):
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+        else:
+            return
 
 
 def _port(url: str) -> int:
