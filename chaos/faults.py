@@ -6,6 +6,7 @@ import contextlib
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -321,13 +322,16 @@ class Striker:
 
     def __init__(self, stage: Stage, chance: random.Random) -> None:
         self._stage = stage
-        self._chance = chance
+        # Lanes play at the same time: what is drawn for a fault must not depend on which of them draws first.
+        self._seed = chance.random()
+        self._strikes: Counter[str] = Counter()
 
     def play(self, fault: Fault) -> bool:
         """Wait for a call in set-up, break, wait, mend. Returns True if there was such a call."""
-        seconds = self._chance.uniform(*fault.seconds)
-        chance = random.Random(self._chance.random())  # noqa: S311 - no secret
-        has_met = self._await_setup()
+        self._strikes[fault.name] += 1
+        chance = random.Random(f"{self._seed} {fault.name} {self._strikes[fault.name]}")  # noqa: S311 - no secret
+        seconds = chance.uniform(*fault.seconds)
+        has_met = self._await_setup(chance.uniform(0, 0.5))
         with contextlib.ExitStack() as broken:
             # The strike is told before it happens: killing a server takes its time.
             struck_at = time.time()
@@ -345,10 +349,10 @@ class Striker:
         self._stage.deeds.mended(number)
         return has_met
 
-    def _await_setup(self) -> bool:
+    def _await_setup(self, delay_seconds: float) -> bool:
         # Not always as soon as a caller is there: the set-up is struck in any of its moments.
         until = time.monotonic() + self.PATIENCE_SECONDS
-        ripe = time.monotonic() + self._chance.uniform(0, 0.5)
+        ripe = time.monotonic() + delay_seconds
         while time.monotonic() < until:
             if self._stage.judge.in_setup() and time.monotonic() >= ripe:
                 return True

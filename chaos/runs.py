@@ -150,7 +150,7 @@ class _Mix:
         self._striker = striker
         self._left = [fault for fault in FAULTS.values() if not fault.left_out]
         chance.shuffle(self._left)
-        self._pauses = [chance.uniform(0.2, 2.0) for _ in self._left]
+        self._pauses = {fault.name: chance.uniform(0.2, 2.0) for fault in self._left}
         self._broken: set[str] = set()
         #: Faults that met no call in set-up and are struck a second time.
         self._again: set[str] = set()
@@ -170,7 +170,6 @@ class _Mix:
                 if fault:
                     self._left.remove(fault)
                     self._broken.add(fault.part)
-                    pause = self._pauses.pop()
             if fault is None:
                 time.sleep(0.1)
                 continue
@@ -184,8 +183,7 @@ class _Mix:
                         # While all of Asterisk is away there is no set-up to strike: once more, later.
                         self._again.add(fault.name)
                         self._left.append(fault)
-                        self._pauses.append(pause)
-            time.sleep(pause)
+            time.sleep(self._pauses[fault.name])
 
 
 def shortcomings(verdict: dict[str, Any]) -> Iterator[str]:
