@@ -26,8 +26,6 @@ NAMED: dict[Mode, str] = {
     "hang": "without an answer",
     "unanswered": "carried out, without an answer",
 }
-#: Between the death of a server and its start: what a supervisor or a fail-over takes.
-RESTART_SECONDS = 1.0
 TERMINATE = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()

@@ -1,4 +1,4 @@
-"""Who is admitted, by which checks in which order, and what is written for it; which callers are admitted quickly."""
+"""The step of admission: checks in their order, and what is written. And legs that the platform has originated."""
 
 from __future__ import annotations
 

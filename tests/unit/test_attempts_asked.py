@@ -1,14 +1,11 @@
-"""Attempts as ordered by message: none is spent on an Asterisk that gives no answer, and none is begun twice.
-
-And the look at a media leg whose StasisStart is overdue, and the removal of what an attempt has left.
-"""
+"""What attempts ask of an Asterisk that answers, the look at an overdue media leg, and the removal of what is left."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
@@ -16,44 +13,14 @@ from uuid import UUID
 import pytest
 
 from shared import errors, messages
-from shared.asterisk import rest
 from shared.call import facts
 from shared.call.calls import Call
 from shared.call.legs import Naming
-from shared.call.limits import Limits
 from shared.call.steps import Step
 from shared.storage.timeline import TimelineEntry
 from tests.support.calls import CALL_ID, JOINING, LIMITS, NOW, PREPARED, WAITING, seconds
 from tests.support.rounds import GONE, Rounds, channel
 from workers.attempts import Attempts
-
-CALL = replace(PREPARED, attempt=1)
-
-
-class BreakerOpen:
-    """An Asterisk whose circuit breaker is open."""
-
-    def __init__(self) -> None:
-        self.looked_up: list[Call] = []
-
-    def of(self, call: Call, budget: rest.RequestBudget) -> BreakerOpen:
-        self.looked_up.append(call)
-        return self
-
-    @property
-    def must_probe(self) -> bool:
-        raise errors.AsteriskUnreachable("circuit breaker open", may_have_acted=False)
-
-
-class HalfOpen(BreakerOpen):
-    """An Asterisk whose circuit breaker admits one probe, which gets no answer."""
-
-    @property
-    def must_probe(self) -> bool:
-        return True
-
-    def channel(self, channel_id: str) -> None:
-        raise errors.AsteriskUnreachable("connection refused", may_have_acted=False)
 
 
 class ReadOnly:
@@ -70,18 +37,6 @@ class ReadOnly:
 
     def append_timeline(self, timeline: Sequence[object], *, call: Call) -> None:
         pass
-
-
-def attempts_of(call: Call, asterisk: BreakerOpen, later: list[tuple[messages.Message, timedelta]]) -> Attempts:
-    """Return the handlers of attempts around one call, which must not be written."""
-    writer = SimpleNamespace(store=ReadOnly(call), limits=Limits(), clock=time)
-    return Attempts(
-        flow=cast(Any, None),
-        writer=cast(Any, writer),
-        asterisks=cast(Any, asterisk),
-        naming=Naming("aip-"),
-        send_later=lambda message, wait: later.append((message, wait)),
-    )
 
 
 # ── with an Asterisk that answers ────────────────────────────────────────────────────────────────────────────────────

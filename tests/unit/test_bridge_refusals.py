@@ -1,4 +1,4 @@
-"""The rounds of a join: the caller is answered and every leg added at the same time, then the bridge is looked at."""
+"""Why legs are not joined, when a join is given up, and what the run is told."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ MEDIA_ID, BRIDGE_ID = NAMING.media_id(JOINING), NAMING.bridge_id(JOINING)
 JOIN = [f"POST {CALLER}/answer", f"POST /bridges/{BRIDGE_ID}/addChannel"]
 LOOK = [f"GET /bridges/{BRIDGE_ID}"]
 EMPTY = {"id": BRIDGE_ID, "channels": []}
-WITH_CALLER = {"id": BRIDGE_ID, "channels": [JOINING.channel_id]}
-WHOLE = {"id": BRIDGE_ID, "channels": [JOINING.channel_id, MEDIA_ID]}
 REFUSED = errors.AsteriskRefused(422, "Channel not in Stasis application")
 
 

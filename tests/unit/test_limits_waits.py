@@ -1,15 +1,12 @@
-"""The bounds of a call agree with each other."""
+"""What each wait of a call is made of, and how the pause of a teardown grows."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-import pytest
-
 from shared.call.limits import Limits
 
 SLOW = Limits(connect_seconds=30, read_seconds=60, queue_seconds=60, quota_seconds=20, database_seconds=5)
-EVERY = pytest.mark.parametrize("limits", [Limits(), SLOW])
 
 
 def test_each_wait_is_made_of_its_parts() -> None:
