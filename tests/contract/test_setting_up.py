@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 import socket
 import time
 from concurrent import futures
@@ -14,7 +15,7 @@ import requests
 from tests.contract import switches
 from tests.contract.agent import Agent
 from tests.contract.conftest import ONLY_REAL, ONLY_REAL_OWN, MakeSwitch
-from tests.contract.event_sockets import until
+from tests.contract.event_sockets import Events, until
 from tests.contract.switches import Switch
 
 
@@ -68,19 +69,36 @@ def test_unreachable_media_ends_in_channel_destroyed_alone(
         assert events.types(number) == ["ChannelDestroyed"]
 
 
+#: A channel whose id Asterisk chooses, as that of a SIP caller.
+CALLER = {"endpoint": "Local/wait@far", "context": "far", "extension": "wait", "priority": "1", "formats": "ulaw"}
+
+
+def _connecting_leg(switch: Switch, events: Events, number: str, app: str, agent: Agent) -> str:
+    """Return a media leg that connects for two seconds, beside which Asterisk created a channel under an id of its own.
+
+    Such a channel does not wait. In some 2 of 250 tries it did: Asterisk compared ids for a reason of its own.
+    What the test asks for after it would find the leg connected, so another leg is taken.
+    """
+    for attempt in range(3):
+        media = f"{number}-media-{attempt}"
+        switch.external_media(media, app, "delay=2")
+        until(functools.partial(agent.of, media))
+        asked_at = time.monotonic()
+        assert switch.call("POST", "/channels", **CALLER).status_code == 200
+        if time.monotonic() - asked_at < 0.5:
+            return media
+        events.next("StasisStart", media)
+    pytest.fail("three times a channel under an id of Asterisk's own waited for a connecting media leg")
+
+
 @ONLY_REAL
 @pytest.mark.parametrize("what", ["media leg", "caller", "delete"])
 def test_while_a_media_leg_connects_what_compares_ids_of_channels_waits(
     switch: Switch, number: str, app: str, agent: Agent, what: str
 ) -> None:
-    callers = {"endpoint": "Local/wait@far", "context": "far", "extension": "wait", "priority": "1", "formats": "ulaw"}
     with switch.events(app) as events, ThreadPoolExecutor() as pool:
         leg = switch.ring(events, number)
-        media = f"{number}-media"
-        switch.external_media(media, app, "delay=2")
-        until(lambda: agent.of(media))
-        # A channel whose id Asterisk chooses, as that of a SIP caller.
-        assert switch.call("POST", "/channels", **callers).status_code == 200
+        media = _connecting_leg(switch, events, number, app, agent)
         match what:
             case "media leg":
                 waiting = pool.submit(switch.external_media, f"other-{number}", app)
@@ -90,7 +108,7 @@ def test_while_a_media_leg_connects_what_compares_ids_of_channels_waits(
                 waiting = pool.submit(switch.call, "DELETE", "/channels/gone")
         assert futures.wait([waiting], timeout=0.5).done == set()
         # While it waits, no channel at all can be created.
-        caller = pool.submit(switch.call, "POST", "/channels", **callers)
+        caller = pool.submit(switch.call, "POST", "/channels", **CALLER)
         assert futures.wait([waiting, caller], timeout=0.5).done == set()
         # All else is answered.
         assert switch.get(f"/channels/{media}")["state"] == "Down"
