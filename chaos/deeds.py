@@ -25,9 +25,13 @@ class Deeds:
         """A call could not be offered: its Asterisk did not take it, or the pipeline was not asked for it."""
         self._write(deed="not-offered", leg=leg, reason=reason)
 
-    def hang_up(self, leg: str) -> None:
-        """The caller of a leg hangs up."""
-        self._write(deed="hang-up", leg=leg)
+    def hang_up(self, leg: str, *, at: float) -> None:
+        """The caller of a leg has hung up.
+
+        Args:
+            at: when, in unix seconds: before Asterisk was asked, so before the leg was gone.
+        """
+        self._write(deed="hang-up", leg=leg, at=at)
 
     def fault(
         self, name: str, target: str, *, at: float, outage: bool, audio: bool, apps: list[str] | None, seconds: float
