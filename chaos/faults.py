@@ -30,7 +30,7 @@ TERMINATE = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
 """
-#: What a fault has broken, and whom of the tenants it concerns; None: all.
+#: What a fault has broken, empty if it was not there, and whom of the tenants it concerns; None: all.
 Struck = tuple[str, list[str] | None]
 Strike = Callable[[Stage, random.Random], AbstractContextManager[Struck]]
 
@@ -55,8 +55,7 @@ def _of_process(kind: str, number: int, *, several: tuple[str, ...] = ()) -> Str
     @contextlib.contextmanager
     def strike(stage: Stage, chance: random.Random) -> Iterator[Struck]:
         targets = [chance.choice(names(one)) for one in (kind, *several)]
-        reached = stage.supervised.signal(number, *targets)
-        yield ", ".join(reached), None
+        yield _signalled(stage, number, *targets), None
         if number == signal.SIGSTOP:
             stage.supervised.signal(signal.SIGCONT, *targets)
 
@@ -65,7 +64,13 @@ def _of_process(kind: str, number: int, *, several: tuple[str, ...] = ()) -> Str
 
 @contextlib.contextmanager
 def _all_workers_killed(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
-    yield ", ".join(stage.supervised.signal(signal.SIGKILL, *names("worker"))), None
+    yield _signalled(stage, signal.SIGKILL, *names("worker")), None
+
+
+def _signalled(stage: Stage, number: int, *targets: str) -> str:
+    """Send a signal to processes; return their names, or nothing if one of them did not run just then."""
+    reached = stage.supervised.signal(number, *targets)
+    return ", ".join(reached) if len(reached) == len(targets) else ""
 
 
 @contextlib.contextmanager
@@ -298,7 +303,7 @@ FAULTS = {fault.name: fault for fault in _all()}
 def _of_second(kind: str, number: int) -> Fault:
     @contextlib.contextmanager
     def strike(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
-        yield ", ".join(stage.supervised.signal(number, names(kind)[1])), None
+        yield _signalled(stage, number, names(kind)[1]), None
 
     return Fault(name=f"{kind}.2 {'killed' if number == signal.SIGKILL else 'asked to stop'}", strike=strike, part=kind)
 
@@ -325,7 +330,7 @@ class Striker:
         self._strikes: Counter[str] = Counter()
 
     def play(self, fault: Fault) -> bool:
-        """Wait for a call in set-up, break, wait, mend. Returns True if there was such a call."""
+        """Wait for a call in set-up, break, wait, mend. Returns True if there was such a call, and all was broken."""
         self._strikes[fault.name] += 1
         chance = random.Random(f"{self._seed} {fault.name} {self._strikes[fault.name]}")  # noqa: S311 - no secret
         seconds = chance.uniform(*fault.seconds)
@@ -345,7 +350,7 @@ class Striker:
             )
             time.sleep(seconds)
         self._stage.deeds.mended(number)
-        return has_met
+        return has_met and bool(target)
 
     def _await_setup(self, delay_seconds: float) -> bool:
         # Not always as soon as a caller is there: the set-up is struck in any of its moments.
