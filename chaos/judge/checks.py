@@ -25,15 +25,15 @@ ENDING_SLOT_SECONDS = 60
 BLIND_SECONDS = 5.0
 #: How long after a fault a call may still be lost to it, if it was offered before or during that time.
 LOSING_SECONDS = 30.0
-#: What a row says of a call that its agent has ended.
-AGENT_HUNG_UP = "agent hung up"
+#: The cause with which Asterisk begins the end of a channel that a request of ARI hangs up (measured).
+REQUESTED = 32
 #: A call that was bridged for less is not listened to.
 LISTENED_SECONDS = 3
 #: What an end must hear of the other's tone. Of the agent's end there is a second of audio at most.
 CALLER_HEARS_SECONDS = 1.0
 AGENT_HEARS_SECONDS = 0.2
 #: What a caller may miss of the agent's tone in all, while both are in the bridge.
-MISSED_SECONDS = 3.0
+MISSED_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +155,7 @@ def _lost(evidence: Evidence) -> Iterator[Violation]:
         leg, rows = evidence.history.legs.get(leg_id), evidence.rows.get(leg_id, ())
         if leg_id in evidence.deeds.hang_ups or leg_id in evidence.deeds.not_offered:
             continue
-        if (leg and (leg.is_lost or leg.gone_at == FOREVER)) or any(row.reason == AGENT_HUNG_UP for row in rows):
+        if (leg and (leg.is_lost or leg.gone_at == FOREVER)) or _agent_hung_up(evidence, leg_id):
             continue
         until = max(offer.at, leg.gone_at) if leg else offer.at + evidence.waiting_seconds
         faults = evidence.faults(offer.app, (offer.at, until), after=LOSING_SECONDS)
@@ -163,6 +163,16 @@ def _lost(evidence: Evidence) -> Iterator[Violation]:
             reason = (rows[-1].reason if rows else None) or ("it ended" if leg else "it never came")
             text = f"the call of a caller who did not hang up was lost without a fault that explains it: {reason}"
             yield Violation(kind="call-lost", text=text, leg=leg_id, call_id=rows[-1].call_id if rows else None)
+
+
+def _agent_hung_up(evidence: Evidence, leg_id: str) -> bool:
+    """Whether an agent that had accepted a call closed its media leg itself, joined or not."""
+    calls = {row.call_id for row in evidence.rows.get(leg_id, ())}
+    return any(
+        leg.up_at < FOREVER and leg.causes[:1] not in ([], [REQUESTED])
+        for leg in evidence.media
+        if call_id_of(leg.id) in calls
+    )
 
 
 def _rows_of_channels(evidence: Evidence) -> Iterator[Violation]:

@@ -149,5 +149,6 @@ def connected(until: float = 10) -> Scene:
 
 def end(scene: Scene, at: float) -> None:
     scene.gone(FAR, LEG, at=at)
+    scene.event("ChannelHangupRequest", at + 0.1, MEDIA, cause=32)
     scene.gone(MEDIA, at=at + 0.1)
     scene.event("BridgeDestroyed", at + 0.1, bridge={"id": BRIDGE})
