@@ -61,7 +61,7 @@ def is_unseen(evidence: Evidence, leg: Leg) -> bool:
     return (
         is_brief
         and leg.id not in evidence.rows
-        and bool(evidence.faults(leg.app, (since, until), after=RESYNC_SECONDS))
+        and any(fault.loses for fault in evidence.faults(leg.app, (since, until), after=RESYNC_SECONDS))
     )
 
 
@@ -284,12 +284,7 @@ def _runs_without_call(evidence: Evidence, with_call: Container[int]) -> Iterato
         else:
             text = f"run {run.id} belongs to no call"
             yield Violation(kind="run-without-call", text=text, leg=run.channel_id)
-    platform = [
-        leg
-        for leg in evidence.deeds.offers
-        if _is_platform_call(evidence, leg) and all(row.workflow_run_id is None for row in evidence.rows.get(leg, ()))
-    ]
-    if unnamed > len(platform):
+    if unnamed > sum(_is_platform_call(evidence, leg) for leg in evidence.deeds.not_offered):
         yield Violation(kind="run-without-call", text=f"{unnamed} runs belong to no call and name no channel")
 
 

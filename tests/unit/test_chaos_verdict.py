@@ -160,13 +160,13 @@ def second_agent(*, after_the_first: bool) -> Scene:
     return scene
 
 
-def without_row(seconds: float, *, fault: bool = False, apps: list[str] | None = None) -> Scene:
+def without_row(seconds: float, *, fault: bool = False, **details: Any) -> Scene:
     """A caller who was in the app for so long, and of whom no row tells."""
     scene = entered(rings_until=1)
     scene.rows, scene.runs = [], []
     scene.gone(FAR, LEG, at=1 + seconds)
     if fault:
-        scene.fault(0, 0.5, name="listener killed", outage=False, apps=apps)
+        scene.fault(0, 0.5, name="listener killed", outage=False, **details)
     return scene
 
 
@@ -207,11 +207,13 @@ def seen_after_a_blind_time() -> Scene:
     return scene
 
 
-def with_platform_run(run: RunRow, *, direction: str) -> Scene:
+def with_platform_run(*, direction: str, channel_id: str | None = "platform-1", offered: bool = True) -> Scene:
     """A run without a call; the platform's own leg may never have come."""
     scene = connected()
-    scene.runs.append(run)
+    scene.runs.append(RunRow(id=8, organization_id=1, channel_id=channel_id, is_completed=False))
     scene.offered(leg="platform-1", direction=direction)
+    if not offered:
+        scene.deeds.append({"deed": "not-offered", "leg": "platform-1", "reason": "OperationalError"})
     return scene
 
 
@@ -295,6 +297,7 @@ CASES: list[tuple[str, Callable[[], Scene], Callable[[], Scene]]] = [
     ("call-without-row", lambda: without_row(5), lambda: without_row(5, fault=True)),
     ("call-without-row", lambda: without_row(21, fault=True), lambda: without_row(19, fault=True)),
     ("call-without-row", lambda: without_row(5, fault=True, apps=[OTHER_APP]), never_entered),
+    ("call-without-row", lambda: without_row(5, fault=True, loses=False), lambda: without_row(5, fault=True)),
     ("row-twice", with_rows(ROW, replace(OTHER_ROW, channel_id=LEG)), came_back),
     ("row-without-channel", with_rows(ROW, OTHER_ROW), with_rows(ROW, replace(OTHER_ROW, request_id="r"))),
     ("row-without-channel", with_rows(ROW, OTHER_ROW), seen_after_a_blind_time),
@@ -306,21 +309,13 @@ CASES: list[tuple[str, Callable[[], Scene], Callable[[], Scene]]] = [
     ("run-twice", with_rows(ROW, runs=(RUN, replace(RUN, id=8))), with_rows(ROW)),
     (
         "run-without-call",
-        lambda: with_platform_run(
-            RunRow(id=8, organization_id=1, channel_id="platform-1", is_completed=False), direction="inbound"
-        ),
-        lambda: with_platform_run(
-            RunRow(id=8, organization_id=1, channel_id="platform-1", is_completed=False), direction="platform"
-        ),
+        lambda: with_platform_run(direction="inbound"),
+        lambda: with_platform_run(direction="platform"),
     ),
     (
         "run-without-call",
-        lambda: with_platform_run(
-            RunRow(id=8, organization_id=1, channel_id=None, is_completed=False), direction="inbound"
-        ),
-        lambda: with_platform_run(
-            RunRow(id=8, organization_id=1, channel_id=None, is_completed=False), direction="platform"
-        ),
+        lambda: with_platform_run(direction="platform", channel_id=None),
+        lambda: with_platform_run(direction="platform", channel_id=None, offered=False),
     ),
     ("dead-letter", lambda: with_letter(4), lambda: with_letter(6)),
     ("dead-letter", lambda: with_letter(61), lambda: with_letter(59)),
