@@ -57,6 +57,22 @@ def not_hung_up(*, agent_closes: bool = False) -> Scene:
     return scene
 
 
+def beside_an_agent_that_closes() -> Scene:
+    """Another call's agent, which ends that call alone."""
+    scene = not_hung_up()
+    other = f"aip-{OTHER_CALL_ID}-m1"
+    scene.created(other, at=1)
+    scene.up(other, 2)
+    scene.gone(other, at=3)
+    return scene
+
+
+def dialled_again(scene: Scene) -> Scene:
+    """Of the two legs of one id the other one may have talked."""
+    scene.history.dialled_again.append(scene.history.legs[LEG])
+    return scene
+
+
 def with_run(scene: Scene, run: RunRow) -> Scene:
     scene.runs = [run]
     return scene
@@ -279,6 +295,7 @@ CASES: list[tuple[str, Callable[[], Scene], Callable[[], Scene]]] = [
     ("call-lost", lambda: struck(not_hung_up(), 41), lambda: struck(not_hung_up(), 9)),
     ("call-lost", lambda: struck(not_hung_up(), 9, apps=[OTHER_APP]), lambda: struck(not_hung_up(), 9, apps=[APP])),
     ("call-lost", lambda: struck(not_hung_up(), 9, loses=False), lambda: struck(not_hung_up(), 9, loses=True)),
+    ("call-lost", beside_an_agent_that_closes, lambda: not_hung_up(agent_closes=True)),
     ("call-lost", never_came, lambda: struck(never_came(), 50)),
     (
         "ended-early",
@@ -292,6 +309,7 @@ CASES: list[tuple[str, Callable[[], Scene], Callable[[], Scene]]] = [
         lambda: struck(with_rows(ROW, runs=(replace(RUN, disposition="canceled"),))(), 1, outage=False),
     ),
     ("run-outcome", lambda: with_run(waits(5), RUN), lambda: waits(5)),
+    ("run-outcome", lambda: with_run(waits(5), RUN), lambda: dialled_again(with_run(waits(5), RUN))),
     ("not-observed", lambda: blind(1, 7), lambda: blind(1, 6)),
     ("not-observed", lambda: blind(1, 9), lambda: blind(1, 9, fault=(0, 6))),
     ("call-without-row", lambda: without_row(5), lambda: without_row(5, fault=True)),
