@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chaos.judge import figures, history, verdict
+from chaos.judge import figures, verdict
 from chaos.judge.checks import violations
 from chaos.judge.evidence import Heard, Left
 from chaos.judge.tables import CallRow, DeadLetter, RunRow
@@ -446,11 +446,6 @@ def test_a_leg_that_has_left_its_app_and_hangs_up_has_not_come_back() -> None:
         scene.history.reconcile(channels, [], START + at)
     scene.gone(FAR, LEG, at=5)
     assert scene.kinds() == set()
-
-
-def test_a_channel_is_what_its_id_says() -> None:
-    ids = (LEG, f"aip-{CALL_ID}-o", FAR, f"aip-{CALL_ID}-o;2", MEDIA)
-    assert [history.kind(name) for name in ids] == ["caller", "caller", "other half", "other half", "media"]
 
 
 def test_set_up_ends_with_a_second_channel_in_the_bridge() -> None:
