@@ -288,6 +288,9 @@ def test_work_that_is_not_done_is_found(
     said(output, "wrong", "queue media: 101 waiting messages")
     said(output, "wrong", "overdue calls: 1, ")
     said(output, "warning", "dead letters: 1 in the last day")
+    assert "dropped" not in output
+    queues.set(f"{keys.NAMESPACE}:dead-letters-dropped", 4)
+    said(doctor(**settings), "warning", "dead letters in Redis: 4 were dropped for later ones")
 
 
 # ── connections ──────────────────────────────────────────────────────────────────────────────────────────────────────
