@@ -39,10 +39,16 @@ def main() -> int:
 
 def run(config: settings.Scheduler, stop: threading.Event) -> None:
     """Schedule until `stop` is set, then let a standby take over at once."""
-    db = database.Database(config.database_url.get_secret_value(), size=config.database_pool, name=config.name)
+    db = database.Database(
+        config.database_url.get_secret_value(),
+        size=config.database_pool,
+        idle_seconds=config.database_idle_seconds,
+        name=config.name,
+    )
     db.open()
     redis_url = config.redis_url.get_secret_value()
-    commands = queues.BrokerCommandQueue(queues.broker(redis_url))
+    broker = queues.broker(redis_url)
+    commands = queues.BrokerCommandQueue(broker)
     calls = postgres_calls.PostgresCalls(db, who=config.name, prefix="", rows_an_hour=config.timeline_rows)
     writer = call_writer.CallWriter(calls, commands, config.limits(), who=config.name)
     leader = Leader(db, holder=f"{config.name}/{uuid.uuid4().hex[:8]}", seconds=config.lease_seconds)

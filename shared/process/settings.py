@@ -155,6 +155,13 @@ class WithDatabase(Base):
     database_pool: int = Field(
         default=10, ge=1, le=200, description="Maximum number of Postgres connections of one process."
     )
+    database_idle_seconds: float = Field(
+        default=3.0,
+        ge=1,
+        le=60,
+        description="A transaction in which a process is silent for this time is ended by Postgres, and its locks"
+        " with it: the process may be frozen, and callers wait.",
+    )
     run_completion: Literal["ours", "platform"] = Field(
         default="ours",
         description="Whether we (`ours`) or the platform's API process complete the runs of connected calls.",
