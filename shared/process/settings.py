@@ -425,7 +425,12 @@ class Scheduler(WithDatabase, WithHeartbeats):
     configurations_seconds: float = Field(
         default=5.0, gt=0, le=60, description="Interval at which configurations are read."
     )
-    sweep_seconds: float = Field(default=1.0, gt=0, le=10, description="Interval of the sweep for overdue calls.")
+    sweep_seconds: float = Field(
+        default=0.5,
+        gt=0,
+        le=10,
+        description="Interval of the sweep for overdue calls, and for calls that a dead worker has claimed.",
+    )
     assign_seconds: float = Field(
         default=0.25, gt=0, le=10, description="Interval at which the listeners are checked and sockets assigned."
     )

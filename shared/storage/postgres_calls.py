@@ -18,7 +18,7 @@ from shared.call import facts, ids, states, steps
 from shared.call.calls import Call, Change, replace
 from shared.call.ids import ConnectionVersion
 from shared.storage import call_sql, database, quotas
-from shared.storage.call_store import ClaimRequest, OpenCall
+from shared.storage.call_store import ClaimedCall, ClaimRequest, OpenCall
 from shared.storage.timeline import TimelineEntry, tries, worth_writing
 from shared.storage.timeline_allowance import TimelineAllowance
 
@@ -84,6 +84,11 @@ class PostgresCalls:
         """Return unclaimed calls past their deadline, the longest overdue first. Unreadable ones are skipped."""
         rows = self._rows(call_sql.OVERDUE, [[str(state) for state in states.State], limit])
         return [call for _, call in _readable(rows)]
+
+    def claimed_by_others(self, workers: Collection[str], limit: int) -> list[ClaimedCall]:
+        """Return calls that others than these workers have claimed. Unreadable ones are skipped."""
+        rows = self._rows(call_sql.CLAIMED_BY_OTHERS, [list(workers), limit])
+        return [ClaimedCall(call=call, owner=row["claim_owner"]) for row, call in _readable(rows)]
 
     def connected_runs(self) -> dict[int, UUID]:
         """Return the run of each connected call, and the call."""
@@ -383,7 +388,7 @@ def _attempt_outcome(changes: Sequence[Change]) -> dict[str, Any]:
 
 
 #: Fields of facts that the timeline does not tell in words.
-_UNTOLD = ("attempt", "in_doubt_until", "stamp", "run_is_over")
+_UNTOLD = ("attempt", "in_doubt_until", "stamp", "run_is_over", "is_complete")
 
 
 def _detail(change: Change, *, moved: bool) -> str:

@@ -162,7 +162,8 @@ class SessionScripts:
         lua.client.hset(f"{NS}:gone", "b", lua.now() - LATE_MS - 200)
         self._look(lua)
         assert set(lua.sessions()) == {"b", "a"}
-        assert int(str(lua.client.hget(f"{NS}:gone", "b"), "ascii")) > lua.now() - CONFIRMED_MS
+        since: Any = lua.client.hget(f"{NS}:gone", "b")
+        assert int(since) > lua.now() - CONFIRMED_MS
 
     def test_after_a_moment_in_which_none_was_heard_the_gone_are_looked_for_anew(self, lua: Scripts) -> None:
         """Redis was away for a moment, and cut the connections: who lives may not have polled again."""
