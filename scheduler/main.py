@@ -16,8 +16,9 @@ from apscheduler.schedulers import background
 
 from scheduler import sweep
 from scheduler.assigner import Assigner
+from scheduler.dead_workers import DeadWorkers
 from scheduler.intervals import Intervals
-from scheduler.leader import Leader
+from scheduler.leader import LEASE_NAME, Leader
 from scheduler.listeners import Listeners
 from scheduler.quarantine import Quarantine
 from scheduler.reconciler import Reconciler
@@ -27,7 +28,7 @@ from scheduler.socket_rows import SocketRows
 from shared import errors, queues
 from shared.platform import dograh
 from shared.process import health, lifecycle, settings
-from shared.storage import call_writer, database, postgres_calls
+from shared.storage import call_writer, database, leases, postgres_calls
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -39,10 +40,16 @@ def main() -> int:
 
 def run(config: settings.Scheduler, stop: threading.Event) -> None:
     """Schedule until `stop` is set, then let a standby take over at once."""
-    db = database.Database(config.database_url.get_secret_value(), size=config.database_pool, name=config.name)
+    db = database.Database(
+        config.database_url.get_secret_value(),
+        size=config.database_pool,
+        idle_seconds=config.database_idle_seconds,
+        name=config.name,
+    )
     db.open()
     redis_url = config.redis_url.get_secret_value()
-    commands = queues.BrokerCommandQueue(queues.broker(redis_url))
+    broker = queues.broker(redis_url)
+    commands = queues.BrokerCommandQueue(broker)
     calls = postgres_calls.PostgresCalls(db, who=config.name, prefix="", rows_an_hour=config.timeline_rows)
     writer = call_writer.CallWriter(calls, commands, config.limits(), who=config.name)
     leader = Leader(db, holder=f"{config.name}/{uuid.uuid4().hex[:8]}", seconds=config.lease_seconds)
@@ -64,6 +71,10 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     )
     resyncs = Resyncs(db, commands, seconds=config.resync_seconds)
     retention = Retention(db, days=config.retention_days)
+    workers = queues.LiveWorkers(broker)
+    dead_workers = DeadWorkers(
+        writer, calls, leases.Leases(db), workers.names, besides=LEASE_NAME, batch=config.sweep_batch
+    )
 
     def assign() -> None:
         assigner.tick()
@@ -77,6 +88,13 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     def sweep_calls() -> None:
         sweep.dispatch_overdue(writer, calls, batch=config.sweep_batch)
 
+    def watch_workers() -> None:
+        if leader.is_leader:
+            dead_workers.clean_up()
+        else:
+            # Dead workers' messages are requeued by whoever looks: a leader may have died with them.
+            workers.names()
+
     def end_completed() -> None:
         sweep.end_completed(writer, calls, runs)
 
@@ -87,6 +105,7 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     intervals.add(health.Liveness(config.health_file).touch, seconds=health.TOUCH_SECONDS)
     # At once, but not before the lease is renewed: the first run of an installation may write thousands of rows.
     intervals.add(_guarded(is_leader, reconciler.reconcile), seconds=config.configurations_seconds, at_once=True)
+    intervals.add(_guarded(lambda: True, watch_workers), seconds=config.sweep_seconds)
     for job, seconds in (
         (assign, config.assign_seconds),
         (sweep_calls, config.sweep_seconds),

@@ -88,5 +88,21 @@ class BrokerCommandQueue:
             raise errors.QueueUnavailable(logs.redact(str(exc))) from exc
 
 
+class LiveWorkers:
+    """Which workers live, as their sessions with the broker show it. A worker lives as long as one of its sessions."""
+
+    def __init__(self, made: redis_broker.Broker) -> None:
+        self._broker = made
+
+    def names(self) -> frozenset[str] | None:
+        """Return their names; None while they are not known: Redis was away or emptied. Raises QueueUnavailable."""
+        try:
+            sessions = self._broker.live_sessions()
+        except redis.RedisError as exc:
+            raise errors.QueueUnavailable(logs.redact(f"{type(exc).__name__}: {exc}")) from exc
+        # A session is named <worker>/<pool>/<tag>.
+        return None if sessions is None else frozenset(each.rsplit("/", 2)[0] for each in sessions)
+
+
 def _describe(exception: BaseException) -> str:
     return logs.redact("".join(traceback.format_exception(exception)))

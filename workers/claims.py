@@ -93,6 +93,7 @@ class Claim(TimedBudget):
         is_new: bool = False,
     ) -> None:
         super().__init__(writer, writer.limits.claim(step).total_seconds() - (writer.clock.monotonic() - started))
+        self._started = started
         self.call = call
         self.step = step
         self.arrival = arrival
@@ -124,6 +125,12 @@ class Claim(TimedBudget):
             if exc is not None and not self._is_new and not self._deferred:
                 with contextlib.suppress(errors.PipelineError):
                     self._writer.store.release(self.call.call_id, self._owner)
+
+    def seconds_left(self) -> float:
+        """As of any budget; and none may start once this worker may count as dead, and its claim is broken."""
+        if not self._writer.lives_since(self._started):
+            raise errors.OutOfTime("this worker was not heard of for too long: its claims may be broken")
+        return super().seconds_left()
 
     def request(self) -> ClaimRequest:
         """Return the claim as it is to be written with a new call."""

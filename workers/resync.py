@@ -131,6 +131,14 @@ class Resync:
         return comparison
 
 
+def _waits_for_media(call: Call) -> bool:
+    """True for a call whose media leg was created and is not ready: whether it is there can be asked at any age.
+
+    While no event socket is connected such a leg ends, and nothing tells it.
+    """
+    return call.state is State.PREPARED and call.legs_created and not call.media_ready
+
+
 class _Comparison:
     """One comparison."""
 
@@ -157,10 +165,14 @@ class _Comparison:
         if full:
             self._ask_for_bridges()
         for open_call in known:
-            if open_call.is_claimed or open_call.changed_at >= looked_at - _STILL:
+            if open_call.is_claimed:
                 self.again_after = _SOON
-            else:
+            elif open_call.changed_at < looked_at - _STILL:
                 self._judge(open_call.call, present)
+            else:
+                self.again_after = _SOON
+                if _waits_for_media(open_call.call):
+                    self._report(open_call.call, self._media_missing(open_call.call, present))
         self._tear_down_again(open_call.call for open_call in known if not open_call.is_claimed)
         self._adopt(present, [open_call.call for open_call in known])
         counting = {(open_call.call.call_id, open_call.call.attempt) for open_call in known}
@@ -188,6 +200,9 @@ class _Comparison:
 
     def _judge(self, call: Call, present: frozenset[str]) -> None:
         fact = self._caller_missing(call, present) or self._media_missing(call, present) or self._bridge_wrong(call)
+        self._report(call, fact)
+
+    def _report(self, call: Call, fact: facts.Fact | None) -> None:
         if fact is not None:
             self._found(f"{call.state} call {call.call_id}: {type(fact).__name__}")
             # A worker that has written or claimed the call meanwhile is at work on it: it is judged again later.

@@ -69,6 +69,8 @@ class LegsFound:
     """Media leg and bridge of an attempt that was given up are there: only the answer, or its worker, was lost."""
 
     attempt: int
+    #: Both were there when it was looked for them: each request of the attempt has taken effect.
+    is_complete: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +199,11 @@ class DeadlinePassed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerDied:
+    """The worker that had claimed the call shows no life: its step is lost. It may wake up all the same, late."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LegsRemoved:
     """Every leg and bridge of the call is gone, each verified, and no request can bring one back."""
 
@@ -240,6 +247,7 @@ Fact = (
     | OriginateRefused
     | EndRequested
     | DeadlinePassed
+    | WorkerDied
     | LegsRemoved
     | RemovalPending
     | CallerFound

@@ -1,8 +1,8 @@
 """Every bound on a call's life, in one table. All numbers are seconds.
 
 A state waits a queue allowance for a worker to start its step; the step claims the call for the sum of its time-outs;
-the sweep starts a step again only when the call is overdue and unclaimed. So a lost message costs the allowance, and a
-killed worker its claim.
+the sweep starts a step again only when the call is overdue and unclaimed. So a lost message costs the allowance. A
+worker that dies costs a few seconds (`scheduler/dead_workers.py`), and its claim at most.
 """
 
 from __future__ import annotations

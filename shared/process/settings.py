@@ -155,6 +155,13 @@ class WithDatabase(Base):
     database_pool: int = Field(
         default=10, ge=1, le=200, description="Maximum number of Postgres connections of one process."
     )
+    database_idle_seconds: float = Field(
+        default=3.0,
+        ge=1,
+        le=60,
+        description="A transaction in which a process is silent for this time is ended by Postgres, and its locks"
+        " with it: the process may be frozen, and callers wait.",
+    )
     run_completion: Literal["ours", "platform"] = Field(
         default="ours",
         description="Whether we (`ours`) or the platform's API process complete the runs of connected calls.",
@@ -425,7 +432,12 @@ class Scheduler(WithDatabase, WithHeartbeats):
     configurations_seconds: float = Field(
         default=5.0, gt=0, le=60, description="Interval at which configurations are read."
     )
-    sweep_seconds: float = Field(default=1.0, gt=0, le=10, description="Interval of the sweep for overdue calls.")
+    sweep_seconds: float = Field(
+        default=0.5,
+        gt=0,
+        le=10,
+        description="Interval of the sweep for overdue calls, and for calls that a dead worker has claimed.",
+    )
     assign_seconds: float = Field(
         default=0.25, gt=0, le=10, description="Interval at which the listeners are checked and sockets assigned."
     )

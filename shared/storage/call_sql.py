@@ -40,6 +40,14 @@ OVERDUE = f"""{CALLS}
 WHERE state <> 'ended' AND state = ANY(%s) AND deadline_at <= now()
   AND (claim_until IS NULL OR claim_until <= clock_timestamp()) ORDER BY deadline_at LIMIT %s"""
 
+#: Claims that stand, of others than these workers; an owner is named <worker>/<claim>. A state with a step has its
+#: deadline soon: so connected calls, of which there are many, are not read.
+CLAIMED_BY_OTHERS = f"""
+SELECT {_SELECT}, clock_timestamp() AS now, claim_owner FROM ari.calls
+WHERE state <> 'ended' AND deadline_at <= now() + interval '5 minutes' AND claim_until > clock_timestamp()
+  AND regexp_replace(claim_owner, '/[^/]*$', '') <> ALL(%s) ORDER BY deadline_at LIMIT %s
+"""  # noqa: S608 - built from constants
+
 #: Of a connection version, and of the connection's other versions in the same app instance.
 OPEN_CALLS = f"""
 SELECT {_SELECT}, clock_timestamp() AS now, coalesce(changed_at, state_since) AS changed,

@@ -36,6 +36,19 @@ class OpenCall:
     is_claimed: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedCall:
+    """A call with a claim that stands."""
+
+    call: Call
+    owner: str
+
+    @property
+    def worker(self) -> str:
+        """The worker that has claimed it: an owner is named `<worker>/<claim>`."""
+        return self.owner.rpartition("/")[0]
+
+
 class CallStore(Protocol):
     """Calls, their claims and their timeline. Times are of the store's own clock."""
 

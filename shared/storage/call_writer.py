@@ -111,7 +111,9 @@ class CallWriter:
     """The one way in which calls change.
 
     Args:
-        who: This process, as it signs its claims.
+        who: This process, as it signs its claims. A worker's sessions with the broker have the same name, and it has
+            another one at each start: its claims end with its life.
+        lives_since: Returns whether this process has counted as alive without a break since a moment of the clock.
         clock: Times the steps.
         new_id: Returns an id never given before.
     """
@@ -123,11 +125,13 @@ class CallWriter:
         limits: Limits,
         *,
         who: str,
+        lives_since: Callable[[float], bool] = lambda _moment: True,
         clock: Clock = time,
         new_id: Callable[[], UUID] = uuid.uuid4,
     ) -> None:
         self.store = store
         self.limits = limits
+        self.lives_since = lives_since
         self.clock = clock
         self.new_id = new_id
         self._who = who

@@ -23,11 +23,30 @@ _log = logging.getLogger(__name__)
 logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
 
 
-class Database:
-    """A pool of connections to one Postgres."""
+#: The default of DATABASE_IDLE_SECONDS.
+IDLE_SECONDS = 3.0
 
-    def __init__(self, url: str, *, size: int, statement_seconds: float = 2.0, name: str = "ari-pipeline") -> None:
+
+class Database:
+    """A pool of connections to one Postgres.
+
+    Args:
+        idle_seconds: A transaction in which this process is silent for longer is ended by Postgres: it may be frozen,
+            and others wait for its locks.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        size: int,
+        statement_seconds: float = 2.0,
+        idle_seconds: float = IDLE_SECONDS,
+        name: str = "ari-pipeline",
+    ) -> None:
         milliseconds = int(statement_seconds * 1000)
+        #: As text: Postgres's settings are.
+        self.idle_milliseconds = str(int(idle_seconds * 1000))
         self._statement_seconds = statement_seconds
         self._statements = postgres_connection.Statements()
         self._pool = _Pool(
@@ -50,7 +69,7 @@ class Database:
                 "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds} -c timezone=UTC"
                 # Otherwise a role named `ari` would look for the platform's tables in the schema `ari`.
                 " -c search_path=public"
-                " -c idle_in_transaction_session_timeout=30000",
+                f" -c idle_in_transaction_session_timeout={self.idle_milliseconds}",
                 "keepalives_idle": 5,
                 "keepalives_interval": 2,
                 "keepalives_count": 3,
@@ -199,6 +218,11 @@ _MEANINGS: list[tuple[tuple[type[psycopg.Error], ...], type[errors.PipelineError
         (psycopg.errors.ReadOnlySqlTransaction,),
         errors.DatabaseAway,
         "this Postgres is read-only: a standby?",
+    ),
+    (
+        (psycopg.errors.IdleInTransactionSessionTimeout,),
+        errors.DatabaseUnavailable,
+        "{}: this process stood still in a transaction",
     ),
     (
         # Of the features that Postgres lacks none is used: a plan was made before its table was altered.

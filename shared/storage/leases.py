@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
+
 from shared.storage import database
 
 _TAKE = """
@@ -16,6 +19,26 @@ RETURNING term
 """
 
 _RELEASE = "UPDATE ari.leases SET expires_at = clock_timestamp() WHERE name = %s AND holder = %s"
+
+
+#: A holder is named <process>/<lease>.
+_OF_OTHERS = """
+SELECT name, holder FROM ari.leases
+WHERE expires_at > clock_timestamp() AND name <> %s AND regexp_replace(holder, '/[^/]*$', '') <> ALL(%s)
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A lease that stands."""
+
+    name: str
+    holder: str
+
+    @property
+    def worker(self) -> str:
+        """The process that holds it."""
+        return self.holder.rpartition("/")[0]
 
 
 class Leases:
@@ -33,6 +56,12 @@ class Leases:
         with self._db.connection() as connection:
             row = connection.execute(_TAKE, {"name": name, "holder": holder, "seconds": seconds}).fetchone()
         return int(row["term"]) if row is not None else None
+
+    def of_others(self, workers: Collection[str], *, besides: str) -> list[Lease]:
+        """Return the leases that stand and belong to others than these workers, besides the one of this name."""
+        with self._db.connection() as connection:
+            rows = connection.execute(_OF_OTHERS, [besides, list(workers)]).fetchall()
+        return [Lease(**row) for row in rows]
 
     def release(self, name: str, holder: str) -> None:
         """End the holder's lease now, so that another can take it at once; leave another holder's lease alone."""

@@ -18,7 +18,7 @@ from shared.call import facts, ids, states, steps
 from shared.call.calls import Call, Change, replace
 from shared.call.ids import ConnectionVersion
 from shared.storage import call_sql, database, quotas
-from shared.storage.call_store import ClaimRequest, OpenCall
+from shared.storage.call_store import ClaimedCall, ClaimRequest, OpenCall
 from shared.storage.timeline import TimelineEntry, tries, worth_writing
 from shared.storage.timeline_allowance import TimelineAllowance
 
@@ -84,6 +84,11 @@ class PostgresCalls:
         """Return unclaimed calls past their deadline, the longest overdue first. Unreadable ones are skipped."""
         rows = self._rows(call_sql.OVERDUE, [[str(state) for state in states.State], limit])
         return [call for _, call in _readable(rows)]
+
+    def claimed_by_others(self, workers: Collection[str], limit: int) -> list[ClaimedCall]:
+        """Return calls that others than these workers have claimed. Unreadable ones are skipped."""
+        rows = self._rows(call_sql.CLAIMED_BY_OTHERS, [list(workers), limit])
+        return [ClaimedCall(call=call, owner=row["claim_owner"]) for row, call in _readable(rows)]
 
     def connected_runs(self) -> dict[int, UUID]:
         """Return the run of each connected call, and the call."""
@@ -231,7 +236,11 @@ class PostgresCalls:
 
         Count in the next statement: only its snapshot is taken while the lock is held. They travel together.
         """
-        connection.send("SELECT pg_advisory_xact_lock(%s, %s)", [_ORGANIZATION_LOCK, organization_id])
+        # With the bound on a holder that freezes: a pooler may have dropped the connection's own.
+        connection.send(
+            "SELECT set_config('idle_in_transaction_session_timeout', %s, true), pg_advisory_xact_lock(%s, %s)",
+            [self.db.idle_milliseconds, _ORGANIZATION_LOCK, organization_id],
+        )
 
     def slots_used(self, connection: database.Connection, organization_id: int) -> int:
         row = connection.execute(quotas.SLOTS_USED, [organization_id]).fetchone()
@@ -379,7 +388,7 @@ def _attempt_outcome(changes: Sequence[Change]) -> dict[str, Any]:
 
 
 #: Fields of facts that the timeline does not tell in words.
-_UNTOLD = ("attempt", "in_doubt_until", "stamp", "run_is_over")
+_UNTOLD = ("attempt", "in_doubt_until", "stamp", "run_is_over", "is_complete")
 
 
 def _detail(change: Change, *, moved: bool) -> str:

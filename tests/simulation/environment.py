@@ -9,6 +9,7 @@ from uuid import UUID
 import greenlet
 
 from scheduler import sweep
+from scheduler.dead_workers import DeadWorkers
 from shared import errors, messages
 from shared.asterisk import ari, circuit_breaker, rest
 from shared.call.calls import Call
@@ -36,6 +37,7 @@ from workers.wiring import Adapters
 
 LIMITS = Limits()
 _SWEEP_SECONDS = 1.0
+_WATCH_SECONDS = 0.5
 _RESYNC_SECONDS = 15.0
 _FULL_EVERY = 4
 
@@ -102,6 +104,7 @@ class Environment:
         self._scheduler = Process("scheduler")
         self._ticks = 0
         self._is_sweeping = False
+        self._is_watching = False
         world.states_of = self.states_of
         self.adapters = self._make_adapters("worker")
         pooled = {
@@ -114,12 +117,16 @@ class Environment:
             for queue in messages.QUEUES
         }
         self._sweeper = self._writer("scheduler")
+        self._dead_workers = DeadWorkers(
+            self._sweeper, self.store, self.leases, self._live_workers, besides="scheduler", batch=200
+        )
 
     def open(self) -> None:
         """Start every process."""
         for listener in self.listeners:
             listener.open()
         self._tick_sweep()
+        self._tick_watch()
         self._tick_resync()
 
     def handle(self, actor: str, **arguments: object) -> None:
@@ -152,7 +159,15 @@ class Environment:
     # ── wiring ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _writer(self, who: str) -> CallWriter:
-        return CallWriter(self.store, self.broker, self._limits, who=who, clock=self.world, new_id=self.world.new_id)
+        return _Writer(
+            self.store,
+            self.broker,
+            self._limits,
+            who=who,
+            lives_since=self._lives_since,
+            clock=self.world,
+            new_id=self.world.new_id,
+        )
 
     def _make_adapters(self, who: str) -> Adapters:
         writer = self._writer(who)
@@ -201,6 +216,39 @@ class Environment:
         self._scheduler.at_death.append(self._swept)
         self.world.start(self._scheduler, "sweep", self._sweep)
 
+    def _tick_watch(self) -> None:
+        self.world.after(_WATCH_SECONDS, self._tick_watch)
+        live = self.workers.live()
+        # As above.
+        if (
+            self._is_watching
+            or self.broker.is_away
+            or not (self.store.claims_of_others(live) or self.leases.of_others_now(live))
+        ):
+            return
+        if self._scheduler.is_dead:
+            self._scheduler = Process("scheduler")
+        self._is_watching = True
+        self._scheduler.at_death.append(self._watched)
+        self.world.start(self._scheduler, "watch", self._watch)
+
+    def _watch(self) -> None:
+        try:
+            self._dead_workers.clean_up()
+        except errors.TransientError as exc:
+            self.world.tell("scheduler", "watch failed: %s", exc)
+        self._watched()
+
+    def _watched(self) -> None:
+        self._is_watching = False
+
+    def _live_workers(self) -> set[str] | None:
+        return None if self.broker.is_away else self.workers.live()
+
+    def _lives_since(self, moment: float) -> bool:
+        fiber = greenlet.getcurrent()
+        return not isinstance(fiber, Fiber) or self.workers.lives_since(fiber.process, moment)
+
     def _sweep(self) -> None:
         try:
             sweep.dispatch_overdue(self._sweeper, self.store, batch=200)
@@ -230,6 +278,7 @@ class Environment:
             {
                 "a call written with its admission": self.store.quick_admissions,
                 "a call that ended unverified": self.store.unverified_ends,
+                "a claim of a dead worker broken": self.store.broken_claims,
             }
         )
 
@@ -256,6 +305,15 @@ class Environment:
             if row.call.connection_id == connection_id and row.call.channel_id == channel_id
         ]
         return found[-1] if found else None
+
+
+class _Writer(CallWriter):
+    """Signs the claims of each process with its name."""
+
+    def new_owner(self) -> str:
+        fiber = greenlet.getcurrent()
+        who = fiber.process.name if isinstance(fiber, Fiber) else "test"
+        return f"{who}/{self.new_id().hex[:8]}"
 
 
 class _Asterisks:

@@ -284,9 +284,13 @@ class History:
                 environment.flush_redis()
             case Fault.WORKERS_KILLED:
                 for worker in list(environment.workers.processes):
-                    worker.kill()
+                    worker.kill(world.now)
             case Fault.WORKER_FROZEN:
-                choices.one_of(environment.workers.processes).frozen_until = world.now + seconds
+                # Often for longer than it counts as alive, and shorter than its claims last.
+                seconds = choices.one_of([choices.between(4.6, 9.0), seconds])
+                choices.one_of(environment.workers.processes).freeze(world.now, seconds)
+            case Fault.WORKER_DECLARED_DEAD:
+                environment.workers.declare_dead(choices.one_of(environment.workers.processes))
 
 
 class ForeignCall:

@@ -212,13 +212,20 @@ class Invariants:
             self._world.violation(f"{name} connects its agent, and its far end has not answered: {leg.state}")
 
     def _requested(self, budget: rest.RequestBudget) -> None:
-        """Check that a step makes no request after its claim, even if it stalled before."""
+        """Check that a step makes no request after its claim, even if it stalled before.
+
+        Nor after its worker counted as dead, unless it lived on all the while and cannot know.
+        """
         row = self._store.rows.get(budget.call.call_id) if isinstance(budget, Claim) else None
         if row is None or not isinstance(budget, Claim):
             return
         until = row.owners.get(budget.request().owner)
         if until is not None and self._store.now() > until:
             self._world.violation(f"{self._names[row.call.call_id]}: a request of {budget.step} comes after its claim")
+        fiber = greenlet.getcurrent()
+        assert isinstance(fiber, Fiber)
+        if budget.request().owner in row.broken and not fiber.process.is_misjudged:
+            self._world.violation(f"{self._names[row.call.call_id]}: a request of {budget.step} comes from the dead")
 
     def _overruled(self, row: Row, changes: Sequence[Change], owner: str) -> None:
         """Check who writes a call that another worker has claimed: an event, or what requests have come to."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeVar, cast
@@ -20,7 +20,7 @@ from shared.call.legs import Attempt
 from shared.call.stasis_args import RunArgs
 from shared.call.states import Cause, Direction
 from shared.platform.ports import NoRoute, Route
-from shared.storage import connections, database
+from shared.storage import connections, database, leases
 from tests.simulation import asterisks, faults
 from tests.simulation.faults import Fault
 from tests.simulation.stores import MemoryStore, Transaction
@@ -276,6 +276,15 @@ class Leases:
 
     def release(self, name: str, holder: str) -> None:
         self._postgres.statement("lease", lambda: self._release(name, holder))
+
+    def of_others(self, workers: Collection[str], *, besides: str) -> list[leases.Lease]:
+        return self._postgres.statement("leases of others", lambda: self.of_others_now(workers))
+
+    def of_others_now(self, workers: Collection[str]) -> list[leases.Lease]:
+        """Return the leases that stand and belong to others than these workers."""
+        now = self._postgres.moment()
+        held = (leases.Lease(name=name, holder=holder) for name, (holder, until) in self._held.items() if until > now)
+        return [lease for lease in held if lease.worker not in workers]
 
     def _take(self, name: str, holder: str, seconds: float) -> int | None:
         now = self._postgres.moment()

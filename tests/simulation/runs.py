@@ -26,6 +26,7 @@ _WAYS = (
     "an awaited leg: leg_ended",
     "an awaited leg: wait over",
     "a call that ended unverified",
+    "a claim of a dead worker broken",
 )
 
 

@@ -19,7 +19,7 @@ from shared.call.calls import Call, Change
 from shared.call.ids import ConnectionVersion
 from shared.call.states import State
 from shared.storage import database
-from shared.storage.call_store import ClaimRequest, OpenCall
+from shared.storage.call_store import ClaimedCall, ClaimRequest, OpenCall
 from shared.storage.timeline import TimelineEntry, worth_writing
 from tests.simulation.world import Latch
 
@@ -53,6 +53,8 @@ class Row:
     claim_until: datetime | None = None
     #: The owner of every claim that the call ever had, and when its last claim ends or would have ended.
     owners: dict[str, datetime] = field(default_factory=dict)
+    #: Those of them whose worker counted as dead.
+    broken: set[str] = field(default_factory=set)
 
     def take(self, claim: ClaimRequest, now: datetime) -> None:
         """Let an owner have the call for a while."""
@@ -129,6 +131,8 @@ class MemoryStore:
         #: Called before changes are written against a claim that stands: with the row, and the owner that writes them,
         #: which is empty for a writer without a claim.
         self.overruled: Callable[[Row, Sequence[Change], str], None] = lambda _row, _changes, _owner: None
+        #: How often the claim of a dead worker was broken.
+        self.broken_claims = 0
         #: How often a call ended without proof that its legs are gone.
         self.unverified_ends = 0
 
@@ -273,6 +277,9 @@ class MemoryStore:
     def overdue(self, limit: int) -> list[Call]:
         return self._postgres.statement("overdue", lambda: self.overdue_now()[:limit])
 
+    def claimed_by_others(self, workers: Collection[str], limit: int) -> list[ClaimedCall]:
+        return self._postgres.statement("claims of others", lambda: self.claims_of_others(workers)[:limit])
+
     def release(self, call_id: UUID, owner: str) -> None:
         self._postgres.statement("release", lambda: self._release(call_id, owner), call_id)
 
@@ -328,6 +335,16 @@ class MemoryStore:
             and _is_free(row, now)
         ]  # fmt: skip
         return [call for _, call in sorted(late, key=lambda found: (found[0], found[1].call_id))]
+
+    def claims_of_others(self, workers: Collection[str]) -> list[ClaimedCall]:
+        """Return calls that others than these workers have claimed."""
+        now = self.now()
+        found = (
+            ClaimedCall(call=row.call, owner=row.claim_owner)
+            for row in self.rows.values()
+            if row.claim_owner is not None and row.call.state is not State.ENDED and not _is_free(row, now)
+        )
+        return [each for each in found if each.worker not in workers]
 
     def _call(self, call_id: UUID) -> Call | None:
         row = self.rows.get(call_id)
@@ -403,6 +420,10 @@ class MemoryStore:
         before, after, now = row.call, changes[-1].after, self.now()
         if not _is_free(row, now) and row.claim_owner != owner:
             self.overruled(row, changes, owner)
+        # An owner who reports himself has something else to tell.
+        if owner and isinstance(changes[-1].fact, facts.WorkerDied | facts.DeadlinePassed):
+            self.broken_claims += 1
+            row.broken.add(owner)
         self.unverified_ends += after.unverified and not before.unverified
         self.timeline_rows[after.call_id] += sum(map(len, worth_writing(timeline, changes)))
         if claim is not None:

@@ -95,6 +95,7 @@ FACTS: dict[str, facts.Fact] = {
         facts.OriginateRefused(reason="400 no such endpoint"),
         facts.EndRequested(reason="ended by an operator"),
         facts.DeadlinePassed(),
+        facts.WorkerDied(),
         facts.LegsRemoved(),
         facts.RemovalPending(reason="connection refused"),
         facts.CallerFound(),

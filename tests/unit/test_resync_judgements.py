@@ -152,6 +152,24 @@ def test_bridges_are_looked_at_in_a_full_resync_only() -> None:
 
 
 @pytest.mark.parametrize(
+    ("legs", "expected"),
+    [
+        pytest.param([leg()], [facts.MediaGone(attempt=1, reason="media leg is gone")], id="gone"),
+        pytest.param([leg(), MEDIA_LEG], [facts.MediaReady(attempt=1)], id="ready"),
+    ],
+)
+def test_a_media_leg_that_is_waited_for_is_looked_at_however_young_the_call_is(
+    legs: list[Channel], expected: list[facts.Fact]
+) -> None:
+    """While no event socket was connected it has ended, and nothing has told it."""
+    known = OpenCall(call=WAITING, changed_at=NOW, is_claimed=False)
+    scene = Scene(Asterisk(*legs), known).run()
+    assert scene.reported == expected
+    assert Scene(Asterisk(*legs), replace(known, is_claimed=True)).run().reported == []
+    assert Scene(Asterisk(*legs), replace(known, call=PREPARED)).run().reported == []
+
+
+@pytest.mark.parametrize(
     ("changed_at", "is_claimed", "is_judged"),
     [(STILL, False, True), (NOW - seconds(2), False, False), (NOW - seconds(1), False, False), (STILL, True, False)],
     ids=["still", "at the bound", "young", "claimed"],

@@ -53,6 +53,7 @@ FarEndAnswered    prepared+StartMedia prepared+StartMedia .             .       
 OriginateRefused  ending+TearDown   .                .                  .                 .                .                .                .           .
 EndRequested      ending+TearDown   ending+TearDown  ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  .           .
 DeadlinePassed    =+OriginateLeg       ending+TearDown  =+DecideAdmission  =+CreateRun       =+StartMedia     =+JoinLegs           ending+TearDown  =+TearDown  .
+WorkerDied        .                 .                .                  .                 =+StartMedia     .                .                .           .
 LegsRemoved       .                 .                .                  .                 .                .                .                ended       .
 RemovalPending    .                 .                .                  .                 .                .                .                =           .
 CallerFound       .                 .                .                  .                 .                .                .                .           .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -252,6 +253,21 @@ def test_legs_of_a_given_up_attempt_that_are_found_are_used(*, ready: bool) -> N
     assert (after.legs_created, after.in_doubt_until) == (True, BETWEEN_ATTEMPTS.in_doubt_until)
     assert named(ordered) == (["JoinLegs"] if ready else [])
     assert advance(BETWEEN_ATTEMPTS, facts.LegsFound(attempt=2)) == (BETWEEN_ATTEMPTS, [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_in_doubt"),
+    [
+        pytest.param({}, False, id="the only attempt"),
+        pytest.param({"attempt": 2}, True, id="an attempt before"),
+        pytest.param({"request_id": "campaign 7, row 12"}, True, id="an originating request"),
+    ],
+)
+def test_an_attempt_that_is_found_complete_is_in_doubt_no_longer(changes: dict[str, Any], *, is_in_doubt: bool) -> None:
+    """Its call ends at once when the caller hangs up."""
+    call = replace(BETWEEN_ATTEMPTS, **changes)
+    after, _ = advance(call, facts.LegsFound(attempt=call.attempt, is_complete=True))
+    assert (after.in_doubt_until is not None) == is_in_doubt
 
 
 def test_a_late_answer_about_a_given_up_attempt_is_left_to_the_look_of_the_next_one() -> None:

@@ -73,6 +73,7 @@ _HANDLERS: dict[type[facts.Fact], _Handler] = {
     facts.OriginateRefused: originated_leg.originate_refused,
     facts.EndRequested: deadlines.end_requested,
     facts.DeadlinePassed: deadlines.deadline_passed,
+    facts.WorkerDied: deadlines.worker_died,
     facts.LegsRemoved: deadlines.legs_removed,
     facts.RemovalPending: deadlines.removal_pending,
     facts.CallerFound: deadlines.caller_found,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from shared.call import commands, facts
+from shared.call import commands, facts, steps
 from shared.call.calls import Call, replace
 from shared.call.limits import Limits
 from shared.call.states import LIVE, Cause, Outcome, State
@@ -27,6 +27,18 @@ def deadline_passed(call: Call, _fact: facts.DeadlinePassed, now: datetime, limi
     if call.deadline_at is None or now < call.deadline_at:
         return moves.unchanged(call)
     return _OVERDUE[call.state](call, now, limits)
+
+
+def worker_died(call: Call, _fact: facts.WorkerDied, now: datetime, limits: Limits) -> Advance:
+    is_prepared = call.state is State.PREPARED
+    if steps.step_of(call.state) is None or (is_prepared and call.attempt_in_doubt_until is None):
+        return moves.unchanged(call)
+    if is_prepared and call.attempt < limits.attempts:
+        return media_leg.after_death(call, now, limits)
+    if call.deadline_at is None or call.deadline_at <= now:
+        return moves.unchanged(call)
+    # The step is lost: what is overdue later otherwise is so now.
+    return replace(call, deadline_at=now), ()
 
 
 def _longest_call(call: Call, now: datetime, limits: Limits) -> Advance:

@@ -60,7 +60,11 @@ def legs_created(call: Call, fact: facts.LegsCreated, now: datetime, limits: Lim
 def legs_found(call: Call, fact: facts.LegsFound, now: datetime, limits: Limits) -> Advance:
     if fact.attempt != call.attempt or call.state is not State.PREPARED or not _is_between_attempts(call):
         return moves.unchanged(call)
-    return _join_when_ready(replace(_outcome_known(call), legs_created=True), now, limits)
+    found = replace(_outcome_known(call), legs_created=True)
+    if fact.is_complete and call.attempt == 1 and call.request_id is None:
+        # There was no other attempt, nor an originating request, that may still take effect.
+        found = replace(found, earlier_in_doubt_until=None)
+    return _join_when_ready(found, now, limits)
 
 
 def _join_when_ready(call: Call, now: datetime, limits: Limits) -> Advance:
@@ -102,6 +106,14 @@ def next_attempt(call: Call, now: datetime, limits: Limits, reason: str) -> Adva
     """No effect of the attempt is known: go on to the next one."""
     if call.attempt >= limits.unknown_attempts:
         return moves.fail(call, now, limits, f"media not created: {reason}")
+    return _order_next(call, now, limits, timedelta())
+
+
+def after_death(call: Call, now: datetime, limits: Limits) -> Advance:
+    """The attempt's worker has died: go on to the next one, which looks first for what this one has made.
+
+    Asterisk is not to blame: there may be more of these than of attempts that it did not answer.
+    """
     return _order_next(call, now, limits, timedelta())
 
 
