@@ -47,6 +47,7 @@ class Fault(StrEnum):
     SOCKET_CUT = "event socket cut"
     ASTERISK_RESTARTED = "Asterisk restarted"
     ASTERISK_AWAY = "Asterisk unreachable"
+    ASTERISK_CLOCK_SET = "clock of the Asterisks set"
     POSTGRES_AWAY = "Postgres away"
     REDIS_AWAY = "Redis away"
     REDIS_FLUSHED = "Redis flushed"
@@ -62,7 +63,7 @@ OF_MESSAGES = (Fault.MESSAGE_LOST, Fault.MESSAGE_DOUBLED, Fault.MESSAGE_LATE, Fa
 OF_EVENTS = (Fault.EVENT_LOST, Fault.EVENT_DOUBLED, Fault.EVENT_LATE)
 OUTAGES = (
     Fault.SOCKET_CUT, Fault.ASTERISK_RESTARTED, Fault.ASTERISK_AWAY, Fault.POSTGRES_AWAY, Fault.REDIS_AWAY,
-    Fault.REDIS_FLUSHED, Fault.WORKERS_KILLED, Fault.WORKER_FROZEN,
+    Fault.REDIS_FLUSHED, Fault.WORKERS_KILLED, Fault.WORKER_FROZEN, Fault.ASTERISK_CLOCK_SET,
 )  # fmt: skip
 
 #: The state that a fault hits before there is a call.
