@@ -17,7 +17,7 @@ from apscheduler.schedulers import background
 from scheduler import sweep
 from scheduler.assigner import Assigner
 from scheduler.intervals import Intervals
-from scheduler.leader import Leader
+from scheduler.leader import Leader, LeaderDatabase
 from scheduler.listeners import Listeners
 from scheduler.quarantine import Quarantine
 from scheduler.reconciler import Reconciler
@@ -31,6 +31,9 @@ from shared.storage import call_writer, database, postgres_calls
 
 log = structlog.stdlib.get_logger(__name__)
 
+#: How often to look for what a clock that was set back has left behind: it reads every open call.
+_MISDATED_SECONDS = 10.0
+
 
 def main() -> int:
     """Run a scheduler. Returns its exit status."""
@@ -39,13 +42,17 @@ def main() -> int:
 
 def run(config: settings.Scheduler, stop: threading.Event) -> None:
     """Schedule until `stop` is set, then let a standby take over at once."""
-    db = database.Database(config.database_url.get_secret_value(), size=config.database_pool, name=config.name)
+    database_url = config.database_url.get_secret_value()
+    # Its own connection: no job holds the lease up.
+    leases = database.Database(database_url, size=1, name=config.name)
+    leader = Leader(leases, holder=f"{config.name}/{uuid.uuid4().hex[:8]}", seconds=config.lease_seconds)
+    db = LeaderDatabase(leader, database_url, size=config.database_pool, name=config.name)
+    leases.open()
     db.open()
     redis_url = config.redis_url.get_secret_value()
     commands = queues.BrokerCommandQueue(queues.broker(redis_url))
     calls = postgres_calls.PostgresCalls(db, who=config.name, prefix="", rows_an_hour=config.timeline_rows)
     writer = call_writer.CallWriter(calls, commands, config.limits(), who=config.name)
-    leader = Leader(db, holder=f"{config.name}/{uuid.uuid4().hex[:8]}", seconds=config.lease_seconds)
     reconciler = Reconciler(db, dograh.Configurations(db), config.sealer())
     runs = dograh.Runs(db)
     sockets = SocketRows(
@@ -71,11 +78,11 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
             resyncs.request_full_resyncs()
             assigner.redis_was_emptied = False
 
-    def is_leader() -> bool:
-        return leader.is_leader
-
     def sweep_calls() -> None:
         sweep.dispatch_overdue(writer, calls, batch=config.sweep_batch)
+
+    def recall_misdated() -> None:
+        calls.recall_misdated(config.limits().longest_wait())
 
     def end_completed() -> None:
         sweep.end_completed(writer, calls, runs)
@@ -86,20 +93,21 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     intervals.add(leader.renew, seconds=config.lease_seconds / 3)
     intervals.add(health.Liveness(config.health_file).touch, seconds=health.TOUCH_SECONDS)
     # At once, but not before the lease is renewed: the first run of an installation may write thousands of rows.
-    intervals.add(_guarded(is_leader, reconciler.reconcile), seconds=config.configurations_seconds, at_once=True)
+    intervals.add(_guarded(leader.begin_job, reconciler.reconcile), seconds=config.configurations_seconds, at_once=True)
     for job, seconds in (
         (assign, config.assign_seconds),
         (sweep_calls, config.sweep_seconds),
+        (recall_misdated, _MISDATED_SECONDS),
         (end_completed, config.completed_runs_seconds),
         (resyncs.request_resyncs, min(TICK_SECONDS, config.resync_seconds)),
     ):
-        intervals.add(_guarded(is_leader, job), seconds=seconds)
+        intervals.add(_guarded(leader.begin_job, job), seconds=seconds)
     calendar = background.BackgroundScheduler(
         timezone="UTC",
         executors={"default": pool.ThreadPoolExecutor(1)},
         job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": 60},
     )
-    calendar.add_job(_guarded(is_leader, retention.delete_old), "cron", second=f"*/{EVERY_SECONDS}")
+    calendar.add_job(_guarded(leader.begin_job, retention.delete_old), "cron", second=f"*/{EVERY_SECONDS}")
     intervals.start()
     calendar.start()
     log.info("scheduler started", leads=leader.is_leader)
@@ -109,10 +117,11 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     intervals.stop(seconds=config.drain_seconds)
     leader.release()
     db.close()
+    leases.close()
     log.info("scheduler stopped")
 
 
-def _guarded(is_leader: Callable[[], bool], job: Callable[[], object]) -> Callable[[], None]:
+def _guarded(begin_job: Callable[[], bool], job: Callable[[], object]) -> Callable[[], None]:
     """Wrap a job: run it only while this process leads, and keep its errors from the clock.
 
     A transient error is logged when the job starts to fail, not at each tick, and again when it has recovered.
@@ -122,7 +131,7 @@ def _guarded(is_leader: Callable[[], bool], job: Callable[[], object]) -> Callab
 
     def run_job() -> None:
         nonlocal is_failing
-        if not is_leader():
+        if not begin_job():
             return
         try:
             job()

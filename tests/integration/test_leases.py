@@ -33,3 +33,12 @@ def test_a_lease_is_one_holder_s_until_it_is_released_or_runs_out(db: database.D
     claimed.release("resync of 1", "a")
     assert claimed.take("resync of 1", "b", 0) == 2
     assert claimed.take("resync of 1", "a", 60) == 3, "it ran out"
+
+
+def test_a_lease_that_ends_later_than_any_can_is_of_before_the_clock_was_set_back(db: database.Database) -> None:
+    claimed = leases.Leases(db)
+    claimed.take("resync of 1", "a", 26)
+    with db.connection() as connection:
+        connection.execute("UPDATE ari.leases SET expires_at = expires_at + interval '1 hour'")
+    assert claimed.take("resync of 1", "b", 26) == 2
+    assert claimed.take("resync of 1", "a", 26) is None
