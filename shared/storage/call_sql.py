@@ -6,6 +6,7 @@ import functools
 from dataclasses import fields
 
 from shared.call import states
+from shared.call.call_requests import LONGEST_RING_SECONDS
 from shared.call.calls import Call
 
 _FIXED = frozenset({
@@ -39,6 +40,18 @@ ORDER BY received_at LIMIT 1"""  # noqa: S608 - built from constants
 OVERDUE = f"""{CALLS}
 WHERE state <> 'ended' AND state = ANY(%s) AND deadline_at <= now()
   AND (claim_until IS NULL OR claim_until <= clock_timestamp()) ORDER BY deadline_at LIMIT %s"""
+
+#: Deadlines and claims later than any can be: Postgres's clock was set back since. Only connected calls last for hours.
+#: The owner of a claim may be alive: it keeps it for as long as any claim lasts.
+RECALL_MISDATED = f"""
+UPDATE ari.calls SET deadline_at = least(deadline_at, clock_timestamp() - interval '1 second'),
+    -- NULL stays: least() leaves it out.
+    claim_until = CASE WHEN claim_until IS NOT NULL THEN least(claim_until, clock_timestamp() + %(wait)s::interval) END
+WHERE state NOT IN ('ended', 'connected')
+  AND (deadline_at > clock_timestamp() + %(wait)s::interval
+           + CASE state WHEN 'ringing' THEN interval '{LONGEST_RING_SECONDS} seconds' ELSE interval '0' END
+       OR claim_until > clock_timestamp() + 2 * %(wait)s::interval)
+"""  # noqa: S608 - built from constants
 
 #: Of a connection version, and of the connection's other versions in the same app instance.
 OPEN_CALLS = f"""
