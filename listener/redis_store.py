@@ -27,18 +27,18 @@ from shared.process import logs
 _CONNECT_SECONDS = 2.0
 _READ_SECONDS = 3.0
 _OPERATION_SECONDS = 6.0
-_REPORTS_SECONDS = 60
+_REPORTS_SECONDS = 3600
 _ASSIGNMENTS_SECONDS = 3600
 _ENQUEUED_AT_ONCE = 100
 
-#: Atomic, by Redis's clock: KEYS listeners, revision, capacities; ARGV listener id, capacity
-#: → [time in ms, newly added, revision].
+#: Atomic, by Redis's clock: KEYS listeners, revision, capacities, reports; ARGV listener id, capacity
+#: → [time in ms, newly added, revision, whether there are reports].
 _BEAT = """
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local added = redis.call('ZADD', KEYS[1], now_ms, ARGV[1])
 redis.call('HSET', KEYS[3], ARGV[1], ARGV[2])
-return {now_ms, added, redis.call('GET', KEYS[2])}
+return {now_ms, added, redis.call('GET', KEYS[2]), redis.call('EXISTS', KEYS[4])}
 """
 
 #: As _BEAT, of a listener that is known: a lost one learns from _BEAT that it is. KEYS listeners, suspects; ARGV
@@ -73,6 +73,8 @@ class HeartbeatReply:
     unknown: bool
     #: Of the assignments; None when there are none.
     revision: int | None
+    #: False if Redis had no report of this listener before this heartbeat: they expire when it cannot renew them.
+    had_reports: bool
     asked: float
     answered: float
 
@@ -167,7 +169,8 @@ class RedisStore:
         revision_key = keys.revision(self._listener_id)
         changed: dict[Any, Any] = {report.key: assignments.encode(report) for report in reports}
         pipe = self._redis.pipeline(transaction=False)
-        pipe.eval(_BEAT, 3, keys.LISTENERS, revision_key, keys.CAPACITIES, self._listener_id, self._capacity)
+        touched = (keys.LISTENERS, revision_key, keys.CAPACITIES, reports_key)
+        pipe.eval(_BEAT, len(touched), *touched, self._listener_id, self._capacity)
         if changed:
             pipe.hset(reports_key, mapping=changed)
         if removed := [key for key in deleted if key not in changed]:
@@ -179,11 +182,12 @@ class RedisStore:
         pipe.expire(keys.assignments(self._listener_id), _ASSIGNMENTS_SECONDS)
         asked = time.monotonic()
         async with self._guarded():
-            (redis_ms, added, revision), *_rest = await pipe.execute()
+            (redis_ms, added, revision, had_reports), *_rest = await pipe.execute()
         return HeartbeatReply(
             redis_ms=int(redis_ms),
             unknown=bool(added),
             revision=_revision(revision),
+            had_reports=bool(had_reports),
             asked=asked,
             answered=time.monotonic(),
         )

@@ -49,7 +49,9 @@ class ObservedSocket:
         return _is_open(self.report)
 
 
-def next_action(socket: EventSocket, report: Report | None, previous: Report | None) -> Action:
+def next_action(
+    socket: EventSocket, report: Report | None, previous: Report | None, *, may_be_incomplete: bool = False
+) -> Action:
     """Choose the next action for a socket.
 
     Args:
@@ -57,7 +59,10 @@ def next_action(socket: EventSocket, report: Report | None, previous: Report | N
         report: The assigned listener's report under the current epoch. A report under an older epoch must be left out:
             that socket was replaced by ours.
         previous: During a hand-off, the previous listener's report under its own epoch.
+        may_be_incomplete: Redis was away: a report that is missing may be on its way, and ends no hand-off.
     """
+    if may_be_incomplete and previous is None and not _is_open(report) and socket.previous_listener_id is not None:
+        return Action.KEEP
     if socket.superseded:
         return Action.RETIRE if _can_retire(socket) else _hand_off_action(socket, report, previous)
     if socket.quarantine_over:

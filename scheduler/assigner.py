@@ -108,6 +108,10 @@ class Assigner:
             # If we could not reach Redis, the listeners' heartbeats could not either: none is dead because of that.
             self._start_grace_period()
             raise errors.QueueUnavailable(f"Redis: {type(exc).__name__}") from exc
+        except errors.LeadershipLost as exc:
+            # Unless Postgres was restored, and has forgotten that leader.
+            self._leader.raise_term(exc.term)
+            raise
 
     def _tick(self) -> None:
         snapshot = self._take_snapshot()
@@ -185,12 +189,13 @@ class Assigner:
         self._settled = None
 
     def _take_snapshot(self) -> Snapshot:
-        led_before = self._leader.term == self._term
+        term = self._leader.job_term
+        led_before = term == self._term
         if not led_before:
-            self._term = self._leader.term
+            self._term = term
             self._listeners.rewrite_all()
             self._snapshot_at, self._settled = float("-inf"), None
-        snapshot = self._listeners.snapshot(f"term {self._term}")
+        snapshot = self._listeners.snapshot(term)
         before, self._snapshot_at = self._snapshot_at, time.monotonic()
         if snapshot.emptied:
             # For a new leader an empty Redis is nothing unusual: the whole system may be starting.
@@ -218,7 +223,7 @@ class Assigner:
                     self._quarantine.note_lost(name, suspect)
             else:
                 is_outdated = True
-        return self._listeners.snapshot(f"term {self._term}") if is_outdated else snapshot
+        return self._listeners.snapshot(self._term) if is_outdated else snapshot
 
     # ── what to do with each socket ──────────────────────────────────────────────────────────────────────────────────
 
@@ -232,7 +237,7 @@ class Assigner:
             socket = self._with_reported_epoch(row, *newest.get(row.connection, (0, "")))
             report = reports.find(socket.connection, socket.listener_id, socket.epoch)
             previous = reports.find(socket.connection, socket.previous_listener_id, socket.previous_epoch)
-            action = actions.next_action(socket, report, previous)
+            action = actions.next_action(socket, report, previous, may_be_incomplete=self._in_grace_period)
             observed.append(ObservedSocket(socket=socket, report=report, action=action))
             status = socket_status.changed_status(socket, report, snapshot.live)
             if status is not None:
@@ -314,7 +319,7 @@ class Assigner:
             )
             self._log_room(plan.without_room)
             has_deferred = plan.has_deferred
-            moved = self._sockets.move(plan.moves, self._term) if plan.moves else {}
+            moved = self._sockets.move(plan.moves) if plan.moves else {}
             sockets = [moved.get(socket.connection, socket) for socket in sockets]
             if plan.moves:
                 first = [f"{each.connection} → {each.listener_id} epoch {each.epoch}" for each in moved.values()][:5]

@@ -18,7 +18,7 @@ from scheduler import sweep
 from scheduler.assigner import Assigner
 from scheduler.dead_workers import DeadWorkers
 from scheduler.intervals import Intervals
-from scheduler.leader import LEASE_NAME, Leader
+from scheduler.leader import LEASE_NAME, Leader, LeaderDatabase
 from scheduler.listeners import Listeners
 from scheduler.quarantine import Quarantine
 from scheduler.reconciler import Reconciler
@@ -32,6 +32,9 @@ from shared.storage import call_writer, database, leases, postgres_calls
 
 log = structlog.stdlib.get_logger(__name__)
 
+#: How often to look for what a clock that was set back has left behind: it reads every open call.
+_MISDATED_SECONDS = 10.0
+
 
 def main() -> int:
     """Run a scheduler. Returns its exit status."""
@@ -40,19 +43,20 @@ def main() -> int:
 
 def run(config: settings.Scheduler, stop: threading.Event) -> None:
     """Schedule until `stop` is set, then let a standby take over at once."""
-    db = database.Database(
-        config.database_url.get_secret_value(),
-        size=config.database_pool,
-        idle_seconds=config.database_idle_seconds,
-        name=config.name,
+    database_url = config.database_url.get_secret_value()
+    # Its own connection: no job holds the lease up.
+    lease_db = database.Database(database_url, size=1, name=config.name)
+    leader = Leader(lease_db, holder=f"{config.name}/{uuid.uuid4().hex[:8]}", seconds=config.lease_seconds)
+    db = LeaderDatabase(
+        leader, database_url, size=config.database_pool, idle_seconds=config.database_idle_seconds, name=config.name
     )
+    lease_db.open()
     db.open()
     redis_url = config.redis_url.get_secret_value()
     broker = queues.broker(redis_url)
     commands = queues.BrokerCommandQueue(broker)
     calls = postgres_calls.PostgresCalls(db, who=config.name, prefix="", rows_an_hour=config.timeline_rows)
     writer = call_writer.CallWriter(calls, commands, config.limits(), who=config.name)
-    leader = Leader(db, holder=f"{config.name}/{uuid.uuid4().hex[:8]}", seconds=config.lease_seconds)
     reconciler = Reconciler(db, dograh.Configurations(db), config.sealer())
     runs = dograh.Runs(db)
     sockets = SocketRows(
@@ -82,14 +86,14 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
             resyncs.request_full_resyncs()
             assigner.redis_was_emptied = False
 
-    def is_leader() -> bool:
-        return leader.is_leader
-
     def sweep_calls() -> None:
         sweep.dispatch_overdue(writer, calls, batch=config.sweep_batch)
 
+    def recall_misdated() -> None:
+        calls.recall_misdated(config.limits().longest_wait())
+
     def watch_workers() -> None:
-        if leader.is_leader:
+        if leader.begin_job():
             dead_workers.clean_up()
         else:
             # Dead workers' messages are requeued by whoever looks: a leader may have died with them.
@@ -104,21 +108,22 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     intervals.add(leader.renew, seconds=config.lease_seconds / 3)
     intervals.add(health.Liveness(config.health_file).touch, seconds=health.TOUCH_SECONDS)
     # At once, but not before the lease is renewed: the first run of an installation may write thousands of rows.
-    intervals.add(_guarded(is_leader, reconciler.reconcile), seconds=config.configurations_seconds, at_once=True)
+    intervals.add(_guarded(leader.begin_job, reconciler.reconcile), seconds=config.configurations_seconds, at_once=True)
     intervals.add(_guarded(lambda: True, watch_workers), seconds=config.sweep_seconds)
     for job, seconds in (
         (assign, config.assign_seconds),
         (sweep_calls, config.sweep_seconds),
+        (recall_misdated, _MISDATED_SECONDS),
         (end_completed, config.completed_runs_seconds),
         (resyncs.request_resyncs, min(TICK_SECONDS, config.resync_seconds)),
     ):
-        intervals.add(_guarded(is_leader, job), seconds=seconds)
+        intervals.add(_guarded(leader.begin_job, job), seconds=seconds)
     calendar = background.BackgroundScheduler(
         timezone="UTC",
         executors={"default": pool.ThreadPoolExecutor(1)},
         job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": 60},
     )
-    calendar.add_job(_guarded(is_leader, retention.delete_old), "cron", second=f"*/{EVERY_SECONDS}")
+    calendar.add_job(_guarded(leader.begin_job, retention.delete_old), "cron", second=f"*/{EVERY_SECONDS}")
     intervals.start()
     calendar.start()
     log.info("scheduler started", leads=leader.is_leader)
@@ -128,10 +133,11 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     intervals.stop(seconds=config.drain_seconds)
     leader.release()
     db.close()
+    lease_db.close()
     log.info("scheduler stopped")
 
 
-def _guarded(is_leader: Callable[[], bool], job: Callable[[], object]) -> Callable[[], None]:
+def _guarded(begin_job: Callable[[], bool], job: Callable[[], object]) -> Callable[[], None]:
     """Wrap a job: run it only while this process leads, and keep its errors from the clock.
 
     A transient error is logged when the job starts to fail, not at each tick, and again when it has recovered.
@@ -141,7 +147,7 @@ def _guarded(is_leader: Callable[[], bool], job: Callable[[], object]) -> Callab
 
     def run_job() -> None:
         nonlocal is_failing
-        if not is_leader():
+        if not begin_job():
             return
         try:
             job()

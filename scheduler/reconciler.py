@@ -102,7 +102,7 @@ class Reconciler:
         for row in sorted(rows, key=lambda row: row.source_id):
             try:
                 self._apply(row, stored.get(row.source_id), in_use)
-            except errors.DatabaseUnavailable:
+            except errors.TransientError:
                 raise
             except Exception:
                 # A bug that one tenant's row brings to light must not stop the other tenants' rows.

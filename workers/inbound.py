@@ -44,7 +44,7 @@ class Inbound:
 
     Args:
         allowance: The calls that a connection may still have: a leg above it is refused without one.
-        redis_ms: Returns Redis's time in ms; None when unknown.
+        age_ms: Returns how long ago a moment of Redis's clock was, in ms; 0 when unknown.
     """
 
     flow: Flow
@@ -55,7 +55,7 @@ class Inbound:
     runs: Runs
     naming: Naming
     allowance: CallAllowance
-    redis_ms: Callable[[], int | None]
+    age_ms: Callable[[int], float]
 
     # ── callers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -68,8 +68,7 @@ class Inbound:
             detail = f"channel {event.leg.id} ({event.leg.name}) is another controller's media: left alone"
             self._note(connection, "ForeignMedia", detail)
             return
-        now_ms = self.redis_ms()
-        waited_seconds = max(0.0, (now_ms - at_ms) / 1000) if now_ms is not None else 0.0
+        waited_seconds = self.age_ms(at_ms) / 1000
         self.receive(
             connection=connection, leg=event.leg, args=event.args, stamp=event.stamp, waited_seconds=waited_seconds
         )
@@ -103,20 +102,24 @@ class Inbound:
             return
         last = self.writer.store.last_entry(connection.connection_id, leg.id, leg.created)
         assert last is not None, "it was there just now, and is not deleted so soon"
-        match stasis_entry.judge(last, stamp):
-            case stasis_entry.Entry.KNOWN:
-                if last.state is State.RECEIVED:
-                    # Reported again because the admission broke off; if another worker is at it, nothing happens.
-                    self.flow.resume(last.call_id, Step.ADMISSION)
-                self._end_named_run(last, args)
-                return
+        entry = stasis_entry.judge(last, stamp)
+        is_known = entry is stasis_entry.Entry.KNOWN
+        if is_known or (last.state is State.CONNECTED and self.is_in_place(connection, last, leg)):
+            if last.state is State.RECEIVED:
+                # Reported again because the admission broke off; if another worker is at it, nothing happens.
+                self.flow.resume(last.call_id, Step.ADMISSION)
+            self._end_named_run(last, args)
+            return
+        match entry:
             case stasis_entry.Entry.MISSED_STASIS_END:
                 self.flow.report(last, facts.CallerLeft(stamp=stamp))
             case stasis_entry.Entry.NEW if last.unverified and not stamp:
                 # Its Asterisk was away when it ended. Only an event tells another entry.
                 self.flow.report(last, facts.CallerFound())
                 return
-            case stasis_entry.Entry.NEW if not self.is_in_stasis(connection, leg):
+            case stasis_entry.Entry.NEW if not self.is_in_place(connection, last, leg):
+                # The event is late: of an entry that is over.
+                self._end_named_run(last, args)
                 return
         again = replace(call, call_id=self.writer.new_id(), entry=last.entry + 1)
         if not self._admit(again, arrival):
@@ -133,8 +136,20 @@ class Inbound:
             budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
             self.asterisks.at(connection, budget).hang_up(leg.id, Cause.CONGESTION)
 
+    def is_in_place(self, connection: ConnectionVersion, call: Call, leg: events.Channel) -> bool:
+        """Ask Asterisk whether a leg is where its call needs it: in the bridge once it is connected, else in the app.
+
+        For what stamps cannot tell: whether an event is late, or of another entry. A leg that left Stasis has left the
+        bridge, even if it has come back into Stasis since.
+        """
+        if call.state is not State.CONNECTED:
+            return self.is_in_stasis(connection, leg)
+        budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
+        bridge = self.asterisks.at(connection, budget).bridge(self.naming.bridge_id(call))
+        return bridge is not None and leg.id in bridge.channels
+
     def is_in_stasis(self, connection: ConnectionVersion, leg: events.Channel) -> bool:
-        """Ask Asterisk whether a leg is in the app now: where stamps cannot tell a new entry from a late event."""
+        """Ask Asterisk whether a leg is in the app now."""
         budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
         asterisk = self.asterisks.at(connection, budget)
         found = asterisk.channel(leg.id)

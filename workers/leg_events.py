@@ -14,7 +14,7 @@ import structlog
 from shared import messages
 from shared.asterisk import events
 from shared.asterisk.events import EventType
-from shared.call import dialling, facts, ids, stasis_entry, states
+from shared.call import dialling, facts, ids, states
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Naming
@@ -123,15 +123,14 @@ class LegEvents:
         return None
 
     def _is_of_earlier_entry(self, call: Call, event: events.Event) -> bool:
-        """True if the event is about an entry before this call's: the channel came back into Stasis since."""
-        entered = call.entered_stamp
-        is_unclear = entered is None or entered == event.stamp
-        is_hung_up = event.cause is not None
-        if is_unclear and event.type is EventType.STASIS_END and not is_hung_up and call.state is not State.ENDED:
-            # A resync found the leg in Stasis, so the moment it entered is unknown; or it came back within a
-            # millisecond. Only Asterisk can tell. A leg that was hung up does not come back.
-            return self.inbound.is_in_stasis(call.connection, event.leg)
-        return entered is not None and bool(event.stamp) and stasis_entry.later(entered, event.stamp)
+        """True if a StasisEnd is of an entry before this call's: the channel came back into Stasis since.
+
+        Stamps do not tell: the clock of an Asterisk may be set back during a call. A leg that is hung up does not come
+        back; of any other, Asterisk is asked.
+        """
+        if event.type is not EventType.STASIS_END or event.cause is not None or call.caller_left:
+            return False
+        return self.inbound.is_in_place(call.connection, call, event.leg)
 
     # ── legs that the product or the platform originates ─────────────────────────────────────────────────────────────
 

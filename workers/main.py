@@ -102,7 +102,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         leases=leases.Leases(db),
         awaited_legs=waiting.legs,
         send_later=lambda message, wait: commands.send(message, wait=wait),
-        redis_ms=redis_clock.PollingRedisClock(queues.client(redis_url)).now_ms,
+        age_ms=redis_clock.PollingRedisClock(queues.client(redis_url)).age_ms,
         naming=Naming(prefix),
         allowance=CallAllowance(config.calls_per_hour),
         media_url=dograh.MediaUrl(config.token_secret),

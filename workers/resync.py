@@ -40,6 +40,8 @@ log = structlog.stdlib.get_logger(__name__)
 
 #: A call changed later than this before the look is being worked on: not judged.
 _STILL = timedelta(seconds=2)
+#: One that was changed so much later than the look, by Postgres's clock, was changed before it: the clock was set back.
+_SET_BACK = timedelta(seconds=60)
 #: Calls that were too young to be judged are looked at again after this.
 _SOON = _STILL + timedelta(seconds=1)
 #: A finding that stands is written to the timeline this often.
@@ -165,9 +167,11 @@ class _Comparison:
         if full:
             self._ask_for_bridges()
         for open_call in known:
+            # Further ahead is a change of before Postgres's clock was set back.
+            is_young = -_STILL <= open_call.changed_at - looked_at < _SET_BACK
             if open_call.is_claimed:
                 self.again_after = _SOON
-            elif open_call.changed_at < looked_at - _STILL:
+            elif not is_young:
                 self._judge(open_call.call, present)
             else:
                 self.again_after = _SOON

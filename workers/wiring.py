@@ -44,8 +44,8 @@ class Adapters:
     leases: Leases
     awaited_legs: Awaited[Claim]
     send_later: SendLater
-    #: Returns Redis's time in ms; None when unknown.
-    redis_ms: Callable[[], int | None]
+    #: Returns how long ago a moment of Redis's clock was, in ms; 0 when unknown.
+    age_ms: Callable[[int], float]
     naming: Naming
     allowance: CallAllowance
     media_url: MediaUrl
@@ -69,7 +69,7 @@ def handlers(adapters: Adapters, *, serves: Collection[Step], tag: Callable[[], 
         runs=adapters.runs,
         naming=adapters.naming,
         allowance=adapters.allowance,
-        redis_ms=adapters.redis_ms,
+        age_ms=adapters.age_ms,
     )
     attempts = Attempts(
         flow=flow,

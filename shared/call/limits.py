@@ -70,6 +70,10 @@ class Limits:
         """Return how long a state may wait for a worker to start its step."""
         return timedelta(seconds=self.queue_seconds)
 
+    def longest_wait(self) -> timedelta:
+        """Return more than any claim lasts, and than any state waits, but `ringing` and `connected`."""
+        return 2 * max(map(self.claim, STEPS)) + self.queue_wait() + timedelta(seconds=self.teardown_pause_seconds)
+
     def originate_wait(self) -> timedelta:
         """Return how long an originating request of unknown outcome may still take effect."""
         return self.claim(Step.ORIGINATE) + timedelta(seconds=self.request_seconds)

@@ -6,6 +6,7 @@ import functools
 from dataclasses import fields
 
 from shared.call import states
+from shared.call.call_requests import LONGEST_RING_SECONDS
 from shared.call.calls import Call
 
 _FIXED = frozenset({
@@ -46,6 +47,18 @@ CLAIMED_BY_OTHERS = f"""
 SELECT {_SELECT}, clock_timestamp() AS now, claim_owner FROM ari.calls
 WHERE state <> 'ended' AND deadline_at <= now() + interval '5 minutes' AND claim_until > clock_timestamp()
   AND regexp_replace(claim_owner, '/[^/]*$', '') <> ALL(%s) ORDER BY deadline_at LIMIT %s
+"""  # noqa: S608 - built from constants
+
+#: Deadlines and claims later than any can be: Postgres's clock was set back since. Only connected calls last for hours.
+#: The owner of a claim may be alive: it keeps it for as long as any claim lasts.
+RECALL_MISDATED = f"""
+UPDATE ari.calls SET deadline_at = least(deadline_at, clock_timestamp() - interval '1 second'),
+    -- NULL stays: least() leaves it out.
+    claim_until = CASE WHEN claim_until IS NOT NULL THEN least(claim_until, clock_timestamp() + %(wait)s::interval) END
+WHERE state NOT IN ('ended', 'connected')
+  AND (deadline_at > clock_timestamp() + %(wait)s::interval
+           + CASE state WHEN 'ringing' THEN interval '{LONGEST_RING_SECONDS} seconds' ELSE interval '0' END
+       OR claim_until > clock_timestamp() + 2 * %(wait)s::interval)
 """  # noqa: S608 - built from constants
 
 #: Of a connection version, and of the connection's other versions in the same app instance.

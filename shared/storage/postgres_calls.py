@@ -90,6 +90,17 @@ class PostgresCalls:
         rows = self._rows(call_sql.CLAIMED_BY_OTHERS, [list(workers), limit])
         return [ClaimedCall(call=call, owner=row["claim_owner"]) for row, call in _readable(rows)]
 
+    def recall_misdated(self, wait: timedelta) -> None:
+        """Make overdue what is due too late to be true: Postgres's clock was set back since it was written.
+
+        Args:
+            wait: More than any claim lasts, and than any state waits but those of a leg that rings or talks.
+        """
+        with self.db.connection() as connection:
+            recalled = connection.execute(call_sql.RECALL_MISDATED, {"wait": wait}).rowcount
+        if recalled:
+            log.warning("deadlines recalled, postgres's clock was set back", calls=recalled)
+
     def connected_runs(self) -> dict[int, UUID]:
         """Return the run of each connected call, and the call."""
         with self.db.connection() as connection:

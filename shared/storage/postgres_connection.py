@@ -138,10 +138,14 @@ class Connection:
         self._readable.register(self._pg.socket, select.POLLIN)
         self._prepared: set[bytes] = set()
         self._unsent: list[_Sent] = []
+        self._is_in_transaction = False
+        #: A statement and its values that end each transaction: if it fails, nothing is committed.
+        self.guard: tuple[str, Values] | None = None
 
     def clean_up(self) -> None:
         """Leave nothing to the next user: neither a statement nor a transaction. Close the connection if need be."""
         self._unsent.clear()
+        self.guard = None
         if self._pg.transaction_status != pq.TransactionStatus.IDLE:
             self._pg.finish()
 
@@ -167,6 +171,9 @@ class Connection:
         """Run what was sent and not waited for; raises as `execute` does."""
         if not self._unsent:
             return
+        if self.guard is not None and not self._is_in_transaction:
+            # What is sent together is one transaction.
+            self.send(*self.guard)
         batch, self._unsent = self._unsent, []
         try:
             failed = self._exchange(batch)
@@ -186,7 +193,7 @@ class Connection:
     def transaction(self) -> Iterator[None]:
         """One transaction; rolled back when the block raises. BEGIN and COMMIT cost no round trip of their own."""
         self.send("BEGIN")
-        begin = self._unsent[-1]
+        begin, self._is_in_transaction = self._unsent[-1], True
         try:
             yield
             if self._unsent == [begin]:
@@ -196,11 +203,15 @@ class Connection:
         except BaseException:
             self._roll_back()
             raise
+        finally:
+            self._is_in_transaction = False
 
     def _commit(self) -> None:
         if self._pg.transaction_status == pq.TransactionStatus.INERROR:
             # Postgres would answer a COMMIT by rolling back, without an error.
             raise psycopg.errors.InFailedSqlTransaction("a statement of the transaction has failed")
+        if self.guard is not None:
+            self.send(*self.guard)
         self.execute("COMMIT")
 
     def _roll_back(self) -> None:

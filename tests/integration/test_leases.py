@@ -46,3 +46,12 @@ def test_the_leases_of_others_that_stand_are_found(db: database.Database) -> Non
     ]
     assert held.of_others(["worker/0a", "worker/1b"], besides="scheduler") == []
     assert {lease.worker for lease in held.of_others([], besides="scheduler")} == {"worker/0a", "worker/1b"}
+
+
+def test_a_lease_that_ends_later_than_any_can_is_of_before_the_clock_was_set_back(db: database.Database) -> None:
+    claimed = leases.Leases(db)
+    claimed.take("resync of 1", "a", 26)
+    with db.connection() as connection:
+        connection.execute("UPDATE ari.leases SET expires_at = expires_at + interval '1 hour'")
+    assert claimed.take("resync of 1", "b", 26) == 2
+    assert claimed.take("resync of 1", "a", 26) is None

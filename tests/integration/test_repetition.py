@@ -58,7 +58,7 @@ class Handlers:
         self.store = store
         self.inbound = Inbound(
             flow=nothing, writer=writer, connections=nothing, lookup=nothing, asterisks=nothing, runs=nothing,
-            naming=Naming(PREFIX), allowance=CallAllowance(10), redis_ms=lambda: None,
+            naming=Naming(PREFIX), allowance=CallAllowance(10), age_ms=lambda _at_ms: 0.0,
         )  # fmt: skip
         self.legs = LegEvents(
             flow=nothing,
@@ -147,7 +147,7 @@ def test_forged_legs_become_so_many_calls(
         connections=cast(Any, SimpleNamespace(inbound_target=lambda _connection: TARGET)),
         lookup=cast(Any, SimpleNamespace(destination=lambda _connection: Destination(target=TARGET, route=None))),
         asterisks=cast(Any, SimpleNamespace(at=NoLegs().asterisks.of)), runs=nothing, naming=Naming(PREFIX),
-        allowance=CallAllowance(10 * ROWS), redis_ms=lambda: None,
+        allowance=CallAllowance(10 * ROWS), age_ms=lambda _at_ms: 0.0,
     )  # fmt: skip
 
     def forge(number: int) -> None:

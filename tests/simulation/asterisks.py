@@ -166,6 +166,10 @@ class Asterisk(switch.Switch):
         self.is_away = False
         #: Channel id → when that caller's leg left Stasis, alive.
         self.left_at: dict[str, float] = {}
+        #: Channel id → when it was made.
+        self.added_at: dict[str, float] = {}
+        #: Channel id and stamp of entering Stasis → when that was.
+        self.entered_at: dict[tuple[str, str | None], float] = {}
         #: Channel id → how often it has entered Stasis.
         self.entries: Counter[str] = Counter()
         #: The longest that a voice agent has taken to accept or to refuse.
@@ -229,6 +233,7 @@ class Asterisk(switch.Switch):
 
     def add(self, channel: channels.Channel) -> None:
         super().add(channel)
+        self.added_at[channel.id] = self.world.now
         if channel.kind is channels.Kind.ORIGINATED and ids.is_originated(channel.id):
             self.created(channel.id)
 
@@ -244,6 +249,7 @@ class Asterisk(switch.Switch):
     ) -> bool:
         # Counted before its event is sent.
         self.entries[channel.id] += self.applications.is_connected(app)
+        self.entered_at[channel.id, events.timestamp()] = self.world.now
         return super().enter_stasis(channel, app, args, app_data=app_data, by=by)
 
     def leave_stasis(self, channel: channels.Channel, *, dying: bool = False) -> None:

@@ -107,6 +107,10 @@ class Broker:
     def redis_ms(self) -> int | None:
         return None if self.is_away else int(self._world.wall() * 1000)
 
+    def age_ms(self, at_ms: int) -> float:
+        """Return how long ago a moment of Redis's clock was."""
+        return max(0.0, (self.redis_ms() or 0) - at_ms)
+
     # ── messages ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def put(self, message: messages.Message, wait: timedelta | None = None) -> None:

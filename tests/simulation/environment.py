@@ -77,7 +77,7 @@ class Environment:
         self.world = world
         self._limits = limits
         self._slots_each = slots
-        events.clock = world.wall
+        events.clock, events.ahead_seconds = world.wall, 0.0
         self.postgres = Postgres(world)
         self.leases = Leases(self.postgres)
         self.awaited_legs = _AwaitedLegs(world)
@@ -185,7 +185,7 @@ class Environment:
             leases=self.leases,
             awaited_legs=self.awaited_legs,
             send_later=self.broker.send,
-            redis_ms=self.broker.redis_ms,
+            age_ms=self.broker.age_ms,
             naming=Naming(PREFIX),
             allowance=CallAllowance(10_000_000),
             media_url=dograh.MediaUrl(None),

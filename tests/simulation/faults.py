@@ -47,6 +47,7 @@ class Fault(StrEnum):
     SOCKET_CUT = "event socket cut"
     ASTERISK_RESTARTED = "Asterisk restarted"
     ASTERISK_AWAY = "Asterisk unreachable"
+    ASTERISK_CLOCK_SET = "clock of the Asterisks set"
     POSTGRES_AWAY = "Postgres away"
     REDIS_AWAY = "Redis away"
     REDIS_FLUSHED = "Redis flushed"
@@ -64,6 +65,7 @@ OF_EVENTS = (Fault.EVENT_LOST, Fault.EVENT_DOUBLED, Fault.EVENT_LATE)
 OUTAGES = (
     Fault.SOCKET_CUT, Fault.ASTERISK_RESTARTED, Fault.ASTERISK_AWAY, Fault.POSTGRES_AWAY, Fault.REDIS_AWAY,
     Fault.REDIS_FLUSHED, Fault.WORKERS_KILLED, Fault.WORKER_FROZEN, Fault.WORKER_DECLARED_DEAD,
+    Fault.ASTERISK_CLOCK_SET,
 )  # fmt: skip
 
 #: The state that a fault hits before there is a call.

@@ -14,7 +14,7 @@ from shared.call import ids
 from shared.call.calls import Call
 from shared.call.limits import Limits
 from shared.call.states import State
-from simulator import bridges, channels
+from simulator import bridges, channels, events
 from tests.simulation import faults
 from tests.simulation.asterisks import PREFIX, AgentPlan, EventSocket
 from tests.simulation.callers import Caller
@@ -271,6 +271,8 @@ class History:
                 environment.listeners[environment.tenants.index(tenant)].cut()
             case Fault.ASTERISK_RESTARTED:
                 tenant.asterisk.restart_after(seconds)
+            case Fault.ASTERISK_CLOCK_SET:
+                events.ahead_seconds = choices.one_of([-3600.0, -2.0, 2.0, 3600.0])
             case Fault.ASTERISK_AWAY:
                 tenant.asterisk.is_away = True
                 world.after(seconds, lambda: setattr(tenant.asterisk, "is_away", False))

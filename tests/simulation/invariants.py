@@ -124,7 +124,7 @@ class Invariants:
         ):
             return
         # It may have come since the look for it.
-        seconds = (self._store.now() - datetime.fromisoformat(leg.creationtime)).total_seconds()
+        seconds = self._world.now - asterisk.added_at[leg.id]
         if seconds > _PROMPT_SECONDS:
             self._world.violation(f"{name} begins attempt {call.attempt}, and has an agent for {seconds:.1f} s")
 
@@ -251,8 +251,9 @@ class Invariants:
         caller = asterisk.channels.get(call.channel_id)
         if caller is None or caller.creationtime != call.channel_created or not asterisk.is_with_agent(caller):
             return False
-        entered_at = datetime.fromisoformat(call.entered_stamp) if call.entered_stamp else call.received_at
-        return (entered_at - EPOCH).total_seconds() > asterisk.left_at.get(call.channel_id, -1.0)
+        received_at = (call.received_at - EPOCH).total_seconds()
+        entered_at = asterisk.entered_at.get((call.channel_id, call.entered_stamp), received_at)
+        return entered_at > asterisk.left_at.get(call.channel_id, -1.0)
 
     def is_recovered(self) -> bool:
         """True if every caller has an agent, no call is being set up, and nothing is left of those that have ended."""

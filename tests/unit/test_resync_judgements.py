@@ -171,8 +171,14 @@ def test_a_media_leg_that_is_waited_for_is_looked_at_however_young_the_call_is(
 
 @pytest.mark.parametrize(
     ("changed_at", "is_claimed", "is_judged"),
-    [(STILL, False, True), (NOW - seconds(2), False, False), (NOW - seconds(1), False, False), (STILL, True, False)],
-    ids=["still", "at the bound", "young", "claimed"],
+    [
+        pytest.param(STILL, False, True, id="still"),
+        pytest.param(NOW - seconds(2), False, False, id="at the bound"),
+        pytest.param(NOW - seconds(1), False, False, id="young"),
+        pytest.param(NOW + seconds(1), False, False, id="since the look"),
+        pytest.param(NOW + seconds(3600), False, True, id="before the clock was set back"),
+        pytest.param(STILL, True, False, id="claimed"),
+    ],
 )
 def test_a_call_that_is_being_worked_on_is_not_judged(
     changed_at: datetime, *, is_claimed: bool, is_judged: bool

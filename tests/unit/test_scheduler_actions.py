@@ -59,5 +59,21 @@ def test_the_next_action(row: dict[str, Any], current: Report | None, previous: 
     assert actions.next_action(event_socket(**row), current, previous) is action
 
 
+@pytest.mark.parametrize(
+    ("current", "previous", "action"),
+    [
+        (None, None, Action.KEEP),
+        (OPENING, None, Action.KEEP),
+        (OPENING, OPENING, Action.RELEASE_PREVIOUS),
+        (OPEN, None, Action.RELEASE_PREVIOUS),
+    ],
+)
+def test_a_report_that_may_be_on_its_way_ends_no_hand_off(
+    current: Report | None, previous: Report | None, action: Action
+) -> None:
+    row: dict[str, Any] = HANDED_OFF
+    assert actions.next_action(event_socket(**row), current, previous, may_be_incomplete=True) is action
+
+
 def test_a_parked_socket_says_how_to_unpark_it() -> None:
     assert actions.parked_reason(event_socket()).endswith("arictl connection unpark --organization 101")
