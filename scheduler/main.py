@@ -24,7 +24,7 @@ from scheduler.reconciler import Reconciler
 from scheduler.resyncs import TICK_SECONDS, Resyncs
 from scheduler.retention import EVERY_SECONDS, Retention
 from scheduler.socket_rows import SocketRows
-from shared import errors, queues
+from shared import errors, ongoing, queues
 from shared.platform import dograh
 from shared.process import health, lifecycle, settings
 from shared.storage import call_writer, database, postgres_calls
@@ -39,7 +39,12 @@ def main() -> int:
 
 def run(config: settings.Scheduler, stop: threading.Event) -> None:
     """Schedule until `stop` is set, then let a standby take over at once."""
-    db = database.Database(config.database_url.get_secret_value(), size=config.database_pool, name=config.name)
+    db = database.Database(
+        config.database_url.get_secret_value(),
+        size=config.database_pool,
+        statement_seconds=config.database_seconds,
+        name=config.name,
+    )
     db.open()
     redis_url = config.redis_url.get_secret_value()
     commands = queues.BrokerCommandQueue(queues.broker(redis_url))
@@ -125,7 +130,8 @@ def _guarded(is_leader: Callable[[], bool], job: Callable[[], object]) -> Callab
         if not is_leader():
             return
         try:
-            job()
+            with ongoing.task(name):
+                job()
         except errors.TransientError as exc:
             if not is_failing:
                 log.warning("job failing, will retry", job=name, reason=str(exc))
