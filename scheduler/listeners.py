@@ -103,10 +103,6 @@ class Listeners:
         #: Listener → field → the report as it was last read, and what it says: only what has changed is decoded.
         self._read: dict[str, dict[bytes, tuple[bytes, Report]]] = {}
 
-    def reconnect(self) -> None:
-        """Connect again for the next request: after a fail-over the old master still answers, with refusals."""
-        self._redis.connection_pool.disconnect(inuse_connections=False)
-
     def snapshot(self, boot_marker: str) -> Snapshot:
         """Read which listeners are alive, and leave the boot marker in a Redis that has none."""
         pipeline = self._redis.pipeline(transaction=False)
