@@ -41,7 +41,12 @@ def main() -> int:
 def run(config: settings.Worker, stop: threading.Event) -> None:
     """Work until `stop` is set, then finish the messages in work and give back the rest."""
     open_files.raise_limit(_OPEN_FILES)
-    db = database.Database(config.database_url.get_secret_value(), size=config.database_pool, name=config.name)
+    db = database.Database(
+        config.database_url.get_secret_value(),
+        size=config.database_pool,
+        statement_seconds=config.database_seconds,
+        name=config.name,
+    )
     db.open()
     liveness = health.Liveness(config.health_file)
     prefix = lifecycle.wait_for(id_prefixes.IdPrefixes(db, override=config.id_prefix).current, stop, liveness.touch)
