@@ -93,6 +93,15 @@ def _redis_silent(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
 
 
 @contextlib.contextmanager
+def _redis_frozen(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
+    stage.redis.freeze()
+    try:
+        yield "Redis", None
+    finally:
+        stage.redis.thaw()
+
+
+@contextlib.contextmanager
 def _redis_full(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
     stage.command_redis("CONFIG", "SET", "maxmemory", "1")
     try:
@@ -114,6 +123,15 @@ def _postgres_restarted(stage: Stage, _chance: random.Random) -> Iterator[Struck
 def _postgres_silent(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
     with stage.firewall.silence("postgres", port=stage.proxy.ports[stages.POSTGRES]):
         yield "Postgres", None
+
+
+@contextlib.contextmanager
+def _postgres_frozen(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
+    stage.postgres.freeze()
+    try:
+        yield "Postgres", None
+    finally:
+        stage.postgres.thaw()
 
 
 @contextlib.contextmanager
@@ -270,11 +288,14 @@ def _all() -> Iterator[Fault]:
     yield Fault(name="both workers killed", strike=_all_workers_killed, part="several", loses_calls=False)
     yield Fault(name="Redis restarted empty", strike=_redis_restarted, seconds=(0.5, 2), part="Redis", is_outage=True)
     yield Fault(name="Redis unreachable", strike=_redis_silent, seconds=(10, 10), part="Redis", is_outage=True)
+    yield Fault(name="Redis frozen", strike=_redis_frozen, seconds=(4, 8), part="Redis", is_outage=True)
     yield Fault(name="Redis out of memory", strike=_redis_full, seconds=(4, 8), part="Redis", is_outage=True)
     yield Fault(
         name="Postgres restarted", strike=_postgres_restarted, seconds=(0.5, 2), part="Postgres", is_outage=True
     )
     yield Fault(name="Postgres unreachable", strike=_postgres_silent, seconds=(20, 20), part="Postgres", is_outage=True)
+    # Shorter than the judge waits for its own statements.
+    yield Fault(name="Postgres frozen", strike=_postgres_frozen, seconds=(4, 8), part="Postgres", is_outage=True)
     yield Fault(name="Postgres connections cut", strike=_backends_terminated, part="Postgres", loses_calls=False)
     yield Fault(name="Postgres disk full", strike=_disk_full, seconds=(4, 8), part="Postgres", is_outage=True)
     yield Fault(

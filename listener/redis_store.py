@@ -8,24 +8,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import redis.asyncio
-from redis import retry as sync_retry
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from listener.buffer import EncodedMessage
 from shared import assignments, errors, keys
-from shared.broker import scripts
+from shared.broker import redis_clients, scripts
 from shared.broker.bounds import Bounds
 from shared.process import logs
 
-_CONNECT_SECONDS = 2.0
-_READ_SECONDS = 3.0
+_CLOSE_SECONDS = 2.0
 _OPERATION_SECONDS = 6.0
 _REPORTS_SECONDS = 3600
 _ASSIGNMENTS_SECONDS = 3600
@@ -95,12 +91,7 @@ def client(url: str) -> redis.asyncio.Redis:
         InvalidSettings: The URL is unusable.
     """
     try:
-        return redis.asyncio.Redis.from_url(
-            url,
-            socket_connect_timeout=_CONNECT_SECONDS,
-            socket_timeout=_READ_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-        )
+        return redis_clients.async_client(url)
     except ValueError:
         # Not chained: its text may show the URL.
         raise errors.InvalidSettings("  REDIS_URL: is not a usable URL") from None
@@ -115,9 +106,7 @@ class ThreadStore:
     """
 
     def __init__(self, url: str, listener_id: str, *, seconds: float) -> None:
-        self._redis = redis.Redis.from_url(
-            url, socket_connect_timeout=seconds, socket_timeout=seconds, retry=sync_retry.Retry(NoBackoff(), 0)
-        )
+        self._redis = redis_clients.client(url, seconds=seconds)
         self._listener_id = listener_id
 
     def beat(self, suspect: str) -> None:
@@ -258,7 +247,7 @@ class RedisStore:
 
     async def close(self) -> None:
         """Close the connections to Redis."""
-        async with asyncio.timeout(_CONNECT_SECONDS):
+        async with asyncio.timeout(_CLOSE_SECONDS):
             await self._redis.aclose()
 
     @asynccontextmanager
@@ -267,10 +256,6 @@ class RedisStore:
             async with asyncio.timeout(_OPERATION_SECONDS):
                 yield
         except (RedisError, OSError) as exc:
-            # After a fail-over the old server may still answer, with refusals: the next operation connects again.
-            with suppress(RedisError, OSError):
-                async with asyncio.timeout(_CONNECT_SECONDS):
-                    await self._redis.connection_pool.disconnect(inuse_connections=False)
             raise errors.QueueUnavailable(logs.redact(str(exc)) or type(exc).__name__) from exc
 
 

@@ -104,7 +104,6 @@ class Assigner:
         try:
             self._tick()
         except redis.RedisError as exc:
-            self._listeners.reconnect()
             # If we could not reach Redis, the listeners' heartbeats could not either: none is dead because of that.
             self._start_grace_period()
             raise errors.QueueUnavailable(f"Redis: {type(exc).__name__}") from exc

@@ -159,10 +159,6 @@ class Listeners:
         #: Listener → field → the report as it was last read, and what it says: only what has changed is decoded.
         self._read: dict[str, dict[bytes, tuple[bytes, Report]]] = {}
 
-    def reconnect(self) -> None:
-        """Connect again for the next request: after a fail-over the old master still answers, with refusals."""
-        self._redis.connection_pool.disconnect(inuse_connections=False)
-
     def snapshot(self, term: int) -> Snapshot:
         """Read which listeners are alive, and leave the term in the boot marker.
 

@@ -25,7 +25,7 @@ from scheduler.reconciler import Reconciler
 from scheduler.resyncs import TICK_SECONDS, Resyncs
 from scheduler.retention import EVERY_SECONDS, Retention
 from scheduler.socket_rows import SocketRows
-from shared import errors, queues
+from shared import errors, ongoing, queues
 from shared.platform import dograh
 from shared.process import health, lifecycle, settings
 from shared.storage import call_writer, database, leases, postgres_calls
@@ -43,15 +43,7 @@ def main() -> int:
 
 def run(config: settings.Scheduler, stop: threading.Event) -> None:
     """Schedule until `stop` is set, then let a standby take over at once."""
-    database_url = config.database_url.get_secret_value()
-    # Its own connection: no job holds the lease up.
-    lease_db = database.Database(database_url, size=1, name=config.name)
-    leader = Leader(lease_db, holder=f"{config.name}/{uuid.uuid4().hex[:8]}", seconds=config.lease_seconds)
-    db = LeaderDatabase(
-        leader, database_url, size=config.database_pool, idle_seconds=config.database_idle_seconds, name=config.name
-    )
-    lease_db.open()
-    db.open()
+    lease_db, leader, db = _databases(config)
     redis_url = config.redis_url.get_secret_value()
     broker = queues.broker(redis_url)
     commands = queues.BrokerCommandQueue(broker)
@@ -137,6 +129,25 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     log.info("scheduler stopped")
 
 
+def _databases(config: settings.Scheduler) -> tuple[database.Database, Leader, LeaderDatabase]:
+    """Return the connection of the lease, the leader, and Postgres for the leader's jobs; all are opened."""
+    database_url = config.database_url.get_secret_value()
+    # Its own connection: no job holds the lease up.
+    lease_db = database.Database(database_url, size=1, statement_seconds=config.database_seconds, name=config.name)
+    leader = Leader(lease_db, holder=f"{config.name}/{uuid.uuid4().hex[:8]}", seconds=config.lease_seconds)
+    db = LeaderDatabase(
+        leader,
+        database_url,
+        size=config.database_pool,
+        statement_seconds=config.database_seconds,
+        idle_seconds=config.database_idle_seconds,
+        name=config.name,
+    )
+    lease_db.open()
+    db.open()
+    return lease_db, leader, db
+
+
 def _guarded(begin_job: Callable[[], bool], job: Callable[[], object]) -> Callable[[], None]:
     """Wrap a job: run it only while this process leads, and keep its errors from the clock.
 
@@ -150,7 +161,8 @@ def _guarded(begin_job: Callable[[], bool], job: Callable[[], object]) -> Callab
         if not begin_job():
             return
         try:
-            job()
+            with ongoing.task(name):
+                job()
         except errors.TransientError as exc:
             if not is_failing:
                 log.warning("job failing, will retry", job=name, reason=str(exc))

@@ -9,11 +9,9 @@ from datetime import timedelta
 import dramatiq
 import dramatiq.errors
 import redis
-import redis.backoff
-import redis.retry
 
 from shared import errors, keys, messages
-from shared.broker import redis_broker
+from shared.broker import redis_broker, redis_clients
 from shared.broker.bounds import Bounds
 from shared.call.commands import Command
 from shared.process import logs
@@ -23,13 +21,7 @@ _DEFAULT_BOUNDS = Bounds()
 
 def client(url: str) -> redis.Redis:
     """Return a client whose every command has a time limit."""
-    return redis.Redis.from_url(
-        url,
-        socket_connect_timeout=2,
-        socket_timeout=3,
-        health_check_interval=15,
-        retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
-    )
+    return redis_clients.client(url)
 
 
 def broker(

@@ -7,7 +7,7 @@ from typing import Any
 
 import dramatiq
 
-from shared import errors, messages
+from shared import errors, messages, ongoing
 from shared.asterisk import events
 from shared.call import steps
 from shared.call.call_requests import CallRequest
@@ -99,6 +99,7 @@ def arguments(name: str, body: _Body) -> dict[str, Any]:
 
 def _actor(name: str, _read: _Read, handler: Handler) -> Callable[..., None]:
     def act(**body: Any) -> None:
-        handler(**arguments(name, body))
+        with ongoing.task(name):
+            handler(**arguments(name, body))
 
     return act

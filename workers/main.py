@@ -45,6 +45,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     db = database.Database(
         config.database_url.get_secret_value(),
         size=config.database_pool,
+        statement_seconds=config.database_seconds,
         idle_seconds=config.database_idle_seconds,
         name=config.name,
     )

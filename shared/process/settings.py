@@ -155,6 +155,13 @@ class WithDatabase(Base):
     database_pool: int = Field(
         default=10, ge=1, le=200, description="Maximum number of Postgres connections of one process."
     )
+    database_seconds: float = Field(
+        default=2.0,
+        ge=0.5,
+        le=10,
+        description="Time-out of one statement of Postgres, of a lock that it waits for, and of waiting for a"
+        " connection. A Postgres that answers nothing is left a second later.",
+    )
     database_idle_seconds: float = Field(
         default=3.0,
         ge=1,
@@ -220,6 +227,7 @@ class WithDatabase(Base):
     def limits(self) -> Limits:
         """Return the time limits of a call."""
         return Limits(
+            database_seconds=self.database_seconds,
             connect_seconds=self.connect_seconds,
             read_seconds=self.read_seconds,
             queue_seconds=self.queue_seconds,

@@ -247,11 +247,7 @@ class PostgresCalls:
 
         Count in the next statement: only its snapshot is taken while the lock is held. They travel together.
         """
-        # With the bound on a holder that freezes: a pooler may have dropped the connection's own.
-        connection.send(
-            "SELECT set_config('idle_in_transaction_session_timeout', %s, true), pg_advisory_xact_lock(%s, %s)",
-            [self.db.idle_milliseconds, _ORGANIZATION_LOCK, organization_id],
-        )
+        connection.send("SELECT pg_advisory_xact_lock(%s, %s)", [_ORGANIZATION_LOCK, organization_id])
 
     def slots_used(self, connection: database.Connection, organization_id: int) -> int:
         row = connection.execute(quotas.SLOTS_USED, [organization_id]).fetchone()

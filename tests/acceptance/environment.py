@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg
 import redis
@@ -293,6 +293,13 @@ def _unless_disconnected(act: Callable[[], None]) -> None:
         act()
 
 
+class HasUrl(Protocol):
+    """A server, or what leads to it."""
+
+    @property
+    def url(self) -> str: ...
+
+
 #: The type of the fixture `deploy`.
 Deploy = Callable[..., AbstractContextManager[Deployment]]
 
@@ -303,7 +310,7 @@ def running_deployment(
     folder: Path,
     logs: Path,
     database_url: str,
-    redis_server: servers.Redis | None = None,
+    redis_server: HasUrl | None = None,
     processes: tuple[str, ...] = (),
     agent_database: bool = True,
     audio: bool = False,
