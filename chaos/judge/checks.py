@@ -106,6 +106,12 @@ def _two_agents(evidence: Evidence) -> Iterator[Violation]:
                 yield _of_leg(evidence, "two-agents", leg, f"{one.id} and {other.id} are bridged with one caller")
 
 
+def _dialled_again(evidence: Evidence) -> Iterator[Violation]:
+    for leg in evidence.history.dialled_again:
+        text = "the request was dialled again when its first leg was gone: the far end is rung twice"
+        yield _of_leg(evidence, "dialled-again", leg, text)
+
+
 def _rows_of_channels(evidence: Evidence) -> Iterator[Violation]:
     """One row for each time that a leg entered an app, and one for a leg that ended before it entered any."""
     for leg in evidence.callers:
@@ -223,8 +229,8 @@ def _audio(evidence: Evidence) -> Iterator[Violation]:
 
 
 CHECKS: tuple[Callable[[Evidence], Iterator[Violation]], ...] = (
-    _left_behind, _waiting, _silence, _lonely_agent, _two_agents, _rows_of_channels, _rows_without_channel, _rows_end,
-    _slots, _runs, _dead_letters, _audio,
+    _left_behind, _waiting, _silence, _lonely_agent, _two_agents, _dialled_again, _rows_of_channels,
+    _rows_without_channel, _rows_end, _slots, _runs, _dead_letters, _audio,
 )  # fmt: skip
 
 

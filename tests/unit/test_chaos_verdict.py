@@ -73,6 +73,11 @@ class Scene:
         for name in names:
             self.event("ChannelCreated", at, name)
 
+    def dialled(self, name: str, at: float) -> None:
+        """A channel is created, under whatever id."""
+        self._created[name] = at
+        self.created(name, at=at)
+
     def stasis(self, name: str, at: float, *, status: str = "", app: str = APP) -> None:
         """Stasis begins on a leg, or ends with a status."""
         self._dialplans[name] = {"app_name": "Stasis", "app_data": f"{app},a=1"}
@@ -290,6 +295,15 @@ def platform_call(*, is_completed: bool) -> Scene:
     return scene
 
 
+def dialled(*times: float) -> Scene:
+    """A requested call whose leg rings for a second, each time that it is dialled."""
+    scene = Scene()
+    for at in times:
+        scene.dialled(LEG, at=at)
+        scene.gone(LEG, at=at + 1)
+    return scene
+
+
 def listened(by_caller: float, by_agent: float, *, seconds: float = 10, fault: str = "") -> Scene:
     scene = connected(until=0.2 + seconds)
     scene.heard[LEG] = Heard(by_caller=by_caller, by_agent=by_agent)
@@ -321,6 +335,7 @@ CASES: list[tuple[str, Callable[[], Scene], Callable[[], Scene]]] = [
     ("agent-alone", lambda: agent_alone(21), lambda: agent_alone(19)),
     ("agent-alone", lambda: agent_alone(21), lambda: agent_alone(19, connects_seconds=5)),
     ("two-agents", lambda: second_agent(after_the_first=False), lambda: second_agent(after_the_first=True)),
+    ("dialled-again", lambda: dialled(0, 9), lambda: dialled(0)),
     ("call-without-row", lambda: without_row(5), lambda: without_row(5, fault=True)),
     ("call-without-row", lambda: without_row(21, fault=True), lambda: without_row(19, fault=True)),
     ("call-without-row", lambda: without_row(5, fault=True, apps=[OTHER_APP]), never_entered),
