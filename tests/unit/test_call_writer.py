@@ -43,14 +43,16 @@ class Store(MemoryStore):
         self.loads += 1
         return super().load(call_id)
 
-    def save(self, changes: Any, *, timeline: Sequence[TimelineEntry], owner: str, claim: Any) -> Call | None:
+    def save(
+        self, changes: Any, *, timeline: Sequence[TimelineEntry], owner: str, claim: Any, keeps_claim: bool = False
+    ) -> Call | None:
         if self.conflicts:
             self.conflicts -= 1
             row = self.rows[changes[0].before.call_id]
-            row.call = replace(row.call, lock_version=row.call.lock_version + 1)
+            row.call = replace(row.call, lock_version=-1 - self.conflicts)
         names = [type(change.fact).__name__ for change in changes]
         self.saved.append((names, [entry.name for entry in timeline], owner))
-        return super().save(changes, timeline=timeline, owner=owner, claim=claim)
+        return super().save(changes, timeline=timeline, owner=owner, claim=claim, keeps_claim=keeps_claim)
 
     def append_timeline(self, timeline: Sequence[TimelineEntry], **where: Any) -> None:
         assert where["call"].call_id == CALL_ID
