@@ -48,6 +48,8 @@ class Fault(StrEnum):
     ASTERISK_RESTARTED = "Asterisk restarted"
     ASTERISK_AWAY = "Asterisk unreachable"
     POSTGRES_AWAY = "Postgres away"
+    #: A standby that lacks the last commits takes over: some of a call's, up to all of them.
+    COMMITS_LOST = "last commits lost"
     REDIS_AWAY = "Redis away"
     REDIS_FLUSHED = "Redis flushed"
     WORKERS_KILLED = "all workers killed"
@@ -62,7 +64,7 @@ OF_MESSAGES = (Fault.MESSAGE_LOST, Fault.MESSAGE_DOUBLED, Fault.MESSAGE_LATE, Fa
 OF_EVENTS = (Fault.EVENT_LOST, Fault.EVENT_DOUBLED, Fault.EVENT_LATE)
 OUTAGES = (
     Fault.SOCKET_CUT, Fault.ASTERISK_RESTARTED, Fault.ASTERISK_AWAY, Fault.POSTGRES_AWAY, Fault.REDIS_AWAY,
-    Fault.REDIS_FLUSHED, Fault.WORKERS_KILLED, Fault.WORKER_FROZEN,
+    Fault.REDIS_FLUSHED, Fault.WORKERS_KILLED, Fault.WORKER_FROZEN, Fault.COMMITS_LOST,
 )  # fmt: skip
 
 #: The state that a fault hits before there is a call.
@@ -102,6 +104,9 @@ def targets() -> list[Target]:
 
 def _weight(pair: Target) -> int:
     is_short = pair.state in (State.ORIGINATING, State.RINGING, State.RECEIVED, State.ADMITTED, State.JOINING)
+    if pair.fault is Fault.COMMITS_LOST and pair.state != NO_CALL:
+        # Only from here a call goes back to being connected.
+        return 12 if pair.state in (State.ENDING, State.ENDED) else 5
     if pair.fault in OF_ENQUEUES:
         return 4
     if pair.state == State.ORIGINATING and pair.fault in OF_EVENTS:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from shared.call import ids
 from shared.call.calls import Call
+from shared.call.legs import Role
 from shared.call.limits import Limits
 from shared.call.states import State
 from simulator import bridges, channels
 from tests.simulation import faults
-from tests.simulation.asterisks import PREFIX, AgentPlan, EventSocket
+from tests.simulation.asterisks import NAMING, AgentPlan, EventSocket
 from tests.simulation.callers import Caller
 from tests.simulation.choices import Choices
 from tests.simulation.environment import LIMITS, Environment
@@ -98,7 +99,9 @@ class History:
             is_quota_remote=choices.happens(0.3) or (not self.is_faultless and target.state is State.RECEIVED),
             limits=_IMPATIENT if seed % _IMPATIENT_EVERY == 0 and not self.is_faultless else LIMITS,
         )
+        loses_commits = target.fault is faults.Fault.COMMITS_LOST and not self.is_faultless
         self.aims_outbound = not self.is_faultless and target.state in (State.ORIGINATING, State.RINGING)
+        self.aims_outbound |= loses_commits and choices.happens(0.5)
         self.dials = self.aims_outbound or choices.happens(0.4)
         if target.state is State.ADMITTED and not self.is_faultless:
             # A call stays in this state only if another worker does the next step.
@@ -106,6 +109,10 @@ class History:
         if target.state is State.JOINING and not self.is_faultless:
             # A call stays in this state only if its media leg was not awaited.
             self.environment.awaited_legs.capacity = 0
+        if loses_commits:
+            # So that more of its states are stored.
+            self.environment.workers.always_alone |= choices.happens(0.5)
+            self.environment.awaited_legs.capacity *= not choices.happens(0.5)
         self.environment.invariants.entered = self._entered
         self.environment.invariants.is_prompt = self.is_faultless
         self._agents_are_good = True
@@ -206,7 +213,8 @@ class History:
             return
         call, tenant = self.choices.one_of(victims), self.environment.tenants[1]
         asterisk = tenant.asterisk
-        name = self.choices.one_of([ids.media_id(PREFIX, call.call_id, max(1, call.attempt)), call.channel_id])
+        leg = NAMING.attempt(call, max(1, call.attempt)).legs[Role.MEDIA]
+        name = self.choices.one_of([leg, call.channel_id])
         if asterisk.is_id_in_use(name) or not asterisk.is_running:
             return
         forged = channels.Channel(id=name, name="PJSIP/forged", kind=channels.Kind.CALLER, state="Up")
@@ -240,7 +248,7 @@ class History:
         seconds = self.choices.spread(0.01, 0.5)
         if target.fault in faults.OUTAGES:
             world.target = None
-            world.after(seconds * self.choices.draw(), lambda: self._break(target.fault))
+            world.after(seconds * self.choices.draw(), lambda: self._break(target.fault, state))
         else:
             self.environment.ask_resyncs("a resync in between", full=True)
             if target.fault in faults.OF_EVENTS:
@@ -253,11 +261,20 @@ class History:
                     self._call_in(tenant)
         world.linger(seconds)
 
-    def _break(self, outage: Fault) -> None:
-        """Begin an outage."""
+    def _break(self, outage: Fault, state: str | None = None) -> None:
+        """Begin an outage.
+
+        Args:
+            state: If commits are lost, those of a call in this state, if there is one.
+        """
         world, choices, environment = self.world, self.choices, self.environment
         if world.is_calm:
             return
+        if outage is Fault.COMMITS_LOST:
+            calls = [row.call for row in environment.store.rows.values()]
+            if calls := [call for call in calls if call.state == state] or calls:
+                environment.fail_over(choices.one_of(calls))
+                return
         tenant = choices.one_of(environment.tenants)
         concerned = tenant.connection_id if outage in (
             Fault.SOCKET_CUT, Fault.ASTERISK_RESTARTED, Fault.ASTERISK_AWAY

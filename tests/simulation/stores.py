@@ -68,6 +68,8 @@ class Transaction:
     #: Statements that travel with the commit.
     unsent: list[Callable[[], None]] = field(default_factory=list)
     releases: list[Callable[[], None]] = field(default_factory=list)
+    #: How often the server had failed over when it began.
+    generation: int = 0
     held: set[object] = field(default_factory=set)
 
     def holds(self, key: object) -> bool:
@@ -79,6 +81,16 @@ class Transaction:
         for release in self.releases:
             release()
         self.releases.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A row that was written, by which commit, and how to undo it."""
+
+    commit: int
+    #: None for a row of another table.
+    call_id: UUID | None
+    undo: Callable[[], object]
 
 
 class Locks:
@@ -122,6 +134,12 @@ class MemoryStore:
         #: When an organization's slots were last counted for an admission.
         self.counted_at: dict[int, datetime] = {}
         self._entries: dict[tuple[int, str, str], list[UUID]] = {}
+        self._version = 0
+        self._log: list[Write] = []
+        self._commits = 0
+        self._is_committing = False
+        #: How often the server has failed over.
+        self._generation = 0
         #: Call → how many rows its timeline has.
         self.timeline_rows: Counter[UUID] = Counter()
         #: How often calls were written with their admission.
@@ -214,7 +232,7 @@ class MemoryStore:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[database.Connection]:
-        transaction = Transaction()
+        transaction = Transaction(generation=self._generation)
         self._postgres.connected(transaction.end)
         try:
             yield cast(database.Connection, transaction)
@@ -257,17 +275,26 @@ class MemoryStore:
                 return None
             after = changes[-1].after
             self._check_run(after)
-            transaction.writes.append(lambda: self._write(row, changes, owner, claim, timeline))
-            return replace(after, lock_version=after.lock_version + 1)
+            version = self.new_version(call_id)
+            transaction.writes.append(lambda: self._write(row, changes, owner, claim, timeline, version=version))
+            return replace(after, lock_version=version)
 
         return self._postgres.statement("save_in", save)
 
     def save(
-        self, changes: Sequence[Change], *, timeline: Sequence[TimelineEntry], owner: str, claim: ClaimRequest | None
+        self,
+        changes: Sequence[Change],
+        *,
+        timeline: Sequence[TimelineEntry],
+        owner: str,
+        claim: ClaimRequest | None,
+        keeps_claim: bool = False,
     ) -> Call | None:
         names = ", ".join(type(change.fact).__name__ for change in changes)
         return self._postgres.statement(
-            f"save {names}", lambda: self._save(changes, timeline, owner, claim), changes[0].before.call_id
+            f"save {names}",
+            lambda: self._save(changes, timeline, owner, claim, keeps_claim=keeps_claim),
+            changes[0].before.call_id,
         )
 
     def overdue(self, limit: int) -> list[Call]:
@@ -290,6 +317,53 @@ class MemoryStore:
                 self.timeline_rows[call.call_id] += len(timeline)
 
         self._postgres.statement("note", note)
+
+    # ── a fail-over ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def note_write(self, call_id: UUID | None, undo: Callable[[], object]) -> None:
+        """Note how to undo a write that is about to be made: in the commit that goes on, or one of its own."""
+        if not self._is_committing:
+            self._commits += 1
+        self._log.append(Write(self._commits, call_id, undo))
+
+    def commits_of(self, call_id: UUID) -> int:
+        """Return how many commits have written a call."""
+        return len({write.commit for write in self._log if write.call_id == call_id})
+
+    def lose(self, call_id: UUID, count: int) -> list[Call]:
+        """Fail over to a server without the last commits of a call, and without any commit since the first of these.
+
+        Returns:
+            The calls that are not as they were, as they were.
+        """
+        first = sorted({write.commit for write in self._log if write.call_id == call_id})[-count]
+        before = dict(self.rows)
+        while self._log and self._log[-1].commit >= first:
+            self._log.pop().undo()
+        self._generation += 1
+        self._entries.clear()
+        for row in self.rows.values():
+            self._file(row.call)
+        for one, row in self.rows.items():
+            # Who had a claim is remembered: it may go on with it.
+            row.owners = before[one].owners | row.owners if one in before else row.owners
+        return [row.call for one, row in before.items() if self.rows.get(one) is not row]
+
+    def _keep(self, call_id: UUID) -> None:
+        row = self.rows.get(call_id)
+        kept = replace(row, owners=dict(row.owners)) if row is not None else None
+        self.note_write(call_id, lambda: self._restore(call_id, kept))
+
+    def _restore(self, call_id: UUID, row: Row | None) -> None:
+        if row is None:
+            del self.rows[call_id]
+        else:
+            self.rows[call_id] = row
+
+    def new_version(self, _call_id: UUID) -> int:
+        """Return the lock version of a write of a call: no other write has it, nor one that was lost."""
+        self._version += 1
+        return self._version
 
     # ── the rules ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -350,6 +424,7 @@ class MemoryStore:
         return True
 
     def _add(self, call: Call, claim: ClaimRequest | None, changes: Sequence[Change]) -> None:
+        self._keep(call.call_id)
         row = self.rows[call.call_id] = Row(changes[-1].after if changes else call, self.now())
         if claim is not None:
             row.take(claim, self.now())
@@ -377,19 +452,30 @@ class MemoryStore:
         now = self.now()
         if row is None or row.call.state is not steps.STEPS[claim.step].state or not _is_free(row, now):
             return None
+        self._keep(call_id)
         row.take(claim, now)
         row.changed_at = now
-        row.call = replace(row.call, lock_version=row.call.lock_version + 1)
+        row.call = replace(row.call, lock_version=self.new_version(call_id))
         return row.call
 
     def _save(
-        self, changes: Sequence[Change], timeline: Sequence[TimelineEntry], owner: str, claim: ClaimRequest | None
+        self,
+        changes: Sequence[Change],
+        timeline: Sequence[TimelineEntry],
+        owner: str,
+        claim: ClaimRequest | None,
+        *,
+        keeps_claim: bool,
     ) -> Call | None:
         row = self._unlocked(changes[0].before.call_id)
         if row is None or not _may_save(row, changes, claim, self.now()):
             return None
+        if keeps_claim and (_is_free(row, self.now()) or row.claim_owner != owner):
+            return None
         self._check_run(changes[-1].after)
-        self._write(row, changes, owner, claim, timeline)
+        self._write(
+            row, changes, owner, claim, timeline, version=self.new_version(row.call.call_id), keeps_claim=keeps_claim
+        )
         return row.call
 
     def _write(
@@ -399,17 +485,21 @@ class MemoryStore:
         owner: str,
         claim: ClaimRequest | None,
         timeline: Sequence[TimelineEntry],
+        *,
+        version: int,
+        keeps_claim: bool = False,
     ) -> None:
         before, after, now = row.call, changes[-1].after, self.now()
+        self._keep(before.call_id)
         if not _is_free(row, now) and row.claim_owner != owner:
             self.overruled(row, changes, owner)
         self.unverified_ends += after.unverified and not before.unverified
         self.timeline_rows[after.call_id] += sum(map(len, worth_writing(timeline, changes)))
         if claim is not None:
             row.take(claim, now)
-        elif before.state is not after.state or (owner and row.claim_owner == owner):
+        elif not keeps_claim and (before.state is not after.state or (owner and row.claim_owner == owner)):
             row.claim_owner = row.claim_until = None
-        row.call = replace(after, lock_version=before.lock_version + 1)
+        row.call = replace(after, lock_version=version)
         row.changed_at = now
         if after.channel_created != before.channel_created:
             self._entries[before.connection_id, before.channel_id, before.channel_created].remove(before.call_id)
@@ -421,8 +511,9 @@ class MemoryStore:
     def _release(self, call_id: UUID, owner: str) -> None:
         row = self._unlocked(call_id)
         if row is not None and row.claim_owner == owner:
+            self._keep(call_id)
             row.claim_owner = row.claim_until = None
-            row.call, row.changed_at = replace(row.call, lock_version=row.call.lock_version + 1), self.now()
+            row.call, row.changed_at = replace(row.call, lock_version=self.new_version(call_id)), self.now()
 
     def _open(self, connection_id: int) -> list[OpenCall]:
         now = self.now()
@@ -437,10 +528,17 @@ class MemoryStore:
         return self._call(call_id)
 
     def _commit(self, transaction: Transaction) -> None:
-        for statement in transaction.unsent:
-            statement()
-        for write in transaction.writes:
-            write()
+        if transaction.generation != self._generation:
+            raise errors.DatabaseUnavailable("terminating connection: the server has failed over")
+        self._commits += 1
+        self._is_committing = True
+        try:
+            for statement in transaction.unsent:
+                statement()
+            for write in transaction.writes:
+                write()
+        finally:
+            self._is_committing = False
 
     def _unlocked(self, call_id: UUID) -> Row | None:
         """Return a row once no transaction has locked it."""
