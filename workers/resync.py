@@ -301,6 +301,10 @@ class _Comparison:
             for name in orphans:
                 own = ids.parse(name)
                 self._remove(name, is_leg=own is None or own.kind is ids.Kind.MEDIA)
+                if self._bridges is None and own is not None:
+                    # The app does not list the bridge, which is empty now.
+                    bridge_id = ids.bridge_id(own.prefix, own.call_id, own.attempt, own.nonce)
+                    self._remove(bridge_id, is_leg=False)
 
     def _orphans(self, names: frozenset[str], counting: set[_Counting], looked_at: datetime) -> list[str]:
         """Return which of these are orphans: a statement for each kind of name, however many there are."""

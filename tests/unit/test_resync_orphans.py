@@ -151,6 +151,11 @@ def test_an_orphan_that_is_gone_by_itself_is_no_finding() -> None:
     assert (asterisk.removed, scene.findings) == ([f"leg {MEDIA_ID}"], [])
 
 
+def test_the_bridge_of_an_orphan_goes_with_it_if_bridges_are_not_looked_at() -> None:
+    scene = Scene(Asterisk(MEDIA_LEG, bridges=[WHOLE])).run(full=False)
+    assert scene.asterisk.removed == [f"leg {MEDIA_ID}", f"bridge {BRIDGE_ID}"]
+
+
 def test_orphans_of_a_newer_release_s_call_are_left_alone() -> None:
     scene = Scene(Asterisk(MEDIA_LEG))
     scene.store.unreadable = True
