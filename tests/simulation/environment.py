@@ -144,7 +144,7 @@ class Environment:
         """
         choices, store = self.world.choices, self.store
         if lost is None:
-            commits = range(1, store.commits_of(call.call_id) + 1)
+            commits = range(1, store.log.number_of(call.call_id) + 1)
             # A standby mostly lacks little.
             lost = choices.one_of((choices.one_of(commits[:3]), choices.one_of(commits)))
         self.world.count_fault(Fault.COMMITS_LOST, [call.state])

@@ -205,7 +205,7 @@ class Invariants:
             if name in self._dialled:
                 self._world.violation(f"{self.named(name)} is dialled again")
             self._dialled.add(name)
-        if call is None:
+        if call is None or (own is not None and not NAMING.is_known(call, own)):
             # A fail-over has forgotten it.
             return
         # A step that stalled for longer than its claim does not know. Teardown and resync remove what it creates.

@@ -22,8 +22,9 @@ from shared.call.states import Cause, Direction
 from shared.platform.ports import NoRoute, Route
 from shared.storage import connections, database
 from tests.simulation import asterisks, faults
+from tests.simulation.commits import Transaction
 from tests.simulation.faults import Fault
-from tests.simulation.stores import MemoryStore, Transaction
+from tests.simulation.stores import MemoryStore
 from tests.simulation.world import Fiber, Latch, World
 
 _T = TypeVar("_T")
@@ -233,12 +234,12 @@ class Runs:
             self._set(self.rows[run_id], "is_completed", True)
 
     def _add(self, run: Run) -> None:
-        self._store.note_write(None, lambda: self.rows.pop(run.run_id))
+        self._store.log.note(None, lambda: self.rows.pop(run.run_id))
         self.rows[run.run_id] = run
 
     def _set(self, run: Run, name: str, value: object) -> None:
         before = getattr(run, name)
-        self._store.note_write(None, lambda: setattr(run, name, before))
+        self._store.log.note(None, lambda: setattr(run, name, before))
         setattr(run, name, value)
 
     def _named(self, call: Call) -> int | None:

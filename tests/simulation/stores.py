@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Protocol, TypeVar, cast
+from typing import cast
 from uuid import UUID
 
 from shared import errors
@@ -21,26 +21,7 @@ from shared.call.states import State
 from shared.storage import database
 from shared.storage.call_store import ClaimRequest, OpenCall
 from shared.storage.timeline import TimelineEntry, worth_writing
-from tests.simulation.world import Latch
-
-_T = TypeVar("_T")
-_LOCK_SECONDS = 2.0
-
-
-class Postgres(Protocol):
-    """The database server under the store: a clock, and statements that take time and may fail."""
-
-    def moment(self) -> datetime:
-        """Return Postgres's clock."""
-
-    def statement(self, what: str, effect: Callable[[], _T], call_id: UUID | None = None) -> _T:
-        """Run one statement, or a commit, on the row of a call if that is known. Raises DatabaseUnavailable."""
-
-    def wait(self, latch: Latch, seconds: float) -> bool:
-        """Wait for a lock; return whether it was released."""
-
-    def connected(self, roll_back: Callable[[], None]) -> None:
-        """Register what to do if the process with this connection dies."""
+from tests.simulation.commits import CommitLog, Locks, Postgres, Transaction
 
 
 @dataclass(slots=True)
@@ -60,65 +41,6 @@ class Row:
         self.owners[claim.owner] = self.claim_until
 
 
-@dataclass(slots=True)
-class Transaction:
-    """The writes of a transaction, done at its commit, and the locks that it releases at its end."""
-
-    writes: list[Callable[[], None]] = field(default_factory=list)
-    #: Statements that travel with the commit.
-    unsent: list[Callable[[], None]] = field(default_factory=list)
-    releases: list[Callable[[], None]] = field(default_factory=list)
-    #: How often the server had failed over when it began.
-    generation: int = 0
-    held: set[object] = field(default_factory=set)
-
-    def holds(self, key: object) -> bool:
-        """True if it has locked this."""
-        return key in self.held
-
-    def end(self) -> None:
-        """Release its locks."""
-        for release in self.releases:
-            release()
-        self.releases.clear()
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """A row that was written, by which commit, and how to undo it."""
-
-    commit: int
-    #: None for a row of another table.
-    call_id: UUID | None
-    undo: Callable[[], object]
-
-
-class Locks:
-    """Rows and keys that transactions lock until they end."""
-
-    def __init__(self, postgres: Postgres) -> None:
-        self._postgres = postgres
-        self._held: dict[object, Latch] = {}
-
-    def wait(self, *keys: object) -> None:
-        """Wait until no transaction has locked any of these. Raises DatabaseUnavailable when that takes too long."""
-        while (latch := next((self._held[key] for key in keys if key in self._held), None)) is not None:
-            if not self._postgres.wait(latch, _LOCK_SECONDS):
-                raise errors.DatabaseUnavailable("canceling statement due to lock timeout")
-
-    def acquire(self, transaction: Transaction, *keys: object) -> None:
-        """Wait for these, and lock them."""
-        self.wait(*keys)
-        for key in keys:
-            latch = self._held[key] = Latch()
-            transaction.held.add(key)
-            transaction.releases.append(lambda key=key, latch=latch: self._unlock(key, latch))  # type: ignore[misc]
-
-    def _unlock(self, key: object, latch: Latch) -> None:
-        del self._held[key]
-        latch.open()
-
-
 class MemoryStore:
     """Calls and their claims; of the timeline only the number of rows.
 
@@ -135,9 +57,7 @@ class MemoryStore:
         self.counted_at: dict[int, datetime] = {}
         self._entries: dict[tuple[int, str, str], list[UUID]] = {}
         self._version = 0
-        self._log: list[Write] = []
-        self._commits = 0
-        self._is_committing = False
+        self.log = CommitLog()
         #: How often the server has failed over.
         self._generation = 0
         #: Call → how many rows its timeline has.
@@ -320,26 +240,14 @@ class MemoryStore:
 
     # ── a fail-over ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def note_write(self, call_id: UUID | None, undo: Callable[[], object]) -> None:
-        """Note how to undo a write that is about to be made: in the commit that goes on, or one of its own."""
-        if not self._is_committing:
-            self._commits += 1
-        self._log.append(Write(self._commits, call_id, undo))
-
-    def commits_of(self, call_id: UUID) -> int:
-        """Return how many commits have written a call."""
-        return len({write.commit for write in self._log if write.call_id == call_id})
-
     def lose(self, call_id: UUID, count: int) -> list[Call]:
         """Fail over to a server without the last commits of a call, and without any commit since the first of these.
 
         Returns:
             The calls that are not as they were, as they were.
         """
-        first = sorted({write.commit for write in self._log if write.call_id == call_id})[-count]
         before = dict(self.rows)
-        while self._log and self._log[-1].commit >= first:
-            self._log.pop().undo()
+        self.log.undo(call_id, count)
         self._generation += 1
         self._entries.clear()
         for row in self.rows.values():
@@ -352,7 +260,7 @@ class MemoryStore:
     def _keep(self, call_id: UUID) -> None:
         row = self.rows.get(call_id)
         kept = replace(row, owners=dict(row.owners)) if row is not None else None
-        self.note_write(call_id, lambda: self._restore(call_id, kept))
+        self.log.note(call_id, lambda: self._restore(call_id, kept))
 
     def _restore(self, call_id: UUID, row: Row | None) -> None:
         if row is None:
@@ -530,15 +438,11 @@ class MemoryStore:
     def _commit(self, transaction: Transaction) -> None:
         if transaction.generation != self._generation:
             raise errors.DatabaseUnavailable("terminating connection: the server has failed over")
-        self._commits += 1
-        self._is_committing = True
-        try:
+        with self.log.one_commit():
             for statement in transaction.unsent:
                 statement()
             for write in transaction.writes:
                 write()
-        finally:
-            self._is_committing = False
 
     def _unlocked(self, call_id: UUID) -> Row | None:
         """Return a row once no transaction has locked it."""

@@ -31,7 +31,7 @@ def test_a_call_goes_on_whatever_a_fail_over_has_forgotten_of_it(stored_step_by_
     environment.world.run(2.0)
     asterisk, call = caller.tenant.asterisk, only(environment)
     assert call.state is State.CONNECTED
-    environment.fail_over(call, min(lost, environment.store.commits_of(call.call_id)))
+    environment.fail_over(call, min(lost, environment.store.log.number_of(call.call_id)))
     environment.world.run(45.0)
     assert environment.world.violations == []
     assert asterisk.is_with_agent(caller.channel) is asterisk.is_alive(caller.channel)
@@ -42,7 +42,7 @@ def test_a_call_goes_on_whatever_a_fail_over_has_forgotten_of_it(stored_step_by_
 def test_a_caller_whose_call_is_forgotten_hears_its_agent_until_it_has_another(environment: Environment) -> None:
     caller = connect(environment)
     forgotten = only(environment)
-    environment.fail_over(forgotten, environment.store.commits_of(forgotten.call_id))
+    environment.fail_over(forgotten, environment.store.log.number_of(forgotten.call_id))
     assert states(environment) == []
     alone = []
 
@@ -67,7 +67,7 @@ def test_a_worker_that_knows_a_forgotten_attempt_joins_no_one_with_it(stored_ste
     while not environment.store.rows or only(environment).attempt == 0:
         environment.world.run(environment.world.now + 0.001)
     lost = only(environment)
-    environment.fail_over(lost, environment.store.commits_of(lost.call_id) - 1)
+    environment.fail_over(lost, environment.store.log.number_of(lost.call_id) - 1)
     environment.world.run(45.0)
     call = only(environment)
     assert (call.state, call.attempt) == (State.CONNECTED, 1)

@@ -74,7 +74,7 @@ class Scene:
         self.quota_asked: list[tuple[int, Quota | None]] = []
         self.routes_asked: list[tuple[int, int]] = []
         self.slots_asked: list[tuple[int | None, int | None]] = []
-        self.created: list[tuple[Call, Attempt, int | None]] = []
+        self.created: list[tuple[Call, Attempt | None, int | None]] = []
         self.attached: list[tuple[RunArgs, int]] = []
         self.attaches: Route | NoRoute = ROUTE
         self.asterisk = Rounds({f"GET /channels/{RECEIVED.channel_id}": [asterisk.get("leg", IN_APP)]})

@@ -24,19 +24,10 @@ LEG, FAR = "call-1", "far-call-1"
 MEDIA, SECOND_MEDIA = f"aip-{CALL_ID}-m1", f"aip-{CALL_ID}-m2"
 BRIDGE, SECOND_BRIDGE = f"aip-{CALL_ID}-b1", f"aip-{CALL_ID}-b2"
 ROW = CallRow(
-    call_id=CALL_ID,
-    organization_id=1,
-    channel_id=LEG,
-    direction="inbound",
-    state="ended",
-    received_at=START + 0.1,
-    outcome="completed",
-    reason="caller hung up",
-    workflow_id=3,
-    workflow_run_id=7,
-    connected_at=START + 0.2,
+    call_id=CALL_ID, organization_id=1, channel_id=LEG, direction="inbound", state="ended", received_at=START + 0.1,
+    outcome="completed", reason="caller hung up", workflow_id=3, workflow_run_id=7, connected_at=START + 0.2,
     ending_at=START + 10,
-)
+)  # fmt: skip
 OTHER_ROW = replace(ROW, call_id=OTHER_CALL_ID, channel_id="call-2", workflow_run_id=None, connected_at=None)
 RUN = RunRow(id=7, channel_id=LEG, is_completed=True)
 
@@ -72,11 +63,6 @@ class Scene:
     def created(self, *names: str, at: float) -> None:
         for name in names:
             self.event("ChannelCreated", at, name)
-
-    def dialled(self, name: str, at: float) -> None:
-        """A channel is created, under whatever id."""
-        self._created[name] = at
-        self.created(name, at=at)
 
     def stasis(self, name: str, at: float, *, status: str = "", app: str = APP) -> None:
         """Stasis begins on a leg, or ends with a status."""
@@ -299,7 +285,8 @@ def dialled(*times: float) -> Scene:
     """A requested call whose leg rings for a second, each time that it is dialled."""
     scene = Scene()
     for at in times:
-        scene.dialled(LEG, at=at)
+        scene._created[LEG] = at
+        scene.created(LEG, at=at)
         scene.gone(LEG, at=at + 1)
     return scene
 

@@ -18,7 +18,8 @@ from shared.storage import database
 from shared.storage.call_writer import CallWriter
 from shared.storage.connections import InboundTarget
 from shared.storage.timeline import TimelineEntry
-from tests.simulation.stores import MemoryStore, Transaction
+from tests.simulation.commits import Transaction
+from tests.simulation.stores import MemoryStore
 from tests.support.calls import ADMITTED, CALL_ID, JOINING, LIMITS, PREPARED, RECEIVED
 from tests.support.flows import CommandQueue, InstantDatabase, OneAsterisk, Work, claimed, flow
 from workers.claims import Arrival, Claim
