@@ -196,7 +196,8 @@ class CallWriter:
             timeline = ()
             again = self.store.load(call.call_id)
             if again is None:
-                raise errors.PermanentError(f"call {call.call_id} is gone from the database")
+                # A fail-over has forgotten it: the message, tried again, finds a caller without a call.
+                raise errors.TransientError(f"call {call.call_id} is gone from the database")
             call = again
         raise errors.TransientError(f"call {call.call_id}: {_TRIES} version conflicts in a row")
 

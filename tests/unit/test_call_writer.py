@@ -211,7 +211,7 @@ def test_facts_that_hold_for_one_version_only_are_dropped_after_a_conflict() -> 
 
 
 def test_a_call_that_is_gone_from_the_database_is_not_written_again() -> None:
-    with pytest.raises(errors.PermanentError, match="is gone from the database"):
+    with pytest.raises(errors.TransientError, match="is gone from the database"):
         Scene(None).writer.record(ADMITTED, RUN)
 
 
