@@ -60,12 +60,12 @@ class Store(MemoryStore):
 
     def __init__(self, *known: Call) -> None:
         super().__init__(InstantDatabase(), lambda *_: None)
-        self.notes: list[tuple[str, int | None]] = []
+        self.notes: list[tuple[str, str, int | None]] = []
         for call in known:
             assert self.insert(call, [], None)
 
     def append_timeline(self, timeline: Sequence[TimelineEntry], **where: Any) -> None:
-        self.notes += [(entry.name, where.get("connection_id")) for entry in timeline]
+        self.notes += [(entry.name, entry.detail, where.get("connection_id")) for entry in timeline]
 
 
 class Runs:
@@ -179,14 +179,20 @@ def test_a_leg_that_a_resync_found_has_not_waited() -> None:
 @pytest.mark.parametrize(
     ("event", "note"),
     [
-        (started(replaces="1700000000.9"), "ChannelReplaced"),
-        (started(leg={"name": "AudioSocket/1"}), "ForeignMedia"),
+        (
+            started(replaces="1700000000.9"),
+            ("ChannelReplaced", f"channel {LEG.id} took the place of 1700000000.9", 7),
+        ),
+        (
+            started(leg={"name": "AudioSocket/1"}),
+            ("ForeignMedia", f"channel {LEG.id} (AudioSocket/1) is another controller's media: left alone", 7),
+        ),
     ],
 )
-def test_a_leg_that_is_no_new_caller_is_noted_only(event: Event, note: str) -> None:
+def test_a_leg_that_is_no_new_caller_is_noted_only(event: Event, note: tuple[str, str, int]) -> None:
     scene = Scene()
     scene.enter(event)
-    assert scene.store.notes == [(note, 7)]
+    assert scene.store.notes == [note]
     assert (scene.new, scene.arrivals) == ([], [])
 
 
