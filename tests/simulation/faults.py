@@ -88,6 +88,9 @@ class Target:
 #: The first attempt's media leg appears late, when the call may have ended with its second attempt. Too rare otherwise.
 LATE_MEDIA_LEG = Target(State.PREPARED, Fault.LATE, "externalMedia")
 _LATE_MEDIA_LEG_WEIGHT = 12
+#: The worker that dials dies, and nothing tells how that came out: two faults, too rare together otherwise.
+UNHEARD_DIAL = Target(State.ORIGINATING, Fault.KILLED_AFTER, "POST /channels")
+_UNHEARD_DIAL_WEIGHT = 6
 
 STATES = (NO_CALL, *State)
 
@@ -99,7 +102,8 @@ def pairs() -> list[Target]:
 
 def targets() -> list[Target]:
     """Return what the histories aim at, one after the other; rare pairs stand there more often."""
-    return [pair for pair in pairs() for _ in range(_weight(pair))] + [LATE_MEDIA_LEG] * _LATE_MEDIA_LEG_WEIGHT
+    rare = [LATE_MEDIA_LEG] * _LATE_MEDIA_LEG_WEIGHT + [UNHEARD_DIAL] * _UNHEARD_DIAL_WEIGHT
+    return [pair for pair in pairs() for _ in range(_weight(pair))] + rare
 
 
 def _weight(pair: Target) -> int:

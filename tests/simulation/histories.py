@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shared.asterisk import events
 from shared.call import ids
 from shared.call.calls import Call
 from shared.call.legs import Role
@@ -113,6 +114,9 @@ class History:
             # So that more of its states are stored.
             self.environment.workers.always_alone |= choices.happens(0.5)
             self.environment.awaited_legs.capacity *= not choices.happens(0.5)
+        if target is faults.UNHEARD_DIAL and not self.is_faultless:
+            for listener in self.environment.listeners:
+                listener.passes = _is_not_of_a_dial
         self.environment.invariants.entered = self._entered
         self.environment.invariants.is_prompt = self.is_faultless
         self._agents_are_good = True
@@ -137,6 +141,8 @@ class History:
             world.after(choices.spread(0.3, 20.0), functools.partial(self._break, outage))
         world.run(choices.spread(6.0, 40.0))
         environment.calm_down()
+        for listener in environment.listeners:
+            listener.passes = lambda _event: True
         calm_since = world.now
         world.after(
             choices.between(20.0, 25.0), lambda: environment.callers.call_in(environment.tenants[0], is_probe=True)
@@ -304,6 +310,11 @@ class History:
                     worker.kill()
             case Fault.WORKER_FROZEN:
                 choices.one_of(environment.workers.processes).frozen_until = world.now + seconds
+
+
+def _is_not_of_a_dial(event: events.Event) -> bool:
+    of_end = event.type in (events.EventType.DIAL, events.EventType.CHANNEL_DESTROYED)
+    return not (of_end and ids.is_originated(event.leg.id))
 
 
 class ForeignCall:

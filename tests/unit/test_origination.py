@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -36,13 +35,12 @@ class Scene:
         *,
         refusal: facts.Refused | None = None,
         claims: bool = True,
-        later: timedelta = timedelta(),
     ) -> None:
         self.call = call
         self.happened: list[str] = []
         self._asterisk = Rounds(answers)
         self._claims = claims
-        store = SimpleNamespace(now=lambda: NOW + later)
+        store = SimpleNamespace(now=lambda: NOW)
         quota = SimpleNamespace(refusal=lambda *_args, **_named: refusal)
         step = Origination(
             asterisks=self._asterisk.asterisks, quota=cast(Any, quota), limits=LIMITS, store=cast(Any, store)
@@ -95,21 +93,11 @@ def test_a_leg_that_may_have_been_asked_for_is_looked_for() -> None:
     assert (scene.happened, scene.facts) == ([LOOK], (facts.Originated(),))
 
 
-@pytest.mark.parametrize(
-    ("later", "facts_", "given_up"),
-    [
-        (timedelta(), (), ["give up: the request to dial may still take effect"]),
-        (LIMITS.originate_wait(), (facts.DialLost(),), []),
-    ],
-    ids=["it may still come", "it does not come any more"],
-)
-def test_a_leg_that_is_not_there_is_not_asked_for_again(
-    later: timedelta, facts_: tuple[facts.Fact, ...], given_up: list[str]
-) -> None:
-    scene = Scene(BEGUN, {LOOK: [GONE]}, later=later)
-    assert (scene.happened, scene.facts) == ([*given_up, LOOK], facts_)
+def test_a_leg_that_is_not_there_is_not_asked_for_again() -> None:
+    scene = Scene(BEGUN, {LOOK: [GONE]})
+    assert (scene.happened, scene.facts) == ([LOOK], (facts.DialLost(),))
 
 
 def test_a_look_without_an_answer_says_nothing() -> None:
-    scene = Scene(BEGUN, {LOOK: [NO_ANSWER]}, later=2 * LIMITS.originate_wait())
+    scene = Scene(BEGUN, {LOOK: [NO_ANSWER]})
     assert (scene.happened, scene.facts) == (["give up: no answer in time", LOOK], ())
