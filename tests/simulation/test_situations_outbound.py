@@ -154,7 +154,7 @@ def test_a_leg_that_is_dialled_late_does_not_outlive_its_call(
         )  # fmt: skip
 
     environment.world.after(late_by_seconds, dial)
-    environment.world.run(23.0)
+    environment.world.run(27.0)
     assert not asterisk.channels
     assert states(environment) == [State.ENDED]
     assert environment.world.violations == []
