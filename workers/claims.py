@@ -162,7 +162,7 @@ class Claim(TimedBudget):
         return self._nonce
 
     def note(self, fact: facts.Fact) -> bool:
-        """Store a fact at once, and go on in this claim; return False if the claim is over, or the fact does not apply."""
+        """Store a fact at once, and go on in this claim; return False if that is over, or the fact does not apply."""
         noted = self._writer.note(self.call, fact, timeline=self.timeline(), owner=self._owner)
         self.call = noted or self.call
         return noted is not None

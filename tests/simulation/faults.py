@@ -88,9 +88,11 @@ class Target:
 #: The first attempt's media leg appears late, when the call may have ended with its second attempt. Too rare otherwise.
 LATE_MEDIA_LEG = Target(State.PREPARED, Fault.LATE, "externalMedia")
 _LATE_MEDIA_LEG_WEIGHT = 12
-#: The worker that dials dies, and nothing tells how that came out: two faults, too rare together otherwise.
-UNHEARD_DIAL = Target(State.ORIGINATING, Fault.KILLED_AFTER, "POST /channels")
-_UNHEARD_DIAL_WEIGHT = 6
+#: Neither the answer nor an event tells how a dialling came out: two faults, too rare together otherwise.
+UNHEARD_DIALS = tuple(
+    Target(State.ORIGINATING, fault, "POST /channels") for fault in (Fault.KILLED_AFTER, Fault.UNANSWERED)
+)
+_UNHEARD_DIALS_WEIGHT = 4
 
 STATES = (NO_CALL, *State)
 
@@ -102,7 +104,7 @@ def pairs() -> list[Target]:
 
 def targets() -> list[Target]:
     """Return what the histories aim at, one after the other; rare pairs stand there more often."""
-    rare = [LATE_MEDIA_LEG] * _LATE_MEDIA_LEG_WEIGHT + [UNHEARD_DIAL] * _UNHEARD_DIAL_WEIGHT
+    rare = [LATE_MEDIA_LEG] * _LATE_MEDIA_LEG_WEIGHT + [*UNHEARD_DIALS] * _UNHEARD_DIALS_WEIGHT
     return [pair for pair in pairs() for _ in range(_weight(pair))] + rare
 
 

@@ -114,7 +114,7 @@ class History:
             # So that more of its states are stored.
             self.environment.workers.always_alone |= choices.happens(0.5)
             self.environment.awaited_legs.capacity *= not choices.happens(0.5)
-        if target is faults.UNHEARD_DIAL and not self.is_faultless:
+        if target in faults.UNHEARD_DIALS and not self.is_faultless:
             for listener in self.environment.listeners:
                 listener.passes = _is_not_of_a_dial
         self.environment.invariants.entered = self._entered
