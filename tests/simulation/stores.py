@@ -254,7 +254,7 @@ class MemoryStore:
             self._file(row.call)
         for one, row in self.rows.items():
             # Who had a claim is remembered: it may go on with it.
-            row.owners = before[one].owners | row.owners if one in before else row.owners
+            row.owners |= before[one].owners if one in before else {}
         return [row.call for one, row in before.items() if self.rows.get(one) is not row]
 
     def _keep(self, call_id: UUID) -> None:

@@ -28,6 +28,7 @@ from tests.simulation.stores import MemoryStore
 from tests.support.calls import CALL_ID, CONNECTED, ENDED, LIMITS, RECEIVED
 from tests.support.flows import CommandQueue, InstantDatabase
 from tests.support.rounds import GONE, Rounds, channel
+from workers.call_allowance import CallAllowance
 from workers.claims import Arrival
 from workers.inbound import Inbound
 
@@ -93,6 +94,7 @@ class Scene:
     def __init__(
         self, *known: Call, destination: Destination | None = DESTINATION,
         asterisk: Rounds | None = None, redis_ms: int | None = 10_000, waiting: int | None = None,
+        most_calls: int = 100,
     ) -> None:  # fmt: skip
         self.store = Store(*known)
         self.runs = Runs(waiting)
@@ -109,6 +111,8 @@ class Scene:
             asterisks=cast(Any, SimpleNamespace(at=self.asterisk.asterisks.of)),
             runs=cast(Any, self.runs),
             naming=NAMING,
+            # A tenth of an hour's comes at once; no time passes.
+            allowance=CallAllowance(10 * most_calls, clock=lambda: 0.0),
             redis_ms=lambda: redis_ms,
         )
 
@@ -273,6 +277,54 @@ def test_the_run_of_a_leg_whose_call_was_written_meanwhile_ends_with_it(monkeypa
     monkeypatch.setattr(scene, "admit", lambda *_: False)
     scene.enter(started(args=ARGS))
     assert [call for call, _, _ in scene.runs.ended] == [replace(known, direction=Direction.OUTBOUND, args=ARGS)]
+
+
+# ── legs that are one too many ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def one_too_many(*known: Call, answer: object = None) -> Scene:
+    """Return a scene whose connection has had its last call."""
+    scene = Scene(*known, asterisk=Rounds({f"GET /channels/{LEG.id}": [answer]}), most_calls=1)
+    scene.enter(started(leg={"id": "the last"}))
+    scene.arrivals.clear()
+    return scene
+
+
+def test_a_caller_who_is_one_too_many_is_refused_without_a_call() -> None:
+    scene = one_too_many(answer=channel(LEG.id, created=LEG.created))
+    scene.enter(started())
+    assert [call.channel_id for call in scene.new] == ["the last"]
+    assert scene.asterisk.rounds == [[f"GET /channels/{LEG.id}"], [f"DELETE /channels/{LEG.id}"]]
+    assert scene.asterisk.requests[-1].query == {"reason_code": "42"}
+    assert scene.store.notes == [("TooManyCalls", 7)]
+
+
+@pytest.mark.parametrize(
+    ("known", "answer"),
+    [
+        pytest.param([], GONE, id="it does not exist"),
+        pytest.param([], channel(LEG.id, created=LEG.created, app="other"), id="it has left"),
+        pytest.param([replace(ABANDONED, left_stamp=BEFORE)], channel(LEG.id, created="later"), id="another leg"),
+        pytest.param([KNOWN], channel(LEG.id, created=LEG.created), id="it has a call"),
+    ],
+)
+def test_a_leg_that_is_one_too_many_and_not_a_new_caller_is_left_alone(known: list[Call], answer: object) -> None:
+    scene = one_too_many(*known, answer=answer)
+    scene.enter(started())
+    assert scene.asterisk.rounds in ([], [[f"GET /channels/{LEG.id}"]])
+    assert (scene.arrivals, scene.reported) == ([], [])
+
+
+def test_a_leg_that_is_one_too_many_for_a_resync_waits_for_the_next_one() -> None:
+    scene = one_too_many()
+    scene.inbound.receive(connection=HERE, leg=LEG, args=())
+    assert (scene.arrivals, scene.asterisk.rounds, scene.store.notes) == ([], [], [("TooManyCalls", 7)])
+
+
+def test_a_leg_that_left_and_was_one_too_many_is_not_recorded() -> None:
+    scene = one_too_many()
+    assert scene.inbound.record_abandoned(connection=HERE, event=left()) is None
+    assert [call.channel_id for call in scene.new] == ["the last"]
 
 
 # ── legs that were over before ───────────────────────────────────────────────────────────────────────────────────────
