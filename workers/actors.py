@@ -32,6 +32,10 @@ def _attempt(body: _Body) -> dict[str, Any]:
     return {**_call(body), "attempt": int(body["attempt"])}
 
 
+def _removal(body: _Body) -> dict[str, Any]:
+    return {**_attempt(body), "nonce": str(body.get("nonce", ""))}
+
+
 def _connection(body: _Body) -> dict[str, Any]:
     return {"connection": ConnectionVersion(int(body["connection_id"]), int(body["connection_version"]))}
 
@@ -65,6 +69,7 @@ def _resync(body: _Body) -> dict[str, Any]:
 _READERS: dict[str, _Read] = {
     actor: _attempt if issubclass(command, AttemptCommand) else _call for command, (actor, _) in steps.ACTORS.items()
 } | {
+    "remove_attempt": _removal,
     "caller_entered": _arrival,
     "media_leg_ready": _event,
     "leg_ended": _event,
@@ -84,7 +89,7 @@ def declare(broker: dramatiq.Broker, handlers: Mapping[str, Handler]) -> None:
             queue_name=messages.ACTORS[name],
             broker=broker,
             throws=errors.PermanentError,
-            retry_for_ms=_COMMAND_MS if read in (_call, _attempt) else _EVENT_MS,
+            retry_for_ms=_COMMAND_MS if read in (_call, _attempt, _removal) else _EVENT_MS,
         )(_actor(name, read, handlers[name]))
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from shared import errors
-from shared.call import facts, quota_rules, stasis_args
+from shared.call import facts, ids, quota_rules, stasis_args
 from shared.call.calls import Call
-from shared.call.legs import Naming
+from shared.call.legs import Attempt, Naming
 from shared.call.limits import Limits
 from shared.call.states import Cause, Direction
 from shared.call.steps import Step
@@ -71,7 +71,7 @@ class Admission(StepWork):
         run_id = self.runs.create(
             db,
             claim.after(admitted),
-            first_attempt=self.naming.attempt(call, 1),
+            first_attempt=_first_attempt(self.naming, claim),
             reserved_id=route.reserved_run_id,
         )
         return admitted, facts.RunCreated(workflow_run_id=run_id)
@@ -146,5 +146,11 @@ class RunCreation(StepWork):
     naming: Naming
 
     def work(self, claim: Claim) -> Sequence[facts.Fact]:
-        run_id = self.runs.create(claim.begin(), claim.call, first_attempt=self.naming.attempt(claim.call, 1))
+        run_id = self.runs.create(claim.begin(), claim.call, first_attempt=_first_attempt(self.naming, claim))
         return (facts.RunCreated(workflow_run_id=run_id),)
+
+
+def _first_attempt(naming: Naming, claim: Claim) -> Attempt | None:
+    """Return the ids of the first attempt; None if another worker will draw its nonce."""
+    is_drawn_here = claim.leads_to(Step.MEDIA) or not ids.has_nonces(claim.call.id_prefix)
+    return naming.attempt(claim.call, 1, claim.nonce) if is_drawn_here else None

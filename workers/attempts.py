@@ -62,7 +62,8 @@ class Attempts:
             # The attempt before took effect; only the answer, or the worker that waited for it, was lost.
             self.flow.report(call, *found)
             return
-        begun = transitions.media_leg.begin(call, self.writer.store.now(), self.writer.limits)
+        nonce = self.writer.new_nonce(call)
+        begun = transitions.media_leg.begin(call, self.writer.store.now(), self.writer.limits, nonce)
         self.flow.report(call, begun, ordered=Step.MEDIA)
 
     def check(self, *, call_id: UUID, attempt: int) -> None:
@@ -81,19 +82,19 @@ class Attempts:
         finally:
             self.writer.store.append_timeline(budget.timeline(), call=call)
         if leg is None:
-            self.flow.report(call, facts.MediaGone(attempt=attempt, reason="media leg is gone"))
+            self.flow.report(call, facts.MediaGone(attempt=attempt, nonce=call.nonce, reason="media leg is gone"))
         elif leg.stasis_app == asterisk.app:
-            self.flow.report(call, facts.MediaReady(attempt=attempt))
+            self.flow.report(call, facts.MediaReady(attempt=attempt, nonce=call.nonce))
 
-    def remove(self, *, call_id: UUID, attempt: int) -> None:
-        """Remove what an attempt that no longer counts has left."""
+    def remove(self, *, call_id: UUID, attempt: int, nonce: str = "") -> None:
+        """Remove what an attempt that does not count has left."""
         call = self.writer.store.load(call_id)
         if call is None:
             return
         budget = TimedBudget(self.writer, 2 * self.writer.limits.request_seconds)
         try:
             # What is not removed now is removed by the call's teardown, or by the resync.
-            media.remove(self.asterisks.of(call, budget), self.naming.attempt(call, attempt))
+            media.remove(self.asterisks.of(call, budget), self.naming.attempt(call, attempt, nonce))
         finally:
             self.writer.store.append_timeline(budget.timeline(), call=call)
 
@@ -145,5 +146,5 @@ class Attempts:
             return ()
         # Its StasisStart may have been lost along with the worker.
         is_ready = leg.stasis_app == asterisk.app
-        found = facts.LegsFound(attempt=call.attempt, is_complete=is_complete)
-        return (found, facts.MediaReady(attempt=call.attempt)) if is_ready else (found,)
+        found = facts.LegsFound(attempt=call.attempt, nonce=call.nonce, is_complete=is_complete)
+        return (found, facts.MediaReady(attempt=call.attempt, nonce=call.nonce)) if is_ready else (found,)

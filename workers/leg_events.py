@@ -50,11 +50,11 @@ class LegEvents:
         own = ids.parse(event.leg.id)
         if own is None or own.kind is not ids.Kind.MEDIA:
             return
-        if self.flow.media_ready(own.call_id, own.attempt, connection_id=connection.connection_id):
+        if self.flow.media_ready(own.call_id, own.attempt, own.nonce, connection_id=connection.connection_id):
             return
         call = self._own_call(connection, own, event.leg.id)
         if call is not None:
-            self.flow.report(call, facts.MediaReady(attempt=own.attempt))
+            self.flow.report(call, facts.MediaReady(attempt=own.attempt, nonce=own.nonce))
 
     def _media_leg_ended(self, connection: ConnectionVersion, own: ids.OwnId, event: events.Event) -> None:
         if own.kind is not ids.Kind.MEDIA or event.type is EventType.CHANNEL_HANGUP_REQUEST:
@@ -65,7 +65,8 @@ class LegEvents:
         reason = "media leg ended"
         if event.cause:
             reason = f"{reason}, cause {event.cause} {event.cause_text}".strip()
-        self.flow.report(call, facts.MediaGone(attempt=own.attempt, hangup_cause=event.cause, reason=reason))
+        gone = facts.MediaGone(attempt=own.attempt, nonce=own.nonce, hangup_cause=event.cause, reason=reason)
+        self.flow.report(call, gone)
 
     def _own_call(self, connection: ConnectionVersion, own: ids.OwnId, leg_id: str) -> Call | None:
         """Return the call that an id names, if the leg is on the call's connection; refuse and record any other.

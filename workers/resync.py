@@ -38,6 +38,9 @@ from workers.step_ports import Connections, SendLater
 
 log = structlog.stdlib.get_logger(__name__)
 
+#: An attempt that counts: call, number, nonce.
+_Counting = tuple[UUID, int, str]
+
 #: A call changed later than this before the look is being worked on: not judged.
 _STILL = timedelta(seconds=2)
 #: One that was changed so much later than the look, by Postgres's clock, was changed before it: the clock was set back.
@@ -179,7 +182,7 @@ class _Comparison:
                     self._report(open_call.call, self._media_missing(open_call.call, present))
         self._tear_down_again(open_call.call for open_call in known if not open_call.is_claimed)
         self._adopt(present, [open_call.call for open_call in known])
-        counting = {(open_call.call.call_id, open_call.call.attempt) for open_call in known}
+        counting = {(call.call_id, call.attempt, call.nonce) for call in (open_call.call for open_call in known)}
         self._remove_orphans(present, counting, looked_at)
 
     def _tear_down_again(self, calls: Iterable[Call]) -> None:
@@ -243,9 +246,9 @@ class _Comparison:
             return None
         leg = self._asterisk.channel(media_id)
         if leg is None:
-            return facts.MediaGone(attempt=call.attempt, reason="media leg is gone")
+            return facts.MediaGone(attempt=call.attempt, nonce=call.nonce, reason="media leg is gone")
         if call.state is State.PREPARED and leg.stasis_app == self._asterisk.app:
-            return facts.MediaReady(attempt=call.attempt)
+            return facts.MediaReady(attempt=call.attempt, nonce=call.nonce)
         return None
 
     def _bridge_wrong(self, call: Call) -> facts.Fact | None:
@@ -257,9 +260,13 @@ class _Comparison:
             return None
         bridge = self._asterisk.bridge(bridge_id)
         if bridge is None:
-            return facts.BridgeLost(attempt=call.attempt, reason="the bridge is gone")
+            return facts.BridgeLost(attempt=call.attempt, nonce=call.nonce, reason="the bridge is gone")
         missing = ", ".join(sorted(legs - bridge.channels))
-        return facts.BridgeLost(attempt=call.attempt, reason=f"not in the bridge: {missing}") if missing else None
+        return (
+            facts.BridgeLost(attempt=call.attempt, nonce=call.nonce, reason=f"not in the bridge: {missing}")
+            if missing
+            else None
+        )
 
     # ── Asterisk against calls ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -284,7 +291,7 @@ class _Comparison:
             return
         self._ask_for_bridges()
         bridged_in = self._bridge_of.get(channel_id)
-        if bridged_in is not None:
+        if bridged_in is not None and not self._is_forgotten(bridged_in):
             # The controller that bridged the channel serves it.
             self._found(f"channel {channel_id} is in the foreign bridge {bridged_in}: left alone")
             return
@@ -292,7 +299,15 @@ class _Comparison:
         with contextlib.suppress(errors.CallUnreadable):
             self._resync.inbound.receive(connection=self._connection, leg=leg, args=leg.stasis_args)
 
-    def _remove_orphans(self, present: frozenset[str], counting: set[tuple[UUID, int]], looked_at: datetime) -> None:
+    def _is_forgotten(self, bridge_id: str) -> bool:
+        """True for a bridge of ours whose call a restore or a fail-over has forgotten.
+
+        Its caller is adopted, and goes from it into the new call's bridge: so it hears the agent until then.
+        """
+        own = ids.parse(bridge_id)
+        return own is not None and own.prefix == self._naming.prefix and not self._store.load_all([own.call_id])
+
+    def _remove_orphans(self, present: frozenset[str], counting: set[_Counting], looked_at: datetime) -> None:
         """Remove legs and bridges of ours whose attempt no longer counts, one after the other."""
         orphans = self._orphans(present | set(self._bridges or ()), counting, looked_at)
         if not orphans:
@@ -305,14 +320,18 @@ class _Comparison:
             for name in orphans:
                 own = ids.parse(name)
                 self._remove(name, is_leg=own is None or own.kind is ids.Kind.MEDIA)
+                if self._bridges is None and own is not None:
+                    # The app does not list the bridge, which is empty now.
+                    bridge_id = ids.bridge_id(own.prefix, own.call_id, own.attempt, own.nonce)
+                    self._remove(bridge_id, is_leg=False)
 
-    def _orphans(self, names: frozenset[str], counting: set[tuple[UUID, int]], looked_at: datetime) -> list[str]:
+    def _orphans(self, names: frozenset[str], counting: set[_Counting], looked_at: datetime) -> list[str]:
         """Return which of these are orphans: a statement for each kind of name, however many there are."""
         parsed = {name: ids.parse(name) for name in names}
         doubtful = sorted(
             name
             for name, own in parsed.items()
-            if (ids.is_originated(name) if own is None else (own.call_id, own.attempt) not in counting)
+            if (ids.is_originated(name) if own is None else (own.call_id, own.attempt, own.nonce) not in counting)
         )
         doubtful = self._some(doubtful)
         made = {name: own for name in doubtful if (own := parsed[name]) is not None}
@@ -337,6 +356,9 @@ class _Comparison:
         if call.connection_id != self._connection.connection_id:
             # Another tenant shares the Asterisk: its own resync judges the leg.
             return False
+        if not self._naming.is_known(call, own):
+            # An attempt is stored before its requests are made: a fail-over has lost the commit.
+            return True
         if call.state is State.ENDED or own.attempt < call.attempt:
             return call.state_since < looked_at - _STILL
         # The teardown of an ending call is at work on it.

@@ -138,7 +138,7 @@ def _steps(adapters: Adapters, tag: Callable[[], str]) -> Mapping[Step, StepWork
             naming=adapters.naming,
             runs=adapters.runs,
         ),
-        Step.ORIGINATE: Origination(asterisks=adapters.asterisks, quota=adapters.quota, limits=limits),
+        Step.ORIGINATE: Origination(asterisks=adapters.asterisks, quota=adapters.quota, limits=limits, store=store),
         Step.TEARDOWN: Teardown(
             asterisks=adapters.asterisks,
             naming=adapters.naming,

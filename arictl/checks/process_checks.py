@@ -10,6 +10,7 @@ import redis
 from arictl.checks.findings import Finding, ok, warning, wrong
 from shared import keys, messages
 from shared.broker import redis_clients, scripts, session
+from shared.call import ids
 from shared.storage import database, id_prefixes
 
 #: More waiting messages than this are more than a moment's work.
@@ -48,7 +49,7 @@ def check_id_prefix(db: database.Database, override: str | None) -> list[Finding
             " installation draw; if the other database is gone: arictl installation keep"
         )
         return [warning(what, seen, todo)]
-    if newest.prefix == id_prefixes.SHARED:
+    if newest.prefix == ids.SHARED_PREFIX:
         seen = f"{newest.prefix}, as every installation had it that is older than its own prefix"
         return [warning(what, seen, "if another installation uses an Asterisk of ours: arictl installation draw")]
     return [ok(what, newest.prefix)]

@@ -95,17 +95,20 @@ SELECT DISTINCT name, detail FROM (
 #: The first entry of a call's timeline.
 ARRIVALS = {states.State.RECEIVED: "CallReceived", states.State.ORIGINATING: "CallRequested"}
 
+#: Of 2^30, so that a release that counts has room to. 0 is a call as first written.
+_NEW_VERSION = "lock_version = 1 + (random() * 1073741823)::integer"
+
 CLAIM = f"""
-UPDATE ari.calls SET claim_owner = %(owner)s, claim_step = %(step)s, lock_version = lock_version + 1,
+UPDATE ari.calls SET claim_owner = %(owner)s, claim_step = %(step)s, {_NEW_VERSION},
     claim_until = clock_timestamp() + %(claim)s::interval
 WHERE call_id = %(call_id)s AND state = %(state)s AND (claim_until IS NULL OR claim_until <= clock_timestamp())
 RETURNING {_SELECT}, clock_timestamp() AS now
 """  # noqa: S608 - built from constants
 
-RELEASE = """
-UPDATE ari.calls SET claim_owner = NULL, claim_step = NULL, claim_until = NULL, lock_version = lock_version + 1
+RELEASE = f"""
+UPDATE ari.calls SET claim_owner = NULL, claim_step = NULL, claim_until = NULL, {_NEW_VERSION}
 WHERE call_id = %s AND claim_owner = %s
-"""
+"""  # noqa: S608 - built from constants
 
 #: The parts of a save. A save contains only the parts it needs, so each is short and few different ones exist.
 CLAIM_TAKEN = ", claim_owner = %(owner)s, claim_step = %(step)s, claim_until = clock_timestamp() + %(claim)s::interval"
@@ -114,6 +117,7 @@ OWN_CLAIM_ENDED = "".join(
     f", {name} = CASE WHEN claim_owner = %(owner)s THEN NULL ELSE {name} END"
     for name in ("claim_owner", "claim_step", "claim_until")
 )
+IF_CLAIMED = " AND claim_owner = %(owner)s AND claim_until > clock_timestamp()"
 IF_UNCLAIMED = " AND (claim_until IS NULL OR claim_until <= clock_timestamp())"
 ATTEMPT_BEGUN = """, begun AS (
     INSERT INTO ari.attempts (call_id, attempt, media_id, bridge_id, in_doubt_until)
@@ -148,16 +152,16 @@ SELECT EXISTS (SELECT 1 FROM inserted) AS done
 
 @functools.cache
 def save(changed: tuple[str, ...], claim: str, condition: str, attempts: str) -> str:
-    """Return the compare-and-set of a call, with its timeline; `done` is false on a version conflict."""
-    sets = ", ".join([*(f"{name} = %({name})s" for name in changed), "lock_version = lock_version + 1"]) + claim
+    """Return the compare-and-set of a call, with its timeline; `lock_version` is NULL on a version conflict."""
+    sets = ", ".join([*(f"{name} = %({name})s" for name in changed), _NEW_VERSION]) + claim
     return f"""
 WITH saved AS (
     UPDATE ari.calls SET {sets}
     WHERE call_id = %(call_id)s AND lock_version = %(lock_version)s{condition}
-    RETURNING call_id
+    RETURNING call_id, lock_version
 ){attempts}, appended AS (
     INSERT INTO ari.timeline ({_TIMELINE_COLUMNS}) {_TIMELINE_ROWS}
     WHERE kind = 'request' OR EXISTS (SELECT 1 FROM saved)
 )
-SELECT EXISTS (SELECT 1 FROM saved) AS done
+SELECT (SELECT lock_version FROM saved) AS lock_version
 """  # noqa: S608 - built from constants

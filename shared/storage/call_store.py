@@ -145,13 +145,20 @@ class CallStore(Protocol):
         """As `save`, inside a transaction."""
 
     def save(
-        self, changes: Sequence[Change], *, timeline: Sequence[TimelineEntry], owner: str, claim: ClaimRequest | None
+        self,
+        changes: Sequence[Change],
+        *,
+        timeline: Sequence[TimelineEntry],
+        owner: str,
+        claim: ClaimRequest | None,
+        keeps_claim: bool = False,
     ) -> Call | None:
         """Write what facts made of a call, one after the other; return None on a version conflict.
 
         Args:
             owner: The owner whose claim ends with this write; every claim ends when the state changes.
             claim: The claim to take instead. It never replaces another worker's claim in the same state.
+            keeps_claim: The owner's claim goes on; nothing is written if it is over.
         """
 
     def release(self, call_id: UUID, owner: str) -> None:

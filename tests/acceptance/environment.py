@@ -165,8 +165,7 @@ class Environment:
 
     def own(self, leg: str, kind: str, attempt: int = 1) -> str:
         """Return the id of the media leg (`m`) or the bridge (`b`) of a leg's newest call."""
-        call = self.pipeline.calls(leg)[-1]
-        return f"{call['id_prefix'] or 'aip-'}{call['call_id'].hex}-{kind}{attempt}"
+        return self.pipeline.own_id(self.pipeline.calls(leg)[-1], kind, attempt)
 
     def is_joined(self, leg: str, attempt: int = 1) -> bool:
         """Return True if exactly the caller and the agent are in the call's bridge."""

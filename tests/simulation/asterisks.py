@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from shared import errors
 from shared.asterisk import circuit_breaker, rest
 from shared.asterisk.endpoint import Configuration
 from shared.call import ids
+from shared.call.legs import Naming
 from simulator import (
     bridges,
     channels,
@@ -38,7 +40,8 @@ from tests.simulation import faults
 from tests.simulation.faults import Fault
 from tests.simulation.world import Fiber, World
 
-PREFIX = "aip-"
+PREFIX = "aip-s4m7t2-"
+NAMING = Naming(PREFIX)
 CLIENT = "media"
 _ROUTES = [*rest_applications.ROUTES, *rest_channels.ROUTES, *rest_bridges.ROUTES]
 #: A request that timed out may take effect this much later.
@@ -72,13 +75,12 @@ class MediaLegs(simulator_media.MediaLegs):
         self._connecting[channel.id] = asyncio.Event()
         self._owner.created(channel.id)
         plan = self._owner.plan_agent(channel.id)
-        own = ids.parse(channel.id)
-        if own is not None and own.call_id in self._owner.served:
+        if _run_of(url) in self._owner.served_runs:
             # It serves a run once.
             plan = AgentPlan(accepts_after_seconds=None, refuses_after_seconds=0.01)
         wait = plan.refuses_after_seconds if plan.accepts_after_seconds is None else plan.accepts_after_seconds
         self._owner.agent_seconds = max(self._owner.agent_seconds, wait)
-        self._owner.world.after(wait, lambda: self._connected(channel, app, args, dialstring, plan))
+        self._owner.world.after(wait, lambda: self._connected(channel, app, args, dialstring, plan, url=url))
 
     def is_connecting(self, channel_id: str) -> bool:
         return channel_id in self._connecting
@@ -96,7 +98,7 @@ class MediaLegs(simulator_media.MediaLegs):
             self.close(channel_id)
 
     def _connected(
-        self, channel: channels.Channel, app: str, args: list[str], dialstring: str, plan: AgentPlan
+        self, channel: channels.Channel, app: str, args: list[str], dialstring: str, plan: AgentPlan, *, url: str
     ) -> None:
         owner = self._owner
         if not owner.is_alive(channel):
@@ -117,6 +119,7 @@ class MediaLegs(simulator_media.MediaLegs):
         own = ids.parse(channel.id)
         if own is not None and entered:
             owner.served.add(own.call_id)
+            owner.served_runs.add(_run_of(url))
         if not entered:
             owner.destroy(channel, 16)
         elif plan.hangs_up_after_seconds is not None:
@@ -176,6 +179,8 @@ class Asterisk(switch.Switch):
         self.agent_seconds = 0.0
         #: Calls whose voice agent has been on the line.
         self.served: set[UUID] = set()
+        #: Their runs.
+        self.served_runs: set[str] = set()
         #: Legs that a request put into their bridge when another worker may have gone on already.
         self._joined_late: set[str] = set()
         #: Called when the agent of a media leg is gone.
@@ -486,6 +491,11 @@ def _at_once(work: Coroutine[Any, Any, simulator_rest.Answer]) -> simulator_rest
     except StopIteration as done:
         return cast(simulator_rest.Answer, done.value)
     raise AssertionError("a handler waits")
+
+
+def _run_of(url: str) -> str:
+    (run_id,) = urllib.parse.parse_qs(urllib.parse.urlsplit(url).query)["workflow_run_id"]
+    return run_id
 
 
 async def _unheard(work: Coroutine[Any, Any, simulator_rest.Answer]) -> None:

@@ -14,16 +14,15 @@ from shared import errors, messages
 from shared.asterisk import ari, circuit_breaker, rest
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
-from shared.call.legs import Naming
 from shared.call.limits import Limits
 from shared.outbound_calls import OutboundCalls
 from shared.platform import dograh
 from shared.storage.call_writer import CallWriter
 from simulator import events
-from tests.simulation.asterisks import PREFIX, AgentPlan, Asterisk, Requests
+from tests.simulation.asterisks import NAMING, PREFIX, AgentPlan, Asterisk, Requests
 from tests.simulation.brokers import Broker, Workers
 from tests.simulation.callers import Callers
-from tests.simulation.faults import NO_CALL
+from tests.simulation.faults import NO_CALL, Fault
 from tests.simulation.invariants import Invariants
 from tests.simulation.listeners import Listener
 from tests.simulation.platforms import Connections, Leases, Lookup, Postgres, Quota, Routes, Runs, Tenant
@@ -105,6 +104,8 @@ class Environment:
         self._ticks = 0
         self._is_sweeping = False
         self._is_watching = False
+        #: The states that calls were in by the row that a fail-over has left.
+        self.went_back_to: Counter[str] = Counter()
         world.states_of = self.states_of
         self.adapters = self._make_adapters("worker")
         pooled = {
@@ -142,6 +143,28 @@ class Environment:
         """Empty Redis: the scheduler finds the boot marker missing, and asks for a resync of everything."""
         self.broker.flush()
         self.world.after(self.world.choices.between(0.5, 2.0), lambda: self.ask_resyncs("Redis was emptied", full=True))
+
+    def fail_over(self, call: Call, lost: int | None = None) -> None:
+        """Let a standby take over that lacks the last commits of a call, and everything since the first of these.
+
+        Args:
+            lost: How many; None to draw it, up to all of them.
+        """
+        choices, store = self.world.choices, self.store
+        if lost is None:
+            commits = range(1, store.log.number_of(call.call_id) + 1)
+            # A standby mostly lacks little.
+            lost = choices.one_of((choices.one_of(commits[:3]), choices.one_of(commits)))
+        self.world.count_fault(Fault.COMMITS_LOST, [call.state])
+        self.world.tell("", "FAULT: %s: %s of %s", Fault.COMMITS_LOST, lost, call.channel_id)
+        self.world.stall_all()
+        for before in store.lose(call.call_id, lost):
+            row = store.rows.get(before.call_id)
+            after = row.call if row is not None else None
+            self.invariants.forgotten(before, after)
+            self.went_back_to[after.state if after is not None else NO_CALL] += 1
+        self.postgres.is_away = True
+        self.world.after(choices.spread(0.001, 5.0), lambda: setattr(self.postgres, "is_away", False))
 
     def calm_down(self) -> None:
         """End all faults: from here on nothing fails, and what was broken works again."""
@@ -186,7 +209,7 @@ class Environment:
             awaited_legs=self.awaited_legs,
             send_later=self.broker.send,
             age_ms=self.broker.age_ms,
-            naming=Naming(PREFIX),
+            naming=NAMING,
             allowance=CallAllowance(10_000_000),
             media_url=dograh.MediaUrl(None),
         )
@@ -274,12 +297,17 @@ class Environment:
 
     def ways(self) -> Counter[str]:
         """Return how often each fast way was taken."""
-        return self.awaited_legs.ends + Counter(
-            {
-                "a call written with its admission": self.store.quick_admissions,
-                "a call that ended unverified": self.store.unverified_ends,
-                "a claim of a dead worker broken": self.store.broken_claims,
-            }
+        lost = Counter({f"commits lost: {state}": count for state, count in self.went_back_to.items()})
+        return (
+            self.awaited_legs.ends
+            + lost
+            + Counter(
+                {
+                    "a call written with its admission": self.store.quick_admissions,
+                    "a call that ended unverified": self.store.unverified_ends,
+                    "a claim of a dead worker broken": self.store.broken_claims,
+                }
+            )
         )
 
     # ── the states that a fault hits ──────────────────────────────────────────────────────────────────────────────────
@@ -368,8 +396,8 @@ class _AwaitedLegs:
     def forget(self, claim: Claim) -> None:
         self._here(self._process()).forget(claim)
 
-    def take(self, call_id: UUID, attempt: int, *, connection_id: int) -> Claim | None:
-        claim = self._here(self._process()).take(call_id, attempt, connection_id=connection_id)
+    def take(self, call_id: UUID, attempt: int, nonce: str = "", *, connection_id: int) -> Claim | None:
+        claim = self._here(self._process()).take(call_id, attempt, nonce, connection_id=connection_id)
         if claim is not None:
             fiber = greenlet.getcurrent()
             assert isinstance(fiber, Fiber)

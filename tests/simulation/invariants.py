@@ -12,10 +12,11 @@ import greenlet
 from shared.asterisk import rest
 from shared.call import facts, ids
 from shared.call.calls import Call, Change
+from shared.call.legs import Role
 from shared.call.limits import Limits
 from shared.call.states import Direction, State
 from simulator import channels
-from tests.simulation.asterisks import PREFIX, Asterisk, has_stalled
+from tests.simulation.asterisks import NAMING, PREFIX, Asterisk, has_stalled
 from tests.simulation.callers import Caller
 from tests.simulation.platforms import Runs, Tenant
 from tests.simulation.stores import MemoryStore, Row
@@ -54,6 +55,9 @@ class Invariants:
         self._names: dict[UUID, str] = {}
         #: Calls that the platform has begun, and when the run of each was attached.
         self._run_attached: dict[UUID, datetime] = {}
+        #: The ids of legs and bridges that were stored, and of those the legs that were dialled.
+        self._stored: set[str] = set()
+        self._dialled: set[str] = set()
         #: The history has no fault: each call must be prompt, and complete at each moment.
         self.is_prompt = False
         #: Called when a call enters a state.
@@ -102,6 +106,10 @@ class Invariants:
         entries = self._by_connection[after.connection_id].asterisk.entries[after.channel_id]
         if before is None and after.entry > max(1, entries):
             world.violation(f"{name} is entry {after.entry} of {after.channel_id}, which has entered {entries} times")
+        if after.request_id is not None:
+            self._stored.add(after.channel_id)
+        if isinstance(fact, facts.AttemptBegun):
+            self._stored |= {NAMING.media_id(after), NAMING.bridge_id(after)}
         if isinstance(fact, facts.RunAttached):
             self._run_attached[after.call_id] = self._store.now()
         if isinstance(fact, facts.AttemptBegun) and not has_stalled(fiber):
@@ -113,15 +121,21 @@ class Invariants:
         if before is None or before.state is not after.state:
             self.entered(after)
 
+    def forgotten(self, before: Call, after: Call | None) -> None:
+        """Note what a fail-over has made of a call.
+
+        If it has lost that the leg was about to be dialled, nothing but a leg that is still there keeps a worker from
+        dialling it again.
+        """
+        if after is None or (after.state is State.ORIGINATING and not after.is_dial_begun):
+            self._dialled.discard(before.channel_id)
+
     def _check_attempt_before(self, name: str, call: Call) -> None:
         """Check that no attempt begins while the agent of the one before is on the line: it takes no second leg."""
         asterisk = self._by_connection[call.connection_id].asterisk
-        leg = asterisk.channels.get(ids.media_id(PREFIX, call.call_id, call.attempt - 1))
-        if (
-            leg is None
-            or leg.app is None
-            or ids.bridge_id(PREFIX, call.call_id, call.attempt - 1) not in asterisk.bridges
-        ):
+        attempt = NAMING.attempt(call, call.attempt - 1)
+        leg = asterisk.channels.get(attempt.legs[Role.MEDIA])
+        if leg is None or leg.app is None or attempt.bridge_id not in asterisk.bridges:
             return
         # It may have come since the look for it.
         seconds = self._world.now - asterisk.added_at[leg.id]
@@ -183,10 +197,16 @@ class Invariants:
                 self._world.violation(f"run {run.run_id} was not answered, and still waits")
 
     def _created(self, asterisk: Asterisk, name: str) -> None:
-        """Check that what the product has just created is stored, and still wanted."""
+        """Check that what the product has just created was stored before, and is still wanted."""
         own, call = ids.parse(name), self._call_of(asterisk, name)
-        if call is None or (own is not None and own.attempt > call.attempt):
+        if name not in self._stored:
             self._world.violation(f"{self.named(name)} is created, and that is not stored")
+        if own is None:
+            if name in self._dialled:
+                self._world.violation(f"{self.named(name)} is dialled again")
+            self._dialled.add(name)
+        if call is None or (own is not None and not NAMING.is_known(call, own)):
+            # A fail-over has forgotten it.
             return
         # A step that stalled for longer than its claim does not know. Teardown and resync remove what it creates.
         if call.state is State.ENDED and not has_stalled(greenlet.getcurrent()):
@@ -260,13 +280,19 @@ class Invariants:
         calls = [row.call for row in self._store.rows.values()]
         if any(call.state not in (State.CONNECTED, State.ENDED) for call in calls):
             return False
-        if any(self.own(call) for call in calls if call.state is State.ENDED):
+        if self._unknown() or any(self.own(call) for call in calls if call.state is State.ENDED):
             return False
         return all(
             tenant.asterisk.is_with_agent(leg)
             for tenant in self._tenants
             for leg in tenant.asterisk.callers_in(tenant.app)
         )
+
+    def _unknown(self) -> list[str]:
+        """Return the legs and bridges that no row knows: a fail-over has lost the commit of their attempt."""
+        names = {name for tenant in self._tenants for name in tenant.asterisk.created_by_product()}
+        known = [(name, own, self._store.rows.get(own.call_id)) for name in names if (own := ids.parse(name))]
+        return sorted(name for name, own, row in known if row is None or not NAMING.is_known(row.call, own))
 
     def check_recovered(self, callers: list[Caller], *, is_faultless: bool) -> None:
         """Check that every caller has an agent, and that callers without faults around them got one."""
@@ -280,6 +306,8 @@ class Invariants:
                     world.violation(
                         f"caller {leg.id} is in {tenant.app} and {heard}, {RECOVERY_SECONDS:.0f} s after the last fault"
                     )
+        for name in self._unknown():
+            world.violation(f"{self.named(name)} is in no row, and still there")
         for row in self._store.rows.values():
             if row.call.state not in (State.CONNECTED, State.ENDED):
                 world.violation(f"{self._names[row.call.call_id]} is still {row.call.state}")

@@ -22,8 +22,9 @@ from shared.call.states import Cause, Direction
 from shared.platform.ports import NoRoute, Route
 from shared.storage import connections, database, leases
 from tests.simulation import asterisks, faults
+from tests.simulation.commits import Transaction
 from tests.simulation.faults import Fault
-from tests.simulation.stores import MemoryStore, Transaction
+from tests.simulation.stores import MemoryStore
 from tests.simulation.world import Fiber, Latch, World
 
 _T = TypeVar("_T")
@@ -175,7 +176,7 @@ class Runs:
             if run_id in self.rows:
                 raise errors.DuplicateKey('duplicate key value violates unique constraint "workflow_runs_pkey"')
             run = Run(run_id=run_id, organization_id=call.organization_id, is_ours=True)
-            transaction.writes.append(lambda: self.rows.update({run_id: run}))
+            transaction.writes.append(lambda: self._add(run))
 
         if reserved_id is not None:
             run_id = reserved_id
@@ -196,7 +197,7 @@ class Runs:
             calls = [row.call for row in self._store.rows.values() if row.call.workflow_run_id == run_id]
             if run.is_completed or any(other.call_id != call.call_id for other in calls):
                 return self._routes.refusal(f"run {run_id} does not wait for a call")
-            transaction.writes.append(lambda: setattr(run, "channel_id", call.channel_id))
+            transaction.writes.append(lambda: self._set(run, "channel_id", call.channel_id))
             return self._routes.to(call.organization_id)
 
         return self._postgres.statement("attach run", lock)
@@ -228,7 +229,18 @@ class Runs:
             self._postgres.statement("end run", lambda: self._end(run_id))
 
     def _end(self, run_id: int) -> None:
-        self.rows[run_id].is_completed = True
+        # A fail-over may have lost it.
+        if run_id in self.rows:
+            self._set(self.rows[run_id], "is_completed", True)
+
+    def _add(self, run: Run) -> None:
+        self._store.log.note(None, lambda: self.rows.pop(run.run_id))
+        self.rows[run.run_id] = run
+
+    def _set(self, run: Run, name: str, value: object) -> None:
+        before = getattr(run, name)
+        self._store.log.note(None, lambda: setattr(run, name, before))
+        setattr(run, name, value)
 
     def _named(self, call: Call) -> int | None:
         """Return the run that the leg names, if it still waits for a call."""

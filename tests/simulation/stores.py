@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Protocol, TypeVar, cast
+from typing import cast
 from uuid import UUID
 
 from shared import errors
@@ -21,26 +21,7 @@ from shared.call.states import State
 from shared.storage import database
 from shared.storage.call_store import ClaimedCall, ClaimRequest, OpenCall
 from shared.storage.timeline import TimelineEntry, worth_writing
-from tests.simulation.world import Latch
-
-_T = TypeVar("_T")
-_LOCK_SECONDS = 2.0
-
-
-class Postgres(Protocol):
-    """The database server under the store: a clock, and statements that take time and may fail."""
-
-    def moment(self) -> datetime:
-        """Return Postgres's clock."""
-
-    def statement(self, what: str, effect: Callable[[], _T], call_id: UUID | None = None) -> _T:
-        """Run one statement, or a commit, on the row of a call if that is known. Raises DatabaseUnavailable."""
-
-    def wait(self, latch: Latch, seconds: float) -> bool:
-        """Wait for a lock; return whether it was released."""
-
-    def connected(self, roll_back: Callable[[], None]) -> None:
-        """Register what to do if the process with this connection dies."""
+from tests.simulation.commits import CommitLog, Locks, Postgres, Transaction
 
 
 @dataclass(slots=True)
@@ -62,53 +43,6 @@ class Row:
         self.owners[claim.owner] = self.claim_until
 
 
-@dataclass(slots=True)
-class Transaction:
-    """The writes of a transaction, done at its commit, and the locks that it releases at its end."""
-
-    writes: list[Callable[[], None]] = field(default_factory=list)
-    #: Statements that travel with the commit.
-    unsent: list[Callable[[], None]] = field(default_factory=list)
-    releases: list[Callable[[], None]] = field(default_factory=list)
-    held: set[object] = field(default_factory=set)
-
-    def holds(self, key: object) -> bool:
-        """True if it has locked this."""
-        return key in self.held
-
-    def end(self) -> None:
-        """Release its locks."""
-        for release in self.releases:
-            release()
-        self.releases.clear()
-
-
-class Locks:
-    """Rows and keys that transactions lock until they end."""
-
-    def __init__(self, postgres: Postgres) -> None:
-        self._postgres = postgres
-        self._held: dict[object, Latch] = {}
-
-    def wait(self, *keys: object) -> None:
-        """Wait until no transaction has locked any of these. Raises DatabaseUnavailable when that takes too long."""
-        while (latch := next((self._held[key] for key in keys if key in self._held), None)) is not None:
-            if not self._postgres.wait(latch, _LOCK_SECONDS):
-                raise errors.DatabaseUnavailable("canceling statement due to lock timeout")
-
-    def acquire(self, transaction: Transaction, *keys: object) -> None:
-        """Wait for these, and lock them."""
-        self.wait(*keys)
-        for key in keys:
-            latch = self._held[key] = Latch()
-            transaction.held.add(key)
-            transaction.releases.append(lambda key=key, latch=latch: self._unlock(key, latch))  # type: ignore[misc]
-
-    def _unlock(self, key: object, latch: Latch) -> None:
-        del self._held[key]
-        latch.open()
-
-
 class MemoryStore:
     """Calls and their claims; of the timeline only the number of rows.
 
@@ -124,6 +58,10 @@ class MemoryStore:
         #: When an organization's slots were last counted for an admission.
         self.counted_at: dict[int, datetime] = {}
         self._entries: dict[tuple[int, str, str], list[UUID]] = {}
+        self._version = 0
+        self.log = CommitLog()
+        #: How often the server has failed over.
+        self._generation = 0
         #: Call → how many rows its timeline has.
         self.timeline_rows: Counter[UUID] = Counter()
         #: How often calls were written with their admission.
@@ -218,7 +156,7 @@ class MemoryStore:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[database.Connection]:
-        transaction = Transaction()
+        transaction = Transaction(generation=self._generation)
         self._postgres.connected(transaction.end)
         try:
             yield cast(database.Connection, transaction)
@@ -261,17 +199,26 @@ class MemoryStore:
                 return None
             after = changes[-1].after
             self._check_run(after)
-            transaction.writes.append(lambda: self._write(row, changes, owner, claim, timeline))
-            return replace(after, lock_version=after.lock_version + 1)
+            version = self.new_version(call_id)
+            transaction.writes.append(lambda: self._write(row, changes, owner, claim, timeline, version=version))
+            return replace(after, lock_version=version)
 
         return self._postgres.statement("save_in", save)
 
     def save(
-        self, changes: Sequence[Change], *, timeline: Sequence[TimelineEntry], owner: str, claim: ClaimRequest | None
+        self,
+        changes: Sequence[Change],
+        *,
+        timeline: Sequence[TimelineEntry],
+        owner: str,
+        claim: ClaimRequest | None,
+        keeps_claim: bool = False,
     ) -> Call | None:
         names = ", ".join(type(change.fact).__name__ for change in changes)
         return self._postgres.statement(
-            f"save {names}", lambda: self._save(changes, timeline, owner, claim), changes[0].before.call_id
+            f"save {names}",
+            lambda: self._save(changes, timeline, owner, claim, keeps_claim=keeps_claim),
+            changes[0].before.call_id,
         )
 
     def overdue(self, limit: int) -> list[Call]:
@@ -297,6 +244,41 @@ class MemoryStore:
                 self.timeline_rows[call.call_id] += len(timeline)
 
         self._postgres.statement("note", note)
+
+    # ── a fail-over ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def lose(self, call_id: UUID, count: int) -> list[Call]:
+        """Fail over to a server without the last commits of a call, and without any commit since the first of these.
+
+        Returns:
+            The calls that are not as they were, as they were.
+        """
+        before = dict(self.rows)
+        self.log.undo(call_id, count)
+        self._generation += 1
+        self._entries.clear()
+        for row in self.rows.values():
+            self._file(row.call)
+        for one, row in self.rows.items():
+            # Who had a claim is remembered: it may go on with it.
+            row.owners |= before[one].owners if one in before else {}
+        return [row.call for one, row in before.items() if self.rows.get(one) is not row]
+
+    def _keep(self, call_id: UUID) -> None:
+        row = self.rows.get(call_id)
+        kept = replace(row, owners=dict(row.owners)) if row is not None else None
+        self.log.note(call_id, lambda: self._restore(call_id, kept))
+
+    def _restore(self, call_id: UUID, row: Row | None) -> None:
+        if row is None:
+            del self.rows[call_id]
+        else:
+            self.rows[call_id] = row
+
+    def new_version(self, _call_id: UUID) -> int:
+        """Return the lock version of a write of a call: no other write has it, nor one that was lost."""
+        self._version += 1
+        return self._version
 
     # ── the rules ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -367,6 +349,7 @@ class MemoryStore:
         return True
 
     def _add(self, call: Call, claim: ClaimRequest | None, changes: Sequence[Change]) -> None:
+        self._keep(call.call_id)
         row = self.rows[call.call_id] = Row(changes[-1].after if changes else call, self.now())
         if claim is not None:
             row.take(claim, self.now())
@@ -394,19 +377,30 @@ class MemoryStore:
         now = self.now()
         if row is None or row.call.state is not steps.STEPS[claim.step].state or not _is_free(row, now):
             return None
+        self._keep(call_id)
         row.take(claim, now)
         row.changed_at = now
-        row.call = replace(row.call, lock_version=row.call.lock_version + 1)
+        row.call = replace(row.call, lock_version=self.new_version(call_id))
         return row.call
 
     def _save(
-        self, changes: Sequence[Change], timeline: Sequence[TimelineEntry], owner: str, claim: ClaimRequest | None
+        self,
+        changes: Sequence[Change],
+        timeline: Sequence[TimelineEntry],
+        owner: str,
+        claim: ClaimRequest | None,
+        *,
+        keeps_claim: bool,
     ) -> Call | None:
         row = self._unlocked(changes[0].before.call_id)
         if row is None or not _may_save(row, changes, claim, self.now()):
             return None
+        if keeps_claim and (_is_free(row, self.now()) or row.claim_owner != owner):
+            return None
         self._check_run(changes[-1].after)
-        self._write(row, changes, owner, claim, timeline)
+        self._write(
+            row, changes, owner, claim, timeline, version=self.new_version(row.call.call_id), keeps_claim=keeps_claim
+        )
         return row.call
 
     def _write(
@@ -416,8 +410,12 @@ class MemoryStore:
         owner: str,
         claim: ClaimRequest | None,
         timeline: Sequence[TimelineEntry],
+        *,
+        version: int,
+        keeps_claim: bool = False,
     ) -> None:
         before, after, now = row.call, changes[-1].after, self.now()
+        self._keep(before.call_id)
         if not _is_free(row, now) and row.claim_owner != owner:
             self.overruled(row, changes, owner)
         # An owner who reports himself has something else to tell.
@@ -428,9 +426,9 @@ class MemoryStore:
         self.timeline_rows[after.call_id] += sum(map(len, worth_writing(timeline, changes)))
         if claim is not None:
             row.take(claim, now)
-        elif before.state is not after.state or (owner and row.claim_owner == owner):
+        elif not keeps_claim and (before.state is not after.state or (owner and row.claim_owner == owner)):
             row.claim_owner = row.claim_until = None
-        row.call = replace(after, lock_version=before.lock_version + 1)
+        row.call = replace(after, lock_version=version)
         row.changed_at = now
         if after.channel_created != before.channel_created:
             self._entries[before.connection_id, before.channel_id, before.channel_created].remove(before.call_id)
@@ -442,8 +440,9 @@ class MemoryStore:
     def _release(self, call_id: UUID, owner: str) -> None:
         row = self._unlocked(call_id)
         if row is not None and row.claim_owner == owner:
+            self._keep(call_id)
             row.claim_owner = row.claim_until = None
-            row.call, row.changed_at = replace(row.call, lock_version=row.call.lock_version + 1), self.now()
+            row.call, row.changed_at = replace(row.call, lock_version=self.new_version(call_id)), self.now()
 
     def _open(self, connection_id: int) -> list[OpenCall]:
         now = self.now()
@@ -458,10 +457,13 @@ class MemoryStore:
         return self._call(call_id)
 
     def _commit(self, transaction: Transaction) -> None:
-        for statement in transaction.unsent:
-            statement()
-        for write in transaction.writes:
-            write()
+        if transaction.generation != self._generation:
+            raise errors.DatabaseUnavailable("terminating connection: the server has failed over")
+        with self.log.one_commit():
+            for statement in transaction.unsent:
+                statement()
+            for write in transaction.writes:
+                write()
 
     def _unlocked(self, call_id: UUID) -> Row | None:
         """Return a row once no transaction has locked it."""

@@ -50,6 +50,20 @@ class Always:
         pass
 
 
+class Following(MemoryStore):
+    """Calls in memory, with the versions that Postgres has drawn: there each statement is run first."""
+
+    def __init__(self, postgres: PostgresCalls) -> None:
+        super().__init__(Always(postgres), lambda *_: None)
+        self._first = postgres
+
+    def new_version(self, call_id: uuid.UUID) -> int:
+        with self._first.db.connection() as connection:
+            row = connection.execute("SELECT lock_version FROM ari.calls WHERE call_id = %s", [call_id]).fetchone()
+        assert row is not None
+        return int(row["lock_version"])
+
+
 class RolledBack(Exception):
     """Ends a transaction without a commit."""
 
@@ -100,9 +114,10 @@ def fact(number: int, now: datetime) -> facts.Fact:
     every: list[facts.Fact] = [
         facts.Admitted(workflow_id=1, user_id=2, media_client="media"),
         facts.RunCreated(workflow_run_id=7),
-        facts.AttemptBegun(attempt=1, in_doubt_until=now + HOUR),
-        facts.LegsCreated(attempt=1),
-        facts.MediaReady(attempt=1),
+        facts.AttemptBegun(attempt=1, nonce="4f2a9c01", in_doubt_until=now + HOUR),
+        facts.LegsCreated(attempt=1, nonce="4f2a9c01"),
+        facts.MediaReady(attempt=1, nonce="4f2a9c01"),
+        facts.DialBegun(in_doubt_until=now + HOUR),
         facts.Originated(),
         facts.FarEndAnswered(channel_name="PJSIP/x", channel_created="c", stamp="2026-05-01T12:00:00.000+0000"),
         facts.CallerLeft(stamp="2026-05-01T12:00:00.000+0000"),
@@ -112,7 +127,7 @@ def fact(number: int, now: datetime) -> facts.Fact:
     return every[number]
 
 
-_calls, _facts = st.integers(0, 6), st.integers(0, 9)
+_calls, _facts = st.integers(0, 6), st.integers(0, 10)
 _owners = st.sampled_from(["a", "b"])
 _claims = st.builds(
     ClaimRequest, owner=_owners, step=st.sampled_from(Step), duration=st.sampled_from([HOUR, -HOUR])
@@ -134,6 +149,7 @@ _statements = st.one_of(
         st.booleans(),
         st.booleans(),
     ),
+    st.tuples(st.just("note"), _calls, _facts, _owners),
     st.tuples(st.just("release"), _calls, _owners),
     st.tuples(st.just("look")),
 )
@@ -177,7 +193,7 @@ def test_both_stores_do_the_same(
     with postgres.db.connection() as connection:
         connection.execute("TRUNCATE ari.calls, ari.attempts, ari.timeline")
     now = postgres.now()
-    pair = Pair(postgres=postgres, memory=MemoryStore(Always(postgres), lambda *_: None), read={})
+    pair = Pair(postgres=postgres, memory=Following(postgres), read={})
     for number in range(7):
         pair.read[call(number, now).call_id] = call(number, now)
     for number, claim in inserted:
@@ -265,6 +281,15 @@ def _save_in(  # noqa: PLR0917 - as the statement has them
 
     if claim is None or claim.owner == owner:
         pair.both(save)
+
+
+def _note(pair: Pair, now: datetime, number: int, which: int, owner: str) -> None:
+    call_id = call(number, now).call_id
+    before = pair.both(lambda store: store.load(call_id))
+    changes = _changes(before, [which], now) if before is not None else []
+    # What is noted in a claim leaves the call in its state.
+    if changes and changes[-1].after.state is changes[0].before.state:
+        pair.both(lambda store: store.save(changes, timeline=[], owner=owner, claim=None, keeps_claim=True))
 
 
 def _release(pair: Pair, now: datetime, number: int, owner: str) -> None:

@@ -342,6 +342,11 @@ class World:
         """Let the port call that is having its effect return this much later."""
         self._linger_seconds = seconds
 
+    def stall_all(self) -> None:
+        """Note that what the steps at work know may be out of date."""
+        for fiber in self._fibers:
+            fiber.has_stalled = True
+
     def script(self, what: str, fault: Fault) -> None:
         """Let a fault hit the next port call whose name contains this."""
         self._script.append((what, fault))

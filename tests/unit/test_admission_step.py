@@ -47,6 +47,7 @@ class StepClaim:
     def __init__(self, call: Call, arrival: Arrival | None, leads_to: Sequence[Step]) -> None:
         self.call = call
         self.arrival = arrival
+        self.nonce = "4f2a9c01" if call.id_prefix else ""
         self._leads_to = leads_to
         self.asked: list[str] = []
 
@@ -80,7 +81,7 @@ class Scene:
         self.quota_asked: list[tuple[int, Quota | None]] = []
         self.routes_asked: list[tuple[int, int]] = []
         self.slots_asked: list[tuple[int | None, int | None]] = []
-        self.created: list[tuple[Call, Attempt, int | None]] = []
+        self.created: list[tuple[Call, Attempt | None, int | None]] = []
         self.attached: list[tuple[RunArgs, int]] = []
         self.attaches: Route | NoRoute = ROUTE
         self.asterisk = Rounds({f"GET /channels/{RECEIVED.channel_id}": [asterisk.get("leg", IN_APP)]})
@@ -109,7 +110,7 @@ class Scene:
         self.slots_asked.append((own, platform))
         return own
 
-    def _create(self, db: str, call: Call, *, first_attempt: Attempt, reserved_id: int | None = None) -> int:
+    def _create(self, db: str, call: Call, *, first_attempt: Attempt | None, reserved_id: int | None = None) -> int:
         assert db == "transaction"
         self.created.append((call, first_attempt, reserved_id))
         return 9
@@ -144,6 +145,16 @@ def test_a_caller_is_admitted_with_its_run_in_one_transaction() -> None:
     # The run is created for the call as it is once admitted.
     assert (call.workflow_id, call.user_id, call.media_client) == (1, 2, "media")
     assert (attempt, reserved_id) == (NAMING.attempt(RECEIVED, 1), 77)
+
+
+@pytest.mark.parametrize("begins_it", [False, True])
+def test_a_run_names_the_legs_of_the_first_attempt_only_if_their_nonce_is_drawn(*, begins_it: bool) -> None:
+    """Another worker that begins the attempt draws another nonce."""
+    drawn = replace(RECEIVED, id_prefix="aip-k3x9q2-")
+    scene = Scene(route=None)
+    scene.run(drawn, arrival=arrived(), leads_to=[Step.RUNS, Step.MEDIA] if begins_it else [Step.RUNS])
+    ((_, attempt, _),) = scene.created
+    assert attempt == (NAMING.attempt(drawn, 1, "4f2a9c01") if begins_it else None)
     assert (scene.quota_asked, scene.slots_asked, scene.routes_asked) == ([(2, LIMITED)], [(2, 5)], [])
 
 

@@ -23,7 +23,8 @@ from shared.platform.ports import NoRoute
 from shared.storage.call_writer import CallWriter
 from shared.storage.connections import InboundTarget
 from shared.storage.timeline import TimelineEntry
-from tests.simulation.stores import MemoryStore, Transaction
+from tests.simulation.commits import Transaction
+from tests.simulation.stores import MemoryStore
 from tests.support.calls import CALL_ID, CONNECTED, ENDED, LIMITS, RECEIVED
 from tests.support.flows import CommandQueue, InstantDatabase
 from tests.support.rounds import GONE, Rounds, channel

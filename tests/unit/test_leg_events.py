@@ -70,7 +70,7 @@ class Scene:
         self.asked: list[str] = []
         self.outcomes: list[tuple[Outcome, str, int | None]] = []
         #: The attempts that this process waits for.
-        self.awaited: list[tuple[UUID, int, int]] = []
+        self.awaited: list[tuple[UUID, int, str, int]] = []
         self.is_in_place = False
         self.has_run = False
         self.call_meanwhile: Call | None = None
@@ -114,8 +114,8 @@ class Scene:
     def report(self, call: Call, *happened: facts.Fact) -> None:
         self.reported += [(call.call_id, fact) for fact in happened]
 
-    def media_ready(self, call_id: UUID, attempt: int, *, connection_id: int) -> bool:
-        return (call_id, attempt, connection_id) in self.awaited
+    def media_ready(self, call_id: UUID, attempt: int, nonce: str, *, connection_id: int) -> bool:
+        return (call_id, attempt, nonce, connection_id) in self.awaited
 
     @property
     def told(self) -> list[facts.Fact]:
@@ -135,9 +135,20 @@ def test_a_media_leg_in_stasis_is_ready() -> None:
 
 def test_an_awaited_media_leg_is_not_looked_up() -> None:
     scene = Scene(PREPARED)
-    scene.awaited.append((CALL_ID, 1, 7))
+    scene.awaited.append((CALL_ID, 1, "", 7))
     scene.events.media_leg_ready(connection=HERE, event=event(EventType.STASIS_START, MEDIA_ID))
     assert scene.told == []
+
+
+def test_what_happens_to_a_media_leg_is_told_with_its_nonce() -> None:
+    """The core knows by it whether the leg is of the attempt in the call's row."""
+    scene, leg = Scene(PREPARED), ids.media_id(PREFIX, CALL_ID, 1, "4f2a9c01")
+    scene.awaited.append((CALL_ID, 1, "", 7))
+    scene.events.media_leg_ready(connection=HERE, event=event(EventType.STASIS_START, leg))
+    scene.events.leg_ended(connection=HERE, event=event(EventType.STASIS_END, leg))
+    assert scene.told == [
+        facts.MediaReady(attempt=1, nonce="4f2a9c01"), facts.MediaGone(attempt=1, nonce="4f2a9c01")
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("channel_id", [KNOWN.channel_id, ids.bridge_id(PREFIX, CALL_ID, 1)])

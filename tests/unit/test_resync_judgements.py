@@ -48,7 +48,8 @@ def test_a_caller_s_leg_that_is_not_in_the_app_ends_its_call(
     state: State, found: Channel | None, expected: facts.Fact
 ) -> None:
     asterisk = Asterisk(*([found] if found is not None else []), MEDIA_LEG)
-    asterisk.application_found = ari.Application(channels=frozenset({MEDIA_ID}), allowed=FILTER)
+    present = frozenset({MEDIA_ID} if CALLS[state].attempt else ())
+    asterisk.application_found = ari.Application(channels=present, allowed=FILTER)
     scene = Scene(asterisk, CALLS[state]).run()
     assert scene.reported == [expected]
     assert scene.findings == [f"{state} call {CALL_ID}: {type(expected).__name__}"]
@@ -59,7 +60,7 @@ def test_a_caller_s_leg_that_is_not_in_the_app_ends_its_call(
 )
 def test_a_call_that_is_as_it_should_be_is_left_alone(call: Call) -> None:
     legs = [] if call.state in (State.ORIGINATING, State.ENDING) else [leg(), MEDIA_LEG]
-    scene = Scene(Asterisk(*legs, bridges=[WHOLE]), call).run()
+    scene = Scene(Asterisk(*legs, bridges=[WHOLE] if call.attempt else []), call).run()
     assert (scene.reported, scene.findings, scene.later, scene.received) == ([], [], [], [])
     assert scene.asterisk.removed == []
 

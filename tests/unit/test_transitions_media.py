@@ -61,6 +61,24 @@ def test_an_attempt_is_begun_before_anything_is_asked() -> None:
     assert after.deadline_at == NOW + LIMITS.attempt_wait()
 
 
+@pytest.mark.parametrize(
+    ("nonces", "drawn", "after"),
+    [
+        (("4f2a9c01",), "0c11d2e3", ("4f2a9c01", "0c11d2e3")),
+        ((), "0c11d2e3", ("", "0c11d2e3")),
+        (("4f2a9c01",), "", ("4f2a9c01",)),
+        ((), "", ()),
+    ],
+)
+def test_the_nonce_of_an_attempt_is_stored_at_its_place(
+    nonces: tuple[str, ...], drawn: str, after: tuple[str, ...]
+) -> None:
+    """Also if a release without nonces has begun the attempt before."""
+    call = replace(BETWEEN_ATTEMPTS, attempt_nonces=nonces)
+    begun, _ = advance(call, media_leg.begin(call, NOW, LIMITS, drawn))
+    assert (begun.attempt_nonces, begun.nonce) == (after, drawn)
+
+
 @pytest.mark.parametrize("attempt", [0, 1, 3, 4])
 def test_only_the_next_attempt_can_begin(attempt: int) -> None:
     begun = facts.AttemptBegun(attempt=attempt, in_doubt_until=NOW + seconds(14))
@@ -111,9 +129,9 @@ def test_an_unknown_outcome_leads_to_the_next_attempt() -> None:
 
 def test_an_attempt_is_in_doubt_as_long_as_its_requests_may_take_effect() -> None:
     """Its last request starts with the end of the claim, at the latest."""
-    begun = media_leg.begin(PREPARED, NOW, LIMITS)
+    begun = media_leg.begin(PREPARED, NOW, LIMITS, "4f2a9c01")
     longest = LIMITS.claim(Step.MEDIA) + seconds(LIMITS.request_seconds)
-    assert begun == facts.AttemptBegun(attempt=1, in_doubt_until=NOW + longest)
+    assert begun == facts.AttemptBegun(attempt=1, nonce="4f2a9c01", in_doubt_until=NOW + longest)
 
 
 @pytest.mark.parametrize(

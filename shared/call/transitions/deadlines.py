@@ -9,7 +9,7 @@ from shared.call import commands, facts, steps
 from shared.call.calls import Call, replace
 from shared.call.limits import Limits
 from shared.call.states import LIVE, Cause, Outcome, State
-from shared.call.transitions import media_leg, moves
+from shared.call.transitions import media_leg, moves, originated_leg
 from shared.call.transitions.moves import Advance
 
 #: Added to the reason of a call that ends without proof.
@@ -44,6 +44,12 @@ def worker_died(call: Call, _fact: facts.WorkerDied, now: datetime, limits: Limi
 def _longest_call(call: Call, now: datetime, limits: Limits) -> Advance:
     reason = "longest call time reached"
     return moves.end(call, now, limits, outcome=Outcome.COMPLETED, reason=reason, cause=Cause.NORMAL)
+
+
+def _dial_overdue(call: Call, now: datetime, limits: Limits) -> Advance:
+    if call.is_dial_begun and call.step_retries >= limits.max_step_retries:
+        return originated_leg.lose(call, now, limits)
+    return moves.retry_step(call, now, limits)
 
 
 def _rang_too_long(call: Call, now: datetime, limits: Limits) -> Advance:
@@ -105,7 +111,7 @@ def _is_in_doubt(call: Call, now: datetime) -> bool:
 
 
 _OVERDUE: dict[State, Callable[[Call, datetime, Limits], Advance]] = {
-    State.ORIGINATING: moves.retry_step,
+    State.ORIGINATING: _dial_overdue,
     State.RINGING: _rang_too_long,
     State.RECEIVED: moves.retry_step,
     State.ADMITTED: moves.retry_step,

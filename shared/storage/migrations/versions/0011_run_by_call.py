@@ -9,7 +9,7 @@ import sqlalchemy
 from alembic import op
 
 revision = "0011_run_by_call"
-down_revision = "0006_installation"
+down_revision = "0008_nonces"
 
 #: An index of the tables that migration 0002 makes, under a name that the platform does not use.
 _OURS = "workflow_runs_workflow"
