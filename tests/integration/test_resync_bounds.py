@@ -65,6 +65,9 @@ class Connections:
     def is_preempted(self, _connection_id: int) -> bool:
         return False
 
+    def inbound_target(self, _connection: ConnectionVersion) -> None:
+        return None
+
 
 @pytest.fixture
 def asterisk() -> Asterisk:

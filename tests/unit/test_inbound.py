@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
 
@@ -35,9 +35,7 @@ NAMING = Naming("aip-")
 BEFORE, ENTERED, AFTER = (f"2026-05-01T12:00:0{second}.000+0000" for second in (1, 2, 3))
 ARGS = ("workflow_run_id=9", "workflow_id=1")
 ROUTE = NoRoute(reason="no route", hangup_cause=1)
-TARGET = InboundTarget(
-    served_by=ConnectionVersion(7, 2), organization_id=3, source_id=70, quota=Quota(organization_id=3)
-)
+TARGET = InboundTarget(served_by=ConnectionVersion(7, 2), organization_id=3, quota=Quota(organization_id=3))
 DESTINATION = Destination(target=TARGET, route=ROUTE)
 LEG = Channel(
     id=RECEIVED.channel_id, name="PJSIP/trunk-1", state="Ring", created=RECEIVED.channel_created,
@@ -57,8 +55,10 @@ def started(**more: Any) -> Event:
 class Store(MemoryStore):
     """Calls in memory; keeps the timeline of connections."""
 
-    def __init__(self, *known: Call) -> None:
-        super().__init__(InstantDatabase(), lambda *_: None)
+    def __init__(self, *known: Call, app_of: Mapping[int, tuple[int, str]]) -> None:
+        super().__init__(
+            InstantDatabase(), lambda *_: None, app_of=lambda connection_id: app_of.get(connection_id, (3, "app"))
+        )
         self.notes: list[tuple[str, int | None]] = []
         for call in known:
             assert self.insert(call, [], None)
@@ -92,8 +92,9 @@ class Scene:
     def __init__(
         self, *known: Call, destination: Destination | None = DESTINATION,
         asterisk: Rounds | None = None, redis_ms: int | None = 10_000, waiting: int | None = None,
+        app_of: Mapping[int, tuple[int, str]] = MappingProxyType({}),
     ) -> None:  # fmt: skip
-        self.store = Store(*known)
+        self.store = Store(*known, app_of=app_of)
         self.runs = Runs(waiting)
         self.arrivals: list[Arrival] = []
         self.resumed: list[tuple[UUID, Step]] = []
@@ -193,6 +194,22 @@ def test_a_leg_of_an_unknown_connection_is_left_alone() -> None:
     scene = Scene(destination=None)
     scene.enter(started())
     assert (scene.new, scene.arrivals) == ([], [])
+
+
+def test_a_caller_of_an_app_instance_that_is_another_organization_s_is_left_to_it() -> None:
+    elsewhere = replace(TARGET, served_by=None, is_anothers=True)
+    scene = Scene(destination=Destination(target=elsewhere, route=None))
+    scene.enter(started())
+    assert scene.store.notes == [("AnotherOwner", 7)]
+    assert (scene.new, scene.arrivals) == ([], [])
+
+
+def test_a_caller_whom_another_organization_serves_is_left_to_it() -> None:
+    """It had the app instance before: its call has the channel's entry, and is none of ours."""
+    scene = Scene(replace(CONNECTED, connection_id=6, organization_id=2), app_of={6: (2, "app"), 7: (3, "app")})
+    scene.enter(started())
+    assert scene.store.notes == [("AnotherOwner", 7)]
+    assert (scene.new, scene.reported, scene.resumed) == ([], [], [])
 
 
 # ── legs that are known ──────────────────────────────────────────────────────────────────────────────────────────────
