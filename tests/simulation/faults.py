@@ -52,6 +52,8 @@ class Fault(StrEnum):
     REDIS_FLUSHED = "Redis flushed"
     WORKERS_KILLED = "all workers killed"
     WORKER_FROZEN = "worker frozen"
+    #: As an earlier release's scheduler takes it: another connection of the same app instance, beside the old one.
+    SAVED_ANEW = "configuration saved anew"
 
 
 OF_STEPS = (Fault.KILLED_BEFORE, Fault.KILLED_AFTER, Fault.FROZEN_BEFORE, Fault.FROZEN_AFTER)
@@ -62,7 +64,7 @@ OF_MESSAGES = (Fault.MESSAGE_LOST, Fault.MESSAGE_DOUBLED, Fault.MESSAGE_LATE, Fa
 OF_EVENTS = (Fault.EVENT_LOST, Fault.EVENT_DOUBLED, Fault.EVENT_LATE)
 OUTAGES = (
     Fault.SOCKET_CUT, Fault.ASTERISK_RESTARTED, Fault.ASTERISK_AWAY, Fault.POSTGRES_AWAY, Fault.REDIS_AWAY,
-    Fault.REDIS_FLUSHED, Fault.WORKERS_KILLED, Fault.WORKER_FROZEN,
+    Fault.REDIS_FLUSHED, Fault.WORKERS_KILLED, Fault.WORKER_FROZEN, Fault.SAVED_ANEW,
 )  # fmt: skip
 
 #: The state that a fault hits before there is a call.
