@@ -70,16 +70,9 @@ def mixed_table(entries: Sequence[Entry]) -> str:
 def kinds_table() -> str:
     """Return every kind of fault: how long it lasts, and whether deadlines are extended by it."""
     rows = [
-        (
-            fault.name,
-            fault.part,
-            _lasts(*fault.seconds),
-            "yes" if fault.is_outage else "",
-            f"left out: {fault.left_out}" if fault.left_out else "yes",
-        )
-        for fault in FAULTS.values()
+        (fault.name, fault.part, _lasts(*fault.seconds), "yes" if fault.is_outage else "") for fault in FAULTS.values()
     ]
-    return table(("Fault", "Breaks", "Lasts, s", "Outage", "In the mixed run"), rows)
+    return table(("Fault", "Breaks", "Lasts, s", "Outage"), rows)
 
 
 def single(entries: Iterable[Entry]) -> list[Entry]:
