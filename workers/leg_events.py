@@ -75,9 +75,8 @@ class LegEvents:
         call = self.writer.store.load(own.call_id)
         if call is None or not self.naming.is_of(call, own):
             return None
-        if call.connection_id == connection.connection_id or self.inbound.connections.share_an_app(
-            call.connection_id, connection.connection_id
-        ):
+        told_by = connection.connection_id
+        if call.connection_id == told_by or self.inbound.connections.share_an_app(call.connection_id, told_by):
             return call
         log.warning("foreign leg refused", connection=str(connection), leg=leg_id)
         detail = f"connection {connection.connection_id} reported leg {leg_id}, which is of another connection's call"
