@@ -102,7 +102,7 @@ class Invariants:
         entries = self._by_connection[first_of(after.connection_id)].asterisk.entries[after.channel_id]
         if before is None and after.entry > max(1, entries):
             world.violation(f"{name} is entry {after.entry} of {after.channel_id}, which has entered {entries} times")
-        if before is None:
+        if before is None and after.state is not State.ENDED:
             self._check_only_call(name, after)
         if isinstance(fact, facts.RunAttached):
             self._run_attached[after.call_id] = self._store.now()
