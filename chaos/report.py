@@ -68,11 +68,18 @@ def mixed_table(entries: Sequence[Entry]) -> str:
 
 
 def kinds_table() -> str:
-    """Return every kind of fault: how long it lasts, and whether deadlines are extended by it."""
+    """Return every kind of fault: how long it lasts, whether deadlines are extended by it, and what it may cost."""
     rows = [
-        (fault.name, fault.part, _lasts(*fault.seconds), "yes" if fault.is_outage else "") for fault in FAULTS.values()
+        (
+            fault.name,
+            fault.part,
+            _lasts(*fault.seconds),
+            "yes" if fault.is_outage else "",
+            "yes" if fault.loses_calls else "",
+        )
+        for fault in FAULTS.values()
     ]
-    return table(("Fault", "Breaks", "Lasts, s", "Outage"), rows)
+    return table(("Fault", "Breaks", "Lasts, s", "Outage", "May lose calls"), rows)
 
 
 def single(entries: Iterable[Entry]) -> list[Entry]:

@@ -1,9 +1,10 @@
-"""One message for the end of a leg, which Asterisk tells in up to three events.
+"""One message for the end of a leg, which Asterisk tells in up to three events; none for an event that is repeated.
 
 A caller who hangs up sends a ChannelHangupRequest, with the cause, and some milliseconds later a StasisEnd, without it:
 the request waits for the StasisEnd, and one message carries both. A media leg that is removed sends a StasisEnd and a
-ChannelDestroyed, which say the same: the second one is dropped. Each message saved is a hop through Redis and some
-statements of a worker.
+ChannelDestroyed, which say the same: the second one is dropped. So is an event that is in every field the one before it
+of its leg: no Asterisk sends it, unless to make us work. Each message saved is a hop through Redis and some statements
+of a worker.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ WAIT_SECONDS = 0.02
 #: Beyond these many legs of one socket, events pass as they come.
 _WAITING = 256
 _ENDED = 256
+#: The legs of one socket whose last event is remembered.
+_TOLD = 64
 #: Nor does a request wait that has more text about its leg than this.
 _LONGEST = 1024
 
@@ -48,10 +51,14 @@ class LegEnds:
         self._waiting: dict[str, _Request] = {}
         #: The media legs whose StasisEnd was passed on, the oldest first.
         self._ended: OrderedDict[str, None] = OrderedDict()
+        #: Leg → the hash of its last event, the leg told of last at the end.
+        self._told: OrderedDict[str, int] = OrderedDict()
 
     def take(self, event: Event, at_ms: int) -> None:
         """Pass an event on, now or within WAIT_SECONDS; drop one that says nothing new."""
         leg_id = event.leg.id
+        if self._is_repeated(event):
+            return
         if ids.parse(leg_id) is not None:
             self._take_own(event, at_ms)
         elif leg_id in self._waiting:
@@ -61,6 +68,16 @@ class LegEnds:
             self._later(WAIT_SECONDS, lambda: self._end_wait(request))
         else:
             self._push(event, at_ms)
+
+    def _is_repeated(self, event: Event) -> bool:
+        leg_id, told = event.leg.id, hash(event)
+        if self._told.get(leg_id) == told:
+            return True
+        self._told[leg_id] = told
+        self._told.move_to_end(leg_id)
+        if len(self._told) > _TOLD:
+            self._told.popitem(last=False)
+        return False
 
     def flush(self) -> None:
         """Pass on what waits: the socket is closed."""

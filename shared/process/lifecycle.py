@@ -11,7 +11,7 @@ from typing import TypeVar
 import structlog
 
 from shared import errors
-from shared.process import health, logs, settings
+from shared.process import arenas, health, logs, settings
 
 _S = TypeVar("_S", bound=settings.Base)
 _T = TypeVar("_T")
@@ -33,6 +33,7 @@ def main(name: str, kind: type[_S], run: Callable[[_S, threading.Event], None]) 
         sys.stderr.write(f"{name}: {exc}\n")
         return 2
     logs.configure(config, name)
+    arenas.limit()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
