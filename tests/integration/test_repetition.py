@@ -37,9 +37,7 @@ from workers.leg_events import LegEvents
 pytestmark = pytest.mark.services
 
 PREFIX = "aip-"
-TARGET = InboundTarget(
-    served_by=ConnectionVersion(1, 1), organization_id=3, source_id=7, quota=Quota(organization_id=3)
-)
+TARGET = InboundTarget(served_by=ConnectionVersion(1, 1), organization_id=3, quota=Quota(organization_id=3))
 CONNECTION = ConnectionVersion(1, 1)
 ROWS = 10
 REPEATED = 60
