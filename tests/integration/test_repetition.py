@@ -23,7 +23,7 @@ from shared.call.states import Direction, State
 from shared.inbound_lookup import Destination
 from shared.storage import database
 from shared.storage.call_writer import CallWriter
-from shared.storage.connections import InboundTarget
+from shared.storage.connections import Connections, InboundTarget
 from shared.storage.postgres_calls import PostgresCalls
 from shared.storage.timeline import TimelineEntry
 from tests.support import round_trips
@@ -55,8 +55,8 @@ class Handlers:
         nothing = cast(Any, None)
         self.store = store
         self.inbound = Inbound(
-            flow=nothing, writer=writer, connections=nothing, lookup=nothing, asterisks=nothing, runs=nothing,
-            naming=Naming(PREFIX), allowance=CallAllowance(10), redis_ms=lambda: None,
+            flow=nothing, writer=writer, connections=Connections(store.db), lookup=nothing, asterisks=nothing,
+            runs=nothing, naming=Naming(PREFIX), allowance=CallAllowance(10), redis_ms=lambda: None,
         )  # fmt: skip
         self.legs = LegEvents(
             flow=nothing,

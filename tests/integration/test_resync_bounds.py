@@ -68,6 +68,9 @@ class Connections:
     def inbound_target(self, _connection: ConnectionVersion) -> None:
         return None
 
+    def share_an_app(self, connection_id: int, other_id: int) -> bool:
+        return connection_id == other_id
+
 
 @pytest.fixture
 def asterisk() -> Asterisk:
