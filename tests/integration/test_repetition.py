@@ -109,7 +109,7 @@ def findings(handlers: Handlers, _others: Call, number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("repeat", "looks"), [(foreign_leg, 1), (replaced, 0), (foreign_media, 0), (breaker, 0), (findings, 1)]
+    ("repeat", "looks"), [(foreign_leg, 2), (replaced, 0), (foreign_media, 0), (breaker, 0), (findings, 1)]
 )
 def test_whatever_is_repeated_writes_so_many_rows(
     handlers: Handlers,
