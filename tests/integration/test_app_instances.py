@@ -61,6 +61,7 @@ def test_an_entry_of_a_channel_has_one_open_call(
     assert store.insert(of(call, elsewhere), [], None)
     assert store.insert(of(call, same, entry=2), [], None)
     execute(db, "UPDATE ari.calls SET state = 'ended' WHERE call_id = %s", call.call_id)
+    assert not store.insert(of(call, same), [], None), "a late event of an entry that is over is no new call"
     assert store.insert(of(call, another, organization_id=4), [], None)
     assert not store.insert(of(call, same), [], None)
 
@@ -151,7 +152,7 @@ def test_two_calls_of_an_entry_that_are_there_already_do_not_stop_the_migration(
     migrations.upgrade(empty_database_url)
     with psycopg.connect(empty_database_url, autocommit=True) as connection:
         connection.execute("DROP TRIGGER calls_app_instance ON ari.calls")
-        connection.execute("DROP INDEX ari.calls_open_entry")
+        connection.execute("DROP INDEX ari.calls_open_entry, ari.calls_entry")
         connection.execute("ALTER TABLE ari.calls DROP COLUMN app_instance")
         connection.execute("UPDATE ari.alembic_version SET version_num = '0006_installation'")
         connection.execute(

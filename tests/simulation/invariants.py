@@ -102,7 +102,7 @@ class Invariants:
         entries = self._by_connection[first_of(after.connection_id)].asterisk.entries[after.channel_id]
         if before is None and after.entry > max(1, entries):
             world.violation(f"{name} is entry {after.entry} of {after.channel_id}, which has entered {entries} times")
-        if before is None and after.state is not State.ENDED:
+        if before is None:
             self._check_only_call(name, after)
         if isinstance(fact, facts.RunAttached):
             self._run_attached[after.call_id] = self._store.now()
@@ -116,10 +116,10 @@ class Invariants:
             self.entered(after)
 
     def _check_only_call(self, name: str, call: Call) -> None:
-        """Check that no other call of the same entry is open, by whichever connection it came."""
+        """Check that there is no other call of the same entry, by whichever connection it came."""
         for row in self._store.rows.values():
             other = row.call
-            if other.call_id != call.call_id and other.state is not State.ENDED and _entry(other) == _entry(call):
+            if other.call_id != call.call_id and _entry(other) == _entry(call):
                 self._world.violation(f"{name} is another call of the entry of {self._names[other.call_id]}")
 
     def _check_attempt_before(self, name: str, call: Call) -> None:

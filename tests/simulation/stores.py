@@ -463,9 +463,14 @@ class MemoryStore:
     def _unique(self, call: Call) -> set[tuple[object, ...]]:
         """Return the unique keys of a call."""
         entry = (call.channel_id, call.channel_created, call.entry)
-        keys: set[tuple[object, ...]] = {("id", call.call_id), ("entry", call.connection_id, *entry)}
+        organization, instance = self._app_of(call.connection_id)
+        keys: set[tuple[object, ...]] = {
+            ("id", call.call_id),
+            ("entry", call.connection_id, *entry),
+            ("entry of the app", organization, instance, *entry),
+        }
         if call.state is not State.ENDED:
-            keys.add(("open entry", self._app_of(call.connection_id)[1], *entry))
+            keys.add(("open entry", instance, *entry))
         if call.request_id is not None:
             keys.add(("request", call.connection_id, call.request_id))
         if call.workflow_run_id is not None:

@@ -1,4 +1,4 @@
-"""One open call for each entry of a channel into an app instance, whichever connections report it.
+"""One open call for each entry of a channel into an app instance, and one at all within an organization.
 
 An app instance is one Stasis app on one Asterisk. It may have several connections: of another organization after a
 move, or of the same one if an earlier release made another connection of a configuration that was saved anew.
@@ -52,6 +52,11 @@ def upgrade() -> None:
             "CREATE UNIQUE INDEX CONCURRENTLY calls_open_entry"
             " ON ari.calls (app_instance, channel_id, channel_created, entry) WHERE state <> 'ended'"
         )
+        op.execute("DROP INDEX CONCURRENTLY IF EXISTS ari.calls_entry")
+        op.execute(
+            "CREATE UNIQUE INDEX CONCURRENTLY calls_entry"
+            " ON ari.calls (organization_id, app_instance, channel_id, channel_created, entry)"
+        )
         op.execute("RESET lock_timeout")
     # Last: until the index is there no call has an app instance, so none can keep it from being built.
     op.execute(_FUNCTION)
@@ -61,5 +66,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("DROP TRIGGER calls_app_instance ON ari.calls")
     op.execute("DROP FUNCTION ari.name_app_instance")
+    op.execute("DROP INDEX ari.calls_entry")
     op.execute("DROP INDEX ari.calls_open_entry, ari.connection_versions_endpoint, ari.connections_organization")
     op.execute("ALTER TABLE ari.calls DROP COLUMN app_instance")
