@@ -76,11 +76,10 @@ def kinds_table() -> str:
             _lasts(*fault.seconds),
             "yes" if fault.is_outage else "",
             "yes" if fault.loses_calls else "",
-            f"left out: {fault.left_out}" if fault.left_out else "yes",
         )
         for fault in FAULTS.values()
     ]
-    return table(("Fault", "Breaks", "Lasts, s", "Outage", "May lose calls", "In the mixed run"), rows)
+    return table(("Fault", "Breaks", "Lasts, s", "Outage", "May lose calls"), rows)
 
 
 def single(entries: Iterable[Entry]) -> list[Entry]:

@@ -50,7 +50,7 @@ _WANTED = f"""
 SELECT v.connection_id, v.version, c.organization_id, v.endpoint, v.app, v.ari_user, v.sealed_password, v.ca_bundle,
        v.listener_id, v.epoch, v.previous_listener_id, v.previous_epoch, v.superseded_at IS NOT NULL AS superseded,
        v.socket_state AS state, v.socket_since AS since, v.last_event_at, v.reconnects, v.last_error AS error,
-       v.past_error, v.past_error_at,
+       v.past_error, v.past_error_at, v.accepted_at,
        v.reclaims, v.preempted_at IS NOT NULL AS preempted, v.parked_at IS NOT NULL AS parked,
        {_QUARANTINE_OVER} AS quarantine_over,
        {_MAY_RECLAIM} AS may_reclaim, {_HAND_OFF_OVERDUE} AS hand_off_overdue, {_STABLE} AS stable,
@@ -106,7 +106,7 @@ WHERE connection_id = %(connection_id)s AND version = %(version)s AND epoch = %(
 _RETIRE = """
 UPDATE ari.connection_versions
 SET retired_at = clock_timestamp(), socket_state = 'retired', previous_listener_id = NULL, previous_epoch = NULL
-WHERE connection_id = %(connection_id)s AND version = %(version)s
+WHERE connection_id = %(connection_id)s AND version = %(version)s AND superseded_at IS NOT NULL
 """
 
 _MARK_PREEMPTED = """
@@ -185,6 +185,8 @@ class EventSocket:
     previous_epoch: int | None
     #: As last written.
     status: SocketStatus
+    #: When its Asterisk first accepted it.
+    accepted_at: datetime | None
     #: A newer version of the connection exists, or the connection is not active any more.
     superseded: bool
     #: A competing client has the app.
@@ -209,6 +211,18 @@ class EventSocket:
     has_calls: bool
     #: A superseded version has had enough time for its calls to end.
     drain_overdue: bool
+    #: Another socket of its app instance goes before it: not opened, and kept while it is open.
+    waits: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """True if it was open when its listener last reported."""
+        return self.status.state == "connected"
+
+    @property
+    def is_failing(self) -> bool:
+        """True if it cannot be opened."""
+        return bool(self.status.error) and self.status.state in {"connecting", "unassigned"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,9 +314,9 @@ class SocketRows:
         self._write(_ADOPT, socket, listener=listener, reported_epoch=epoch)
         return replace(socket, listener_id=listener, epoch=epoch, previous_listener_id=None, previous_epoch=None)
 
-    def retire(self, socket: EventSocket) -> None:
-        """Mark a socket as not wanted any more."""
-        self._write(_RETIRE, socket)
+    def retire(self, socket: EventSocket) -> bool:
+        """Mark a socket as not wanted any more; return False if its version serves new calls again."""
+        return self._write(_RETIRE, socket)
 
     def mark_preempted(self, socket: EventSocket) -> EventSocket:
         """Write that a competing client has had the app from now on. Returns the socket as it is now.
@@ -345,9 +359,9 @@ class SocketRows:
         self._write(_RELEASE_PREVIOUS, socket)
         return replace(socket, previous_listener_id=None, previous_epoch=None)
 
-    def _write(self, statement: str, socket: EventSocket, **more: object) -> None:
+    def _write(self, statement: str, socket: EventSocket, **more: object) -> bool:
         with self._db.connection() as connection:
-            connection.execute(statement, _identity(socket) | more)
+            return connection.execute(statement, _identity(socket) | more).rowcount > 0
 
 
 def assignment_of(socket: EventSocket, epoch: int, *, draining: bool = False) -> Assignment:

@@ -47,10 +47,10 @@ class Admission(StepWork):
         if target.served_by is None:
             return (facts.Refused(reason=target.reason, hangup_cause=Cause.CONGESTION),)
         if call.direction is Direction.OUTBOUND:
-            return self._attach_run(claim, target)
+            return self._attach_run(claim)
         route = claim.arrival.route if claim.arrival is not None else None
         if route is None:
-            route = self.routes.inbound(source_id=target.source_id, organization_id=target.organization_id)
+            route = self.routes.inbound(target.organization_id)
         refusal = self._refusal(claim, route, target.quota)
         if refusal is not None or isinstance(route, NoRoute):
             assert refusal is not None, "without a route there is a refusal"
@@ -93,7 +93,7 @@ class Admission(StepWork):
             "quota", lambda: self.quota.refusal(claim.call, user_id=user_id, budget=claim, quota=quota)
         )
 
-    def _attach_run(self, claim: Claim, target: InboundTarget) -> Sequence[facts.Fact]:
+    def _attach_run(self, claim: Claim) -> Sequence[facts.Fact]:
         """Serve a leg that the platform originated. It has passed the platform's quota, and its run waits for it."""
         try:
             args = stasis_args.read(claim.call.args)
@@ -103,7 +103,7 @@ class Admission(StepWork):
         if unserved is not None:
             return (unserved,)
         db = claim.begin()
-        route = self.runs.attach(db, claim.call, args, source_id=target.source_id)
+        route = self.runs.attach(db, claim.call, args)
         if isinstance(route, NoRoute):
             return (
                 facts.Refused(

@@ -95,13 +95,29 @@ class Inbound:
         if destination is None:
             log.warning("leg of an unknown connection", connection=str(connection))
             return
+        if destination.target.is_anothers:
+            self._leave(connection, leg)
+            return
         call = self._new_call(destination.target, connection, leg, args=args, stamp=stamp)
         # Nearly every leg is new: an earlier call of its channel is looked for only if this one cannot be written.
         arrival = Arrival(target=destination.target, route=destination.route, waited_seconds=waited_seconds)
-        if self._admit(call, arrival):
-            return
+        if not self._admit(call, arrival):
+            self._reported_before(call, arrival, connection, leg)
+
+    def _reported_before(
+        self, call: Call, arrival: Arrival, connection: ConnectionVersion, leg: events.Channel
+    ) -> None:
+        """Say what a leg is whose channel has a call already: that one, or another entry.
+
+        Args:
+            call: The leg's call if it had been the first one.
+        """
+        args, stamp = call.args, call.entered_stamp or ""
         last = self.writer.store.last_entry(connection.connection_id, leg.id, leg.created)
-        assert last is not None, "it was there just now, and is not deleted so soon"
+        if last is None:
+            # An open call of another organization has this entry: it had the app instance before.
+            self._leave(connection, leg)
+            return
         entry = stasis_entry.judge(last, stamp)
         is_known = entry is stasis_entry.Entry.KNOWN
         if is_known or (last.state is State.CONNECTED and self.is_in_place(connection, last, leg)):
@@ -124,6 +140,10 @@ class Inbound:
         again = replace(call, call_id=self.writer.new_id(), entry=last.entry + 1)
         if not self._admit(again, arrival):
             self._end_named_run(self.writer.store.last_entry(connection.connection_id, leg.id, leg.created), args)
+
+    def _leave(self, connection: ConnectionVersion, leg: events.Channel) -> None:
+        """Leave a caller to the other organization whose the app instance is now, or was when the caller came."""
+        self._note(connection, "AnotherOwner", f"channel {leg.id} is another organization's caller: left alone")
 
     def _refuse(self, connection: ConnectionVersion, leg: events.Channel, stamp: str) -> None:
         """Refuse a leg that is one too many, without a call. One that a resync found is left to a later one."""

@@ -69,14 +69,15 @@ class LegEvents:
         self.flow.report(call, gone)
 
     def _own_call(self, connection: ConnectionVersion, own: ids.OwnId, leg_id: str) -> Call | None:
-        """Return the call that an id names, if the leg is on the call's connection; refuse and record any other.
+        """Return the call that an id names, if the leg is in the call's app instance; refuse and record any other.
 
         The owner of a PBX can create a channel with the id of another tenant's media leg.
         """
         call = self.writer.store.load(own.call_id)
         if call is None or not self.naming.is_of(call, own):
             return None
-        if call.connection_id == connection.connection_id:
+        told_by = connection.connection_id
+        if call.connection_id == told_by or self.inbound.connections.share_an_app(call.connection_id, told_by):
             return call
         log.warning("foreign leg refused", connection=str(connection), leg=leg_id)
         detail = f"connection {connection.connection_id} reported leg {leg_id}, which is of another connection's call"

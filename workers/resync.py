@@ -274,11 +274,19 @@ class _Comparison:
         """Adopt callers that are in the app and that no call knows: their StasisStart was missed."""
         callers = {call.channel_id for call in known if not call.caller_left}
         unknown = [leg for leg in sorted(present - callers) if ids.parse(leg) is None]
-        if unknown and self._resync.connections.is_preempted(self._connection.connection_id):
-            self._found("a competing client has the app: unknown callers are left to it")
+        if unknown and (owner := self._other_owner()):
+            self._found(f"{owner} has the app: unknown callers are left to it")
             return
         for channel_id in self._some(unknown):
             self._adopt_leg(channel_id)
+
+    def _other_owner(self) -> str:
+        """Return who else has the app by now; an empty text if it is ours."""
+        connections = self._resync.connections
+        if connections.is_preempted(self._connection.connection_id):
+            return "a competing client"
+        target = connections.inbound_target(self._connection)
+        return "another organization" if target is not None and target.is_anothers else ""
 
     def _adopt_leg(self, channel_id: str) -> None:
         try:
@@ -353,7 +361,7 @@ class _Comparison:
         if isinstance(call, errors.CallUnreadable) or not self._naming.is_of(call, own):
             # A newer release wrote it; or a copy of our database, which has our old calls too, drew its own prefix.
             return False
-        if call.connection_id != self._connection.connection_id:
+        if not self._is_of_app(call):
             # Another tenant shares the Asterisk: its own resync judges the leg.
             return False
         if not self._naming.is_known(call, own):
@@ -363,6 +371,10 @@ class _Comparison:
             return call.state_since < looked_at - _STILL
         # The teardown of an ending call is at work on it.
         return False
+
+    def _is_of_app(self, call: Call) -> bool:
+        ours = self._connection.connection_id
+        return call.connection_id == ours or self._resync.connections.share_an_app(call.connection_id, ours)
 
     def _is_unwanted(self, name: str, call: Call | errors.CallUnreadable | None, looked_at: datetime) -> bool:
         """True for an originated leg that rings although its call is over, or forgotten by a restored database."""

@@ -8,6 +8,7 @@ from dataclasses import fields
 from shared.call import states
 from shared.call.call_requests import LONGEST_RING_SECONDS
 from shared.call.calls import Call
+from shared.storage import app_instances
 
 _FIXED = frozenset({
     "call_id", "connection_id", "connection_version", "organization_id", "entry", "direction", "received_at",
@@ -23,14 +24,15 @@ _VALUES = ", ".join(f"%({name})s" for name in COLUMNS)
 CALLS = f"SELECT {_SELECT}, clock_timestamp() AS now FROM ari.calls"  # noqa: S608 - built from constants
 LOCK = f"SELECT {_SELECT} FROM ari.calls WHERE call_id = %s FOR UPDATE"  # noqa: S608 - built from constants
 LOAD_ALL = f"{CALLS} WHERE call_id = ANY(%s)"
+_OF_APP = f"connection_id IN ({app_instances.SHARING})"
 LAST_ENTRY = f"""{CALLS}
-WHERE connection_id = %s AND channel_id = %s AND channel_created = %s ORDER BY entry DESC LIMIT 1"""
+WHERE {_OF_APP} AND channel_id = %s AND channel_created = %s ORDER BY entry DESC, received_at DESC LIMIT 1"""
 ORIGINATED = f"""{CALLS}
-WHERE connection_id = %s AND channel_id = %s AND request_id IS NOT NULL ORDER BY received_at DESC LIMIT 1"""
+WHERE {_OF_APP} AND channel_id = %s AND request_id IS NOT NULL ORDER BY received_at DESC LIMIT 1"""
 #: The newest of each channel.
 ORIGINATED_ALL = f"""
 SELECT DISTINCT ON (channel_id) {_SELECT}, clock_timestamp() AS now FROM ari.calls
-WHERE connection_id = %s AND channel_id = ANY(%s) AND request_id IS NOT NULL ORDER BY channel_id, received_at DESC
+WHERE {_OF_APP} AND channel_id = ANY(%s) AND request_id IS NOT NULL ORDER BY channel_id, received_at DESC
 """  # noqa: S608 - built from constants
 REQUESTED = f"""{CALLS}
 WHERE request_id = %s AND connection_id IN (SELECT connection_id FROM ari.connections WHERE organization_id = %s)
@@ -61,13 +63,14 @@ WHERE state NOT IN ('ended', 'connected')
        OR claim_until > clock_timestamp() + 2 * %(wait)s::interval)
 """  # noqa: S608 - built from constants
 
-#: Of a connection version, and of the connection's other versions in the same app instance.
+#: Of all connection versions of the organization in the same app instance.
 OPEN_CALLS = f"""
 SELECT {_SELECT}, clock_timestamp() AS now, coalesce(changed_at, state_since) AS changed,
        coalesce(claim_until > clock_timestamp(), false) AS claimed
-FROM ari.calls c WHERE connection_id = %(connection_id)s AND state <> 'ended' AND connection_version IN (
-    SELECT o.version FROM ari.connection_versions o
-    JOIN ari.connection_versions v USING (connection_id, endpoint, app)
+FROM ari.calls WHERE state <> 'ended' AND (connection_id, connection_version) IN (
+    SELECT o.connection_id, o.version FROM ari.connection_versions v JOIN ari.connections c USING (connection_id)
+    JOIN ari.connections s ON s.organization_id = c.organization_id
+    JOIN ari.connection_versions o ON o.connection_id = s.connection_id AND o.endpoint = v.endpoint AND o.app = v.app
     WHERE v.connection_id = %(connection_id)s AND v.version = %(number)s)
 """  # noqa: S608 - built from constants
 

@@ -62,7 +62,7 @@ class CallStore(Protocol):
         """Return those calls that there are, by one statement: its size is the caller's to bound."""
 
     def last_entry(self, connection_id: int, channel_id: str, channel_created: str) -> Call | None:
-        """Return the newest call of a channel."""
+        """Return the newest call of a channel, by any connection of the organization in the same app instance."""
 
     def originated(self, connection_id: int, channel_id: str) -> Call | None:
         """Return the newest call whose leg the product originates under this id, answered or not."""
@@ -173,4 +173,4 @@ class CallStore(Protocol):
         """Write those entries of a connection that do not repeat one written within this time."""
 
     def open_calls(self, connection: ConnectionVersion) -> list[OpenCall]:
-        """Return the open calls of a connection version, and of its other versions in the same app instance."""
+        """Return the organization's open calls in the app instance of a connection version."""

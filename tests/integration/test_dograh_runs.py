@@ -245,9 +245,8 @@ def test_an_outbound_run_is_named_as_the_platform_names_its_own(db: database.Dat
 
 
 def taken(db: database.Database, args: RunArgs, call: Call = OUTBOUND) -> Route | NoRoute:
-    source_id = int(one(db, "SELECT id FROM organization_configurations WHERE organization_id = 1")["id"])
     with db.transaction() as connection:
-        return dograh.Runs(db).attach(connection, call, args, source_id=source_id)
+        return dograh.Runs(db).attach(connection, call, args)
 
 
 def test_a_run_that_waits_is_taken_and_names_the_call(db: database.Database) -> None:

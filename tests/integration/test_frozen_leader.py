@@ -87,9 +87,9 @@ class FrozenSockets(SocketRows):
         self.frozen.request()
         return super().quarantine(connection, reason)
 
-    def _write(self, statement: str, socket: Any, **more: object) -> None:
+    def _write(self, statement: str, socket: Any, **more: object) -> bool:
         self.frozen.request()
-        super()._write(statement, socket, **more)
+        return super()._write(statement, socket, **more)
 
 
 class FrozenListeners(Listeners):

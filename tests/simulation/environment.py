@@ -15,6 +15,7 @@ from shared.asterisk import ari, circuit_breaker, rest
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.limits import Limits
+from shared.call.states import State
 from shared.outbound_calls import OutboundCalls
 from shared.platform import dograh
 from shared.storage.call_writer import CallWriter
@@ -25,7 +26,17 @@ from tests.simulation.callers import Callers
 from tests.simulation.faults import NO_CALL, Fault
 from tests.simulation.invariants import Invariants
 from tests.simulation.listeners import Listener
-from tests.simulation.platforms import Connections, Leases, Lookup, Postgres, Quota, Routes, Runs, Tenant
+from tests.simulation.platforms import (
+    Connections,
+    Leases,
+    Lookup,
+    Postgres,
+    Quota,
+    Routes,
+    Runs,
+    Tenant,
+    first_of,
+)  # fmt: skip
 from tests.simulation.stores import MemoryStore
 from tests.simulation.world import Fiber, Process, World
 from workers import awaited_legs, pools, wiring
@@ -83,6 +94,7 @@ class Environment:
         self.store = MemoryStore(
             self.postgres,
             lambda *change: self.invariants.changed(*change),  # noqa: PLW0108 - the invariants are made later
+            app_of=lambda connection_id: (first_of(connection_id), first_of(connection_id)),
         )
         self.routes = Routes(self.postgres, continue_in_dialplan=continue_in_dialplan)
         self.quota = Quota(world, refuses=refuses, asks_network=is_quota_remote)
@@ -289,9 +301,17 @@ class Environment:
 
     def ask_resyncs(self, reason: str, *, full: bool) -> None:
         """Ask for a resync of every connection."""
+        if self.broker.is_away:
+            return
+        with_calls = {row.call.connection for row in self.store.rows.values() if row.call.state is not State.ENDED}
+        for connection in sorted(with_calls | {tenant.connection for tenant in self.tenants}, key=str):
+            self.broker.put(messages.of_resync(connection=connection, reason=reason, full=full))
+
+    def save_anew(self, tenant: Tenant) -> None:
+        """Remove a tenant's configuration and add it again; the socket of the new connection replaces the old one."""
+        tenant.save_anew()
         if not self.broker.is_away:
-            for tenant in self.tenants:
-                self.broker.put(messages.of_resync(connection=tenant.connection, reason=reason, full=full))
+            self.broker.put(messages.of_resync(connection=tenant.connection, reason="connected", full=True))
 
     # ── the ways that were taken ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -318,7 +338,8 @@ class Environment:
         if call_id is not None and call_id in rows:
             return [rows[call_id].call.state]
         if call_id is None and connection_id is not None:
-            states = [str(row.call.state) for row in rows.values() if row.call.connection_id == connection_id]
+            found = (row.call for row in rows.values() if first_of(row.call.connection_id) == first_of(connection_id))
+            states = [str(call.state) for call in found]
             if states:
                 return states
         return [NO_CALL]
@@ -330,7 +351,7 @@ class Environment:
         found = [
             row.call.call_id
             for row in self.store.rows.values()
-            if row.call.connection_id == connection_id and row.call.channel_id == channel_id
+            if first_of(row.call.connection_id) == first_of(connection_id) and row.call.channel_id == channel_id
         ]
         return found[-1] if found else None
 
@@ -356,7 +377,9 @@ class _Asterisks:
         return self.at(call.connection, budget)
 
     def at(self, connection: ConnectionVersion, budget: rest.RequestBudget) -> ari.Ari:
-        tenant = self._postgres.statement("look up the connection", lambda: self._tenants[connection.connection_id])
+        tenant = self._postgres.statement(
+            "look up the connection", lambda: self._tenants[first_of(connection.connection_id)]
+        )
         fiber = greenlet.getcurrent()
         assert isinstance(fiber, Fiber)
         known = fiber.process.circuits

@@ -56,6 +56,8 @@ class Fault(StrEnum):
     WORKERS_KILLED = "all workers killed"
     WORKER_FROZEN = "worker frozen"
     WORKER_DECLARED_DEAD = "worker declared dead, lives on"
+    #: As an earlier release's scheduler takes it: another connection of the same app instance, beside the old one.
+    SAVED_ANEW = "configuration saved anew"
 
 
 OF_STEPS = (Fault.KILLED_BEFORE, Fault.KILLED_AFTER, Fault.FROZEN_BEFORE, Fault.FROZEN_AFTER)
@@ -67,7 +69,7 @@ OF_EVENTS = (Fault.EVENT_LOST, Fault.EVENT_DOUBLED, Fault.EVENT_LATE)
 OUTAGES = (
     Fault.SOCKET_CUT, Fault.ASTERISK_RESTARTED, Fault.ASTERISK_AWAY, Fault.POSTGRES_AWAY, Fault.REDIS_AWAY,
     Fault.REDIS_FLUSHED, Fault.WORKERS_KILLED, Fault.WORKER_FROZEN, Fault.WORKER_DECLARED_DEAD,
-    Fault.ASTERISK_CLOCK_SET, Fault.COMMITS_LOST,
+    Fault.ASTERISK_CLOCK_SET, Fault.COMMITS_LOST, Fault.SAVED_ANEW,
 )  # fmt: skip
 
 #: The state that a fault hits before there is a call.

@@ -25,7 +25,7 @@ from tests.simulation.choices import Choices
 from tests.simulation.environment import LIMITS, Environment
 from tests.simulation.faults import NO_CALL, Fault
 from tests.simulation.invariants import ENDING_SECONDS, RECOVERY_SECONDS
-from tests.simulation.platforms import Tenant
+from tests.simulation.platforms import Tenant, first_of
 from tests.simulation.world import World
 
 _LOOK_SECONDS = 5.0
@@ -215,7 +215,7 @@ class History:
 
     def _forge(self) -> None:
         """Let the second tenant's owner create a channel named like the first one's leg, and end it."""
-        victims = [row.call for row in self.environment.store.rows.values() if row.call.connection_id == 1]
+        victims = [row.call for row in self.environment.store.rows.values() if first_of(row.call.connection_id) == 1]
         if not victims:
             return
         call, tenant = self.choices.one_of(victims), self.environment.tenants[1]
@@ -241,7 +241,9 @@ class History:
         self._aim(call.state)
         if call.state is State.CONNECTED and call.attempt > 1 and not self.world.is_calm and self.choices.happens(0.5):
             # The first attempt's requests may still take effect, when nothing is left of the call.
-            (tenant,) = (one for one in self.environment.tenants if one.connection_id == call.connection_id)
+            (tenant,) = (
+                one for one in self.environment.tenants if first_of(one.connection_id) == first_of(call.connection_id)
+            )
             if (leg := tenant.asterisk.channels.get(call.channel_id)) is not None:
                 self.world.after(self.choices.spread(0.01, 3.0), lambda: tenant.asterisk.caller_hangs_up(leg))
 
@@ -281,7 +283,7 @@ class History:
             return
         tenant = choices.one_of(environment.tenants)
         concerned = tenant.connection_id if outage in (
-            Fault.SOCKET_CUT, Fault.ASTERISK_RESTARTED, Fault.ASTERISK_AWAY
+            Fault.SOCKET_CUT, Fault.ASTERISK_RESTARTED, Fault.ASTERISK_AWAY, Fault.SAVED_ANEW
         ) else None  # fmt: skip
         states = environment.states_of(None, concerned) if concerned else environment.all_states()
         world.count_fault(outage, states)
@@ -305,6 +307,8 @@ class History:
                 world.after(seconds, lambda: setattr(environment.broker, "is_away", False))
             case Fault.REDIS_FLUSHED:
                 environment.flush_redis()
+            case Fault.SAVED_ANEW:
+                environment.save_anew(tenant)
             case _:
                 self._break_workers(outage, seconds)
 

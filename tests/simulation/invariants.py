@@ -18,7 +18,7 @@ from shared.call.states import Direction, State
 from simulator import channels
 from tests.simulation.asterisks import NAMING, PREFIX, Asterisk, has_stalled
 from tests.simulation.callers import Caller
-from tests.simulation.platforms import Runs, Tenant
+from tests.simulation.platforms import Runs, Tenant, first_of
 from tests.simulation.stores import MemoryStore, Row
 from tests.simulation.world import EPOCH, Fiber, World
 from workers.claims import Claim
@@ -73,7 +73,7 @@ class Invariants:
 
     def own(self, call: Call) -> list[str]:
         """Return the legs and bridges of a call that exist."""
-        names = self._by_connection[call.connection_id].asterisk.created_by_product()
+        names = self._by_connection[first_of(call.connection_id)].asterisk.created_by_product()
         return [name for name in names if (own := ids.parse(name)) is not None and own.call_id == call.call_id]
 
     def named(self, name: str) -> str:
@@ -91,6 +91,7 @@ class Invariants:
         world = self._world
         if before is None:
             self._names[after.call_id] = f"call {len(self._names) + 1}"
+            self._check_only_call(after)
         name, fiber = self._names[after.call_id], greenlet.getcurrent()
         assert isinstance(fiber, Fiber)
         fiber.call_id = after.call_id
@@ -98,12 +99,12 @@ class Invariants:
             came_from = "new" if before is None else before.state
             moved = after.state if before is not None and came_from is after.state else f"{came_from} → {after.state}"
             world.tell(fiber.process.name, "%s: %s by %s", name, moved, fact or fiber.what)
-        if fiber.connection_id not in (None, after.connection_id):
+        if fiber.connection_id is not None and first_of(fiber.connection_id) != first_of(after.connection_id):
             world.violation(f"{fiber.what} of connection {fiber.connection_id} changed {name} of another")
         ends = before is not None and before.state is State.CONNECTED and after.state is State.ENDING
         if ends and self._is_healthy(after):
             world.violation(f"{name} is healthy and was ended: {after.reason}")
-        entries = self._by_connection[after.connection_id].asterisk.entries[after.channel_id]
+        entries = self._by_connection[first_of(after.connection_id)].asterisk.entries[after.channel_id]
         if before is None and after.entry > max(1, entries):
             world.violation(f"{name} is entry {after.entry} of {after.channel_id}, which has entered {entries} times")
         if after.request_id is not None:
@@ -130,9 +131,17 @@ class Invariants:
         if after is None or (after.state is State.ORIGINATING and not after.is_dial_begun):
             self._dialled.discard(before.channel_id)
 
+    def _check_only_call(self, call: Call) -> None:
+        """Check that there is no other call of the same entry, by whichever connection it came."""
+        for row in self._store.rows.values():
+            other = row.call
+            if other.call_id != call.call_id and _entry(other) == _entry(call):
+                name, another = self._names[call.call_id], self._names[other.call_id]
+                self._world.violation(f"{name} is another call of the entry of {another}")
+
     def _check_attempt_before(self, name: str, call: Call) -> None:
         """Check that no attempt begins while the agent of the one before is on the line: it takes no second leg."""
-        asterisk = self._by_connection[call.connection_id].asterisk
+        asterisk = self._by_connection[first_of(call.connection_id)].asterisk
         attempt = NAMING.attempt(call, call.attempt - 1)
         leg = asterisk.channels.get(attempt.legs[Role.MEDIA])
         if leg is None or leg.app is None or attempt.bridge_id not in asterisk.bridges:
@@ -151,7 +160,7 @@ class Invariants:
             self._world.violation(f"{name} is admitted, and {taken} of {slots} slots are in use")
 
     def _check_prompt(self, name: str, call: Call) -> None:
-        asterisk = self._by_connection[call.connection_id].asterisk
+        asterisk = self._by_connection[first_of(call.connection_id)].asterisk
         if call.state is State.ENDED:
             for left in self.own(call):
                 self._world.violation(f"{name} has ended, and {self.named(left)} still exists")
@@ -189,7 +198,7 @@ class Invariants:
 
     def _check_unanswered(self, asterisk: Asterisk, channel_id: str) -> None:
         for row in self._store.rows.values():
-            is_here = self._by_connection[row.call.connection_id].asterisk is asterisk
+            is_here = self._by_connection[first_of(row.call.connection_id)].asterisk is asterisk
             if is_here and row.call.channel_id == channel_id and row.call.state is not State.ENDED:
                 self._world.violation(f"{self._names[row.call.call_id]} was not answered, and is {row.call.state}")
         for run in self._runs.rows.values():
@@ -267,7 +276,7 @@ class Invariants:
 
     def _is_healthy(self, call: Call) -> bool:
         """True if caller and agent hear each other and the caller has not left since, whatever the call's state."""
-        asterisk = self._by_connection[call.connection_id].asterisk
+        asterisk = self._by_connection[first_of(call.connection_id)].asterisk
         caller = asterisk.channels.get(call.channel_id)
         if caller is None or caller.creationtime != call.channel_created or not asterisk.is_with_agent(caller):
             return False
@@ -350,3 +359,8 @@ class Invariants:
             run_of = self._runs.rows.get(call.workflow_run_id or 0)
             if run_of is not None and run_of.organization_id != call.organization_id:
                 world.violation(f"{self._names[call.call_id]} has a run of another tenant")
+
+
+def _entry(call: Call) -> tuple[int, str, str, int]:
+    """Return what identifies the entry of a channel into an app instance."""
+    return first_of(call.connection_id), call.channel_id, call.channel_created, call.entry

@@ -29,6 +29,8 @@ from tests.simulation.world import Fiber, Latch, World
 
 _T = TypeVar("_T")
 _STATEMENT_SECONDS = 2.0
+#: Saved anew, a configuration has another connection, whose id is so much higher.
+_ANEW = 1000
 
 
 class Postgres:
@@ -87,9 +89,14 @@ class Run:
     is_ours: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+def first_of(connection_id: int) -> int:
+    """Return the first connection of a tenant, whichever of its connections this is."""
+    return connection_id % _ANEW
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
 class Tenant:
-    """One tenant, with one connection."""
+    """One tenant, with one connection that serves new calls."""
 
     connection_id: int
     organization_id: int
@@ -100,6 +107,10 @@ class Tenant:
     def connection(self) -> ConnectionVersion:
         """The one version of its connection."""
         return ConnectionVersion(self.connection_id, 1)
+
+    def save_anew(self) -> None:
+        """Remove its configuration and add it again: another connection serves new calls, of the same app instance."""
+        self.connection_id += _ANEW
 
 
 class Routes:
@@ -113,13 +124,13 @@ class Routes:
         self._postgres = postgres
         self._continues = continue_in_dialplan
 
-    def inbound(self, *, source_id: int, organization_id: int) -> Route | NoRoute:
+    def inbound(self, organization_id: int) -> Route | NoRoute:
         return self._postgres.statement("route", lambda: self.to(organization_id))
 
     def send_inbound(self, connection: object, connection_id: int) -> Callable[[], Route | NoRoute | None]:
         raise AssertionError("sent by the lookup, which is simulated as a whole")
 
-    def outbound(self, *, source_id: int, organization_id: int, workflow_id: int) -> Route | NoRoute:
+    def outbound(self, *, organization_id: int, workflow_id: int) -> Route | NoRoute:
         return self._postgres.statement("outbound route", lambda: self.to(organization_id))
 
     def to(self, organization_id: int) -> Route:
@@ -186,7 +197,7 @@ class Runs:
             self._postgres.statement("insert run", insert)
         return run_id
 
-    def attach(self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int) -> Route | NoRoute:
+    def attach(self, connection: database.Connection, call: Call, args: RunArgs) -> Route | NoRoute:
         transaction, run_id = cast(Transaction, connection), args.workflow_run_id
 
         def lock() -> Route | NoRoute:
@@ -322,11 +333,10 @@ class Connections:
         return self._postgres.statement("inbound target", lambda: self.target(connection))
 
     def target(self, connection: ConnectionVersion) -> connections.InboundTarget:
-        tenant = self._tenants[connection.connection_id]
+        tenant = self._tenants[first_of(connection.connection_id)]
         return connections.InboundTarget(
             served_by=tenant.connection,
             organization_id=tenant.organization_id,
-            source_id=tenant.connection_id,
             quota=quota_rules.Quota(organization_id=tenant.organization_id),
         )
 
@@ -337,11 +347,13 @@ class Connections:
     def is_preempted(self, connection_id: int) -> bool:
         return self._postgres.statement("is preempted", lambda: False)
 
+    def share_an_app(self, connection_id: int, other_id: int) -> bool:
+        return self._postgres.statement("share an app", lambda: first_of(connection_id) == first_of(other_id))
+
     def _details(self, tenant: Tenant) -> connections.ConnectionDetails:
         return connections.ConnectionDetails(
             connection=tenant.connection,
             organization_id=tenant.organization_id,
-            source_id=tenant.connection_id,
             endpoint=f"http://{tenant.asterisk.name}",
             app=tenant.app,
             user=tenant.app,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import cast
@@ -48,16 +48,24 @@ class MemoryStore:
 
     Args:
         watch: Called with each change of a call: before (None for a new call), after, and the fact.
+        app_of: Returns the organization and the app instance of a connection; by default each has its own.
     """
 
-    def __init__(self, postgres: Postgres, watch: Callable[[Call | None, Call, facts.Fact | None], None]) -> None:
+    def __init__(
+        self,
+        postgres: Postgres,
+        watch: Callable[[Call | None, Call, facts.Fact | None], None],
+        *,
+        app_of: Callable[[int], tuple[Hashable, Hashable]] = lambda connection_id: (connection_id, connection_id),
+    ) -> None:
         self._postgres = postgres
         self._watch = watch
+        self._app_of = app_of
         self.locks = Locks(postgres)
         self.rows: dict[UUID, Row] = {}
         #: When an organization's slots were last counted for an admission.
         self.counted_at: dict[int, datetime] = {}
-        self._entries: dict[tuple[int, str, str], list[UUID]] = {}
+        self._entries: dict[tuple[object, str, str], list[UUID]] = {}
         self._version = 0
         self.log = CommitLog()
         #: How often the server has failed over.
@@ -288,7 +296,8 @@ class MemoryStore:
             row.call
             for row in self.rows.values()
             if row.call.request_id is not None
-            and (row.call.connection_id, row.call.channel_id) == (connection_id, channel_id)
+            and row.call.channel_id == channel_id
+            and self._app_of(row.call.connection_id) == self._app_of(connection_id)
         ]
         return max(found, key=lambda call: call.received_at, default=None)
 
@@ -304,7 +313,7 @@ class MemoryStore:
 
     def newest(self, connection_id: int, channel_id: str, channel_created: str) -> Call | None:
         """Return the newest call of a channel."""
-        found = self._entries.get((connection_id, channel_id, channel_created))
+        found = self._entries.get((self._app_of(connection_id), channel_id, channel_created))
         return self.rows[found[-1]].call if found else None
 
     def overdue_now(self) -> list[Call]:
@@ -335,11 +344,11 @@ class MemoryStore:
     def _insert(
         self, call: Call, claim: ClaimRequest | None, changes: Sequence[Change], transaction: Transaction | None
     ) -> bool:
-        keys = _unique(changes[-1].after if changes else call)
+        keys = self._unique(changes[-1].after if changes else call)
         if transaction is not None and any(transaction.holds(key) for key in keys):
             return False
         self.locks.wait(*keys)
-        if any(keys & _unique(row.call) for row in self.rows.values()):
+        if any(keys & self._unique(row.call) for row in self.rows.values()):
             return False
         if transaction is None:
             self._add(call, claim, changes)
@@ -361,9 +370,13 @@ class MemoryStore:
             self._watch(change.before, change.after, change.fact)
 
     def _file(self, call: Call) -> None:
-        entries = self._entries.setdefault((call.connection_id, call.channel_id, call.channel_created), [])
+        entries = self._entries_of(call)
         entries.append(call.call_id)
-        entries.sort(key=lambda other: self.rows[other].call.entry)
+        entries.sort(key=lambda other: (self.rows[other].call.entry, self.rows[other].call.received_at))
+
+    def _entries_of(self, call: Call) -> list[UUID]:
+        of = (self._app_of(call.connection_id), call.channel_id, call.channel_created)
+        return self._entries.setdefault(of, [])
 
     def _check_run(self, call: Call) -> None:
         """A run belongs to one call."""
@@ -431,7 +444,7 @@ class MemoryStore:
         row.call = replace(after, lock_version=version)
         row.changed_at = now
         if after.channel_created != before.channel_created:
-            self._entries[before.connection_id, before.channel_id, before.channel_created].remove(before.call_id)
+            self._entries_of(before).remove(before.call_id)
             self._file(after)
         for change in changes[:-1]:
             self._watch(change.before, change.after, change.fact)
@@ -449,7 +462,7 @@ class MemoryStore:
         return [
             OpenCall(call=row.call, changed_at=row.changed_at, is_claimed=not _is_free(row, now))
             for row in self.rows.values()
-            if row.call.connection_id == connection_id and row.call.state is not State.ENDED
+            if self._app_of(row.call.connection_id) == self._app_of(connection_id) and row.call.state is not State.ENDED
         ]
 
     def _lock(self, transaction: Transaction, call_id: UUID) -> Call | None:
@@ -470,18 +483,22 @@ class MemoryStore:
         self.locks.wait(call_id)
         return self.rows.get(call_id)
 
-
-def _unique(call: Call) -> set[tuple[object, ...]]:
-    """Return the unique keys of a call."""
-    keys: set[tuple[object, ...]] = {
-        ("id", call.call_id),
-        ("entry", call.connection_id, call.channel_id, call.channel_created, call.entry),
-    }
-    if call.request_id is not None:
-        keys.add(("request", call.connection_id, call.request_id))
-    if call.workflow_run_id is not None:
-        keys.add(("run", call.workflow_run_id))
-    return keys
+    def _unique(self, call: Call) -> set[tuple[object, ...]]:
+        """Return the unique keys of a call."""
+        entry = (call.channel_id, call.channel_created, call.entry)
+        organization, instance = self._app_of(call.connection_id)
+        keys: set[tuple[object, ...]] = {
+            ("id", call.call_id),
+            ("entry", call.connection_id, *entry),
+            ("entry of the app", organization, instance, *entry),
+        }
+        if call.state is not State.ENDED:
+            keys.add(("open entry", instance, *entry))
+        if call.request_id is not None:
+            keys.add(("request", call.connection_id, call.request_id))
+        if call.workflow_run_id is not None:
+            keys.add(("run", call.workflow_run_id))
+        return keys
 
 
 def _is_free(row: Row, now: datetime) -> bool:

@@ -38,17 +38,29 @@ class Platform:
 
     def __init__(self) -> None:
         self.values: dict[int, object] = {}
+        #: Row → organization; by default the row's id and a hundred.
+        self.organizations: dict[int, int] = {}
         self.away = False
 
     def set(self, source_id: int, **changes: object) -> None:
         value = {"provider": "ari", "ari_endpoint": f"http://pbx{source_id}", "app_name": "a", "app_password": "p"}
         self.values[source_id] = value | changes
 
+    def save_anew(self, source_id: int, *, under: int, **changes: object) -> None:
+        """Remove a row and add it again, under another id."""
+        self.organizations[under] = self.organization_of(source_id)
+        value = self.values.pop(source_id)
+        assert isinstance(value, dict)
+        self.values[under] = value | changes
+
+    def organization_of(self, source_id: int) -> int:
+        return self.organizations.get(source_id, 100 + source_id)
+
     def all(self) -> list[dograh.ConfigurationRow]:
         if self.away:
             raise errors.DatabaseUnavailable("away")
         return [
-            dograh.ConfigurationRow(source_id=source_id, organization_id=100 + source_id, value=value)
+            dograh.ConfigurationRow(source_id=source_id, organization_id=self.organization_of(source_id), value=value)
             for source_id, value in self.values.items()
         ]
 
@@ -140,6 +152,7 @@ class SchedulerHarness:
         self.leader.renew()
         self.store = PostgresCalls(leader_db, who="test", prefix="aip-")
         self.reconciler = Reconciler(leader_db, self.platform, SEALER)
+        self.sockets = socket_rows(leader_db)
         self.assigner = self.new_assigner()
         # A Redis that was in use before: the assigner does not wait for listeners to come back.
         client.set(keys.BOOT_MARKER, "x")

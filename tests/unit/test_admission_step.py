@@ -31,7 +31,7 @@ from workers.step_ports import NoQuota
 _T = TypeVar("_T")
 NAMING = Naming("aip-")
 LIMITED = Quota(organization_id=3, concurrent_calls=2)
-TARGET = InboundTarget(served_by=ConnectionVersion(7, 1), organization_id=3, source_id=70, quota=LIMITED)
+TARGET = InboundTarget(served_by=ConnectionVersion(7, 1), organization_id=3, quota=LIMITED)
 SETTINGS = CallSettings(media_client="media", call_seconds=120.0, dial_template="PJSIP/{number}", caller_id=None)
 ROUTE = Route(
     workflow_id=1, user_id=2, settings=SETTINGS, continue_in_dialplan=True, concurrent_calls=5, reserved_run_id=77
@@ -79,10 +79,10 @@ class Scene:
         **asterisk: Any,
     ) -> None:
         self.quota_asked: list[tuple[int, Quota | None]] = []
-        self.routes_asked: list[tuple[int, int]] = []
+        self.routes_asked: list[int] = []
         self.slots_asked: list[tuple[int | None, int | None]] = []
         self.created: list[tuple[Call, Attempt | None, int | None]] = []
-        self.attached: list[tuple[RunArgs, int]] = []
+        self.attached: list[RunArgs] = []
         self.attaches: Route | NoRoute = ROUTE
         self.asterisk = Rounds({f"GET /channels/{RECEIVED.channel_id}": [asterisk.get("leg", IN_APP)]})
         self._used, self._quota, self._route = used, quota, route
@@ -98,8 +98,8 @@ class Scene:
             limits=limits,
         )
 
-    def _inbound(self, *, source_id: int, organization_id: int) -> object:
-        self.routes_asked.append((source_id, organization_id))
+    def _inbound(self, organization_id: int) -> object:
+        self.routes_asked.append(organization_id)
         return self._route
 
     def _refusal(self, call: Call, *, user_id: int, budget: object, quota: Quota | None) -> facts.Refused | None:
@@ -115,9 +115,9 @@ class Scene:
         self.created.append((call, first_attempt, reserved_id))
         return 9
 
-    def _attach(self, db: str, call: Call, args: RunArgs, *, source_id: int) -> Route | NoRoute:
+    def _attach(self, db: str, call: Call, args: RunArgs) -> Route | NoRoute:
         assert (db, call) == ("transaction", PLATFORMS)
-        self.attached.append((args, source_id))
+        self.attached.append(args)
         return self.attaches
 
     def run(
@@ -162,7 +162,7 @@ def test_a_run_names_the_legs_of_the_first_attempt_only_if_their_nonce_is_drawn(
 def test_a_route_that_was_not_read_along_is_read_now(arrival: Arrival | None) -> None:
     scene = Scene()
     assert scene.run(arrival=arrival) == (GRANTED,)
-    assert scene.routes_asked == [(70, 3)]
+    assert scene.routes_asked == [3]
     assert scene.created == []
 
 
@@ -236,7 +236,7 @@ def test_a_platform_s_leg_gets_the_run_that_waits_for_it() -> None:
     assert fact == facts.RunAttached(
         workflow_id=1, user_id=2, media_client="media", call_seconds=120.0, workflow_run_id=9
     )
-    assert scene.attached == [(RunArgs(workflow_run_id=9, workflow_id=1, user_id=2), 70)]
+    assert scene.attached == [RunArgs(workflow_run_id=9, workflow_id=1, user_id=2)]
     assert scene.claim.asked == ["leg", "begin"]
     # It has passed the platform's own quota.
     assert scene.quota_asked == []

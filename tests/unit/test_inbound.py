@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
 
@@ -37,9 +37,7 @@ NAMING = Naming("aip-")
 BEFORE, ENTERED, AFTER = (f"2026-05-01T12:00:0{second}.000+0000" for second in (1, 2, 3))
 ARGS = ("workflow_run_id=9", "workflow_id=1")
 ROUTE = NoRoute(reason="no route", hangup_cause=1)
-TARGET = InboundTarget(
-    served_by=ConnectionVersion(7, 2), organization_id=3, source_id=70, quota=Quota(organization_id=3)
-)
+TARGET = InboundTarget(served_by=ConnectionVersion(7, 2), organization_id=3, quota=Quota(organization_id=3))
 DESTINATION = Destination(target=TARGET, route=ROUTE)
 LEG = Channel(
     id=RECEIVED.channel_id, name="PJSIP/trunk-1", state="Ring", created=RECEIVED.channel_created,
@@ -60,14 +58,21 @@ def started(**more: Any) -> Event:
 class Store(MemoryStore):
     """Calls in memory; keeps the timeline of connections."""
 
-    def __init__(self, *known: Call) -> None:
-        super().__init__(InstantDatabase(), lambda *_: None)
+    def __init__(self, *known: Call, app_of: Mapping[int, tuple[int, str]]) -> None:
+        super().__init__(
+            InstantDatabase(), lambda *_: None, app_of=lambda connection_id: app_of.get(connection_id, (3, "app"))
+        )
         self.notes: list[tuple[str, str, int | None]] = []
         for call in known:
             assert self.insert(call, [], None)
 
     def append_timeline(self, timeline: Sequence[TimelineEntry], **where: Any) -> None:
         self.notes += [(entry.name, entry.detail, where.get("connection_id")) for entry in timeline]
+
+    @property
+    def noted(self) -> list[tuple[str, int | None]]:
+        """The notes without their details."""
+        return [(name, connection_id) for name, _, connection_id in self.notes]
 
 
 class Runs:
@@ -95,9 +100,10 @@ class Scene:
     def __init__(
         self, *known: Call, destination: Destination | None = DESTINATION,
         asterisk: Rounds | None = None, age_ms: float = 6_000.0, waiting: int | None = None,
+        app_of: Mapping[int, tuple[int, str]] = MappingProxyType({}),
         most_calls: int = 100,
     ) -> None:  # fmt: skip
-        self.store = Store(*known)
+        self.store = Store(*known, app_of=app_of)
         self.runs = Runs(waiting)
         self.arrivals: list[Arrival] = []
         self.resumed: list[tuple[UUID, Step]] = []
@@ -206,6 +212,22 @@ def test_a_leg_of_an_unknown_connection_is_left_alone() -> None:
     assert (scene.new, scene.arrivals) == ([], [])
 
 
+def test_a_caller_of_an_app_instance_that_is_another_organization_s_is_left_to_it() -> None:
+    elsewhere = replace(TARGET, served_by=None, is_anothers=True)
+    scene = Scene(destination=Destination(target=elsewhere, route=None))
+    scene.enter(started())
+    assert scene.store.noted == [("AnotherOwner", 7)]
+    assert (scene.new, scene.arrivals) == ([], [])
+
+
+def test_a_caller_whom_another_organization_serves_is_left_to_it() -> None:
+    """It had the app instance before: its call has the channel's entry, and is none of ours."""
+    scene = Scene(replace(CONNECTED, connection_id=6, organization_id=2), app_of={6: (2, "app"), 7: (3, "app")})
+    scene.enter(started())
+    assert scene.store.noted == [("AnotherOwner", 7)]
+    assert (scene.new, scene.reported, scene.resumed) == ([], [], [])
+
+
 # ── legs that are known ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -310,7 +332,7 @@ def test_a_caller_who_is_one_too_many_is_refused_without_a_call() -> None:
     assert [call.channel_id for call in scene.new] == ["the last"]
     assert scene.asterisk.rounds == [[f"GET /channels/{LEG.id}"], [f"DELETE /channels/{LEG.id}"]]
     assert scene.asterisk.requests[-1].query == {"reason_code": "42"}
-    assert [(name, where) for name, _, where in scene.store.notes] == [("TooManyCalls", 7)]
+    assert scene.store.noted == [("TooManyCalls", 7)]
 
 
 @pytest.mark.parametrize(
@@ -332,8 +354,7 @@ def test_a_leg_that_is_one_too_many_and_not_a_new_caller_is_left_alone(known: li
 def test_a_leg_that_is_one_too_many_for_a_resync_waits_for_the_next_one() -> None:
     scene = one_too_many()
     scene.inbound.receive(connection=HERE, leg=LEG, args=())
-    assert (scene.arrivals, scene.asterisk.rounds) == ([], [])
-    assert [(name, where) for name, _, where in scene.store.notes] == [("TooManyCalls", 7)]
+    assert (scene.arrivals, scene.asterisk.rounds, scene.store.noted) == ([], [], [("TooManyCalls", 7)])
 
 
 def test_a_leg_that_left_and_was_one_too_many_is_not_recorded() -> None:

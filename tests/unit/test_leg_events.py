@@ -71,6 +71,8 @@ class Scene:
         self.outcomes: list[tuple[Outcome, str, int | None]] = []
         #: The attempts that this process waits for.
         self.awaited: list[tuple[UUID, int, str, int]] = []
+        #: Two connections of one organization in one app instance.
+        self.sharing: set[int] = set()
         self.is_in_place = False
         self.has_run = False
         self.call_meanwhile: Call | None = None
@@ -102,8 +104,11 @@ class Scene:
 
         return SimpleNamespace(
             record_abandoned=record_abandoned, record_unanswered=record_unanswered, caller_entered=caller_entered,
-            is_in_place=is_in_place,
+            is_in_place=is_in_place, connections=SimpleNamespace(share_an_app=self._share_an_app),
         )  # fmt: skip
+
+    def _share_an_app(self, connection_id: int, other_id: int) -> bool:
+        return {connection_id, other_id} == self.sharing
 
     def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -188,6 +193,16 @@ def test_a_media_leg_on_another_connection_is_refused_and_recorded(kind: EventTy
     handle(connection=ELSEWHERE, event=event(kind, MEDIA_ID))
     assert scene.told == []
     assert scene.store.notes == [("ForeignLeg", 8)]
+
+
+@pytest.mark.parametrize("kind", [EventType.STASIS_START, EventType.STASIS_END])
+def test_a_media_leg_is_its_call_s_by_any_connection_of_the_app_instance(kind: EventType) -> None:
+    scene = Scene(PREPARED)
+    scene.sharing = {7, 8}
+    handle = scene.events.media_leg_ready if kind is EventType.STASIS_START else scene.events.leg_ended
+    handle(connection=ELSEWHERE, event=event(kind, MEDIA_ID))
+    assert len(scene.told) == 1
+    assert scene.store.notes == []
 
 
 @pytest.mark.parametrize("kind", [EventType.STASIS_START, EventType.STASIS_END])

@@ -77,6 +77,17 @@ def test_a_competing_client_is_no_finding_without_an_unknown_caller() -> None:
     assert Scene(Asterisk(leg(), MEDIA_LEG, bridges=[WHOLE]), CONNECTED, preempted=True).run().findings == []
 
 
+def test_callers_of_an_app_that_is_another_organization_s_are_left_to_it() -> None:
+    scene = Scene(Asterisk(UNKNOWN), is_anothers=True).run()
+    assert scene.received == []
+    assert scene.findings == ["another organization has the app: unknown callers are left to it"]
+
+
+def test_an_orphan_of_a_connection_that_had_the_app_before_is_removed() -> None:
+    old = replace(OLD, connection_id=8)
+    assert Scene(Asterisk(MEDIA_LEG), stored=[old], sharing={8}).run().asterisk.removed == [f"leg {MEDIA_LEG.id}"]
+
+
 def test_a_call_of_a_newer_release_is_left_to_that() -> None:
     scene = Scene(Asterisk(UNKNOWN))
     scene.receive_fails = True

@@ -1,4 +1,8 @@
-"""Which workflow serves a call, and with which settings: the configuration and the workflow as they are now."""
+"""Which workflow serves a call, and with which settings: the configuration and the workflow as they are now.
+
+The configuration is found by its organization, which has one at a time: its row may have been saved anew since the
+scheduler read it.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,10 @@ _CONFIGURATION = """
 FROM organization_configurations c
 LEFT JOIN organization_configurations l ON l.organization_id = c.organization_id AND l.key = %(limit_key)s
 """
-_WHICH = "WHERE c.id = %(source_id)s AND c.organization_id = %(organization_id)s AND c.key = %(key)s"
+_WHICH = "WHERE c.organization_id = %(organization_id)s AND c.key = %(key)s"
 _OF_CONNECTION = """
-WHERE c.key = %(key)s AND (c.id, c.organization_id) = (
-    SELECT source_id, organization_id FROM ari.connections WHERE connection_id = %(connection_id)s)
+WHERE c.key = %(key)s AND c.organization_id = (
+    SELECT organization_id FROM ari.connections WHERE connection_id = %(connection_id)s)
 """
 #: All that routing an inbound call reads, in one statement. The workflow is joined only by a plain number; any other
 #: spelling of its id is read in Python, and the workflow by a second statement.
@@ -54,14 +58,9 @@ class Routes:
     def __init__(self, db: database.Database) -> None:
         self._db = db
 
-    def inbound(self, *, source_id: int, organization_id: int) -> Route | NoRoute:
-        """Return the route of a connection's inbound calls."""
-        values = {
-            "source_id": source_id,
-            "organization_id": organization_id,
-            "key": configurations.KEY,
-            "limit_key": accounts.LIMIT_KEY,
-        }
+    def inbound(self, organization_id: int) -> Route | NoRoute:
+        """Return the route of an organization's inbound calls."""
+        values = {"organization_id": organization_id, "key": configurations.KEY, "limit_key": accounts.LIMIT_KEY}
         try:
             with self._db.connection() as connection:
                 row = connection.execute(_INBOUND, values).fetchone()
@@ -91,10 +90,10 @@ class Routes:
 
         return route
 
-    def outbound(self, *, source_id: int, organization_id: int, workflow_id: int) -> Route | NoRoute:
+    def outbound(self, *, organization_id: int, workflow_id: int) -> Route | NoRoute:
         """Return the route of an outbound call for a workflow."""
         with self._db.connection() as connection:
-            value = configuration(connection, source_id, organization_id)
+            value = configuration(connection, organization_id)
             if isinstance(value, NoRoute):
                 return value
             return judge(connection, value, workflow_id, organization_id, f"workflow {workflow_id}")
@@ -124,12 +123,11 @@ def _inbound(row: database.Row | None, organization_id: int) -> Route | NoRoute 
     return replace(route, concurrent_calls=limit) if isinstance(route, Route) else route
 
 
-def configuration(connection: database.Connection, source_id: int, organization_id: int) -> dict[str, Any] | NoRoute:
-    """Return a connection's configuration, or why there is none."""
+def configuration(connection: database.Connection, organization_id: int) -> dict[str, Any] | NoRoute:
+    """Return an organization's configuration, or why there is none."""
     row = connection.execute(
-        "SELECT value::text AS value FROM organization_configurations"
-        " WHERE id = %s AND organization_id = %s AND key = %s",
-        [source_id, organization_id, configurations.KEY],
+        "SELECT value::text AS value FROM organization_configurations WHERE organization_id = %s AND key = %s",
+        [organization_id, configurations.KEY],
     ).fetchone()
     return _read(row["value"] if row is not None else None)
 

@@ -42,12 +42,12 @@ class Runs:
             ).fetchone()
         return int(row["id"]) if row is not None else None
 
-    def attach(self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int) -> Route | NoRoute:
+    def attach(self, connection: database.Connection, call: Call, args: RunArgs) -> Route | NoRoute:
         """Attach a run that waits for a call to this call, within the caller's transaction.
 
         The call's names are in the run's gathered_context from here on: the voice agent reads them there.
         """
-        value = routes.configuration(connection, source_id, call.organization_id)
+        value = routes.configuration(connection, call.organization_id)
         if isinstance(value, NoRoute):
             return value
         run = _waiting(connection, call, args)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from alembic import op
 
-revision = "0008_nonces"
+revision = "0007_nonces"
 down_revision = "0006_installation"
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sqlalchemy
 from alembic import op
 
-revision = "0011_run_by_call"
-down_revision = "0008_nonces"
+revision = "0009_run_by_call"
+down_revision = "0008_app_instances"
 
 #: An index of the tables that migration 0002 makes, under a name that the platform does not use.
 _OURS = "workflow_runs_workflow"
