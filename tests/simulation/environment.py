@@ -20,7 +20,7 @@ from shared.outbound_calls import OutboundCalls
 from shared.platform import dograh
 from shared.storage.call_writer import CallWriter
 from simulator import events
-from tests.simulation.asterisks import NAMING, PREFIX, AgentPlan, Asterisk, Requests
+from tests.simulation.asterisks import NAMING, PREFIX, AgentPlan, Asterisk
 from tests.simulation.brokers import Broker, Workers
 from tests.simulation.callers import Callers
 from tests.simulation.faults import NO_CALL, Fault
@@ -37,6 +37,7 @@ from tests.simulation.platforms import (
     Tenant,
     first_of,
 )  # fmt: skip
+from tests.simulation.requests import Requests
 from tests.simulation.stores import MemoryStore
 from tests.simulation.world import Fiber, Process, World
 from workers import awaited_legs, pools, wiring

@@ -19,7 +19,8 @@ from simulator import channels
 from tests.simulation.asterisks import NAMING, PREFIX, Asterisk, has_stalled
 from tests.simulation.callers import Caller
 from tests.simulation.platforms import Runs, Tenant, first_of
-from tests.simulation.stores import MemoryStore, Row
+from tests.simulation.rows import Row
+from tests.simulation.stores import MemoryStore
 from tests.simulation.world import EPOCH, Fiber, World
 from workers.claims import Claim
 

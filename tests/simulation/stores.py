@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import cast
 from uuid import UUID
@@ -22,25 +22,7 @@ from shared.storage import database
 from shared.storage.call_store import ClaimedCall, ClaimRequest, OpenCall
 from shared.storage.timeline import TimelineEntry, worth_writing
 from tests.simulation.commits import CommitLog, Locks, Postgres, Transaction
-
-
-@dataclass(slots=True)
-class Row:
-    """One row of ari.calls."""
-
-    call: Call
-    changed_at: datetime
-    claim_owner: str | None = None
-    claim_until: datetime | None = None
-    #: The owner of every claim that the call ever had, and when its last claim ends or would have ended.
-    owners: dict[str, datetime] = field(default_factory=dict)
-    #: Those of them whose worker counted as dead.
-    broken: set[str] = field(default_factory=set)
-
-    def take(self, claim: ClaimRequest, now: datetime) -> None:
-        """Let an owner have the call for a while."""
-        self.claim_owner, self.claim_until = claim.owner, now + claim.duration
-        self.owners[claim.owner] = self.claim_until
+from tests.simulation.rows import Row, is_free, may_save
 
 
 class MemoryStore:
@@ -203,7 +185,7 @@ class MemoryStore:
             if not transaction.holds(call_id):
                 self.locks.acquire(transaction, call_id)
             row = self.rows.get(call_id)
-            if row is None or not _may_save(row, changes, claim, self.now()):
+            if row is None or not may_save(row, changes, claim, self.now()):
                 return None
             after = changes[-1].after
             self._check_run(after)
@@ -323,7 +305,7 @@ class MemoryStore:
             (row.call.deadline_at, row.call)
             for row in self.rows.values()
             if row.call.state is not State.ENDED and row.call.deadline_at is not None and row.call.deadline_at <= now
-            and _is_free(row, now)
+            and is_free(row, now)
         ]  # fmt: skip
         return [call for _, call in sorted(late, key=lambda found: (found[0], found[1].call_id))]
 
@@ -333,7 +315,7 @@ class MemoryStore:
         found = (
             ClaimedCall(call=row.call, owner=row.claim_owner)
             for row in self.rows.values()
-            if row.claim_owner is not None and row.call.state is not State.ENDED and not _is_free(row, now)
+            if row.claim_owner is not None and row.call.state is not State.ENDED and not is_free(row, now)
         )
         return [each for each in found if each.worker not in workers]
 
@@ -388,7 +370,7 @@ class MemoryStore:
     def _claim(self, call_id: UUID, claim: ClaimRequest) -> Call | None:
         row = self._unlocked(call_id)
         now = self.now()
-        if row is None or row.call.state is not steps.STEPS[claim.step].state or not _is_free(row, now):
+        if row is None or row.call.state is not steps.STEPS[claim.step].state or not is_free(row, now):
             return None
         self._keep(call_id)
         row.take(claim, now)
@@ -406,9 +388,9 @@ class MemoryStore:
         keeps_claim: bool,
     ) -> Call | None:
         row = self._unlocked(changes[0].before.call_id)
-        if row is None or not _may_save(row, changes, claim, self.now()):
+        if row is None or not may_save(row, changes, claim, self.now()):
             return None
-        if keeps_claim and (_is_free(row, self.now()) or row.claim_owner != owner):
+        if keeps_claim and (is_free(row, self.now()) or row.claim_owner != owner):
             return None
         self._check_run(changes[-1].after)
         self._write(
@@ -429,7 +411,7 @@ class MemoryStore:
     ) -> None:
         before, after, now = row.call, changes[-1].after, self.now()
         self._keep(before.call_id)
-        if not _is_free(row, now) and row.claim_owner != owner:
+        if not is_free(row, now) and row.claim_owner != owner:
             self.overruled(row, changes, owner)
         # An owner who reports himself has something else to tell.
         if owner and isinstance(changes[-1].fact, facts.WorkerDied | facts.DeadlinePassed):
@@ -460,7 +442,7 @@ class MemoryStore:
     def _open(self, connection_id: int) -> list[OpenCall]:
         now = self.now()
         return [
-            OpenCall(call=row.call, changed_at=row.changed_at, is_claimed=not _is_free(row, now))
+            OpenCall(call=row.call, changed_at=row.changed_at, is_claimed=not is_free(row, now))
             for row in self.rows.values()
             if self._app_of(row.call.connection_id) == self._app_of(connection_id) and row.call.state is not State.ENDED
         ]
@@ -499,13 +481,3 @@ class MemoryStore:
         if call.workflow_run_id is not None:
             keys.add(("run", call.workflow_run_id))
         return keys
-
-
-def _is_free(row: Row, now: datetime) -> bool:
-    return row.claim_until is None or row.claim_until <= now
-
-
-def _may_save(row: Row, changes: Sequence[Change], claim: ClaimRequest | None, now: datetime) -> bool:
-    before, after = changes[0].before, changes[-1].after
-    is_unchanged = row.call.lock_version == before.lock_version
-    return is_unchanged and (claim is None or before.state is not after.state or _is_free(row, now))

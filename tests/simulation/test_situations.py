@@ -15,9 +15,10 @@ from shared.call import commands, ids
 from shared.call.states import Outcome, State
 from shared.call.steps import Step
 from simulator import bridges, channels
-from tests.simulation.asterisks import NAMING, PREFIX, AgentPlan, Requests
+from tests.simulation.asterisks import NAMING, PREFIX, AgentPlan
 from tests.simulation.environment import Environment
 from tests.simulation.faults import Fault
+from tests.simulation.requests import Requests
 from tests.simulation.situations import CONNECTION, at_attempt, connect, ends_well, only, states, without
 
 
