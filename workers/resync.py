@@ -96,10 +96,10 @@ class Resync:
             if acquired:
                 comparison = self._compared(connection, full=full)
         if not acquired:
-            # The running one may have looked before the moment this one is asked for.
-            if reason != messages.RESYNC_CLOCK:
-                log.info("resync postponed: another one runs", connection=str(connection), reason=reason)
-                self.send_later(messages.of_resync(connection=connection, reason=reason, full=full), _BUSY)
+            # The running one may have looked before the moment this one is asked for. And it may not run any more: when
+            # its worker has died, its message is delivered again, a moment before its lease is ended.
+            log.info("resync postponed: another one runs", connection=str(connection), reason=reason)
+            self.send_later(messages.of_resync(connection=connection, reason=reason, full=full), _BUSY)
             return
         if comparison.findings:
             # A leg that is left alone is found again and again.

@@ -212,15 +212,14 @@ def test_one_resync_runs_at_a_time_for_a_connection() -> None:
     assert scene.leases == [("take", "resync of connection 7"), ("release", "resync of connection 7")]
 
 
-@pytest.mark.parametrize(
-    ("reason", "follow_ups"), [("connected", [("connected", True, 1.0)]), (messages.RESYNC_CLOCK, [])]
-)
-def test_a_resync_that_finds_another_one_running_waits(reason: str, follow_ups: list[tuple[str, bool, float]]) -> None:
+@pytest.mark.parametrize("reason", ["connected", messages.RESYNC_CLOCK])
+def test_a_resync_that_finds_another_one_running_waits(reason: str) -> None:
+    """One by the clock, too: it may be the other one's own message, delivered again because its worker has died."""
     scene = Scene(Asterisk(UNKNOWN))
     scene.busy.add("resync of connection 7")
     scene.run(reason=reason)
     assert (scene.received, scene.leases) == ([], [])
-    assert scene.follow_ups == follow_ups
+    assert scene.follow_ups == [(reason, True, 1.0)]
 
 
 def test_a_lease_that_cannot_be_released_runs_out() -> None:
