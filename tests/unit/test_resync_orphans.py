@@ -124,6 +124,7 @@ ORIGINATED_ID = ids.originated_id("aip-", 7, "campaign 7, row 12")
         pytest.param((), (), True, id="of no call"),
         pytest.param((), (OLD,), True, id="of an ended call"),
         pytest.param((), (replace(OLD, state_since=NOW - seconds(2)),), False, id="of a call that just ended"),
+        pytest.param((), (replace(OLD, state_since=NOW + seconds(3600)),), True, id="before Postgres was set back"),
         pytest.param((), (replace(OLD, connection_id=8),), False, id="of another tenant"),
         pytest.param((), (replace(CONNECTED, state_since=STILL),), False, id="of a call that began meanwhile"),
         pytest.param((), (replace(WAITING, attempt=2, state_since=STILL),), True, id="of an attempt before"),
@@ -188,6 +189,12 @@ def test_orphans_are_left_to_a_worker_that_cleans_up_at_this_asterisk() -> None:
         pytest.param(replace(OLD, caller_left=True), leg(ORIGINATED_ID, app=None), False, id="of a leg seen gone"),
         pytest.param(
             replace(OLD, state_since=NOW - seconds(2)), leg(ORIGINATED_ID, app=None), False, id="of a call just over"
+        ),
+        pytest.param(
+            replace(OLD, state_since=NOW + seconds(3600)),
+            leg(ORIGINATED_ID, app=None),
+            True,
+            id="before Postgres was set back",
         ),
         pytest.param(replace(RINGING, state_since=STILL), leg(ORIGINATED_ID, app=None), False, id="that is wanted"),
         pytest.param(None, leg(ORIGINATED_ID), False, id="that was answered"),
