@@ -94,7 +94,8 @@ def test_a_request_that_two_workers_have_at_once_is_one_call_whatever_connection
     db: database.Database, outbound: outbound_calls.OutboundCalls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of them stands still, counts as dead, and goes on when another one has served the request."""
-    route, served = dograh.Routes.outbound, []
+    route = dograh.Routes.outbound
+    served: list[Any] = []
 
     def after_the_other(routes: dograh.Routes, *, organization_id: int, workflow_id: int) -> Any:
         if not served:
