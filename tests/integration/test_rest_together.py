@@ -360,27 +360,6 @@ def test_a_round_without_a_permit_was_not_sent(stub: Stub) -> None:
     assert len(stub.lines) == 2
 
 
-class Frozen(tcp_connector.TcpConnector):
-    """Takes all of a step's time to connect: the process stands still meanwhile."""
-
-    def __init__(self, budget: RequestBudget) -> None:
-        super().__init__(address_guard.AddressGuard())
-        self._budget = budget
-
-    def connect(self, host: str, port: int, *, seconds: float) -> socket.socket:
-        self._budget.seconds = 0
-        return super().connect(host, port, seconds=seconds)
-
-
-def test_a_step_that_is_out_of_time_once_it_is_connected_sends_nothing(stub: Stub) -> None:
-    budget = RequestBudget()
-    made = flaky_client(stub.url, Frozen(budget))
-    results = ari.Ari(made, budget).together(*bridges("1", "2"))
-    made.close()
-    assert [str(result) for result in results] == ["out of time"] * 2
-    assert stub.lines == []
-
-
 def test_a_step_out_of_time_sends_nothing(stub: Stub) -> None:
     with asterisk(stub.url) as made:
         results = ari.Ari(made, RequestBudget(0)).together(*bridges("1", "2"))
