@@ -155,6 +155,14 @@ class Inbound:
             return None
         return self.writer.store.last_entry(connection.connection_id, event.leg.id, event.leg.created)
 
+    def is_awaited(self, connection: ConnectionVersion, leg: events.Channel) -> bool:
+        """True if a run of the platform waits for the call that this leg was originated for."""
+        target = self.connections.inbound_target(connection)
+        if target is None:
+            return False
+        with self.writer.store.transaction() as db:
+            return self.runs.waiting(db, organization_id=target.organization_id, channel_id=leg.id) is not None
+
     def record_unanswered(
         self, *, connection: ConnectionVersion, event: events.Event, outcome: tuple[Outcome, str, int | None]
     ) -> bool:

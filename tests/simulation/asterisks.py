@@ -178,8 +178,8 @@ class Asterisk(switch.Switch):
         self.agent_lost: Callable[[str], None] = lambda _channel_id: None
         #: Called when a media leg has ended before its agent accepted it.
         self.agent_not_reached: Callable[[str], None] = lambda _channel_id: None
-        #: Called when a dialled leg was not answered.
-        self.unanswered: Callable[[channels.Channel], None] = lambda _channel: None
+        #: Called when a dialled leg was not answered, with the cause.
+        self.unanswered: Callable[[channels.Channel, int], None] = lambda _channel, _cause: None
         #: Called when a request is about to be sent.
         self.requested: Callable[[rest.RequestBudget], None] = lambda _budget: None
         #: Called when the product creates a media leg or a bridge, or dials.
@@ -278,7 +278,7 @@ class Asterisk(switch.Switch):
         super().destroy(channel, cause)
         if was_alive and channel.kind is channels.Kind.ORIGINATED and not self.entries[channel.id]:
             self.world.tell(self.name, "%s is not answered: cause %s", self.named(channel.id), cause)
-            self.unanswered(channel)
+            self.unanswered(channel, cause)
 
     def restart_after(self, seconds: float) -> None:
         """Stop with all calls, and start again later."""

@@ -108,8 +108,9 @@ class Callers:
         )  # fmt: skip
         self._world.tell(asterisk.name, "the platform calls %s for run %s", number, run.run_id)
         if run.organization_id == tenant.organization_id:
-            # The platform learns the channel id only from Asterisk's answer.
-            self._world.after(0.01, lambda: setattr(run, "channel_id", channel_id))
+            # The platform learns the channel id only from Asterisk's answer, and writes it when it likes.
+            seconds = self._world.choices.spread(0.001, 0.5)
+            self._world.after(seconds, lambda: setattr(run, "channel_id", channel_id))
 
     def enter(self, caller: Caller, since: float | None = None) -> None:
         """Run the recommended dialplan: ring, and try again while no event socket is connected."""

@@ -18,7 +18,7 @@ from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Attempt
 from shared.call.stasis_args import RunArgs
-from shared.call.states import Cause, Direction
+from shared.call.states import Cause, Direction, Outcome
 from shared.platform.ports import NoRoute, Route
 from shared.storage import connections, database
 from tests.simulation import asterisks, faults
@@ -82,6 +82,8 @@ class Run:
     #: `gathered_context.call_id`: the channel of its call, once written.
     channel_id: str | None = None
     is_completed: bool = False
+    #: How its call came out, and why.
+    came_to: tuple[Outcome | None, str | None] | None = None
     #: Created by the product, for a call.
     is_ours: bool = False
 
@@ -216,7 +218,7 @@ class Runs:
         run_id = call.workflow_run_id
         assert run_id is not None
         self._postgres.statement(
-            "end run", lambda: cast(Transaction, connection).writes.append(lambda: self._end(run_id))
+            "end run", lambda: cast(Transaction, connection).writes.append(lambda: self._end(run_id, call))
         )
 
     def note_media(self, call: Call, *, media_id: str, bridge_id: str) -> None:
@@ -225,10 +227,12 @@ class Runs:
     def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         run_id = call.workflow_run_id or self._named(call)
         if run_id is not None:
-            self._postgres.statement("end run", lambda: self._end(run_id))
+            self._postgres.statement("end run", lambda: self._end(run_id, call))
 
-    def _end(self, run_id: int) -> None:
-        self.rows[run_id].is_completed = True
+    def _end(self, run_id: int, call: Call) -> None:
+        run = self.rows[run_id]
+        if not run.is_completed:
+            run.is_completed, run.came_to = True, (call.outcome, call.reason)
 
     def _named(self, call: Call) -> int | None:
         """Return the run that the leg names, if it still waits for a call."""

@@ -73,6 +73,8 @@ class Scene:
         self.awaited: list[tuple[UUID, int, int]] = []
         self.is_in_stasis = False
         self.has_run = False
+        #: What was looked for, without ending it.
+        self.looked: list[str] = []
         self.call_meanwhile: Call | None = None
         clock = SimpleNamespace(sleep=self._sleep)
         self.events = LegEvents(
@@ -93,6 +95,10 @@ class Scene:
             self.outcomes.append(outcome)
             return self.has_run
 
+        def is_awaited(connection: ConnectionVersion, leg: Channel) -> bool:
+            self.looked.append(f"{leg.id} on {connection}")
+            return self.has_run
+
         def caller_entered(*, connection: ConnectionVersion, at_ms: int, event: Event) -> None:
             self.asked.append(f"entered on {connection} at {at_ms}: {event.leg.id}")
 
@@ -102,7 +108,7 @@ class Scene:
 
         return SimpleNamespace(
             record_abandoned=record_abandoned, record_unanswered=record_unanswered, caller_entered=caller_entered,
-            is_in_stasis=is_in_stasis,
+            is_in_stasis=is_in_stasis, is_awaited=is_awaited,
         )  # fmt: skip
 
     def _sleep(self, seconds: float) -> None:
@@ -303,15 +309,45 @@ def test_the_end_of_an_unknown_leg_that_tells_how_the_dialling_came_out_ends_its
     assert scene.later == []
 
 
-@pytest.mark.parametrize("kind", [EventType.CHANNEL_DESTROYED, EventType.DIAL])
-def test_an_event_that_does_not_tell_it_waits_for_one_that_does(kind: EventType) -> None:
+@pytest.mark.parametrize("has_run", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "dial_status", "doubt_seconds"),
+    [
+        (EventType.CHANNEL_DESTROYED, "", 0.2),
+        (EventType.CHANNEL_DESTROYED, "NOANSWER", 0.1),
+        (EventType.DIAL, "CANCEL", 0.1),
+        (EventType.DIAL, "CHANUNAVAIL", 0.2),
+    ],
+)
+def test_an_event_that_leaves_something_open_gives_way_to_one_that_tells_more(
+    kind: EventType, dial_status: str, doubt_seconds: float, *, has_run: bool
+) -> None:
+    """What tells more looks for the run at the same times, and so has one look more."""
     scene = Scene()
+    scene.has_run = has_run
+    told = event(kind, cause=0, dial_status=dial_status)
     handle = scene.events.leg_ended if kind is EventType.CHANNEL_DESTROYED else scene.events.dial_ended
-    handle(connection=HERE, event=event(kind, cause=0, dial_status="NOANSWER"))
-    assert scene.asked == []
+    handle(connection=HERE, event=told)
+    assert (scene.looked, scene.asked) == ([f"{told.leg.id} on 7:1"], [])
     ((message, wait),) = scene.later
-    assert (message.actor_name, message.kwargs["looks"], wait) == ("leg_unanswered", 1, timedelta(seconds=0.3))
-    assert (message.kwargs["connection_id"], message.kwargs["connection_version"]) == (7, 1)
+    assert (message.actor_name, message.kwargs["connection_id"], message.kwargs["connection_version"]) == (
+        "leg_unanswered", 7, 1,
+    )  # fmt: skip
+    assert wait.total_seconds() == pytest.approx(0.1 + (doubt_seconds if has_run else 0))
+    scene.events.leg_unanswered(connection=HERE, event=told, looks=message.kwargs["looks"])
+    assert bool(scene.asked) is has_run
+
+
+def test_the_last_look_for_a_run_is_not_the_last_word_of_an_event_that_leaves_something_open() -> None:
+    scene = Scene()
+    scene.has_run = True
+    unclear = event(EventType.CHANNEL_DESTROYED, cause=0)
+    scene.events.leg_unanswered(connection=HERE, event=unclear, looks=6)
+    ((message, wait),) = scene.later
+    assert (scene.asked, wait.total_seconds()) == ([], 0.2)
+    scene.has_run = False
+    scene.events.leg_unanswered(connection=HERE, event=unclear, looks=message.kwargs["looks"])
+    assert (scene.asked, len(scene.later)) == (["unanswered on 7:1"], 1)
 
 
 @pytest.mark.parametrize("name", ["Local/1@x-1;2", "Snoop/1"])
@@ -321,7 +357,9 @@ def test_the_far_half_of_a_local_channel_is_no_call(name: str) -> None:
     assert (scene.asked, scene.later) == ([], [])
 
 
-@pytest.mark.parametrize(("looks", "wait_seconds"), [(0, 0.3), (1, 0.6), (2, 2.0), (3, 5.0), (4, None)])
+@pytest.mark.parametrize(
+    ("looks", "wait_seconds"), [(0, 0.1), (1, 0.2), (2, 0.4), (3, 0.8), (4, 1.5), (5, 5.0), (6, None)]
+)
 def test_a_run_is_looked_for_a_few_times(looks: int, wait_seconds: float | None) -> None:
     scene = Scene()
     busy = event(EventType.DIAL, dial_status="BUSY")
@@ -399,6 +437,15 @@ def test_the_end_of_a_leg_that_still_rings_waits_for_its_dial_status(call: Call)
     scene.events.leg_ended(connection=HERE, event=event(EventType.CHANNEL_DESTROYED, ORIGINATED_ID, cause=17))
     assert scene.slept == [0.02, 0.05, 0.1, 0.2]
     assert scene.told == [facts.CallerGone(hangup_cause=17)]
+
+
+@pytest.mark.parametrize("call", [ASKED_FOR, replace(ASKED_FOR, state=State.ORIGINATING)])
+def test_the_end_of_a_leg_that_carries_its_dial_status_waits_for_nothing(call: Call) -> None:
+    scene = Scene(call)
+    gone = event(EventType.CHANNEL_DESTROYED, ORIGINATED_ID, cause=0, dial_status="BUSY")
+    scene.events.leg_ended(connection=HERE, event=gone)
+    assert scene.slept == []
+    assert scene.told == [facts.Dialled(status="BUSY"), facts.CallerGone(hangup_cause=0)]
 
 
 def test_the_end_of_a_leg_whose_dial_status_comes_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
