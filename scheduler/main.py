@@ -46,8 +46,9 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     calls = postgres_calls.PostgresCalls(db, who=config.name, prefix="", rows_an_hour=config.timeline_rows)
     writer = call_writer.CallWriter(calls, commands, config.limits(), who=config.name)
     leader = Leader(db, holder=f"{config.name}/{uuid.uuid4().hex[:8]}", seconds=config.lease_seconds)
-    reconciler = Reconciler(db, dograh.Configurations(db), config.sealer())
+    reconciler = Reconciler(db, dograh.Configurations(db, layout=config.platform_layout), config.sealer())
     runs = dograh.Runs(db)
+    layout = dograh.Watch(db, config.platform_layout)
     sockets = SocketRows(
         db,
         drain_seconds=config.removal_drain_seconds,
@@ -85,6 +86,7 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     # Each job has its own thread, so a slow Postgres does not delay the lease. A standby is alive, too.
     intervals.add(leader.renew, seconds=config.lease_seconds / 3)
     intervals.add(health.Liveness(config.health_file).touch, seconds=health.TOUCH_SECONDS)
+    intervals.add(layout.try_to_look, seconds=config.configurations_seconds, at_once=True)
     # At once, but not before the lease is renewed: the first run of an installation may write thousands of rows.
     intervals.add(_guarded(is_leader, reconciler.reconcile), seconds=config.configurations_seconds, at_once=True)
     for job, seconds in (

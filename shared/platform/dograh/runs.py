@@ -13,7 +13,7 @@ from shared.call.calls import Call
 from shared.call.legs import Attempt, Role
 from shared.call.stasis_args import RunArgs
 from shared.call.states import Cause, Direction, Outcome
-from shared.platform.dograh import json_values, routes
+from shared.platform.dograh import json_values, layouts, routes
 from shared.platform.ports import NoRoute, Route
 from shared.storage import database
 
@@ -27,8 +27,10 @@ class Runs:
         *,
         storage_backend: Literal["s3", "minio"] = "s3",
         run_completion: Literal["ours", "platform"] = "ours",
+        layout: layouts.Setting = layouts.AUTO,
     ) -> None:
         self._db = db
+        self._layout = layout
         self._storage_backend = storage_backend
         self._completes_connected = run_completion == "ours"
 
@@ -47,7 +49,7 @@ class Runs:
 
         The call's names are in the run's gathered_context from here on: the voice agent reads them there.
         """
-        value = routes.configuration(connection, source_id, call.organization_id)
+        value = routes.configuration(connection, source_id, call.organization_id, layout=self._layout)
         if isinstance(value, NoRoute):
             return value
         run = _waiting(connection, call, args)
