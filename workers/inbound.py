@@ -65,6 +65,9 @@ class Inbound:
             detail = f"channel {event.leg.id} ({event.leg.name}) is another controller's media: left alone"
             self._note(connection, "ForeignMedia", detail)
             return
+        if stasis_args.is_transfer(event.args):
+            self._note(connection, "TransferLeg", f"channel {event.leg.id} came for a transfer: no caller, left alone")
+            return
         now_ms = self.redis_ms()
         waited_seconds = max(0.0, (now_ms - at_ms) / 1000) if now_ms is not None else 0.0
         self.receive(

@@ -14,7 +14,7 @@ import structlog
 from shared import messages
 from shared.asterisk import events
 from shared.asterisk.events import EventType
-from shared.call import dialling, facts, ids, stasis_entry, states
+from shared.call import dialling, facts, ids, stasis_args, stasis_entry, states
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Naming
@@ -24,6 +24,7 @@ from shared.storage.timeline import TimelineEntry
 from workers.flow import Flow
 from workers.inbound import Inbound, is_no_caller
 from workers.step_ports import SendLater
+from workers.transfers import Transfers
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -46,6 +47,7 @@ class LegEvents:
     writer: CallWriter
     inbound: Inbound
     naming: Naming
+    transfers: Transfers
     send_later: SendLater
 
     # ── the media leg ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -66,6 +68,8 @@ class LegEvents:
             return
         call = self._own_call(connection, own, event.leg.id)
         if call is None:
+            return
+        if own.attempt == call.attempt and self.transfers.take_up(call):
             return
         reason = "media leg ended"
         if event.cause:
@@ -116,6 +120,15 @@ class LegEvents:
             The call, when it appeared in between.
         """
         if is_no_caller(event.leg) or ids.is_originated(event.leg.id):
+            return None
+        if event.type in (EventType.STASIS_END, EventType.CHANNEL_DESTROYED):
+            transferred = self.writer.store.transferred(connection.connection_id, event.leg.id)
+            if transferred is not None:
+                gone = facts.DestinationGone(destination_id=event.leg.id, hangup_cause=event.cause)
+                self.flow.report(transferred, gone)
+                return None
+        if stasis_args.is_transfer(event.args):
+            # It came for a transfer that was not made, or is known no more: no caller.
             return None
         if event.type is EventType.STASIS_END:
             # The platform may have originated it: then a run waits for it.

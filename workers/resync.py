@@ -22,14 +22,14 @@ import structlog
 from shared import errors, messages
 from shared.asterisk import ari, circuit_breaker, events
 from shared.asterisk.ari_requests import Bridge
-from shared.call import commands, facts, ids, states
+from shared.call import commands, facts, ids, stasis_args, states
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Naming
 from shared.call.states import State
 from shared.storage.call_writer import CallWriter
 from shared.storage.timeline import TimelineEntry
-from workers import leg_events
+from workers import leg_events, transfers
 from workers.asterisks import Asterisks
 from workers.claims import TimedBudget
 from workers.flow import Flow
@@ -46,6 +46,8 @@ _SOON = _STILL + timedelta(seconds=1)
 _REPEAT_FINDING = timedelta(hours=1)
 #: After this an Asterisk whose circuit breaker was open is asked again.
 _BREAKER_PAUSE = timedelta(seconds=circuit_breaker.LONGEST_PAUSE_SECONDS)
+#: The events of a ringing leg that is gone come within this time, and tell how the dialling came out.
+_EVENTS_SECONDS = 0.5
 #: Bounds one resync; the next one goes on.
 _SECONDS = 20.0
 #: Most unknown callers that one resync looks at, and most names like ours: an Asterisk may list any number.
@@ -145,6 +147,8 @@ class _Comparison:
         #: Channel → the bridge it is in.
         self._bridge_of: dict[str, str] = {}
         self.findings: list[TimelineEntry] = []
+        #: Calls whose leg rings by their row, and is gone.
+        self._unanswered: list[Call] = []
         #: When to look again: some calls changed too recently, or are claimed; or another worker cleans up.
         self.again_after: timedelta | None = None
 
@@ -161,6 +165,7 @@ class _Comparison:
                 self.again_after = _SOON
             else:
                 self._judge(open_call.call, present)
+        self._end_unanswered()
         self._tear_down_again(open_call.call for open_call in known if not open_call.is_claimed)
         self._adopt(present, [open_call.call for open_call in known])
         counting = {(open_call.call.call_id, open_call.call.attempt) for open_call in known}
@@ -187,12 +192,40 @@ class _Comparison:
     # ── calls against Asterisk ───────────────────────────────────────────────────────────────────────────────────────
 
     def _judge(self, call: Call, present: frozenset[str]) -> None:
-        fact = self._caller_missing(call, present) or self._media_missing(call, present) or self._bridge_wrong(call)
-        if fact is not None:
-            self._found(f"{call.state} call {call.call_id}: {type(fact).__name__}")
-            # A worker that has written or claimed the call meanwhile is at work on it: it is judged again later.
-            if not self._resync.flow.report(call, fact, retry_on_conflict=False).applied:
-                self.again_after = _SOON
+        fact = (
+            self._caller_missing(call, present)
+            or self._destination_missing(call, present)
+            or self._media_missing(call, present)
+            or self._bridge_wrong(call)
+        )
+        if isinstance(fact, facts.MediaGone | facts.BridgeLost) and self._is_transferred(call):
+            return
+        if call.state is State.RINGING and isinstance(fact, facts.CallerGone):
+            self._unanswered.append(call)
+        elif fact is not None:
+            self._report(call, fact)
+
+    def _is_transferred(self, call: Call) -> bool:
+        """True if the platform has put another leg in place of the media leg; recorded here if it was not known."""
+        if call.state is not State.CONNECTED or call.destination_id is not None:
+            return False
+        destination_id = transfers.destination(self._asterisk, self._naming, call)
+        if destination_id is not None:
+            self._report(call, facts.Transferred(attempt=call.attempt, destination_id=destination_id))
+        return destination_id is not None
+
+    def _report(self, call: Call, fact: facts.Fact) -> None:
+        self._found(f"{call.state} call {call.call_id}: {type(fact).__name__}")
+        # A worker that has written or claimed the call meanwhile is at work on it: it is judged again later.
+        if not self._resync.flow.report(call, fact, retry_on_conflict=False).applied:
+            self.again_after = _SOON
+
+    def _end_unanswered(self) -> None:
+        """End the calls whose leg was not answered and is gone, unless an event that tells why does so meanwhile."""
+        if self._unanswered:
+            self._resync.writer.clock.sleep(_EVENTS_SECONDS)
+        for call in self._unanswered:
+            self._report(call, facts.CallerGone())
 
     def _caller_missing(self, call: Call, present: frozenset[str]) -> facts.Fact | None:
         if call.state is State.RINGING:
@@ -213,9 +246,17 @@ class _Comparison:
             return facts.CallerGone()
         return leg_events.answered(leg) if leg.stasis_app == self._asterisk.app else None
 
+    def _destination_missing(self, call: Call, present: frozenset[str]) -> facts.Fact | None:
+        if call.state is not State.CONNECTED or call.destination_id is None or call.destination_id in present:
+            return None
+        leg = self._asterisk.channel(call.destination_id)
+        if leg is not None and leg.stasis_app == self._asterisk.app:
+            return None
+        return facts.DestinationGone(destination_id=call.destination_id)
+
     def _media_missing(self, call: Call, present: frozenset[str]) -> facts.Fact | None:
         """Return that the media leg is gone, or that it is ready and its event was lost."""
-        if call.attempt == 0 or not call.legs_created:
+        if call.attempt == 0 or not call.legs_created or call.destination_id is not None:
             return None
         if call.state not in (State.PREPARED, State.CONNECTED):
             return None
@@ -246,7 +287,7 @@ class _Comparison:
 
     def _adopt(self, present: frozenset[str], known: list[Call]) -> None:
         """Adopt callers that are in the app and that no call knows: their StasisStart was missed."""
-        callers = {call.channel_id for call in known if not call.caller_left}
+        callers = {call.channel_id for call in known if not call.caller_left} | {call.destination_id for call in known}
         unknown = [leg for leg in sorted(present - callers) if ids.parse(leg) is None]
         if unknown and self._resync.connections.is_preempted(self._connection.connection_id):
             self._found("a competing client has the app: unknown callers are left to it")
@@ -262,6 +303,9 @@ class _Comparison:
             self._found(f"channel {channel_id} cannot be read ({exc}): left alone")
             return
         if leg is None or leg.stasis_app != self._asterisk.app or is_no_caller(leg):
+            return
+        if stasis_args.is_transfer(leg.stasis_args):
+            # The platform's: it bridges or removes it.
             return
         self._ask_for_bridges()
         bridged_in = self._bridge_of.get(channel_id)

@@ -38,6 +38,8 @@ from tests.simulation import faults
 from tests.simulation.faults import Fault
 from tests.simulation.world import Fiber, World
 
+#: Begins the ids of legs that the platform originates for transfers.
+DESTINATION = "transfer-"
 PREFIX = "aip-"
 CLIENT = "media"
 _ROUTES = [*rest_applications.ROUTES, *rest_channels.ROUTES, *rest_bridges.ROUTES]
@@ -298,9 +300,15 @@ class Asterisk(switch.Switch):
         return [leg for leg in self.channels.values() if leg.kind is not channels.Kind.MEDIA and leg.app == app]
 
     def is_with_agent(self, caller: channels.Channel) -> bool:
-        """True if caller and agent hear each other."""
-        others = self.others_in_bridge(caller)
-        return caller.state == "Up" and any(leg.kind is channels.Kind.MEDIA and leg.state == "Up" for leg in others)
+        """True if caller and agent hear each other, or the caller and the leg that it was transferred to."""
+        others = [leg for leg in self.others_in_bridge(caller) if leg.state == "Up"]
+        is_transferred = any(is_destination(leg) for leg in [caller, *others])
+        return caller.state == "Up" and any(leg.kind is channels.Kind.MEDIA or is_transferred for leg in others)
+
+
+def is_destination(leg: channels.Channel) -> bool:
+    """True for a leg that the platform has originated to transfer a caller to it."""
+    return leg.id.startswith(DESTINATION)
 
 
 class Requests:

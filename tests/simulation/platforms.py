@@ -224,6 +224,9 @@ class Runs:
     def note_media(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         self._postgres.statement("note media", lambda: None)
 
+    def note_transfer(self, call: Call) -> None:
+        self._postgres.statement("note transfer", lambda: None)
+
     def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         run_id = call.workflow_run_id or self._named(call)
         if run_id is not None:

@@ -160,6 +160,14 @@ class MemoryStore:
 
         return self._postgres.statement("originated all", find)
 
+    def transferred(self, connection_id: int, channel_id: str) -> Call | None:
+        def find() -> Call | None:
+            wanted = (connection_id, channel_id, State.CONNECTED)
+            calls = (row.call for row in self.rows.values())
+            return next((one for one in calls if (one.connection_id, one.destination_id, one.state) == wanted), None)
+
+        return self._postgres.statement("transferred", find)
+
     def requested(self, organization_id: int, request_id: str) -> Call | None:
         def find() -> Call | None:
             wanted = (organization_id, request_id)

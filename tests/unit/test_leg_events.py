@@ -72,6 +72,7 @@ class Scene:
         #: The attempts that this process waits for.
         self.awaited: list[tuple[UUID, int, int]] = []
         self.is_in_stasis = False
+        self.is_transferred = False
         self.has_run = False
         #: What was looked for, without ending it.
         self.looked: list[str] = []
@@ -82,6 +83,7 @@ class Scene:
             writer=cast(Any, SimpleNamespace(store=self.store, clock=clock, record=self._record)),
             inbound=cast(Any, self._inbound()),
             naming=Naming(PREFIX),
+            transfers=cast(Any, SimpleNamespace(take_up=self._take_up)),
             send_later=lambda message, wait: self.later.append((message, wait)),
         )
 
@@ -110,6 +112,10 @@ class Scene:
             record_abandoned=record_abandoned, record_unanswered=record_unanswered, caller_entered=caller_entered,
             is_in_stasis=is_in_stasis, is_awaited=is_awaited,
         )  # fmt: skip
+
+    def _take_up(self, call: Call) -> bool:
+        self.asked.append(f"transferred: {call.call_id}")
+        return self.is_transferred
 
     def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -256,6 +262,40 @@ def test_asterisk_is_not_asked_about_a_leg_that_does_not_come_back(call: Call, c
     scene.events.leg_ended(connection=HERE, event=event(EventType.STASIS_END, cause=cause))
     assert scene.asked == []
     assert scene.told == [facts.CallerLeft(stamp=AFTER, hangup_cause=cause)]
+
+
+# ── transfers ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", [EventType.STASIS_END, EventType.CHANNEL_DESTROYED])
+def test_the_end_of_the_media_leg_of_a_transferred_call_ends_nothing(kind: EventType) -> None:
+    scene = Scene(CONNECTED)
+    scene.is_transferred = True
+    scene.events.leg_ended(connection=HERE, event=event(kind, MEDIA_ID))
+    assert (scene.asked, scene.told) == ([f"transferred: {CALL_ID}"], [])
+
+
+def test_the_end_of_another_attempt_s_media_leg_asks_for_no_transfer() -> None:
+    scene = Scene(replace(CONNECTED, attempt=2))
+    scene.events.leg_ended(connection=HERE, event=event(EventType.STASIS_END, MEDIA_ID))
+    assert (scene.asked, scene.told) == ([], [facts.MediaGone(attempt=1)])
+
+
+@pytest.mark.parametrize("kind", [EventType.STASIS_END, EventType.CHANNEL_DESTROYED])
+def test_the_end_of_the_leg_that_a_caller_was_transferred_to_is_its_call_s(kind: EventType) -> None:
+    scene = Scene(replace(CONNECTED, destination_id="d"))
+    scene.events.leg_ended(connection=HERE, event=event(kind, "d", cause=16, args=("transfer", "7")))
+    assert scene.told == [facts.DestinationGone(destination_id="d", hangup_cause=16)]
+    assert (scene.asked, scene.later) == ([], [])
+    elsewhere = Scene(replace(CONNECTED, destination_id="d"))
+    elsewhere.events.leg_ended(connection=ELSEWHERE, event=event(kind, "d", args=("transfer", "7")))
+    assert elsewhere.reported == []
+
+
+def test_a_leg_that_came_for_a_transfer_and_left_is_no_abandoned_call() -> None:
+    scene = Scene()
+    scene.events.leg_ended(connection=HERE, event=event(EventType.STASIS_END, "d", args=("transfer", "7")))
+    assert (scene.asked, scene.told, scene.later) == ([], [], [])
 
 
 # ── legs without a call ──────────────────────────────────────────────────────────────────────────────────────────────

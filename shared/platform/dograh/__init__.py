@@ -1,9 +1,9 @@
 """The platform Dograh, layout 2026-02: the adapter of `shared.platform.ports`. Nothing else knows its tables and JSON.
 
 `Configurations` are the tenants' Asterisks, `Accounts` the organizations and users, `Routes` the workflow that serves a
-call, `Runs` the workflow runs, `MediaUrl` the voice agent's URL; `layouts` tells which layout there is, `Watch` logs it.
-The tables belong to the platform: their schema is never altered, and only two kinds of rows are locked, a run that is
-updated and a configuration that is removed.
+call, `Runs` the workflow runs, `MediaUrl` the voice agent's URL; `layouts` tells which layout there is. The tables are
+the platform's: their schema is never altered, and only two kinds of rows are locked, a run that is updated and a
+configuration that is removed.
 """
 
 from shared.platform.dograh.accounts import Accounts

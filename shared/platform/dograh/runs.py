@@ -76,12 +76,14 @@ class Runs:
         return next(waiting, None)
 
     def completed(self, run_ids: Collection[int]) -> set[int]:
-        """Return those of these runs that are completed."""
+        """Return those of these runs that are completed. A run is completed, too, when its caller is handed over."""
         with self._db.connection() as connection:
             rows = connection.execute(
-                "SELECT id FROM workflow_runs WHERE id = ANY(%s) AND is_completed", [list(run_ids)]
+                "SELECT id, gathered_context::text AS gathered_context FROM workflow_runs"
+                " WHERE id = ANY(%s) AND is_completed",
+                [list(run_ids)],
             ).fetchall()
-        return {row["id"] for row in rows}
+        return {row["id"] for row in rows if _TRANSFER not in json_values.load_object(row["gathered_context"])}
 
     def create(
         self,
@@ -146,6 +148,18 @@ class Runs:
             ).fetchone()
         return row is not None and json_values.load_object(row["gathered_context"]).items() >= named.items()
 
+    def note_transfer(self, call: Call) -> None:
+        """Write that a transfer which the platform has begun is made. One that is over stays so."""
+        if call.workflow_run_id is not None:
+            self._move_transfer(call.workflow_run_id, "in-progress", "complete")
+
+    def _move_transfer(self, run_id: int, before: str, after: str) -> None:
+        with self._db.transaction() as connection:
+            run = _lock(connection, run_id)
+            gathered = json_values.load_object(run["gathered_context"]) if run is not None else {}
+            if gathered.get(_TRANSFER) == before:
+                _write(connection, run_id, gathered | {_TRANSFER: after})
+
     def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         """End the call's run, unless RUN_COMPLETION leaves that to the platform. A run that has ended stays as it is.
 
@@ -155,6 +169,9 @@ class Runs:
             self._end_named(call)
             return
         connected = call.connected_at is not None
+        if call.destination_id is not None:
+            for state in ("in-progress", "complete"):
+                self._move_transfer(call.workflow_run_id, state, "terminated")
         if connected and not self._completes_connected:
             return
         media = _media(media_id=media_id, bridge_id=bridge_id) if connected else {}
@@ -196,6 +213,8 @@ class Runs:
         )
 
 
+#: Of gathered_context: what has become of a transfer.
+_TRANSFER = "transfer_state"
 _COLUMNS = (
     "name, workflow_id, definition_id, mode, call_type, state, is_completed, storage_backend, usage_info, cost_info,"
     " initial_context, gathered_context, logs, annotations, created_at"
