@@ -120,10 +120,9 @@ class _Removal:
         if not looked_for:
             return {}
         found = self._together(*map(ari_requests.channel, looked_for))
-        here = {
+        return {
             leg: how for (leg, how), seen in zip(looked_for.items(), found, strict=True) if self._is_here(leg, seen)
         }
-        return here
 
     def _is_here(self, leg_id: str, seen: Channel | errors.PipelineError | None) -> bool:
         if leg_id == self._call.channel_id:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 
@@ -88,6 +90,24 @@ def test_a_leg_that_rings_by_our_row_is_looked_at(found: Channel | None, expecte
     asterisk = Asterisk(*([found] if found is not None else []))
     asterisk.application_found = ari.Application(channels=frozenset(), allowed=FILTER)
     assert Scene(asterisk, RINGING).run().reported == expected
+
+
+def test_a_ringing_leg_that_is_gone_waits_for_the_events_that_tell_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come within half a second. One that is written meanwhile stands: the finding is dropped then."""
+    asterisk = Asterisk()
+    asterisk.application_found = ari.Application(channels=frozenset(), allowed=FILTER)
+    scene = Scene(asterisk, RINGING)
+    slept: list[float] = []
+    told: list[object] = []
+
+    def report(_call: Call, fact: facts.Fact, *, retry_on_conflict: bool) -> object:
+        told.append((fact, retry_on_conflict, list(slept)))
+        return SimpleNamespace(applied=True)
+
+    monkeypatch.setattr(scene.resync.writer, "clock", SimpleNamespace(monotonic=time.monotonic, sleep=slept.append))
+    monkeypatch.setattr(scene, "report", report)
+    scene.run()
+    assert told == [(facts.CallerGone(), False, [0.5])]
 
 
 # ── the media leg and the bridge ─────────────────────────────────────────────────────────────────────────────────────
