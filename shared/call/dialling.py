@@ -38,7 +38,7 @@ class Doubt(IntEnum):
     #: It tells how: no further event has to be waited for.
     NONE = 0
     #: It was not answered; another event may tell why.
-    WHY = 1
+    REASON = 1
     #: It does not tell.
     ALL = 2
 
@@ -47,10 +47,10 @@ def doubt(dial_status: str | None, cause: int | None) -> Doubt:
     """Return what a dial status and a hang-up cause leave open. Of two events the one that leaves less counts."""
     if dial_status in _CONCLUSIVE_STATUSES or cause in _OF_CAUSE:
         return Doubt.NONE
-    return Doubt.WHY if dial_status in _OF_STATUS else Doubt.ALL
+    return Doubt.REASON if dial_status in _OF_STATUS else Doubt.ALL
 
 
-def more_telling(first: int | None, second: int | None) -> int | None:
+def clearer(first: int | None, second: int | None) -> int | None:
     """Return which of two hang-up causes of one leg says more about its dialling; the first, where neither does."""
     known = next((cause for cause in (first, second) if cause in _OF_CAUSE), None)
     return known or first or second

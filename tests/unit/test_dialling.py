@@ -48,9 +48,9 @@ def test_the_dial_status_counts_first_the_cause_second(
         ("CONGESTION", None, Doubt.NONE),
         ("NOANSWER", 21, Doubt.NONE),
         (None, 17, Doubt.NONE),
-        ("NOANSWER", None, Doubt.WHY),
-        ("NOANSWER", 0, Doubt.WHY),
-        ("CANCEL", 16, Doubt.WHY),
+        ("NOANSWER", None, Doubt.REASON),
+        ("NOANSWER", 0, Doubt.REASON),
+        ("CANCEL", 16, Doubt.REASON),
         ("CHANUNAVAIL", None, Doubt.ALL),
         (None, 16, Doubt.ALL),
         (None, None, Doubt.ALL),
@@ -67,7 +67,7 @@ def test_some_answers_tell_it_all(status: str | None, cause: int | None, doubt: 
 def test_of_two_causes_the_one_that_tells_how_the_dialling_came_out_counts(
     first: int | None, second: int | None, expected: int | None
 ) -> None:
-    assert dialling.more_telling(first, second) == expected
+    assert dialling.clearer(first, second) == expected
 
 
 def test_the_causes_are_those_of_asterisk() -> None:

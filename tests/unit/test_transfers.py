@@ -18,6 +18,8 @@ from shared.call.calls import Call
 from shared.call.legs import Role
 from shared.call.states import State
 from tests.support.calls import CALL_ID, CALLS, CONNECTED, LIMITS, PREPARED, advance
+from tests.support.leg_scenes import ELSEWHERE, HERE, event
+from tests.support.leg_scenes import Scene as LegScene
 from tests.support.resyncs import BRIDGE_ID, MEDIA_ID, MEDIA_LEG, NAMING, WHOLE, Asterisk, Scene, leg
 from workers.transfers import Transfers
 
@@ -199,3 +201,37 @@ def test_the_names_of_a_transferred_call_s_media_leg_are_still_its_own() -> None
     assert [attempt.legs for attempt in NAMING.attempts(TRANSFERRED)] == [{Role.MEDIA: MEDIA_ID}]
     assert ids.media_id("aip-", CALL_ID, 1) == MEDIA_ID
     assert ari_requests.hang_up("d").what == "DELETE /channels/d"
+
+
+# ── events of its legs ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", [EventType.STASIS_END, EventType.CHANNEL_DESTROYED])
+def test_the_end_of_the_media_leg_of_a_transferred_call_ends_nothing(kind: EventType) -> None:
+    scene = LegScene(CONNECTED)
+    scene.is_transferred = True
+    scene.events.leg_ended(connection=HERE, event=event(kind, MEDIA_ID))
+    assert (scene.asked, scene.told) == ([f"transferred: {CALL_ID}"], [])
+
+
+def test_the_end_of_another_attempt_s_media_leg_asks_for_no_transfer() -> None:
+    scene = LegScene(replace(CONNECTED, attempt=2))
+    scene.events.leg_ended(connection=HERE, event=event(EventType.STASIS_END, MEDIA_ID))
+    assert (scene.asked, scene.told) == ([], [facts.MediaGone(attempt=1)])
+
+
+@pytest.mark.parametrize("kind", [EventType.STASIS_END, EventType.CHANNEL_DESTROYED])
+def test_the_end_of_the_leg_that_a_caller_was_transferred_to_is_its_call_s(kind: EventType) -> None:
+    scene = LegScene(replace(CONNECTED, destination_id="d"))
+    scene.events.leg_ended(connection=HERE, event=event(kind, "d", cause=16, args=("transfer", "7")))
+    assert scene.told == [facts.DestinationGone(destination_id="d", hangup_cause=16)]
+    assert (scene.asked, scene.later) == ([], [])
+    elsewhere = LegScene(replace(CONNECTED, destination_id="d"))
+    elsewhere.events.leg_ended(connection=ELSEWHERE, event=event(kind, "d", args=("transfer", "7")))
+    assert elsewhere.reported == []
+
+
+def test_a_leg_that_came_for_a_transfer_and_left_is_no_abandoned_call() -> None:
+    scene = LegScene()
+    scene.events.leg_ended(connection=HERE, event=event(EventType.STASIS_END, "d", args=("transfer", "7")))
+    assert (scene.asked, scene.told, scene.later) == ([], [], [])

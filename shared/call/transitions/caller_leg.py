@@ -15,7 +15,7 @@ from shared.call.transitions.moves import Advance
 def caller_hanging_up(call: Call, fact: facts.CallerHangingUp, now: datetime, limits: Limits) -> Advance:
     if call.state in DIALLING:
         # ChannelDestroyed follows; only that ends a leg that was not answered.
-        known = dialling.more_telling(call.hangup_cause, fact.hangup_cause)
+        known = dialling.clearer(call.hangup_cause, fact.hangup_cause)
         return (call if known == call.hangup_cause else replace(call, hangup_cause=known)), ()
     return _caller_ended(call, now, limits, cause=fact.hangup_cause, left=False)
 
@@ -27,7 +27,7 @@ def caller_left(call: Call, fact: facts.CallerLeft, now: datetime, limits: Limit
 
 def caller_gone(call: Call, fact: facts.CallerGone, now: datetime, limits: Limits) -> Advance:
     if call.state in DIALLING:
-        known_cause = dialling.more_telling(fact.hangup_cause, call.hangup_cause)
+        known_cause = dialling.clearer(fact.hangup_cause, call.hangup_cause)
         outcome, reason, cause = dialling.dial_outcome(call.dial_status, known_cause)
         known = replace(call, hangup_cause=cause)
         # If it was asked for more than once, another leg of this id may come: the teardown looks for it.
