@@ -363,6 +363,40 @@ def test_which_runs_are_completed(db: database.Database) -> None:
     assert dograh.Runs(db).workflow_of(runs[0], 2) is None
 
 
+@pytest.mark.parametrize("completion", ["ours", "platform"])
+def test_the_state_of_a_transfer_is_moved_on_and_never_back(db: database.Database, completion: str) -> None:
+    """The platform begins it and completes the run; its other keys stay."""
+    runs = dograh.Runs(db, run_completion="platform" if completion == "platform" else "ours")
+    run_id = created(db)
+    transferred = replace(TALKED, workflow_run_id=run_id, destination_id="d")
+    begun = {"transfer_state": "in-progress", "theirs": 1}
+    execute(
+        db,
+        "UPDATE workflow_runs SET is_completed = true, state = 'completed', gathered_context = %s WHERE id = %s",
+        json.dumps(begun),
+        run_id,
+    )
+    assert runs.completed([run_id]) == set(), "its caller was handed over, and talks on"
+    for do, state in (
+        (lambda: runs.note_transfer(transferred), "complete"),
+        (lambda: runs.end(transferred, media_id="m", bridge_id="b"), "terminated"),
+        (lambda: runs.note_transfer(transferred), "terminated"),
+        (lambda: runs.end(transferred, media_id="m", bridge_id="b"), "terminated"),
+    ):
+        do()
+        assert run(db, run_id)["gathered_context"] == {"transfer_state": state, "theirs": 1}
+
+
+def test_a_run_whose_platform_began_no_transfer_gets_no_state_of_one(db: database.Database) -> None:
+    run_id = created(db)
+    transferred = replace(TALKED, workflow_run_id=run_id, destination_id="d")
+    dograh.Runs(db).note_transfer(transferred)
+    dograh.Runs(db).note_transfer(replace(transferred, workflow_run_id=None))
+    dograh.Runs(db).end(transferred, media_id="m", bridge_id="b")
+    assert "transfer_state" not in run(db, run_id)["gathered_context"]
+    assert run(db, run_id)["is_completed"]
+
+
 # ── round trips ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

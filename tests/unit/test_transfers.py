@@ -203,7 +203,7 @@ def test_the_names_of_a_transferred_call_s_media_leg_are_still_its_own() -> None
     assert ari_requests.hang_up("d").what == "DELETE /channels/d"
 
 
-# ── events of its legs ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── events of its legs ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("kind", [EventType.STASIS_END, EventType.CHANNEL_DESTROYED])
