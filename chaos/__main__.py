@@ -82,7 +82,7 @@ def _plans(options: argparse.Namespace) -> list[runs.Plan]:
 
 def _again(plan: runs.Plan) -> str:
     what = f'--fault "{plan.fault.name}"' if plan.fault else "--mixed"
-    return " ".join([what, *(f"--seed {seed}" for seed in plan.seeds)])
+    return " ".join([what, f"--rate {plan.rate:g}", *(f"--seed {seed}" for seed in plan.seeds)])
 
 
 def _arguments() -> argparse.Namespace:

@@ -190,12 +190,13 @@ class Callers:
             if leg not in self._open:
                 return
         end = f"{FAR_PREFIX}{leg}" if leg.startswith(CALLERS) else leg
+        asked_at = time.time()
         try:
             status = self._switch.request("DELETE", f"/channels/{end}").status_code
         except requests.RequestException:
             return
         if status < 300:
-            self._deeds.hang_up(leg)
+            self._deeds.hang_up(leg, at=asked_at)
         if status < 300 or not leg.startswith(PREFIX):
             with self._lock:
                 self._open.discard(leg)

@@ -25,12 +25,25 @@ class Deeds:
         """A call could not be offered: its Asterisk did not take it, or the pipeline was not asked for it."""
         self._write(deed="not-offered", leg=leg, reason=reason)
 
-    def hang_up(self, leg: str) -> None:
-        """The caller of a leg hangs up."""
-        self._write(deed="hang-up", leg=leg)
+    def hang_up(self, leg: str, *, at: float) -> None:
+        """The caller of a leg has hung up.
+
+        Args:
+            at: when, in unix seconds: before Asterisk was asked, so before the leg was gone.
+        """
+        self._write(deed="hang-up", leg=leg, at=at)
 
     def fault(
-        self, name: str, target: str, *, at: float, outage: bool, audio: bool, apps: list[str] | None, seconds: float
+        self,
+        name: str,
+        target: str,
+        *,
+        at: float,
+        outage: bool,
+        audio: bool,
+        loses: bool,
+        apps: list[str] | None,
+        seconds: float,
     ) -> int:
         """A fault has struck. Returns its number, for `mended`.
 
@@ -38,6 +51,7 @@ class Deeds:
             target: what was struck.
             outage: Nothing can be done for a caller meanwhile.
             audio: Parties of a call that is up may not hear each other.
+            loses: Callers may lose their calls to it.
             apps: whose calls it concerns; None: all.
             seconds: how long it is to last.
         """
@@ -46,7 +60,7 @@ class Deeds:
             number = self._faults
         self._write(
             deed="fault", number=number, name=name, target=target, at=at, until=None, outage=outage, audio=audio,
-            apps=apps, seconds=seconds,
+            loses=loses, apps=apps, seconds=seconds,
         )  # fmt: skip
         return number
 

@@ -20,6 +20,8 @@ from chaos.stage import AGENT, KINDS, Stage, names
 from devstack import processes
 
 HOUR = 3600
+#: How long a clock is wrong, in seconds.
+_CLOCK = (6.0, 10.0)
 NAMED: dict[Mode, str] = {
     "slow": "answered after 2 s",
     "error": "answered with 500",
@@ -30,7 +32,7 @@ TERMINATE = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
 """
-#: What a fault has broken, and whom of the tenants it concerns; None: all.
+#: What a fault has broken, empty if it was not there, and whom of the tenants it concerns; None: all.
 Struck = tuple[str, list[str] | None]
 Strike = Callable[[Stage, random.Random], AbstractContextManager[Struck]]
 
@@ -47,6 +49,8 @@ class Fault:
     part: str
     #: Nothing can be done for a caller meanwhile: the time that is promised begins after it.
     is_outage: bool = False
+    #: Callers may lose their calls to it: any other fault has to cost none.
+    loses_calls: bool = True
     #: Not part of a mixed run, for the reason named.
     left_out: str = ""
 
@@ -55,8 +59,7 @@ def _of_process(kind: str, number: int, *, several: tuple[str, ...] = ()) -> Str
     @contextlib.contextmanager
     def strike(stage: Stage, chance: random.Random) -> Iterator[Struck]:
         targets = [chance.choice(names(one)) for one in (kind, *several)]
-        reached = stage.supervised.signal(number, *targets)
-        yield ", ".join(reached), None
+        yield _signalled(stage, number, *targets), None
         if number == signal.SIGSTOP:
             stage.supervised.signal(signal.SIGCONT, *targets)
 
@@ -65,7 +68,13 @@ def _of_process(kind: str, number: int, *, several: tuple[str, ...] = ()) -> Str
 
 @contextlib.contextmanager
 def _all_workers_killed(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
-    yield ", ".join(stage.supervised.signal(signal.SIGKILL, *names("worker"))), None
+    yield _signalled(stage, signal.SIGKILL, *names("worker")), None
+
+
+def _signalled(stage: Stage, number: int, *targets: str) -> str:
+    """Send a signal to processes; return their names, or nothing if one of them did not run just then."""
+    reached = stage.supervised.signal(number, *targets)
+    return ", ".join(reached) if len(reached) == len(targets) else ""
 
 
 @contextlib.contextmanager
@@ -229,12 +238,26 @@ def _line(stage: Stage, chance: random.Random) -> Line:
 
 def _all() -> Iterator[Fault]:
     for kind in KINDS:
-        yield Fault(name=f"{kind} killed", strike=_of_process(kind, signal.SIGKILL), part=kind)
+        # Calls wait in Redis for another worker, and need no scheduler. Of a listener that dies, no other one has the
+        # event socket yet.
+        loses = kind == "listener"
+        yield Fault(name=f"{kind} killed", strike=_of_process(kind, signal.SIGKILL), part=kind, loses_calls=loses)
         # Longer than a heartbeat's time-out and than a claim; it wakes up replaced.
-        yield Fault(name=f"{kind} frozen", strike=_of_process(kind, signal.SIGSTOP), seconds=(4.0, 12.0), part=kind)
-        yield Fault(name=f"{kind} asked to stop", strike=_of_process(kind, signal.SIGTERM), part=kind)
-        yield Fault(name=f"{kind}'s clock an hour ahead", strike=_clock(kind, HOUR), seconds=(6.0, 10.0), part=kind)
-        yield Fault(name=f"{kind}'s clock an hour behind", strike=_clock(kind, -HOUR), seconds=(6.0, 10.0), part=kind)
+        yield Fault(
+            name=f"{kind} frozen", strike=_of_process(kind, signal.SIGSTOP), seconds=(4.0, 12.0), part=kind,
+            loses_calls=loses,
+        )  # fmt: skip
+        yield Fault(
+            name=f"{kind} asked to stop", strike=_of_process(kind, signal.SIGTERM), part=kind, loses_calls=False
+        )
+        yield Fault(
+            name=f"{kind}'s clock an hour ahead", strike=_clock(kind, HOUR), seconds=_CLOCK, part=kind,
+            loses_calls=False,
+        )  # fmt: skip
+        yield Fault(
+            name=f"{kind}'s clock an hour behind", strike=_clock(kind, -HOUR), seconds=_CLOCK, part=kind,
+            loses_calls=False,
+        )  # fmt: skip
     killed = signal.SIGKILL
     yield Fault(
         name="listener and worker killed", strike=_of_process("listener", killed, several=("worker",)), part="several"
@@ -244,7 +267,7 @@ def _all() -> Iterator[Fault]:
         strike=_of_process("listener", killed, several=("worker", "scheduler")),
         part="several",
     )
-    yield Fault(name="both workers killed", strike=_all_workers_killed, part="several")
+    yield Fault(name="both workers killed", strike=_all_workers_killed, part="several", loses_calls=False)
     yield Fault(name="Redis restarted empty", strike=_redis_restarted, seconds=(0.5, 2), part="Redis", is_outage=True)
     yield Fault(name="Redis unreachable", strike=_redis_silent, seconds=(10, 10), part="Redis", is_outage=True)
     yield Fault(name="Redis out of memory", strike=_redis_full, seconds=(4, 8), part="Redis", is_outage=True)
@@ -252,7 +275,7 @@ def _all() -> Iterator[Fault]:
         name="Postgres restarted", strike=_postgres_restarted, seconds=(0.5, 2), part="Postgres", is_outage=True
     )
     yield Fault(name="Postgres unreachable", strike=_postgres_silent, seconds=(20, 20), part="Postgres", is_outage=True)
-    yield Fault(name="Postgres connections cut", strike=_backends_terminated, part="Postgres")
+    yield Fault(name="Postgres connections cut", strike=_backends_terminated, part="Postgres", loses_calls=False)
     yield Fault(name="Postgres disk full", strike=_disk_full, seconds=(4, 8), part="Postgres", is_outage=True)
     yield Fault(
         name="Asterisk restarted", strike=_asterisk_restarted, seconds=(0.5, 2), part="Asterisk", is_outage=True
@@ -298,9 +321,13 @@ FAULTS = {fault.name: fault for fault in _all()}
 def _of_second(kind: str, number: int) -> Fault:
     @contextlib.contextmanager
     def strike(stage: Stage, _chance: random.Random) -> Iterator[Struck]:
-        yield ", ".join(stage.supervised.signal(number, names(kind)[1])), None
+        yield _signalled(stage, number, names(kind)[1]), None
 
-    return Fault(name=f"{kind}.2 {'killed' if number == signal.SIGKILL else 'asked to stop'}", strike=strike, part=kind)
+    is_kill = number == signal.SIGKILL
+    return Fault(
+        name=f"{kind}.2 {'killed' if is_kill else 'asked to stop'}", strike=strike, part=kind,
+        loses_calls=is_kill and kind == "listener",
+    )  # fmt: skip
 
 
 #: Of a soak: the first process of each kind is left alone.
@@ -325,7 +352,7 @@ class Striker:
         self._strikes: Counter[str] = Counter()
 
     def play(self, fault: Fault) -> bool:
-        """Wait for a call in set-up, break, wait, mend. Returns True if there was such a call."""
+        """Wait for a call in set-up, break, wait, mend. Returns True if there was such a call, and all was broken."""
         self._strikes[fault.name] += 1
         chance = random.Random(f"{self._seed} {fault.name} {self._strikes[fault.name]}")  # noqa: S311 - no secret
         seconds = chance.uniform(*fault.seconds)
@@ -340,12 +367,13 @@ class Striker:
                 at=struck_at,
                 outage=fault.is_outage,
                 audio=fault.part in ("agent", "Asterisk"),
+                loses=fault.loses_calls,
                 apps=apps,
                 seconds=seconds,
             )
             time.sleep(seconds)
         self._stage.deeds.mended(number)
-        return has_met
+        return has_met and bool(target)
 
     def _await_setup(self, delay_seconds: float) -> bool:
         # Not always as soon as a caller is there: the set-up is struck in any of its moments.

@@ -68,18 +68,19 @@ def mixed_table(entries: Sequence[Entry]) -> str:
 
 
 def kinds_table() -> str:
-    """Return every kind of fault: how long it lasts, and whether deadlines are extended by it."""
+    """Return every kind of fault: how long it lasts, whether deadlines are extended by it, and what it may cost."""
     rows = [
         (
             fault.name,
             fault.part,
             _lasts(*fault.seconds),
             "yes" if fault.is_outage else "",
+            "yes" if fault.loses_calls else "",
             f"left out: {fault.left_out}" if fault.left_out else "yes",
         )
         for fault in FAULTS.values()
     ]
-    return table(("Fault", "Breaks", "Lasts, s", "Outage", "In the mixed run"), rows)
+    return table(("Fault", "Breaks", "Lasts, s", "Outage", "May lose calls", "In the mixed run"), rows)
 
 
 def single(entries: Iterable[Entry]) -> list[Entry]:

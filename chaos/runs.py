@@ -191,9 +191,13 @@ def shortcomings(verdict: dict[str, Any]) -> Iterator[str]:
     for violation in verdict["violations"]:
         yield f"{violation['kind']}: {violation['text']}"
         yield from (f"    {line}" for line in violation.get("story", ()))
+    for what in ("connected", "listened"):
+        if not verdict["totals"][what]:
+            yield f"nothing to judge: no call was {what if what == 'connected' else 'listened to'}"
     struck: dict[str, int] = {}
     for fault in verdict["faults"]:
-        struck[fault["name"]] = struck.get(fault["name"], 0) + fault["in_setup"]
+        # Without a target nothing was there to be broken.
+        struck[fault["name"]] = struck.get(fault["name"], 0) + (fault["in_setup"] if fault["target"] else 0)
     for name, in_setup in struck.items():
         if not in_setup:
             yield f"not struck: {name} met no call in set-up"

@@ -1,9 +1,10 @@
-"""One message for the end of a leg, which Asterisk tells in up to three events.
+"""One message for the end of a leg, which Asterisk tells in up to three events; none for an event that is repeated.
 
 A caller who hangs up sends a ChannelHangupRequest, with the cause, and some milliseconds later a StasisEnd, without it:
 the request waits for the StasisEnd, and one message carries both. A media leg that is removed sends a StasisEnd and a
-ChannelDestroyed, which say the same: the second one is dropped. Each message saved is a hop through Redis and some
-statements of a worker.
+ChannelDestroyed, which say the same: the second one is dropped. So is an event that is in every field the one before it
+of its leg: no Asterisk sends it, unless to make us work. Each message saved is a hop through Redis and some statements
+of a worker.
 
 Of a leg that was not answered, a Dial event and a ChannelDestroyed tell in part how the dialling came out, within a
 millisecond and in either order: the ChannelDestroyed carries the dial status, too.
@@ -26,6 +27,8 @@ _WAITING = 256
 _ENDED = 256
 _DIALLED = 256
 _ANSWERED = "Up"
+#: The legs of one socket whose last event is remembered.
+_TOLD = 64
 #: Nor does an event wait that has more text about its leg than this.
 _LONGEST = 1024
 
@@ -56,10 +59,14 @@ class LegEnds:
         self._ended: OrderedDict[str, None] = OrderedDict()
         #: The dial status of the legs that were not answered, and their creation time, the oldest first.
         self._dialled: OrderedDict[str, tuple[str, str]] = OrderedDict()
+        #: Leg → the hash of its last event, the leg told of last at the end.
+        self._told: OrderedDict[str, int] = OrderedDict()
 
     def take(self, event: Event, at_ms: int) -> None:
         """Pass an event on, now or within WAIT_SECONDS; drop one that says nothing new."""
         leg_id = event.leg.id
+        if self._is_repeated(event):
+            return
         if ids.parse(leg_id) is not None:
             self._take_own(event, at_ms)
             return
@@ -70,6 +77,16 @@ class LegEnds:
         elif event.type is EventType.CHANNEL_DESTROYED:
             event = self._with_dial_status(event)
         self._take_other(event, at_ms)
+
+    def _is_repeated(self, event: Event) -> bool:
+        leg_id, told = event.leg.id, hash(event)
+        if self._told.get(leg_id) == told:
+            return True
+        self._told[leg_id] = told
+        self._told.move_to_end(leg_id)
+        if len(self._told) > _TOLD:
+            self._told.popitem(last=False)
+        return False
 
     def flush(self) -> None:
         """Pass on what waits: the socket is closed."""

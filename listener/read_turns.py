@@ -18,6 +18,8 @@ from typing import Protocol
 
 #: A socket that has kept up for this many reads goes before any that floods, for as many reads.
 _MOST_CREDIT = -20
+#: In turns. A read that took longer than that was interrupted.
+_LONGEST_PAUSE = 25
 
 
 class Reader(Protocol):
@@ -41,6 +43,8 @@ class Reader(Protocol):
 class ReadTurns:
     """Lets readers read for `turn_seconds`, and after a pause of the same length again.
 
+    A read that takes longer, as one that ends a large event, makes its turn longer, and the pause after it.
+
     Args:
         later: Calls a function after some seconds.
         clock: In seconds.
@@ -62,9 +66,9 @@ class ReadTurns:
         #: Reads behind, expected seconds, arrival, reader: the smallest is next.
         self._waiting: list[tuple[int, float, int, Reader]] = []
         self._arrivals = itertools.count()
-        #: When this turn began, and how long its reads took.
-        self._began = clock()
+        #: How long the reads of this turn took, and when another one may begin.
         self._used_seconds = 0.0
+        self._next_at = clock()
         #: The next turn is due: only while readers wait, so that it costs nothing otherwise.
         self._scheduled = False
         #: The name of the reader that is reading; empty for none. Another thread may look at it.
@@ -73,12 +77,20 @@ class ReadTurns:
     def ready(self, reader: Reader) -> bool:
         """Note that there is something to read. Returns False if (more of) it waits for a turn."""
         now = self._clock()
-        if not self._scheduled and now - self._began >= 2 * self._turn_seconds:
-            self._began, self._used_seconds = now, 0.0
+        if not self._scheduled and now >= self._next_at:
+            self._begin(now)
         if self._waiting or self._used_seconds >= self._turn_seconds:
             self._wait(reader)
             return False
         return not self._read(reader, self._clock)
+
+    def _begin(self, now: float) -> None:
+        self._used_seconds, self._next_at = 0.0, now + 2 * self._turn_seconds
+
+    @property
+    def _pause_seconds(self) -> float:
+        """How long reading pauses after this turn."""
+        return min(max(self._turn_seconds, self._used_seconds), _LONGEST_PAUSE * self._turn_seconds)
 
     def _read(self, reader: Reader, clock: Callable[[], float]) -> bool:
         """Let the reader read; return True if it waits for another turn."""
@@ -88,6 +100,8 @@ class ReadTurns:
         spent = clock() - began
         self.reading = ""
         self._used_seconds += spent
+        if self._used_seconds >= self._turn_seconds:
+            self._next_at = self._clock() + self._pause_seconds
         if reader.is_caught_up:
             reader.reads_behind = max(_MOST_CREDIT, min(reader.reads_behind, 0) - 1)
         else:
@@ -106,10 +120,10 @@ class ReadTurns:
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._later(self._turn_seconds, self._next_turn)
+            self._later(self._pause_seconds, self._next_turn)
 
     def _next_turn(self) -> None:
-        self._began, self._used_seconds = self._clock(), 0.0
+        self._begin(self._clock())
         while self._waiting and self._used_seconds < self._turn_seconds:
             self._read(heapq.heappop(self._waiting)[-1], self._loaded_clock)
         self._scheduled = False

@@ -12,13 +12,14 @@ from shared.call import calls, facts, stasis_args, stasis_entry, transitions
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Naming
-from shared.call.states import Direction, Outcome, State
+from shared.call.states import Cause, Direction, Outcome, State
 from shared.call.steps import Step
 from shared.platform.ports import Runs
 from shared.storage.call_writer import CallWriter
 from shared.storage.connections import InboundTarget
-from shared.storage.timeline import TimelineEntry
+from shared.storage.timeline import TOO_MANY_CALLS, TimelineEntry
 from workers.asterisks import Asterisks
+from workers.call_allowance import CallAllowance
 from workers.claims import Arrival, TimedBudget
 from workers.flow import Flow
 from workers.step_ports import Connections, Lookup
@@ -42,6 +43,7 @@ class Inbound:
     """Receives callers.
 
     Args:
+        allowance: The calls that a connection may still have: a leg above it is refused without one.
         redis_ms: Returns Redis's time in ms; None when unknown.
     """
 
@@ -52,6 +54,7 @@ class Inbound:
     asterisks: Asterisks
     runs: Runs
     naming: Naming
+    allowance: CallAllowance
     redis_ms: Callable[[], int | None]
 
     # ── callers ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -89,6 +92,9 @@ class Inbound:
             stamp: Asterisk's timestamp of the StasisStart; empty when a resync found the leg.
             waited_seconds: How long ago the event was read.
         """
+        if not self.allowance.take(connection.connection_id):
+            self._refuse(connection, leg, stamp)
+            return
         destination = self.lookup.destination(connection)
         if destination is None:
             log.warning("leg of an unknown connection", connection=str(connection))
@@ -119,6 +125,17 @@ class Inbound:
         if not self._admit(again, arrival):
             self._end_named_run(self.writer.store.last_entry(connection.connection_id, leg.id, leg.created), args)
 
+    def _refuse(self, connection: ConnectionVersion, leg: events.Channel, stamp: str) -> None:
+        """Refuse a leg that is one too many, without a call. One that a resync found is left to a later one."""
+        self._note(connection, TOO_MANY_CALLS, f"channel {leg.id} is one too many (CALLS_PER_HOUR)")
+        if not stamp:
+            return
+        last = self.writer.store.last_entry(connection.connection_id, leg.id, leg.created)
+        # A leg that is known may be reported again: its call goes on.
+        if (last is None or last.state is State.ENDED) and self.is_in_stasis(connection, leg):
+            budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
+            self.asterisks.at(connection, budget).hang_up(leg.id, Cause.CONGESTION)
+
     def is_in_stasis(self, connection: ConnectionVersion, leg: events.Channel) -> bool:
         """Ask Asterisk whether a leg is in the app now: where stamps cannot tell a new entry from a late event."""
         budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
@@ -146,6 +163,9 @@ class Inbound:
         """
         target = self.connections.inbound_target(connection)
         if target is None:
+            return None
+        if not self.allowance.take(connection.connection_id):
+            self._note(connection, TOO_MANY_CALLS, f"channel {event.leg.id} has left, one too many (CALLS_PER_HOUR)")
             return None
         call = replace(
             self._over(target, connection, event.leg),

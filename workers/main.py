@@ -22,6 +22,7 @@ from shared.storage.call_writer import CallWriter
 from shared.storage.postgres_calls import PostgresCalls
 from workers import awaited_legs, pools, wiring
 from workers.asterisks import RestAsterisks
+from workers.call_allowance import CallAllowance
 from workers.claims import Claim
 from workers.step_ports import NoQuota, Quota
 from workers.wiring import Adapters
@@ -99,6 +100,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         send_later=lambda message, wait: commands.send(message, wait=wait),
         redis_ms=redis_clock.PollingRedisClock(queues.client(redis_url)).now_ms,
         naming=Naming(prefix),
+        allowance=CallAllowance(config.calls_per_hour),
         media_url=dograh.MediaUrl(config.token_secret),
     )
     if config.token_secret is None:

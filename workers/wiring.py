@@ -16,6 +16,7 @@ from workers.asterisks import Asterisks
 from workers.attempts import Attempts
 from workers.awaited_legs import Awaited
 from workers.bridge import Join
+from workers.call_allowance import CallAllowance
 from workers.claims import Claim, StepWork
 from workers.flow import Flow
 from workers.inbound import Inbound
@@ -47,6 +48,7 @@ class Adapters:
     #: Returns Redis's time in ms; None when unknown.
     redis_ms: Callable[[], int | None]
     naming: Naming
+    allowance: CallAllowance
     media_url: MediaUrl
 
 
@@ -67,6 +69,7 @@ def handlers(adapters: Adapters, *, serves: Collection[Step], tag: Callable[[], 
         asterisks=adapters.asterisks,
         runs=adapters.runs,
         naming=adapters.naming,
+        allowance=adapters.allowance,
         redis_ms=adapters.redis_ms,
     )
     attempts = Attempts(

@@ -15,7 +15,7 @@ from shared.platform import dograh
 from shared.platform.dograh import layouts
 from shared.platform.ports import ConfigurationRow, Route, Routes
 from shared.process import sealing
-from shared.storage import database
+from shared.storage import database, timeline
 
 #: Asterisks checked at the same time.
 _AT_ONCE = 8
@@ -32,6 +32,12 @@ SELECT connection_id, count(*) AS number, min(ending_at) AS since,
        (array_agg(left(call_id::text, 8) ORDER BY ending_at))[1] AS one
 FROM ari.calls WHERE state = 'ending' AND ending_at < clock_timestamp() - interval '{_STUCK_SECONDS} seconds'
 GROUP BY connection_id
+"""  # noqa: S608 - built from a constant
+
+_REFUSED = f"""
+SELECT DISTINCT ON (connection_id) connection_id, at, detail FROM ari.timeline
+WHERE call_id IS NULL AND at > clock_timestamp() - interval '1 hour' AND name = '{timeline.TOO_MANY_CALLS}'
+ORDER BY connection_id, at DESC
 """  # noqa: S608 - built from a constant
 
 
@@ -88,6 +94,7 @@ def examine(
     with db.connection() as connection:
         known = {row["source_id"]: row for row in connection.execute(_KNOWN).fetchall()}
         stuck = {row["connection_id"]: row for row in connection.execute(_STUCK).fetchall()}
+        refused = {row["connection_id"]: row for row in connection.execute(_REFUSED).fetchall()}
     parsed = {row.source_id: _parsed(row) for row in rows}
     app_instances: dict[tuple[str, str], list[int]] = {}
     for row in rows:
@@ -109,6 +116,8 @@ def examine(
         findings.append(_route(routes, row))
         if ours is not None and ours["connection_id"] in stuck:
             findings.append(_stuck(stuck[ours["connection_id"]]))
+        if ours is not None and ours["connection_id"] in refused:
+            findings.append(_refused(refused[ours["connection_id"]]))
         usable = one if isinstance(one, Configuration) else None
         made.append(CheckedConnection(row=row, configuration=usable, known=ours, findings=tuple(findings)))
     return made
@@ -198,4 +207,13 @@ def _stuck(row: database.Row) -> Finding:
         "calls in ending",
         f"{row['number']} for over a minute, one since {row['since']:%m-%d %H:%M:%S}",
         f"their runs are ended, and the teardown waits for an answer of this Asterisk: arictl trace {row['one']}",
+    )
+
+
+def _refused(row: database.Row) -> Finding:
+    return warning(
+        "callers",
+        f"more than CALLS_PER_HOUR, some were refused; the last that was noted, at {row['at']:%m-%d %H:%M:%S}:"
+        f" {row['detail']}",
+        "if these are calls, raise CALLS_PER_HOUR of every worker; if not, look at what sends them to its app",
     )

@@ -121,7 +121,8 @@ def _processes(client: redis.Redis, timeout_seconds: float, asterisk_sessions: i
     pipe.zrange(keys.LISTENERS, 0, -1, withscores=True)
     pipe.exists(keys.BOOT_MARKER)
     pipe.zrange(f"{keys.NAMESPACE}:sessions", 0, -1, withscores=True)
-    (seconds, micros), heartbeats, boot_marker, sessions = pipe.execute()
+    pipe.get(f"{keys.NAMESPACE}:dead-letters-dropped")
+    (seconds, micros), heartbeats, boot_marker, sessions, dropped = pipe.execute()
     counts = scripts.COUNT.run(client, keys.NAMESPACE, *messages.QUEUES)
     now_ms = seconds * 1000 + micros / 1000
     yield _listeners([(str(name), now_ms - at_ms) for name, at_ms in heartbeats], timeout_seconds)
@@ -135,6 +136,13 @@ def _processes(client: redis.Redis, timeout_seconds: float, asterisk_sessions: i
             "wait a few seconds; if it is still missing, start a scheduler",
         )
     yield from _queues(dict(zip(messages.QUEUES, counts[::3], strict=True)))
+    if dropped:
+        yield warning(
+            "dead letters in Redis",
+            f"{dropped} were dropped for later ones (DEAD_LETTERS)",
+            "find out why so many messages fail: the traceback of each is in a worker's log. This is told until seven"
+            " days have passed without another",
+        )
 
 
 def _listeners(heartbeats: list[tuple[str, float]], timeout_seconds: float) -> Finding:

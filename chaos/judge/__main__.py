@@ -69,6 +69,7 @@ def _verdict(spec: Spec, observer: Observer) -> dict[str, Any]:
             left=left,
             waiting_seconds=spec.waiting_seconds,
             silence_seconds=spec.silence_seconds,
+            organizations=spec.apps,
         )
         heard = recordings.listen(spec, evidence)
         return verdict.judge(replace(evidence, heard=heard), timeline=observer.story)

@@ -11,7 +11,7 @@ from chaos.judge import spans
 from chaos.judge.evidence import Evidence
 from chaos.judge.history import Kind, Leg, call_id_of
 from chaos.judge.spans import FOREVER, Span
-from chaos.judge.tables import CallRow, DeadLetter
+from chaos.judge.tables import CallRow, DeadLetter, RunRow
 
 #: Within this time a resync finds what no event told: by documentation 15 s, and a few for the work.
 RESYNC_SECONDS = 20
@@ -21,11 +21,19 @@ RETRY_SECONDS = 25
 RECOVERY_SECONDS = 25.0
 #: An admitted call that is ending keeps its slot so long.
 ENDING_SLOT_SECONDS = 60
+#: The judge's own socket may be down for so long.
+BLIND_SECONDS = 5.0
+#: How long after a fault a call may still be lost to it, if it was offered before or during that time.
+LOSING_SECONDS = 30.0
+#: The cause with which Asterisk begins the end of a channel that a request of ARI hangs up (measured).
+REQUESTED = 32
 #: A call that was bridged for less is not listened to.
 LISTENED_SECONDS = 3
 #: What an end must hear of the other's tone. Of the agent's end there is a second of audio at most.
 CALLER_HEARS_SECONDS = 1.0
 AGENT_HEARS_SECONDS = 0.2
+#: What a caller may miss of the agent's tone in all, while both are in the bridge.
+MISSED_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +61,7 @@ def is_unseen(evidence: Evidence, leg: Leg) -> bool:
     return (
         is_brief
         and leg.id not in evidence.rows
-        and bool(evidence.faults(leg.app, (since, until), after=RESYNC_SECONDS))
+        and any(fault.loses for fault in evidence.faults(leg.app, (since, until), after=RESYNC_SECONDS))
     )
 
 
@@ -67,6 +75,14 @@ def _left_behind(evidence: Evidence) -> Iterator[Violation]:
         yield Violation(kind="bridge-left", text=f"bridge {name} is still there", call_id=call_id_of(name))
     if left.media_sockets:
         yield Violation(kind="media-socket-left", text=f"{left.media_sockets} media sockets are still open")
+
+
+def _blind(evidence: Evidence) -> Iterator[Violation]:
+    """The judge that sees no events does not see who was bridged with whom."""
+    began = min((offer.at for offer in evidence.deeds.offers.values()), default=evidence.now)
+    seen = [(since, until) for since, until in evidence.history.blind if until > began]
+    for span in _too_long(evidence, None, seen, BLIND_SECONDS):
+        yield Violation(kind="not-observed", text=f"the judge had no events for {_lasts(span)}")
 
 
 def _waiting(evidence: Evidence) -> Iterator[Violation]:
@@ -106,6 +122,59 @@ def _two_agents(evidence: Evidence) -> Iterator[Violation]:
                 yield _of_leg(evidence, "two-agents", leg, f"{one.id} and {other.id} are bridged with one caller")
 
 
+def _wrong_company(evidence: Evidence) -> Iterator[Violation]:
+    """A caller in a bridge with another call's agent, or with another caller."""
+    callers = {leg.id for leg in evidence.callers}
+    for leg in evidence.callers:
+        own = {row.call_id for row in evidence.rows.get(leg.id, ())}
+        for other in {other.id: other for other, _ in evidence.meetings(leg)}.values():
+            if other.kind is Kind.MEDIA and call_id_of(other.id) not in own:
+                yield _of_leg(evidence, "wrong-agent", leg, f"bridged with {other.id}, which is of another call")
+            # Told once, with the first of the two.
+            if other.id in callers and leg.id < other.id:
+                yield _of_leg(evidence, "two-callers", leg, f"bridged with the caller {other.id}")
+
+
+def _tenants(evidence: Evidence) -> Iterator[Violation]:
+    """A call belongs to the tenant whose app its leg entered, and its run to the same one."""
+    for row in evidence.tables.calls:
+        app = evidence.app_of(row.channel_id)
+        wanted = evidence.organizations.get(app or "", row.organization_id)
+        if row.organization_id != wanted:
+            text = f"a leg of {app} is a call of organization {row.organization_id}, not {wanted}"
+            yield _of_row("wrong-tenant", row, text)
+        run = evidence.runs.get(row.workflow_run_id or 0)
+        if run is not None and run.organization_id != row.organization_id:
+            text = f"run {run.id} of the call is of organization {run.organization_id}, not {row.organization_id}"
+            yield _of_row("wrong-tenant", row, text)
+
+
+def _lost(evidence: Evidence) -> Iterator[Violation]:
+    """A call that no one has hung up, and that no fault can have ended."""
+    for leg_id, offer in evidence.deeds.offers.items():
+        leg, rows = evidence.history.legs.get(leg_id), evidence.rows.get(leg_id, ())
+        if leg_id in evidence.deeds.hang_ups or leg_id in evidence.deeds.not_offered:
+            continue
+        if (leg and (leg.is_lost or leg.gone_at == FOREVER)) or _agent_hung_up(evidence, leg_id):
+            continue
+        until = max(offer.at, leg.gone_at) if leg else offer.at + evidence.waiting_seconds
+        faults = evidence.faults(offer.app, (offer.at, until), after=LOSING_SECONDS)
+        if not any(fault.loses for fault in faults):
+            reason = (rows[-1].reason if rows else None) or ("it ended" if leg else "it never came")
+            text = f"the call of a caller who did not hang up was lost without a fault that explains it: {reason}"
+            yield Violation(kind="call-lost", text=text, leg=leg_id, call_id=rows[-1].call_id if rows else None)
+
+
+def _agent_hung_up(evidence: Evidence, leg_id: str) -> bool:
+    """Whether an agent that had accepted a call closed its media leg itself, joined or not."""
+    calls = {row.call_id for row in evidence.rows.get(leg_id, ())}
+    return any(
+        leg.up_at < FOREVER and leg.causes[:1] not in ([], [REQUESTED])
+        for leg in evidence.media
+        if call_id_of(leg.id) in calls
+    )
+
+
 def _rows_of_channels(evidence: Evidence) -> Iterator[Violation]:
     """One row for each time that a leg entered an app, and one for a leg that ended before it entered any."""
     for leg in evidence.callers:
@@ -134,6 +203,17 @@ def _rows_end(evidence: Evidence) -> Iterator[Violation]:
     for row in evidence.tables.calls:
         if row.state != "ended":
             yield _of_row("call-not-ended", row, f"the call is {row.state} at the end")
+        yield from _ended_early(evidence, row)
+
+
+def _ended_early(evidence: Evidence, row: CallRow) -> Iterator[Violation]:
+    """A call that is `ended` has no caller in the app any more. Which entry a row is of is known of an only one."""
+    leg = evidence.history.legs.get(row.channel_id)
+    if row.ended_at is None or leg is None or len(leg.apps) != 1 or len(evidence.rows[leg.id]) != 1:
+        return
+    still = [(row.ended_at, min(leg.apps[0].until, evidence.now))]
+    for span in _too_long(evidence, leg.app, still, RESYNC_SECONDS):
+        yield _of_row("ended-early", row, f"the call is ended, and its caller is in {leg.app} for {_lasts(span)} more")
 
 
 def _slots(evidence: Evidence) -> Iterator[Violation]:
@@ -158,7 +238,29 @@ def _runs(evidence: Evidence) -> Iterator[Violation]:
             yield _of_row("run-shared", found[0], f"run {run_id} is that of {len(found)} calls")
         if run_id in evidence.runs and not evidence.runs[run_id].is_completed:
             yield _of_row("run-not-ended", found[0], f"run {run_id} is not completed at the end")
+        elif run_id in evidence.runs:
+            yield from _disposition(evidence, found[0], evidence.runs[run_id])
     yield from _runs_without_call(evidence, rows.keys())
+
+
+def _disposition(evidence: Evidence, row: CallRow, run: RunRow) -> Iterator[Violation]:
+    """A run says `completed` if the caller had an agent, and only then. A fault may have kept that from being known.
+
+    Which entry or which dialled leg a row is of is known of an only one.
+    """
+    again = {leg.id for leg in evidence.history.dialled_again}
+    if row.channel_id in again or len(evidence.rows[row.channel_id]) != 1:
+        return
+    leg = evidence.history.legs.get(row.channel_id)
+    talk = evidence.with_others(leg, Kind.MEDIA) if leg else []
+    is_disturbed = bool(talk) and bool(
+        evidence.faults(leg.app if leg else None, (talk[0][0], talk[-1][1]), after=RECOVERY_SECONDS)
+    )
+    if not talk and run.disposition == "completed":
+        yield _of_row("run-outcome", row, f"run {run.id} is completed, and its caller had no agent")
+    elif spans.seconds(talk) >= LISTENED_SECONDS and run.disposition != "completed" and not is_disturbed:
+        text = f"the caller had an agent for {spans.seconds(talk):.1f} s, and run {run.id} is {run.disposition}"
+        yield _of_row("run-outcome", row, text)
 
 
 def _runs_without_call(evidence: Evidence, with_call: Container[int]) -> Iterator[Violation]:
@@ -182,12 +284,7 @@ def _runs_without_call(evidence: Evidence, with_call: Container[int]) -> Iterato
         else:
             text = f"run {run.id} belongs to no call"
             yield Violation(kind="run-without-call", text=text, leg=run.channel_id)
-    platform = [
-        leg
-        for leg in evidence.deeds.offers
-        if _is_platform_call(evidence, leg) and all(row.workflow_run_id is None for row in evidence.rows.get(leg, ()))
-    ]
-    if unnamed > len(platform):
+    if unnamed > sum(_is_platform_call(evidence, leg) for leg in evidence.deeds.not_offered):
         yield Violation(kind="run-without-call", text=f"{unnamed} runs belong to no call and name no channel")
 
 
@@ -217,14 +314,19 @@ def _audio(evidence: Evidence) -> Iterator[Violation]:
         if heard.by_caller < CALLER_HEARS_SECONDS:
             text = f"bridged for {spans.seconds(talk):.1f} s, the caller hears the agent for {heard.by_caller:.1f} s"
             yield _of_leg(evidence, "caller-hears-nothing", leg, text)
+        elif spans.seconds(talk) - heard.by_caller > MISSED_SECONDS:
+            text = (
+                f"bridged for {spans.seconds(talk):.1f} s, the caller hears the agent for {heard.by_caller:.1f} s only"
+            )
+            yield _of_leg(evidence, "caller-hears-gaps", leg, text)
         if heard.by_agent < AGENT_HEARS_SECONDS:
             text = f"bridged for {spans.seconds(talk):.1f} s, the agent hears the caller for {heard.by_agent:.1f} s"
             yield _of_leg(evidence, "agent-hears-nothing", leg, text)
 
 
 CHECKS: tuple[Callable[[Evidence], Iterator[Violation]], ...] = (
-    _left_behind, _waiting, _silence, _lonely_agent, _two_agents, _rows_of_channels, _rows_without_channel, _rows_end,
-    _slots, _runs, _dead_letters, _audio,
+    _left_behind, _blind, _waiting, _silence, _lonely_agent, _two_agents, _wrong_company, _tenants, _lost,
+    _rows_of_channels, _rows_without_channel, _rows_end, _slots, _runs, _dead_letters, _audio,
 )  # fmt: skip
 
 

@@ -41,6 +41,8 @@ class Fault:
     outage: bool = False
     #: It may interrupt the audio of connected calls.
     audio: bool = False
+    #: It may cost callers their calls.
+    loses: bool = True
     #: The apps whose callers it concerns; None for all.
     apps: frozenset[str] | None = None
 
@@ -103,5 +105,6 @@ def _fault(line: dict[str, Any]) -> Fault:
         until=FOREVER if line.get("until") is None else line["until"],
         outage=line.get("outage", False),
         audio=line.get("audio", line["name"].startswith(_OF_AUDIO)),
+        loses=line.get("loses", True),
         apps=None if apps is None else frozenset(apps),
     )

@@ -39,6 +39,7 @@ class Evidence:
     Args:
         now: When the verdict is given, in unix seconds.
         heard: By leg, of the calls that were listened to.
+        organizations: App → the organization whose calls enter it.
     """
 
     history: History
@@ -49,6 +50,7 @@ class Evidence:
     heard: Mapping[str, Heard] = field(default_factory=dict)
     waiting_seconds: float = 60
     silence_seconds: float = 20
+    organizations: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def callers(self) -> list[Leg]:
@@ -82,13 +84,15 @@ class Evidence:
         return spans.union(span for other, span in self.meetings(leg) if not kinds or other.kind in kinds)
 
     def meetings(self, leg: Leg) -> list[tuple[Leg, Span]]:
-        """The legs that were in a bridge with a leg, and when."""
+        """The legs that were in a bridge with a leg, and when. A media leg that still connects is not there yet."""
         return [
             (other, span)
             for stay in leg.bridges
             for other, other_stay in self._by_bridge[stay.where]
             if other is not leg
-            for span in self._clipped(spans.intersect([stay.span], [other_stay.span]))
+            for span in self._clipped(
+                spans.intersect([stay.span], [(max(other_stay.since, _there(other)), other_stay.until)])
+            )
         ]
 
     def bridged_at(self, leg: Leg) -> float | None:
@@ -132,3 +136,8 @@ class Evidence:
     def _clipped(self, found: Iterable[Span]) -> list[Span]:
         """The same spans, those that are open ending now."""
         return spans.union((since, min(until, self.now)) for since, until in found)
+
+
+def _there(leg: Leg) -> float:
+    """From when on a leg can be heard: a media leg, once its agent has accepted it."""
+    return leg.up_at if leg.kind is Kind.MEDIA else leg.created_at

@@ -97,6 +97,8 @@ class Observer:
     def frozen(self) -> Iterator[History]:
         """The history, which does not change meanwhile."""
         with self._lock:
+            if not self._has_events:
+                self._history.blind.append((self._blind_since, time.time()))
             yield self._history
 
     def story(self, call_id: str) -> list[str]:

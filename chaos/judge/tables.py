@@ -14,11 +14,13 @@ _OPTIONS = "-c default_transaction_read_only=on -c statement_timeout=5000 -c tim
 _CALLS = """
     SELECT replace(call_id::text, '-', '') AS call_id, organization_id, channel_id, direction, state, outcome, reason,
            workflow_id, workflow_run_id, request_id, extract(epoch FROM received_at)::float AS received_at,
-           extract(epoch FROM connected_at)::float AS connected_at, extract(epoch FROM ending_at)::float AS ending_at
+           extract(epoch FROM connected_at)::float AS connected_at, extract(epoch FROM ending_at)::float AS ending_at,
+           extract(epoch FROM ended_at)::float AS ended_at
       FROM ari.calls WHERE organization_id = ANY(%s) ORDER BY received_at
 """
 _RUNS = """
-    SELECT r.id, r.gathered_context ->> 'call_id' AS channel_id, r.is_completed
+    SELECT r.id, w.organization_id, r.gathered_context ->> 'call_id' AS channel_id, r.is_completed,
+           r.gathered_context ->> 'call_disposition' AS disposition
       FROM workflow_runs r JOIN workflows w ON w.id = r.workflow_id WHERE w.organization_id = ANY(%s) ORDER BY r.id
 """
 _LETTERS = """
@@ -55,15 +57,18 @@ class CallRow:
     request_id: str | None = None
     connected_at: float | None = None
     ending_at: float | None = None
+    ended_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRow:
-    """A row of workflow_runs, with the channel that its gathered context names."""
+    """A row of workflow_runs, with the channel and the disposition that its gathered context names."""
 
     id: int
+    organization_id: int
     channel_id: str | None
     is_completed: bool
+    disposition: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -179,8 +179,9 @@ class Ari:
             if str(exc) == f"answered 404 {message}":
                 return None
             raise
+        entries = [entry for entry in document if isinstance(entry, dict)] if isinstance(document, list) else []
         # The other attributes, a user and a password among them, are dropped here.
-        pairs = {entry.get("attribute"): entry.get("value") for entry in document or () if isinstance(entry, dict)}
+        pairs = {plain(entry.get("attribute")): entry.get("value") for entry in entries}
         wanted = ("uri", "protocols", "connection_type")
         return WebsocketClient(**{key: plain(pairs.get(key) or "") for key in wanted})
 

@@ -19,14 +19,14 @@
 --                                              bytes: the sum, checked: when they were last compared with the queues
 --   <ns>:unique:<queue>/<group>/<name>  string  the key of the message that waits under this name, if it waits still
 --   <ns>:dead-letters                 stream   queue, message_key, body, reason: the beginnings of these two
---   <ns>:dead-letters-dropped         string   how many were deleted for later ones
+--   <ns>:dead-letters-dropped         string   how many were deleted for later ones; kept as long as letters are
 --
 -- <group>/<id> is the message key. A message is in exactly one state: waiting (in its group), delayed or in flight.
 -- A group is in the rotation, or set aside, exactly while it has waiting messages. Messages without a group have the
 -- group "".
 -- A session has a credit, and a tag, only while it is among the sessions: so what is pushed to it is requeued when it dies.
 -- A message that is bounded counts against what its group may have in the queues, in whatever state: see enqueue.lua.
--- Times are milliseconds by Redis's clock. No key expires except the dead letters and the unique names.
+-- Times are milliseconds by Redis's clock. No key expires except those of the dead letters and the unique names.
 
 local function key(...)
     return table.concat({KEYS[1], ...}, ":")

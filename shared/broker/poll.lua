@@ -44,7 +44,10 @@ local function add_letter(queue, message_key, body, reason)
     redis.call("XADD", letters, "*", "queue", queue, "message_key", message_key,
         "body", string.sub(body, 1, letter_bytes), "reason", string.sub(reason, 1, letter_bytes))
     local dropped = redis.call("XTRIM", letters, "MAXLEN", most_letters)
-    if dropped > 0 then redis.call("INCRBY", key("dead-letters-dropped"), dropped) end
+    if dropped > 0 then
+        redis.call("INCRBY", key("dead-letters-dropped"), dropped)
+        redis.call("PEXPIRE", key("dead-letters-dropped"), LETTERS_MS)
+    end
     redis.call("PEXPIRE", letters, LETTERS_MS)
 end
 

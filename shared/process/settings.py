@@ -304,6 +304,13 @@ class Worker(WithDatabase):
         description="Queues to serve, comma-separated; all if empty: admission, runs, media, bridge, originate,"
         " teardown, resync.",
     )
+    calls_per_hour: int = Field(
+        default=36_000,
+        ge=10,
+        le=10_000_000,
+        description="Maximum number of calls that one process receives from one connection in an hour, after a tenth of"
+        " them at once. Further callers are refused with congestion.",
+    )
     dead_letters: int = Field(
         default=1_000,
         ge=10,

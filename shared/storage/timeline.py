@@ -11,6 +11,8 @@ from shared.call import facts
 from shared.call.calls import Change
 from shared.call.states import State
 
+#: The note for a leg that became no call: its connection has had too many.
+TOO_MANY_CALLS = "TooManyCalls"
 #: The facts that a teardown repeats while its Asterisk gives no answer. Each raises the call's `step_retries`.
 _REPEATED = (facts.DeadlinePassed, facts.RemovalPending)
 

@@ -192,6 +192,33 @@ def test_a_caller_who_is_answered_and_left_alone_is_reported(
     assert (fault["in_setup"], fault["served_again_seconds"]) == (1, None)
 
 
+def test_a_caller_who_is_put_to_another_call_s_agent_is_reported(
+    running: Pipeline, asterisk: RealAsterisk, judge: Judge
+) -> None:
+    mine, other = call(judge, asterisk), call(judge, asterisk)
+    wait_until(lambda: running.state(mine) == running.state(other) == "connected", seconds=10)
+    bridge = f"{running.id_prefix}{running.call(other)['call_id'].hex}-b1"
+    asterisk.request("POST", f"/bridges/{bridge}/addChannel", channel=mine).raise_for_status()
+    time.sleep(0.5)
+    for leg in (mine, other):
+        hang_up(judge, asterisk, leg)
+    wait_ended(running, mine, other)
+    verdict = judge.verdict()
+    assert kinds(verdict) == {"wrong-agent", "two-callers"}
+    assert {violation["leg"] for violation in verdict["violations"]} <= {mine, other}
+
+
+def test_a_call_that_is_hung_up_for_no_reason_is_reported_as_lost(
+    running: Pipeline, asterisk: RealAsterisk, judge: Judge
+) -> None:
+    """Its caller did not hang up, and no fault explains it."""
+    leg = call(judge, asterisk)
+    wait_until(lambda: running.state(leg) == "connected", seconds=10)
+    asterisk.request("DELETE", f"/channels/{leg}").raise_for_status()
+    wait_ended(running, leg)
+    assert kinds(judge.verdict()) == {"call-lost"}
+
+
 def test_a_caller_whom_no_app_takes_is_not_in_set_up(asterisk: RealAsterisk, judge: Judge, pipeline: Pipeline) -> None:
     leg = call(judge, asterisk)
     time.sleep(1)

@@ -304,6 +304,9 @@ def test_work_that_is_not_done_is_found(
     said(output, "wrong", "queue media: 101 waiting messages")
     said(output, "wrong", "overdue calls: 1, ")
     said(output, "warning", "dead letters: 1 in the last day")
+    assert "dropped" not in output
+    queues.set(f"{keys.NAMESPACE}:dead-letters-dropped", 4)
+    said(doctor(**settings), "warning", "dead letters in Redis: 4 were dropped for later ones")
 
 
 # ── connections ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -379,6 +382,23 @@ def test_calls_that_stay_in_ending_are_found(
     assert "calls in ending" not in doctor(**settings)
     record(db, "ending", ending_ago="5 minutes")
     said(doctor(**settings), "warning", "calls in ending: 1 for over a minute")
+
+
+@pytest.mark.services
+def test_callers_who_were_refused_as_too_many_are_told(
+    doctor: Doctor, settings: dict[str, str], db: database.Database, canned: Canned
+) -> None:
+    configure(db, canned.url)
+    take_up(db, canned.url)
+    execute(
+        db,
+        "INSERT INTO ari.timeline (connection_id, kind, name, detail, at, who)"
+        " SELECT connection_id, 'note', 'TooManyCalls', 'channel 1.7', clock_timestamp() - interval '59 minutes', 'w'"
+        " FROM ari.connections",
+    )
+    said(doctor(**settings), "warning", "callers: more than CALLS_PER_HOUR, some were refused")
+    execute(db, "UPDATE ari.timeline SET at = at - interval '2 minutes'")
+    assert "CALLS_PER_HOUR" not in doctor(**settings)
 
 
 @pytest.mark.services

@@ -30,6 +30,7 @@ from tests.support.flows import CommandQueue, OneAsterisk, WorkStep
 from workers.admission import Admission
 from workers.asterisks import Asterisks
 from workers.awaited_legs import AwaitedLegs
+from workers.call_allowance import CallAllowance
 from workers.claims import Claim
 from workers.flow import Flow
 from workers.inbound import Inbound
@@ -143,6 +144,7 @@ def make(db: database.Database) -> Worker:
         asterisks=asterisks,
         runs=runs,
         naming=Naming("aip-"),
+        allowance=CallAllowance(1000),
         redis_ms=lambda: None,
     )
     return Worker(db=db, inbound=inbound, began=began)

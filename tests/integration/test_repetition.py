@@ -6,6 +6,7 @@ import itertools
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -17,20 +18,28 @@ from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Naming
 from shared.call.limits import Limits
+from shared.call.quota_rules import Quota
 from shared.call.states import Direction, State
+from shared.inbound_lookup import Destination
 from shared.storage import database
 from shared.storage.call_writer import CallWriter
+from shared.storage.connections import InboundTarget
 from shared.storage.postgres_calls import PostgresCalls
 from shared.storage.timeline import TimelineEntry
 from tests.support import round_trips
 from tests.support.call_rows import one
+from tests.support.rounds import GONE, Rounds
 from workers.asterisks import RestAsterisks
+from workers.call_allowance import CallAllowance
 from workers.inbound import Inbound
 from workers.leg_events import LegEvents
 
 pytestmark = pytest.mark.services
 
 PREFIX = "aip-"
+TARGET = InboundTarget(
+    served_by=ConnectionVersion(1, 1), organization_id=3, source_id=7, quota=Quota(organization_id=3)
+)
 CONNECTION = ConnectionVersion(1, 1)
 ROWS = 10
 REPEATED = 60
@@ -49,7 +58,7 @@ class Handlers:
         self.store = store
         self.inbound = Inbound(
             flow=nothing, writer=writer, connections=nothing, lookup=nothing, asterisks=nothing, runs=nothing,
-            naming=Naming(PREFIX), redis_ms=lambda: None,
+            naming=Naming(PREFIX), allowance=CallAllowance(10), redis_ms=lambda: None,
         )  # fmt: skip
         self.legs = LegEvents(
             flow=nothing,
@@ -120,6 +129,46 @@ def test_whatever_is_repeated_writes_so_many_rows(
             repeat(handlers, others, number)
     assert one(db, "SELECT count(*) AS count FROM ari.timeline WHERE connection_id = 1")["count"] == ROWS
     assert list(itertools.chain(*trips)) == ["SELECT"] * looks * (REPEATED - ROWS)
+
+
+class NoLegs(Rounds):
+    """An Asterisk without the legs that it reports."""
+
+    def _answer(self, what: str) -> object:
+        return GONE
+
+
+@pytest.mark.parametrize("kind", [EventType.STASIS_START, EventType.STASIS_END])
+def test_forged_legs_become_so_many_calls(
+    store: PostgresCalls, writer: CallWriter, db: database.Database, kind: EventType
+) -> None:
+    nothing = cast(Any, None)
+    inbound = Inbound(
+        flow=cast(Any, SimpleNamespace(admit=lambda call, _arrival: store.insert(call, [], None))), writer=writer,
+        connections=cast(Any, SimpleNamespace(inbound_target=lambda _connection: TARGET)),
+        lookup=cast(Any, SimpleNamespace(destination=lambda _connection: Destination(target=TARGET, route=None))),
+        asterisks=cast(Any, SimpleNamespace(at=NoLegs().asterisks.of)), runs=nothing, naming=Naming(PREFIX),
+        allowance=CallAllowance(10 * ROWS), redis_ms=lambda: None,
+    )  # fmt: skip
+
+    def forge(number: int) -> None:
+        forged = event(kind, f"1.{number}")
+        if kind is EventType.STASIS_START:
+            inbound.caller_entered(connection=CONNECTION, at_ms=0, event=forged)
+        else:
+            inbound.record_abandoned(connection=CONNECTION, event=forged)
+
+    for number in range(ROWS):
+        forge(number)
+    with round_trips.recorded() as trips:
+        for number in range(ROWS, REPEATED):
+            forge(number)
+    assert one(db, "SELECT count(*) AS count FROM ari.calls")["count"] == ROWS
+    assert one(db, "SELECT count(*) AS count FROM ari.timeline WHERE name = 'TooManyCalls'")["count"] == ROWS
+    # A leg that is known is let be: so one that enters is looked for.
+    looks = (REPEATED - ROWS) * (kind is EventType.STASIS_START)
+    statements = list(itertools.chain(*trips))
+    assert (statements.count("SELECT"), len(statements)) == (looks, looks + ROWS)
 
 
 def test_forged_dial_events_write_a_call_once(handlers: Handlers, db: database.Database, writer: CallWriter) -> None:

@@ -30,6 +30,7 @@ from tests.simulation.stores import MemoryStore
 from tests.simulation.world import Fiber, Process, World
 from workers import awaited_legs, pools, wiring
 from workers.awaited_legs import AwaitedLegs
+from workers.call_allowance import CallAllowance
 from workers.claims import Claim
 from workers.wiring import Adapters
 
@@ -171,6 +172,7 @@ class Environment:
             send_later=self.broker.send,
             redis_ms=self.broker.redis_ms,
             naming=Naming(PREFIX),
+            allowance=CallAllowance(10_000_000),
             media_url=dograh.MediaUrl(None),
         )
 

@@ -147,6 +147,7 @@ class MessageScripts:
         lua.poll("a", *settled, letters=(3, 4096))
         assert [letter["message_key"] for letter in lua.dead_letters()] == ["7/4", "7/5", "7/6"]
         assert lua.client.get(f"{NS}:dead-letters-dropped") == b"4"
+        assert 6 * 24 * 3600 < lua.client.ttl(f"{NS}:dead-letters-dropped") <= 7 * 24 * 3600
 
     def test_a_dead_letter_is_dropped_after_seven_days_though_others_follow(self, lua: Scripts) -> None:
         lua.client.xadd(f"{NS}:dead-letters", {"body": "x"}, id=str(lua.now() - 7 * 24 * 3600 * 1000 - 1))

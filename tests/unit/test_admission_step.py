@@ -15,6 +15,7 @@ from shared.call.call_settings import CallSettings
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Attempt, Naming
+from shared.call.limits import Limits
 from shared.call.quota_rules import Quota
 from shared.call.stasis_args import RunArgs
 from shared.call.states import Cause, Direction
@@ -68,7 +69,13 @@ class Scene:
     """The admission of one call, with ports that answer as told and note what they were asked."""
 
     def __init__(
-        self, *, used: int = 0, quota: facts.Refused | None = None, route: Any = ROUTE, **asterisk: Any
+        self,
+        *,
+        used: int = 0,
+        quota: facts.Refused | None = None,
+        route: Any = ROUTE,
+        limits: Limits = LIMITS,
+        **asterisk: Any,
     ) -> None:
         self.quota_asked: list[tuple[int, Quota | None]] = []
         self.routes_asked: list[tuple[int, int]] = []
@@ -87,7 +94,7 @@ class Scene:
             runs=cast(Any, SimpleNamespace(create=self._create, attach=self._attach)),
             asterisks=self.asterisk.asterisks,
             naming=NAMING,
-            limits=LIMITS,
+            limits=limits,
         )
 
     def _inbound(self, *, source_id: int, organization_id: int) -> object:
@@ -146,6 +153,12 @@ def test_a_route_that_was_not_read_along_is_read_now(arrival: Arrival | None) ->
     assert scene.run(arrival=arrival) == (GRANTED,)
     assert scene.routes_asked == [(70, 3)]
     assert scene.created == []
+
+
+def test_a_caller_whose_admission_was_ordered_by_message_is_not_stale() -> None:
+    """How long it has waited is not known: its deadline bounds it."""
+    scene = Scene(limits=replace(LIMITS, stale_start_seconds=0.5))
+    assert scene.run() == (GRANTED,)
 
 
 def test_a_caller_of_a_connection_that_is_not_served_is_refused_first() -> None:

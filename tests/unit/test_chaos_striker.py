@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from chaos.faults import Fault, Striker, Struck
+from chaos.faults import FAULTS, Fault, Striker, Struck
 
 
 def drawn(seed: int, order: Sequence[str]) -> dict[str, tuple[float, float]]:
@@ -46,3 +46,16 @@ def test_what_is_drawn_for_a_fault_follows_from_the_seed_whatever_strikes_first(
 def test_another_seed_draws_otherwise_and_so_does_another_fault() -> None:
     assert drawn(7, ["one"]) != drawn(8, ["one"])
     assert len(set(drawn(7, ["one", "two"]).values())) == 2
+
+
+@pytest.mark.parametrize(("running", "met"), [(["worker.1", "worker.2"], True), (["worker.1"], False), ([], False)])
+def test_a_signal_to_a_process_that_is_just_not_there_does_not_count_as_a_strike(
+    running: Sequence[str], met: bool
+) -> None:
+    stage = SimpleNamespace(
+        judge=SimpleNamespace(in_setup=lambda: ["call-1"]),
+        deeds=SimpleNamespace(fault=lambda *_target, **_more: 1, mended=lambda _number: None),
+        supervised=SimpleNamespace(signal=lambda _number, *names: [name for name in names if name in running]),
+    )
+    striker = Striker(cast(Any, stage), random.Random(1))
+    assert striker.play(FAULTS["both workers killed"]) is met

@@ -5,147 +5,107 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from chaos.judge import deeds, figures, history, verdict
+from chaos.judge import figures, verdict
 from chaos.judge.checks import violations
-from chaos.judge.evidence import Evidence, Heard, Left
-from chaos.judge.history import History
-from chaos.judge.tables import CallRow, DeadLetter, RunRow, Tables
-
-#: The moment 0 of a scene, in unix seconds.
-START = 1_800_000_000.0
-APP, OTHER_APP = "voiceai-a", "voiceai-b"
-CALL_ID, OTHER_CALL_ID = "a" * 32, "b" * 32
-LEG, FAR = "call-1", "far-call-1"
-MEDIA, SECOND_MEDIA = f"aip-{CALL_ID}-m1", f"aip-{CALL_ID}-m2"
-BRIDGE, SECOND_BRIDGE = f"aip-{CALL_ID}-b1", f"aip-{CALL_ID}-b2"
-ROW = CallRow(
-    call_id=CALL_ID,
-    organization_id=1,
-    channel_id=LEG,
-    direction="inbound",
-    state="ended",
-    received_at=START + 0.1,
-    outcome="completed",
-    reason="caller hung up",
-    workflow_id=3,
-    workflow_run_id=7,
-    connected_at=START + 0.2,
-    ending_at=START + 10,
-)
-OTHER_ROW = replace(ROW, call_id=OTHER_CALL_ID, channel_id="call-2", workflow_run_id=None, connected_at=None)
-RUN = RunRow(id=7, channel_id=LEG, is_completed=True)
+from chaos.judge.evidence import Heard, Left
+from chaos.judge.tables import CallRow, DeadLetter, RunRow
+from tests.support.judged_scenes import (
+    APP,
+    BRIDGE,
+    CALL_ID,
+    FAR,
+    LEG,
+    MEDIA,
+    OTHER_APP,
+    OTHER_CALL_ID,
+    OTHER_ROW,
+    ROW,
+    RUN,
+    SECOND_BRIDGE,
+    SECOND_MEDIA,
+    START,
+    Scene,
+    connected,
+    end,
+    entered,
+)  # fmt: skip
 
 
-class Scene:
-    """A run made of single moments, in seconds since its start. It begins empty."""
-
-    def __init__(self) -> None:
-        self.history = History([APP, OTHER_APP])
-        self.rows: list[CallRow] = []
-        self.runs: list[RunRow] = []
-        self.letters: list[DeadLetter] = []
-        self.deeds: list[dict[str, Any]] = []
-        self.left = Left()
-        self.heard: dict[str, Heard] = {}
-        self._states: dict[str, str] = {}
-        self._created: dict[str, float] = {}
-        self._dialplans: dict[str, dict[str, str]] = {}
-
-    def event(self, kind: str, at: float, channel: str | None = None, **details: Any) -> None:
-        shown = {} if channel is None else {"channel": self.channel(channel, at)}
-        self.history.event({"type": kind, "timestamp": stamp(at)} | shown | details)
-
-    def channel(self, name: str, at: float = 0) -> dict[str, Any]:
-        """A channel as Asterisk shows it."""
-        return {
-            "id": name,
-            "state": self._states.get(name, "Ring"),
-            "creationtime": stamp(self._created.setdefault(name, at)),
-            "dialplan": self._dialplans.get(name, {"app_name": "Wait", "app_data": "1"}),
-        }
-
-    def created(self, *names: str, at: float) -> None:
-        for name in names:
-            self.event("ChannelCreated", at, name)
-
-    def stasis(self, name: str, at: float, *, status: str = "", app: str = APP) -> None:
-        """Stasis begins on a leg, or ends with a status."""
-        self._dialplans[name] = {"app_name": "Stasis", "app_data": f"{app},a=1"}
-        self.event("ChannelVarset", at, name, variable="STASISSTATUS", value=status)
-        if status:
-            self._dialplans.pop(name)
-
-    def up(self, name: str, at: float) -> None:
-        self._states[name] = "Up"
-        self.event("ChannelStateChange", at, name)
-
-    def bridged(self, *names: str, at: float, bridge: str = BRIDGE) -> None:
-        for name in names:
-            self.event("ChannelEnteredBridge", at, name, bridge={"id": bridge})
-
-    def unbridged(self, name: str, at: float, bridge: str = BRIDGE) -> None:
-        self.event("ChannelLeftBridge", at, name, bridge={"id": bridge})
-
-    def gone(self, *names: str, at: float) -> None:
-        for name in names:
-            self.event("ChannelDestroyed", at, name, cause=16)
-
-    def offered(self, at: float = 0.0, leg: str = LEG, **details: Any) -> None:
-        known = {"deed": "call", "app": APP, "direction": "inbound", "manner": "seconds", "sampled": False}
-        self.deeds.append(known | {"at": START + at, "leg": leg} | details)
-
-    def fault(self, at: float, until: float | None, *, name: str = "Postgres unreachable", **details: Any) -> None:
-        known = {"deed": "fault", "number": len(self.deeds), "target": "it", "outage": True, "apps": None}
-        ends = None if until is None else START + until
-        self.deeds.append(known | {"name": name, "at": START + at, "until": ends} | details)
-
-    def evidence(self, *, now: float = 100) -> Evidence:
-        return Evidence(
-            history=self.history,
-            tables=Tables(calls=self.rows, runs=self.runs, dead_letters=self.letters),
-            deeds=deeds.of_lines(self.deeds),
-            now=START + now,
-            left=self.left,
-            heard=self.heard,
-        )
-
-    def kinds(self) -> set[str]:
-        return {violation.kind for violation in violations(self.evidence())}
-
-
-def stamp(at: float) -> str:
-    return datetime.fromtimestamp(START + at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+0000"
-
-
-def entered(*, rings_until: float = 0.1) -> Scene:
-    """A caller in the app, with a row and a run."""
-    scene = Scene()
-    scene.offered()
-    scene.created(FAR, LEG, at=0)
-    scene.stasis(LEG, rings_until)
-    scene.rows, scene.runs = [ROW], [RUN]
+def beside(*, agent: str, bridge: str) -> Scene:
+    """A call that is fine, and another one of the other tenant, whose caller is with some agent in some bridge."""
+    scene = connected()
+    scene.offered(leg="call-2", app=OTHER_APP)
+    scene.created("call-2", agent, at=0)
+    scene.stasis("call-2", 0.1, app=OTHER_APP)
+    scene.up("call-2", 0.2)
+    scene.bridged("call-2", agent, at=0.2, bridge=bridge)
+    scene.gone("call-2", agent, at=5)
+    scene.rows.append(replace(OTHER_ROW, organization_id=2))
     return scene
 
 
-def connected(until: float = 10) -> Scene:
-    """A call that is fine: offered at 0 s, bridged from 0.2 s on; nothing of it is left."""
+def not_hung_up(*, agent_closes: bool = False) -> Scene:
+    """A call that ends at 10 s, and whose caller has not hung up."""
+    scene = connected()
+    scene.deeds = [deed for deed in scene.deeds if deed["deed"] != "hang-up"]
+    if agent_closes:
+        scene.history.legs[MEDIA].causes[:] = [16, 0]
+    return scene
+
+
+def beside_an_agent_that_closes() -> Scene:
+    """Another call's agent, which ends that call alone."""
+    scene = not_hung_up()
+    other = f"aip-{OTHER_CALL_ID}-m1"
+    scene.created(other, at=1)
+    scene.up(other, 2)
+    scene.gone(other, at=3)
+    return scene
+
+
+def dialled_again(scene: Scene) -> Scene:
+    """Of the two legs of one id the other one may have talked."""
+    scene.history.dialled_again.append(scene.history.legs[LEG])
+    return scene
+
+
+def with_run(scene: Scene, run: RunRow) -> Scene:
+    scene.runs = [run]
+    return scene
+
+
+def struck(scene: Scene, at: float, until: float | None = None, **fault: Any) -> Scene:
+    scene.fault(at, at if until is None else until, **fault)
+    return scene
+
+
+def never_came() -> Scene:
+    """A request to call that came to nothing."""
+    scene = connected()
+    scene.offered(leg="aip-1-o", direction="outbound", hang_up=False)
+    return scene
+
+
+def connecting(seconds: float) -> Scene:
+    """An answered caller in a bridge with a media leg whose agent accepts it only after so long."""
     scene = entered()
+    scene._states[MEDIA] = "Down"
     scene.created(MEDIA, at=0.15)
     scene.up(LEG, 0.2)
     scene.bridged(LEG, MEDIA, at=0.2)
-    end(scene, until)
+    scene.up(MEDIA, 0.2 + seconds)
+    end(scene, 0.2 + seconds + 1)
     return scene
 
 
-def end(scene: Scene, at: float) -> None:
-    scene.gone(FAR, LEG, at=at)
-    scene.gone(MEDIA, at=at + 0.1)
-    scene.event("BridgeDestroyed", at + 0.1, bridge={"id": BRIDGE})
+def blind(since: float, until: float, *, fault: tuple[float, float] | None = None) -> Scene:
+    scene = connected()
+    scene.history.blind.append((START + since, START + until))
+    return struck(scene, *fault, name="Asterisk restarted") if fault else scene
 
 
 def test_a_call_that_is_fine_breaks_no_promise() -> None:
@@ -216,13 +176,13 @@ def second_agent(*, after_the_first: bool) -> Scene:
     return scene
 
 
-def without_row(seconds: float, *, fault: bool = False, apps: list[str] | None = None) -> Scene:
+def without_row(seconds: float, *, fault: bool = False, **details: Any) -> Scene:
     """A caller who was in the app for so long, and of whom no row tells."""
     scene = entered(rings_until=1)
     scene.rows, scene.runs = [], []
     scene.gone(FAR, LEG, at=1 + seconds)
     if fault:
-        scene.fault(0, 0.5, name="listener killed", outage=False, apps=apps)
+        scene.fault(0, 0.5, name="listener killed", outage=False, **details)
     return scene
 
 
@@ -263,11 +223,13 @@ def seen_after_a_blind_time() -> Scene:
     return scene
 
 
-def with_platform_run(run: RunRow, *, direction: str) -> Scene:
+def with_platform_run(*, direction: str, channel_id: str | None = "platform-1", offered: bool = True) -> Scene:
     """A run without a call; the platform's own leg may never have come."""
     scene = connected()
-    scene.runs.append(run)
+    scene.runs.append(RunRow(id=8, organization_id=1, channel_id=channel_id, is_completed=False))
     scene.offered(leg="platform-1", direction=direction)
+    if not offered:
+        scene.deeds.append({"deed": "not-offered", "leg": "platform-1", "reason": "OperationalError"})
     return scene
 
 
@@ -321,9 +283,39 @@ CASES: list[tuple[str, Callable[[], Scene], Callable[[], Scene]]] = [
     ("agent-alone", lambda: agent_alone(21), lambda: agent_alone(19)),
     ("agent-alone", lambda: agent_alone(21), lambda: agent_alone(19, connects_seconds=5)),
     ("two-agents", lambda: second_agent(after_the_first=False), lambda: second_agent(after_the_first=True)),
+    (
+        "wrong-agent",
+        lambda: beside(agent=SECOND_MEDIA, bridge=SECOND_BRIDGE),
+        lambda: beside(agent=f"aip-{OTHER_CALL_ID}-m1", bridge=f"aip-{OTHER_CALL_ID}-b1"),
+    ),
+    ("caller-in-silence", lambda: connecting(21), lambda: connecting(19)),
+    ("wrong-tenant", with_rows(replace(ROW, organization_id=2), runs=(replace(RUN, organization_id=2),)), connected),
+    ("wrong-tenant", with_rows(ROW, runs=(replace(RUN, organization_id=2),)), connected),
+    ("call-lost", not_hung_up, lambda: not_hung_up(agent_closes=True)),
+    ("call-lost", lambda: struck(not_hung_up(), 41), lambda: struck(not_hung_up(), 9)),
+    ("call-lost", lambda: struck(not_hung_up(), 9, apps=[OTHER_APP]), lambda: struck(not_hung_up(), 9, apps=[APP])),
+    ("call-lost", lambda: struck(not_hung_up(), 9, loses=False), lambda: struck(not_hung_up(), 9, loses=True)),
+    ("call-lost", beside_an_agent_that_closes, lambda: not_hung_up(agent_closes=True)),
+    ("call-lost", never_came, lambda: struck(never_came(), 50)),
+    (
+        "ended-early",
+        with_rows(replace(ROW, ended_at=START - 11)),
+        with_rows(replace(ROW, ended_at=START - 9)),
+    ),
+    ("run-outcome", with_rows(ROW, runs=(replace(RUN, disposition="canceled"),)), connected),
+    (
+        "run-outcome",
+        with_rows(ROW, runs=(replace(RUN, disposition="canceled"),)),
+        lambda: struck(with_rows(ROW, runs=(replace(RUN, disposition="canceled"),))(), 1, outage=False),
+    ),
+    ("run-outcome", lambda: with_run(waits(5), RUN), lambda: waits(5)),
+    ("run-outcome", lambda: with_run(waits(5), RUN), lambda: dialled_again(with_run(waits(5), RUN))),
+    ("not-observed", lambda: blind(1, 7), lambda: blind(1, 6)),
+    ("not-observed", lambda: blind(1, 9), lambda: blind(1, 9, fault=(0, 6))),
     ("call-without-row", lambda: without_row(5), lambda: without_row(5, fault=True)),
     ("call-without-row", lambda: without_row(21, fault=True), lambda: without_row(19, fault=True)),
     ("call-without-row", lambda: without_row(5, fault=True, apps=[OTHER_APP]), never_entered),
+    ("call-without-row", lambda: without_row(5, fault=True, loses=False), lambda: without_row(5, fault=True)),
     ("row-twice", with_rows(ROW, replace(OTHER_ROW, channel_id=LEG)), came_back),
     ("row-without-channel", with_rows(ROW, OTHER_ROW), with_rows(ROW, replace(OTHER_ROW, request_id="r"))),
     ("row-without-channel", with_rows(ROW, OTHER_ROW), seen_after_a_blind_time),
@@ -335,25 +327,27 @@ CASES: list[tuple[str, Callable[[], Scene], Callable[[], Scene]]] = [
     ("run-twice", with_rows(ROW, runs=(RUN, replace(RUN, id=8))), with_rows(ROW)),
     (
         "run-without-call",
-        lambda: with_platform_run(RunRow(id=8, channel_id="platform-1", is_completed=False), direction="inbound"),
-        lambda: with_platform_run(RunRow(id=8, channel_id="platform-1", is_completed=False), direction="platform"),
+        lambda: with_platform_run(direction="inbound"),
+        lambda: with_platform_run(direction="platform"),
     ),
     (
         "run-without-call",
-        lambda: with_platform_run(RunRow(id=8, channel_id=None, is_completed=False), direction="inbound"),
-        lambda: with_platform_run(RunRow(id=8, channel_id=None, is_completed=False), direction="platform"),
+        lambda: with_platform_run(direction="platform", channel_id=None),
+        lambda: with_platform_run(direction="platform", channel_id=None, offered=False),
     ),
     ("dead-letter", lambda: with_letter(4), lambda: with_letter(6)),
     ("dead-letter", lambda: with_letter(61), lambda: with_letter(59)),
     ("dead-letter", lambda: with_letter(6, outage=False), lambda: with_letter(6)),
     ("dead-letter", lambda: with_letter(6, apps=[OTHER_APP]), lambda: with_letter(6, apps=[APP])),
-    ("caller-hears-nothing", lambda: listened(0.5, 0.9), lambda: listened(1.0, 0.9)),
-    ("caller-hears-nothing", lambda: listened(0.5, 0.9), lambda: listened(0.5, 0.9, seconds=2.9)),
-    ("agent-hears-nothing", lambda: listened(1.0, 0.0), lambda: listened(1.0, 0.2)),
+    ("caller-hears-nothing", lambda: listened(0.5, 0.9, seconds=3.9), lambda: listened(1.0, 0.9, seconds=3.9)),
+    ("caller-hears-nothing", lambda: listened(0.5, 0.9, seconds=3), lambda: listened(0.5, 0.9, seconds=2.9)),
+    ("caller-hears-gaps", lambda: listened(4.9, 0.9), lambda: listened(5.1, 0.9)),
+    ("caller-hears-gaps", lambda: listened(4.9, 0.9), lambda: listened(6.9, 0.9, fault="Asterisk restarted")),
+    ("agent-hears-nothing", lambda: listened(9.0, 0.0), lambda: listened(9.0, 0.2)),
     (
         "agent-hears-nothing",
-        lambda: listened(1.0, 0.0, fault="listener killed"),
-        lambda: listened(1.0, 0.0, fault="agent down"),
+        lambda: listened(9.0, 0.0, fault="listener killed"),
+        lambda: listened(9.0, 0.0, fault="agent down"),
     ),
 ]
 
@@ -371,6 +365,19 @@ def test_one_run_of_two_calls_and_a_slot_that_is_kept_are_reported() -> None:
     assert shared().kinds() == {"run-shared"}
     assert with_rows(ENDING)().kinds() == {"call-not-ended", "slot-in-use"}
     assert with_rows(replace(ENDING, ending_at=START + 30))().kinds() == {"call-not-ended"}
+
+
+def test_two_callers_in_one_bridge_are_reported_once() -> None:
+    scene = entered()
+    scene.created("call-2", MEDIA, at=0.1)
+    scene.stasis("call-2", 0.1)
+    scene.rows.append(OTHER_ROW)
+    scene.bridged(LEG, MEDIA, "call-2", at=0.2)
+    scene.gone("call-2", at=5)
+    end(scene, 5)
+    scene.offered(leg="call-2")
+    found = [violation.kind for violation in violations(scene.evidence())]
+    assert sorted(found) == ["two-callers", "wrong-agent"]
 
 
 def died(*, waiting: bool, at: float = 5) -> Scene:
@@ -439,11 +446,6 @@ def test_a_leg_that_has_left_its_app_and_hangs_up_has_not_come_back() -> None:
         scene.history.reconcile(channels, [], START + at)
     scene.gone(FAR, LEG, at=5)
     assert scene.kinds() == set()
-
-
-def test_a_channel_is_what_its_id_says() -> None:
-    ids = (LEG, f"aip-{CALL_ID}-o", FAR, f"aip-{CALL_ID}-o;2", MEDIA)
-    assert [history.kind(name) for name in ids] == ["caller", "caller", "other half", "other half", "media"]
 
 
 def test_set_up_ends_with_a_second_channel_in_the_bridge() -> None:

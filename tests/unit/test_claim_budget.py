@@ -43,15 +43,18 @@ class Store(MemoryStore):
     def __init__(self) -> None:
         super().__init__(InstantDatabase(), lambda *_: None)
         self.timeline: list[tuple[str, str]] = []
+        #: The call of each append.
+        self.of: list[Call | None] = []
         self.is_away = False
 
-    def append_timeline(self, timeline: Sequence[TimelineEntry], **_: Any) -> None:
+    def append_timeline(self, timeline: Sequence[TimelineEntry], *, call: Call | None = None, **_: Any) -> None:
+        self.of.append(call)
         self.timeline += [(entry.name, entry.detail) for entry in timeline]
 
     def save(self, *args: Any, **given: Any) -> Call | None:
         if self.is_away:
             raise errors.DatabaseUnavailable("away")
-        self.append_timeline(given["timeline"])
+        self.append_timeline(given["timeline"], call=args[0])
         return super().save(*args, **given)
 
     def release(self, call_id: Any, owner: str) -> None:
@@ -177,6 +180,7 @@ def test_a_step_that_gives_up_says_so_and_ends_its_claim(scene: Scene) -> None:
     scene.claim.give_up("no answer in time")
     assert scene.row == (State.JOINING, None)
     assert scene.store.timeline == [("GET /channels/1", "200"), ("bridge gave up", "no answer in time")]
+    assert scene.store.of == [scene.claim.call]
 
 
 def test_a_step_that_is_dropped_leaves_its_requests_only(scene: Scene) -> None:
@@ -185,6 +189,7 @@ def test_a_step_that_is_dropped_leaves_its_requests_only(scene: Scene) -> None:
     scene.claim.record_request(ASKED)
     scene.claim.drop()
     assert scene.store.timeline == [("GET /channels/1", "200")]
+    assert scene.store.of == [scene.claim.call]
     assert scene.row == (State.JOINING, "me")
 
 

@@ -27,6 +27,7 @@ from tests.simulation.stores import MemoryStore, Transaction
 from tests.support.calls import CALL_ID, CONNECTED, ENDED, LIMITS, RECEIVED
 from tests.support.flows import CommandQueue, InstantDatabase
 from tests.support.rounds import GONE, Rounds, channel
+from workers.call_allowance import CallAllowance
 from workers.claims import Arrival
 from workers.inbound import Inbound
 
@@ -59,12 +60,12 @@ class Store(MemoryStore):
 
     def __init__(self, *known: Call) -> None:
         super().__init__(InstantDatabase(), lambda *_: None)
-        self.notes: list[tuple[str, int | None]] = []
+        self.notes: list[tuple[str, str, int | None]] = []
         for call in known:
             assert self.insert(call, [], None)
 
     def append_timeline(self, timeline: Sequence[TimelineEntry], **where: Any) -> None:
-        self.notes += [(entry.name, where.get("connection_id")) for entry in timeline]
+        self.notes += [(entry.name, entry.detail, where.get("connection_id")) for entry in timeline]
 
 
 class Runs:
@@ -92,6 +93,7 @@ class Scene:
     def __init__(
         self, *known: Call, destination: Destination | None = DESTINATION,
         asterisk: Rounds | None = None, redis_ms: int | None = 10_000, waiting: int | None = None,
+        most_calls: int = 100,
     ) -> None:  # fmt: skip
         self.store = Store(*known)
         self.runs = Runs(waiting)
@@ -108,6 +110,8 @@ class Scene:
             asterisks=cast(Any, SimpleNamespace(at=self.asterisk.asterisks.of)),
             runs=cast(Any, self.runs),
             naming=NAMING,
+            # A tenth of an hour's comes at once; no time passes.
+            allowance=CallAllowance(10 * most_calls, clock=lambda: 0.0),
             redis_ms=lambda: redis_ms,
         )
 
@@ -142,7 +146,9 @@ def test_a_leg_that_came_for_a_transfer_is_no_caller() -> None:
         scene = Scene()
         scene.enter(started(args=args))
         assert (scene.new, scene.arrivals, scene.reported) == ([], [], [])
-        assert scene.store.notes == [("TransferLeg", 7)]
+        ((name, detail, connection_id),) = scene.store.notes
+        assert (name, connection_id) == ("TransferLeg", 7)
+        assert "came for a transfer" in detail
 
 
 def test_a_caller_s_leg_becomes_a_call() -> None:
@@ -186,14 +192,20 @@ def test_a_leg_that_a_resync_found_has_not_waited() -> None:
 @pytest.mark.parametrize(
     ("event", "note"),
     [
-        (started(replaces="1700000000.9"), "ChannelReplaced"),
-        (started(leg={"name": "AudioSocket/1"}), "ForeignMedia"),
+        (
+            started(replaces="1700000000.9"),
+            ("ChannelReplaced", f"channel {LEG.id} took the place of 1700000000.9", 7),
+        ),
+        (
+            started(leg={"name": "AudioSocket/1"}),
+            ("ForeignMedia", f"channel {LEG.id} (AudioSocket/1) is another controller's media: left alone", 7),
+        ),
     ],
 )
-def test_a_leg_that_is_no_new_caller_is_noted_only(event: Event, note: str) -> None:
+def test_a_leg_that_is_no_new_caller_is_noted_only(event: Event, note: tuple[str, str, int]) -> None:
     scene = Scene()
     scene.enter(event)
-    assert scene.store.notes == [(note, 7)]
+    assert scene.store.notes == [note]
     assert (scene.new, scene.arrivals) == ([], [])
 
 
@@ -274,6 +286,54 @@ def test_the_run_of_a_leg_whose_call_was_written_meanwhile_ends_with_it(monkeypa
     monkeypatch.setattr(scene, "admit", lambda *_: False)
     scene.enter(started(args=ARGS))
     assert [call for call, _, _ in scene.runs.ended] == [replace(known, direction=Direction.OUTBOUND, args=ARGS)]
+
+
+# ── legs that are one too many ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def one_too_many(*known: Call, answer: object = None) -> Scene:
+    """Return a scene whose connection has had its last call."""
+    scene = Scene(*known, asterisk=Rounds({f"GET /channels/{LEG.id}": [answer]}), most_calls=1)
+    scene.enter(started(leg={"id": "the last"}))
+    scene.arrivals.clear()
+    return scene
+
+
+def test_a_caller_who_is_one_too_many_is_refused_without_a_call() -> None:
+    scene = one_too_many(answer=channel(LEG.id, created=LEG.created))
+    scene.enter(started())
+    assert [call.channel_id for call in scene.new] == ["the last"]
+    assert scene.asterisk.rounds == [[f"GET /channels/{LEG.id}"], [f"DELETE /channels/{LEG.id}"]]
+    assert scene.asterisk.requests[-1].query == {"reason_code": "42"}
+    assert scene.store.notes == [("TooManyCalls", 7)]
+
+
+@pytest.mark.parametrize(
+    ("known", "answer"),
+    [
+        pytest.param([], GONE, id="it does not exist"),
+        pytest.param([], channel(LEG.id, created=LEG.created, app="other"), id="it has left"),
+        pytest.param([replace(ABANDONED, left_stamp=BEFORE)], channel(LEG.id, created="later"), id="another leg"),
+        pytest.param([KNOWN], channel(LEG.id, created=LEG.created), id="it has a call"),
+    ],
+)
+def test_a_leg_that_is_one_too_many_and_not_a_new_caller_is_left_alone(known: list[Call], answer: object) -> None:
+    scene = one_too_many(*known, answer=answer)
+    scene.enter(started())
+    assert scene.asterisk.rounds in ([], [[f"GET /channels/{LEG.id}"]])
+    assert (scene.arrivals, scene.reported) == ([], [])
+
+
+def test_a_leg_that_is_one_too_many_for_a_resync_waits_for_the_next_one() -> None:
+    scene = one_too_many()
+    scene.inbound.receive(connection=HERE, leg=LEG, args=())
+    assert (scene.arrivals, scene.asterisk.rounds, scene.store.notes) == ([], [], [("TooManyCalls", 7)])
+
+
+def test_a_leg_that_left_and_was_one_too_many_is_not_recorded() -> None:
+    scene = one_too_many()
+    assert scene.inbound.record_abandoned(connection=HERE, event=left()) is None
+    assert [call.channel_id for call in scene.new] == ["the last"]
 
 
 # ── legs that were over before ───────────────────────────────────────────────────────────────────────────────────────

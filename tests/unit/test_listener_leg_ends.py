@@ -233,3 +233,20 @@ def test_what_is_kept_is_bounded(socket: Socket) -> None:
     assert len(socket.ends._dialled) == 256
     socket.take(*(event(EventType.CHANNEL_DESTROYED, str(number), state="Down") for number in range(700)))
     assert len(socket.ends._waiting) == 256
+    assert len(socket.ends._told) == 64
+
+
+@pytest.mark.parametrize("kind", EventType)
+@pytest.mark.parametrize("leg", [CALLER, MEDIA, ORIGINATED])
+def test_an_event_that_is_repeated_is_passed_on_once(socket: Socket, kind: EventType, leg: str) -> None:
+    socket.take(*[event(kind, leg)] * 100)
+    socket.wait()
+    assert socket.pushed == [event(kind, leg)]
+    socket.take(replace(event(kind, leg), stamp="later"))
+    socket.wait()
+    assert len(socket.pushed) == 2
+
+
+def test_a_leg_that_is_back_within_the_millisecond_is_told(socket: Socket) -> None:
+    socket.take(START, END, START)
+    assert socket.pushed == [START, END, START]

@@ -16,10 +16,13 @@ class Scene:
     def __init__(self) -> None:
         self.now = 0.0
         self.later: deque[Callable[[], None]] = deque()
-        self.turns = ReadTurns(
-            TURN_SECONDS, lambda _seconds, call: self.later.append(call), lambda: self.now, lambda: self.now
-        )
+        self.pauses: list[float] = []
+        self.turns = ReadTurns(TURN_SECONDS, self._later, lambda: self.now, lambda: self.now)
         self.order: list[str] = []
+
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        self.pauses.append(seconds)
+        self.later.append(call)
 
     def end_turn(self) -> None:
         self.later.popleft()()
@@ -64,6 +67,27 @@ def test_a_flood_leaves_the_event_loop_after_each_turn() -> None:
         before = scene.now
         scene.end_turn()
         assert scene.now - before == TURN_SECONDS
+
+
+def test_reads_that_are_longer_than_a_turn_are_one_in_a_turn_and_leave_half_of_the_time() -> None:
+    """The last byte of a large event, of a hundred sockets at once: each reads for long, and has no more to read."""
+    scene = Scene()
+    for number in range(100):
+        scene.turns.ready(Reader(scene, f"flood {number}", reads=1, seconds=10.0))
+    assert len(scene.order) == 1
+    for _ in range(98):
+        before = len(scene.order)
+        scene.end_turn()
+        assert len(scene.order) == before + 1
+    assert scene.pauses == [10.0] * len(scene.pauses)
+
+
+def test_a_read_that_was_interrupted_for_long_makes_a_pause_and_no_long_one() -> None:
+    scene = Scene()
+    scene.turns.ready(Reader(scene, "interrupted", reads=1, seconds=1000.0))
+    scene.turns.ready(Reader(scene, "next", reads=1, seconds=0.3))
+    assert scene.order == ["interrupted"]
+    assert scene.pauses == [25 * TURN_SECONDS]
 
 
 def test_a_socket_that_sends_little_waits_for_one_read_of_another_however_many_flood() -> None:

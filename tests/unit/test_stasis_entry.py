@@ -94,6 +94,7 @@ def test_what_a_start_is(last: Call | None, stamp: str, entry: Entry) -> None:
         # Unreadable stamps are compared as text.
         ("b", "a", True),
         ("a", "b", False),
+        ("a", "a", False),
         ("a", S1, True),
         ("2026-05-01T12:00:01.500", S1, True),
     ],
