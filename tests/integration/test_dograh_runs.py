@@ -377,13 +377,11 @@ def test_the_state_of_a_transfer_is_moved_on_and_never_back(db: database.Databas
         run_id,
     )
     assert runs.completed([run_id]) == set(), "its caller was handed over, and talks on"
-    for do, state in (
-        (lambda: runs.note_transfer(transferred), "complete"),
-        (lambda: runs.end(transferred, media_id="m", bridge_id="b"), "terminated"),
-        (lambda: runs.note_transfer(transferred), "terminated"),
-        (lambda: runs.end(transferred, media_id="m", bridge_id="b"), "terminated"),
-    ):
-        do()
+    for does, state in (("notes", "complete"), ("ends", "terminated"), ("notes", "terminated"), ("ends", "terminated")):
+        if does == "notes":
+            runs.note_transfer(transferred)
+        else:
+            runs.end(transferred, media_id="m", bridge_id="b")
         assert run(db, run_id)["gathered_context"] == {"transfer_state": state, "theirs": 1}
 
 
