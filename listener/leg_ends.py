@@ -6,8 +6,8 @@ ChannelDestroyed, which say the same: the second one is dropped. So is an event 
 of its leg: no Asterisk sends it, unless to make us work. Each message saved is a hop through Redis and some statements
 of a worker.
 
-Of a leg that was not answered, a Dial event and a ChannelDestroyed tell in part how the dialling came out, within a
-millisecond and in either order: the ChannelDestroyed carries the dial status, too.
+Of a leg that was not answered, Dial, ChannelHangupRequest and ChannelDestroyed tell in part how the dialling came out,
+within a millisecond and in any order: the ChannelDestroyed carries what the others told, too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WAIT_SECONDS = 0.02
 #: Beyond these many legs of one socket, events pass as they come.
 _WAITING = 256
 _ENDED = 256
-_DIALLED = 256
+_TOLD_IN_PART = 256
 _ANSWERED = "Up"
 #: The legs of one socket whose last event is remembered.
 _TOLD = 64
@@ -57,8 +57,8 @@ class LegEnds:
         self._waiting: dict[str, _Waiting] = {}
         #: The media legs whose StasisEnd was passed on, the oldest first.
         self._ended: OrderedDict[str, None] = OrderedDict()
-        #: The dial status of the legs that were not answered, and their creation time, the oldest first.
-        self._dialled: OrderedDict[str, tuple[str, str]] = OrderedDict()
+        #: Of the legs that were not answered: creation time, dial status and hang-up cause, the oldest first.
+        self._in_part: OrderedDict[str, tuple[str, str, int | None]] = OrderedDict()
         #: Leg → the hash of its last event, the leg told of last at the end.
         self._told: OrderedDict[str, int] = OrderedDict()
 
@@ -70,12 +70,10 @@ class LegEnds:
         if ids.parse(leg_id) is not None:
             self._take_own(event, at_ms)
             return
-        if event.type is EventType.DIAL and event.dial_status in dialling.UNANSWERED_STATUSES:
-            self._dialled[leg_id] = event.leg.created, event.dial_status
-            if len(self._dialled) > _DIALLED:
-                self._dialled.popitem(last=False)
-        elif event.type is EventType.CHANNEL_DESTROYED:
-            event = self._with_dial_status(event)
+        if event.type is EventType.CHANNEL_DESTROYED:
+            event = self._with_the_others(event)
+        elif event.leg.state != _ANSWERED:
+            self._keep(event)
         self._take_other(event, at_ms)
 
     def _is_repeated(self, event: Event) -> bool:
@@ -103,12 +101,27 @@ class LegEnds:
         else:
             self._push(event, at_ms)
 
-    def _with_dial_status(self, destroyed: Event) -> Event:
-        created, status = self._dialled.get(destroyed.leg.id, ("", ""))
-        if not status or created != destroyed.leg.created:
+    def _keep(self, event: Event) -> None:
+        """Keep what an event tells of how the dialling of its leg came out."""
+        status = event.dial_status if event.dial_status in dialling.UNANSWERED_STATUSES else ""
+        cause = event.cause if event.type is EventType.CHANNEL_HANGUP_REQUEST else None
+        if not status and not cause:
+            return
+        created, known_status, known_cause = self._in_part.pop(event.leg.id, (event.leg.created, "", None))
+        if created == event.leg.created:
+            # Of two the one that leaves less open; the first where they do not differ.
+            status = min(filter(None, (known_status, status)), key=lambda one: dialling.doubt(one, None), default="")
+            cause = dialling.clearer(known_cause, cause)
+        self._in_part[event.leg.id] = event.leg.created, status, cause
+        if len(self._in_part) > _TOLD_IN_PART:
+            self._in_part.popitem(last=False)
+
+    def _with_the_others(self, destroyed: Event) -> Event:
+        created, status, cause = self._in_part.get(destroyed.leg.id, ("", "", None))
+        if created != destroyed.leg.created:
             return destroyed
-        del self._dialled[destroyed.leg.id]
-        return replace(destroyed, dial_status=status)
+        del self._in_part[destroyed.leg.id]
+        return replace(destroyed, dial_status=status, cause=dialling.clearer(destroyed.cause, cause))
 
     def _may_wait(self, event: Event) -> bool:
         if len(event.leg.app_data) > _LONGEST or event.args or len(self._waiting) >= _WAITING:
@@ -145,7 +158,7 @@ class LegEnds:
         if self._waiting.get(event.leg.id) is not waiting:
             return
         del self._waiting[event.leg.id]
-        self._push(self._with_dial_status(event) if event.type is EventType.CHANNEL_DESTROYED else event, waiting.at_ms)
+        self._push(self._with_the_others(event) if event.type is EventType.CHANNEL_DESTROYED else event, waiting.at_ms)
 
     def _take_own(self, event: Event, at_ms: int) -> None:
         leg_id = event.leg.id

@@ -13,7 +13,6 @@ from enum import StrEnum
 from typing import Any
 
 from shared import errors
-from shared.call import stasis_args
 
 
 class EventType(StrEnum):
@@ -178,20 +177,16 @@ def parse_channel(document: object) -> Channel:
 
 
 def carried(event: Event) -> Event:
-    """Return the event without what no step reads: only a StasisStart has arguments, and where a leg is, is asked.
+    """Return the event without what no step reads: where a leg is, is asked.
 
-    The end of a leg of a transfer keeps them, from its channel: such a leg is no caller, and no call tells so.
+    Arguments are of those who come or leave. Asterisk gives a StasisEnd none: the sender of the message puts them there.
     """
     channel = event.channel
-    args = event.args if event.type is EventType.STASIS_START else ()
-    if event.type is EventType.STASIS_END and channel is not None:
-        named = event.args or channel.stasis_args
-        args = named if stasis_args.is_transfer(named) else ()
     return replace(
         event,
         application="",
         channel=None if channel is None else replace(channel, state="", app_name="", app_data=""),
-        args=args,
+        args=event.args if event.type in (EventType.STASIS_START, EventType.STASIS_END) else (),
     )
 
 

@@ -53,7 +53,7 @@ def doubt(dial_status: str | None, cause: int | None) -> Doubt:
 def clearer(first: int | None, second: int | None) -> int | None:
     """Return which of two hang-up causes of one leg says more about its dialling; the first, where neither does."""
     known = next((cause for cause in (first, second) if cause in _OF_CAUSE), None)
-    return known or first or second
+    return known or first or second or first
 
 
 def dial_outcome(dial_status: str | None, cause: int | None) -> tuple[Outcome, str, int | None]:

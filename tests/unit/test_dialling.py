@@ -62,7 +62,7 @@ def test_some_answers_tell_it_all(status: str | None, cause: int | None, doubt: 
 
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
-    [(17, 16, 17), (16, 17, 17), (17, 21, 17), (0, 16, 16), (16, 0, 16), (16, 31, 16), (None, 19, 19), (0, None, None)],
+    [(17, 16, 17), (16, 17, 17), (17, 21, 17), (0, 16, 16), (16, 0, 16), (16, 31, 16), (None, 19, 19), (0, None, 0)],
 )
 def test_of_two_causes_the_one_that_tells_how_the_dialling_came_out_counts(
     first: int | None, second: int | None, expected: int | None

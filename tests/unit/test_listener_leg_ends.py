@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -187,7 +188,7 @@ def test_the_end_of_an_unanswered_leg_carries_its_dial_status_in_either_order(
     assert socket.pushed == [dial, replace(destroyed, dial_status=status)]
     socket.wait()
     assert len(socket.pushed) == 2
-    assert (socket.ends._waiting, socket.ends._dialled) == ({}, {})
+    assert (socket.ends._waiting, socket.ends._in_part) == ({}, {})
 
 
 @LEGS
@@ -210,6 +211,22 @@ def test_a_dial_status_is_of_the_channel_that_was_dialled(socket: Socket) -> Non
     assert socket.pushed == [dial, destroyed]
 
 
+@LEGS
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_the_clearest_status_and_cause_of_several_events_are_told_with_the_end(
+    socket: Socket, leg: str, order: tuple[int, ...]
+) -> None:
+    events = [
+        event(EventType.CHANNEL_HANGUP_REQUEST, leg, state="Down", cause=17),
+        event(EventType.DIAL, leg, state="Down", dial_status="CHANUNAVAIL"),
+        event(EventType.DIAL, leg, state="Down", dial_status="NOANSWER"),
+    ]
+    destroyed = event(EventType.CHANNEL_DESTROYED, leg, state="Down", cause=16)
+    socket.take(*(events[number] for number in order), destroyed)
+    socket.wait()
+    assert socket.pushed[-1] == replace(destroyed, dial_status="NOANSWER", cause=17)
+
+
 def test_a_rejected_leg_is_told_with_all_that_is_known(socket: Socket) -> None:
     """Its events as measured: the hang-up request has the cause, too."""
     request = event(EventType.CHANNEL_HANGUP_REQUEST, state="Down", cause=21)
@@ -229,8 +246,9 @@ def test_what_is_kept_is_bounded(socket: Socket) -> None:
     assert socket.ends._waiting == {}
     socket.take(*(event(EventType.STASIS_END, f"{PREFIX}{number:032x}-m1") for number in range(1000)))
     assert len(socket.ends._ended) == 256
-    socket.take(*(event(EventType.DIAL, str(number), dial_status="BUSY") for number in range(1000)))
-    assert len(socket.ends._dialled) == 256
+    dials = (event(EventType.DIAL, str(number), state="Down", dial_status="BUSY") for number in range(1000))
+    socket.take(*dials)
+    assert len(socket.ends._in_part) == 256
     socket.take(*(event(EventType.CHANNEL_DESTROYED, str(number), state="Down") for number in range(700)))
     assert len(socket.ends._waiting) == 256
     assert len(socket.ends._told) == 64

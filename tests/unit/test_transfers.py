@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from shared import errors
+from shared import errors, messages
 from shared.asterisk import ari_requests, events
 from shared.asterisk.ari_requests import Bridge
 from shared.asterisk.events import EventType
@@ -51,11 +51,15 @@ def test_the_arguments_of_a_transfer(args: list[str], *, is_transfer: bool) -> N
     ("data", "args"), [("voiceai,transfer,7", ["transfer", "7"]), ("voiceai,sales", None), ("voiceai", None)]
 )
 def test_the_end_of_a_leg_tells_that_it_came_for_a_transfer(data: str, args: list[str] | None) -> None:
-    """Also after it was carried once more: the listener's buffer does so before the message is made."""
+    """From its channel: what a StasisEnd itself has of arguments is not Asterisk's."""
     channel = replace(leg("d"), app_data=data)
-    ended = events.Event(type=EventType.STASIS_END, application="voiceai", stamp="", channel=channel)
-    assert events.encode(events.carried(ended)).get("args") == (tuple(args) if args else None)
-    assert json.loads(json.dumps(events.encode(ended))).get("args") == args
+    ended = events.Event(
+        type=EventType.STASIS_END, application="voiceai", stamp="", channel=channel, args=("transfer", "forged")
+    )
+    message = messages.of_event(ended, connection=HERE, at_ms=0)
+    assert message is not None
+    assert json.loads(json.dumps(message.kwargs["event"])).get("args") == args
+    assert events.decode(message.kwargs["event"]).args == tuple(args or ())
     assert events.carried(replace(ended, type=EventType.CHANNEL_DESTROYED)).args == ()
 
 
