@@ -179,7 +179,7 @@ def parse_channel(document: object) -> Channel:
 def carried(event: Event) -> Event:
     """Return the event without what no step reads: where a leg is, is asked.
 
-    Arguments are of those who come or leave. Asterisk gives a StasisEnd none: the sender of the message puts them there.
+    Arguments are of those who come or leave. Asterisk gives a StasisEnd none: who sends it on puts them there.
     """
     channel = event.channel
     return replace(
