@@ -76,8 +76,9 @@ def _plans(options: argparse.Namespace) -> list[runs.Plan]:
     if options.mixed:
         return [runs.Plan(name="mixed", seeds=seeds, rate=options.rate, calls=options.calls)]
     chosen = [fault for fault in FAULTS.values() if fault.name in options.fault or not options.fault]
-    kept = [fault for fault in chosen if options.fault or not fault.left_out]
-    return [runs.Plan(name=fault.name.replace(" ", "-"), seeds=seeds, fault=fault, rate=options.rate) for fault in kept]
+    return [
+        runs.Plan(name=fault.name.replace(" ", "-"), seeds=seeds, fault=fault, rate=options.rate) for fault in chosen
+    ]
 
 
 def _again(plan: runs.Plan) -> str:

@@ -32,7 +32,7 @@ MANNERS: dict[str, tuple[float, tuple[float, float] | None]] = {
 DIRECTIONS = {"inbound": 8, "outbound": 1, "platform": 1}
 #: One call in so many is listened to on both ends.
 LISTENED = 8
-PREFIX = "aip-"
+PREFIX = "aip-chaos1-"
 #: Of the ids of callers' legs.
 CALLERS = "call-"
 RUN = """

@@ -24,7 +24,7 @@ def text(verdict: Mapping[str, Any]) -> str:
     lines = [
         f"{totals['offered']} calls offered: " + ", ".join(f"{totals[name]} {name}" for name in _OUTCOMES),
         f"{totals['rows']} rows, {totals['runs']} runs, {totals['dead_letters']} dead letters;"
-        f" listened to on both ends: {totals['listened']}; dialled again: {totals.get('dialled_again', 0)}",
+        f" listened to on both ends: {totals['listened']}",
         "",
         f"{'':40} {'':7} {'calls in':>8} {'s until':>8}  seconds that callers waited",
         f"{'fault':40} {'strikes':>7} {'set-up':>8} {'served':>8} {'p50':>8} {'p95':>8} {'worst':>8}",
@@ -76,11 +76,10 @@ def kinds_table() -> str:
             _lasts(*fault.seconds),
             "yes" if fault.is_outage else "",
             "yes" if fault.loses_calls else "",
-            f"left out: {fault.left_out}" if fault.left_out else "yes",
         )
         for fault in FAULTS.values()
     ]
-    return table(("Fault", "Breaks", "Lasts, s", "Outage", "May lose calls", "In the mixed run"), rows)
+    return table(("Fault", "Breaks", "Lasts, s", "Outage", "May lose calls"), rows)
 
 
 def single(entries: Iterable[Entry]) -> list[Entry]:

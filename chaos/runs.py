@@ -148,7 +148,7 @@ class _Mix:
 
     def __init__(self, striker: Striker, chance: random.Random) -> None:
         self._striker = striker
-        self._left = [fault for fault in FAULTS.values() if not fault.left_out]
+        self._left = list(FAULTS.values())
         chance.shuffle(self._left)
         self._pauses = {fault.name: chance.uniform(0.2, 2.0) for fault in self._left}
         self._broken: set[str] = set()

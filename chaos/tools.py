@@ -16,6 +16,8 @@ from devstack import asterisk_root, folders, processes
 
 #: Part of `Tools` → Debian package.
 PACKAGES = {"haproxy": "haproxy", "nft": "nftables", "libfaketime": "libfaketime"}
+#: Packages that are services.
+SERVICES = frozenset({"haproxy", "pgbouncer"})
 #: Debian's packages ask this program whether they may start a service; 101 is no.
 POLICY = Path("/usr/sbin/policy-rc.d")
 DENY = "#!/bin/sh\nexit 101\n"
@@ -55,7 +57,7 @@ def find() -> Tools:
     found = _found()
     if missing := [PACKAGES[name] for name, path in found.items() if path is None]:
         with folders.lock(folders.cache() / "chaos-tools.lock"):
-            _install(missing)
+            install(missing)
         found = _found()
     paths = {name: path for name, path in found.items() if path is not None}
     if still := [name for name in found if name not in paths]:
@@ -73,7 +75,8 @@ def _found() -> dict[str, Path | None]:
     }
 
 
-def _install(packages: list[str]) -> None:
+def install(packages: list[str]) -> None:
+    """Install Debian packages, as root; none of their services starts, now or at a boot. Raises Unavailable."""
     named = " ".join(packages)
     apt_get = shutil.which("apt-get", path=PATH)
     if apt_get is None or os.geteuid() != 0:
@@ -82,8 +85,8 @@ def _install(packages: list[str]) -> None:
         processes.run([apt_get, "-q", "update"], timeout_seconds=300)
         with no_service_starts():
             processes.run([apt_get, "-q", "-y", "install", "--no-install-recommends", *packages], timeout_seconds=300)
-        if "haproxy" in packages:
-            processes.run(["/usr/sbin/update-rc.d", "haproxy", "disable"])
+        for service in SERVICES.intersection(packages):
+            processes.run(["/usr/sbin/update-rc.d", service, "disable"])
     except processes.ProcessError as exc:
         unreachable = any(sign in f"{exc}" for sign in asterisk_root.UNREACHABLE)
         reason = "Debian's archive could not be reached" if unreachable else "apt-get failed"

@@ -202,7 +202,8 @@ class Fleet:
         runs = [call["workflow_run_id"] for call in calls if call["workflow_run_id"] is not None]
         assert len(runs) == len(set(runs)) == self.pipeline.value("SELECT count(*) FROM workflow_runs")
         assert not self.pipeline.value("SELECT count(*) FROM workflow_runs WHERE NOT is_completed")
-        assert not self.pipeline.value("SELECT count(*) FROM ari.timeline WHERE kind = 'dead-letter'")
+        letters = self.pipeline.query("SELECT name, detail FROM ari.timeline WHERE kind = 'dead-letter'")
+        assert not letters, f"dead letters: {letters}"
 
     def describe(self) -> str:
         states = self.pipeline.query(

@@ -134,6 +134,12 @@ class Pipeline:
         (found,) = self.calls(channel_id)
         return found
 
+    @staticmethod
+    def own_id(call: dict[str, Any], kind: str, attempt: int = 1) -> str:
+        """Return the id of the media leg (`m`) or the bridge (`b`) of a call's row."""
+        nonce = "".join(f"-{drawn}" for drawn in call["attempt_nonces"][attempt - 1 : attempt] if drawn)
+        return f"{call['id_prefix'] or 'aip-'}{call['call_id'].hex}{nonce}-{kind}{attempt}"
+
     def state(self, channel_id: str) -> str | None:
         """Return the state of a channel's newest call, None if there is none."""
         found = self.calls(channel_id)

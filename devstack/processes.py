@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import psutil
+
 CHILD_GUARD = Path(__file__).with_name("child_guard.py")
 
 
@@ -106,6 +108,23 @@ class GuardedProcess:
         status = self._wait()
         self._close_pipe()
         return status
+
+    def freeze(self) -> None:
+        """Stop it and its descendants by SIGSTOP: the kernel accepts connections for them, and nothing answers."""
+        for process in self._running():
+            process.suspend()
+
+    def thaw(self) -> None:
+        """Let them continue."""
+        for process in self._running():
+            process.resume()
+
+    def _running(self) -> list[psutil.Process]:
+        try:
+            running: list[psutil.Process] = psutil.Process(self._guard.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        return running
 
     def wait(self, timeout_seconds: float) -> int | None:
         """Return its exit status once it has ended by itself, None if it still runs."""

@@ -1,7 +1,7 @@
 """Embedded Postgres and Redis: real servers from wheels, on loopback, with a password, as root or as an ordinary user.
 
 Each is a context manager with a `url`; `stop()`, `kill()` and `start()` (same port, same data) are for tests of
-outages.
+outages, and so are `freeze()` and `thaw()`.
 """
 
 import contextlib
@@ -56,12 +56,23 @@ class _Server:
     def stop(self) -> None:
         """Stop it cleanly."""
         if self._process:
+            self._process.thaw()
             self._process.stop()
 
     def kill(self) -> None:
         """Kill it by SIGKILL, as a crash would."""
         if self._process:
             self._process.kill()
+
+    def freeze(self) -> None:
+        """Stop all of its processes: it accepts connections, and answers nothing."""
+        assert self._process is not None
+        self._process.freeze()
+
+    def thaw(self) -> None:
+        """Let them continue."""
+        assert self._process is not None
+        self._process.thaw()
 
     def __enter__(self) -> Self:
         self.start()
@@ -85,11 +96,27 @@ class Postgres(_Server):
     Args:
         folder: holds data, password and log; created if missing.
         durable: False is faster, for data that is thrown away.
+        standby_of: a server that runs; this one follows it, and takes no writes, until it is promoted.
     """
 
-    def __init__(self, folder: Path, *, durable: bool = True, preferred_port: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        durable: bool = True,
+        preferred_port: int | None = None,
+        standby_of: Self | None = None,
+    ) -> None:
         super().__init__(folder, preferred_port=preferred_port)
         self._durable = durable
+        self._primary = standby_of
+        if standby_of is not None:
+            folders.write_private(self.folder / "password", standby_of._secret("password") + "\n")
+
+    def promote(self) -> None:
+        """Make a standby a primary. What it has not received by then is lost."""
+        with contextlib.closing(psycopg.connect(self.url, autocommit=True)) as connection:
+            connection.execute("SELECT pg_promote()")
 
     @property
     def url(self) -> str:
@@ -99,7 +126,10 @@ class Postgres(_Server):
         binaries = programs.postgres()
         data = self._data()
         if not data.is_dir():
-            self._initialise(binaries)
+            if self._primary is None:
+                self._initialise(binaries)
+            else:
+                self._copy(self._primary)
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(port),
@@ -154,6 +184,19 @@ class Postgres(_Server):
         )
         cluster.rename(self._data())
         shutil.rmtree(partial)
+
+    def _copy(self, primary: Self) -> None:
+        """Copy a running server's data, as `_initialise` creates it."""
+        partial = self.folder / "data.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        program = programs.postgres_clients() / "pg_basebackup"
+        processes.run(
+            [program, f"--pgdata={partial}", f"--dbname={primary.url}", "--write-recovery-conf", "--checkpoint=fast"]
+        )
+        for path in [partial, *partial.rglob("*")]:
+            if self.user:
+                shutil.chown(path, self.user, self.user)
+        partial.rename(self._data())
 
 
 class Redis(_Server):

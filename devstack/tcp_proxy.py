@@ -22,6 +22,8 @@ class TcpProxy:
         self.url = urlunsplit(parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{port}"))
         self._lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        #: The servers' ends of those whose answers are swallowed.
+        self._swallowed: set[socket.socket] = set()
         self._is_cut = False
         #: Called for each connection; returns what hears all that its client sends, before the server gets it.
         self.hears: Callable[[], Callable[[bytes], None]] = lambda: lambda data: None
@@ -55,6 +57,11 @@ class TcpProxy:
             pairs, self._pairs = self._pairs, []
         for pair in pairs:
             _close(*pair)
+
+    def swallow(self) -> None:
+        """Keep the connections that there are, and forward no answer on them any more."""
+        with self._lock:
+            self._swallowed.update(server for _, server in self._pairs)
 
     def mend(self) -> None:
         """Make the server reachable again."""
@@ -97,7 +104,7 @@ class TcpProxy:
         is_silent = False
         with contextlib.suppress(OSError):
             while data := server.recv(65536):
-                is_silent = is_silent or self.silences(asked[0])
+                is_silent = is_silent or server in self._swallowed or self.silences(asked[0])
                 if is_silent:
                     continue
                 if self.loses(asked[0], data):

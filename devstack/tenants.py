@@ -17,6 +17,7 @@ class Tenant:
     """A tenant in the platform's tables, written by plain SQL as the platform would."""
 
     def __init__(self, database_url: str, name: str = "tenant") -> None:
+        self._database_url = database_url
         self._connection = psycopg.connect(database_url, autocommit=True)
         self.organization_id = self._insert(
             "INSERT INTO organizations (provider_id, created_at) VALUES (%s, now()) RETURNING id", name
@@ -63,6 +64,11 @@ class Tenant:
         self._connection.execute(
             "DELETE FROM organization_configurations WHERE organization_id = %s", [self.organization_id]
         )
+
+    def reconnect(self) -> None:
+        """Connect again, to a Postgres that has failed over."""
+        self._connection.close()
+        self._connection = psycopg.connect(self._database_url, autocommit=True)
 
     def close(self) -> None:
         """Close its database connection."""

@@ -92,6 +92,7 @@ class Heartbeats:
 
     async def _beat(self) -> None:
         reports, deleted = self._pool.unsent(time.monotonic())
+        were_reported = self._pool.is_any_reported
         reply = await self._store.beat(reports, deleted)
         self._pool.mark_sent(reports, deleted)
         self._clock.adjust(reply.redis_ms, asked=reply.asked, answered=reply.answered)
@@ -99,6 +100,10 @@ class Heartbeats:
             # Redis was emptied, or the scheduler counted this listener as lost.
             self._may_be_incomplete = True
             _log.warning("listener unknown to redis, sending all reports")
+            self._pool.resend_all()
+        elif were_reported and not reply.had_reports:
+            # Of a socket without a report, the scheduler does not know that it is open.
+            _log.warning("reports expired in redis, sending all of them")
             self._pool.resend_all()
         if reply.revision is None:
             self._note_unassigned()

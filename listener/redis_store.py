@@ -8,37 +8,33 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import redis.asyncio
-from redis import retry as sync_retry
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from listener.buffer import EncodedMessage
 from shared import assignments, errors, keys
-from shared.broker import scripts
+from shared.broker import redis_clients, scripts
 from shared.broker.bounds import Bounds
 from shared.process import logs
 
-_CONNECT_SECONDS = 2.0
-_READ_SECONDS = 3.0
+_CLOSE_SECONDS = 2.0
 _OPERATION_SECONDS = 6.0
-_REPORTS_SECONDS = 60
+_REPORTS_SECONDS = 3600
 _ASSIGNMENTS_SECONDS = 3600
 _ENQUEUED_AT_ONCE = 100
 
-#: Atomic, by Redis's clock: KEYS listeners, revision, capacities; ARGV listener id, capacity
-#: → [time in ms, newly added, revision].
+#: Atomic, by Redis's clock: KEYS listeners, revision, capacities, reports; ARGV listener id, capacity
+#: → [time in ms, newly added, revision, whether there are reports].
 _BEAT = """
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local added = redis.call('ZADD', KEYS[1], now_ms, ARGV[1])
 redis.call('HSET', KEYS[3], ARGV[1], ARGV[2])
-return {now_ms, added, redis.call('GET', KEYS[2])}
+return {now_ms, added, redis.call('GET', KEYS[2]), redis.call('EXISTS', KEYS[4])}
 """
 
 #: As _BEAT, of a listener that is known: a lost one learns from _BEAT that it is. KEYS listeners, suspects; ARGV
@@ -73,6 +69,8 @@ class HeartbeatReply:
     unknown: bool
     #: Of the assignments; None when there are none.
     revision: int | None
+    #: False if Redis had no report of this listener before this heartbeat: they expire when it cannot renew them.
+    had_reports: bool
     asked: float
     answered: float
 
@@ -93,12 +91,7 @@ def client(url: str) -> redis.asyncio.Redis:
         InvalidSettings: The URL is unusable.
     """
     try:
-        return redis.asyncio.Redis.from_url(
-            url,
-            socket_connect_timeout=_CONNECT_SECONDS,
-            socket_timeout=_READ_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-        )
+        return redis_clients.async_client(url)
     except ValueError:
         # Not chained: its text may show the URL.
         raise errors.InvalidSettings("  REDIS_URL: is not a usable URL") from None
@@ -113,9 +106,7 @@ class ThreadStore:
     """
 
     def __init__(self, url: str, listener_id: str, *, seconds: float) -> None:
-        self._redis = redis.Redis.from_url(
-            url, socket_connect_timeout=seconds, socket_timeout=seconds, retry=sync_retry.Retry(NoBackoff(), 0)
-        )
+        self._redis = redis_clients.client(url, seconds=seconds)
         self._listener_id = listener_id
 
     def beat(self, suspect: str) -> None:
@@ -167,7 +158,8 @@ class RedisStore:
         revision_key = keys.revision(self._listener_id)
         changed: dict[Any, Any] = {report.key: assignments.encode(report) for report in reports}
         pipe = self._redis.pipeline(transaction=False)
-        pipe.eval(_BEAT, 3, keys.LISTENERS, revision_key, keys.CAPACITIES, self._listener_id, self._capacity)
+        touched = (keys.LISTENERS, revision_key, keys.CAPACITIES, reports_key)
+        pipe.eval(_BEAT, len(touched), *touched, self._listener_id, self._capacity)
         if changed:
             pipe.hset(reports_key, mapping=changed)
         if removed := [key for key in deleted if key not in changed]:
@@ -179,11 +171,12 @@ class RedisStore:
         pipe.expire(keys.assignments(self._listener_id), _ASSIGNMENTS_SECONDS)
         asked = time.monotonic()
         async with self._guarded():
-            (redis_ms, added, revision), *_rest = await pipe.execute()
+            (redis_ms, added, revision, had_reports), *_rest = await pipe.execute()
         return HeartbeatReply(
             redis_ms=int(redis_ms),
             unknown=bool(added),
             revision=_revision(revision),
+            had_reports=bool(had_reports),
             asked=asked,
             answered=time.monotonic(),
         )
@@ -254,7 +247,7 @@ class RedisStore:
 
     async def close(self) -> None:
         """Close the connections to Redis."""
-        async with asyncio.timeout(_CONNECT_SECONDS):
+        async with asyncio.timeout(_CLOSE_SECONDS):
             await self._redis.aclose()
 
     @asynccontextmanager
@@ -263,10 +256,6 @@ class RedisStore:
             async with asyncio.timeout(_OPERATION_SECONDS):
                 yield
         except (RedisError, OSError) as exc:
-            # After a fail-over the old server may still answer, with refusals: the next operation connects again.
-            with suppress(RedisError, OSError):
-                async with asyncio.timeout(_CONNECT_SECONDS):
-                    await self._redis.connection_pool.disconnect(inuse_connections=False)
             raise errors.QueueUnavailable(logs.redact(str(exc)) or type(exc).__name__) from exc
 
 

@@ -126,6 +126,11 @@ class SocketPool:
         """True while events flow on any socket."""
         return any(slot.current.socket.is_open for slot in self._slots.values())
 
+    @property
+    def is_any_reported(self) -> bool:
+        """True if Redis has a report of this listener, as far as is known."""
+        return bool(self._sent)
+
     def apply(self, changes: Changes) -> None:
         """Close, drain and open sockets."""
         for key in changes.to_close:

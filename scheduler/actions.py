@@ -27,6 +27,8 @@ class Action(StrEnum):
     MARK_PREEMPTED = "mark-preempted"
     #: Take the app back from the competing client. Done once.
     RECLAIM = "reclaim"
+    #: Take the app back from another socket of ours.
+    REOPEN = "reopen"
     #: Leave the app to the competing client, which has taken it again after the reclaim: no tug-of-war.
     PARK = "park"
     #: Let a socket be assigned again that has been in quarantine for long enough.
@@ -49,7 +51,14 @@ class ObservedSocket:
         return _is_open(self.report)
 
 
-def next_action(socket: EventSocket, report: Report | None, previous: Report | None) -> Action:
+def next_action(
+    socket: EventSocket,
+    report: Report | None,
+    previous: Report | None,
+    *,
+    may_be_incomplete: bool = False,
+    replaced_by_ours: bool = False,
+) -> Action:
     """Choose the next action for a socket.
 
     Args:
@@ -57,13 +66,17 @@ def next_action(socket: EventSocket, report: Report | None, previous: Report | N
         report: The assigned listener's report under the current epoch. A report under an older epoch must be left out:
             that socket was replaced by ours.
         previous: During a hand-off, the previous listener's report under its own epoch.
+        may_be_incomplete: Redis was away: a report that is missing may be on its way, and ends no hand-off.
+        replaced_by_ours: Another socket of ours has the app, one that gives way to this one.
     """
+    if may_be_incomplete and previous is None and not _is_open(report) and socket.previous_listener_id is not None:
+        return Action.KEEP
     if socket.superseded:
         return Action.RETIRE if _can_retire(socket) else _hand_off_action(socket, report, previous)
     if socket.quarantine_over:
         return Action.END_QUARANTINE
     if report is not None and report.state is SocketState.REPLACED:
-        return _preemption_action(socket)
+        return _replaced_action(socket, by_ours=replaced_by_ours)
     if socket.reclaims and socket.stable and _is_open(report):
         return Action.CLEAR_RECLAIMS
     return _hand_off_action(socket, report, previous)
@@ -77,8 +90,12 @@ def parked_reason(socket: EventSocket) -> str:
     )
 
 
-def _preemption_action(socket: EventSocket) -> Action:
-    """Choose what to do with a socket whose app another client has."""
+def _replaced_action(socket: EventSocket, *, by_ours: bool) -> Action:
+    """Choose what to do with a socket whose app another client, or another socket of ours, has."""
+    if socket.waits:
+        return Action.KEEP
+    if by_ours:
+        return Action.REOPEN
     if socket.reclaims:
         return Action.PARK
     if not socket.preempted:

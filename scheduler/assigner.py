@@ -18,7 +18,7 @@ from typing import Protocol
 import redis
 import structlog
 
-from scheduler import actions, move_plan, socket_status
+from scheduler import actions, move_plan, socket_status, turns
 from scheduler.actions import Action, ObservedSocket
 from scheduler.leader import Leader
 from scheduler.listeners import Listeners, Snapshot
@@ -57,6 +57,8 @@ class _Settled:
     fingerprint: str
     #: With the statuses that were last written. Changed in place.
     sockets: dict[ConnectionVersion, EventSocket]
+    #: Those that are not the only one of their app instance.
+    contested: frozenset[ConnectionVersion]
 
 
 class Assigner:
@@ -104,10 +106,13 @@ class Assigner:
         try:
             self._tick()
         except redis.RedisError as exc:
-            self._listeners.reconnect()
             # If we could not reach Redis, the listeners' heartbeats could not either: none is dead because of that.
             self._start_grace_period()
             raise errors.QueueUnavailable(f"Redis: {type(exc).__name__}") from exc
+        except errors.LeadershipLost as exc:
+            # Unless Postgres was restored, and has forgotten that leader.
+            self._leader.raise_term(exc.term)
+            raise
 
     def _tick(self) -> None:
         snapshot = self._take_snapshot()
@@ -129,12 +134,11 @@ class Assigner:
             if self._sockets.fingerprint() != settled.fingerprint:
                 return False
             self._scanned_at = now
-        return snapshot.reports_revision == settled.reports_revision or self._take_new_reports(
-            settled.sockets, snapshot
-        )
+        return snapshot.reports_revision == settled.reports_revision or self._take_new_reports(settled, snapshot)
 
-    def _take_new_reports(self, sockets: dict[ConnectionVersion, EventSocket], snapshot: Snapshot) -> bool:
+    def _take_new_reports(self, settled: _Settled, snapshot: Snapshot) -> bool:
         """Write the statuses that follow from new reports. Returns False if one of them asks for an action."""
+        sockets = settled.sockets
         statuses: dict[ConnectionVersion, SocketStatus] = {}
         for listener, report in self._listeners.reports(snapshot.live).changed:
             socket = sockets.get(report.connection_version)
@@ -145,8 +149,11 @@ class Assigner:
             if actions.next_action(socket, report, None) is not Action.KEEP:
                 return False
             status = socket_status.changed_status(socket, report, snapshot.live)
-            if status is not None:
-                statuses[socket.connection] = status
+            if status is None:
+                continue
+            if socket.connection in settled.contested and turns.is_other_turn(socket, replace(socket, status=status)):
+                return False
+            statuses[socket.connection] = status
         for connection, status in self._sockets.write_statuses(statuses).items():
             sockets[connection] = replace(sockets[connection], status=status)
         return True
@@ -172,6 +179,7 @@ class Assigner:
             reports_revision=snapshot.reports_revision,
             fingerprint=fingerprint,
             sockets={socket.connection: socket for socket in sockets},
+            contested=turns.contested(sockets),
         )
 
     # ── which listeners are alive ────────────────────────────────────────────────────────────────────────────────────
@@ -185,12 +193,13 @@ class Assigner:
         self._settled = None
 
     def _take_snapshot(self) -> Snapshot:
-        led_before = self._leader.term == self._term
+        term = self._leader.job_term
+        led_before = term == self._term
         if not led_before:
-            self._term = self._leader.term
+            self._term = term
             self._listeners.rewrite_all()
             self._snapshot_at, self._settled = float("-inf"), None
-        snapshot = self._listeners.snapshot(f"term {self._term}")
+        snapshot = self._listeners.snapshot(term)
         before, self._snapshot_at = self._snapshot_at, time.monotonic()
         if snapshot.emptied:
             # For a new leader an empty Redis is nothing unusual: the whole system may be starting.
@@ -218,32 +227,36 @@ class Assigner:
                     self._quarantine.note_lost(name, suspect)
             else:
                 is_outdated = True
-        return self._listeners.snapshot(f"term {self._term}") if is_outdated else snapshot
+        return self._listeners.snapshot(self._term) if is_outdated else snapshot
 
     # ── what to do with each socket ──────────────────────────────────────────────────────────────────────────────────
 
     def _observe(self, sockets: Iterable[EventSocket], snapshot: Snapshot) -> list[ObservedSocket]:
-        """Join sockets with their reports; write the statuses that have changed."""
+        """Join sockets with their reports; write the statuses that have changed; choose what to do with each."""
         reports = self._listeners.reports(snapshot.live)
         newest = reports.newest()
-        observed: list[ObservedSocket] = []
-        statuses: dict[ConnectionVersion, SocketStatus] = {}
-        for row in sockets:
-            socket = self._with_reported_epoch(row, *newest.get(row.connection, (0, "")))
-            report = reports.find(socket.connection, socket.listener_id, socket.epoch)
-            previous = reports.find(socket.connection, socket.previous_listener_id, socket.previous_epoch)
-            action = actions.next_action(socket, report, previous)
-            observed.append(ObservedSocket(socket=socket, report=report, action=action))
-            status = socket_status.changed_status(socket, report, snapshot.live)
-            if status is not None:
-                statuses[socket.connection] = status
+        current = [self._with_reported_epoch(row, *newest.get(row.connection, (0, ""))) for row in sockets]
+        reported = {each.connection: reports.find(each.connection, each.listener_id, each.epoch) for each in current}
+        statuses = {
+            each.connection: status
+            for each in current
+            if (status := socket_status.changed_status(each, reported[each.connection], snapshot.live)) is not None
+        }
         written = self._sockets.write_statuses(statuses)
-        return [
-            replace(each, socket=replace(each.socket, status=written[each.socket.connection]))
-            if each.socket.connection in written
-            else each
-            for each in observed
-        ]
+        current = [replace(each, status=written.get(each.connection, each.status)) for each in current]
+        waiting = turns.waiting(current)
+        current = [replace(each, waits=True) if each.connection in waiting else each for each in current]
+        giving_way = [each for each in current if each.superseded or each.waits]
+        observed: list[ObservedSocket] = []
+        for socket in current:
+            report = reported[socket.connection]
+            previous = reports.find(socket.connection, socket.previous_listener_id, socket.previous_epoch)
+            is_ours = report is not None and turns.is_replaced_by_ours(socket, report, giving_way, reported)
+            action = actions.next_action(
+                socket, report, previous, may_be_incomplete=self._in_grace_period, replaced_by_ours=is_ours
+            )
+            observed.append(ObservedSocket(socket=socket, report=report, action=action))
+        return observed
 
     def _with_reported_epoch(self, socket: EventSocket, epoch: int, listener: str) -> EventSocket:
         """Adopt a listener's epoch that is higher than Postgres's, which was then restored from a backup."""
@@ -260,9 +273,9 @@ class Assigner:
             socket = each.socket
             match each.action:
                 case Action.RETIRE:
-                    self._sockets.retire(socket)
-                    log.info("socket retired", connection=str(socket.connection))
-                    continue
+                    if self._sockets.retire(socket):
+                        log.info("socket retired", connection=str(socket.connection))
+                        continue
                 case Action.MARK_PREEMPTED:
                     socket = self._sockets.mark_preempted(socket)
                     self._record(socket, "AppPreempted", "app preempted", actions.PREEMPTED)
@@ -279,7 +292,7 @@ class Assigner:
                     socket = self._sockets.release_previous(socket)
                 case Action.REVERT:
                     self._start_cooldown(socket)
-                case Action.RECLAIM | Action.KEEP:
+                case Action.RECLAIM | Action.REOPEN | Action.KEEP:
                     pass
             wanted.append(replace(each, socket=socket))
         return wanted
@@ -314,7 +327,7 @@ class Assigner:
             )
             self._log_room(plan.without_room)
             has_deferred = plan.has_deferred
-            moved = self._sockets.move(plan.moves, self._term) if plan.moves else {}
+            moved = self._sockets.move(plan.moves) if plan.moves else {}
             sockets = [moved.get(socket.connection, socket) for socket in sockets]
             if plan.moves:
                 first = [f"{each.connection} → {each.listener_id} epoch {each.epoch}" for each in moved.values()][:5]
@@ -341,7 +354,7 @@ def _assignments_by_listener(sockets: Iterable[EventSocket], live: Iterable[str]
         if previous in fields and previous_epoch is not None:
             draining = assignment_of(socket, previous_epoch, draining=True)
             fields[previous][draining.key] = assignments.encode(draining)
-        if socket.listener_id in fields:
-            assignment = assignment_of(socket, socket.epoch)
+        if socket.listener_id in fields and (socket.is_open or not socket.waits):
+            assignment = assignment_of(socket, socket.epoch, draining=socket.waits)
             fields[socket.listener_id][assignment.key] = assignments.encode(assignment)
     return fields

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,15 +24,48 @@ _HASH_SECONDS = 3600
 #: Assumed while the capacities hash is missing or cannot be read; a listener's next heartbeat writes it again.
 _DEFAULT_CAPACITY = int(settings.Listener.model_fields["listener_capacity"].default)
 
-#: KEYS listeners, capacities, its assignments, its revision; ARGV listener, oldest heartbeat that counts → 1 if it was
-#: evicted, 0 if it has sent a heartbeat meanwhile.
-_EVICT = """
-local beat = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if beat and tonumber(beat) >= tonumber(ARGV[2]) then return 0 end
-redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('HDEL', KEYS[2], ARGV[1])
-redis.call('DEL', KEYS[3], KEYS[4])
+#: Begins each script: a leader that was frozen, and has been followed by another one, writes nothing. KEYS[1] is the
+#: boot marker, ARGV[1] the term.
+_FENCE = """
+local marker = redis.call('GET', KEYS[1])
+local led = tonumber(string.match(marker or '', '%d+$')) or 0
+if led > tonumber(ARGV[1]) then return redis.error_reply('TERM ' .. led) end
+"""
+_REFUSAL = re.compile(r"TERM (\d+)$")
+
+#: → the boot marker as it was. With NX it is not written each time, and yet a server that is master no more refuses it.
+_MARK = f"""{_FENCE}
+redis.call('SET', KEYS[1], 'term ' .. ARGV[1], 'NX')
+if led ~= tonumber(ARGV[1]) then redis.call('SET', KEYS[1], 'term ' .. ARGV[1]) end
+return marker
+"""
+
+#: Further KEYS listeners, capacities, its assignments, its revision, its reports; ARGV listener, the last heartbeat
+#: that was seen of it → 1 if it was evicted, 0 if it has sent another one meanwhile.
+_EVICT = f"""{_FENCE}
+local beat = redis.call('ZSCORE', KEYS[2], ARGV[2])
+if beat and tonumber(beat) ~= tonumber(ARGV[3]) then return 0 end
+redis.call('ZREM', KEYS[2], ARGV[2])
+redis.call('HDEL', KEYS[3], ARGV[2])
+redis.call('DEL', KEYS[4], KEYS[5], KEYS[6])
 return 1
+"""
+
+#: Further KEYS suspects; ARGV listener → its suspect, which is deleted.
+_TAKE_SUSPECT = f"""{_FENCE}
+local suspect = redis.call('HGET', KEYS[2], ARGV[2])
+redis.call('HDEL', KEYS[2], ARGV[2])
+return suspect
+"""
+
+#: Further KEYS its assignments, its revision; ARGV lifetime in seconds, then field and value of each → the revision.
+_WRITE = f"""{_FENCE}
+redis.call('DEL', KEYS[2])
+for at = 3, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 1]) end
+redis.call('EXPIRE', KEYS[2], ARGV[2])
+local revision = redis.call('INCR', KEYS[3])
+redis.call('EXPIRE', KEYS[3], ARGV[2])
+return revision
 """
 
 
@@ -47,8 +83,8 @@ class Snapshot:
     emptied: bool
     #: How long Redis took to answer.
     took_seconds: float
-    #: The oldest heartbeat that counts, by Redis's clock.
-    oldest_ms: int
+    #: Listener → its last heartbeat, which is compared for equality.
+    beats: Mapping[str, float]
 
 
 class Reports:
@@ -89,44 +125,86 @@ class _Written:
     revision: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Heard:
+    """A listener's last heartbeat, and when that was, by this process's monotonic clock."""
+
+    beat: float
+    at: float
+
+
 class Listeners:
-    """Reads and writes the listeners' keys. Every method raises redis's own errors; the assigner translates them.
+    """Reads and writes the listeners' keys, under the term of the last snapshot.
+
+    Every method raises redis's own errors, which the assigner translates; those that write raise LeadershipLost when
+    Redis knows of a leader with a higher term.
 
     Args:
         timeout_seconds: A listener without a heartbeat for this long is considered dead.
     """
 
-    def __init__(self, client: redis.Redis, *, timeout_seconds: float) -> None:
+    def __init__(
+        self, client: redis.Redis, *, timeout_seconds: float, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._redis = client
-        self._timeout_ms = int(timeout_seconds * 1000)
+        self._timeout_seconds = timeout_seconds
+        self._monotonic = monotonic
+        self._term = 0
+        #: The term that this process has written into the boot marker.
+        self._marked_term: int | None = None
+        #: By the monotonic clock: when the heartbeats were last read.
+        self._looked_at = float("-inf")
+        self._heard: dict[bytes, _Heard] = {}
         self._written: dict[str, _Written] = {}
         #: Listener → field → the report as it was last read, and what it says: only what has changed is decoded.
         self._read: dict[str, dict[bytes, tuple[bytes, Report]]] = {}
 
-    def reconnect(self) -> None:
-        """Connect again for the next request: after a fail-over the old master still answers, with refusals."""
-        self._redis.connection_pool.disconnect(inuse_connections=False)
+    def snapshot(self, term: int) -> Snapshot:
+        """Read which listeners are alive, and leave the term in the boot marker.
 
-    def snapshot(self, boot_marker: str) -> Snapshot:
-        """Read which listeners are alive, and leave the boot marker in a Redis that has none."""
+        Args:
+            term: Under which this process leads. What it writes from here on is refused once another one leads.
+        """
+        self._term = term
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.time()
-        pipeline.set(keys.BOOT_MARKER, boot_marker, nx=True)
+        pipeline.eval(_MARK, 1, keys.BOOT_MARKER, term)
         pipeline.zrange(keys.LISTENERS, 0, -1, withscores=True)
         pipeline.hgetall(keys.CAPACITIES)
         pipeline.get(keys.REPORTS_REVISION)
-        asked = time.monotonic()
-        (seconds, micros), emptied, beats, capacities, revision = pipeline.execute()
-        oldest_ms = seconds * 1000 + micros // 1000 - self._timeout_ms
-        live = {name: _number(capacities.get(name), _DEFAULT_CAPACITY) for name, at_ms in beats if at_ms >= oldest_ms}
+        asked, asked_at = time.monotonic(), self._monotonic()
+        with _refusals():
+            (seconds, micros), marker, beats, capacities, revision = pipeline.execute()
+        self._note_heartbeats(dict(beats), seconds * 1000 + micros / 1000, asked_at)
+        oldest = asked_at - self._timeout_seconds
+        live = {
+            name: _number(capacities.get(name), _DEFAULT_CAPACITY)
+            for name, heard in self._heard.items()
+            if heard.at >= oldest
+        }
+        # Another leader, with a lower term, may have been the first to find Redis empty: it was frozen, and woke up.
+        was_replaced = self._marked_term == term and marker != b"term %d" % term
+        self._marked_term = term
         return Snapshot(
             live={name.decode(errors="replace"): capacity for name, capacity in live.items()},
-            silent=frozenset(name.decode(errors="replace") for name, at_ms in beats if at_ms < oldest_ms),
+            silent=frozenset(name.decode(errors="replace") for name in self._heard if name not in live),
             reports_revision=_number(revision, 0),
-            emptied=bool(emptied),
+            emptied=marker is None or was_replaced,
             took_seconds=time.monotonic() - asked,
-            oldest_ms=oldest_ms,
+            beats={name.decode(errors="replace"): heard.beat for name, heard in self._heard.items()},
         )
+
+    def _note_heartbeats(self, beats: Mapping[bytes, float], redis_ms: float, now: float) -> None:
+        """Note when each listener was last heard of, by the monotonic clock: Redis's may be set back or forth.
+
+        A heartbeat that differs from the one before came since the last look, and Redis's clock says when, within that.
+        """
+        before, self._heard = self._heard, {}
+        for name, beat in beats.items():
+            known = before.get(name)
+            age = max(0.0, min((redis_ms - beat) / 1000, now - self._looked_at))
+            self._heard[name] = known if known is not None and known.beat == beat else _Heard(beat=beat, at=now - age)
+        self._looked_at = now
 
     def reports(self, names: Iterable[str]) -> Reports:
         """Read the reports of these listeners; skip what cannot be read."""
@@ -157,16 +235,14 @@ class Listeners:
             False when it has sent a heartbeat since the snapshot: it is left as it is.
         """
         self._written.pop(name, None)
-        touched = (keys.LISTENERS, keys.CAPACITIES, keys.assignments(name), keys.revision(name))
-        evicted: Any = self._redis.eval(_EVICT, len(touched), *touched, name, snapshot.oldest_ms)
-        return bool(evicted)
+        touched = (
+            keys.LISTENERS, keys.CAPACITIES, keys.assignments(name), keys.revision(name), keys.reports(name)
+        )  # fmt: skip
+        return bool(self._run(_EVICT, touched, name, snapshot.beats.get(name, 0.0)))
 
     def take_suspect(self, name: str) -> ConnectionVersion | None:
         """Return, once, whose event socket an evicted listener was reading when its event loop stopped."""
-        pipeline = self._redis.pipeline(transaction=True)
-        pipeline.hget(keys.SUSPECTS, name)
-        pipeline.hdel(keys.SUSPECTS, name)
-        text, _ = pipeline.execute()
+        text = self._run(_TAKE_SUSPECT, (keys.SUSPECTS,), name)
         try:
             return None if text is None else ConnectionVersion.parse(text.decode(errors="replace"))
         except ValueError:
@@ -192,15 +268,27 @@ class Listeners:
         in_place = written is not None and revision is not None and int(revision) == written.revision
         if written is not None and in_place and written.fields == fields:
             return
-        pipeline = self._redis.pipeline(transaction=True)
-        pipeline.delete(keys.assignments(listener))
-        if fields:
-            mapping: dict[Any, Any] = dict(fields)
-            pipeline.hset(keys.assignments(listener), mapping=mapping)
-        pipeline.expire(keys.assignments(listener), _HASH_SECONDS)
-        pipeline.incr(keys.revision(listener))
-        pipeline.expire(keys.revision(listener), _HASH_SECONDS)
-        self._written[listener] = _Written(fields=dict(fields), revision=int(pipeline.execute()[-2]))
+        touched = (keys.assignments(listener), keys.revision(listener))
+        written_as = self._run(_WRITE, touched, _HASH_SECONDS, *itertools.chain.from_iterable(fields.items()))
+        self._written[listener] = _Written(fields=dict(fields), revision=int(written_as))
+
+    def _run(self, script: str, touched: Sequence[str], *arguments: str | float) -> Any:
+        """Run a script under the term. Raises LeadershipLost."""
+        with _refusals():
+            return self._redis.eval(script, 1 + len(touched), keys.BOOT_MARKER, *touched, self._term, *arguments)
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Translate the refusal of a script."""
+    try:
+        yield
+    except redis.ResponseError as exc:
+        refused = _REFUSAL.search(str(exc))
+        if refused is None:
+            raise
+        term = int(refused[1])
+        raise errors.LeadershipLost(f"Redis knows a leader with the term {term}", term=term) from None
 
 
 def _decoded(listener: str, texts: Mapping[bytes, bytes]) -> dict[bytes, tuple[bytes, Report]]:

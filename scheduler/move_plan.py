@@ -56,8 +56,8 @@ def plan(
             # The loss of a listener does not shorten the time for which a competing client keeps the app.
             if target is not None and (socket.may_reclaim or not socket.preempted):
                 urgent.append(_failover(socket, target, live))
-        elif each.action is Action.RECLAIM:
-            urgent.append(Move(socket=socket, listener=owner, is_reclaim=True))
+        elif each.action in {Action.RECLAIM, Action.REOPEN}:
+            urgent.append(Move(socket=socket, listener=owner, is_reclaim=each.action is Action.RECLAIM))
         elif target is not None and target != owner and target not in cooling_down and _may_be_handed_off(socket):
             hand_offs.append(_hand_off(each, target))
     under_way = sum(each.socket.previous_listener_id is not None for each in observed)
@@ -70,7 +70,7 @@ def plan(
 
 
 def _may_move(socket: EventSocket, live: Mapping[str, int], in_grace_period: bool) -> bool:
-    if socket.parked:
+    if socket.parked or socket.waits:
         return False
     return socket.listener_id in live or socket.listener_id is None or not in_grace_period
 

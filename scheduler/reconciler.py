@@ -1,5 +1,8 @@
 """Turns configurations into connections: reads the platform's rows, and keeps `ari.connections` in step with them.
 
+A connection outlives its row: a new row of an organization whose row is gone is the same configuration, saved anew. So
+the connection goes on with its socket and its calls, whatever the row's id is.
+
 An error in one row affects only that row. A read that fails changes nothing. When over half of the rows are missing at
 once, they are removed only if the next read confirms it. No row is fetched while neither configurations nor connections
 have changed since a read that left nothing to do.
@@ -7,8 +10,8 @@ have changed since a read that left nothing to do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import structlog
@@ -38,8 +41,13 @@ class _Connection:
     app: str | None
     sealed_password: str | None
     ca_bundle: str | None
+    #: Its newest version's socket is not wanted any more, or left to a competing client.
+    is_retired: bool
+    is_parked: bool
     #: When its Asterisk first accepted it for this endpoint and app; None: not yet.
     accepted_at: datetime | None
+    #: It goes on under another row than the one it is stored with.
+    is_saved_anew: bool = False
 
     @property
     def app_instance(self) -> AppInstance | None:
@@ -51,7 +59,7 @@ class _Connection:
 
 _READ = """
 SELECT c.connection_id, c.source_id, c.organization_id, c.state, c.reason, c.version, v.endpoint, v.app,
-       v.sealed_password, v.ca_bundle,
+       v.sealed_password, v.ca_bundle, v.retired_at IS NOT NULL AS is_retired, v.parked_at IS NOT NULL AS is_parked,
        (SELECT min(a.accepted_at) FROM ari.connection_versions a WHERE a.connection_id = c.connection_id
         AND a.endpoint = v.endpoint AND a.app = v.app) AS accepted_at
 FROM ari.connections c LEFT JOIN ari.connection_versions v USING (connection_id, version)
@@ -91,7 +99,7 @@ class Reconciler:
     def _apply_all(self) -> bool:
         """Apply every configuration; return False if some could not be, or are not applied before the next read."""
         rows = self._configurations.all()
-        stored = self._read()
+        stored = self._continued(rows, self._read())
         configured = {row.source_id for row in rows}
         kept = [each for each in stored.values() if each.state != "removed"]
         missing = [each for each in kept if each.source_id not in configured]
@@ -102,7 +110,7 @@ class Reconciler:
         for row in sorted(rows, key=lambda row: row.source_id):
             try:
                 self._apply(row, stored.get(row.source_id), in_use)
-            except errors.DatabaseUnavailable:
+            except errors.TransientError:
                 raise
             except Exception:
                 # A bug that one tenant's row brings to light must not stop the other tenants' rows.
@@ -136,11 +144,16 @@ class Reconciler:
             reason = f"endpoint and app are in use by configuration {owner}, which the Asterisk accepted first"
             self._refuse(row, stored, reason)
             return
-        if stored is None or stored.state != "active" or not self._is_same(stored, configuration):
+        if stored is None or not self._is_same(stored, configuration):
             self._write_version(row, stored, configuration)
+        elif stored.state != "active":
+            self._reactivate(stored)
 
     def _is_same(self, stored: _Connection, configuration: Configuration) -> bool:
-        if stored.app_instance != _app_instance(configuration) or not stored.sealed_password:
+        if stored.app_instance != _app_instance(configuration) or not stored.sealed_password or stored.is_retired:
+            return False
+        if stored.is_parked and (stored.is_saved_anew or stored.state != "active"):
+            # Saved anew it is tried again, as after any change.
             return False
         if stored.ca_bundle != configuration.ca_bundle:
             return False
@@ -148,6 +161,41 @@ class Reconciler:
             return self._sealer.open(stored.sealed_password) == configuration.password
         except errors.SealBroken:
             return False
+
+    def _continued(
+        self, rows: Collection[ConfigurationRow], stored: Mapping[int, _Connection]
+    ) -> dict[int, _Connection]:
+        """Let connections whose row is gone go on under a new row of their organization; return them all by row."""
+        found = dict(stored)
+        for source_id, before in _saved_anew(rows, stored).items():
+            with self._db.transaction() as connection:
+                connection.execute(
+                    "UPDATE ari.connections SET source_id = %s WHERE connection_id = %s",
+                    [source_id, before.connection_id],
+                )
+            del found[before.source_id]
+            found[source_id] = replace(before, source_id=source_id, is_saved_anew=True)
+            log.info("configuration saved anew", connection=before.connection_id, source=source_id,
+                     before=before.source_id)  # fmt: skip
+        return found
+
+    def _reactivate(self, stored: _Connection) -> None:
+        """Let the newest version serve new calls again. Its socket, if it is open still, goes on."""
+        with self._db.transaction() as connection:
+            resumed = connection.execute(
+                "UPDATE ari.connection_versions SET superseded_at = NULL"
+                " WHERE connection_id = %s AND version = %s AND retired_at IS NULL RETURNING version",
+                [stored.connection_id, stored.version],
+            ).fetchone()
+            if resumed is None:
+                # Retired since it was read: the next read finds that, and writes a version.
+                return
+            connection.execute(
+                "UPDATE ari.connections SET state = 'active', reason = '', changed_at = clock_timestamp()"
+                " WHERE connection_id = %s",
+                [stored.connection_id],
+            )
+        log.info("connection active again", connection=str(ConnectionVersion(stored.connection_id, stored.version)))
 
     def _write_version(self, row: ConfigurationRow, stored: _Connection | None, configuration: Configuration) -> None:
         """Write a new version. The one before it is superseded: it serves its calls to their end."""
@@ -196,6 +244,23 @@ class Reconciler:
             )
             _supersede(connection, stored.connection_id)
         log.warning("connection deactivated", connection=stored.connection_id, state=state, reason=reason)
+
+
+def _saved_anew(rows: Collection[ConfigurationRow], stored: Mapping[int, _Connection]) -> dict[int, _Connection]:
+    """Return, for each new row of an organization that has lost its row, the connection that goes on under it.
+
+    Of several the newest: the platform has one row of an organization at a time.
+    """
+    configured = {row.source_id for row in rows}
+    gone: dict[int, _Connection] = {}
+    for each in sorted(stored.values(), key=lambda each: (each.state != "removed", each.connection_id)):
+        if each.source_id not in configured:
+            gone[each.organization_id] = each
+    found: dict[int, _Connection] = {}
+    for row in rows:
+        if row.source_id not in stored and row.organization_id in gone:
+            found[row.source_id] = gone.pop(row.organization_id)
+    return found
 
 
 def _app_instances_in_use(connections: Iterable[_Connection]) -> dict[AppInstance, int]:

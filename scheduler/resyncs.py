@@ -31,7 +31,9 @@ _ALL = f"SELECT v.connection_id, v.version {_RESYNCED}"
 
 _DUE = f"""
 SELECT v.connection_id, v.version, coalesce(r.requests, 0) AS requests {_RESYNCED}
-  AND (r.due_at IS NULL OR r.due_at <= clock_timestamp())
+  AND (r.due_at IS NULL OR r.due_at <= clock_timestamp()
+       -- Postgres's clock was set back since: no connection is due so late.
+       OR r.due_at > clock_timestamp() + make_interval(secs => %(seconds)s))
 ORDER BY r.due_at NULLS FIRST LIMIT %(batch)s
 """
 
@@ -43,7 +45,7 @@ SELECT connection_id, version, clock_timestamp() + random() * make_interval(secs
 FROM unnest(%(connections)s::integer[], %(versions)s::integer[]) AS requested (connection_id, version)
 ORDER BY connection_id, version
 ON CONFLICT (connection_id, version) DO UPDATE SET
-    due_at = CASE WHEN r.due_at + make_interval(secs => %(seconds)s) > clock_timestamp()
+    due_at = CASE WHEN r.due_at BETWEEN clock_timestamp() - make_interval(secs => %(seconds)s) AND clock_timestamp()
                   THEN r.due_at + make_interval(secs => %(seconds)s) ELSE excluded.due_at END,
     requests = r.requests + 1
 """
@@ -71,7 +73,7 @@ class Resyncs:
     def request_resyncs(self) -> None:
         """Request a resync of each connection that is due. Raises QueueUnavailable, DatabaseUnavailable."""
         with self._db.connection() as connection:
-            due = connection.execute(_DUE, {"batch": _BATCH}).fetchall()
+            due = connection.execute(_DUE, {"batch": _BATCH, "seconds": self._seconds}).fetchall()
         if not due:
             return
         self._commands.send_all(

@@ -49,10 +49,10 @@ SELECT count(*) AS deleted, max(at) AS last FROM old
 """
 
 #: Small tables, which grow all the same: a row for each month, and for each endpoint that a tenant has ever had. The
-#: leader's own lease has not expired.
+#: leader's own lease has not expired, and is kept if Postgres's clock was set forth: its term only rises.
 _SMALL = (
     "DELETE FROM ari.usage WHERE until < now() - make_interval(days => %(days)s)",
-    "DELETE FROM ari.leases WHERE expires_at < now() - make_interval(days => %(days)s)",
+    "DELETE FROM ari.leases WHERE expires_at < now() - make_interval(days => %(days)s) AND name <> 'scheduler'",
 )
 
 

@@ -18,14 +18,22 @@ _STABLE_SECONDS = 600
 #: Most rows that one statement writes.
 _BATCH = 1000
 
-#: What changes by itself, with the time: each is true from a moment on.
-_MAY_RECLAIM = "coalesce(clock_timestamp() - v.preempted_at >= %(reclaim)s * interval '1 second', false)"
-_HAND_OFF_OVERDUE = f"coalesce(clock_timestamp() - v.assigned_at > interval '{HAND_OFF_SECONDS} seconds', false)"
-_STABLE = f"coalesce(clock_timestamp() - v.assigned_at > interval '{_STABLE_SECONDS} seconds', false)"
+
+def _passed(since: str, seconds: str) -> str:
+    """Return the condition that so long has passed since a moment: it becomes true by itself.
+
+    If the moment is as far ahead, Postgres's clock was set back since: nobody knows how long ago it was.
+    """
+    bound = f"make_interval(secs => {seconds})"
+    return f"coalesce(clock_timestamp() - v.{since} NOT BETWEEN -{bound} AND {bound}, false)"
+
+
+_MAY_RECLAIM = _passed("preempted_at", "%(reclaim)s")
+_HAND_OFF_OVERDUE = _passed("assigned_at", str(HAND_OFF_SECONDS))
+_STABLE = _passed("assigned_at", str(_STABLE_SECONDS))
 #: A socket in quarantine is parked, with an end.
-_QUARANTINE_OVER = """coalesce(v.socket_state = 'quarantined'
-    AND clock_timestamp() - v.parked_at > %(quarantine)s * interval '1 second', false)"""
-_DRAIN_OVERDUE = "coalesce(clock_timestamp() - v.superseded_at > %(drain)s * interval '1 second', false)"
+_QUARANTINE_OVER = f"(v.socket_state = 'quarantined' AND {_passed('parked_at', '%(quarantine)s')})"
+_DRAIN_OVERDUE = _passed("superseded_at", "%(drain)s")
 _SAME_APP_INSTANCE = "coalesce(c.state = 'active' AND n.endpoint = v.endpoint AND n.app = v.app, false)"
 _SUCCESSOR_CONNECTED = "coalesce(n.socket_state = 'connected', false)"
 _HAS_CALLS = """EXISTS (SELECT 1 FROM ari.calls k WHERE k.connection_id = v.connection_id
@@ -42,7 +50,7 @@ _WANTED = f"""
 SELECT v.connection_id, v.version, c.organization_id, v.endpoint, v.app, v.ari_user, v.sealed_password, v.ca_bundle,
        v.listener_id, v.epoch, v.previous_listener_id, v.previous_epoch, v.superseded_at IS NOT NULL AS superseded,
        v.socket_state AS state, v.socket_since AS since, v.last_event_at, v.reconnects, v.last_error AS error,
-       v.past_error, v.past_error_at,
+       v.past_error, v.past_error_at, v.accepted_at,
        v.reclaims, v.preempted_at IS NOT NULL AS preempted, v.parked_at IS NOT NULL AS parked,
        {_QUARANTINE_OVER} AS quarantine_over,
        {_MAY_RECLAIM} AS may_reclaim, {_HAND_OFF_OVERDUE} AS hand_off_overdue, {_STABLE} AS stable,
@@ -64,15 +72,13 @@ SELECT v.connection_id, v.version, v.listener_id, v.epoch, v.previous_listener_i
 {_SOCKETS}
 """
 
-#: Fenced by the leader's term: a scheduler that lost its lease without noticing moves nothing.
 _MOVE = """
 UPDATE ari.connection_versions v SET listener_id = m.listener, epoch = v.epoch + 1, previous_listener_id = m.previous,
     previous_epoch = m.previous_epoch, assigned_at = clock_timestamp(), preempted_at = NULL,
     reclaims = v.reclaims + m.reclaims
 FROM jsonb_to_recordset(%(moves)s::jsonb) AS m (connection_id integer, version integer, epoch integer, listener text,
     previous text, previous_epoch integer, reclaims integer)
-WHERE v.connection_id = m.connection_id AND v.version = m.version AND v.epoch = m.epoch AND EXISTS (
-    SELECT 1 FROM ari.leases WHERE name = 'scheduler' AND term = %(term)s AND expires_at > clock_timestamp())
+WHERE v.connection_id = m.connection_id AND v.version = m.version AND v.epoch = m.epoch
 RETURNING v.connection_id, v.version, v.listener_id, v.epoch, v.previous_listener_id, v.previous_epoch
 """
 
@@ -100,7 +106,7 @@ WHERE connection_id = %(connection_id)s AND version = %(version)s AND epoch = %(
 _RETIRE = """
 UPDATE ari.connection_versions
 SET retired_at = clock_timestamp(), socket_state = 'retired', previous_listener_id = NULL, previous_epoch = NULL
-WHERE connection_id = %(connection_id)s AND version = %(version)s
+WHERE connection_id = %(connection_id)s AND version = %(version)s AND superseded_at IS NOT NULL
 """
 
 _MARK_PREEMPTED = """
@@ -179,6 +185,8 @@ class EventSocket:
     previous_epoch: int | None
     #: As last written.
     status: SocketStatus
+    #: When its Asterisk first accepted it.
+    accepted_at: datetime | None
     #: A newer version of the connection exists, or the connection is not active any more.
     superseded: bool
     #: A competing client has the app.
@@ -203,6 +211,18 @@ class EventSocket:
     has_calls: bool
     #: A superseded version has had enough time for its calls to end.
     drain_overdue: bool
+    #: Another socket of its app instance goes before it: not opened, and kept while it is open.
+    waits: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """True if it was open when its listener last reported."""
+        return self.status.state == "connected"
+
+    @property
+    def is_failing(self) -> bool:
+        """True if it cannot be opened."""
+        return bool(self.status.error) and self.status.state in {"connecting", "unassigned"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,12 +266,12 @@ class SocketRows:
         with self._db.connection() as connection:
             return database.fingerprint(connection, _DECISIVE, self._bounds)
 
-    def move(self, moves: Sequence[Move], term: int) -> dict[ConnectionVersion, EventSocket]:
+    def move(self, moves: Sequence[Move]) -> dict[ConnectionVersion, EventSocket]:
         """Assign sockets under their next epoch.
 
         Returns:
             The sockets that were moved, as they are now. A socket is left out when its epoch is no longer the one that
-            was read, and every socket is when this scheduler does not lead under `term` any more.
+            was read.
         """
         values = [
             _identity(move.socket)
@@ -266,7 +286,7 @@ class SocketRows:
         rows: list[database.Row] = []
         for batch in _batches(values):
             with self._db.connection() as connection:
-                rows += connection.execute(_MOVE, {"moves": json.dumps(batch), "term": term}).fetchall()
+                rows += connection.execute(_MOVE, {"moves": json.dumps(batch)}).fetchall()
         before = {move.socket.connection: move.socket for move in moves}
         changes = {_connection_version(row): row for row in rows}
         return {moved: replace(before[moved], **change) for moved, change in changes.items()}
@@ -294,9 +314,9 @@ class SocketRows:
         self._write(_ADOPT, socket, listener=listener, reported_epoch=epoch)
         return replace(socket, listener_id=listener, epoch=epoch, previous_listener_id=None, previous_epoch=None)
 
-    def retire(self, socket: EventSocket) -> None:
-        """Mark a socket as not wanted any more."""
-        self._write(_RETIRE, socket)
+    def retire(self, socket: EventSocket) -> bool:
+        """Mark a socket as not wanted any more; return False if its version serves new calls again."""
+        return self._write(_RETIRE, socket)
 
     def mark_preempted(self, socket: EventSocket) -> EventSocket:
         """Write that a competing client has had the app from now on. Returns the socket as it is now.
@@ -339,9 +359,9 @@ class SocketRows:
         self._write(_RELEASE_PREVIOUS, socket)
         return replace(socket, previous_listener_id=None, previous_epoch=None)
 
-    def _write(self, statement: str, socket: EventSocket, **more: object) -> None:
+    def _write(self, statement: str, socket: EventSocket, **more: object) -> bool:
         with self._db.connection() as connection:
-            connection.execute(statement, _identity(socket) | more)
+            return connection.execute(statement, _identity(socket) | more).rowcount > 0
 
 
 def assignment_of(socket: EventSocket, epoch: int, *, draining: bool = False) -> Assignment:

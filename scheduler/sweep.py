@@ -48,7 +48,7 @@ def dispatch_overdue(writer: CallWriter, store: OverdueCalls, *, batch: int) -> 
             # If a worker has written the call meanwhile, it is no longer overdue, which the core cannot see. The fact
             # is then dropped; the next sweep judges the call as it is by then.
             writer.record(call, facts.DeadlinePassed(), retry_on_conflict=False)
-        except errors.DatabaseUnavailable:
+        except (errors.DatabaseUnavailable, errors.LeadershipLost):
             raise
         except errors.PipelineError as exc:
             log.warning("overdue call dispatch failed", call=str(call.call_id), reason=str(exc))

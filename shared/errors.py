@@ -75,6 +75,17 @@ class QueueUnavailable(TransientError):
     """Redis could not be reached, or did not answer in time."""
 
 
+class LeadershipLost(TransientError):
+    """Another scheduler leads, or may: what a job was about to write is not written.
+
+    `term` is the term that is known of the other one; 0 if none is.
+    """
+
+    def __init__(self, reason: str, *, term: int = 0) -> None:
+        super().__init__(reason)
+        self.term = term
+
+
 class QuotaServiceUnreachable(TransientError):
     """No usable answer from the platform's quota service. Holds no service key."""
 

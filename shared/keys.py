@@ -8,8 +8,8 @@ from __future__ import annotations
 #: The prefix of every key of the broker.
 NAMESPACE = "ari-queue"
 
-#: String, no expiry: set once by the leading scheduler. If it is missing, Redis was emptied: the scheduler rewrites all
-#: assignments and requests full resyncs.
+#: String `term <number>`, no expiry: the term of the leading scheduler, under a lower one of which no script writes. If
+#: it is missing, Redis was emptied: the scheduler rewrites all assignments and requests full resyncs.
 BOOT_MARKER = "ari:boot-marker"
 
 #: zset listener id → Redis's time in ms of its last heartbeat.
@@ -37,5 +37,5 @@ def revision(listener_id: str) -> str:
 
 
 def reports(listener_id: str) -> str:
-    """Hash connection key → JSON `assignments.Report`; written by the listener, read by the scheduler; 60 s."""
+    """Hash connection key → JSON `assignments.Report`; written by the listener, read by the scheduler; 1 h."""
     return f"ari:reports:{listener_id}"

@@ -22,7 +22,7 @@ from shared import errors
 from shared.asterisk import events
 from shared.call import dialling, ids, stasis_args, steps
 from shared.call.call_requests import CallRequest
-from shared.call.commands import AttemptCommand, Command
+from shared.call.commands import AttemptCommand, Command, RemoveAttempt
 from shared.call.ids import ConnectionVersion
 from shared.call.steps import STEPS, Step
 
@@ -62,6 +62,8 @@ def of_command(command: Command, *, connection_id: int) -> Message:
     body: dict[str, Any] = {"v": VERSION, "call_id": str(command.call_id)}
     if isinstance(command, AttemptCommand):
         body["attempt"] = command.attempt
+    if isinstance(command, RemoveAttempt) and command.nonce:
+        body["nonce"] = command.nonce
     return _message(actor, body, connection_id)
 
 

@@ -63,9 +63,9 @@ class OutboundCalls:
             return known
         through = self._connections.outbound_connection(request.organization_id)
         channel_id = ids.originated_id(self._prefix, through.connection.connection_id, request.request_id)
-        route = self._route(request, through)
+        route = self._route(request)
         call, command = transitions.originate(self._call(request, through, channel_id, route), self._writer.limits)
-        written = self._write(call, request, through)
+        written = self._write(call, request)
         if written is None:
             known = self._known(request)
             if known is None:
@@ -81,16 +81,14 @@ class OutboundCalls:
             raise errors.InvalidRequest(f"{request.request_id!r} names a call to {call.called_number} already")
         return call
 
-    def _route(self, request: CallRequest, through: connections.ConnectionDetails) -> Route:
+    def _route(self, request: CallRequest) -> Route:
         workflow_id = request.workflow_id
         if workflow_id is None:
             assert request.workflow_run_id is not None
             workflow_id = self._runs.workflow_of(request.workflow_run_id, request.organization_id)
         if workflow_id is None:
             raise errors.InvalidRequest(f"organization {request.organization_id} has no run {request.workflow_run_id}")
-        route = self._routes.outbound(
-            source_id=through.source_id, organization_id=request.organization_id, workflow_id=workflow_id
-        )
+        route = self._routes.outbound(organization_id=request.organization_id, workflow_id=workflow_id)
         if isinstance(route, NoRoute):
             raise errors.InvalidRequest(route.reason)
         return route
@@ -128,7 +126,7 @@ class OutboundCalls:
             ring_seconds=request.ring_seconds,
         )
 
-    def _write(self, call: Call, request: CallRequest, through: connections.ConnectionDetails) -> Call | None:
+    def _write(self, call: Call, request: CallRequest) -> Call | None:
         """Write the run and the call with it, both or neither; return None when there is such a call already.
 
         Slots are counted and used under the organization's lock, as in an admission.
@@ -137,7 +135,7 @@ class OutboundCalls:
         try:
             with self._writer.store.transaction() as connection:
                 refusal = quotas.no_free_slot(self._writer.store, connection, call.organization_id, slots)
-                with_run = replace(call, workflow_run_id=self._run(connection, call, request, through))
+                with_run = replace(call, workflow_run_id=self._run(connection, call, request))
                 if not self._writer.store.insert_in(connection, with_run):
                     raise _CallExists
                 # Only now: a call that exists already has its slot.
@@ -147,14 +145,12 @@ class OutboundCalls:
             return None
         return with_run
 
-    def _run(
-        self, connection: database.Connection, call: Call, request: CallRequest, through: connections.ConnectionDetails
-    ) -> int:
+    def _run(self, connection: database.Connection, call: Call, request: CallRequest) -> int:
         if request.workflow_run_id is None:
             return self._runs.create(connection, call)
         assert call.workflow_id is not None
         args = RunArgs(workflow_run_id=request.workflow_run_id, workflow_id=call.workflow_id)
-        route = self._runs.attach(connection, call, args, source_id=through.source_id)
+        route = self._runs.attach(connection, call, args)
         if isinstance(route, NoRoute):
             raise errors.InvalidRequest(route.reason)
         return request.workflow_run_id

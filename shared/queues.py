@@ -9,11 +9,9 @@ from datetime import timedelta
 import dramatiq
 import dramatiq.errors
 import redis
-import redis.backoff
-import redis.retry
 
 from shared import errors, keys, messages
-from shared.broker import redis_broker
+from shared.broker import redis_broker, redis_clients
 from shared.broker.bounds import Bounds
 from shared.call.commands import Command
 from shared.process import logs
@@ -23,13 +21,7 @@ _DEFAULT_BOUNDS = Bounds()
 
 def client(url: str) -> redis.Redis:
     """Return a client whose every command has a time limit."""
-    return redis.Redis.from_url(
-        url,
-        socket_connect_timeout=2,
-        socket_timeout=3,
-        health_check_interval=15,
-        retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
-    )
+    return redis_clients.client(url)
 
 
 def broker(
@@ -86,6 +78,22 @@ class BrokerCommandQueue:
             self._broker.enqueue_all(made)
         except (dramatiq.errors.BrokerConnectionError, redis_broker.GroupFull) as exc:
             raise errors.QueueUnavailable(logs.redact(str(exc))) from exc
+
+
+class LiveWorkers:
+    """Which workers live, as their sessions with the broker show it. A worker lives as long as one of its sessions."""
+
+    def __init__(self, made: redis_broker.Broker) -> None:
+        self._broker = made
+
+    def names(self) -> frozenset[str] | None:
+        """Return their names; None while they are not known: Redis was away or emptied. Raises QueueUnavailable."""
+        try:
+            sessions = self._broker.live_sessions()
+        except redis.RedisError as exc:
+            raise errors.QueueUnavailable(logs.redact(f"{type(exc).__name__}: {exc}")) from exc
+        # A session is named <worker>/<pool>/<tag>.
+        return None if sessions is None else frozenset(each.rsplit("/", 2)[0] for each in sessions)
 
 
 def _describe(exception: BaseException) -> str:

@@ -178,8 +178,12 @@ class Control:
         """Makes every media leg fail to connect; False ends it."""
         self.send("PUT", "/media", {"refuse": refuse})
 
+    def set_clock(self, ahead_seconds: float) -> None:
+        """Sets the clock of Asterisk's machine ahead, or behind if negative; 0 sets it right."""
+        self.send("PUT", "/clock", {"ahead_seconds": ahead_seconds})
+
     def clear(self) -> None:
-        """Ends all faults, breakpoints, drops and media faults."""
+        """Ends all faults, breakpoints, drops and media faults, and sets the clock right."""
         self.send("POST", "/clear")
 
     def restart(self, *, down_seconds: float = 0.0) -> None:

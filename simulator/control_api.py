@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from simulator import channels, control_requests, dialplan, errors
+from simulator import channels, control_requests, dialplan, errors, events
 from simulator.instance import Instance
 from simulator.rest import NO_CONTENT, Answer, Request, Route
 
@@ -104,6 +104,11 @@ async def set_media(instance: Instance, request: Request) -> Answer:
     return NO_CONTENT
 
 
+async def set_clock(instance: Instance, request: Request) -> Answer:
+    events.ahead_seconds = _read(control_requests.Clock, request).ahead_seconds
+    return NO_CONTENT
+
+
 async def add_fault(instance: Instance, request: Request) -> Answer:
     return Answer(200, {"id": instance.faults.add_fault(_read(control_requests.Fault, request))})
 
@@ -139,11 +144,12 @@ async def release_breakpoint(instance: Instance, request: Request) -> Answer:
 
 
 async def clear(instance: Instance, request: Request) -> Answer:
-    """Ends all faults, breakpoints, drops and media faults."""
+    """Ends all faults, breakpoints, drops and media faults, and sets the clock right."""
     instance.faults.clear()
     instance.switch.applications.drops.clear()
     instance.switch.media.delay_seconds = 0.0
     instance.switch.media.is_refused = False
+    events.ahead_seconds = 0.0
     return NO_CONTENT
 
 
@@ -187,6 +193,7 @@ ROUTES: list[Route[Instance]] = [
     Route("POST", "/sockets/cut", cut_sockets),
     Route("POST", "/drops", drop_events),
     Route("PUT", "/media", set_media),
+    Route("PUT", "/clock", set_clock),
     Route("POST", "/faults", add_fault),
     Route("GET", "/faults/*", get_fault),
     Route("DELETE", "/faults/*", remove_fault),

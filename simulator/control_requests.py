@@ -92,12 +92,18 @@ class Media(ControlRequest):
     refuse: bool | None = None
 
 
+class Clock(ControlRequest):
+    """Sets the clock of the machine that the simulator stands for; its time stamps and nothing else go by it."""
+
+    ahead_seconds: float
+
+
 class Crash(ControlRequest):
     """Removes all channels, bridges and sockets; no request is answered until a restart."""
 
 
 class Clear(ControlRequest):
-    """Ends all faults, breakpoints, drops and media faults."""
+    """Ends all faults, breakpoints, drops and media faults, and sets the clock right."""
 
 
 class Restart(ControlRequest):

@@ -55,11 +55,13 @@ CAUSE_BY_REASON = {
 
 #: The clock, in seconds since 1970; a variable, so that a simulation can replace it.
 clock: Callable[[], float] = time.time
+#: How far the machine's clock is set ahead, in seconds; negative: behind. All Asterisks of the process stand on it.
+ahead_seconds: float = 0.0
 
 
 def timestamp() -> str:
     """Returns the present time, as `2026-11-23T11:39:28.123+0000`."""
-    return datetime.fromtimestamp(clock(), UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+0000"
+    return datetime.fromtimestamp(clock() + ahead_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+0000"
 
 
 def event(kind: str, **fields: Any) -> Event:

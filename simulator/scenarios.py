@@ -43,6 +43,7 @@ class Trouble(control_requests.ControlRequest):
     cut_sockets: control_requests.CutSockets | None = None
     drop_events: control_requests.DropEvents | None = None
     media: control_requests.Media | None = None
+    clock: control_requests.Clock | None = None
     fault: control_requests.Fault | None = None
     #: Released by `clear` alone: until then matching requests hang.
     breakpoint: control_requests.Breakpoint | None = None
@@ -70,6 +71,7 @@ _HANDLERS = {
     "cut_sockets": control_api.cut_sockets,
     "drop_events": control_api.drop_events,
     "media": control_api.set_media,
+    "clock": control_api.set_clock,
     "fault": control_api.add_fault,
     "breakpoint": control_api.add_breakpoint,
     "crash": control_api.crash,

@@ -7,7 +7,7 @@ from typing import Any
 
 import dramatiq
 
-from shared import errors, messages
+from shared import errors, messages, ongoing
 from shared.asterisk import events
 from shared.call import steps
 from shared.call.call_requests import CallRequest
@@ -30,6 +30,10 @@ def _call(body: _Body) -> dict[str, Any]:
 
 def _attempt(body: _Body) -> dict[str, Any]:
     return {**_call(body), "attempt": int(body["attempt"])}
+
+
+def _removal(body: _Body) -> dict[str, Any]:
+    return {**_attempt(body), "nonce": str(body.get("nonce", ""))}
 
 
 def _connection(body: _Body) -> dict[str, Any]:
@@ -65,6 +69,7 @@ def _resync(body: _Body) -> dict[str, Any]:
 _READERS: dict[str, _Read] = {
     actor: _attempt if issubclass(command, AttemptCommand) else _call for command, (actor, _) in steps.ACTORS.items()
 } | {
+    "remove_attempt": _removal,
     "caller_entered": _arrival,
     "media_leg_ready": _event,
     "leg_ended": _event,
@@ -84,7 +89,7 @@ def declare(broker: dramatiq.Broker, handlers: Mapping[str, Handler]) -> None:
             queue_name=messages.ACTORS[name],
             broker=broker,
             throws=errors.PermanentError,
-            retry_for_ms=_COMMAND_MS if read in (_call, _attempt) else _EVENT_MS,
+            retry_for_ms=_COMMAND_MS if read in (_call, _attempt, _removal) else _EVENT_MS,
         )(_actor(name, read, handlers[name]))
 
 
@@ -99,6 +104,7 @@ def arguments(name: str, body: _Body) -> dict[str, Any]:
 
 def _actor(name: str, _read: _Read, handler: Handler) -> Callable[..., None]:
     def act(**body: Any) -> None:
-        handler(**arguments(name, body))
+        with ongoing.task(name):
+            handler(**arguments(name, body))
 
     return act

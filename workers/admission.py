@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from shared import errors
-from shared.call import facts, quota_rules, stasis_args
+from shared.call import facts, ids, quota_rules, stasis_args
 from shared.call.calls import Call
-from shared.call.legs import Naming
+from shared.call.legs import Attempt, Naming
 from shared.call.limits import Limits
 from shared.call.states import Cause, Direction
 from shared.call.steps import Step
@@ -47,10 +47,10 @@ class Admission(StepWork):
         if target.served_by is None:
             return (facts.Refused(reason=target.reason, hangup_cause=Cause.CONGESTION),)
         if call.direction is Direction.OUTBOUND:
-            return self._attach_run(claim, target)
+            return self._attach_run(claim)
         route = claim.arrival.route if claim.arrival is not None else None
         if route is None:
-            route = self.routes.inbound(source_id=target.source_id, organization_id=target.organization_id)
+            route = self.routes.inbound(target.organization_id)
         refusal = self._refusal(claim, route, target.quota)
         if refusal is not None or isinstance(route, NoRoute):
             assert refusal is not None, "without a route there is a refusal"
@@ -71,7 +71,7 @@ class Admission(StepWork):
         run_id = self.runs.create(
             db,
             claim.after(admitted),
-            first_attempt=self.naming.attempt(call, 1),
+            first_attempt=_first_attempt(self.naming, claim),
             reserved_id=route.reserved_run_id,
         )
         return admitted, facts.RunCreated(workflow_run_id=run_id)
@@ -93,7 +93,7 @@ class Admission(StepWork):
             "quota", lambda: self.quota.refusal(claim.call, user_id=user_id, budget=claim, quota=quota)
         )
 
-    def _attach_run(self, claim: Claim, target: InboundTarget) -> Sequence[facts.Fact]:
+    def _attach_run(self, claim: Claim) -> Sequence[facts.Fact]:
         """Serve a leg that the platform originated. It has passed the platform's quota, and its run waits for it."""
         try:
             args = stasis_args.read(claim.call.args)
@@ -103,7 +103,7 @@ class Admission(StepWork):
         if unserved is not None:
             return (unserved,)
         db = claim.begin()
-        route = self.runs.attach(db, claim.call, args, source_id=target.source_id)
+        route = self.runs.attach(db, claim.call, args)
         if isinstance(route, NoRoute):
             return (
                 facts.Refused(
@@ -146,5 +146,11 @@ class RunCreation(StepWork):
     naming: Naming
 
     def work(self, claim: Claim) -> Sequence[facts.Fact]:
-        run_id = self.runs.create(claim.begin(), claim.call, first_attempt=self.naming.attempt(claim.call, 1))
+        run_id = self.runs.create(claim.begin(), claim.call, first_attempt=_first_attempt(self.naming, claim))
         return (facts.RunCreated(workflow_run_id=run_id),)
+
+
+def _first_attempt(naming: Naming, claim: Claim) -> Attempt | None:
+    """Return the ids of the first attempt; None if another worker will draw its nonce."""
+    is_drawn_here = claim.leads_to(Step.MEDIA) or not ids.has_nonces(claim.call.id_prefix)
+    return naming.attempt(claim.call, 1, claim.nonce) if is_drawn_here else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -52,16 +53,17 @@ class Attempts:
             self._postpone(call, attempt, str(exc))
             return
         try:
-            is_whole = attempt > 1 and self._is_whole(call)
+            found = self._found(call) if attempt > 1 else ()
         except errors.AsteriskUnreachable as exc:
             # A new attempt would remove the legs of the one before, which may be joined.
             self._postpone(call, attempt, str(exc))
             return
-        if is_whole:
+        if found:
             # The attempt before took effect; only the answer, or the worker that waited for it, was lost.
-            self.flow.report(call, facts.LegsFound(attempt=call.attempt))
+            self.flow.report(call, *found)
             return
-        begun = transitions.media_leg.begin(call, self.writer.store.now(), self.writer.limits)
+        nonce = self.writer.new_nonce(call)
+        begun = transitions.media_leg.begin(call, self.writer.store.now(), self.writer.limits, nonce)
         self.flow.report(call, begun, ordered=Step.MEDIA)
 
     def check(self, *, call_id: UUID, attempt: int) -> None:
@@ -80,19 +82,19 @@ class Attempts:
         finally:
             self.writer.store.append_timeline(budget.timeline(), call=call)
         if leg is None:
-            self.flow.report(call, facts.MediaGone(attempt=attempt, reason="media leg is gone"))
+            self.flow.report(call, facts.MediaGone(attempt=attempt, nonce=call.nonce, reason="media leg is gone"))
         elif leg.stasis_app == asterisk.app:
-            self.flow.report(call, facts.MediaReady(attempt=attempt))
+            self.flow.report(call, facts.MediaReady(attempt=attempt, nonce=call.nonce))
 
-    def remove(self, *, call_id: UUID, attempt: int) -> None:
-        """Remove what an attempt that no longer counts has left."""
+    def remove(self, *, call_id: UUID, attempt: int, nonce: str = "") -> None:
+        """Remove what an attempt that does not count has left."""
         call = self.writer.store.load(call_id)
         if call is None:
             return
         budget = TimedBudget(self.writer, 2 * self.writer.limits.request_seconds)
         try:
             # What is not removed now is removed by the call's teardown, or by the resync.
-            media.remove(self.asterisks.of(call, budget), self.naming.attempt(call, attempt))
+            media.remove(self.asterisks.of(call, budget), self.naming.attempt(call, attempt, nonce))
         finally:
             self.writer.store.append_timeline(budget.timeline(), call=call)
 
@@ -118,8 +120,8 @@ class Attempts:
             message = messages.of_command(command, connection_id=call.connection_id)
             self.send_later(message, timedelta(seconds=_POSTPONE_SECONDS))
 
-    def _is_whole(self, call: Call) -> bool:
-        """True if both the leg and the bridge of the call's newest attempt are there.
+    def _found(self, call: Call) -> Sequence[facts.Fact]:
+        """Return what is there of the call's newest attempt, if both leg and bridge are; and if the leg is ready.
 
         Raises AsteriskUnreachable when that is not known.
 
@@ -135,9 +137,14 @@ class Attempts:
             if isinstance(result, errors.AsteriskUnreachable):
                 self.writer.store.append_timeline(budget.timeline(), call=call)
                 raise result
-        has_leg, has_bridge = isinstance(leg, events.Channel), isinstance(bridge, ari_requests.Bridge)
-        if has_leg and bridge is None:
+        has_bridge = is_complete = isinstance(bridge, ari_requests.Bridge)
+        if isinstance(leg, events.Channel) and bridge is None:
             (created,) = asterisk.together(ari_requests.create_bridge(bridge_id))
             has_bridge = created is None
         self.writer.store.append_timeline(budget.timeline(), call=call)
-        return has_leg and has_bridge
+        if not isinstance(leg, events.Channel) or not has_bridge:
+            return ()
+        # Its StasisStart may have been lost along with the worker.
+        is_ready = leg.stasis_app == asterisk.app
+        found = facts.LegsFound(attempt=call.attempt, nonce=call.nonce, is_complete=is_complete)
+        return (found, facts.MediaReady(attempt=call.attempt, nonce=call.nonce)) if is_ready else (found,)

@@ -32,7 +32,8 @@ CAPACITY = 1000
 #: How long a closing process waits for the thread, which may be storing a claim.
 _JOIN_SECONDS = 5.0
 
-_Key = tuple[UUID, int]
+#: Call, attempt, nonce.
+_Key = tuple[UUID, int, str]
 
 
 class Settleable(Protocol):
@@ -64,7 +65,7 @@ class Awaited(Protocol[_Claim]):
     def forget(self, claim: _Claim) -> None:
         """Expect the leg no longer. A kept claim stays."""
 
-    def take(self, call_id: UUID, attempt: int, *, connection_id: int) -> _Claim | None:
+    def take(self, call_id: UUID, attempt: int, nonce: str = "", *, connection_id: int) -> _Claim | None:
         """Return the kept claim of a leg on this connection, which is then no longer kept; or None."""
 
     def keep_again(self, claim: _Claim) -> None:
@@ -121,8 +122,8 @@ class AwaitedLegs(Generic[_Claim]):
         with self._lock:
             self._expected.discard(_key(claim.call))
 
-    def take(self, call_id: UUID, attempt: int, *, connection_id: int) -> _Claim | None:
-        key = (call_id, attempt)
+    def take(self, call_id: UUID, attempt: int, nonce: str = "", *, connection_id: int) -> _Claim | None:
+        key = (call_id, attempt, nonce)
         with self._lock:
             # What comes before the answer to the creating request is stored: the leg is no longer waited for.
             self._expected.discard(key)
@@ -211,4 +212,4 @@ def store(claims: Sequence[_Claim]) -> Sequence[_Claim]:
 
 
 def _key(call: Call) -> _Key:
-    return call.call_id, call.attempt
+    return call.call_id, call.attempt, call.nonce

@@ -43,7 +43,7 @@ class Join(StepWork):
         if look_first:
             bridge = asterisk.bridge(bridge_id)
             if bridge is None:
-                return facts.JoinRefused(attempt=call.attempt, reason="the bridge is gone")
+                return facts.JoinRefused(attempt=call.attempt, nonce=call.nonce, reason="the bridge is gone")
             # A leg that is in the bridge already would leave and come back, which is heard.
             missing = [leg for leg in legs if leg not in bridge.channels]
         requests: list[Request[bool | None]] = [ari_requests.answer(call.channel_id)]
@@ -62,7 +62,7 @@ class Join(StepWork):
         """Both requests succeeding does not mean that every leg is in the bridge: one may have left meanwhile."""
         bridge = asterisk.bridge(self.naming.bridge_id(call))
         if bridge is not None and bridge.channels >= set(self.naming.legs(call).values()):
-            return facts.Joined(attempt=call.attempt)
+            return facts.Joined(attempt=call.attempt, nonce=call.nonce)
         return self._fault(asterisk, call, "a leg is not in the bridge")
 
     def _fault(self, asterisk: ari.Ari, call: Call, answer: str) -> facts.Fact:
@@ -73,5 +73,5 @@ class Join(StepWork):
         if caller.stasis_app != asterisk.app:
             return facts.CallerLeft()
         if asterisk.channel(self.naming.media_id(call)) is None:
-            return facts.MediaGone(attempt=call.attempt, reason="media leg ended while being joined")
-        return facts.JoinRefused(attempt=call.attempt, reason=answer)
+            return facts.MediaGone(attempt=call.attempt, nonce=call.nonce, reason="media leg ended while being joined")
+        return facts.JoinRefused(attempt=call.attempt, nonce=call.nonce, reason=answer)

@@ -93,6 +93,7 @@ class Claim(TimedBudget):
         is_new: bool = False,
     ) -> None:
         super().__init__(writer, writer.limits.claim(step).total_seconds() - (writer.clock.monotonic() - started))
+        self._started = started
         self.call = call
         self.step = step
         self.arrival = arrival
@@ -109,6 +110,7 @@ class Claim(TimedBudget):
         self._stored: Call | None = None
         self._deferred: tuple[facts.Fact, ...] = ()
         self._orders = True
+        self._nonce: str | None = None
 
     def __enter__(self) -> Claim:
         return self
@@ -124,6 +126,12 @@ class Claim(TimedBudget):
             if exc is not None and not self._is_new and not self._deferred:
                 with contextlib.suppress(errors.PipelineError):
                     self._writer.store.release(self.call.call_id, self._owner)
+
+    def seconds_left(self) -> float:
+        """As of any budget; and none may start once this worker may count as dead, and its claim is broken."""
+        if not self._writer.lives_since(self._started):
+            raise errors.OutOfTime("this worker was not heard of for too long: its claims may be broken")
+        return super().seconds_left()
 
     def request(self) -> ClaimRequest:
         """Return the claim as it is to be written with a new call."""
@@ -152,6 +160,19 @@ class Claim(TimedBudget):
         self._stored = self._stored or self.call
         self._deferred += happened
         self.call = self.after(*happened)
+
+    @property
+    def nonce(self) -> str:
+        """The nonce of the attempt that may begin with this claim's result."""
+        if self._nonce is None:
+            self._nonce = self._writer.new_nonce(self.call)
+        return self._nonce
+
+    def note(self, fact: facts.Fact) -> bool:
+        """Store a fact at once, and go on in this claim; return False if that is over, or the fact does not apply."""
+        noted = self._writer.note(self.call, fact, timeline=self.timeline(), owner=self._owner)
+        self.call = noted or self.call
+        return noted is not None
 
     def continue_with(self, step: Step, *happened: facts.Fact) -> None:
         """Go on to another step in this claim, with nothing stored in between: no other worker can have begun it."""
@@ -257,13 +278,16 @@ class Claim(TimedBudget):
         timeline = self.timeline()
         try:
             if self._work is not None:
-                return self._work.record(*happened, timeline=timeline, owner=self._owner, then=then)
+                return self._work.record(*happened, timeline=timeline, owner=self._owner, then=then, nonce=self._nonce)
             if self._is_new:
-                return self._writer.record_new(self.call, *happened, timeline=timeline, owner=self._owner, then=then)
+                return self._writer.record_new(
+                    self.call, *happened, timeline=timeline, owner=self._owner, then=then, nonce=self._nonce
+                )
             call, all_facts = self._stored or self.call, (*self._deferred, *happened)
             return self._writer.record(
-                call, *all_facts, timeline=timeline, owner=self._owner, then=then, orders=self._orders
-            )
+                call, *all_facts, timeline=timeline, owner=self._owner, then=then, orders=self._orders,
+                nonce=self._nonce,
+            )  # fmt: skip
         except (VersionConflict, errors.PipelineError):
             self._timeline = timeline
             raise

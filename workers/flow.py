@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from uuid import UUID
 
 import structlog
@@ -20,7 +21,8 @@ import structlog
 from shared import errors
 from shared.call import facts
 from shared.call.calls import Call
-from shared.call.steps import Step
+from shared.call.states import State
+from shared.call.steps import STEPS, Step
 from shared.process import logs
 from shared.storage.call_writer import CallExists, CallWriter, Recorded, VersionConflict
 from workers import claims
@@ -32,6 +34,8 @@ log = structlog.stdlib.get_logger(__name__)
 
 #: A join goes on in the claim of its media step if that began no longer ago: the claim is long enough for both then.
 _MEDIA_SECONDS = 1.0
+#: After this, what follows a step is tried again.
+_FOLLOW_UP_PAUSE = timedelta(seconds=2)
 
 
 class Flow:
@@ -72,7 +76,7 @@ class Flow:
             ordered: The step that the message at hand orders: it is carried out in any case.
             retry_on_conflict: If False, drop the facts when another process has written the call since it was read.
         """
-        waiting = self._awaited.take(call.call_id, call.attempt, connection_id=call.connection_id)
+        waiting = self._awaited.take(call.call_id, call.attempt, call.nonce, connection_id=call.connection_id)
         if waiting is not None:
             with self._kept_on_failure(waiting):
                 waiting.settle()
@@ -83,14 +87,14 @@ class Flow:
         self.run(claims.following(self._writer, recorded, started))
         return recorded
 
-    def media_ready(self, call_id: UUID, attempt: int, *, connection_id: int) -> bool:
+    def media_ready(self, call_id: UUID, attempt: int, nonce: str = "", *, connection_id: int) -> bool:
         """Join the legs of a call whose media leg this process waits for; return False if it waits for no such leg."""
-        claim = self._awaited.take(call_id, attempt, connection_id=connection_id)
+        claim = self._awaited.take(call_id, attempt, nonce, connection_id=connection_id)
         if claim is None:
             return False
         try:
             with self._kept_on_failure(claim):
-                self._join_awaited(claim, facts.MediaReady(attempt=attempt))
+                self._join_awaited(claim, facts.MediaReady(attempt=attempt, nonce=nonce))
         except errors.TransientError:
             raise
         except Exception:
@@ -167,12 +171,19 @@ class Flow:
         started, owner = self._writer.clock.monotonic(), self._writer.new_owner()
         call = self._writer.store.claim(call_id, self._writer.claim_request(step, owner))
         if call is None:
+            self._resume_follow_up(call_id, step, attempt)
             return
         claim = Claim(self._writer, call, step, owner=owner, started=started)
         if attempt is not None and call.attempt != attempt:
             claim.give_up(f"ordered for attempt {attempt}, the call is at attempt {call.attempt}")
             return
         self.run(claim)
+
+    def _resume_follow_up(self, call_id: UUID, step: Step, attempt: int | None) -> None:
+        """Do what follows a join, if it is done: this may have failed, or the order is a duplicate."""
+        call = self._writer.store.load(call_id) if step is Step.BRIDGE else None
+        if call is not None and call.state is State.CONNECTED and call.attempt == attempt:
+            self._follow_up(step, call)
 
     def _carried_out(self, claim: Claim) -> Claim | None:
         claim.may_lead_to(self._next_steps)
@@ -208,8 +219,17 @@ class Flow:
             if awaits:
                 self._awaited.forget(claim)
         following = claim.record(*happened)
-        step.recorded(claim.call)
+        self._follow_up(claim.step, claim.call)
         return following
+
+    def _follow_up(self, step: Step, call: Call) -> None:
+        """Do what follows a step whose facts are stored; if that fails, its command orders just this once more."""
+        try:
+            self._steps[step].recorded(call)
+        except errors.TransientError as exc:
+            log.warning("what follows a step failed, ordered again", call=str(call.call_id), reason=str(exc))
+            again = replace(STEPS[step].command.of(call), pause=_FOLLOW_UP_PAUSE)
+            self._writer.enqueue([again], call)
 
     def _next_steps(self, call: Call) -> Collection[Step]:
         if Step.MEDIA in self._serves and call.attempt == 0 and not self._may_begin_attempt(call):

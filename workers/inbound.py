@@ -44,7 +44,7 @@ class Inbound:
 
     Args:
         allowance: The calls that a connection may still have: a leg above it is refused without one.
-        redis_ms: Returns Redis's time in ms; None when unknown.
+        age_ms: Returns how long ago a moment of Redis's clock was, in ms; 0 when unknown.
     """
 
     flow: Flow
@@ -55,7 +55,7 @@ class Inbound:
     runs: Runs
     naming: Naming
     allowance: CallAllowance
-    redis_ms: Callable[[], int | None]
+    age_ms: Callable[[int], float]
 
     # ── callers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -71,8 +71,7 @@ class Inbound:
         if stasis_args.is_transfer(event.args):
             self._note(connection, "TransferLeg", f"channel {event.leg.id} came for a transfer: no caller, left alone")
             return
-        now_ms = self.redis_ms()
-        waited_seconds = max(0.0, (now_ms - at_ms) / 1000) if now_ms is not None else 0.0
+        waited_seconds = self.age_ms(at_ms) / 1000
         self.receive(
             connection=connection, leg=event.leg, args=event.args, stamp=event.stamp, waited_seconds=waited_seconds
         )
@@ -99,31 +98,55 @@ class Inbound:
         if destination is None:
             log.warning("leg of an unknown connection", connection=str(connection))
             return
+        if destination.target.is_anothers:
+            self._leave(connection, leg)
+            return
         call = self._new_call(destination.target, connection, leg, args=args, stamp=stamp)
         # Nearly every leg is new: an earlier call of its channel is looked for only if this one cannot be written.
         arrival = Arrival(target=destination.target, route=destination.route, waited_seconds=waited_seconds)
-        if self._admit(call, arrival):
-            return
+        if not self._admit(call, arrival):
+            self._reported_before(call, arrival, connection, leg)
+
+    def _reported_before(
+        self, call: Call, arrival: Arrival, connection: ConnectionVersion, leg: events.Channel
+    ) -> None:
+        """Say what a leg is whose channel has a call already: that one, or another entry.
+
+        Args:
+            call: The leg's call if it had been the first one.
+        """
+        args, stamp = call.args, call.entered_stamp or ""
         last = self.writer.store.last_entry(connection.connection_id, leg.id, leg.created)
-        assert last is not None, "it was there just now, and is not deleted so soon"
-        match stasis_entry.judge(last, stamp):
-            case stasis_entry.Entry.KNOWN:
-                if last.state is State.RECEIVED:
-                    # Reported again because the admission broke off; if another worker is at it, nothing happens.
-                    self.flow.resume(last.call_id, Step.ADMISSION)
-                self._end_named_run(last, args)
-                return
+        if last is None:
+            # An open call of another organization has this entry: it had the app instance before.
+            self._leave(connection, leg)
+            return
+        entry = stasis_entry.judge(last, stamp)
+        is_known = entry is stasis_entry.Entry.KNOWN
+        if is_known or (last.state is State.CONNECTED and self.is_in_place(connection, last, leg)):
+            if last.state is State.RECEIVED:
+                # Reported again because the admission broke off; if another worker is at it, nothing happens.
+                self.flow.resume(last.call_id, Step.ADMISSION)
+            self._end_named_run(last, args)
+            return
+        match entry:
             case stasis_entry.Entry.MISSED_STASIS_END:
                 self.flow.report(last, facts.CallerLeft(stamp=stamp))
             case stasis_entry.Entry.NEW if last.unverified and not stamp:
                 # Its Asterisk was away when it ended. Only an event tells another entry.
                 self.flow.report(last, facts.CallerFound())
                 return
-            case stasis_entry.Entry.NEW if not self.is_in_stasis(connection, leg):
+            case stasis_entry.Entry.NEW if not self.is_in_place(connection, last, leg):
+                # The event is late: of an entry that is over.
+                self._end_named_run(last, args)
                 return
         again = replace(call, call_id=self.writer.new_id(), entry=last.entry + 1)
         if not self._admit(again, arrival):
             self._end_named_run(self.writer.store.last_entry(connection.connection_id, leg.id, leg.created), args)
+
+    def _leave(self, connection: ConnectionVersion, leg: events.Channel) -> None:
+        """Leave a caller to the other organization whose the app instance is now, or was when the caller came."""
+        self._note(connection, "AnotherOwner", f"channel {leg.id} is another organization's caller: left alone")
 
     def _refuse(self, connection: ConnectionVersion, leg: events.Channel, stamp: str) -> None:
         """Refuse a leg that is one too many, without a call. One that a resync found is left to a later one."""
@@ -136,8 +159,20 @@ class Inbound:
             budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
             self.asterisks.at(connection, budget).hang_up(leg.id, Cause.CONGESTION)
 
+    def is_in_place(self, connection: ConnectionVersion, call: Call, leg: events.Channel) -> bool:
+        """Ask Asterisk whether a leg is where its call needs it: in the bridge once it is connected, else in the app.
+
+        For what stamps cannot tell: whether an event is late, or of another entry. A leg that left Stasis has left the
+        bridge, even if it has come back into Stasis since.
+        """
+        if call.state is not State.CONNECTED:
+            return self.is_in_stasis(connection, leg)
+        budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
+        bridge = self.asterisks.at(connection, budget).bridge(self.naming.bridge_id(call))
+        return bridge is not None and leg.id in bridge.channels
+
     def is_in_stasis(self, connection: ConnectionVersion, leg: events.Channel) -> bool:
-        """Ask Asterisk whether a leg is in the app now: where stamps cannot tell a new entry from a late event."""
+        """Ask Asterisk whether a leg is in the app now."""
         budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
         asterisk = self.asterisks.at(connection, budget)
         found = asterisk.channel(leg.id)

@@ -14,7 +14,7 @@ import structlog
 from shared import messages
 from shared.asterisk import events
 from shared.asterisk.events import EventType
-from shared.call import dialling, facts, ids, stasis_args, stasis_entry, states
+from shared.call import dialling, facts, ids, stasis_args, states
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Naming
@@ -57,11 +57,11 @@ class LegEvents:
         own = ids.parse(event.leg.id)
         if own is None or own.kind is not ids.Kind.MEDIA:
             return
-        if self.flow.media_ready(own.call_id, own.attempt, connection_id=connection.connection_id):
+        if self.flow.media_ready(own.call_id, own.attempt, own.nonce, connection_id=connection.connection_id):
             return
         call = self._own_call(connection, own, event.leg.id)
         if call is not None:
-            self.flow.report(call, facts.MediaReady(attempt=own.attempt))
+            self.flow.report(call, facts.MediaReady(attempt=own.attempt, nonce=own.nonce))
 
     def _media_leg_ended(self, connection: ConnectionVersion, own: ids.OwnId, event: events.Event) -> None:
         if own.kind is not ids.Kind.MEDIA or event.type is EventType.CHANNEL_HANGUP_REQUEST:
@@ -69,22 +69,24 @@ class LegEvents:
         call = self._own_call(connection, own, event.leg.id)
         if call is None:
             return
-        if own.attempt == call.attempt and self.transfers.take_up(call):
+        if (own.attempt, own.nonce) == (call.attempt, call.nonce) and self.transfers.take_up(call):
             return
         reason = "media leg ended"
         if event.cause:
             reason = f"{reason}, cause {event.cause} {event.cause_text}".strip()
-        self.flow.report(call, facts.MediaGone(attempt=own.attempt, hangup_cause=event.cause, reason=reason))
+        gone = facts.MediaGone(attempt=own.attempt, nonce=own.nonce, hangup_cause=event.cause, reason=reason)
+        self.flow.report(call, gone)
 
     def _own_call(self, connection: ConnectionVersion, own: ids.OwnId, leg_id: str) -> Call | None:
-        """Return the call that an id names, if the leg is on the call's connection; refuse and record any other.
+        """Return the call that an id names, if the leg is in the call's app instance; refuse and record any other.
 
         The owner of a PBX can create a channel with the id of another tenant's media leg.
         """
         call = self.writer.store.load(own.call_id)
         if call is None or not self.naming.is_of(call, own):
             return None
-        if call.connection_id == connection.connection_id:
+        told_by = connection.connection_id
+        if call.connection_id == told_by or self.inbound.connections.share_an_app(call.connection_id, told_by):
             return call
         log.warning("foreign leg refused", connection=str(connection), leg=leg_id)
         detail = f"connection {connection.connection_id} reported leg {leg_id}, which is of another connection's call"
@@ -141,15 +143,14 @@ class LegEvents:
         return None
 
     def _is_of_earlier_entry(self, call: Call, event: events.Event) -> bool:
-        """True if the event is about an entry before this call's: the channel came back into Stasis since."""
-        entered = call.entered_stamp
-        is_unclear = entered is None or entered == event.stamp
-        is_hung_up = event.cause is not None
-        if is_unclear and event.type is EventType.STASIS_END and not is_hung_up and call.state is not State.ENDED:
-            # A resync found the leg in Stasis, so the moment it entered is unknown; or it came back within a
-            # millisecond. Only Asterisk can tell. A leg that was hung up does not come back.
-            return self.inbound.is_in_stasis(call.connection, event.leg)
-        return entered is not None and bool(event.stamp) and stasis_entry.later(entered, event.stamp)
+        """True if a StasisEnd is of an entry before this call's: the channel came back into Stasis since.
+
+        Stamps do not tell: the clock of an Asterisk may be set back during a call. A leg that is hung up does not come
+        back; of any other, Asterisk is asked.
+        """
+        if event.type is not EventType.STASIS_END or event.cause is not None or call.caller_left:
+            return False
+        return self.inbound.is_in_place(call.connection, call, event.leg)
 
     # ── legs that the product or the platform originates ─────────────────────────────────────────────────────────────
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 import threading
 
@@ -41,7 +42,13 @@ def main() -> int:
 def run(config: settings.Worker, stop: threading.Event) -> None:
     """Work until `stop` is set, then finish the messages in work and give back the rest."""
     open_files.raise_limit(_OPEN_FILES)
-    db = database.Database(config.database_url.get_secret_value(), size=config.database_pool, name=config.name)
+    db = database.Database(
+        config.database_url.get_secret_value(),
+        size=config.database_pool,
+        statement_seconds=config.database_seconds,
+        idle_seconds=config.database_idle_seconds,
+        name=config.name,
+    )
     db.open()
     liveness = health.Liveness(config.health_file)
     prefix = lifecycle.wait_for(id_prefixes.IdPrefixes(db, override=config.id_prefix).current, stop, liveness.touch)
@@ -61,7 +68,13 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     known = connections.Connections(db)
     connector = tcp_connector.TcpConnector(config.guard(), lookups=config.name_lookups)
     commands = queues.BrokerCommandQueue(queues.broker(redis_url, bounds=bounds))
-    writer = CallWriter(store, commands, limits, who=config.name)
+    # A claim ends with its owner's life: another one at each start.
+    worker = f"{config.name}/{secrets.token_hex(4)}"
+    # Filled below: the handlers, which need the writer and the Asterisks, come first.
+    running: list[pools.WorkerPool] = []
+    writer = CallWriter(
+        store, commands, limits, who=worker, lives_since=lambda moment: pools.lives_since(running, moment)
+    )
     dograh.Watch(db, config.platform_layout).try_to_look()
     routes = dograh.Routes(db, layout=config.platform_layout)
     runs = dograh.Runs(
@@ -73,8 +86,6 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     accounts = dograh.Accounts(db)
     own_quotas = quotas.Quotas(db, now=store.now)
     slots = quotas.Slots(own_quotas, accounts, default=config.concurrent_calls)
-    # Filled below: the handlers, which need the Asterisks, come first.
-    running: list[pools.WorkerPool] = []
     asterisks = RestAsterisks(
         known,
         config.sealer(),
@@ -98,7 +109,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         leases=leases.Leases(db),
         awaited_legs=waiting.legs,
         send_later=lambda message, wait: commands.send(message, wait=wait),
-        redis_ms=redis_clock.PollingRedisClock(queues.client(redis_url)).now_ms,
+        age_ms=redis_clock.PollingRedisClock(queues.client(redis_url)).age_ms,
         naming=Naming(prefix),
         allowance=CallAllowance(config.calls_per_hour),
         media_url=dograh.MediaUrl(config.token_secret),
@@ -111,7 +122,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         redis_url,
         lambda serves, tag: wiring.handlers(adapters, serves=serves, tag=lambda: tag),
         store=store,
-        name=config.name,
+        name=worker,
         served=config.queues,
         threads=config.pool_threads,
         bounds=bounds,

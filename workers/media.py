@@ -46,10 +46,10 @@ class MediaCreation(StepWork):
         unknown = [failure for failure in failures if failure not in refusals]
         # A refusal decides nothing while the other request may yet take effect.
         if unknown:
-            return facts.LegsUnknown(attempt=call.attempt, reason=str(unknown[0]))
+            return facts.LegsUnknown(attempt=call.attempt, nonce=call.nonce, reason=str(unknown[0]))
         if refusals:
-            return facts.LegsRefused(attempt=call.attempt, reason=_explained(refusals[0], client))
-        return facts.LegsCreated(attempt=call.attempt)
+            return facts.LegsRefused(attempt=call.attempt, nonce=call.nonce, reason=_explained(refusals[0], client))
+        return facts.LegsCreated(attempt=call.attempt, nonce=call.nonce)
 
 
 def remove(asterisk: ari.Ari, attempt: Attempt) -> None:

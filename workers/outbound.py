@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared import errors
+from shared.asterisk import ari
 from shared.call import calls, facts
 from shared.call.limits import Limits
 from shared.call.stasis_args import RunArgs
+from shared.storage.call_store import CallStore
 from workers.asterisks import Asterisks
 from workers.claims import Claim, StepWork
 from workers.step_ports import Quota
@@ -16,33 +18,49 @@ from workers.step_ports import Quota
 
 @dataclass(frozen=True, kw_only=True)
 class Origination(StepWork):
-    """Originates the leg. Its id derives from the request: a second request for it is answered 409."""
+    """Asks for the leg once: that it is about to ask is stored before the request.
+
+    If the outcome stays unknown, the leg is looked for, and never asked for again: the far end may have been rung. The
+    id derives from the request. So if a fail-over has lost what was stored, a leg that is there is not dialled again:
+    the second request is answered 409.
+    """
 
     asterisks: Asterisks
     quota: Quota
     limits: Limits
+    store: CallStore
 
     def work(self, claim: Claim) -> Sequence[facts.Fact]:
+        asterisk = self.asterisks.of(claim.call, claim)
         try:
-            return (self._originate(claim),)
+            return (
+                self._looked_for(claim, asterisk) if claim.call.is_dial_begun else self._originate(claim, asterisk),
+            )
         except errors.TransientError as exc:
             claim.give_up(str(exc))
             return ()
 
-    def _originate(self, claim: Claim) -> facts.Fact:
+    def _looked_for(self, claim: Claim, asterisk: ari.Ari) -> facts.Fact:
+        """An earlier worker was about to make the request, and did not report back.
+
+        A leg that comes later is hung up by the teardown.
+        """
+        leg = asterisk.channel(claim.call.channel_id)
+        return facts.Originated() if leg is not None else facts.DialLost()
+
+    def _originate(self, claim: Claim, asterisk: ari.Ari) -> facts.Fact:
         call = claim.call
         assert call.dial_endpoint is not None
         assert call.workflow_run_id is not None
         assert call.workflow_id is not None
         assert call.user_id is not None
         args = RunArgs(workflow_run_id=call.workflow_run_id, workflow_id=call.workflow_id, user_id=call.user_id)
-        asterisk = self.asterisks.of(call, claim)
-        if call.step_retries and asterisk.channel(call.channel_id) is not None:
-            # An earlier worker made the request and did not report back.
-            return facts.Originated()
         refusal = self.quota.refusal(call, user_id=call.user_id, budget=claim)
         if refusal is not None:
             return refusal
+        begun = facts.DialBegun(in_doubt_until=self.store.now() + self.limits.originate_wait())
+        if not claim.note(begun):
+            raise errors.TransientError("the call is over, or another worker dials")
         try:
             asterisk.originate(
                 call.channel_id,
@@ -53,4 +71,15 @@ class Origination(StepWork):
             )
         except errors.PermanentError as exc:
             return facts.OriginateRefused(reason=str(exc))
+        except errors.TransientError as exc:
+            if not _was_not_made(exc):
+                raise
+            return facts.DialUnsent(in_doubt_until=begun.in_doubt_until, reason=str(exc))
         return facts.Originated()
+
+
+def _was_not_made(failure: errors.TransientError) -> bool:
+    """True if a request has certainly had no effect, and will have none."""
+    if isinstance(failure, errors.AsteriskUnreachable):
+        return not failure.may_have_acted
+    return isinstance(failure, errors.OutOfTime)

@@ -43,6 +43,10 @@ class WorkerPool:
         """The number of broker sessions of all workers' pools, as far as this one knows."""
         return self._broker.sessions()
 
+    def lives_since(self, moment: float) -> bool:
+        """Return whether its session has counted as alive without a break since then, by `time.monotonic`."""
+        return self._broker.lives_since(moment)
+
     def start(self) -> None:
         """Start to work."""
         self._worker.start()
@@ -99,6 +103,11 @@ def build_pools(
             actors.declare(broker, handlers(served_steps(pool_queues), broker.tag))
             pools.append(WorkerPool(broker, served=pool_queues, threads=threads[pool]))
     return pools
+
+
+def lives_since(pools: Sequence[WorkerPool], moment: float) -> bool:
+    """Return whether this process has counted as alive without a break since then: one of its pools is enough."""
+    return any(pool.lives_since(moment) for pool in pools)
 
 
 def share(pools: Sequence[WorkerPool], whole: int) -> int:

@@ -38,8 +38,13 @@ from workers.step_ports import Connections, SendLater
 
 log = structlog.stdlib.get_logger(__name__)
 
+#: An attempt that counts: call, number, nonce.
+_Counting = tuple[UUID, int, str]
+
 #: A call changed later than this before the look is being worked on: not judged.
 _STILL = timedelta(seconds=2)
+#: One that was changed so much later than the look, by Postgres's clock, was changed before it: the clock was set back.
+_SET_BACK = timedelta(seconds=60)
 #: Calls that were too young to be judged are looked at again after this.
 _SOON = _STILL + timedelta(seconds=1)
 #: A finding that stands is written to the timeline this often.
@@ -133,6 +138,14 @@ class Resync:
         return comparison
 
 
+def _waits_for_media(call: Call) -> bool:
+    """True for a call whose media leg was created and is not ready: whether it is there can be asked at any age.
+
+    While no event socket is connected such a leg ends, and nothing tells it.
+    """
+    return call.state is State.PREPARED and call.legs_created and not call.media_ready
+
+
 class _Comparison:
     """One comparison."""
 
@@ -161,14 +174,20 @@ class _Comparison:
         if full:
             self._ask_for_bridges()
         for open_call in known:
-            if open_call.is_claimed or open_call.changed_at >= looked_at - _STILL:
+            # Further ahead is a change of before Postgres's clock was set back.
+            is_young = -_STILL <= open_call.changed_at - looked_at < _SET_BACK
+            if open_call.is_claimed:
                 self.again_after = _SOON
-            else:
+            elif not is_young:
                 self._judge(open_call.call, present)
+            else:
+                self.again_after = _SOON
+                if _waits_for_media(open_call.call):
+                    self._report(open_call.call, self._media_missing(open_call.call, present))
         self._end_unanswered()
         self._tear_down_again(open_call.call for open_call in known if not open_call.is_claimed)
         self._adopt(present, [open_call.call for open_call in known])
-        counting = {(open_call.call.call_id, open_call.call.attempt) for open_call in known}
+        counting = {(call.call_id, call.attempt, call.nonce) for call in (open_call.call for open_call in known)}
         self._remove_orphans(present, counting, looked_at)
 
     def _tear_down_again(self, calls: Iterable[Call]) -> None:
@@ -202,7 +221,7 @@ class _Comparison:
             return
         if call.state is State.RINGING and isinstance(fact, facts.CallerGone):
             self._unanswered.append(call)
-        elif fact is not None:
+        else:
             self._report(call, fact)
 
     def _is_transferred(self, call: Call) -> bool:
@@ -211,14 +230,15 @@ class _Comparison:
             return False
         destination_id = transfers.destination(self._asterisk, self._naming, call)
         if destination_id is not None:
-            self._report(call, facts.Transferred(attempt=call.attempt, destination_id=destination_id))
+            self._report(call, facts.Transferred(attempt=call.attempt, nonce=call.nonce, destination_id=destination_id))
         return destination_id is not None
 
-    def _report(self, call: Call, fact: facts.Fact) -> None:
-        self._found(f"{call.state} call {call.call_id}: {type(fact).__name__}")
-        # A worker that has written or claimed the call meanwhile is at work on it: it is judged again later.
-        if not self._resync.flow.report(call, fact, retry_on_conflict=False).applied:
-            self.again_after = _SOON
+    def _report(self, call: Call, fact: facts.Fact | None) -> None:
+        if fact is not None:
+            self._found(f"{call.state} call {call.call_id}: {type(fact).__name__}")
+            # A worker that has written or claimed the call meanwhile is at work on it: it is judged again later.
+            if not self._resync.flow.report(call, fact, retry_on_conflict=False).applied:
+                self.again_after = _SOON
 
     def _end_unanswered(self) -> None:
         """End the calls whose leg was not answered and is gone, unless an event that tells why does so meanwhile."""
@@ -265,9 +285,9 @@ class _Comparison:
             return None
         leg = self._asterisk.channel(media_id)
         if leg is None:
-            return facts.MediaGone(attempt=call.attempt, reason="media leg is gone")
+            return facts.MediaGone(attempt=call.attempt, nonce=call.nonce, reason="media leg is gone")
         if call.state is State.PREPARED and leg.stasis_app == self._asterisk.app:
-            return facts.MediaReady(attempt=call.attempt)
+            return facts.MediaReady(attempt=call.attempt, nonce=call.nonce)
         return None
 
     def _bridge_wrong(self, call: Call) -> facts.Fact | None:
@@ -279,9 +299,13 @@ class _Comparison:
             return None
         bridge = self._asterisk.bridge(bridge_id)
         if bridge is None:
-            return facts.BridgeLost(attempt=call.attempt, reason="the bridge is gone")
+            return facts.BridgeLost(attempt=call.attempt, nonce=call.nonce, reason="the bridge is gone")
         missing = ", ".join(sorted(legs - bridge.channels))
-        return facts.BridgeLost(attempt=call.attempt, reason=f"not in the bridge: {missing}") if missing else None
+        return (
+            facts.BridgeLost(attempt=call.attempt, nonce=call.nonce, reason=f"not in the bridge: {missing}")
+            if missing
+            else None
+        )
 
     # ── Asterisk against calls ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -289,11 +313,19 @@ class _Comparison:
         """Adopt callers that are in the app and that no call knows: their StasisStart was missed."""
         callers = {call.channel_id for call in known if not call.caller_left} | {call.destination_id for call in known}
         unknown = [leg for leg in sorted(present - callers) if ids.parse(leg) is None]
-        if unknown and self._resync.connections.is_preempted(self._connection.connection_id):
-            self._found("a competing client has the app: unknown callers are left to it")
+        if unknown and (owner := self._other_owner()):
+            self._found(f"{owner} has the app: unknown callers are left to it")
             return
         for channel_id in self._some(unknown):
             self._adopt_leg(channel_id)
+
+    def _other_owner(self) -> str:
+        """Return who else has the app by now; an empty text if it is ours."""
+        connections = self._resync.connections
+        if connections.is_preempted(self._connection.connection_id):
+            return "a competing client"
+        target = connections.inbound_target(self._connection)
+        return "another organization" if target is not None and target.is_anothers else ""
 
     def _adopt_leg(self, channel_id: str) -> None:
         try:
@@ -309,7 +341,7 @@ class _Comparison:
             return
         self._ask_for_bridges()
         bridged_in = self._bridge_of.get(channel_id)
-        if bridged_in is not None:
+        if bridged_in is not None and not self._is_forgotten(bridged_in):
             # The controller that bridged the channel serves it.
             self._found(f"channel {channel_id} is in the foreign bridge {bridged_in}: left alone")
             return
@@ -317,7 +349,15 @@ class _Comparison:
         with contextlib.suppress(errors.CallUnreadable):
             self._resync.inbound.receive(connection=self._connection, leg=leg, args=leg.stasis_args)
 
-    def _remove_orphans(self, present: frozenset[str], counting: set[tuple[UUID, int]], looked_at: datetime) -> None:
+    def _is_forgotten(self, bridge_id: str) -> bool:
+        """True for a bridge of ours whose call a restore or a fail-over has forgotten.
+
+        Its caller is adopted, and goes from it into the new call's bridge: so it hears the agent until then.
+        """
+        own = ids.parse(bridge_id)
+        return own is not None and own.prefix == self._naming.prefix and not self._store.load_all([own.call_id])
+
+    def _remove_orphans(self, present: frozenset[str], counting: set[_Counting], looked_at: datetime) -> None:
         """Remove legs and bridges of ours whose attempt no longer counts, one after the other."""
         orphans = self._orphans(present | set(self._bridges or ()), counting, looked_at)
         if not orphans:
@@ -330,14 +370,18 @@ class _Comparison:
             for name in orphans:
                 own = ids.parse(name)
                 self._remove(name, is_leg=own is None or own.kind is ids.Kind.MEDIA)
+                if self._bridges is None and own is not None:
+                    # The app does not list the bridge, which is empty now.
+                    bridge_id = ids.bridge_id(own.prefix, own.call_id, own.attempt, own.nonce)
+                    self._remove(bridge_id, is_leg=False)
 
-    def _orphans(self, names: frozenset[str], counting: set[tuple[UUID, int]], looked_at: datetime) -> list[str]:
+    def _orphans(self, names: frozenset[str], counting: set[_Counting], looked_at: datetime) -> list[str]:
         """Return which of these are orphans: a statement for each kind of name, however many there are."""
         parsed = {name: ids.parse(name) for name in names}
         doubtful = sorted(
             name
             for name, own in parsed.items()
-            if (ids.is_originated(name) if own is None else (own.call_id, own.attempt) not in counting)
+            if (ids.is_originated(name) if own is None else (own.call_id, own.attempt, own.nonce) not in counting)
         )
         doubtful = self._some(doubtful)
         made = {name: own for name in doubtful if (own := parsed[name]) is not None}
@@ -359,13 +403,20 @@ class _Comparison:
         if isinstance(call, errors.CallUnreadable) or not self._naming.is_of(call, own):
             # A newer release wrote it; or a copy of our database, which has our old calls too, drew its own prefix.
             return False
-        if call.connection_id != self._connection.connection_id:
+        if not self._is_of_app(call):
             # Another tenant shares the Asterisk: its own resync judges the leg.
             return False
+        if not self._naming.is_known(call, own):
+            # An attempt is stored before its requests are made: a fail-over has lost the commit.
+            return True
         if call.state is State.ENDED or own.attempt < call.attempt:
             return call.state_since < looked_at - _STILL
         # The teardown of an ending call is at work on it.
         return False
+
+    def _is_of_app(self, call: Call) -> bool:
+        ours = self._connection.connection_id
+        return call.connection_id == ours or self._resync.connections.share_an_app(call.connection_id, ours)
 
     def _is_unwanted(self, name: str, call: Call | errors.CallUnreadable | None, looked_at: datetime) -> bool:
         """True for an originated leg that rings although its call is over, or forgotten by a restored database."""

@@ -28,6 +28,9 @@ class Connections(Protocol):
     def is_preempted(self, connection_id: int) -> bool:
         """True if a competing client has the connection's app."""
 
+    def share_an_app(self, connection_id: int, other_id: int) -> bool:
+        """True for connections of one organization that are, or were, one app instance."""
+
 
 class Lookup(Protocol):
     """Where a new call goes, and by which route. `inbound_lookup.InboundLookup` is the adapter."""

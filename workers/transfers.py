@@ -47,7 +47,7 @@ class Transfers:
         destination_id = destination(asterisk, self.naming, call)
         if destination_id is None:
             return False
-        self.flow.report(call, facts.Transferred(attempt=call.attempt, destination_id=destination_id))
+        self.flow.report(call, facts.Transferred(attempt=call.attempt, nonce=call.nonce, destination_id=destination_id))
         # Its end may have been reported before it was known as the destination.
         if not _is_here(asterisk, destination_id):
             self.flow.report(call, facts.DestinationGone(destination_id=destination_id))

@@ -45,8 +45,8 @@ class Adapters:
     leases: Leases
     awaited_legs: Awaited[Claim]
     send_later: SendLater
-    #: Returns Redis's time in ms; None when unknown.
-    redis_ms: Callable[[], int | None]
+    #: Returns how long ago a moment of Redis's clock was, in ms; 0 when unknown.
+    age_ms: Callable[[int], float]
     naming: Naming
     allowance: CallAllowance
     media_url: MediaUrl
@@ -70,7 +70,7 @@ def handlers(adapters: Adapters, *, serves: Collection[Step], tag: Callable[[], 
         runs=adapters.runs,
         naming=adapters.naming,
         allowance=adapters.allowance,
-        redis_ms=adapters.redis_ms,
+        age_ms=adapters.age_ms,
     )
     attempts = Attempts(
         flow=flow,
@@ -147,7 +147,7 @@ def _steps(adapters: Adapters, tag: Callable[[], str]) -> Mapping[Step, StepWork
             naming=adapters.naming,
             runs=adapters.runs,
         ),
-        Step.ORIGINATE: Origination(asterisks=adapters.asterisks, quota=adapters.quota, limits=limits),
+        Step.ORIGINATE: Origination(asterisks=adapters.asterisks, quota=adapters.quota, limits=limits, store=store),
         Step.TEARDOWN: Teardown(
             asterisks=adapters.asterisks,
             naming=adapters.naming,

@@ -191,7 +191,7 @@ def _opened(sealed: str | None, sealer: sealing.Sealer | None) -> str | None:
 
 
 def _route(routes: Routes, row: ConfigurationRow) -> Finding:
-    route = routes.inbound(source_id=row.source_id, organization_id=row.organization_id)
+    route = routes.inbound(row.organization_id)
     if isinstance(route, Route):
         return ok("inbound workflow", f"workflow {route.workflow_id}, websocket client {route.settings.media_client}")
     return wrong(

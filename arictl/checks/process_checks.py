@@ -9,7 +9,8 @@ import redis
 
 from arictl.checks.findings import Finding, ok, warning, wrong
 from shared import keys, messages
-from shared.broker import scripts, session
+from shared.broker import redis_clients, scripts, session
+from shared.call import ids
 from shared.storage import database, id_prefixes
 
 #: More waiting messages than this are more than a moment's work.
@@ -48,7 +49,7 @@ def check_id_prefix(db: database.Database, override: str | None) -> list[Finding
             " installation draw; if the other database is gone: arictl installation keep"
         )
         return [warning(what, seen, todo)]
-    if newest.prefix == id_prefixes.SHARED:
+    if newest.prefix == ids.SHARED_PREFIX:
         seen = f"{newest.prefix}, as every installation had it that is older than its own prefix"
         return [warning(what, seen, "if another installation uses an Asterisk of ours: arictl installation draw")]
     return [ok(what, newest.prefix)]
@@ -104,7 +105,7 @@ def check_calls(db: database.Database) -> list[Finding]:
 def check_redis(url: str, *, listener_timeout_seconds: float, asterisk_sessions: int) -> list[Finding]:
     """Check listeners, workers and queues in Redis. Raises nothing: an unreachable Redis is a finding of its own."""
     try:
-        client = redis.Redis.from_url(url, socket_connect_timeout=2, socket_timeout=3, decode_responses=True)
+        client = redis_clients.client(url, decodes=True)
     except ValueError:
         return []
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ import redis
 
 from arictl.checks.findings import Finding, is_readable, numbers, ok, warning, without_password, wrong
 from shared import errors, keys
+from shared.broker import redis_clients
 from shared.platform.dograh import tables
 from shared.process import settings
 from shared.storage import database, migrations
@@ -43,7 +44,7 @@ def check_redis(url: str) -> list[Finding]:
     if not is_readable(url):
         return [wrong("Redis", "REDIS_URL is not a URL", "write it as redis://host:6379/0, the password %-encoded")]
     try:
-        client = redis.Redis.from_url(url, socket_connect_timeout=2, socket_timeout=3, decode_responses=True)
+        client = redis_clients.client(url, decodes=True)
     except ValueError:
         return [wrong("Redis", "REDIS_URL cannot be used", "write it as redis://host:6379/0")]
     try:
@@ -136,6 +137,13 @@ def _postgres(db: database.Database, *, pending: bool) -> Iterator[Finding]:
             " extract(epoch FROM clock_timestamp())::float AS now"
         ).fetchone()
         assert row is not None
+        in_force = {
+            one["name"]: one["setting"]
+            for one in connection.execute(
+                "SELECT lower(name) AS name, setting FROM pg_settings WHERE lower(name) = ANY(%s)", [list(db.settings)]
+            ).fetchall()
+        }
+        is_direct = connection.is_direct
         now = _clock("Postgres clock", row["now"])
         columns = connection.execute(
             "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'"
@@ -146,6 +154,7 @@ def _postgres(db: database.Database, *, pending: bool) -> Iterator[Finding]:
         else wrong("Postgres version", row["version"], f"upgrade to Postgres {_OLDEST_POSTGRES} or newer")
     )
     yield now
+    yield from _settings(db, in_force, is_direct=is_direct)
     yield (
         wrong("migrations", "the schema of the database is not this release's", "run arictl db upgrade")
         if pending
@@ -167,6 +176,30 @@ def _postgres(db: database.Database, *, pending: bool) -> Iterator[Finding]:
             " no table at all, arictl db upgrade creates them",
         )
     )
+
+
+def _settings(db: database.Database, in_force: Mapping[str, str], *, is_direct: bool) -> Iterator[Finding]:
+    """Compare the settings that a connection has with those it asked for."""
+    lost = [
+        f"{name} is {in_force.get(name, 'unknown')} and not {value}"
+        for name, value in db.settings.items()
+        if in_force.get(name) != value
+    ]
+    yield (
+        ok(
+            "Postgres settings",
+            f"in force: statement_timeout {in_force['statement_timeout']} ms and {len(in_force) - 1} more",
+        )
+        if not lost
+        else wrong(
+            "Postgres settings",
+            ", ".join(lost),
+            "what lies between here and Postgres? See docs/operations.md, A pooler",
+        )
+    )
+    if not is_direct:
+        prepared = "it keeps prepared statements" if db.prepares else "it loses prepared statements, so none are used"
+        yield ok("pooler", f"between here and Postgres: settings travel with each transaction; {prepared}")
 
 
 def _clock(what: str, theirs: float) -> Finding:

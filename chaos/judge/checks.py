@@ -122,6 +122,12 @@ def _two_agents(evidence: Evidence) -> Iterator[Violation]:
                 yield _of_leg(evidence, "two-agents", leg, f"{one.id} and {other.id} are bridged with one caller")
 
 
+def _dialled_again(evidence: Evidence) -> Iterator[Violation]:
+    for leg in evidence.history.dialled_again:
+        text = "the request was dialled again when its first leg was gone: the far end is rung twice"
+        yield _of_leg(evidence, "dialled-again", leg, text)
+
+
 def _wrong_company(evidence: Evidence) -> Iterator[Violation]:
     """A caller in a bridge with another call's agent, or with another caller."""
     callers = {leg.id for leg in evidence.callers}
@@ -246,10 +252,9 @@ def _runs(evidence: Evidence) -> Iterator[Violation]:
 def _disposition(evidence: Evidence, row: CallRow, run: RunRow) -> Iterator[Violation]:
     """A run says `completed` if the caller had an agent, and only then. A fault may have kept that from being known.
 
-    Which entry or which dialled leg a row is of is known of an only one.
+    Which entry a row is of is known of an only one.
     """
-    again = {leg.id for leg in evidence.history.dialled_again}
-    if row.channel_id in again or len(evidence.rows[row.channel_id]) != 1:
+    if len(evidence.rows[row.channel_id]) != 1:
         return
     leg = evidence.history.legs.get(row.channel_id)
     talk = evidence.with_others(leg, Kind.MEDIA) if leg else []
@@ -325,8 +330,8 @@ def _audio(evidence: Evidence) -> Iterator[Violation]:
 
 
 CHECKS: tuple[Callable[[Evidence], Iterator[Violation]], ...] = (
-    _left_behind, _blind, _waiting, _silence, _lonely_agent, _two_agents, _wrong_company, _tenants, _lost,
-    _rows_of_channels, _rows_without_channel, _rows_end, _slots, _runs, _dead_letters, _audio,
+    _left_behind, _blind, _waiting, _silence, _lonely_agent, _two_agents, _dialled_again, _wrong_company, _tenants,
+    _lost, _rows_of_channels, _rows_without_channel, _rows_end, _slots, _runs, _dead_letters, _audio,
 )  # fmt: skip
 
 

@@ -129,7 +129,6 @@ def totals(evidence: Evidence, all_calls: Sequence[CallFigures]) -> dict[str, in
         "runs": len(evidence.tables.runs),
         "dead_letters": len(evidence.tables.dead_letters),
         "listened": len(evidence.heard),
-        "dialled_again": len(evidence.history.dialled_again),
     }
 
 

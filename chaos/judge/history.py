@@ -15,9 +15,10 @@ from typing import Any
 
 from chaos.judge.spans import FOREVER, Span
 
-#: The ids of the product's media legs and bridges, as docs/call.md has them: its prefix was drawn, or is the old one.
-_MEDIA = re.compile(r"aip-(?:[0-9a-z]{6}-)?([0-9a-f]{32})-m[1-9][0-9]{0,2}", re.ASCII)
-_BRIDGE = re.compile(r"aip-(?:[0-9a-z]{6}-)?([0-9a-f]{32})-b[1-9][0-9]{0,2}", re.ASCII)
+#: The ids of the product's media legs and bridges, as docs/call.md has them: prefix and nonce were drawn, or are those
+#: of v0.1.0-rc1.
+_MEDIA = re.compile(r"aip-(?:[0-9a-z]{6}-)?([0-9a-f]{32})-(?:[0-9a-f]{8}-)?m[1-9][0-9]{0,2}", re.ASCII)
+_BRIDGE = re.compile(r"aip-(?:[0-9a-z]{6}-)?([0-9a-f]{32})-(?:[0-9a-f]{8}-)?b[1-9][0-9]{0,2}", re.ASCII)
 #: `Stasis` sets STASISSTATUS to nothing when it begins, and to FAILED at once if the app has no socket.
 _FAILED_SECONDS = 0.5
 

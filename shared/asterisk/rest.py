@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
-from shared import errors, token_bucket
+from shared import errors, ongoing, token_bucket
 from shared.asterisk import answer_json, circuit_breaker, http_pool, tcp_connector
 from shared.asterisk.endpoint import Configuration
 from shared.asterisk.sessions import Sessions
@@ -186,7 +186,8 @@ class RestClient:
             permits = self._acquire(len(requests), permitted_by)
             left = budget.seconds_left()
             self._breaker.allow(budget)
-            return self._exchange(budget, requests[:permits], left)
+            with ongoing.task("Asterisk", bound_seconds=left):
+                return self._exchange(budget, requests[:permits], left)
         except errors.PipelineError as exc:
             return [exc] * len(requests)
         finally:

@@ -10,10 +10,11 @@
 --   <ns>:queue:<queue>:delayed        zset     <group>/<id> -> when it is due
 --   <ns>:queue:<queue>:idle           zset     session -> since when it has been waiting for messages of the queue
 --   <ns>:sessions                     zset     session -> its last poll
+--   <ns>:gone                         hash     session -> since when it is late and has no subscription: see is_gone
 --   <ns>:credits                      hash     session -> how many more messages may be pushed to it
 --   <ns>:tags                         hash     tag -> the session of that tag
 --   <ns>:in-flight:<session>          set      <queue>/<group>/<id> of each message delivered and not yet acknowledged
---   <ns>:liveness                     hash     last_poll, grace_until, last_search: see poll.lua
+--   <ns>:liveness                     hash     last_poll, grace_until, last_search: see expire_silent
 --   <ns>:wake:<session>               channel  the queue that has a message for the session, or a whole message: see enqueue.lua
 --   <ns>:bounded:<group>              hash     <queue>/<group>/<id> -> its size in bytes, of each bounded message of the group;
 --                                              bytes: the sum, checked: when they were last compared with the queues
@@ -134,6 +135,7 @@ end
 -- Forgets what a session has published about itself. The tag may be another session's by now.
 local function forget(session)
     redis.call("HDEL", key("credits"), session)
+    redis.call("HDEL", key("gone"), session)
     local tag = tag_of(session)
     if tag and redis.call("HGET", key("tags"), tag) == session then redis.call("HDEL", key("tags"), tag) end
 end
@@ -150,4 +152,60 @@ local function expire_session(session)
         end
     end
     redis.call("ZREM", key("sessions"), session)
+end
+
+-- A session polls every second. One that is later than this is looked at.
+local LATE_MS = 1200
+-- A session that lives and has lost its connections has polled again after so long.
+local CONFIRMED_MS = 700
+
+-- Returns whether a late session is gone: the sockets of a process that was killed are closed, those of one that stalls
+-- are not. It is gone when it has no subscription, and had none at a look a while before, with no poll in between: when
+-- its connections were cut, it has polled again.
+local function is_gone(session, last_poll)
+    -- The message is a wake-up: who is only late polls.
+    if redis.call("PUBLISH", key("wake", session), "") > 0 then return false end
+    local since = tonumber(redis.call("HGET", key("gone"), session))
+    if not since or since < last_poll then
+        redis.call("HSET", key("gone"), session, now)
+        return false
+    end
+    return now - since >= CONFIRMED_MS
+end
+
+-- Expires the sessions that show no life, and returns whether it is known which do. A session expires when it has not
+-- polled for the time-out, and sooner when it is gone.
+--
+-- When no session has polled for a while, Redis was away and none could: a grace period of one time-out begins, in which
+-- none expires. After a shorter while it is looked for the gone ones anew.
+local function expire_silent(timeout_ms)
+    local liveness = key("liveness")
+    local last_poll, grace_until, last_search = unpack(
+        redis.call("HMGET", liveness, "last_poll", "grace_until", "last_search"))
+    local silence = now - (tonumber(last_poll) or 0)
+    if silence > timeout_ms / 2 or silence < 0 then
+        grace_until = now + timeout_ms
+        redis.call("HSET", liveness, "grace_until", grace_until)
+    end
+    if silence >= CONFIRMED_MS then redis.call("DEL", key("gone")) end
+    redis.call("HSET", liveness, "last_poll", now)
+    if now < tonumber(grace_until) then return false end
+    if math.abs(now - (tonumber(last_search) or 0)) < 250 then return true end
+    redis.call("HSET", liveness, "last_search", now)
+    local late = redis.call("ZRANGEBYSCORE", key("sessions"), "-inf", now - LATE_MS, "WITHSCORES", "LIMIT", 0, 100)
+    for at = 1, #late, 2 do
+        local session, polled = late[at], tonumber(late[at + 1])
+        if polled <= now - timeout_ms or is_gone(session, polled) then expire_session(session) end
+    end
+    -- A session that v0.1.0-rc1 has expired leaves its credit and its tag. That is rare, so the look at all is, too.
+    if redis.call("HLEN", key("credits")) > redis.call("ZCARD", key("sessions")) then
+        for _, each in ipairs(redis.call("HKEYS", key("credits"))) do
+            if not redis.call("ZSCORE", key("sessions"), each) then forget(each) end
+        end
+    end
+    -- Redis's clock was set back: without this, these sessions could not expire for as long.
+    for _, early in ipairs(redis.call("ZRANGEBYSCORE", key("sessions"), now + 1, "+inf")) do
+        redis.call("ZADD", key("sessions"), now, early)
+    end
+    return true
 end

@@ -75,33 +75,8 @@ for each = at, #ARGV, 5 do
     settle(unpack(ARGV, each, each + 4))
 end
 
--- A session that has not polled for the time-out expires, and its messages in flight are requeued. But when no session
--- has polled for a while, Redis was away and none could: a grace period of one time-out begins, in which none expires.
-local last_poll, grace_until, last_search = unpack(
-    redis.call("HMGET", key("liveness"), "last_poll", "grace_until", "last_search"))
-local silence = now - (tonumber(last_poll) or 0)
-if silence > timeout_ms / 2 or silence < 0 then
-    grace_until = now + timeout_ms
-    redis.call("HSET", key("liveness"), "grace_until", grace_until)
-end
-redis.call("HSET", key("liveness"), "last_poll", now)
 redis.call("ZADD", key("sessions"), now, session)
-if now >= tonumber(grace_until) and math.abs(now - (tonumber(last_search) or 0)) >= 500 then
-    redis.call("HSET", key("liveness"), "last_search", now)
-    for _, dead in ipairs(redis.call("ZRANGEBYSCORE", key("sessions"), "-inf", now - timeout_ms, "LIMIT", 0, 10)) do
-        expire_session(dead)
-    end
-    -- A session that v0.1.0-rc1 has expired leaves its credit and its tag. That is rare, so the look at all is, too.
-    if redis.call("HLEN", key("credits")) > redis.call("ZCARD", key("sessions")) then
-        for _, each in ipairs(redis.call("HKEYS", key("credits"))) do
-            if not redis.call("ZSCORE", key("sessions"), each) then forget(each) end
-        end
-    end
-    -- Redis's clock was set back: without this, these sessions could not expire for as long.
-    for _, early in ipairs(redis.call("ZRANGEBYSCORE", key("sessions"), now + 1, "+inf")) do
-        redis.call("ZADD", key("sessions"), now, early)
-    end
-end
+expire_silent(timeout_ms)
 
 local due_ms = -1
 for _, queue in ipairs(queues) do

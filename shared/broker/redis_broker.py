@@ -204,6 +204,19 @@ class Broker(dramatiq.Broker):
         """
         return self._session.sessions() if self._session is not None else 1
 
+    def lives_since(self, moment: float) -> bool:
+        """Return whether the worker's session has counted as alive without a break since then, by `time.monotonic`."""
+        return self._session is not None and self._session.lives_since(moment)
+
+    def live_sessions(self) -> list[str] | None:
+        """Expire the sessions that show no life; return the ids of the others. Needs no session of its own.
+
+        None while it is not known which live: Redis was away or emptied, and they may not have polled since. Raises
+        redis.RedisError.
+        """
+        found = scripts.SESSIONS.run(self.client, self.namespace, session.TIMEOUT_MS)
+        return None if found is None else [each.decode() for each in found]
+
     def drain(self) -> None:
         """Fetch no more messages for the worker and requeue those no actor has begun."""
         if self._session is not None:

@@ -22,20 +22,15 @@ class Script:
     def run(self, client: redis.Redis, namespace: str, *arguments: str | bytes | int) -> Any:
         """Run the script. A Redis that was restarted does not know the digest and gets the text."""
         try:
-            try:
-                return client.evalsha(self.digest, 1, namespace, *arguments)
-            except redis.exceptions.NoScriptError:
-                return client.eval(self.text, 1, namespace, *arguments)
-        except redis.exceptions.ResponseError:
-            # After a fail-over the old master still answers, with refusals: the next request connects again.
-            client.connection_pool.disconnect(inuse_connections=False)
-            raise
+            return client.evalsha(self.digest, 1, namespace, *arguments)
+        except redis.exceptions.NoScriptError:
+            return client.eval(self.text, 1, namespace, *arguments)
 
 
 class Connection:
     """One connection, for the requests of one thread at a time: they need no pool and its locks.
 
-    It connects when first used, and again after a failure or a refusal.
+    It connects when first used, and again after a failure or, as the client's other connections, a refusal.
     """
 
     def __init__(self, pool: redis.ConnectionPool) -> None:
@@ -47,14 +42,9 @@ class Connection:
         if self._connection is None:
             self._connection = self._pool.get_connection()
         try:
-            try:
-                return self._request("EVALSHA", script.digest, 1, namespace, *arguments)
-            except redis.exceptions.NoScriptError:
-                return self._request("EVAL", script.text, 1, namespace, *arguments)
-        except redis.exceptions.ResponseError:
-            # As above.
-            self._connection.disconnect()
-            raise
+            return self._request("EVALSHA", script.digest, 1, namespace, *arguments)
+        except redis.exceptions.NoScriptError:
+            return self._request("EVAL", script.text, 1, namespace, *arguments)
 
     def close(self) -> None:
         """Return the connection to the pool."""
@@ -72,5 +62,6 @@ POLL = Script("poll")
 ACK = Script("ack")
 REDELIVER = Script("redeliver")
 DEREGISTER = Script("deregister")
+SESSIONS = Script("sessions")
 COUNT = Script("count")
 FLUSH = Script("flush")

@@ -94,6 +94,8 @@ class WorkerSession:
         self._in_work = 0
         #: Which of them Redis is known to have forgotten. They do not count when its number is compared with this one.
         self._forgotten: set[bytes] = set()
+        #: It counts as alive from the one moment to the other, as its polls were answered in time.
+        self._lives_since = self._lives_until = 0.0
         self._fairness = Fairness(capacity)
         self._outbox: list[Settlement] = []
         #: Messages in flight that the session has not got → since when.
@@ -154,6 +156,13 @@ class WorkerSession:
         with self._lock:
             delivery = self._in_flight.get(qualified_key)
         return None if delivery is None or delivery.is_settled else delivery
+
+    def lives_since(self, moment: float) -> bool:
+        """Return whether the session counts as alive, and has without a break since this moment, by `time.monotonic`.
+
+        It counts as dead, for all it knows, when no poll was answered for the time-out: others may have its messages.
+        """
+        return self._lives_since <= moment and time.monotonic() < self._lives_until
 
     def now_ms(self) -> int:
         """Return the time by Redis's clock, as of the last poll."""
@@ -298,7 +307,11 @@ class WorkerSession:
             settlements = self._outbox[:_BATCH]
             figures = self._figures(settlements)
             fairness = list(self._fairness.arguments(time.monotonic()))
+        asked = time.monotonic()
         result = self._requests.poll(figures, fairness, settlements)
+        if asked > self._lives_until:
+            self._lives_since = asked
+        self._lives_until = asked + TIMEOUT_MS / 1000
         self._confirm(settlements)
         for delivery in result.fetched:
             self._deliver(delivery)

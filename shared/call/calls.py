@@ -40,7 +40,8 @@ class Call:
     received_at: datetime
     state_since: datetime
     deadline_at: datetime | None
-    #: 0 as first written; raised by every write, claims included. A write names the value it has read.
+    #: 0 as first written; drawn anew by every write, claims included. A write names the value it has read. A counter
+    #: would come to the same value again on a server that has lost the last writes.
     lock_version: int = 0
     #: How often the sweep has started this state's step again.
     step_retries: int = 0
@@ -75,8 +76,10 @@ class Call:
 
     #: The last attempt committed; 0 before the first. Every attempt from 1 on may have left something behind.
     attempt: int = 0
+    #: The nonce in the ids of each attempt, from the first on; empty, or missing at the end, for one without.
+    attempt_nonces: tuple[str, ...] = ()
     #: Until then a request of the last attempt may be under way or take effect; None when its outcome is known. Before
-    #: the first attempt, of a call that is over: the originating request.
+    #: the first attempt: the one request to dial the far end.
     attempt_in_doubt_until: datetime | None = None
     #: The same for earlier requests whose outcome stayed unknown.
     earlier_in_doubt_until: datetime | None = None
@@ -106,6 +109,20 @@ class Call:
     def is_unanswered(self) -> bool:
         """True for a leg the product originates that was not seen in Stasis yet: it may be hung up wherever it is."""
         return self.request_id is not None and not self.channel_created
+
+    @property
+    def is_dial_begun(self) -> bool:
+        """True if a worker may have asked Asterisk to dial, and the outcome is unknown."""
+        return self.state is State.ORIGINATING and self.attempt_in_doubt_until is not None
+
+    @property
+    def nonce(self) -> str:
+        """The nonce of the last attempt."""
+        return self.nonce_of(self.attempt)
+
+    def nonce_of(self, attempt: int) -> str:
+        """Return the nonce of an attempt; empty for one without."""
+        return self.attempt_nonces[attempt - 1] if 1 <= attempt <= len(self.attempt_nonces) else ""
 
     @property
     def in_doubt_until(self) -> datetime | None:

@@ -81,7 +81,8 @@ class TearDown(Command):
     __slots__ = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RemoveAttempt(AttemptCommand):
-    """Remove the media leg and the bridge of an attempt that no longer counts."""
+    """Remove the media leg and the bridge of an attempt that does not count: it is over, or not in the call's row."""
 
-    __slots__ = ()
+    nonce: str = ""

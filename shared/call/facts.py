@@ -47,94 +47,90 @@ class RunCreated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptBegun:
+class AttemptFact:
+    """Something happened to one attempt. It says nothing of another one with the same number and another nonce."""
+
+    attempt: int
+    nonce: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptBegun(AttemptFact):
     """A worker is about to request this attempt's media leg and bridge; no request was made yet.
 
     Until `in_doubt_until` a request of this attempt may be under way, or may still take effect.
     """
 
-    attempt: int
     in_doubt_until: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LegsCreated:
+class LegsCreated(AttemptFact):
     """Asterisk created both the media leg and the bridge. The leg is ready at its own StasisStart, not before."""
 
-    attempt: int
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LegsFound:
+class LegsFound(AttemptFact):
     """Media leg and bridge of an attempt that was given up are there: only the answer, or its worker, was lost."""
 
-    attempt: int
+    #: Both were there when it was looked for them: each request of the attempt has taken effect.
+    is_complete: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LegsRefused:
+class LegsRefused(AttemptFact):
     """Asterisk refused to create the media leg or the bridge. Trying again would not help."""
 
-    attempt: int
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LegsUnknown:
+class LegsUnknown(AttemptFact):
     """It is unknown whether the media leg or the bridge was created: a time-out, a 5xx, a worker that died."""
 
-    attempt: int
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MediaReady:
+class MediaReady(AttemptFact):
     """The media leg entered Stasis: the voice agent has accepted it."""
-
-    attempt: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MediaGone:
+class MediaGone(AttemptFact):
     """The media leg ended, or never came up.
 
     One that was never ready was refused by the voice agent, or did not reach it; or no event socket was connected (a
     channel cannot enter Stasis then).
     """
 
-    attempt: int
     hangup_cause: int | None = None
     reason: str = "media leg ended"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Joined:
+class Joined(AttemptFact):
     """The caller is answered and every leg is in the bridge; verified by a GET."""
 
-    attempt: int
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JoinRefused:
+class JoinRefused(AttemptFact):
     """The legs cannot be joined; the reason is Asterisk's answer."""
 
-    attempt: int
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BridgeLost:
+class BridgeLost(AttemptFact):
     """A connected call's bridge is gone, or lacks one of its legs."""
 
-    attempt: int
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Transferred:
+class Transferred(AttemptFact):
     """The platform has put another leg into the bridge, in place of the media leg; verified by a GET."""
 
-    attempt: int
     destination_id: str
 
 
@@ -168,6 +164,29 @@ class CallerGone:
     """The caller's leg no longer exists (ChannelDestroyed, or Asterisk said so)."""
 
     hangup_cause: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DialBegun:
+    """A worker is about to ask Asterisk to dial the far end, once; no request was made yet.
+
+    Until `in_doubt_until` the request may be under way, or may still take effect.
+    """
+
+    in_doubt_until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DialUnsent:
+    """The request to dial was certainly not sent: another one may be made. It was begun with this `in_doubt_until`."""
+
+    in_doubt_until: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DialLost:
+    """The request to dial may have been made, its outcome is unknown, and Asterisk has no such leg."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +232,11 @@ class DeadlinePassed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerDied:
+    """The worker that had claimed the call shows no life: its step is lost. It may wake up all the same, late."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LegsRemoved:
     """Every leg and bridge of the call is gone, each verified, and no request can bring one back."""
 
@@ -252,12 +276,16 @@ Fact = (
     | CallerHangingUp
     | CallerLeft
     | CallerGone
+    | DialBegun
+    | DialUnsent
+    | DialLost
     | Originated
     | Dialled
     | FarEndAnswered
     | OriginateRefused
     | EndRequested
     | DeadlinePassed
+    | WorkerDied
     | LegsRemoved
     | RemovalPending
     | CallerFound

@@ -50,8 +50,15 @@ class Naming:
         return call.id_prefix or self.prefix
 
     def is_of(self, call: Call, own: ids.OwnId) -> bool:
-        """Return whether an id, read back, is one of this call's."""
+        """Return whether an id, read back, is one of this call's, of whatever attempt."""
         return (own.call_id, own.prefix) == (call.call_id, self.prefix_of(call))
+
+    def is_known(self, call: Call, own: ids.OwnId) -> bool:
+        """Return whether an id of this call is of an attempt in its row.
+
+        What is not was left by an attempt whose commit is lost: a fail-over has forgotten it.
+        """
+        return 1 <= own.attempt <= call.attempt and own.nonce == call.nonce_of(own.attempt)
 
     def legs(self, call: Call) -> dict[Role, str]:
         """Return the channel id of each leg that belongs in the call's bridge."""
@@ -61,18 +68,23 @@ class Naming:
 
     def bridge_id(self, call: Call) -> str:
         """Return the id of the newest attempt's bridge."""
-        return ids.bridge_id(self.prefix_of(call), call.call_id, call.attempt)
+        return self.attempt(call, call.attempt).bridge_id
 
     def media_id(self, call: Call) -> str:
         """Return the channel id of the newest attempt's media leg."""
-        return ids.media_id(self.prefix_of(call), call.call_id, call.attempt)
+        return self.attempt(call, call.attempt).legs[Role.MEDIA]
 
-    def attempt(self, call: Call, number: int) -> Attempt:
-        """Return the ids of one attempt."""
+    def attempt(self, call: Call, number: int, nonce: str | None = None) -> Attempt:
+        """Return the ids of one attempt.
+
+        Args:
+            nonce: Of an attempt that is not in the call's row; None for the row's.
+        """
+        prefix, drawn = self.prefix_of(call), call.nonce_of(number) if nonce is None else nonce
         return Attempt(
             number=number,
-            legs={Role.MEDIA: ids.media_id(self.prefix_of(call), call.call_id, number)},
-            bridge_id=ids.bridge_id(self.prefix_of(call), call.call_id, number),
+            legs={Role.MEDIA: ids.media_id(prefix, call.call_id, number, drawn)},
+            bridge_id=ids.bridge_id(prefix, call.call_id, number, drawn),
         )
 
     def attempts(self, call: Call) -> Iterator[Attempt]:

@@ -1,8 +1,8 @@
 """Every bound on a call's life, in one table. All numbers are seconds.
 
 A state waits a queue allowance for a worker to start its step; the step claims the call for the sum of its time-outs;
-the sweep starts a step again only when the call is overdue and unclaimed. So a lost message costs the allowance, and a
-killed worker its claim.
+the sweep starts a step again only when the call is overdue and unclaimed. So a lost message costs the allowance. A
+worker that dies costs a few seconds (`scheduler/dead_workers.py`), and its claim at most.
 """
 
 from __future__ import annotations
@@ -69,6 +69,10 @@ class Limits:
     def queue_wait(self) -> timedelta:
         """Return how long a state may wait for a worker to start its step."""
         return timedelta(seconds=self.queue_seconds)
+
+    def longest_wait(self) -> timedelta:
+        """Return more than any claim lasts, and than any state waits, but `ringing` and `connected`."""
+        return 2 * max(map(self.claim, STEPS)) + self.queue_wait() + timedelta(seconds=self.teardown_pause_seconds)
 
     def originate_wait(self) -> timedelta:
         """Return how long an originating request of unknown outcome may still take effect."""

@@ -1,11 +1,11 @@
 """Which call a channel's entry into Stasis belongs to: a duplicate event, a late one, or a new call.
 
-Stamps are one Asterisk's own clock, compared only with each other.
+Stamps are compared for equality alone: equal ones prove that two events are the same. Which of two others is later they
+do not tell, for the clock of an Asterisk may be set back or forth in between. Where it matters, Asterisk is asked.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
 from enum import StrEnum
 
 from shared.call.calls import Call
@@ -15,11 +15,11 @@ from shared.call.states import State
 class Entry(StrEnum):
     """What a StasisStart is, given the newest call of its channel."""
 
-    #: No call of this channel yet, or the one there was is over: a new call.
+    #: No call of this channel yet, or the one there was is over: a new call, if the leg is in Stasis now.
     NEW = "new"
-    #: The known call.
+    #: The known call. A leg that came back while its call was being set up is still served by it.
     KNOWN = "known"
-    #: New; the StasisEnd of the known call was missed.
+    #: New, if the leg is no more in the bridge of the known call: the StasisEnd of that call was missed.
     MISSED_STASIS_END = "missed-stasis-end"
 
 
@@ -32,23 +32,11 @@ def judge(last: Call | None, stamp: str) -> Entry:
     """
     if last is None:
         return Entry.NEW
-    over = last.caller_left or last.state is State.ENDED
-    if not stamp:
-        return Entry.NEW if over else Entry.KNOWN
-    if last.entered_stamp is not None and not later(stamp, last.entered_stamp):
+    if stamp and stamp == last.entered_stamp:
         return Entry.KNOWN
-    # A channel may leave Stasis and enter it again within the same millisecond, the resolution of stamps.
-    if last.left_stamp is not None and later(last.left_stamp, stamp):
-        return Entry.KNOWN
-    if over:
+    if last.caller_left or last.state is State.ENDED:
         return Entry.NEW
-    # A resync adopted the leg, without a stamp: this is its late event.
-    return Entry.KNOWN if last.entered_stamp is None else Entry.MISSED_STASIS_END
-
-
-def later(stamp: str, other: str) -> bool:
-    """True if one stamp is after the other; unreadable stamps are compared as text."""
-    try:
-        return datetime.fromisoformat(stamp) > datetime.fromisoformat(other)
-    except (TypeError, ValueError):
-        return stamp > other
+    if last.state is not State.CONNECTED or not stamp or last.entered_stamp is None:
+        # Without a stamp it was found by a resync, now or before: in the latter case this is its late event.
+        return Entry.KNOWN
+    return Entry.MISSED_STASIS_END

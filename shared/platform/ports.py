@@ -87,8 +87,8 @@ class Configurations(Protocol):
 class Routes(Protocol):
     """Which workflow serves a call, and how."""
 
-    def inbound(self, *, source_id: int, organization_id: int) -> Route | NoRoute:
-        """Return the route of a connection's inbound calls."""
+    def inbound(self, organization_id: int) -> Route | NoRoute:
+        """Return the route of an organization's inbound calls."""
 
     def send_inbound(self, connection: database.Connection, connection_id: int) -> Callable[[], Route | NoRoute | None]:
         """Send for the route of a connection's inbound calls, with an id for the run; what returns it is returned.
@@ -96,7 +96,7 @@ class Routes(Protocol):
         To be called once the answer is there. None when the route takes more statements: `inbound` runs them.
         """
 
-    def outbound(self, *, source_id: int, organization_id: int, workflow_id: int) -> Route | NoRoute:
+    def outbound(self, *, organization_id: int, workflow_id: int) -> Route | NoRoute:
         """Return the route of an outbound call for a workflow."""
 
 
@@ -122,7 +122,7 @@ class Runs(Protocol):
             reserved_id: The id that its route has reserved. Then the run is sent along with the commit.
         """
 
-    def attach(self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int) -> Route | NoRoute:
+    def attach(self, connection: database.Connection, call: Call, args: RunArgs) -> Route | NoRoute:
         """Attach a run that waits for a call to this call."""
 
     def waiting(self, connection: database.Connection, *, organization_id: int, channel_id: str) -> int | None:

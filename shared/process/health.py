@@ -1,7 +1,7 @@
 """Liveness: a process touches a file every second from its main loop, and `python -m shared.process.health` checks it.
 
 Liveness depends on nothing outside the process: a process that waits for Redis or Postgres is alive, and a restart
-would bring neither back.
+would bring neither back. A wait that is lost (`ongoing`) is the process's own fault.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 
 import structlog
 
+from shared import ongoing
+
 log = structlog.stdlib.get_logger(__name__)
 
 #: Between two touches.
@@ -23,7 +25,7 @@ _SILENT_SECONDS = 15.0
 
 
 class Liveness:
-    """Writes the time to a file, by the monotonic clock that all processes of a machine share.
+    """Writes the time to a file, by the monotonic clock that all processes of a machine share, and what is oldest.
 
     Args:
         path: The file; empty for none.
@@ -32,14 +34,17 @@ class Liveness:
     def __init__(self, path: str) -> None:
         self._path = Path(path) if path else None
         self._fails = False
+        self._is_stuck = False
 
     def touch(self) -> None:
-        """Write the time. A file that cannot be written is logged once and does not end the process."""
-        if self._path is None:
+        """Write the time, unless a wait is lost. What keeps it from being written is logged once, and ends nothing."""
+        if self._path is None or self._has_lost_a_wait():
             return
         new = self._path.with_name(f"{self._path.name}.new")
         try:
-            new.write_text(repr(time.monotonic()))
+            oldest = ongoing.oldest()
+            said = "nothing under way" if oldest is None else f"under way for {oldest.seconds:.1f} s: {oldest.what}"
+            new.write_text(f"{time.monotonic()!r}\n{said}\n")
             new.replace(self._path)
             self._fails = False
         except OSError as exc:
@@ -47,24 +52,35 @@ class Liveness:
                 log.error("health file not writable", path=str(self._path), reason=exc.strerror)
             self._fails = True
 
+    def _has_lost_a_wait(self) -> bool:
+        wait = ongoing.lost()
+        if wait is not None and not self._is_stuck:
+            log.critical("wait never ended, restart this process", what=wait.what, seconds=round(wait.seconds, 1))
+        self._is_stuck = wait is not None
+        return self._is_stuck
+
 
 def silence(path: Path, now: float) -> float:
     """Return the seconds from the last touch to `now` (monotonic); infinite if there was none since the boot."""
     try:
-        seconds = now - float(path.read_text())
+        seconds = now - float(path.read_text().partition("\n")[0])
     except (OSError, ValueError):
         return math.inf
     return seconds if seconds >= 0 else math.inf
 
 
 def main() -> int:
-    """Return 0 if the process that touches HEALTH_FILE is alive, 1 if it is not, 2 if HEALTH_FILE is not set."""
+    """Return 0 if the process that touches HEALTH_FILE is alive, 1 if it is not, 2 if HEALTH_FILE is not set.
+
+    Of a process that is alive, print what it has been busy with for longest.
+    """
     name = os.environ.get("HEALTH_FILE")
     if not name:
         sys.stderr.write("HEALTH_FILE is not set: set it to the file that the process touches\n")
         return 2
     seconds = silence(Path(name), time.monotonic())
     if seconds <= _SILENT_SECONDS:
+        sys.stdout.write(Path(name).read_text().partition("\n")[2])
         return 0
     sys.stderr.write(
         f"{name}: no sign of life for {seconds:.0f} s\n"

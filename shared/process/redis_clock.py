@@ -1,6 +1,7 @@
 """Redis's clock, for the age of events: the hosts of a listener and a worker need not agree on the time.
 
-It is read without a request: as an offset to the monotonic clock, adjusted whenever Redis tells its time.
+It is read without a request: as an offset to the monotonic clock, adjusted whenever Redis tells its time. It may be set
+back or forth: then it tells no age for a while.
 """
 
 from __future__ import annotations
@@ -12,6 +13,12 @@ from collections.abc import Callable
 import redis
 
 _REFRESH_SECONDS = 10.0
+#: An age above this is judged by Redis's time as it is now. A clock that goes differently by more was set.
+_DOUBTFUL_MS = 1000.0
+#: As it is now: not older than this. Of many old events each would ask.
+_NOW_SECONDS = 0.1
+#: For so long after that, what is older may be of the time before.
+_SET_SECONDS = 60.0
 
 
 class RedisClock:
@@ -20,6 +27,12 @@ class RedisClock:
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._offset_ms: float | None = None
+        self._set_at = float("-inf")
+
+    @property
+    def was_set(self) -> bool:
+        """True if Redis's clock was set lately."""
+        return self._monotonic() - self._set_at < _SET_SECONDS
 
     def adjust(self, redis_ms: float, *, asked: float, answered: float) -> None:
         """Correct the offset by one answer of Redis.
@@ -31,8 +44,12 @@ class RedisClock:
         offset_ms = redis_ms - (asked + answered) / 2 * 1000
         # Redis answered somewhere between the two: a difference within that is no news, so the clock does not jitter.
         doubt_ms = (answered - asked) / 2 * 1000 + 1
-        if self._offset_ms is None or abs(offset_ms - self._offset_ms) > doubt_ms:
+        if self._offset_ms is None:
             self._offset_ms = offset_ms
+        elif (difference_ms := abs(offset_ms - self._offset_ms)) > doubt_ms:
+            self._offset_ms = offset_ms
+            if difference_ms > doubt_ms + _DOUBTFUL_MS:
+                self._set_at = self._monotonic()
 
     def now_ms(self) -> int | None:
         """Return Redis's time; None before the first `adjust`."""
@@ -57,6 +74,18 @@ class PollingRedisClock:
             finally:
                 self._lock.release()
         return self._clock.now_ms()
+
+    def age_ms(self, at_ms: int) -> float:
+        """Return how long ago a moment of Redis's clock was; 0 when that is not known."""
+        now_ms = self.now_ms()
+        if now_ms is not None and now_ms - at_ms > _DOUBTFUL_MS:
+            with self._lock:
+                if self._monotonic() >= self._refresh_at - _REFRESH_SECONDS + _NOW_SECONDS:
+                    self._refresh()
+            now_ms = self._clock.now_ms()
+        if now_ms is None or (self._clock.was_set and now_ms - at_ms > _DOUBTFUL_MS):
+            return 0.0
+        return max(0.0, now_ms - at_ms)
 
     def _refresh(self) -> None:
         asked = self._monotonic()

@@ -155,6 +155,20 @@ class WithDatabase(Base):
     database_pool: int = Field(
         default=10, ge=1, le=200, description="Maximum number of Postgres connections of one process."
     )
+    database_seconds: float = Field(
+        default=2.0,
+        ge=0.5,
+        le=10,
+        description="Time-out of one statement of Postgres, of a lock that it waits for, and of waiting for a"
+        " connection. A Postgres that answers nothing is left a second later.",
+    )
+    database_idle_seconds: float = Field(
+        default=3.0,
+        ge=1,
+        le=60,
+        description="A transaction in which a process is silent for this time is ended by Postgres, and its locks"
+        " with it: the process may be frozen, and callers wait.",
+    )
     run_completion: Literal["ours", "platform"] = Field(
         default="ours",
         description="Whether we (`ours`) or the platform's API process complete the runs of connected calls.",
@@ -218,6 +232,7 @@ class WithDatabase(Base):
     def limits(self) -> Limits:
         """Return the time limits of a call."""
         return Limits(
+            database_seconds=self.database_seconds,
             connect_seconds=self.connect_seconds,
             read_seconds=self.read_seconds,
             queue_seconds=self.queue_seconds,
@@ -430,7 +445,12 @@ class Scheduler(WithDatabase, WithHeartbeats):
     configurations_seconds: float = Field(
         default=5.0, gt=0, le=60, description="Interval at which configurations are read."
     )
-    sweep_seconds: float = Field(default=1.0, gt=0, le=10, description="Interval of the sweep for overdue calls.")
+    sweep_seconds: float = Field(
+        default=0.5,
+        gt=0,
+        le=10,
+        description="Interval of the sweep for overdue calls, and for calls that a dead worker has claimed.",
+    )
     assign_seconds: float = Field(
         default=0.25, gt=0, le=10, description="Interval at which the listeners are checked and sockets assigned."
     )

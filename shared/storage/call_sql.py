@@ -6,7 +6,9 @@ import functools
 from dataclasses import fields
 
 from shared.call import states
+from shared.call.call_requests import LONGEST_RING_SECONDS
 from shared.call.calls import Call
+from shared.storage import app_instances
 
 _FIXED = frozenset({
     "call_id", "connection_id", "connection_version", "organization_id", "entry", "direction", "received_at",
@@ -22,14 +24,15 @@ _VALUES = ", ".join(f"%({name})s" for name in COLUMNS)
 CALLS = f"SELECT {_SELECT}, clock_timestamp() AS now FROM ari.calls"  # noqa: S608 - built from constants
 LOCK = f"SELECT {_SELECT} FROM ari.calls WHERE call_id = %s FOR UPDATE"  # noqa: S608 - built from constants
 LOAD_ALL = f"{CALLS} WHERE call_id = ANY(%s)"
+_OF_APP = f"connection_id IN ({app_instances.SHARING})"
 LAST_ENTRY = f"""{CALLS}
-WHERE connection_id = %s AND channel_id = %s AND channel_created = %s ORDER BY entry DESC LIMIT 1"""
+WHERE {_OF_APP} AND channel_id = %s AND channel_created = %s ORDER BY entry DESC, received_at DESC LIMIT 1"""
 ORIGINATED = f"""{CALLS}
-WHERE connection_id = %s AND channel_id = %s AND request_id IS NOT NULL ORDER BY received_at DESC LIMIT 1"""
+WHERE {_OF_APP} AND channel_id = %s AND request_id IS NOT NULL ORDER BY received_at DESC LIMIT 1"""
 #: The newest of each channel.
 ORIGINATED_ALL = f"""
 SELECT DISTINCT ON (channel_id) {_SELECT}, clock_timestamp() AS now FROM ari.calls
-WHERE connection_id = %s AND channel_id = ANY(%s) AND request_id IS NOT NULL ORDER BY channel_id, received_at DESC
+WHERE {_OF_APP} AND channel_id = ANY(%s) AND request_id IS NOT NULL ORDER BY channel_id, received_at DESC
 """  # noqa: S608 - built from constants
 #: Nothing else is looked up by the index of this column.
 TRANSFERRED = f"{CALLS} WHERE connection_id = %s AND destination_id = %s AND state = 'connected' LIMIT 1"
@@ -42,13 +45,34 @@ OVERDUE = f"""{CALLS}
 WHERE state <> 'ended' AND state = ANY(%s) AND deadline_at <= now()
   AND (claim_until IS NULL OR claim_until <= clock_timestamp()) ORDER BY deadline_at LIMIT %s"""
 
-#: Of a connection version, and of the connection's other versions in the same app instance.
+#: Claims that stand, of others than these workers; an owner is named <worker>/<claim>. A state with a step has its
+#: deadline soon: so connected calls, of which there are many, are not read.
+CLAIMED_BY_OTHERS = f"""
+SELECT {_SELECT}, clock_timestamp() AS now, claim_owner FROM ari.calls
+WHERE state <> 'ended' AND deadline_at <= now() + interval '5 minutes' AND claim_until > clock_timestamp()
+  AND regexp_replace(claim_owner, '/[^/]*$', '') <> ALL(%s) ORDER BY deadline_at LIMIT %s
+"""  # noqa: S608 - built from constants
+
+#: Deadlines and claims later than any can be: Postgres's clock was set back since. Only connected calls last for hours.
+#: The owner of a claim may be alive: it keeps it for as long as any claim lasts.
+RECALL_MISDATED = f"""
+UPDATE ari.calls SET deadline_at = least(deadline_at, clock_timestamp() - interval '1 second'),
+    -- NULL stays: least() leaves it out.
+    claim_until = CASE WHEN claim_until IS NOT NULL THEN least(claim_until, clock_timestamp() + %(wait)s::interval) END
+WHERE state NOT IN ('ended', 'connected')
+  AND (deadline_at > clock_timestamp() + %(wait)s::interval
+           + CASE state WHEN 'ringing' THEN interval '{LONGEST_RING_SECONDS} seconds' ELSE interval '0' END
+       OR claim_until > clock_timestamp() + 2 * %(wait)s::interval)
+"""  # noqa: S608 - built from constants
+
+#: Of all connection versions of the organization in the same app instance.
 OPEN_CALLS = f"""
 SELECT {_SELECT}, clock_timestamp() AS now, coalesce(changed_at, state_since) AS changed,
        coalesce(claim_until > clock_timestamp(), false) AS claimed
-FROM ari.calls c WHERE connection_id = %(connection_id)s AND state <> 'ended' AND connection_version IN (
-    SELECT o.version FROM ari.connection_versions o
-    JOIN ari.connection_versions v USING (connection_id, endpoint, app)
+FROM ari.calls WHERE state <> 'ended' AND (connection_id, connection_version) IN (
+    SELECT o.connection_id, o.version FROM ari.connection_versions v JOIN ari.connections c USING (connection_id)
+    JOIN ari.connections s ON s.organization_id = c.organization_id
+    JOIN ari.connection_versions o ON o.connection_id = s.connection_id AND o.endpoint = v.endpoint AND o.app = v.app
     WHERE v.connection_id = %(connection_id)s AND v.version = %(number)s)
 """  # noqa: S608 - built from constants
 
@@ -78,17 +102,20 @@ SELECT DISTINCT name, detail FROM (
 #: The first entry of a call's timeline.
 ARRIVALS = {states.State.RECEIVED: "CallReceived", states.State.ORIGINATING: "CallRequested"}
 
+#: Of 2^30, so that a release that counts has room to. 0 is a call as first written.
+_NEW_VERSION = "lock_version = 1 + (random() * 1073741823)::integer"
+
 CLAIM = f"""
-UPDATE ari.calls SET claim_owner = %(owner)s, claim_step = %(step)s, lock_version = lock_version + 1,
+UPDATE ari.calls SET claim_owner = %(owner)s, claim_step = %(step)s, {_NEW_VERSION},
     claim_until = clock_timestamp() + %(claim)s::interval
 WHERE call_id = %(call_id)s AND state = %(state)s AND (claim_until IS NULL OR claim_until <= clock_timestamp())
 RETURNING {_SELECT}, clock_timestamp() AS now
 """  # noqa: S608 - built from constants
 
-RELEASE = """
-UPDATE ari.calls SET claim_owner = NULL, claim_step = NULL, claim_until = NULL, lock_version = lock_version + 1
+RELEASE = f"""
+UPDATE ari.calls SET claim_owner = NULL, claim_step = NULL, claim_until = NULL, {_NEW_VERSION}
 WHERE call_id = %s AND claim_owner = %s
-"""
+"""  # noqa: S608 - built from constants
 
 #: The parts of a save. A save contains only the parts it needs, so each is short and few different ones exist.
 CLAIM_TAKEN = ", claim_owner = %(owner)s, claim_step = %(step)s, claim_until = clock_timestamp() + %(claim)s::interval"
@@ -97,6 +124,7 @@ OWN_CLAIM_ENDED = "".join(
     f", {name} = CASE WHEN claim_owner = %(owner)s THEN NULL ELSE {name} END"
     for name in ("claim_owner", "claim_step", "claim_until")
 )
+IF_CLAIMED = " AND claim_owner = %(owner)s AND claim_until > clock_timestamp()"
 IF_UNCLAIMED = " AND (claim_until IS NULL OR claim_until <= clock_timestamp())"
 ATTEMPT_BEGUN = """, begun AS (
     INSERT INTO ari.attempts (call_id, attempt, media_id, bridge_id, in_doubt_until)
@@ -131,16 +159,16 @@ SELECT EXISTS (SELECT 1 FROM inserted) AS done
 
 @functools.cache
 def save(changed: tuple[str, ...], claim: str, condition: str, attempts: str) -> str:
-    """Return the compare-and-set of a call, with its timeline; `done` is false on a version conflict."""
-    sets = ", ".join([*(f"{name} = %({name})s" for name in changed), "lock_version = lock_version + 1"]) + claim
+    """Return the compare-and-set of a call, with its timeline; `lock_version` is NULL on a version conflict."""
+    sets = ", ".join([*(f"{name} = %({name})s" for name in changed), _NEW_VERSION]) + claim
     return f"""
 WITH saved AS (
     UPDATE ari.calls SET {sets}
     WHERE call_id = %(call_id)s AND lock_version = %(lock_version)s{condition}
-    RETURNING call_id
+    RETURNING call_id, lock_version
 ){attempts}, appended AS (
     INSERT INTO ari.timeline ({_TIMELINE_COLUMNS}) {_TIMELINE_ROWS}
     WHERE kind = 'request' OR EXISTS (SELECT 1 FROM saved)
 )
-SELECT EXISTS (SELECT 1 FROM saved) AS done
+SELECT (SELECT lock_version FROM saved) AS lock_version
 """  # noqa: S608 - built from constants

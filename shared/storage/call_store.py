@@ -36,6 +36,19 @@ class OpenCall:
     is_claimed: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedCall:
+    """A call with a claim that stands."""
+
+    call: Call
+    owner: str
+
+    @property
+    def worker(self) -> str:
+        """The worker that has claimed it: an owner is named `<worker>/<claim>`."""
+        return self.owner.rpartition("/")[0]
+
+
 class CallStore(Protocol):
     """Calls, their claims and their timeline. Times are of the store's own clock."""
 
@@ -49,7 +62,7 @@ class CallStore(Protocol):
         """Return those calls that there are, by one statement: its size is the caller's to bound."""
 
     def last_entry(self, connection_id: int, channel_id: str, channel_created: str) -> Call | None:
-        """Return the newest call of a channel."""
+        """Return the newest call of a channel, by any connection of the organization in the same app instance."""
 
     def originated(self, connection_id: int, channel_id: str) -> Call | None:
         """Return the newest call whose leg the product originates under this id, answered or not."""
@@ -135,13 +148,20 @@ class CallStore(Protocol):
         """As `save`, inside a transaction."""
 
     def save(
-        self, changes: Sequence[Change], *, timeline: Sequence[TimelineEntry], owner: str, claim: ClaimRequest | None
+        self,
+        changes: Sequence[Change],
+        *,
+        timeline: Sequence[TimelineEntry],
+        owner: str,
+        claim: ClaimRequest | None,
+        keeps_claim: bool = False,
     ) -> Call | None:
         """Write what facts made of a call, one after the other; return None on a version conflict.
 
         Args:
             owner: The owner whose claim ends with this write; every claim ends when the state changes.
             claim: The claim to take instead. It never replaces another worker's claim in the same state.
+            keeps_claim: The owner's claim goes on; nothing is written if it is over.
         """
 
     def release(self, call_id: UUID, owner: str) -> None:
@@ -156,4 +176,4 @@ class CallStore(Protocol):
         """Write those entries of a connection that do not repeat one written within this time."""
 
     def open_calls(self, connection: ConnectionVersion) -> list[OpenCall]:
-        """Return the open calls of a connection version, and of its other versions in the same app instance."""
+        """Return the organization's open calls in the app instance of a connection version."""

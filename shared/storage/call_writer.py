@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 
 from shared import errors
-from shared.call import facts, steps, transitions
+from shared.call import facts, ids, steps, transitions
 from shared.call.calls import Call, Change
 from shared.call.commands import Command
 from shared.call.limits import Limits
@@ -83,10 +83,10 @@ class Transition:
             self.changes.append(Change(before=self.call, after=after, fact=fact))
             self.call = after
 
-    def begin(self, served: Collection[Step]) -> Step | None:
+    def begin(self, served: Collection[Step], nonce: str) -> Step | None:
         """Return the step that these facts lead to, if it is among those served; None otherwise.
 
-        The media step begins an attempt, whose number is stored before any request is made for it.
+        The media step begins an attempt, whose number and nonce are stored before any request is made for it.
         """
         if not self.changes:
             return None
@@ -95,7 +95,7 @@ class Transition:
         if step not in served or not (enters or self.call.attempt != before.attempt):
             return None
         if step is Step.MEDIA and enters:
-            self.apply(media_leg.begin(self.call, self._now, self._limits))
+            self.apply(media_leg.begin(self.call, self._now, self._limits, nonce))
         return step
 
     def due(self, *, claimed: bool) -> list[Command]:
@@ -111,7 +111,9 @@ class CallWriter:
     """The one way in which calls change.
 
     Args:
-        who: This process, as it signs its claims.
+        who: This process, as it signs its claims. A worker's sessions with the broker have the same name, and it has
+            another one at each start: its claims end with its life.
+        lives_since: Returns whether this process has counted as alive without a break since a moment of the clock.
         clock: Times the steps.
         new_id: Returns an id never given before.
     """
@@ -123,11 +125,13 @@ class CallWriter:
         limits: Limits,
         *,
         who: str,
+        lives_since: Callable[[float], bool] = lambda _moment: True,
         clock: Clock = time,
         new_id: Callable[[], UUID] = uuid.uuid4,
     ) -> None:
         self.store = store
         self.limits = limits
+        self.lives_since = lives_since
         self.clock = clock
         self.new_id = new_id
         self._who = who
@@ -136,6 +140,10 @@ class CallWriter:
     def new_owner(self) -> str:
         """Return a new name for the owner of one claim."""
         return f"{self._who}/{self.new_id().hex[:8]}"
+
+    def new_nonce(self, call: Call) -> str:
+        """Draw the nonce of a call's next attempt; empty if a release that knows none may go on with the call."""
+        return self.new_id().hex[:8] if ids.has_nonces(call.id_prefix) else ""
 
     def claim_request(self, step: Step, owner: str) -> ClaimRequest:
         """Return a claim as long as the step's time-outs add up to."""
@@ -154,6 +162,7 @@ class CallWriter:
         then: Collection[Step] = (),
         retry_on_conflict: bool = True,
         orders: bool = True,
+        nonce: str | None = None,
     ) -> Recorded:
         """Store what facts make of a call. On a version conflict, read the call again and ask the core again.
 
@@ -167,6 +176,7 @@ class CallWriter:
             retry_on_conflict: If False, drop the facts on a version conflict instead of evaluating them against the
                 new version.
             orders: If False, what the facts lead to is not enqueued: it is left to the deadline.
+            nonce: Of the attempt that may begin with this write; None to draw it.
 
         Raises:
             TransientError: The store is unavailable, or other processes write the call without pause.
@@ -181,7 +191,7 @@ class CallWriter:
                 if orders:
                     self.enqueue(transition.due(claimed=False), call)
                 return Recorded(call=call, applied=False)
-            claim = self.claim_for(transition, then, owner)
+            claim = self.claim_for(transition, then, owner, nonce)
             saved = self.store.save(transition.changes, timeline=timeline, owner=owner, claim=claim)
             if saved is not None:
                 return self.stored(transition, saved, claim, orders=orders)
@@ -190,9 +200,17 @@ class CallWriter:
             timeline = ()
             again = self.store.load(call.call_id)
             if again is None:
-                raise errors.PermanentError(f"call {call.call_id} is gone from the database")
+                # A fail-over has forgotten it: the message, tried again, finds a caller without a call.
+                raise errors.TransientError(f"call {call.call_id} is gone from the database")
             call = again
         raise errors.TransientError(f"call {call.call_id}: {_TRIES} version conflicts in a row")
+
+    def note(self, call: Call, fact: facts.Fact, *, timeline: Sequence[TimelineEntry], owner: str) -> Call | None:
+        """Store a fact in a claim, which goes on. Return None if the claim is over, or the fact does not apply."""
+        changes = self.transition(call, (fact,)).changes
+        if not changes:
+            return None
+        return self.store.save(changes, timeline=timeline, owner=owner, claim=None, keeps_claim=True)
 
     def record_new(
         self,
@@ -201,6 +219,7 @@ class CallWriter:
         timeline: Sequence[TimelineEntry] = (),
         owner: str = "",
         then: Collection[Step] = (),
+        nonce: str | None = None,
     ) -> Recorded:
         """Write a call for the first time, as facts leave it. Arguments as in `record`.
 
@@ -208,7 +227,7 @@ class CallWriter:
             CallExists: There is a call of this identity.
         """
         transition = self.transition(call, happened)
-        claim = self.claim_for(transition, then, owner)
+        claim = self.claim_for(transition, then, owner, nonce)
         if not self.store.insert(call, timeline, claim, changes=transition.changes):
             raise CallExists
         return self.stored(transition, transition.call, claim)
@@ -241,9 +260,11 @@ class CallWriter:
             transition.apply(fact)
         return transition
 
-    def claim_for(self, transition: Transition, then: Collection[Step], owner: str) -> ClaimRequest | None:
+    def claim_for(
+        self, transition: Transition, then: Collection[Step], owner: str, nonce: str | None
+    ) -> ClaimRequest | None:
         """Return the claim to take with a transition: of the step it leads to, if that is among `then`."""
-        step = transition.begin(then)
+        step = transition.begin(then, self.new_nonce(transition.call) if nonce is None else nonce)
         return self.claim_request(step, owner or self.new_owner()) if step is not None else None
 
     def stored(
@@ -272,7 +293,12 @@ class UnitOfWork:
                 raise
 
     def record(
-        self, *happened: facts.Fact, timeline: Sequence[TimelineEntry], owner: str, then: Collection[Step]
+        self,
+        *happened: facts.Fact,
+        timeline: Sequence[TimelineEntry],
+        owner: str,
+        then: Collection[Step],
+        nonce: str | None = None,
     ) -> Recorded:
         """Record facts as `CallWriter.record` does, and commit.
 
@@ -283,7 +309,7 @@ class UnitOfWork:
         store, transition = self._writer.store, self._writer.transition(self.call, happened)
         if not transition.changes and not self._is_new:
             raise VersionConflict
-        claim = self._writer.claim_for(transition, then, owner)
+        claim = self._writer.claim_for(transition, then, owner, nonce)
         saved: Call | None = transition.call
         if not self._is_new:
             saved = store.save_in(self.connection, transition.changes, timeline=timeline, owner=owner, claim=claim)

@@ -13,7 +13,7 @@ from typing import Any
 from shared import errors
 from shared.call.ids import ConnectionVersion
 from shared.call.quota_rules import Quota
-from shared.storage import database
+from shared.storage import app_instances, database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,13 +22,13 @@ class ConnectionDetails:
 
     connection: ConnectionVersion
     organization_id: int
-    source_id: int
     endpoint: str
     app: str
     user: str
     sealed_password: str
     ca_bundle: str | None = None
-    #: The version whose user, password and bundle these are: this one, or another one of the same app instance.
+    #: The version whose user, password and bundle these are: this one, or another one of the same app instance; 0 if it
+    #: is another connection's.
     credentials_of: int
 
 
@@ -39,37 +39,49 @@ class InboundTarget:
     #: The version that serves it; None when none does.
     served_by: ConnectionVersion | None
     organization_id: int
-    source_id: int
     #: The organization's limits in the product, read along.
     quota: Quota
     #: If none serves it: the reason.
     reason: str = ""
+    #: The app instance is another organization's by now: its callers are left to that one.
+    is_anothers: bool = False
 
 
 #: After a change of the password or the CA bundle alone, an older call's requests need the new one as well: the newest
 #: version of the same app instance that is connected is known to have the right one. While none is connected, a version
 #: that was retired is not asked: it was, because a later one had connected.
 _DETAILS = """
-SELECT c.organization_id, c.source_id, v.endpoint, v.app, n.ari_user AS user,
-       n.sealed_password, n.ca_bundle, n.version AS credentials_of
+SELECT c.organization_id, v.endpoint, v.app, n.ari_user AS user, n.sealed_password, n.ca_bundle,
+       CASE WHEN n.connection_id = v.connection_id THEN n.version ELSE 0 END AS credentials_of
 FROM ari.connection_versions v JOIN ari.connections c USING (connection_id)
 JOIN LATERAL (
-    SELECT ari_user, sealed_password, ca_bundle, version FROM ari.connection_versions
-    WHERE connection_id = v.connection_id AND endpoint = v.endpoint AND app = v.app
-    ORDER BY socket_state = 'connected' DESC, retired_at IS NULL DESC,
-             socket_state <> 'connected' AND version = v.version DESC, version DESC
+    SELECT o.connection_id, o.version, o.ari_user, o.sealed_password, o.ca_bundle
+    FROM ari.connections s JOIN ari.connection_versions o USING (connection_id)
+    WHERE s.organization_id = c.organization_id AND o.endpoint = v.endpoint AND o.app = v.app
+    ORDER BY o.socket_state = 'connected' DESC, o.retired_at IS NULL DESC,
+             o.socket_state <> 'connected' AND o.connection_id = v.connection_id AND o.version = v.version DESC,
+             o.connection_id = v.connection_id DESC, o.connection_id DESC, o.version DESC
     LIMIT 1) n ON true
 WHERE v.connection_id = %s AND v.version = %s
 """
 
+#: A connection that is removed, or has moved, may have been followed by another one, whose the app instance is now.
 _INBOUND = """
-SELECT c.organization_id, c.source_id, c.state, c.reason, c.version AS newest,
+SELECT c.organization_id, c.state, c.reason, c.version AS newest,
        v.endpoint = n.endpoint AND v.app = n.app AS same_app_instance,
+       o.connection_id AS owner_id, o.version AS owner_version, o.organization_id AS owner_organization_id,
        coalesce(q.blocked, false) AS blocked, q.concurrent_calls, q.minutes_per_month
 FROM ari.connection_versions v
 JOIN ari.connections c USING (connection_id)
 LEFT JOIN ari.connection_versions n ON n.connection_id = c.connection_id AND n.version = c.version
 LEFT JOIN ari.quotas q ON q.organization_id = c.organization_id
+LEFT JOIN LATERAL (
+    SELECT oc.connection_id, oc.version, oc.organization_id
+    FROM ari.connection_versions ov JOIN ari.connections oc USING (connection_id, version)
+    WHERE (c.state <> 'active' OR v.endpoint <> n.endpoint OR v.app <> n.app)
+      AND ov.endpoint = v.endpoint AND ov.app = v.app AND ov.superseded_at IS NULL AND ov.accepted_at IS NOT NULL
+      AND oc.state = 'active' AND oc.connection_id <> c.connection_id
+    ORDER BY oc.organization_id = c.organization_id DESC LIMIT 1) o ON true
 WHERE v.connection_id = %s AND v.version = %s
 """
 
@@ -80,6 +92,8 @@ SELECT c.connection_id, c.version, c.state, c.reason, v.socket_state, v.last_err
 FROM ari.connections c LEFT JOIN ari.connection_versions v USING (connection_id, version)
 WHERE c.organization_id = %s AND c.state <> 'removed' ORDER BY c.connection_id
 """
+
+_SHARE_AN_APP = f"SELECT %s IN ({app_instances.SHARING}) AS shared"
 
 _PREEMPTED = """
 SELECT EXISTS (SELECT 1 FROM ari.connection_versions
@@ -138,11 +152,19 @@ class Connections:
         assert row is not None
         return bool(row["preempted"])
 
+    def share_an_app(self, connection_id: int, other_id: int) -> bool:
+        """True for connections of one organization that are, or were, one app instance."""
+        with self._db.connection() as connection:
+            row = connection.execute(_SHARE_AN_APP, [other_id, connection_id]).fetchone()
+        assert row is not None
+        return bool(row["shared"])
+
     def inbound_target(self, connection: ConnectionVersion) -> InboundTarget | None:
         """Return where a new call goes that this version's socket reported; None when there is no such version.
 
         After a change of credentials only, the newest version serves it. After a move to another app instance, or a
-        removal, the old version only finishes the calls it has.
+        removal, the old version only finishes the calls it has; new ones are for the connection that has the app
+        instance now, if that is of the same organization.
         """
         with self._db.connection() as db:
             target = self.send_inbound_target(db, connection)
@@ -162,9 +184,12 @@ def _target(connection: ConnectionVersion, row: database.Row | None) -> InboundT
         return None
     limits = ("organization_id", "blocked", "concurrent_calls", "minutes_per_month")
     quota = Quota(**{name: row[name] for name in limits})
-    tenant: dict[str, Any] = {
-        "organization_id": row["organization_id"], "source_id": row["source_id"], "quota": quota,
-    }  # fmt: skip
+    tenant: dict[str, Any] = {"organization_id": row["organization_id"], "quota": quota}
+    if row["owner_id"] is not None:
+        if row["owner_organization_id"] != row["organization_id"]:
+            reason = "endpoint and app are another organization's now"
+            return InboundTarget(served_by=None, reason=reason, is_anothers=True, **tenant)
+        return InboundTarget(served_by=ConnectionVersion(row["owner_id"], row["owner_version"]), **tenant)
     if row["state"] != "active":
         return InboundTarget(served_by=None, reason=f"connection {row['state']}: {row['reason']}", **tenant)
     if row["newest"] != connection.number and not row["same_app_instance"]:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import psycopg
 import psycopg_pool
+from psycopg import conninfo
 
 from shared import errors
 from shared.storage import postgres_connection
@@ -23,12 +24,34 @@ _log = logging.getLogger(__name__)
 logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
 
 
-class Database:
-    """A pool of connections to one Postgres."""
+#: The default of DATABASE_IDLE_SECONDS.
+IDLE_SECONDS = 3.0
+#: How often a connection is tried while none can be made, at least; each try takes 2 s at most.
+_RECONNECT_SECONDS = 1.0
+#: So many connections are opened at the same time.
+_OPENED_AT_ONCE = 10
 
-    def __init__(self, url: str, *, size: int, statement_seconds: float = 2.0, name: str = "ari-pipeline") -> None:
-        milliseconds = int(statement_seconds * 1000)
+
+class Database:
+    """A pool of connections to one Postgres.
+
+    Args:
+        statement_seconds: Bounds a statement, waiting for a lock, and waiting for a connection.
+        idle_seconds: A transaction in which this process is silent for longer is ended by Postgres: it may be frozen,
+            and others wait for its locks.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        size: int,
+        statement_seconds: float = 2.0,
+        idle_seconds: float = IDLE_SECONDS,
+        name: str = "ari-pipeline",
+    ) -> None:
         self._statement_seconds = statement_seconds
+        self._settings = session_settings(statement_seconds, idle_seconds)
         self._statements = postgres_connection.Statements()
         self._pool = _Pool(
             url,
@@ -36,29 +59,32 @@ class Database:
             configure=self._prepare,
             min_size=1,
             max_size=size,
-            # Waiting for a connection and for a lock is bounded by the same time as a statement. The number of waiting
-            # threads is not: the pool (3.3) also counts those that gave up, and stops connecting at that number.
+            # The number of waiting threads is not bounded: the pool (3.3) also counts those that gave up, and stops
+            # connecting at that number.
             timeout=statement_seconds,
             max_idle=300,
-            reconnect_timeout=5,
+            reconnect_timeout=_RECONNECT_SECONDS,
+            num_workers=min(size, _OPENED_AT_ONCE),
             check=None,
             kwargs={
+                **connect_arguments(url),
                 "autocommit": True,
                 "client_encoding": "utf8",
-                "connect_timeout": 2,
                 "application_name": name[:63],
-                "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds} -c timezone=UTC"
-                # Otherwise a role named `ari` would look for the platform's tables in the schema `ari`.
-                " -c search_path=public"
-                " -c idle_in_transaction_session_timeout=30000",
-                "keepalives_idle": 5,
-                "keepalives_interval": 2,
-                "keepalives_count": 3,
-                "tcp_user_timeout": 10_000,
             },
             open=False,
         )
         self._outage = _Outage()
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """What each connection asks for: Postgres's settings, by name."""
+        return self._settings
+
+    @property
+    def prepares(self) -> bool:
+        """Whether statements are prepared: not behind a pooler that loses them."""
+        return self._statements.are_kept
 
     def open(self) -> None:
         """Start connecting in the background without waiting, so that a process may start before its database."""
@@ -83,19 +109,19 @@ class Database:
             try:
                 yield pooled.ours
                 pooled.ours.flush()
-            except psycopg.OperationalError as exc:
-                if _is_away(exc):
+            except psycopg.Error as exc:
+                if postgres_connection.is_server_unfit(exc):
                     self._pool.replace_older(pooled)
                 raise
             finally:
                 pooled.ours.clean_up()
                 self._pool.putconn(pooled)
         except psycopg.Error as exc:
-            error = _translated(exc)
-            if isinstance(error, errors.DatabaseUnavailable) and _is_away(exc):
+            error = self._translated(exc)
+            if isinstance(error, errors.DatabaseAway):
                 self._outage.begin(str(error))
             raise error from exc
-        self._outage.end()
+        self._outage.end(pooled.ours.wrote_at)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -104,7 +130,61 @@ class Database:
             yield connection
 
     def _prepare(self, pooled: _Pooled) -> None:
-        pooled.ours = Connection(pooled, self._statements, statement_seconds=self._statement_seconds)
+        try:
+            pooled.ours = Connection(
+                pooled, self._statements, self._settings, statement_seconds=self._statement_seconds
+            )
+        except BaseException:
+            pooled.close()
+            raise
+
+    def _translated(self, exc: psycopg.Error) -> errors.PipelineError:
+        error, text = next((error, text) for kinds, error, text in _MEANINGS if isinstance(exc, kinds))
+        if isinstance(exc, psycopg_pool.PoolTimeout):
+            return error(text.format(self._pool.refusal or _first_line(exc)))
+        if error is errors.DatabaseUnavailable and postgres_connection.is_server_unfit(exc):
+            error = errors.DatabaseAway
+        return error(text.format(_first_line(exc)))
+
+
+def session_settings(statement_seconds: float, idle_seconds: float) -> dict[str, str]:
+    """Return Postgres's settings for short statements, by name."""
+    milliseconds = str(int(statement_seconds * 1000))
+    return {
+        "statement_timeout": milliseconds,
+        "lock_timeout": milliseconds,
+        "idle_in_transaction_session_timeout": str(int(idle_seconds * 1000)),
+        "timezone": "UTC",
+        # Otherwise a role named `ari` would look for the platform's tables in the schema `ari`.
+        "search_path": "public",
+    }
+
+
+def connect_arguments(url: str) -> dict[str, Any]:
+    """Return what every connection asks libpq for: bounds and, unless the URL differs, a server that takes writes."""
+    arguments = {
+        "connect_timeout": 2,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,
+    }
+    # What is wrong with a URL, connecting says.
+    with contextlib.suppress(psycopg.Error):
+        if "target_session_attrs" not in conninfo.conninfo_to_dict(url):
+            return arguments | {"target_session_attrs": "read-write"}
+    return arguments
+
+
+def keeps_silent(url: str) -> bool:
+    """Return whether a server lets a new client wait for 5 s: one that refuses is there."""
+    try:
+        psycopg.connect(url, connect_timeout=5).close()
+    except psycopg.errors.ConnectionTimeout:
+        return True
+    except psycopg.Error:
+        return False
+    return False
 
 
 class _Pool(psycopg_pool.ConnectionPool["_Pooled"]):
@@ -114,6 +194,18 @@ class _Pool(psycopg_pool.ConnectionPool["_Pooled"]):
     Postgres's time and a sixth of a worker's. It has no setting for this; where it keeps its connections in another
     way, a test fails and nothing else. What is not needed for long is closed at the other end, the oldest first.
     """
+
+    #: Why the last attempt to connect has failed; empty after one that has not.
+    refusal = ""
+
+    def _connect(self, timeout: float | None = None) -> _Pooled:
+        try:
+            made = super()._connect(timeout)
+        except psycopg.Error as exc:
+            self.refusal = _first_line(exc)
+            raise
+        self.refusal = ""
+        return made
 
     def replace_older(self, lost: _Pooled) -> None:
         """Replace the connections of a server that was lost: a burst would meet those that had lain unused, one by one.
@@ -163,22 +255,16 @@ class _Outage:
         if begins:
             _log.error("postgres unavailable, retrying", extra={"reason": reason})
 
-    def end(self) -> None:
+    def end(self, wrote_at: float) -> None:
+        """End it if a connection has written since: one that only reads may be one to a server that is read-only."""
         if self._since is None:
             return
         with self._lock:
-            since, self._since = self._since, None
-        if since is not None:
-            _log.warning("postgres available again", extra={"after_seconds": round(time.monotonic() - since, 1)})
-
-
-def _is_away(cause: BaseException | None) -> bool:
-    """True if the connection failed, and not just one statement on it."""
-    if isinstance(cause, psycopg_pool.PoolTimeout):
-        return True
-    # Class 08 is a lost connection, 57P a server that stops or starts; without a state the server did not answer.
-    state = cause.sqlstate if isinstance(cause, psycopg.OperationalError) else ""
-    return state is None or state.startswith(("08", "57P"))
+            since = self._since
+            if since is None or wrote_at < since:
+                return
+            self._since = None
+        _log.warning("postgres available again", extra={"after_seconds": round(time.monotonic() - since, 1)})
 
 
 #: What the library's errors mean, the first that fits; their text goes into the place of `{}`.
@@ -201,6 +287,11 @@ _MEANINGS: list[tuple[tuple[type[psycopg.Error], ...], type[errors.PipelineError
         "this Postgres is read-only: a standby?",
     ),
     (
+        (psycopg.errors.IdleInTransactionSessionTimeout,),
+        errors.DatabaseUnavailable,
+        "{}: this process stood still in a transaction",
+    ),
+    (
         # Of the features that Postgres lacks none is used: a plan was made before its table was altered.
         (psycopg.errors.FeatureNotSupported,),
         errors.DatabaseUnavailable,
@@ -214,13 +305,6 @@ _MEANINGS: list[tuple[tuple[type[psycopg.Error], ...], type[errors.PipelineError
     ((psycopg.errors.UniqueViolation,), errors.DuplicateKey, "{}"),
     ((psycopg.Error,), errors.DatabaseRefused, "{}"),
 ]
-
-
-def _translated(exc: psycopg.Error) -> errors.PipelineError:
-    error, text = next((error, text) for kinds, error, text in _MEANINGS if isinstance(exc, kinds))
-    if error is errors.DatabaseUnavailable and _is_away(exc):
-        error = errors.DatabaseAway
-    return error(text.format(_first_line(exc)))
 
 
 def _first_line(exc: Exception) -> str:

@@ -6,10 +6,9 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime
 
+from shared.call import ids
 from shared.storage import database
 
-#: Every installation had it before prefixes were drawn.
-SHARED = "aip-"
 #: Without vowels, so that no word is drawn; nor what is read for another character.
 _ALPHABET = "23456789bcdfghjkmnpqrstvwxz"
 _LENGTH = 6
@@ -90,4 +89,4 @@ class IdPrefixes:
 
 
 def _drawn() -> str:
-    return f"{SHARED}{''.join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))}-"
+    return f"{ids.SHARED_PREFIX}{''.join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))}-"

@@ -14,11 +14,12 @@ from uuid import UUID
 import structlog
 
 from shared import errors
-from shared.call import facts, ids, states, steps
+from shared.call import facts, states, steps
 from shared.call.calls import Call, Change, replace
 from shared.call.ids import ConnectionVersion
+from shared.call.legs import Naming
 from shared.storage import call_sql, database, quotas
-from shared.storage.call_store import ClaimRequest, OpenCall
+from shared.storage.call_store import ClaimedCall, ClaimRequest, OpenCall
 from shared.storage.timeline import TimelineEntry, tries, worth_writing
 from shared.storage.timeline_allowance import TimelineAllowance
 
@@ -42,7 +43,7 @@ class PostgresCalls:
     def __init__(self, db: database.Database, *, who: str, prefix: str, rows_an_hour: int = 120) -> None:
         self.db = db
         self._who = who
-        self._prefix = prefix
+        self._naming = Naming(prefix)
         self._allowance = TimelineAllowance(rows_an_hour)
         self._offset: timedelta | None = None
 
@@ -87,6 +88,22 @@ class PostgresCalls:
         """Return unclaimed calls past their deadline, the longest overdue first. Unreadable ones are skipped."""
         rows = self._rows(call_sql.OVERDUE, [[str(state) for state in states.State], limit])
         return [call for _, call in _readable(rows)]
+
+    def claimed_by_others(self, workers: Collection[str], limit: int) -> list[ClaimedCall]:
+        """Return calls that others than these workers have claimed. Unreadable ones are skipped."""
+        rows = self._rows(call_sql.CLAIMED_BY_OTHERS, [list(workers), limit])
+        return [ClaimedCall(call=call, owner=row["claim_owner"]) for row, call in _readable(rows)]
+
+    def recall_misdated(self, wait: timedelta) -> None:
+        """Make overdue what is due too late to be true: Postgres's clock was set back since it was written.
+
+        Args:
+            wait: More than any claim lasts, and than any state waits but those of a leg that rings or talks.
+        """
+        with self.db.connection() as connection:
+            recalled = connection.execute(call_sql.RECALL_MISDATED, {"wait": wait}).rowcount
+        if recalled:
+            log.warning("deadlines recalled, postgres's clock was set back", calls=recalled)
 
     def connected_runs(self) -> dict[int, UUID]:
         """Return the run of each connected call that was not transferred, and the call."""
@@ -172,10 +189,18 @@ class PostgresCalls:
             connection.execute(call_sql.RELEASE, [call_id, owner])
 
     def save(
-        self, changes: Sequence[Change], *, timeline: Sequence[TimelineEntry], owner: str, claim: ClaimRequest | None
+        self,
+        changes: Sequence[Change],
+        *,
+        timeline: Sequence[TimelineEntry],
+        owner: str,
+        claim: ClaimRequest | None,
+        keeps_claim: bool = False,
     ) -> Call | None:
         with self.db.connection() as connection:
-            return self.save_in(connection, changes, timeline=timeline, owner=owner, claim=claim)
+            return self.save_in(
+                connection, changes, timeline=timeline, owner=owner, claim=claim, keeps_claim=keeps_claim
+            )
 
     def save_in(
         self,
@@ -185,18 +210,21 @@ class PostgresCalls:
         timeline: Sequence[TimelineEntry] = (),
         owner: str = "",
         claim: ClaimRequest | None = None,
+        keeps_claim: bool = False,
     ) -> Call | None:
         before, after = changes[0].before, changes[-1].after
         changed = tuple(name for name in call_sql.CHANGEABLE if getattr(before, name) != getattr(after, name))
         entries, moves = worth_writing(timeline, changes)
         rows = [*(self._row(entry, call=after) for entry in entries), *map(self._transition, moves)]
-        values = {name: getattr(after, name) for name in changed} | {
+        values = {name: _value(after, name) for name in changed} | {
             "call_id": before.call_id,
             "lock_version": before.lock_version,
             "owner": owner,
             "timeline": json.dumps(rows, default=str),
         }
-        claim_part, condition = _claim_part(claim, owner=owner, moved=before.state is not after.state)
+        claim_part, condition = "", call_sql.IF_CLAIMED
+        if not keeps_claim:
+            claim_part, condition = _claim_part(claim, owner=owner, moved=before.state is not after.state)
         values |= _claim_values(claim) if claim is not None else {}
         attempts = ""
         if after.attempt != before.attempt:
@@ -207,18 +235,15 @@ class PostgresCalls:
             values |= outcome
         row = connection.execute(call_sql.save(changed, claim_part, condition, attempts), values).fetchone()
         assert row is not None
-        return replace(after, lock_version=after.lock_version + 1) if row["done"] else None
+        return replace(after, lock_version=row["lock_version"]) if row["lock_version"] is not None else None
 
     def _begun(self, call: Call) -> dict[str, Any]:
         return {
             "begun": call.attempt,
-            "media_id": ids.media_id(self._prefix_of(call), call.call_id, call.attempt),
-            "bridge_id": ids.bridge_id(self._prefix_of(call), call.call_id, call.attempt),
+            "media_id": self._naming.media_id(call),
+            "bridge_id": self._naming.bridge_id(call),
             "begun_in_doubt_until": call.attempt_in_doubt_until,
         }
-
-    def _prefix_of(self, call: Call) -> str:
-        return call.id_prefix or self._prefix
 
     # ── transactions and locks ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -341,16 +366,21 @@ def _call(row: database.Row) -> Call:
     except ValueError as exc:
         raise errors.CallUnreadable(str(exc)) from exc
     values["args"] = tuple(values["args"])
+    values["attempt_nonces"] = tuple(values["attempt_nonces"])
     # An earlier release wrote none.
     values["id_prefix"] = values["id_prefix"] or ""
     return Call(**values)
 
 
 def _values(call: Call) -> dict[str, Any]:
-    values: dict[str, Any] = {name: getattr(call, name) for name in call_sql.COLUMNS}
-    values["args"] = list(call.args)
+    values = {name: _value(call, name) for name in call_sql.COLUMNS}
     values["id_prefix"] = call.id_prefix or None
     return values
+
+
+def _value(call: Call, name: str) -> Any:
+    value = getattr(call, name)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _claim_values(claim: ClaimRequest | None) -> dict[str, Any]:
@@ -382,7 +412,7 @@ def _attempt_outcome(changes: Sequence[Change]) -> dict[str, Any]:
 
 
 #: Fields of facts that the timeline does not tell in words.
-_UNTOLD = ("attempt", "in_doubt_until", "stamp", "run_is_over")
+_UNTOLD = ("attempt", "nonce", "in_doubt_until", "stamp", "run_is_over", "is_complete")
 
 
 def _detail(change: Change, *, moved: bool) -> str:

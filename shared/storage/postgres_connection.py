@@ -1,6 +1,9 @@
 """One connection to Postgres, in libpq's pipeline mode: several statements in one round trip, each prepared once.
 
 psycopg connects and converts values. Its cursors are left out: for one short statement they take longer than Postgres.
+
+Behind a pooler in transaction mode each transaction may run on another connection to Postgres. So what a session keeps
+is not relied on there: settings travel with each transaction, and statements are prepared if the pooler keeps them.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ import contextlib
 import hashlib
 import re
 import select
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -17,19 +21,33 @@ import psycopg
 from psycopg import adapt, pq
 from psycopg.pq import abc
 
+from shared import ongoing
+
 Row: TypeAlias = dict[str, Any]
 Values: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
 #: Postgres keeps what it has prepared, and its plan, in the connection's memory. There are fewer texts than this, all
 #: built from constants: nothing is evicted, a statement beyond it is run without being prepared.
 _MOST_PREPARED = 400
-#: Added to the server's own time-outs: a server that stands still runs into none of them.
-_GRACE_SECONDS = 3.0
+#: Added to the server's own time-out of a statement: a server that stands still runs into none. The rest is for each
+#: statement of a batch.
+_GRACE_SECONDS = 1.0
+_EACH_SECONDS = 0.05
+#: After so many failures in a row the connection is to blame, whatever they were.
+_MOST_FAILURES = 5
 #: Errors of a pooler that leads each transaction to another connection, where the statement was not prepared.
 _NOT_KEPT = ("26000", "42P05")
-#: Errors that each further use of the connection would meet as well: a statement was prepared before its table was
-#: altered, and a server that stays read-only (after a fail-over another one is not).
-_SPOILED = ("0A000", "25006")
+#: Errors that each further use of the connection would meet as well, as classes and states. First those of the server:
+#: it is lost, it stops or starts, it is read-only (after a fail-over another one is not). Then those of what the
+#: connection keeps: a statement was prepared before its table was altered.
+_UNFIT_SERVER = ("08", "57P", "25006")
+_UNFIT = (*_UNFIT_SERVER, "0A000", *_NOT_KEPT)
+#: A statement that may not run on a read-only server.
+_WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE|MERGE)\b")
+#: A pooler names a process of its own where Postgres names the one that serves the connection.
+_SET_UP = "SELECT is_direct{} FROM (SELECT pg_backend_pid() = %(pid)s AS is_direct) AS here"
+#: A pooler that keeps prepared statements gives them names of its own, so none has the name that this one has here.
+_PROBE = "SELECT count(*) AS found FROM pg_prepared_statements WHERE name = %s"
 _PLACEHOLDER = re.compile(r"%(?:\((\w+)\))?s|%%")
 
 
@@ -42,6 +60,7 @@ class _Statement:
     #: Of `%(name)s`; empty where the values have no names.
     names: tuple[str, ...]
     formats: list[adapt.PyFormat]
+    writes: bool
 
     def ordered(self, values: Values) -> Sequence[Any]:
         if isinstance(values, Mapping):
@@ -86,6 +105,7 @@ def _read(text: str) -> _Statement:
         text=sql,
         names=tuple(names),
         formats=[adapt.PyFormat.TEXT] * (len(names) or count),
+        writes=_WRITES.search(text) is not None,
     )
 
 
@@ -123,13 +143,25 @@ class Connection:
     """Runs statements, in autocommit mode or in a transaction. Of one thread at a time.
 
     Args:
-        statement_seconds: The server's own time-out of a statement.
+        settings: Postgres's, by name: in force in each transaction.
+        statement_seconds: The server's own time-out of a statement, one of the settings.
+
+    Attributes:
+        is_direct: False behind a pooler.
+        wrote_at: When a statement last succeeded that a read-only server refuses, by the monotonic clock.
     """
 
-    def __init__(self, raw: psycopg.Connection[Any], statements: Statements, *, statement_seconds: float) -> None:
+    def __init__(
+        self,
+        raw: psycopg.Connection[Any],
+        statements: Statements,
+        settings: Mapping[str, str],
+        *,
+        statement_seconds: float,
+    ) -> None:
         self._pg = raw.pgconn
-        # Sending does not wait for the server: libpq reads meanwhile what comes back.
-        self._pg.nonblocking = 0
+        # A server that stands still takes nothing either: libpq would wait for it, without a bound.
+        self._pg.nonblocking = 1
         self._pg.enter_pipeline_mode()
         self._adapter = adapt.Transformer(raw)
         self._statements = statements
@@ -138,10 +170,50 @@ class Connection:
         self._readable.register(self._pg.socket, select.POLLIN)
         self._prepared: set[bytes] = set()
         self._unsent: list[_Sent] = []
+        self._is_in_transaction = False
+        #: A statement and its values that end each transaction: if it fails, nothing is committed.
+        self.guard: tuple[str, Values] | None = None
+        self._failures = 0
+        #: Sent with each transaction behind a pooler.
+        self._setting: str | None = None
+        #: What is prepared here stays with the connection, as far as is known.
+        self._prepares = False
+        self.wrote_at = float("-inf")
+        self.is_direct = self._set_up(settings)
+        self._prepares = True
+
+    def _set_up(self, settings: Mapping[str, str]) -> bool:
+        """Put the settings in force, for the session or, behind a pooler, for each transaction.
+
+        They are no start-up parameters: a pooler refuses those it does not know, or leaves them out.
+        """
+        parts = "".join(f", set_config('{name}', %({name})s, NOT is_direct)" for name in settings)
+        row = self.execute(_SET_UP.format(parts), {"pid": self._pg.backend_pid, **settings}).fetchone()
+        assert row is not None
+        if not row["is_direct"]:
+            parts = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
+            self._setting = f"SELECT {parts}"
+            self._ask_pooler()
+        return bool(row["is_direct"])
+
+    def _ask_pooler(self) -> None:
+        """Prepare nothing further if the pooler does not keep prepared statements."""
+        if not self._statements.are_kept:
+            return
+        name = self._statements.of(_PROBE).name.decode()
+        with self.transaction():
+            self.flush()
+            self._prepares = True
+            row = self.execute(_PROBE, [name]).fetchone()
+            self._prepares = False
+            if row is None or row["found"]:
+                self._statements.are_kept = False
+                self.execute(f"DEALLOCATE {name}")
 
     def clean_up(self) -> None:
         """Leave nothing to the next user: neither a statement nor a transaction. Close the connection if need be."""
         self._unsent.clear()
+        self.guard = None
         if self._pg.transaction_status != pq.TransactionStatus.IDLE:
             self._pg.finish()
 
@@ -167,26 +239,42 @@ class Connection:
         """Run what was sent and not waited for; raises as `execute` does."""
         if not self._unsent:
             return
+        if self.guard is not None and not self._is_in_transaction:
+            # What is sent together is one transaction.
+            self.send(*self.guard)
         batch, self._unsent = self._unsent, []
+        if self._setting is not None and self._pg.transaction_status == pq.TransactionStatus.IDLE:
+            at = 1 if batch[0].statement.text == b"BEGIN" else 0
+            batch.insert(at, _Sent(self._statements.of(self._setting), (), Result()))
+        seconds = self._statement_seconds + _GRACE_SECONDS + _EACH_SECONDS * len(batch)
         try:
-            failed = self._exchange(batch)
+            with ongoing.task("Postgres", bound_seconds=seconds):
+                failed = self._exchange(batch, seconds)
         except BaseException:
             # What is still to come would be taken for the answer to another statement.
             self._pg.finish()
             raise
         if failed is not None:
             error = psycopg.errors.error_from_result(failed)
-            if error.sqlstate in _NOT_KEPT:
-                self._statements.are_kept = False
-            if error.sqlstate in _SPOILED:
-                self._pg.finish()
+            self._judge(error)
             raise error
+        self._failures = 0
+        if any(sent.statement.writes for sent in batch):
+            self.wrote_at = time.monotonic()
+
+    def _judge(self, error: psycopg.Error) -> None:
+        """Close the connection if it may not be used again."""
+        self._failures += 1
+        if error.sqlstate in _NOT_KEPT:
+            self._statements.are_kept = False
+        if self._failures >= _MOST_FAILURES or (error.sqlstate or "").startswith(_UNFIT):
+            self._pg.finish()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """One transaction; rolled back when the block raises. BEGIN and COMMIT cost no round trip of their own."""
         self.send("BEGIN")
-        begin = self._unsent[-1]
+        begin, self._is_in_transaction = self._unsent[-1], True
         try:
             yield
             if self._unsent == [begin]:
@@ -196,11 +284,15 @@ class Connection:
         except BaseException:
             self._roll_back()
             raise
+        finally:
+            self._is_in_transaction = False
 
     def _commit(self) -> None:
         if self._pg.transaction_status == pq.TransactionStatus.INERROR:
             # Postgres would answer a COMMIT by rolling back, without an error.
             raise psycopg.errors.InFailedSqlTransaction("a statement of the transaction has failed")
+        if self.guard is not None:
+            self.send(*self.guard)
         self.execute("COMMIT")
 
     def _roll_back(self) -> None:
@@ -212,21 +304,22 @@ class Connection:
 
     # ── the protocol ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _exchange(self, batch: Sequence[_Sent]) -> abc.PGresult | None:
+    def _exchange(self, batch: Sequence[_Sent], seconds: float) -> abc.PGresult | None:
         """Send a batch and read its answers up to the end; return the error that broke it off."""
+        ends_at = time.monotonic() + seconds
         are_prepared = [self._write(sent) for sent in batch]
         self._pg.pipeline_sync()
-        seconds = self._statement_seconds * len(batch) + _GRACE_SECONDS
+        self._send_all(ends_at)
         failed = None
         for sent, is_prepared in zip(batch, are_prepared, strict=True):
-            if is_prepared and _has_failed(answer := self._answer(seconds)):
+            if is_prepared and _has_failed(answer := self._answer(ends_at)):
                 self._prepared.discard(sent.statement.name)
                 failed = failed or answer
-            if _has_failed(answer := self._answer(seconds)):
+            if _has_failed(answer := self._answer(ends_at)):
                 failed = failed or answer
             else:
                 self._load(answer, sent.result)
-        end = self._receive(seconds)
+        end = self._receive(ends_at)
         if end is None or end.status != pq.ExecStatus.PIPELINE_SYNC:
             raise self._lost(end)
         return failed
@@ -234,7 +327,7 @@ class Connection:
     def _write(self, sent: _Sent) -> bool:
         """Write one statement; return whether it is prepared with that."""
         statement = sent.statement
-        if not self._statements.are_kept:
+        if not (self._prepares and self._statements.are_kept):
             self._pg.send_query_params(statement.text, sent.values)
             return False
         if statement.name in self._prepared:
@@ -258,25 +351,42 @@ class Connection:
         rows = self._adapter.load_rows(0, count, lambda row: dict(zip(names, row, strict=True)))
         result.arrived(rows, count)
 
-    def _answer(self, seconds: float) -> abc.PGresult:
+    def _answer(self, ends_at: float) -> abc.PGresult:
         """Return the answer to one command: a result, and the end of it."""
-        answer = self._receive(seconds)
+        answer = self._receive(ends_at)
         if answer is None:
             raise self._lost(answer)
-        if self._receive(seconds) is not None or self._pg.status != pq.ConnStatus.OK:
+        if self._receive(ends_at) is not None or self._pg.status != pq.ConnStatus.OK:
             raise self._lost(answer)
         return answer
 
-    def _receive(self, seconds: float) -> abc.PGresult | None:
+    def _send_all(self, ends_at: float) -> None:
+        """Send what libpq has not sent yet, and read meanwhile: a server whose answers are not taken takes nothing."""
+        while self._pg.flush():
+            self._readable.modify(self._pg.socket, select.POLLIN | select.POLLOUT)
+            try:
+                ready = self._wait(ends_at)
+            finally:
+                self._readable.modify(self._pg.socket, select.POLLIN)
+            if ready & ~select.POLLOUT:
+                self._pg.consume_input()
+
+    def _receive(self, ends_at: float) -> abc.PGresult | None:
         while self._pg.is_busy():
-            if not self._readable.poll(seconds * 1000):
-                raise psycopg.OperationalError("no answer from Postgres in time")
+            self._wait(ends_at)
             try:
                 self._pg.consume_input()
             except psycopg.OperationalError:
                 # The connection is lost. What Postgres has said before that is the next result.
                 break
         return self._pg.get_result()
+
+    def _wait(self, ends_at: float) -> int:
+        """Wait for the socket; return what it is ready for. What is there is taken, however late."""
+        ready = self._readable.poll(max(0.0, ends_at - time.monotonic()) * 1000)
+        if not ready:
+            raise psycopg.OperationalError("no answer from Postgres in time")
+        return ready[0][1]
 
     def _lost(self, last: abc.PGresult | None) -> psycopg.OperationalError:
         """Return why the connection is lost: what Postgres said last, or else what libpq says."""
@@ -289,3 +399,11 @@ class Connection:
 def _has_failed(answer: abc.PGresult) -> bool:
     """True for an error, and for a statement which an error before it has kept from running."""
     return answer.status in (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_ABORTED)
+
+
+def is_server_unfit(error: psycopg.Error) -> bool:
+    """True if an error tells that the server may not be used, and not just this connection or one statement."""
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+        # The server did not answer.
+        return True
+    return (error.sqlstate or "").startswith(_UNFIT_SERVER)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg
 import redis
@@ -165,8 +165,7 @@ class Environment:
 
     def own(self, leg: str, kind: str, attempt: int = 1) -> str:
         """Return the id of the media leg (`m`) or the bridge (`b`) of a leg's newest call."""
-        call = self.pipeline.calls(leg)[-1]
-        return f"{call['id_prefix'] or 'aip-'}{call['call_id'].hex}-{kind}{attempt}"
+        return self.pipeline.own_id(self.pipeline.calls(leg)[-1], kind, attempt)
 
     def is_joined(self, leg: str, attempt: int = 1) -> bool:
         """Return True if exactly the caller and the agent are in the call's bridge."""
@@ -293,6 +292,13 @@ def _unless_disconnected(act: Callable[[], None]) -> None:
         act()
 
 
+class HasUrl(Protocol):
+    """A server, or what leads to it."""
+
+    @property
+    def url(self) -> str: ...
+
+
 #: The type of the fixture `deploy`.
 Deploy = Callable[..., AbstractContextManager[Deployment]]
 
@@ -303,7 +309,7 @@ def running_deployment(
     folder: Path,
     logs: Path,
     database_url: str,
-    redis_server: servers.Redis | None = None,
+    redis_server: HasUrl | None = None,
     processes: tuple[str, ...] = (),
     agent_database: bool = True,
     audio: bool = False,

@@ -159,8 +159,9 @@ def test_a_leaked_bridge_a_doubled_run_and_a_deaf_caller_are_reported(
     time.sleep(3.5)
     hang_up(judge, asterisk, leg)
     wait_ended(running, leg)
-    call_id = running.call(leg)["call_id"].hex
-    asterisk.request("POST", f"/bridges/{running.id_prefix}{call_id}-b2", type="mixing").raise_for_status()
+    found = running.call(leg)
+    call_id = found["call_id"].hex
+    asterisk.request("POST", f"/bridges/{running.own_id(found, 'b', 2)}", type="mixing").raise_for_status()
     running.execute(
         "INSERT INTO workflow_runs (name, workflow_id, mode, is_completed, gathered_context)"
         " SELECT name, workflow_id, mode, is_completed, gathered_context FROM workflow_runs"
@@ -170,7 +171,7 @@ def test_a_leaked_bridge_a_doubled_run_and_a_deaf_caller_are_reported(
     for violation in verdict["violations"]:
         assert violation["call_id"] == call_id
         assert any("MediaReady" in line for line in violation["story"]), "the call's timeline"
-        assert any(f"bridge {running.id_prefix}{call_id}-b1" in line for line in violation["story"]), (
+        assert any(f"bridge {running.own_id(found, 'b')}" in line for line in violation["story"]), (
             "what Asterisk showed"
         )
 

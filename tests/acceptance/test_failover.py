@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from devstack import servers
@@ -162,3 +163,32 @@ def test_two_hundred_calls_outlast_a_flushed_redis(fleet: Fleet) -> None:
     assert not fleet.lost(callers), fleet.lost(callers)[0]
     assert_handed_over(fleet, since=began)
     fleet.wait_settled("listener.1", "listener.2")
+
+
+def test_a_leader_that_froze_wakes_up_and_closes_no_socket(fleet: Fleet) -> None:
+    """It is frozen while it assigns the sockets of a listener that is lost, and another leader assigns them."""
+    holder = "SELECT split_part(holder, '/', 1) FROM ari.leases WHERE name = 'scheduler'"
+    leader = fleet.pipeline.value(holder)
+    legs = fleet.connect_all()
+    # Its next write waits for this lock, and is under way when it freezes.
+    with psycopg.connect(fleet.pipeline.database_url) as held:
+        held.execute("LOCK TABLE ari.connection_versions IN SHARE MODE")
+        fleet.pipeline.kill("listener.2")
+        fleet.until(lambda: fleet.pipeline.value(_WAITS), seconds=10, what="the leader waits for the lock")
+        fleet.pipeline.signal(leader, signal.SIGSTOP)
+    fleet.until(lambda: fleet.pipeline.value(holder) != leader, seconds=15, what="another one leads")
+    fleet.wait_settled("listener.1", seconds=30)
+    before = fleet.assignments()
+    woken = time.monotonic()
+    fleet.pipeline.signal(leader, signal.SIGCONT)
+    time.sleep(3)
+    assert fleet.assignments() == before
+    assert fleet.is_heard()
+    lost = [one for some in fleet.lifetimes(since=woken).values() for one in some if one.closed_at is not None]
+    assert lost == [], "a socket was closed"
+    assert_no_older_epoch(fleet)
+    fleet.end(legs)
+
+
+#: Whether a statement waits for the lock of a table.
+_WAITS = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'ari.connection_versions'::regclass)"

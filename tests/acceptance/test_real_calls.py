@@ -131,8 +131,8 @@ def test_two_hundred_calls_are_all_bridged_once_and_leave_nothing(
         "call_id": legs[0],
         "provider": "ari",
         "channel_name": call["channel_name"],
-        "ext_channel_id": f"{running.id_prefix}{call['call_id'].hex}-m1",
-        "bridge_id": f"{running.id_prefix}{call['call_id'].hex}-b1",
+        "ext_channel_id": running.own_id(call, "m"),
+        "bridge_id": running.own_id(call, "b"),
     }
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(asterisk.hang_up_caller, legs))

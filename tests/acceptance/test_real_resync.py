@@ -108,9 +108,9 @@ def test_a_caller_handed_to_a_human_is_left_alone_and_is_a_new_call_when_it_come
     assert first["channel_created"] == second["channel_created"]
     assert None not in (first["workflow_run_id"], second["workflow_run_id"])
     assert first["workflow_run_id"] != second["workflow_run_id"]
-    assert set(bridges(asterisk)[f"{running.id_prefix}{second['call_id'].hex}-b1"]) == {
+    assert set(bridges(asterisk)[running.own_id(second, "b")]) == {
         leg,
-        f"{running.id_prefix}{second['call_id'].hex}-m1",
+        running.own_id(second, "m"),
     }
     asterisk.hang_up_caller(leg)
     until(running, asterisk, lambda: running.state(leg) == "ended", seconds=10)
@@ -140,7 +140,7 @@ def test_what_is_not_ours_is_left_alone_and_what_is_ours_without_a_call_is_remov
         "POST", "/channels", endpoint="Local/1@human", app="voiceai", channelId=f"{strange}-m1"
     )  # fmt: skip
     asterisk.request("POST", f"/bridges/{strange}-b1", type="mixing").raise_for_status()
-    own = f"{running.id_prefix}{running.call(unbridged)['call_id'].hex}-b1"
+    own = running.own_id(running.call(unbridged), "b")
     for leg in bridges(asterisk)[own]:
         asterisk.request("POST", f"/bridges/{own}/removeChannel", channel=leg).raise_for_status()
     until(running, asterisk, lambda: running.state(unbridged) == "ended", seconds=15)
@@ -301,7 +301,7 @@ def test_a_channel_under_the_id_of_another_tenants_media_leg_changes_nothing_the
     make_asterisk: Callable[[Configuration], RealAsterisk],
 ) -> None:  # fmt: skip
     leg = connect(running, asterisk)
-    media = f"{running.id_prefix}{running.call(leg)['call_id'].hex}-m1"
+    media = running.own_id(running.call(leg), "m")
     other = make_asterisk(Configuration(users={"voiceai": PASSWORD}, dialplan=DIALPLAN))
     with closing_tenant(database_url, "forger") as forger:
         forger.configure(other.url)

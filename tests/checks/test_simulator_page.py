@@ -46,7 +46,9 @@ def test_the_control_requests_of_the_page_are_accepted() -> None:
             assert answer.status_code < 300, (line, answer.text)
 
 
-@pytest.mark.parametrize("name", ["fault", "hold", "cut_event_sockets", "drop_events", "delay_media", "refuse_media"])
+@pytest.mark.parametrize(
+    "name", ["fault", "hold", "cut_event_sockets", "drop_events", "delay_media", "refuse_media", "set_clock"]
+)
 def test_the_methods_that_the_page_names_exist(name: str) -> None:
     assert f"`{name}`" in checkout.text(PAGE)
     assert callable(getattr(control.Control, name))

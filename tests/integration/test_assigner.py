@@ -149,12 +149,12 @@ def test_when_redis_answers_late_no_listener_is_evicted(harness: SchedulerHarnes
     class Slow(Listeners):
         late = False
 
-        def snapshot(self, boot_marker: str) -> Snapshot:
-            snapshot = super().snapshot(boot_marker)
+        def snapshot(self, term: int) -> Snapshot:
+            snapshot = super().snapshot(term)
             return replace(snapshot, took_seconds=TIMEOUT) if self.late else snapshot
 
     harness.configure(4)
-    slow = Slow(harness.client, timeout_seconds=TIMEOUT)
+    slow = Slow(harness.client, timeout_seconds=TIMEOUT, monotonic=listeners.monotonic)
     assigner = harness.new_assigner(listeners=slow)
     listeners.beat("l1", "l2")
     assigner.tick()
@@ -454,7 +454,8 @@ def test_a_scheduler_that_lost_its_lease_unawares_assigns_nothing(
     harness.configure(1)
     listeners.beat("l1")
     harness.execute("UPDATE ari.leases SET holder = 'another', term = term + 1")
-    harness.tick()
+    with pytest.raises(errors.LeadershipLost):
+        harness.tick()
     assert harness.owners() == {"1:1": (None, 0)}
 
 

@@ -40,7 +40,7 @@ def test_one_of_two_threads_gets_the_claim(
     assert claim_of(db, call) == (f"w{winner}", "admission")
     claimed = results[winner]
     assert claimed is not None
-    assert claimed.lock_version == call.lock_version + 1
+    assert claimed.lock_version != call.lock_version
 
 
 def test_a_claim_makes_what_was_read_before_stale(store: PostgresCalls, make: Callable[..., Call]) -> None:
@@ -142,3 +142,32 @@ def test_an_attempt_under_a_live_claim_does_not_begin(
     loaded = store.load(call.call_id)
     assert loaded is not None
     assert loaded.attempt == 0
+
+
+def test_the_claims_of_others_that_stand_are_found(store: PostgresCalls, make: Callable[..., Call]) -> None:
+    """An owner is named by its worker and the claim; a worker of v0.1.0-rc1 has the same name at each start."""
+    made = {name: make(name) for name in ("dead", "alive", "early", "lapsed", "unclaimed")}
+    for name, owner in (("dead", "w.1/0a/7"), ("alive", "w.2/1b/7"), ("early", "w.3/7")):
+        assert store.claim(made[name].call_id, claim_request(owner=owner)) is not None
+    assert store.claim(made["lapsed"].call_id, claim_request(owner="w.1/0a/8", seconds=0)) is not None
+
+    def found(*workers: str) -> set[tuple[str, str]]:
+        return {(each.call.channel_id, each.worker) for each in store.claimed_by_others(workers, 10)}
+
+    assert found("w.2/1b") == {("dead", "w.1/0a"), ("early", "w.3")}
+    assert found("w.1/0a", "w.2/1b", "w.3") == set()
+    assert len(store.claimed_by_others([], 2)) == 2
+
+
+def test_the_claim_of_a_dead_worker_goes_with_its_fact(
+    store: PostgresCalls, db: database.Database, writer: CallWriter, queue: CommandQueue, make: Callable[..., Call]
+) -> None:
+    call = make(state=State.ENDING, deadline_at=store.now() + timedelta(seconds=60))
+    assert store.claim(call.call_id, claim_request(Step.TEARDOWN, owner="w.1/0a/7")) is not None
+    (claimed,) = store.claimed_by_others([], 10)
+    died: list[facts.Fact] = [facts.WorkerDied(), facts.DeadlinePassed()]
+    assert writer.record(claimed.call, *died, owner=claimed.owner, retry_on_conflict=False).applied
+    assert claim_of(db, call) == (None, None)
+    assert queue.names == ["TearDown"]
+    assert not writer.record(claimed.call, *died, owner=claimed.owner, retry_on_conflict=False).applied
+    assert queue.names == ["TearDown"]

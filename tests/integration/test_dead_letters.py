@@ -117,7 +117,7 @@ def test_a_transient_failure_is_retried_first(scene: Scene) -> None:
 
 def test_a_statement_that_takes_too_long_is_tried_again_for_a_bounded_time(scene: Scene, database_url: str) -> None:
     """It once counted as an outage, and its message was tried every second for ever."""
-    hasty = database.Database(database_url, size=1, statement_seconds=0.1)
+    hasty = database.Database(database_url, size=1, statement_seconds=0.5)
     hasty.open()
     try:
         with hasty.connection() as connection:

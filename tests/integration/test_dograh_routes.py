@@ -30,7 +30,7 @@ def db(database_url: str) -> Iterator[database.Database]:
 def inbound(db: database.Database, source_id: int) -> Route | NoRoute:
     """Return the route of the organization's calls. Read along with the connection it is the same, or not read."""
     routes = dograh.Routes(db)
-    route = routes.inbound(source_id=source_id, organization_id=1)
+    route = routes.inbound(1)
     dograh_tables.execute(
         db, "INSERT INTO ari.connections (source_id, organization_id, state) VALUES (%s, 1, 'active')", source_id
     )
@@ -107,11 +107,20 @@ def test_a_call_goes_to_the_workflow_configured_now(db: database.Database, workf
 
 
 def test_a_removed_configuration_has_no_route(db: database.Database) -> None:
-    routes, source_id = dograh.Routes(db), configure(db, json.dumps(VALUE))
+    routes = dograh.Routes(db)
+    configure(db, json.dumps(VALUE))
     removed = NoRoute(reason="configuration removed", hangup_cause=Cause.NETWORK_OUT_OF_ORDER)
-    assert routes.inbound(source_id=source_id, organization_id=2) == removed
+    assert routes.inbound(2) == removed
     dograh.Configurations(db).remove(1)
-    assert routes.inbound(source_id=source_id, organization_id=1) == removed
+    assert routes.inbound(1) == removed
+
+
+def test_a_configuration_saved_anew_serves_before_its_row_was_read(db: database.Database) -> None:
+    before = configure(db, json.dumps(VALUE))
+    dograh.Configurations(db).remove(1)
+    configure(db, json.dumps(VALUE))
+    route = inbound(db, before)
+    assert isinstance(route, Route), "the connection still has the row that is gone"
 
 
 @pytest.mark.parametrize("text", ["null", "[]", "5", '"x"'])

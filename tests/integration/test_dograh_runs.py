@@ -118,7 +118,7 @@ def test_a_run_of_a_transaction_that_fails_is_not_there(db: database.Database) -
 def test_what_another_process_wrote_is_kept(db: database.Database) -> None:
     run_id = created(db)
     call = replace(TALKED, workflow_run_id=run_id)
-    foreign = {"their_key": {"deep": [1]}, "call_disposition": "theirs", "x": "\x00"}
+    foreign = {"their_key": {"deep": [1]}, "call_disposition": "theirs"}
     execute(
         db,
         "UPDATE workflow_runs SET gathered_context = %s, usage_info = '{\"llm\": 5}', logs = '{\"a\": 1}',"
@@ -137,6 +137,24 @@ def test_what_another_process_wrote_is_kept(db: database.Database) -> None:
     assert json.loads(row["it"]) == noted | {"mapped_call_disposition": "completed"}
     assert row["usage_info"] == {"llm": 5, "call_duration_seconds": 61}
     assert (row["logs"], row["annotations"]) == ({"a": 1}, [1])
+
+
+@pytest.mark.parametrize("written", ["1e999", "-1e999", "1" * 5000, "[" * 1500 + "]" * 1500, "0.10000000000000000001"])
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_run_that_holds_what_python_cannot_read_ends_and_holds_it_still(
+    db: database.Database, written: str, *, connected: bool
+) -> None:
+    run_id = created(db)
+    theirs = f'{{"theirs": {written}}}'
+    execute(db, "UPDATE workflow_runs SET gathered_context = %s, usage_info = %s", theirs, theirs)
+    runs, call = dograh.Runs(db), replace(TALKED if connected else FAILED, workflow_run_id=run_id)
+    runs.note_media(call, media_id="m1", bridge_id="b1")
+    runs.end(call, media_id="m1", bridge_id="b1")
+    columns = "is_completed, gathered_context::text AS gathered, usage_info::text AS usage"
+    row = one(db, f"SELECT {columns} FROM workflow_runs WHERE id = %s", run_id)
+    assert row["is_completed"]
+    assert row["gathered"].startswith(theirs[:-1])
+    assert row["usage"].startswith(theirs[:-1])
 
 
 @pytest.mark.parametrize("text", ["null", "[]", '"x"', "5", "[" * 400 + "]" * 400])
@@ -227,9 +245,8 @@ def test_an_outbound_run_is_named_as_the_platform_names_its_own(db: database.Dat
 
 
 def taken(db: database.Database, args: RunArgs, call: Call = OUTBOUND) -> Route | NoRoute:
-    source_id = int(one(db, "SELECT id FROM organization_configurations WHERE organization_id = 1")["id"])
     with db.transaction() as connection:
-        return dograh.Runs(db).attach(connection, call, args, source_id=source_id)
+        return dograh.Runs(db).attach(connection, call, args)
 
 
 def test_a_run_that_waits_is_taken_and_names_the_call(db: database.Database) -> None:
@@ -345,7 +362,7 @@ def test_only_a_waiting_run_of_the_organization_is_found_by_its_channel(db: data
     assert found() is None
 
 
-@pytest.mark.parametrize("text", [r'{"said": "\u0000"}', r'{"said": "\ud83d"}', "[]", "null"])
+@pytest.mark.parametrize("text", ['{"said": 1e999}', '{"call_id": 5}', '{"call_id": null}', "[]", "null"])
 def test_what_another_tenant_s_run_holds_keeps_no_waiting_run_from_being_found(
     db: database.Database, text: str
 ) -> None:
@@ -369,11 +386,11 @@ def test_the_state_of_a_transfer_is_moved_on_and_never_back(db: database.Databas
     runs = dograh.Runs(db, run_completion="platform" if completion == "platform" else "ours")
     run_id = created(db)
     transferred = replace(TALKED, workflow_run_id=run_id, destination_id="d")
-    begun = {"transfer_state": "in-progress", "theirs": 1}
+    begun = '{"transfer_state": "in-progress", "theirs": 1e999}'
     execute(
         db,
         "UPDATE workflow_runs SET is_completed = true, state = 'completed', gathered_context = %s WHERE id = %s",
-        json.dumps(begun),
+        begun,
         run_id,
     )
     assert runs.completed([run_id]) == set(), "its caller was handed over, and talks on"
@@ -382,7 +399,7 @@ def test_the_state_of_a_transfer_is_moved_on_and_never_back(db: database.Databas
             runs.note_transfer(transferred)
         else:
             runs.end(transferred, media_id="m", bridge_id="b")
-        assert run(db, run_id)["gathered_context"] == {"transfer_state": state, "theirs": 1}
+        assert run(db, run_id)["gathered_context"] == {"transfer_state": state, "theirs": float("inf")}
 
 
 def test_a_run_whose_platform_began_no_transfer_gets_no_state_of_one(db: database.Database) -> None:

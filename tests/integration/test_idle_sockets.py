@@ -50,7 +50,7 @@ class Connections:
 
     def details(self, connection: ConnectionVersion) -> ConnectionDetails:
         return ConnectionDetails(
-            connection=connection, organization_id=1, source_id=1, endpoint=self.urls[connection.connection_id],
+            connection=connection, organization_id=1, endpoint=self.urls[connection.connection_id],
             app="voiceai", user="user", sealed_password="", credentials_of=connection.number,
         )  # fmt: skip
 

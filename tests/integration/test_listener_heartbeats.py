@@ -25,6 +25,20 @@ def test_an_emptied_redis_gets_all_reports_again(scheduler: Scheduler) -> None:
     play(scene())
 
 
+def test_reports_that_expired_while_redis_could_not_be_reached_are_sent_again(scheduler: Scheduler) -> None:
+    """A quiet socket has nothing else to report: without one, the next hand-off would close it too early."""
+
+    async def scene() -> None:
+        async with Asterisk() as pbx, Asterisk() as other, listening(scheduler.url) as listener:
+            quiet, another = assignment(pbx, 1), assignment(other, 2)
+            await connected(scheduler, listener, quiet, another)
+            scheduler.redis.delete(keys.reports(listener.id))
+            await until(lambda: scheduler.is_connected(listener.id, quiet), "reported again", seconds=2)
+            await until(lambda: scheduler.is_connected(listener.id, another), "reported again", seconds=2)
+
+    play(scene())
+
+
 def test_a_listener_counted_as_lost_opens_only_what_is_assigned_again(scheduler: Scheduler) -> None:
     async def scene() -> None:
         async with Asterisk() as pbx, Asterisk() as other, listening(scheduler.url) as listener:

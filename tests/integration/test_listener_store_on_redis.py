@@ -76,7 +76,7 @@ def test_a_restarted_redis_is_used_again_by_the_next_operation(
 def test_a_redis_that_hangs_fails_an_operation_in_bounded_time(
     killable_clients: RedisClients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_store, "_READ_SECONDS", 0.2)
+    monkeypatch.setattr("shared.broker.redis_clients.ANSWER_SECONDS", 0.2)
     pid = int(killable_clients.client.info("server")["process_id"])
 
     async def scene() -> None:

@@ -90,8 +90,8 @@ def test_the_setting_overrides_what_is_found(
 ) -> None:
     found = layouts.find(db, setting)
     assert (found.is_set, found.unserved is None) == (setting != "auto", is_served)
-    source_id = configure(db, json.dumps(VALUE))
-    route = dograh.Routes(db, layout=setting).inbound(source_id=source_id, organization_id=1)
+    configure(db, json.dumps(VALUE))
+    route = dograh.Routes(db, layout=setting).inbound(1)
     assert isinstance(route, Route) is is_served
     (row,) = dograh.Configurations(db, layout=setting).all()
     assert (row.unserved is None) is is_served
@@ -135,12 +135,12 @@ def test_every_way_to_a_call_refuses_it_from_the_upgrade_on(db: database.Databas
         sent = routes.send_inbound(connection, connection_id)
     refused = [
         sent(),
-        routes.inbound(source_id=source_id, organization_id=1),
-        routes.outbound(source_id=source_id, organization_id=1, workflow_id=1),
+        routes.inbound(1),
+        routes.outbound(organization_id=1, workflow_id=1),
     ]
     with db.transaction() as connection:
         args = RunArgs(workflow_run_id=1, workflow_id=1)
-        refused.append(runs.attach(connection, replace(RECEIVED, organization_id=1), args, source_id=source_id))
+        refused.append(runs.attach(connection, replace(RECEIVED, organization_id=1), args))
     for route in refused:
         assert isinstance(route, NoRoute)
         assert NEWER in route.reason

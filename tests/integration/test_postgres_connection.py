@@ -336,22 +336,24 @@ def test_statements_of_two_processes_have_one_name_only_if_they_are_one(db: data
 def test_behind_a_pooler_that_loses_prepared_statements_none_are_used_after_the_first_error(
     db: database.Database, spoil: str
 ) -> None:
-    query = "SELECT id FROM things WHERE id = %s"
+    query = "SELECT name FROM ari.leases WHERE name = %s"
+    before = pid(db)
     if "{}" in spoil:
         spoil = spoil.format(db._statements.of(query).name.decode().removeprefix("s"))
-    else:
-        things(db)
     with db.connection() as connection:
         if spoil.startswith("DEALLOCATE"):
-            connection.execute(query, [1])
+            connection.execute(query, ["a"])
         connection.execute(spoil)
     with pytest.raises(errors.DatabaseUnavailable, match="pooler"), db.connection() as connection:
-        connection.execute(query, [1])
+        connection.execute(query, ["a"])
     for _ in range(2):
         with db.transaction() as connection:
-            connection.execute(INSERT, [1, "a"])
-            assert connection.execute(query, [1]).fetchone() == {"id": 1}
-            connection.execute("DELETE FROM things")
+            connection.execute("INSERT INTO ari.leases VALUES ('a', 'b', 1, now())")
+            assert connection.execute(query, ["a"]).fetchone() == {"name": "a"}
+            connection.execute("DELETE FROM ari.leases")
+    assert pid(db) != before
+    with db.connection() as connection:
+        assert connection.execute("SELECT FROM pg_prepared_statements").rowcount == 0
 
 
 def test_a_table_that_is_altered_costs_each_connection_one_failure_at_most(database_url: str) -> None:

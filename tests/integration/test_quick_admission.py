@@ -145,7 +145,7 @@ def make(db: database.Database) -> Worker:
         runs=runs,
         naming=Naming("aip-"),
         allowance=CallAllowance(1000),
-        redis_ms=lambda: None,
+        age_ms=lambda _at_ms: 0.0,
     )
     return Worker(db=db, inbound=inbound, began=began)
 

@@ -216,7 +216,7 @@ def test_an_admission_leads_to_its_command_and_ends_its_claim(
     assert queue.enqueued == [command(call_id=call.call_id)]
     step = Step.RUNS if slots else Step.TEARDOWN
     assert store.claim(call.call_id, ClaimRequest(owner="w2", step=step, duration=timedelta(seconds=9))) is not None
-    assert after.lock_version == claimed.lock_version + 1
+    assert after.lock_version != claimed.lock_version
 
 
 LIVE: list[tuple[State, dict[str, Any]]] = [

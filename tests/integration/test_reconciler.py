@@ -143,7 +143,8 @@ def test_a_row_that_turned_bad_drains(harness: SchedulerHarness) -> None:
     assert harness.versions(1)[0]["superseded_at"] is not None
     harness.platform.set(1)
     harness.reconcile()
-    assert harness.connections() == {1: ("active", "", 2)}
+    assert harness.connections() == {1: ("active", "", 1)}
+    assert harness.versions(1)[0]["superseded_at"] is None, "nothing that the socket needs has changed"
 
 
 def test_an_app_instance_belongs_to_the_first_configuration_that_its_asterisk_accepted(

@@ -65,6 +65,12 @@ class Connections:
     def is_preempted(self, _connection_id: int) -> bool:
         return False
 
+    def inbound_target(self, _connection: ConnectionVersion) -> None:
+        return None
+
+    def share_an_app(self, connection_id: int, other_id: int) -> bool:
+        return connection_id == other_id
+
 
 @pytest.fixture
 def asterisk() -> Asterisk:

@@ -45,6 +45,20 @@ def test_every_fourth_resync_is_full(harness: SchedulerHarness) -> None:
     assert requested == [{number % 4 == 0} for number in range(9)]
 
 
+def test_postgres_s_clock_was_set_back_and_resyncs_go_on_at_their_interval(harness: SchedulerHarness) -> None:
+    connect(harness)
+    resyncs = make(harness)
+    resyncs.request_resyncs()
+    harness.dequeue("resync")
+    harness.execute("UPDATE ari.resyncs SET due_at = due_at + interval '1 hour'")
+    resyncs.request_resyncs()
+    assert len(harness.dequeue("resync")) == 2
+    resyncs.request_resyncs()
+    assert len(harness.dequeue("resync")) <= 1, "they are due within the interval again"
+    (row,) = harness.rows("SELECT max(due_at) <= clock_timestamp() + interval '15 seconds' AS soon FROM ari.resyncs")
+    assert row["soon"]
+
+
 def test_resyncs_do_not_pile_up(harness: SchedulerHarness) -> None:
     connect(harness)
     resyncs = make(harness)

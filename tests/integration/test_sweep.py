@@ -58,3 +58,30 @@ def test_two_sweeps_at_once_dispatch_once(harness: SchedulerHarness) -> None:
     for _ in range(2):
         sweep.dispatch_overdue(writer, Stale(harness.db, who="test", prefix="aip-"), batch=10)
     assert dispatched(harness, "admission") == [str(call.call_id)]
+
+
+def test_postgres_s_clock_was_set_back_and_what_waits_is_swept_all_the_same(harness: SchedulerHarness) -> None:
+    harness.configure(1)
+    store, limits = harness.store, Limits()
+    writer = CallWriter(store, harness.commands, limits, who="test")
+    waits = harness.new_call("1", State.RECEIVED, due_in=3600)
+    rings = harness.new_call("2", State.RINGING, due_in=600)
+    talks = harness.new_call("3", State.CONNECTED, due_in=4 * 3600)
+    claimed = harness.new_call("4", State.RECEIVED, due_in=3)
+    claim = ClaimRequest(owner="w", step=Step.ADMISSION, duration=timedelta(hours=1))
+    assert store.claim(claimed.call_id, claim) is not None
+    before = {call.call_id: call.deadline_at for call in (rings, talks)}
+    store.recall_misdated(limits.longest_wait())
+    assert sweep.dispatch_overdue(writer, store, batch=10) == 1
+    assert dispatched(harness, "admission") == [str(waits.call_id)]
+    assert {
+        row["call_id"]: row["deadline_at"]
+        for row in harness.rows("SELECT call_id, deadline_at FROM ari.calls WHERE call_id = ANY(%s)", list(before))
+    } == before, "as late as that they may be"
+    (row,) = harness.rows(
+        "SELECT extract(epoch FROM claim_until - clock_timestamp())::float AS left FROM ari.calls WHERE call_id = %s",
+        claimed.call_id,
+    )
+    assert 60 < row["left"] <= limits.longest_wait().total_seconds(), "its owner may be alive"
+    store.recall_misdated(limits.longest_wait())
+    assert sweep.dispatch_overdue(writer, store, batch=10) == 0

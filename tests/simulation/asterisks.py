@@ -6,48 +6,35 @@ Only its outside is replaced: HTTP, websockets, and the voice agent at the end o
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
+import urllib.parse
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
 from uuid import UUID
 
 import greenlet
 
-from shared import errors
-from shared.asterisk import circuit_breaker, rest
-from shared.asterisk.endpoint import Configuration
+from shared.asterisk import rest
 from shared.call import ids
+from shared.call.legs import Naming
 from simulator import (
     bridges,
     channels,
     dialplan,
     events,
-    rest_applications,
-    rest_bridges,
-    rest_channels,
     settings,
     switch,
 )
-from simulator import errors as simulator_errors
 from simulator import media as simulator_media
-from simulator import rest as simulator_rest
-from tests.simulation import faults
-from tests.simulation.faults import Fault
 from tests.simulation.world import Fiber, World
 
 #: Begins the ids of legs that the platform originates for transfers.
 DESTINATION = "transfer-"
-PREFIX = "aip-"
+PREFIX = "aip-s4m7t2-"
+NAMING = Naming(PREFIX)
 CLIENT = "media"
-_ROUTES = [*rest_applications.ROUTES, *rest_channels.ROUTES, *rest_bridges.ROUTES]
-#: A request that timed out may take effect this much later.
-_EFFECT_SECONDS = 6.0
 #: Asterisk gives up a voice agent that does not answer after this (connection_timeout, and one attempt).
 _AGENT_SECONDS = 1.0
-_MISANSWERS = [(404, "Resource not found"), (503, "Busy"), (401, "Authentication required")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,13 +61,12 @@ class MediaLegs(simulator_media.MediaLegs):
         self._connecting[channel.id] = asyncio.Event()
         self._owner.created(channel.id)
         plan = self._owner.plan_agent(channel.id)
-        own = ids.parse(channel.id)
-        if own is not None and own.call_id in self._owner.served:
+        if _run_of(url) in self._owner.served_runs:
             # It serves a run once.
             plan = AgentPlan(accepts_after_seconds=None, refuses_after_seconds=0.01)
         wait = plan.refuses_after_seconds if plan.accepts_after_seconds is None else plan.accepts_after_seconds
         self._owner.agent_seconds = max(self._owner.agent_seconds, wait)
-        self._owner.world.after(wait, lambda: self._connected(channel, app, args, dialstring, plan))
+        self._owner.world.after(wait, lambda: self._connected(channel, app, args, dialstring, plan, url=url))
 
     def is_connecting(self, channel_id: str) -> bool:
         return channel_id in self._connecting
@@ -98,7 +84,7 @@ class MediaLegs(simulator_media.MediaLegs):
             self.close(channel_id)
 
     def _connected(
-        self, channel: channels.Channel, app: str, args: list[str], dialstring: str, plan: AgentPlan
+        self, channel: channels.Channel, app: str, args: list[str], dialstring: str, plan: AgentPlan, *, url: str
     ) -> None:
         owner = self._owner
         if not owner.is_alive(channel):
@@ -119,6 +105,7 @@ class MediaLegs(simulator_media.MediaLegs):
         own = ids.parse(channel.id)
         if own is not None and entered:
             owner.served.add(own.call_id)
+            owner.served_runs.add(_run_of(url))
         if not entered:
             owner.destroy(channel, 16)
         elif plan.hangs_up_after_seconds is not None:
@@ -168,12 +155,18 @@ class Asterisk(switch.Switch):
         self.is_away = False
         #: Channel id → when that caller's leg left Stasis, alive.
         self.left_at: dict[str, float] = {}
+        #: Channel id → when it was made.
+        self.added_at: dict[str, float] = {}
+        #: Channel id and stamp of entering Stasis → when that was.
+        self.entered_at: dict[tuple[str, str | None], float] = {}
         #: Channel id → how often it has entered Stasis.
         self.entries: Counter[str] = Counter()
         #: The longest that a voice agent has taken to accept or to refuse.
         self.agent_seconds = 0.0
         #: Calls whose voice agent has been on the line.
         self.served: set[UUID] = set()
+        #: Their runs.
+        self.served_runs: set[str] = set()
         #: Legs that a request put into their bridge when another worker may have gone on already.
         self._joined_late: set[str] = set()
         #: Called when the agent of a media leg is gone.
@@ -231,6 +224,7 @@ class Asterisk(switch.Switch):
 
     def add(self, channel: channels.Channel) -> None:
         super().add(channel)
+        self.added_at[channel.id] = self.world.now
         if channel.kind is channels.Kind.ORIGINATED and ids.is_originated(channel.id):
             self.created(channel.id)
 
@@ -246,6 +240,7 @@ class Asterisk(switch.Switch):
     ) -> bool:
         # Counted before its event is sent.
         self.entries[channel.id] += self.applications.is_connected(app)
+        self.entered_at[channel.id, events.timestamp()] = self.world.now
         return super().enter_stasis(channel, app, args, app_data=app_data, by=by)
 
     def leave_stasis(self, channel: channels.Channel, *, dying: bool = False) -> None:
@@ -311,185 +306,11 @@ def is_destination(leg: channels.Channel) -> bool:
     return leg.id.startswith(DESTINATION)
 
 
-class Requests:
-    """One app's requests to one Asterisk: does what `rest.RestClient` does, in virtual time."""
-
-    def __init__(
-        self,
-        asterisk: Asterisk,
-        app: str,
-        circuit: circuit_breaker.CircuitBreaker,
-        *,
-        connect_seconds: float,
-        read_seconds: float,
-    ) -> None:
-        self._circuit = circuit
-        self.configuration = Configuration(endpoint=f"http://{asterisk.name}", app=app, user=app, password="secret")
-        self._asterisk = asterisk
-        self._world = asterisk.world
-        self._connect_seconds = connect_seconds
-        self._seconds = connect_seconds + read_seconds
-
-    def request_all(self, budget: rest.RequestBudget, requests: Sequence[rest.Request[Any]]) -> list[Any]:
-        """Make several requests, each in a fiber of its own: it is sent, answered and hit by faults at its own moments.
-
-        So events, and requests of others, come between those of one round.
-        """
-        results: list[Any] = [None] * len(requests)
-        fiber = greenlet.getcurrent()
-        assert isinstance(fiber, Fiber)
-        missing = len(requests)
-        is_waiting = False
-
-        def ask(number: int) -> None:
-            nonlocal missing
-            try:
-                results[number] = self._request(budget, requests[number])
-            except errors.PipelineError as exc:
-                results[number] = exc
-            missing -= 1
-            if not missing and is_waiting:
-                self._world.resume(fiber)
-
-        for number in range(1, len(requests)):
-            other = self._world.start(
-                fiber.process, fiber.what, lambda number=number: ask(number),  # type: ignore[misc]
-                connection_id=fiber.connection_id, call_id=fiber.call_id,
-            )  # fmt: skip
-            other.seen, other.bridges_seen, other.has_stalled = fiber.seen, fiber.bridges_seen, fiber.has_stalled
-        if requests:
-            ask(0)
-        if missing:
-            is_waiting = True
-            self._world.park()
-        return results
-
-    def _request(self, budget: rest.RequestBudget, request: rest.Request[Any]) -> Any:
-        left = budget.seconds_left()
-        self._asterisk.requested(budget)
-        self._circuit.allow(budget)
-        started = self._world.now
-        answer, silence = "no answer", "no answer"
-        try:
-            status, document = self._world.port_call(
-                request.what,
-                lambda: self._sent(request, left),
-                latency_seconds=0.002,
-                own_faults=faults.OF_REQUESTS,
-                inflict=lambda fault, effect: self._inflict(fault, effect, lambda: self._late(request), left),
-            )
-            message = rest.plain(document.get("message", "")) if isinstance(document, dict) else ""
-            answer = f"{status} {message}".strip() if status >= 400 else str(status)
-            silence = f"answered {answer}" if status >= 500 and message != rest.NOT_DIALLED else ""
-            return rest._judge(status, message, document)
-        except errors.AsteriskUnreachable as exc:
-            answer = str(exc)
-            silence = silence and answer
-            raise
-        finally:
-            if silence:
-                self._circuit.unanswered(budget, silence)
-            else:
-                self._circuit.answered()
-            if self._world.keeps_story:
-                self._world.tell(self._asterisk.name, "%s → %s", self._told(request), answer)
-            budget.record_request(
-                rest.RequestRecord(what=request.what, took_ms=(self._world.now - started) * 1000, answer=answer)
-            )
-
-    def must_probe(self, budget: rest.RequestBudget) -> bool:
-        self._circuit.check(budget)
-        return self._circuit.state is not circuit_breaker.State.CLOSED
-
-    def _sent(self, request: rest.Request[Any], left: float) -> tuple[int, Any]:
-        if self._asterisk.is_away:
-            self._world.pause(min(left, self._connect_seconds))
-            raise errors.AsteriskUnreachable("connecting took too long", may_have_acted=False)
-        if not self._asterisk.is_running:
-            raise errors.AsteriskUnreachable("connection refused", may_have_acted=False)
-        asterisk, life = self._asterisk, self._asterisk.life
-        fiber = greenlet.getcurrent()
-        assert type(fiber) is Fiber
-        try:
-            work = self._handled(request)
-            if request.method == "DELETE" and asterisk.media.is_connecting(request.path[1]):
-                answer = self._waited_for(work, left)
-            else:
-                answer = _at_once(work)
-        except simulator_errors.Refusal as refusal:
-            return refusal.status, {"message": refusal.message}
-        except simulator_errors.Cut:
-            raise errors.AsteriskUnreachable("connection failed: ConnectionResetError") from None
-        if asterisk.life != life:
-            raise errors.AsteriskUnreachable("connection failed: ConnectionResetError")
-        if request.method == "GET" and request.path[0] == "bridges" and len(request.path) > 1:
-            fiber.bridges_seen[request.path[1]] = frozenset(answer.body["channels"])
-        is_look = request.method == "GET" and request.path[0] == "channels"
-        if is_look and answer.body["dialplan"]["app_name"] == "Stasis":
-            fiber.seen.add(request.path[1])
-        return answer.status, answer.body
-
-    def _inflict(
-        self, fault: Fault, effect: Callable[[], tuple[int, Any]], late: Callable[[], None], left: float
-    ) -> tuple[int, Any]:
-        choices = self._world.choices
-        match fault:
-            case Fault.REFUSED:
-                raise errors.AsteriskUnreachable("connection refused", may_have_acted=False)
-            case Fault.MISANSWERED:
-                status, message = choices.one_of(_MISANSWERS)
-                return status, {"message": message}
-            case Fault.UNANSWERED:
-                effect()
-            # That of a step which stalled is not sent: nothing bounds how late it would be.
-            case Fault.LATE if not has_stalled(greenlet.getcurrent()):
-                self._world.after(choices.between(0.1, min(left, self._seconds) + _EFFECT_SECONDS), late)
-        self._world.pause(min(left, self._seconds))
-        raise errors.AsteriskUnreachable("no answer in time")
-
-    def _late(self, request: rest.Request[Any]) -> None:
-        """Take effect; the answer is lost."""
-        if self._asterisk.is_running:
-            self._world.tell(self._asterisk.name, "now takes effect: %s", self._told(request))
-            work = self._handled(request)
-            asyncio.get_running_loop().create_task(_unheard(work))
-
-    def _handled(self, request: rest.Request[Any]) -> Coroutine[Any, Any, simulator_rest.Answer]:
-        handler, names = _match(request.method, request.path)
-        asked = simulator_rest.Request(method=request.method, query=request.query or {}, body=request.body, names=names)
-        return cast(Coroutine[Any, Any, simulator_rest.Answer], handler(self._asterisk, asked))
-
-    def _waited_for(self, work: Coroutine[Any, Any, simulator_rest.Answer], left: float) -> simulator_rest.Answer:
-        task = asyncio.get_running_loop().create_task(work)
-        if not self._world.wait(task, min(left, self._seconds)):
-            raise errors.AsteriskUnreachable("no answer in time")
-        return task.result()
-
-    def _told(self, request: rest.Request[Any]) -> str:
-        named, asked = self._asterisk.named, request.query or {}
-        whom = asked.get("channelId") or " ".join(map(named, asked.get("channel", "").split(",")))
-        return f"{request.method} /{'/'.join(map(named, request.path))} {named(whom)}".strip()
-
-
 def has_stalled(fiber: greenlet.greenlet) -> bool:
     """True if a step or its process stalled: another one may have gone on with its call."""
     return isinstance(fiber, Fiber) and (fiber.has_stalled or fiber.process.frozen_until > 0.0)
 
 
-@functools.lru_cache(maxsize=10_000)
-def _match(method: str, path: tuple[str, ...]) -> tuple[simulator_rest.Handler[switch.Switch], list[str]]:
-    return simulator_rest.match(_ROUTES, method, list(path))
-
-
-def _at_once(work: Coroutine[Any, Any, simulator_rest.Answer]) -> simulator_rest.Answer:
-    """Return the answer of a handler that does not wait."""
-    try:
-        work.send(None)
-    except StopIteration as done:
-        return cast(simulator_rest.Answer, done.value)
-    raise AssertionError("a handler waits")
-
-
-async def _unheard(work: Coroutine[Any, Any, simulator_rest.Answer]) -> None:
-    with contextlib.suppress(simulator_errors.Refusal, simulator_errors.Cut):
-        await work
+def _run_of(url: str) -> str:
+    (run_id,) = urllib.parse.parse_qs(urllib.parse.urlsplit(url).query)["workflow_run_id"]
+    return run_id

@@ -21,9 +21,16 @@ from tests.simulation.world import Fiber, Process, World
 from workers import actors, pools
 from workers.step_ports import Handler
 
-#: A dead worker's messages are delivered to another one after this; a frozen worker counts as dead by then.
-_RECLAIM_SECONDS = 5.0
+#: A worker that was killed is known to be dead after this; one that is frozen counts as dead. Others get its messages.
+_GONE_SECONDS = (1.0, 2.5)
+_TIMEOUT_SECONDS = 4.5
+#: How often it is looked which workers live.
+_LOOK_SECONDS = 0.5
 _RESTART_SECONDS = 2.0
+#: The process in which a test does something itself.
+_TEST = "test"
+#: How long a worker counts as dead that lives.
+_DECLARED_SECONDS = 1.5
 #: How long until a worker's polls find a message that was lost on its way to it.
 _FOUND_SECONDS = (0.1, 1.2)
 #: About as many as fit into the time for which an event is retried.
@@ -99,6 +106,10 @@ class Broker:
 
     def redis_ms(self) -> int | None:
         return None if self.is_away else int(self._world.wall() * 1000)
+
+    def age_ms(self, at_ms: int) -> float:
+        """Return how long ago a moment of Redis's clock was."""
+        return max(0.0, (self.redis_ms() or 0) - at_ms)
 
     # ── messages ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -186,25 +197,33 @@ class Broker:
     def _begin(self, worker: Process, entry: Entry) -> None:
         if entry.is_lost:
             return
-        if worker.is_dead or worker.frozen_until > self._world.now:
+        if worker.is_stopped(self._world.now):
             # In flight there: another worker gets it when that one has expired.
-            self._deliver_after(_RECLAIM_SECONDS, entry)
+            self._world.after(_LOOK_SECONDS, lambda: self._requeue(worker, entry))
             return
         entry.is_begun = True
         fiber = self._world.start(
             worker, entry.actor, lambda: self._work(entry), connection_id=entry.connection_id, call_id=entry.call_id
         )
-        # If the worker is dead or frozen by then, another one gets the message.
-        self._world.after(_RECLAIM_SECONDS, lambda: self._reclaim(entry, fiber))
+        self._world.after(_LOOK_SECONDS, lambda: self._reclaim(entry, fiber))
+
+    def _requeue(self, worker: Process, entry: Entry) -> None:
+        """Deliver a message that reached no worker, once that one has expired, or to it when it goes on before."""
+        if self._workers.counts_as_alive(worker) and worker.is_stopped(self._world.now):
+            self._world.after(_LOOK_SECONDS, lambda: self._requeue(worker, entry))
+        elif worker.is_stopped(self._world.now):
+            self._deliver_after(0.0, entry)
+        else:
+            self._begin(worker, entry)
 
     def _reclaim(self, entry: Entry, fiber: Fiber) -> None:
         if entry.is_done or entry.is_lost or fiber.dead:
             return
-        if fiber.process.is_dead or fiber.process.frozen_until > self._world.now:
+        if not self._workers.counts_as_alive(fiber.process):
             self._world.tell("Redis", "%s is delivered to another worker", entry.actor)
             self._deliver_after(0.0, entry)
         else:
-            self._world.after(_RECLAIM_SECONDS, lambda: self._reclaim(entry, fiber))
+            self._world.after(_LOOK_SECONDS, lambda: self._reclaim(entry, fiber))
 
     def _work(self, entry: Entry) -> None:
         world = self._world
@@ -242,6 +261,12 @@ class Workers:
     def __init__(self, world: World, count: int) -> None:
         self._world = world
         self._generation = count
+        #: Dead ones, too.
+        self._all: list[Process] = []
+        #: Until when one counts as dead that lives.
+        self._declared_dead: dict[Process, float] = {}
+        #: After what time one that has died counts as dead.
+        self._gone_after: dict[Process, float] = {}
         self.processes = [self._made(number) for number in range(1, count + 1)]
 
     def handlers_of(self, queue: str) -> Mapping[str, Handler]:
@@ -253,11 +278,35 @@ class Workers:
 
     def pick(self, affinity: str = "") -> Process | None:
         """Return a worker for the next message, mostly that of the tag if it is up; None when all are down."""
-        up = [process for process in self.processes if not process.is_dead and process.frozen_until <= self._world.now]
+        up = [process for process in self.processes if not process.is_stopped(self._world.now)]
         if wanted := [process for process in up if self.tag_of(process) == affinity]:
             # Now and then it is full, or was woken just now.
             up = self._world.choices.one_of((wanted, wanted, wanted, up))
         return self._world.choices.one_of(up) if up else None
+
+    def declare_dead(self, process: Process) -> None:
+        """Let a worker count as dead for a moment, in which it lives on."""
+        self._declared_dead[process] = self._world.now + _DECLARED_SECONDS
+        process.is_misjudged = True
+        # Not 0: what it is about to do may be out of date.
+        process.frozen_until = process.frozen_until or self._world.now
+
+    def counts_as_alive(self, process: Process) -> bool:
+        """Return whether a worker counts as alive, as its sessions with the broker show it."""
+        now = self._world.now
+        if process.is_dead:
+            return now < process.died_at + self._gone_after[process]
+        is_frozen = process.frozen_until > now > process.frozen_at + _TIMEOUT_SECONDS
+        return not is_frozen and self._declared_dead.get(process, 0.0) <= now
+
+    def live(self) -> set[str]:
+        """Return the names of the workers that count as alive."""
+        return {process.name for process in self._all if self.counts_as_alive(process)} | {_TEST}
+
+    @staticmethod
+    def lives_since(process: Process, moment: float) -> bool:
+        """Return whether a worker has counted as alive since a moment, as far as it knows: it notices that it froze."""
+        return process.frozen_until - process.frozen_at <= _TIMEOUT_SECONDS or moment >= process.frozen_until
 
     @staticmethod
     def tag_of(process: Process) -> str:
@@ -267,9 +316,11 @@ class Workers:
     def _made(self, number: int) -> Process:
         process = Process(f"worker {number}")
         process.at_death.append(lambda: self._died(process))
+        self._all.append(process)
         return process
 
     def _died(self, process: Process) -> None:
+        self._gone_after[process] = self._world.choices.between(*_GONE_SECONDS)
         self._world.tell(process.name, "died")
         self._world.after(self._world.choices.spread(0.3, _RESTART_SECONDS), lambda: self._replace(process))
 

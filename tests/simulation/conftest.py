@@ -20,7 +20,7 @@ def _quiet() -> Iterator[None]:
     runs.quiet()
     yield
     structlog.reset_defaults()
-    events.clock = time.time
+    events.clock, events.ahead_seconds = time.time, 0.0
 
 
 @pytest.fixture

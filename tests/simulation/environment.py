@@ -9,23 +9,35 @@ from uuid import UUID
 import greenlet
 
 from scheduler import sweep
+from scheduler.dead_workers import DeadWorkers
 from shared import errors, messages
 from shared.asterisk import ari, circuit_breaker, rest
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
-from shared.call.legs import Naming
 from shared.call.limits import Limits
+from shared.call.states import State
 from shared.outbound_calls import OutboundCalls
 from shared.platform import dograh
 from shared.storage.call_writer import CallWriter
 from simulator import events
-from tests.simulation.asterisks import PREFIX, AgentPlan, Asterisk, Requests
+from tests.simulation.asterisks import NAMING, PREFIX, AgentPlan, Asterisk
 from tests.simulation.brokers import Broker, Workers
 from tests.simulation.callers import Callers
-from tests.simulation.faults import NO_CALL
+from tests.simulation.faults import NO_CALL, Fault
 from tests.simulation.invariants import Invariants
 from tests.simulation.listeners import Listener
-from tests.simulation.platforms import Connections, Leases, Lookup, Postgres, Quota, Routes, Runs, Tenant
+from tests.simulation.platforms import (
+    Connections,
+    Leases,
+    Lookup,
+    Postgres,
+    Quota,
+    Routes,
+    Runs,
+    Tenant,
+    first_of,
+)  # fmt: skip
+from tests.simulation.requests import Requests
 from tests.simulation.stores import MemoryStore
 from tests.simulation.world import Fiber, Process, World
 from workers import awaited_legs, pools, wiring
@@ -36,6 +48,7 @@ from workers.wiring import Adapters
 
 LIMITS = Limits()
 _SWEEP_SECONDS = 1.0
+_WATCH_SECONDS = 0.5
 _RESYNC_SECONDS = 15.0
 _FULL_EVERY = 4
 
@@ -75,13 +88,14 @@ class Environment:
         self.world = world
         self._limits = limits
         self._slots_each = slots
-        events.clock = world.wall
+        events.clock, events.ahead_seconds = world.wall, 0.0
         self.postgres = Postgres(world)
         self.leases = Leases(self.postgres)
         self.awaited_legs = _AwaitedLegs(world)
         self.store = MemoryStore(
             self.postgres,
             lambda *change: self.invariants.changed(*change),  # noqa: PLW0108 - the invariants are made later
+            app_of=lambda connection_id: (first_of(connection_id), first_of(connection_id)),
         )
         self.routes = Routes(self.postgres, continue_in_dialplan=continue_in_dialplan)
         self.quota = Quota(world, refuses=refuses, asks_network=is_quota_remote)
@@ -102,6 +116,9 @@ class Environment:
         self._scheduler = Process("scheduler")
         self._ticks = 0
         self._is_sweeping = False
+        self._is_watching = False
+        #: The states that calls were in by the row that a fail-over has left.
+        self.went_back_to: Counter[str] = Counter()
         world.states_of = self.states_of
         self.adapters = self._make_adapters("worker")
         pooled = {
@@ -114,12 +131,16 @@ class Environment:
             for queue in messages.QUEUES
         }
         self._sweeper = self._writer("scheduler")
+        self._dead_workers = DeadWorkers(
+            self._sweeper, self.store, self.leases, self._live_workers, besides="scheduler", batch=200
+        )
 
     def open(self) -> None:
         """Start every process."""
         for listener in self.listeners:
             listener.open()
         self._tick_sweep()
+        self._tick_watch()
         self._tick_resync()
 
     def handle(self, actor: str, **arguments: object) -> None:
@@ -135,6 +156,28 @@ class Environment:
         """Empty Redis: the scheduler finds the boot marker missing, and asks for a resync of everything."""
         self.broker.flush()
         self.world.after(self.world.choices.between(0.5, 2.0), lambda: self.ask_resyncs("Redis was emptied", full=True))
+
+    def fail_over(self, call: Call, lost: int | None = None) -> None:
+        """Let a standby take over that lacks the last commits of a call, and everything since the first of these.
+
+        Args:
+            lost: How many; None to draw it, up to all of them.
+        """
+        choices, store = self.world.choices, self.store
+        if lost is None:
+            commits = range(1, store.log.number_of(call.call_id) + 1)
+            # A standby mostly lacks little.
+            lost = choices.one_of((choices.one_of(commits[:3]), choices.one_of(commits)))
+        self.world.count_fault(Fault.COMMITS_LOST, [call.state])
+        self.world.tell("", "FAULT: %s: %s of %s", Fault.COMMITS_LOST, lost, call.channel_id)
+        self.world.stall_all()
+        for before in store.lose(call.call_id, lost):
+            row = store.rows.get(before.call_id)
+            after = row.call if row is not None else None
+            self.invariants.forgotten(before, after)
+            self.went_back_to[after.state if after is not None else NO_CALL] += 1
+        self.postgres.is_away = True
+        self.world.after(choices.spread(0.001, 5.0), lambda: setattr(self.postgres, "is_away", False))
 
     def calm_down(self) -> None:
         """End all faults: from here on nothing fails, and what was broken works again."""
@@ -152,7 +195,15 @@ class Environment:
     # ── wiring ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _writer(self, who: str) -> CallWriter:
-        return CallWriter(self.store, self.broker, self._limits, who=who, clock=self.world, new_id=self.world.new_id)
+        return _Writer(
+            self.store,
+            self.broker,
+            self._limits,
+            who=who,
+            lives_since=self._lives_since,
+            clock=self.world,
+            new_id=self.world.new_id,
+        )
 
     def _make_adapters(self, who: str) -> Adapters:
         writer = self._writer(who)
@@ -170,8 +221,8 @@ class Environment:
             leases=self.leases,
             awaited_legs=self.awaited_legs,
             send_later=self.broker.send,
-            redis_ms=self.broker.redis_ms,
-            naming=Naming(PREFIX),
+            age_ms=self.broker.age_ms,
+            naming=NAMING,
             allowance=CallAllowance(10_000_000),
             media_url=dograh.MediaUrl(None),
         )
@@ -201,6 +252,39 @@ class Environment:
         self._scheduler.at_death.append(self._swept)
         self.world.start(self._scheduler, "sweep", self._sweep)
 
+    def _tick_watch(self) -> None:
+        self.world.after(_WATCH_SECONDS, self._tick_watch)
+        live = self.workers.live()
+        # As above.
+        if (
+            self._is_watching
+            or self.broker.is_away
+            or not (self.store.claims_of_others(live) or self.leases.of_others_now(live))
+        ):
+            return
+        if self._scheduler.is_dead:
+            self._scheduler = Process("scheduler")
+        self._is_watching = True
+        self._scheduler.at_death.append(self._watched)
+        self.world.start(self._scheduler, "watch", self._watch)
+
+    def _watch(self) -> None:
+        try:
+            self._dead_workers.clean_up()
+        except errors.TransientError as exc:
+            self.world.tell("scheduler", "watch failed: %s", exc)
+        self._watched()
+
+    def _watched(self) -> None:
+        self._is_watching = False
+
+    def _live_workers(self) -> set[str] | None:
+        return None if self.broker.is_away else self.workers.live()
+
+    def _lives_since(self, moment: float) -> bool:
+        fiber = greenlet.getcurrent()
+        return not isinstance(fiber, Fiber) or self.workers.lives_since(fiber.process, moment)
+
     def _sweep(self) -> None:
         try:
             sweep.dispatch_overdue(self._sweeper, self.store, batch=200)
@@ -218,19 +302,33 @@ class Environment:
 
     def ask_resyncs(self, reason: str, *, full: bool) -> None:
         """Ask for a resync of every connection."""
+        if self.broker.is_away:
+            return
+        with_calls = {row.call.connection for row in self.store.rows.values() if row.call.state is not State.ENDED}
+        for connection in sorted(with_calls | {tenant.connection for tenant in self.tenants}, key=str):
+            self.broker.put(messages.of_resync(connection=connection, reason=reason, full=full))
+
+    def save_anew(self, tenant: Tenant) -> None:
+        """Remove a tenant's configuration and add it again; the socket of the new connection replaces the old one."""
+        tenant.save_anew()
         if not self.broker.is_away:
-            for tenant in self.tenants:
-                self.broker.put(messages.of_resync(connection=tenant.connection, reason=reason, full=full))
+            self.broker.put(messages.of_resync(connection=tenant.connection, reason="connected", full=True))
 
     # ── the ways that were taken ──────────────────────────────────────────────────────────────────────────────────────
 
     def ways(self) -> Counter[str]:
         """Return how often each fast way was taken."""
-        return self.awaited_legs.ends + Counter(
-            {
-                "a call written with its admission": self.store.quick_admissions,
-                "a call that ended unverified": self.store.unverified_ends,
-            }
+        lost = Counter({f"commits lost: {state}": count for state, count in self.went_back_to.items()})
+        return (
+            self.awaited_legs.ends
+            + lost
+            + Counter(
+                {
+                    "a call written with its admission": self.store.quick_admissions,
+                    "a call that ended unverified": self.store.unverified_ends,
+                    "a claim of a dead worker broken": self.store.broken_claims,
+                }
+            )
         )
 
     # ── the states that a fault hits ──────────────────────────────────────────────────────────────────────────────────
@@ -241,7 +339,8 @@ class Environment:
         if call_id is not None and call_id in rows:
             return [rows[call_id].call.state]
         if call_id is None and connection_id is not None:
-            states = [str(row.call.state) for row in rows.values() if row.call.connection_id == connection_id]
+            found = (row.call for row in rows.values() if first_of(row.call.connection_id) == first_of(connection_id))
+            states = [str(call.state) for call in found]
             if states:
                 return states
         return [NO_CALL]
@@ -253,9 +352,18 @@ class Environment:
         found = [
             row.call.call_id
             for row in self.store.rows.values()
-            if row.call.connection_id == connection_id and row.call.channel_id == channel_id
+            if first_of(row.call.connection_id) == first_of(connection_id) and row.call.channel_id == channel_id
         ]
         return found[-1] if found else None
+
+
+class _Writer(CallWriter):
+    """Signs the claims of each process with its name."""
+
+    def new_owner(self) -> str:
+        fiber = greenlet.getcurrent()
+        who = fiber.process.name if isinstance(fiber, Fiber) else "test"
+        return f"{who}/{self.new_id().hex[:8]}"
 
 
 class _Asterisks:
@@ -270,7 +378,9 @@ class _Asterisks:
         return self.at(call.connection, budget)
 
     def at(self, connection: ConnectionVersion, budget: rest.RequestBudget) -> ari.Ari:
-        tenant = self._postgres.statement("look up the connection", lambda: self._tenants[connection.connection_id])
+        tenant = self._postgres.statement(
+            "look up the connection", lambda: self._tenants[first_of(connection.connection_id)]
+        )
         fiber = greenlet.getcurrent()
         assert isinstance(fiber, Fiber)
         known = fiber.process.circuits
@@ -310,8 +420,8 @@ class _AwaitedLegs:
     def forget(self, claim: Claim) -> None:
         self._here(self._process()).forget(claim)
 
-    def take(self, call_id: UUID, attempt: int, *, connection_id: int) -> Claim | None:
-        claim = self._here(self._process()).take(call_id, attempt, connection_id=connection_id)
+    def take(self, call_id: UUID, attempt: int, nonce: str = "", *, connection_id: int) -> Claim | None:
+        claim = self._here(self._process()).take(call_id, attempt, nonce, connection_id=connection_id)
         if claim is not None:
             fiber = greenlet.getcurrent()
             assert isinstance(fiber, Fiber)

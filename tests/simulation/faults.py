@@ -47,11 +47,17 @@ class Fault(StrEnum):
     SOCKET_CUT = "event socket cut"
     ASTERISK_RESTARTED = "Asterisk restarted"
     ASTERISK_AWAY = "Asterisk unreachable"
+    ASTERISK_CLOCK_SET = "clock of the Asterisks set"
     POSTGRES_AWAY = "Postgres away"
+    #: A standby that lacks the last commits takes over: some of a call's, up to all of them.
+    COMMITS_LOST = "last commits lost"
     REDIS_AWAY = "Redis away"
     REDIS_FLUSHED = "Redis flushed"
     WORKERS_KILLED = "all workers killed"
     WORKER_FROZEN = "worker frozen"
+    WORKER_DECLARED_DEAD = "worker declared dead, lives on"
+    #: As an earlier release's scheduler takes it: another connection of the same app instance, beside the old one.
+    SAVED_ANEW = "configuration saved anew"
 
 
 OF_STEPS = (Fault.KILLED_BEFORE, Fault.KILLED_AFTER, Fault.FROZEN_BEFORE, Fault.FROZEN_AFTER)
@@ -62,7 +68,8 @@ OF_MESSAGES = (Fault.MESSAGE_LOST, Fault.MESSAGE_DOUBLED, Fault.MESSAGE_LATE, Fa
 OF_EVENTS = (Fault.EVENT_LOST, Fault.EVENT_DOUBLED, Fault.EVENT_LATE)
 OUTAGES = (
     Fault.SOCKET_CUT, Fault.ASTERISK_RESTARTED, Fault.ASTERISK_AWAY, Fault.POSTGRES_AWAY, Fault.REDIS_AWAY,
-    Fault.REDIS_FLUSHED, Fault.WORKERS_KILLED, Fault.WORKER_FROZEN,
+    Fault.REDIS_FLUSHED, Fault.WORKERS_KILLED, Fault.WORKER_FROZEN, Fault.WORKER_DECLARED_DEAD,
+    Fault.ASTERISK_CLOCK_SET, Fault.COMMITS_LOST, Fault.SAVED_ANEW,
 )  # fmt: skip
 
 #: The state that a fault hits before there is a call.
@@ -86,6 +93,11 @@ class Target:
 #: The first attempt's media leg appears late, when the call may have ended with its second attempt. Too rare otherwise.
 LATE_MEDIA_LEG = Target(State.PREPARED, Fault.LATE, "externalMedia")
 _LATE_MEDIA_LEG_WEIGHT = 12
+#: Neither the answer nor an event tells how a dialling came out: two faults, too rare together otherwise.
+UNHEARD_DIALS = tuple(
+    Target(State.ORIGINATING, fault, "POST /channels") for fault in (Fault.KILLED_AFTER, Fault.UNANSWERED)
+)
+_UNHEARD_DIALS_WEIGHT = 4
 
 STATES = (NO_CALL, *State)
 
@@ -97,11 +109,15 @@ def pairs() -> list[Target]:
 
 def targets() -> list[Target]:
     """Return what the histories aim at, one after the other; rare pairs stand there more often."""
-    return [pair for pair in pairs() for _ in range(_weight(pair))] + [LATE_MEDIA_LEG] * _LATE_MEDIA_LEG_WEIGHT
+    rare = [LATE_MEDIA_LEG] * _LATE_MEDIA_LEG_WEIGHT + [*UNHEARD_DIALS] * _UNHEARD_DIALS_WEIGHT
+    return [pair for pair in pairs() for _ in range(_weight(pair))] + rare
 
 
 def _weight(pair: Target) -> int:
     is_short = pair.state in (State.ORIGINATING, State.RINGING, State.RECEIVED, State.ADMITTED, State.JOINING)
+    if pair.fault is Fault.COMMITS_LOST and pair.state != NO_CALL:
+        # Only from here a call goes back to being connected.
+        return 12 if pair.state in (State.ENDING, State.ENDED) else 5
     if pair.fault in OF_ENQUEUES:
         return 4
     if pair.state == State.ORIGINATING and pair.fault in OF_EVENTS:

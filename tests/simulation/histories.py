@@ -10,19 +10,22 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shared.asterisk import events
 from shared.call import ids
 from shared.call.calls import Call
+from shared.call.legs import Role
 from shared.call.limits import Limits
 from shared.call.states import State
 from simulator import bridges, channels
+from simulator import events as simulated_events
 from tests.simulation import faults
-from tests.simulation.asterisks import PREFIX, AgentPlan, EventSocket
+from tests.simulation.asterisks import NAMING, AgentPlan, EventSocket
 from tests.simulation.callers import Caller
 from tests.simulation.choices import Choices
 from tests.simulation.environment import LIMITS, Environment
 from tests.simulation.faults import NO_CALL, Fault
 from tests.simulation.invariants import ENDING_SECONDS, RECOVERY_SECONDS
-from tests.simulation.platforms import Tenant
+from tests.simulation.platforms import Tenant, first_of
 from tests.simulation.world import World
 
 _LOOK_SECONDS = 5.0
@@ -98,7 +101,9 @@ class History:
             is_quota_remote=choices.happens(0.3) or (not self.is_faultless and target.state is State.RECEIVED),
             limits=_IMPATIENT if seed % _IMPATIENT_EVERY == 0 and not self.is_faultless else LIMITS,
         )
+        loses_commits = target.fault is faults.Fault.COMMITS_LOST and not self.is_faultless
         self.aims_outbound = not self.is_faultless and target.state in (State.ORIGINATING, State.RINGING)
+        self.aims_outbound |= loses_commits and choices.happens(0.5)
         self.dials = self.aims_outbound or choices.happens(0.4)
         if target.state is State.ADMITTED and not self.is_faultless:
             # A call stays in this state only if another worker does the next step.
@@ -106,6 +111,13 @@ class History:
         if target.state is State.JOINING and not self.is_faultless:
             # A call stays in this state only if its media leg was not awaited.
             self.environment.awaited_legs.capacity = 0
+        if loses_commits:
+            # So that more of its states are stored.
+            self.environment.workers.always_alone |= choices.happens(0.5)
+            self.environment.awaited_legs.capacity *= not choices.happens(0.5)
+        if target in faults.UNHEARD_DIALS and not self.is_faultless:
+            for listener in self.environment.listeners:
+                listener.passes = _is_not_of_a_dial
         self.environment.invariants.entered = self._entered
         self.environment.invariants.is_prompt = self.is_faultless
         self._agents_are_good = True
@@ -130,6 +142,8 @@ class History:
             world.after(choices.spread(0.3, 20.0), functools.partial(self._break, outage))
         world.run(choices.spread(6.0, 40.0))
         environment.calm_down()
+        for listener in environment.listeners:
+            listener.passes = lambda _event: True
         calm_since = world.now
         world.after(
             choices.between(20.0, 25.0), lambda: environment.callers.call_in(environment.tenants[0], is_probe=True)
@@ -212,12 +226,13 @@ class History:
 
     def _forge(self) -> None:
         """Let the second tenant's owner create a channel named like the first one's leg, and end it."""
-        victims = [row.call for row in self.environment.store.rows.values() if row.call.connection_id == 1]
+        victims = [row.call for row in self.environment.store.rows.values() if first_of(row.call.connection_id) == 1]
         if not victims:
             return
         call, tenant = self.choices.one_of(victims), self.environment.tenants[1]
         asterisk = tenant.asterisk
-        name = self.choices.one_of([ids.media_id(PREFIX, call.call_id, max(1, call.attempt)), call.channel_id])
+        leg = NAMING.attempt(call, max(1, call.attempt)).legs[Role.MEDIA]
+        name = self.choices.one_of([leg, call.channel_id])
         if asterisk.is_id_in_use(name) or not asterisk.is_running:
             return
         forged = channels.Channel(id=name, name="PJSIP/forged", kind=channels.Kind.CALLER, state="Up")
@@ -237,7 +252,9 @@ class History:
         self._aim(call.state)
         if call.state is State.CONNECTED and call.attempt > 1 and not self.world.is_calm and self.choices.happens(0.5):
             # The first attempt's requests may still take effect, when nothing is left of the call.
-            (tenant,) = (one for one in self.environment.tenants if one.connection_id == call.connection_id)
+            (tenant,) = (
+                one for one in self.environment.tenants if first_of(one.connection_id) == first_of(call.connection_id)
+            )
             if (leg := tenant.asterisk.channels.get(call.channel_id)) is not None:
                 self.world.after(self.choices.spread(0.01, 3.0), lambda: tenant.asterisk.caller_hangs_up(leg))
 
@@ -251,7 +268,7 @@ class History:
         seconds = self.choices.spread(0.01, 0.5)
         if target.fault in faults.OUTAGES:
             world.target = None
-            world.after(seconds * self.choices.draw(), lambda: self._break(target.fault))
+            world.after(seconds * self.choices.draw(), lambda: self._break(target.fault, state))
         else:
             self.environment.ask_resyncs("a resync in between", full=True)
             if target.fault in faults.OF_EVENTS:
@@ -264,14 +281,20 @@ class History:
                     self._call_in(tenant)
         world.linger(seconds)
 
-    def _break(self, outage: Fault) -> None:
-        """Begin an outage."""
+    def _break(self, outage: Fault, state: str | None = None) -> None:
+        """Begin an outage.
+
+        Args:
+            state: If commits are lost, those of a call in this state, if there is one.
+        """
         world, choices, environment = self.world, self.choices, self.environment
         if world.is_calm:
             return
+        if outage is Fault.COMMITS_LOST and self._lose_commits(state):
+            return
         tenant = choices.one_of(environment.tenants)
         concerned = tenant.connection_id if outage in (
-            Fault.SOCKET_CUT, Fault.ASTERISK_RESTARTED, Fault.ASTERISK_AWAY
+            Fault.SOCKET_CUT, Fault.ASTERISK_RESTARTED, Fault.ASTERISK_AWAY, Fault.SAVED_ANEW
         ) else None  # fmt: skip
         states = environment.states_of(None, concerned) if concerned else environment.all_states()
         world.count_fault(outage, states)
@@ -282,6 +305,8 @@ class History:
                 environment.listeners[environment.tenants.index(tenant)].cut()
             case Fault.ASTERISK_RESTARTED:
                 tenant.asterisk.restart_after(seconds)
+            case Fault.ASTERISK_CLOCK_SET:
+                simulated_events.ahead_seconds = choices.one_of([-3600.0, -2.0, 2.0, 3600.0])
             case Fault.ASTERISK_AWAY:
                 tenant.asterisk.is_away = True
                 world.after(seconds, lambda: setattr(tenant.asterisk, "is_away", False))
@@ -293,11 +318,35 @@ class History:
                 world.after(seconds, lambda: setattr(environment.broker, "is_away", False))
             case Fault.REDIS_FLUSHED:
                 environment.flush_redis()
+            case Fault.SAVED_ANEW:
+                environment.save_anew(tenant)
+            case _:
+                self._break_workers(outage, seconds)
+
+    def _lose_commits(self, state: str | None) -> bool:
+        """Fail over without the last commits of a call, of one in this state if there is one; False without any."""
+        calls = [row.call for row in self.environment.store.rows.values()]
+        if calls := [call for call in calls if call.state == state] or calls:
+            self.environment.fail_over(self.choices.one_of(calls))
+        return bool(calls)
+
+    def _break_workers(self, outage: Fault, seconds: float) -> None:
+        world, choices, environment = self.world, self.choices, self.environment
+        match outage:
             case Fault.WORKERS_KILLED:
                 for worker in list(environment.workers.processes):
-                    worker.kill()
+                    worker.kill(world.now)
             case Fault.WORKER_FROZEN:
-                choices.one_of(environment.workers.processes).frozen_until = world.now + seconds
+                # Often for longer than it counts as alive, and shorter than its claims last.
+                seconds = choices.one_of([choices.between(4.6, 9.0), seconds])
+                choices.one_of(environment.workers.processes).freeze(world.now, seconds)
+            case Fault.WORKER_DECLARED_DEAD:
+                environment.workers.declare_dead(choices.one_of(environment.workers.processes))
+
+
+def _is_not_of_a_dial(event: events.Event) -> bool:
+    of_end = event.type in (events.EventType.DIAL, events.EventType.CHANNEL_DESTROYED)
+    return not (of_end and ids.is_originated(event.leg.id))
 
 
 class ForeignCall:

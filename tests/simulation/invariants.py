@@ -12,13 +12,15 @@ import greenlet
 from shared.asterisk import rest
 from shared.call import facts, ids
 from shared.call.calls import Call, Change
+from shared.call.legs import Role
 from shared.call.limits import Limits
 from shared.call.states import Direction, Outcome, State
 from simulator import channels
-from tests.simulation.asterisks import PREFIX, Asterisk, has_stalled
+from tests.simulation.asterisks import NAMING, PREFIX, Asterisk, has_stalled
 from tests.simulation.callers import Caller
-from tests.simulation.platforms import Runs, Tenant
-from tests.simulation.stores import MemoryStore, Row
+from tests.simulation.platforms import Runs, Tenant, first_of
+from tests.simulation.rows import Row
+from tests.simulation.stores import MemoryStore
 from tests.simulation.world import EPOCH, Fiber, World
 from workers.claims import Claim
 
@@ -61,6 +63,9 @@ class Invariants:
         self._names: dict[UUID, str] = {}
         #: Calls that the platform has begun, and when the run of each was attached.
         self._run_attached: dict[UUID, datetime] = {}
+        #: The ids of legs and bridges that were stored, and of those the legs that were dialled.
+        self._stored: set[str] = set()
+        self._dialled: set[str] = set()
         #: The history has no fault: each call must be prompt, and complete at each moment.
         self.is_prompt = False
         #: Called when a call enters a state.
@@ -76,7 +81,7 @@ class Invariants:
 
     def own(self, call: Call) -> list[str]:
         """Return the legs and bridges of a call that exist."""
-        names = self._by_connection[call.connection_id].asterisk.created_by_product()
+        names = self._by_connection[first_of(call.connection_id)].asterisk.created_by_product()
         return [name for name in names if (own := ids.parse(name)) is not None and own.call_id == call.call_id]
 
     def named(self, name: str) -> str:
@@ -94,6 +99,7 @@ class Invariants:
         world = self._world
         if before is None:
             self._names[after.call_id] = f"call {len(self._names) + 1}"
+            self._check_only_call(after)
         name, fiber = self._names[after.call_id], greenlet.getcurrent()
         assert isinstance(fiber, Fiber)
         fiber.call_id = after.call_id
@@ -101,14 +107,18 @@ class Invariants:
             came_from = "new" if before is None else before.state
             moved = after.state if before is not None and came_from is after.state else f"{came_from} → {after.state}"
             world.tell(fiber.process.name, "%s: %s by %s", name, moved, fact or fiber.what)
-        if fiber.connection_id not in (None, after.connection_id):
+        if fiber.connection_id is not None and first_of(fiber.connection_id) != first_of(after.connection_id):
             world.violation(f"{fiber.what} of connection {fiber.connection_id} changed {name} of another")
         ends = before is not None and before.state is State.CONNECTED and after.state is State.ENDING
         if ends and self._is_healthy(after):
             world.violation(f"{name} is healthy and was ended: {after.reason}")
-        entries = self._by_connection[after.connection_id].asterisk.entries[after.channel_id]
+        entries = self._by_connection[first_of(after.connection_id)].asterisk.entries[after.channel_id]
         if before is None and after.entry > max(1, entries):
             world.violation(f"{name} is entry {after.entry} of {after.channel_id}, which has entered {entries} times")
+        if after.request_id is not None:
+            self._stored.add(after.channel_id)
+        if isinstance(fact, facts.AttemptBegun):
+            self._stored |= {NAMING.media_id(after), NAMING.bridge_id(after)}
         if isinstance(fact, facts.RunAttached):
             self._run_attached[after.call_id] = self._store.now()
         if isinstance(fact, facts.AttemptBegun) and not has_stalled(fiber):
@@ -120,18 +130,32 @@ class Invariants:
         if before is None or before.state is not after.state:
             self.entered(after)
 
+    def forgotten(self, before: Call, after: Call | None) -> None:
+        """Note what a fail-over has made of a call.
+
+        If it has lost that the leg was about to be dialled, nothing but a leg that is still there keeps a worker from
+        dialling it again.
+        """
+        if after is None or (after.state is State.ORIGINATING and not after.is_dial_begun):
+            self._dialled.discard(before.channel_id)
+
+    def _check_only_call(self, call: Call) -> None:
+        """Check that there is no other call of the same entry, by whichever connection it came."""
+        for row in self._store.rows.values():
+            other = row.call
+            if other.call_id != call.call_id and _entry(other) == _entry(call):
+                name, another = self._names[call.call_id], self._names[other.call_id]
+                self._world.violation(f"{name} is another call of the entry of {another}")
+
     def _check_attempt_before(self, name: str, call: Call) -> None:
         """Check that no attempt begins while the agent of the one before is on the line: it takes no second leg."""
-        asterisk = self._by_connection[call.connection_id].asterisk
-        leg = asterisk.channels.get(ids.media_id(PREFIX, call.call_id, call.attempt - 1))
-        if (
-            leg is None
-            or leg.app is None
-            or ids.bridge_id(PREFIX, call.call_id, call.attempt - 1) not in asterisk.bridges
-        ):
+        asterisk = self._by_connection[first_of(call.connection_id)].asterisk
+        attempt = NAMING.attempt(call, call.attempt - 1)
+        leg = asterisk.channels.get(attempt.legs[Role.MEDIA])
+        if leg is None or leg.app is None or attempt.bridge_id not in asterisk.bridges:
             return
         # It may have come since the look for it.
-        seconds = (self._store.now() - datetime.fromisoformat(leg.creationtime)).total_seconds()
+        seconds = self._world.now - asterisk.added_at[leg.id]
         if seconds > _PROMPT_SECONDS:
             self._world.violation(f"{name} begins attempt {call.attempt}, and has an agent for {seconds:.1f} s")
 
@@ -144,7 +168,7 @@ class Invariants:
             self._world.violation(f"{name} is admitted, and {taken} of {slots} slots are in use")
 
     def _check_prompt(self, name: str, call: Call) -> None:
-        asterisk = self._by_connection[call.connection_id].asterisk
+        asterisk = self._by_connection[first_of(call.connection_id)].asterisk
         if call.state is State.ENDED:
             for left in self.own(call):
                 self._world.violation(f"{name} has ended, and {self.named(left)} still exists")
@@ -184,7 +208,7 @@ class Invariants:
 
     def _check_unanswered(self, asterisk: Asterisk, channel_id: str, expected: tuple[Outcome, str] | None) -> None:
         for row in self._store.rows.values():
-            is_here = self._by_connection[row.call.connection_id].asterisk is asterisk
+            is_here = self._by_connection[first_of(row.call.connection_id)].asterisk is asterisk
             if not is_here or row.call.channel_id != channel_id:
                 continue
             name, came_to = self._names[row.call.call_id], (row.call.outcome, row.call.reason)
@@ -199,10 +223,16 @@ class Invariants:
                 self._world.violation(f"run {run.run_id} came to {run.came_to}, and not to {expected}")
 
     def _created(self, asterisk: Asterisk, name: str) -> None:
-        """Check that what the product has just created is stored, and still wanted."""
+        """Check that what the product has just created was stored before, and is still wanted."""
         own, call = ids.parse(name), self._call_of(asterisk, name)
-        if call is None or (own is not None and own.attempt > call.attempt):
+        if name not in self._stored:
             self._world.violation(f"{self.named(name)} is created, and that is not stored")
+        if own is None:
+            if name in self._dialled:
+                self._world.violation(f"{self.named(name)} is dialled again")
+            self._dialled.add(name)
+        if call is None or (own is not None and not NAMING.is_known(call, own)):
+            # A fail-over has forgotten it.
             return
         # A step that stalled for longer than its claim does not know. Teardown and resync remove what it creates.
         if call.state is State.ENDED and not has_stalled(greenlet.getcurrent()):
@@ -228,13 +258,20 @@ class Invariants:
             self._world.violation(f"{name} connects its agent, and its far end has not answered: {leg.state}")
 
     def _requested(self, budget: rest.RequestBudget) -> None:
-        """Check that a step makes no request after its claim, even if it stalled before."""
+        """Check that a step makes no request after its claim, even if it stalled before.
+
+        Nor after its worker counted as dead, unless it lived on all the while and cannot know.
+        """
         row = self._store.rows.get(budget.call.call_id) if isinstance(budget, Claim) else None
         if row is None or not isinstance(budget, Claim):
             return
         until = row.owners.get(budget.request().owner)
         if until is not None and self._store.now() > until:
             self._world.violation(f"{self._names[row.call.call_id]}: a request of {budget.step} comes after its claim")
+        fiber = greenlet.getcurrent()
+        assert isinstance(fiber, Fiber)
+        if budget.request().owner in row.broken and not fiber.process.is_misjudged:
+            self._world.violation(f"{self._names[row.call.call_id]}: a request of {budget.step} comes from the dead")
 
     def _overruled(self, row: Row, changes: Sequence[Change], owner: str) -> None:
         """Check who writes a call that another worker has claimed: an event, or what requests have come to."""
@@ -256,25 +293,32 @@ class Invariants:
 
     def _is_healthy(self, call: Call) -> bool:
         """True if caller and agent hear each other and the caller has not left since, whatever the call's state."""
-        asterisk = self._by_connection[call.connection_id].asterisk
+        asterisk = self._by_connection[first_of(call.connection_id)].asterisk
         caller = asterisk.channels.get(call.channel_id)
         if caller is None or caller.creationtime != call.channel_created or not asterisk.is_with_agent(caller):
             return False
-        entered_at = datetime.fromisoformat(call.entered_stamp) if call.entered_stamp else call.received_at
-        return (entered_at - EPOCH).total_seconds() > asterisk.left_at.get(call.channel_id, -1.0)
+        received_at = (call.received_at - EPOCH).total_seconds()
+        entered_at = asterisk.entered_at.get((call.channel_id, call.entered_stamp), received_at)
+        return entered_at > asterisk.left_at.get(call.channel_id, -1.0)
 
     def is_recovered(self) -> bool:
         """True if every caller has an agent, no call is being set up, and nothing is left of those that have ended."""
         calls = [row.call for row in self._store.rows.values()]
         if any(call.state not in (State.CONNECTED, State.ENDED) for call in calls):
             return False
-        if any(self.own(call) for call in calls if call.state is State.ENDED):
+        if self._unknown() or any(self.own(call) for call in calls if call.state is State.ENDED):
             return False
         return all(
             tenant.asterisk.is_with_agent(leg)
             for tenant in self._tenants
             for leg in tenant.asterisk.callers_in(tenant.app)
         )
+
+    def _unknown(self) -> list[str]:
+        """Return the legs and bridges that no row knows: a fail-over has lost the commit of their attempt."""
+        names = {name for tenant in self._tenants for name in tenant.asterisk.created_by_product()}
+        known = [(name, own, self._store.rows.get(own.call_id)) for name in names if (own := ids.parse(name))]
+        return sorted(name for name, own, row in known if row is None or not NAMING.is_known(row.call, own))
 
     def check_recovered(self, callers: list[Caller], *, is_faultless: bool) -> None:
         """Check that every caller has an agent, and that callers without faults around them got one."""
@@ -288,6 +332,8 @@ class Invariants:
                     world.violation(
                         f"caller {leg.id} is in {tenant.app} and {heard}, {RECOVERY_SECONDS:.0f} s after the last fault"
                     )
+        for name in self._unknown():
+            world.violation(f"{self.named(name)} is in no row, and still there")
         for row in self._store.rows.values():
             if row.call.state not in (State.CONNECTED, State.ENDED):
                 world.violation(f"{self._names[row.call.call_id]} is still {row.call.state}")
@@ -330,3 +376,8 @@ class Invariants:
             run_of = self._runs.rows.get(call.workflow_run_id or 0)
             if run_of is not None and run_of.organization_id != call.organization_id:
                 world.violation(f"{self._names[call.call_id]} has a run of another tenant")
+
+
+def _entry(call: Call) -> tuple[int, str, str, int]:
+    """Return what identifies the entry of a channel into an app instance."""
+    return first_of(call.connection_id), call.channel_id, call.channel_created, call.entry

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeVar, cast
@@ -20,14 +20,17 @@ from shared.call.legs import Attempt
 from shared.call.stasis_args import RunArgs
 from shared.call.states import Cause, Direction, Outcome
 from shared.platform.ports import NoRoute, Route
-from shared.storage import connections, database
+from shared.storage import connections, database, leases
 from tests.simulation import asterisks, faults
+from tests.simulation.commits import Transaction
 from tests.simulation.faults import Fault
-from tests.simulation.stores import MemoryStore, Transaction
+from tests.simulation.stores import MemoryStore
 from tests.simulation.world import Fiber, Latch, World
 
 _T = TypeVar("_T")
 _STATEMENT_SECONDS = 2.0
+#: Saved anew, a configuration has another connection, whose id is so much higher.
+_ANEW = 1000
 
 
 class Postgres:
@@ -88,9 +91,14 @@ class Run:
     is_ours: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+def first_of(connection_id: int) -> int:
+    """Return the first connection of a tenant, whichever of its connections this is."""
+    return connection_id % _ANEW
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
 class Tenant:
-    """One tenant, with one connection."""
+    """One tenant, with one connection that serves new calls."""
 
     connection_id: int
     organization_id: int
@@ -101,6 +109,10 @@ class Tenant:
     def connection(self) -> ConnectionVersion:
         """The one version of its connection."""
         return ConnectionVersion(self.connection_id, 1)
+
+    def save_anew(self) -> None:
+        """Remove its configuration and add it again: another connection serves new calls, of the same app instance."""
+        self.connection_id += _ANEW
 
 
 class Routes:
@@ -114,13 +126,13 @@ class Routes:
         self._postgres = postgres
         self._continues = continue_in_dialplan
 
-    def inbound(self, *, source_id: int, organization_id: int) -> Route | NoRoute:
+    def inbound(self, organization_id: int) -> Route | NoRoute:
         return self._postgres.statement("route", lambda: self.to(organization_id))
 
     def send_inbound(self, connection: object, connection_id: int) -> Callable[[], Route | NoRoute | None]:
         raise AssertionError("sent by the lookup, which is simulated as a whole")
 
-    def outbound(self, *, source_id: int, organization_id: int, workflow_id: int) -> Route | NoRoute:
+    def outbound(self, *, organization_id: int, workflow_id: int) -> Route | NoRoute:
         return self._postgres.statement("outbound route", lambda: self.to(organization_id))
 
     def to(self, organization_id: int) -> Route:
@@ -177,7 +189,7 @@ class Runs:
             if run_id in self.rows:
                 raise errors.DuplicateKey('duplicate key value violates unique constraint "workflow_runs_pkey"')
             run = Run(run_id=run_id, organization_id=call.organization_id, is_ours=True)
-            transaction.writes.append(lambda: self.rows.update({run_id: run}))
+            transaction.writes.append(lambda: self._add(run))
 
         if reserved_id is not None:
             run_id = reserved_id
@@ -187,7 +199,7 @@ class Runs:
             self._postgres.statement("insert run", insert)
         return run_id
 
-    def attach(self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int) -> Route | NoRoute:
+    def attach(self, connection: database.Connection, call: Call, args: RunArgs) -> Route | NoRoute:
         transaction, run_id = cast(Transaction, connection), args.workflow_run_id
 
         def lock() -> Route | NoRoute:
@@ -198,7 +210,7 @@ class Runs:
             calls = [row.call for row in self._store.rows.values() if row.call.workflow_run_id == run_id]
             if run.is_completed or any(other.call_id != call.call_id for other in calls):
                 return self._routes.refusal(f"run {run_id} does not wait for a call")
-            transaction.writes.append(lambda: setattr(run, "channel_id", call.channel_id))
+            transaction.writes.append(lambda: self._set(run, "channel_id", call.channel_id))
             return self._routes.to(call.organization_id)
 
         return self._postgres.statement("attach run", lock)
@@ -233,9 +245,20 @@ class Runs:
             self._postgres.statement("end run", lambda: self._end(run_id, call))
 
     def _end(self, run_id: int, call: Call) -> None:
-        run = self.rows[run_id]
-        if not run.is_completed:
-            run.is_completed, run.came_to = True, (call.outcome, call.reason)
+        # A fail-over may have lost it.
+        run = self.rows.get(run_id)
+        if run is not None and not run.is_completed:
+            self._set(run, "is_completed", True)
+            self._set(run, "came_to", (call.outcome, call.reason))
+
+    def _add(self, run: Run) -> None:
+        self._store.log.note(None, lambda: self.rows.pop(run.run_id))
+        self.rows[run.run_id] = run
+
+    def _set(self, run: Run, name: str, value: object) -> None:
+        before = getattr(run, name)
+        self._store.log.note(None, lambda: setattr(run, name, before))
+        setattr(run, name, value)
 
     def _named(self, call: Call) -> int | None:
         """Return the run that the leg names, if it still waits for a call."""
@@ -284,6 +307,15 @@ class Leases:
     def release(self, name: str, holder: str) -> None:
         self._postgres.statement("lease", lambda: self._release(name, holder))
 
+    def of_others(self, workers: Collection[str], *, besides: str) -> list[leases.Lease]:
+        return self._postgres.statement("leases of others", lambda: self.of_others_now(workers))
+
+    def of_others_now(self, workers: Collection[str]) -> list[leases.Lease]:
+        """Return the leases that stand and belong to others than these workers."""
+        now = self._postgres.moment()
+        held = (leases.Lease(name=name, holder=holder) for name, (holder, until) in self._held.items() if until > now)
+        return [lease for lease in held if lease.worker not in workers]
+
     def _take(self, name: str, holder: str, seconds: float) -> int | None:
         now = self._postgres.moment()
         other, until = self._held.get(name, (holder, now))
@@ -308,11 +340,10 @@ class Connections:
         return self._postgres.statement("inbound target", lambda: self.target(connection))
 
     def target(self, connection: ConnectionVersion) -> connections.InboundTarget:
-        tenant = self._tenants[connection.connection_id]
+        tenant = self._tenants[first_of(connection.connection_id)]
         return connections.InboundTarget(
             served_by=tenant.connection,
             organization_id=tenant.organization_id,
-            source_id=tenant.connection_id,
             quota=quota_rules.Quota(organization_id=tenant.organization_id),
         )
 
@@ -323,11 +354,13 @@ class Connections:
     def is_preempted(self, connection_id: int) -> bool:
         return self._postgres.statement("is preempted", lambda: False)
 
+    def share_an_app(self, connection_id: int, other_id: int) -> bool:
+        return self._postgres.statement("share an app", lambda: first_of(connection_id) == first_of(other_id))
+
     def _details(self, tenant: Tenant) -> connections.ConnectionDetails:
         return connections.ConnectionDetails(
             connection=tenant.connection,
             organization_id=tenant.organization_id,
-            source_id=tenant.connection_id,
             endpoint=f"http://{tenant.asterisk.name}",
             app=tenant.app,
             user=tenant.app,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from shared.call.states import State
 from tests.simulation import faults, histories, shrinking
 from tests.simulation.faults import NO_CALL, Fault, Tally
 
@@ -26,6 +27,9 @@ _WAYS = (
     "an awaited leg: leg_ended",
     "an awaited leg: wait over",
     "a call that ended unverified",
+    "a claim of a dead worker broken",
+    # What a fail-over has made of a call; of one that has ended, nothing.
+    *(f"commits lost: {state}" for state in faults.STATES if state != State.ENDED),
 )
 
 

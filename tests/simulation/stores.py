@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Protocol, TypeVar, cast
+from typing import cast
 from uuid import UUID
 
 from shared import errors
@@ -19,92 +19,10 @@ from shared.call.calls import Call, Change
 from shared.call.ids import ConnectionVersion
 from shared.call.states import State
 from shared.storage import database
-from shared.storage.call_store import ClaimRequest, OpenCall
+from shared.storage.call_store import ClaimedCall, ClaimRequest, OpenCall
 from shared.storage.timeline import TimelineEntry, worth_writing
-from tests.simulation.world import Latch
-
-_T = TypeVar("_T")
-_LOCK_SECONDS = 2.0
-
-
-class Postgres(Protocol):
-    """The database server under the store: a clock, and statements that take time and may fail."""
-
-    def moment(self) -> datetime:
-        """Return Postgres's clock."""
-
-    def statement(self, what: str, effect: Callable[[], _T], call_id: UUID | None = None) -> _T:
-        """Run one statement, or a commit, on the row of a call if that is known. Raises DatabaseUnavailable."""
-
-    def wait(self, latch: Latch, seconds: float) -> bool:
-        """Wait for a lock; return whether it was released."""
-
-    def connected(self, roll_back: Callable[[], None]) -> None:
-        """Register what to do if the process with this connection dies."""
-
-
-@dataclass(slots=True)
-class Row:
-    """One row of ari.calls."""
-
-    call: Call
-    changed_at: datetime
-    claim_owner: str | None = None
-    claim_until: datetime | None = None
-    #: The owner of every claim that the call ever had, and when its last claim ends or would have ended.
-    owners: dict[str, datetime] = field(default_factory=dict)
-
-    def take(self, claim: ClaimRequest, now: datetime) -> None:
-        """Let an owner have the call for a while."""
-        self.claim_owner, self.claim_until = claim.owner, now + claim.duration
-        self.owners[claim.owner] = self.claim_until
-
-
-@dataclass(slots=True)
-class Transaction:
-    """The writes of a transaction, done at its commit, and the locks that it releases at its end."""
-
-    writes: list[Callable[[], None]] = field(default_factory=list)
-    #: Statements that travel with the commit.
-    unsent: list[Callable[[], None]] = field(default_factory=list)
-    releases: list[Callable[[], None]] = field(default_factory=list)
-    held: set[object] = field(default_factory=set)
-
-    def holds(self, key: object) -> bool:
-        """True if it has locked this."""
-        return key in self.held
-
-    def end(self) -> None:
-        """Release its locks."""
-        for release in self.releases:
-            release()
-        self.releases.clear()
-
-
-class Locks:
-    """Rows and keys that transactions lock until they end."""
-
-    def __init__(self, postgres: Postgres) -> None:
-        self._postgres = postgres
-        self._held: dict[object, Latch] = {}
-
-    def wait(self, *keys: object) -> None:
-        """Wait until no transaction has locked any of these. Raises DatabaseUnavailable when that takes too long."""
-        while (latch := next((self._held[key] for key in keys if key in self._held), None)) is not None:
-            if not self._postgres.wait(latch, _LOCK_SECONDS):
-                raise errors.DatabaseUnavailable("canceling statement due to lock timeout")
-
-    def acquire(self, transaction: Transaction, *keys: object) -> None:
-        """Wait for these, and lock them."""
-        self.wait(*keys)
-        for key in keys:
-            latch = self._held[key] = Latch()
-            transaction.held.add(key)
-            transaction.releases.append(lambda key=key, latch=latch: self._unlock(key, latch))  # type: ignore[misc]
-
-    def _unlock(self, key: object, latch: Latch) -> None:
-        del self._held[key]
-        latch.open()
+from tests.simulation.commits import CommitLog, Locks, Postgres, Transaction
+from tests.simulation.rows import Row, is_free, may_save
 
 
 class MemoryStore:
@@ -112,16 +30,28 @@ class MemoryStore:
 
     Args:
         watch: Called with each change of a call: before (None for a new call), after, and the fact.
+        app_of: Returns the organization and the app instance of a connection; by default each has its own.
     """
 
-    def __init__(self, postgres: Postgres, watch: Callable[[Call | None, Call, facts.Fact | None], None]) -> None:
+    def __init__(
+        self,
+        postgres: Postgres,
+        watch: Callable[[Call | None, Call, facts.Fact | None], None],
+        *,
+        app_of: Callable[[int], tuple[Hashable, Hashable]] = lambda connection_id: (connection_id, connection_id),
+    ) -> None:
         self._postgres = postgres
         self._watch = watch
+        self._app_of = app_of
         self.locks = Locks(postgres)
         self.rows: dict[UUID, Row] = {}
         #: When an organization's slots were last counted for an admission.
         self.counted_at: dict[int, datetime] = {}
-        self._entries: dict[tuple[int, str, str], list[UUID]] = {}
+        self._entries: dict[tuple[object, str, str], list[UUID]] = {}
+        self._version = 0
+        self.log = CommitLog()
+        #: How often the server has failed over.
+        self._generation = 0
         #: Call → how many rows its timeline has.
         self.timeline_rows: Counter[UUID] = Counter()
         #: How often calls were written with their admission.
@@ -129,6 +59,8 @@ class MemoryStore:
         #: Called before changes are written against a claim that stands: with the row, and the owner that writes them,
         #: which is empty for a writer without a claim.
         self.overruled: Callable[[Row, Sequence[Change], str], None] = lambda _row, _changes, _owner: None
+        #: How often the claim of a dead worker was broken.
+        self.broken_claims = 0
         #: How often a call ended without proof that its legs are gone.
         self.unverified_ends = 0
 
@@ -163,8 +95,10 @@ class MemoryStore:
     def transferred(self, connection_id: int, channel_id: str) -> Call | None:
         def find() -> Call | None:
             wanted = (connection_id, channel_id, State.CONNECTED)
-            calls = (row.call for row in self.rows.values())
-            return next((one for one in calls if (one.connection_id, one.destination_id, one.state) == wanted), None)
+            for call in (row.call for row in self.rows.values()):
+                if (call.connection_id, call.destination_id, call.state) == wanted:
+                    return call
+            return None
 
         return self._postgres.statement("transferred", find)
 
@@ -222,7 +156,7 @@ class MemoryStore:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[database.Connection]:
-        transaction = Transaction()
+        transaction = Transaction(generation=self._generation)
         self._postgres.connected(transaction.end)
         try:
             yield cast(database.Connection, transaction)
@@ -261,25 +195,37 @@ class MemoryStore:
             if not transaction.holds(call_id):
                 self.locks.acquire(transaction, call_id)
             row = self.rows.get(call_id)
-            if row is None or not _may_save(row, changes, claim, self.now()):
+            if row is None or not may_save(row, changes, claim, self.now()):
                 return None
             after = changes[-1].after
             self._check_run(after)
-            transaction.writes.append(lambda: self._write(row, changes, owner, claim, timeline))
-            return replace(after, lock_version=after.lock_version + 1)
+            version = self.new_version(call_id)
+            transaction.writes.append(lambda: self._write(row, changes, owner, claim, timeline, version=version))
+            return replace(after, lock_version=version)
 
         return self._postgres.statement("save_in", save)
 
     def save(
-        self, changes: Sequence[Change], *, timeline: Sequence[TimelineEntry], owner: str, claim: ClaimRequest | None
+        self,
+        changes: Sequence[Change],
+        *,
+        timeline: Sequence[TimelineEntry],
+        owner: str,
+        claim: ClaimRequest | None,
+        keeps_claim: bool = False,
     ) -> Call | None:
         names = ", ".join(type(change.fact).__name__ for change in changes)
         return self._postgres.statement(
-            f"save {names}", lambda: self._save(changes, timeline, owner, claim), changes[0].before.call_id
+            f"save {names}",
+            lambda: self._save(changes, timeline, owner, claim, keeps_claim=keeps_claim),
+            changes[0].before.call_id,
         )
 
     def overdue(self, limit: int) -> list[Call]:
         return self._postgres.statement("overdue", lambda: self.overdue_now()[:limit])
+
+    def claimed_by_others(self, workers: Collection[str], limit: int) -> list[ClaimedCall]:
+        return self._postgres.statement("claims of others", lambda: self.claims_of_others(workers)[:limit])
 
     def release(self, call_id: UUID, owner: str) -> None:
         self._postgres.statement("release", lambda: self._release(call_id, owner), call_id)
@@ -299,6 +245,41 @@ class MemoryStore:
 
         self._postgres.statement("note", note)
 
+    # ── a fail-over ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def lose(self, call_id: UUID, count: int) -> list[Call]:
+        """Fail over to a server without the last commits of a call, and without any commit since the first of these.
+
+        Returns:
+            The calls that are not as they were, as they were.
+        """
+        before = dict(self.rows)
+        self.log.undo(call_id, count)
+        self._generation += 1
+        self._entries.clear()
+        for row in self.rows.values():
+            self._file(row.call)
+        for one, row in self.rows.items():
+            # Who had a claim is remembered: it may go on with it.
+            row.owners |= before[one].owners if one in before else {}
+        return [row.call for one, row in before.items() if self.rows.get(one) is not row]
+
+    def _keep(self, call_id: UUID) -> None:
+        row = self.rows.get(call_id)
+        kept = replace(row, owners=dict(row.owners)) if row is not None else None
+        self.log.note(call_id, lambda: self._restore(call_id, kept))
+
+    def _restore(self, call_id: UUID, row: Row | None) -> None:
+        if row is None:
+            del self.rows[call_id]
+        else:
+            self.rows[call_id] = row
+
+    def new_version(self, _call_id: UUID) -> int:
+        """Return the lock version of a write of a call: no other write has it, nor one that was lost."""
+        self._version += 1
+        return self._version
+
     # ── the rules ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def request_of(self, connection_id: int, channel_id: str) -> Call | None:
@@ -307,7 +288,8 @@ class MemoryStore:
             row.call
             for row in self.rows.values()
             if row.call.request_id is not None
-            and (row.call.connection_id, row.call.channel_id) == (connection_id, channel_id)
+            and row.call.channel_id == channel_id
+            and self._app_of(row.call.connection_id) == self._app_of(connection_id)
         ]
         return max(found, key=lambda call: call.received_at, default=None)
 
@@ -323,7 +305,7 @@ class MemoryStore:
 
     def newest(self, connection_id: int, channel_id: str, channel_created: str) -> Call | None:
         """Return the newest call of a channel."""
-        found = self._entries.get((connection_id, channel_id, channel_created))
+        found = self._entries.get((self._app_of(connection_id), channel_id, channel_created))
         return self.rows[found[-1]].call if found else None
 
     def overdue_now(self) -> list[Call]:
@@ -333,9 +315,19 @@ class MemoryStore:
             (row.call.deadline_at, row.call)
             for row in self.rows.values()
             if row.call.state is not State.ENDED and row.call.deadline_at is not None and row.call.deadline_at <= now
-            and _is_free(row, now)
+            and is_free(row, now)
         ]  # fmt: skip
         return [call for _, call in sorted(late, key=lambda found: (found[0], found[1].call_id))]
+
+    def claims_of_others(self, workers: Collection[str]) -> list[ClaimedCall]:
+        """Return calls that others than these workers have claimed."""
+        now = self.now()
+        found = (
+            ClaimedCall(call=row.call, owner=row.claim_owner)
+            for row in self.rows.values()
+            if row.claim_owner is not None and row.call.state is not State.ENDED and not is_free(row, now)
+        )
+        return [each for each in found if each.worker not in workers]
 
     def _call(self, call_id: UUID) -> Call | None:
         row = self.rows.get(call_id)
@@ -344,11 +336,11 @@ class MemoryStore:
     def _insert(
         self, call: Call, claim: ClaimRequest | None, changes: Sequence[Change], transaction: Transaction | None
     ) -> bool:
-        keys = _unique(changes[-1].after if changes else call)
+        keys = self._unique(changes[-1].after if changes else call)
         if transaction is not None and any(transaction.holds(key) for key in keys):
             return False
         self.locks.wait(*keys)
-        if any(keys & _unique(row.call) for row in self.rows.values()):
+        if any(keys & self._unique(row.call) for row in self.rows.values()):
             return False
         if transaction is None:
             self._add(call, claim, changes)
@@ -358,6 +350,7 @@ class MemoryStore:
         return True
 
     def _add(self, call: Call, claim: ClaimRequest | None, changes: Sequence[Change]) -> None:
+        self._keep(call.call_id)
         row = self.rows[call.call_id] = Row(changes[-1].after if changes else call, self.now())
         if claim is not None:
             row.take(claim, self.now())
@@ -369,9 +362,13 @@ class MemoryStore:
             self._watch(change.before, change.after, change.fact)
 
     def _file(self, call: Call) -> None:
-        entries = self._entries.setdefault((call.connection_id, call.channel_id, call.channel_created), [])
+        entries = self._entries_of(call)
         entries.append(call.call_id)
-        entries.sort(key=lambda other: self.rows[other].call.entry)
+        entries.sort(key=lambda other: (self.rows[other].call.entry, self.rows[other].call.received_at))
+
+    def _entries_of(self, call: Call) -> list[UUID]:
+        of = (self._app_of(call.connection_id), call.channel_id, call.channel_created)
+        return self._entries.setdefault(of, [])
 
     def _check_run(self, call: Call) -> None:
         """A run belongs to one call."""
@@ -383,21 +380,32 @@ class MemoryStore:
     def _claim(self, call_id: UUID, claim: ClaimRequest) -> Call | None:
         row = self._unlocked(call_id)
         now = self.now()
-        if row is None or row.call.state is not steps.STEPS[claim.step].state or not _is_free(row, now):
+        if row is None or row.call.state is not steps.STEPS[claim.step].state or not is_free(row, now):
             return None
+        self._keep(call_id)
         row.take(claim, now)
         row.changed_at = now
-        row.call = replace(row.call, lock_version=row.call.lock_version + 1)
+        row.call = replace(row.call, lock_version=self.new_version(call_id))
         return row.call
 
     def _save(
-        self, changes: Sequence[Change], timeline: Sequence[TimelineEntry], owner: str, claim: ClaimRequest | None
+        self,
+        changes: Sequence[Change],
+        timeline: Sequence[TimelineEntry],
+        owner: str,
+        claim: ClaimRequest | None,
+        *,
+        keeps_claim: bool,
     ) -> Call | None:
         row = self._unlocked(changes[0].before.call_id)
-        if row is None or not _may_save(row, changes, claim, self.now()):
+        if row is None or not may_save(row, changes, claim, self.now()):
+            return None
+        if keeps_claim and (is_free(row, self.now()) or row.claim_owner != owner):
             return None
         self._check_run(changes[-1].after)
-        self._write(row, changes, owner, claim, timeline)
+        self._write(
+            row, changes, owner, claim, timeline, version=self.new_version(row.call.call_id), keeps_claim=keeps_claim
+        )
         return row.call
 
     def _write(
@@ -407,20 +415,28 @@ class MemoryStore:
         owner: str,
         claim: ClaimRequest | None,
         timeline: Sequence[TimelineEntry],
+        *,
+        version: int,
+        keeps_claim: bool = False,
     ) -> None:
         before, after, now = row.call, changes[-1].after, self.now()
-        if not _is_free(row, now) and row.claim_owner != owner:
+        self._keep(before.call_id)
+        if not is_free(row, now) and row.claim_owner != owner:
             self.overruled(row, changes, owner)
+        # An owner who reports himself has something else to tell.
+        if owner and isinstance(changes[-1].fact, facts.WorkerDied | facts.DeadlinePassed):
+            self.broken_claims += 1
+            row.broken.add(owner)
         self.unverified_ends += after.unverified and not before.unverified
         self.timeline_rows[after.call_id] += sum(map(len, worth_writing(timeline, changes)))
         if claim is not None:
             row.take(claim, now)
-        elif before.state is not after.state or (owner and row.claim_owner == owner):
+        elif not keeps_claim and (before.state is not after.state or (owner and row.claim_owner == owner)):
             row.claim_owner = row.claim_until = None
-        row.call = replace(after, lock_version=before.lock_version + 1)
+        row.call = replace(after, lock_version=version)
         row.changed_at = now
         if after.channel_created != before.channel_created:
-            self._entries[before.connection_id, before.channel_id, before.channel_created].remove(before.call_id)
+            self._entries_of(before).remove(before.call_id)
             self._file(after)
         for change in changes[:-1]:
             self._watch(change.before, change.after, change.fact)
@@ -429,15 +445,16 @@ class MemoryStore:
     def _release(self, call_id: UUID, owner: str) -> None:
         row = self._unlocked(call_id)
         if row is not None and row.claim_owner == owner:
+            self._keep(call_id)
             row.claim_owner = row.claim_until = None
-            row.call, row.changed_at = replace(row.call, lock_version=row.call.lock_version + 1), self.now()
+            row.call, row.changed_at = replace(row.call, lock_version=self.new_version(call_id)), self.now()
 
     def _open(self, connection_id: int) -> list[OpenCall]:
         now = self.now()
         return [
-            OpenCall(call=row.call, changed_at=row.changed_at, is_claimed=not _is_free(row, now))
+            OpenCall(call=row.call, changed_at=row.changed_at, is_claimed=not is_free(row, now))
             for row in self.rows.values()
-            if row.call.connection_id == connection_id and row.call.state is not State.ENDED
+            if self._app_of(row.call.connection_id) == self._app_of(connection_id) and row.call.state is not State.ENDED
         ]
 
     def _lock(self, transaction: Transaction, call_id: UUID) -> Call | None:
@@ -445,35 +462,32 @@ class MemoryStore:
         return self._call(call_id)
 
     def _commit(self, transaction: Transaction) -> None:
-        for statement in transaction.unsent:
-            statement()
-        for write in transaction.writes:
-            write()
+        if transaction.generation != self._generation:
+            raise errors.DatabaseUnavailable("terminating connection: the server has failed over")
+        with self.log.one_commit():
+            for statement in transaction.unsent:
+                statement()
+            for write in transaction.writes:
+                write()
 
     def _unlocked(self, call_id: UUID) -> Row | None:
         """Return a row once no transaction has locked it."""
         self.locks.wait(call_id)
         return self.rows.get(call_id)
 
-
-def _unique(call: Call) -> set[tuple[object, ...]]:
-    """Return the unique keys of a call."""
-    keys: set[tuple[object, ...]] = {
-        ("id", call.call_id),
-        ("entry", call.connection_id, call.channel_id, call.channel_created, call.entry),
-    }
-    if call.request_id is not None:
-        keys.add(("request", call.connection_id, call.request_id))
-    if call.workflow_run_id is not None:
-        keys.add(("run", call.workflow_run_id))
-    return keys
-
-
-def _is_free(row: Row, now: datetime) -> bool:
-    return row.claim_until is None or row.claim_until <= now
-
-
-def _may_save(row: Row, changes: Sequence[Change], claim: ClaimRequest | None, now: datetime) -> bool:
-    before, after = changes[0].before, changes[-1].after
-    is_unchanged = row.call.lock_version == before.lock_version
-    return is_unchanged and (claim is None or before.state is not after.state or _is_free(row, now))
+    def _unique(self, call: Call) -> set[tuple[object, ...]]:
+        """Return the unique keys of a call."""
+        entry = (call.channel_id, call.channel_created, call.entry)
+        organization, instance = self._app_of(call.connection_id)
+        keys: set[tuple[object, ...]] = {
+            ("id", call.call_id),
+            ("entry", call.connection_id, *entry),
+            ("entry of the app", organization, instance, *entry),
+        }
+        if call.state is not State.ENDED:
+            keys.add(("open entry", instance, *entry))
+        if call.request_id is not None:
+            keys.add(("request", call.connection_id, call.request_id))
+        if call.workflow_run_id is not None:
+            keys.add(("run", call.workflow_run_id))
+        return keys

@@ -17,7 +17,7 @@ def test_a_message_goes_to_the_worker_of_its_tag_while_it_is_up(environment: Env
     first, second = workers.processes
     assert workers.pick() is first, "the calm choice"
     assert workers.pick(workers.tag_of(second)) is second
-    second.kill()
+    second.kill(0.0)
     assert workers.pick(workers.tag_of(second)) is first
 
 
@@ -40,7 +40,7 @@ def test_a_push_that_is_lost_is_found(make_environment: Callable[..., Environmen
         environment.world.run(0.35)
         assert environment.broker.is_waiting
         if dies:
-            environment.workers.processes[0].kill()
+            environment.workers.processes[0].kill(environment.world.now)
         environment.world.run(8.0)
         assert not environment.broker.is_waiting
 

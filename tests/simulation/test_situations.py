@@ -12,16 +12,14 @@ from shared import messages
 from shared.asterisk import events
 from shared.asterisk.rest import Request, RequestBudget
 from shared.call import commands, ids
-from shared.call.legs import Naming
 from shared.call.states import Outcome, State
 from shared.call.steps import Step
 from simulator import bridges, channels
-from tests.simulation.asterisks import PREFIX, AgentPlan, Requests
+from tests.simulation.asterisks import NAMING, PREFIX, AgentPlan
 from tests.simulation.environment import Environment
 from tests.simulation.faults import Fault
+from tests.simulation.requests import Requests
 from tests.simulation.situations import CONNECTION, at_attempt, connect, ends_well, only, states, without
-
-NAMING = Naming(PREFIX)
 
 
 def test_a_caller_gets_an_agent_and_leaves_nothing(environment: Environment) -> None:
@@ -278,10 +276,9 @@ def test_a_teardown_removes_what_every_attempt_has_left(environment: Environment
     asterisk = environment.asterisks["pbx1"]
     caller = connect(environment)
     call = at_attempt(environment, 2)
-    asterisk.create_bridge(bridges.Bridge(id=ids.bridge_id(PREFIX, call.call_id, 2)))
-    leg = channels.Channel(
-        id=ids.media_id(PREFIX, call.call_id, 2), name="WebSocket/media/0x2", kind=channels.Kind.MEDIA
-    )
+    # Not by `create_bridge`: no step makes it.
+    asterisk.bridges[NAMING.bridge_id(call)] = bridges.Bridge(id=NAMING.bridge_id(call))
+    leg = channels.Channel(id=NAMING.media_id(call), name="WebSocket/media/0x2", kind=channels.Kind.MEDIA)
     asterisk.add(leg)
     assert len(environment.invariants.own(call)) == 4
     asterisk.caller_hangs_up(caller.channel)
@@ -294,7 +291,7 @@ def test_a_teardown_removes_what_every_attempt_has_left(environment: Environment
 def test_a_media_leg_that_no_longer_counts_is_removed_on_sight(environment: Environment, *, is_ended: bool) -> None:
     """It comes up after another attempt has begun, or its call has ended: no resync is needed to find it."""
     asterisk, caller = environment.asterisks["pbx1"], connect(environment)
-    late = ids.media_id(PREFIX, only(environment).call_id, 1)
+    late = NAMING.media_id(only(environment))
     if is_ended:
         asterisk.caller_hangs_up(caller.channel)
         environment.world.run(environment.world.now + 1.0)
@@ -314,7 +311,7 @@ def test_a_caller_who_has_left_stasis_unheard_is_not_hung_up(environment: Enviro
     asterisk = caller.tenant.asterisk
     asterisk.caller_leaves_stasis(caller.channel)
     environment.listeners[0].passes = lambda _event: True
-    asterisk.agent_hangs_up(asterisk.channels[ids.media_id(PREFIX, only(environment).call_id, 1)])
+    asterisk.agent_hangs_up(asterisk.channels[NAMING.media_id(only(environment))])
     environment.world.run(environment.world.now + 2.0)
     assert states(environment) == [State.ENDED]
     assert asterisk.is_alive(caller.channel)
@@ -362,7 +359,7 @@ def test_a_leg_named_like_another_tenant_s_touches_nothing(make_environment: Cal
     environment.open()
     environment.world.run(0.3)
     caller = connect(environment)
-    name, asterisk = ids.media_id(PREFIX, only(environment).call_id, 1), environment.asterisks["pbx2"]
+    name, asterisk = NAMING.media_id(only(environment)), environment.asterisks["pbx2"]
     forged = channels.Channel(id=name, name="PJSIP/forged", kind=channels.Kind.CALLER, state="Up")
     asterisk.add(forged)
     asterisk.enter_stasis(forged, "app2", [])
@@ -468,9 +465,8 @@ def test_a_call_ends_when_no_request_of_its_first_attempt_can_take_effect_any_mo
     call = only(environment)
     assert (call.state, call.attempt) == (State.CONNECTED, 2)
     asterisk.caller_hangs_up(caller.channel)
-    leg = channels.Channel(
-        id=ids.media_id(PREFIX, call.call_id, 1), name="WebSocket/media/0x1", kind=channels.Kind.MEDIA
-    )
+    (leg_id,) = NAMING.attempt(call, 1).legs.values()
+    leg = channels.Channel(id=leg_id, name="WebSocket/media/0x1", kind=channels.Kind.MEDIA)
 
     def appear() -> None:
         assert states(environment) == [State.ENDING]

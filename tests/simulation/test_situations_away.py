@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from shared.call.legs import Naming
 from shared.call.states import Outcome, State
-from tests.simulation.asterisks import PREFIX
+from tests.simulation.asterisks import NAMING
 from tests.simulation.environment import LIMITS, Environment
 from tests.simulation.situations import connect, only
 
-NAMING = Naming(PREFIX)
 HOUR = 3600.0
 #: More than a call's set-up and a teardown that is tried for a day write.
 MOST_ROWS = 100

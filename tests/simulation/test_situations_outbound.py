@@ -10,7 +10,8 @@ import pytest
 from shared import messages
 from shared.asterisk import events
 from shared.call.states import Outcome, State
-from simulator import originates
+from simulator import channels, originates
+from tests.simulation.asterisks import Asterisk
 from tests.simulation.environment import Environment
 from tests.simulation.faults import Fault
 from tests.simulation.situations import CONNECTION, ends_well, only, states, without
@@ -133,17 +134,17 @@ def test_a_call_that_is_refused_before_any_worker_has_dialled_ends_at_once(
 
 
 @pytest.mark.parametrize("number", ["ring", "100"])
-@pytest.mark.parametrize("late_by_seconds", [0.5, 4.0])
+@pytest.mark.parametrize("late_by_seconds", [0.5, 3.0])
 def test_a_leg_that_is_dialled_late_does_not_outlive_its_call(
     environment: Environment, late_by_seconds: float, number: str
 ) -> None:
-    """The first request was given up, and takes effect when the second one's leg has been found busy."""
+    """The request got no answer, and takes effect when it counts as lost."""
     asterisk = environment.asterisks["pbx1"]
     environment.world.script("POST /channels", Fault.UNSENT)
-    environment.callers.request_call(environment.tenants[0], "busy")
-    environment.world.run(7.5)
+    environment.callers.request_call(environment.tenants[0], "100")
+    environment.world.run(15.5)
     call = only(environment)
-    assert (call.state, call.outcome) == (State.ENDING, Outcome.BUSY)
+    assert (call.state, call.outcome) == (State.ENDING, Outcome.FAILED)
     assert [run.is_completed for run in environment.runs.rows.values()] == [True]
 
     def dial() -> None:
@@ -153,10 +154,72 @@ def test_a_leg_that_is_dialled_late_does_not_outlive_its_call(
         )  # fmt: skip
 
     environment.world.after(late_by_seconds, dial)
-    environment.world.run(14.5)
+    environment.world.run(27.0)
     assert not asterisk.channels
     assert states(environment) == [State.ENDED]
     assert environment.world.violations == []
+
+
+def dials(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets every leg which Asterisk dials from now on."""
+    dialled: list[str] = []
+    add = Asterisk.add
+
+    def noted(asterisk: Asterisk, channel: channels.Channel) -> None:
+        if channel.kind is channels.Kind.ORIGINATED:
+            dialled.append(channel.id)
+        add(asterisk, channel)
+
+    monkeypatch.setattr(Asterisk, "add", noted)
+    return dialled
+
+
+def test_a_far_end_is_not_rung_again_when_nothing_is_known_of_the_first_time(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker died after its request, the far end was busy, and the events that told it are lost."""
+    dialled = dials(environment, monkeypatch)
+    environment.listeners[0].passes = without(events.EventType.CHANNEL_DESTROYED, events.EventType.DIAL)
+    environment.world.script("POST /channels", Fault.KILLED_AFTER)
+    environment.callers.request_call(environment.tenants[0], "busy")
+    environment.world.run(30.0)
+    call = only(environment)
+    assert (call.state, call.outcome) == (State.ENDED, Outcome.FAILED)
+    assert call.reason == "dialled, and what came of it is unknown"
+    assert len(dialled) == 1
+    assert [run.is_completed for run in environment.runs.rows.values()] == [True]
+    assert environment.world.violations == []
+
+
+@pytest.mark.parametrize(("fault", "count"), [(Fault.REFUSED, 1), (Fault.UNANSWERED, 1), (Fault.KILLED_BEFORE, 0)])
+def test_what_was_not_sent_is_asked_for_again_and_what_may_have_been_is_looked_for(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch, fault: Fault, count: int
+) -> None:
+    dialled = dials(environment, monkeypatch)
+    environment.world.script("POST /channels", fault)
+    environment.callers.request_call(environment.tenants[0], "100")
+    environment.world.run(30.0)
+    assert len(dialled) == count
+    assert states(environment) == [State.CONNECTED if count else State.ENDED]
+    ends_well(environment)
+
+
+def test_a_leg_that_rings_is_not_dialled_again_though_a_fail_over_has_forgotten_that_it_was(
+    make_environment: Callable[..., Environment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = make_environment(answer_after_seconds=10.0)
+    environment.open()
+    environment.world.run(0.3)
+    dialled = dials(environment, monkeypatch)
+    environment.callers.request_call(environment.tenants[0], "100")
+    environment.world.run(2.0)
+    assert states(environment) == [State.RINGING]
+    environment.fail_over(only(environment), 3)
+    assert (states(environment), only(environment).is_dial_begun) == ([State.ORIGINATING], False)
+    environment.world.run(13.0)
+    assert states(environment) == [State.CONNECTED]
+    assert len(dialled) == 1
+    ends_well(environment)
 
 
 def test_a_resync_does_not_take_a_far_end_that_rings_for_answered(
@@ -187,20 +250,6 @@ def test_a_platform_s_leg_that_rings_in_stasis_gets_no_agent(environment: Enviro
     )  # fmt: skip
     assert run.is_completed
     ends_well(environment)
-
-
-def test_a_call_that_is_refused_when_it_was_dialled_before_is_waited_for(environment: Environment) -> None:
-    environment.world.script("POST /channels", Fault.UNSENT)
-    environment.callers.request_call(environment.tenants[0], "100")
-    environment.world.run(1.0)
-    # The worker that made the request does not know whether it took effect.
-    environment.quota.refuses = 1.0
-    environment.world.run(8.0)
-    call = only(environment)
-    assert (call.state, call.outcome) == (State.ENDING, Outcome.REFUSED)
-    environment.world.run(35.0)
-    assert only(environment).state is State.ENDED
-    assert environment.world.violations == []
 
 
 def test_a_call_requested_twice_is_dialled_once(environment: Environment) -> None:

@@ -50,6 +50,20 @@ class Always:
         pass
 
 
+class Following(MemoryStore):
+    """Calls in memory, with the versions that Postgres has drawn: there each statement is run first."""
+
+    def __init__(self, postgres: PostgresCalls) -> None:
+        super().__init__(Always(postgres), lambda *_: None, app_of=APPS.__getitem__)
+        self._first = postgres
+
+    def new_version(self, call_id: uuid.UUID) -> int:
+        with self._first.db.connection() as connection:
+            row = connection.execute("SELECT lock_version FROM ari.calls WHERE call_id = %s", [call_id]).fetchone()
+        assert row is not None
+        return int(row["lock_version"])
+
+
 class RolledBack(Exception):
     """Ends a transaction without a commit."""
 
@@ -92,6 +106,8 @@ def call(number: int, now: datetime) -> Call:
         {"channel_id": "o2", "workflow_run_id": 7, **request},
         {"channel_id": "1.3", "state": State.PREPARED, "workflow_run_id": 7, "attempt": 1},
         {"channel_id": "1.4", "state": State.CONNECTED, "connection_id": 2},
+        {"connection_id": 3},
+        {"connection_id": 4, "organization_id": 4},
     ][number])  # type: ignore[arg-type]  # fmt: skip
 
 
@@ -100,9 +116,10 @@ def fact(number: int, now: datetime) -> facts.Fact:
     every: list[facts.Fact] = [
         facts.Admitted(workflow_id=1, user_id=2, media_client="media"),
         facts.RunCreated(workflow_run_id=7),
-        facts.AttemptBegun(attempt=1, in_doubt_until=now + HOUR),
-        facts.LegsCreated(attempt=1),
-        facts.MediaReady(attempt=1),
+        facts.AttemptBegun(attempt=1, nonce="4f2a9c01", in_doubt_until=now + HOUR),
+        facts.LegsCreated(attempt=1, nonce="4f2a9c01"),
+        facts.MediaReady(attempt=1, nonce="4f2a9c01"),
+        facts.DialBegun(in_doubt_until=now + HOUR),
         facts.Originated(),
         facts.FarEndAnswered(channel_name="PJSIP/x", channel_created="c", stamp="2026-05-01T12:00:00.000+0000"),
         facts.CallerLeft(stamp="2026-05-01T12:00:00.000+0000"),
@@ -112,7 +129,10 @@ def fact(number: int, now: datetime) -> facts.Fact:
     return every[number]
 
 
-_calls, _facts = st.integers(0, 6), st.integers(0, 9)
+#: Connection → organization and app instance. An app instance has several connections, one of another organization.
+APPS = {1: (3, "a"), 2: (4, "b"), 3: (3, "a"), 4: (4, "a")}
+_COUNT = 9
+_calls, _facts = st.integers(0, _COUNT - 1), st.integers(0, 10)
 _owners = st.sampled_from(["a", "b"])
 _claims = st.builds(
     ClaimRequest, owner=_owners, step=st.sampled_from(Step), duration=st.sampled_from([HOUR, -HOUR])
@@ -134,6 +154,7 @@ _statements = st.one_of(
         st.booleans(),
         st.booleans(),
     ),
+    st.tuples(st.just("note"), _calls, _facts, _owners),
     st.tuples(st.just("release"), _calls, _owners),
     st.tuples(st.just("look")),
 )
@@ -145,11 +166,13 @@ def postgres(database_url: str) -> Iterator[PostgresCalls]:
     db.open()
     with db.connection() as connection:
         connection.execute(
-            "INSERT INTO ari.connections (source_id, organization_id, state) VALUES (1, 3, 'active'), (2, 4, 'active')"
+            "INSERT INTO ari.connections (source_id, organization_id, state)"
+            " VALUES (1, 3, 'active'), (2, 4, 'active'), (3, 3, 'active'), (4, 4, 'active')"
         )
         connection.execute(
             "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password)"
-            " VALUES (1, 1, 'http://a', 'a', 'a', 'x'), (2, 1, 'http://b', 'b', 'b', 'z')"
+            " VALUES (1, 1, 'http://a', 'a', 'a', 'x'), (2, 1, 'http://b', 'b', 'b', 'z'),"
+            " (3, 1, 'http://a', 'a', 'a', 'x'), (4, 1, 'http://a', 'a', 'a', 'x')"
         )
     yield PostgresCalls(db, who="test", prefix="aip-")
     db.close()
@@ -169,7 +192,8 @@ def postgres(database_url: str) -> Iterator[PostgresCalls]:
     ],
 )
 @given(
-    inserted=st.lists(st.tuples(_calls, _claims), max_size=7), statements=st.lists(_statements, min_size=5, max_size=30)
+    inserted=st.lists(st.tuples(_calls, _claims), max_size=_COUNT),
+    statements=st.lists(_statements, min_size=5, max_size=30),
 )
 def test_both_stores_do_the_same(
     postgres: PostgresCalls, inserted: list[tuple[int, ClaimRequest | None]], statements: list[tuple[Any, ...]]
@@ -177,8 +201,9 @@ def test_both_stores_do_the_same(
     with postgres.db.connection() as connection:
         connection.execute("TRUNCATE ari.calls, ari.attempts, ari.timeline")
     now = postgres.now()
-    pair = Pair(postgres=postgres, memory=MemoryStore(Always(postgres), lambda *_: None), read={})
-    for number in range(7):
+    memory = Following(postgres)
+    pair = Pair(postgres=postgres, memory=memory, read={})
+    for number in range(_COUNT):
         pair.read[call(number, now).call_id] = call(number, now)
     for number, claim in inserted:
         _insert(pair, now, number, claim)
@@ -267,22 +292,33 @@ def _save_in(  # noqa: PLR0917 - as the statement has them
         pair.both(save)
 
 
+def _note(pair: Pair, now: datetime, number: int, which: int, owner: str) -> None:
+    call_id = call(number, now).call_id
+    before = pair.both(lambda store: store.load(call_id))
+    changes = _changes(before, [which], now) if before is not None else []
+    # What is noted in a claim leaves the call in its state.
+    if changes and changes[-1].after.state is changes[0].before.state:
+        pair.both(lambda store: store.save(changes, timeline=[], owner=owner, claim=None, keeps_claim=True))
+
+
 def _release(pair: Pair, now: datetime, number: int, owner: str) -> None:
     pair.both(lambda store: store.release(call(number, now).call_id, owner))
 
 
 def _look(pair: Pair, now: datetime) -> None:
-    for number in range(7):
+    for number in range(_COUNT):
         one = call(number, now)
         pair.both(lambda store, one=one: store.load(one.call_id))  # type: ignore[misc]
-        pair.both(lambda store, one=one: store.last_entry(1, one.channel_id, one.channel_created))  # type: ignore[misc]
-        pair.both(lambda store, one=one: store.originated(1, one.channel_id))  # type: ignore[misc]
-    everyone = [call(number, now) for number in range(7)]
+        for of in APPS:
+            entry = (of, one.channel_id, one.channel_created)
+            pair.both(lambda store, entry=entry: store.last_entry(*entry))  # type: ignore[misc]
+            pair.both(lambda store, entry=entry: store.originated(*entry[:2]))  # type: ignore[misc]
+    everyone = [call(number, now) for number in range(_COUNT)]
     pair.both(lambda store: store.load_all([one.call_id for one in everyone]))
     pair.both(lambda store: store.originated_all(1, [one.channel_id for one in everyone]))
     pair.both(lambda store: store.overdue(2))
     pair.both(_slots)
-    for connection_id in (1, 2):
+    for connection_id in APPS:
         pair.both(lambda store, of=connection_id: sorted(  # type: ignore[misc]
             (str(found.call.call_id), found.call, found.is_claimed)
             for found in store.open_calls(ConnectionVersion(of, 1))))  # fmt: skip

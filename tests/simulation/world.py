@@ -58,6 +58,10 @@ class Process:
     def __init__(self, name: str) -> None:
         self.name = name
         self.is_dead = False
+        #: It has counted as dead, and lived on.
+        self.is_misjudged = False
+        self.died_at = 0.0
+        self.frozen_at = 0.0
         self.frozen_until = 0.0
         #: Asterisk → its circuit breaker.
         self.circuits: dict[str, circuit_breaker.CircuitBreaker] = {}
@@ -66,10 +70,18 @@ class Process:
         #: What to do when it dies.
         self.at_death: list[Callable[[], None]] = []
 
-    def kill(self) -> None:
+    def is_stopped(self, now: float) -> bool:
+        """True if nothing of it runs now."""
+        return self.is_dead or self.frozen_until > now
+
+    def freeze(self, now: float, seconds: float) -> None:
+        """Let nothing of it run for a while."""
+        self.frozen_at, self.frozen_until = now, now + seconds
+
+    def kill(self, now: float) -> None:
         """Kill it: nothing of it runs any more."""
         if not self.is_dead:
-            self.is_dead = True
+            self.is_dead, self.died_at = True, now
             for do in self.at_death:
                 do()
 
@@ -281,11 +293,11 @@ class World:
         self.tell(fiber.process.name, "%s: %s — FAULT: %s", fiber.what, what, fault)
         match fault:
             case Fault.KILLED_BEFORE:
-                fiber.process.kill()
+                fiber.process.kill(self.now)
                 self.park()
             case Fault.KILLED_AFTER:
                 effect()
-                fiber.process.kill()
+                fiber.process.kill(self.now)
                 self.park()
             case Fault.FROZEN_BEFORE:
                 fiber.has_stalled = True
@@ -329,6 +341,11 @@ class World:
     def linger(self, seconds: float) -> None:
         """Let the port call that is having its effect return this much later."""
         self._linger_seconds = seconds
+
+    def stall_all(self) -> None:
+        """Note that what the steps at work know may be out of date."""
+        for fiber in self._fibers:
+            fiber.has_stalled = True
 
     def script(self, what: str, fault: Fault) -> None:
         """Let a fault hit the next port call whose name contains this."""

@@ -1,4 +1,4 @@
-"""Two Redis servers behind one address, which leads to the other one after a fail-over."""
+"""Two servers behind one address, which leads to the other one after a fail-over: of Redis, of Postgres."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psycopg
 import redis
 
 from devstack import servers, tcp_proxy
+from shared.storage import migrations
 from tests.support import worker_harness
 
 
@@ -49,3 +51,40 @@ def servers_in(folder: Path) -> Iterator[Failover]:
             stack.enter_context(redis.Redis.from_url(new_url)),
             new_url,
         )
+
+
+class PostgresFailover:
+    """Connect to `url`. `old` and `new` are the servers themselves, `new` a streaming replica until it happens."""
+
+    def __init__(self, proxy: tcp_proxy.TcpProxy, old: servers.Postgres, new: servers.Postgres) -> None:
+        self.url = proxy.url
+        self.old = old
+        self.new = new
+        self._proxy = proxy
+
+    def happen(self) -> None:
+        """Promote the replica. The old server lives on, read-only; only new connections lead to the new one."""
+        with psycopg.connect(self.old.url, autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+            connection.execute("SELECT pg_reload_conf()")
+        self._move()
+
+    def happen_frozen(self) -> None:
+        """Promote the replica. The old server accepts connections and answers nothing."""
+        self.old.freeze()
+        self._move()
+
+    def _move(self) -> None:
+        self._proxy.lead_to(self.new.url)
+        self.new.promote()
+
+
+@contextlib.contextmanager
+def postgres_in(folder: Path) -> Iterator[PostgresFailover]:
+    """Start two Postgres servers: one with the schema, and its replica."""
+    name = uuid.uuid4().hex[:8]
+    with contextlib.ExitStack() as stack:
+        old = stack.enter_context(servers.Postgres(folder / f"old-postgres-{name}", durable=False))
+        migrations.upgrade(old.url)
+        new = stack.enter_context(servers.Postgres(folder / f"new-postgres-{name}", durable=False, standby_of=old))
+        yield PostgresFailover(stack.enter_context(tcp_proxy.TcpProxy(old.url)), old, new)

@@ -67,8 +67,10 @@ class Scene:
         self.asked: list[str] = []
         self.outcomes: list[tuple[Outcome, str, int | None]] = []
         #: The attempts that this process waits for.
-        self.awaited: list[tuple[UUID, int, int]] = []
-        self.is_in_stasis = False
+        self.awaited: list[tuple[UUID, int, str, int]] = []
+        #: Two connections of one organization in one app instance.
+        self.sharing: set[int] = set()
+        self.is_in_place = False
         self.is_transferred = False
         self.has_run = False
         #: What was looked for, without ending it.
@@ -101,14 +103,18 @@ class Scene:
         def caller_entered(*, connection: ConnectionVersion, at_ms: int, event: Event) -> None:
             self.asked.append(f"entered on {connection} at {at_ms}: {event.leg.id}")
 
-        def is_in_stasis(connection: ConnectionVersion, leg: Channel) -> bool:
-            self.asked.append(f"in Stasis on {connection}: {leg.id}")
-            return self.is_in_stasis
+        def is_in_place(connection: ConnectionVersion, call: Call, leg: Channel) -> bool:
+            self.asked.append(f"in place on {connection}: {leg.id}")
+            return self.is_in_place
 
         return SimpleNamespace(
             record_abandoned=record_abandoned, record_unanswered=record_unanswered, caller_entered=caller_entered,
-            is_in_stasis=is_in_stasis, is_awaited=is_awaited,
+            is_in_place=is_in_place, is_awaited=is_awaited,
+            connections=SimpleNamespace(share_an_app=self._share_an_app),
         )  # fmt: skip
+
+    def _share_an_app(self, connection_id: int, other_id: int) -> bool:
+        return {connection_id, other_id} == self.sharing
 
     def _take_up(self, call: Call) -> bool:
         self.asked.append(f"transferred: {call.call_id}")
@@ -123,8 +129,8 @@ class Scene:
     def report(self, call: Call, *happened: facts.Fact) -> None:
         self.reported += [(call.call_id, fact) for fact in happened]
 
-    def media_ready(self, call_id: UUID, attempt: int, *, connection_id: int) -> bool:
-        return (call_id, attempt, connection_id) in self.awaited
+    def media_ready(self, call_id: UUID, attempt: int, nonce: str, *, connection_id: int) -> bool:
+        return (call_id, attempt, nonce, connection_id) in self.awaited
 
     @property
     def told(self) -> list[facts.Fact]:

@@ -155,7 +155,7 @@ class RedisStoreContract:
     def test_a_heartbeat_extends_the_lifetime_of_the_listener_s_keys(self, redis_clients: RedisClients) -> None:
         async def scene() -> None:
             SchedulerSide(redis_clients.client).assign("one", A)
-            lifetimes = {keys.reports("one"): 60, keys.revision("one"): 3600, keys.assignments("one"): 3600}
+            lifetimes = {keys.reports("one"): 3600, keys.revision("one"): 3600, keys.assignments("one"): 3600}
             async with redis_clients.store() as store:
                 await store.beat([REPORT_A], [])
                 for key in lifetimes:

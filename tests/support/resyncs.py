@@ -129,11 +129,40 @@ class Store:
         self.written.append(([entry.detail for entry in timeline], connection_id, within))
 
 
+class Connections:
+    """Whose the app is.
+
+    Args:
+        sharing: The connections of the organization that have the same app instance.
+    """
+
+    def __init__(self, *, preempted: bool, is_anothers: bool, sharing: Collection[int]) -> None:
+        self._preempted = preempted
+        self._is_anothers = is_anothers
+        self._sharing = sharing
+
+    def is_preempted(self, connection_id: int) -> bool:
+        return self._preempted and connection_id == 7
+
+    def inbound_target(self, connection: ConnectionVersion) -> Any:
+        assert connection == HERE
+        return SimpleNamespace(is_anothers=self._is_anothers)
+
+    def share_an_app(self, connection_id: int, other_id: int) -> bool:
+        return {connection_id, other_id} <= {*self._sharing, 7}
+
+
 class Scene:
     """A resync of one connection."""
 
     def __init__(
-        self, asterisk: Asterisk, *known: Call | OpenCall, stored: Sequence[Call] = (), preempted: bool = False
+        self,
+        asterisk: Asterisk,
+        *known: Call | OpenCall,
+        stored: Sequence[Call] = (),
+        preempted: bool = False,
+        is_anothers: bool = False,
+        sharing: Collection[int] = (),
     ) -> None:
         self.asterisk = asterisk
         known_calls = [
@@ -153,7 +182,7 @@ class Scene:
             flow=cast(Any, self),
             writer=cast(Any, SimpleNamespace(store=self.store, limits=LIMITS, clock=time, new_owner=lambda: "me")),
             inbound=cast(Any, SimpleNamespace(receive=self._receive)),
-            connections=cast(Any, SimpleNamespace(is_preempted=lambda connection_id: preempted and connection_id == 7)),
+            connections=cast(Any, Connections(preempted=preempted, is_anothers=is_anothers, sharing=sharing)),
             asterisks=cast(Any, SimpleNamespace(at=lambda _connection, _budget: asterisk)),
             leases=self,
             naming=NAMING,

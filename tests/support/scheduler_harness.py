@@ -13,7 +13,7 @@ import dramatiq
 import redis
 
 from scheduler.assigner import Assigner
-from scheduler.leader import Leader
+from scheduler.leader import Leader, LeaderDatabase
 from scheduler.listeners import Listeners
 from scheduler.quarantine import Quarantine
 from scheduler.reconciler import Reconciler
@@ -38,17 +38,29 @@ class Platform:
 
     def __init__(self) -> None:
         self.values: dict[int, object] = {}
+        #: Row → organization; by default the row's id and a hundred.
+        self.organizations: dict[int, int] = {}
         self.away = False
 
     def set(self, source_id: int, **changes: object) -> None:
         value = {"provider": "ari", "ari_endpoint": f"http://pbx{source_id}", "app_name": "a", "app_password": "p"}
         self.values[source_id] = value | changes
 
+    def save_anew(self, source_id: int, *, under: int, **changes: object) -> None:
+        """Remove a row and add it again, under another id."""
+        self.organizations[under] = self.organization_of(source_id)
+        value = self.values.pop(source_id)
+        assert isinstance(value, dict)
+        self.values[under] = value | changes
+
+    def organization_of(self, source_id: int) -> int:
+        return self.organizations.get(source_id, 100 + source_id)
+
     def all(self) -> list[dograh.ConfigurationRow]:
         if self.away:
             raise errors.DatabaseUnavailable("away")
         return [
-            dograh.ConfigurationRow(source_id=source_id, organization_id=100 + source_id, value=value)
+            dograh.ConfigurationRow(source_id=source_id, organization_id=self.organization_of(source_id), value=value)
             for source_id, value in self.values.items()
         ]
 
@@ -63,17 +75,31 @@ class PlayedListeners:
 
     def __init__(self, client: redis.Redis) -> None:
         self.redis = client
+        self._passed_seconds = 0.0
+        self._heartbeats = 0
+        self._alive: set[str] = set()
+
+    def monotonic(self) -> float:
+        """The scheduler's clock, by which it judges heartbeats."""
+        return time.monotonic() + self._passed_seconds
 
     def now_ms(self) -> int:
         seconds, micros = self.redis.time()
         return seconds * 1000 + micros // 1000
 
     def beat(self, *names: str) -> None:
-        self.redis.zadd(keys.LISTENERS, {name: self.now_ms() for name in names})
+        # No two are the same.
+        self._heartbeats += 1
+        self.redis.zadd(keys.LISTENERS, {name: self.now_ms() + self._heartbeats / 1000 for name in names})
+        self._alive |= set(names)
 
     def die(self, name: str) -> None:
-        """Make a listener's last heartbeat too old."""
-        self.redis.zadd(keys.LISTENERS, {name: self.now_ms() - int(TIMEOUT * 1000) - 500})
+        """Let a listener send no heartbeat for too long, and the others go on."""
+        self._alive.discard(name)
+        self._passed_seconds += TIMEOUT + 0.5
+        # By Redis's clock as well, which a new scheduler goes by.
+        self.redis.zadd(keys.LISTENERS, {name: self.now_ms() - (TIMEOUT + 0.5) * 1000})
+        self.beat(*self._alive) if self._alive else None
 
     def assigned(self, name: str) -> dict[str, Assignment]:
         texts = cast(dict[bytes, bytes], self.redis.hgetall(keys.assignments(name)))
@@ -107,17 +133,26 @@ class PlayedListeners:
 class SchedulerHarness:
     """A leading scheduler's parts. The test calls them instead of a clock."""
 
-    def __init__(self, db: database.Database, client: redis.Redis, broker: redis_broker.Broker) -> None:
+    def __init__(
+        self,
+        leader: Leader,
+        db: database.Database,
+        leader_db: LeaderDatabase,
+        client: redis.Redis,
+        broker: redis_broker.Broker,
+    ) -> None:
         self.db = db
+        self.leader_db = leader_db
         self.client = client
         self.platform = Platform()
         self.listeners = PlayedListeners(client)
         self.broker = broker
         self.commands = queues.BrokerCommandQueue(broker)
-        self.store = PostgresCalls(db, who="test", prefix="aip-")
-        self.leader = Leader(db, holder="test", seconds=60)
+        self.leader = leader
         self.leader.renew()
-        self.reconciler = Reconciler(db, self.platform, SEALER)
+        self.store = PostgresCalls(leader_db, who="test", prefix="aip-")
+        self.reconciler = Reconciler(leader_db, self.platform, SEALER)
+        self.sockets = socket_rows(leader_db)
         self.assigner = self.new_assigner()
         # A Redis that was in use before: the assigner does not wait for listeners to come back.
         client.set(keys.BOOT_MARKER, "x")
@@ -131,16 +166,20 @@ class SchedulerHarness:
         timeout_seconds: float = TIMEOUT,
         full_scan_seconds: float = 0.0,
     ) -> Assigner:
-        sockets = sockets or socket_rows(self.db)
+        sockets = sockets or socket_rows(self.leader_db)
         return Assigner(
             sockets,
-            listeners or Listeners(client or self.client, timeout_seconds=timeout_seconds),
+            listeners or self.new_listeners(client or self.client, timeout_seconds=timeout_seconds),
             self.leader,
             self.store,
             Quarantine(sockets, self.store, deaths=2),
             timeout_seconds=timeout_seconds,
             full_scan_seconds=full_scan_seconds,
         )
+
+    def new_listeners(self, client: redis.Redis, *, timeout_seconds: float = TIMEOUT) -> Listeners:
+        """The listeners as a scheduler sees them."""
+        return Listeners(client, timeout_seconds=timeout_seconds, monotonic=self.listeners.monotonic)
 
     def configure(self, count: int) -> None:
         """Give the platform the configurations 1 to `count`, and reconcile."""
@@ -213,13 +252,17 @@ def socket_rows(db: database.Database) -> SocketRows:
 def running(database_url: str, redis_url: str) -> Iterator[SchedulerHarness]:
     """A harness until the end of the block."""
     db = database.Database(database_url, size=6)
+    leader = Leader(db, holder="test", seconds=60)
+    leader_db = LeaderDatabase(leader, database_url, size=6)
     db.open()
+    leader_db.open()
     with (
         contextlib.closing(db),
+        contextlib.closing(leader_db),
         contextlib.closing(queues.client(redis_url)) as client,
         contextlib.closing(queues.broker(redis_url)) as broker,
     ):
-        yield SchedulerHarness(db, client, broker)
+        yield SchedulerHarness(leader, db, leader_db, client, broker)
 
 
 def until(holds: Callable[[], object], what: str, seconds: float = 4.0) -> None:

@@ -22,7 +22,7 @@ import redis
 from structlog.testing import capture_logs
 
 from scheduler.listeners import Listeners
-from shared import assignments, keys
+from shared import assignments, errors, keys
 from shared.assignments import Report, SocketState
 from shared.call.ids import ConnectionVersion
 from shared.process import settings
@@ -73,7 +73,7 @@ def revision(client: redis.Redis, name: str) -> int:
 def test_a_listener_is_live_until_its_heartbeat_is_too_old(client: redis.Redis, listeners: Listeners) -> None:
     beat(client, "alive", seconds_ago=TIMEOUT_SECONDS - 1, capacity=7)
     beat(client, "silent", seconds_ago=TIMEOUT_SECONDS + 1, capacity=7)
-    snapshot = listeners.snapshot("term 1")
+    snapshot = listeners.snapshot(1)
     assert snapshot.live == {"alive": 7}
     assert snapshot.silent == {"silent"}
 
@@ -85,26 +85,74 @@ def test_a_capacity_that_is_missing_or_unreadable_is_the_default(
     client: redis.Redis, listeners: Listeners, text: str | None, capacity: int
 ) -> None:
     beat(client, "l1", capacity=text)
-    assert listeners.snapshot("term 1").live == {"l1": capacity}
+    assert listeners.snapshot(1).live == {"l1": capacity}
 
 
 def test_a_name_that_is_not_text_is_shown_all_the_same(client: redis.Redis, listeners: Listeners) -> None:
     beat(client, b"l\xff")
-    assert list(listeners.snapshot("term 1").live) == ["l\N{REPLACEMENT CHARACTER}"]
+    assert list(listeners.snapshot(1).live) == ["l\N{REPLACEMENT CHARACTER}"]
 
 
 def test_an_empty_redis_is_noticed_once_and_marked(client: redis.Redis, listeners: Listeners) -> None:
-    assert [listeners.snapshot(f"term {term}").emptied for term in (1, 2)] == [True, False]
-    assert client.get(keys.BOOT_MARKER) == b"term 1"
+    assert [listeners.snapshot(term).emptied for term in (1, 2)] == [True, False]
+    assert client.get(keys.BOOT_MARKER) == b"term 2"
     assert client.ttl(keys.BOOT_MARKER) == -1, "it never expires"
     client.flushdb()
-    assert listeners.snapshot("term 2").emptied
+    assert listeners.snapshot(2).emptied
 
 
 def test_a_heartbeat_with_reports_raises_the_revision(client: redis.Redis, listeners: Listeners) -> None:
-    assert listeners.snapshot("term 1").reports_revision == 0
+    assert listeners.snapshot(1).reports_revision == 0
     client.incr(keys.REPORTS_REVISION)
-    assert listeners.snapshot("term 1").reports_revision == 1
+    assert listeners.snapshot(1).reports_revision == 1
+
+
+# ── clocks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Monotonic:
+    """A clock that the test sets on."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_heartbeat_counts_from_when_it_came_and_not_from_the_look_at_it(client: redis.Redis) -> None:
+    monotonic = Monotonic()
+    listeners = Listeners(client, timeout_seconds=TIMEOUT_SECONDS, monotonic=monotonic)
+    beat(client, "l1")
+    listeners.snapshot(1)
+    monotonic.now += 2.0
+    beat(client, "l1", seconds_ago=1.5)
+    listeners.snapshot(1)
+    monotonic.now += TIMEOUT_SECONDS - 1.4
+    assert listeners.snapshot(1).silent == {"l1"}
+
+
+# ── terms ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_a_leader_of_an_earlier_term_wrote_into_an_empty_redis_is_found(client: redis.Redis) -> None:
+    frozen, leading = (Listeners(client, timeout_seconds=TIMEOUT_SECONDS) for _ in range(2))
+    frozen.snapshot(1)
+    leading.snapshot(2)
+    client.flushdb()
+    assert frozen.snapshot(1).emptied
+    assert leading.snapshot(2).emptied
+    with pytest.raises(errors.LeadershipLost):
+        frozen.snapshot(1)
+
+
+@pytest.mark.parametrize("marker", ["x", "term 1", "term", ""])
+def test_the_boot_marker_of_an_earlier_release_is_no_empty_redis(
+    client: redis.Redis, listeners: Listeners, marker: str
+) -> None:
+    client.set(keys.BOOT_MARKER, marker)
+    assert not listeners.snapshot(3).emptied
+    assert client.get(keys.BOOT_MARKER) == b"term 3"
 
 
 # ── reports ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -144,26 +192,26 @@ def test_an_evicted_listener_leaves_nothing_to_open(client: redis.Redis, listene
     beat(client, "l2", capacity=5)
     for name in ("l1", "l2"):
         listeners.write_assignments(name, {"1:1": "an assignment"})
-    assert listeners.evict("l1", listeners.snapshot("term 1"))
+    assert listeners.evict("l1", listeners.snapshot(1))
     assert client.zscore(keys.LISTENERS, "l1") is None
     assert not client.hexists(keys.CAPACITIES, "l1")
     assert client.exists(keys.assignments("l1"), keys.revision("l1")) == 0
-    assert listeners.snapshot("term 1").live == {"l2": 5}
+    assert listeners.snapshot(1).live == {"l2": 5}
     assert written(client, "l2") == {b"1:1": b"an assignment"}
 
 
 def test_a_listener_that_is_back_is_not_evicted(client: redis.Redis, listeners: Listeners) -> None:
     beat(client, "l1", seconds_ago=TIMEOUT_SECONDS + 1)
     listeners.write_assignments("l1", {"1:1": "an assignment"})
-    snapshot = listeners.snapshot("term 1")
+    snapshot = listeners.snapshot(1)
     beat(client, "l1")
     assert not listeners.evict("l1", snapshot)
-    assert "l1" in listeners.snapshot("term 1").live
+    assert "l1" in listeners.snapshot(1).live
     assert written(client, "l1") == {b"1:1": b"an assignment"}
 
 
 def test_a_listener_that_is_gone_can_be_evicted_again(listeners: Listeners) -> None:
-    assert listeners.evict("l1", listeners.snapshot("term 1"))
+    assert listeners.evict("l1", listeners.snapshot(1))
 
 
 # ── assignments ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -219,6 +267,6 @@ def test_everything_is_written_again_on_request_and_after_an_eviction(
     listeners.rewrite_all()
     listeners.write_assignments("l1", {"1:1": "a"})
     assert revision(client, "l1") == 2
-    listeners.evict("l1", listeners.snapshot("term 1"))
+    listeners.evict("l1", listeners.snapshot(1))
     listeners.write_assignments("l1", {"1:1": "a"})
     assert (written(client, "l1"), revision(client, "l1")) == ({b"1:1": b"a"}, 1)

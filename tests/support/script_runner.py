@@ -15,6 +15,8 @@ from shared.broker import scripts
 
 NS = "ns"
 TIMEOUT_MS = 4500
+#: Of `layout.lua`.
+LATE_MS, CONFIRMED_MS = 1200, 700
 #: The arguments of a session whose groups have no limit worth testing.
 UNLIMITED = (100, 100, 0)
 
@@ -116,6 +118,11 @@ class Scripts:
 
     def deregister(self, session: str, *queues: str) -> None:
         scripts.DEREGISTER.run(self.client, NS, session, *queues)
+
+    def live_sessions(self) -> set[str] | None:
+        """Look who lives, as one who has no session; return None while that is not known."""
+        found = scripts.SESSIONS.run(self.client, NS, TIMEOUT_MS)
+        return None if found is None else {each.decode() for each in found}
 
     def count(self, *queues: str) -> list[int]:
         """Return waiting, delayed and in flight, of each queue."""

@@ -13,7 +13,7 @@ import redis
 
 from shared.broker import scripts
 from shared.broker.deliveries import Disposition
-from tests.support.script_runner import NS, TIMEOUT_MS, Scripts
+from tests.support.script_runner import CONFIRMED_MS, LATE_MS, NS, TIMEOUT_MS, Reply, Scripts
 
 
 class SessionScripts:
@@ -122,6 +122,97 @@ class SessionScripts:
         assert lua.poll("a").fetched == []
         assert set(lua.sessions()) == {"stalled", "a"}
 
+    def test_a_late_session_without_a_subscription_expires_when_it_has_none_a_while_later(self, lua: Scripts) -> None:
+        """The process was killed: its sockets are closed."""
+        lua.enqueue("7/a")
+        lua.poll("dead")
+        lua.silence("dead", LATE_MS)
+        self._look(lua)
+        assert set(lua.sessions()) == {"dead", "a"}
+        lua.client.hincrby(f"{NS}:gone", "dead", 200 - CONFIRMED_MS)
+        self._look(lua)
+        assert set(lua.sessions()) == {"dead", "a"}
+        lua.client.hincrby(f"{NS}:gone", "dead", -200)
+        assert self._look(lua).fetched == ["7/a"]
+        assert set(lua.sessions()) == {"a"}
+        assert lua.client.hlen(f"{NS}:gone") == 0
+
+    def test_a_session_that_is_in_time_is_not_looked_at(self, lua: Scripts) -> None:
+        lua.poll("b")
+        lua.silence("b", LATE_MS - 200)
+        self._look(lua)
+        assert lua.client.hlen(f"{NS}:gone") == 0
+
+    def test_a_late_session_with_a_subscription_is_woken_and_does_not_expire(self, lua: Scripts) -> None:
+        """The process stalls: its sockets are open."""
+        lua.poll("stalled")
+        lua.silence("stalled", TIMEOUT_MS - 1000)
+        lua.client.hset(f"{NS}:gone", "stalled", lua.now() - CONFIRMED_MS)
+        with lua.client.pubsub() as subscription:  # type: ignore[no-untyped-call]  # redis-py's
+            subscription.subscribe(f"{NS}:wake:stalled")
+            self._message(subscription, type_="subscribe")
+            self._look(lua)
+            assert self._message(subscription)["data"] == b""
+        assert set(lua.sessions()) == {"stalled", "a"}
+
+    def test_a_session_that_has_polled_since_it_had_no_subscription_is_late_anew(self, lua: Scripts) -> None:
+        """Its connections were cut, and it is late once more."""
+        lua.poll("b")
+        lua.silence("b", LATE_MS)
+        lua.client.hset(f"{NS}:gone", "b", lua.now() - LATE_MS - 200)
+        self._look(lua)
+        assert set(lua.sessions()) == {"b", "a"}
+        since: Any = lua.client.hget(f"{NS}:gone", "b")
+        assert int(since) > lua.now() - CONFIRMED_MS
+
+    def test_after_a_moment_in_which_none_was_heard_the_gone_are_looked_for_anew(self, lua: Scripts) -> None:
+        """Redis was away for a moment, and cut the connections: who lives may not have polled again."""
+        lua.poll("b")
+        lua.silence("b", 2 * LATE_MS)
+        lua.client.hset(f"{NS}:gone", "b", lua.now() - CONFIRMED_MS)
+        self._look(lua, silence=CONFIRMED_MS)
+        assert set(lua.sessions()) == {"b", "a"}
+        lua.client.hset(f"{NS}:gone", "b", lua.now() - CONFIRMED_MS)
+        self._look(lua, silence=CONFIRMED_MS - 200)
+        assert set(lua.sessions()) == {"a"}
+
+    def _look(self, lua: Scripts, *, silence: int = 0) -> Reply:
+        """Poll as a session that looks for the dead, after none was heard for so many ms."""
+        lua.liveness(last_search=0, grace_until=0, last_poll=lua.now() - silence)
+        return lua.poll("a")
+
+    # ── who looks without a session ──────────────────────────────────────────────────────────────────────────────────
+
+    def test_a_look_expires_the_silent_and_tells_who_lives(self, lua: Scripts) -> None:
+        lua.enqueue("7/a")
+        lua.poll("dead")
+        lua.poll("b")
+        lua.silence("dead", TIMEOUT_MS + 1)
+        lua.liveness(last_search=0, grace_until=0)
+        assert lua.live_sessions() == {"b"}
+        assert lua.count() == [1, 0, 0]
+        assert "a" not in lua.sessions(), "a look makes no session"
+
+    def test_who_lives_is_not_known_after_redis_was_away_or_emptied(self, lua: Scripts) -> None:
+        assert lua.live_sessions() is None
+        lua.poll("b")
+        assert lua.live_sessions() is None
+        lua.liveness(grace_until=0)
+        assert lua.live_sessions() == {"b"}
+        lua.liveness(last_poll=lua.now() - TIMEOUT_MS)
+        assert lua.live_sessions() is None
+
+    def test_while_the_scheduler_looks_redis_is_not_away(self, lua: Scripts) -> None:
+        """No worker lives any more: the next one gets the messages of the dead without a grace period."""
+        lua.enqueue("7/a")
+        lua.poll("dead")
+        lua.silence("dead", TIMEOUT_MS + 1)
+        lua.liveness(last_poll=lua.now() - TIMEOUT_MS // 3, last_search=lua.now(), grace_until=0)
+        lua.live_sessions()
+        assert set(lua.sessions()) == {"dead"}
+        lua.liveness(last_search=0)
+        assert lua.poll("a").fetched == ["7/a"]
+
     def test_an_expired_session_that_polls_again_is_registered_again(self, lua: Scripts) -> None:
         lua.poll("stalled")
         lua.silence("stalled", TIMEOUT_MS + 1)
@@ -166,13 +257,13 @@ class SessionScripts:
         reply = lua.poll("a")
         assert lua.sessions() == {"future": reply.now, "a": reply.now}
 
-    def test_expired_sessions_are_searched_for_twice_a_second_at_most(self, lua: Scripts) -> None:
+    def test_expired_sessions_are_searched_for_four_times_a_second_at_most(self, lua: Scripts) -> None:
         lua.poll("dead")
         lua.silence("dead", TIMEOUT_MS + 1)
         lua.liveness(last_search=lua.now())
         lua.poll("a")
         assert set(lua.sessions()) == {"dead", "a"}
-        lua.liveness(last_search=lua.now() - 500)
+        lua.liveness(last_search=lua.now() - 250)
         lua.poll("a")
         assert set(lua.sessions()) == {"a"}
 

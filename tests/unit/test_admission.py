@@ -70,7 +70,7 @@ def test_a_platform_s_leg_that_is_no_longer_in_the_app_is_not_served(leg: object
 def looked_at(leg: object) -> facts.Fact | None:
     """Return what an admission makes of a platform's leg that Asterisk shows like this; None when it is served."""
     step = replace(admission(), asterisks=Rounds({f"GET /channels/{LEG.channel_id}": [leg]}).asterisks)
-    target = SimpleNamespace(served_by=ConnectionVersion(7, 1), source_id=7)
+    target = SimpleNamespace(served_by=ConnectionVersion(7, 1), organization_id=3)
     claim = MagicMock(call=LEG, arrival=SimpleNamespace(target=target))
     claim.ask_once.side_effect = lambda _question, ask: ask()
     (fact, *_) = step.work(claim)

@@ -31,7 +31,7 @@ from workers.step_ports import NoQuota
 _T = TypeVar("_T")
 NAMING = Naming("aip-")
 LIMITED = Quota(organization_id=3, concurrent_calls=2)
-TARGET = InboundTarget(served_by=ConnectionVersion(7, 1), organization_id=3, source_id=70, quota=LIMITED)
+TARGET = InboundTarget(served_by=ConnectionVersion(7, 1), organization_id=3, quota=LIMITED)
 SETTINGS = CallSettings(media_client="media", call_seconds=120.0, dial_template="PJSIP/{number}", caller_id=None)
 ROUTE = Route(
     workflow_id=1, user_id=2, settings=SETTINGS, continue_in_dialplan=True, concurrent_calls=5, reserved_run_id=77
@@ -47,6 +47,7 @@ class StepClaim:
     def __init__(self, call: Call, arrival: Arrival | None, leads_to: Sequence[Step]) -> None:
         self.call = call
         self.arrival = arrival
+        self.nonce = "4f2a9c01" if call.id_prefix else ""
         self._leads_to = leads_to
         self.asked: list[str] = []
 
@@ -78,10 +79,10 @@ class Scene:
         **asterisk: Any,
     ) -> None:
         self.quota_asked: list[tuple[int, Quota | None]] = []
-        self.routes_asked: list[tuple[int, int]] = []
+        self.routes_asked: list[int] = []
         self.slots_asked: list[tuple[int | None, int | None]] = []
-        self.created: list[tuple[Call, Attempt, int | None]] = []
-        self.attached: list[tuple[RunArgs, int]] = []
+        self.created: list[tuple[Call, Attempt | None, int | None]] = []
+        self.attached: list[RunArgs] = []
         self.attaches: Route | NoRoute = ROUTE
         self.asterisk = Rounds({f"GET /channels/{RECEIVED.channel_id}": [asterisk.get("leg", IN_APP)]})
         self._used, self._quota, self._route = used, quota, route
@@ -97,8 +98,8 @@ class Scene:
             limits=limits,
         )
 
-    def _inbound(self, *, source_id: int, organization_id: int) -> object:
-        self.routes_asked.append((source_id, organization_id))
+    def _inbound(self, organization_id: int) -> object:
+        self.routes_asked.append(organization_id)
         return self._route
 
     def _refusal(self, call: Call, *, user_id: int, budget: object, quota: Quota | None) -> facts.Refused | None:
@@ -109,14 +110,14 @@ class Scene:
         self.slots_asked.append((own, platform))
         return own
 
-    def _create(self, db: str, call: Call, *, first_attempt: Attempt, reserved_id: int | None = None) -> int:
+    def _create(self, db: str, call: Call, *, first_attempt: Attempt | None, reserved_id: int | None = None) -> int:
         assert db == "transaction"
         self.created.append((call, first_attempt, reserved_id))
         return 9
 
-    def _attach(self, db: str, call: Call, args: RunArgs, *, source_id: int) -> Route | NoRoute:
+    def _attach(self, db: str, call: Call, args: RunArgs) -> Route | NoRoute:
         assert (db, call) == ("transaction", PLATFORMS)
-        self.attached.append((args, source_id))
+        self.attached.append(args)
         return self.attaches
 
     def run(
@@ -144,6 +145,16 @@ def test_a_caller_is_admitted_with_its_run_in_one_transaction() -> None:
     # The run is created for the call as it is once admitted.
     assert (call.workflow_id, call.user_id, call.media_client) == (1, 2, "media")
     assert (attempt, reserved_id) == (NAMING.attempt(RECEIVED, 1), 77)
+
+
+@pytest.mark.parametrize("begins_it", [False, True])
+def test_a_run_names_the_legs_of_the_first_attempt_only_if_their_nonce_is_drawn(*, begins_it: bool) -> None:
+    """Another worker that begins the attempt draws another nonce."""
+    drawn = replace(RECEIVED, id_prefix="aip-k3x9q2-")
+    scene = Scene(route=None)
+    scene.run(drawn, arrival=arrived(), leads_to=[Step.RUNS, Step.MEDIA] if begins_it else [Step.RUNS])
+    ((_, attempt, _),) = scene.created
+    assert attempt == (NAMING.attempt(drawn, 1, "4f2a9c01") if begins_it else None)
     assert (scene.quota_asked, scene.slots_asked, scene.routes_asked) == ([(2, LIMITED)], [(2, 5)], [])
 
 
@@ -151,7 +162,7 @@ def test_a_caller_is_admitted_with_its_run_in_one_transaction() -> None:
 def test_a_route_that_was_not_read_along_is_read_now(arrival: Arrival | None) -> None:
     scene = Scene()
     assert scene.run(arrival=arrival) == (GRANTED,)
-    assert scene.routes_asked == [(70, 3)]
+    assert scene.routes_asked == [3]
     assert scene.created == []
 
 
@@ -225,7 +236,7 @@ def test_a_platform_s_leg_gets_the_run_that_waits_for_it() -> None:
     assert fact == facts.RunAttached(
         workflow_id=1, user_id=2, media_client="media", call_seconds=120.0, workflow_run_id=9
     )
-    assert scene.attached == [(RunArgs(workflow_run_id=9, workflow_id=1, user_id=2), 70)]
+    assert scene.attached == [RunArgs(workflow_run_id=9, workflow_id=1, user_id=2)]
     assert scene.claim.asked == ["leg", "begin"]
     # It has passed the platform's own quota.
     assert scene.quota_asked == []

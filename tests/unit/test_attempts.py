@@ -72,7 +72,7 @@ class ReadOnly:
 
 def attempts_of(call: Call, asterisk: BreakerOpen, later: list[tuple[messages.Message, timedelta]]) -> Attempts:
     """Return the handlers of attempts around one call, which must not be written."""
-    writer = SimpleNamespace(store=ReadOnly(call), limits=Limits(), clock=time)
+    writer = SimpleNamespace(store=ReadOnly(call), limits=Limits(), clock=time, new_nonce=lambda _call: "")
     return Attempts(
         flow=cast(Any, None),
         writer=cast(Any, writer),

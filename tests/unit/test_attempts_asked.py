@@ -42,6 +42,7 @@ class ReadOnly:
 # ── with an Asterisk that answers ────────────────────────────────────────────────────────────────────────────────────
 
 NAMING = Naming("aip-")
+NONCE = "4f2a9c01"
 MEDIA_ID, BRIDGE_ID = NAMING.media_id(WAITING), NAMING.bridge_id(WAITING)
 LOOK = [f"GET /channels/{MEDIA_ID}", f"GET /bridges/{BRIDGE_ID}"]
 CREATE = f"POST /bridges/{BRIDGE_ID}"
@@ -81,7 +82,9 @@ class Scene:
 
         self.attempts = Attempts(
             flow=cast(Any, self),
-            writer=cast(Any, SimpleNamespace(store=self.store, limits=LIMITS, clock=time)),
+            writer=cast(
+                Any, SimpleNamespace(store=self.store, limits=LIMITS, clock=time, new_nonce=lambda _call: NONCE)
+            ),
             asterisks=cast(Any, SimpleNamespace(of=of)),
             naming=NAMING,
             send_later=lambda message, _wait: self.later.append(message),
@@ -94,9 +97,16 @@ class Scene:
 def test_the_first_attempt_begins_without_a_look() -> None:
     scene = Scene(PREPARED)
     scene.attempts.start(call_id=CALL_ID, attempt=1)
-    begun = facts.AttemptBegun(attempt=1, in_doubt_until=NOW + seconds(14))
+    begun = facts.AttemptBegun(attempt=1, nonce=NONCE, in_doubt_until=NOW + seconds(14))
     assert scene.reported == [(begun, Step.MEDIA)]
     assert scene.asterisk.rounds == []
+
+
+def test_a_leg_that_still_connects_is_found_and_not_ready() -> None:
+    connecting = channel(NAMING.media_id(IN_DOUBT), app="")
+    scene = Scene(IN_DOUBT, {LOOK[0]: [connecting], LOOK[1]: [BRIDGE]})
+    scene.attempts.start(call_id=CALL_ID, attempt=2)
+    assert scene.reported == [(facts.LegsFound(attempt=1, is_complete=True), None)]
 
 
 def test_an_asterisk_that_is_half_open_is_probed_for_the_caller_s_leg(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,11 +137,12 @@ def test_a_second_attempt_begins_only_if_the_first_took_no_effect(
 ) -> None:
     scene = Scene(IN_DOUBT, {LOOK[0]: [leg], LOOK[1]: [bridge], CREATE: [created]})
     scene.attempts.start(call_id=CALL_ID, attempt=2)
-    ((fact, ordered),) = scene.reported
-    assert fact == (
-        facts.LegsFound(attempt=1) if is_whole else facts.AttemptBegun(attempt=2, in_doubt_until=NOW + seconds(14))
-    )
-    assert ordered is (None if is_whole else Step.MEDIA)
+    begun = facts.AttemptBegun(attempt=2, nonce=NONCE, in_doubt_until=NOW + seconds(14))
+    found: list[tuple[facts.Fact, Step | None]] = [
+        (facts.LegsFound(attempt=1, is_complete=len(rounds) == 1), None),
+        (facts.MediaReady(attempt=1), None),
+    ]
+    assert scene.reported == (found if is_whole else [(begun, Step.MEDIA)])
     assert scene.asterisk.rounds == rounds
     assert scene.store.written == [CALL_ID]
     # The look is short.

@@ -16,10 +16,22 @@ from shared.call import facts
 from shared.call.calls import Call
 from shared.call.states import State
 from shared.call.steps import Step
+from shared.storage.call_store import ClaimRequest
 from shared.storage.call_writer import CallExists, CallWriter, VersionConflict
 from shared.storage.timeline import TimelineEntry
 from tests.simulation.stores import MemoryStore
-from tests.support.calls import ADMITTED, CALL_ID, JOINING, LIMITS, NOW, PREPARED, RECEIVED, WAITING
+from tests.support.calls import (
+    ADMITTED,
+    CALL_ID,
+    JOINING,
+    LIMITS,
+    NOW,
+    ORIGINATING,
+    PREPARED,
+    RECEIVED,
+    WAITING,
+    seconds,
+)
 from tests.support.flows import CommandQueue, InstantDatabase
 
 NOTE = TimelineEntry(kind="note", name="a note")
@@ -43,14 +55,16 @@ class Store(MemoryStore):
         self.loads += 1
         return super().load(call_id)
 
-    def save(self, changes: Any, *, timeline: Sequence[TimelineEntry], owner: str, claim: Any) -> Call | None:
+    def save(
+        self, changes: Any, *, timeline: Sequence[TimelineEntry], owner: str, claim: Any, keeps_claim: bool = False
+    ) -> Call | None:
         if self.conflicts:
             self.conflicts -= 1
             row = self.rows[changes[0].before.call_id]
-            row.call = replace(row.call, lock_version=row.call.lock_version + 1)
+            row.call = replace(row.call, lock_version=-1 - self.conflicts)
         names = [type(change.fact).__name__ for change in changes]
         self.saved.append((names, [entry.name for entry in timeline], owner))
-        return super().save(changes, timeline=timeline, owner=owner, claim=claim)
+        return super().save(changes, timeline=timeline, owner=owner, claim=claim, keeps_claim=keeps_claim)
 
     def append_timeline(self, timeline: Sequence[TimelineEntry], **where: Any) -> None:
         assert where["call"].call_id == CALL_ID
@@ -197,7 +211,7 @@ def test_facts_that_hold_for_one_version_only_are_dropped_after_a_conflict() -> 
 
 
 def test_a_call_that_is_gone_from_the_database_is_not_written_again() -> None:
-    with pytest.raises(errors.PermanentError, match="is gone from the database"):
+    with pytest.raises(errors.TransientError, match="is gone from the database"):
         Scene(None).writer.record(ADMITTED, RUN)
 
 
@@ -213,6 +227,32 @@ def test_a_new_call_is_written_as_facts_leave_it() -> None:
     with pytest.raises(CallExists):
         scene.writer.record_new(RECEIVED, facts.CallerLeft())
     assert scene.queue.names == []
+
+
+@pytest.mark.parametrize(("prefix", "nonce"), [("aip-k3x9q2-", "abcdef01"), ("aip-", ""), ("", "")])
+def test_each_attempt_begins_with_a_nonce_of_its_own(prefix: str, nonce: str) -> None:
+    """But where processes of v0.1.0-rc1 may go on with the call."""
+    call = replace(ADMITTED, id_prefix=prefix)
+    begun = Scene(call).writer.record(call, RUN, then={Step.MEDIA}).call
+    assert (begun.attempt, begun.nonce) == (1, nonce)
+    given = Scene(call).writer.record(call, RUN, then={Step.MEDIA}, nonce="4f2a9c01").call
+    assert given.nonce == "4f2a9c01"
+
+
+def test_what_is_noted_in_a_claim_leaves_the_claim_as_it_is() -> None:
+    scene = Scene(None)
+    owner = ClaimRequest(owner="me", step=Step.ORIGINATE, duration=seconds(9))
+    assert scene.store.insert(ORIGINATING, [], owner)
+    begun = facts.DialBegun(in_doubt_until=NOW)
+    noted = scene.writer.note(ORIGINATING, begun, timeline=(), owner="me")
+    assert noted is not None
+    assert (noted.is_dial_begun, scene.row.call, scene.row.claim_owner) == (True, noted, "me")
+    # It is begun; the claim is another worker's; the call was written since.
+    assert scene.writer.note(noted, begun, timeline=(), owner="me") is None
+    unsent = facts.DialUnsent(in_doubt_until=NOW, reason="connection refused")
+    assert scene.writer.note(noted, unsent, timeline=(), owner="other") is None
+    assert scene.writer.note(replace(noted, lock_version=-9), unsent, timeline=(), owner="me") is None
+    assert scene.row.call == noted
 
 
 def test_what_facts_would_make_of_a_call_is_not_stored() -> None:

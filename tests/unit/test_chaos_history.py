@@ -22,7 +22,7 @@ def event(kind: str, created: str, at: str, **details: Any) -> dict[str, Any]:
     return {"type": kind, "timestamp": f"2026-11-29T10:{at}.000+0000", "channel": channel} | details
 
 
-def test_a_leg_that_is_dialled_again_is_another_one_and_is_counted() -> None:
+def test_a_leg_that_is_dialled_again_is_another_one() -> None:
     seen = History([APP])
     entered = {"variable": "STASISSTATUS", "value": ""}
     seen.event(event("ChannelCreated", "01:42", "01:42"))

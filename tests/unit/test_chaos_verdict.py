@@ -68,7 +68,7 @@ def beside_an_agent_that_closes() -> Scene:
 
 
 def dialled_again(scene: Scene) -> Scene:
-    """Of the two legs of one id the other one may have talked."""
+    """Its request was dialled once more."""
     scene.history.dialled_again.append(scene.history.legs[LEG])
     return scene
 
@@ -283,6 +283,7 @@ CASES: list[tuple[str, Callable[[], Scene], Callable[[], Scene]]] = [
     ("agent-alone", lambda: agent_alone(21), lambda: agent_alone(19)),
     ("agent-alone", lambda: agent_alone(21), lambda: agent_alone(19, connects_seconds=5)),
     ("two-agents", lambda: second_agent(after_the_first=False), lambda: second_agent(after_the_first=True)),
+    ("dialled-again", lambda: dialled_again(connected()), connected),
     (
         "wrong-agent",
         lambda: beside(agent=SECOND_MEDIA, bridge=SECOND_BRIDGE),
@@ -309,7 +310,6 @@ CASES: list[tuple[str, Callable[[], Scene], Callable[[], Scene]]] = [
         lambda: struck(with_rows(ROW, runs=(replace(RUN, disposition="canceled"),))(), 1, outage=False),
     ),
     ("run-outcome", lambda: with_run(waits(5), RUN), lambda: waits(5)),
-    ("run-outcome", lambda: with_run(waits(5), RUN), lambda: dialled_again(with_run(waits(5), RUN))),
     ("not-observed", lambda: blind(1, 7), lambda: blind(1, 6)),
     ("not-observed", lambda: blind(1, 9), lambda: blind(1, 9, fault=(0, 6))),
     ("call-without-row", lambda: without_row(5), lambda: without_row(5, fault=True)),

@@ -79,6 +79,20 @@ class Scene:
         return row.call.state, row.claim_owner
 
 
+def test_no_request_begins_once_the_worker_may_count_as_dead() -> None:
+    """Its claims may be broken, and others at work on its calls."""
+    scene = Scene()
+    lives_since = [scene.clock.now]
+    scene.writer.lives_since = lambda moment: lives_since[0] <= moment
+    assert scene.claim.seconds_left() > 0
+    lives_since[0] += 1
+    with pytest.raises(errors.OutOfTime, match="not heard of"):
+        scene.claim.seconds_left()
+    # What was done is stored all the same.
+    scene.claim.record(facts.Joined(attempt=1))
+    assert scene.row == (State.CONNECTED, None)
+
+
 @pytest.fixture
 def scene() -> Scene:
     return Scene()

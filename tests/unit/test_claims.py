@@ -30,7 +30,7 @@ class Clock:
 
 
 def claim_of(clock: Clock, *, asked_for_seconds_ago: float = 0.0) -> Claim:
-    writer = SimpleNamespace(clock=clock, limits=LIMITS)
+    writer = SimpleNamespace(clock=clock, limits=LIMITS, lives_since=lambda _moment: True)
     return Claim(cast(Any, writer), WAITING, Step.BRIDGE, owner="me", started=clock.now - asked_for_seconds_ago)
 
 

@@ -18,7 +18,8 @@ from shared.storage import database
 from shared.storage.call_writer import CallWriter
 from shared.storage.connections import InboundTarget
 from shared.storage.timeline import TimelineEntry
-from tests.simulation.stores import MemoryStore, Transaction
+from tests.simulation.commits import Transaction
+from tests.simulation.stores import MemoryStore
 from tests.support.calls import ADMITTED, CALL_ID, JOINING, LIMITS, PREPARED, RECEIVED
 from tests.support.flows import CommandQueue, InstantDatabase, OneAsterisk, Work, claimed, flow
 from workers.claims import Arrival, Claim
@@ -419,3 +420,28 @@ def test_a_step_hears_of_its_call_once_it_is_stored_and_of_none_that_is_not(scen
     going.resume(CALL_ID, Step.RUNS)
     (stored,) = cast("list[Call]", going._steps[Step.RUNS].stored)  # type: ignore[attr-defined]
     assert stored == scene.call
+
+
+def test_what_follows_a_join_is_tried_again_by_its_command_until_it_succeeds(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message at hand would find nothing to do: the call is connected."""
+    failures = [errors.DatabaseUnavailable("canceling statement due to lock timeout")] * 2
+    told: list[State] = []
+
+    def tell(call: Call) -> None:
+        if failures:
+            raise failures.pop()
+        told.append(call.state)
+
+    scene.insert(JOINING)
+    going = flow(scene.writer, scene.steps, serves={Step.BRIDGE})
+    monkeypatch.setattr(going._steps[Step.BRIDGE], "recorded", tell)
+    going.resume(CALL_ID, Step.BRIDGE, attempt=1)
+    going.resume(CALL_ID, Step.BRIDGE, attempt=1)
+    assert (scene.queue.names, told) == (["JoinLegs", "JoinLegs"], [])
+    assert all(command.pause for command in scene.queue.enqueued)
+    going.resume(CALL_ID, Step.BRIDGE, attempt=2)
+    assert told == []
+    going.resume(CALL_ID, Step.BRIDGE, attempt=1)
+    assert (scene.queue.names, told) == (["JoinLegs", "JoinLegs"], [State.CONNECTED])

@@ -15,14 +15,27 @@ HEX = CALL.hex
 
 @pytest.mark.parametrize("kind", list(ids.Kind))
 @pytest.mark.parametrize("attempt", [1, 2, 10, 999])
-def test_an_own_id_reads_back(kind: ids.Kind, attempt: int) -> None:
-    name = ids.own_id(PREFIX, CALL, kind, attempt)
-    assert ids.parse(name) == ids.OwnId(prefix=PREFIX, call_id=CALL, kind=kind, attempt=attempt)
+@pytest.mark.parametrize("nonce", ["", "4f2a9c01"])
+def test_an_own_id_reads_back(kind: ids.Kind, attempt: int, nonce: str) -> None:
+    name = ids.own_id(PREFIX, CALL, kind, attempt, nonce)
+    assert ids.parse(name) == ids.OwnId(prefix=PREFIX, call_id=CALL, kind=kind, attempt=attempt, nonce=nonce)
 
 
 def test_media_and_bridge_ids_look_as_documented() -> None:
+    assert ids.media_id("aip-k3x9q2-", CALL, 1, "4f2a9c01") == f"aip-k3x9q2-{HEX}-4f2a9c01-m1"
+    assert ids.bridge_id("aip-k3x9q2-", CALL, 2, "4f2a9c01") == f"aip-k3x9q2-{HEX}-4f2a9c01-b2"
+
+
+def test_without_a_nonce_ids_are_those_of_the_release_before() -> None:
     assert ids.media_id(PREFIX, CALL, 1) == f"aip-{HEX}-m1"
     assert ids.bridge_id(PREFIX, CALL, 2) == f"aip-{HEX}-b2"
+    assert [ids.has_nonces(prefix) for prefix in ("", "aip-", "aip-k3x9q2-")] == [False, False, True]
+
+
+def test_no_id_of_an_attempt_begins_that_of_another_nonce() -> None:
+    """Asterisk dies of a request for a media leg whose id a live channel's id begins with."""
+    names = [ids.media_id(PREFIX, CALL, 1, nonce) for nonce in ("", "4f2a9c01", "4f2a9c02")]
+    assert not [(one, other) for one in names for other in names if one != other and other.startswith(one)]
 
 
 @pytest.mark.parametrize(
@@ -49,6 +62,12 @@ def test_media_and_bridge_ids_look_as_documented() -> None:
         f"{PREFIX}{CALL}-m1",
         f"{PREFIX}{HEX[:-1]}-m1",
         f"{PREFIX}{HEX}0-m1",
+        f"{PREFIX}{HEX}-4f2a9c0-m1",
+        f"{PREFIX}{HEX}-4f2a9c012-m1",
+        f"{PREFIX}{HEX}-4F2A9C01-m1",
+        f"{PREFIX}{HEX}--m1",
+        f"{PREFIX}{HEX}-4f2a9c01-4f2a9c01-m1",
+        f"{PREFIX}{HEX}-4f2a9c01",
         f"{HEX}-m1",
         f"{'a' * 16}-{HEX}-m1",
         f"AIP-{HEX}-m1",

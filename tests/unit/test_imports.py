@@ -180,11 +180,11 @@ MAY_IMPORT = {
     "shared.call": ("shared.errors",),
     # It carries bytes, and does not know which.
     "shared.broker": (),
-    "shared.asterisk": ("shared.errors", "shared.token_bucket"),
-    "shared.storage": ("shared.errors", "shared.call", "shared.token_bucket"),
+    "shared.asterisk": ("shared.errors", "shared.ongoing", "shared.token_bucket"),
+    "shared.storage": ("shared.errors", "shared.call", "shared.ongoing", "shared.token_bucket"),
     # Behind its ports stands an adapter that reads the platform's tables and asks its HTTP service.
     "shared.platform": ("shared.errors", "shared.call", "shared.storage.database", "shared.asterisk"),
-    "shared.process": ("shared.errors", "shared.call", "shared.asterisk.address_guard"),
+    "shared.process": ("shared.errors", "shared.call", "shared.ongoing", "shared.asterisk.address_guard"),
 }
 
 

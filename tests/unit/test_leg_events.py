@@ -40,9 +40,20 @@ def test_a_media_leg_in_stasis_is_ready() -> None:
 
 def test_an_awaited_media_leg_is_not_looked_up() -> None:
     scene = Scene(PREPARED)
-    scene.awaited.append((CALL_ID, 1, 7))
+    scene.awaited.append((CALL_ID, 1, "", 7))
     scene.events.media_leg_ready(connection=HERE, event=event(EventType.STASIS_START, MEDIA_ID))
     assert scene.told == []
+
+
+def test_what_happens_to_a_media_leg_is_told_with_its_nonce() -> None:
+    """The core knows by it whether the leg is of the attempt in the call's row."""
+    scene, leg = Scene(PREPARED), ids.media_id(PREFIX, CALL_ID, 1, "4f2a9c01")
+    scene.awaited.append((CALL_ID, 1, "", 7))
+    scene.events.media_leg_ready(connection=HERE, event=event(EventType.STASIS_START, leg))
+    scene.events.leg_ended(connection=HERE, event=event(EventType.STASIS_END, leg))
+    assert scene.told == [
+        facts.MediaReady(attempt=1, nonce="4f2a9c01"), facts.MediaGone(attempt=1, nonce="4f2a9c01")
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("channel_id", [KNOWN.channel_id, ids.bridge_id(PREFIX, CALL_ID, 1)])
@@ -85,6 +96,16 @@ def test_a_media_leg_on_another_connection_is_refused_and_recorded(kind: EventTy
 
 
 @pytest.mark.parametrize("kind", [EventType.STASIS_START, EventType.STASIS_END])
+def test_a_media_leg_is_its_call_s_by_any_connection_of_the_app_instance(kind: EventType) -> None:
+    scene = Scene(PREPARED)
+    scene.sharing = {7, 8}
+    handle = scene.events.media_leg_ready if kind is EventType.STASIS_START else scene.events.leg_ended
+    handle(connection=ELSEWHERE, event=event(kind, MEDIA_ID))
+    assert len(scene.told) == 1
+    assert scene.store.notes == []
+
+
+@pytest.mark.parametrize("kind", [EventType.STASIS_START, EventType.STASIS_END])
 def test_a_media_leg_of_no_call_changes_nothing(kind: EventType) -> None:
     scene = Scene()
     handle = scene.events.media_leg_ready if kind is EventType.STASIS_START else scene.events.leg_ended
@@ -111,47 +132,60 @@ def test_the_end_of_the_caller_s_leg_is_told_as_it_happened(kind: EventType, sta
 
 
 @pytest.mark.parametrize(
-    ("entered", "stamp", "kind", "is_told"),
+    ("entered", "stamp", "kind", "cause"),
     [
-        pytest.param(ENTERED, BEFORE, EventType.STASIS_END, False, id="of an earlier entry"),
-        pytest.param(ENTERED, BEFORE, EventType.CHANNEL_HANGUP_REQUEST, False, id="hang-up of an earlier entry"),
-        pytest.param(ENTERED, AFTER, EventType.STASIS_END, True, id="of this entry"),
-        pytest.param(ENTERED, "", EventType.STASIS_END, True, id="without a stamp"),
-        pytest.param(ENTERED, ENTERED, EventType.CHANNEL_DESTROYED, True, id="gone in the same millisecond"),
-        pytest.param(None, BEFORE, EventType.CHANNEL_DESTROYED, True, id="adopted and gone"),
+        pytest.param(ENTERED, AFTER, EventType.STASIS_END, 16, id="hung up"),
+        pytest.param(ENTERED, BEFORE, EventType.STASIS_END, 16, id="hung up, the clock set back"),
+        pytest.param(ENTERED, "", EventType.STASIS_END, 16, id="hung up, without a stamp"),
+        pytest.param(ENTERED, BEFORE, EventType.CHANNEL_HANGUP_REQUEST, 16, id="hanging up, the clock set back"),
+        pytest.param(ENTERED, BEFORE, EventType.CHANNEL_HANGUP_REQUEST, None, id="hanging up for no known cause"),
+        pytest.param(ENTERED, BEFORE, EventType.CHANNEL_DESTROYED, 16, id="gone, the clock set back"),
+        pytest.param(ENTERED, ENTERED, EventType.CHANNEL_DESTROYED, None, id="gone in the same millisecond"),
+        pytest.param(None, BEFORE, EventType.CHANNEL_DESTROYED, 0, id="adopted and gone"),
     ],
 )
-def test_the_end_of_an_earlier_entry_is_not_the_call_s(
-    entered: str | None, stamp: str, kind: EventType, *, is_told: bool
+def test_a_leg_that_does_not_come_back_has_ended_its_call_whatever_the_stamp(
+    entered: str | None, stamp: str, kind: EventType, cause: int | None
 ) -> None:
     scene = Scene(replace(KNOWN, entered_stamp=entered))
-    scene.is_in_stasis = True
-    scene.events.leg_ended(connection=HERE, event=event(kind, stamp=stamp))
-    assert bool(scene.told) is is_told
+    scene.is_in_place = True
+    scene.events.leg_ended(connection=HERE, event=event(kind, stamp=stamp, cause=cause))
+    assert len(scene.told) == 1
     assert scene.asked == []
 
 
-@pytest.mark.parametrize("is_in_stasis", [True, False])
-@pytest.mark.parametrize(("entered", "stamp"), [(None, AFTER), (ENTERED, ENTERED)])
-def test_where_stamps_cannot_tell_asterisk_is_asked(entered: str | None, stamp: str, *, is_in_stasis: bool) -> None:
-    """The leg was adopted without a stamp, or it came back within a millisecond."""
-    scene = Scene(replace(KNOWN, entered_stamp=entered))
-    scene.is_in_stasis = is_in_stasis
+@pytest.mark.parametrize("is_in_place", [True, False])
+@pytest.mark.parametrize(
+    ("known", "stamp"),
+    [
+        pytest.param(replace(KNOWN, entered_stamp=None), AFTER, id="adopted without a stamp"),
+        pytest.param(replace(KNOWN, entered_stamp=ENTERED), AFTER, id="after it entered"),
+        pytest.param(replace(ENDED, entered_stamp=ENTERED), BEFORE, id="over"),
+        pytest.param(replace(KNOWN, entered_stamp=ENTERED), ENTERED, id="within a millisecond"),
+        pytest.param(replace(KNOWN, entered_stamp=ENTERED), BEFORE, id="late, or the clock was set back"),
+        pytest.param(replace(KNOWN, entered_stamp=ENTERED), "", id="without a stamp"),
+    ],
+)
+def test_whether_a_leg_that_left_has_come_back_is_asked_whatever_the_stamp(
+    known: Call, stamp: str, *, is_in_place: bool
+) -> None:
+    scene = Scene(known)
+    scene.is_in_place = is_in_place
     scene.events.leg_ended(connection=ConnectionVersion(7, 2), event=event(EventType.STASIS_END, stamp=stamp))
-    assert scene.asked == [f"in Stasis on 7:1: {KNOWN.channel_id}"]
-    assert bool(scene.told) is not is_in_stasis
+    assert scene.asked == [f"in place on 7:1: {KNOWN.channel_id}"]
+    assert bool(scene.told) is not is_in_place
 
 
 @pytest.mark.parametrize(
     ("call", "cause"),
     [
         pytest.param(replace(KNOWN, entered_stamp=None), 16, id="hung up: it does not come back"),
-        pytest.param(replace(ENDED, entered_stamp=None), None, id="over"),
+        pytest.param(replace(ENDED, caller_left=True), None, id="it is known to have left"),
     ],
 )
 def test_asterisk_is_not_asked_about_a_leg_that_does_not_come_back(call: Call, cause: int | None) -> None:
     scene = Scene(call)
-    scene.is_in_stasis = True
+    scene.is_in_place = True
     scene.events.leg_ended(connection=HERE, event=event(EventType.STASIS_END, cause=cause))
     assert scene.asked == []
     assert scene.told == [facts.CallerLeft(stamp=AFTER, hangup_cause=cause)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from shared.call import ids
 from shared.call.legs import Naming, Role
 from tests.support.calls import CALL_ID, CONNECTED, PREPARED
@@ -40,6 +42,33 @@ def test_every_name_leads_back_to_its_call() -> None:
             own = ids.parse(name)
             assert own is not None
             assert (own.call_id, own.attempt) == (CALL_ID, attempt.number)
+
+
+def test_each_attempt_has_its_own_nonce() -> None:
+    # Its second attempt is of a release without nonces.
+    call = replace(CONNECTED, attempt=3, attempt_nonces=("4f2a9c01", "", "0c11d2e3"))
+    names = [attempt.bridge_id for attempt in NAMING.attempts(call)]
+    assert names == [f"aip-{HEX}-4f2a9c01-b1", f"aip-{HEX}-b2", f"aip-{HEX}-0c11d2e3-b3"]
+    assert (call.nonce, NAMING.bridge_id(call)) == ("0c11d2e3", names[2])
+    assert NAMING.attempt(call, 1, "77777777").bridge_id == f"aip-{HEX}-77777777-b1"
+
+
+@pytest.mark.parametrize(
+    ("attempt", "nonce", "is_known"),
+    [
+        (1, "4f2a9c01", True),
+        (2, "", True),
+        (1, "0c11d2e3", False),
+        (1, "", False),
+        (2, "4f2a9c01", False),
+        (3, "", False),
+    ],
+)
+def test_an_id_is_known_by_number_and_nonce(attempt: int, nonce: str, *, is_known: bool) -> None:
+    call = replace(CONNECTED, attempt=2, attempt_nonces=("4f2a9c01",))
+    own = ids.parse(ids.media_id("aip-", CALL_ID, attempt, nonce))
+    assert own is not None
+    assert NAMING.is_known(call, own) is is_known
 
 
 def test_another_installation_names_nothing_alike() -> None:

@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import pkgutil
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -26,6 +26,10 @@ class Operations:
 
     def execute(self, text: str) -> None:
         self.statements.append(Statement(text=text, autocommit=self._autocommit))
+
+    def get_bind(self) -> object:
+        """What a migration reads: that the platform's tables are those that migration 0002 makes."""
+        return SimpleNamespace(execute=lambda _query: SimpleNamespace(scalars=lambda: ["workflow_runs_workflow"]))
 
     def get_context(self) -> Operations:
         return self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from shared import messages
@@ -56,3 +58,19 @@ class Pool:
 def test_a_process_has_as_many_parts_of_a_whole_as_it_has_pools(known: list[int], expected: int) -> None:
     made = [Pool(sessions) for sessions in known]
     assert pools.share(made, 60) == expected  # type: ignore[arg-type]
+
+
+class Alive:
+    """A pool whose session has counted as alive since a moment."""
+
+    def __init__(self, since: float) -> None:
+        self._since = since
+
+    def lives_since(self, moment: float) -> bool:
+        return self._since <= moment
+
+
+def test_a_process_lives_as_long_as_one_of_its_pools() -> None:
+    running: list[Any] = [Alive(3.0), Alive(7.0)]
+    assert [pools.lives_since(running, moment) for moment in (2.0, 3.0, 8.0)] == [False, True, True]
+    assert not pools.lives_since([], 8.0)

@@ -1,6 +1,7 @@
 """Redis's clock without a request: an offset to the monotonic clock."""
 
 import fakeredis
+import pytest
 
 from shared.process.redis_clock import PollingRedisClock, RedisClock
 
@@ -49,3 +50,44 @@ def test_a_polling_clock_asks_now_and_then_and_outlasts_an_outage() -> None:
     server.connected = False
     monotonic.now = 130.0
     assert clock.now_ms() == first + 20_000
+
+
+class SetClient(fakeredis.FakeRedis):
+    """A Redis whose clock the test sets."""
+
+    now = 5_000.0
+
+    def time(self, **_: object) -> tuple[int, int]:
+        return int(self.now), int(self.now % 1 * 1e6)
+
+
+def test_an_age_is_the_difference_and_never_negative() -> None:
+    monotonic, client = Monotonic(), SetClient()
+    clock = PollingRedisClock(client, monotonic)
+    assert clock.age_ms(4_999_750) == 250
+    assert clock.age_ms(5_000_250) == 0
+    assert clock.age_ms(4_000_000) == 1_000_000, "no clock was set: it is that old"
+
+
+@pytest.mark.parametrize("ahead_seconds", [-3600.0, 3600.0])
+def test_no_event_is_old_because_redis_s_clock_was_set(ahead_seconds: float) -> None:
+    monotonic, client = Monotonic(), SetClient()
+    clock = PollingRedisClock(client, monotonic)
+    assert clock.age_ms(5_000_000) == 0
+    # The listener has heard of it, this worker not yet; or the other way round.
+    client.now += ahead_seconds
+    monotonic.now += 0.2
+    assert clock.age_ms(int(client.now * 1000)) == 0
+    monotonic.now += 10.0
+    client.now += 10.0
+    for at_ms in (5_009_900, int(client.now * 1000) - 100):
+        assert clock.age_ms(at_ms) in (0, 100)
+    monotonic.now += 70.0
+    client.now += 70.0
+    assert clock.age_ms(int(client.now * 1000) - 65_000) == 65_000, "it is of the time since"
+
+
+def test_while_redis_is_away_no_age_is_known() -> None:
+    server = fakeredis.FakeServer()
+    server.connected = False
+    assert PollingRedisClock(fakeredis.FakeRedis(server=server), Monotonic()).age_ms(1) == 0

@@ -53,7 +53,7 @@ class Scene:
             flow=cast(Any, self.flow),
             writer=self.writer,
             inbound=MagicMock(),
-            connections=MagicMock(),
+            connections=MagicMock(share_an_app=lambda connection_id, other_id: connection_id == other_id),
             asterisks=cast(Any, SimpleNamespace(at=lambda _connection, budget: ari.Ari(self.asterisk, budget))),
             leases=MagicMock(),
             naming=NAMING,

@@ -50,7 +50,8 @@ def test_a_caller_s_leg_that_is_not_in_the_app_ends_its_call(
     state: State, found: Channel | None, expected: facts.Fact
 ) -> None:
     asterisk = Asterisk(*([found] if found is not None else []), MEDIA_LEG)
-    asterisk.application_found = ari.Application(channels=frozenset({MEDIA_ID}), allowed=FILTER)
+    present = frozenset({MEDIA_ID} if CALLS[state].attempt else ())
+    asterisk.application_found = ari.Application(channels=present, allowed=FILTER)
     scene = Scene(asterisk, CALLS[state]).run()
     assert scene.reported == [expected]
     assert scene.findings == [f"{state} call {CALL_ID}: {type(expected).__name__}"]
@@ -61,7 +62,7 @@ def test_a_caller_s_leg_that_is_not_in_the_app_ends_its_call(
 )
 def test_a_call_that_is_as_it_should_be_is_left_alone(call: Call) -> None:
     legs = [] if call.state in (State.ORIGINATING, State.ENDING) else [leg(), MEDIA_LEG]
-    scene = Scene(Asterisk(*legs, bridges=[WHOLE]), call).run()
+    scene = Scene(Asterisk(*legs, bridges=[WHOLE] if call.attempt else []), call).run()
     assert (scene.reported, scene.findings, scene.later, scene.received) == ([], [], [], [])
     assert scene.asterisk.removed == []
 
@@ -172,9 +173,33 @@ def test_bridges_are_looked_at_in_a_full_resync_only() -> None:
 
 
 @pytest.mark.parametrize(
+    ("legs", "expected"),
+    [
+        pytest.param([leg()], [facts.MediaGone(attempt=1, reason="media leg is gone")], id="gone"),
+        pytest.param([leg(), MEDIA_LEG], [facts.MediaReady(attempt=1)], id="ready"),
+    ],
+)
+def test_a_media_leg_that_is_waited_for_is_looked_at_however_young_the_call_is(
+    legs: list[Channel], expected: list[facts.Fact]
+) -> None:
+    """While no event socket was connected it has ended, and nothing has told it."""
+    known = OpenCall(call=WAITING, changed_at=NOW, is_claimed=False)
+    scene = Scene(Asterisk(*legs), known).run()
+    assert scene.reported == expected
+    assert Scene(Asterisk(*legs), replace(known, is_claimed=True)).run().reported == []
+    assert Scene(Asterisk(*legs), replace(known, call=PREPARED)).run().reported == []
+
+
+@pytest.mark.parametrize(
     ("changed_at", "is_claimed", "is_judged"),
-    [(STILL, False, True), (NOW - seconds(2), False, False), (NOW - seconds(1), False, False), (STILL, True, False)],
-    ids=["still", "at the bound", "young", "claimed"],
+    [
+        pytest.param(STILL, False, True, id="still"),
+        pytest.param(NOW - seconds(2), False, False, id="at the bound"),
+        pytest.param(NOW - seconds(1), False, False, id="young"),
+        pytest.param(NOW + seconds(1), False, False, id="since the look"),
+        pytest.param(NOW + seconds(3600), False, True, id="before the clock was set back"),
+        pytest.param(STILL, True, False, id="claimed"),
+    ],
 )
 def test_a_call_that_is_being_worked_on_is_not_judged(
     changed_at: datetime, *, is_claimed: bool, is_judged: bool

@@ -15,7 +15,7 @@ from shared.asterisk.events import Channel
 from shared.call import ids
 from shared.call.calls import Call
 from shared.call.states import State
-from tests.support.calls import CALL_ID, CONNECTED, ENDED, NOW, RINGING, WAITING, seconds
+from tests.support.calls import CALL_ID, CONNECTED, ENDED, NOW, PREPARED, RINGING, WAITING, seconds
 from tests.support.resyncs import BRIDGE_ID, FILTER, MEDIA_ID, MEDIA_LEG, STILL, WHOLE, Asterisk, Scene, leg
 
 # ── unknown callers ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -77,10 +77,39 @@ def test_a_competing_client_is_no_finding_without_an_unknown_caller() -> None:
     assert Scene(Asterisk(leg(), MEDIA_LEG, bridges=[WHOLE]), CONNECTED, preempted=True).run().findings == []
 
 
+def test_callers_of_an_app_that_is_another_organization_s_are_left_to_it() -> None:
+    scene = Scene(Asterisk(UNKNOWN), is_anothers=True).run()
+    assert scene.received == []
+    assert scene.findings == ["another organization has the app: unknown callers are left to it"]
+
+
+def test_an_orphan_of_a_connection_that_had_the_app_before_is_removed() -> None:
+    old = replace(OLD, connection_id=8)
+    assert Scene(Asterisk(MEDIA_LEG), stored=[old], sharing={8}).run().asterisk.removed == [f"leg {MEDIA_LEG.id}"]
+
+
 def test_a_call_of_a_newer_release_is_left_to_that() -> None:
     scene = Scene(Asterisk(UNKNOWN))
     scene.receive_fails = True
     assert scene.run().findings == []
+
+
+@pytest.mark.parametrize(
+    ("bridge", "stored", "is_received"),
+    [
+        (BRIDGE_ID, (), True),
+        (BRIDGE_ID, (CONNECTED,), False),
+        (ids.bridge_id("other-", CALL_ID, 1), (), False),
+        ("foreign", (), False),
+    ],
+    ids=["of a forgotten call", "of another call", "of another installation", "of another controller"],
+)
+def test_a_caller_in_a_bridge_of_ours_is_received_if_its_call_is_forgotten(
+    bridge: str, stored: Sequence[Call], *, is_received: bool
+) -> None:
+    asterisk = Asterisk(UNKNOWN, bridges=[Bridge(id=bridge, channels=frozenset({UNKNOWN.id}))])
+    scene = Scene(asterisk, stored=stored).run()
+    assert [channel_id for channel_id, _ in scene.received] == ([UNKNOWN.id] if is_received else [])
 
 
 # ── orphans ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -103,6 +132,10 @@ ORIGINATED_ID = ids.originated_id("aip-", 7, "campaign 7, row 12")
         ),
         pytest.param((replace(WAITING, attempt=2, state_since=NOW),), (), False, id="of an attempt that just failed"),
         pytest.param((replace(ENDED, state=State.ENDING, state_since=STILL),), (), False, id="of an ending call"),
+        pytest.param((replace(CONNECTED, attempt_nonces=("0c11d2e3",)),), (), True, id="with another nonce"),
+        pytest.param((), (replace(CONNECTED, attempt_nonces=("0c11d2e3",)),), True, id="of a call that began again"),
+        pytest.param((replace(PREPARED, state_since=NOW),), (), True, id="of an attempt that is forgotten"),
+        pytest.param((), (replace(PREPARED, connection_id=8),), False, id="of another tenant's forgotten attempt"),
     ],
 )
 def test_legs_and_bridges_are_removed_whose_attempt_counts_no_more(
@@ -127,6 +160,11 @@ def test_an_orphan_that_is_gone_by_itself_is_no_finding() -> None:
     asterisk.legs.clear()
     scene = Scene(asterisk).run()
     assert (asterisk.removed, scene.findings) == ([f"leg {MEDIA_ID}"], [])
+
+
+def test_the_bridge_of_an_orphan_goes_with_it_if_bridges_are_not_looked_at() -> None:
+    scene = Scene(Asterisk(MEDIA_LEG, bridges=[WHOLE])).run(full=False)
+    assert scene.asterisk.removed == [f"leg {MEDIA_ID}", f"bridge {BRIDGE_ID}"]
 
 
 def test_orphans_of_a_newer_release_s_call_are_left_alone() -> None:

@@ -59,5 +59,40 @@ def test_the_next_action(row: dict[str, Any], current: Report | None, previous: 
     assert actions.next_action(event_socket(**row), current, previous) is action
 
 
+@pytest.mark.parametrize(
+    ("current", "previous", "action"),
+    [
+        (None, None, Action.KEEP),
+        (OPENING, None, Action.KEEP),
+        (OPENING, OPENING, Action.RELEASE_PREVIOUS),
+        (OPEN, None, Action.RELEASE_PREVIOUS),
+    ],
+)
+def test_a_report_that_may_be_on_its_way_ends_no_hand_off(
+    current: Report | None, previous: Report | None, action: Action
+) -> None:
+    row: dict[str, Any] = HANDED_OFF
+    assert actions.next_action(event_socket(**row), current, previous, may_be_incomplete=True) is action
+
+
+@pytest.mark.parametrize(
+    ("row", "action"),
+    [
+        ({}, Action.REOPEN),
+        ({"preempted": True}, Action.REOPEN),
+        ({"reclaims": 1}, Action.REOPEN),
+        # It gives way itself, so it does not take the app back.
+        ({"waits": True}, Action.KEEP),
+        ({"superseded": True, "successor_connected": False}, Action.KEEP),
+    ],
+)
+def test_a_socket_that_another_one_of_ours_has_replaced_is_opened_again(row: dict[str, Any], action: Action) -> None:
+    assert actions.next_action(event_socket(**row), REPLACED, None, replaced_by_ours=True) is action
+
+
+def test_a_socket_that_waits_is_not_taken_for_preempted() -> None:
+    assert actions.next_action(event_socket(waits=True), REPLACED, None) is Action.KEEP
+
+
 def test_a_parked_socket_says_how_to_unpark_it() -> None:
     assert actions.parked_reason(event_socket()).endswith("arictl connection unpark --organization 101")

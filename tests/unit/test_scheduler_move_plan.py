@@ -93,3 +93,13 @@ def test_a_parked_socket_gets_no_listener() -> None:
 def test_sockets_without_room_are_counted() -> None:
     plan = planned([observed(number, listener_id=None) for number in range(5)], {"l1": 2})
     assert (len(plan.moves), plan.without_room) == (2, 3)
+
+
+def test_a_socket_that_waits_goes_to_no_listener() -> None:
+    assert planned([observed(waits=True, listener_id=None)]).moves == []
+    assert planned([observed(waits=True, listener_id="lost")]).moves == []
+    assert planned([observed(waits=True)], {"l2": 100}).moves == []
+
+
+def test_a_socket_that_is_opened_again_stays_with_its_listener_and_counts_as_no_reclaim() -> None:
+    assert moves(planned([observed(action=Action.REOPEN)])) == [("l1", None, None, False)]

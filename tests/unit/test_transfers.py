@@ -80,6 +80,8 @@ def test_only_a_connected_call_is_transferred(call: Call) -> None:
 def test_another_leg_s_end_or_another_attempt_s_transfer_changes_nothing() -> None:
     assert advance(TRANSFERRED, facts.DestinationGone(destination_id="e")) == (TRANSFERRED, [])
     assert advance(CONNECTED, facts.Transferred(attempt=2, destination_id="d")) == (CONNECTED, [])
+    forgotten = facts.Transferred(attempt=1, nonce="4f2a9c01", destination_id="d")
+    assert advance(CONNECTED, forgotten) == (CONNECTED, [])
 
 
 def test_a_call_that_is_transferred_on_has_the_newest_destination() -> None:
@@ -220,6 +222,9 @@ def test_the_end_of_the_media_leg_of_a_transferred_call_ends_nothing(kind: Event
 
 def test_the_end_of_another_attempt_s_media_leg_asks_for_no_transfer() -> None:
     scene = LegScene(replace(CONNECTED, attempt=2))
+    scene.events.leg_ended(connection=HERE, event=event(EventType.STASIS_END, MEDIA_ID))
+    assert (scene.asked, scene.told) == ([], [facts.MediaGone(attempt=1)])
+    scene = LegScene(replace(CONNECTED, attempt_nonces=("4f2a9c01",)))
     scene.events.leg_ended(connection=HERE, event=event(EventType.STASIS_END, MEDIA_ID))
     assert (scene.asked, scene.told) == ([], [facts.MediaGone(attempt=1)])
 

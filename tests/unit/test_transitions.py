@@ -49,12 +49,16 @@ DestinationGone   .                 .                .                  .       
 CallerHangingUp   =                 =                ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  .           .
 CallerLeft        ending+TearDown   ending+TearDown  ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  =           =
 CallerGone        ending+TearDown   ending+TearDown  ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  =           =
+DialBegun         =                                 .                .                  .                 .                .                .                .           .
+DialUnsent        .                                 .                .                  .                 .                .                .                .           .
+DialLost          .                                 .                .                  .                 .                .                .                .           .
 Originated        ringing           .                .                  .                 .                .                .                .           .
 Dialled           =                 =                .                  .                 .                .                .                .           .
 FarEndAnswered    prepared+StartMedia prepared+StartMedia .             .                 .                .                .                .           .
 OriginateRefused  ending+TearDown   .                .                  .                 .                .                .                .           .
 EndRequested      ending+TearDown   ending+TearDown  ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  .           .
 DeadlinePassed    =+OriginateLeg       ending+TearDown  =+DecideAdmission  =+CreateRun       =+StartMedia     =+JoinLegs           ending+TearDown  =+TearDown  .
+WorkerDied        .                 .                .                  .                 =+StartMedia     .                .                .           .
 LegsRemoved       .                 .                .                  .                 .                .                .                ended       .
 RemovalPending    .                 .                .                  .                 .                .                .                =           .
 CallerFound       .                 .                .                  .                 .                .                .                .           .
@@ -115,6 +119,18 @@ def test_every_command_names_the_call_and_the_attempt_it_is_for() -> None:
                     assert command.attempt == 1
 
 
+@pytest.mark.parametrize("state", list(State))
+def test_a_fact_about_an_attempt_that_is_not_in_the_row_changes_nothing(state: State) -> None:
+    """A fail-over has lost its commit, and the row has another attempt of its number: what it left is removed."""
+    call = replace(CALLS[state], attempt_nonces=("0c11d2e3",))
+    for fact in FACTS.values():
+        if isinstance(fact, facts.AttemptFact) and not isinstance(fact, facts.AttemptBegun):
+            after, ordered = transitions.advance(call, replace(fact, nonce="4f2a9c01"), NOW, LIMITS)
+            removal = commands.RemoveAttempt(call_id=CALL_ID, attempt=1, nonce="4f2a9c01")
+            is_there = isinstance(fact, facts.LegsCreated | facts.MediaReady)
+            assert (after, ordered) == (call, (removal,) if is_there else ())
+
+
 _attempts = st.integers(1, 4)
 
 
@@ -135,6 +151,7 @@ _fact: st.SearchStrategy[facts.Fact] = st.one_of(
     st.builds(facts.LegsUnknown, attempt=_attempts, reason=_text),
     st.builds(facts.CallerGone, hangup_cause=_causes),
     st.builds(facts.Dialled, status=_text),
+    st.builds(facts.DialBegun, in_doubt_until=st.just(NOW + seconds(19))),
 )  # fmt: skip
 
 
@@ -149,9 +166,12 @@ _SETUP: list[facts.Fact] = [
 ]
 
 
+DIALLING = replace(ORIGINATING, attempt_in_doubt_until=NOW + seconds(19))
+
+
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(
-    first=st.sampled_from([transitions.receive(RECEIVED, LIMITS), ORIGINATING, replace(ORIGINATING, lock_version=2)]),
+    first=st.sampled_from([transitions.receive(RECEIVED, LIMITS), ORIGINATING, DIALLING]),
     usual=st.integers(0, len(_SETUP)),
     happened=st.lists(st.tuples(_fact, st.sampled_from([0, 1, 5, 100])), max_size=15),
 )
@@ -182,7 +202,7 @@ def test_whatever_happens_the_rules_hold(first: Call, usual: int, happened: list
             assert call.in_doubt_until is None or call.in_doubt_until <= now
         if before.state is State.ORIGINATING and call.state is State.ENDING and call.in_doubt_until is None:
             # No worker has made the request, or its outcome is known.
-            assert isinstance(fact, facts.CallerGone | facts.OriginateRefused) or before.lock_version <= 1
+            assert isinstance(fact, facts.CallerGone | facts.OriginateRefused) or not before.is_dial_begun
         if call.state is not before.state:
             assert call.state_since == now
         assert len(ordered) <= 1

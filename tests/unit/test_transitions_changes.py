@@ -58,12 +58,12 @@ CHANGES: list[tuple[Call, facts.Fact, dict[str, Any]]] = [
         ended(Outcome.REFUSED, "blocked", 57, continue_in_dialplan=True),
     ),
     (
-        replace(ORIGINATING, lock_version=2),
+        replace(ORIGINATING, attempt_in_doubt_until=NOW),
         facts.Refused(reason="blocked", hangup_cause=57),
-        ended(Outcome.REFUSED, "blocked", 57, attempt_in_doubt_until=NOW + LIMITS.originate_wait()),
+        ended(Outcome.REFUSED, "blocked", 57),
     ),
     (
-        replace(ORIGINATING, lock_version=1),
+        ORIGINATING,
         facts.Refused(reason="blocked", hangup_cause=57),
         ended(Outcome.REFUSED, "blocked", 57, caller_left=True),
     ),
@@ -146,14 +146,14 @@ CHANGES: list[tuple[Call, facts.Fact, dict[str, Any]]] = [
         ended(Outcome.CANCELED, "far end hung up before an agent was on the line", 16, caller_left=True),
     ),
     (
-        replace(RINGING, dial_status="BUSY", earlier_in_doubt_until=NOW),
+        replace(ORIGINATING, dial_status="BUSY", attempt_in_doubt_until=NOW),
         facts.CallerGone(),
-        ended(Outcome.BUSY, "busy", 17),
+        ended(Outcome.BUSY, "busy", 17, caller_left=True, attempt_in_doubt_until=None),
     ),
     (
         replace(ORIGINATING, hangup_cause=21),
         facts.CallerGone(),
-        ended(Outcome.FAILED, "rejected", 21, caller_left=True, earlier_in_doubt_until=None),
+        ended(Outcome.FAILED, "rejected", 21, caller_left=True),
     ),
     # Originated legs.
     (ORIGINATING, facts.Originated(), entered(State.RINGING, NOW + seconds(65))),

@@ -29,11 +29,42 @@ from tests.support.calls import (
     seconds,
 )
 
+DIED = facts.WorkerDied()
+
 
 @pytest.mark.parametrize(("call", "outcome"), [(PREPARED, Outcome.CANCELED), (CONNECTED, Outcome.COMPLETED)])
 def test_an_operator_ends_a_call(call: Call, outcome: Outcome) -> None:
     after, _ = advance(call, facts.EndRequested(reason="by an operator"))
     assert (after.outcome, after.reason) == (outcome, "by an operator")
+
+
+@pytest.mark.parametrize("state", [State.ORIGINATING, State.RECEIVED, State.ADMITTED, State.JOINING, State.ENDING])
+def test_the_step_of_a_worker_that_has_died_is_overdue_at_once(state: State) -> None:
+    """Also where its claim would have lasted for longer than the deadline."""
+    call = replace(CALLS[state], deadline_at=NOW + seconds(3))
+    after, ordered = advance(call, DIED)
+    assert (after, ordered) == (replace(call, deadline_at=NOW), [])
+    assert named(advance(call, DIED, facts.DeadlinePassed())[1]) == named(
+        advance(CALLS[state], facts.DeadlinePassed())[1]
+    )
+    assert advance(replace(call, deadline_at=None), DIED)[1] == []
+
+
+@pytest.mark.parametrize("state", [State.RINGING, State.CONNECTED, State.ENDED])
+def test_a_call_without_a_step_is_not_overdue_when_a_worker_has_died(state: State) -> None:
+    call = replace(CALLS[state], deadline_at=NOW + seconds(3))
+    assert advance(call, DIED) == (call, [])
+
+
+def test_workers_that_die_cost_a_call_no_more_attempts_than_it_has() -> None:
+    """Asterisk is not to blame, as it is for an attempt that it did not answer: of those there are two."""
+    call = replace(ATTEMPTING, attempt=LIMITS.unknown_attempts)
+    after, ordered = advance(call, DIED, facts.DeadlinePassed())
+    assert (after.state, named(ordered)) == (State.PREPARED, ["StartMedia"])
+    assert (after.attempt_in_doubt_until, after.earlier_in_doubt_until) == (None, call.attempt_in_doubt_until)
+    assert advance(after, DIED, facts.DeadlinePassed())[0].deadline_at == after.deadline_at
+    last = replace(ATTEMPTING, attempt=LIMITS.attempts, deadline_at=NOW + seconds(9))
+    assert advance(last, DIED, facts.DeadlinePassed())[0].state is State.ENDING
 
 
 def test_what_is_known_of_an_end_is_kept() -> None:

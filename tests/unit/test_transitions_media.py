@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -60,6 +61,24 @@ def test_an_attempt_is_begun_before_anything_is_asked() -> None:
     assert after.deadline_at == NOW + LIMITS.attempt_wait()
 
 
+@pytest.mark.parametrize(
+    ("nonces", "drawn", "after"),
+    [
+        (("4f2a9c01",), "0c11d2e3", ("4f2a9c01", "0c11d2e3")),
+        ((), "0c11d2e3", ("", "0c11d2e3")),
+        (("4f2a9c01",), "", ("4f2a9c01",)),
+        ((), "", ()),
+    ],
+)
+def test_the_nonce_of_an_attempt_is_stored_at_its_place(
+    nonces: tuple[str, ...], drawn: str, after: tuple[str, ...]
+) -> None:
+    """Also if a release without nonces has begun the attempt before."""
+    call = replace(BETWEEN_ATTEMPTS, attempt_nonces=nonces)
+    begun, _ = advance(call, media_leg.begin(call, NOW, LIMITS, drawn))
+    assert (begun.attempt_nonces, begun.nonce) == (after, drawn)
+
+
 @pytest.mark.parametrize("attempt", [0, 1, 3, 4])
 def test_only_the_next_attempt_can_begin(attempt: int) -> None:
     begun = facts.AttemptBegun(attempt=attempt, in_doubt_until=NOW + seconds(14))
@@ -110,9 +129,9 @@ def test_an_unknown_outcome_leads_to_the_next_attempt() -> None:
 
 def test_an_attempt_is_in_doubt_as_long_as_its_requests_may_take_effect() -> None:
     """Its last request starts with the end of the claim, at the latest."""
-    begun = media_leg.begin(PREPARED, NOW, LIMITS)
+    begun = media_leg.begin(PREPARED, NOW, LIMITS, "4f2a9c01")
     longest = LIMITS.claim(Step.MEDIA) + seconds(LIMITS.request_seconds)
-    assert begun == facts.AttemptBegun(attempt=1, in_doubt_until=NOW + longest)
+    assert begun == facts.AttemptBegun(attempt=1, nonce="4f2a9c01", in_doubt_until=NOW + longest)
 
 
 @pytest.mark.parametrize(
@@ -252,6 +271,21 @@ def test_legs_of_a_given_up_attempt_that_are_found_are_used(*, ready: bool) -> N
     assert (after.legs_created, after.in_doubt_until) == (True, BETWEEN_ATTEMPTS.in_doubt_until)
     assert named(ordered) == (["JoinLegs"] if ready else [])
     assert advance(BETWEEN_ATTEMPTS, facts.LegsFound(attempt=2)) == (BETWEEN_ATTEMPTS, [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_in_doubt"),
+    [
+        pytest.param({}, False, id="the only attempt"),
+        pytest.param({"attempt": 2}, True, id="an attempt before"),
+        pytest.param({"request_id": "campaign 7, row 12"}, True, id="an originating request"),
+    ],
+)
+def test_an_attempt_that_is_found_complete_is_in_doubt_no_longer(changes: dict[str, Any], *, is_in_doubt: bool) -> None:
+    """Its call ends at once when the caller hangs up."""
+    call = replace(BETWEEN_ATTEMPTS, **changes)
+    after, _ = advance(call, facts.LegsFound(attempt=call.attempt, is_complete=True))
+    assert (after.in_doubt_until is not None) == is_in_doubt
 
 
 def test_a_late_answer_about_a_given_up_attempt_is_left_to_the_look_of_the_next_one() -> None:

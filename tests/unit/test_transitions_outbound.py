@@ -129,75 +129,73 @@ def test_what_tells_most_of_an_unanswered_leg_counts_in_any_order(
     assert (ended.outcome, ended.reason) == came_to
 
 
-@pytest.mark.parametrize("fact", [facts.EndRequested(reason="ended by an operator"), facts.CallerLeft()])
-def test_an_originate_that_may_be_under_way_is_waited_for(fact: facts.Fact) -> None:
-    ending, _ = advance(ORIGINATING, fact)
-    assert ending.in_doubt_until == NOW + LIMITS.originate_wait()
+UNTIL = NOW + LIMITS.originate_wait()
+DIALLING = replace(ORIGINATING, attempt_in_doubt_until=UNTIL)
+UNSENT = facts.DialUnsent(in_doubt_until=UNTIL, reason="connection refused")
+CANCEL = facts.EndRequested(reason="ended by an operator")
+
+
+def test_a_leg_is_asked_for_once() -> None:
+    """Of two workers that are about to dial, one may."""
+    dialling, ordered = advance(ORIGINATING, facts.DialBegun(in_doubt_until=UNTIL))
+    assert (dialling.is_dial_begun, dialling.in_doubt_until, ordered) == (True, UNTIL, [])
+    assert advance(dialling, facts.DialBegun(in_doubt_until=UNTIL + seconds(1))) == (dialling, [])
+
+
+def test_what_was_not_sent_may_be_asked_for_again() -> None:
+    again, ordered = advance(DIALLING, UNSENT)
+    assert (again, ordered) == (ORIGINATING, [])
+    # A fail-over has forgotten this request, and another worker has made one since.
+    other = replace(DIALLING, attempt_in_doubt_until=UNTIL + seconds(1))
+    assert advance(other, UNSENT) == (other, [])
+
+
+def test_what_was_not_sent_for_a_call_that_is_cancelled_leaves_nothing_to_wait_for() -> None:
+    ending, _ = advance(DIALLING, CANCEL)
+    settled, ordered = advance(ending, UNSENT)
+    assert (settled.caller_left, settled.in_doubt_until, named(ordered)) == (True, None, ["TearDown"])
+
+
+def test_a_leg_of_which_nothing_is_known_ends_its_call() -> None:
+    """It may have rung: it is not asked for again."""
+    lost, ordered = advance(DIALLING, facts.DialLost())
+    assert (lost.state, lost.outcome, lost.hangup_cause) == (State.ENDING, Outcome.FAILED, Cause.RECOVERY_ON_TIMER)
+    assert lost.reason == "dialled, and what came of it is unknown"
+    assert (lost.caller_left, lost.in_doubt_until, named(ordered)) == (False, UNTIL, ["TearDown"])
+    given_up, _ = advance(replace(DIALLING, step_retries=LIMITS.max_step_retries), facts.DeadlinePassed())
+    assert given_up.reason == lost.reason
+    never, _ = advance(replace(ORIGINATING, step_retries=LIMITS.max_step_retries), facts.DeadlinePassed())
+    assert never.reason == "originating for too long"
+
+
+@pytest.mark.parametrize("fact", [CANCEL, facts.CallerLeft(), REFUSED])
+def test_a_leg_that_may_have_been_asked_for_is_waited_for(fact: facts.Fact) -> None:
+    ending, _ = advance(DIALLING, fact)
+    assert (ending.caller_left, ending.in_doubt_until) == (isinstance(fact, facts.CallerLeft), UNTIL)
     assert advance(ending, facts.LegsRemoved())[0].state is State.ENDING
-    assert advance(ending, facts.LegsRemoved(), now=NOW + LIMITS.originate_wait())[0].state is State.ENDED
+    assert advance(ending, facts.LegsRemoved(), now=UNTIL)[0].state is State.ENDED
 
 
 @pytest.mark.parametrize(
     ("call", "fact"),
     [
-        (ORIGINATING, facts.OriginateRefused(reason="500 Allocation failed")),
-        (ORIGINATING, facts.CallerGone(hangup_cause=17)),
+        (DIALLING, facts.OriginateRefused(reason="500 Allocation failed")),
+        (DIALLING, facts.CallerGone(hangup_cause=17)),
         (ORIGINATING, REFUSED),
-        (replace(ORIGINATING, lock_version=1), REFUSED),
-        (RINGING, facts.EndRequested(reason="ended by an operator")),
+        (ORIGINATING, CANCEL),
+        (advance(DIALLING, facts.Originated())[0], CANCEL),
+        (advance(DIALLING, ANSWERED)[0], CANCEL),
     ],
 )
-def test_an_originate_whose_outcome_is_known_is_not_waited_for(call: Call, fact: facts.Fact) -> None:
+def test_a_leg_whose_outcome_is_known_is_not_waited_for(call: Call, fact: facts.Fact) -> None:
     ending, _ = advance(call, fact)
     assert ending.in_doubt_until is None
-
-
-@pytest.mark.parametrize(
-    "fact", [facts.CallerGone(hangup_cause=17), facts.OriginateRefused(reason="500 Allocation failed")]
-)
-def test_a_leg_that_was_asked_for_twice_may_come_late(fact: facts.Fact) -> None:
-    """The first request may take effect after the second one: the teardown looks for its leg until then."""
-    again, ordered = advance(ORIGINATING, facts.DeadlinePassed())
-    assert named(ordered) == ["OriginateLeg"]
-    until = NOW + seconds(LIMITS.request_seconds)
-    for call in (again, advance(again, facts.Originated())[0]):
-        ending, _ = advance(call, fact)
-        if ending.state is State.RINGING:
-            # It rings, so it was not refused.
-            continue
-        assert not ending.caller_left
-        assert ending.in_doubt_until is not None
-        assert ending.in_doubt_until >= until
-        assert advance(ending, facts.LegsRemoved())[0].state is State.ENDING
-        assert advance(ending, facts.LegsRemoved(), now=ending.in_doubt_until)[0].state is State.ENDED
-
-
-def test_an_answered_leg_that_was_asked_for_twice_is_not_forgotten_with_its_first_attempt() -> None:
-    """Once the far end hangs up its id is free, and the first request would dial again."""
-    again, _ = advance(ORIGINATING, facts.DeadlinePassed())
-    begun = facts.AttemptBegun(attempt=1, in_doubt_until=NOW + seconds(1))
-    after, _ = advance(again, ANSWERED, begun, facts.LegsCreated(attempt=1))
-    assert after.in_doubt_until == NOW + seconds(LIMITS.request_seconds)
-
-
-@pytest.mark.parametrize("fact", [facts.Originated(), facts.OriginateRefused(reason="500 Allocation failed")])
-def test_the_answer_to_the_second_request_says_nothing_of_the_first(fact: facts.Fact) -> None:
-    again, _ = advance(ORIGINATING, facts.DeadlinePassed())
-    ending, _ = advance(again, facts.EndRequested(reason="ended by an operator"))
-    settled, _ = advance(ending, fact)
-    assert (settled.caller_left, settled.in_doubt_until) == (False, NOW + seconds(LIMITS.request_seconds))
-
-
-def test_an_originate_refused_by_the_first_worker_to_claim_it_has_no_leg_and_ends_at_once() -> None:
-    ending, ordered = advance(replace(ORIGINATING, lock_version=1), REFUSED)
-    assert (ending.caller_left, ending.outcome, named(ordered)) == (True, Outcome.REFUSED, ["TearDown"])
     assert advance(ending, facts.LegsRemoved())[0].state is State.ENDED
 
 
-def test_an_originate_refused_that_an_earlier_worker_may_have_requested_is_waited_for() -> None:
-    """Another worker claimed it before and did not report back: the leg may ring yet."""
-    ending, _ = advance(replace(ORIGINATING, lock_version=2), REFUSED)
-    assert (ending.caller_left, ending.in_doubt_until) == (False, NOW + LIMITS.originate_wait())
+def test_a_call_that_is_refused_before_it_is_dialled_has_no_leg() -> None:
+    ending, ordered = advance(ORIGINATING, REFUSED)
+    assert (ending.caller_left, ending.outcome, named(ordered)) == (True, Outcome.REFUSED, ["TearDown"])
 
 
 @pytest.mark.parametrize("call", [ORIGINATING, RINGING])

@@ -46,20 +46,12 @@ def refused(call: Call, fact: facts.Refused, now: datetime, limits: Limits) -> A
     if call.state not in (State.RECEIVED, State.ADMITTED, State.ORIGINATING):
         return moves.unchanged(call)
     refused = replace(call, continue_in_dialplan=fact.continue_in_dialplan)
-    # No leg exists and none will appear: there is nothing to wait for, and the next teardown frees the slot.
-    no_leg = {"caller_left": True, "attempt_in_doubt_until": None} if _never_dialled(call) else {}
+    # If nothing was dialled, no leg will appear: there is nothing to wait for, and the next teardown frees the slot.
+    never_dialled = call.state is State.ORIGINATING and not call.is_dial_begun
+    no_leg = {"caller_left": True} if never_dialled else {}
     return moves.end(
         refused, now, limits, outcome=Outcome.REFUSED, reason=fact.reason, cause=fact.hangup_cause, **no_leg
     )
-
-
-def _never_dialled(call: Call) -> bool:
-    """True if no earlier worker can have asked Asterisk to dial.
-
-    Every dial attempt is preceded by a claim, and the sweep writes the call before another worker may claim it; each
-    write raises `lock_version`. So at 1 or below, the claim of the worker that reports now is the only one.
-    """
-    return call.state is State.ORIGINATING and call.lock_version <= 1
 
 
 def run_created(call: Call, fact: facts.RunCreated, now: datetime, limits: Limits) -> Advance:

@@ -30,10 +30,11 @@ def caller_gone(call: Call, fact: facts.CallerGone, now: datetime, limits: Limit
         known_cause = dialling.clearer(fact.hangup_cause, call.hangup_cause)
         outcome, reason, cause = dialling.dial_outcome(call.dial_status, known_cause)
         known = replace(call, hangup_cause=cause)
-        # If it was asked for more than once, another leg of this id may come: the teardown looks for it.
-        is_last = call.earlier_in_doubt_until is None
-        no_leg = {"caller_left": True, "attempt_in_doubt_until": None} if is_last else {}
-        return moves.end(known, now, limits, outcome=outcome, reason=reason, cause=cause, **no_leg)
+        # It was dialled once: no other leg of this id will come.
+        return moves.end(
+            known, now, limits, outcome=outcome, reason=reason, cause=cause, caller_left=True,
+            attempt_in_doubt_until=None,
+        )  # fmt: skip
     return _caller_ended(call, now, limits, cause=fact.hangup_cause, left=True)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from shared.call import commands, facts
+from shared.call import commands, facts, steps
 from shared.call.calls import Call, replace
 from shared.call.limits import Limits
 from shared.call.states import LIVE, Cause, Outcome, State
-from shared.call.transitions import media_leg, moves
+from shared.call.transitions import media_leg, moves, originated_leg
 from shared.call.transitions.moves import Advance
 
 #: Added to the reason of a call that ends without proof.
@@ -29,9 +29,27 @@ def deadline_passed(call: Call, _fact: facts.DeadlinePassed, now: datetime, limi
     return _OVERDUE[call.state](call, now, limits)
 
 
+def worker_died(call: Call, _fact: facts.WorkerDied, now: datetime, limits: Limits) -> Advance:
+    is_prepared = call.state is State.PREPARED
+    if steps.step_of(call.state) is None or (is_prepared and call.attempt_in_doubt_until is None):
+        return moves.unchanged(call)
+    if is_prepared and call.attempt < limits.attempts:
+        return media_leg.after_death(call, now, limits)
+    if call.deadline_at is None or call.deadline_at <= now:
+        return moves.unchanged(call)
+    # The step is lost: what is overdue later otherwise is so now.
+    return replace(call, deadline_at=now), ()
+
+
 def _longest_call(call: Call, now: datetime, limits: Limits) -> Advance:
     reason = "longest call time reached"
     return moves.end(call, now, limits, outcome=Outcome.COMPLETED, reason=reason, cause=Cause.NORMAL)
+
+
+def _dial_overdue(call: Call, now: datetime, limits: Limits) -> Advance:
+    if call.is_dial_begun and call.step_retries >= limits.max_step_retries:
+        return originated_leg.lose(call, now, limits)
+    return moves.retry_step(call, now, limits)
 
 
 def _rang_too_long(call: Call, now: datetime, limits: Limits) -> Advance:
@@ -93,7 +111,7 @@ def _is_in_doubt(call: Call, now: datetime) -> bool:
 
 
 _OVERDUE: dict[State, Callable[[Call, datetime, Limits], Advance]] = {
-    State.ORIGINATING: moves.retry_step,
+    State.ORIGINATING: _dial_overdue,
     State.RINGING: _rang_too_long,
     State.RECEIVED: moves.retry_step,
     State.ADMITTED: moves.retry_step,

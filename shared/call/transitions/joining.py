@@ -13,20 +13,20 @@ from shared.call.transitions.moves import Advance
 
 
 def joined(call: Call, fact: facts.Joined, now: datetime, limits: Limits) -> Advance:
-    if call.state is not State.JOINING or fact.attempt != call.attempt:
+    if call.state is not State.JOINING or not moves.is_newest(call, fact):
         return moves.unchanged(call)
     longest = timedelta(seconds=call.call_seconds or limits.call_seconds)
     return moves.enter(call, State.CONNECTED, now, longest, connected_at=now), ()
 
 
 def join_refused(call: Call, fact: facts.JoinRefused, now: datetime, limits: Limits) -> Advance:
-    if call.state is not State.JOINING or fact.attempt != call.attempt:
+    if call.state is not State.JOINING or not moves.is_newest(call, fact):
         return moves.unchanged(call)
     return moves.fail(call, now, limits, f"legs not joined: {fact.reason}")
 
 
 def bridge_lost(call: Call, fact: facts.BridgeLost, now: datetime, limits: Limits) -> Advance:
-    if call.state is not State.CONNECTED or fact.attempt != call.attempt:
+    if call.state is not State.CONNECTED or not moves.is_newest(call, fact):
         return moves.unchanged(call)
     return moves.end(
         call, now, limits, outcome=Outcome.FAILED, reason=f"bridge lost: {fact.reason}", cause=Cause.NORMAL
@@ -35,7 +35,7 @@ def bridge_lost(call: Call, fact: facts.BridgeLost, now: datetime, limits: Limit
 
 def transferred(call: Call, fact: facts.Transferred, _now: datetime, _limits: Limits) -> Advance:
     is_known = call.destination_id == fact.destination_id
-    if call.state is not State.CONNECTED or fact.attempt != call.attempt or is_known:
+    if call.state is not State.CONNECTED or not moves.is_newest(call, fact) or is_known:
         return moves.unchanged(call)
     return replace(call, destination_id=fact.destination_id), ()
 

@@ -13,13 +13,16 @@ from shared.call.transitions import moves
 from shared.call.transitions.moves import Advance
 
 
-def begin(call: Call, now: datetime, limits: Limits) -> facts.AttemptBegun:
+def begin(call: Call, now: datetime, limits: Limits, nonce: str) -> facts.AttemptBegun:
     """Return the fact that the call's next attempt begins now.
 
     Its requests may take effect as long as the step may work, and one request longer.
+
+    Args:
+        nonce: Drawn for this attempt; empty if a release that knows no nonces may go on with the call.
     """
     wait = limits.claim(Step.MEDIA) + timedelta(seconds=limits.request_seconds)
-    return facts.AttemptBegun(attempt=call.attempt + 1, in_doubt_until=now + wait)
+    return facts.AttemptBegun(attempt=call.attempt + 1, nonce=nonce, in_doubt_until=now + wait)
 
 
 def attempt_begun(call: Call, fact: facts.AttemptBegun, now: datetime, limits: Limits) -> Advance:
@@ -30,6 +33,7 @@ def attempt_begun(call: Call, fact: facts.AttemptBegun, now: datetime, limits: L
     begun = replace(
         call,
         attempt=fact.attempt,
+        attempt_nonces=_with_nonce(call, fact.nonce),
         earlier_in_doubt_until=call.in_doubt_until,
         attempt_in_doubt_until=fact.in_doubt_until,
         legs_created=False,
@@ -40,9 +44,17 @@ def attempt_begun(call: Call, fact: facts.AttemptBegun, now: datetime, limits: L
     return begun, ()
 
 
+def _with_nonce(call: Call, nonce: str) -> tuple[str, ...]:
+    if not nonce:
+        return call.attempt_nonces
+    # An earlier release may have begun attempts since the last one with a nonce.
+    missing = call.attempt - len(call.attempt_nonces)
+    return (*call.attempt_nonces, *[""] * missing, nonce)
+
+
 def legs_created(call: Call, fact: facts.LegsCreated, now: datetime, limits: Limits) -> Advance:
-    if fact.attempt != call.attempt:
-        return call, (commands.RemoveAttempt(call_id=call.call_id, attempt=fact.attempt),)
+    if not moves.is_newest(call, fact):
+        return call, (_removal(call, fact),)
     created = replace(_outcome_known(call), legs_created=True)
     match call.state:
         case State.PREPARED if _is_between_attempts(call) and not call.media_ready:
@@ -53,14 +65,22 @@ def legs_created(call: Call, fact: facts.LegsCreated, now: datetime, limits: Lim
         case State.ENDING if not call.legs_created:
             return created, (commands.TearDown.of(call),)
         case State.ENDED:
-            return call, (commands.RemoveAttempt(call_id=call.call_id, attempt=fact.attempt),)
+            return call, (_removal(call, fact),)
     return moves.unchanged(call)
 
 
 def legs_found(call: Call, fact: facts.LegsFound, now: datetime, limits: Limits) -> Advance:
-    if fact.attempt != call.attempt or call.state is not State.PREPARED or not _is_between_attempts(call):
+    if not moves.is_newest(call, fact) or call.state is not State.PREPARED or not _is_between_attempts(call):
         return moves.unchanged(call)
-    return _join_when_ready(replace(_outcome_known(call), legs_created=True), now, limits)
+    found = replace(_outcome_known(call), legs_created=True)
+    if fact.is_complete and call.attempt == 1 and call.request_id is None:
+        # There was no other attempt, nor an originating request, that may still take effect.
+        found = replace(found, earlier_in_doubt_until=None)
+    return _join_when_ready(found, now, limits)
+
+
+def _removal(call: Call, fact: facts.AttemptFact) -> commands.RemoveAttempt:
+    return commands.RemoveAttempt(call_id=call.call_id, attempt=fact.attempt, nonce=fact.nonce)
 
 
 def _join_when_ready(call: Call, now: datetime, limits: Limits) -> Advance:
@@ -81,7 +101,7 @@ def _is_between_attempts(call: Call) -> bool:
 
 
 def legs_refused(call: Call, fact: facts.LegsRefused, now: datetime, limits: Limits) -> Advance:
-    if fact.attempt != call.attempt or call.legs_created:
+    if not moves.is_newest(call, fact) or call.legs_created:
         return moves.unchanged(call)
     refused = replace(call, attempt_in_doubt_until=None)
     if call.state is State.PREPARED:
@@ -93,7 +113,7 @@ def legs_refused(call: Call, fact: facts.LegsRefused, now: datetime, limits: Lim
 
 def legs_unknown(call: Call, fact: facts.LegsUnknown, now: datetime, limits: Limits) -> Advance:
     in_doubt = call.attempt_in_doubt_until is not None
-    if call.state is not State.PREPARED or fact.attempt != call.attempt or call.legs_created or not in_doubt:
+    if call.state is not State.PREPARED or not moves.is_newest(call, fact) or call.legs_created or not in_doubt:
         return moves.unchanged(call)
     return next_attempt(call, now, limits, fact.reason)
 
@@ -102,6 +122,14 @@ def next_attempt(call: Call, now: datetime, limits: Limits, reason: str) -> Adva
     """No effect of the attempt is known: go on to the next one."""
     if call.attempt >= limits.unknown_attempts:
         return moves.fail(call, now, limits, f"media not created: {reason}")
+    return _order_next(call, now, limits, timedelta())
+
+
+def after_death(call: Call, now: datetime, limits: Limits) -> Advance:
+    """The attempt's worker has died: go on to the next one, which looks first for what this one has made.
+
+    Asterisk is not to blame: there may be more of these than of attempts that it did not answer.
+    """
     return _order_next(call, now, limits, timedelta())
 
 
@@ -134,9 +162,9 @@ def _order_next(call: Call, now: datetime, limits: Limits, pause: timedelta) -> 
 
 
 def media_ready(call: Call, fact: facts.MediaReady, now: datetime, limits: Limits) -> Advance:
-    if fact.attempt != call.attempt or call.state in (State.ENDING, State.ENDED):
+    if not moves.is_newest(call, fact) or call.state in (State.ENDING, State.ENDED):
         # A leg of another attempt or of an ended call is removed on sight.
-        return call, (commands.RemoveAttempt(call_id=call.call_id, attempt=fact.attempt),)
+        return call, (_removal(call, fact),)
     if call.media_ready or call.state is not State.PREPARED:
         return moves.unchanged(call)
     ready = replace(call, media_ready=True)
@@ -144,7 +172,7 @@ def media_ready(call: Call, fact: facts.MediaReady, now: datetime, limits: Limit
 
 
 def media_gone(call: Call, fact: facts.MediaGone, now: datetime, limits: Limits) -> Advance:
-    if fact.attempt != call.attempt:
+    if not moves.is_newest(call, fact):
         return moves.unchanged(call)
     match call.state:
         case State.PREPARED if not call.media_ready:

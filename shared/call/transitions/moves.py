@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from shared.call import commands, steps
+from shared.call import commands, facts, steps
 from shared.call.calls import Call, replace
 from shared.call.commands import Command
 from shared.call.limits import Limits
@@ -13,6 +13,11 @@ from shared.call.states import Cause, Outcome, State
 
 #: What a fact makes of a call: the call to store, and the commands to enqueue once it is stored.
 Advance = tuple[Call, tuple[Command, ...]]
+
+
+def is_newest(call: Call, fact: facts.AttemptFact) -> bool:
+    """True if a fact is about the call's last attempt, and not about another one of that number."""
+    return (fact.attempt, fact.nonce) == (call.attempt, call.nonce)
 
 
 def unchanged(call: Call) -> Advance:
@@ -42,9 +47,6 @@ def end(
     call: Call, now: datetime, limits: Limits, *, outcome: Outcome, reason: str, cause: int | None, **changes: Any
 ) -> Advance:
     """The one way into `ending`. An outcome and a cause that are known already are kept."""
-    if call.state is State.ORIGINATING:
-        # A worker may be making the originating request: the leg may appear after the teardown has looked.
-        changes = {"attempt_in_doubt_until": now + limits.originate_wait()} | changes
     ending = enter(
         call,
         State.ENDING,
@@ -71,7 +73,4 @@ def retry_step(call: Call, now: datetime, limits: Limits) -> Advance:
     step = steps.step_of(call.state)
     assert step is not None, "only states with a step are retried"
     again = replace(call, step_retries=call.step_retries + 1, deadline_at=now + limits.queue_wait())
-    if call.state is State.ORIGINATING:
-        # The last request that a worker has begun may take effect after the next one, and dial once more.
-        again = replace(again, earlier_in_doubt_until=now + timedelta(seconds=limits.request_seconds))
     return again, (steps.STEPS[step].command.of(again),)

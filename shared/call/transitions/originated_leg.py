@@ -17,10 +17,40 @@ def _may_still_ring(call: Call) -> bool:
     return call.is_unanswered and not call.caller_left
 
 
+def dial_begun(call: Call, fact: facts.DialBegun, _now: datetime, _limits: Limits) -> Advance:
+    # Once for a call: of two workers that are about to dial, one may.
+    if call.state is not State.ORIGINATING or call.is_dial_begun:
+        return moves.unchanged(call)
+    return replace(call, attempt_in_doubt_until=fact.in_doubt_until), ()
+
+
+def dial_unsent(call: Call, fact: facts.DialUnsent, _now: datetime, _limits: Limits) -> Advance:
+    if fact.in_doubt_until != call.attempt_in_doubt_until:
+        return moves.unchanged(call)
+    unsent = replace(call, attempt_in_doubt_until=None)
+    match call.state:
+        case State.ORIGINATING:
+            return unsent, ()
+        case State.ENDING if _may_still_ring(call):
+            # The call was cancelled while the request was under way.
+            return replace(unsent, caller_left=True), (commands.TearDown.of(call),)
+    return moves.unchanged(call)
+
+
+def dial_lost(call: Call, _fact: facts.DialLost, now: datetime, limits: Limits) -> Advance:
+    return lose(call, now, limits) if call.is_dial_begun else moves.unchanged(call)
+
+
+def lose(call: Call, now: datetime, limits: Limits) -> Advance:
+    """End a call whose far end may have been rung: it is not rung again."""
+    return moves.fail(call, now, limits, "dialled, and what came of it is unknown", Cause.RECOVERY_ON_TIMER)
+
+
 def originated(call: Call, _fact: facts.Originated, now: datetime, limits: Limits) -> Advance:
     match call.state:
         case State.ORIGINATING:
-            return moves.enter(call, State.RINGING, now, limits.ring_wait(call.ring_seconds)), ()
+            ringing = replace(call, attempt_in_doubt_until=None)
+            return moves.enter(ringing, State.RINGING, now, limits.ring_wait(call.ring_seconds)), ()
         case State.ENDING if _may_still_ring(call):
             # The call was cancelled while the request was under way: the leg rings and has to go.
             return replace(call, attempt_in_doubt_until=None), (commands.TearDown.of(call),)
@@ -44,23 +74,22 @@ def far_end_answered(call: Call, fact: facts.FarEndAnswered, now: datetime, limi
     if call.state not in DIALLING:
         return moves.unchanged(call)
     answered = replace(
-        call, channel_name=fact.channel_name, channel_created=fact.channel_created, entered_stamp=fact.stamp
-    )
+        call, channel_name=fact.channel_name, channel_created=fact.channel_created, entered_stamp=fact.stamp,
+        attempt_in_doubt_until=None,
+    )  # fmt: skip
     return moves.prepare(answered, now, limits)
 
 
 def originate_refused(call: Call, fact: facts.OriginateRefused, now: datetime, limits: Limits) -> Advance:
-    # If it was asked for before, that request may still take effect: the teardown looks for its leg.
-    is_last = call.earlier_in_doubt_until is None
     match call.state:
         case State.ORIGINATING:
             reason = f"not originated: {fact.reason}"
             return moves.end(
-                call, now, limits, outcome=Outcome.FAILED, reason=reason, cause=Cause.UNALLOCATED, caller_left=is_last,
+                call, now, limits, outcome=Outcome.FAILED, reason=reason, cause=Cause.UNALLOCATED, caller_left=True,
                 attempt_in_doubt_until=None,
             )  # fmt: skip
         case State.ENDING if _may_still_ring(call):
             # The call was cancelled while the request was under way.
-            refused = replace(call, caller_left=is_last, attempt_in_doubt_until=None)
+            refused = replace(call, caller_left=True, attempt_in_doubt_until=None)
             return refused, (commands.TearDown.of(call),)
     return moves.unchanged(call)

@@ -1,4 +1,8 @@
-"""Which workflow serves a call, and with which settings: the configuration and the workflow as they are now."""
+"""Which workflow serves a call, and with which settings: the configuration and the workflow as they are now.
+
+The configuration is found by its organization, which has one at a time: its row may have been saved anew since the
+scheduler read it.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,10 @@ _CONFIGURATION = """
 FROM organization_configurations c
 LEFT JOIN organization_configurations l ON l.organization_id = c.organization_id AND l.key = %(limit_key)s
 """
-_WHICH = "WHERE c.id = %(source_id)s AND c.organization_id = %(organization_id)s AND c.key = %(key)s"
+_WHICH = "WHERE c.organization_id = %(organization_id)s AND c.key = %(key)s"
 _OF_CONNECTION = """
-WHERE c.key = %(key)s AND (c.id, c.organization_id) = (
-    SELECT source_id, organization_id FROM ari.connections WHERE connection_id = %(connection_id)s)
+WHERE c.key = %(key)s AND c.organization_id = (
+    SELECT organization_id FROM ari.connections WHERE connection_id = %(connection_id)s)
 """
 #: All that routing an inbound call reads, in one statement. The workflow is joined only by a plain number; any other
 #: spelling of its id is read in Python, and the workflow by a second statement.
@@ -41,7 +45,7 @@ SELECT CASE WHEN w.organization_id = c.organization_id AND w.user_id IS NOT NULL
 {_OF_CONNECTION}
 """  # noqa: S608 - built from constants
 #: A configuration alone.
-_OF_SOURCE = f"SELECT c.value::text AS value, {layouts.IS_STALE} FROM organization_configurations c {_WHICH}"  # noqa: S608 - built from constants
+_ALONE = f"SELECT c.value::text AS value, {layouts.IS_STALE} FROM organization_configurations c {_WHICH}"  # noqa: S608 - built from constants
 #: The same without the workflow.
 _INBOUND_VALUES = f"SELECT {_VALUES}, NULL AS workflow_id {_CONFIGURATION} {_WHICH}"
 
@@ -58,10 +62,9 @@ class Routes:
         self._db = db
         self._layout = layout
 
-    def inbound(self, *, source_id: int, organization_id: int) -> Route | NoRoute:
-        """Return the route of a connection's inbound calls."""
+    def inbound(self, organization_id: int) -> Route | NoRoute:
+        """Return the route of an organization's inbound calls."""
         values = {
-            "source_id": source_id,
             "organization_id": organization_id,
             "key": configurations.KEY,
             "limit_key": accounts.LIMIT_KEY,
@@ -101,10 +104,10 @@ class Routes:
 
         return route
 
-    def outbound(self, *, source_id: int, organization_id: int, workflow_id: int) -> Route | NoRoute:
+    def outbound(self, *, organization_id: int, workflow_id: int) -> Route | NoRoute:
         """Return the route of an outbound call for a workflow."""
         with self._db.connection() as connection:
-            value = configuration(connection, source_id, organization_id, layout=self._layout)
+            value = configuration(connection, organization_id, layout=self._layout)
             if isinstance(value, NoRoute):
                 return value
             return judge(connection, value, workflow_id, organization_id, f"workflow {workflow_id}")
@@ -135,16 +138,11 @@ def _inbound(row: database.Row | None, organization_id: int) -> Route | NoRoute 
 
 
 def configuration(
-    connection: database.Connection, source_id: int, organization_id: int, *, layout: layouts.Setting
+    connection: database.Connection, organization_id: int, *, layout: layouts.Setting
 ) -> dict[str, Any] | NoRoute:
-    """Return a connection's configuration, or why there is none."""
-    values = {
-        "source_id": source_id,
-        "organization_id": organization_id,
-        "key": configurations.KEY,
-        "layout": layout,
-    }
-    return _read(connection.execute(_OF_SOURCE, values).fetchone())
+    """Return an organization's configuration, or why there is none."""
+    values = {"organization_id": organization_id, "key": configurations.KEY, "layout": layout}
+    return _read(connection.execute(_ALONE, values).fetchone())
 
 
 def _read(row: database.Row | None) -> dict[str, Any] | NoRoute:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 from shared import errors
 from shared.call import stasis_args
@@ -44,12 +44,12 @@ class Runs:
             ).fetchone()
         return int(row["id"]) if row is not None else None
 
-    def attach(self, connection: database.Connection, call: Call, args: RunArgs, *, source_id: int) -> Route | NoRoute:
+    def attach(self, connection: database.Connection, call: Call, args: RunArgs) -> Route | NoRoute:
         """Attach a run that waits for a call to this call, within the caller's transaction.
 
         The call's names are in the run's gathered_context from here on: the voice agent reads them there.
         """
-        value = routes.configuration(connection, source_id, call.organization_id, layout=self._layout)
+        value = routes.configuration(connection, call.organization_id, layout=self._layout)
         if isinstance(value, NoRoute):
             return value
         run = _waiting(connection, call, args)
@@ -61,19 +61,14 @@ class Runs:
             return route
         if args.user_id is not None:
             route = replace(route, user_id=args.user_id)
-        _write(connection, args.workflow_run_id, json_values.load_object(run["gathered_context"]) | _names(call))
+        gathered = json_values.fields(run["gathered_context"]) | json_values.encoded(_names(call))
+        _write(connection, args.workflow_run_id, gathered)
         return route
 
     def waiting(self, connection: database.Connection, *, organization_id: int, channel_id: str) -> int | None:
-        """Return and lock the run that waits for a call which the platform began with this channel id; or None.
-
-        Searches the newest runs only: the platform's table has no index for it.
-        """
-        rows = connection.execute(_WAITING_RUNS, [organization_id, json.dumps(channel_id)]).fetchall()
-        waiting = (
-            row["id"] for row in rows if json_values.load_object(row["gathered_context"]).get("call_id") == channel_id
-        )
-        return next(waiting, None)
+        """Return and lock the run that waits for a call which the platform began with this channel id; or None."""
+        rows = connection.execute(_WAITING_RUNS, [channel_id, organization_id]).fetchall()
+        return max((row["id"] for row in rows), default=None)
 
     def completed(self, run_ids: Collection[int]) -> set[int]:
         """Return those of these runs that are completed. A run is completed, too, when its caller is handed over."""
@@ -138,7 +133,7 @@ class Runs:
         with self._db.transaction() as connection:
             run = _lock(connection, call.workflow_run_id)
             if run is not None:
-                gathered = json_values.load_object(run["gathered_context"]) | named
+                gathered = json_values.fields(run["gathered_context"]) | json_values.encoded(named)
                 _write(connection, call.workflow_run_id, gathered)
 
     def _has(self, run_id: int, named: Mapping[str, str]) -> bool:
@@ -156,9 +151,9 @@ class Runs:
     def _move_transfer(self, run_id: int, before: str, after: str) -> None:
         with self._db.transaction() as connection:
             run = _lock(connection, run_id)
-            gathered = json_values.load_object(run["gathered_context"]) if run is not None else {}
-            if gathered.get(_TRANSFER) == before:
-                _write(connection, run_id, gathered | {_TRANSFER: after})
+            gathered = json_values.fields(run["gathered_context"]) if run is not None else {}
+            if json_values.load(gathered.get(_TRANSFER)) == before:
+                _write(connection, run_id, gathered | json_values.encoded({_TRANSFER: after}))
 
     def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         """End the call's run, unless RUN_COMPLETION leaves that to the platform. A run that has ended stays as it is.
@@ -197,19 +192,20 @@ class Runs:
         run = _lock(connection, call.workflow_run_id)
         if run is None or run["is_completed"]:
             return
-        gathered = json_values.load_object(run["gathered_context"]) | dict(media)
+        gathered = json_values.fields(run["gathered_context"]) | json_values.encoded(media)
         if call.connected_at is None:
-            gathered["error"] = call.reason or "never connected"
+            gathered |= json_values.encoded({"error": call.reason or "never connected"})
             # Written with the run, for legs that were never joined.
             for key in _media(media_id="", bridge_id=""):
                 gathered.pop(key, None)
         for key in ("call_disposition", "mapped_call_disposition"):
-            gathered.setdefault(key, _disposition(call))
-        usage = json_values.load_object(run["usage_info"]) | {"call_duration_seconds": round(call.talk_seconds)}
+            gathered.setdefault(key, json.dumps(_disposition(call)))
+        duration = json_values.encoded({"call_duration_seconds": round(call.talk_seconds)})
+        usage = json_values.fields(run["usage_info"]) | duration
         connection.send(
             "UPDATE workflow_runs SET state = 'completed', is_completed = true, gathered_context = %s, usage_info = %s"
             " WHERE id = %s",
-            [json.dumps(gathered), json.dumps(usage), call.workflow_run_id],
+            [json_values.document(gathered), json_values.document(usage), call.workflow_run_id],
         )
 
 
@@ -236,15 +232,14 @@ _OTHER_CALL = "SELECT 1 FROM ari.calls WHERE workflow_run_id = %s AND call_id <>
 
 _USER_OF = "SELECT 1 FROM users WHERE id = %s AND selected_organization_id = %s"
 
-#: The platform's calls are young: a bound on the primary key keeps this cheap, however many runs there are. The context
-#: is searched as text: JSON may hold text that Postgres cannot convert, and one tenant's must not fail another's.
+#: By the platform's index of this expression, which keeps out of the table what Postgres cannot convert. As an
+#: array: else it might read all runs of the organization, or walk the primary key.
 _WAITING_RUNS = """
-SELECT r.id, r.gathered_context::text AS gathered_context
-FROM workflow_runs r JOIN workflows w ON w.id = r.workflow_id
-WHERE r.id > (SELECT coalesce(max(id), 0) - 10000 FROM workflow_runs) AND w.organization_id = %s
+SELECT r.id FROM workflow_runs r JOIN workflows w ON w.id = r.workflow_id
+WHERE r.id = ANY(ARRAY(SELECT id FROM workflow_runs WHERE gathered_context ->> 'call_id' = %s))
+  AND w.organization_id = %s
   AND r.mode::text = 'ari' AND r.call_type::text = 'outbound' AND r.state::text = 'initialized' AND NOT r.is_completed
-  AND position(%s::text in r.gathered_context::text) > 0
-ORDER BY r.id DESC LIMIT 10 FOR UPDATE OF r
+FOR UPDATE OF r
 """
 
 
@@ -302,9 +297,10 @@ def _disposition(call: Call) -> str:
             return "error"
 
 
-def _write(connection: database.Connection, run_id: int, gathered: Mapping[str, Any]) -> None:
+def _write(connection: database.Connection, run_id: int, gathered: Mapping[str, str]) -> None:
     """Write gathered_context, with the commit. It was read under the run's lock: no other process's key is lost."""
-    connection.send("UPDATE workflow_runs SET gathered_context = %s WHERE id = %s", [json.dumps(gathered), run_id])
+    values = [json_values.document(gathered), run_id]
+    connection.send("UPDATE workflow_runs SET gathered_context = %s WHERE id = %s", values)
 
 
 def _lock(connection: database.Connection, run_id: int) -> database.Row | None:

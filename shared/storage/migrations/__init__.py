@@ -8,12 +8,16 @@ Alembic is imported when it is needed: it takes as long as the rest of a command
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shared import errors
+from shared.storage import database
 
 if TYPE_CHECKING:
     import alembic.config
@@ -27,6 +31,17 @@ _POLL_SECONDS = 0.1
 _LOCK_MILLISECONDS = 1000
 _LOCK_ATTEMPTS = 30
 _LOCK_NOT_AVAILABLE = "55P03"
+#: A migration may take hours. So whether the server stands still is seen by connecting to it, again and again.
+_WATCH_SECONDS = 5.0
+_MOST_SILENCES = 3
+#: Postgres's settings. A role named like our schema would otherwise find the platform's tables in it: "$user" leads the
+#: search path. The role's own time-outs are for short statements.
+_SETTINGS = {
+    "search_path": "public",
+    "lock_timeout": str(_LOCK_MILLISECONDS),
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+}
 
 
 def upgrade(database_url: str) -> str:
@@ -43,7 +58,7 @@ def upgrade(database_url: str) -> str:
     import alembic.util
     import sqlalchemy
 
-    with _locked(database_url), _connect(database_url) as connection:
+    with _locked(database_url), _connected(database_url) as connection:
         connection.execute(sqlalchemy.text("CREATE SCHEMA IF NOT EXISTS ari"))
         connection.commit()
         config = _config()
@@ -62,7 +77,7 @@ def pending(database_url: str) -> bool:
     """Whether the database lacks a migration of this release."""
     import alembic.script
 
-    with _connect(database_url) as connection:
+    with _connected(database_url) as connection:
         return _current(connection) != alembic.script.ScriptDirectory.from_config(_config()).get_current_head()
 
 
@@ -76,7 +91,7 @@ def _locked(database_url: str) -> Iterator[None]:
     import sqlalchemy
 
     attempt = sqlalchemy.text(f"SELECT pg_try_advisory_xact_lock({_LOCK})")
-    with _connect(database_url) as connection:
+    with _connected(database_url) as connection:
         while not connection.execute(attempt).scalar_one():
             connection.rollback()
             time.sleep(_POLL_SECONDS)
@@ -113,22 +128,62 @@ def _current(connection: sqlalchemy.Connection) -> str | None:
     return alembic.runtime.migration.MigrationContext.configure(connection, opts=options).get_current_revision()
 
 
+@contextlib.contextmanager
+def _connected(database_url: str) -> Iterator[sqlalchemy.Connection]:
+    """A connection for as long as the server answers: it is cut once the server stands still."""
+    with _connect(database_url) as connection:
+        raw: Any = connection.connection.dbapi_connection
+        done = threading.Event()
+        watching = threading.Thread(target=_watch, args=(database_url, os.dup(raw.fileno()), done), daemon=True)
+        watching.start()
+        try:
+            yield connection
+        finally:
+            done.set()
+
+
+def _watch(database_url: str, descriptor: int, done: threading.Event) -> None:
+    """Shut a connection down once the server has kept silent for so many attempts to connect."""
+    silences = 0
+    with socket.socket(fileno=descriptor) as watched:
+        while not done.wait(_WATCH_SECONDS):
+            silences = silences + 1 if database.keeps_silent(database_url) else 0
+            if silences >= _MOST_SILENCES and not done.is_set():
+                watched.shutdown(socket.SHUT_RDWR)
+                return
+
+
 def _connect(database_url: str) -> sqlalchemy.Connection:
     import sqlalchemy.exc
 
     scheme, _, rest = database_url.partition("://")
     if scheme not in ("postgresql", "postgres"):
         raise errors.InvalidSettings("DATABASE_URL must begin with postgresql://")
-    # A role named like our schema would otherwise find the platform's tables in it: "$user" leads the search path.
-    options = f"-c search_path=public -c lock_timeout={_LOCK_MILLISECONDS}"
-    # The role's own time-outs are for short statements.
-    options += " -c statement_timeout=0 -c idle_in_transaction_session_timeout=0"
-    arguments = {"connect_timeout": 5, "options": options}
+    # Behind a pooler a prepared statement may be lost.
+    arguments = {**database.connect_arguments(database_url), "connect_timeout": 5, "prepare_threshold": None}
     engine = sqlalchemy.create_engine(
         f"postgresql+psycopg://{rest}", poolclass=sqlalchemy.NullPool, connect_args=arguments
     )
+    sqlalchemy.event.listen(engine, "connect", _set_for_session)
+    sqlalchemy.event.listen(engine, "begin", _set_for_transaction)
     try:
         return engine.connect()
     except sqlalchemy.exc.OperationalError as exc:
         reason = f"{exc.orig}".partition("\n")[0]
         raise errors.DatabaseUnavailable(f"Postgres cannot be reached: {reason}") from exc
+
+
+def _set_for_session(connection: Any, _record: object) -> None:
+    """Put the settings in force, unless a pooler would give the session to others: see `postgres_connection`."""
+    pid = connection.info.backend_pid
+    connection.autocommit = True
+    connection.execute(_set(f"pg_backend_pid() <> {pid}"))
+    connection.autocommit = False
+
+
+def _set_for_transaction(connection: sqlalchemy.Connection) -> None:
+    connection.exec_driver_sql(_set("true"))
+
+
+def _set(is_local: str) -> Any:
+    return "SELECT " + ", ".join(f"set_config('{name}', '{value}', {is_local})" for name, value in _SETTINGS.items())

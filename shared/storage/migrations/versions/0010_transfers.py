@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from alembic import op
 
-revision = "0007_transfers"
-down_revision = "0006_installation"
+revision = "0010_transfers"
+down_revision = "0009_run_by_call"
 
 
 def upgrade() -> None:
