@@ -35,7 +35,7 @@ SELECT DISTINCT ON (channel_id) {_SELECT}, clock_timestamp() AS now FROM ari.cal
 WHERE {_OF_APP} AND channel_id = ANY(%s) AND request_id IS NOT NULL ORDER BY channel_id, received_at DESC
 """  # noqa: S608 - built from constants
 #: Nothing else is looked up by the index of this column.
-TRANSFERRED = f"{CALLS} WHERE connection_id = %s AND destination_id = %s AND state = 'connected' LIMIT 1"
+TRANSFERRED = f"{CALLS} WHERE {_OF_APP} AND destination_id = %s AND state = 'connected' LIMIT 1"
 REQUESTED = f"""{CALLS}
 WHERE request_id = %s AND connection_id IN (SELECT connection_id FROM ari.connections WHERE organization_id = %s)
 ORDER BY received_at LIMIT 1"""  # noqa: S608 - built from constants

@@ -94,9 +94,9 @@ class MemoryStore:
 
     def transferred(self, connection_id: int, channel_id: str) -> Call | None:
         def find() -> Call | None:
-            wanted = (connection_id, channel_id, State.CONNECTED)
+            wanted = (self._app_of(connection_id), channel_id, State.CONNECTED)
             for call in (row.call for row in self.rows.values()):
-                if (call.connection_id, call.destination_id, call.state) == wanted:
+                if (self._app_of(call.connection_id), call.destination_id, call.state) == wanted:
                     return call
             return None
 
