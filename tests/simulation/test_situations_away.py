@@ -18,10 +18,14 @@ def end_while_away(environment: Environment, *, caller_stays: bool) -> None:
     """Connect a call, end it while its Asterisk is away, and let a day pass."""
     caller = connect(environment)
     asterisk, world = environment.asterisks["pbx1"], environment.world
-    asterisk.is_away = True
     if caller_stays:
         asterisk.agent_hangs_up(asterisk.channels[NAMING.media_id(only(environment))])
+        # It answers that the caller was not transferred; then it is away.
+        while only(environment).state is State.CONNECTED:
+            world.run(world.now + 0.0005)
+        asterisk.is_away = True
     else:
+        asterisk.is_away = True
         asterisk.caller_hangs_up(caller.channel)
     world.run(world.now + LIMITS.teardown_seconds - HOUR)
     assert only(environment).state is State.ENDING
@@ -47,6 +51,23 @@ def test_a_call_whose_asterisk_stays_away_ends_unverified_and_is_cleaned_up_when
     assert (over.state, over.unverified) == (State.ENDED, not caller_stays)
     environment.invariants.check_end()
     assert world.violations == []
+
+
+def test_an_agent_that_hangs_up_while_asterisk_is_away_ends_the_call_when_it_is_back(environment: Environment) -> None:
+    """Until then the caller may be talking to the leg that it was transferred to."""
+    connect(environment)
+    asterisk, world = environment.asterisks["pbx1"], environment.world
+    asterisk.is_away = True
+    asterisk.agent_hangs_up(asterisk.channels[NAMING.media_id(only(environment))])
+    world.run(world.now + 60.0)
+    assert only(environment).state is State.CONNECTED
+    asterisk.is_away = False
+    # The circuit breaker is still open at the first one.
+    for _ in range(2):
+        environment.ask_resyncs("clock", full=False)
+        world.run(world.now + 15.0)
+    assert (only(environment).state, only(environment).outcome) == (State.ENDED, Outcome.COMPLETED)
+    assert asterisk.created_by_product() == []
 
 
 def test_a_teardown_that_pauses_for_a_minute_goes_on_when_its_asterisk_is_back(environment: Environment) -> None:
