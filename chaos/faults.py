@@ -250,7 +250,9 @@ def _configuration_saved_anew(stage: Stage, _chance: random.Random) -> Iterator[
 
 
 def _line(stage: Stage, chance: random.Random) -> Line:
-    return chance.choice(list(stage.lines))
+    """Draw a tenant. One without a call in set-up gives way to one that has such a call, so that the fault meets it."""
+    drawn, apps = chance.choice(list(stage.lines)), stage.judge.in_setup().values()
+    return next((line for line in (drawn, *stage.lines) if line.app in apps), drawn)
 
 
 def _all() -> Iterator[Fault]:

@@ -6,6 +6,7 @@ import json
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ LANES = 3
 #: A run with one kind of fault strikes for so long, and so often at most.
 STRIKING_SECONDS = 50.0
 MOST_STRIKES = 6
+#: Of a mixed run: so often is a fault struck once more that met no call in set-up.
+MOST_AGAIN = 3
 PAUSE_SECONDS = 8.0
 #: Between two faults of a soak.
 SOAK_PAUSE_SECONDS = 45.0
@@ -152,8 +155,8 @@ class _Mix:
         chance.shuffle(self._left)
         self._pauses = {fault.name: chance.uniform(0.2, 2.0) for fault in self._left}
         self._broken: set[str] = set()
-        #: Faults that met no call in set-up and are struck a second time.
-        self._again: set[str] = set()
+        #: How often faults that met no call in set-up were put back.
+        self._again: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def play(self) -> None:
@@ -179,9 +182,9 @@ class _Mix:
             finally:
                 with self._lock:
                     self._broken.discard(fault.part)
-                    if not has_met and fault.name not in self._again:
+                    if not has_met and self._again[fault.name] < MOST_AGAIN:
                         # While all of Asterisk is away there is no set-up to strike: once more, later.
-                        self._again.add(fault.name)
+                        self._again[fault.name] += 1
                         self._left.append(fault)
             time.sleep(self._pauses[fault.name])
 

@@ -86,9 +86,9 @@ class Judge:
         """Return True once it sees the Asterisk and the tables."""
         return bool(self._ask("ready")["ready"])
 
-    def in_setup(self) -> list[str]:
-        """Return the legs of callers who wait for an agent now."""
-        legs: list[str] = self._ask("setup")["legs"]
+    def in_setup(self) -> dict[str, str]:
+        """Return the legs of callers who wait for an agent now, each with the app that it is in."""
+        legs: dict[str, str] = self._ask("setup")["legs"]
         return legs
 
     def verdict(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from psycopg import rows
 
 from devstack import log_audit
 from devstack.tenants import PASSWORD
+from shared.call import ids
 from shared.process import sealing
 
 ROOT = Path(__file__).parents[1]
@@ -137,8 +138,8 @@ class Pipeline:
     @staticmethod
     def own_id(call: dict[str, Any], kind: str, attempt: int = 1) -> str:
         """Return the id of the media leg (`m`) or the bridge (`b`) of a call's row."""
-        nonce = "".join(f"-{drawn}" for drawn in call["attempt_nonces"][attempt - 1 : attempt] if drawn)
-        return f"{call['id_prefix'] or 'aip-'}{call['call_id'].hex}{nonce}-{kind}{attempt}"
+        nonce = "".join(call["attempt_nonces"][attempt - 1 : attempt])
+        return ids.own_id(call["id_prefix"] or ids.SHARED_PREFIX, call["call_id"], ids.Kind(kind), attempt, nonce)
 
     def state(self, channel_id: str) -> str | None:
         """Return the state of a channel's newest call, None if there is none."""

@@ -112,12 +112,15 @@ class GuardedProcess:
     def freeze(self) -> None:
         """Stop it and its descendants by SIGSTOP: the kernel accepts connections for them, and nothing answers."""
         for process in self._running():
-            process.suspend()
+            # One may end in the meantime.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
 
     def thaw(self) -> None:
         """Let them continue."""
         for process in self._running():
-            process.resume()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
 
     def _running(self) -> list[psutil.Process]:
         try:

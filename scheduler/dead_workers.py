@@ -83,10 +83,11 @@ class DeadWorkers:
         self._break([each for each in claimed if each.worker not in live])
 
     def _break(self, claimed: Collection[ClaimedCall]) -> None:
+        broken: list[ClaimedCall] = []
         for each in claimed:
             try:
                 # If the call was written since, by that worker or any other, the claim may be another one by now.
-                self._writer.record(
+                recorded = self._writer.record(
                     each.call,
                     facts.WorkerDied(),
                     facts.DeadlinePassed(),
@@ -94,11 +95,13 @@ class DeadWorkers:
                     owner=each.owner,
                     retry_on_conflict=False,
                 )
-            except errors.DatabaseUnavailable:
+            except (errors.DatabaseUnavailable, errors.LeadershipLost):
                 raise
             except errors.PipelineError as exc:
                 log.warning("claim not broken", call=str(each.call.call_id), reason=str(exc))
-        if claimed:
+            else:
+                broken += [each] if recorded.applied else []
+        if broken:
             log.warning(
-                "claims of dead workers broken", calls=len(claimed), workers=sorted({each.worker for each in claimed})
+                "claims of dead workers broken", calls=len(broken), workers=sorted({each.worker for each in broken})
             )

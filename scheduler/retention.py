@@ -9,6 +9,7 @@ import time
 
 import structlog
 
+from scheduler.leader import LEASE_NAME
 from shared.storage import database
 
 #: The time between two runs, and how long one goes on deleting: a scheduler that stops waits no longer for it.
@@ -52,7 +53,7 @@ SELECT count(*) AS deleted, max(at) AS last FROM old
 #: leader's own lease has not expired, and is kept if Postgres's clock was set forth: its term only rises.
 _SMALL = (
     "DELETE FROM ari.usage WHERE until < now() - make_interval(days => %(days)s)",
-    "DELETE FROM ari.leases WHERE expires_at < now() - make_interval(days => %(days)s) AND name <> 'scheduler'",
+    f"DELETE FROM ari.leases WHERE expires_at < now() - make_interval(days => %(days)s) AND name <> '{LEASE_NAME}'",  # noqa: S608
 )
 
 

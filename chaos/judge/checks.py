@@ -314,7 +314,7 @@ def _audio(evidence: Evidence) -> Iterator[Violation]:
         talk = evidence.with_others(leg, Kind.MEDIA)
         if heard is None or spans.seconds(talk) < LISTENED_SECONDS:
             continue
-        if any(fault.audio for fault in evidence.faults(leg.app, (talk[0][0], talk[-1][1]))):
+        if _is_audio_disturbed(evidence, leg, (talk[0][0], talk[-1][1])):
             continue
         if heard.by_caller < CALLER_HEARS_SECONDS:
             text = f"bridged for {spans.seconds(talk):.1f} s, the caller hears the agent for {heard.by_caller:.1f} s"
@@ -324,9 +324,15 @@ def _audio(evidence: Evidence) -> Iterator[Violation]:
                 f"bridged for {spans.seconds(talk):.1f} s, the caller hears the agent for {heard.by_caller:.1f} s only"
             )
             yield _of_leg(evidence, "caller-hears-gaps", leg, text)
-        if heard.by_agent < AGENT_HEARS_SECONDS:
+        # The agent writes its recording when the media leg ends, which may be long after the caller has gone.
+        written_at = max(other.gone_at for other, _ in evidence.meetings(leg) if other.kind is Kind.MEDIA)
+        if heard.by_agent < AGENT_HEARS_SECONDS and not _is_audio_disturbed(evidence, leg, (talk[-1][1], written_at)):
             text = f"bridged for {spans.seconds(talk):.1f} s, the agent hears the caller for {heard.by_agent:.1f} s"
             yield _of_leg(evidence, "agent-hears-nothing", leg, text)
+
+
+def _is_audio_disturbed(evidence: Evidence, leg: Leg, span: Span) -> bool:
+    return any(fault.audio for fault in evidence.faults(leg.app, span))
 
 
 CHECKS: tuple[Callable[[Evidence], Iterator[Violation]], ...] = (

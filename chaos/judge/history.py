@@ -178,21 +178,23 @@ class History:
             self._apply(what, name, where, by_id.get(name), self._differ_since)
         self._differences, self._differ_since = found, at
 
-    def in_setup(self) -> list[str]:
-        """Return the callers in one of the apps who are not in a bridge with a second channel."""
+    def in_setup(self) -> dict[str, str]:
+        """Return the callers in one of the apps who are not in a bridge with a second channel, with their apps."""
         here: dict[str, int] = {}
-        waiting = []
+        waiting: list[tuple[Leg, str]] = []
         for leg in self.legs.values():
             if leg.gone_at != FOREVER:
                 continue
             for stay in leg.bridges:
                 if stay.until == FOREVER:
                     here[stay.where] = here.get(stay.where, 0) + 1
-            if leg.kind is Kind.CALLER and any(stay.until == FOREVER for stay in leg.apps):
-                waiting.append(leg)
-        return [
-            leg.id for leg in waiting if not any(stay.until == FOREVER and here[stay.where] > 1 for stay in leg.bridges)
-        ]
+            if leg.kind is Kind.CALLER:
+                waiting += [(leg, stay.where) for stay in leg.apps if stay.until == FOREVER]
+        return {
+            leg.id: app
+            for leg, app in waiting
+            if not any(stay.until == FOREVER and here[stay.where] > 1 for stay in leg.bridges)
+        }
 
     def _stasis(self, leg: Leg, status: str, channel: dict[str, Any], at: float) -> None:
         """The application Stasis began or ended on a leg."""

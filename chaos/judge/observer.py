@@ -65,8 +65,8 @@ class Observer:
         """Whether events come, and Asterisk and the tables have been asked once."""
         return self._has_events and self._polled
 
-    def in_setup(self) -> list[str]:
-        """Return the callers who are in an app now and not in a bridge with a second channel."""
+    def in_setup(self) -> dict[str, str]:
+        """Return the callers who are in an app now and not in a bridge with a second channel, with their apps."""
         with self._lock:
             return self._history.in_setup()
 

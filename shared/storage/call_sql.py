@@ -8,7 +8,7 @@ from dataclasses import fields
 from shared.call import states
 from shared.call.call_requests import LONGEST_RING_SECONDS
 from shared.call.calls import Call
-from shared.storage import app_instances
+from shared.storage import app_instances, owners
 
 _FIXED = frozenset({
     "call_id", "connection_id", "connection_version", "organization_id", "entry", "direction", "received_at",
@@ -45,12 +45,12 @@ OVERDUE = f"""{CALLS}
 WHERE state <> 'ended' AND state = ANY(%s) AND deadline_at <= now()
   AND (claim_until IS NULL OR claim_until <= clock_timestamp()) ORDER BY deadline_at LIMIT %s"""
 
-#: Claims that stand, of others than these workers; an owner is named <worker>/<claim>. A state with a step has its
-#: deadline soon: so connected calls, of which there are many, are not read.
+#: Claims that stand, of others than these workers. A state with a step has its deadline soon: so connected calls, of
+#: which there are many, are not read.
 CLAIMED_BY_OTHERS = f"""
 SELECT {_SELECT}, clock_timestamp() AS now, claim_owner FROM ari.calls
 WHERE state <> 'ended' AND deadline_at <= now() + interval '5 minutes' AND claim_until > clock_timestamp()
-  AND regexp_replace(claim_owner, '/[^/]*$', '') <> ALL(%s) ORDER BY deadline_at LIMIT %s
+  AND {owners.process_in_sql("claim_owner")} <> ALL(%s) ORDER BY deadline_at LIMIT %s
 """  # noqa: S608 - built from constants
 
 #: Deadlines and claims later than any can be: Postgres's clock was set back since. Only connected calls last for hours.
@@ -70,9 +70,7 @@ OPEN_CALLS = f"""
 SELECT {_SELECT}, clock_timestamp() AS now, coalesce(changed_at, state_since) AS changed,
        coalesce(claim_until > clock_timestamp(), false) AS claimed
 FROM ari.calls WHERE state <> 'ended' AND (connection_id, connection_version) IN (
-    SELECT o.connection_id, o.version FROM ari.connection_versions v JOIN ari.connections c USING (connection_id)
-    JOIN ari.connections s ON s.organization_id = c.organization_id
-    JOIN ari.connection_versions o ON o.connection_id = s.connection_id AND o.endpoint = v.endpoint AND o.app = v.app
+    SELECT o.connection_id, o.version FROM {app_instances.VERSIONS}
     WHERE v.connection_id = %(connection_id)s AND v.version = %(number)s)
 """  # noqa: S608 - built from constants
 

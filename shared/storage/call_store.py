@@ -13,7 +13,7 @@ from shared import errors
 from shared.call.calls import Call, Change
 from shared.call.ids import ConnectionVersion
 from shared.call.steps import Step
-from shared.storage import database
+from shared.storage import database, owners
 from shared.storage.timeline import TimelineEntry
 
 
@@ -45,8 +45,8 @@ class ClaimedCall:
 
     @property
     def worker(self) -> str:
-        """The worker that has claimed it: an owner is named `<worker>/<claim>`."""
-        return self.owner.rpartition("/")[0]
+        """The worker that has claimed it."""
+        return owners.process_of(self.owner)
 
 
 class CallStore(Protocol):

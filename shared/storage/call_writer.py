@@ -20,6 +20,7 @@ from shared.call.commands import Command
 from shared.call.limits import Limits
 from shared.call.steps import Step
 from shared.call.transitions import media_leg
+from shared.storage import owners
 from shared.storage.call_store import CallStore, ClaimRequest
 from shared.storage.timeline import TimelineEntry
 
@@ -139,7 +140,7 @@ class CallWriter:
 
     def new_owner(self) -> str:
         """Return a new name for the owner of one claim."""
-        return f"{self._who}/{self.new_id().hex[:8]}"
+        return owners.name(self._who, self.new_id())
 
     def new_nonce(self, call: Call) -> str:
         """Draw the nonce of a call's next attempt; empty if a release that knows none may go on with the call."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from shared.storage import database
+from shared.storage import database, owners
 
 _TAKE = """
 INSERT INTO ari.leases (name, holder, term, expires_at)
@@ -30,11 +30,10 @@ WHERE name = %(name)s AND holder = %(holder)s AND expires_at > clock_timestamp()
 _RELEASE = "UPDATE ari.leases SET expires_at = clock_timestamp() WHERE name = %s AND holder = %s"
 
 
-#: A holder is named <process>/<lease>.
-_OF_OTHERS = """
+_OF_OTHERS = f"""
 SELECT name, holder FROM ari.leases
-WHERE expires_at > clock_timestamp() AND name <> %s AND regexp_replace(holder, '/[^/]*$', '') <> ALL(%s)
-"""
+WHERE expires_at > clock_timestamp() AND name <> %s AND {owners.process_in_sql("holder")} <> ALL(%s)
+"""  # noqa: S608 - built from constants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +46,7 @@ class Lease:
     @property
     def worker(self) -> str:
         """The process that holds it."""
-        return self.holder.rpartition("/")[0]
+        return owners.process_of(self.holder)
 
 
 class Leases:

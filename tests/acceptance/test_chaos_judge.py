@@ -198,7 +198,8 @@ def test_a_caller_who_is_put_to_another_call_s_agent_is_reported(
 ) -> None:
     mine, other = call(judge, asterisk), call(judge, asterisk)
     wait_until(lambda: running.state(mine) == running.state(other) == "connected", seconds=10)
-    bridge = f"{running.id_prefix}{running.call(other)['call_id'].hex}-b1"
+    bridges = asterisk.request("GET", "/bridges").json()
+    (bridge,) = (bridge["id"] for bridge in bridges if other in bridge["channels"])
     asterisk.request("POST", f"/bridges/{bridge}/addChannel", channel=mine).raise_for_status()
     time.sleep(0.5)
     for leg in (mine, other):

@@ -31,19 +31,23 @@ def deployment(deploy: Deploy) -> Iterator[Deployment]:
 
 @pytest.fixture
 def env(deployment: Deployment) -> Iterator[Environment]:
-    for name in WORKERS:
-        if not deployment.pipeline.is_running(name):
-            deployment.pipeline.start(name)
     with deployment.environment() as made, deployment.queue() as client:
-        made.until(lambda: has_all(client), seconds=20, what="both work")
+        dead = set()
+        for name in WORKERS:
+            if not deployment.pipeline.is_running(name):
+                dead |= {each for each in sessions_of(client) if each.startswith(f"{name}/")}
+                deployment.pipeline.start(name)
+        made.until(lambda: has_all(client, dead), seconds=20, what="both work")
         yield made
 
 
-def has_all(client: redis.Redis) -> bool:
+def has_all(client: redis.Redis, dead: set[str]) -> bool:
     """Return True if each worker has its sessions, and the dead have none any more."""
     sessions = sessions_of(client)
-    return len(sessions) == 3 * len(WORKERS) and all(
-        sum(each.startswith(f"{name}/") for each in sessions) == 3 for name in WORKERS
+    return (
+        not sessions & dead
+        and len(sessions) == 3 * len(WORKERS)
+        and all(sum(each.startswith(f"{name}/") for each in sessions) == 3 for name in WORKERS)
     )
 
 

@@ -59,15 +59,20 @@ def test_bridge_whose_legs_ended_in_it_stays_listed_until_deleted(switch: Switch
 
 
 def test_application_outlives_its_socket_once_a_leg_ended_in_a_bridge(switch: Switch, number: str, app: str) -> None:
-    with switch.events(app) as events:
-        leg = switch.ring(events, number)
-        switch.call("POST", f"/bridges/{number}", type="mixing")
-        assert switch.status("POST", f"/bridges/{number}/addChannel", channel=leg) == 204
-        events.next("ChannelEnteredBridge", leg)
-        switch.hang_up_caller(leg)
-        events.next("StasisEnd", leg)
-    listed = switch.get(f"/applications/{app}")
-    assert (listed["channel_ids"], listed["bridge_ids"]) == ([], [number])
+    """It can: of some 300 times that a real Asterisk was asked, it had removed the app once."""
+    for attempt in range(3):
+        bridge = f"{number}-{attempt}"
+        with switch.events(app) as events:
+            leg = switch.ring(events, number)
+            switch.call("POST", f"/bridges/{bridge}", type="mixing")
+            assert switch.status("POST", f"/bridges/{bridge}/addChannel", channel=leg) == 204
+            events.next("ChannelEnteredBridge", leg)
+            switch.hang_up_caller(leg)
+            events.next("StasisEnd", leg)
+        answer = switch.call("GET", f"/applications/{app}")
+        if answer.status_code == 200:
+            break
+    assert (answer.json()["channel_ids"], answer.json()["bridge_ids"]) == ([], [bridge])
 
 
 def test_get_of_a_channel_has_app_arguments_and_creationtime(switch: Switch, number: str, app: str) -> None:

@@ -30,9 +30,6 @@ from shared.storage.postgres_calls import PostgresCalls
 db = database.Database(sys.argv[1], size=1, name="frozen")
 db.open()
 store = PostgresCalls(db, who="frozen", prefix="aip-")
-if sys.argv[2] == "by a pooler":
-    with db.connection() as connection:
-        connection.execute("SET idle_in_transaction_session_timeout = 0")
 try:
     with store.transaction() as connection:
         store.lock_organization(connection, {ORGANIZATION})
@@ -49,10 +46,10 @@ print("goes on")
 
 
 @contextlib.contextmanager
-def frozen(database_url: str, how: str) -> Iterator[subprocess.Popen[str]]:
+def frozen(database_url: str) -> Iterator[subprocess.Popen[str]]:
     """Run a process that freezes with the organization's lock."""
     process = subprocess.Popen(
-        [sys.executable, "-c", FROZEN, database_url, how],
+        [sys.executable, "-c", FROZEN, database_url],
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         text=True,
@@ -66,13 +63,11 @@ def frozen(database_url: str, how: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate(timeout=20)
 
 
-@pytest.mark.parametrize("how", ["directly", "by a pooler"])
 def test_a_worker_that_freezes_inside_an_admission_keeps_its_organization_s_lock_for_three_seconds(
-    db: database.Database, database_url: str, how: str
+    db: database.Database, database_url: str
 ) -> None:
-    """A pooler forgets what a connection was opened with."""
     store = PostgresCalls(db, who="test", prefix="aip-")
-    with frozen(database_url, how) as process:
+    with frozen(database_url) as process:
         froze = time.monotonic()
         refused = 0
         while True:
@@ -91,20 +86,3 @@ def test_a_worker_that_freezes_inside_an_admission_keeps_its_organization_s_lock
     first, last = said.splitlines()
     assert first.startswith("failed: ")
     assert last == "goes on", "on a new connection"
-
-
-def test_the_bound_ends_with_the_transaction(db: database.Database) -> None:
-    """Behind a pooler the next transaction on that connection is another client's."""
-    store = PostgresCalls(db, who="test", prefix="aip-")
-    with db.connection() as connection:
-        connection.execute("SET idle_in_transaction_session_timeout = 7000")
-        with connection.transaction():
-            store.lock_organization(connection, ORGANIZATION)
-            store.slots_used(connection, ORGANIZATION)
-            within = connection.execute("SHOW idle_in_transaction_session_timeout").fetchone()
-        after = connection.execute("SHOW idle_in_transaction_session_timeout").fetchone()
-        connection.execute("RESET idle_in_transaction_session_timeout")
-    assert (within, after) == (
-        {"idle_in_transaction_session_timeout": "3s"},
-        {"idle_in_transaction_session_timeout": "7s"},
-    )

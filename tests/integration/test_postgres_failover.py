@@ -19,6 +19,7 @@ pytestmark = pytest.mark.services
 
 #: From the fail-over until everything works again.
 SECONDS = 5.0
+TOLD = ["postgres unavailable, retrying", "postgres available again"]
 
 
 class Writer:
@@ -80,7 +81,8 @@ def test_writers_and_the_lead_move_within_five_seconds(
             took = time.monotonic() - moved_at
         assert took < SECONDS
         said = [record.message for record in caplog.records if record.message.startswith("postgres")]
-        assert said == ["postgres unavailable, retrying", "postgres available again"]
+        # Told once, or once more: a write may get through to the old server in between.
+        assert said in (TOLD, TOLD + TOLD)
     finally:
         stop.set()
         for thread in threads:

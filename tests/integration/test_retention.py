@@ -208,7 +208,10 @@ def test_of_very_many_calls_a_bounded_number_is_deleted_without_blocking_others(
             served += 1
         return served
 
-    with ThreadPoolExecutor(4) as pool, db.transaction() as blocking:
+    # It is silent for longer than a transaction of the product may be.
+    patient = database.Database(database_url, size=1, idle_seconds=120.0)
+    patient.open()
+    with ThreadPoolExecutor(4) as pool, patient.transaction() as blocking:
         # The oldest call is locked by another transaction.
         locked = blocking.execute("SELECT call_id FROM ari.calls ORDER BY received_at LIMIT 1 FOR UPDATE").fetchone()
         serving = [pool.submit(serve) for _ in range(2)]
@@ -220,6 +223,7 @@ def test_of_very_many_calls_a_bounded_number_is_deleted_without_blocking_others(
         finally:
             over.set()
         assert all(thread.result(timeout=30) > 0 for thread in serving)
+    patient.close()
     assert locked is not None
     assert store.load(locked["call_id"]) is not None
     left = count(db, "calls", "channel_id LIKE 'old-%'")

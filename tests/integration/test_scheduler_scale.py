@@ -49,7 +49,8 @@ def test_a_scheduler_at_rest_fetches_no_more_of_many_connections_than_of_few(
             harness.listeners.beat("l1")
             seen.append([rest(harness, plans, job) for job in (harness.reconcile, harness.assigner.tick)])
         assert seen[0] == seen[1]
-        assert [job["rows"] for job in seen[0]] == [1, 1], "a fingerprint each; the platform's is played"
+        told = "a fingerprint each, and that this scheduler leads; the platform's is played"
+        assert [job["rows"] for job in seen[0]] == [2, 2], told
 
 
 def test_resyncs_are_requested_by_two_statements_and_by_the_hundred(

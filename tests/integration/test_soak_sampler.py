@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import subprocess
 import sys
@@ -38,7 +39,10 @@ def test_memory_files_and_threads_of_a_process_are_counted(make: Make, tmp_path:
     before = sampler.sample()["processes"]["this"]
     assert before["pid"] == os.getpid()
     assert 0 < before["proportional_bytes"] <= before["resident_bytes"]
-    blocks = b"1" * 30_000_000
+    # Pages that no one has used before: malloc might give what was freed by another test.
+    pages = mmap.mmap(-1, 30_000_000)
+    for page in range(0, len(pages), mmap.PAGESIZE):
+        pages[page] = 1
     release = threading.Event()
     thread = threading.Thread(target=release.wait)
     thread.start()
@@ -46,7 +50,7 @@ def test_memory_files_and_threads_of_a_process_are_counted(make: Make, tmp_path:
         after = sampler.sample()["processes"]["this"]
     release.set()
     thread.join()
-    assert after["resident_bytes"] - before["resident_bytes"] > len(blocks) * 0.9
+    assert after["resident_bytes"] - before["resident_bytes"] > len(pages) * 0.9
     assert (after["files"] - before["files"], after["threads"] - before["threads"]) == (2, 1)
 
 

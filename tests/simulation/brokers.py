@@ -116,11 +116,13 @@ class Broker:
     def put(self, message: messages.Message, wait: timedelta | None = None) -> None:
         """Enqueue a message; it may be lost, doubled or delayed on the way."""
         world = self._world
-        if any(entry.message_id == message.message_id for entry in self._entries):
+        # Another tenant's message may have the same id, of a channel that it named so.
+        key = redis_broker.message_key(message)
+        if any(entry.message_id == key for entry in self._entries):
             return
         body: dict[str, Any] = message.kwargs
         call_id, connection_id = self.concerned(body)
-        entry = Entry(message.message_id, message.actor_name, json.dumps(body), call_id, connection_id)
+        entry = Entry(key, message.actor_name, json.dumps(body), call_id, connection_id)
         entry.affinity = str(message.options.get("affinity", ""))
         seconds = 0.0 if wait is None else wait.total_seconds()
         if not self._takes_place(entry, message):

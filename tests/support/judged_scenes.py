@@ -152,3 +152,12 @@ def end(scene: Scene, at: float) -> None:
     scene.event("ChannelHangupRequest", at + 0.1, MEDIA, cause=32)
     scene.gone(MEDIA, at=at + 0.1)
     scene.event("BridgeDestroyed", at + 0.1, bridge={"id": BRIDGE})
+
+
+def listened(by_caller: float, by_agent: float, *, seconds: float = 10, fault: str = "", at: float = 1) -> Scene:
+    """A call whose ends heard each other's tone for so many seconds; a fault strikes at a moment, for a second."""
+    scene = connected(until=0.2 + seconds)
+    scene.heard[LEG] = Heard(by_caller=by_caller, by_agent=by_agent)
+    if fault:
+        scene.fault(at, at + 1, name=fault)
+    return scene

@@ -34,7 +34,7 @@ def test_a_leg_that_is_dialled_again_is_another_one() -> None:
     assert [len(leg.apps) for leg in (seen.dialled_again[0], seen.legs[LEG])] == [1, 1]
     seen.event(event("ChannelDestroyed", "02:05", "02:12", cause=16))
     assert seen.legs[LEG].gone_at - seen.legs[LEG].created_at == 7
-    assert seen.in_setup() == []
+    assert seen.in_setup() == {}
 
 
 def test_a_channel_is_what_its_id_says() -> None:

@@ -130,3 +130,15 @@ def test_a_call_that_cannot_be_written_keeps_no_other_from_it(monkeypatch: pytes
     failures.append(errors.DatabaseUnavailable("away"))  # type: ignore[arg-type]
     with pytest.raises(errors.DatabaseUnavailable):
         scene.dead_workers.clean_up()
+
+
+def test_a_scheduler_that_leads_no_more_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(ATTEMPTING, Step.MEDIA, {ALIVE})
+
+    def fail(*_: object, **__: object) -> None:
+        raise errors.LeadershipLost("another one leads")
+
+    monkeypatch.setattr(scene.writer, "record", fail)
+    with pytest.raises(errors.LeadershipLost):
+        scene.dead_workers.clean_up()
+    assert scene.owner == f"{DEAD}/77"
