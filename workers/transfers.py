@@ -1,13 +1,15 @@
 """Transfers that the platform makes: it originates a leg, puts it into our bridge, and takes the media leg away.
 
-Asterisk is asked whether it has done so, once the media leg is gone: no event tells. From then on the caller and that
-leg are the call.
+Asterisk is asked whether it has done so, once the media leg is gone: no event tells. If Asterisk gives no answer, the
+call's run tells whether there is a transfer at all: the platform writes it there before it begins. From then on the
+caller and that leg are the call.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shared import errors
 from shared.asterisk import ari
 from shared.call import facts, ids, stasis_args
 from shared.call.calls import Call
@@ -37,21 +39,32 @@ class Transfers:
         """Record that a call which has lost its media leg was transferred; return False if it was not.
 
         Raises:
-            AsteriskUnreachable: It is not known.
+            AsteriskUnreachable: The platform transfers the caller, and what has come of it is not known.
         """
         if call.state is not State.CONNECTED:
             return False
-        if call.destination_id is not None:
-            return True
+        if call.destination_id is None and not self._is_found(call):
+            return False
+        # Also after a resync, or a try that was broken off, has found it.
+        self.runs.note_transfer(call)
+        return True
+
+    def _is_found(self, call: Call) -> bool:
+        """Ask Asterisk for the leg that the caller was transferred to, and record it."""
         asterisk = self.asterisks.of(call, TimedBudget(self.writer, 2 * self.writer.limits.request_seconds))
-        destination_id = destination(asterisk, self.naming, call)
+        try:
+            destination_id = destination(asterisk, self.naming, call)
+        except (errors.AsteriskUnreachable, errors.AsteriskRefused, errors.OutOfTime):
+            # An agent that hangs up must end the call while Asterisk is away, too: for hours, perhaps.
+            if self.runs.has_transfer(call):
+                raise
+            return False
         if destination_id is None:
             return False
         self.flow.report(call, facts.Transferred(attempt=call.attempt, nonce=call.nonce, destination_id=destination_id))
         # Its end may have been reported before it was known as the destination.
         if not _is_here(asterisk, destination_id):
             self.flow.report(call, facts.DestinationGone(destination_id=destination_id))
-        self.runs.note_transfer(call)
         return True
 
 

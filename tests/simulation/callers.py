@@ -158,6 +158,7 @@ class Callers:
         media = [leg for leg in asterisk.others_in_bridge(caller.channel) if leg.kind is channels.Kind.MEDIA]
         bridge = asterisk.bridges.get(caller.channel.bridge_id or "")
         if bridge is not None and len(media) == 1:
+            self._runs.transferred.add(caller.channel.id)
             asterisk.add_to_bridge(bridge, [destination.id])
             pauses = [self._world.choices.spread(0.0005, 0.02) for _ in range(2)]
             self._world.after(pauses[0], lambda: self._take_out(asterisk, bridge, media[0]))

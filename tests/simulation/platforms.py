@@ -156,6 +156,8 @@ class Runs:
         self._store = store
         self._routes = routes
         self.rows: dict[int, Run] = {}
+        #: The channels of callers whom the platform transfers, as it has written into their runs.
+        self.transferred: set[str] = set()
         self._last = 0
 
     def begin(self, organization_id: int) -> Run:
@@ -235,6 +237,9 @@ class Runs:
 
     def note_media(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         self._postgres.statement("note media", lambda: None)
+
+    def has_transfer(self, call: Call) -> bool:
+        return self._postgres.statement("transfer of a run", lambda: call.channel_id in self.transferred)
 
     def note_transfer(self, call: Call) -> None:
         self._postgres.statement("note transfer", lambda: None)

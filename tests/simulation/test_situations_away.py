@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.call.states import Outcome, State
+from shared.call.states import ENDING_SLOT_SECONDS, Outcome, State
 from tests.simulation.asterisks import NAMING
 from tests.simulation.environment import LIMITS, Environment
 from tests.simulation.situations import connect, only
@@ -18,14 +18,10 @@ def end_while_away(environment: Environment, *, caller_stays: bool) -> None:
     """Connect a call, end it while its Asterisk is away, and let a day pass."""
     caller = connect(environment)
     asterisk, world = environment.asterisks["pbx1"], environment.world
+    asterisk.is_away = True
     if caller_stays:
         asterisk.agent_hangs_up(asterisk.channels[NAMING.media_id(only(environment))])
-        # It answers that the caller was not transferred; then it is away.
-        while only(environment).state is State.CONNECTED:
-            world.run(world.now + 0.0005)
-        asterisk.is_away = True
     else:
-        asterisk.is_away = True
         asterisk.caller_hangs_up(caller.channel)
     world.run(world.now + LIMITS.teardown_seconds - HOUR)
     assert only(environment).state is State.ENDING
@@ -53,21 +49,43 @@ def test_a_call_whose_asterisk_stays_away_ends_unverified_and_is_cleaned_up_when
     assert world.violations == []
 
 
-def test_an_agent_that_hangs_up_while_asterisk_is_away_ends_the_call_when_it_is_back(environment: Environment) -> None:
-    """Until then the caller may be talking to the leg that it was transferred to."""
+def test_an_agent_that_hangs_up_while_asterisk_is_away_ends_the_call(environment: Environment) -> None:
+    """Asterisk cannot say whether the caller was transferred, and the run says that it was not."""
     connect(environment)
     asterisk, world = environment.asterisks["pbx1"], environment.world
     asterisk.is_away = True
     asterisk.agent_hangs_up(asterisk.channels[NAMING.media_id(only(environment))])
+    world.run(world.now + 10.0)
+    assert (only(environment).state, only(environment).outcome) == (State.ENDING, Outcome.COMPLETED)
+    assert all(run.is_completed for run in environment.runs.rows.values())
+    world.run(world.now + ENDING_SLOT_SECONDS)
+    assert environment.store.slots_used_now(only(environment).organization_id) == 0
+
+
+@pytest.mark.parametrize("number", ["100", "busy"])
+def test_a_caller_who_is_transferred_while_asterisk_is_away_is_judged_when_it_is_back(
+    environment: Environment, number: str
+) -> None:
+    caller = connect(environment)
+    asterisk, world = environment.asterisks["pbx1"], environment.world
+    asterisk.is_away = True
+    destination = environment.callers.transfer(caller, number)
+    world.run(world.now + 1.0)
+    if number == "busy":
+        environment.runs.transferred.add(caller.channel.id)
+        asterisk.agent_hangs_up(asterisk.channels[NAMING.media_id(only(environment))])
     world.run(world.now + 60.0)
-    assert only(environment).state is State.CONNECTED
+    assert (only(environment).state, only(environment).destination_id) == (State.CONNECTED, None)
     asterisk.is_away = False
-    # The circuit breaker is still open at the first one.
+    # The circuit breaker may be open still at the first one.
     for _ in range(2):
         environment.ask_resyncs("clock", full=False)
         world.run(world.now + 15.0)
-    assert (only(environment).state, only(environment).outcome) == (State.ENDED, Outcome.COMPLETED)
-    assert asterisk.created_by_product() == []
+    if number == "busy":
+        assert (only(environment).state, only(environment).outcome) == (State.ENDED, Outcome.COMPLETED)
+    else:
+        assert (only(environment).state, only(environment).destination_id) == (State.CONNECTED, destination)
+        assert asterisk.is_with_agent(caller.channel)
 
 
 def test_a_teardown_that_pauses_for_a_minute_goes_on_when_its_asterisk_is_back(environment: Environment) -> None:

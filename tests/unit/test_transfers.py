@@ -97,13 +97,18 @@ class Scenery:
     """Transfers around an Asterisk and a flow that keeps what it is told."""
 
     def __init__(self, asterisk: Asterisk) -> None:
+        #: What the run says.
+        self.has_transfer = False
         self.reported: list[facts.Fact] = []
         self.noted: list[Call] = []
+        self.asterisk = asterisk
         self.transfers = Transfers(
             flow=cast(Any, SimpleNamespace(report=lambda _call, fact: self.reported.append(fact))),
             writer=cast(Any, SimpleNamespace(limits=LIMITS, clock=SimpleNamespace(monotonic=lambda: 0.0))),
             asterisks=cast(Any, SimpleNamespace(of=lambda _call, _budget: asterisk)),
-            runs=cast(Any, SimpleNamespace(note_transfer=self.noted.append)),
+            runs=cast(
+                Any, SimpleNamespace(note_transfer=self.noted.append, has_transfer=lambda _call: self.has_transfer)
+            ),
             naming=NAMING,
         )
 
@@ -135,9 +140,11 @@ def test_without_such_a_leg_the_agent_has_hung_up(legs: list[Any], bridges: list
 
 @pytest.mark.parametrize(("call", "is_transferred"), [(PREPARED, False), (TRANSFERRED, True)])
 def test_asterisk_is_not_asked_where_it_is_known(call: Call, *, is_transferred: bool) -> None:
-    asterisk = Asterisk()
-    assert Scenery(asterisk).transfers.take_up(call) is is_transferred
-    assert asterisk.asked == []
+    """A resync has found it, or a try that Postgres broke off: the run is told all the same."""
+    scene = Scenery(Asterisk())
+    assert scene.transfers.take_up(call) is is_transferred
+    assert scene.noted == ([call] if is_transferred else [])
+    assert (scene.reported, scene.asterisk.asked) == ([], [])
 
 
 def test_a_destination_that_hung_up_before_it_was_known_ends_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,13 +158,24 @@ def test_a_destination_that_hung_up_before_it_was_known_ends_the_call(monkeypatc
     ]  # fmt: skip
 
 
-def test_what_is_not_known_ends_nothing() -> None:
+_NO_ANSWER = [
+    errors.AsteriskUnreachable("no answer in time"),
+    errors.AsteriskRefused(429, "too many requests"),
+    errors.OutOfTime("the step ran out of its time"),
+]
+
+
+@pytest.mark.parametrize("error", _NO_ANSWER, ids=lambda error: type(error).__name__)
+def test_without_an_answer_the_run_says_whether_there_is_a_transfer(error: errors.PipelineError) -> None:
+    """If not, the call ends. If there is, nothing is concluded."""
     asterisk = Asterisk(leg(), DESTINATION, bridges=[SWAPPED])
-    asterisk.legs["d"] = errors.AsteriskUnreachable("no answer in time")
+    asterisk.legs["d"] = error
     scene = Scenery(asterisk)
-    with pytest.raises(errors.AsteriskUnreachable):
+    assert not scene.transfers.take_up(CONNECTED)
+    scene.has_transfer = True
+    with pytest.raises(type(error)):
         scene.transfers.take_up(CONNECTED)
-    assert scene.reported == []
+    assert (scene.reported, scene.noted) == ([], [])
 
 
 # ── found by a resync ────────────────────────────────────────────────────────────────────────────────────────────────

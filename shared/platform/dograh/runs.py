@@ -78,7 +78,7 @@ class Runs:
                 " WHERE id = ANY(%s) AND is_completed",
                 [list(run_ids)],
             ).fetchall()
-        return {row["id"] for row in rows if _TRANSFER not in json_values.load_object(row["gathered_context"])}
+        return {row["id"] for row in rows if not _names_transfer(row)}
 
     def create(
         self,
@@ -137,22 +137,30 @@ class Runs:
                 _write(connection, call.workflow_run_id, gathered)
 
     def _has(self, run_id: int, named: Mapping[str, str]) -> bool:
+        row = self._gathered(run_id)
+        return row is not None and json_values.load_object(row["gathered_context"]).items() >= named.items()
+
+    def _gathered(self, run_id: int) -> database.Row | None:
         with self._db.connection() as connection:
-            row = connection.execute(
+            return connection.execute(
                 "SELECT gathered_context::text AS gathered_context FROM workflow_runs WHERE id = %s", [run_id]
             ).fetchone()
-        return row is not None and json_values.load_object(row["gathered_context"]).items() >= named.items()
+
+    def has_transfer(self, call: Call) -> bool:
+        """Return whether the platform has begun to transfer the call's caller."""
+        row = self._gathered(call.workflow_run_id) if call.workflow_run_id is not None else None
+        return row is not None and _names_transfer(row)
 
     def note_transfer(self, call: Call) -> None:
         """Write that a transfer which the platform has begun is made. One that is over stays so."""
         if call.workflow_run_id is not None:
-            self._move_transfer(call.workflow_run_id, "in-progress", "complete")
+            self._move_transfer(call.workflow_run_id, ("in-progress",), "complete")
 
-    def _move_transfer(self, run_id: int, before: str, after: str) -> None:
+    def _move_transfer(self, run_id: int, before: tuple[str, ...], after: str) -> None:
         with self._db.transaction() as connection:
             run = _lock(connection, run_id)
             gathered = json_values.fields(run["gathered_context"]) if run is not None else {}
-            if json_values.load(gathered.get(_TRANSFER)) == before:
+            if json_values.load(gathered.get(_TRANSFER)) in before:
                 _write(connection, run_id, gathered | json_values.encoded({_TRANSFER: after}))
 
     def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
@@ -165,8 +173,7 @@ class Runs:
             return
         connected = call.connected_at is not None
         if call.destination_id is not None:
-            for state in ("in-progress", "complete"):
-                self._move_transfer(call.workflow_run_id, state, "terminated")
+            self._move_transfer(call.workflow_run_id, ("in-progress", "complete"), "terminated")
         if connected and not self._completes_connected:
             return
         media = _media(media_id=media_id, bridge_id=bridge_id) if connected else {}
@@ -278,6 +285,10 @@ def _names(call: Call) -> dict[str, str]:
 
 def _media(*, media_id: str, bridge_id: str) -> dict[str, str]:
     return {"ext_channel_id": media_id, "bridge_id": bridge_id}
+
+
+def _names_transfer(run: database.Row) -> bool:
+    return _TRANSFER in json_values.load_object(run["gathered_context"])
 
 
 def _disposition(call: Call) -> str:
