@@ -84,6 +84,20 @@ def test_a_layout_without_what_we_use_is_unknown_and_refused_by_name(db: databas
     assert f"there is no {what.split()[1]}." in (found.unserved or "")
 
 
+def test_beside_an_unknown_layout_no_socket_is_opened_until_the_setting_says_to(db: database.Database) -> None:
+    """Also noticed while it runs, although no configuration has changed."""
+    configure(db, json.dumps(VALUE))
+    running = reconciler(db)
+    running.reconcile()
+    execute(db, "ALTER TABLE workflow_runs RENAME COLUMN mode TO kind")
+    running.reconcile()
+    ((state, reason, _),) = connections(db)
+    assert (state, open_versions(db)) == ("refused", 0)
+    assert "there is no workflow_runs.mode" in reason
+    Reconciler(db, dograh.Configurations(db, layout="2026-02"), sealing.Sealer(("a key",))).reconcile()
+    assert [state for state, _, _ in connections(db)] == ["active"]
+
+
 @pytest.mark.parametrize(("setting", "is_served"), [("2026-02", True), ("newest", False), ("auto", True)])
 def test_the_setting_overrides_what_is_found(
     db: database.Database, setting: layouts.Setting, *, is_served: bool

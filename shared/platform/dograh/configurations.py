@@ -14,10 +14,7 @@ from shared.storage import database
 
 KEY = "TELEPHONY_CONFIGURATION"
 
-_ALL = f"""
-SELECT id, organization_id, value::text AS value, {layouts.IS_STALE}
-FROM organization_configurations WHERE key = %(key)s
-"""  # noqa: S608 - built from constants
+_ALL = "SELECT id, organization_id, value::text AS value FROM organization_configurations WHERE key = %s"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,21 +45,20 @@ class Configurations:
     def __init__(self, db: database.Database, *, layout: layouts.Setting = layouts.AUTO) -> None:
         self._db = db
         self._layout = layout
-        self._values = {"key": KEY, "layout": layout}
 
     def all(self) -> list[ConfigurationRow]:
         """Return every configuration: all of them or, by an error, none.
 
         The column is JSON and need not hold an object. Each value is judged by itself, here and in `read`, so that one
-        tenant's cannot spoil the others'. Where the platform has a newer layout, each is there and refused.
+        tenant's cannot spoil the others'. Beside a layout that this release does not serve, each is refused.
         """
+        unserved = layouts.find(self._db, self._layout).unserved
         with self._db.connection() as connection:
-            rows = connection.execute(_ALL, self._values).fetchall()
+            rows = connection.execute(_ALL, [KEY]).fetchall()
         found = []
         for row in rows:
             value = json_values.load(row["value"])
             if telephony_configuration.is_ari(value):
-                unserved = layouts.unserved_newest() if row["is_stale"] else None
                 found.append(
                     ConfigurationRow(
                         source_id=row["id"], organization_id=row["organization_id"], value=value, unserved=unserved
@@ -72,8 +68,9 @@ class Configurations:
 
     def fingerprint(self) -> str:
         """Return the fingerprint of what `all` would read."""
+        unserved = layouts.find(self._db, self._layout).unserved
         with self._db.connection() as connection:
-            return database.fingerprint(connection, _ALL, self._values)
+            return f"{database.fingerprint(connection, _ALL, [KEY])} {unserved}"
 
     def write(self, organization_id: int, value: Mapping[str, Any], *, replace: bool) -> None:
         """Write an organization's configuration, as the platform's own API would.

@@ -1,7 +1,7 @@
 """Which layout the platform's database has, and whether this release serves it.
 
-The platform may upgrade its database while calls run. So no process remembers the layout: whatever reads the platform's
-configurations or routes asks for it in the same statement.
+The platform may upgrade its database while calls run. So no process remembers the layout: it is looked at with each
+read of the configurations, and asked for by the statement that reads a route.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ _IS_NEWEST = "to_regclass('telephony_configurations') IS NOT NULL"
 #: For a statement that reads the platform's rows: whether they are stale, by the parameter `layout`.
 IS_STALE = f"(%(layout)s::text = 'newest' OR (%(layout)s::text = 'auto' AND {_IS_NEWEST})) AS is_stale"
 
+#: From the catalogue: what we may not read is there all the same.
 _FOUND = f"""
-SELECT {_IS_NEWEST} AS is_newest,
-       (SELECT json_object_agg(table_name, columns) FROM (
-            SELECT c.table_name, json_agg(c.column_name) AS columns FROM information_schema.columns c
-            WHERE c.table_schema = 'public' AND c.table_name = ANY(%(tables)s) GROUP BY c.table_name) AS present
-       ) AS present,
-       to_regclass('public.alembic_version') IS NOT NULL AS has_revision
+SELECT {_IS_NEWEST} AS is_newest, to_regclass('alembic_version') IS NOT NULL AS has_revision,
+       (SELECT json_object_agg(name, columns) FROM (
+            SELECT t.name, json_agg(a.attname) AS columns
+            FROM unnest(%(tables)s::text[]) AS t (name) JOIN pg_attribute a ON a.attrelid = to_regclass(t.name)
+            WHERE a.attnum > 0 AND NOT a.attisdropped GROUP BY t.name) AS present
+       ) AS present
 """  # noqa: S608 - built from constants
 
 
@@ -92,7 +93,7 @@ def find(db: database.Database, setting: Setting = AUTO) -> Found:
         assert row is not None
         revision = None
         if row["has_revision"]:
-            version = connection.execute("SELECT min(version_num) AS it FROM public.alembic_version").fetchone()
+            version = connection.execute("SELECT min(version_num) AS it FROM alembic_version").fetchone()
             revision = version["it"] if version is not None else None
     present = row["present"] or {}
     missing = tuple(
