@@ -61,6 +61,10 @@ OVER_SECONDS = 30.0
 LOOK_SECONDS = 0.25
 
 
+#: All of a call is gone, and its row stays open: a request of unknown outcome may still take effect, and is looked for.
+REMOVED = "removed"
+
+
 @dataclass(slots=True)
 class Caller:
     """A caller, and when he did what, in seconds since the epoch."""
@@ -74,7 +78,7 @@ class Caller:
     def waits(self) -> Iterator[tuple[float, float]]:
         """Yield from when to when he has waited: for an agent, and for the end of the call."""
         connected = next((at for at, state in self.entered if state == "connected"), None)
-        over = next((at for at, state in self.entered if state == "ended"), float("inf"))
+        over = next((at for at, state in self.entered if state in ("ended", REMOVED)), float("inf"))
         given_up = self.hung_up if connected is None and self.hung_up is not None else float("inf")
         yield self.dialled, min(connected or over, over, given_up)
         if self.hung_up is not None:
@@ -241,16 +245,16 @@ def kill(pipeline: Pipeline, watch: Watch, chance: random.Random) -> float:
 
 
 def read(database_url: str, callers: Sequence[Caller]) -> None:
-    """Read from the timeline when the calls of these callers entered which state."""
+    """Read from the timeline when the calls of these callers entered which state, or were all gone."""
     by_leg = {caller.leg: caller for caller in callers}
     query = """
         SELECT c.channel_id, t.at, t.state_to FROM ari.timeline t JOIN ari.calls c USING (call_id)
-        WHERE t.kind = 'transition' ORDER BY t.id
+        WHERE t.kind = 'transition' OR t.name = 'RemovalPending' AND t.detail LIKE '%not_before=%' ORDER BY t.id
     """
     with psycopg.connect(database_url) as connection:
         for leg, at, state in connection.execute(query):
             assert isinstance(at, datetime)
-            by_leg[leg].entered.append((at.timestamp(), state))
+            by_leg[leg].entered.append((at.timestamp(), state or REMOVED))
 
 
 def felt(callers: Sequence[Caller], kills: Sequence[float]) -> list[Felt]:

@@ -174,7 +174,7 @@ def test_a_caller_whose_agent_cannot_be_reached_is_hung_up_after_four_attempts(
     assert states(environment) == [State.PREPARED]
     assert caller.channel.state == "Ring"
     environment.world.run(8.5)
-    assert only(environment).outcome is Outcome.FAILED
+    assert (only(environment).outcome, only(environment).attempt) == (Outcome.FAILED, 4)
     assert states(environment) == [State.ENDED]
     assert not caller.tenant.asterisk.is_alive(caller.channel)
     ends_well(environment)

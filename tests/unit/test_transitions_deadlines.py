@@ -104,6 +104,10 @@ def test_a_pending_removal_waits_for_what_may_still_take_effect() -> None:
     still_open = replace(ENDING, attempt_in_doubt_until=NOW + seconds(30))
     after, _ = advance(still_open, facts.RemovalPending(reason="open", not_before=NOW + seconds(30)))
     assert after.deadline_at == NOW + seconds(30)
+    often, _ = advance(
+        replace(still_open, step_retries=9), facts.RemovalPending(reason="open", not_before=NOW + seconds(30))
+    )
+    assert often.deadline_at == NOW + seconds(30), "all is gone: no pause that has grown keeps the call open"
     soon, _ = advance(still_open, facts.RemovalPending(reason="open", not_before=NOW - seconds(30)))
     assert soon.deadline_at == NOW + seconds(1)
     settled, _ = advance(ENDING, facts.RemovalPending(reason="open", not_before=NOW + seconds(30)))

@@ -85,10 +85,12 @@ def removal_pending(call: Call, fact: facts.RemovalPending, now: datetime, limit
     if waits_for_asterisk and now - call.state_since >= limits.teardown_wait():
         reason = f"{(call.reason or '').removesuffix(_NOT_VERIFIED)}{_NOT_VERIFIED}"
         return moves.enter(call, State.ENDED, now, None, ended_at=now, unverified=True, reason=reason), ()
-    retry_at = now + limits.teardown_pause(call.step_retries)
-    if fact.not_before is not None and call.in_doubt_until is not None:
-        # If the outcome became known meanwhile, it is no longer waited for.
-        retry_at = max(retry_at, min(fact.not_before, call.in_doubt_until))
+    if fact.not_before is None:
+        retry_at = now + limits.teardown_pause(call.step_retries)
+    else:
+        # All is gone, and only a moment is waited for: the pauses do not grow. If the outcome became known meanwhile,
+        # that moment is no longer waited for.
+        retry_at = max(now + limits.teardown_pause(0), min(fact.not_before, call.in_doubt_until or now))
     return replace(call, step_retries=call.step_retries + 1, deadline_at=retry_at), ()
 
 
