@@ -82,7 +82,9 @@ class Attempts:
         finally:
             self.writer.store.append_timeline(budget.timeline(), call=call)
         if leg is None:
-            self.flow.report(call, facts.MediaGone(attempt=attempt, nonce=call.nonce, reason="media leg is gone"))
+            self.flow.report(
+                call, facts.MediaGone(attempt=attempt, nonce=call.nonce, reason="media leg is gone", is_found=True)
+            )
         elif leg.stasis_app == asterisk.app:
             self.flow.report(call, facts.MediaReady(attempt=attempt, nonce=call.nonce))
 

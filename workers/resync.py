@@ -285,7 +285,7 @@ class _Comparison:
             return None
         leg = self._asterisk.channel(media_id)
         if leg is None:
-            return facts.MediaGone(attempt=call.attempt, nonce=call.nonce, reason="media leg is gone")
+            return facts.MediaGone(attempt=call.attempt, nonce=call.nonce, reason="media leg is gone", is_found=True)
         if call.state is State.PREPARED and leg.stasis_app == self._asterisk.app:
             return facts.MediaReady(attempt=call.attempt, nonce=call.nonce)
         return None

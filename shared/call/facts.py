@@ -106,6 +106,8 @@ class MediaGone(AttemptFact):
 
     hangup_cause: int | None = None
     reason: str = "media leg ended"
+    #: Found by a look: no event told of it, so most likely no event socket was connected when the leg came up.
+    is_found: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

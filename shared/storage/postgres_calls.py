@@ -412,7 +412,7 @@ def _attempt_outcome(changes: Sequence[Change]) -> dict[str, Any]:
 
 
 #: Fields of facts that the timeline does not tell in words.
-_UNTOLD = ("attempt", "nonce", "in_doubt_until", "stamp", "run_is_over", "is_complete")
+_UNTOLD = ("attempt", "nonce", "in_doubt_until", "stamp", "run_is_over", "is_complete", "is_found")
 
 
 def _detail(change: Change, *, moved: bool) -> str:

@@ -166,7 +166,7 @@ def test_no_attempt_begins_while_it_is_not_known_what_is_there(silent: str) -> N
     [
         pytest.param(LEG, [facts.MediaReady(attempt=1)], id="in the app"),
         pytest.param(channel(NAMING.media_id(WAITING), app=""), [], id="still connects"),
-        pytest.param(GONE, [facts.MediaGone(attempt=1, reason="media leg is gone")], id="gone"),
+        pytest.param(GONE, [facts.MediaGone(attempt=1, reason="media leg is gone", is_found=True)], id="gone"),
         pytest.param(NO_ANSWER, [], id="no answer"),
     ],
 )

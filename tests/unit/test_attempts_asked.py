@@ -180,7 +180,7 @@ def test_a_call_that_is_gone_or_without_a_deadline_is_not_postponed() -> None:
     [
         (channel(MEDIA_ID), [facts.MediaReady(attempt=1)]),
         (channel(MEDIA_ID, app="other"), []),
-        (GONE, [facts.MediaGone(attempt=1, reason="media leg is gone")]),
+        (GONE, [facts.MediaGone(attempt=1, reason="media leg is gone", is_found=True)]),
         (AWAY, []),
     ],
     ids=["ready", "connecting", "gone", "no answer"],

@@ -117,7 +117,7 @@ def test_a_ringing_leg_that_is_gone_waits_for_the_events_that_tell_why(monkeypat
 @pytest.mark.parametrize("call", [WAITING, CONNECTED], ids=["prepared", "connected"])
 def test_a_media_leg_that_is_gone_is_reported(call: Call) -> None:
     scene = Scene(Asterisk(leg(), bridges=[WHOLE]), call).run()
-    assert scene.reported == [facts.MediaGone(attempt=1, reason="media leg is gone")]
+    assert scene.reported == [facts.MediaGone(attempt=1, reason="media leg is gone", is_found=True)]
 
 
 def test_a_media_leg_whose_event_was_lost_is_ready() -> None:
@@ -175,7 +175,7 @@ def test_bridges_are_looked_at_in_a_full_resync_only() -> None:
 @pytest.mark.parametrize(
     ("legs", "expected"),
     [
-        pytest.param([leg()], [facts.MediaGone(attempt=1, reason="media leg is gone")], id="gone"),
+        pytest.param([leg()], [facts.MediaGone(attempt=1, reason="media leg is gone", is_found=True)], id="gone"),
         pytest.param([leg(), MEDIA_LEG], [facts.MediaReady(attempt=1)], id="ready"),
     ],
 )

@@ -219,6 +219,12 @@ def test_a_voice_agent_that_is_not_reached_is_tried_four_times_with_growing_paus
     assert call.in_doubt_until is None
 
 
+def test_after_a_media_leg_that_was_found_gone_the_next_attempt_is_ordered_at_once() -> None:
+    after, ordered = advance(WAITING, replace(REFUSED, is_found=True))
+    assert ordered == [commands.StartMedia(call_id=CALL_ID, attempt=2)]
+    assert after.deadline_at == NOW + LIMITS.queue_wait()
+
+
 def test_no_attempt_at_a_voice_agent_begins_later_than_a_caller_is_to_wait() -> None:
     last = NOW - LIMITS.reach_wait() + LIMITS.reach_pause(1)
     in_time, _ = advance(replace(WAITING, state_since=last), REFUSED)

@@ -133,18 +133,20 @@ def after_death(call: Call, now: datetime, limits: Limits) -> Advance:
     return _order_next(call, now, limits, timedelta())
 
 
-def _try_again(call: Call, now: datetime, limits: Limits, reason: str) -> Advance:
-    """The media leg has ended before the voice agent accepted it: try again after a pause.
+def _try_again(call: Call, fact: facts.MediaGone, now: datetime, limits: Limits) -> Advance:
+    """The media leg has ended before the voice agent accepted it: try again after a pause, for the agent's sake.
+
+    One that was found gone did not fail because of the agent, and the caller has waited for the look already.
 
     Asterisk could try again by itself. But while it does, every other request there that creates a channel under an id
     of ours waits (measured).
     """
     if _is_between_attempts(call):
         return moves.unchanged(call)
-    pause = limits.reach_pause(call.attempt)
+    pause = timedelta() if fact.is_found else limits.reach_pause(call.attempt)
     is_late = now + pause > call.state_since + limits.reach_wait()
     if is_late or call.attempt >= limits.attempts:
-        return moves.fail(call, now, limits, f"voice agent not reached: {reason}")
+        return moves.fail(call, now, limits, f"voice agent not reached: {fact.reason}")
     return _order_next(replace(call, legs_created=False), now, limits, pause)
 
 
@@ -176,7 +178,7 @@ def media_gone(call: Call, fact: facts.MediaGone, now: datetime, limits: Limits)
         return moves.unchanged(call)
     match call.state:
         case State.PREPARED if not call.media_ready:
-            return _try_again(call, now, limits, fact.reason)
+            return _try_again(call, fact, now, limits)
         case State.PREPARED | State.JOINING:
             return moves.fail(call, now, limits, f"voice agent not reached: {fact.reason}")
         case State.CONNECTED if call.destination_id is None:
