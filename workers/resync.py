@@ -146,6 +146,10 @@ def _waits_for_media(call: Call) -> bool:
     return call.state is State.PREPARED and call.legs_created and not call.media_ready
 
 
+def _last_entries(calls: Iterable[Call]) -> dict[tuple[str, str], int]:
+    return {(call.channel_id, call.channel_created): call.entry for call in sorted(calls, key=lambda call: call.entry)}
+
+
 class _Comparison:
     """One comparison."""
 
@@ -160,6 +164,8 @@ class _Comparison:
         #: Channel → the bridge it is in.
         self._bridge_of: dict[str, str] = {}
         self.findings: list[TimelineEntry] = []
+        #: Channel → its last entry that has an open call.
+        self._last_entries: dict[tuple[str, str], int] = {}
         #: Calls whose leg rings by their row, and is gone.
         self._unanswered: list[Call] = []
         #: When to look again: some calls changed too recently, or are claimed; or another worker cleans up.
@@ -171,6 +177,7 @@ class _Comparison:
         application = self._application()
         present = application.channels if application is not None else frozenset()
         known = self._store.open_calls(self._connection)
+        self._last_entries = _last_entries(open_call.call for open_call in known)
         if full:
             self._ask_for_bridges()
         for open_call in known:
@@ -252,6 +259,9 @@ class _Comparison:
             return self._dialling(call)
         if call.state not in states.LIVE or call.state is State.ORIGINATING:
             return None
+        if call.entry < self._last_entries[call.channel_id, call.channel_created]:
+            # It left and came back, and a fail-over has forgotten the end of this call.
+            return facts.CallerLeft()
         if call.channel_id in present:
             return None
         leg = self._asterisk.channel(call.channel_id)

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from datetime import datetime
 from types import SimpleNamespace
+from uuid import UUID
 
 import pytest
 
@@ -55,6 +56,18 @@ def test_a_caller_s_leg_that_is_not_in_the_app_ends_its_call(
     scene = Scene(asterisk, CALLS[state]).run()
     assert scene.reported == [expected]
     assert scene.findings == [f"{state} call {CALL_ID}: {type(expected).__name__}"]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("full", [True, False])
+def test_a_caller_who_came_back_has_left_the_call_before(first: int, *, full: bool) -> None:
+    """A fail-over has forgotten its end. The channel is in the app, and so is the call's media leg."""
+    again = replace(PREPARED, call_id=UUID(int=2), entry=2, legs_created=False)
+    known = [CONNECTED, again]
+    scene = Scene(Asterisk(leg(), MEDIA_LEG, bridges=[WHOLE]), known[first], known[1 - first]).run(full=full)
+    assert scene.reported == [facts.CallerLeft()]
+    other = replace(again, channel_created="later")
+    assert Scene(Asterisk(leg(), MEDIA_LEG, bridges=[WHOLE]), CONNECTED, other).run().reported == []
 
 
 @pytest.mark.parametrize(
