@@ -318,6 +318,10 @@ def test_every_message_delivered_three_times_changes_nothing(
     assert {call["outcome"] for call in env.calls()} <= {"completed", "abandoned"}, env.describe()
 
 
+#: Options of a message of which one waits.
+_NAMED = ("unique", "supersedes")
+
+
 class Repeater:
     """Enqueues `times` copies of every message, a moment after it was enqueued."""
 
@@ -346,9 +350,11 @@ class Repeater:
             while not self._done.is_set():
                 for message in self._messages(monitor.next_command()["command"]):
                     self.actors.add(message.actor_name)
+                    # Of resyncs one waits: copies under other names would each be postponed, and be copied again.
+                    options = {name: message.options[name] for name in _NAMED if name in message.options}
                     for _ in range(self._times):
                         copy = dramatiq.Message[object](
-                            message.queue_name, message.actor_name, message.args, message.kwargs, {}
+                            message.queue_name, message.actor_name, message.args, message.kwargs, options
                         )
                         self._seen.add(copy.message_id)
                         broker.enqueue(copy)

@@ -113,6 +113,8 @@ def test_sigterm_ends_the_process_cleanly_and_no_secret_was_logged(scheduler: Sc
                 await until(lambda: scheduler.is_connected(listener_id, assignment(pbx)), "connected")
                 await pbx.send("garbage")
                 await pbx.send(stasis_start("last"))
+                # Its pong comes after what was sent before: the event was read, and may still be on its way to Redis.
+                await (await pbx.newest.ping())
                 process.send_signal(signal.SIGTERM)
 
             status, output = await with_process(scheduler.url, act, PROCESS_NAME="one")

@@ -81,8 +81,8 @@ def test_writers_and_the_lead_move_within_five_seconds(
             took = time.monotonic() - moved_at
         assert took < SECONDS
         said = [record.message for record in caplog.records if record.message.startswith("postgres")]
-        # Told once, or once more: a write may get through to the old server in between.
-        assert said in (TOLD, TOLD + TOLD)
+        # Told once, or a few times: of eight writers, some may get through to the old server in between.
+        assert said in [times * TOLD for times in (1, 2, 3, 4)]
     finally:
         stop.set()
         for thread in threads:
