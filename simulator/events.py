@@ -80,6 +80,11 @@ def stasis_end(channel: Event) -> Event:
     return event("StasisEnd", channel=channel)
 
 
+def move_failed(channel: Event, destination: str, args: list[str]) -> Event:
+    """A channel was to be moved to an app that is not connected, and stays where it is."""
+    return event("ApplicationMoveFailed", channel=channel, destination=destination, args=args)
+
+
 def hangup_request(channel: Event, cause: int, *, soft: bool, tech_cause: int | None = None) -> Event:
     """A client or a party hangs a channel up. Asterisk writes `cause` (and `soft`) in front of `type`."""
     front: Event = {"cause": cause} | ({"soft": True} if soft else {}) | _tech(tech_cause)
