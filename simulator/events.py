@@ -32,8 +32,12 @@ CAUSE_TEXTS = {
 #: The cause in the ChannelHangupRequest of a DELETE, for every reason (measured); the reason's own cause is in the
 #: ChannelDestroyed.
 DELETED = 32
-#: `tech_cause` of a media leg whose socket was closed by the media server (measured).
-MEDIA_CLOSED = 1001
+#: `cause` and `tech_cause` of a media leg by how its media server ended it (measured): it asked for a hang-up, closed
+#: the websocket, broke the connection, or sent what is no websocket frame.
+MEDIA_HUNG_UP = (16, 1000)
+MEDIA_CLOSED = (16, 1001)
+MEDIA_LOST = (38, 1001)
+MEDIA_GARBAGE = (38, 1003)
 
 #: Values of `DELETE /channels/{id}?reason=`.
 CAUSE_BY_REASON = {

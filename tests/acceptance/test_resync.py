@@ -156,7 +156,7 @@ def test_a_connected_call_whose_media_leg_or_caller_left_without_an_event_is_end
     env.wait_state(agent_gone, "ended")
     env.wait_state(caller_gone, "ended")
     assert env.control.channel(agent_gone) is None, "the caller was left in silence"
-    assert env.pipeline.call(agent_gone)["reason"] == "agent hung up", env.describe()
+    assert env.pipeline.call(agent_gone)["reason"] == "agent found gone", env.describe()
     assert env.pipeline.call(caller_gone)["reason"] == "caller hung up", env.describe()
     assert env.pipeline.state(stays) == "connected", env.describe()
     env.control.hang_up(stays)

@@ -250,8 +250,8 @@ class Asterisk(switch.Switch):
         """Let the voice agent close its socket."""
         if self.is_alive(channel):
             self.world.tell(self.name, "the agent of %s hangs up", self.named(channel.id))
-            channel.tech_cause = events.MEDIA_CLOSED
-            self.hang_up(channel, 16, soft=False)
+            cause, channel.tech_cause = events.MEDIA_CLOSED
+            self.hang_up(channel, cause, soft=False)
             self.agent_lost(channel.id)
 
     def caller_hangs_up(self, channel: channels.Channel) -> None:
