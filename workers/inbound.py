@@ -100,7 +100,12 @@ class Inbound:
             return
         call = self._new_call(destination.target, connection, leg, args=args, stamp=stamp)
         # Nearly every leg is new: an earlier call of its channel is looked for only if this one cannot be written.
-        arrival = Arrival(target=destination.target, route=destination.route, waited_seconds=waited_seconds)
+        arrival = Arrival(
+            target=destination.target,
+            route=destination.route,
+            waited_seconds=waited_seconds,
+            unusable=events.unusable(leg, args),
+        )
         if not self._admit(call, arrival):
             self._reported_before(call, arrival, connection, leg)
 
@@ -177,7 +182,19 @@ class Inbound:
 
     def _admit(self, call: Call, arrival: Arrival) -> bool:
         """Write a new call and run its admission; return False when the channel has a call of this entry already."""
-        return self.flow.admit(transitions.receive(call, self.writer.limits), arrival)
+        received = transitions.receive(call, self.writer.limits)
+        if arrival.unusable:
+            return self._write_refused(received, arrival.unusable)
+        return self.flow.admit(received, arrival)
+
+    def _write_refused(self, received: Call, reason: str) -> bool:
+        """Write a call whose leg cannot be served as it is refused: no other worker can take it for one to admit."""
+        refusal = facts.Refused(reason=reason, hangup_cause=Cause.NOT_ALLOWED)
+        transition = self.writer.transition(received, [refusal])
+        if not self.writer.store.insert(received, [], None, changes=transition.changes):
+            return False
+        self.writer.stored(transition, transition.call, None)
+        return True
 
     def _end_named_run(self, known: Call | None, args: tuple[str, ...]) -> None:
         """End the run of a platform's leg whose end was reported before its start: only the start names the run."""

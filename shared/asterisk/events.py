@@ -2,12 +2,16 @@
 
 The peer is a tenant's PBX and is not trusted: anything may be missing, of another type, or hostile. The rest of the
 system sees nothing of an event but what is read here.
+
+An event is refused only if it cannot be told what it is about. Text that is shown and decides nothing is cut; a leg
+whose deciding text is too long is read so that `unusable` tells, and its call is refused with the reason.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
@@ -28,6 +32,7 @@ class EventType(StrEnum):
 
 #: Asterisk's own limit is 149 characters (AST_MAX_UNIQUEID); other controllers choose ids too.
 _ID_LENGTH = 150
+#: Longer text that is only shown is cut there, and ends with "…".
 _TEXT_LENGTH = 512
 _ARGS = 64
 _ARG_LENGTH = 4096
@@ -144,14 +149,14 @@ def _event(document: dict[str, Any]) -> Event | None:
     replaced = document.get("replace_channel")
     return Event(
         type=event_type,
-        application=_text(document, "application", required=True),
-        stamp=_text(document, "timestamp"),
+        application=_shown(document, "application"),
+        stamp=_shown(document, "timestamp"),
         channel=channel,
         args=_args(document),
-        cause=_number(document, "cause"),
-        cause_text=_text(document, "cause_txt"),
-        dial_status=_text(document, "dialstatus"),
-        replaces=_text(replaced, "id", required=True, length=_ID_LENGTH) if isinstance(replaced, dict) else None,
+        cause=_cause(document),
+        cause_text=_shown(document, "cause_txt"),
+        dial_status=_shown(document, "dialstatus"),
+        replaces=_identity(replaced, "id") if isinstance(replaced, dict) else None,
     )
 
 
@@ -174,6 +179,15 @@ def parse_channel(document: object) -> Channel:
         app_name=_text(dialplan, "app_name") if isinstance(dialplan, dict) else "",
         app_data=_text(dialplan, "app_data", length=_ARGS * _ARG_LENGTH) if isinstance(dialplan, dict) else "",
     )
+
+
+def unusable(leg: Channel, args: tuple[str, ...]) -> str:
+    """Return why a leg cannot be served though it was read: what decides about it was cut; an empty text if nothing."""
+    if len(leg.called_number) > _TEXT_LENGTH:
+        return f"the called number is longer than {_TEXT_LENGTH} characters"
+    if _bytes_of(args) > ARGS_BYTES:
+        return f"the arguments of Stasis() are longer than {ARGS_BYTES} bytes together"
+    return ""
 
 
 def carried(event: Event) -> Event:
@@ -216,46 +230,62 @@ def decode(document: dict[str, Any]) -> Event:
 
 
 def _args(document: dict[str, Any]) -> tuple[str, ...]:
+    """Return the arguments. Of too many there are as many as are too long together, so that `unusable` tells."""
     args = document.get("args", [])
-    if not isinstance(args, list) or len(args) > _ARGS:
-        raise errors.InvalidEvent("args is not a short list")
-    checked = tuple(_checked(arg, "args", _ARG_LENGTH) for arg in args)
-    if sum(map(len, checked)) > _ARGS_LENGTH:
-        raise errors.InvalidEvent(f"args are longer than {_ARGS_LENGTH} characters together")
-    return checked
+    if not isinstance(args, list):
+        raise errors.InvalidEvent("args is not a list")
+    kept: list[str] = []
+    left = ARGS_BYTES
+    for arg in args:
+        if left < 0:
+            break
+        kept.append(_checked(arg, "args")[: ARGS_BYTES + 1])
+        left -= _bytes_of(kept[-1:])
+    return tuple(kept)
 
 
-def _number(document: dict[str, Any], key: str) -> int | None:
-    value = document.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1000:
-        raise errors.InvalidEvent(f"{key} is not a small number")
-    return value
+def _bytes_of(args: Iterable[str]) -> int:
+    return sum(len(arg.encode()) + 1 for arg in args)
 
 
-def _text(document: dict[str, Any], key: str, *, required: bool = False, length: int = _TEXT_LENGTH) -> str:
-    value = document.get(key)
-    if value is None and not required:
-        return ""
-    text = _checked(value, key, length)
-    if required and not text:
+def _cause(document: dict[str, Any]) -> int | None:
+    """Return the cause; None for one that is none: the event tells all else as well."""
+    value = document.get("cause")
+    return value if type(value) is int and 0 <= value < 1000 else None
+
+
+def _identity(document: dict[str, Any], key: str, *, length: int = _ID_LENGTH) -> str:
+    """Return a text that tells one channel from all others: as it is, or not at all."""
+    text = _checked(document.get(key), key)
+    if not text:
         raise errors.InvalidEvent(f"{key} is empty")
+    if len(text) > length:
+        raise errors.InvalidEvent(f"{key} is longer than {length} characters")
     return text
 
 
-def _checked(value: object, key: str, length: int) -> str:
+def _shown(document: dict[str, Any], key: str, *, length: int = _TEXT_LENGTH) -> str:
+    """Return a text that makes no event unreadable: cut where it is too long, without what is no text."""
+    value = document.get(key)
+    if not isinstance(value, str):
+        return ""
+    if len(value) > length:
+        value = f"{value[:length]}…"
+    return value if _is_text(value) else "".join(char if _is_text(char) else "\ufffd" for char in value)
+
+
+def _checked(value: object, key: str) -> str:
     if not isinstance(value, str):
         raise errors.InvalidEvent(f"{key} is not text")
-    if len(value) > length:
-        raise errors.InvalidEvent(f"{key} is longer than {length} characters")
-    # Neither NUL nor half a surrogate pair can be stored in Postgres, and no Asterisk sends them.
-    if "\x00" in value or not _is_text(value):
+    if not _is_text(value):
         raise errors.InvalidEvent(f"{key} contains a character that is not text")
     return value
 
 
 def _is_text(value: str) -> bool:
+    # Neither NUL nor half a surrogate pair can be stored in Postgres, and no Asterisk sends them.
+    if "\x00" in value:
+        return False
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -11,12 +11,12 @@ from uuid import UUID
 import pytest
 
 from shared.asterisk.events import Channel, Event, EventType
-from shared.call import facts
+from shared.call import commands, facts
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Naming
 from shared.call.quota_rules import Quota
-from shared.call.states import Direction, Outcome, State
+from shared.call.states import Cause, Direction, Outcome, State
 from shared.call.steps import Step
 from shared.inbound_lookup import Destination
 from shared.platform.ports import NoRoute
@@ -105,6 +105,7 @@ class Scene:
     ) -> None:  # fmt: skip
         self.store = Store(*known, app_of=app_of)
         self.runs = Runs(waiting)
+        self.queue = CommandQueue()
         self.arrivals: list[Arrival] = []
         self.resumed: list[tuple[UUID, Step]] = []
         self.reported: list[tuple[UUID, facts.Fact]] = []
@@ -112,7 +113,7 @@ class Scene:
         ids: Iterator[UUID] = (UUID(int=number) for number in range(1, 100))
         self.inbound = Inbound(
             flow=cast(Any, self),
-            writer=CallWriter(self.store, CommandQueue(), LIMITS, who="test", new_id=lambda: next(ids)),
+            writer=CallWriter(self.store, self.queue, LIMITS, who="test", new_id=lambda: next(ids)),
             connections=cast(Any, SimpleNamespace(inbound_target=self._target_of(destination))),
             lookup=cast(Any, SimpleNamespace(destination=lambda _connection: destination)),
             asterisks=cast(Any, SimpleNamespace(at=self.asterisk.asterisks.of)),
@@ -204,6 +205,58 @@ def test_a_leg_that_is_no_new_caller_is_noted_only(event: Event, note: tuple[str
     scene.enter(event)
     assert scene.store.notes == [note]
     assert (scene.new, scene.arrivals) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("leg", "args", "reason"),
+    [
+        (LEG, ("x" * 8192,), "the arguments of Stasis() are longer than 8192 bytes together"),
+        (LEG, ("",) * 8193, "the arguments of Stasis() are longer than 8192 bytes together"),
+        (LEG, (*ARGS, "x" * 8192), "the arguments of Stasis() are longer than 8192 bytes together"),
+        (replace(LEG, called_number="5" * 513), (), "the called number is longer than 512 characters"),
+    ],
+)
+@pytest.mark.parametrize("stamp", [AFTER, ""])
+def test_a_leg_whose_deciding_text_is_too_long_is_refused_by_name(
+    leg: Channel, args: tuple[str, ...], reason: str, stamp: str
+) -> None:
+    """By its event and by a resync: it is written as refused, so that no other worker serves it by what was cut."""
+    scene = Scene()
+    for _ in range(2):
+        scene.inbound.receive(connection=HERE, leg=leg, args=args, stamp=stamp)
+    (call,) = scene.new
+    assert (call.state, call.outcome, call.reason, call.hangup_cause) == (
+        State.ENDING, Outcome.REFUSED, reason, Cause.NOT_ALLOWED,
+    )  # fmt: skip
+    assert scene.queue.enqueued == [commands.TearDown.of(call)]
+    assert scene.arrivals == []
+
+
+def test_a_leg_that_went_out_for_another_program_is_left_alone_once_it_is_answered() -> None:
+    """It has no second StasisStart then; a resync sees an answered leg in the app."""
+    scene = Scene()
+    assert not scene.inbound.is_left_alone(HERE, LEG)
+    scene.enter(started(leg={"state": "Down"}))
+    answered = replace(LEG, state="Up")
+    assert scene.inbound.is_left_alone(HERE, answered)
+    assert not scene.inbound.is_left_alone(HERE, replace(answered, id="another"))
+    assert not scene.inbound.is_left_alone(HERE, replace(answered, created="later"))
+    assert not scene.inbound.is_left_alone(ConnectionVersion(8, 1), answered)
+    assert scene.inbound.is_left_alone(HERE, replace(LEG, id="another", state="Ringing"))
+
+
+@pytest.mark.parametrize("state", ["Ring", "Up", ""])
+def test_a_leg_that_comes_in_or_is_answered_is_a_caller(state: str) -> None:
+    """A release before this one reports no state."""
+    scene = Scene()
+    scene.enter(started(leg={"state": state}))
+    assert len(scene.new) == 1
+
+
+def test_a_leg_for_a_run_is_judged_by_its_admission() -> None:
+    scene = Scene()
+    scene.enter(started(leg={"state": "Ringing"}, args=ARGS))
+    assert len(scene.new) == 1
 
 
 def test_a_leg_of_an_unknown_connection_is_left_alone() -> None:
