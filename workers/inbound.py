@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import structlog
 
@@ -38,6 +39,18 @@ def is_no_caller(leg: events.Channel) -> bool:
     return leg.name.startswith(_NO_CALLERS)
 
 
+#: The name of the note for a leg that another program is to dial.
+_OUTGOING = "OutgoingLeg"
+#: So long a leg that was left alone is remembered.
+_REMEMBERED = timedelta(days=1)
+
+
+def outgoing_leg(leg: events.Channel) -> TimelineEntry:
+    """Return the note that a leg which goes out, and was not answered when it was seen, is left alone."""
+    detail = f"channel {leg.id} of {leg.created} goes out, for another program to dial: left alone"
+    return TimelineEntry(kind="note", name=_OUTGOING, detail=detail)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inbound:
     """Receives callers.
@@ -68,10 +81,21 @@ class Inbound:
             detail = f"channel {event.leg.id} ({event.leg.name}) is another controller's media: left alone"
             self._note(connection, "ForeignMedia", detail)
             return
+        if event.leg.is_unanswered and not stasis_args.names_run(event.args):
+            # `POST /channels/create` puts it into Stasis, to be dialled later. We would answer it, or hang it up.
+            self.writer.store.append_timeline([outgoing_leg(event.leg)], connection_id=connection.connection_id)
+            return
         waited_seconds = self.age_ms(at_ms) / 1000
         self.receive(
             connection=connection, leg=event.leg, args=event.args, stamp=event.stamp, waited_seconds=waited_seconds
         )
+
+    def is_left_alone(self, connection: ConnectionVersion, leg: events.Channel) -> bool:
+        """True for a leg that goes out, for another program to dial, by what it is or was when it entered Stasis."""
+        if leg.is_unanswered:
+            return True
+        note = outgoing_leg(leg)
+        return self.writer.store.is_noted(note, connection_id=connection.connection_id, within=_REMEMBERED)
 
     def receive(
         self,

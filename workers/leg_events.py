@@ -119,6 +119,8 @@ class LegEvents:
             outcome = (Outcome.CANCELED, "far end hung up before the call was received", event.cause)
             if self.inbound.record_unanswered(connection=connection, event=event, outcome=outcome):
                 return None
+            if self.inbound.is_left_alone(connection, event.leg):
+                return None
             return self.inbound.record_abandoned(connection=connection, event=event)
         if event.type is EventType.CHANNEL_DESTROYED:
             self._unknown_leg_unanswered(connection, event)

@@ -33,7 +33,7 @@ from workers import leg_events
 from workers.asterisks import Asterisks
 from workers.claims import TimedBudget
 from workers.flow import Flow
-from workers.inbound import Inbound, is_no_caller
+from workers.inbound import Inbound, is_no_caller, outgoing_leg
 from workers.step_ports import Connections, SendLater
 
 log = structlog.stdlib.get_logger(__name__)
@@ -295,7 +295,14 @@ class _Comparison:
             # One odd leg must not keep the others from being found.
             self._found(f"channel {channel_id} cannot be read ({exc}): left alone")
             return
-        if leg is None or leg.stasis_app != self._asterisk.app or is_no_caller(leg):
+        if leg is None or not leg.is_in_stasis or is_no_caller(leg):
+            return
+        if leg.stasis_app != self._asterisk.app and (others := self._other_apps(leg)):
+            # It was moved to our app, or was made for ours and has gone to another.
+            self._found(f"channel {channel_id} may be in {others}: left alone")
+            return
+        if self._resync.inbound.is_left_alone(self._connection, leg):
+            self.findings.append(outgoing_leg(leg))
             return
         self._ask_for_bridges()
         bridged_in = self._bridge_of.get(channel_id)

@@ -34,10 +34,11 @@ class EventType(StrEnum):
 _ID_LENGTH = 150
 #: Longer text that is only shown is cut there, and ends with "…".
 _TEXT_LENGTH = 512
-_ARGS = 64
-_ARG_LENGTH = 4096
-#: Of all together: what Asterisk's dialplan passes to an application (EXT_DATA_SIZE).
-_ARGS_LENGTH = 8192
+#: A word of Asterisk's own, such as a state.
+_WORD_LENGTH = 32
+#: Of all arguments together, each with its comma, in UTF-8: what Asterisk's dialplan passes to an application
+#: (EXT_DATA_SIZE). However many there are.
+ARGS_BYTES = 8192
 _EXCERPT = 200
 
 
@@ -170,14 +171,15 @@ def parse_channel(document: object) -> Channel:
         raise errors.InvalidEvent("no channel")
     caller, dialplan = document.get("caller"), document.get("dialplan")
     return Channel(
-        id=_text(document, "id", required=True, length=_ID_LENGTH),
-        name=_text(document, "name"),
-        state=_text(document, "state"),
-        created=_text(document, "creationtime", required=True),
-        caller_number=_text(caller, "number") if isinstance(caller, dict) else "",
-        called_number=_text(dialplan, "exten") if isinstance(dialplan, dict) else "",
-        app_name=_text(dialplan, "app_name") if isinstance(dialplan, dict) else "",
-        app_data=_text(dialplan, "app_data", length=_ARGS * _ARG_LENGTH) if isinstance(dialplan, dict) else "",
+        id=_identity(document, "id"),
+        name=_shown(document, "name"),
+        state=_shown(document, "state", length=_WORD_LENGTH),
+        created=_identity(document, "creationtime", length=_TEXT_LENGTH),
+        caller_number=_shown(caller, "number") if isinstance(caller, dict) else "",
+        called_number=_shown(dialplan, "exten") if isinstance(dialplan, dict) else "",
+        app_name=_shown(dialplan, "app_name") if isinstance(dialplan, dict) else "",
+        # Long enough for the app and too many arguments.
+        app_data=_shown(dialplan, "app_data", length=2 * ARGS_BYTES) if isinstance(dialplan, dict) else "",
     )
 
 
@@ -196,7 +198,7 @@ def carried(event: Event) -> Event:
     return replace(
         event,
         application="",
-        channel=None if channel is None else replace(channel, state="", app_name="", app_data=""),
+        channel=None if channel is None else replace(channel, app_name="", app_data=""),
         args=event.args if event.type is EventType.STASIS_START else (),
     )
 

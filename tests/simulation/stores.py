@@ -61,6 +61,8 @@ class MemoryStore:
         self.overruled: Callable[[Row, Sequence[Change], str], None] = lambda _row, _changes, _owner: None
         #: How often the claim of a dead worker was broken.
         self.broken_claims = 0
+        #: What was noted of connections.
+        self.connection_notes: set[tuple[int, TimelineEntry]] = set()
         #: How often a call ended without proof that its legs are gone.
         self.unverified_ends = 0
 
@@ -221,7 +223,10 @@ class MemoryStore:
         self._postgres.statement("release", lambda: self._release(call_id, owner), call_id)
 
     def append_new(self, timeline: Sequence[TimelineEntry], *, connection_id: int, within: timedelta) -> None:
-        self._postgres.statement("append new", lambda: None)
+        self._postgres.statement("append new", lambda: self._note(timeline, connection_id))
+
+    def is_noted(self, entry: TimelineEntry, *, connection_id: int, within: timedelta) -> bool:
+        return self._postgres.statement("is noted", lambda: (connection_id, entry) in self.connection_notes)
 
     def open_calls(self, connection: ConnectionVersion) -> list[OpenCall]:
         return self._postgres.statement("open_calls", lambda: self._open(connection.connection_id))
@@ -232,8 +237,13 @@ class MemoryStore:
         def note() -> None:
             if call is not None:
                 self.timeline_rows[call.call_id] += len(timeline)
+            elif connection_id is not None:
+                self._note(timeline, connection_id)
 
         self._postgres.statement("note", note)
+
+    def _note(self, timeline: Sequence[TimelineEntry], connection_id: int) -> None:
+        self.connection_notes.update((connection_id, entry) for entry in timeline)
 
     # ── a fail-over ───────────────────────────────────────────────────────────────────────────────────────────────────
 

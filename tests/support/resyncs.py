@@ -173,6 +173,8 @@ class Scene:
         self.reported: list[facts.Fact] = []
         self.received: list[tuple[str, tuple[str, ...]]] = []
         self.later: list[tuple[messages.Message, timedelta]] = []
+        #: The legs that another program dials.
+        self.left_alone: set[str] = set()
         #: Leases that other workers have, and those acquired and released by this one.
         self.busy: set[str] = set()
         self.leases: list[tuple[str, ...]] = []
@@ -181,7 +183,7 @@ class Scene:
         self.resync = Resync(
             flow=cast(Any, self),
             writer=cast(Any, SimpleNamespace(store=self.store, limits=LIMITS, clock=time, new_owner=lambda: "me")),
-            inbound=cast(Any, SimpleNamespace(receive=self._receive)),
+            inbound=cast(Any, SimpleNamespace(receive=self._receive, is_left_alone=self._is_left_alone)),
             connections=cast(Any, Connections(preempted=preempted, is_anothers=is_anothers, sharing=sharing)),
             asterisks=cast(Any, SimpleNamespace(at=lambda _connection, _budget: asterisk)),
             leases=self,
@@ -197,6 +199,10 @@ class Scene:
         assert call.call_id == CALL_ID
         self.reported.append(fact)
         return SimpleNamespace(applied=True)
+
+    def _is_left_alone(self, connection: ConnectionVersion, leg: Channel) -> bool:
+        assert connection == HERE
+        return leg.id in self.left_alone
 
     def _receive(self, *, connection: ConnectionVersion, leg: Channel, args: tuple[str, ...]) -> None:
         assert connection == HERE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
@@ -45,6 +46,9 @@ LEG = Channel(
 )  # fmt: skip
 #: The call of an entry before, whose caller is still there.
 KNOWN = replace(CONNECTED, entered_stamp=ENTERED)
+OUTGOING = f"channel {LEG.id} of {LEG.created} goes out, for another program to dial: left alone"
+#: The look at a leg, and at what is in the app.
+PLACE = [f"GET /channels/{LEG.id}", LOOK_AT_APP]
 LOOK_AT_BRIDGE = f"GET /bridges/{NAMING.bridge_id(KNOWN)}"
 ABANDONED = replace(ENDED, outcome=Outcome.ABANDONED, caller_left=True, left_stamp=AFTER, attempt=0)
 
@@ -68,6 +72,9 @@ class Store(MemoryStore):
 
     def append_timeline(self, timeline: Sequence[TimelineEntry], **where: Any) -> None:
         self.notes += [(entry.name, entry.detail, where.get("connection_id")) for entry in timeline]
+
+    def is_noted(self, entry: TimelineEntry, *, connection_id: int, within: timedelta) -> bool:
+        return (entry.name, entry.detail, connection_id) in self.notes
 
     @property
     def noted(self) -> list[tuple[str, int | None]]:
@@ -197,6 +204,10 @@ def test_a_leg_that_a_resync_found_has_not_waited() -> None:
         (
             started(leg={"name": "AudioSocket/1"}),
             ("ForeignMedia", f"channel {LEG.id} (AudioSocket/1) is another controller's media: left alone", 7),
+        ),
+        *(
+            (started(leg={"state": state}, args=args), ("OutgoingLeg", OUTGOING, 7))
+            for state, args in [("Down", ()), ("Ringing", ("support",)), ("Dialing", ())]
         ),
     ],
 )
