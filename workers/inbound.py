@@ -162,8 +162,10 @@ class Inbound:
                 # Its Asterisk was away when it ended. Only an event tells another entry.
                 self.flow.report(last, facts.CallerFound())
                 return
-            case stasis_entry.Entry.NEW if not self.is_in_place(connection, last, leg):
-                # The event is late: of an entry that is over.
+            case stasis_entry.Entry.NEW if not self.is_in_place(connection, last, leg) or (
+                not stamp and self.is_with_another(connection, leg)
+            ):
+                # The event is late: of an entry that is over. Or a resync found what may be elsewhere by now.
                 self._end_named_run(last, args)
                 return
         again = replace(call, call_id=self.writer.new_id(), entry=last.entry + 1)
@@ -186,23 +188,29 @@ class Inbound:
             self.asterisks.at(connection, budget).hang_up(leg.id, Cause.CONGESTION)
 
     def is_in_place(self, connection: ConnectionVersion, call: Call, leg: events.Channel) -> bool:
-        """Ask Asterisk whether a leg is where its call needs it: in the bridge once it is connected, else in the app.
+        """Ask Asterisk whether a leg is where its call needs it: in the app, and once it is connected in the bridge.
 
         For what stamps cannot tell: whether an event is late, or of another entry. A leg that left Stasis has left the
-        bridge, even if it has come back into Stasis since.
+        bridge, even if it has come back into Stasis since. One that was moved to another app has not.
         """
-        if call.state is not State.CONNECTED:
-            return self.is_in_stasis(connection, leg)
-        budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
-        bridge = self.asterisks.at(connection, budget).bridge(self.naming.bridge_id(call))
-        return bridge is not None and leg.id in bridge.channels
+        if call.state is State.CONNECTED:
+            budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
+            bridge = self.asterisks.at(connection, budget).bridge(self.naming.bridge_id(call))
+            if bridge is None or leg.id not in bridge.channels:
+                return False
+        return self.is_in_stasis(connection, leg)
 
     def is_in_stasis(self, connection: ConnectionVersion, leg: events.Channel) -> bool:
         """Ask Asterisk whether a leg is in the app now."""
         budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
+        found, is_in_app = self.asterisks.at(connection, budget).channel_and_place(leg.id)
+        return found is not None and found.created == leg.created and is_in_app
+
+    def is_with_another(self, connection: ConnectionVersion, leg: events.Channel) -> bool:
+        """Ask whether another app lists a leg, too: then it may be in that one. An app lists what was made for it."""
+        budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
         asterisk = self.asterisks.at(connection, budget)
-        found = asterisk.channel(leg.id)
-        return found is not None and found.created == leg.created and found.stasis_app == asterisk.app
+        return bool(asterisk.apps_of(leg.id) - {asterisk.app})
 
     def _admit(self, call: Call, arrival: Arrival) -> bool:
         """Write a new call and run its admission; return False when the channel has a call of this entry already."""

@@ -134,7 +134,9 @@ class LegEvents:
         """
         if event.type is not EventType.STASIS_END or event.cause is not None or call.caller_left:
             return False
-        return self.inbound.is_in_place(call.connection, call, event.leg)
+        return self.inbound.is_in_place(call.connection, call, event.leg) and not self.inbound.is_with_another(
+            call.connection, event.leg
+        )
 
     # ── legs that the product or the platform originates ─────────────────────────────────────────────────────────────
 

@@ -223,10 +223,10 @@ class _Comparison:
             return None
         if call.channel_id in present:
             return None
-        leg = self._asterisk.channel(call.channel_id)
+        leg, is_in_app = self._asterisk.channel_and_place(call.channel_id)
         if leg is None or leg.created != call.channel_created:
             return facts.CallerGone()
-        return facts.CallerLeft() if leg.stasis_app != self._asterisk.app else None
+        return None if is_in_app else facts.CallerLeft()
 
     def _dialling(self, call: Call) -> facts.Fact | None:
         """Return whether a leg that rings by our row was answered, or is gone: the app's list shows neither."""
@@ -312,7 +312,18 @@ class _Comparison:
             return
         # A call that a newer release wrote is left to that release.
         with contextlib.suppress(errors.CallUnreadable):
-            self._resync.inbound.receive(connection=self._connection, leg=leg, args=leg.stasis_args)
+            self._resync.inbound.receive(connection=self._connection, leg=leg, args=self._args_of(leg))
+
+    def _other_apps(self, leg: events.Channel) -> str:
+        """Return the other apps that list a leg; an empty text if there is none."""
+        try:
+            return ", ".join(sorted(self._asterisk.apps_of(leg.id) - {self._asterisk.app}))
+        except errors.AsteriskUnreachable as exc:
+            return f"another app ({exc})"
+
+    def _args_of(self, leg: events.Channel) -> tuple[str, ...]:
+        """Return the arguments of a leg; none for one that was moved to our app, whose arguments only its event had."""
+        return leg.stasis_args if leg.stasis_app == self._asterisk.app else ()
 
     def _is_forgotten(self, bridge_id: str) -> bool:
         """True for a bridge of ours whose call a restore or a fail-over has forgotten.
@@ -392,7 +403,7 @@ class _Comparison:
         else:
             is_over = call.state is State.ENDED and not call.caller_left and call.state_since < looked_at - _STILL
         leg = self._asterisk.channel(name) if is_over else None
-        return leg is not None and leg.stasis_app is None
+        return leg is not None and not leg.is_in_stasis
 
     def _remove(self, name: str, *, is_leg: bool) -> None:
         gone = not (self._asterisk.hang_up(name) if is_leg else self._asterisk.remove_bridge(name))

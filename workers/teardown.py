@@ -112,8 +112,7 @@ class _Removal:
         if self._call.is_unanswered:
             # We dial it, and it has never been in Stasis.
             return True
-        (leg,) = self._together(ari_requests.channel(self._call.channel_id))
-        return self._is_in_app(leg)
+        return self._is_caller_in_app()
 
     def _remove(self, *, with_caller: bool) -> None:
         caller = self._call.channel_id
@@ -158,16 +157,15 @@ class _Removal:
 
     def _is_still_there(self, leg: str, result: Channel | errors.PipelineError | None) -> bool:
         if self._is_continued and leg == self._call.channel_id:
-            return self._is_in_app(result)
+            return isinstance(result, Channel) and result.is_in_stasis and self._is_caller_in_app()
         return isinstance(result, Channel)
 
-    def _is_in_app(self, leg: Channel | errors.PipelineError | None) -> bool:
-        """True if a look at the caller's leg found it in the app, and not another leg by its id."""
-        return (
-            isinstance(leg, Channel)
-            and leg.created == self._call.channel_created
-            and leg.stasis_app == self._asterisk.app
-        )
+    def _is_caller_in_app(self) -> bool:
+        """Ask whether the caller's leg is in our app. In doubt it is not, and what failed is kept."""
+        leg, application = self._together(*ari.place_requests(self._call.channel_id, self._asterisk.app))
+        # Another leg may have its id.
+        is_the_leg = isinstance(leg, Channel) and leg.created == self._call.channel_created
+        return is_the_leg and ari.is_in_app(leg, application)
 
     def _together(self, *requests: Request[_T]) -> list[_T | errors.PipelineError]:
         """Make the requests of one round; keep what fails."""

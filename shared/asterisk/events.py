@@ -40,6 +40,10 @@ _WORD_LENGTH = 32
 #: (EXT_DATA_SIZE). However many there are.
 ARGS_BYTES = 8192
 _EXCERPT = 200
+#: The dialplan applications that a channel is in while it is in an app.
+_STASIS = frozenset({"Stasis", "StasisBroadcast"})
+#: The states of a leg that Asterisk dials, or is to dial, and that has not been answered.
+_UNANSWERED = frozenset({"Down", "Dialing", "Ringing"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +62,18 @@ class Channel:
     app_data: str
 
     @property
+    def is_unanswered(self) -> bool:
+        """True for a leg that goes out and has not been answered. One that comes in rings in the state `Ring`."""
+        return self.state in _UNANSWERED
+
+    @property
+    def is_in_stasis(self) -> bool:
+        """True for a channel in some app. In which one, the lists of the apps say: it may have been moved."""
+        return self.app_name in _STASIS
+
+    @property
     def stasis_app(self) -> str | None:
-        """The Stasis app the channel is in, or None."""
+        """The app that the channel entered by Stasis(), or None. If it was moved to another one, this one still."""
         return self.app_data.split(",", 1)[0] if self.app_name == "Stasis" else None
 
     @property

@@ -56,6 +56,10 @@ class Asterisk:
         self.application_found: ari.Application | None = ari.Application(
             channels=frozenset(one.id for one in legs if one.stasis_app == self.app), allowed=FILTER
         )
+        #: Channel → the apps that list it, where it is not ours alone.
+        self.lists: dict[str, set[str]] = {}
+        #: What the app is at later looks.
+        self.later_applications: list[ari.Application] = []
         self.is_away = False
         self.asked: list[str] = []
         self.removed: list[str] = []
@@ -85,6 +89,17 @@ class Asterisk:
         if isinstance(found, errors.PipelineError):
             raise found
         return found
+
+    def channel_and_place(self, channel_id: str) -> tuple[Channel | None, bool]:
+        found = self.channel(channel_id)
+        if self.later_applications:
+            self.application_found = self.later_applications.pop(0)
+        listed = self.application_found.channels if self.application_found is not None else ()
+        return found, found is not None and found.is_in_stasis and channel_id in listed
+
+    def apps_of(self, channel_id: str) -> frozenset[str]:
+        self.asked.append(f"apps of {channel_id}")
+        return frozenset(self.lists.get(channel_id, {self.app}))
 
     def hang_up(self, channel_id: str) -> bool:
         self.removed.append(f"leg {channel_id}")

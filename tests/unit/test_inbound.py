@@ -28,7 +28,7 @@ from tests.simulation.commits import Transaction
 from tests.simulation.stores import MemoryStore
 from tests.support.calls import CALL_ID, CONNECTED, ENDED, LIMITS, RECEIVED
 from tests.support.flows import CommandQueue, InstantDatabase
-from tests.support.rounds import GONE, Rounds, channel
+from tests.support.rounds import GONE, LOOK_AT_APP, Rounds, channel
 from workers.call_allowance import CallAllowance
 from workers.claims import Arrival
 from workers.inbound import Inbound
@@ -314,10 +314,52 @@ def test_a_caller_reported_again_later_changes_nothing(stamp: str) -> None:
 def test_a_caller_who_is_with_the_agent_has_not_come_back_whatever_the_stamp(stamp: str) -> None:
     """The clock of an Asterisk may be set between two events: a late one may look like a new one."""
     bridge = {"id": NAMING.bridge_id(KNOWN), "channels": [NAMING.media_id(KNOWN), LEG.id]}
-    scene = Scene(KNOWN, asterisk=Rounds({LOOK_AT_BRIDGE: [bridge]}))
+    here = channel(LEG.id, created=LEG.created)
+    scene = Scene(KNOWN, asterisk=Rounds({LOOK_AT_BRIDGE: [bridge], PLACE[0]: [here]}))
     scene.enter(started(stamp=stamp))
     assert (scene.new, scene.reported) == ([], [])
-    assert scene.asterisk.rounds == [[LOOK_AT_BRIDGE]]
+    assert scene.asterisk.rounds == [[LOOK_AT_BRIDGE], PLACE]
+
+
+@pytest.mark.parametrize(
+    ("there", "listed"),
+    [
+        pytest.param(channel(LEG.id, created=LEG.created), [], id="moved away, in its bridge still"),
+        pytest.param(channel(LEG.id, created=LEG.created, app="other"), [], id="was in another app before"),
+        pytest.param(channel(LEG.id, created="later"), [LEG.id], id="another leg of this id"),
+        pytest.param(GONE, [LEG.id], id="gone"),
+    ],
+)
+def test_a_caller_in_its_bridge_is_in_place_only_if_it_is_in_our_app(there: object, listed: list[str]) -> None:
+    bridge = {"id": NAMING.bridge_id(KNOWN), "channels": [NAMING.media_id(KNOWN), LEG.id]}
+    answers: dict[str, list[object]] = {
+        LOOK_AT_BRIDGE: [bridge],
+        PLACE[0]: [there],
+        LOOK_AT_APP: [{"channel_ids": listed}],
+    }
+    scene = Scene(KNOWN, asterisk=Rounds(answers))
+    assert not scene.inbound.is_in_place(HERE, KNOWN, LEG)
+
+
+def test_a_caller_moved_to_our_app_is_in_place_whatever_the_dialplan_says() -> None:
+    moved = channel(LEG.id, created=LEG.created, app="ivr")
+    scene = Scene(asterisk=Rounds({PLACE[0]: [moved], LOOK_AT_APP: [{"channel_ids": [LEG.id]}]}))
+    assert scene.inbound.is_in_stasis(HERE, LEG)
+
+
+@pytest.mark.parametrize(
+    ("listing", "is_new"),
+    [(["voiceai"], True), (["voiceai", "ivr"], False), (["ivr"], False)],
+)
+def test_a_leg_that_left_and_may_be_in_another_app_is_not_adopted(listing: list[str], *, is_new: bool) -> None:
+    """The app that a leg was made for lists it wherever it goes."""
+    answers: dict[str, list[object]] = {
+        PLACE[0]: [channel(LEG.id, created=LEG.created)],
+        "GET /applications": [[{"name": name, "channel_ids": [LEG.id]} for name in listing]],
+    }
+    scene = Scene(replace(ABANDONED, left_stamp=BEFORE), asterisk=Rounds(answers))
+    scene.inbound.receive(connection=HERE, leg=LEG, args=())
+    assert bool(scene.new) is is_new
 
 
 @pytest.mark.parametrize("stamp", [BEFORE, AFTER])
@@ -347,7 +389,7 @@ def test_a_leg_whose_call_is_over_is_new_only_if_it_is_in_stasis(answer: object,
     scene.enter(started())
     assert [call.entry for call in scene.new] == ([2] if is_new else [])
     assert scene.reported == []
-    assert scene.asterisk.rounds == [[f"GET /channels/{LEG.id}"]]
+    assert scene.asterisk.rounds == [PLACE]
 
 
 @pytest.mark.parametrize(
@@ -394,7 +436,7 @@ def test_a_caller_who_is_one_too_many_is_refused_without_a_call() -> None:
     scene = one_too_many(answer=channel(LEG.id, created=LEG.created))
     scene.enter(started())
     assert [call.channel_id for call in scene.new] == ["the last"]
-    assert scene.asterisk.rounds == [[f"GET /channels/{LEG.id}"], [f"DELETE /channels/{LEG.id}"]]
+    assert scene.asterisk.rounds == [PLACE, [f"DELETE /channels/{LEG.id}"]]
     assert scene.asterisk.requests[-1].query == {"reason_code": "42"}
     assert scene.store.noted == [("TooManyCalls", 7)]
 
@@ -411,7 +453,7 @@ def test_a_caller_who_is_one_too_many_is_refused_without_a_call() -> None:
 def test_a_leg_that_is_one_too_many_and_not_a_new_caller_is_left_alone(known: list[Call], answer: object) -> None:
     scene = one_too_many(*known, answer=answer)
     scene.enter(started())
-    assert scene.asterisk.rounds in ([], [[f"GET /channels/{LEG.id}"]])
+    assert scene.asterisk.rounds in ([], [PLACE])
     assert (scene.arrivals, scene.reported) == ([], [])
 
 

@@ -74,6 +74,8 @@ class Scene:
         #: Two connections of one organization in one app instance.
         self.sharing: set[int] = set()
         self.is_in_place = False
+        self.is_left_alone = False
+        self.is_with_another = False
         self.has_run = False
         self.call_meanwhile: Call | None = None
         clock = SimpleNamespace(sleep=self._sleep)
@@ -104,7 +106,9 @@ class Scene:
 
         return SimpleNamespace(
             record_abandoned=record_abandoned, record_unanswered=record_unanswered, caller_entered=caller_entered,
-            is_in_place=is_in_place, connections=SimpleNamespace(share_an_app=self._share_an_app),
+            is_in_place=is_in_place, is_left_alone=lambda _connection, _leg: self.is_left_alone,
+            is_with_another=lambda _connection, _leg: self.is_with_another,
+            connections=SimpleNamespace(share_an_app=self._share_an_app),
         )  # fmt: skip
 
     def _share_an_app(self, connection_id: int, other_id: int) -> bool:
