@@ -6,14 +6,19 @@ import base64
 import contextlib
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from websockets.sync import client
 
 from devstack.agent import Agent
 from devstack.asterisk import RealAsterisk
+from devstack.asterisk_root import Root
 from devstack.pipeline import Pipeline, wait_until
-from devstack.tenants import PASSWORD, Tenant
+from devstack.tenants import PASSWORD
+from tests.acceptance import real_stack
+from tests.acceptance.environment import Deploy
+from tests.acceptance.real_stack import RealStack
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.services]
 
@@ -38,16 +43,28 @@ exten => _X.,1,Stasis(voiceai,{",".join(f"a{number}=1" for number in range(70))}
 """
 
 
+@pytest.fixture(scope="module")
+def stack(deploy: Deploy, asterisk_root: Root, stack_folder: Path) -> Iterator[RealStack]:
+    often = {"RESYNC_SECONDS": "1", "CONFIGURATIONS_SECONDS": "0.5"}
+    with real_stack.running(deploy, asterisk_root, stack_folder, "odd-legs", dialplan=DIALPLAN, times=often) as made:
+        yield made
+
+
 @pytest.fixture
-def running(pipeline: Pipeline, tenant: Tenant, asterisk: RealAsterisk, agent: Agent) -> Pipeline:
+def running(stack: RealStack) -> Iterator[Pipeline]:
     """All processes, with frequent resyncs and the tenant's event socket open."""
-    assert agent.port
-    asterisk.configuration.dialplan = DIALPLAN
-    asterisk.reload()
-    tenant.configure(asterisk.url)
-    pipeline.start(RESYNC_SECONDS="1", CONFIGURATIONS_SECONDS="0.5")
-    pipeline.wait_connected(seconds=60)
-    return pipeline
+    with stack.test() as pipeline:
+        yield pipeline
+
+
+@pytest.fixture
+def asterisk(stack: RealStack) -> RealAsterisk:
+    return stack.asterisk
+
+
+@pytest.fixture
+def agent(stack: RealStack) -> Agent:
+    return stack.agent
 
 
 def ids(asterisk: RealAsterisk) -> set[str]:
