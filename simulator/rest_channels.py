@@ -1,8 +1,15 @@
 """REST requests about channels."""
 
+import re
+
 from simulator import channels, dialplan, errors, events, media, originates
 from simulator.rest import NO_CONTENT, Answer, Request, Route
 from simulator.switch import Switch
+
+
+_PHONE_NUMBER = re.compile(r"[0-9*#+()., -]+")
+#: What Asterisk leaves out of a phone number.
+_SHRUNK = str.maketrans("", "", "(). -")
 
 
 async def list_channels(switch: Switch, request: Request) -> Answer:
@@ -152,8 +159,11 @@ def _cause(request: Request) -> int:
 
 
 def _number(caller_id: str) -> str:
-    """Returns the number of `Name <number>`, or all of the text."""
-    return caller_id.partition("<")[2].rstrip("> ") if "<" in caller_id else caller_id
+    """Returns the number of `Name <number>`; without brackets a text that is no phone number is a name (measured)."""
+    text = caller_id.partition("<")[2].rstrip("> ") if "<" in caller_id else caller_id
+    if _PHONE_NUMBER.fullmatch(text):
+        return text.translate(_SHRUNK)
+    return text if "<" in caller_id else ""
 
 
 ROUTES = [
