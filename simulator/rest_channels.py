@@ -6,7 +6,6 @@ from simulator import channels, dialplan, errors, events, media, originates
 from simulator.rest import NO_CONTENT, Answer, Request, Route
 from simulator.switch import Switch
 
-
 _PHONE_NUMBER = re.compile(r"[0-9*#+()., -]+")
 #: What Asterisk leaves out of a phone number.
 _SHRUNK = str.maketrans("", "", "(). -")

@@ -140,8 +140,8 @@ def _text(fields: dict[str, Any], name: str) -> str:
 def _app_name(fields: dict[str, Any]) -> str:
     """Return the name of ARI user and Stasis app.
 
-    A colon ends the user in an HTTP header, a comma the app in the event socket's URL and in Stasis(), and Asterisk reads
-    its files without the blanks around a name.
+    A colon ends the user in an HTTP header, a comma the app in the event socket's URL and in Stasis(), and Asterisk
+    reads its files without the blanks around a name.
     """
     name = _text(fields, "app_name")
     if set(name) & set(":,") or name != name.strip():
