@@ -14,7 +14,7 @@ from shared import errors
 from shared.asterisk import ari, ari_requests
 from shared.asterisk.events import Channel
 from shared.asterisk.rest import Request
-from shared.call import facts
+from shared.call import facts, ids
 from shared.call.calls import Call
 from shared.call.legs import Naming
 from shared.platform.ports import Runs
@@ -163,9 +163,12 @@ class _Removal:
     def _is_caller_in_app(self) -> bool:
         """Ask whether the caller's leg is in our app. In doubt it is not, and what failed is kept."""
         leg, application = self._together(*ari.place_requests(self._call.channel_id, self._asterisk.app))
-        # Another leg may have its id.
-        is_the_leg = isinstance(leg, Channel) and leg.created == self._call.channel_created
-        return is_the_leg and ari.is_in_app(leg, application)
+        if not isinstance(leg, Channel) or leg.created != self._call.channel_created:
+            # Another leg may have its id.
+            return False
+        # Our app lists a leg that we dial wherever it goes. By Stasis() of another app it has left ours for certain.
+        has_left = ids.is_originated(leg.id) and leg.stasis_app not in (None, self._asterisk.app)
+        return not has_left and ari.is_in_app(leg, application)
 
     def _together(self, *requests: Request[_T]) -> list[_T | errors.PipelineError]:
         """Make the requests of one round; keep what fails."""

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from shared import errors
-from shared.call import facts
+from shared.call import facts, ids
 from shared.call.calls import Call
 from shared.call.legs import Naming
 from shared.call.states import Outcome
@@ -29,6 +29,9 @@ IN_APP = channel(ENDING.channel_id)
 HERE = channel("here")
 #: The look at the caller's leg, and at what is in the app.
 PLACE = [f"GET {CALLER}", LOOK_AT_APP]
+DIALLED = replace(ENDING, channel_id=ids.originated_id("aip-", 7, "request"), attempt=0)
+PLACE_OF_DIALLED = [f"GET /channels/{DIALLED.channel_id}", LOOK_AT_APP]
+LISTED_DIALLED: dict[str, object] = {"channel_ids": [DIALLED.channel_id]}
 MOVED_HERE = channel(ENDING.channel_id, app="ivr")
 CLAIMED = IN_APP | {"dialplan": {"app_name": "StasisBroadcast", "app_data": "1000,^voiceai"}}
 LISTED: dict[str, object] = {"channel_ids": [ENDING.channel_id]}
@@ -131,6 +134,12 @@ def torn_down(
             {f"GET {CALLER}": [MOVED_HERE, GONE], LOOK_AT_APP: [LISTED], f"GET {MEDIA}": [GONE]},
             [PLACE, [f"DELETE {CALLER}", f"DELETE {MEDIA}", f"DELETE {BRIDGE}"], [f"GET {CALLER}", f"GET {MEDIA}"]],
             id="the caller was moved here from another app",
+        ),
+        pytest.param(
+            DIALLED,
+            {PLACE_OF_DIALLED[0]: [channel(DIALLED.channel_id, app="ivr")], LOOK_AT_APP: [LISTED_DIALLED]},
+            [PLACE_OF_DIALLED],
+            id="a leg that we dialled is in another app, and ours lists it still",
         ),
         pytest.param(
             ENDING,
