@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from shared import errors
 from shared.asterisk import ari, ari_requests
@@ -74,7 +74,7 @@ class _Removal:
     """Removes what a call may have left, in rounds: the requests of a round are made at the same time.
 
     1. Look at the caller's leg, unless it is known to have left: it is hung up only if it is still in the app, anywhere
-       else it must not be touched.
+       else it must not be touched. The same goes for the leg that the caller was transferred to.
     2. Hang up the legs and remove the bridges. For a bridge the answer is proof. If the media leg never became ready,
        the caller's leg goes first: hanging up a leg whose agent does not answer can block Asterisk, which then ends no
        channel any more (measured, 22.10).
@@ -95,34 +95,58 @@ class _Removal:
 
     def run(self) -> None:
         """Do it all. Raises OutOfTime when a round can no longer begin."""
-        hangs_caller_up = self._may_hang_up_caller()
-        if hangs_caller_up and self._call.continue_in_dialplan and not self._call.is_unanswered:
+        parties = self._parties()
+        is_here = self._call.channel_id in parties
+        if is_here and self._call.continue_in_dialplan and not self._call.is_unanswered:
             self._continue_in_dialplan()
-            hangs_caller_up = False
-        self._remove(with_caller=hangs_caller_up)
+            del parties[self._call.channel_id]
+        self._remove(parties)
         self._see_gone()
 
     def unfinished(self) -> str:
         """Return what could not be verified gone; an empty text if all is gone."""
         return "; ".join(dict.fromkeys([*self._failures, *self._looked_for.values()]))
 
-    def _may_hang_up_caller(self) -> bool:
-        if self._call.caller_left:
-            return False
-        if self._call.is_unanswered:
+    def _parties(self) -> dict[str, Request[bool]]:
+        """Return the legs of people that may be hung up, and how: the caller's, and the one it was transferred to."""
+        call = self._call
+        hang_up = ari_requests.hang_up(call.channel_id, call.hangup_cause)
+        if call.is_unanswered and not call.caller_left:
             # We dial it, and it has never been in Stasis.
-            return True
-        return self._is_caller_in_app()
+            return {call.channel_id: hang_up}
+        looked_for = {} if call.caller_left else {call.channel_id: hang_up}
+        if call.destination_id is not None:
+            looked_for[call.destination_id] = ari_requests.hang_up(call.destination_id)
+        if not looked_for:
+            return {}
+        looks: list[Request[Any]] = [*map(ari_requests.channel, looked_for)]
+        *found, application = self._together(*looks, ari.application_request(self._asterisk.app))
+        return {
+            leg: how
+            for (leg, how), seen in zip(looked_for.items(), found, strict=True)
+            if self._is_here(leg, seen, application)
+        }
 
-    def _remove(self, *, with_caller: bool) -> None:
-        caller = self._call.channel_id
-        callers = {caller: ari_requests.hang_up(caller, self._call.hangup_cause)} if with_caller else {}
+    def _is_here(self, leg_id: str, seen: object, application: object) -> bool:
+        """Return whether a leg is in our app, by looks at both; in doubt it is not."""
+        if not isinstance(seen, Channel):
+            return False
+        is_caller = leg_id == self._call.channel_id
+        if is_caller and seen.created != self._call.channel_created:
+            # Another leg has its id.
+            return False
+        # Our app lists a leg that was made for it wherever it goes. By Stasis() of another app it has left for certain.
+        is_made_for_us = not is_caller or ids.is_originated(leg_id)
+        has_left = is_made_for_us and seen.stasis_app not in (None, self._asterisk.app)
+        return not has_left and ari.is_in_app(seen, application)
+
+    def _remove(self, parties: dict[str, Request[bool]]) -> None:
         if not self._call.media_ready:
-            self._hang_up(callers)
-            callers = {}
+            self._hang_up(parties)
+            parties = {}
         legs = {leg: ari_requests.hang_up(leg) for attempt in self._attempts for leg in attempt.legs.values()}
         bridges = [ari_requests.remove_bridge(attempt.bridge_id) for attempt in self._attempts]
-        self._hang_up(callers | legs, *bridges)
+        self._hang_up(parties | legs, *bridges)
 
     def _hang_up(self, legs: dict[str, Request[bool]], *bridges: Request[bool]) -> None:
         """Hang up legs and remove bridges in one round."""
@@ -155,20 +179,13 @@ class _Removal:
                 if not self._is_still_there(leg, result):
                     del self._looked_for[leg]
 
-    def _is_still_there(self, leg: str, result: Channel | errors.PipelineError | None) -> bool:
-        if self._is_continued and leg == self._call.channel_id:
-            return isinstance(result, Channel) and result.is_in_stasis and self._is_caller_in_app()
-        return isinstance(result, Channel)
-
-    def _is_caller_in_app(self) -> bool:
-        """Ask whether the caller's leg is in our app. In doubt it is not, and what failed is kept."""
-        leg, application = self._together(*ari.place_requests(self._call.channel_id, self._asterisk.app))
-        if not isinstance(leg, Channel) or leg.created != self._call.channel_created:
-            # Another leg may have its id.
-            return False
-        # Our app lists a leg that we dial wherever it goes. By Stasis() of another app it has left ours for certain.
-        has_left = ids.is_originated(leg.id) and leg.stasis_app not in (None, self._asterisk.app)
-        return not has_left and ari.is_in_app(leg, application)
+    def _is_still_there(self, leg_id: str, seen: Channel | errors.PipelineError | None) -> bool:
+        if self._is_continued and leg_id == self._call.channel_id:
+            if not isinstance(seen, Channel) or not seen.is_in_stasis:
+                return False
+            leg, application = self._together(*ari.place_requests(leg_id, self._asterisk.app))
+            return self._is_here(leg_id, leg, application)
+        return isinstance(seen, Channel)
 
     def _together(self, *requests: Request[_T]) -> list[_T | errors.PipelineError]:
         """Make the requests of one round; keep what fails."""

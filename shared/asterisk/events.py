@@ -207,13 +207,16 @@ def unusable(leg: Channel, args: tuple[str, ...]) -> str:
 
 
 def carried(event: Event) -> Event:
-    """Return the event without what no step reads: only a StasisStart has arguments, and where a leg is, is asked."""
+    """Return the event without what no step reads: where a leg is, is asked.
+
+    Arguments are of those who come or leave. Asterisk gives a StasisEnd none: who sends it on puts them there.
+    """
     channel = event.channel
     return replace(
         event,
         application="",
         channel=None if channel is None else replace(channel, app_name="", app_data=""),
-        args=event.args if event.type is EventType.STASIS_START else (),
+        args=event.args if event.type in (EventType.STASIS_START, EventType.STASIS_END) else (),
     )
 
 

@@ -167,7 +167,8 @@ class History:
         choices, world, asterisk = self.choices, self.world, tenant.asterisk
         caller = self.environment.callers.call_in(tenant)
         does = choices.one_of([
-            "stays", "stays", "hangs up", "hangs up soon", "leaves Stasis", "comes back", "is moved", "is moved back",
+            "stays", "stays", "hangs up", "hangs up soon", "leaves Stasis", "comes back", "transferred", "is moved",
+            "is moved back",
         ])  # fmt: skip
         caller.stays = does == "stays"
         match does:
@@ -177,6 +178,8 @@ class History:
                 world.after(choices.spread(0.001, 0.3), lambda: asterisk.caller_hangs_up(caller.channel))
             case "leaves Stasis":
                 world.after(choices.spread(0.003, 30.0), lambda: asterisk.caller_leaves_stasis(caller.channel))
+            case "transferred":
+                world.after(choices.spread(0.5, 10.0), lambda: self._transfer(caller))
             case "comes back":
                 away = choices.spread(0.0005, 10.0)
                 world.after(choices.spread(0.003, 30.0), lambda: self.environment.callers.come_back(caller, away))
@@ -185,6 +188,13 @@ class History:
                 world.after(choices.spread(0.003, 30.0), lambda: asterisk.caller_is_moved(caller.channel, OTHER_APP))
                 if does == "is moved back":
                     world.after(choices.spread(0.01, 35.0), lambda: self.environment.callers.move_back(caller))
+
+    def _transfer(self, caller: Caller) -> None:
+        """Let the platform transfer a caller, to a destination that may not answer, or may hang up first."""
+        choices = self.choices
+        number = choices.one_of(["100", "100", "100", "busy", "ring"])
+        seconds = choices.spread(0.01, 20.0) if choices.happens(0.5) else None
+        self.environment.callers.transfer(caller, number, hangs_up_after_seconds=seconds)
 
     def _call_out(self) -> None:
         """Request an outbound call, or let the platform make one, perhaps for a run of another tenant."""

@@ -94,6 +94,16 @@ class MemoryStore:
 
         return self._postgres.statement("originated all", find)
 
+    def transferred(self, connection_id: int, channel_id: str) -> Call | None:
+        def find() -> Call | None:
+            wanted = (self._app_of(connection_id), channel_id, State.CONNECTED)
+            for call in (row.call for row in self.rows.values()):
+                if (self._app_of(call.connection_id), call.destination_id, call.state) == wanted:
+                    return call
+            return None
+
+        return self._postgres.statement("transferred", find)
+
     def requested(self, organization_id: int, request_id: str) -> Call | None:
         return self._postgres.statement("requested", lambda: self._requested(organization_id, request_id))
 
@@ -224,7 +234,7 @@ class MemoryStore:
         self._postgres.statement("release", lambda: self._release(call_id, owner), call_id)
 
     def append_new(self, timeline: Sequence[TimelineEntry], *, connection_id: int, within: timedelta) -> None:
-        self._postgres.statement("append new", lambda: self._note(timeline, connection_id))
+        self._postgres.statement("append new", lambda: None)
 
     def is_noted(self, entry: TimelineEntry, *, connection_id: int, within: timedelta) -> bool:
         return self._postgres.statement("is noted", lambda: (connection_id, entry) in self.connection_notes)
@@ -239,12 +249,9 @@ class MemoryStore:
             if call is not None:
                 self.timeline_rows[call.call_id] += len(timeline)
             elif connection_id is not None:
-                self._note(timeline, connection_id)
+                self.connection_notes.update((connection_id, entry) for entry in timeline)
 
         self._postgres.statement("note", note)
-
-    def _note(self, timeline: Sequence[TimelineEntry], connection_id: int) -> None:
-        self.connection_notes.update((connection_id, entry) for entry in timeline)
 
     # ── a fail-over ───────────────────────────────────────────────────────────────────────────────────────────────────
 
