@@ -61,7 +61,6 @@ class MemoryStore:
         self.overruled: Callable[[Row, Sequence[Change], str], None] = lambda _row, _changes, _owner: None
         #: How often the claim of a dead worker was broken.
         self.broken_claims = 0
-        #: What was noted of connections.
         self.connection_notes: set[tuple[int, TimelineEntry]] = set()
         #: How often a call ended without proof that its legs are gone.
         self.unverified_ends = 0

@@ -29,6 +29,8 @@ IN_APP = channel(ENDING.channel_id)
 HERE = channel("here")
 #: The look at the caller's leg, and at what is in the app.
 PLACE = [f"GET {CALLER}", LOOK_AT_APP]
+#: The app lists the leg that a caller was transferred to wherever that goes.
+LISTED_D: dict[str, object] = {"channel_ids": ["d"]}
 DIALLED = replace(ENDING, channel_id=ids.originated_id("aip-", 7, "request"), attempt=0)
 PLACE_OF_DIALLED = [f"GET /channels/{DIALLED.channel_id}", LOOK_AT_APP]
 LISTED_DIALLED: dict[str, object] = {"channel_ids": [DIALLED.channel_id]}
@@ -115,7 +117,7 @@ def torn_down(
             replace(ENDING, media_ready=True, destination_id="d"),
             {f"GET {CALLER}": [IN_APP, GONE], "GET /channels/d": [channel("d"), GONE], f"DELETE {MEDIA}": [GONE]},
             [
-                [f"GET {CALLER}", "GET /channels/d"],
+                [f"GET {CALLER}", "GET /channels/d", LOOK_AT_APP],
                 [f"DELETE {CALLER}", "DELETE /channels/d", f"DELETE {MEDIA}", f"DELETE {BRIDGE}"],
                 [f"GET {CALLER}", "GET /channels/d"],
             ],
@@ -123,8 +125,8 @@ def torn_down(
         ),
         pytest.param(
             replace(ENDING, media_ready=True, destination_id="d", caller_left=True),
-            {"GET /channels/d": [channel("d", app="another")], f"DELETE {MEDIA}": [GONE]},
-            [["GET /channels/d"], [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"]],
+            {"GET /channels/d": [channel("d", app="another")], LOOK_AT_APP: [LISTED_D], f"DELETE {MEDIA}": [GONE]},
+            [["GET /channels/d", LOOK_AT_APP], [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"]],
             id="where the destination went after Stasis is not ours",
         ),
         pytest.param(
