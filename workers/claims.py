@@ -69,6 +69,8 @@ class Arrival:
     route: Route | NoRoute | None = None
     #: How long the event had waited.
     waited_seconds: float
+    #: Why the leg cannot be served, if what decides about it cannot be used.
+    unusable: str = ""
 
 
 class Claim(TimedBudget):

@@ -33,7 +33,7 @@ from workers import leg_events, transfers
 from workers.asterisks import Asterisks
 from workers.claims import TimedBudget
 from workers.flow import Flow
-from workers.inbound import Inbound, is_no_caller
+from workers.inbound import Inbound, is_no_caller, outgoing_leg
 from workers.step_ports import Connections, SendLater
 
 log = structlog.stdlib.get_logger(__name__)
@@ -268,10 +268,10 @@ class _Comparison:
             return facts.CallerLeft()
         if call.channel_id in present:
             return None
-        leg = self._asterisk.channel(call.channel_id)
+        leg, is_in_app = self._asterisk.channel_and_place(call.channel_id)
         if leg is None or leg.created != call.channel_created:
             return facts.CallerGone()
-        return facts.CallerLeft() if leg.stasis_app != self._asterisk.app else None
+        return None if is_in_app else facts.CallerLeft()
 
     def _dialling(self, call: Call) -> facts.Fact | None:
         """Return whether a leg that rings by our row was answered, or is gone: the app's list shows neither."""
@@ -348,10 +348,17 @@ class _Comparison:
             # One odd leg must not keep the others from being found.
             self._found(f"channel {channel_id} cannot be read ({exc}): left alone")
             return
-        if leg is None or leg.stasis_app != self._asterisk.app or is_no_caller(leg):
+        if leg is None or not leg.is_in_stasis or is_no_caller(leg):
+            return
+        if leg.stasis_app != self._asterisk.app and (others := self._other_apps(leg)):
+            # It was moved to our app, or was made for ours and has gone to another.
+            self._found(f"channel {channel_id} may be in {others}: left alone")
             return
         if stasis_args.is_transfer(leg.stasis_args):
             # The platform's: it bridges or removes it.
+            return
+        if self._resync.inbound.is_left_alone(self._connection, leg):
+            self.findings.append(outgoing_leg(leg))
             return
         self._ask_for_bridges()
         bridged_in = self._bridge_of.get(channel_id)
@@ -361,7 +368,18 @@ class _Comparison:
             return
         # A call that a newer release wrote is left to that release.
         with contextlib.suppress(errors.CallUnreadable):
-            self._resync.inbound.receive(connection=self._connection, leg=leg, args=leg.stasis_args)
+            self._resync.inbound.receive(connection=self._connection, leg=leg, args=self._args_of(leg))
+
+    def _other_apps(self, leg: events.Channel) -> str:
+        """Return the other apps that list a leg; an empty text if there is none."""
+        try:
+            return ", ".join(sorted(self._asterisk.apps_of(leg.id) - {self._asterisk.app}))
+        except errors.AsteriskUnreachable as exc:
+            return f"another app ({exc})"
+
+    def _args_of(self, leg: events.Channel) -> tuple[str, ...]:
+        """Return the arguments of a leg; none for one that was moved to our app, whose arguments only its event had."""
+        return leg.stasis_args if leg.stasis_app == self._asterisk.app else ()
 
     def _is_forgotten(self, bridge_id: str) -> bool:
         """True for a bridge of ours whose call a restore or a fail-over has forgotten.
@@ -441,7 +459,7 @@ class _Comparison:
         else:
             is_over = call.state is State.ENDED and not call.caller_left and _was_still(call.state_since, looked_at)
         leg = self._asterisk.channel(name) if is_over else None
-        return leg is not None and leg.stasis_app is None
+        return leg is not None and not leg.is_in_stasis
 
     def _remove(self, name: str, *, is_leg: bool) -> None:
         gone = not (self._asterisk.hang_up(name) if is_leg else self._asterisk.remove_bridge(name))

@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from shared import errors
 from shared.asterisk import ari, ari_requests
 from shared.asterisk.events import Channel
 from shared.asterisk.rest import Request
-from shared.call import facts
+from shared.call import facts, ids
 from shared.call.calls import Call
 from shared.call.legs import Naming
 from shared.platform.ports import Runs
@@ -119,15 +119,26 @@ class _Removal:
             looked_for[call.destination_id] = ari_requests.hang_up(call.destination_id)
         if not looked_for:
             return {}
-        found = self._together(*map(ari_requests.channel, looked_for))
+        looks: list[Request[Any]] = [*map(ari_requests.channel, looked_for)]
+        *found, application = self._together(*looks, ari.application_request(self._asterisk.app))
         return {
-            leg: how for (leg, how), seen in zip(looked_for.items(), found, strict=True) if self._is_here(leg, seen)
+            leg: how
+            for (leg, how), seen in zip(looked_for.items(), found, strict=True)
+            if self._is_here(leg, seen, application)
         }
 
-    def _is_here(self, leg_id: str, seen: Channel | errors.PipelineError | None) -> bool:
-        if leg_id == self._call.channel_id:
-            return self._is_in_app(seen)
-        return isinstance(seen, Channel) and seen.stasis_app == self._asterisk.app
+    def _is_here(self, leg_id: str, seen: object, application: object) -> bool:
+        """Return whether a leg is in our app, by looks at both; in doubt it is not."""
+        if not isinstance(seen, Channel):
+            return False
+        is_caller = leg_id == self._call.channel_id
+        if is_caller and seen.created != self._call.channel_created:
+            # Another leg has its id.
+            return False
+        # Our app lists a leg that was made for it wherever it goes. By Stasis() of another app it has left for certain.
+        is_made_for_us = not is_caller or ids.is_originated(leg_id)
+        has_left = is_made_for_us and seen.stasis_app not in (None, self._asterisk.app)
+        return not has_left and ari.is_in_app(seen, application)
 
     def _remove(self, parties: dict[str, Request[bool]]) -> None:
         if not self._call.media_ready:
@@ -168,18 +179,13 @@ class _Removal:
                 if not self._is_still_there(leg, result):
                     del self._looked_for[leg]
 
-    def _is_still_there(self, leg: str, result: Channel | errors.PipelineError | None) -> bool:
-        if self._is_continued and leg == self._call.channel_id:
-            return self._is_in_app(result)
-        return isinstance(result, Channel)
-
-    def _is_in_app(self, leg: Channel | errors.PipelineError | None) -> bool:
-        """True if a look at the caller's leg found it in the app, and not another leg by its id."""
-        return (
-            isinstance(leg, Channel)
-            and leg.created == self._call.channel_created
-            and leg.stasis_app == self._asterisk.app
-        )
+    def _is_still_there(self, leg_id: str, seen: Channel | errors.PipelineError | None) -> bool:
+        if self._is_continued and leg_id == self._call.channel_id:
+            if not isinstance(seen, Channel) or not seen.is_in_stasis:
+                return False
+            leg, application = self._together(*ari.place_requests(leg_id, self._asterisk.app))
+            return self._is_here(leg_id, leg, application)
+        return isinstance(seen, Channel)
 
     def _together(self, *requests: Request[_T]) -> list[_T | errors.PipelineError]:
         """Make the requests of one round; keep what fails."""

@@ -2,7 +2,9 @@
 
 import time
 
-from tests.contract.agent import Agent
+import pytest
+
+from tests.contract.agent import ENDS, Agent
 from tests.contract.event_sockets import until
 from tests.contract.switches import Switch
 
@@ -32,6 +34,33 @@ def test_media_socket_closes_and_the_caller_stays_in_silence(switch: Switch, num
         assert events.types() == ending
         assert switch.get(f"/bridges/{bridge}")["channels"] == [leg]
         assert switch.get(f"/channels/{leg}")["state"] == "Up"
+
+
+@pytest.mark.parametrize(
+    ("end", "cause", "tech_cause"),
+    [
+        ("hangup", 16, 1000),
+        ("close", 16, 1001),
+        ("error", 16, 1001),
+        ("eof", 38, 1001),
+        ("half", 38, 1001),
+        ("reset", 38, 1001),
+        ("opcode", 38, 1003),
+        ("garbage", 38, 1003),
+    ],
+)
+def test_the_cause_tells_an_agent_that_was_lost_from_one_that_hung_up(
+    switch: Switch, number: str, app: str, agent: Agent, *, end: str, cause: int, tech_cause: int
+) -> None:
+    """But not the code of its close frame. The StasisEnd, which comes in between, has no cause."""
+    with switch.events(app) as events:
+        _, media, _ = switch.join(events, number)
+        ENDS[end](agent.of(media)[0].socket)
+        request = events.next("ChannelHangupRequest", media)
+        assert (request["cause"], request["tech_cause"], "soft" in request) == (cause, tech_cause, False)
+        assert "cause" not in events.next("StasisEnd", media)
+        destroyed = events.next("ChannelDestroyed", media)
+        assert (destroyed["cause"], destroyed["tech_cause"]) == (cause, tech_cause)
 
 
 def test_delete_of_a_connecting_media_leg_waits_for_its_socket(

@@ -195,6 +195,13 @@ class Callers:
         if caller.tenant.asterisk.caller_leaves_stasis(caller.channel):
             self._world.after(after_seconds, lambda: self.enter(caller))
 
+    def move_back(self, caller: Caller) -> None:
+        """Let another program move the caller to our app, as soon as that is connected."""
+        asterisk = caller.tenant.asterisk
+        is_there = asterisk.is_alive(caller.channel) and caller.channel.app == asterisks.OTHER_APP
+        if is_there and not asterisk.caller_is_moved(caller.channel, caller.tenant.app):
+            self._world.after(_TRY_SECONDS, lambda: self.move_back(caller))
+
     def hang_up_all(self) -> None:
         """Let every caller hang up, except those whom another controller serves."""
         self._world.tell("", "all callers hang up")

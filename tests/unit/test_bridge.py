@@ -12,7 +12,7 @@ from shared import errors
 from shared.call import facts
 from shared.call.legs import Naming
 from tests.support.calls import JOINING
-from tests.support.rounds import GONE, Rounds, channel
+from tests.support.rounds import GONE, LOOK_AT_APP, Rounds, channel
 from workers.bridge import Join
 
 NAMING = Naming("aip-")
@@ -51,14 +51,14 @@ REFUSED = errors.AsteriskRefused(422, "Channel not in Stasis application")
         pytest.param(
             True,
             {JOIN[1]: [REFUSED], f"GET {CALLER}": [channel(JOINING.channel_id)], f"GET /channels/{MEDIA_ID}": [GONE]},
-            [JOIN, [f"GET {CALLER}"], [f"GET /channels/{MEDIA_ID}"]],
+            [JOIN, [f"GET {CALLER}", LOOK_AT_APP], [f"GET /channels/{MEDIA_ID}"]],
             facts.MediaGone(attempt=1, reason="media leg ended while being joined"),
             id="the media leg is gone",
         ),
         pytest.param(
             True,
             {LOOK[0]: [WITH_CALLER], f"GET {CALLER}": [GONE]},
-            [JOIN, LOOK, [f"GET {CALLER}"]],
+            [JOIN, LOOK, [f"GET {CALLER}", LOOK_AT_APP]],
             facts.CallerGone(),
             id="a leg has left the bridge",
         ),
