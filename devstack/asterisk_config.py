@@ -96,6 +96,8 @@ class Configuration:
     session_limit: int = 100
     keep_alive_seconds: float = 15.0
     prefix: str = ""
+    #: Begins the id of each channel that Asterisk names itself.
+    system_name: str = ""
     #: More of extensions.conf.
     dialplan: str = ""
 
@@ -128,7 +130,7 @@ def files(configuration: Configuration, *, port: int, password: str, modules: st
     prefix = f"prefix={configuration.prefix.strip('/')}\n" if configuration.prefix else ""
     return (
         {
-            "asterisk.conf": _asterisk(modules),
+            "asterisk.conf": _asterisk(modules, configuration.system_name),
             "modules.conf": "[modules]\nautoload=no\n" + "".join(f"load={name}.so\n" for name in MODULES),
             "logger.conf": "[logfiles]\nmessages=notice,warning,error\n",
             "http.conf": f"[general]\nenabled=yes\nbindaddr=127.0.0.1\nbindport={port}\n"
@@ -145,7 +147,7 @@ def files(configuration: Configuration, *, port: int, password: str, modules: st
     )
 
 
-def _asterisk(modules: str) -> str:
+def _asterisk(modules: str, system_name: str) -> str:
     places = {
         "astetcdir": f"{INSTANCE}/etc",
         "astmoddir": modules,
@@ -161,7 +163,8 @@ def _asterisk(modules: str) -> str:
         "astsbindir": "/usr/sbin",
     }
     directories = "".join(f"{name} => {place}\n" for name, place in places.items())
-    return f"[directories]\n{directories}\n[options]\nmaxfiles=16384\nnocolor=yes\n"
+    named = f"systemname={escaped(system_name)}\n" if system_name else ""
+    return f"[directories]\n{directories}\n[options]\nmaxfiles=16384\nnocolor=yes\n{named}"
 
 
 def _user(name: str, password: str) -> str:

@@ -206,6 +206,6 @@ def _parsed_application(document: Any) -> Application:
         raise errors.AsteriskUnreachable("the answer is not an application", may_have_acted=False)
     allowed = ari_requests.listed(document, "events_allowed")
     return Application(
-        channels=frozenset(map(plain, ari_requests.listed(document, "channel_ids"))),
+        channels=ari_requests.listed_ids(document, "channel_ids"),
         allowed=frozenset(plain(entry.get("type")) for entry in allowed if isinstance(entry, dict)),
     )

@@ -32,6 +32,8 @@ CONTEXTS = {
     "args": "app-${EXTEN},a=1,b=2",
     "escaped": "app-${EXTEN},a=1\\,b=2",
     "quoted": 'app-${EXTEN},"a=1,b=2"',
+    "bracketed": "app-${EXTEN},(a=1,b=2),[c,d]",
+    "quoted-app": '"app-${EXTEN}",a\\\\b)],c',
 }
 #: Context → the arguments of its StasisBroadcast().
 BROADCASTS = {"broadcast": "1000,^app-${EXTEN}"}

@@ -4,6 +4,7 @@ from urllib.parse import quote
 
 import pytest
 
+from shared.asterisk.events import parse_channel
 from tests.contract.conftest import MakeSwitch
 from tests.contract.event_sockets import until
 from tests.contract.switches import Switch
@@ -93,6 +94,17 @@ def test_escaped_or_quoted_argument_list_is_one_argument(switch: Switch, number:
         assert start["args"] == ["a=1,b=2"]
         written = "a=1\\,b=2" if context == "escaped" else '"a=1,b=2"'
         assert start["channel"]["dialplan"]["app_data"] == f"{app},{written}"
+
+
+@pytest.mark.parametrize(("context", "args"), [("bracketed", ["(a=1,b=2)", "[c,d]"]), ("quoted-app", ["a\\b)]", "c"])])
+def test_the_product_takes_app_data_apart_as_asterisk_does(
+    switch: Switch, number: str, app: str, context: str, args: list[str]
+) -> None:
+    with switch.events(app) as events:
+        leg = switch.dial(number, context=context)
+        assert events.next("StasisStart", leg)["args"] == args
+        found = parse_channel(switch.get(f"/channels/{leg}"))
+        assert (found.stasis_app, found.stasis_args) == (app, tuple(args))
 
 
 def test_resource_not_found_is_a_wrong_path_and_not_a_channel(switch: Switch) -> None:

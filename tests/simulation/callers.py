@@ -14,6 +14,8 @@ from tests.simulation.world import World
 
 _PATIENCE_SECONDS = 5.0
 _TRY_SECONDS = 0.1
+#: The `systemname` of an Asterisk begins the ids that it chooses.
+_SYSTEM_NAMES = ('Haus "2", ', "")
 
 
 @dataclass(slots=True, eq=False)
@@ -44,7 +46,7 @@ class Callers:
         world, asterisk = self._world, tenant.asterisk
         number = len(self.all) + 1
         channel = channels.Channel(
-            id=f"{number}.{tenant.connection_id}",
+            id=f"{_SYSTEM_NAMES[number % 2]}{number}.{tenant.connection_id}",
             name=f"PJSIP/trunk-{number:08x}",
             kind=channels.Kind.CALLER,
             state="Ring",

@@ -54,6 +54,17 @@ def test_a_wrong_field_is_named_and_its_value_not_shown(field: str, value: objec
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["voice,ai", ",voiceai", "voiceai,"])
+def test_an_app_that_asterisk_takes_for_two_is_refused(name: str) -> None:
+    with pytest.raises(errors.InvalidConfiguration, match="app_name contains a comma"):
+        telephony_configuration.parse(VALUE | {"app_name": name})
+
+
+@pytest.mark.parametrize("name", ['voice"ai', "voice ai", "voice;ai", "voice(ai", "K\u00f6ln"])
+def test_any_other_app_name_is_one_name(name: str) -> None:
+    assert telephony_configuration.parse(VALUE | {"app_name": name}).app == name
+
+
 @pytest.mark.parametrize("value", [None, [], "text", 5, [VALUE]])
 def test_what_is_no_object_is_refused(value: object) -> None:
     with pytest.raises(errors.InvalidConfiguration, match="not a JSON object"):

@@ -33,6 +33,8 @@ def parse(value: object) -> Configuration:
     """
     fields = _fields(value)
     name = _text(fields, "app_name")
+    if "," in name:
+        raise errors.InvalidConfiguration("app_name contains a comma: Asterisk takes it for the names of two apps")
     endpoint = endpoints.canonical_endpoint(_text(fields, "ari_endpoint"), name="ari_endpoint")
     ca_bundle = endpoints.canonical_bundle(fields.get("ari_ca_bundle"), name="ari_ca_bundle")
     if ca_bundle is not None and not endpoint.startswith("https:"):
