@@ -92,6 +92,8 @@ class Configuration:
     contexts: dict[str, str] = field(default_factory=lambda: {"inbound": "voiceai"})
     #: ARI user → password, both as plain text.
     users: dict[str, str] = field(default_factory=dict)
+    #: Those of them that may only read.
+    read_only: set[str] = field(default_factory=set)
     clients: dict[str, Client] = field(default_factory=dict)
     session_limit: int = 100
     keep_alive_seconds: float = 15.0
@@ -136,7 +138,8 @@ def files(configuration: Configuration, *, port: int, password: str, modules: st
             "http.conf": f"[general]\nenabled=yes\nbindaddr=127.0.0.1\nbindport={port}\n"
             f"sessionlimit={configuration.session_limit}\n"
             f"session_keep_alive={configuration.keep_alive_seconds * 1000:.0f}\n{prefix}",
-            "ari.conf": "[general]\nenabled=yes\n" + "".join(_user(name, value) for name, value in users.items()),
+            "ari.conf": "[general]\nenabled=yes\n"
+            + "".join(_user(name, value, read_only=name in configuration.read_only) for name, value in users.items()),
             "websocket_client.conf": "".join(_client(name, value) for name, value in configuration.clients.items()),
             "extensions.conf": "".join(_inbound(context, app) for context, app in configuration.contexts.items())
             + f"{FAR}\n{configuration.dialplan}\n",
@@ -167,8 +170,8 @@ def _asterisk(modules: str, system_name: str) -> str:
     return f"[directories]\n{directories}\n[options]\nmaxfiles=16384\nnocolor=yes\n{named}"
 
 
-def _user(name: str, password: str) -> str:
-    return f"[{name}]\ntype=user\nread_only=no\npassword={escaped(password)}\n"
+def _user(name: str, password: str, *, read_only: bool) -> str:
+    return f"[{name}]\ntype=user\nread_only={'yes' if read_only else 'no'}\npassword={escaped(password)}\n"
 
 
 def _client(name: str, client: Client) -> str:

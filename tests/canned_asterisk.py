@@ -23,6 +23,7 @@ HEALTHY: Answers = {
         [{"name": f"{name}.so", "status": "Running"} for name in asterisk_checks.MODULES],
     ),
     "POST /channels/*/answer": (404, {"message": "Channel not found"}),
+    "DELETE /channels/*": (404, {"message": "Channel not found"}),
 }
 
 
@@ -43,7 +44,7 @@ class Canned:
             protocol_version = "HTTP/1.1"
 
             def answer(self) -> None:
-                path = re.sub(r"/channels/doctor-\w+/", "/channels/*/", self.path.removeprefix("/ari"))
+                path = re.sub(r"/channels/doctor-\w+", "/channels/*", self.path.removeprefix("/ari"))
                 status, document = canned.answers.get(
                     f"{self.command} {path}", (404, {"message": "Resource not found"})
                 )
@@ -55,7 +56,7 @@ class Canned:
                     self.end_headers()
                     self.wfile.write(body)
 
-            do_GET = do_POST = answer
+            do_GET = do_POST = do_DELETE = answer
 
             def log_message(self, *_: Any) -> None:
                 pass

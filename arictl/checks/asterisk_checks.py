@@ -144,24 +144,29 @@ def unreachable(reason: str, configuration: Configuration) -> Finding:
 
 
 def _writing(there: ari.Ari) -> Iterator[Finding]:
-    """Check whether the user may write: a request to answer a channel that cannot exist changes nothing."""
-    try:
-        there.answer(f"doctor-{uuid.uuid4().hex}")
-    except errors.AsteriskUnreachable as exc:
-        if str(exc).startswith("answered 403"):
-            yield wrong(
-                "rights",
-                "the ARI user is read-only",
-                "set read_only=no for it in ari.conf, then: asterisk -rx 'module reload res_ari.so'",
-            )
-        elif str(exc).startswith("answered 404"):
-            yield wrong(
-                "channels", str(exc), "load res_ari_channels.so: asterisk -rx 'module load res_ari_channels.so'"
-            )
-        else:
-            raise
-    else:
-        yield ok("rights", "the ARI user may write")
+    """Check whether the user may write: requests about a channel that cannot exist change nothing."""
+    nothing = f"doctor-{uuid.uuid4().hex}"
+    for method, ask in (("POST", there.answer), ("DELETE", there.hang_up)):
+        try:
+            ask(nothing)
+        except errors.AsteriskRefused as exc:
+            yield wrong("rights", f"{method}: {exc}", "let a proxy in front of it pass GET, POST, PUT and DELETE")
+            return
+        except errors.AsteriskUnreachable as exc:
+            if str(exc).startswith("answered 403"):
+                yield wrong(
+                    "rights",
+                    f"the ARI user is read-only: {method} {exc}",
+                    "set read_only=no for it in ari.conf, then: asterisk -rx 'module reload res_ari.so'; or does a"
+                    " proxy in front of it deny this method?",
+                )
+            elif str(exc).startswith("answered 404"):
+                todo = "load res_ari_channels.so: asterisk -rx 'module load res_ari_channels.so'"
+                yield wrong("channels", str(exc), todo)
+            else:
+                raise
+            return
+    yield ok("rights", "the ARI user may write")
 
 
 def _app(application: ari.Application | None, app: str, socket_state: str) -> Finding:

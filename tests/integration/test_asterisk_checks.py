@@ -86,6 +86,11 @@ def test_a_user_that_may_only_read_and_absent_modules_are_found(canned: Canned) 
     assert examined(canned.url)["rights"][0] is Level.WRONG
     del canned.answers["POST /channels/*/answer"]
     assert examined(canned.url)["channels"][0] is Level.WRONG
+    canned.answers["POST /channels/*/answer"] = (404, {"message": "Channel not found"})
+    canned.answers["DELETE /channels/*"] = (403, {"message": "Write access denied"})
+    assert "DELETE answered 403" in examined(canned.url)["rights"][1]
+    canned.answers["DELETE /channels/*"] = (405, {})
+    assert examined(canned.url)["rights"] == (Level.WRONG, "DELETE: 405 ")
     modules = [{"name": "app_stasis.so", "status": "Not Running"}]
     canned.answers["GET /asterisk/modules"] = (200, modules)
     level, seen = examined(canned.url)["modules"]
