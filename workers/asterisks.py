@@ -21,6 +21,7 @@ from shared import errors
 from shared.asterisk import ari, circuit_breaker, rest, tcp_connector
 from shared.asterisk.endpoint import Configuration, address
 from shared.asterisk.sessions import Sessions
+from shared.call import ids
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.limits import Limits
@@ -38,6 +39,11 @@ _FRESH_SECONDS = 10.0
 _SWEEP_SECONDS = 1.0
 #: Of all processes one writes that requests are denied.
 _DENIED_NOTED = timedelta(seconds=rest.DENIED_SECONDS)
+
+
+def is_of_others(channel_id: str) -> bool:
+    """True for an id that a PBX has chosen, which a proxy may change on its way: a 404 for it is doubted."""
+    return ids.parse(channel_id) is None
 
 
 class Asterisks(Protocol):
@@ -111,7 +117,7 @@ class RestAsterisks:
         return self.at(call.connection, budget)
 
     def at(self, connection: ConnectionVersion, budget: rest.RequestBudget) -> ari.Ari:
-        return ari.Ari(self._client(connection), budget)
+        return ari.Ari(self._client(connection), budget, doubts=is_of_others)
 
     def _client(self, connection: ConnectionVersion) -> rest.RestClient:
         with self._lock:

@@ -210,7 +210,12 @@ class _Comparison:
     # ── calls against Asterisk ───────────────────────────────────────────────────────────────────────────────────────
 
     def _judge(self, call: Call, present: frozenset[str]) -> None:
-        fact = self._caller_missing(call, present) or self._media_missing(call, present) or self._bridge_wrong(call)
+        try:
+            fact = self._caller_missing(call, present) or self._media_missing(call, present) or self._bridge_wrong(call)
+        except errors.AnswerDoubtful as exc:
+            # What is not believed of one call must not keep the others from being judged.
+            self._found(f"{call.state} call {call.call_id}: {exc}")
+            return
         self._report(call, fact)
 
     def _report(self, call: Call, fact: facts.Fact | None) -> None:
@@ -296,7 +301,7 @@ class _Comparison:
         try:
             leg = self._asterisk.channel(channel_id)
         except errors.AnswerUnreadable as exc:
-            # One odd leg must not keep the others from being found.
+            # One odd leg must not keep the others from being found; nor one whose 404 is not believed.
             self._found(f"channel {channel_id} cannot be read ({exc}): left alone")
             return
         if leg is None or leg.stasis_app != self._asterisk.app or is_no_caller(leg):

@@ -29,6 +29,10 @@ MODULES = (
 )
 
 
+#: A PBX may choose such ids. What decodes a path and encodes it again, or shortens it, changes one of these characters.
+_ODD_ID = 'doctor+\u00e9 /../x//y%2F;,?#"'
+
+
 class TimedBudget:
     """Bounds the requests to one Asterisk."""
 
@@ -88,6 +92,7 @@ def _examine(
         return [unreachable(str(exc), configuration)]
     found += [ok("reachable", configuration.endpoint), ok("credentials", f"ARI user {configuration.user} is accepted")]
     found += _writing(there)
+    found += _path(there)
     found.append(_app(application, configuration.app, socket_state))
     try:
         found += version_checks.judge_version(there.version())
@@ -167,6 +172,27 @@ def _writing(there: ari.Ari) -> Iterator[Finding]:
                 raise
             return
     yield ok("rights", "the ARI user may write")
+
+
+def _path(there: ari.Ari) -> Iterator[Finding]:
+    """Check whether an id arrives as it was sent: the answer about a websocket client that is not there repeats it."""
+    try:
+        there.websocket_client(_ODD_ID)
+    except errors.AsteriskRefused as exc:
+        changed = str(exc)
+    except errors.AsteriskUnreachable as exc:
+        changed = str(exc)
+        if "configClass" in changed:
+            return  # Without the module nothing repeats it, which is a finding of the websocket client.
+    else:
+        yield ok("paths", "an id with any characters arrives as it was sent")
+        return
+    yield wrong(
+        "paths",
+        f"an id with special characters does not arrive as it was sent: {changed}",
+        "let the proxy in front of it pass paths as they are: 'Your Asterisk behind a proxy' in"
+        " docs/connecting-an-asterisk.md",
+    )
 
 
 def _app(application: ari.Application | None, app: str, socket_state: str) -> Finding:

@@ -87,6 +87,11 @@ class Request(Generic[_T_co]):
         """The request in the timeline: without its query, which may hold a token."""
         return f"{self.method} /{'/'.join(self.path)}"
 
+    @property
+    def channel(self) -> str:
+        """The channel that it is about; an empty text if it is about none, or creates one."""
+        return self.path[1] if self.path[0] == "channels" and self.path[1:] not in ((), ("externalMedia",)) else ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord:

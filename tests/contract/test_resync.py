@@ -76,6 +76,22 @@ def test_application_outlives_its_socket_once_a_leg_ended_in_a_bridge(switch: Sw
     assert (answer.json()["channel_ids"], answer.json()["bridge_ids"]) == ([], [bridge])
 
 
+@pytest.mark.parametrize("leaves", ["hangs up", "continues"])
+def test_the_app_lists_no_channel_that_is_gone_or_was_sent_elsewhere(
+    switch: Switch, number: str, app: str, leaves: str
+) -> None:
+    """So a 404 for a channel that it lists is about another one."""
+    with switch.events(app) as events:
+        leg = switch.ring(events, number)
+        assert switch.get(f"/applications/{app}")["channel_ids"] == [leg]
+        if leaves == "continues":
+            assert switch.status("POST", f"/channels/{leg}/continue", context="far", extension="wait") == 204
+            until(lambda: switch.get(f"/applications/{app}")["channel_ids"] == [])
+        switch.hang_up_caller(leg)
+        until(lambda: switch.status("GET", f"/channels/{leg}") == 404)
+        assert switch.get(f"/applications/{app}")["channel_ids"] == []
+
+
 def test_get_of_a_channel_has_app_arguments_and_creationtime(switch: Switch, number: str, app: str) -> None:
     with switch.events(app) as events:
         leg = switch.dial(number, context="args")

@@ -10,8 +10,9 @@ import pytest
 
 from shared import errors
 from shared.asterisk import ari, ari_requests
+from shared.asterisk.rest import Request
 from tests import stub_asterisk
-from tests.stub_asterisk import CHANNEL, RequestBudget, Stub, answered, asterisk
+from tests.stub_asterisk import CHANNEL, Answer, RequestBudget, Stub, answered, asterisk
 from tests.support.odd_ids import ODD_IDS
 
 
@@ -132,6 +133,36 @@ def test_an_id_is_asked_for_and_compared_as_the_pbx_has_chosen_it(client: ari.Ar
     assert (found := client.channel(channel_id)) is not None
     assert found.id == channel_id
     assert unquote(stub.lines[-1].rpartition("/")[2]) == channel_id
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [ari_requests.channel("1+1"), ari_requests.answer("1+1"), ari_requests.hang_up("1+1"),
+     ari_requests.set_variable("1+1", "A", "b"), ari_requests.continue_in_dialplan("1+1")],
+    ids=lambda request: request.what,
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("application", "is_believed"),
+    [
+        (answered(200, {"channel_ids": ["1+1"]}), False),
+        (answered(200, {"channel_ids": ["1 1", "2"]}), True),
+        (answered(404, {"message": "Application not found"}), True),
+        (answered(503, {}), False),
+        (answered(400, {"message": "odd"}), False),
+    ],
+    ids=["listed", "not listed", "no app", "no answer", "refused"],
+)
+def test_a_404_for_a_channel_that_the_app_lists_is_not_believed(
+    stub: Stub, budget: RequestBudget, request_: Request[object], application: Answer, *, is_believed: bool
+) -> None:
+    gone = answered(404, {"message": "Channel not found"})
+    stub.answer = lambda handler: (application if "/applications/" in handler.path else gone)(handler)
+    with asterisk(stub.url) as made:
+        careful = ari.Ari(made, budget, doubts=lambda channel: channel == "1+1")
+        result, other = careful.together(request_, ari_requests.hang_up("m1"))
+    assert other is False
+    assert isinstance(result, errors.AnswerDoubtful) is not is_believed
+    assert len(stub.lines) == 3
 
 
 def test_what_is_no_id_is_in_no_list(client: ari.Ari, stub: Stub) -> None:
