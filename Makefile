@@ -43,7 +43,7 @@ check-docs: $(STAMP)
 	@$(BIN)/python -m pytest --numprocesses 0 $(or $(ARGS),tests/checks)
 
 simulate: $(STAMP)
-	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),$(if $(HISTORIES),--histories $(HISTORIES)))
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),$(if $(HISTORIES),--histories $(HISTORIES))) $(ARGS)
 
 mutants: $(STAMP)
 	@$(BIN)/python -m tests.mutants $(NAMES)

@@ -17,11 +17,13 @@ from websockets.client import ClientProtocol
 from websockets.frames import DATA_OPCODES, Frame
 from websockets.protocol import Event
 
-from listener.rate_limit import TokenBucket
 from listener.read_turns import ReadTurns
+from shared.token_bucket import TokenBucket
 
 #: A piece of 2-byte frames takes 0.6 ms, an event of usual size 5 pieces of 1 µs (measured).
 _PIECE_BYTES = 256
+#: So many seconds' worth may come at once: what came together after an outage is no reason to close a socket.
+BURST_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +65,10 @@ class BoundedConnection(client.ClientConnection):
         self._turns = turns
         self._limits = limits
         now = time.monotonic()
-        self._frame_rate = TokenBucket(limits.frames_per_second, now)
-        self._byte_rate = TokenBucket(limits.bytes_per_second, now)
+        self._frames, self._bytes = (
+            TokenBucket(per_second=each, burst=each * BURST_SECONDS)
+            for each in (limits.frames_per_second, limits.bytes_per_second)
+        )
         self._unread = b""
         #: The last read of the transport did not fill the buffer.
         self._was_last = True
@@ -193,9 +197,11 @@ class BoundedConnection(client.ClientConnection):
     def _charge(self, frames: int, size: int) -> None:
         """Cut the connection if its peer sends too much."""
         now, limits = time.monotonic(), self._limits
-        if not self._frame_rate.take(frames, now):
+        self._frames.take(frames, now)
+        self._bytes.take(size, now)
+        if self._frames.wait_seconds(now):
             self._cut(f"more than {limits.frames_per_second} websocket frames a second")
-        elif not self._byte_rate.take(size, now):
+        elif self._bytes.wait_seconds(now):
             self._cut(f"more than {limits.bytes_per_second} bytes a second")
         elif not self.is_caught_up and now - self._behind_since > limits.lag_seconds:
             self._cut(f"more than could be read, for {limits.lag_seconds:.0f} s")

@@ -23,9 +23,10 @@ log = structlog.stdlib.get_logger(__name__)
 LEASE_NAME = "scheduler"
 
 _NOT_LEADING = "this scheduler leads no more"
-#: Ends a transaction with an error unless the lease is held under the term.
+#: Ends a transaction with an error unless this process holds the lease under the term. The next leader's term may be
+#: the same: a fail-over or a restore has forgotten this one.
 _FENCE = f"""
-SELECT coalesce((SELECT term::text FROM ari.leases WHERE name = '{LEASE_NAME}' AND term = %s
+SELECT coalesce((SELECT term::text FROM ari.leases WHERE name = '{LEASE_NAME}' AND holder = %s AND term = %s
                  AND expires_at > clock_timestamp()), '{_NOT_LEADING}')::bigint
 """  # noqa: S608 - built from constants
 
@@ -41,7 +42,7 @@ class Leader:
     def __init__(self, db: database.Database, *, holder: str, seconds: float) -> None:
         self._leases = leases.Leases(db)
         self._job = threading.local()
-        self._holder = holder
+        self.holder = holder
         self._seconds = seconds
         self._until = 0.0
         self._logged_as_leader = False
@@ -68,7 +69,7 @@ class Leader:
         self._log_change()
         asked = time.monotonic()
         try:
-            term = self._leases.take(LEASE_NAME, self._holder, self._seconds)
+            term = self._leases.take(LEASE_NAME, self.holder, self._seconds)
         except errors.DatabaseUnavailable as exc:
             if self.is_leader:
                 log.warning("leadership renewal failed", reason=str(exc))
@@ -85,7 +86,7 @@ class Leader:
 
         Postgres was restored from a backup, and counts its leaders from there.
         """
-        term = self._leases.raise_term(LEASE_NAME, self._holder, above)
+        term = self._leases.raise_term(LEASE_NAME, self.holder, above)
         if term is None:
             self._until = 0.0
         elif term != self.term:
@@ -96,7 +97,7 @@ class Leader:
         """Give the lease up, so that a standby can take over at once."""
         self._until = 0.0
         try:
-            self._leases.release(LEASE_NAME, self._holder)
+            self._leases.release(LEASE_NAME, self.holder)
         except errors.DatabaseUnavailable:
             log.warning("leadership release failed, the lease expires by itself")
 
@@ -125,7 +126,7 @@ class LeaderDatabase(database.Database):
         """As of any database; raises LeadershipLost instead of committing when this process leads no more."""
         try:
             with super().connection() as connection:
-                connection.guard = (_FENCE, [self._leader.job_term])
+                connection.guard = (_FENCE, [self._leader.holder, self._leader.job_term])
                 yield connection
         except errors.DatabaseRefused as exc:
             if _NOT_LEADING in str(exc):

@@ -25,18 +25,20 @@ _HASH_SECONDS = 3600
 _DEFAULT_CAPACITY = int(settings.Listener.model_fields["listener_capacity"].default)
 
 #: Begins each script: a leader that was frozen, and has been followed by another one, writes nothing. KEYS[1] is the
-#: boot marker, ARGV[1] the term.
+#: boot marker, ARGV[1] the caller's own. Two leaders may have one term, if a fail-over or a restore of Postgres has
+#: forgotten the first of them. Then the one that the marker does not name has to raise its term.
 _FENCE = """
 local marker = redis.call('GET', KEYS[1])
 local led = tonumber(string.match(marker or '', '%d+$')) or 0
-if led > tonumber(ARGV[1]) then return redis.error_reply('TERM ' .. led) end
+local term = tonumber(string.match(ARGV[1], '%d+$'))
+if led > term or led == term and marker and marker ~= ARGV[1] then return redis.error_reply('TERM ' .. led) end
 """
 _REFUSAL = re.compile(r"TERM (\d+)$")
 
 #: → the boot marker as it was. With NX it is not written each time, and yet a server that is master no more refuses it.
 _MARK = f"""{_FENCE}
-redis.call('SET', KEYS[1], 'term ' .. ARGV[1], 'NX')
-if led ~= tonumber(ARGV[1]) then redis.call('SET', KEYS[1], 'term ' .. ARGV[1]) end
+redis.call('SET', KEYS[1], ARGV[1], 'NX')
+if led ~= term then redis.call('SET', KEYS[1], ARGV[1]) end
 return marker
 """
 
@@ -141,15 +143,23 @@ class Listeners:
 
     Args:
         timeout_seconds: A listener without a heartbeat for this long is considered dead.
+        leader: Names this process, as in its lease.
     """
 
     def __init__(
-        self, client: redis.Redis, *, timeout_seconds: float, monotonic: Callable[[], float] = time.monotonic
+        self,
+        client: redis.Redis,
+        *,
+        timeout_seconds: float,
+        leader: str = "",
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis = client
         self._timeout_seconds = timeout_seconds
+        self._leader = leader
         self._monotonic = monotonic
-        self._term = 0
+        #: What this process writes into the boot marker.
+        self._marker = self._marker_of(0)
         #: The term that this process has written into the boot marker.
         self._marked_term: int | None = None
         #: By the monotonic clock: when the heartbeats were last read.
@@ -165,10 +175,10 @@ class Listeners:
         Args:
             term: Under which this process leads. What it writes from here on is refused once another one leads.
         """
-        self._term = term
+        self._marker = self._marker_of(term)
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.time()
-        pipeline.eval(_MARK, 1, keys.BOOT_MARKER, term)
+        pipeline.eval(_MARK, 1, keys.BOOT_MARKER, self._marker)
         pipeline.zrange(keys.LISTENERS, 0, -1, withscores=True)
         pipeline.hgetall(keys.CAPACITIES)
         pipeline.get(keys.REPORTS_REVISION)
@@ -183,7 +193,7 @@ class Listeners:
             if heard.at >= oldest
         }
         # Another leader, with a lower term, may have been the first to find Redis empty: it was frozen, and woke up.
-        was_replaced = self._marked_term == term and marker != b"term %d" % term
+        was_replaced = self._marked_term == term and marker != self._marker.encode()
         self._marked_term = term
         return Snapshot(
             live={name.decode(errors="replace"): capacity for name, capacity in live.items()},
@@ -272,10 +282,13 @@ class Listeners:
         written_as = self._run(_WRITE, touched, _HASH_SECONDS, *itertools.chain.from_iterable(fields.items()))
         self._written[listener] = _Written(fields=dict(fields), revision=int(written_as))
 
+    def _marker_of(self, term: int) -> str:
+        return f"{self._leader} term {term}".lstrip()
+
     def _run(self, script: str, touched: Sequence[str], *arguments: str | float) -> Any:
         """Run a script under the term. Raises LeadershipLost."""
         with _refusals():
-            return self._redis.eval(script, 1 + len(touched), keys.BOOT_MARKER, *touched, self._term, *arguments)
+            return self._redis.eval(script, 1 + len(touched), keys.BOOT_MARKER, *touched, self._marker, *arguments)
 
 
 @contextlib.contextmanager

@@ -59,7 +59,7 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     )
     assigner = Assigner(
         sockets,
-        Listeners(queues.client(redis_url), timeout_seconds=config.listener_timeout_seconds),
+        Listeners(queues.client(redis_url), timeout_seconds=config.listener_timeout_seconds, leader=leader.holder),
         leader,
         calls,
         Quarantine(sockets, calls, deaths=config.quarantine_deaths),

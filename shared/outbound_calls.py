@@ -129,14 +129,20 @@ class OutboundCalls:
     def _write(self, call: Call, request: CallRequest) -> Call | None:
         """Write the run and the call with it, both or neither; return None when there is such a call already.
 
-        Slots are counted and used under the organization's lock, as in an admission.
+        Slots are counted and used under the organization's lock, as in an admission. Under that lock the request is
+        looked for once more: another worker may have served it meanwhile, by another connection, and a second call
+        would ring the far end again.
         """
-        slots = self._slots(call.organization_id)
+        store, slots = self._writer.store, self._slots(call.organization_id)
         try:
-            with self._writer.store.transaction() as connection:
-                refusal = quotas.no_free_slot(self._writer.store, connection, call.organization_id, slots)
+            with store.transaction() as connection:
+                if slots is None:
+                    store.lock_organization(connection, call.organization_id)
+                refusal = quotas.no_free_slot(store, connection, call.organization_id, slots)
+                if store.is_requested(connection, call.organization_id, request.request_id):
+                    raise _CallExists
                 with_run = replace(call, workflow_run_id=self._run(connection, call, request))
-                if not self._writer.store.insert_in(connection, with_run):
+                if not store.insert_in(connection, with_run):
                     raise _CallExists
                 # Only now: a call that exists already has its slot.
                 if refusal is not None:

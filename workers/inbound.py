@@ -129,6 +129,9 @@ class Inbound:
         match entry:
             case stasis_entry.Entry.MISSED_STASIS_END:
                 self.flow.report(last, facts.CallerLeft(stamp=stamp))
+                if not self.is_in_stasis(connection, leg):
+                    # Nor is it back: its Asterisk was restarted, and the event is late.
+                    return
             case stasis_entry.Entry.NEW if last.unverified and not stamp:
                 # Its Asterisk was away when it ended. Only an event tells another entry.
                 self.flow.report(last, facts.CallerFound())

@@ -19,6 +19,7 @@ from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Naming
 from shared.call.states import Outcome, State
+from shared.call.steps import Step
 from shared.storage.call_writer import CallWriter
 from shared.storage.timeline import TimelineEntry
 from workers.flow import Flow
@@ -53,7 +54,12 @@ class LegEvents:
         if self.flow.media_ready(own.call_id, own.attempt, own.nonce, connection_id=connection.connection_id):
             return
         call = self._own_call(connection, own, event.leg.id)
-        if call is not None:
+        if call is None:
+            return
+        if call.state is State.CONNECTED and (own.attempt, own.nonce) == (call.attempt, call.nonce):
+            # Delivered again: the worker that joined the legs may have died before it did what follows.
+            self.flow.resume(call.call_id, Step.BRIDGE, attempt=own.attempt)
+        else:
             self.flow.report(call, facts.MediaReady(attempt=own.attempt, nonce=own.nonce))
 
     def _media_leg_ended(self, connection: ConnectionVersion, own: ids.OwnId, event: events.Event) -> None:

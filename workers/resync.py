@@ -96,10 +96,10 @@ class Resync:
             if acquired:
                 comparison = self._compared(connection, full=full)
         if not acquired:
-            # The running one may have looked before the moment this one is asked for.
-            if reason != messages.RESYNC_CLOCK:
-                log.info("resync postponed: another one runs", connection=str(connection), reason=reason)
-                self.send_later(messages.of_resync(connection=connection, reason=reason, full=full), _BUSY)
+            # The running one may have looked before the moment this one is asked for. And it may not run any more: when
+            # its worker has died, its message is delivered again, a moment before its lease is ended.
+            log.info("resync postponed: another one runs", connection=str(connection), reason=reason)
+            self.send_later(messages.of_resync(connection=connection, reason=reason, full=full), _BUSY)
             return
         if comparison.findings:
             # A leg that is left alone is found again and again.
@@ -136,6 +136,11 @@ class Resync:
         return comparison
 
 
+def _was_still(changed_at: datetime, looked_at: datetime) -> bool:
+    """True if a change was long enough before the look. One far ahead was made before Postgres's clock was set back."""
+    return not -_STILL <= changed_at - looked_at < _SET_BACK
+
+
 def _waits_for_media(call: Call) -> bool:
     """True for a call whose media leg was created and is not ready: whether it is there can be asked at any age.
 
@@ -170,8 +175,7 @@ class _Comparison:
         if full:
             self._ask_for_bridges()
         for open_call in known:
-            # Further ahead is a change of before Postgres's clock was set back.
-            is_young = -_STILL <= open_call.changed_at - looked_at < _SET_BACK
+            is_young = not _was_still(open_call.changed_at, looked_at)
             if open_call.is_claimed:
                 self.again_after = _SOON
             elif not is_young:
@@ -377,7 +381,7 @@ class _Comparison:
             # An attempt is stored before its requests are made: a fail-over has lost the commit.
             return True
         if call.state is State.ENDED or own.attempt < call.attempt:
-            return call.state_since < looked_at - _STILL
+            return _was_still(call.state_since, looked_at)
         # The teardown of an ending call is at work on it.
         return False
 
@@ -392,7 +396,7 @@ class _Comparison:
         if call is None:
             is_over = name.startswith(self._naming.prefix)
         else:
-            is_over = call.state is State.ENDED and not call.caller_left and call.state_since < looked_at - _STILL
+            is_over = call.state is State.ENDED and not call.caller_left and _was_still(call.state_since, looked_at)
         leg = self._asterisk.channel(name) if is_over else None
         return leg is not None and leg.stasis_app is None
 

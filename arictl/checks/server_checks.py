@@ -67,6 +67,12 @@ def _redis(client: redis.Redis) -> Iterator[Finding]:
         if new_enough
         else wrong("Redis version", version or "unknown", "upgrade to Redis 6.2 or newer")
     )
+    if (role := info.get("role", "unknown")) != "master":
+        yield wrong(
+            "Redis role",
+            f"{role}: it refuses every message",
+            "let REDIS_URL lead to the master: after a fail-over, is its address the new one's?",
+        )
     policy = str(info.get("maxmemory_policy", "unknown"))
     yield (
         ok("Redis maxmemory-policy", policy)

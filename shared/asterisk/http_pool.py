@@ -102,8 +102,9 @@ class HttpPool:
             connection.close()
 
     def send_all(
-        self, requests: Sequence[HttpRequest], *, connect_seconds: float, read_seconds: float, seconds: float
-    ) -> list[Exchange]:
+        self, requests: Sequence[HttpRequest], *, connect_seconds: float, read_seconds: float, seconds: float,
+        still_may: Callable[[], object],
+    ) -> list[Exchange]:  # fmt: skip
         """Send several requests at the same time, each once; return the exchange of each, in the order given.
 
         First every connection is opened, then every request is written: none waits for another's answer. The caller
@@ -113,6 +114,8 @@ class HttpPool:
             connect_seconds: To open the connections, TLS included.
             read_seconds: To write the requests, and for all of their answers.
             seconds: For all of it.
+            still_may: Called once the connections are open. What it raises is raised, and nothing is sent: meanwhile
+                the process may have stood still for longer than what asks for this may last.
         """
         ends_at = time.monotonic() + seconds
         opened_by = min(ends_at, time.monotonic() + connect_seconds)
@@ -121,6 +124,7 @@ class HttpPool:
             for request in requests:
                 connection = self._connection(opened_by)
                 exchanges.append(Exchange(self, connection, largest_answer=request.largest_answer))
+            still_may()
             answered_by = min(ends_at, time.monotonic() + read_seconds)
             for exchange, request in zip(exchanges, requests, strict=True):
                 exchange.write(self._encoded(request), answered_by)

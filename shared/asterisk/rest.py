@@ -233,6 +233,7 @@ class RestClient:
         exchanges = self._pool.send_all(
             [self._encoded(request) for request in requests], connect_seconds=self._connect_seconds,
             read_seconds=self._read_seconds, seconds=min(left, self._connect_seconds + self._read_seconds),
+            still_may=budget.seconds_left,
         )  # fmt: skip
         used_before = time.thread_time()
         try:
@@ -309,7 +310,9 @@ def _judge(status: int, message: str, document: Any) -> Any:
         return document
     if 400 <= status < 500 and status not in (401, 403, 408, 429) and (status != 404 or message in _GONE):
         raise errors.AsteriskRefused(status, message)
-    raise errors.AsteriskUnreachable(f"answered {status} {message}".strip(), may_have_acted=status >= 500)
+    # A 408 is a proxy's, which may have passed the request on.
+    may_have_acted = status >= 500 or status == 408
+    raise errors.AsteriskUnreachable(f"answered {status} {message}".strip(), may_have_acted=may_have_acted)
 
 
 def _document(status: int, body: bytes) -> Any:

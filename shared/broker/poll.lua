@@ -8,7 +8,8 @@
 --       counts as slow (0: not);
 --       then of each settlement: disposition, queue, message key, body, delay in ms or reason.
 -- Returns: now, how many messages the session has in flight, ms until the next delayed message is due (-1: none),
---          1 if the session is idle and has left no message waiting, the number of sessions;
+--          1 if the session is idle and has left no message waiting, the number of sessions, the number of subscriptions
+--          to the session's channel here;
 --          then of each message fetched: queue, message key, body.
 
 local session = ARGV[1]
@@ -199,4 +200,5 @@ if tag_of(session) then redis.call("HSET", key("tags"), tag_of(session), session
 
 local in_flight_now = redis.call("SCARD", key("in-flight", session))
 local is_idle = free > 0 and not leaves_any and 1 or 0
-return {now, in_flight_now, due_ms, is_idle, redis.call("ZCARD", key("sessions")), unpack(fetched)}
+local subscriptions = redis.call("PUBSUB", "NUMSUB", key("wake", session))[2]
+return {now, in_flight_now, due_ms, is_idle, redis.call("ZCARD", key("sessions")), subscriptions, unpack(fetched)}

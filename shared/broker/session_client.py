@@ -92,7 +92,8 @@ class SessionClient:
 
     def poll(self, figures: Figures, fairness: Iterable[bytes | int], settlements: Iterable[Settlement]) -> PollResult:
         """Report settlements and fetch messages; `fairness` is what `Fairness.arguments` says."""
-        now_ms, in_flight, due_ms, is_idle, sessions, *fetched = self._run(
+        was_subscribed = self.is_subscribed()
+        now_ms, in_flight, due_ms, is_idle, sessions, subscriptions, *fetched = self._run(
             scripts.POLL,
             self._timeout_ms,
             self._bounds.dead_letters,
@@ -109,6 +110,9 @@ class SessionClient:
         # One millisecond more than Redis says: its clock is read in whole milliseconds.
         due_seconds = math.inf if due_ms < 0 else (due_ms + 1) / 1000
         self._believe(sessions)
+        if was_subscribed and not subscriptions:
+            # It was made at another server, which is master no more; this request was the first to reach the new one.
+            self.resubscribe()
         return PollResult(
             in_flight=in_flight, due_seconds=due_seconds, is_idle=bool(is_idle), fetched=_deliveries(fetched)
         )

@@ -75,6 +75,9 @@ class CallStore(Protocol):
     def requested(self, organization_id: int, request_id: str) -> Call | None:
         """Return the first call that this request of an organization has led to."""
 
+    def is_requested(self, connection: database.Connection, organization_id: int, request_id: str) -> bool:
+        """Return whether there is such a call: exact until the transaction ends, under the organization's lock."""
+
     def insert(
         self,
         call: Call,

@@ -81,6 +81,9 @@ class PostgresCalls:
     def requested(self, organization_id: int, request_id: str) -> Call | None:
         return self._one(call_sql.REQUESTED, [request_id, organization_id])
 
+    def is_requested(self, connection: database.Connection, organization_id: int, request_id: str) -> bool:
+        return connection.execute(call_sql.REQUESTED, [request_id, organization_id]).fetchone() is not None
+
     def overdue(self, limit: int) -> list[Call]:
         """Return unclaimed calls past their deadline, the longest overdue first. Unreadable ones are skipped."""
         rows = self._rows(call_sql.OVERDUE, [[str(state) for state in states.State], limit])

@@ -79,7 +79,7 @@ def test_callers_who_wait_and_come_while_a_row_is_saved_anew_have_one_call_and_o
     assert running.value("SELECT count(*) FROM workflow_runs") == 6
     assert sum(session.open for session in agent.sessions.values()) == len(agent.sessions) == 6
     agent.close_all()
-    reach(running, "ended", *legs, seconds=2)
+    reach(running, "ended", *legs, seconds=1)
     wait_until(lambda: not left(asterisk), seconds=2, what=lambda: f"left: {asterisk.channels()}")
     assert running.query("SELECT outcome, count(*) AS calls FROM ari.calls GROUP BY 1") == [
         {"outcome": "completed", "calls": 6}
@@ -104,7 +104,7 @@ def test_a_call_goes_on_under_a_configuration_that_was_away_for_a_while(
     assert running.value("SELECT count(*) FROM ari.calls") == running.value("SELECT count(*) FROM workflow_runs") == 2
     asterisk.hang_up_caller(waits)
     agent.close_all()
-    reach(running, "ended", waits, comes, seconds=2)
+    reach(running, "ended", waits, comes, seconds=1)
     assert running.query("SELECT version FROM ari.connection_versions") == [{"version": 1}]
 
 

@@ -217,7 +217,7 @@ ASKS: dict[str, Callable[[ari.Ari], object]] = {
         (404, None, False),
         (401, {"message": "Authentication required"}, False),
         (403, {"message": "Channel not found"}, False),
-        (408, None, False),
+        (408, None, True),
         (429, None, False),
         (500, {"message": "Channel not found"}, True),
         (502, b"<html>", True),

@@ -34,6 +34,19 @@ def test_a_worker_leaves_an_old_master_that_refuses_its_requests(stack_folder: P
         outside.broker.close()
 
 
+def test_a_worker_whose_requests_have_moved_does_not_stay_subscribed_to_the_old_master(stack_folder: Path) -> None:
+    """No request of its session has failed since it subscribed: its client had met the refusal before, or elsewhere."""
+    with failover.servers_in(stack_folder) as pair, WorkerHarness(pair.url).working() as harness:
+        worker_harness.until(lambda: worker_harness.with_credit(pair.old), seconds=5, what="no credit")
+        pair.move()
+        connections: Any = harness.broker.client.connection_pool.connection_class
+        connections.fitness.renew()
+        worker_harness.until(
+            lambda: worker_harness.subscribed(pair.new) == 1, seconds=5, what="not subscribed at the new master"
+        )
+        worker_harness.until(lambda: worker_harness.with_credit(pair.new), seconds=5, what="no credit there")
+
+
 def test_a_producer_leaves_an_old_master_that_refuses_its_messages(stack_folder: Path) -> None:
     with failover.servers_in(stack_folder) as pair:
         harness = WorkerHarness(pair.url)

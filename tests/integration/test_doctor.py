@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from arictl import main
 from arictl.checks import server_checks
-from arictl.checks.findings import without_password
+from arictl.checks.findings import Level, without_password
 from devstack import asterisk_config
 from devstack.asterisk import RealAsterisk
 from shared import keys
@@ -214,6 +214,16 @@ def test_a_redis_that_would_lose_messages_is_found(
     said(output, "warning", "Redis database: contains foreign keys, such as celery, session:…")
     said(output, "warning", "Redis clock: ")
     said(output, "warning", "Postgres clock: ")
+
+
+@pytest.mark.services
+def test_a_redis_that_is_master_no_more_is_found(redis_url: str, queues: redis.Redis) -> None:
+    """It answers everything that the doctor asks."""
+    queues.replicaof("127.0.0.1", 1)
+    found = {each.what: (each.level, each.seen) for each in server_checks.check_redis(redis_url)}
+    queues.replicaof("NO", "ONE")
+    assert found["Redis role"] == (Level.WRONG, "slave: it refuses every message")
+    assert "Redis role" not in {each.what for each in server_checks.check_redis(redis_url)}
 
 
 @pytest.mark.services

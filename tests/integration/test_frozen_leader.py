@@ -139,7 +139,9 @@ class Scheduler:
         harness, self.leader.term = self._harness, 0
         sockets = FrozenSockets(self._transactions, drain_seconds=60, reclaim_seconds=60, quarantine_seconds=60)
         store = PostgresCalls(self._writes, who=self._name, prefix="aip-")
-        listeners = FrozenListeners(harness.client, timeout_seconds=TIMEOUT, monotonic=harness.listeners.monotonic)
+        listeners = FrozenListeners(
+            harness.client, timeout_seconds=TIMEOUT, leader=self._name, monotonic=harness.listeners.monotonic
+        )
         sockets.frozen = listeners.frozen = self.frozen
         quarantine = Quarantine(sockets, store, deaths=1)
         self._assigner = Assigner(
@@ -256,6 +258,38 @@ def test_a_leader_that_wakes_up_changes_nothing(
 
             def follow(states: list[dict[str, Any]] = states) -> None:
                 leading.lead()
+                for _ in range(2):
+                    leading.work()
+                states.append(seen(harness))
+
+            frozen.frozen.at(number, follow)
+            with contextlib.suppress(errors.LeadershipLost):
+                frozen.work()
+            if not states:
+                break
+            assert seen(harness) == states[0], f"frozen before request {number}"
+        assert number > 2, "so many requests it has made in all"
+
+
+def test_a_leader_that_a_fail_over_has_forgotten_changes_nothing_under_the_term_of_the_next_one(
+    harness: SchedulerHarness, listeners: PlayedListeners, database_url: str
+) -> None:
+    """The standby lacks the commit by which it became leader: the next one counts to the same term."""
+    frozen, leading = (Scheduler(harness, database_url, name) for name in ("one", "two"))
+    with contextlib.closing(frozen), contextlib.closing(leading):
+        for number in range(200):
+            settle(harness, listeners, frozen)
+            a_listener_is_lost(harness, listeners)
+            leading.start()
+            states: list[dict[str, Any]] = []
+
+            def follow(states: list[dict[str, Any]] = states) -> None:
+                harness.execute("UPDATE ari.leases SET term = term - 1")
+                leading.lead()
+                assert leading.leader.term == frozen.leader.term
+                with pytest.raises(errors.LeadershipLost):
+                    leading.work()
+                assert leading.leader.begin_job()
                 for _ in range(2):
                     leading.work()
                 states.append(seen(harness))

@@ -9,8 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import alembic.command
 import psycopg
 import pytest
+import sqlalchemy
+import sqlalchemy.exc
 
 from shared import errors
 from shared.platform import dograh
@@ -66,6 +69,26 @@ def test_an_empty_database_gets_everything(empty_database_url: str) -> None:
     assert not migrations.pending(empty_database_url)
     assert revision
     assert (tables(empty_database_url, "ari"), tables(empty_database_url, "public")) == (OURS, PLATFORM)
+
+
+def test_a_process_that_is_frozen_in_a_migration_loses_the_locks_that_calls_wait_for(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not the one that keeps others from upgrading meanwhile."""
+    monkeypatch.setitem(migrations._SETTINGS, "idle_in_transaction_session_timeout", "300")
+    seen: list[Any] = []
+
+    def freeze(config: Any, _revision: str) -> None:
+        config.attributes["connection"].execute(sqlalchemy.text("LOCK TABLE ari.calls"))
+        with psycopg.connect(database_url, autocommit=True) as other:
+            other.execute("SET lock_timeout = 2000")
+            seen.extend(other.execute("SELECT count(*) FROM ari.calls").fetchone() or ())
+            seen.extend(other.execute(f"SELECT pg_try_advisory_lock({migrations._LOCK})").fetchone() or ())
+
+    monkeypatch.setattr(alembic.command, "upgrade", freeze)
+    with pytest.raises(sqlalchemy.exc.DBAPIError):
+        migrations.upgrade(database_url)
+    assert seen == [0, False]
 
 
 def test_twice_is_harmless(empty_database_url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -87,6 +88,27 @@ def test_a_request_is_the_same_call_while_its_connection_is_down(
     with db.connection() as connection:
         connection.execute("UPDATE ari.connection_versions SET socket_state = 'connecting'")
     assert outbound.request(REQUEST).call_id == requested.call_id
+
+
+def test_a_request_that_two_workers_have_at_once_is_one_call_whatever_connection_each_takes(
+    db: database.Database, outbound: outbound_calls.OutboundCalls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them stands still, counts as dead, and goes on when another one has served the request."""
+    route = dograh.Routes.outbound
+    served: list[Any] = []
+
+    def after_the_other(routes: dograh.Routes, *, organization_id: int, workflow_id: int) -> Any:
+        if not served:
+            served.append(None)
+            connect(db)
+            served.append(outbound.request(REQUEST))
+        return route(routes, organization_id=organization_id, workflow_id=workflow_id)
+
+    monkeypatch.setattr(dograh.Routes, "outbound", after_the_other)
+    assert outbound.request(REQUEST) == served[1]
+    with db.connection() as connection:
+        assert connection.execute("SELECT 1 FROM ari.calls").rowcount == 1
+        assert connection.execute("SELECT 1 FROM workflow_runs").rowcount == 1
 
 
 def test_a_request_does_not_name_a_call_to_another_number(outbound: outbound_calls.OutboundCalls) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from shared import errors
-from shared.asterisk import ari, ari_requests, circuit_breaker, http_pool, rest
+from shared.asterisk import ari, ari_requests, circuit_breaker, http_pool, rest, tcp_connector
 from tests import stub_asterisk
 from tests.stub_asterisk import CHANNEL, Answer, Handler, RequestBudget, Stub, answered, asterisk, closing, silent
 
@@ -228,6 +228,22 @@ def test_nothing_is_told_of_a_request_that_was_not_made(stub: Stub) -> None:
             with pytest.raises(errors.AsteriskUnreachable):
                 ari.Ari(made, budget).channel("1.1")
     assert len(budget.requests) == circuit_breaker.FAILURES
+
+
+def test_a_step_that_is_out_of_time_once_it_is_connected_sends_nothing(
+    stub: Stub, budget: RequestBudget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process stood still while it connected."""
+    connect = tcp_connector.TcpConnector.connect
+
+    def stand_still(connector: tcp_connector.TcpConnector, host: str, port: int, *, seconds: float) -> socket.socket:
+        budget.seconds = 0
+        return connect(connector, host, port, seconds=seconds)
+
+    monkeypatch.setattr(tcp_connector.TcpConnector, "connect", stand_still)
+    with asterisk(stub.url) as made:
+        assert [str(each) for each in ari.Ari(made, budget).together(ari_requests.bridge("1"))] == ["out of time"]
+    assert stub.lines == []
 
 
 def outcome(made: rest.RestClient) -> str:

@@ -92,12 +92,12 @@ class Target:
 
 #: The first attempt's media leg appears late, when the call may have ended with its second attempt. Too rare otherwise.
 LATE_MEDIA_LEG = Target(State.PREPARED, Fault.LATE, "externalMedia")
-_LATE_MEDIA_LEG_WEIGHT = 12
+_LATE_MEDIA_LEG_WEIGHT = 20
 #: Neither the answer nor an event tells how a dialling came out: two faults, too rare together otherwise.
 UNHEARD_DIALS = tuple(
     Target(State.ORIGINATING, fault, "POST /channels") for fault in (Fault.KILLED_AFTER, Fault.UNANSWERED)
 )
-_UNHEARD_DIALS_WEIGHT = 4
+_UNHEARD_DIALS_WEIGHT = 7
 
 STATES = (NO_CALL, *State)
 
@@ -114,14 +114,16 @@ def targets() -> list[Target]:
 
 
 def _weight(pair: Target) -> int:
-    is_short = pair.state in (State.ORIGINATING, State.RINGING, State.RECEIVED, State.ADMITTED, State.JOINING)
-    if pair.fault is Fault.COMMITS_LOST and pair.state != NO_CALL:
+    if pair.fault is Fault.COMMITS_LOST and pair.state in (State.ENDING, State.ENDED):
         # Only from here a call goes back to being connected.
-        return 12 if pair.state in (State.ENDING, State.ENDED) else 5
-    if pair.fault in OF_ENQUEUES:
-        return 4
-    if pair.state == State.ORIGINATING and pair.fault in OF_EVENTS:
-        return 3
-    if pair.state == State.JOINING and pair.fault in OUTAGES:
-        return 3
-    return 2 if is_short and pair.fault in OF_REQUESTS + OF_EVENTS + OF_MESSAGES + OUTAGES else 1
+        return 18
+    is_short = pair.state in (State.ORIGINATING, State.RINGING, State.RECEIVED, State.ADMITTED, State.JOINING)
+    if pair.fault in OF_STEPS + OF_STATEMENTS:
+        # Every step has several operations: these pairs are hit by chance as well.
+        return 3 if is_short else 1
+    if pair.state == State.JOINING or (is_short and pair.fault in OF_REQUESTS + OF_ENQUEUES):
+        # Not every history gets so far, and these states have hardly one.
+        return 8
+    if is_short or pair.fault in (*OF_EVENTS, Fault.COMMITS_LOST):
+        return 6
+    return 1 if pair.fault in OUTAGES else 3

@@ -274,14 +274,15 @@ class History:
         """Begin an outage.
 
         Args:
-            state: If commits are lost, those of a call in this state, if there is one.
+            state: Its victim is a call in this state, or that call's tenant, if there is one.
         """
         world, choices, environment = self.world, self.choices, self.environment
         if world.is_calm:
             return
         if outage is Fault.COMMITS_LOST and self._lose_commits(state):
             return
-        tenant = choices.one_of(environment.tenants)
+        hit = [one for one in environment.tenants if state in environment.states_of(None, one.connection_id)]
+        tenant = choices.one_of(hit or environment.tenants)
         concerned = tenant.connection_id if outage in (
             Fault.SOCKET_CUT, Fault.ASTERISK_RESTARTED, Fault.ASTERISK_AWAY, Fault.SAVED_ANEW
         ) else None  # fmt: skip

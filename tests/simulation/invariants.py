@@ -59,6 +59,8 @@ class Invariants:
         #: The ids of legs and bridges that were stored, and of those the legs that were dialled.
         self._stored: set[str] = set()
         self._dialled: set[str] = set()
+        #: Of each request of an organization, the leg that was dialled first.
+        self._dialled_for: dict[tuple[int, str | None], str] = {}
         #: The history has no fault: each call must be prompt, and complete at each moment.
         self.is_prompt = False
         #: Called when a call enters a state.
@@ -131,6 +133,7 @@ class Invariants:
         """
         if after is None or (after.state is State.ORIGINATING and not after.is_dial_begun):
             self._dialled.discard(before.channel_id)
+            self._dialled_for.pop((before.organization_id, before.request_id), None)
 
     def _check_only_call(self, call: Call) -> None:
         """Check that there is no other call of the same entry, by whichever connection it came."""
@@ -215,6 +218,10 @@ class Invariants:
             if name in self._dialled:
                 self._world.violation(f"{self.named(name)} is dialled again")
             self._dialled.add(name)
+        if own is None and call is not None:
+            first = self._dialled_for.setdefault((call.organization_id, call.request_id), name)
+            if first != name:
+                self._world.violation(f"{self.named(name)} is dialled for the request of {self.named(first)}")
         if call is None or (own is not None and not NAMING.is_known(call, own)):
             # A fail-over has forgotten it.
             return

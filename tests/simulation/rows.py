@@ -20,13 +20,14 @@ class Row:
     claim_until: datetime | None = None
     #: The owner of every claim that the call ever had, and when its last claim ends or would have ended.
     owners: dict[str, datetime] = field(default_factory=dict)
-    #: Those of them whose worker counted as dead.
+    #: Those of them whose last claim was broken: their worker counted as dead.
     broken: set[str] = field(default_factory=set)
 
     def take(self, claim: ClaimRequest, now: datetime) -> None:
         """Let an owner have the call for a while."""
         self.claim_owner, self.claim_until = claim.owner, now + claim.duration
         self.owners[claim.owner] = self.claim_until
+        self.broken.discard(claim.owner)
 
 
 def is_free(row: Row, now: datetime) -> bool:

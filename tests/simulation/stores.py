@@ -93,14 +93,15 @@ class MemoryStore:
         return self._postgres.statement("originated all", find)
 
     def requested(self, organization_id: int, request_id: str) -> Call | None:
-        def find() -> Call | None:
-            wanted = (organization_id, request_id)
-            found = [
-                one.call for one in self.rows.values() if (one.call.organization_id, one.call.request_id) == wanted
-            ]
-            return min(found, key=lambda call: call.received_at, default=None)
+        return self._postgres.statement("requested", lambda: self._requested(organization_id, request_id))
 
-        return self._postgres.statement("requested", find)
+    def is_requested(self, connection: database.Connection, organization_id: int, request_id: str) -> bool:
+        return self.requested(organization_id, request_id) is not None
+
+    def _requested(self, organization_id: int, request_id: str) -> Call | None:
+        wanted = (organization_id, request_id)
+        found = [one.call for one in self.rows.values() if (one.call.organization_id, one.call.request_id) == wanted]
+        return min(found, key=lambda call: call.received_at, default=None)
 
     def insert(
         self,

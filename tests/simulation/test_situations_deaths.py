@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from shared import messages
 from shared.call.states import State
 from tests.simulation.environment import Environment
 from tests.simulation.faults import Fault
@@ -61,14 +62,15 @@ def test_a_call_that_meets_two_deaths_has_an_agent(environment: Environment) -> 
     ends_well(environment, UNDOUBTED_SECONDS)
 
 
-def test_a_resync_whose_worker_is_killed_keeps_the_next_one_from_nothing(environment: Environment) -> None:
-    """It held the connection's lease."""
+@pytest.mark.parametrize("reason", ["test", messages.RESYNC_CLOCK])
+def test_a_resync_whose_worker_is_killed_is_made_again_soon(environment: Environment, reason: str) -> None:
+    """It held the connection's lease, and its message may be delivered again before that ends."""
     environment.listeners[0].passes = lambda _event: False
     caller = environment.callers.call_in(environment.tenants[0])
     environment.world.run(environment.world.now + 0.4)
     environment.listeners[0].passes = lambda _event: True
     environment.world.script(f"GET /channels/{caller.channel.id}", Fault.KILLED_BEFORE)
-    environment.ask_resyncs("test", full=True)
+    environment.ask_resyncs(reason, full=True)
     environment.world.run(environment.world.now + 0.5 + SECONDS)
     assert states(environment) == [State.CONNECTED]
     ends_well(environment, UNDOUBTED_SECONDS)

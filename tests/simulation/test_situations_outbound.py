@@ -10,7 +10,9 @@ import pytest
 from shared import messages
 from shared.asterisk import events
 from shared.call.states import Outcome, State
+from shared.storage import connections
 from simulator import channels, originates
+from tests.simulation import platforms
 from tests.simulation.asterisks import Asterisk
 from tests.simulation.environment import Environment
 from tests.simulation.faults import Fault
@@ -258,6 +260,26 @@ def test_a_call_requested_twice_is_dialled_once(environment: Environment) -> Non
     environment.world.run(2.0)
     environment.broker.put(messages.of_request(request))
     environment.world.run(3.0)
+    assert states(environment) == [State.CONNECTED]
+    assert len(environment.runs.rows) == 1
+    ends_well(environment)
+
+
+def test_a_call_requested_twice_is_dialled_once_though_its_connection_is_replaced_in_between(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tenant,), through = environment.tenants, platforms.Connections.outbound_connection
+
+    def replaced_after(self: platforms.Connections, organization_id: int) -> connections.ConnectionDetails:
+        found = through(self, organization_id)
+        if tenant.connection_id == found.connection.connection_id:
+            environment.save_anew(tenant)
+        return found
+
+    monkeypatch.setattr(platforms.Connections, "outbound_connection", replaced_after)
+    request = environment.callers.request_call(tenant, "100")
+    environment.broker.put(messages.of_request(request))
+    environment.world.run(5.0)
     assert states(environment) == [State.CONNECTED]
     assert len(environment.runs.rows) == 1
     ends_well(environment)

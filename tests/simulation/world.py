@@ -327,8 +327,8 @@ class World:
         kinds = own + faults.OF_STEPS if of_step else own
         target = self.target
         fault = None
-        # A state has many operations, but hardly more than one event.
-        least = 0.1 if own is faults.OF_EVENTS else 0.5
+        # A state has many operations, but hardly more than one event or message.
+        least = 0.1 if own in (faults.OF_EVENTS, faults.OF_MESSAGES, faults.OF_ENQUEUES) else 0.5
         is_aimed = target is not None and target.fault in kinds and target.what in what and draw > least
         if target is not None and is_aimed and self._hits(target, call_id, connection_id):
             fault, self.target = target.fault, None

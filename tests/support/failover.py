@@ -28,11 +28,15 @@ class Failover:
 
     def happen(self) -> None:
         """Make the old master a replica of the new one. It still answers; only new connections lead to the new one."""
-        self._proxy.lead_to(self.new_url)
+        self.move()
         new = urlsplit(self.new_url)
         self.old.config_set("masterauth", new.password or "")
         self.old.replicaof(new.hostname, new.port)
         worker_harness.until(lambda: self.old.role()[0] == b"slave", seconds=5, what="not demoted")
+
+    def move(self) -> None:
+        """Lead new connections to the new server; the old one refuses nothing yet."""
+        self._proxy.lead_to(self.new_url)
 
 
 @contextlib.contextmanager

@@ -146,6 +146,17 @@ def test_what_a_leader_of_an_earlier_term_wrote_into_an_empty_redis_is_found(cli
         frozen.snapshot(1)
 
 
+def test_of_two_leaders_with_one_term_the_second_is_refused_until_it_raises_its_term(client: redis.Redis) -> None:
+    first, second = (Listeners(client, timeout_seconds=TIMEOUT_SECONDS, leader=name) for name in ("one/1", "two/2"))
+    first.snapshot(5)
+    with pytest.raises(errors.LeadershipLost) as raised:
+        second.snapshot(5)
+    assert raised.value.term == 5
+    second.snapshot(6)
+    with pytest.raises(errors.LeadershipLost):
+        first.snapshot(5)
+
+
 @pytest.mark.parametrize("marker", ["x", "term 1", "term", ""])
 def test_the_boot_marker_of_an_earlier_release_is_no_empty_redis(
     client: redis.Redis, listeners: Listeners, marker: str

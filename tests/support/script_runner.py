@@ -84,7 +84,7 @@ class Scripts:
         for disposition, message_key, detail in settlements:
             parts += (disposition, queues[0], message_key, body, detail)
         figures: tuple[str | int, ...] = (free, known, credit, len(queues), *queues)
-        now, in_flight, due_ms, is_idle, sessions, *rest = scripts.POLL.run(
+        now, in_flight, due_ms, is_idle, sessions, _subscriptions, *rest = scripts.POLL.run(
             self.client, NS, session, TIMEOUT_MS, *letters, *figures, *fairness, *parts
         )
         texts = [each.decode() for each in rest]

@@ -260,13 +260,23 @@ def test_a_caller_who_is_with_the_agent_has_not_come_back_whatever_the_stamp(sta
 @pytest.mark.parametrize("channels", [None, [NAMING.media_id(KNOWN)]])
 def test_a_caller_who_came_back_ends_the_call_before_and_begins_another(stamp: str, channels: list[str] | None) -> None:
     bridge = GONE if channels is None else {"id": NAMING.bridge_id(KNOWN), "channels": channels}
-    scene = Scene(KNOWN, asterisk=Rounds({LOOK_AT_BRIDGE: [bridge]}))
+    leg = channel(LEG.id, created=LEG.created)
+    scene = Scene(KNOWN, asterisk=Rounds({LOOK_AT_BRIDGE: [bridge], f"GET /channels/{LEG.id}": [leg]}))
     scene.enter(started(stamp=stamp))
     assert scene.reported == [(CALL_ID, facts.CallerLeft(stamp=stamp))]
     (call,) = scene.new
     # Its first id was used for the call that could not be written.
     assert (call.entry, call.call_id, call.state) == (2, UUID(int=2), State.RECEIVED)
     assert scene.arrivals[1] == scene.arrivals[0]
+
+
+@pytest.mark.parametrize("answer", [GONE, channel(LEG.id, created="later")])
+def test_a_late_event_begins_no_call_of_a_leg_that_went_down_with_its_asterisk(answer: object) -> None:
+    answers = {LOOK_AT_BRIDGE: [GONE], f"GET /channels/{LEG.id}": [answer]}
+    scene = Scene(KNOWN, asterisk=Rounds(answers))
+    scene.enter(started(stamp=BEFORE))
+    assert scene.reported == [(CALL_ID, facts.CallerLeft(stamp=BEFORE))]
+    assert scene.new == []
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Naming
 from shared.call.states import Outcome, State
+from shared.call.steps import Step
 from shared.storage.timeline import TimelineEntry
 from tests.simulation.stores import MemoryStore
 from tests.support.calls import CALL_ID, CONNECTED, ENDED, PREPARED, RINGING
@@ -119,6 +120,9 @@ class Scene:
     def report(self, call: Call, *happened: facts.Fact) -> None:
         self.reported += [(call.call_id, fact) for fact in happened]
 
+    def resume(self, call_id: UUID, step: Step, *, attempt: int) -> None:
+        self.asked.append(f"{step} of attempt {attempt} resumed")
+
     def media_ready(self, call_id: UUID, attempt: int, nonce: str, *, connection_id: int) -> bool:
         return (call_id, attempt, nonce, connection_id) in self.awaited
 
@@ -143,6 +147,13 @@ def test_an_awaited_media_leg_is_not_looked_up() -> None:
     scene.awaited.append((CALL_ID, 1, "", 7))
     scene.events.media_leg_ready(connection=HERE, event=event(EventType.STASIS_START, MEDIA_ID))
     assert scene.told == []
+
+
+def test_a_media_leg_that_is_reported_again_once_it_is_joined_has_done_what_follows() -> None:
+    """The worker that joined it may have died before it wrote the ids into the run."""
+    scene = Scene(CONNECTED)
+    scene.events.media_leg_ready(connection=HERE, event=event(EventType.STASIS_START, MEDIA_ID))
+    assert (scene.told, scene.asked) == ([], ["bridge of attempt 1 resumed"])
 
 
 def test_what_happens_to_a_media_leg_is_told_with_its_nonce() -> None:

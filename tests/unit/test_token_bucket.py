@@ -26,3 +26,10 @@ def test_a_debt_is_paid_by_waiting() -> None:
     bucket.take(0.5, 3.0)
     assert bucket.wait_seconds(3.0) == 2.0
     assert bucket.wait_seconds(5.0) == 0.0
+
+
+def test_the_rate_itself_is_kept_for_ever() -> None:
+    bucket = TokenBucket(per_second=100.0, burst=1000.0)
+    for number in range(10_000):
+        bucket.take(10.0, number / 10)
+        assert bucket.wait_seconds(number / 10) == 0.0

@@ -35,12 +35,13 @@ _LOCK_NOT_AVAILABLE = "55P03"
 _WATCH_SECONDS = 5.0
 _MOST_SILENCES = 3
 #: Postgres's settings. A role named like our schema would otherwise find the platform's tables in it: "$user" leads the
-#: search path. The role's own time-outs are for short statements.
+#: search path. The role's own time-outs are for short statements. A process that is frozen in a migration loses its
+#: locks after 5 s: calls wait for them.
 _SETTINGS = {
     "search_path": "public",
     "lock_timeout": str(_LOCK_MILLISECONDS),
     "statement_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
+    "idle_in_transaction_session_timeout": "5000",
 }
 
 
@@ -86,11 +87,15 @@ def _locked(database_url: str) -> Iterator[None]:
     """The block runs in one process at a time.
 
     The lock has a connection of its own, whose transaction has no snapshot, and it is asked for again and again rather
-    than waited for: an index that is made beside calls waits for every statement that runs.
+    than waited for: an index that is made beside calls waits for every statement that runs. It may be idle for as long
+    as the migrations take.
     """
     import sqlalchemy
 
-    attempt = sqlalchemy.text(f"SELECT pg_try_advisory_xact_lock({_LOCK})")
+    # Without parameters: a statement that has any keeps its snapshot until the next one.
+    attempt = sqlalchemy.text(
+        f"SELECT pg_try_advisory_xact_lock({_LOCK}), set_config('idle_in_transaction_session_timeout', '0', true)"
+    )
     with _connected(database_url) as connection:
         while not connection.execute(attempt).scalar_one():
             connection.rollback()
