@@ -1,33 +1,66 @@
-"""arictl as the program it is, and a database for it."""
+"""arictl as an operator runs it, and a database for it."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
+from arictl import main
 from shared.storage import database
 
 ROOT = Path(__file__).parents[1]
-Arictl = Callable[..., subprocess.CompletedProcess[str]]
+Completed = subprocess.CompletedProcess[str]
+Arictl = Callable[..., Completed]
 
 
 def runner(database_url: str, folder: Path) -> Arictl:
-    """Runs a command with these settings, in a folder; standard input is empty unless given."""
+    """Runs a command with these settings, in a folder; standard input is empty unless given.
 
-    def run(*words: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-        settings = {"DATABASE_URL": database_url, "SECRET_KEY": "a key for arictl's tests", "PYTHONPATH": str(ROOT)}
-        kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
+    In this process, from the program's entry point on: a process of its own needs a second for its imports.
+    """
+
+    def run(*words: str, stdin: str = "", **environment: str) -> Completed:
+        out, err, status = io.StringIO(), io.StringIO(), 0
+        with (
+            mock.patch.dict(os.environ, _environment(database_url, environment), clear=True),
+            mock.patch.object(sys, "argv", ["arictl", *words]),
+            mock.patch.object(sys, "stdin", io.StringIO(stdin)),
+            contextlib.chdir(folder),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            try:
+                main.main()
+            except SystemExit as exc:
+                status = int(exc.code or 0)
+        return subprocess.CompletedProcess([*words], status, out.getvalue(), err.getvalue())
+
+    return run
+
+
+def program(database_url: str, folder: Path) -> Arictl:
+    """Runs a command as `runner` does, in a process of its own."""
+
+    def run(*words: str, stdin: str = "", **environment: str) -> Completed:
         return subprocess.run(
             [sys.executable, "-m", "arictl.main", *words],
             check=False, input=stdin, capture_output=True, text=True, timeout=60, cwd=folder,
-            env=kept | {"COLUMNS": "250", "PYTHONWARNINGS": "error"} | settings | environment,
+            env=_environment(database_url, environment) | {"PYTHONWARNINGS": "error"},
         )  # fmt: skip
 
     return run
+
+
+def _environment(database_url: str, given: dict[str, str]) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
+    settings = {"DATABASE_URL": database_url, "SECRET_KEY": "a key for arictl's tests", "PYTHONPATH": str(ROOT)}
+    return kept | {"COLUMNS": "250"} | settings | given
 
 
 @contextlib.contextmanager
@@ -45,7 +78,7 @@ def filled(database_url: str) -> Iterator[database.Database]:
     made.close()
 
 
-def failed(done: subprocess.CompletedProcess[str], *said: str, lines: int = 1) -> None:
+def failed(done: Completed, *said: str, lines: int = 1) -> None:
     """It failed, and said why in one clear line."""
     assert done.returncode == 1, done
     assert len(done.stderr.strip().splitlines()) == lines, done.stderr

@@ -1,6 +1,6 @@
 """The judge as a process: `python -m chaos.judge`. A line of JSON says what to observe, each further one asks.
 
-`{"ask": "ready"}` is answered by `{"ready": …}`, `{"ask": "setup"}` by `{"legs": […]}` within a few milliseconds, and
+`{"ask": "ready"}` is answered by `{"ready": …}`, `{"ask": "setup"}` by `{"legs": {…}}` within a few milliseconds, and
 `{"ask": "verdict"}` by the verdict, which is written to `verdict.json` too. It ends with its input.
 """
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import psycopg
@@ -38,10 +39,10 @@ EVENTS = [
 ]  # fmt: skip
 #: Shorter times than in production, so that a test takes seconds.
 FAST = {
-    "ASSIGN_SECONDS": "0.25",
-    "CONFIGURATIONS_SECONDS": "0.5",
+    "ASSIGN_SECONDS": "0.1",
+    "CONFIGURATIONS_SECONDS": "0.2",
     "CONNECT_SECONDS": "1",
-    "HEARTBEAT_SECONDS": "0.25",
+    "HEARTBEAT_SECONDS": "0.1",
     "MEDIA_CHECK_SECONDS": "1",
     "QUEUE_SECONDS": "2",
     "READ_SECONDS": "3",
@@ -313,6 +314,7 @@ def running_deployment(
     processes: tuple[str, ...] = (),
     agent_database: bool = True,
     audio: bool = False,
+    times: Mapping[str, str] = MappingProxyType(FAST),
     **environment: str,
 ) -> Iterator[Deployment]:
     """Start the processes (by default all) with short times and their own Redis."""
@@ -320,7 +322,7 @@ def running_deployment(
     with contextlib.ExitStack() as stack:
         own_redis = redis_server or stack.enter_context(servers.Redis(folder / f"redis-{uuid.uuid4().hex[:8]}"))
         pipeline = stack.enter_context(
-            Pipeline(database_url=database_url, redis_url=own_redis.url, logs=logs, **(FAST | environment))
+            Pipeline(database_url=database_url, redis_url=own_redis.url, logs=logs, **{**times, **environment})
         )
         agent = stack.enter_context(
             Agent(

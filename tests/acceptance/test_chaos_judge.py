@@ -17,8 +17,12 @@ from websockets.sync.client import connect
 
 from devstack.agent import Agent
 from devstack.asterisk import RealAsterisk
-from devstack.pipeline import ROOT, Pipeline, wait_until
+from devstack.asterisk_root import Root
+from devstack.pipeline import ROOT, Pipeline, procfile, wait_until
 from devstack.tenants import PASSWORD, Tenant
+from tests.acceptance import real_stack
+from tests.acceptance.environment import Deploy
+from tests.acceptance.real_stack import RealStack
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.services]
 
@@ -82,30 +86,52 @@ class Judge:
             assert process.wait(10) == 0
 
 
+@pytest.fixture(scope="module")
+def stack(deploy: Deploy, asterisk_root: Root, stack_folder: Path) -> Iterator[RealStack]:
+    with real_stack.running(deploy, asterisk_root, stack_folder, "judged") as made:
+        made.asterisk.configuration.users["judge"] = "judge"
+        made.asterisk.reload()
+        yield made
+
+
 @pytest.fixture
-def judge(asterisk: RealAsterisk, agent: Agent, tenant: Tenant, database_url: str, tmp_path: Path) -> Iterator[Judge]:
-    """A judge that observes, before anything of the pipeline runs."""
-    asterisk.configuration.users["judge"] = "judge"
-    asterisk.reload()
-    agent.behaviour.record_in = tmp_path
+def asterisk(stack: RealStack) -> RealAsterisk:
+    return stack.asterisk
+
+
+@pytest.fixture
+def agent(stack: RealStack) -> Agent:
+    return stack.agent
+
+
+@pytest.fixture
+def judge(stack: RealStack, tmp_path: Path) -> Iterator[Judge]:
+    """A judge that observes, before the first call of a test."""
+    stack.agent.behaviour.record_in = tmp_path
     with Judge(
         tmp_path,
-        asterisk=asterisk,
-        recordings=asterisk._folder / "recordings",
-        tenant=tenant,
-        database_url=database_url,
-        port=agent.port,
+        asterisk=stack.asterisk,
+        recordings=stack.asterisk._folder / "recordings",
+        tenant=stack.tenant,
+        database_url=stack.deployment.database_url,
+        port=stack.agent.port,
     ) as made:
         yield made
 
 
 @pytest.fixture
-def running(pipeline: Pipeline, tenant: Tenant, asterisk: RealAsterisk, judge: Judge) -> Pipeline:
+def running(stack: RealStack, judge: Judge) -> Iterator[Pipeline]:
     """All processes, with the tenant's event socket open."""
-    tenant.configure(asterisk.url)
-    pipeline.start()
-    pipeline.wait_connected()
-    return pipeline
+    with stack.test() as pipeline:
+        yield pipeline
+
+
+@pytest.fixture
+def none_running(stack: RealStack) -> None:
+    """No process; for the last tests of this file."""
+    for name in procfile():
+        if stack.pipeline.is_running(name):
+            stack.pipeline.stop(name)
 
 
 def call(judge: Judge, asterisk: RealAsterisk, *, listened: bool = False) -> str:
@@ -176,23 +202,6 @@ def test_a_leaked_bridge_a_doubled_run_and_a_deaf_caller_are_reported(
         )
 
 
-def test_a_caller_who_is_answered_and_left_alone_is_reported(
-    pipeline: Pipeline, asterisk: RealAsterisk, judge: Judge
-) -> None:
-    """The pipeline does not run: the test itself is the app, and leaves the caller in it."""
-    url = f"{asterisk.url.replace('http', 'ws')}/ari/events?app={APP}"
-    with connect(url, additional_headers=basic(APP, PASSWORD)):
-        leg = call(judge, asterisk)
-        wait_until(lambda: judge.ask("setup") == {"legs": [leg]}, seconds=5, what="the caller is in set-up")
-        judge.deed("fault", number=1, name="agent down", target="agent", until=None, outage=False, apps=None)
-        asterisk.request("POST", f"/channels/{leg}/answer").raise_for_status()
-        time.sleep(SILENCE_SECONDS + 2)
-        verdict = judge.verdict()
-    assert kinds(verdict) == {"caller-in-silence", "caller-waits", "call-without-row", "channel-left"}
-    (fault,) = verdict["faults"]
-    assert (fault["in_setup"], fault["served_again_seconds"]) == (1, None)
-
-
 def test_a_caller_who_is_put_to_another_call_s_agent_is_reported(
     running: Pipeline, asterisk: RealAsterisk, judge: Judge
 ) -> None:
@@ -221,17 +230,6 @@ def test_a_call_that_is_hung_up_for_no_reason_is_reported_as_lost(
     assert kinds(judge.verdict()) == {"call-lost"}
 
 
-def test_a_caller_whom_no_app_takes_is_not_in_set_up(asterisk: RealAsterisk, judge: Judge, pipeline: Pipeline) -> None:
-    leg = call(judge, asterisk)
-    time.sleep(1)
-    hang_up(judge, asterisk, leg)
-    wait_until(lambda: not asterisk.channels(), seconds=5)
-    verdict = judge.verdict()
-    assert verdict["violations"] == []
-    (one,) = verdict["calls"]
-    assert (one["entered_at"], one["outcome"]) == (None, "abandoned")
-
-
 def test_an_asterisk_that_dies_takes_its_calls_along(running: Pipeline, asterisk: RealAsterisk, judge: Judge) -> None:
     leg = call(judge, asterisk)
     wait_until(lambda: running.state(leg) == "connected", seconds=10, what=lambda: running.story(leg))
@@ -252,6 +250,34 @@ def test_an_asterisk_that_dies_takes_its_calls_along(running: Pipeline, asterisk
     assert served["outcome"] == "connected"
     (fault,) = verdict["faults"]
     assert fault["served_again_seconds"] == pytest.approx(served["bridged_at"] - fault["at"])
+
+
+def test_a_caller_whom_no_app_takes_is_not_in_set_up(none_running: None, asterisk: RealAsterisk, judge: Judge) -> None:
+    leg = call(judge, asterisk)
+    time.sleep(1)
+    hang_up(judge, asterisk, leg)
+    wait_until(lambda: not asterisk.channels(), seconds=5)
+    verdict = judge.verdict()
+    assert verdict["violations"] == []
+    (one,) = verdict["calls"]
+    assert (one["entered_at"], one["outcome"]) == (None, "abandoned")
+
+
+def test_a_caller_who_is_answered_and_left_alone_is_reported(
+    none_running: None, asterisk: RealAsterisk, judge: Judge
+) -> None:
+    """The pipeline does not run: the test itself is the app, and leaves the caller in it."""
+    url = f"{asterisk.url.replace('http', 'ws')}/ari/events?app={APP}"
+    with connect(url, additional_headers=basic(APP, PASSWORD)):
+        leg = call(judge, asterisk)
+        wait_until(lambda: judge.ask("setup") == {"legs": {leg: APP}}, seconds=5, what="the caller is in set-up")
+        judge.deed("fault", number=1, name="agent down", target="agent", until=None, outage=False, apps=None)
+        asterisk.request("POST", f"/channels/{leg}/answer").raise_for_status()
+        time.sleep(SILENCE_SECONDS + 2)
+        verdict = judge.verdict()
+    assert kinds(verdict) == {"caller-in-silence", "caller-waits", "call-without-row", "channel-left"}
+    (fault,) = verdict["faults"]
+    assert (fault["in_setup"], fault["served_again_seconds"]) == (1, None)
 
 
 def basic(user: str, password: str) -> dict[str, str]:

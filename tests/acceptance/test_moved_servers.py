@@ -5,9 +5,6 @@ The servers are behind a proxy, whose address stays. No process is started again
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +14,7 @@ import pytest
 from devstack import servers
 from devstack.pipeline import ROOT, SECRET_KEY
 from shared.storage import migrations
-from tests import databases
+from tests import arictl_program, databases
 from tests.acceptance.environment import Deployment, Environment, running_deployment
 from tests.support import failover, pooler
 
@@ -31,20 +28,8 @@ CONNECTED_SECONDS = 3.0
 
 def arictl(deployment: Deployment, *arguments: str, database_url: str | None = None) -> str:
     """Run a command of arictl, as an operator does, and return what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "arictl.main", *arguments],
-        check=False,
-        cwd=ROOT,
-        env={
-            "PATH": os.environ["PATH"],
-            "DATABASE_URL": database_url or deployment.database_url,
-            "REDIS_URL": deployment.redis_url,
-            "SECRET_KEY": SECRET_KEY,
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    run = arictl_program.runner(database_url or deployment.database_url, ROOT)
+    done = run(*arguments, REDIS_URL=deployment.redis_url, SECRET_KEY=SECRET_KEY)
     return done.stdout + done.stderr
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +13,7 @@ import pytest
 
 from devstack.pipeline import ROOT, SECRET_KEY
 from shared.call.states import Cause
+from tests import arictl_program
 from tests.acceptance.environment import Deploy, Deployment, Environment
 
 pytestmark = pytest.mark.services
@@ -59,16 +57,10 @@ def deployment(deploy: Deploy) -> Iterator[Deployment]:
         yield made
 
 
-def arictl(env: Environment, *words: str) -> subprocess.CompletedProcess[str]:
+def arictl(env: Environment, *words: str) -> arictl_program.Completed:
     """Run arictl as an operator does."""
-    settings = {
-        "PATH": os.environ["PATH"], "DATABASE_URL": env.pipeline.database_url, "REDIS_URL": env.pipeline.redis_url,
-        "SECRET_KEY": SECRET_KEY,
-    }  # fmt: skip
-    return subprocess.run(
-        [sys.executable, "-m", "arictl.main", *words],
-        check=False, capture_output=True, text=True, timeout=60, cwd=ROOT, env=settings,
-    )  # fmt: skip
+    run = arictl_program.runner(env.pipeline.database_url, ROOT)
+    return run(*words, REDIS_URL=env.pipeline.redis_url, SECRET_KEY=SECRET_KEY)
 
 
 def set_quota(env: Environment, *words: str) -> None:

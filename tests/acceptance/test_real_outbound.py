@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from devstack.agent import Agent
 from devstack.asterisk import RealAsterisk
+from devstack.asterisk_root import Root
 from devstack.pipeline import Pipeline, wait_until
 from devstack.tenants import Tenant
 from shared import messages, queues
 from shared.call.call_requests import CallRequest
+from tests.acceptance import real_stack
+from tests.acceptance.environment import Deploy
+from tests.acceptance.real_stack import RealStack
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.services]
 
@@ -26,16 +32,35 @@ exten => _X.,1,Stasis(voiceai)
 """
 
 
+@pytest.fixture(scope="module")
+def stack(deploy: Deploy, asterisk_root: Root, stack_folder: Path) -> Iterator[RealStack]:
+    dials = {"ari_dial_template": "Local/{number}@far", "from_numbers": ["+4955501"]}
+    with real_stack.running(
+        deploy, asterisk_root, stack_folder, "real-outbound", dialplan=ANNOUNCEMENT, configured=dials
+    ) as made:
+        yield made
+
+
 @pytest.fixture
-def running(pipeline: Pipeline, tenant: Tenant, asterisk: RealAsterisk, agent: Agent) -> Pipeline:
+def running(stack: RealStack) -> Iterator[Pipeline]:
     """All processes, with the tenant's event socket open."""
-    assert agent.port
-    asterisk.configuration.dialplan = ANNOUNCEMENT
-    asterisk.reload()
-    tenant.configure(asterisk.url, ari_dial_template="Local/{number}@far", from_numbers=["+4955501"])
-    pipeline.start()
-    pipeline.wait_connected()
-    return pipeline
+    with stack.test() as pipeline:
+        yield pipeline
+
+
+@pytest.fixture
+def asterisk(stack: RealStack) -> RealAsterisk:
+    return stack.asterisk
+
+
+@pytest.fixture
+def agent(stack: RealStack) -> Agent:
+    return stack.agent
+
+
+@pytest.fixture
+def tenant(stack: RealStack) -> Tenant:
+    return stack.tenant
 
 
 def request_call(running: Pipeline, tenant: Tenant, number: str, **how: Any) -> None:

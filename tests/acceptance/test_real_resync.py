@@ -5,13 +5,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -21,9 +19,14 @@ from websockets.sync import client
 from devstack.agent import Agent
 from devstack.asterisk import FAR_PREFIX, RealAsterisk
 from devstack.asterisk_config import Configuration
+from devstack.asterisk_root import Root
 from devstack.pipeline import ROOT, Pipeline, wait_until
 from devstack.tenants import PASSWORD, Tenant, closing_tenant
 from shared import queues
+from tests import arictl_program
+from tests.acceptance import real_stack
+from tests.acceptance.environment import Deploy
+from tests.acceptance.real_stack import RealStack
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.services]
 
@@ -46,16 +49,33 @@ exten => leaver,1,Answer()
 """
 
 
+@pytest.fixture(scope="module")
+def stack(deploy: Deploy, asterisk_root: Root, stack_folder: Path) -> Iterator[RealStack]:
+    often = {"RESYNC_SECONDS": "0.5", "CONFIGURATIONS_SECONDS": "0.5", "RECLAIM_SECONDS": "1"}
+    with real_stack.running(deploy, asterisk_root, stack_folder, "real-resync", dialplan=DIALPLAN, times=often) as made:
+        yield made
+
+
 @pytest.fixture
-def running(pipeline: Pipeline, tenant: Tenant, asterisk: RealAsterisk, agent: Agent) -> Pipeline:
+def running(stack: RealStack) -> Iterator[Pipeline]:
     """All processes, with frequent resyncs and the tenant's event socket open."""
-    assert agent.port
-    asterisk.configuration.dialplan = DIALPLAN
-    asterisk.reload()
-    tenant.configure(asterisk.url)
-    pipeline.start(RESYNC_SECONDS="0.5", CONFIGURATIONS_SECONDS="0.5")
-    pipeline.wait_connected()
-    return pipeline
+    with stack.test() as pipeline:
+        yield pipeline
+
+
+@pytest.fixture
+def asterisk(stack: RealStack) -> RealAsterisk:
+    return stack.asterisk
+
+
+@pytest.fixture
+def agent(stack: RealStack) -> Agent:
+    return stack.agent
+
+
+@pytest.fixture
+def tenant(stack: RealStack) -> Tenant:
+    return stack.tenant
 
 
 def connect(running: Pipeline, asterisk: RealAsterisk, **how: Any) -> str:
@@ -191,36 +211,33 @@ def test_modules_that_are_not_loaded_for_a_while_prove_no_teardown_and_end_no_ca
     assert refused_resyncs(running) <= seen + 2
     assert asterisk.answers(), "Asterisk crashed"
     assert running.state(after) == "connected"
+    asterisk.restart()
 
 
 def test_an_app_that_another_client_insists_on_is_left_to_it_until_an_operator_reclaims_it(
-    pipeline: Pipeline, tenant: Tenant, asterisk: RealAsterisk, agent: Agent
+    running: Pipeline, tenant: Tenant, asterisk: RealAsterisk
 ) -> None:
-    assert agent.port
-    tenant.configure(asterisk.url)
-    pipeline.start(RESYNC_SECONDS="0.5", CONFIGURATIONS_SECONDS="0.5", RECLAIM_SECONDS="1")
-    pipeline.wait_connected()
-    stays = connect(pipeline, asterisk)
+    stays = connect(running, asterisk)
     with taking_over(asterisk) as first:
-        wait_until(lambda: socket_state(pipeline) == "replaced", seconds=5, what=pipeline.log_tail)
+        wait_until(lambda: socket_state(running) == "replaced", seconds=5, what=running.log_tail)
         assert replaced(first), "taken back once"
     with taking_over(asterisk) as second:
-        wait_until(lambda: socket_state(pipeline) == "parked", seconds=5, what=pipeline.log_tail)
+        wait_until(lambda: socket_state(running) == "parked", seconds=5, what=running.log_tail)
         theirs = asterisk.dial()
         # Resyncs for our call continue: they leave alone a caller that may belong to the other client.
-        until(pipeline, asterisk, lambda: "unknown callers are left to it" in found(pipeline), seconds=10)
+        until(running, asterisk, lambda: "unknown callers are left to it" in found(running), seconds=10)
         asterisk.hang_up_caller(stays)
-        until(pipeline, asterisk, lambda: pipeline.state(stays) == "ended", seconds=10)
+        until(running, asterisk, lambda: running.state(stays) == "ended", seconds=10)
         assert in_stasis(asterisk, theirs), "their caller was hung up"
-        assert not pipeline.calls(theirs)
+        assert not running.calls(theirs)
         assert not replaced(second, seconds=3), "fought for"
-        listed = arictl(pipeline, "connection", "list")
+        listed = arictl(running, "connection", "list")
         assert "another ARI client has taken the Stasis app over twice" in listed
         assert f"arictl connection unpark --organization {tenant.organization_id}" in listed
     asterisk.hang_up_caller(theirs)
-    arictl(pipeline, "connection", "unpark", "--organization", str(tenant.organization_id))
-    pipeline.wait_connected()
-    asterisk.hang_up_caller(connect(pipeline, asterisk))
+    arictl(running, "connection", "unpark", "--organization", str(tenant.organization_id))
+    running.wait_connected()
+    asterisk.hang_up_caller(connect(running, asterisk))
 
 
 def taking_over(asterisk: RealAsterisk) -> client.ClientConnection:
@@ -250,15 +267,7 @@ def socket_state(running: Pipeline) -> str:
 
 def arictl(running: Pipeline, *arguments: str) -> str:
     """Return what the command prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "arictl.main", *arguments],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "DATABASE_URL": running.database_url},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = arictl_program.runner(running.database_url, ROOT)(*arguments)
     assert done.returncode == 0, done.stderr
     return " ".join(done.stdout.split())
 
@@ -297,27 +306,27 @@ def test_after_a_flushed_redis_and_a_restarted_listener_sockets_are_spread_evenl
 
 
 def test_a_channel_under_the_id_of_another_tenants_media_leg_changes_nothing_there(
-    running: Pipeline, asterisk: RealAsterisk, database_url: str,
-    make_asterisk: Callable[[Configuration], RealAsterisk],
-) -> None:  # fmt: skip
+    running: Pipeline, asterisk: RealAsterisk, make_asterisk: Callable[[Configuration], RealAsterisk]
+) -> None:
     leg = connect(running, asterisk)
     media = running.own_id(running.call(leg), "m")
     other = make_asterisk(Configuration(users={"voiceai": PASSWORD}, dialplan=DIALPLAN))
-    with closing_tenant(database_url, "forger") as forger:
+    with closing_tenant(running.database_url, "forger") as forger:
         forger.configure(other.url)
-    wait_until(lambda: running.connected(other.url), seconds=10, what=running.log_tail)
-    for before in (0, 2):
-        other.request(
-            "POST", "/channels", endpoint="Local/1@human", app="voiceai", channelId=media
-        ).raise_for_status()  # fmt: skip
-        # Its StasisStart, and its end.
-        until(running, other, lambda: refused_of(running, media) > before, seconds=10)  # noqa: B023 - used at once
-        other.request("DELETE", f"/channels/{media}")
-        until(running, other, lambda: refused_of(running, media) > before + 1, seconds=10)  # noqa: B023 - used at once
-    assert running.state(leg) == "connected", running.story(leg)
-    assert {leg, media} in [set(legs) for legs in bridges(asterisk).values()]
-    asterisk.hang_up_caller(leg)
-    until(running, asterisk, lambda: running.state(leg) == "ended", seconds=10)
+        wait_until(lambda: running.connected(other.url), seconds=10, what=running.log_tail)
+        for before in (0, 2):
+            other.request(
+                "POST", "/channels", endpoint="Local/1@human", app="voiceai", channelId=media
+            ).raise_for_status()  # fmt: skip
+            # Its StasisStart, and its end.
+            until(running, other, lambda: refused_of(running, media) > before, seconds=10)  # noqa: B023 - used at once
+            other.request("DELETE", f"/channels/{media}")
+            until(running, other, lambda: refused_of(running, media) > before + 1, seconds=10)  # noqa: B023 - used at once
+        assert running.state(leg) == "connected", running.story(leg)
+        assert {leg, media} in [set(legs) for legs in bridges(asterisk).values()]
+        asterisk.hang_up_caller(leg)
+        until(running, asterisk, lambda: running.state(leg) == "ended", seconds=10)
+        forger.remove_configuration()
 
 
 def refused_of(running: Pipeline, leg: str) -> int:

@@ -24,6 +24,11 @@ def arictl(database_url: str, tmp_path: Path) -> Arictl:
 
 
 @pytest.fixture
+def program(database_url: str, tmp_path: Path) -> Arictl:
+    return arictl_program.program(database_url, tmp_path)
+
+
+@pytest.fixture
 def db(database_url: str) -> Iterator[database.Database]:
     with arictl_program.filled(database_url) as made:
         yield made
@@ -42,21 +47,21 @@ def numbers(app: typer.Typer) -> Iterator[tuple[str, str, Any]]:
         yield from numbers(group.typer_instance)
 
 
-def test_a_database_is_upgraded(arictl: Arictl, empty_database_url: str) -> None:
+def test_a_database_is_upgraded(program: Arictl, empty_database_url: str) -> None:
     for _ in range(2):
-        done = arictl("db", "upgrade", DATABASE_URL=empty_database_url)
+        done = program("db", "upgrade", DATABASE_URL=empty_database_url)
         assert (done.returncode, done.stderr) == (0, "")
         assert "The database is at revision" in done.stdout
 
 
-def test_a_database_that_is_away_is_said_so(arictl: Arictl) -> None:
-    done = arictl("db", "upgrade", DATABASE_URL="postgresql://u:hunter2@127.0.0.1:1/x")
+def test_a_database_that_is_away_is_said_so(program: Arictl) -> None:
+    done = program("db", "upgrade", DATABASE_URL="postgresql://u:hunter2@127.0.0.1:1/x")
     failed(done, "Postgres cannot be reached")
     assert "hunter2" not in done.stderr
 
 
-def test_wrong_settings_are_named(arictl: Arictl) -> None:
-    done = arictl("calls", DATABASE_URL="mysql://u:hunter2@h/d")
+def test_wrong_settings_are_named(program: Arictl) -> None:
+    done = program("calls", DATABASE_URL="mysql://u:hunter2@h/d")
     failed(done, "DATABASE_URL: must begin with postgresql://", lines=2)
     assert "hunter2" not in done.stderr
 
@@ -80,9 +85,9 @@ def test_a_database_without_the_schema_is_told_what_to_do(arictl: Arictl, empty_
     failed(arictl("connection", "list", DATABASE_URL=empty_database_url), "arictl db upgrade", lines=1)
 
 
-def test_a_command_that_is_none_is_explained(arictl: Arictl) -> None:
-    assert "Usage" in arictl("--help").stdout
-    assert arictl("unheard-of").returncode == 2
+def test_a_command_that_is_none_is_explained(program: Arictl) -> None:
+    assert "Usage" in program("--help").stdout
+    assert program("unheard-of").returncode == 2
 
 
 def test_every_number_has_bounds() -> None:
@@ -111,7 +116,7 @@ def test_a_number_out_of_range_is_refused_by_its_option(arictl: Arictl, words: s
     assert bound in said
 
 
-def test_the_version_is_that_of_the_distribution(arictl: Arictl) -> None:
-    done = arictl("--version")
+def test_the_version_is_that_of_the_distribution(program: Arictl) -> None:
+    done = program("--version")
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert (done.returncode, done.stdout, done.stderr) == (0, f"arictl {version}\n", "")

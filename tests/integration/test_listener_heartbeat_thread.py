@@ -40,7 +40,7 @@ def test_heartbeats_go_on_while_the_event_loop_is_busy_and_end_when_it_has_stopp
 
     play(scene())
     longest = max(after - before for before, after in itertools.pairwise(beats))
-    assert longest < 1000, "while it was busy"
+    assert longest < 1500, "it does not count as dead while it is busy"
     assert beats[-1] - beats[0] < 3500, "after 1.5 s without a turn"
 
 

@@ -176,13 +176,14 @@ def dials(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> list[str
     return dialled
 
 
+@pytest.mark.parametrize("fault", [Fault.KILLED_AFTER, Fault.UNANSWERED])
 def test_a_far_end_is_not_rung_again_when_nothing_is_known_of_the_first_time(
-    environment: Environment, monkeypatch: pytest.MonkeyPatch
+    environment: Environment, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
-    """The worker died after its request, the far end was busy, and the events that told it are lost."""
+    """The request's worker or its answer is lost, the far end was busy, and the events that told it are lost, too."""
     dialled = dials(environment, monkeypatch)
     environment.listeners[0].passes = without(events.EventType.CHANNEL_DESTROYED, events.EventType.DIAL)
-    environment.world.script("POST /channels", Fault.KILLED_AFTER)
+    environment.world.script("POST /channels", fault)
     environment.callers.request_call(environment.tenants[0], "busy")
     environment.world.run(30.0)
     call = only(environment)

@@ -272,7 +272,7 @@ def test_a_caller_who_came_back_ends_the_call_before_and_begins_another(stamp: s
 
 @pytest.mark.parametrize("answer", [GONE, channel(LEG.id, created="later")])
 def test_a_late_event_begins_no_call_of_a_leg_that_went_down_with_its_asterisk(answer: object) -> None:
-    answers = {LOOK_AT_BRIDGE: [GONE], f"GET /channels/{LEG.id}": [answer]}
+    answers: dict[str, Sequence[object]] = {LOOK_AT_BRIDGE: [GONE], f"GET /channels/{LEG.id}": [answer]}
     scene = Scene(KNOWN, asterisk=Rounds(answers))
     scene.enter(started(stamp=BEFORE))
     assert scene.reported == [(CALL_ID, facts.CallerLeft(stamp=BEFORE))]
