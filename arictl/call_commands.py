@@ -146,12 +146,17 @@ def call(  # noqa: PLR0917 - typer reads these as options
     )
     with tools.acting() as (config, db, writer):
         prefix = id_prefixes.IdPrefixes(db, override=config.id_prefix).current()
-        runs = dograh.Runs(db, storage_backend=config.storage_backend)
+        runs = dograh.Runs(db, storage_backend=config.storage_backend, layout=config.platform_layout)
         slots = quotas.Slots(
             quotas.Quotas(db, now=writer.store.now), dograh.Accounts(db), default=config.concurrent_calls
         )
         placed = outbound_calls.OutboundCalls(
-            writer, dograh.Routes(db), runs, connections.Connections(db), slots=slots.of, prefix=prefix
+            writer,
+            dograh.Routes(db, layout=config.platform_layout),
+            runs,
+            connections.Connections(db),
+            slots=slots.of,
+            prefix=prefix,
         ).request(request)
     tools.out.print(f"Call {placed.call_id}: arictl trace {str(placed.call_id)[:8]}")
 

@@ -106,8 +106,8 @@ def add(  # noqa: PLR0917 - typer reads these as options
         call_seconds=max_call_seconds,
     )
     configuration = telephony_configuration.parse(value)
-    with tools.opened() as (_, db):
-        dograh.Configurations(db).write(organization, value, replace=replace)
+    with tools.opened() as (config, db):
+        dograh.Configurations(db, layout=config.platform_layout).write(organization, value, replace=replace)
     tools.out.print(
         f"Organization {organization}: app {tools.plain(configuration.app)} on {tools.plain(configuration.endpoint)}."
         " The scheduler connects it within seconds: arictl connection list"

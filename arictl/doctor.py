@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from arictl import options, tools
-from arictl.checks import connection_checks, process_checks, server_checks
+from arictl.checks import connection_checks, platform_checks, process_checks, server_checks
 from arictl.checks.findings import Finding, Level, warning, wrong
 from shared import errors
 from shared.asterisk import address_guard, config_files, tcp_connector
 from shared.platform import dograh
+from shared.platform.dograh import layouts
 from shared.process import sealing, settings
 from shared.storage import database
 
@@ -75,9 +76,11 @@ def _with_database(
     postgres = server_checks.check_postgres(database_url, db)
     levels = _show("Postgres", postgres)
     in_redis = _in_redis(redis_url) if redis_url is not None else []
+    setting = _layout()
     if any(finding.what == "Postgres" for finding in postgres):
         # Postgres does not answer: each further check would only wait for its time-out.
         return levels + _show("processes", in_redis)
+    levels += _show("platform", _checked("layout", lambda: platform_checks.check_layout(db, setting)))
     in_postgres = _checked("scheduler", lambda: process_checks.check_scheduler(db))
     in_postgres += _checked("calls", lambda: process_checks.check_calls(db))
     in_postgres += _checked(
@@ -86,7 +89,7 @@ def _with_database(
     levels += _show("processes", in_postgres + in_redis)
     sealer = sealing.Sealer(tuple(key.strip() for key in keys.split(","))) if keys is not None else None
     try:
-        found = connection_checks.check(db, sealer, organization, tcp_connector.TcpConnector(_guard()))
+        found = connection_checks.check(db, sealer, organization, tcp_connector.TcpConnector(_guard()), layout=setting)
     except errors.PipelineError as exc:
         return levels + _show("connections", [wrong("connections", str(exc), "see Postgres above")])
     for connection in found:
@@ -95,6 +98,12 @@ def _with_database(
         seen = "none" if organization is None else f"organization {organization} has none"
         levels += _show("connections", [warning("connections", seen, "add one: arictl connection add --help")])
     return levels
+
+
+def _layout() -> layouts.Setting:
+    """Return the setting of the processes, if it can be read; if not, that is a finding already."""
+    named = settings.load(settings.Doctor).platform_layout
+    return layouts.AUTO if "PLATFORM_LAYOUT" in settings.complaints() else cast(layouts.Setting, named)
 
 
 def _guard() -> address_guard.AddressGuard:

@@ -139,6 +139,7 @@ def readers(db: database.Database, url: str, size: Size) -> dict[str, Callable[[
         "event: the call": lambda: store.load(call_id),
         "event: the channel's last entry": lambda: store.last_entry(77, channel, "x"),
         "event: an originated leg": lambda: store.originated(77, channel),
+        "event: the leg that a call was transferred to": lambda: store.transferred(77, channel),
         "outbound: asked for before": lambda: store.requested(77, "request-1"),
         "slots in use": slots,
         "minutes of the largest tenant, first look": lambda: minutes.used_seconds(1),

@@ -5,6 +5,9 @@ the request waits for the StasisEnd, and one message carries both. A media leg t
 ChannelDestroyed, which say the same: the second one is dropped. So is an event that is in every field the one before it
 of its leg: no Asterisk sends it, unless to make us work. Each message saved is a hop through Redis and some statements
 of a worker.
+
+Of a leg that was not answered, Dial, ChannelHangupRequest and ChannelDestroyed tell in part how the dialling came out,
+within a millisecond and in any order: the ChannelDestroyed carries what the others told, too.
 """
 
 from __future__ import annotations
@@ -14,21 +17,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from shared.asterisk.events import Event, EventType
-from shared.call import ids
+from shared.call import dialling, ids
 
-#: How long a hang-up request waits for its StasisEnd. A caller who hangs up waits for nothing.
+#: How long a hang-up request waits for its StasisEnd, and the end of an unanswered leg for its dial status. A caller
+#: who hangs up waits for nothing.
 WAIT_SECONDS = 0.02
 #: Beyond these many legs of one socket, events pass as they come.
 _WAITING = 256
 _ENDED = 256
+_TOLD_IN_PART = 256
+_ANSWERED = "Up"
 #: The legs of one socket whose last event is remembered.
 _TOLD = 64
-#: Nor does a request wait that has more text about its leg than this.
+#: Nor does an event wait that has more text about its leg than this.
 _LONGEST = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Request:
+class _Waiting:
     event: Event
     at_ms: int
 
@@ -48,9 +54,11 @@ class LegEnds:
     ) -> None:
         self._push = push
         self._later = later
-        self._waiting: dict[str, _Request] = {}
+        self._waiting: dict[str, _Waiting] = {}
         #: The media legs whose StasisEnd was passed on, the oldest first.
         self._ended: OrderedDict[str, None] = OrderedDict()
+        #: Of the legs that were not answered: creation time, dial status and hang-up cause, the oldest first.
+        self._in_part: OrderedDict[str, tuple[str, str, int | None]] = OrderedDict()
         #: Leg → the hash of its last event, the leg told of last at the end.
         self._told: OrderedDict[str, int] = OrderedDict()
 
@@ -61,13 +69,12 @@ class LegEnds:
             return
         if ids.parse(leg_id) is not None:
             self._take_own(event, at_ms)
-        elif leg_id in self._waiting:
-            self._take_next(event, at_ms)
-        elif self._may_wait(event):
-            request = self._waiting[leg_id] = _Request(event, at_ms)
-            self._later(WAIT_SECONDS, lambda: self._end_wait(request))
-        else:
-            self._push(event, at_ms)
+            return
+        if event.type is EventType.CHANNEL_DESTROYED:
+            event = self._with_the_others(event)
+        elif event.leg.state != _ANSWERED:
+            self._keep(event)
+        self._take_other(event, at_ms)
 
     def _is_repeated(self, event: Event) -> bool:
         leg_id, told = event.leg.id, hash(event)
@@ -81,39 +88,77 @@ class LegEnds:
 
     def flush(self) -> None:
         """Pass on what waits: the socket is closed."""
-        for request in list(self._waiting.values()):
-            self._end_wait(request)
+        for waiting in list(self._waiting.values()):
+            self._end_wait(waiting)
+
+    def _take_other(self, event: Event, at_ms: int) -> None:
+        leg_id = event.leg.id
+        if leg_id in self._waiting:
+            self._take_next(event, at_ms)
+        elif self._may_wait(event):
+            waiting = self._waiting[leg_id] = _Waiting(event, at_ms)
+            self._later(WAIT_SECONDS, lambda: self._end_wait(waiting))
+        else:
+            self._push(event, at_ms)
+
+    def _keep(self, event: Event) -> None:
+        """Keep what an event tells of how the dialling of its leg came out."""
+        status = event.dial_status if event.dial_status in dialling.UNANSWERED_STATUSES else ""
+        cause = event.cause if event.type is EventType.CHANNEL_HANGUP_REQUEST else None
+        if not status and not cause:
+            return
+        created, known_status, known_cause = self._in_part.pop(event.leg.id, (event.leg.created, "", None))
+        if created == event.leg.created:
+            # Of two the one that leaves less open; the first where they do not differ.
+            status = min(filter(None, (known_status, status)), key=lambda one: dialling.doubt(one, None), default="")
+            cause = dialling.clearer(known_cause, cause)
+        self._in_part[event.leg.id] = event.leg.created, status, cause
+        if len(self._in_part) > _TOLD_IN_PART:
+            self._in_part.popitem(last=False)
+
+    def _with_the_others(self, destroyed: Event) -> Event:
+        created, status, cause = self._in_part.get(destroyed.leg.id, ("", "", None))
+        if created != destroyed.leg.created:
+            return destroyed
+        del self._in_part[destroyed.leg.id]
+        return replace(destroyed, dial_status=status, cause=dialling.clearer(destroyed.cause, cause))
 
     def _may_wait(self, event: Event) -> bool:
+        if len(event.leg.app_data) > _LONGEST or event.args or len(self._waiting) >= _WAITING:
+            return False
+        if event.type is EventType.CHANNEL_DESTROYED:
+            # A leg that was answered is Up to its end.
+            return not event.dial_status and event.leg.state != _ANSWERED
         # The end of a leg that the product originated is told by its Dial events and its ChannelDestroyed.
-        return (
-            event.type is EventType.CHANNEL_HANGUP_REQUEST
-            and event.cause is not None
-            and len(event.leg.app_data) <= _LONGEST
-            and not event.args
-            and not ids.is_originated(event.leg.id)
-            and len(self._waiting) < _WAITING
-        )
+        is_request = event.type is EventType.CHANNEL_HANGUP_REQUEST and event.cause is not None
+        return is_request and not ids.is_originated(event.leg.id)
 
     def _take_next(self, event: Event, at_ms: int) -> None:
-        """Take an event of a leg whose hang-up request waits."""
-        request = self._waiting[event.leg.id]
-        if event.leg.created == request.event.leg.created:
+        """Take an event of a leg of which another one waits."""
+        waiting = self._waiting[event.leg.id]
+        first, is_same = waiting.event, event.leg.created == waiting.event.leg.created
+        if is_same and first.type is EventType.CHANNEL_HANGUP_REQUEST:
             if event.type is EventType.CHANNEL_HANGUP_REQUEST:
                 # The first request has the cause.
                 return
             if event.type is EventType.STASIS_END:
                 del self._waiting[event.leg.id]
-                self._push(replace(event, cause=request.event.cause), at_ms)
+                self._push(replace(event, cause=first.cause), at_ms)
                 return
-        self._end_wait(request)
-        self._push(event, at_ms)
+        if is_same and event.type is EventType.DIAL and first.type is EventType.CHANNEL_DESTROYED:
+            # In the usual order.
+            self._push(event, at_ms)
+            self._end_wait(waiting)
+            return
+        self._end_wait(waiting)
+        self._take_other(event, at_ms)
 
-    def _end_wait(self, request: _Request) -> None:
-        leg_id = request.event.leg.id
-        if self._waiting.get(leg_id) is request:
-            del self._waiting[leg_id]
-            self._push(request.event, request.at_ms)
+    def _end_wait(self, waiting: _Waiting) -> None:
+        event = waiting.event
+        if self._waiting.get(event.leg.id) is not waiting:
+            return
+        del self._waiting[event.leg.id]
+        self._push(self._with_the_others(event) if event.type is EventType.CHANNEL_DESTROYED else event, waiting.at_ms)
 
     def _take_own(self, event: Event, at_ms: int) -> None:
         leg_id = event.leg.id

@@ -49,7 +49,7 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     commands = queues.BrokerCommandQueue(broker)
     calls = postgres_calls.PostgresCalls(db, who=config.name, prefix="", rows_an_hour=config.timeline_rows)
     writer = call_writer.CallWriter(calls, commands, config.limits(), who=config.name)
-    reconciler = Reconciler(db, dograh.Configurations(db), config.sealer())
+    reconciler = Reconciler(db, dograh.Configurations(db, layout=config.platform_layout), config.sealer())
     runs = dograh.Runs(db)
     sockets = SocketRows(
         db,
@@ -66,7 +66,6 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
         timeout_seconds=config.listener_timeout_seconds,
     )
     resyncs = Resyncs(db, commands, seconds=config.resync_seconds)
-    retention = Retention(db, days=config.retention_days)
     workers = queues.LiveWorkers(broker)
     dead_workers = DeadWorkers(
         writer, calls, leases.Leases(db), workers.names, besides=LEASE_NAME, batch=config.sweep_batch
@@ -101,6 +100,10 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
     intervals.add(health.Liveness(config.health_file).touch, seconds=health.TOUCH_SECONDS)
     # At once, but not before the lease is renewed: the first run of an installation may write thousands of rows.
     intervals.add(_guarded(leader.begin_job, reconciler.reconcile), seconds=config.configurations_seconds, at_once=True)
+    intervals.add(
+        _guarded(leader.begin_job, dograh.Watch(db, config.platform_layout).look),
+        seconds=config.configurations_seconds, at_once=True,
+    )  # fmt: skip
     intervals.add(_guarded(lambda: True, watch_workers), seconds=config.sweep_seconds)
     for job, seconds in (
         (assign, config.assign_seconds),
@@ -115,7 +118,10 @@ def run(config: settings.Scheduler, stop: threading.Event) -> None:
         executors={"default": pool.ThreadPoolExecutor(1)},
         job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": 60},
     )
-    calendar.add_job(_guarded(leader.begin_job, retention.delete_old), "cron", second=f"*/{EVERY_SECONDS}")
+    calendar.add_job(
+        _guarded(leader.begin_job, Retention(db, days=config.retention_days).delete_old),
+        "cron", second=f"*/{EVERY_SECONDS}",
+    )  # fmt: skip
     intervals.start()
     calendar.start()
     log.info("scheduler started", leads=leader.is_leader)

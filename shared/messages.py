@@ -20,7 +20,7 @@ import dramatiq
 
 from shared import errors
 from shared.asterisk import events
-from shared.call import dialling, ids, steps
+from shared.call import dialling, ids, stasis_args, steps
 from shared.call.call_requests import CallRequest
 from shared.call.commands import AttemptCommand, Command, RemoveAttempt
 from shared.call.ids import ConnectionVersion
@@ -76,8 +76,7 @@ def of_event(event: events.Event, *, connection: ConnectionVersion, at_ms: int) 
     actor = _actor_of_event(event)
     if actor is None:
         return None
-    # Of a media leg's arguments, the tag is all that counts.
-    read = replace(event, args=()) if actor == "media_leg_ready" else event
+    read = replace(event, args=_args(event, actor))
     body = {
         "v": VERSION,
         **_connection(connection),
@@ -145,6 +144,18 @@ def call_id(text: object) -> UUID:
         return UUID(str(text))
     except ValueError as exc:
         raise errors.InvalidMessage(f"not a call id: {text!r}") from exc
+
+
+def _args(event: events.Event, actor: str) -> tuple[str, ...]:
+    """Return the arguments that a step reads."""
+    if actor == "media_leg_ready":
+        # The tag is all that counts.
+        return ()
+    if event.type is events.EventType.STASIS_END:
+        # Such a leg is no caller, and no call tells so: its channel shows with which arguments it came.
+        came_with = event.leg.stasis_args
+        return came_with if stasis_args.is_transfer(came_with) else ()
+    return event.args
 
 
 def _actor_of_event(event: events.Event) -> str | None:

@@ -40,7 +40,10 @@ LONG = (
     "acceptance/test_platform_legs.py",
     "acceptance/test_outbound.py",
     "acceptance/test_failover.py",
-    "integration/test_arictl.py",
+    "acceptance/test_real_resync.py",
+    "acceptance/test_chaos_judge.py",
+    "acceptance/test_moved_servers.py",
+    "integration/test_broker_outages.py",
 )
 TESTS = Path(__file__).parent
 #: Folders of tests/, in the order of the summary.

@@ -68,6 +68,9 @@ class Inbound:
             detail = f"channel {event.leg.id} ({event.leg.name}) is another controller's media: left alone"
             self._note(connection, "ForeignMedia", detail)
             return
+        if stasis_args.is_transfer(event.args):
+            self._note(connection, "TransferLeg", f"channel {event.leg.id} came for a transfer: no caller, left alone")
+            return
         waited_seconds = self.age_ms(at_ms) / 1000
         self.receive(
             connection=connection, leg=event.leg, args=event.args, stamp=event.stamp, waited_seconds=waited_seconds
@@ -212,6 +215,14 @@ class Inbound:
         if self.writer.store.insert(call, [], None):
             return None
         return self.writer.store.last_entry(connection.connection_id, event.leg.id, event.leg.created)
+
+    def is_awaited(self, connection: ConnectionVersion, leg: events.Channel) -> bool:
+        """True if a run of the platform waits for the call that this leg was originated for."""
+        target = self.connections.inbound_target(connection)
+        if target is None:
+            return False
+        with self.writer.store.transaction() as db:
+            return self.runs.waiting(db, organization_id=target.organization_id, channel_id=leg.id) is not None
 
     def record_unanswered(
         self, *, connection: ConnectionVersion, event: events.Event, outcome: tuple[Outcome, str, int | None]

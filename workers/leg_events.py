@@ -14,7 +14,7 @@ import structlog
 from shared import messages
 from shared.asterisk import events
 from shared.asterisk.events import EventType
-from shared.call import dialling, facts, ids, states
+from shared.call import dialling, facts, ids, stasis_args, states
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Naming
@@ -25,13 +25,19 @@ from shared.storage.timeline import TimelineEntry
 from workers.flow import Flow
 from workers.inbound import Inbound, is_no_caller
 from workers.step_ports import SendLater
+from workers.transfers import Transfers
 
 log = structlog.stdlib.get_logger(__name__)
 
-#: The last Dial event and the end of a leg come together, and may be worked on in any order: the end waits for it.
+#: The last Dial event and the end of a leg come together, and may be worked on in any order: an end that does not carry
+#: the dial status waits for it.
 _STATUS_LOOKS_SECONDS = (0.02, 0.05, 0.1, 0.2)
 #: The platform writes under which channel it called only after Asterisk has answered it: looked for again after these.
-_RUN_LOOKS_SECONDS = (0.3, 0.6, 2.0, 5.0)
+_RUN_LOOKS_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.5, 5.0)
+#: Instead of the number of looks: the run was found, and an event that tells more has had the time for another look.
+_LAST_LOOK = 100
+#: How long after that other look, for each degree of doubt.
+_DOUBT_SECONDS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +48,7 @@ class LegEvents:
     writer: CallWriter
     inbound: Inbound
     naming: Naming
+    transfers: Transfers
     send_later: SendLater
 
     # ── the media leg ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -67,6 +74,8 @@ class LegEvents:
             return
         call = self._own_call(connection, own, event.leg.id)
         if call is None:
+            return
+        if (own.attempt, own.nonce) == (call.attempt, call.nonce) and self.transfers.take_up(call):
             return
         reason = "media leg ended"
         if event.cause:
@@ -101,14 +110,14 @@ class LegEvents:
             return
         call = self._call_of(connection, event) or self._unknown_leg_ended(connection, event)
         if call is not None and not self._is_of_earlier_entry(call, event):
-            self.flow.report(call, _caller_fact(event))
+            self.flow.report(call, *_caller_facts(event))
 
     def _call_of(self, connection: ConnectionVersion, event: events.Event) -> Call | None:
         store, connection_id = self.writer.store, connection.connection_id
         call = store.last_entry(connection_id, event.leg.id, event.leg.created)
         if call is None and ids.is_originated(event.leg.id):
             call = store.originated(connection_id, event.leg.id)
-            if call is not None and event.type is EventType.CHANNEL_DESTROYED:
+            if call is not None and event.type is EventType.CHANNEL_DESTROYED and not event.dial_status:
                 call = self._with_dial_status(call)
         return call
 
@@ -119,6 +128,15 @@ class LegEvents:
             The call, when it appeared in between.
         """
         if is_no_caller(event.leg) or ids.is_originated(event.leg.id):
+            return None
+        if event.type in (EventType.STASIS_END, EventType.CHANNEL_DESTROYED):
+            transferred = self.writer.store.transferred(connection.connection_id, event.leg.id)
+            if transferred is not None:
+                gone = facts.DestinationGone(destination_id=event.leg.id, hangup_cause=event.cause)
+                self.flow.report(transferred, gone)
+                return None
+        if stasis_args.is_transfer(event.args):
+            # It came for a transfer that was not made, or is known no more: no caller.
             return None
         if event.type is EventType.STASIS_END:
             # The platform may have originated it: then a run waits for it.
@@ -163,30 +181,39 @@ class LegEvents:
     def leg_unanswered(self, *, connection: ConnectionVersion, event: events.Event, looks: int) -> None:
         """End the run that waits for a platform's leg that was not answered.
 
+        Several events tell of it, which know more or less, and the platform writes the leg's channel when it likes. So
+        an event that leaves something open finds the run, and ends it only when one that tells more, which looks at the
+        same times, has had another look.
+
         Args:
             looks: How often the run was looked for before.
         """
+        doubt = dialling.doubt(event.dial_status or None, event.cause)
+        if doubt and looks < _LAST_LOOK:
+            if self.inbound.is_awaited(connection, event.leg):
+                next_look = _RUN_LOOKS_SECONDS[looks] if looks < len(_RUN_LOOKS_SECONDS) else 0.0
+                self._look_again(connection, event, _LAST_LOOK, next_look + doubt * _DOUBT_SECONDS)
+            else:
+                self._look_later(connection, event, looks)
+            return
         outcome = dialling.dial_outcome(event.dial_status or None, event.cause)
         if not self.inbound.record_unanswered(connection=connection, event=event, outcome=outcome):
             self._look_later(connection, event, looks)
 
     def _unknown_leg_unanswered(self, connection: ConnectionVersion, event: events.Event) -> None:
-        """A leg without a call was not answered (Dial, ChannelDestroyed): perhaps the platform originated it.
-
-        An event that does not tell how the dialling came out waits for one that does.
-        """
+        """A leg without a call was not answered (Dial, ChannelDestroyed): perhaps the platform originated it."""
         if is_no_caller(event.leg) or event.leg.name.endswith(";2"):
             # The far half of a Local channel is no call.
             return
-        if dialling.is_conclusive(event.dial_status or None, event.cause):
-            self.leg_unanswered(connection=connection, event=event, looks=0)
-        else:
-            self._look_later(connection, event, 0)
+        self.leg_unanswered(connection=connection, event=event, looks=0)
 
     def _look_later(self, connection: ConnectionVersion, event: events.Event, looks: int) -> None:
         if looks < len(_RUN_LOOKS_SECONDS):
-            again = messages.of_unanswered(event, connection=connection, looks=looks + 1)
-            self.send_later(again, timedelta(seconds=_RUN_LOOKS_SECONDS[looks]))
+            self._look_again(connection, event, looks + 1, _RUN_LOOKS_SECONDS[looks])
+
+    def _look_again(self, connection: ConnectionVersion, event: events.Event, looks: int, seconds: float) -> None:
+        again = messages.of_unanswered(event, connection=connection, looks=looks)
+        self.send_later(again, timedelta(seconds=seconds))
 
     def _with_dial_status(self, call: Call) -> Call:
         """Return the call of a leg that ended unanswered, once its dial status is known or has not come in time."""
@@ -203,11 +230,12 @@ def answered(leg: events.Channel, stamp: str = "") -> facts.FarEndAnswered:
     return facts.FarEndAnswered(channel_name=leg.name, channel_created=leg.created, stamp=stamp or None)
 
 
-def _caller_fact(event: events.Event) -> facts.Fact:
+def _caller_facts(event: events.Event) -> tuple[facts.Fact, ...]:
     match event.type:
         case EventType.STASIS_END:
-            return facts.CallerLeft(stamp=event.stamp or None, hangup_cause=event.cause)
+            return (facts.CallerLeft(stamp=event.stamp or None, hangup_cause=event.cause),)
         case EventType.CHANNEL_DESTROYED:
-            return facts.CallerGone(hangup_cause=event.cause)
+            gone = facts.CallerGone(hangup_cause=event.cause)
+            return (facts.Dialled(status=event.dial_status), gone) if event.dial_status else (gone,)
         case _:
-            return facts.CallerHangingUp(hangup_cause=event.cause)
+            return (facts.CallerHangingUp(hangup_cause=event.cause),)

@@ -75,8 +75,14 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     writer = CallWriter(
         store, commands, limits, who=worker, lives_since=lambda moment: pools.lives_since(running, moment)
     )
-    routes = dograh.Routes(db)
-    runs = dograh.Runs(db, storage_backend=config.storage_backend, run_completion=config.run_completion)
+    dograh.Watch(db, config.platform_layout).try_to_look()
+    routes = dograh.Routes(db, layout=config.platform_layout)
+    runs = dograh.Runs(
+        db,
+        storage_backend=config.storage_backend,
+        run_completion=config.run_completion,
+        layout=config.platform_layout,
+    )
     accounts = dograh.Accounts(db)
     own_quotas = quotas.Quotas(db, now=store.now)
     slots = quotas.Slots(own_quotas, accounts, default=config.concurrent_calls)

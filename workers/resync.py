@@ -22,14 +22,14 @@ import structlog
 from shared import errors, messages
 from shared.asterisk import ari, circuit_breaker, events
 from shared.asterisk.ari_requests import Bridge
-from shared.call import commands, facts, ids, states
+from shared.call import commands, facts, ids, stasis_args, states
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Naming
 from shared.call.states import State
 from shared.storage.call_writer import CallWriter
 from shared.storage.timeline import TimelineEntry
-from workers import leg_events
+from workers import leg_events, transfers
 from workers.asterisks import Asterisks
 from workers.claims import TimedBudget
 from workers.flow import Flow
@@ -51,6 +51,8 @@ _SOON = _STILL + timedelta(seconds=1)
 _REPEAT_FINDING = timedelta(hours=1)
 #: After this an Asterisk whose circuit breaker was open is asked again.
 _BREAKER_PAUSE = timedelta(seconds=circuit_breaker.LONGEST_PAUSE_SECONDS)
+#: The events of a ringing leg that is gone come within this time, and tell how the dialling came out.
+_EVENTS_SECONDS = 0.5
 #: Bounds one resync; the next one goes on.
 _SECONDS = 20.0
 #: Most unknown callers that one resync looks at, and most names like ours: an Asterisk may list any number.
@@ -149,6 +151,10 @@ def _waits_for_media(call: Call) -> bool:
     return call.state is State.PREPARED and call.legs_created and not call.media_ready
 
 
+def _last_entries(calls: Iterable[Call]) -> dict[tuple[str, str], int]:
+    return {(call.channel_id, call.channel_created): call.entry for call in sorted(calls, key=lambda call: call.entry)}
+
+
 class _Comparison:
     """One comparison."""
 
@@ -163,6 +169,10 @@ class _Comparison:
         #: Channel → the bridge it is in.
         self._bridge_of: dict[str, str] = {}
         self.findings: list[TimelineEntry] = []
+        #: Channel → its last entry that has an open call.
+        self._last_entries: dict[tuple[str, str], int] = {}
+        #: Calls whose leg rings by their row, and is gone.
+        self._unanswered: list[Call] = []
         #: When to look again: some calls changed too recently, or are claimed; or another worker cleans up.
         self.again_after: timedelta | None = None
 
@@ -172,6 +182,7 @@ class _Comparison:
         application = self._application()
         present = application.channels if application is not None else frozenset()
         known = self._store.open_calls(self._connection)
+        self._last_entries = _last_entries(open_call.call for open_call in known)
         if full:
             self._ask_for_bridges()
         for open_call in known:
@@ -184,6 +195,7 @@ class _Comparison:
                 self.again_after = _SOON
                 if _waits_for_media(open_call.call):
                     self._report(open_call.call, self._media_missing(open_call.call, present))
+        self._end_unanswered()
         self._tear_down_again(open_call.call for open_call in known if not open_call.is_claimed)
         self._adopt(present, [open_call.call for open_call in known])
         counting = {(call.call_id, call.attempt, call.nonce) for call in (open_call.call for open_call in known)}
@@ -215,12 +227,31 @@ class _Comparison:
 
     def _judge(self, call: Call, present: frozenset[str]) -> None:
         try:
-            fact = self._caller_missing(call, present) or self._media_missing(call, present) or self._bridge_wrong(call)
+            fact = (
+                self._caller_missing(call, present)
+                or self._destination_missing(call, present)
+                or self._media_missing(call, present)
+                or self._bridge_wrong(call)
+            )
+            if isinstance(fact, facts.MediaGone | facts.BridgeLost) and self._is_transferred(call):
+                return
         except errors.AnswerDoubtful as exc:
             # What is not believed of one call must not keep the others from being judged.
             self._found(f"{call.state} call {call.call_id}: {exc}")
             return
-        self._report(call, fact)
+        if call.state is State.RINGING and isinstance(fact, facts.CallerGone):
+            self._unanswered.append(call)
+        else:
+            self._report(call, fact)
+
+    def _is_transferred(self, call: Call) -> bool:
+        """True if the platform has put another leg in place of the media leg; recorded here if it was not known."""
+        if call.state is not State.CONNECTED or call.destination_id is not None:
+            return False
+        destination_id = transfers.destination(self._asterisk, self._naming, call)
+        if destination_id is not None:
+            self._report(call, facts.Transferred(attempt=call.attempt, nonce=call.nonce, destination_id=destination_id))
+        return destination_id is not None
 
     def _report(self, call: Call, fact: facts.Fact | None) -> None:
         if fact is not None:
@@ -229,11 +260,21 @@ class _Comparison:
             if not self._resync.flow.report(call, fact, retry_on_conflict=False).applied:
                 self.again_after = _SOON
 
+    def _end_unanswered(self) -> None:
+        """End the calls whose leg was not answered and is gone, unless an event that tells why does so meanwhile."""
+        if self._unanswered:
+            self._resync.writer.clock.sleep(_EVENTS_SECONDS)
+        for call in self._unanswered:
+            self._report(call, facts.CallerGone())
+
     def _caller_missing(self, call: Call, present: frozenset[str]) -> facts.Fact | None:
         if call.state is State.RINGING:
             return self._dialling(call)
         if call.state not in states.LIVE or call.state is State.ORIGINATING:
             return None
+        if call.entry < self._last_entries[call.channel_id, call.channel_created]:
+            # It left and came back, and a fail-over has forgotten the end of this call.
+            return facts.CallerLeft()
         if call.channel_id in present:
             return None
         leg = self._asterisk.channel(call.channel_id)
@@ -248,9 +289,17 @@ class _Comparison:
             return facts.CallerGone()
         return leg_events.answered(leg) if leg.stasis_app == self._asterisk.app else None
 
+    def _destination_missing(self, call: Call, present: frozenset[str]) -> facts.Fact | None:
+        if call.state is not State.CONNECTED or call.destination_id is None or call.destination_id in present:
+            return None
+        leg = self._asterisk.channel(call.destination_id)
+        if leg is not None and leg.stasis_app == self._asterisk.app:
+            return None
+        return facts.DestinationGone(destination_id=call.destination_id)
+
     def _media_missing(self, call: Call, present: frozenset[str]) -> facts.Fact | None:
         """Return that the media leg is gone, or that it is ready and its event was lost."""
-        if call.attempt == 0 or not call.legs_created:
+        if call.attempt == 0 or not call.legs_created or call.destination_id is not None:
             return None
         if call.state not in (State.PREPARED, State.CONNECTED):
             return None
@@ -285,7 +334,7 @@ class _Comparison:
 
     def _adopt(self, present: frozenset[str], known: list[Call]) -> None:
         """Adopt callers that are in the app and that no call knows: their StasisStart was missed."""
-        callers = {call.channel_id for call in known if not call.caller_left}
+        callers = {call.channel_id for call in known if not call.caller_left} | {call.destination_id for call in known}
         unknown = [leg for leg in sorted(present - callers) if ids.parse(leg) is None]
         if unknown and (owner := self._other_owner()):
             self._found(f"{owner} has the app: unknown callers are left to it")
@@ -309,6 +358,9 @@ class _Comparison:
             self._found(f"channel {channel_id} cannot be read ({exc}): left alone")
             return
         if leg is None or leg.stasis_app != self._asterisk.app or is_no_caller(leg):
+            return
+        if stasis_args.is_transfer(leg.stasis_args):
+            # The platform's: it bridges or removes it.
             return
         self._ask_for_bridges()
         bridged_in = self._bridge_of.get(channel_id)

@@ -76,7 +76,7 @@ class _Removal:
     """Removes what a call may have left, in rounds: the requests of a round are made at the same time.
 
     1. Look at the caller's leg, unless it is known to have left: it is hung up only if it is still in the app, anywhere
-       else it must not be touched.
+       else it must not be touched. The same goes for the leg that the caller was transferred to.
     2. Hang up the legs and remove the bridges. For a bridge the answer is proof. If the media leg never became ready,
        the caller's leg goes first: hanging up a leg whose agent does not answer can block Asterisk, which then ends no
        channel any more (measured, 22.10).
@@ -100,11 +100,12 @@ class _Removal:
 
     def run(self) -> None:
         """Do it all. Raises OutOfTime when a round can no longer begin."""
-        hangs_caller_up = self._may_hang_up_caller()
-        if hangs_caller_up and self._call.continue_in_dialplan and not self._call.is_unanswered:
+        parties = self._parties()
+        is_here = self._call.channel_id in parties
+        if is_here and self._call.continue_in_dialplan and not self._call.is_unanswered:
             self._continue_in_dialplan()
-            hangs_caller_up = False
-        self._remove(with_caller=hangs_caller_up)
+            del parties[self._call.channel_id]
+        self._remove(parties)
         self._see_gone()
 
     def unfinished(self) -> str:
@@ -112,23 +113,34 @@ class _Removal:
         not_removed = [reason for _, reason in self._not_removed]
         return "; ".join(dict.fromkeys([*self._failures, *not_removed, *self._looked_for.values()]))
 
-    def _may_hang_up_caller(self) -> bool:
-        if self._call.caller_left:
-            return False
-        if self._call.is_unanswered:
+    def _parties(self) -> dict[str, Request[bool]]:
+        """Return the legs of people that may be hung up, and how: the caller's, and the one it was transferred to."""
+        call = self._call
+        hang_up = ari_requests.hang_up(call.channel_id, call.hangup_cause)
+        if call.is_unanswered and not call.caller_left:
             # We dial it, and it has never been in Stasis.
-            return True
-        (leg,) = self._together(ari_requests.channel(self._call.channel_id))
-        return self._is_in_app(leg)
+            return {call.channel_id: hang_up}
+        looked_for = {} if call.caller_left else {call.channel_id: hang_up}
+        if call.destination_id is not None:
+            looked_for[call.destination_id] = ari_requests.hang_up(call.destination_id)
+        if not looked_for:
+            return {}
+        found = self._together(*map(ari_requests.channel, looked_for))
+        return {
+            leg: how for (leg, how), seen in zip(looked_for.items(), found, strict=True) if self._is_here(leg, seen)
+        }
 
-    def _remove(self, *, with_caller: bool) -> None:
-        caller = self._call.channel_id
-        callers = {caller: ari_requests.hang_up(caller, self._call.hangup_cause)} if with_caller else {}
+    def _is_here(self, leg_id: str, seen: Channel | errors.PipelineError | None) -> bool:
+        if leg_id == self._call.channel_id:
+            return self._is_in_app(seen)
+        return isinstance(seen, Channel) and seen.stasis_app == self._asterisk.app
+
+    def _remove(self, parties: dict[str, Request[bool]]) -> None:
         if not self._call.media_ready:
-            self._hang_up(callers)
-            callers = {}
+            self._hang_up(parties)
+            parties = {}
         legs = {leg: ari_requests.hang_up(leg) for attempt in self._attempts for leg in attempt.legs.values()}
-        self._hang_up(callers | legs, *(attempt.bridge_id for attempt in self._attempts))
+        self._hang_up(parties | legs, *(attempt.bridge_id for attempt in self._attempts))
         self._look_for_not_removed()
 
     def _hang_up(self, legs: dict[str, Request[bool]], *bridges: str) -> None:

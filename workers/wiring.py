@@ -26,6 +26,7 @@ from workers.outbound import Origination
 from workers.resync import Leases, Resync
 from workers.step_ports import Connections, Handler, Lookup, Quota, SendLater, Slots
 from workers.teardown import Teardown
+from workers.transfers import Transfers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +79,19 @@ def handlers(adapters: Adapters, *, serves: Collection[Step], tag: Callable[[], 
         naming=adapters.naming,
         send_later=adapters.send_later,
     )
+    transfers = Transfers(
+        flow=flow,
+        writer=adapters.writer,
+        asterisks=adapters.asterisks,
+        runs=adapters.runs,
+        naming=adapters.naming,
+    )
     legs = LegEvents(
         flow=flow,
         writer=adapters.writer,
         inbound=callers,
         naming=adapters.naming,
+        transfers=transfers,
         send_later=adapters.send_later,
     )
     resync = Resync(

@@ -12,6 +12,7 @@ from shared import errors
 from shared.asterisk import tcp_connector
 from shared.asterisk.endpoint import Configuration
 from shared.platform import dograh
+from shared.platform.dograh import layouts
 from shared.platform.ports import ConfigurationRow, Route, Routes
 from shared.process import sealing
 from shared.storage import database, timeline
@@ -63,9 +64,11 @@ def check(
     sealer: sealing.Sealer | None,
     organization: int | None,
     connector: tcp_connector.TcpConnector,
+    *,
+    layout: layouts.Setting = layouts.AUTO,
 ) -> list[CheckedConnection]:
     """Check every connection, or one organization's. Raises as a database does."""
-    found = examine(db, sealer, organization)
+    found = examine(db, sealer, organization, layout=layout)
     with futures.ThreadPoolExecutor(_AT_ONCE) as pool:
         asked = list(pool.map(lambda one: _ask(one, connector), found))
     return [replace(one, findings=(*one.findings, *more)) for one, more in zip(found, asked, strict=True)]
@@ -78,10 +81,16 @@ def _ask(one: CheckedConnection, connector: tcp_connector.TcpConnector) -> Seque
     return asterisk_checks.check(one.configuration, one.row.media_client, socket_state=state, connector=connector)
 
 
-def examine(db: database.Database, sealer: sealing.Sealer | None, organization: int | None) -> list[CheckedConnection]:
+def examine(
+    db: database.Database,
+    sealer: sealing.Sealer | None,
+    organization: int | None,
+    *,
+    layout: layouts.Setting = layouts.AUTO,
+) -> list[CheckedConnection]:
     """Check what Postgres has of each connection."""
-    routes = dograh.Routes(db)
-    rows = sorted(dograh.Configurations(db).all(), key=lambda row: row.organization_id)
+    routes = dograh.Routes(db, layout=layout)
+    rows = sorted(dograh.Configurations(db, layout=layout).all(), key=lambda row: row.organization_id)
     with db.connection() as connection:
         known = {row["source_id"]: row for row in connection.execute(_KNOWN).fetchall()}
         stuck = {row["connection_id"]: row for row in connection.execute(_STUCK).fetchall()}

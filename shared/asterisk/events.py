@@ -209,13 +209,16 @@ def _arguments(app_data: str) -> list[str]:
 
 
 def carried(event: Event) -> Event:
-    """Return the event without what no step reads: only a StasisStart has arguments, and where a leg is, is asked."""
+    """Return the event without what no step reads: where a leg is, is asked.
+
+    Arguments are of those who come or leave. Asterisk gives a StasisEnd none: who sends it on puts them there.
+    """
     channel = event.channel
     return replace(
         event,
         application="",
         channel=None if channel is None else replace(channel, state="", app_name="", app_data=""),
-        args=event.args if event.type is EventType.STASIS_START else (),
+        args=event.args if event.type in (EventType.STASIS_START, EventType.STASIS_END) else (),
     )
 
 

@@ -86,6 +86,9 @@ class Call:
     legs_created: bool = False
     media_ready: bool = False
 
+    #: The leg that the platform has transferred the caller to: it is in the bridge in place of the media leg.
+    destination_id: str | None = None
+
     #: The caller's leg left Stasis or is gone: it must not be touched.
     caller_left: bool = False
     connected_at: datetime | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 from shared.call.states import Cause, Outcome
 
 #: Dial status → outcome, reason, and the cause to use when Asterisk reports none.
@@ -15,6 +17,9 @@ _OF_STATUS: dict[str, tuple[Outcome, str, int]] = {
 UNANSWERED_STATUSES = frozenset({*_OF_STATUS, "CHANUNAVAIL"})
 #: Of these the status alone tells how the dialling came out: there may be no cause.
 _CONCLUSIVE_STATUSES = frozenset({"BUSY", "CONGESTION"})
+#: Asterisk's status for every cause that it has no other one for: a cause that is known says more (a rejected leg has
+#: NOANSWER and cause 21, measured, 22.10).
+_VAGUE_STATUS = "NOANSWER"
 #: Q.850 cause → outcome and reason, when no dial status says it.
 _OF_CAUSE: dict[int, tuple[Outcome, str]] = {
     Cause.UNALLOCATED: (Outcome.FAILED, "unallocated number"),
@@ -27,9 +32,28 @@ _OF_CAUSE: dict[int, tuple[Outcome, str]] = {
 }
 
 
-def is_conclusive(dial_status: str | None, cause: int | None) -> bool:
-    """True if these say how the dialling of a leg came out: no further event has to be waited for."""
-    return dial_status in _CONCLUSIVE_STATUSES or cause in _OF_CAUSE
+class Doubt(IntEnum):
+    """How much an event leaves open about how the dialling of its leg came out."""
+
+    #: It tells how: no further event has to be waited for.
+    NONE = 0
+    #: It was not answered; another event may tell why.
+    REASON = 1
+    #: It does not tell.
+    ALL = 2
+
+
+def doubt(dial_status: str | None, cause: int | None) -> Doubt:
+    """Return what a dial status and a hang-up cause leave open. Of two events the one that leaves less counts."""
+    if dial_status in _CONCLUSIVE_STATUSES or cause in _OF_CAUSE:
+        return Doubt.NONE
+    return Doubt.REASON if dial_status in _OF_STATUS else Doubt.ALL
+
+
+def clearer(first: int | None, second: int | None) -> int | None:
+    """Return which of two hang-up causes of one leg says more about its dialling; the first, where neither does."""
+    known = next((cause for cause in (first, second) if cause in _OF_CAUSE), None)
+    return known or first or second or first
 
 
 def dial_outcome(dial_status: str | None, cause: int | None) -> tuple[Outcome, str, int | None]:
@@ -39,8 +63,7 @@ def dial_outcome(dial_status: str | None, cause: int | None) -> tuple[Outcome, s
     (measured, 22.10).
     """
     known = _OF_STATUS.get(dial_status or "")
-    # A rejected leg has the status NOANSWER, too (measured, 22.10): there the cause says more.
-    if known is not None and not (dial_status == "NOANSWER" and cause in (Cause.REJECTED, Cause.UNALLOCATED)):
+    if known is not None and not (dial_status == _VAGUE_STATUS and cause in _OF_CAUSE):
         outcome, reason, usual = known
         return outcome, reason, cause or usual
     otherwise = (Outcome.FAILED, f"not reached, cause {cause}" if cause else "not reached")

@@ -130,6 +130,21 @@ class BridgeLost(AttemptFact):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Transferred(AttemptFact):
+    """The platform has put another leg into the bridge, in place of the media leg; verified by a GET."""
+
+    destination_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DestinationGone:
+    """The leg that the caller was transferred to left Stasis or is gone."""
+
+    destination_id: str
+    hangup_cause: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CallerHangingUp:
     """A hang-up of the caller's leg was requested (ChannelHangupRequest): the leg is still in Stasis."""
 
@@ -258,6 +273,8 @@ Fact = (
     | Joined
     | JoinRefused
     | BridgeLost
+    | Transferred
+    | DestinationGone
     | CallerHangingUp
     | CallerLeft
     | CallerGone

@@ -21,6 +21,8 @@ class Role(StrEnum):
     CALLER = "caller"
     #: The external media channel to the voice agent.
     MEDIA = "media"
+    #: The leg that the platform has transferred the caller to, in place of the media leg.
+    DESTINATION = "destination"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,8 @@ class Naming:
 
     def legs(self, call: Call) -> dict[Role, str]:
         """Return the channel id of each leg that belongs in the call's bridge."""
+        if call.destination_id is not None:
+            return {Role.CALLER: call.channel_id, Role.DESTINATION: call.destination_id}
         return {Role.CALLER: call.channel_id, **self.attempt(call, call.attempt).legs}
 
     def bridge_id(self, call: Call) -> str:

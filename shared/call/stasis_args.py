@@ -1,4 +1,4 @@
-"""The arguments a leg brings into Stasis: the run it is for, when the platform has originated it."""
+"""The arguments a leg brings into Stasis: the run, or the transfer, that the platform has originated it for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from shared import errors
 
 _RUN, _WORKFLOW, _USER = "workflow_run_id", "workflow_id", "user_id"
+_TRANSFER = "transfer"
 _LARGEST_ID = 2**31 - 1
 
 
@@ -27,6 +28,12 @@ class RunArgs:
 def names_run(args: Iterable[str]) -> bool:
     """True if any argument has a known key: then the leg is no inbound call, even if the arguments are unusable."""
     return any(key in (_RUN, _WORKFLOW, _USER) for key, _ in _pairs(args))
+
+
+def is_transfer(args: Iterable[str]) -> bool:
+    """True for `transfer,ID`, in one string or several: the platform transfers one of its callers to this leg."""
+    first, comma, transfer = ",".join(args).partition(",")
+    return first.strip() == _TRANSFER and bool(comma) and bool(transfer.strip())
 
 
 def read(args: Iterable[str]) -> RunArgs:

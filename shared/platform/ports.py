@@ -134,6 +134,12 @@ class Runs(Protocol):
     def note_media(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         """Write the ids of the media leg and the bridge into the run, unless they are there from the start."""
 
+    def has_transfer(self, call: Call) -> bool:
+        """Return whether the platform transfers the call's caller, or has done so: its run says so before it begins."""
+
+    def note_transfer(self, call: Call) -> None:
+        """Write into the run that the caller was handed over: the voice agent is out, the parties talk on."""
+
     def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         """End the call's run, unless that is the platform's task."""
 

@@ -173,6 +173,11 @@ class WithDatabase(Base):
         default="ours",
         description="Whether we (`ours`) or the platform's API process complete the runs of connected calls.",
     )
+    platform_layout: Literal["auto", "2026-02", "newest"] = Field(
+        default="auto",
+        description="The layout of the platform's tables; `auto`: what is found. A layout that this release does not"
+        " serve is refused with a reason.",
+    )
     storage_backend: Literal["s3", "minio"] = Field(
         default="s3", description="The value of workflow_runs.storage_backend in the runs we create."
     )
@@ -500,6 +505,7 @@ class Tool(Environment):
 
     database_url: _DatabaseUrl = _DATABASE_URL
     id_prefix: str | None = None
+    platform_layout: Literal["auto", "2026-02", "newest"] = "auto"
 
 
 class Doctor(Environment):
@@ -509,6 +515,7 @@ class Doctor(Environment):
     redis_url: SecretStr | None = None
     secret_key: SecretStr | None = None
     id_prefix: str | None = None
+    platform_layout: str = "auto"
 
 
 _S = TypeVar("_S", bound=Environment)

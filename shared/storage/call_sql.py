@@ -34,6 +34,8 @@ ORIGINATED_ALL = f"""
 SELECT DISTINCT ON (channel_id) {_SELECT}, clock_timestamp() AS now FROM ari.calls
 WHERE {_OF_APP} AND channel_id = ANY(%s) AND request_id IS NOT NULL ORDER BY channel_id, received_at DESC
 """  # noqa: S608 - built from constants
+#: Nothing else is looked up by the index of this column.
+TRANSFERRED = f"{CALLS} WHERE {_OF_APP} AND destination_id = %s AND state = 'connected' LIMIT 1"
 REQUESTED = f"""{CALLS}
 WHERE request_id = %s AND connection_id IN (SELECT connection_id FROM ari.connections WHERE organization_id = %s)
 ORDER BY received_at LIMIT 1"""  # noqa: S608 - built from constants
@@ -72,8 +74,10 @@ FROM ari.calls WHERE state <> 'ended' AND (connection_id, connection_version) IN
     WHERE v.connection_id = %(connection_id)s AND v.version = %(number)s)
 """  # noqa: S608 - built from constants
 
+#: Of a transferred call the run is over while its parties talk.
 CONNECTED_RUNS = """
-SELECT workflow_run_id, call_id FROM ari.calls WHERE state = 'connected' AND workflow_run_id IS NOT NULL
+SELECT workflow_run_id, call_id FROM ari.calls
+WHERE state = 'connected' AND workflow_run_id IS NOT NULL AND destination_id IS NULL
 """
 
 _TIMELINE_COLUMNS = "at, call_id, connection_id, kind, name, state_from, state_to, attempt, took_ms, who, detail"

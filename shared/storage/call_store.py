@@ -72,6 +72,9 @@ class CallStore(Protocol):
     ) -> Mapping[str, Call | errors.CallUnreadable]:
         """As `originated`, for several channels by one statement."""
 
+    def transferred(self, connection_id: int, channel_id: str) -> Call | None:
+        """Return the connected call whose caller was transferred to this leg."""
+
     def requested(self, organization_id: int, request_id: str) -> Call | None:
         """Return the first call that this request of an organization has led to."""
 

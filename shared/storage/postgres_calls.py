@@ -78,6 +78,9 @@ class PostgresCalls:
         rows = self._rows(call_sql.ORIGINATED_ALL, [connection_id, list(channel_ids)])
         return {row["channel_id"]: _call_or_error(row) for row in rows}
 
+    def transferred(self, connection_id: int, channel_id: str) -> Call | None:
+        return self._one(call_sql.TRANSFERRED, [connection_id, channel_id])
+
     def requested(self, organization_id: int, request_id: str) -> Call | None:
         return self._one(call_sql.REQUESTED, [request_id, organization_id])
 
@@ -106,7 +109,7 @@ class PostgresCalls:
             log.warning("deadlines recalled, postgres's clock was set back", calls=recalled)
 
     def connected_runs(self) -> dict[int, UUID]:
-        """Return the run of each connected call, and the call."""
+        """Return the run of each connected call that was not transferred, and the call."""
         with self.db.connection() as connection:
             rows = connection.execute(call_sql.CONNECTED_RUNS).fetchall()
         return {row["workflow_run_id"]: row["call_id"] for row in rows}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ from tests.acceptance.environment import Deploy, Deployment
 
 pytestmark = pytest.mark.services
 
-#: Several looks at all bridges: one resync of four has one.
-RESYNCS_SECONDS = 4.0
+#: Some of each installation; one resync of four has one.
+LOOKS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +65,7 @@ class Installation:
 @pytest.fixture(scope="module")
 def both(deploy: Deploy) -> Iterator[tuple[Installation, Installation]]:
     with contextlib.ExitStack() as stack:
-        deployments = [stack.enter_context(deploy(name)) for name in ("production", "staging")]
+        deployments = [stack.enter_context(deploy(name, RESYNC_SECONDS="0.2")) for name in ("production", "staging")]
         asterisk = stack.enter_context(
             SimulatedAsterisk(
                 Settings(audio=False, media_urls={"staging": deployments[1].agent.url}),
@@ -84,6 +83,16 @@ def both(deploy: Deploy) -> Iterator[tuple[Installation, Installation]]:
         yield made[0], made[1]
 
 
+def wait_looks(asterisk: SimulatedAsterisk) -> None:
+    """Wait until both have looked at all bridges several times."""
+
+    def looks() -> int:
+        return len(asterisk.control.requests("GET", "/bridges"))
+
+    before = looks()
+    wait_until(lambda: looks() >= before + LOOKS, seconds=20, what="they look at all bridges")
+
+
 def left(asterisk: SimulatedAsterisk) -> set[str]:
     return {one["id"] for one in (*asterisk.control.channels(), *asterisk.control.bridges())}
 
@@ -93,13 +102,13 @@ def test_nothing_of_the_other_is_touched(both: tuple[Installation, Installation]
     legs = [ours.connect(), theirs.connect()]
     assert ours.pipeline.id_prefix != theirs.pipeline.id_prefix
     made = ours.made(legs[0]) | theirs.made(legs[1])
-    time.sleep(RESYNCS_SECONDS)
+    wait_looks(ours.asterisk)
     assert {*legs, *made} <= left(ours.asterisk)
     assert [ours.pipeline.state(legs[0]), theirs.pipeline.state(legs[1])] == ["connected", "connected"]
     # Without a call of its own each has orphans to look for, and the other's bridge to leave alone.
     ours.asterisk.control.hang_up(legs[0])
     wait_until(lambda: left(ours.asterisk) == {legs[1], *theirs.made(legs[1])}, seconds=10, what="ours is gone")
-    time.sleep(RESYNCS_SECONDS)
+    wait_looks(ours.asterisk)
     assert theirs.pipeline.state(legs[1]) == "connected"
     theirs.asterisk.control.hang_up(legs[1])
     wait_until(lambda: not left(ours.asterisk), seconds=10, what="theirs is gone")
@@ -113,7 +122,7 @@ def test_calls_outlast_another_prefix_and_what_they_leave_is_removed(both: tuple
     assert ours.pipeline.id_prefix != before
     later = ours.connect()
     assert all(name.startswith(ours.pipeline.id_prefix) for name in ours.made(later))
-    time.sleep(RESYNCS_SECONDS)
+    wait_looks(ours.asterisk)
     assert made <= left(ours.asterisk), "calls under the earlier prefix go on"
     ours.asterisk.control.hang_up(ends)
     wait_until(lambda: not ours.made(ends) & left(ours.asterisk), seconds=10, what="the teardown removes its legs")
@@ -126,7 +135,7 @@ def test_calls_outlast_another_prefix_and_what_they_leave_is_removed(both: tuple
         ours.create_bridge(name)
     kept = {later, unknown[before], *ours.made(later)}
     wait_until(lambda: left(ours.asterisk) == kept, seconds=10, what=lambda: f"{left(ours.asterisk)} is not {kept}")
-    time.sleep(RESYNCS_SECONDS)
+    wait_looks(ours.asterisk)
     assert left(ours.asterisk) == kept, "with the earlier prefix, an unknown call may be another installation's"
     ours.asterisk.control.hang_up(later)
     wait_until(lambda: left(ours.asterisk) == {unknown[before]}, seconds=10, what="ours is gone")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -134,10 +136,14 @@ def test_whom_we_cannot_reach_ends_the_run_with_disposition_and_cause(
     wait_until(lambda: nothing_is_left(asterisk), seconds=5, what=lambda: str(asterisk.channels()))
 
 
-@pytest.mark.parametrize("number", ["wait", "busy"])
-def test_a_leg_of_the_platform_is_connected_or_its_run_ended(
-    running: Pipeline, asterisk: RealAsterisk, tenant: Tenant, number: str
-) -> None:
+def platform_calls(
+    running: Pipeline, asterisk: RealAsterisk, tenant: Tenant, number: str, *, writes_after_seconds: float = 0.0
+) -> tuple[int, str]:
+    """Do what the platform's own API does: begin a run, originate, and write the channel into the run, some time later.
+
+    Returns:
+        The run and the leg.
+    """
     run_id = running.value(
         "INSERT INTO workflow_runs (name, workflow_id, mode, call_type, initial_context, created_at)"
         " VALUES ('WR-TEL-OUT-00000001', %s, 'ari', 'outbound', '{\"provider\": \"ari\"}', now()) RETURNING id",
@@ -146,14 +152,49 @@ def test_a_leg_of_the_platform_is_connected_or_its_run_ended(
     leg = f"platform-{uuid.uuid4().hex}"
     said = f"workflow_run_id={run_id},workflow_id={tenant.workflow_id},user_id={tenant.user_id}"
     answer = asterisk.request(
-        "POST", "/channels", endpoint=f"Local/{number}@far", app="voiceai", appArgs=said, channelId=leg, formats="ulaw"
-    )
+        "POST", "/channels", endpoint=f"Local/{number}@far", app="voiceai", appArgs=said, channelId=leg,
+        formats="ulaw", timeout="2",
+    )  # fmt: skip
     assert answer.status_code == 200
+    time.sleep(writes_after_seconds)
     running.value(
         "UPDATE workflow_runs SET gathered_context = %s WHERE id = %s RETURNING 1",
         json.dumps({"provider": "ari", "call_id": leg}),
         run_id,
     )
+    return run_id, leg
+
+
+def test_an_unanswered_leg_of_the_platform_comes_out_as_it_was_whenever_the_platform_writes_its_channel(
+    running: Pipeline, asterisk: RealAsterisk, tenant: Tenant
+) -> None:
+    """Dial and ChannelDestroyed come within a millisecond, in either order, and each tells a part only."""
+    expected = {"busy": "busy", "congestion": "congestion", "reject": "rejected", "ring": "not answered"}
+    delays = (0.0, 0.02, 0.02, 0.05, 0.09, 0.2, 0.3, 0.5, 1.0)
+    made = [(number, delay) for number in expected for delay in delays]
+    with ThreadPoolExecutor(4) as pool:
+        legs = pool.map(
+            lambda each: platform_calls(running, asterisk, tenant, each[0], writes_after_seconds=each[1])[1], made
+        )
+    came_to = dict(zip(legs, made, strict=True))
+    calls = wait_calls(running, len(made), "ended", seconds=30)
+    wrong = [
+        (*came_to[call["channel_id"]], call["reason"])
+        for call in calls
+        if call["reason"] != expected[came_to[call["channel_id"]][0]]
+    ]
+    assert wrong == []
+    disposition = {"busy": "busy", "congestion": "failed", "reject": "failed", "ring": "no-answer"}
+    for leg, (number, _) in came_to.items():
+        run = running.run(leg)
+        assert (run["is_completed"], run["gathered_context"]["call_disposition"]) == (True, disposition[number])
+
+
+@pytest.mark.parametrize("number", ["wait", "busy"])
+def test_a_leg_of_the_platform_is_connected_or_its_run_ended(
+    running: Pipeline, asterisk: RealAsterisk, tenant: Tenant, number: str
+) -> None:
+    run_id, leg = platform_calls(running, asterisk, tenant, number)
     (call,) = wait_calls(running, 1, "connected" if number == "wait" else "ended")
     assert (call["channel_id"], call["workflow_run_id"], call["direction"]) == (leg, run_id, "outbound")
     if number == "wait":

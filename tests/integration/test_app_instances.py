@@ -72,15 +72,18 @@ def test_calls_are_found_by_their_app_instance_within_the_organization(
     same, another, elsewhere = others
     call = make("1.1")
     dialled = make("o1", request_id="r", direction=Direction.OUTBOUND, channel_created="")
+    transferred = make("1.2", state=State.CONNECTED, destination_id="d1")
     for connection_id in (1, same):
         assert store.last_entry(connection_id, "1.1", "c") == call
         assert store.originated(connection_id, "o1") == dialled
+        assert store.transferred(connection_id, "d1") == transferred
         assert store.originated_all(connection_id, ["o1"]) == {"o1": dialled}
         found = store.open_calls(ConnectionVersion(connection_id, 1))
-        assert {one.call.call_id for one in found} == {call.call_id, dialled.call_id}
+        assert {one.call.call_id for one in found} == {call.call_id, dialled.call_id, transferred.call_id}
     for connection_id in (another, elsewhere):
         assert store.last_entry(connection_id, "1.1", "c") is None
         assert store.originated(connection_id, "o1") is None
+        assert store.transferred(connection_id, "d1") is None
         assert store.originated_all(connection_id, ["o1"]) == {}
         assert store.open_calls(ConnectionVersion(connection_id, 1)) == []
 

@@ -30,7 +30,7 @@ from tests.canned_asterisk import PASSWORD, Canned
 ROOT = Path(__file__).parents[2]
 KEY = "a key for the doctor's tests"
 VARIABLES = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "ASTERISK_SESSIONS", "LISTENER_TIMEOUT_SECONDS",
-             "ENDPOINT_GUARD", "ENDPOINT_ALLOW", "ENDPOINT_DENY")  # fmt: skip
+             "ENDPOINT_GUARD", "ENDPOINT_ALLOW", "ENDPOINT_DENY", "PLATFORM_LAYOUT")  # fmt: skip
 Doctor = Callable[..., str]
 
 
@@ -190,6 +190,22 @@ def test_urls_that_cannot_be_read_do_not_leak(doctor: Doctor) -> None:
 def test_a_password_is_taken_out_of_a_librarys_words() -> None:
     url = "postgresql://u:hunter2%21@h/d"
     assert "hunter2" not in without_password(f"cannot open {url} as hunter2! with u:hunter2%21", url)
+
+
+@pytest.mark.services
+def test_a_layout_that_is_not_served_is_said(doctor: Doctor, settings: dict[str, str], db: database.Database) -> None:
+    configure(db, "http://127.0.0.1:1")
+    said(doctor(**settings), "ok", "layout: 2026-02, found, no migrations of the platform")
+    execute(db, "CREATE TABLE telephony_configurations (id serial PRIMARY KEY)")
+    output = doctor(**settings)
+    said(output, "wrong", "layout: newest, found")
+    said(output, "warning", "stale configurations: 1 of the layout before")
+    said(output, "wrong", "configuration: the platform's database has a newer layout")
+    said(output, "wrong", "inbound workflow: the platform's database has a newer layout")
+    output = doctor(**settings, PLATFORM_LAYOUT="2026-02")
+    said(output, "ok", "layout: 2026-02, by PLATFORM_LAYOUT")
+    said(output, "wrong", "PLATFORM_LAYOUT: 2026-02, and the tables have the layout newest")
+    said(doctor(**settings, PLATFORM_LAYOUT="hunter2"), "wrong", "PLATFORM_LAYOUT: must be one of")
 
 
 @pytest.mark.services

@@ -380,6 +380,51 @@ def test_which_runs_are_completed(db: database.Database) -> None:
     assert dograh.Runs(db).workflow_of(runs[0], 2) is None
 
 
+@pytest.mark.parametrize("completion", ["ours", "platform"])
+def test_the_state_of_a_transfer_is_moved_on_and_never_back(db: database.Database, completion: str) -> None:
+    """The platform begins it and completes the run; its other keys stay."""
+    runs = dograh.Runs(db, run_completion="platform" if completion == "platform" else "ours")
+    run_id = created(db)
+    transferred = replace(TALKED, workflow_run_id=run_id, destination_id="d")
+    begun = '{"transfer_state": "in-progress", "theirs": 1e999}'
+    execute(
+        db,
+        "UPDATE workflow_runs SET is_completed = true, state = 'completed', gathered_context = %s WHERE id = %s",
+        begun,
+        run_id,
+    )
+    assert runs.completed([run_id]) == set(), "its caller was handed over, and talks on"
+    assert runs.has_transfer(transferred)
+    for does, state in (("notes", "complete"), ("ends", "terminated"), ("notes", "terminated"), ("ends", "terminated")):
+        if does == "notes":
+            runs.note_transfer(transferred)
+        else:
+            runs.end(transferred, media_id="m", bridge_id="b")
+        assert run(db, run_id)["gathered_context"] == {"transfer_state": state, "theirs": float("inf")}
+
+
+def test_a_state_of_a_transfer_that_cannot_be_read_stays(db: database.Database) -> None:
+    run_id = created(db)
+    transferred = replace(TALKED, workflow_run_id=run_id, destination_id="d")
+    execute(db, "UPDATE workflow_runs SET gathered_context = %s WHERE id = %s", '{"transfer_state": ["odd"]}', run_id)
+    dograh.Runs(db).note_transfer(transferred)
+    dograh.Runs(db).end(transferred, media_id="m", bridge_id="b")
+    assert run(db, run_id)["gathered_context"]["transfer_state"] == ["odd"]
+    assert run(db, run_id)["is_completed"]
+
+
+def test_a_run_whose_platform_began_no_transfer_gets_no_state_of_one(db: database.Database) -> None:
+    run_id = created(db)
+    transferred = replace(TALKED, workflow_run_id=run_id, destination_id="d")
+    assert not dograh.Runs(db).has_transfer(transferred)
+    assert not dograh.Runs(db).has_transfer(replace(transferred, workflow_run_id=None))
+    dograh.Runs(db).note_transfer(transferred)
+    dograh.Runs(db).note_transfer(replace(transferred, workflow_run_id=None))
+    dograh.Runs(db).end(transferred, media_id="m", bridge_id="b")
+    assert "transfer_state" not in run(db, run_id)["gathered_context"]
+    assert run(db, run_id)["is_completed"]
+
+
 # ── round trips ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

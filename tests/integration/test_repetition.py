@@ -63,6 +63,7 @@ class Handlers:
             writer=writer,
             inbound=self.inbound,
             naming=Naming(PREFIX),
+            transfers=nothing,
             send_later=lambda _message, _wait: None,
         )
         self.asterisks = RestAsterisks(

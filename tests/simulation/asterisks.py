@@ -28,6 +28,8 @@ from simulator import (
 from simulator import media as simulator_media
 from tests.simulation.world import Fiber, World
 
+#: Begins the ids of legs that the platform originates for transfers.
+DESTINATION = "transfer-"
 PREFIX = "aip-s4m7t2-"
 NAMING = Naming(PREFIX)
 CLIENT = "media"
@@ -171,8 +173,8 @@ class Asterisk(switch.Switch):
         self.agent_lost: Callable[[str], None] = lambda _channel_id: None
         #: Called when a media leg has ended before its agent accepted it.
         self.agent_not_reached: Callable[[str], None] = lambda _channel_id: None
-        #: Called when a dialled leg was not answered.
-        self.unanswered: Callable[[channels.Channel], None] = lambda _channel: None
+        #: Called when a dialled leg was not answered, with the cause.
+        self.unanswered: Callable[[channels.Channel, int], None] = lambda _channel, _cause: None
         #: Called when a request is about to be sent.
         self.requested: Callable[[rest.RequestBudget], None] = lambda _budget: None
         #: Called when the product creates a media leg or a bridge, or dials.
@@ -273,7 +275,7 @@ class Asterisk(switch.Switch):
         super().destroy(channel, cause)
         if was_alive and channel.kind is channels.Kind.ORIGINATED and not self.entries[channel.id]:
             self.world.tell(self.name, "%s is not answered: cause %s", self.named(channel.id), cause)
-            self.unanswered(channel)
+            self.unanswered(channel, cause)
 
     def restart_after(self, seconds: float) -> None:
         """Stop with all calls, and start again later."""
@@ -293,9 +295,15 @@ class Asterisk(switch.Switch):
         return [leg for leg in self.channels.values() if leg.kind is not channels.Kind.MEDIA and leg.app == app]
 
     def is_with_agent(self, caller: channels.Channel) -> bool:
-        """True if caller and agent hear each other."""
-        others = self.others_in_bridge(caller)
-        return caller.state == "Up" and any(leg.kind is channels.Kind.MEDIA and leg.state == "Up" for leg in others)
+        """True if caller and agent hear each other, or the caller and the leg that it was transferred to."""
+        others = [leg for leg in self.others_in_bridge(caller) if leg.state == "Up"]
+        is_transferred = any(is_destination(leg) for leg in [caller, *others])
+        return caller.state == "Up" and any(leg.kind is channels.Kind.MEDIA or is_transferred for leg in others)
+
+
+def is_destination(leg: channels.Channel) -> bool:
+    """True for a leg that the platform has originated to transfer a caller to it."""
+    return leg.id.startswith(DESTINATION)
 
 
 def has_stalled(fiber: greenlet.greenlet) -> bool:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from shared import messages
 from shared.call.call_requests import CallRequest
-from simulator import channels
+from simulator import bridges, channels
 from simulator import originates as simulator_originates
+from tests.simulation import asterisks
 from tests.simulation.brokers import Broker
 from tests.simulation.platforms import Run, Runs, Tenant
 from tests.simulation.world import World
@@ -16,6 +17,8 @@ _PATIENCE_SECONDS = 5.0
 _TRY_SECONDS = 0.1
 #: The `systemname` of an Asterisk begins the ids that it chooses.
 _SYSTEM_NAMES = ('Haus "2", ', "")
+#: For so long a destination bears silence.
+_ALONE_SECONDS = 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -110,8 +113,73 @@ class Callers:
         )  # fmt: skip
         self._world.tell(asterisk.name, "the platform calls %s for run %s", number, run.run_id)
         if run.organization_id == tenant.organization_id:
-            # The platform learns the channel id only from Asterisk's answer.
-            self._world.after(0.01, lambda: setattr(run, "channel_id", channel_id))
+            # The platform learns the channel id only from Asterisk's answer, and writes it when it likes.
+            seconds = self._world.choices.spread(0.001, 0.5)
+            self._world.after(seconds, lambda: setattr(run, "channel_id", channel_id))
+
+    def transfer(self, caller: Caller, number: str, *, hangs_up_after_seconds: float | None = None) -> str:
+        """Let the platform transfer a caller: dial a number, and swap the legs when it is answered.
+
+        Args:
+            hangs_up_after_seconds: When the destination hangs up; None if it stays.
+
+        Returns:
+            The id of the destination's leg.
+        """
+        self._requests += 1
+        channel_id = f"{asterisks.DESTINATION}{self._requests}"
+        self._world.after(0.0, lambda: self._transfer(caller, number, channel_id))
+        if hangs_up_after_seconds is not None:
+            self._world.after(hangs_up_after_seconds, lambda: self._hang_up(caller.tenant.asterisk, channel_id))
+        return channel_id
+
+    def _transfer(self, caller: Caller, number: str, channel_id: str) -> None:
+        asterisk = caller.tenant.asterisk
+        if not asterisk.is_running or not asterisk.is_with_agent(caller.channel):
+            return
+        destination = simulator_originates.originate(
+            asterisk, endpoint=f"PJSIP/{number}", app=caller.tenant.app, args=["transfer", channel_id], caller="",
+            channel_id=channel_id, other_channel_id=None, timeout_seconds=10.0,
+        )  # fmt: skip
+        self._world.tell(asterisk.name, "the platform transfers %s: %s", caller.channel.id, channel_id)
+        self._await_destination(caller, destination)
+
+    @staticmethod
+    def _hang_up(asterisk: asterisks.Asterisk, channel_id: str) -> None:
+        leg = asterisk.channels.get(channel_id)
+        if leg is not None:
+            asterisk.caller_hangs_up(leg)
+
+    def _await_destination(self, caller: Caller, destination: channels.Channel) -> None:
+        asterisk = caller.tenant.asterisk
+        if not asterisk.is_alive(destination):
+            return
+        if destination.app is None:
+            self._world.after(_TRY_SECONDS, lambda: self._await_destination(caller, destination))
+            return
+        media = [leg for leg in asterisk.others_in_bridge(caller.channel) if leg.kind is channels.Kind.MEDIA]
+        bridge = asterisk.bridges.get(caller.channel.bridge_id or "")
+        if bridge is not None and len(media) == 1:
+            self._runs.transferred.add(caller.channel.id)
+            asterisk.add_to_bridge(bridge, [destination.id])
+            pauses = [self._world.choices.spread(0.0005, 0.02) for _ in range(2)]
+            self._world.after(pauses[0], lambda: self._take_out(asterisk, bridge, media[0]))
+            self._world.after(sum(pauses), lambda: asterisk.hang_up(media[0], 16, soft=True))
+        self._world.after(_ALONE_SECONDS, lambda: self._leave_if_alone(asterisk, destination))
+
+    @staticmethod
+    def _take_out(asterisk: asterisks.Asterisk, bridge: bridges.Bridge, leg: channels.Channel) -> None:
+        if asterisk.is_alive(leg) and leg.bridge_id == bridge.id:
+            asterisk.remove_from_bridge(bridge, [leg.id])
+
+    def _leave_if_alone(self, asterisk: asterisks.Asterisk, destination: channels.Channel) -> None:
+        """Let a destination that hears silence hang up."""
+        if not asterisk.is_alive(destination):
+            return
+        if not asterisk.is_with_agent(destination):
+            asterisk.caller_hangs_up(destination)
+        else:
+            self._world.after(_ALONE_SECONDS, lambda: self._leave_if_alone(asterisk, destination))
 
     def enter(self, caller: Caller, since: float | None = None) -> None:
         """Run the recommended dialplan: ring, and try again while no event socket is connected."""

@@ -166,7 +166,9 @@ class History:
     def _call_in(self, tenant: Tenant) -> None:
         choices, world, asterisk = self.choices, self.world, tenant.asterisk
         caller = self.environment.callers.call_in(tenant)
-        does = choices.one_of(["stays", "stays", "hangs up", "hangs up soon", "leaves Stasis", "comes back"])
+        does = choices.one_of(
+            ["stays", "stays", "hangs up", "hangs up soon", "leaves Stasis", "comes back", "transferred"]
+        )
         caller.stays = does == "stays"
         match does:
             case "hangs up":
@@ -175,9 +177,18 @@ class History:
                 world.after(choices.spread(0.001, 0.3), lambda: asterisk.caller_hangs_up(caller.channel))
             case "leaves Stasis":
                 world.after(choices.spread(0.003, 30.0), lambda: asterisk.caller_leaves_stasis(caller.channel))
+            case "transferred":
+                world.after(choices.spread(0.5, 10.0), lambda: self._transfer(caller))
             case "comes back":
                 away = choices.spread(0.0005, 10.0)
                 world.after(choices.spread(0.003, 30.0), lambda: self.environment.callers.come_back(caller, away))
+
+    def _transfer(self, caller: Caller) -> None:
+        """Let the platform transfer a caller, to a destination that may not answer, or may hang up first."""
+        choices = self.choices
+        number = choices.one_of(["100", "100", "100", "busy", "ring"])
+        seconds = choices.spread(0.01, 20.0) if choices.happens(0.5) else None
+        self.environment.callers.transfer(caller, number, hangs_up_after_seconds=seconds)
 
     def _call_out(self) -> None:
         """Request an outbound call, or let the platform make one, perhaps for a run of another tenant."""

@@ -14,7 +14,7 @@ from shared.call import facts, ids
 from shared.call.calls import Call, Change
 from shared.call.legs import Role
 from shared.call.limits import Limits
-from shared.call.states import Direction, State
+from shared.call.states import Direction, Outcome, State
 from simulator import channels
 from tests.simulation.asterisks import NAMING, PREFIX, Asterisk, has_stalled
 from tests.simulation.callers import Caller
@@ -31,6 +31,13 @@ ENDING_SECONDS = 3.0
 _LIMITS = Limits()
 #: From entering Stasis to the agent, with a good agent and without faults.
 _PROMPT_SECONDS = 1.0
+#: Number dialled and hang-up cause → how the call of a leg came out that was not answered.
+_UNANSWERED = {
+    ("busy", 0): (Outcome.BUSY, "busy"),
+    ("congestion", 0): (Outcome.FAILED, "congestion"),
+    ("reject", 21): (Outcome.FAILED, "rejected"),
+    ("ring", 19): (Outcome.NO_ANSWER, "not answered"),
+}
 #: The events that are stored although another worker has claimed the call.
 _EVENTS = frozenset({"caller_entered", "far_end_answered", "media_leg_ready", "leg_ended", "dial_ended"})
 #: The channel states of a caller or far end who may get an agent: answered, or a caller whom the product answers.
@@ -195,19 +202,28 @@ class Invariants:
             wait = _PROMPT_SECONDS + _LIMITS.reach_pause(own.attempt).total_seconds()
             self._world.after(wait, lambda: self._check_tried_again(own))
 
-    def _unanswered(self, asterisk: Asterisk, channel: channels.Channel) -> None:
-        """Check soon that the call of a leg that was not answered is over, and its run with it."""
+    def _unanswered(self, asterisk: Asterisk, channel: channels.Channel, cause: int) -> None:
+        """Check soon that the call of a leg that was not answered is over, its run with it, and how they came out."""
         if self.is_prompt:
-            self._world.after(_PROMPT_SECONDS + 0.5, lambda: self._check_unanswered(asterisk, channel.id))
+            number = channel.name.partition("/")[2].rpartition("-")[0]
+            expected = _UNANSWERED.get((number, cause))
+            self._world.after(_PROMPT_SECONDS + 0.5, lambda: self._check_unanswered(asterisk, channel.id, expected))
 
-    def _check_unanswered(self, asterisk: Asterisk, channel_id: str) -> None:
+    def _check_unanswered(self, asterisk: Asterisk, channel_id: str, expected: tuple[Outcome, str] | None) -> None:
         for row in self._store.rows.values():
             is_here = self._by_connection[first_of(row.call.connection_id)].asterisk is asterisk
-            if is_here and row.call.channel_id == channel_id and row.call.state is not State.ENDED:
-                self._world.violation(f"{self._names[row.call.call_id]} was not answered, and is {row.call.state}")
+            if not is_here or row.call.channel_id != channel_id:
+                continue
+            name, came_to = self._names[row.call.call_id], (row.call.outcome, row.call.reason)
+            if row.call.state is not State.ENDED:
+                self._world.violation(f"{name} was not answered, and is {row.call.state}")
+            elif expected not in (None, came_to):
+                self._world.violation(f"{name} came to {came_to}, and not to {expected}")
         for run in self._runs.rows.values():
             if run.channel_id == channel_id and not run.is_completed:
                 self._world.violation(f"run {run.run_id} was not answered, and still waits")
+            elif run.channel_id == channel_id and expected not in (None, run.came_to):
+                self._world.violation(f"run {run.run_id} came to {run.came_to}, and not to {expected}")
 
     def _created(self, asterisk: Asterisk, name: str) -> None:
         """Check that what the product has just created was stored before, and is still wanted."""

@@ -52,8 +52,18 @@ class Listener:
     def _received(self, text: str) -> None:
         """Take an event that was sent: it arrives a little later, or not."""
         event = self._parsed(text)
-        if event is not None and event.channel is not None and self.passes(event):
-            self._ends.take(event, int(self._world.wall() * 1000))
+        if event is None or event.channel is None or not self.passes(event):
+            return
+        if event.type in (events.EventType.DIAL, events.EventType.CHANNEL_DESTROYED) and self._world.choices.happens(
+            0.3
+        ):
+            # Asterisk reports dialling and channels independently: in either order, some milliseconds apart (measured).
+            self._world.after(self._world.choices.spread(0.0002, 0.015), lambda: self._take(event))
+        else:
+            self._take(event)
+
+    def _take(self, event: events.Event) -> None:
+        self._ends.take(event, int(self._world.wall() * 1000))
 
     def _send(self, event: events.Event, at_ms: int) -> bool:
         socket, world = self._socket, self._world

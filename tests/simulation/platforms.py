@@ -18,7 +18,7 @@ from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Attempt
 from shared.call.stasis_args import RunArgs
-from shared.call.states import Cause, Direction
+from shared.call.states import Cause, Direction, Outcome
 from shared.platform.ports import NoRoute, Route
 from shared.storage import connections, database, leases
 from tests.simulation import asterisks, faults
@@ -85,6 +85,8 @@ class Run:
     #: `gathered_context.call_id`: the channel of its call, once written.
     channel_id: str | None = None
     is_completed: bool = False
+    #: How its call came out, and why.
+    came_to: tuple[Outcome | None, str | None] | None = None
     #: Created by the product, for a call.
     is_ours: bool = False
 
@@ -154,6 +156,8 @@ class Runs:
         self._store = store
         self._routes = routes
         self.rows: dict[int, Run] = {}
+        #: The channels of callers whom the platform transfers, as it has written into their runs.
+        self.transferred: set[str] = set()
         self._last = 0
 
     def begin(self, organization_id: int) -> Run:
@@ -228,21 +232,29 @@ class Runs:
         run_id = call.workflow_run_id
         assert run_id is not None
         self._postgres.statement(
-            "end run", lambda: cast(Transaction, connection).writes.append(lambda: self._end(run_id))
+            "end run", lambda: cast(Transaction, connection).writes.append(lambda: self._end(run_id, call))
         )
 
     def note_media(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         self._postgres.statement("note media", lambda: None)
 
+    def has_transfer(self, call: Call) -> bool:
+        return self._postgres.statement("transfer of a run", lambda: call.channel_id in self.transferred)
+
+    def note_transfer(self, call: Call) -> None:
+        self._postgres.statement("note transfer", lambda: None)
+
     def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         run_id = call.workflow_run_id or self._named(call)
         if run_id is not None:
-            self._postgres.statement("end run", lambda: self._end(run_id))
+            self._postgres.statement("end run", lambda: self._end(run_id, call))
 
-    def _end(self, run_id: int) -> None:
+    def _end(self, run_id: int, call: Call) -> None:
         # A fail-over may have lost it.
-        if run_id in self.rows:
-            self._set(self.rows[run_id], "is_completed", True)
+        run = self.rows.get(run_id)
+        if run is not None and not run.is_completed:
+            self._set(run, "is_completed", True)
+            self._set(run, "came_to", (call.outcome, call.reason))
 
     def _add(self, run: Run) -> None:
         self._store.log.note(None, lambda: self.rows.pop(run.run_id))

@@ -92,6 +92,16 @@ class MemoryStore:
 
         return self._postgres.statement("originated all", find)
 
+    def transferred(self, connection_id: int, channel_id: str) -> Call | None:
+        def find() -> Call | None:
+            wanted = (self._app_of(connection_id), channel_id, State.CONNECTED)
+            for call in (row.call for row in self.rows.values()):
+                if (self._app_of(call.connection_id), call.destination_id, call.state) == wanted:
+                    return call
+            return None
+
+        return self._postgres.statement("transferred", find)
+
     def requested(self, organization_id: int, request_id: str) -> Call | None:
         return self._postgres.statement("requested", lambda: self._requested(organization_id, request_id))
 

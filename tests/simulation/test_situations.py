@@ -43,8 +43,9 @@ def test_a_caller_gets_an_agent_and_leaves_nothing(environment: Environment) -> 
         pytest.param(
             1.0,
             [
-                "GET /channels/caller", "DELETE /channels/caller", "DELETE /channels/media", "DELETE /bridges/bridge",
-                "GET /channels/caller",
+                # The first one: was the caller transferred?
+                "GET /bridges/bridge", "GET /channels/caller", "DELETE /channels/caller", "DELETE /channels/media",
+                "DELETE /bridges/bridge", "GET /channels/caller",
             ],
             id="the agent hangs up",
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.call.states import Outcome, State
+from shared.call.states import ENDING_SLOT_SECONDS, Outcome, State
 from tests.simulation.asterisks import NAMING
 from tests.simulation.environment import LIMITS, Environment
 from tests.simulation.situations import connect, only
@@ -47,6 +47,45 @@ def test_a_call_whose_asterisk_stays_away_ends_unverified_and_is_cleaned_up_when
     assert (over.state, over.unverified) == (State.ENDED, not caller_stays)
     environment.invariants.check_end()
     assert world.violations == []
+
+
+def test_an_agent_that_hangs_up_while_asterisk_is_away_ends_the_call(environment: Environment) -> None:
+    """Asterisk cannot say whether the caller was transferred, and the run says that it was not."""
+    connect(environment)
+    asterisk, world = environment.asterisks["pbx1"], environment.world
+    asterisk.is_away = True
+    asterisk.agent_hangs_up(asterisk.channels[NAMING.media_id(only(environment))])
+    world.run(world.now + 10.0)
+    assert (only(environment).state, only(environment).outcome) == (State.ENDING, Outcome.COMPLETED)
+    assert all(run.is_completed for run in environment.runs.rows.values())
+    world.run(world.now + ENDING_SLOT_SECONDS)
+    assert environment.store.slots_used_now(only(environment).organization_id) == 0
+
+
+@pytest.mark.parametrize("number", ["100", "busy"])
+def test_a_caller_who_is_transferred_while_asterisk_is_away_is_judged_when_it_is_back(
+    environment: Environment, number: str
+) -> None:
+    caller = connect(environment)
+    asterisk, world = environment.asterisks["pbx1"], environment.world
+    asterisk.is_away = True
+    destination = environment.callers.transfer(caller, number)
+    world.run(world.now + 1.0)
+    if number == "busy":
+        environment.runs.transferred.add(caller.channel.id)
+        asterisk.agent_hangs_up(asterisk.channels[NAMING.media_id(only(environment))])
+    world.run(world.now + 60.0)
+    assert (only(environment).state, only(environment).destination_id) == (State.CONNECTED, None)
+    asterisk.is_away = False
+    # The circuit breaker may be open still at the first one.
+    for _ in range(2):
+        environment.ask_resyncs("clock", full=False)
+        world.run(world.now + 15.0)
+    if number == "busy":
+        assert (only(environment).state, only(environment).outcome) == (State.ENDED, Outcome.COMPLETED)
+    else:
+        assert (only(environment).state, only(environment).destination_id) == (State.CONNECTED, destination)
+        assert asterisk.is_with_agent(caller.channel)
 
 
 def test_a_teardown_that_pauses_for_a_minute_goes_on_when_its_asterisk_is_back(environment: Environment) -> None:

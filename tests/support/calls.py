@@ -86,6 +86,8 @@ FACTS: dict[str, facts.Fact] = {
         facts.Joined(attempt=1),
         facts.JoinRefused(attempt=1, reason="422 Channel not in Stasis application"),
         facts.BridgeLost(attempt=1, reason="the bridge is gone"),
+        facts.Transferred(attempt=1, destination_id="destination-1"),
+        facts.DestinationGone(destination_id="destination-1", hangup_cause=16),
         facts.CallerHangingUp(hangup_cause=16),
         facts.CallerLeft(stamp="2026-05-01T12:00:09.000+0000"),
         facts.CallerGone(hangup_cause=16),

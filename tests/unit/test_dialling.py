@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.call import dialling
+from shared.call.dialling import Doubt
 from shared.call.states import Cause, Outcome
 
 
@@ -19,6 +20,7 @@ from shared.call.states import Cause, Outcome
         ("CONGESTION", 0, (Outcome.FAILED, "congestion", 42)),
         # A rejected leg has the status NOANSWER, too (measured, 22.10).
         ("NOANSWER", 21, (Outcome.FAILED, "rejected", 21)),
+        ("NOANSWER", 17, (Outcome.BUSY, "busy", 17)),
         ("NOANSWER", 1, (Outcome.FAILED, "unallocated number", 1)),
         ("CANCEL", 21, (Outcome.NO_ANSWER, "not answered", 21)),
         ("NOANSWER", 16, (Outcome.NO_ANSWER, "not answered", 16)),
@@ -40,20 +42,32 @@ def test_the_dial_status_counts_first_the_cause_second(
 
 
 @pytest.mark.parametrize(
-    ("status", "cause", "is_conclusive"),
+    ("status", "cause", "doubt"),
     [
-        ("BUSY", None, True),
-        ("CONGESTION", None, True),
-        ("NOANSWER", None, False),
-        ("NOANSWER", 0, False),
-        ("NOANSWER", 21, True),
-        (None, 17, True),
-        (None, 16, False),
-        (None, None, False),
+        ("BUSY", None, Doubt.NONE),
+        ("CONGESTION", None, Doubt.NONE),
+        ("NOANSWER", 21, Doubt.NONE),
+        (None, 17, Doubt.NONE),
+        ("NOANSWER", None, Doubt.REASON),
+        ("NOANSWER", 0, Doubt.REASON),
+        ("CANCEL", 16, Doubt.REASON),
+        ("CHANUNAVAIL", None, Doubt.ALL),
+        (None, 16, Doubt.ALL),
+        (None, None, Doubt.ALL),
     ],
 )
-def test_some_answers_tell_it_all(status: str | None, cause: int | None, *, is_conclusive: bool) -> None:
-    assert dialling.is_conclusive(status, cause) is is_conclusive
+def test_some_answers_tell_it_all(status: str | None, cause: int | None, doubt: Doubt) -> None:
+    assert dialling.doubt(status, cause) is doubt
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [(17, 16, 17), (16, 17, 17), (17, 21, 17), (0, 16, 16), (16, 0, 16), (16, 31, 16), (None, 19, 19), (0, None, 0)],
+)
+def test_of_two_causes_the_one_that_tells_how_the_dialling_came_out_counts(
+    first: int | None, second: int | None, expected: int | None
+) -> None:
+    assert dialling.clearer(first, second) == expected
 
 
 def test_the_causes_are_those_of_asterisk() -> None:

@@ -149,6 +149,16 @@ class Scene:
 # ── new callers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_a_leg_that_came_for_a_transfer_is_no_caller() -> None:
+    for args in (("transfer", "8e1f"), ("transfer,8e1f",)):
+        scene = Scene()
+        scene.enter(started(args=args))
+        assert (scene.new, scene.arrivals, scene.reported) == ([], [], [])
+        ((name, detail, connection_id),) = scene.store.notes
+        assert (name, connection_id) == ("TransferLeg", 7)
+        assert "came for a transfer" in detail
+
+
 def test_a_caller_s_leg_becomes_a_call() -> None:
     scene = Scene()
     scene.enter(started(args=("support",)))

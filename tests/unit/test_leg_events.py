@@ -2,136 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
-from types import SimpleNamespace
-from typing import Any, cast
 from uuid import UUID
 
 import pytest
 
-from shared import messages
-from shared.asterisk.events import Channel, Event, EventType
+from shared.asterisk.events import EventType
 from shared.call import facts, ids
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
-from shared.call.legs import Naming
 from shared.call.states import Outcome, State
-from shared.call.steps import Step
-from shared.storage.timeline import TimelineEntry
-from tests.simulation.stores import MemoryStore
-from tests.support.calls import CALL_ID, CONNECTED, ENDED, PREPARED, RINGING
-from tests.support.flows import InstantDatabase
+from tests.support.calls import CALL_ID, CONNECTED, ENDED, PREPARED
+from tests.support.leg_scenes import (
+    AFTER,
+    ASKED_FOR,
+    BEFORE,
+    ELSEWHERE,
+    ENTERED,
+    HERE,
+    KNOWN,
+    MEDIA_ID,
+    ORIGINATED_ID,
+    PREFIX,
+    Scene,
+    event,
+)
 from workers import leg_events
-from workers.leg_events import LegEvents
-
-PREFIX = "aip-"
-HERE = ConnectionVersion(7, 1)
-ELSEWHERE = ConnectionVersion(8, 1)
-MEDIA_ID = ids.media_id(PREFIX, CALL_ID, 1)
-ORIGINATED_ID = ids.originated_id(PREFIX, 7, "campaign 7, row 12")
-BEFORE, ENTERED, AFTER = (f"2026-05-01T12:00:0{second}.000+0000" for second in (1, 2, 3))
-#: Written under a caller's leg that entered at `ENTERED`.
-KNOWN = replace(CONNECTED, entered_stamp=ENTERED)
-ASKED_FOR = replace(RINGING, channel_id=ORIGINATED_ID)
-
-
-def event(kind: EventType, channel_id: str = KNOWN.channel_id, name: str = "PJSIP/1-1", **more: Any) -> Event:
-    """Return an event about a leg, by default the caller's of `KNOWN`."""
-    created = more.pop("created", KNOWN.channel_created)
-    unused = dict.fromkeys(("state", "caller_number", "called_number", "app_name", "app_data"), "")
-    leg = Channel(id=channel_id, name=name, created=created, **unused)
-    return Event(type=kind, application="voiceai", channel=leg, **{"stamp": AFTER, **more})
-
-
-class Store(MemoryStore):
-    """Calls in memory; keeps the timeline of connections."""
-
-    def __init__(self, *known: Call) -> None:
-        super().__init__(InstantDatabase(), lambda *_: None)
-        self.notes: list[tuple[str, int | None]] = []
-        for call in known:
-            assert self.insert(call, [], None)
-
-    def append_timeline(self, timeline: Sequence[TimelineEntry], **where: Any) -> None:
-        self.notes += [(entry.name, where.get("connection_id")) for entry in timeline]
-
-
-class Scene:
-    """The handler of events around known calls, and what it does to everything else."""
-
-    def __init__(self, *known: Call) -> None:
-        self.store = Store(*known)
-        self.reported: list[tuple[UUID, facts.Fact]] = []
-        self.recorded: list[facts.Fact] = []
-        self.later: list[tuple[messages.Message, timedelta]] = []
-        self.slept: list[float] = []
-        #: What the part for new callers was asked for.
-        self.asked: list[str] = []
-        self.outcomes: list[tuple[Outcome, str, int | None]] = []
-        #: The attempts that this process waits for.
-        self.awaited: list[tuple[UUID, int, str, int]] = []
-        #: Two connections of one organization in one app instance.
-        self.sharing: set[int] = set()
-        self.is_in_place = False
-        self.has_run = False
-        self.call_meanwhile: Call | None = None
-        clock = SimpleNamespace(sleep=self._sleep)
-        self.events = LegEvents(
-            flow=cast(Any, self),
-            writer=cast(Any, SimpleNamespace(store=self.store, clock=clock, record=self._record)),
-            inbound=cast(Any, self._inbound()),
-            naming=Naming(PREFIX),
-            send_later=lambda message, wait: self.later.append((message, wait)),
-        )
-
-    def _inbound(self) -> object:
-        def record_abandoned(*, connection: ConnectionVersion, event: Event) -> Call | None:
-            self.asked.append(f"abandoned on {connection}")
-            return self.call_meanwhile
-
-        def record_unanswered(*, connection: ConnectionVersion, event: Event, outcome: Any) -> bool:
-            self.asked.append(f"unanswered on {connection}")
-            self.outcomes.append(outcome)
-            return self.has_run
-
-        def caller_entered(*, connection: ConnectionVersion, at_ms: int, event: Event) -> None:
-            self.asked.append(f"entered on {connection} at {at_ms}: {event.leg.id}")
-
-        def is_in_place(connection: ConnectionVersion, call: Call, leg: Channel) -> bool:
-            self.asked.append(f"in place on {connection}: {leg.id}")
-            return self.is_in_place
-
-        return SimpleNamespace(
-            record_abandoned=record_abandoned, record_unanswered=record_unanswered, caller_entered=caller_entered,
-            is_in_place=is_in_place, connections=SimpleNamespace(share_an_app=self._share_an_app),
-        )  # fmt: skip
-
-    def _share_an_app(self, connection_id: int, other_id: int) -> bool:
-        return {connection_id, other_id} == self.sharing
-
-    def _sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-
-    def _record(self, call: Call, *happened: facts.Fact) -> None:
-        self.recorded += happened
-
-    def report(self, call: Call, *happened: facts.Fact) -> None:
-        self.reported += [(call.call_id, fact) for fact in happened]
-
-    def resume(self, call_id: UUID, step: Step, *, attempt: int) -> None:
-        self.asked.append(f"{step} of attempt {attempt} resumed")
-
-    def media_ready(self, call_id: UUID, attempt: int, nonce: str, *, connection_id: int) -> bool:
-        return (call_id, attempt, nonce, connection_id) in self.awaited
-
-    @property
-    def told(self) -> list[facts.Fact]:
-        """The facts reported about the one call."""
-        assert {call_id for call_id, _ in self.reported} <= {CALL_ID}
-        return [fact for _, fact in self.reported]
-
 
 # ── the media leg ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -353,15 +249,45 @@ def test_the_end_of_an_unknown_leg_that_tells_how_the_dialling_came_out_ends_its
     assert scene.later == []
 
 
-@pytest.mark.parametrize("kind", [EventType.CHANNEL_DESTROYED, EventType.DIAL])
-def test_an_event_that_does_not_tell_it_waits_for_one_that_does(kind: EventType) -> None:
+@pytest.mark.parametrize("has_run", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "dial_status", "doubt_seconds"),
+    [
+        (EventType.CHANNEL_DESTROYED, "", 0.2),
+        (EventType.CHANNEL_DESTROYED, "NOANSWER", 0.1),
+        (EventType.DIAL, "CANCEL", 0.1),
+        (EventType.DIAL, "CHANUNAVAIL", 0.2),
+    ],
+)
+def test_an_event_that_leaves_something_open_gives_way_to_one_that_tells_more(
+    kind: EventType, dial_status: str, doubt_seconds: float, *, has_run: bool
+) -> None:
+    """What tells more looks for the run at the same times, and so has one look more."""
     scene = Scene()
+    scene.has_run = has_run
+    told = event(kind, cause=0, dial_status=dial_status)
     handle = scene.events.leg_ended if kind is EventType.CHANNEL_DESTROYED else scene.events.dial_ended
-    handle(connection=HERE, event=event(kind, cause=0, dial_status="NOANSWER"))
-    assert scene.asked == []
+    handle(connection=HERE, event=told)
+    assert (scene.looked, scene.asked) == ([f"{told.leg.id} on 7:1"], [])
     ((message, wait),) = scene.later
-    assert (message.actor_name, message.kwargs["looks"], wait) == ("leg_unanswered", 1, timedelta(seconds=0.3))
-    assert (message.kwargs["connection_id"], message.kwargs["connection_version"]) == (7, 1)
+    assert (message.actor_name, message.kwargs["connection_id"], message.kwargs["connection_version"]) == (
+        "leg_unanswered", 7, 1,
+    )  # fmt: skip
+    assert wait.total_seconds() == pytest.approx(0.1 + (doubt_seconds if has_run else 0))
+    scene.events.leg_unanswered(connection=HERE, event=told, looks=message.kwargs["looks"])
+    assert bool(scene.asked) is has_run
+
+
+def test_the_last_look_for_a_run_is_not_the_last_word_of_an_event_that_leaves_something_open() -> None:
+    scene = Scene()
+    scene.has_run = True
+    unclear = event(EventType.CHANNEL_DESTROYED, cause=0)
+    scene.events.leg_unanswered(connection=HERE, event=unclear, looks=6)
+    ((message, wait),) = scene.later
+    assert (scene.asked, wait.total_seconds()) == ([], 0.2)
+    scene.has_run = False
+    scene.events.leg_unanswered(connection=HERE, event=unclear, looks=message.kwargs["looks"])
+    assert (scene.asked, len(scene.later)) == (["unanswered on 7:1"], 1)
 
 
 @pytest.mark.parametrize("name", ["Local/1@x-1;2", "Snoop/1"])
@@ -371,7 +297,9 @@ def test_the_far_half_of_a_local_channel_is_no_call(name: str) -> None:
     assert (scene.asked, scene.later) == ([], [])
 
 
-@pytest.mark.parametrize(("looks", "wait_seconds"), [(0, 0.3), (1, 0.6), (2, 2.0), (3, 5.0), (4, None)])
+@pytest.mark.parametrize(
+    ("looks", "wait_seconds"), [(0, 0.1), (1, 0.2), (2, 0.4), (3, 0.8), (4, 1.5), (5, 5.0), (6, None)]
+)
 def test_a_run_is_looked_for_a_few_times(looks: int, wait_seconds: float | None) -> None:
     scene = Scene()
     busy = event(EventType.DIAL, dial_status="BUSY")
@@ -449,6 +377,15 @@ def test_the_end_of_a_leg_that_still_rings_waits_for_its_dial_status(call: Call)
     scene.events.leg_ended(connection=HERE, event=event(EventType.CHANNEL_DESTROYED, ORIGINATED_ID, cause=17))
     assert scene.slept == [0.02, 0.05, 0.1, 0.2]
     assert scene.told == [facts.CallerGone(hangup_cause=17)]
+
+
+@pytest.mark.parametrize("call", [ASKED_FOR, replace(ASKED_FOR, state=State.ORIGINATING)])
+def test_the_end_of_a_leg_that_carries_its_dial_status_waits_for_nothing(call: Call) -> None:
+    scene = Scene(call)
+    gone = event(EventType.CHANNEL_DESTROYED, ORIGINATED_ID, cause=0, dial_status="BUSY")
+    scene.events.leg_ended(connection=HERE, event=gone)
+    assert scene.slept == []
+    assert scene.told == [facts.Dialled(status="BUSY"), facts.CallerGone(hangup_cause=0)]
 
 
 def test_the_end_of_a_leg_whose_dial_status_comes_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,18 +17,26 @@ MEDIA = f"{PREFIX}{'0' * 32}-m1"
 ORIGINATED = f"{PREFIX}{'0' * 32}-o"
 
 
-def event(kind: EventType, leg: str = CALLER, *, cause: int | None = None, created: str = "then") -> Event:
+def event(
+    kind: EventType,
+    leg: str = CALLER,
+    *,
+    cause: int | None = None,
+    created: str = "then",
+    state: str = "Up",
+    dial_status: str = "",
+) -> Event:
     channel = Channel(
         id=leg,
         name="PJSIP/x",
-        state="Up",
+        state=state,
         created=created,
         caller_number="",
         called_number="",
         app_name="",
         app_data="",
     )
-    return Event(type=kind, application="app", stamp="stamp", channel=channel, cause=cause)
+    return Event(type=kind, application="app", stamp="stamp", channel=channel, cause=cause, dial_status=dial_status)
 
 
 REQUEST = event(EventType.CHANNEL_HANGUP_REQUEST, cause=16)
@@ -163,6 +172,70 @@ def test_the_hang_up_request_of_an_originated_leg_does_not_wait(socket: Socket) 
     assert socket.pushed == [request]
 
 
+LEGS = pytest.mark.parametrize("leg", [CALLER, ORIGINATED], ids=["the platform's", "ours"])
+
+
+@LEGS
+@pytest.mark.parametrize("status", ["BUSY", "NOANSWER", "CANCEL", "CONGESTION", "CHANUNAVAIL"])
+@pytest.mark.parametrize("cause", [0, 16, 19, 21])
+@pytest.mark.parametrize("dial_first", [True, False])
+def test_the_end_of_an_unanswered_leg_carries_its_dial_status_in_either_order(
+    socket: Socket, leg: str, status: str, cause: int, *, dial_first: bool
+) -> None:
+    dial = event(EventType.DIAL, leg, state="Down", dial_status=status)
+    destroyed = event(EventType.CHANNEL_DESTROYED, leg, state="Ringing", cause=cause)
+    socket.take(*((dial, destroyed) if dial_first else (destroyed, dial)))
+    assert socket.pushed == [dial, replace(destroyed, dial_status=status)]
+    socket.wait()
+    assert len(socket.pushed) == 2
+    assert (socket.ends._waiting, socket.ends._in_part) == ({}, {})
+
+
+@LEGS
+def test_the_end_of_an_unanswered_leg_without_a_dial_status_is_passed_on_when_its_time_is_over(
+    socket: Socket, leg: str
+) -> None:
+    """A leg that rings too long: it has no last Dial event (measured)."""
+    destroyed = event(EventType.CHANNEL_DESTROYED, leg, state="Ringing", cause=19)
+    socket.take(event(EventType.DIAL, leg, state="Ringing", dial_status="RINGING"), destroyed)
+    socket.wait()
+    assert socket.pushed[1:] == [destroyed]
+
+
+def test_a_dial_status_is_of_the_channel_that_was_dialled(socket: Socket) -> None:
+    """Another channel may have the same id later."""
+    dial = event(EventType.DIAL, state="Down", dial_status="BUSY")
+    destroyed = event(EventType.CHANNEL_DESTROYED, state="Ringing", cause=16, created="now")
+    socket.take(dial, destroyed)
+    socket.wait()
+    assert socket.pushed == [dial, destroyed]
+
+
+@LEGS
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_the_clearest_status_and_cause_of_several_events_are_told_with_the_end(
+    socket: Socket, leg: str, order: tuple[int, ...]
+) -> None:
+    events = [
+        event(EventType.CHANNEL_HANGUP_REQUEST, leg, state="Down", cause=17),
+        event(EventType.DIAL, leg, state="Down", dial_status="CHANUNAVAIL"),
+        event(EventType.DIAL, leg, state="Down", dial_status="NOANSWER"),
+    ]
+    destroyed = event(EventType.CHANNEL_DESTROYED, leg, state="Down", cause=16)
+    socket.take(*(events[number] for number in order), destroyed)
+    socket.wait()
+    assert socket.pushed[-1] == replace(destroyed, dial_status="NOANSWER", cause=17)
+
+
+def test_a_rejected_leg_is_told_with_all_that_is_known(socket: Socket) -> None:
+    """Its events as measured: the hang-up request has the cause, too."""
+    request = event(EventType.CHANNEL_HANGUP_REQUEST, state="Down", cause=21)
+    dial = event(EventType.DIAL, state="Down", dial_status="NOANSWER")
+    destroyed = event(EventType.CHANNEL_DESTROYED, state="Down", cause=21)
+    socket.take(request, dial, destroyed)
+    assert socket.pushed == [request, dial, replace(destroyed, dial_status="NOANSWER")]
+
+
 def test_what_is_kept_is_bounded(socket: Socket) -> None:
     """A hostile PBX sends hang-up requests of a million legs, and as many ends of media legs."""
     legs = [str(number) for number in range(1000)]
@@ -173,6 +246,11 @@ def test_what_is_kept_is_bounded(socket: Socket) -> None:
     assert socket.ends._waiting == {}
     socket.take(*(event(EventType.STASIS_END, f"{PREFIX}{number:032x}-m1") for number in range(1000)))
     assert len(socket.ends._ended) == 256
+    dials = (event(EventType.DIAL, str(number), state="Down", dial_status="BUSY") for number in range(1000))
+    socket.take(*dials)
+    assert len(socket.ends._in_part) == 256
+    socket.take(*(event(EventType.CHANNEL_DESTROYED, str(number), state="Down") for number in range(700)))
+    assert len(socket.ends._waiting) == 256
     assert len(socket.ends._told) == 64
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import datetime
+from types import SimpleNamespace
+from uuid import UUID
 
 import pytest
 
@@ -55,6 +58,18 @@ def test_a_caller_s_leg_that_is_not_in_the_app_ends_its_call(
     assert scene.findings == [f"{state} call {CALL_ID}: {type(expected).__name__}"]
 
 
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("full", [True, False])
+def test_a_caller_who_came_back_has_left_the_call_before(first: int, *, full: bool) -> None:
+    """A fail-over has forgotten its end. The channel is in the app, and so is the call's media leg."""
+    again = replace(PREPARED, call_id=UUID(int=2), entry=2, legs_created=False)
+    known = [CONNECTED, again]
+    scene = Scene(Asterisk(leg(), MEDIA_LEG, bridges=[WHOLE]), known[first], known[1 - first]).run(full=full)
+    assert scene.reported == [facts.CallerLeft()]
+    other = replace(again, channel_created="later")
+    assert Scene(Asterisk(leg(), MEDIA_LEG, bridges=[WHOLE]), CONNECTED, other).run().reported == []
+
+
 @pytest.mark.parametrize(
     "call", [ORIGINATING, replace(ENDED, state=State.ENDING), JOINING, CONNECTED], ids=lambda call: str(call.state)
 )
@@ -89,6 +104,24 @@ def test_a_leg_that_rings_by_our_row_is_looked_at(found: Channel | None, expecte
     asterisk = Asterisk(*([found] if found is not None else []))
     asterisk.application_found = ari.Application(channels=frozenset(), allowed=FILTER)
     assert Scene(asterisk, RINGING).run().reported == expected
+
+
+def test_a_ringing_leg_that_is_gone_waits_for_the_events_that_tell_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come within half a second. One that is written meanwhile stands: the finding is dropped then."""
+    asterisk = Asterisk()
+    asterisk.application_found = ari.Application(channels=frozenset(), allowed=FILTER)
+    scene = Scene(asterisk, RINGING)
+    slept: list[float] = []
+    told: list[object] = []
+
+    def report(_call: Call, fact: facts.Fact, *, retry_on_conflict: bool) -> object:
+        told.append((fact, retry_on_conflict, list(slept)))
+        return SimpleNamespace(applied=True)
+
+    monkeypatch.setattr(scene.resync.writer, "clock", SimpleNamespace(monotonic=time.monotonic, sleep=slept.append))
+    monkeypatch.setattr(scene, "report", report)
+    scene.run()
+    assert told == [(facts.CallerGone(), False, [0.5])]
 
 
 # ── the media leg and the bridge ─────────────────────────────────────────────────────────────────────────────────────

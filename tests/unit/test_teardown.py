@@ -104,6 +104,22 @@ def torn_down(
             id="the agent never answered: hanging its leg up may block Asterisk",
         ),
         pytest.param(
+            replace(ENDING, media_ready=True, destination_id="d"),
+            {f"GET {CALLER}": [IN_APP, GONE], "GET /channels/d": [channel("d"), GONE], f"DELETE {MEDIA}": [GONE]},
+            [
+                [f"GET {CALLER}", "GET /channels/d"],
+                [f"DELETE {CALLER}", "DELETE /channels/d", f"DELETE {MEDIA}", f"DELETE {BRIDGE}"],
+                [f"GET {CALLER}", "GET /channels/d"],
+            ],
+            id="both parties of a transferred call go",
+        ),
+        pytest.param(
+            replace(ENDING, media_ready=True, destination_id="d", caller_left=True),
+            {"GET /channels/d": [channel("d", app="another")], f"DELETE {MEDIA}": [GONE]},
+            [["GET /channels/d"], [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"]],
+            id="where the destination went after Stasis is not ours",
+        ),
+        pytest.param(
             ENDING,
             {f"GET {CALLER}": [GONE], f"DELETE {MEDIA}": [GONE]},
             [[f"GET {CALLER}"], [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"]],

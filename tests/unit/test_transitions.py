@@ -44,6 +44,8 @@ MediaGone         .                 .                .                  .       
 Joined            .                 .                .                  .                 .                connected        .                .           .
 JoinRefused       .                 .                .                  .                 .                ending+TearDown  .                .           .
 BridgeLost        .                 .                .                  .                 .                .                ending+TearDown  .           .
+Transferred       .                 .                .                  .                 .                .                =                .           .
+DestinationGone   .                 .                .                  .                 .                .                .                .           .
 CallerHangingUp   =                 =                ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  .           .
 CallerLeft        ending+TearDown   ending+TearDown  ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  =           =
 CallerGone        ending+TearDown   ending+TearDown  ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  =           =

@@ -194,6 +194,12 @@ CHANGES: list[tuple[Call, facts.Fact, dict[str, Any]]] = [
     (ENDING, facts.DeadlinePassed(), {"step_retries": 1, "deadline_at": QUEUED}),
     (ENDING, facts.RemovalPending(reason="away"), {"step_retries": 1, "deadline_at": NOW + seconds(1)}),
     (ENDING, facts.LegsRemoved(), entered(State.ENDED, None, ended_at=NOW)),
+    (CONNECTED, facts.Transferred(attempt=1, destination_id="d"), {"destination_id": "d"}),
+    (
+        replace(CONNECTED, destination_id="d"),
+        facts.DestinationGone(destination_id="d", hangup_cause=19),
+        ended(Outcome.COMPLETED, "the leg it was transferred to hung up", 19),
+    ),
     (CONNECTED, facts.EndRequested(reason="by an operator"), ended(Outcome.COMPLETED, "by an operator", 16)),
     (RECEIVED, facts.EndRequested(reason="by an operator"), ended(Outcome.CANCELED, "by an operator", 16)),
 ]  # fmt: skip
@@ -210,4 +216,4 @@ def test_a_fact_changes_these_fields_and_no_other(call: Call, fact: facts.Fact, 
 
 
 def test_every_fact_is_among_them() -> None:
-    assert len({type(fact) for _, fact, _ in CHANGES}) == 24
+    assert len({type(fact) for _, fact, _ in CHANGES}) == 26

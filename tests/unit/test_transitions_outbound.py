@@ -99,6 +99,36 @@ def test_a_hang_up_request_is_not_yet_the_end_of_a_leg_that_rings() -> None:
     assert (ended.outcome, ended.reason, ended.hangup_cause) == (Outcome.FAILED, "rejected", 21)
 
 
+@pytest.mark.parametrize("is_reversed", [False, True])
+@pytest.mark.parametrize(
+    ("statuses", "causes", "gone", "came_to"),
+    [
+        (["BUSY", "NOANSWER"], [], 0, (Outcome.BUSY, "busy")),
+        (["BUSY", "CHANUNAVAIL"], [16], 0, (Outcome.BUSY, "busy")),
+        (["BUSY"], [16, 32], 16, (Outcome.BUSY, "busy")),
+        (["NOANSWER"], [17, 16], 16, (Outcome.BUSY, "busy")),
+        (["CHANUNAVAIL"], [16], 17, (Outcome.BUSY, "busy")),
+        ([], [17, 16], 0, (Outcome.BUSY, "busy")),
+        ([], [17, 16], 16, (Outcome.BUSY, "busy")),
+        (["NOANSWER", "CONGESTION"], [], 0, (Outcome.FAILED, "congestion")),
+        (["NOANSWER"], [21, 16], 0, (Outcome.FAILED, "rejected")),
+        (["NOANSWER", "CHANUNAVAIL"], [32], 16, (Outcome.NO_ANSWER, "not answered")),
+        (["CANCEL", "CHANUNAVAIL"], [16], 0, (Outcome.NO_ANSWER, "not answered")),
+        (["CHANUNAVAIL"], [], 0, (Outcome.FAILED, "not reached")),
+    ],
+)
+def test_what_tells_most_of_an_unanswered_leg_counts_in_any_order(
+    statuses: list[str], causes: list[int], gone: int, came_to: tuple[Outcome, str], *, is_reversed: bool
+) -> None:
+    happened: list[facts.Fact] = [facts.Dialled(status=status) for status in statuses]
+    happened += [facts.CallerHangingUp(hangup_cause=cause) for cause in causes]
+    call = RINGING
+    for fact in reversed(happened) if is_reversed else happened:
+        call, _ = advance(call, fact)
+    ended, _ = advance(call, facts.CallerGone(hangup_cause=gone))
+    assert (ended.outcome, ended.reason) == came_to
+
+
 UNTIL = NOW + LIMITS.originate_wait()
 DIALLING = replace(ORIGINATING, attempt_in_doubt_until=UNTIL)
 UNSENT = facts.DialUnsent(in_doubt_until=UNTIL, reason="connection refused")

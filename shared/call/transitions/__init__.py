@@ -64,6 +64,8 @@ _HANDLERS: dict[type[facts.Fact], _Handler] = {
     facts.Joined: joining.joined,
     facts.JoinRefused: joining.join_refused,
     facts.BridgeLost: joining.bridge_lost,
+    facts.Transferred: joining.transferred,
+    facts.DestinationGone: joining.destination_gone,
     facts.CallerHangingUp: caller_leg.caller_hanging_up,
     facts.CallerLeft: caller_leg.caller_left,
     facts.CallerGone: caller_leg.caller_gone,

@@ -15,7 +15,7 @@ from shared.call.transitions.moves import Advance
 def caller_hanging_up(call: Call, fact: facts.CallerHangingUp, now: datetime, limits: Limits) -> Advance:
     if call.state in DIALLING:
         # ChannelDestroyed follows; only that ends a leg that was not answered.
-        known = call.hangup_cause or fact.hangup_cause
+        known = dialling.clearer(call.hangup_cause, fact.hangup_cause)
         return (call if known == call.hangup_cause else replace(call, hangup_cause=known)), ()
     return _caller_ended(call, now, limits, cause=fact.hangup_cause, left=False)
 
@@ -27,7 +27,8 @@ def caller_left(call: Call, fact: facts.CallerLeft, now: datetime, limits: Limit
 
 def caller_gone(call: Call, fact: facts.CallerGone, now: datetime, limits: Limits) -> Advance:
     if call.state in DIALLING:
-        outcome, reason, cause = dialling.dial_outcome(call.dial_status, fact.hangup_cause or call.hangup_cause)
+        known_cause = dialling.clearer(fact.hangup_cause, call.hangup_cause)
+        outcome, reason, cause = dialling.dial_outcome(call.dial_status, known_cause)
         known = replace(call, hangup_cause=cause)
         # It was dialled once: no other leg of this id will come.
         return moves.end(

@@ -1,11 +1,11 @@
-"""Joining caller and agent, and losing the bridge later."""
+"""Joining caller and agent, transferring the caller to another leg, and losing the bridge later."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
 from shared.call import facts
-from shared.call.calls import Call
+from shared.call.calls import Call, replace
 from shared.call.limits import Limits
 from shared.call.states import Cause, Outcome, State
 from shared.call.transitions import moves
@@ -31,3 +31,18 @@ def bridge_lost(call: Call, fact: facts.BridgeLost, now: datetime, limits: Limit
     return moves.end(
         call, now, limits, outcome=Outcome.FAILED, reason=f"bridge lost: {fact.reason}", cause=Cause.NORMAL
     )
+
+
+def transferred(call: Call, fact: facts.Transferred, _now: datetime, _limits: Limits) -> Advance:
+    is_known = call.destination_id == fact.destination_id
+    if call.state is not State.CONNECTED or not moves.is_newest(call, fact) or is_known:
+        return moves.unchanged(call)
+    return replace(call, destination_id=fact.destination_id), ()
+
+
+def destination_gone(call: Call, fact: facts.DestinationGone, now: datetime, limits: Limits) -> Advance:
+    if call.state is not State.CONNECTED or call.destination_id != fact.destination_id:
+        return moves.unchanged(call)
+    cause = fact.hangup_cause or Cause.NORMAL
+    reason = "the leg it was transferred to hung up"
+    return moves.end(call, now, limits, outcome=Outcome.COMPLETED, reason=reason, cause=cause)

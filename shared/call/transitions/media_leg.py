@@ -181,6 +181,6 @@ def media_gone(call: Call, fact: facts.MediaGone, now: datetime, limits: Limits)
             return _try_again(call, fact, now, limits)
         case State.PREPARED | State.JOINING:
             return moves.fail(call, now, limits, f"voice agent not reached: {fact.reason}")
-        case State.CONNECTED:
+        case State.CONNECTED if call.destination_id is None:
             return moves.end(call, now, limits, outcome=Outcome.COMPLETED, reason="agent hung up", cause=Cause.NORMAL)
     return moves.unchanged(call)

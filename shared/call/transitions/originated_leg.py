@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from shared.call import commands, facts
+from shared.call import commands, dialling, facts
 from shared.call.calls import Call, replace
 from shared.call.limits import Limits
 from shared.call.states import DIALLING, Cause, Outcome, State
@@ -58,8 +58,11 @@ def originated(call: Call, _fact: facts.Originated, now: datetime, limits: Limit
 
 
 def dialled(call: Call, fact: facts.Dialled, _now: datetime, _limits: Limits) -> Advance:
-    # The first counts: an Asterisk that reports one after the other would write the call for each.
-    if call.state not in DIALLING or call.dial_status is not None:
+    # Only one that tells more counts after the first: an Asterisk that reports one after the other would write the call
+    # for each.
+    if call.state not in DIALLING:
+        return moves.unchanged(call)
+    if call.dial_status is not None and dialling.doubt(fact.status, None) >= dialling.doubt(call.dial_status, None):
         return moves.unchanged(call)
     return replace(call, dial_status=fact.status), ()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from shared import errors
 from shared.asterisk.endpoint import Configuration
-from shared.platform.dograh import accounts, json_values, telephony_configuration
+from shared.platform.dograh import accounts, json_values, layouts, telephony_configuration
 from shared.storage import database
 
 KEY = "TELEPHONY_CONFIGURATION"
@@ -24,6 +24,8 @@ class ConfigurationRow:
     source_id: int
     organization_id: int
     value: object = field(repr=False)
+    #: Why the platform's configurations are of no use; None if they are.
+    unserved: str | None = None
 
     @property
     def media_client(self) -> str | None:
@@ -32,42 +34,54 @@ class ConfigurationRow:
 
     def read(self) -> Configuration:
         """Return the configuration in its canonical form. Raises InvalidConfiguration if it cannot be used."""
+        if self.unserved is not None:
+            raise errors.InvalidConfiguration(self.unserved)
         return telephony_configuration.read(self.value)
 
 
 class Configurations:
     """Telephony configurations of provider `ari`."""
 
-    def __init__(self, db: database.Database) -> None:
+    def __init__(self, db: database.Database, *, layout: layouts.Setting = layouts.AUTO) -> None:
         self._db = db
+        self._layout = layout
 
     def all(self) -> list[ConfigurationRow]:
         """Return every configuration: all of them or, by an error, none.
 
         The column is JSON and need not hold an object. Each value is judged by itself, here and in `read`, so that one
-        tenant's cannot spoil the others'.
+        tenant's cannot spoil the others'. Beside a layout that this release does not serve, each is refused.
         """
+        unserved = layouts.find(self._db, self._layout).unserved
         with self._db.connection() as connection:
             rows = connection.execute(_ALL, [KEY]).fetchall()
         found = []
         for row in rows:
             value = json_values.load(row["value"])
             if telephony_configuration.is_ari(value):
-                found.append(ConfigurationRow(source_id=row["id"], organization_id=row["organization_id"], value=value))
+                found.append(
+                    ConfigurationRow(
+                        source_id=row["id"], organization_id=row["organization_id"], value=value, unserved=unserved
+                    )
+                )
         return found
 
     def fingerprint(self) -> str:
         """Return the fingerprint of what `all` would read."""
+        unserved = layouts.find(self._db, self._layout).unserved
         with self._db.connection() as connection:
-            return database.fingerprint(connection, _ALL, [KEY])
+            return f"{database.fingerprint(connection, _ALL, [KEY])} {unserved}"
 
     def write(self, organization_id: int, value: Mapping[str, Any], *, replace: bool) -> None:
         """Write an organization's configuration, as the platform's own API would.
 
         Raises:
             InvalidConfiguration: The organization does not exist, or has no such workflow, or already has a
-                configuration and `replace` is not set.
+                configuration and `replace` is not set; or the platform reads its configurations elsewhere.
         """
+        unserved = layouts.find(self._db, self._layout).unserved
+        if unserved is not None:
+            raise errors.InvalidConfiguration(unserved)
         with self._db.transaction() as connection:
             accounts.require_organization(connection, organization_id)
             workflow_id = json_values.whole_number(value.get("inbound_workflow_id"))

@@ -12,11 +12,11 @@ from typing import Any
 
 from shared import errors
 from shared.call.states import Cause
-from shared.platform.dograh import accounts, configurations, json_values, telephony_configuration
+from shared.platform.dograh import accounts, configurations, json_values, layouts, telephony_configuration
 from shared.platform.ports import NoRoute, Route
 from shared.storage import database
 
-_VALUES = "c.value::text AS value, l.value::text AS call_limit"
+_VALUES = f"c.value::text AS value, l.value::text AS call_limit, {layouts.IS_STALE}"
 _CONFIGURATION = """
 FROM organization_configurations c
 LEFT JOIN organization_configurations l ON l.organization_id = c.organization_id AND l.key = %(limit_key)s
@@ -44,23 +44,32 @@ SELECT CASE WHEN w.organization_id = c.organization_id AND w.user_id IS NOT NULL
        c.organization_id AS tenant, {_WITH_WORKFLOW}
 {_OF_CONNECTION}
 """  # noqa: S608 - built from constants
+#: A configuration alone.
+_ALONE = f"SELECT c.value::text AS value, {layouts.IS_STALE} FROM organization_configurations c {_WHICH}"  # noqa: S608 - built from constants
 #: The same without the workflow.
 _INBOUND_VALUES = f"SELECT {_VALUES}, NULL AS workflow_id {_CONFIGURATION} {_WHICH}"
 
 
 _INBOUND_WORKFLOW = "inbound workflow"
 _REMOVED = NoRoute(reason="configuration removed", hangup_cause=Cause.NETWORK_OUT_OF_ORDER)
+_STALE = NoRoute(reason=layouts.unserved_newest(), hangup_cause=Cause.NETWORK_OUT_OF_ORDER)
 
 
 class Routes:
     """Looks up routes."""
 
-    def __init__(self, db: database.Database) -> None:
+    def __init__(self, db: database.Database, *, layout: layouts.Setting = layouts.AUTO) -> None:
         self._db = db
+        self._layout = layout
 
     def inbound(self, organization_id: int) -> Route | NoRoute:
         """Return the route of an organization's inbound calls."""
-        values = {"organization_id": organization_id, "key": configurations.KEY, "limit_key": accounts.LIMIT_KEY}
+        values = {
+            "organization_id": organization_id,
+            "key": configurations.KEY,
+            "limit_key": accounts.LIMIT_KEY,
+            "layout": self._layout,
+        }
         try:
             with self._db.connection() as connection:
                 row = connection.execute(_INBOUND, values).fetchone()
@@ -77,7 +86,12 @@ class Routes:
 
     def send_inbound(self, connection: database.Connection, connection_id: int) -> Callable[[], Route | NoRoute | None]:
         """Send for the route of a connection's inbound calls, as the port says."""
-        values = {"connection_id": connection_id, "key": configurations.KEY, "limit_key": accounts.LIMIT_KEY}
+        values = {
+            "connection_id": connection_id,
+            "key": configurations.KEY,
+            "limit_key": accounts.LIMIT_KEY,
+            "layout": self._layout,
+        }
         sent = connection.send(_INBOUND_OF_CONNECTION, values)
 
         def route() -> Route | NoRoute | None:
@@ -93,7 +107,7 @@ class Routes:
     def outbound(self, *, organization_id: int, workflow_id: int) -> Route | NoRoute:
         """Return the route of an outbound call for a workflow."""
         with self._db.connection() as connection:
-            value = configuration(connection, organization_id)
+            value = configuration(connection, organization_id, layout=self._layout)
             if isinstance(value, NoRoute):
                 return value
             return judge(connection, value, workflow_id, organization_id, f"workflow {workflow_id}")
@@ -109,7 +123,7 @@ class _Elsewhere:
 
 
 def _inbound(row: database.Row | None, organization_id: int) -> Route | NoRoute | _Elsewhere:
-    value = _read(row["value"] if row is not None else None)
+    value = _read(row)
     if isinstance(value, NoRoute):
         return value
     assert row is not None, "a value was read"
@@ -123,20 +137,21 @@ def _inbound(row: database.Row | None, organization_id: int) -> Route | NoRoute 
     return replace(route, concurrent_calls=limit) if isinstance(route, Route) else route
 
 
-def configuration(connection: database.Connection, organization_id: int) -> dict[str, Any] | NoRoute:
+def configuration(
+    connection: database.Connection, organization_id: int, *, layout: layouts.Setting
+) -> dict[str, Any] | NoRoute:
     """Return an organization's configuration, or why there is none."""
-    row = connection.execute(
-        "SELECT value::text AS value FROM organization_configurations WHERE organization_id = %s AND key = %s",
-        [organization_id, configurations.KEY],
-    ).fetchone()
-    return _read(row["value"] if row is not None else None)
+    values = {"organization_id": organization_id, "key": configurations.KEY, "layout": layout}
+    return _read(connection.execute(_ALONE, values).fetchone())
 
 
-def _read(text: str | None) -> dict[str, Any] | NoRoute:
-    """Read a configuration's value; None for one that does not exist."""
-    if text is None:
+def _read(row: database.Row | None) -> dict[str, Any] | NoRoute:
+    """Read a configuration's value from its row; None for one that does not exist."""
+    if row is None or row["value"] is None:
         return _REMOVED
-    value = json_values.load(text)
+    if row["is_stale"]:
+        return _STALE
+    value = json_values.load(row["value"])
     if not isinstance(value, dict):
         return NoRoute(reason="configuration unreadable", hangup_cause=Cause.NETWORK_OUT_OF_ORDER)
     return value

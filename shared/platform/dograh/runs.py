@@ -13,7 +13,7 @@ from shared.call.calls import Call
 from shared.call.legs import Attempt, Role
 from shared.call.stasis_args import RunArgs
 from shared.call.states import Cause, Direction, Outcome
-from shared.platform.dograh import json_values, routes
+from shared.platform.dograh import json_values, layouts, routes
 from shared.platform.ports import NoRoute, Route
 from shared.storage import database
 
@@ -27,8 +27,10 @@ class Runs:
         *,
         storage_backend: Literal["s3", "minio"] = "s3",
         run_completion: Literal["ours", "platform"] = "ours",
+        layout: layouts.Setting = layouts.AUTO,
     ) -> None:
         self._db = db
+        self._layout = layout
         self._storage_backend = storage_backend
         self._completes_connected = run_completion == "ours"
 
@@ -47,7 +49,7 @@ class Runs:
 
         The call's names are in the run's gathered_context from here on: the voice agent reads them there.
         """
-        value = routes.configuration(connection, call.organization_id)
+        value = routes.configuration(connection, call.organization_id, layout=self._layout)
         if isinstance(value, NoRoute):
             return value
         run = _waiting(connection, call, args)
@@ -69,12 +71,14 @@ class Runs:
         return max((row["id"] for row in rows), default=None)
 
     def completed(self, run_ids: Collection[int]) -> set[int]:
-        """Return those of these runs that are completed."""
+        """Return those of these runs that are completed. A run is completed, too, when its caller is handed over."""
         with self._db.connection() as connection:
             rows = connection.execute(
-                "SELECT id FROM workflow_runs WHERE id = ANY(%s) AND is_completed", [list(run_ids)]
+                "SELECT id, gathered_context::text AS gathered_context FROM workflow_runs"
+                " WHERE id = ANY(%s) AND is_completed",
+                [list(run_ids)],
             ).fetchall()
-        return {row["id"] for row in rows}
+        return {row["id"] for row in rows if not _names_transfer(row)}
 
     def create(
         self,
@@ -133,11 +137,31 @@ class Runs:
                 _write(connection, call.workflow_run_id, gathered)
 
     def _has(self, run_id: int, named: Mapping[str, str]) -> bool:
+        row = self._gathered(run_id)
+        return row is not None and json_values.load_object(row["gathered_context"]).items() >= named.items()
+
+    def _gathered(self, run_id: int) -> database.Row | None:
         with self._db.connection() as connection:
-            row = connection.execute(
+            return connection.execute(
                 "SELECT gathered_context::text AS gathered_context FROM workflow_runs WHERE id = %s", [run_id]
             ).fetchone()
-        return row is not None and json_values.load_object(row["gathered_context"]).items() >= named.items()
+
+    def has_transfer(self, call: Call) -> bool:
+        """Return whether the platform has begun to transfer the call's caller."""
+        row = self._gathered(call.workflow_run_id) if call.workflow_run_id is not None else None
+        return row is not None and _names_transfer(row)
+
+    def note_transfer(self, call: Call) -> None:
+        """Write that a transfer which the platform has begun is made. One that is over stays so."""
+        if call.workflow_run_id is not None:
+            self._move_transfer(call.workflow_run_id, ("in-progress",), "complete")
+
+    def _move_transfer(self, run_id: int, before: tuple[str, ...], after: str) -> None:
+        with self._db.transaction() as connection:
+            run = _lock(connection, run_id)
+            gathered = json_values.fields(run["gathered_context"]) if run is not None else {}
+            if json_values.load(gathered.get(_TRANSFER)) in before:
+                _write(connection, run_id, gathered | json_values.encoded({_TRANSFER: after}))
 
     def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         """End the call's run, unless RUN_COMPLETION leaves that to the platform. A run that has ended stays as it is.
@@ -148,6 +172,8 @@ class Runs:
             self._end_named(call)
             return
         connected = call.connected_at is not None
+        if call.destination_id is not None:
+            self._move_transfer(call.workflow_run_id, ("in-progress", "complete"), "terminated")
         if connected and not self._completes_connected:
             return
         media = _media(media_id=media_id, bridge_id=bridge_id) if connected else {}
@@ -190,6 +216,8 @@ class Runs:
         )
 
 
+#: Of gathered_context: what has become of a transfer.
+_TRANSFER = "transfer_state"
 _COLUMNS = (
     "name, workflow_id, definition_id, mode, call_type, state, is_completed, storage_backend, usage_info, cost_info,"
     " initial_context, gathered_context, logs, annotations, created_at"
@@ -257,6 +285,10 @@ def _names(call: Call) -> dict[str, str]:
 
 def _media(*, media_id: str, bridge_id: str) -> dict[str, str]:
     return {"ext_channel_id": media_id, "bridge_id": bridge_id}
+
+
+def _names_transfer(run: database.Row) -> bool:
+    return _TRANSFER in json_values.load_object(run["gathered_context"])
 
 
 def _disposition(call: Call) -> str:
