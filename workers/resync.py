@@ -211,7 +211,11 @@ class _Comparison:
         application = self._asterisk.application()
         wanted = {str(kind) for kind in events.EventType}
         if application is not None and application.allowed != wanted:
-            self._asterisk.set_event_filter(sorted(wanted))
+            try:
+                self._asterisk.set_event_filter(sorted(wanted))
+            except (errors.AsteriskUnreachable, errors.AsteriskRefused) as exc:
+                # Without the filter there are more events. What is compared is read, which the ARI user may do.
+                self._found(f"the event filter could not be set: {exc}")
         return application
 
     def _ask_for_bridges(self) -> None:
@@ -222,13 +226,18 @@ class _Comparison:
     # ── calls against Asterisk ───────────────────────────────────────────────────────────────────────────────────────
 
     def _judge(self, call: Call, present: frozenset[str]) -> None:
-        fact = (
-            self._caller_missing(call, present)
-            or self._destination_missing(call, present)
-            or self._media_missing(call, present)
-            or self._bridge_wrong(call)
-        )
-        if isinstance(fact, facts.MediaGone | facts.BridgeLost) and self._is_transferred(call):
+        try:
+            fact = (
+                self._caller_missing(call, present)
+                or self._destination_missing(call, present)
+                or self._media_missing(call, present)
+                or self._bridge_wrong(call)
+            )
+            if isinstance(fact, facts.MediaGone | facts.BridgeLost) and self._is_transferred(call):
+                return
+        except errors.AnswerDoubtful as exc:
+            # What is not believed of one call must not keep the others from being judged.
+            self._found(f"{call.state} call {call.call_id}: {exc}")
             return
         if call.state is State.RINGING and isinstance(fact, facts.CallerGone):
             self._unanswered.append(call)
@@ -345,7 +354,7 @@ class _Comparison:
         try:
             leg = self._asterisk.channel(channel_id)
         except errors.AnswerUnreadable as exc:
-            # One odd leg must not keep the others from being found.
+            # One odd leg must not keep the others from being found; nor one whose 404 is not believed.
             self._found(f"channel {channel_id} cannot be read ({exc}): left alone")
             return
         if leg is None or not leg.is_in_stasis or is_no_caller(leg):

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from shared import errors
 from shared.asterisk import ari, ari_requests
+from shared.asterisk.ari_requests import Bridge
 from shared.asterisk.events import Channel
 from shared.asterisk.rest import Request
 from shared.call import facts, ids
@@ -23,6 +24,7 @@ from workers.asterisks import Asterisks
 from workers.claims import Claim, StepWork
 
 _T = TypeVar("_T")
+_Look = Request[Channel | Bridge | None]
 
 #: The pauses before each look for a channel that was hung up. It takes up to 2 ms to go (measured, 22.10), longer on a
 #: busy machine, and about 1 s while its media still connects.
@@ -78,7 +80,8 @@ class _Removal:
     2. Hang up the legs and remove the bridges. For a bridge the answer is proof. If the media leg never became ready,
        the caller's leg goes first: hanging up a leg whose agent does not answer can block Asterisk, which then ends no
        channel any more (measured, 22.10).
-    3. Look for the legs that were hung up, until they are gone.
+    3. Look once for what could not be removed: it may be gone all the same, and the ARI user may only read.
+    4. Look for the legs that were hung up, until they are gone.
 
     The look is a round of its own, because hanging up a media leg that still connects takes a second.
     """
@@ -92,6 +95,8 @@ class _Removal:
         self._is_continued = False
         #: The channels to be seen gone, and what to say of one that is not.
         self._looked_for: dict[str, str] = {}
+        #: The looks for what could not be removed, each with what failed.
+        self._not_removed: list[tuple[_Look, str]] = []
 
     def run(self) -> None:
         """Do it all. Raises OutOfTime when a round can no longer begin."""
@@ -105,7 +110,8 @@ class _Removal:
 
     def unfinished(self) -> str:
         """Return what could not be verified gone; an empty text if all is gone."""
-        return "; ".join(dict.fromkeys([*self._failures, *self._looked_for.values()]))
+        not_removed = [reason for _, reason in self._not_removed]
+        return "; ".join(dict.fromkeys([*self._failures, *not_removed, *self._looked_for.values()]))
 
     def _parties(self) -> dict[str, Request[bool]]:
         """Return the legs of people that may be hung up, and how: the caller's, and the one it was transferred to."""
@@ -145,15 +151,28 @@ class _Removal:
             self._hang_up(parties)
             parties = {}
         legs = {leg: ari_requests.hang_up(leg) for attempt in self._attempts for leg in attempt.legs.values()}
-        bridges = [ari_requests.remove_bridge(attempt.bridge_id) for attempt in self._attempts]
-        self._hang_up(parties | legs, *bridges)
+        self._hang_up(parties | legs, *(attempt.bridge_id for attempt in self._attempts))
+        self._look_for_not_removed()
 
-    def _hang_up(self, legs: dict[str, Request[bool]], *bridges: Request[bool]) -> None:
+    def _hang_up(self, legs: dict[str, Request[bool]], *bridges: str) -> None:
         """Hang up legs and remove bridges in one round."""
-        results = self._together(*legs.values(), *bridges)
+        looks: list[_Look] = [*map(ari_requests.channel, legs), *map(ari_requests.bridge, bridges)]
+        results = self._asterisk.together(*legs.values(), *map(ari_requests.remove_bridge, bridges))
+        self._not_removed += [
+            (look, str(result))
+            for look, result in zip(looks, results, strict=True)
+            if isinstance(result, errors.PipelineError)
+        ]
         for leg, was_there in zip(legs, results, strict=False):
             if was_there is True:
                 self._looked_for[leg] = f"channel {leg} was hung up and is still there"
+
+    def _look_for_not_removed(self) -> None:
+        """Look once for what could not be removed; keep what is not gone."""
+        if self._not_removed:
+            results = self._asterisk.together(*(look for look, _ in self._not_removed))
+            pairs = zip(self._not_removed, results, strict=True)
+            self._not_removed = [not_removed for not_removed, found in pairs if found is not None]
 
     def _continue_in_dialplan(self) -> None:
         """Let a refused caller continue in the dialplan, with the reason in channel variables."""

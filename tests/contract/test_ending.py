@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from tests.contract import switches
 from tests.contract.agent import ENDS, Agent
 from tests.contract.event_sockets import until
 from tests.contract.switches import Switch
@@ -185,3 +186,26 @@ def test_a_gone_channel_in_a_request_keeps_the_others_out(switch: Switch, number
         gone = (400, "Channel not found")
         assert switch.refusal("POST", f"/bridges/{number}/addChannel", channel=f"{leg},none") == gone
         assert switch.get(f"/bridges/{number}")["channels"] == []
+
+
+def test_a_user_that_may_only_read_has_events_and_looks_and_can_remove_nothing(
+    switch: Switch, number: str, app: str
+) -> None:
+    reader = {"user": switches.READER, "password": switches.READER_PASSWORD}
+    with switch.events(app, user=switches.READER, password=switches.READER_PASSWORD) as events:
+        leg = switch.ring(events, number)
+        bridge = switch.call("POST", "/bridges", type="mixing", bridgeId=f"{number}-bridge").json()["id"]
+        for method, path in (
+            ("DELETE", f"/channels/{leg}"), ("DELETE", f"/channels/{number}-none"), ("POST", f"/channels/{leg}/answer"),
+            ("DELETE", f"/bridges/{bridge}"), ("PUT", f"/applications/{app}/eventFilter"),
+        ):  # fmt: skip
+            denied = switch.call(method, path, **reader)
+            assert (denied.status_code, denied.json()["message"]) == (403, "Write access denied"), method + path
+        assert switch.call("GET", f"/channels/{leg}", **reader).json()["id"] == leg
+        assert switch.call("GET", f"/bridges/{bridge}", **reader).json()["id"] == bridge
+        switch.hang_up_caller(leg)
+        events.next("StasisEnd", leg)
+        until(lambda: switch.call("GET", f"/channels/{leg}", **reader).status_code == 404)
+        assert switch.call("GET", f"/channels/{leg}", **reader).json()["message"] == "Channel not found"
+        assert switch.status("DELETE", f"/bridges/{bridge}") == 204
+        until(lambda: switch.call("GET", f"/bridges/{bridge}", **reader).status_code == 404)

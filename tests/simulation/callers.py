@@ -15,6 +15,8 @@ from tests.simulation.world import World
 
 _PATIENCE_SECONDS = 5.0
 _TRY_SECONDS = 0.1
+#: The `systemname` of an Asterisk begins the ids that it chooses.
+_SYSTEM_NAMES = ('Haus "2", ', "")
 #: For so long a destination bears silence.
 _ALONE_SECONDS = 2.0
 
@@ -47,7 +49,7 @@ class Callers:
         world, asterisk = self._world, tenant.asterisk
         number = len(self.all) + 1
         channel = channels.Channel(
-            id=f"{number}.{tenant.connection_id}",
+            id=f"{_SYSTEM_NAMES[number % 2]}{number}.{tenant.connection_id}",
             name=f"PJSIP/trunk-{number:08x}",
             kind=channels.Kind.CALLER,
             state="Ring",

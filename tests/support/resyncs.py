@@ -64,6 +64,7 @@ class Asterisk:
         self.asked: list[str] = []
         self.removed: list[str] = []
         self.filters: list[list[str]] = []
+        self.filter_fails: errors.PipelineError | None = None
         self.moments: list[str] = []
 
     def application(self) -> ari.Application | None:
@@ -74,6 +75,8 @@ class Asterisk:
 
     def set_event_filter(self, allowed: list[str]) -> None:
         self.filters.append(allowed)
+        if self.filter_fails is not None:
+            raise self.filter_fails
 
     def bridges(self) -> list[Bridge]:
         self.asked.append("bridges")

@@ -84,5 +84,5 @@ def test_a_leg_that_is_in_the_bridge_is_not_added_again(bridge: Mapping[str, obj
     asterisk = Rounds({LOOK[0]: [bridge, WHOLE]})
     step = Join(asterisks=asterisk.asterisks, naming=NAMING, runs=cast(Any, None))
     step.work(cast(Any, SimpleNamespace(call=JOINING, is_continued=False)))
-    adds = [request.query for request in asterisk.requests if request.what == JOIN[1]]
-    assert [(query or {})["channel"].split(",") for query in adds] == added
+    adds = [cast(Any, request.body) for request in asterisk.requests if request.what == JOIN[1]]
+    assert [body["channel"] for body in adds] == added

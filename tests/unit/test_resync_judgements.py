@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from shared import messages
+from shared import errors, messages
 from shared.asterisk import ari, circuit_breaker
 from shared.asterisk.ari_requests import Bridge
 from shared.asterisk.events import Channel
@@ -256,3 +256,20 @@ def test_the_event_filter_is_set_where_it_is_another(allowed: frozenset[str], *,
     asterisk = Asterisk()
     asterisk.application_found = ari.Application(channels=frozenset(), allowed=allowed)
     assert Scene(asterisk).run().asterisk.filters == ([sorted(FILTER)] if is_set else [])
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        errors.AsteriskUnreachable("answered 403 Write access denied", may_have_acted=False),
+        errors.AsteriskUnreachable("no answer in time"),
+        errors.AsteriskRefused(405, "Method Not Allowed"),
+    ],
+)
+def test_a_filter_that_cannot_be_set_keeps_no_call_from_being_judged(failure: errors.PipelineError) -> None:
+    asterisk = Asterisk()
+    asterisk.application_found = ari.Application(channels=frozenset(), allowed=frozenset())
+    asterisk.filter_fails = failure
+    scene = Scene(asterisk, CONNECTED).run()
+    assert scene.reported == [facts.CallerGone()]
+    assert scene.findings[0] == f"the event filter could not be set: {failure}"

@@ -38,6 +38,7 @@ MOVED_HERE = channel(ENDING.channel_id, app="ivr")
 CLAIMED = IN_APP | {"dialplan": {"app_name": "StasisBroadcast", "app_data": "1000,^voiceai"}}
 LISTED: dict[str, object] = {"channel_ids": [ENDING.channel_id]}
 EMPTY: dict[str, object] = {"channel_ids": []}
+WHOLE = {"id": NAMING.bridge_id(ENDING), "channels": []}
 UNREACHABLE = errors.AsteriskUnreachable("no answer in time")
 REFUSED = replace(ENDING, attempt=0, continue_in_dialplan=True, reason="no route")
 
@@ -228,6 +229,41 @@ def test_what_is_not_seen_gone_is_left_pending(answers: Answers, reason: str) ->
     fact, asterisk, _ = torn_down(replace(ENDING, caller_left=True), answers)
     assert fact == facts.RemovalPending(reason=reason)
     assert asterisk.rounds[0] == [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"]
+
+
+DENIED = errors.AsteriskUnreachable("answered 403 Write access denied", may_have_acted=False)
+
+
+@pytest.mark.parametrize(
+    "failure", [DENIED, UNREACHABLE, errors.AsteriskRefused(405, "Method Not Allowed")], ids=["403", "no answer", "405"]
+)
+def test_what_could_not_be_removed_is_gone_when_a_look_says_so(failure: errors.PipelineError) -> None:
+    """As for a user that may only read."""
+    answers: Answers = {
+        f"GET {CALLER}": [IN_APP, GONE], f"DELETE {CALLER}": [failure],
+        f"DELETE {MEDIA}": [failure], f"GET {MEDIA}": [GONE],
+        f"DELETE {BRIDGE}": [failure], f"GET {BRIDGE}": [GONE],
+    }  # fmt: skip
+    fact, asterisk, claim = torn_down(replace(ENDING, media_ready=True), answers)
+    assert fact == facts.LegsRemoved()
+    assert asterisk.rounds[2] == [f"GET {CALLER}", f"GET {MEDIA}", f"GET {BRIDGE}"]
+    assert claim.pauses == []
+
+
+@pytest.mark.parametrize("what", [f"GET {CALLER}", f"GET {MEDIA}", f"GET {BRIDGE}"])
+@pytest.mark.parametrize("is_there", [True, False], ids=["still there", "cannot be looked at"])
+def test_what_could_not_be_removed_and_is_not_seen_gone_is_left_pending(what: str, *, is_there: bool) -> None:
+    found: object = DENIED
+    if is_there:
+        found = WHOLE if what == f"GET {BRIDGE}" else IN_APP
+    answers: dict[str, Sequence[object]] = {
+        f"GET {CALLER}": [IN_APP, GONE], f"DELETE {CALLER}": [DENIED],
+        f"DELETE {MEDIA}": [DENIED], f"GET {MEDIA}": [GONE],
+        f"DELETE {BRIDGE}": [DENIED], f"GET {BRIDGE}": [GONE],
+    }  # fmt: skip
+    answers[what] = [*answers[what][:-1], found]
+    fact, _, _ = torn_down(ENDING, answers)
+    assert fact == facts.RemovalPending(reason="answered 403 Write access denied")
 
 
 def test_a_run_that_is_not_ended_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

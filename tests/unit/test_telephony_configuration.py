@@ -61,7 +61,7 @@ def test_an_app_name_that_would_be_read_as_something_else_is_refused(name: str) 
         telephony_configuration.parse(VALUE | {"app_name": name})
 
 
-@pytest.mark.parametrize("name", ["voice ai", "voice/ai?#%&", "größe", "a.b-c_d"])
+@pytest.mark.parametrize("name", ["voice ai", "voice/ai?#%&", "größe", "a.b-c_d", 'voice"ai', "voice;ai", "voice(ai"])
 def test_an_app_name_that_is_sent_as_it_is_is_accepted(name: str) -> None:
     assert telephony_configuration.parse(VALUE | {"app_name": name}).app == name
 
