@@ -135,6 +135,11 @@ class Claim(TimedBudget):
             raise errors.OutOfTime("this worker was not heard of for too long: its claims may be broken")
         return super().seconds_left()
 
+    @property
+    def age_seconds(self) -> float:
+        """How long ago it was asked for."""
+        return self._writer.clock.monotonic() - self._started
+
     def request(self) -> ClaimRequest:
         """Return the claim as it is to be written with a new call."""
         return self._writer.claim_request(self.step, self._owner)

@@ -58,6 +58,10 @@ class StepClaim:
             raise errors.OutOfTime("the step ran out of its time")
         self.pauses.append(pause_seconds)
 
+    @property
+    def age_seconds(self) -> float:
+        return sum(self.pauses)
+
 
 class Runs:
     """A platform that ends every run, unless told otherwise."""
@@ -345,6 +349,15 @@ def test_a_run_that_is_not_ended_keeps_no_leg() -> None:
     assert both == facts.RemovalPending(
         reason="the run is not ended: the row is locked; no answer in time", run_is_over=False
     )
+
+
+@pytest.mark.parametrize(("looks", "ends"), [(1, 1), (4, 2)])
+def test_the_run_is_ended_once_more_if_a_fail_over_may_have_forgotten_that_it_was(looks: int, ends: int) -> None:
+    """Nothing looks at the run again when the call has ended. A quick teardown leaves no time for a fail-over."""
+    there = [channel(NAMING.media_id(ENDING))] * (looks - 1)
+    call, runs = replace(ENDING, caller_left=True, media_ready=True), Runs()
+    fact, _, claim = torn_down(call, {f"GET {MEDIA}": [*there, GONE]}, runs=runs)
+    assert (fact, len(claim.pauses), len(runs.ended)) == (facts.LegsRemoved(), looks, ends)
 
 
 def test_a_connection_that_is_gone_leaves_the_legs_pending() -> None:
