@@ -303,10 +303,15 @@ class Invariants:
             self._world.violation(f"{self._names[own.call_id]} neither tries its agent again nor ends")
 
     def _is_healthy(self, call: Call) -> bool:
-        """True if caller and agent hear each other and the caller has not left since, whatever the call's state."""
-        asterisk = self._by_connection[first_of(call.connection_id)].asterisk
-        caller = asterisk.channels.get(call.channel_id)
+        """True if caller and agent hear each other and the caller has not left since, whatever the call's state.
+
+        One who was moved to another app hears the agent still, and is not ours any more.
+        """
+        tenant = self._by_connection[first_of(call.connection_id)]
+        asterisk, caller = tenant.asterisk, tenant.asterisk.channels.get(call.channel_id)
         if caller is None or caller.creationtime != call.channel_created or not asterisk.is_with_agent(caller):
+            return False
+        if caller.app != tenant.app:
             return False
         received_at = (call.received_at - EPOCH).total_seconds()
         entered_at = asterisk.entered_at.get((call.channel_id, call.entered_stamp), received_at)
