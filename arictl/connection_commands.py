@@ -12,7 +12,7 @@ import typer
 
 from arictl import options, tools
 from shared import errors
-from shared.asterisk import circuit_breaker
+from shared.asterisk import circuit_breaker, rest
 from shared.call import call_settings
 from shared.platform import dograh
 from shared.platform.dograh import telephony_configuration
@@ -22,6 +22,8 @@ app = typer.Typer(help="Tenants' Asterisks.", no_args_is_help=True, rich_markup_
 
 #: For this long the last report of a worker's breaker counts: two intervals of its reports.
 _BREAKER_SECONDS = 2 * circuit_breaker.REPEAT_SECONDS + circuit_breaker.LONGEST_PAUSE_SECONDS
+#: The same for a request that was denied. A teardown that cannot remove a leg makes one a minute.
+_DENIED_SECONDS = 2 * rest.DENIED_SECONDS + 60
 
 _LIST = f"""
 SELECT c.connection_id, c.organization_id, c.state, c.reason, v.version, v.endpoint, v.app, v.socket_state,
@@ -36,7 +38,13 @@ SELECT c.connection_id, c.organization_id, c.state, c.reason, v.version, v.endpo
               AND t.name IN ('{circuit_breaker.OPENED}', '{circuit_breaker.CLOSED}')
               AND split_part(t.detail, ': ', 1) = v.version::text
               AND t.at > clock_timestamp() - interval '{_BREAKER_SECONDS} seconds'
-            ORDER BY t.who, t.id DESC) AS last WHERE name = '{circuit_breaker.OPENED}') AS breaker
+            ORDER BY t.who, t.id DESC) AS last WHERE name = '{circuit_breaker.OPENED}') AS breaker,
+       (SELECT 'requests are denied (' || split_part(t.detail, ': ', 2) || '): is the ARI user read_only?'
+        FROM ari.timeline t
+        WHERE t.connection_id = c.connection_id AND t.call_id IS NULL AND t.kind = 'note' AND t.name = '{rest.DENIED}'
+          AND split_part(t.detail, ': ', 1) = v.version::text
+          AND t.at > clock_timestamp() - interval '{_DENIED_SECONDS} seconds'
+        ORDER BY t.id DESC LIMIT 1) AS denied
 FROM ari.connections c
 LEFT JOIN ari.connection_versions v ON v.connection_id = c.connection_id AND v.retired_at IS NULL
 WHERE c.state <> 'removed' OR v.version IS NOT NULL
@@ -219,7 +227,7 @@ def _listener(row: database.Row) -> str:
 
 def _reason(row: database.Row) -> str:
     """Return what is wrong now; or, in brackets, the last past error."""
-    now = [row["reason"] or row["last_error"], row["breaker"]]
+    now = [row["reason"] or row["last_error"], row["breaker"], row["denied"]]
     if row["socket_state"] == "unassigned" and row["listener_id"] is None and not any(now):
         return "no listener assigned: none is running, or none has capacity (LISTENER_CAPACITY)"
     if any(now):

@@ -73,6 +73,11 @@ class Agent:
             self._thread.join(timeout=15)
         self._loop = self._thread = None
 
+    def break_all(self) -> None:
+        """Break the connection of every media socket, as a process that dies does."""
+        if self._endpoint and self._loop:
+            asyncio.run_coroutine_threadsafe(self._endpoint.break_all(), self._loop).result(timeout=15)
+
     def close_all(self) -> None:
         """Close every media socket; new ones are still accepted."""
         if self._endpoint and self._loop:

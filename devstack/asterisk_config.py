@@ -92,10 +92,14 @@ class Configuration:
     contexts: dict[str, str] = field(default_factory=lambda: {"inbound": "voiceai"})
     #: ARI user → password, both as plain text.
     users: dict[str, str] = field(default_factory=dict)
+    #: Those of them that may only read.
+    read_only: set[str] = field(default_factory=set)
     clients: dict[str, Client] = field(default_factory=dict)
     session_limit: int = 100
     keep_alive_seconds: float = 15.0
     prefix: str = ""
+    #: Begins the id of each channel that Asterisk names itself.
+    system_name: str = ""
     #: More of extensions.conf.
     dialplan: str = ""
 
@@ -128,13 +132,14 @@ def files(configuration: Configuration, *, port: int, password: str, modules: st
     prefix = f"prefix={configuration.prefix.strip('/')}\n" if configuration.prefix else ""
     return (
         {
-            "asterisk.conf": _asterisk(modules),
+            "asterisk.conf": _asterisk(modules, configuration.system_name),
             "modules.conf": "[modules]\nautoload=no\n" + "".join(f"load={name}.so\n" for name in MODULES),
             "logger.conf": "[logfiles]\nmessages=notice,warning,error\n",
             "http.conf": f"[general]\nenabled=yes\nbindaddr=127.0.0.1\nbindport={port}\n"
             f"sessionlimit={configuration.session_limit}\n"
             f"session_keep_alive={configuration.keep_alive_seconds * 1000:.0f}\n{prefix}",
-            "ari.conf": "[general]\nenabled=yes\n" + "".join(_user(name, value) for name, value in users.items()),
+            "ari.conf": "[general]\nenabled=yes\n"
+            + "".join(_user(name, value, read_only=name in configuration.read_only) for name, value in users.items()),
             "websocket_client.conf": "".join(_client(name, value) for name, value in configuration.clients.items()),
             "extensions.conf": "".join(_inbound(context, app) for context, app in configuration.contexts.items())
             + f"{FAR}\n{configuration.dialplan}\n",
@@ -145,7 +150,7 @@ def files(configuration: Configuration, *, port: int, password: str, modules: st
     )
 
 
-def _asterisk(modules: str) -> str:
+def _asterisk(modules: str, system_name: str) -> str:
     places = {
         "astetcdir": f"{INSTANCE}/etc",
         "astmoddir": modules,
@@ -161,11 +166,12 @@ def _asterisk(modules: str) -> str:
         "astsbindir": "/usr/sbin",
     }
     directories = "".join(f"{name} => {place}\n" for name, place in places.items())
-    return f"[directories]\n{directories}\n[options]\nmaxfiles=16384\nnocolor=yes\n"
+    named = f"systemname={escaped(system_name)}\n" if system_name else ""
+    return f"[directories]\n{directories}\n[options]\nmaxfiles=16384\nnocolor=yes\n{named}"
 
 
-def _user(name: str, password: str) -> str:
-    return f"[{name}]\ntype=user\nread_only=no\npassword={escaped(password)}\n"
+def _user(name: str, password: str, *, read_only: bool) -> str:
+    return f"[{name}]\ntype=user\nread_only={'yes' if read_only else 'no'}\npassword={escaped(password)}\n"
 
 
 def _client(name: str, client: Client) -> str:

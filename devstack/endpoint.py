@@ -87,7 +87,8 @@ class Endpoint:
         self.behaviour = behaviour
         self.sessions: dict[int, Session] = {}
         self.refusals: list[str] = []
-        self._sockets: set[web.WebSocketResponse] = set()
+        #: Media socket → its connection.
+        self._sockets: dict[web.WebSocketResponse, asyncio.Transport | None] = {}
         self._talks = 0
         self._secret = secret
         # Opened in the loop that uses it. Autocommit: each statement is a transaction, as in the platform.
@@ -124,8 +125,14 @@ class Endpoint:
             if self._pool:
                 await self._pool.close()
 
+    async def break_all(self) -> None:
+        """Break every connection without a close frame."""
+        for transport in list(self._sockets.values()):
+            if transport is not None:
+                transport.abort()
+
     async def close_all(self) -> None:
-        """Close every media socket, as an agent does that crashes or hangs up."""
+        """Close every media socket, as an agent does that hangs up."""
         await asyncio.gather(*(socket.close() for socket in list(self._sockets)), return_exceptions=True)
 
     async def _accept(self, request: web.Request) -> web.StreamResponse:
@@ -145,14 +152,14 @@ class Endpoint:
         socket = web.WebSocketResponse(protocols=(SUBPROTOCOL,), max_msg_size=1 << 20)
         await socket.prepare(request)
         session = self.sessions[run_id] = Session(run_id=run_id)
-        self._sockets.add(socket)
+        self._sockets[socket] = request.transport
         try:
             await self._talk(socket, session, behaviour)
         finally:
             session.open = False
             if behaviour.record_in:
                 (behaviour.record_in / f"{run_id}.ulaw").write_bytes(session.tail)
-            self._sockets.discard(socket)
+            self._sockets.pop(socket, None)
         return socket
 
     async def _admit(self, request: web.Request) -> int:

@@ -179,7 +179,7 @@ class EventSocket:
             url = websocket.socket_url(assignment.endpoint, assignment.app)
             header = websocket.authorization(assignment.user, self._context.unseal(assignment.sealed_password))
         except (errors.InvalidConfiguration, errors.SealBroken) as exc:
-            raise websocket.SocketBroken(str(exc), lasting=True) from None
+            raise websocket.SocketBroken(str(exc), cause=backoff.Cause.PERMANENT) from None
         while True:
             await self._context.lease.wait_valid()
             async with self._context.limiter.slot():
@@ -227,10 +227,9 @@ class EventSocket:
         """Record and log the failure; return the seconds to wait before the next attempt."""
         if broken.unreadable:
             self._unreadable += 1
+        now = time.monotonic()
         delay_seconds = self._backoff.next_delay_seconds(
-            open_seconds=max(0.0, time.monotonic() - self._opened_at),
-            lasting=broken.lasting and not (broken.starting and self._openings),
-            jitter=self._context.jitter(),
+            broken.cause, now=now, open_seconds=max(0.0, now - self._opened_at), jitter=self._context.jitter()
         )
         # A host that stays away is one line in the log, not one for each attempt.
         if self._state is SocketState.CONNECTED or broken.reason != self._error:

@@ -1,9 +1,11 @@
 """One message for the end of a leg, which Asterisk tells in up to three events; none for an event that is repeated.
 
 A caller who hangs up sends a ChannelHangupRequest, with the cause, and some milliseconds later a StasisEnd, without it:
-the request waits for the StasisEnd, and one message carries both. A media leg that is removed sends a StasisEnd and a
-ChannelDestroyed, which say the same: the second one is dropped. So is an event that is in every field the one before it
-of its leg: no Asterisk sends it, unless to make us work. Each message saved is a hop through Redis and some statements
+the request waits for the StasisEnd, and one message carries both. That of a media leg is no message
+by itself, and its cause is kept for the StasisEnd, however long that takes. A media leg that is removed sends a
+StasisEnd and a ChannelDestroyed, which say the same: the second one is dropped. So is an event that is in every field
+the one before it of its leg: no Asterisk sends it, unless to make us work. Each message saved is a hop through Redis
+and some statements
 of a worker.
 
 Of a leg that was not answered, Dial, ChannelHangupRequest and ChannelDestroyed tell in part how the dialling came out,
@@ -15,9 +17,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from shared.asterisk.events import Event, EventType
 from shared.call import dialling, ids
+
+_T = TypeVar("_T")
 
 #: How long a hang-up request waits for its StasisEnd, and the end of an unanswered leg for its dial status. A caller
 #: who hangs up waits for nothing.
@@ -57,6 +62,8 @@ class LegEnds:
         self._waiting: dict[str, _Waiting] = {}
         #: The media legs whose StasisEnd was passed on, the oldest first.
         self._ended: OrderedDict[str, None] = OrderedDict()
+        #: The media legs that are being hung up → the cause.
+        self._causes: OrderedDict[str, int] = OrderedDict()
         #: Of the legs that were not answered: creation time, dial status and hang-up cause, the oldest first.
         self._in_part: OrderedDict[str, tuple[str, str, int | None]] = OrderedDict()
         #: Leg → the hash of its last event, the leg told of last at the end.
@@ -162,10 +169,21 @@ class LegEnds:
 
     def _take_own(self, event: Event, at_ms: int) -> None:
         leg_id = event.leg.id
+        is_request = event.type is EventType.CHANNEL_HANGUP_REQUEST
+        if is_request and event.cause is not None and leg_id not in self._causes:
+            # The first request has the cause.
+            _remember(self._causes, leg_id, event.cause)
         if event.type is EventType.CHANNEL_DESTROYED and leg_id in self._ended:
             del self._ended[leg_id]
             return
+        if event.type is EventType.STASIS_END:
+            event = replace(event, cause=self._causes.pop(leg_id, event.cause))
         if self._push(event, at_ms) and event.type is EventType.STASIS_END:
-            self._ended[leg_id] = None
-            if len(self._ended) > _ENDED:
-                self._ended.popitem(last=False)
+            _remember(self._ended, leg_id, None)
+
+
+def _remember(legs: OrderedDict[str, _T], leg_id: str, what: _T) -> None:
+    """Keep something of a leg; forget that of the oldest one of too many."""
+    legs[leg_id] = what
+    if len(legs) > _ENDED:
+        legs.popitem(last=False)

@@ -21,6 +21,7 @@ from websockets import exceptions
 from websockets.asyncio import client
 from websockets.frames import CloseCode
 
+from listener.backoff import Cause
 from listener.bounded_connection import BoundedConnection, Flooded, ReadLimits
 from listener.read_turns import ReadTurns
 from shared import errors
@@ -33,11 +34,12 @@ _PING_SECONDS = 5.0
 _SCHEMES = {"http": "ws", "https": "wss"}
 _FIRST_PRINTABLE = "!"
 
-#: Statuses that stay until the configuration of the tenant or of its Asterisk changes.
+#: Statuses that say what stays until the configuration of the tenant or of its Asterisk changes. An Asterisk that is
+#: just starting answers 404 for some 150 ms before ARI is loaded, then 503 (measured, 22).
 _LASTING = {
-    401: "wrong ARI user or password (401)",
-    403: "permission denied for the ARI user (403)",
-    404: "no ARI at this address: wrong port or prefix, or ARI is not enabled (404)",
+    401: (Cause.DENIED, "wrong ARI user or password (401)"),
+    403: (Cause.DENIED, "permission denied for the ARI user (403)"),
+    404: (Cause.PERMANENT, "no ARI at this address: wrong port or prefix, or ARI is not enabled (404)"),
 }
 
 #: Never below this level, whatever the settings say: websockets' debug lines contain the Authorization header.
@@ -50,17 +52,14 @@ class SocketBroken(errors.TransientError):
 
     Args:
         reason: For the report and the log.
-        lasting: The cause will not go away by itself; a configuration has to change first.
-        starting: An Asterisk that is just starting looks the same: it answers 404 for about
-            10 ms before ARI is loaded, then 503 (measured, 22).
+        cause: Decides when the next attempt is made.
         unreadable: The peer sent something the listener refuses to read.
     """
 
-    def __init__(self, reason: str, *, lasting: bool = False, starting: bool = False, unreadable: bool = False) -> None:
+    def __init__(self, reason: str, *, cause: Cause = Cause.PASSING, unreadable: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.lasting = lasting
-        self.starting = starting
+        self.cause = cause
         self.unreadable = unreadable
 
 
@@ -125,7 +124,7 @@ class EventStream:
         try:
             await self._connection.pass_messages(take)
         except Flooded as exc:
-            raise SocketBroken(f"closed by us: Asterisk sent {exc}", lasting=True, unreadable=True) from None
+            raise SocketBroken(f"closed by us: Asterisk sent {exc}", cause=Cause.FLOODED, unreadable=True) from None
         except exceptions.ConnectionClosed as exc:
             raise _closed(exc) from None
 
@@ -181,7 +180,7 @@ async def connect(
                 sock=await _connected_socket(url, lookups),
             )
     except (errors.InvalidConfiguration, errors.EndpointRefused) as exc:
-        raise SocketBroken(str(exc), lasting=True) from None
+        raise SocketBroken(str(exc), cause=Cause.PERMANENT) from None
     except errors.AsteriskUnreachable as exc:
         raise SocketBroken(str(exc)) from None
     except (OSError, ValueError, exceptions.WebSocketException) as exc:
@@ -222,11 +221,12 @@ def _refused(exc: Exception, ca_bundle: str | None) -> SocketBroken:  # noqa: PL
     match exc:
         case exceptions.InvalidStatus():
             status = exc.response.status_code
-            if words := _LASTING.get(status):
-                return SocketBroken(words, lasting=True, starting=status == 404)
+            if status in _LASTING:
+                cause, words = _LASTING[status]
+                return SocketBroken(words, cause=cause)
             return SocketBroken(f"Asterisk answered HTTP {status} instead of opening a websocket")
         case exceptions.InvalidURI() | UnicodeError():
-            return SocketBroken("the endpoint is not a valid address", lasting=True)
+            return SocketBroken("the endpoint is not a valid address", cause=Cause.PERMANENT)
         case exceptions.WebSocketException():
             return SocketBroken("the server at this address does not speak websocket")
         case TimeoutError():
@@ -237,7 +237,7 @@ def _refused(exc: Exception, ca_bundle: str | None) -> SocketBroken:  # noqa: PL
             return SocketBroken("connection refused")
         case OSError():
             return SocketBroken(f"connection failed: {exc}")
-    return SocketBroken("the endpoint is not a valid address", lasting=True)
+    return SocketBroken("the endpoint is not a valid address", cause=Cause.PERMANENT)
 
 
 def _closed(exc: exceptions.ConnectionClosed) -> SocketBroken:

@@ -117,6 +117,10 @@ class AnswerUnreadable(AsteriskUnreachable):
     """An Asterisk's answer is not of the form that was asked for."""
 
 
+class AnswerDoubtful(AnswerUnreadable):
+    """A 404 for a channel that the app's list shows: a proxy has changed the request's path, perhaps."""
+
+
 class AsteriskRefused(PermanentError):
     """An Asterisk refused a request: a 4xx with its message. The request had no effect."""
 

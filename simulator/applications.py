@@ -150,10 +150,10 @@ class Applications:
                 if not subscribers:
                     application.bridges.pop(bridge_id, None)
 
-    def unsubscribe(self, channel_id: str) -> None:
-        """Unsubscribes every app from a channel."""
+    def unsubscribe(self, channel_id: str, name: str | None = None) -> None:
+        """Unsubscribes an app from a channel, or every app."""
         for application in list(self._by_name.values()):
-            if channel_id in application.channel_ids:
+            if channel_id in application.channel_ids and name in (None, application.name):
                 del application.channel_ids[channel_id]
                 self._remove_if_unused(application)
 

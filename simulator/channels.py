@@ -34,6 +34,8 @@ class Channel:
     priority: int = 1
     protocol_id: str = ""
     app: str | None = None
+    #: The app that a client made it for.
+    made_for: str | None = None
     app_name: str = ""
     app_data: str = ""
     bridge_id: str | None = None
@@ -80,6 +82,10 @@ class Channel:
         """Sets the dialplan application that this channel shows."""
         self.app_name = app_name
         self.app_data = app_data
+
+    def keeps(self, app: str) -> bool:
+        """Returns True if an app that it leaves stays subscribed to it: the one that it was made for (measured)."""
+        return self.kind is not Kind.CALLER and self.made_for in (None, app)
 
     def speaks(self) -> bool:
         """Returns True if its party can be heard in a bridge: an unanswered call has no audio."""

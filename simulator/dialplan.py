@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from simulator import audio, channels, control_requests, events, switch
+from simulator import audio, channels, control_requests, events, rest, switch
 
 #: The recommended dialplan tries Stasis once more this often, waiting this long before each.
 RETRIES = 50
@@ -12,23 +12,6 @@ RETRY_SECONDS = 0.1
 
 #: Extension of the context `far` → the tone in Hz that its party says.
 _TONES_HZ = {"tone": 1000}
-
-
-def stasis_arguments(text: str) -> list[str]:
-    """The app and its arguments in `app,arg1,arg2`; quotes and backslashes keep a comma within one, as in Asterisk."""
-    parts, quoted, escaped = [""], False, False
-    for char in text:
-        if escaped:
-            parts[-1], escaped = parts[-1] + char, False
-        elif char == "\\":
-            escaped = True
-        elif char == '"':
-            quoted = not quoted
-        elif char == "," and not quoted:
-            parts.append("")
-        else:
-            parts[-1] += char
-    return parts
 
 
 def is_inbound(owner: switch.Switch, context: str) -> bool:
@@ -45,7 +28,7 @@ async def run_context(owner: switch.Switch, channel: channels.Channel) -> None:
         return
     context = channel.context.removesuffix("-plain")
     text = owner.settings.contexts.get(context, owner.settings.inbound_app).replace("${EXTEN}", channel.extension)
-    app, *args = stasis_arguments(text)
+    app, *args = rest.separated(text)
     await run(owner, channel, app, args, retries=context == channel.context, app_data=text)
 
 

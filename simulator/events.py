@@ -32,8 +32,12 @@ CAUSE_TEXTS = {
 #: The cause in the ChannelHangupRequest of a DELETE, for every reason (measured); the reason's own cause is in the
 #: ChannelDestroyed.
 DELETED = 32
-#: `tech_cause` of a media leg whose socket was closed by the media server (measured).
-MEDIA_CLOSED = 1001
+#: `cause` and `tech_cause` of a media leg by how its media server ended it (measured): it asked for a hang-up, closed
+#: the websocket, broke the connection, or sent what is no websocket frame.
+MEDIA_HUNG_UP = (16, 1000)
+MEDIA_CLOSED = (16, 1001)
+MEDIA_LOST = (38, 1001)
+MEDIA_GARBAGE = (38, 1003)
 
 #: Values of `DELETE /channels/{id}?reason=`.
 CAUSE_BY_REASON = {
@@ -78,6 +82,11 @@ def stasis_start(channel: Event, args: list[str], *, replaced: Event | None = No
 def stasis_end(channel: Event) -> Event:
     """A channel has left its Stasis app; it carries no cause."""
     return event("StasisEnd", channel=channel)
+
+
+def move_failed(channel: Event, destination: str, args: list[str]) -> Event:
+    """A channel was to be moved to an app that is not connected, and stays where it is."""
+    return event("ApplicationMoveFailed", channel=channel, destination=destination, args=args)
 
 
 def hangup_request(channel: Event, cause: int, *, soft: bool, tech_cause: int | None = None) -> Event:

@@ -174,11 +174,10 @@ class MediaLegs:
             return
         leg.connected.set()
         speaking = self._switch.spawn(self._speak(channel, leg.socket)) if self._switch.settings.audio else None
-        await self._listen(channel, leg.socket)
+        cause, channel.tech_cause = await self._listen(channel, leg.socket)
         if speaking is not None:
             speaking.cancel()
-        channel.tech_cause = events.MEDIA_CLOSED
-        self._switch.hang_up(channel, 16, soft=False)
+        self._switch.hang_up(channel, cause, soft=False)
 
     async def _connect(self, url: str) -> aiohttp.ClientWebSocketResponse | None:
         attempt_seconds = self._switch.settings.media_connection_timeout_seconds
@@ -200,17 +199,29 @@ class MediaLegs:
                 pass
         return None
 
-    async def _listen(self, channel: channels.Channel, socket: aiohttp.ClientWebSocketResponse) -> None:
-        async for message in socket:
-            if message.type is aiohttp.WSMsgType.BINARY:
-                for other in self._switch.others_in_bridge(channel):
-                    if other.state == "Up":
-                        other.ear.hear(message.data)
-                        if other.is_echo:
-                            channel.ear.hear(message.data)
-                            await socket.send_bytes(message.data)
-            elif message.type is aiohttp.WSMsgType.TEXT and message.data == "HANGUP":
-                return
+    async def _listen(self, channel: channels.Channel, socket: aiohttp.ClientWebSocketResponse) -> tuple[int, int]:
+        """Hears the agent until it goes; returns the cause and the technical cause of its end."""
+        while True:
+            message = await socket.receive()
+            match message.type:
+                case aiohttp.WSMsgType.BINARY:
+                    await self._hear(channel, socket, message.data)
+                case aiohttp.WSMsgType.TEXT if message.data == "HANGUP":
+                    return events.MEDIA_HUNG_UP
+                case aiohttp.WSMsgType.CLOSE:
+                    return events.MEDIA_CLOSED
+                case aiohttp.WSMsgType.ERROR:
+                    return events.MEDIA_GARBAGE
+                case aiohttp.WSMsgType.CLOSED | aiohttp.WSMsgType.CLOSING:
+                    return events.MEDIA_LOST
+
+    async def _hear(self, channel: channels.Channel, socket: aiohttp.ClientWebSocketResponse, said: bytes) -> None:
+        for other in self._switch.others_in_bridge(channel):
+            if other.state == "Up":
+                other.ear.hear(said)
+                if other.is_echo:
+                    channel.ear.hear(said)
+                    await socket.send_bytes(said)
 
     async def _speak(self, channel: channels.Channel, socket: aiohttp.ClientWebSocketResponse) -> None:
         # One task per leg, so that an agent that does not read delays no other leg.

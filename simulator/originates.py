@@ -53,9 +53,45 @@ def originate(
     if app is not None:
         for channel in (near, other):
             if channel is not None:
+                channel.made_for = app
                 owner.applications.subscribe(app, channel.id)
         owner.spawn(_dial(owner, near, other, app=app, args=args, timeout_seconds=timeout_seconds))
     return near
+
+
+def create(
+    owner: switch.Switch, *, endpoint: str, app: str, args: list[str], channel_id: str | None
+) -> channels.Channel:
+    """Makes a channel that is `Down` and in Stasis, and is dialled later, or never.
+
+    Raises:
+        errors.Refusal: the id is in use, or there is no endpoint.
+    """
+    technology, _, resource = endpoint.partition("/")
+    if not technology or not resource:
+        raise errors.Refusal(400, "Invalid endpoint specified")
+    number = owner.number()
+    name = f"{endpoint}-{number:08x}"
+    made = channels.Channel(
+        id=channel_id or dialplan.unique_id(number),
+        name=f"{name};1" if technology == "Local" else name,
+        kind=channels.Kind.ORIGINATED,
+        tone_hz=owner.settings.caller_tone_hz,
+        dialling=resource,
+    )
+    made.made_for = app
+    owner.add(made)
+    if not owner.enter_stasis(made, app, args):
+        owner.destroy(made, 16)
+    return made
+
+
+def dial(owner: switch.Switch, made: channels.Channel, *, timeout_seconds: float) -> None:
+    """Dials a channel that `create` has made."""
+    endpoint = made.name.removesuffix(";1").rpartition("-")[0]
+    is_local = made.name.endswith(";1")
+    far = _far_half(owner, made, f"{made.id};2", endpoint=endpoint, does="") if is_local else None
+    owner.spawn(_dial(owner, made, far, app=None, args=[], timeout_seconds=timeout_seconds))
 
 
 def _far_half(
@@ -95,7 +131,7 @@ async def _dial(
     near: channels.Channel,
     far: channels.Channel | None,
     *,
-    app: str,
+    app: str | None,
     args: list[str],
     timeout_seconds: float,
 ) -> None:
@@ -134,7 +170,7 @@ async def _dial(
     near.dialling = ""
     owner.answer(near)
     report("ANSWER")
-    if not owner.enter_stasis(near, app, args):
+    if app is not None and not owner.enter_stasis(near, app, args):
         owner.hang_up(near, 16, soft=False)
 
 

@@ -1,8 +1,14 @@
 """REST requests about channels."""
 
+import re
+
 from simulator import channels, dialplan, errors, events, media, originates
 from simulator.rest import NO_CONTENT, Answer, Request, Route
 from simulator.switch import Switch
+
+_PHONE_NUMBER = re.compile(r"[0-9*#+()., -]+")
+#: What Asterisk leaves out of a phone number.
+_SHRUNK = str.maketrans("", "", "(). -")
 
 
 async def list_channels(switch: Switch, request: Request) -> Answer:
@@ -76,6 +82,31 @@ async def originate(switch: Switch, request: Request) -> Answer:
     return Answer(200, channel.snapshot())
 
 
+async def create(switch: Switch, request: Request) -> Answer:
+    """Makes a channel that is in Stasis before it is dialled."""
+    channel = originates.create(
+        switch,
+        endpoint=request.required("endpoint"),
+        app=request.required("app"),
+        args=request.items("appArgs"),
+        channel_id=request.text("channelId") or None,
+    )
+    return Answer(200, channel.snapshot())
+
+
+async def dial(switch: Switch, request: Request) -> Answer:
+    channel = switch.channel(request.names[0])
+    if channel.state != "Down" or not channel.dialling:
+        raise errors.Refusal(409, "Channel is not in the 'Down' state")
+    originates.dial(switch, channel, timeout_seconds=request.number("timeout", 30.0))
+    return NO_CONTENT
+
+
+async def move(switch: Switch, request: Request) -> Answer:
+    switch.move(switch.channel(request.names[0]), request.required("app"), request.items("appArgs"))
+    return NO_CONTENT
+
+
 async def external_media(switch: Switch, request: Request) -> Answer:
     """Answers before the media server has accepted, or was even contacted."""
     app = request.required("app")
@@ -99,6 +130,7 @@ async def external_media(switch: Switch, request: Request) -> Answer:
     if query:
         url += ("&" if "?" in url else "?") + query
     channel = channels.Channel(id=channel_id, name=f"WebSocket/{host}/{number:#x}", kind=channels.Kind.MEDIA)
+    channel.made_for = app
     channel.run("AppDial2", "(Outgoing Line)")
     switch.add(channel)
     switch.applications.subscribe(app, channel_id)
@@ -126,13 +158,17 @@ def _cause(request: Request) -> int:
 
 
 def _number(caller_id: str) -> str:
-    """Returns the number of `Name <number>`, or all of the text."""
-    return caller_id.partition("<")[2].rstrip("> ") if "<" in caller_id else caller_id
+    """Returns the number of `Name <number>`; without brackets a text that is no phone number is a name (measured)."""
+    text = caller_id.partition("<")[2].rstrip("> ") if "<" in caller_id else caller_id
+    if _PHONE_NUMBER.fullmatch(text):
+        return text.translate(_SHRUNK)
+    return text if "<" in caller_id else ""
 
 
 ROUTES = [
     Route("GET", "/channels", list_channels),
     Route("POST", "/channels", originate),
+    Route("POST", "/channels/create", create),
     Route("POST", "/channels/externalMedia", external_media),
     Route("GET", "/channels/*", get_channel),
     Route("POST", "/channels/*", originate),
@@ -140,6 +176,8 @@ ROUTES = [
     Route("POST", "/channels/*/answer", answer),
     Route("POST", "/channels/*/ring", ring),
     Route("POST", "/channels/*/continue", continue_in_dialplan),
+    Route("POST", "/channels/*/dial", dial),
+    Route("POST", "/channels/*/move", move),
     Route("GET", "/channels/*/variable", get_variable),
     Route("POST", "/channels/*/variable", set_variable),
 ]

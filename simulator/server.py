@@ -136,6 +136,8 @@ class Server:
             refused = _response(rest.Answer(401, {"message": "Authentication required"}))
             refused.headers["WWW-Authenticate"] = 'Basic realm="Asterisk REST Interface"'
             return refused
+        if request.method != "GET" and _credentials(request).partition(":")[0] in self.settings.read_only_users:
+            raise errors.Refusal(403, "Write access denied")
         life = self.switch.life
         fault = await self.faults.strike("before", request.method, logged.path)
         if life != self.switch.life:
@@ -183,14 +185,7 @@ class Server:
         return websocket
 
     def _is_user(self, request: web.BaseRequest) -> bool:
-        signed = request.query.get("api_key", "")
-        scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "basic":
-            try:
-                signed = base64.b64decode(encoded, validate=True).decode()
-            except (binascii.Error, UnicodeDecodeError):
-                return False
-        user, colon, password = signed.partition(":")
+        user, colon, password = _credentials(request).partition(":")
         return bool(colon) and self.settings.users.get(user) == password
 
     def _is_session_too_many(self, request: web.BaseRequest) -> bool:
@@ -201,6 +196,17 @@ class Server:
                 return True
             self._sessions.add(request.protocol)
         return False
+
+
+def _credentials(request: web.BaseRequest) -> str:
+    """Returns `user:password`; nothing if there are none."""
+    scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return request.query.get("api_key", "")
+    try:
+        return base64.b64decode(encoded, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
 
 
 def _segments(path: str) -> list[str]:

@@ -10,6 +10,8 @@ class Settings:
 
     #: ARI users and their passwords (ari.conf).
     users: Mapping[str, str] = field(default_factory=lambda: {"demo": "demo"})
+    #: Those of them that may only read (ari.conf: read_only).
+    read_only_users: Collection[str] = ()
     #: Name of a websocket client → the URL it connects to (websocket_client.conf).
     media_urls: Mapping[str, str] = field(default_factory=dict)
     #: Path before `/ari`, "" or "/asterisk" (http.conf: prefix).

@@ -140,6 +140,27 @@ class Switch:
         self.applications.publish_to(app, events.stasis_start(channel.snapshot(), args))
         return True
 
+    def move(self, channel: channels.Channel, app: str, args: list[str]) -> None:
+        """Moves a channel to another app, or again to its own. It stays in its bridge, and its dialplan shows the app
+        that it entered by Stasis(); to an app that is not connected it does not go (measured).
+
+        Raises:
+            errors.Refusal: the channel is not in Stasis.
+        """
+        if channel.app is None:
+            raise errors.Refusal(409, "Channel not in Stasis application")
+        if not self.applications.is_connected(app):
+            failed = events.move_failed(channel.snapshot(), app, args)
+            self.applications.publish_to(channel.app, failed)
+            return
+        self.applications.publish_to(channel.app, events.stasis_end(channel.snapshot()))
+        self.broadcasts.forget(channel.id)
+        if not channel.keeps(channel.app):
+            self.applications.unsubscribe(channel.id, channel.app)
+        channel.app = app
+        self.applications.subscribe(app, channel.id)
+        self.applications.publish_to(app, events.stasis_start(channel.snapshot(), args))
+
     def leave_stasis(self, channel: channels.Channel, *, dying: bool = False) -> None:
         """Takes a channel out of its app; a caller's leg is then unsubscribed: the app gets no event of it."""
         self._leave_bridge(channel, left_stasis=True)
@@ -148,8 +169,8 @@ class Switch:
         app, channel.app = channel.app, None
         self.applications.publish_to(app, events.stasis_end(channel.snapshot()))
         self.broadcasts.forget(channel.id)
-        if channel.kind == channels.Kind.CALLER and not (dying and self.settings.caller_channel_destroyed):
-            self.applications.unsubscribe(channel.id)
+        if not channel.keeps(app) and not (dying and self.settings.caller_channel_destroyed):
+            self.applications.unsubscribe(channel.id, app)
 
     def hang_up(self, channel: channels.Channel, cause: int, *, soft: bool) -> None:
         """Hangs a channel up, at the request of a REST client (soft) or of its party."""

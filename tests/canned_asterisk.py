@@ -8,7 +8,9 @@ import json
 import re
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 from arictl.checks import asterisk_checks
 
@@ -23,6 +25,7 @@ HEALTHY: Answers = {
         [{"name": f"{name}.so", "status": "Running"} for name in asterisk_checks.MODULES],
     ),
     "POST /channels/*/answer": (404, {"message": "Channel not found"}),
+    "DELETE /channels/*": (404, {"message": "Channel not found"}),
 }
 
 
@@ -37,16 +40,20 @@ class Canned:
     def __init__(self) -> None:
         self.answers = dict(HEALTHY)
         self.pause_seconds = 0.0
+        #: What a proxy in front of it makes of a path.
+        self.rewrite: Callable[[str], str] = lambda path: path
         canned = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def answer(self) -> None:
-                path = re.sub(r"/channels/doctor-\w+/", "/channels/*/", self.path.removeprefix("/ari"))
-                status, document = canned.answers.get(
-                    f"{self.command} {path}", (404, {"message": "Resource not found"})
-                )
+                path = canned.rewrite(self.path.removeprefix("/ari"))
+                name = path.removeprefix(CLIENTS_PATH)
+                path = re.sub(r"/channels/doctor-\w+", "/channels/*", path)
+                is_client = path.startswith(CLIENTS_PATH) and "/" not in name
+                unknown = f"Object with id '{unquote(name)}' not found" if is_client else "Resource not found"
+                status, document = canned.answers.get(f"{self.command} {path}", (404, {"message": unknown}))
                 time.sleep(canned.pause_seconds)
                 body = json.dumps(document).encode()
                 with contextlib.suppress(OSError):
@@ -55,7 +62,7 @@ class Canned:
                     self.end_headers()
                     self.wfile.write(body)
 
-            do_GET = do_POST = answer
+            do_GET = do_POST = do_DELETE = answer
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -75,4 +82,5 @@ class Canned:
         self._thread.join()
 
 
-CLIENT_PATH = "/asterisk/config/dynamic/res_websocket_client/websocket_client/media"
+CLIENTS_PATH = "/asterisk/config/dynamic/res_websocket_client/websocket_client/"
+CLIENT_PATH = CLIENTS_PATH + "media"

@@ -129,6 +129,7 @@ def asterisk(
     at_once: int = 10,
     breaker: circuit_breaker.CircuitBreaker | None = None,
     bounds: rest.AnswerBounds | None = None,
+    on_denied: Callable[[str], None] | None = None,
 ) -> Iterator[rest.RestClient]:
     connector = tcp_connector.TcpConnector(address_guard.AddressGuard())
     configuration = Configuration(endpoint=url, app="voiceai", user="user", password=PASSWORD)
@@ -140,6 +141,7 @@ def asterisk(
         connector=connector,
         breaker=breaker or circuit_breaker.AlwaysClosed(),
         bounds=bounds or rest.AnswerBounds(),
+        on_denied=on_denied,
     )
     try:
         yield made

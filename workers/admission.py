@@ -126,10 +126,10 @@ class Admission(StepWork):
         """Return why a leg that the platform originated is not to be served; None when it is."""
         call = claim.call
         asterisk = self.asterisks.of(call, claim)
-        leg = asterisk.channel(call.channel_id)
+        leg, is_in_app = asterisk.channel_and_place(call.channel_id)
         if leg is None or leg.created != call.channel_created:
             return facts.CallerGone()
-        if leg.stasis_app != asterisk.app:
+        if not is_in_app:
             return facts.CallerLeft()
         if leg.state not in _ANSWERABLE:
             # Ringing and early media are no answer: the agent would talk to an empty line.

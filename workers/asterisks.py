@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
 import structlog
@@ -20,6 +21,7 @@ from shared import errors
 from shared.asterisk import ari, circuit_breaker, rest, tcp_connector
 from shared.asterisk.endpoint import Configuration, address
 from shared.asterisk.sessions import Sessions
+from shared.call import ids
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.limits import Limits
@@ -35,6 +37,13 @@ _KEPT = 2000
 _FRESH_SECONDS = 10.0
 #: How often the sockets of clients that get no requests are looked at.
 _SWEEP_SECONDS = 1.0
+#: Of all processes one writes that requests are denied.
+_DENIED_NOTED = timedelta(seconds=rest.DENIED_SECONDS)
+
+
+def is_of_others(channel_id: str) -> bool:
+    """True for an id that a PBX has chosen, which a proxy may change on its way: a 404 for it is doubted."""
+    return ids.parse(channel_id) is None
 
 
 class Asterisks(Protocol):
@@ -57,10 +66,13 @@ class _Known:
 
 
 class Timeline(Protocol):
-    """Where changes of a circuit breaker are recorded. `call_store.CallStore` is one."""
+    """Where changes of a circuit breaker and denied requests are recorded. `call_store.CallStore` is one."""
 
     def append_timeline(self, timeline: Sequence[TimelineEntry], *, connection_id: int) -> None:
         """Write timeline entries. Raises a PipelineError when that is not possible."""
+
+    def append_new(self, timeline: Sequence[TimelineEntry], *, connection_id: int, within: timedelta) -> None:
+        """Write the timeline entries that no process has written within this time. Raises as `append_timeline`."""
 
 
 class RestAsterisks:
@@ -105,7 +117,7 @@ class RestAsterisks:
         return self.at(call.connection, budget)
 
     def at(self, connection: ConnectionVersion, budget: rest.RequestBudget) -> ari.Ari:
-        return ari.Ari(self._client(connection), budget)
+        return ari.Ari(self._client(connection), budget, doubts=is_of_others)
 
     def _client(self, connection: ConnectionVersion) -> rest.RestClient:
         with self._lock:
@@ -161,7 +173,16 @@ class RestAsterisks:
             connector=self._connector,
             breaker=circuit_breaker.CircuitBreaker(functools.partial(self._note, details.connection)),
             bounds=self._bounds,
+            on_denied=functools.partial(self._note_denied, details.connection),
         )
+
+    def _note_denied(self, connection: ConnectionVersion, answer: str) -> None:
+        log.warning("request denied", connection=str(connection), answer=answer)
+        entry = TimelineEntry(kind="note", name=rest.DENIED, detail=f"{connection.number}: {answer}")
+        try:
+            self._timeline.append_new([entry], connection_id=connection.connection_id, within=_DENIED_NOTED)
+        except errors.PipelineError as exc:
+            log.warning("denied request not recorded", connection=str(connection), reason=str(exc))
 
     def _note(self, connection: ConnectionVersion, opened: bool, reason: str) -> None:
         name = circuit_breaker.OPENED if opened else circuit_breaker.CLOSED

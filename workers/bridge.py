@@ -67,10 +67,10 @@ class Join(StepWork):
 
     def _fault(self, asterisk: ari.Ari, call: Call, answer: str) -> facts.Fact:
         """Return why the legs are not joined, by what is still there."""
-        caller = asterisk.channel(call.channel_id)
+        caller, is_in_app = asterisk.channel_and_place(call.channel_id)
         if caller is None:
             return facts.CallerGone()
-        if caller.stasis_app != asterisk.app:
+        if not is_in_app:
             return facts.CallerLeft()
         if asterisk.channel(self.naming.media_id(call)) is None:
             return facts.MediaGone(attempt=call.attempt, nonce=call.nonce, reason="media leg ended while being joined")

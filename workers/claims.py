@@ -69,6 +69,8 @@ class Arrival:
     route: Route | NoRoute | None = None
     #: How long the event had waited.
     waited_seconds: float
+    #: Why the leg cannot be served, if what decides about it cannot be used.
+    unusable: str = ""
 
 
 class Claim(TimedBudget):
@@ -132,6 +134,11 @@ class Claim(TimedBudget):
         if not self._writer.lives_since(self._started):
             raise errors.OutOfTime("this worker was not heard of for too long: its claims may be broken")
         return super().seconds_left()
+
+    @property
+    def age_seconds(self) -> float:
+        """How long ago it was asked for."""
+        return self._writer.clock.monotonic() - self._started
 
     def request(self) -> ClaimRequest:
         """Return the claim as it is to be written with a new call."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import structlog
 
@@ -36,6 +37,18 @@ _NO_CALLERS = (
 def is_no_caller(leg: events.Channel) -> bool:
     """True for a leg that is another controller's media: that controller serves it."""
     return leg.name.startswith(_NO_CALLERS)
+
+
+#: The name of the note for a leg that another program is to dial.
+_OUTGOING = "OutgoingLeg"
+#: So long a leg that was left alone is remembered.
+_REMEMBERED = timedelta(days=1)
+
+
+def outgoing_leg(leg: events.Channel) -> TimelineEntry:
+    """Return the note that a leg which goes out, and was not answered when it was seen, is left alone."""
+    detail = f"channel {leg.id} of {leg.created} goes out, for another program to dial: left alone"
+    return TimelineEntry(kind="note", name=_OUTGOING, detail=detail)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +84,21 @@ class Inbound:
         if stasis_args.is_transfer(event.args):
             self._note(connection, "TransferLeg", f"channel {event.leg.id} came for a transfer: no caller, left alone")
             return
+        if event.leg.is_unanswered and not stasis_args.names_run(event.args):
+            # `POST /channels/create` puts it into Stasis, to be dialled later. We would answer it, or hang it up.
+            self.writer.store.append_timeline([outgoing_leg(event.leg)], connection_id=connection.connection_id)
+            return
         waited_seconds = self.age_ms(at_ms) / 1000
         self.receive(
             connection=connection, leg=event.leg, args=event.args, stamp=event.stamp, waited_seconds=waited_seconds
         )
+
+    def is_left_alone(self, connection: ConnectionVersion, leg: events.Channel) -> bool:
+        """True for a leg that goes out, for another program to dial, by what it is or was when it entered Stasis."""
+        if leg.is_unanswered:
+            return True
+        note = outgoing_leg(leg)
+        return self.writer.store.is_noted(note, connection_id=connection.connection_id, within=_REMEMBERED)
 
     def receive(
         self,
@@ -103,7 +127,12 @@ class Inbound:
             return
         call = self._new_call(destination.target, connection, leg, args=args, stamp=stamp)
         # Nearly every leg is new: an earlier call of its channel is looked for only if this one cannot be written.
-        arrival = Arrival(target=destination.target, route=destination.route, waited_seconds=waited_seconds)
+        arrival = Arrival(
+            target=destination.target,
+            route=destination.route,
+            waited_seconds=waited_seconds,
+            unusable=events.unusable(leg, args),
+        )
         if not self._admit(call, arrival):
             self._reported_before(call, arrival, connection, leg)
 
@@ -139,8 +168,10 @@ class Inbound:
                 # Its Asterisk was away when it ended. Only an event tells another entry.
                 self.flow.report(last, facts.CallerFound())
                 return
-            case stasis_entry.Entry.NEW if not self.is_in_place(connection, last, leg):
-                # The event is late: of an entry that is over.
+            case stasis_entry.Entry.NEW if not self.is_in_place(connection, last, leg) or (
+                not stamp and self.is_with_another(connection, leg)
+            ):
+                # The event is late: of an entry that is over. Or a resync found what may be elsewhere by now.
                 self._end_named_run(last, args)
                 return
         again = replace(call, call_id=self.writer.new_id(), entry=last.entry + 1)
@@ -163,27 +194,45 @@ class Inbound:
             self.asterisks.at(connection, budget).hang_up(leg.id, Cause.CONGESTION)
 
     def is_in_place(self, connection: ConnectionVersion, call: Call, leg: events.Channel) -> bool:
-        """Ask Asterisk whether a leg is where its call needs it: in the bridge once it is connected, else in the app.
+        """Ask Asterisk whether a leg is where its call needs it: in the app, and once it is connected in the bridge.
 
         For what stamps cannot tell: whether an event is late, or of another entry. A leg that left Stasis has left the
-        bridge, even if it has come back into Stasis since.
+        bridge, even if it has come back into Stasis since. One that was moved to another app has not.
         """
-        if call.state is not State.CONNECTED:
-            return self.is_in_stasis(connection, leg)
-        budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
-        bridge = self.asterisks.at(connection, budget).bridge(self.naming.bridge_id(call))
-        return bridge is not None and leg.id in bridge.channels
+        if call.state is State.CONNECTED:
+            budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
+            bridge = self.asterisks.at(connection, budget).bridge(self.naming.bridge_id(call))
+            if bridge is None or leg.id not in bridge.channels:
+                return False
+        return self.is_in_stasis(connection, leg)
 
     def is_in_stasis(self, connection: ConnectionVersion, leg: events.Channel) -> bool:
         """Ask Asterisk whether a leg is in the app now."""
         budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
+        found, is_in_app = self.asterisks.at(connection, budget).channel_and_place(leg.id)
+        return found is not None and found.created == leg.created and is_in_app
+
+    def is_with_another(self, connection: ConnectionVersion, leg: events.Channel) -> bool:
+        """Ask whether another app lists a leg, too: then it may be in that one. An app lists what was made for it."""
+        budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
         asterisk = self.asterisks.at(connection, budget)
-        found = asterisk.channel(leg.id)
-        return found is not None and found.created == leg.created and found.stasis_app == asterisk.app
+        return bool(asterisk.apps_of(leg.id) - {asterisk.app})
 
     def _admit(self, call: Call, arrival: Arrival) -> bool:
         """Write a new call and run its admission; return False when the channel has a call of this entry already."""
-        return self.flow.admit(transitions.receive(call, self.writer.limits), arrival)
+        received = transitions.receive(call, self.writer.limits)
+        if arrival.unusable:
+            return self._write_refused(received, arrival.unusable)
+        return self.flow.admit(received, arrival)
+
+    def _write_refused(self, received: Call, reason: str) -> bool:
+        """Write a call whose leg cannot be served as it is refused: no other worker can take it for one to admit."""
+        refusal = facts.Refused(reason=reason, hangup_cause=Cause.NOT_ALLOWED)
+        transition = self.writer.transition(received, [refusal])
+        if not self.writer.store.insert(received, [], None, changes=transition.changes):
+            return False
+        self.writer.stored(transition, transition.call, None)
+        return True
 
     def _end_named_run(self, known: Call | None, args: tuple[str, ...]) -> None:
         """End the run of a platform's leg whose end was reported before its start: only the start names the run."""

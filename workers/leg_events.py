@@ -141,7 +141,8 @@ class LegEvents:
         if event.type is EventType.STASIS_END:
             # The platform may have originated it: then a run waits for it.
             outcome = (Outcome.CANCELED, "far end hung up before the call was received", event.cause)
-            if self.inbound.record_unanswered(connection=connection, event=event, outcome=outcome):
+            is_run_s = self.inbound.record_unanswered(connection=connection, event=event, outcome=outcome)
+            if is_run_s or self.inbound.is_left_alone(connection, event.leg):
                 return None
             return self.inbound.record_abandoned(connection=connection, event=event)
         if event.type is EventType.CHANNEL_DESTROYED:
@@ -156,7 +157,9 @@ class LegEvents:
         """
         if event.type is not EventType.STASIS_END or event.cause is not None or call.caller_left:
             return False
-        return self.inbound.is_in_place(call.connection, call, event.leg)
+        return self.inbound.is_in_place(call.connection, call, event.leg) and not self.inbound.is_with_another(
+            call.connection, event.leg
+        )
 
     # ── legs that the product or the platform originates ─────────────────────────────────────────────────────────────
 

@@ -33,7 +33,7 @@ from workers import leg_events, transfers
 from workers.asterisks import Asterisks
 from workers.claims import TimedBudget
 from workers.flow import Flow
-from workers.inbound import Inbound, is_no_caller
+from workers.inbound import Inbound, is_no_caller, outgoing_leg
 from workers.step_ports import Connections, SendLater
 
 log = structlog.stdlib.get_logger(__name__)
@@ -211,7 +211,11 @@ class _Comparison:
         application = self._asterisk.application()
         wanted = {str(kind) for kind in events.EventType}
         if application is not None and application.allowed != wanted:
-            self._asterisk.set_event_filter(sorted(wanted))
+            try:
+                self._asterisk.set_event_filter(sorted(wanted))
+            except (errors.AsteriskUnreachable, errors.AsteriskRefused) as exc:
+                # Without the filter there are more events. What is compared is read, which the ARI user may do.
+                self._found(f"the event filter could not be set: {exc}")
         return application
 
     def _ask_for_bridges(self) -> None:
@@ -222,13 +226,18 @@ class _Comparison:
     # ── calls against Asterisk ───────────────────────────────────────────────────────────────────────────────────────
 
     def _judge(self, call: Call, present: frozenset[str]) -> None:
-        fact = (
-            self._caller_missing(call, present)
-            or self._destination_missing(call, present)
-            or self._media_missing(call, present)
-            or self._bridge_wrong(call)
-        )
-        if isinstance(fact, facts.MediaGone | facts.BridgeLost) and self._is_transferred(call):
+        try:
+            fact = (
+                self._caller_missing(call, present)
+                or self._destination_missing(call, present)
+                or self._media_missing(call, present)
+                or self._bridge_wrong(call)
+            )
+            if isinstance(fact, facts.MediaGone | facts.BridgeLost) and self._is_transferred(call):
+                return
+        except errors.AnswerDoubtful as exc:
+            # What is not believed of one call must not keep the others from being judged.
+            self._found(f"{call.state} call {call.call_id}: {exc}")
             return
         if call.state is State.RINGING and isinstance(fact, facts.CallerGone):
             self._unanswered.append(call)
@@ -268,10 +277,10 @@ class _Comparison:
             return facts.CallerLeft()
         if call.channel_id in present:
             return None
-        leg = self._asterisk.channel(call.channel_id)
+        leg, is_in_app = self._asterisk.channel_and_place(call.channel_id)
         if leg is None or leg.created != call.channel_created:
             return facts.CallerGone()
-        return facts.CallerLeft() if leg.stasis_app != self._asterisk.app else None
+        return None if is_in_app else facts.CallerLeft()
 
     def _dialling(self, call: Call) -> facts.Fact | None:
         """Return whether a leg that rings by our row was answered, or is gone: the app's list shows neither."""
@@ -345,13 +354,20 @@ class _Comparison:
         try:
             leg = self._asterisk.channel(channel_id)
         except errors.AnswerUnreadable as exc:
-            # One odd leg must not keep the others from being found.
+            # One odd leg must not keep the others from being found; nor one whose 404 is not believed.
             self._found(f"channel {channel_id} cannot be read ({exc}): left alone")
             return
-        if leg is None or leg.stasis_app != self._asterisk.app or is_no_caller(leg):
+        if leg is None or not leg.is_in_stasis or is_no_caller(leg):
+            return
+        if leg.stasis_app != self._asterisk.app and (others := self._other_apps(leg)):
+            # It was moved to our app, or was made for ours and has gone to another.
+            self._found(f"channel {channel_id} may be in {others}: left alone")
             return
         if stasis_args.is_transfer(leg.stasis_args):
             # The platform's: it bridges or removes it.
+            return
+        if self._resync.inbound.is_left_alone(self._connection, leg):
+            self.findings.append(outgoing_leg(leg))
             return
         self._ask_for_bridges()
         bridged_in = self._bridge_of.get(channel_id)
@@ -361,7 +377,18 @@ class _Comparison:
             return
         # A call that a newer release wrote is left to that release.
         with contextlib.suppress(errors.CallUnreadable):
-            self._resync.inbound.receive(connection=self._connection, leg=leg, args=leg.stasis_args)
+            self._resync.inbound.receive(connection=self._connection, leg=leg, args=self._args_of(leg))
+
+    def _other_apps(self, leg: events.Channel) -> str:
+        """Return the other apps that list a leg; an empty text if there is none."""
+        try:
+            return ", ".join(sorted(self._asterisk.apps_of(leg.id) - {self._asterisk.app}))
+        except errors.AsteriskUnreachable as exc:
+            return f"another app ({exc})"
+
+    def _args_of(self, leg: events.Channel) -> tuple[str, ...]:
+        """Return the arguments of a leg; none for one that was moved to our app, whose arguments only its event had."""
+        return leg.stasis_args if leg.stasis_app == self._asterisk.app else ()
 
     def _is_forgotten(self, bridge_id: str) -> bool:
         """True for a bridge of ours whose call a restore or a fail-over has forgotten.
@@ -441,7 +468,7 @@ class _Comparison:
         else:
             is_over = call.state is State.ENDED and not call.caller_left and _was_still(call.state_since, looked_at)
         leg = self._asterisk.channel(name) if is_over else None
-        return leg is not None and leg.stasis_app is None
+        return leg is not None and not leg.is_in_stasis
 
     def _remove(self, name: str, *, is_leg: bool) -> None:
         gone = not (self._asterisk.hang_up(name) if is_leg else self._asterisk.remove_bridge(name))

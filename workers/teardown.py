@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from shared import errors
 from shared.asterisk import ari, ari_requests
+from shared.asterisk.ari_requests import Bridge
 from shared.asterisk.events import Channel
 from shared.asterisk.rest import Request
-from shared.call import facts
+from shared.call import facts, ids
 from shared.call.calls import Call
 from shared.call.legs import Naming
 from shared.platform.ports import Runs
@@ -23,10 +24,13 @@ from workers.asterisks import Asterisks
 from workers.claims import Claim, StepWork
 
 _T = TypeVar("_T")
+_Look = Request[Channel | Bridge | None]
 
 #: The pauses before each look for a channel that was hung up. It takes up to 2 ms to go (measured, 22.10), longer on a
 #: busy machine, and about 1 s while its media still connects.
 _LOOKS = (0.01, 0.05, 0.2, 0.5, 1.0)
+#: Postgres has not failed over within a teardown that took no longer.
+_QUICK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,9 @@ class Teardown(StepWork):
             legs_left = self._remove_all(self.asterisks.of(call, claim), claim)
         except errors.PipelineError as exc:
             legs_left = str(exc)
+        if not (run_left or legs_left) and claim.age_seconds > _QUICK_SECONDS:
+            # A fail-over may have forgotten the end of the run, and after this step it is not looked at again.
+            run_left = self._end_run(call)
         if reason := "; ".join(text for text in (run_left, legs_left) if text):
             return (facts.RemovalPending(reason=reason, run_is_over=not run_left),)
         if call.in_doubt_until is not None and self.store.now() < call.in_doubt_until:
@@ -78,7 +85,8 @@ class _Removal:
     2. Hang up the legs and remove the bridges. For a bridge the answer is proof. If the media leg never became ready,
        the caller's leg goes first: hanging up a leg whose agent does not answer can block Asterisk, which then ends no
        channel any more (measured, 22.10).
-    3. Look for the legs that were hung up, until they are gone.
+    3. Look once for what could not be removed: it may be gone all the same, and the ARI user may only read.
+    4. Look for the legs that were hung up, until they are gone.
 
     The look is a round of its own, because hanging up a media leg that still connects takes a second.
     """
@@ -92,6 +100,8 @@ class _Removal:
         self._is_continued = False
         #: The channels to be seen gone, and what to say of one that is not.
         self._looked_for: dict[str, str] = {}
+        #: The looks for what could not be removed, each with what failed.
+        self._not_removed: list[tuple[_Look, str]] = []
 
     def run(self) -> None:
         """Do it all. Raises OutOfTime when a round can no longer begin."""
@@ -105,7 +115,8 @@ class _Removal:
 
     def unfinished(self) -> str:
         """Return what could not be verified gone; an empty text if all is gone."""
-        return "; ".join(dict.fromkeys([*self._failures, *self._looked_for.values()]))
+        not_removed = [reason for _, reason in self._not_removed]
+        return "; ".join(dict.fromkeys([*self._failures, *not_removed, *self._looked_for.values()]))
 
     def _parties(self) -> dict[str, Request[bool]]:
         """Return the legs of people that may be hung up, and how: the caller's, and the one it was transferred to."""
@@ -119,30 +130,54 @@ class _Removal:
             looked_for[call.destination_id] = ari_requests.hang_up(call.destination_id)
         if not looked_for:
             return {}
-        found = self._together(*map(ari_requests.channel, looked_for))
+        looks: list[Request[Any]] = [*map(ari_requests.channel, looked_for)]
+        *found, application = self._together(*looks, ari.application_request(self._asterisk.app))
         return {
-            leg: how for (leg, how), seen in zip(looked_for.items(), found, strict=True) if self._is_here(leg, seen)
+            leg: how
+            for (leg, how), seen in zip(looked_for.items(), found, strict=True)
+            if self._is_here(leg, seen, application)
         }
 
-    def _is_here(self, leg_id: str, seen: Channel | errors.PipelineError | None) -> bool:
-        if leg_id == self._call.channel_id:
-            return self._is_in_app(seen)
-        return isinstance(seen, Channel) and seen.stasis_app == self._asterisk.app
+    def _is_here(self, leg_id: str, seen: object, application: object) -> bool:
+        """Return whether a leg is in our app, by looks at both; in doubt it is not."""
+        if not isinstance(seen, Channel):
+            return False
+        is_caller = leg_id == self._call.channel_id
+        if is_caller and seen.created != self._call.channel_created:
+            # Another leg has its id.
+            return False
+        # Our app lists a leg that was made for it wherever it goes. By Stasis() of another app it has left for certain.
+        is_made_for_us = not is_caller or ids.is_originated(leg_id)
+        has_left = is_made_for_us and seen.stasis_app not in (None, self._asterisk.app)
+        return not has_left and ari.is_in_app(seen, application)
 
     def _remove(self, parties: dict[str, Request[bool]]) -> None:
         if not self._call.media_ready:
             self._hang_up(parties)
             parties = {}
         legs = {leg: ari_requests.hang_up(leg) for attempt in self._attempts for leg in attempt.legs.values()}
-        bridges = [ari_requests.remove_bridge(attempt.bridge_id) for attempt in self._attempts]
-        self._hang_up(parties | legs, *bridges)
+        self._hang_up(parties | legs, *(attempt.bridge_id for attempt in self._attempts))
+        self._look_for_not_removed()
 
-    def _hang_up(self, legs: dict[str, Request[bool]], *bridges: Request[bool]) -> None:
+    def _hang_up(self, legs: dict[str, Request[bool]], *bridges: str) -> None:
         """Hang up legs and remove bridges in one round."""
-        results = self._together(*legs.values(), *bridges)
+        looks: list[_Look] = [*map(ari_requests.channel, legs), *map(ari_requests.bridge, bridges)]
+        results = self._asterisk.together(*legs.values(), *map(ari_requests.remove_bridge, bridges))
+        self._not_removed += [
+            (look, str(result))
+            for look, result in zip(looks, results, strict=True)
+            if isinstance(result, errors.PipelineError)
+        ]
         for leg, was_there in zip(legs, results, strict=False):
             if was_there is True:
                 self._looked_for[leg] = f"channel {leg} was hung up and is still there"
+
+    def _look_for_not_removed(self) -> None:
+        """Look once for what could not be removed; keep what is not gone."""
+        if self._not_removed:
+            results = self._asterisk.together(*(look for look, _ in self._not_removed))
+            pairs = zip(self._not_removed, results, strict=True)
+            self._not_removed = [not_removed for not_removed, found in pairs if found is not None]
 
     def _continue_in_dialplan(self) -> None:
         """Let a refused caller continue in the dialplan, with the reason in channel variables."""
@@ -168,18 +203,13 @@ class _Removal:
                 if not self._is_still_there(leg, result):
                     del self._looked_for[leg]
 
-    def _is_still_there(self, leg: str, result: Channel | errors.PipelineError | None) -> bool:
-        if self._is_continued and leg == self._call.channel_id:
-            return self._is_in_app(result)
-        return isinstance(result, Channel)
-
-    def _is_in_app(self, leg: Channel | errors.PipelineError | None) -> bool:
-        """True if a look at the caller's leg found it in the app, and not another leg by its id."""
-        return (
-            isinstance(leg, Channel)
-            and leg.created == self._call.channel_created
-            and leg.stasis_app == self._asterisk.app
-        )
+    def _is_still_there(self, leg_id: str, seen: Channel | errors.PipelineError | None) -> bool:
+        if self._is_continued and leg_id == self._call.channel_id:
+            if not isinstance(seen, Channel) or not seen.is_in_stasis:
+                return False
+            leg, application = self._together(*ari.place_requests(leg_id, self._asterisk.app))
+            return self._is_here(leg_id, leg, application)
+        return isinstance(seen, Channel)
 
     def _together(self, *requests: Request[_T]) -> list[_T | errors.PipelineError]:
         """Make the requests of one round; keep what fails."""

@@ -29,6 +29,10 @@ MODULES = (
 )
 
 
+#: A PBX may choose such ids. What decodes a path and encodes it again, or shortens it, changes one of these characters.
+_ODD_ID = 'doctor+\u00e9 /../x//y%2F;,?#"'
+
+
 class TimedBudget:
     """Bounds the requests to one Asterisk."""
 
@@ -88,6 +92,7 @@ def _examine(
         return [unreachable(str(exc), configuration)]
     found += [ok("reachable", configuration.endpoint), ok("credentials", f"ARI user {configuration.user} is accepted")]
     found += _writing(there)
+    found += _path(there)
     found.append(_app(application, configuration.app, socket_state))
     try:
         found += version_checks.judge_version(there.version())
@@ -144,24 +149,50 @@ def unreachable(reason: str, configuration: Configuration) -> Finding:
 
 
 def _writing(there: ari.Ari) -> Iterator[Finding]:
-    """Check whether the user may write: a request to answer a channel that cannot exist changes nothing."""
+    """Check whether the user may write: requests about a channel that cannot exist change nothing."""
+    nothing = f"doctor-{uuid.uuid4().hex}"
+    for method, ask in (("POST", there.answer), ("DELETE", there.hang_up)):
+        try:
+            ask(nothing)
+        except errors.AsteriskRefused as exc:
+            yield wrong("rights", f"{method}: {exc}", "let a proxy in front of it pass GET, POST, PUT and DELETE")
+            return
+        except errors.AsteriskUnreachable as exc:
+            if str(exc).startswith("answered 403"):
+                yield wrong(
+                    "rights",
+                    f"the ARI user is read-only: {method} {exc}",
+                    "set read_only=no for it in ari.conf, then: asterisk -rx 'module reload res_ari.so'; or does a"
+                    " proxy in front of it deny this method?",
+                )
+            elif str(exc).startswith("answered 404"):
+                todo = "load res_ari_channels.so: asterisk -rx 'module load res_ari_channels.so'"
+                yield wrong("channels", str(exc), todo)
+            else:
+                raise
+            return
+    yield ok("rights", "the ARI user may write")
+
+
+def _path(there: ari.Ari) -> Iterator[Finding]:
+    """Check whether an id arrives as it was sent: the answer about a websocket client that is not there repeats it."""
     try:
-        there.answer(f"doctor-{uuid.uuid4().hex}")
+        there.websocket_client(_ODD_ID)
+    except errors.AsteriskRefused as exc:
+        changed = str(exc)
     except errors.AsteriskUnreachable as exc:
-        if str(exc).startswith("answered 403"):
-            yield wrong(
-                "rights",
-                "the ARI user is read-only",
-                "set read_only=no for it in ari.conf, then: asterisk -rx 'module reload res_ari.so'",
-            )
-        elif str(exc).startswith("answered 404"):
-            yield wrong(
-                "channels", str(exc), "load res_ari_channels.so: asterisk -rx 'module load res_ari_channels.so'"
-            )
-        else:
-            raise
+        changed = str(exc)
+        if "configClass" in changed:
+            return  # Without the module nothing repeats it, which is a finding of the websocket client.
     else:
-        yield ok("rights", "the ARI user may write")
+        yield ok("paths", "an id with any characters arrives as it was sent")
+        return
+    yield wrong(
+        "paths",
+        f"an id with special characters does not arrive as it was sent: {changed}",
+        "let the proxy in front of it pass paths as they are: 'Your Asterisk behind a proxy' in"
+        " docs/connecting-an-asterisk.md",
+    )
 
 
 def _app(application: ari.Application | None, app: str, socket_state: str) -> Finding:

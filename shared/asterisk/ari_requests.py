@@ -87,8 +87,9 @@ def add_legs(bridge_id: str, channel_ids: Sequence[str]) -> Request[None]:
 
     A leg that is in the bridge already would leave and come back, which is audible: check first.
     """
-    query = {"channel": ",".join(channel_ids)}
-    return Request(method="POST", path=("bridges", bridge_id, "addChannel"), query=query, read=no_result)
+    # In the query it would be one text, which Asterisk takes apart at commas, quotes and backslashes (measured, 22.10).
+    body = {"channel": list(channel_ids)}
+    return Request(method="POST", path=("bridges", bridge_id, "addChannel"), body=body, read=no_result)
 
 
 def remove_bridge(bridge_id: str) -> Request[bool]:
@@ -125,7 +126,13 @@ def parsed_bridge(document: Any) -> Bridge:
     """Return the bridge of an answer."""
     if not isinstance(document, dict) or not isinstance(document.get("id"), str):
         raise errors.AsteriskUnreachable("the answer is not a readable bridge", may_have_acted=False)
-    return Bridge(id=plain(document["id"]), channels=frozenset(map(plain, listed(document, "channels"))))
+    bridge_id = document["id"] if events.is_id(document["id"]) else plain(document["id"])
+    return Bridge(id=bridge_id, channels=listed_ids(document, "channels"))
+
+
+def listed_ids(document: dict[str, Any], key: str) -> frozenset[str]:
+    """Return the ids in a list of an answer, as they are: they are compared and asked for. What is none is left out."""
+    return frozenset(filter(events.is_id, listed(document, key)))
 
 
 def listed(document: dict[str, Any], key: str) -> list[Any]:

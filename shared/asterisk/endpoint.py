@@ -52,6 +52,8 @@ def canonical_endpoint(text: str, *, name: str = "the endpoint") -> str:
         raise errors.InvalidConfiguration(f"{name} must begin with http:// or https://")
     if not host or any(char.isspace() for char in text.strip()):
         raise errors.InvalidConfiguration(f"{name} has no host, or contains a space")
+    if port == 0:
+        raise errors.InvalidConfiguration(f"{name} names the port 0, which no server has")
     if parts.username is not None or parts.password is not None:
         raise errors.InvalidConfiguration(f"{name} must not contain credentials: use the fields for user and password")
     if parts.query or parts.fragment:

@@ -2,15 +2,19 @@
 
 The peer is a tenant's PBX and is not trusted: anything may be missing, of another type, or hostile. The rest of the
 system sees nothing of an event but what is read here.
+
+An event is refused only if it cannot be told what it is about. Text that is shown and decides nothing is cut; a leg
+whose deciding text is too long is read so that `unusable` tells, and its call is refused with the reason.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeGuard
 
 from shared import errors
 
@@ -28,12 +32,21 @@ class EventType(StrEnum):
 
 #: Asterisk's own limit is 149 characters (AST_MAX_UNIQUEID); other controllers choose ids too.
 _ID_LENGTH = 150
+#: Longer text that is only shown is cut there, and ends with "…".
 _TEXT_LENGTH = 512
-_ARGS = 64
-_ARG_LENGTH = 4096
-#: Of all together: what Asterisk's dialplan passes to an application (EXT_DATA_SIZE).
-_ARGS_LENGTH = 8192
+#: A word of Asterisk's own, such as a state.
+_WORD_LENGTH = 32
+#: Of all arguments together, each with its comma, in UTF-8: what Asterisk's dialplan passes to an application
+#: (EXT_DATA_SIZE). However many there are.
+ARGS_BYTES = 8192
 _EXCERPT = 200
+#: The dialplan applications that a channel is in while it is in an app.
+_STASIS = frozenset({"Stasis", "StasisBroadcast"})
+#: The states of a leg that Asterisk dials, or is to dial, and that has not been answered.
+_UNANSWERED = frozenset({"Down", "Dialing", "Ringing"})
+#: What keeps a comma from separating two arguments.
+_QUOTING = re.compile(r'["\\(\[]')
+_CLOSES = {")": "(", "]": "["}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +65,24 @@ class Channel:
     app_data: str
 
     @property
+    def is_unanswered(self) -> bool:
+        """True for a leg that goes out and has not been answered. One that comes in rings in the state `Ring`."""
+        return self.state in _UNANSWERED
+
+    @property
+    def is_in_stasis(self) -> bool:
+        """True for a channel in some app. In which one, the lists of the apps say: it may have been moved."""
+        return self.app_name in _STASIS
+
+    @property
     def stasis_app(self) -> str | None:
-        """The Stasis app the channel is in, or None."""
-        return self.app_data.split(",", 1)[0] if self.app_name == "Stasis" else None
+        """The app that the channel entered by Stasis(), or None. If it was moved to another one, this one still."""
+        return _arguments(self.app_data)[0] if self.app_name == "Stasis" else None
 
     @property
     def stasis_args(self) -> tuple[str, ...]:
         """The arguments it entered Stasis with, as StasisStart had them."""
-        return tuple(self.app_data.split(",")[1:]) if self.app_name == "Stasis" else ()
+        return tuple(_arguments(self.app_data)[1:]) if self.app_name == "Stasis" else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,14 +167,14 @@ def _event(document: dict[str, Any]) -> Event | None:
     replaced = document.get("replace_channel")
     return Event(
         type=event_type,
-        application=_text(document, "application", required=True),
-        stamp=_text(document, "timestamp"),
+        application=_shown(document, "application"),
+        stamp=_shown(document, "timestamp"),
         channel=channel,
         args=_args(document),
-        cause=_number(document, "cause"),
-        cause_text=_text(document, "cause_txt"),
-        dial_status=_text(document, "dialstatus"),
-        replaces=_text(replaced, "id", required=True, length=_ID_LENGTH) if isinstance(replaced, dict) else None,
+        cause=_cause(document),
+        cause_text=_shown(document, "cause_txt"),
+        dial_status=_shown(document, "dialstatus"),
+        replaces=_identity(replaced, "id") if isinstance(replaced, dict) else None,
     )
 
 
@@ -165,15 +188,54 @@ def parse_channel(document: object) -> Channel:
         raise errors.InvalidEvent("no channel")
     caller, dialplan = document.get("caller"), document.get("dialplan")
     return Channel(
-        id=_text(document, "id", required=True, length=_ID_LENGTH),
-        name=_text(document, "name"),
-        state=_text(document, "state"),
-        created=_text(document, "creationtime", required=True),
-        caller_number=_text(caller, "number") if isinstance(caller, dict) else "",
-        called_number=_text(dialplan, "exten") if isinstance(dialplan, dict) else "",
-        app_name=_text(dialplan, "app_name") if isinstance(dialplan, dict) else "",
-        app_data=_text(dialplan, "app_data", length=_ARGS * _ARG_LENGTH) if isinstance(dialplan, dict) else "",
+        id=_identity(document, "id"),
+        name=_shown(document, "name"),
+        state=_shown(document, "state", length=_WORD_LENGTH),
+        created=_identity(document, "creationtime", length=_TEXT_LENGTH),
+        caller_number=_shown(caller, "number") if isinstance(caller, dict) else "",
+        called_number=_shown(dialplan, "exten") if isinstance(dialplan, dict) else "",
+        app_name=_shown(dialplan, "app_name") if isinstance(dialplan, dict) else "",
+        # Long enough for the app and too many arguments.
+        app_data=_shown(dialplan, "app_data", length=2 * ARGS_BYTES) if isinstance(dialplan, dict) else "",
     )
+
+
+def unusable(leg: Channel, args: tuple[str, ...]) -> str:
+    """Return why a leg cannot be served though it was read: what decides about it was cut; an empty text if nothing."""
+    if len(leg.called_number) > _TEXT_LENGTH:
+        return f"the called number is longer than {_TEXT_LENGTH} characters"
+    if _bytes_of(args) > ARGS_BYTES:
+        return f"the arguments of Stasis() are longer than {ARGS_BYTES} bytes together"
+    return ""
+
+
+def is_id(value: object) -> TypeGuard[str]:
+    """Whether it is the id of a channel or bridge: one that an event may name and Postgres can store."""
+    return isinstance(value, str) and 0 < len(value) <= _ID_LENGTH and "\x00" not in value and _is_text(value)
+
+
+def _arguments(app_data: str) -> list[str]:
+    """Take the arguments of a dialplan application apart as Asterisk does (measured, 22.10): its event has them so.
+
+    A comma within quotes, parentheses or brackets, or after a backslash, separates nothing; quotes and backslashes go.
+    """
+    if not _QUOTING.search(app_data):
+        return app_data.split(",")
+    arguments, depths, is_quoted, characters = [""], {"(": 0, "[": 0}, False, iter(app_data)
+    for character in characters:
+        if character == "\\":
+            arguments[-1] += next(characters, "")
+        elif character == '"':
+            is_quoted = not is_quoted
+        elif character == "," and not (is_quoted or any(depths.values())):
+            arguments.append("")
+        else:
+            arguments[-1] += character
+            if character in depths:
+                depths[character] += 1
+            elif (opening := _CLOSES.get(character)) is not None:
+                depths[opening] = max(0, depths[opening] - 1)
+    return arguments
 
 
 def carried(event: Event) -> Event:
@@ -185,7 +247,7 @@ def carried(event: Event) -> Event:
     return replace(
         event,
         application="",
-        channel=None if channel is None else replace(channel, state="", app_name="", app_data=""),
+        channel=None if channel is None else replace(channel, app_name="", app_data=""),
         args=event.args if event.type in (EventType.STASIS_START, EventType.STASIS_END) else (),
     )
 
@@ -219,46 +281,62 @@ def decode(document: dict[str, Any]) -> Event:
 
 
 def _args(document: dict[str, Any]) -> tuple[str, ...]:
+    """Return the arguments. Of too many there are as many as are too long together, so that `unusable` tells."""
     args = document.get("args", [])
-    if not isinstance(args, list) or len(args) > _ARGS:
-        raise errors.InvalidEvent("args is not a short list")
-    checked = tuple(_checked(arg, "args", _ARG_LENGTH) for arg in args)
-    if sum(map(len, checked)) > _ARGS_LENGTH:
-        raise errors.InvalidEvent(f"args are longer than {_ARGS_LENGTH} characters together")
-    return checked
+    if not isinstance(args, list):
+        raise errors.InvalidEvent("args is not a list")
+    kept: list[str] = []
+    left = ARGS_BYTES
+    for arg in args:
+        if left < 0:
+            break
+        kept.append(_checked(arg, "args")[: ARGS_BYTES + 1])
+        left -= _bytes_of(kept[-1:])
+    return tuple(kept)
 
 
-def _number(document: dict[str, Any], key: str) -> int | None:
-    value = document.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1000:
-        raise errors.InvalidEvent(f"{key} is not a small number")
-    return value
+def _bytes_of(args: Iterable[str]) -> int:
+    return sum(len(arg.encode()) + 1 for arg in args)
 
 
-def _text(document: dict[str, Any], key: str, *, required: bool = False, length: int = _TEXT_LENGTH) -> str:
-    value = document.get(key)
-    if value is None and not required:
-        return ""
-    text = _checked(value, key, length)
-    if required and not text:
+def _cause(document: dict[str, Any]) -> int | None:
+    """Return the cause; None for one that is none: the event tells all else as well."""
+    value = document.get("cause")
+    return value if type(value) is int and 0 <= value < 1000 else None
+
+
+def _identity(document: dict[str, Any], key: str, *, length: int = _ID_LENGTH) -> str:
+    """Return a text that tells one channel from all others: as it is, or not at all."""
+    text = _checked(document.get(key), key)
+    if not text:
         raise errors.InvalidEvent(f"{key} is empty")
+    if len(text) > length:
+        raise errors.InvalidEvent(f"{key} is longer than {length} characters")
     return text
 
 
-def _checked(value: object, key: str, length: int) -> str:
+def _shown(document: dict[str, Any], key: str, *, length: int = _TEXT_LENGTH) -> str:
+    """Return a text that makes no event unreadable: cut where it is too long, without what is no text."""
+    value = document.get(key)
+    if not isinstance(value, str):
+        return ""
+    if len(value) > length:
+        value = f"{value[:length]}…"
+    return value if _is_text(value) else "".join(char if _is_text(char) else "\ufffd" for char in value)
+
+
+def _checked(value: object, key: str) -> str:
     if not isinstance(value, str):
         raise errors.InvalidEvent(f"{key} is not text")
-    if len(value) > length:
-        raise errors.InvalidEvent(f"{key} is longer than {length} characters")
-    # Neither NUL nor half a surrogate pair can be stored in Postgres, and no Asterisk sends them.
-    if "\x00" in value or not _is_text(value):
+    if not _is_text(value):
         raise errors.InvalidEvent(f"{key} contains a character that is not text")
     return value
 
 
 def _is_text(value: str) -> bool:
+    # Neither NUL nor half a surrogate pair can be stored in Postgres, and no Asterisk sends them.
+    if "\x00" in value:
+        return False
     try:
         value.encode()
     except UnicodeEncodeError:

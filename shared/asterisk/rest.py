@@ -33,6 +33,10 @@ _PATH_CHARACTERS = "/%-._~!$&'()*+,;=:@"
 #: The message of Asterisk's 500 for an endpoint that it cannot dial (measured, 22.10): it is alive and answers.
 NOT_DIALLED = "Allocation failed"
 _GONE = frozenset({"Channel not found", "Bridge not found", "Application not found"})
+#: Name of the timeline's entry for a connection whose user may not do what was asked (403): it may only read, say.
+DENIED = "RequestDenied"
+#: While that goes on, it is written again this often.
+DENIED_SECONDS = 30.0
 #: Processor time that the answers of one Asterisk may take at once, in seconds: those of a resync of a large one.
 _BURST_SECONDS = 0.25
 
@@ -83,6 +87,11 @@ class Request(Generic[_T_co]):
         """The request in the timeline: without its query, which may hold a token."""
         return f"{self.method} /{'/'.join(self.path)}"
 
+    @property
+    def channel(self) -> str:
+        """The channel that it is about; an empty text if it is about none, or creates one."""
+        return self.path[1] if self.path[0] == "channels" and self.path[1:] not in ((), ("externalMedia",)) else ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord:
@@ -115,12 +124,14 @@ class RestClient:
         bounds: Of its answers.
         sessions: Those of the Asterisk, which other tenants may share; if None, it has none but these requests.
         tenant: Whose requests these are.
+        on_denied: Called with an answer 403, and again every DENIED_SECONDS while there are more.
     """
 
     def __init__(
         self, configuration: Configuration, *, requests_at_once: int, connect_seconds: float, read_seconds: float,
         connector: tcp_connector.TcpConnector, breaker: circuit_breaker.CircuitBreaker,
         bounds: AnswerBounds = AnswerBounds(), sessions: Sessions | None = None, tenant: object = None,
+        on_denied: Callable[[str], None] | None = None,
     ) -> None:  # fmt: skip
         self.configuration = configuration
         path = urllib.parse.urlsplit(configuration.endpoint).path
@@ -144,6 +155,8 @@ class RestClient:
         self._bounds = bounds
         #: The last answer was 401: the password may have been changed.
         self.is_unauthorized = False
+        self._on_denied = on_denied
+        self._denied_at = float("-inf")
         self._lock = threading.Lock()
         #: Seconds of processor time.
         self._processor = token_bucket.TokenBucket(per_second=bounds.processor_share, burst=_BURST_SECONDS)
@@ -250,6 +263,8 @@ class RestClient:
             self.is_unauthorized = status == 401
             message = plain(document.get("message", "")) if isinstance(document, dict) else ""
             answer = f"{status} {message}".strip() if status >= 400 else str(status)
+            if status == 403:
+                self._note_denied(answer)
             # A 4xx shows that the Asterisk is alive, be it 401 or a strange 404.
             failure = f"answered {answer}" if status >= 500 and message != NOT_DIALLED else ""
             return _judge(status, message, document)
@@ -266,6 +281,15 @@ class RestClient:
                 self._breaker.answered()
             took_ms = (time.monotonic() - started) * 1000
             budget.record_request(RequestRecord(what=request.what, took_ms=took_ms, answer=answer))
+
+    def _note_denied(self, answer: str) -> None:
+        now = time.monotonic()
+        with self._lock:
+            is_due = now - self._denied_at >= DENIED_SECONDS
+            if is_due:
+                self._denied_at = now
+        if is_due and self._on_denied is not None:
+            self._on_denied(answer)
 
     def _encoded(self, request: Request[Any]) -> http_pool.HttpRequest:
         target = "/".join([self._base, *map(_quoted, request.path)])

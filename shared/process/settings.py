@@ -265,7 +265,7 @@ class Listener(WithHeartbeats):
         default=2_000,
         ge=10,
         description="An event socket that brings more websocket frames than this, control frames included, over"
-        " 10 s is closed and tried again after 150 to 300 s.",
+        " 10 s is closed and tried again after 200 to 300 s.",
     )
     event_bytes_per_second: int = Field(default=2_000_000, ge=10_000, description="The same for bytes.")
     event_message_bytes: int = Field(

@@ -178,5 +178,8 @@ class CallStore(Protocol):
     def append_new(self, timeline: Sequence[TimelineEntry], *, connection_id: int, within: timedelta) -> None:
         """Write those entries of a connection that do not repeat one written within this time."""
 
+    def is_noted(self, entry: TimelineEntry, *, connection_id: int, within: timedelta) -> bool:
+        """Return True if this entry of a connection was written within this time, as one of its newest."""
+
     def open_calls(self, connection: ConnectionVersion) -> list[OpenCall]:
         """Return the organization's open calls in the app instance of a connection version."""

@@ -282,11 +282,20 @@ class PostgresCalls:
             connection.execute(call_sql.APPEND_TIMELINE, {"timeline": json.dumps(rows, default=str)})
 
     def append_new(self, timeline: Sequence[TimelineEntry], *, connection_id: int, within: timedelta) -> None:
-        with self.db.connection() as connection:
-            written = connection.execute(call_sql.RECENT_NOTES, [connection_id, within]).fetchall()
-        known = {(row["name"], row["detail"]) for row in written}
+        known = self._recent_notes(connection_id, within)
         new = [entry for entry in timeline if (_storable(entry.name), _storable(entry.detail)) not in known]
         self.append_timeline(new, connection_id=connection_id)
+
+    def is_noted(self, entry: TimelineEntry, *, connection_id: int, within: timedelta) -> bool:
+        name, detail = _storable(entry.name), _storable(entry.detail)
+        # What was counted before it may stand behind it.
+        recent = self._recent_notes(connection_id, within)
+        return any(noted == name and text.startswith(detail) for noted, text in recent)
+
+    def _recent_notes(self, connection_id: int, within: timedelta) -> set[tuple[str, str]]:
+        with self.db.connection() as connection:
+            written = connection.execute(call_sql.RECENT_NOTES, [connection_id, within]).fetchall()
+        return {(row["name"], row["detail"]) for row in written}
 
     def _row(
         self, entry: TimelineEntry, *, call: Call | None = None, connection_id: int | None = None

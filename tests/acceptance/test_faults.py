@@ -225,14 +225,16 @@ HOSTILE: list[dict[str, Any]] = [
     {"channel_id": "../applications"},
     {"channel_id": "aip-not-quite-ours"},
 ]
-#: Rejected when the event is parsed: no Asterisk sends as much.
-UNREADABLE: list[dict[str, Any]] = [
-    {"args": ["x" * 20_000]},
-    {"args": [f"a{number}" for number in range(100)]},
-    {"caller": "9" * 20_000},
-    {"caller": "1\x002"},
-    {"called": "\ud800"},
+#: More than any Asterisk sends, and whether it is served: what is only shown is cut.
+BEYOND: list[tuple[dict[str, Any], bool]] = [
+    ({"args": ["x" * 20_000]}, False),
+    ({"args": [f"a{number}" for number in range(100)]}, True),
+    ({"caller": "9" * 20_000}, True),
+    ({"caller": "1\x002"}, True),
+    ({"called": "\ud800"}, True),
 ]
+#: Rejected when the event is parsed: the leg cannot be named.
+UNREADABLE: list[dict[str, Any]] = [{"channel_id": "c" * 151}, {"channel_id": "c" * 5_000}]
 
 
 def test_hostile_arguments_and_numbers_are_served_or_refused_with_a_record(env: Environment) -> None:
@@ -247,6 +249,14 @@ def test_hostile_arguments_and_numbers_are_served_or_refused_with_a_record(env: 
     assert refused == named, env.describe()
     assert [env.pipeline.call(leg)["outcome"] for leg in refused] == ["refused"] * len(refused), env.describe()
     env.end(*served)
+
+
+def test_what_no_asterisk_sends_is_served_or_refused_with_a_record(env: Environment) -> None:
+    legs = [env.dial(**how) for how, _ in BEYOND]
+    for leg, (how, is_served) in zip(legs, BEYOND, strict=True):
+        env.until(lambda leg=leg: env.pipeline.state(leg) in ("connected", "ended"), seconds=10, what=f"{how}")  # type: ignore[misc]
+        assert (env.pipeline.state(leg) == "connected") is is_served, env.describe()
+    env.end(*(leg for leg, (_, is_served) in zip(legs, BEYOND, strict=True) if is_served))
 
 
 def test_an_unreadable_caller_does_not_keep_the_resync_from_the_others(env: Environment) -> None:

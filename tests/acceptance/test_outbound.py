@@ -40,7 +40,7 @@ def test_an_answered_call_gets_an_agent_and_its_run_is_as_the_platform_s_are(env
     assert run["gathered_context"]["call_id"] == leg
     (asked,) = env.asked("POST", "/channels")
     assert asked.query["endpoint"] == "Local/+4930123@far"
-    assert asked.query["callerId"] == "+4955501"
+    assert asked.query["callerId"] == "<+4955501>"
     assert asked.query["appArgs"] == args(env, run["id"])
     env.end(leg)
     ended = only_call(env, "ended")

@@ -6,14 +6,17 @@ Asterisk.
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import itertools
 import json
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import requests
+from websockets.sync import client
 
 from devstack.agent import Agent
 from devstack.tenants import PASSWORD
@@ -148,6 +151,49 @@ def test_a_media_leg_whose_stasis_start_was_lost_is_found_ready_and_joined(env: 
     env.end(leg)
 
 
+@contextlib.contextmanager
+def another_app(env: Environment, name: str) -> Iterator[Callable[[str, str], None]]:
+    """Let another program have an app; yield what moves a leg to an app."""
+    secret = base64.b64encode(f"{APP}:{PASSWORD}".encode()).decode()
+    url = f"{env.asterisk.url.replace('http', 'ws', 1)}/ari/events?app={name}"
+
+    def move(leg: str, app: str) -> None:
+        answer = requests.post(
+            f"{env.asterisk.url}/ari/channels/{leg}/move", params={"app": app}, auth=(APP, PASSWORD), timeout=5
+        )
+        assert answer.status_code == 204
+
+    with client.connect(url, additional_headers={"Authorization": f"Basic {secret}"}):
+        yield move
+
+
+def test_a_caller_who_was_moved_to_our_app_unheard_is_found(env: Environment) -> None:
+    with another_app(env, "ivr") as move:
+        leg = env.control.dial("ivr", channel_id=f"caller-{uuid.uuid4().hex[:12]}")
+        env.until(lambda: env.control.channel(leg), seconds=5, what="the caller is in the menu")
+        env.control.drop_events(["StasisStart"], times=1)
+        move(leg, APP)
+        env.wait_state(leg, "connected")
+        assert env.pipeline.call(leg)["entered_stamp"] is None, "found by a resync"
+        env.control.hang_up(env.own(leg, "m"))
+        env.until(lambda: env.control.channel(leg) is None, seconds=2, what="the caller is hung up")
+        env.wait_state(leg, "ended")
+
+
+def test_a_caller_who_was_moved_away_unheard_ends_the_call_and_lives(env: Environment) -> None:
+    """It stays in our bridge until the bridge is removed."""
+    (leg,) = env.connect()
+    with another_app(env, "ivr") as move:
+        env.control.drop_events(["StasisEnd"], times=1)
+        move(leg, "ivr")
+        env.wait_state(leg, "ended")
+        assert env.control.channel(leg) is not None, env.describe()
+        assert env.pipeline.call(leg)["reason"] == "caller hung up"
+        assert not env.control.bridges()
+    env.control.hang_up(leg)
+    env.wait_empty()
+
+
 def test_a_connected_call_whose_media_leg_or_caller_left_without_an_event_is_ended(env: Environment) -> None:
     agent_gone, caller_gone, stays = env.connect(3)
     env.control.drop_events(EVENTS)
@@ -156,7 +202,7 @@ def test_a_connected_call_whose_media_leg_or_caller_left_without_an_event_is_end
     env.wait_state(agent_gone, "ended")
     env.wait_state(caller_gone, "ended")
     assert env.control.channel(agent_gone) is None, "the caller was left in silence"
-    assert env.pipeline.call(agent_gone)["reason"] == "agent hung up", env.describe()
+    assert env.pipeline.call(agent_gone)["reason"] == "agent found gone", env.describe()
     assert env.pipeline.call(caller_gone)["reason"] == "caller hung up", env.describe()
     assert env.pipeline.state(stays) == "connected", env.describe()
     env.control.hang_up(stays)

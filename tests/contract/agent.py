@@ -5,8 +5,11 @@ is the tone that the agent says, in Hz.
 """
 
 import contextlib
+import socket
+import struct
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,6 +19,31 @@ from websockets.sync.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
 from simulator import audio
+
+
+def _reset(connection: ServerConnection) -> None:
+    # What is closed with a lingering time of 0 sends a TCP reset.
+    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.socket.shutdown(socket.SHUT_RD)
+
+
+#: How the agent ends a leg: in good order, or as a process or a machine that dies, or one that has gone mad.
+ENDS: dict[str, Callable[[ServerConnection], object]] = {
+    "close": lambda connection: connection.close(),
+    "error": lambda connection: connection.close(1011, "internal error"),
+    "hangup": lambda connection: connection.send("HANGUP"),
+    "eof": lambda connection: connection.socket.shutdown(socket.SHUT_WR),
+    "reset": _reset,
+    "half": lambda connection: _raw(connection, b"\x82\x7e\x03\xe8abc"),
+    "opcode": lambda connection: connection.socket.sendall(b"\x83\x03abc"),
+    "garbage": lambda connection: connection.socket.sendall(b"\xff" * 32),
+}
+
+
+def _raw(connection: ServerConnection, sent: bytes) -> None:
+    """Send bytes and end the stream."""
+    connection.socket.sendall(sent)
+    connection.socket.shutdown(socket.SHUT_WR)
 
 
 @dataclass

@@ -25,6 +25,8 @@ from tests.contract.event_sockets import Events, until
 
 USER, PASSWORD = "voiceai", "p&ss #%+:word"
 OTHER_USER, OTHER_PASSWORD = "other", "secret"
+READER, READER_PASSWORD = "reader", "secret"
+USERS = {USER: PASSWORD, OTHER_USER: OTHER_PASSWORD, READER: READER_PASSWORD}
 _ADMINISTRATOR_PASSWORD = "administrator"
 #: Context → the arguments of its Stasis(). The called number decides the app, so each test has its own.
 CONTEXTS = {
@@ -32,6 +34,8 @@ CONTEXTS = {
     "args": "app-${EXTEN},a=1,b=2",
     "escaped": "app-${EXTEN},a=1\\,b=2",
     "quoted": 'app-${EXTEN},"a=1,b=2"',
+    "bracketed": "app-${EXTEN},(a=1,b=2),[c,d]",
+    "quoted-app": '"app-${EXTEN}",a\\\\b)],c',
 }
 #: Context → the arguments of its StasisBroadcast().
 BROADCASTS = {"broadcast": "1000,^app-${EXTEN}"}
@@ -213,7 +217,8 @@ def simulated(
 ) -> Iterator[Switch]:
     """Start a simulated Asterisk, configured like the real one."""
     configured = settings.Settings(
-        users={USER: PASSWORD, OTHER_USER: OTHER_PASSWORD, asterisk_config.ADMINISTRATOR: _ADMINISTRATOR_PASSWORD},
+        users={**USERS, asterisk_config.ADMINISTRATOR: _ADMINISTRATOR_PASSWORD},
+        read_only_users={READER},
         media_urls=media_clients(agent_url),
         media_connection_timeout_seconds=CONNECTION_SECONDS,
         media_connection_attempts=attempts,
@@ -256,7 +261,8 @@ def real(
     }
     configuration = asterisk_config.Configuration(
         contexts=CONTEXTS,
-        users={USER: PASSWORD, OTHER_USER: OTHER_PASSWORD},
+        users=dict(USERS),
+        read_only={READER},
         clients=clients,
         session_limit=session_limit,
         keep_alive_seconds=keep_alive_seconds,

@@ -2,7 +2,10 @@
 
 import time
 
-from tests.contract.agent import Agent
+import pytest
+
+from tests.contract import switches
+from tests.contract.agent import ENDS, Agent
 from tests.contract.event_sockets import until
 from tests.contract.switches import Switch
 
@@ -32,6 +35,33 @@ def test_media_socket_closes_and_the_caller_stays_in_silence(switch: Switch, num
         assert events.types() == ending
         assert switch.get(f"/bridges/{bridge}")["channels"] == [leg]
         assert switch.get(f"/channels/{leg}")["state"] == "Up"
+
+
+@pytest.mark.parametrize(
+    ("end", "cause", "tech_cause"),
+    [
+        ("hangup", 16, 1000),
+        ("close", 16, 1001),
+        ("error", 16, 1001),
+        ("eof", 38, 1001),
+        ("half", 38, 1001),
+        ("reset", 38, 1001),
+        ("opcode", 38, 1003),
+        ("garbage", 38, 1003),
+    ],
+)
+def test_the_cause_tells_an_agent_that_was_lost_from_one_that_hung_up(
+    switch: Switch, number: str, app: str, agent: Agent, *, end: str, cause: int, tech_cause: int
+) -> None:
+    """But not the code of its close frame. The StasisEnd, which comes in between, has no cause."""
+    with switch.events(app) as events:
+        _, media, _ = switch.join(events, number)
+        ENDS[end](agent.of(media)[0].socket)
+        request = events.next("ChannelHangupRequest", media)
+        assert (request["cause"], request["tech_cause"], "soft" in request) == (cause, tech_cause, False)
+        assert "cause" not in events.next("StasisEnd", media)
+        destroyed = events.next("ChannelDestroyed", media)
+        assert (destroyed["cause"], destroyed["tech_cause"]) == (cause, tech_cause)
 
 
 def test_delete_of_a_connecting_media_leg_waits_for_its_socket(
@@ -156,3 +186,26 @@ def test_a_gone_channel_in_a_request_keeps_the_others_out(switch: Switch, number
         gone = (400, "Channel not found")
         assert switch.refusal("POST", f"/bridges/{number}/addChannel", channel=f"{leg},none") == gone
         assert switch.get(f"/bridges/{number}")["channels"] == []
+
+
+def test_a_user_that_may_only_read_has_events_and_looks_and_can_remove_nothing(
+    switch: Switch, number: str, app: str
+) -> None:
+    reader = {"user": switches.READER, "password": switches.READER_PASSWORD}
+    with switch.events(app, user=switches.READER, password=switches.READER_PASSWORD) as events:
+        leg = switch.ring(events, number)
+        bridge = switch.call("POST", "/bridges", type="mixing", bridgeId=f"{number}-bridge").json()["id"]
+        for method, path in (
+            ("DELETE", f"/channels/{leg}"), ("DELETE", f"/channels/{number}-none"), ("POST", f"/channels/{leg}/answer"),
+            ("DELETE", f"/bridges/{bridge}"), ("PUT", f"/applications/{app}/eventFilter"),
+        ):  # fmt: skip
+            denied = switch.call(method, path, **reader)
+            assert (denied.status_code, denied.json()["message"]) == (403, "Write access denied"), method + path
+        assert switch.call("GET", f"/channels/{leg}", **reader).json()["id"] == leg
+        assert switch.call("GET", f"/bridges/{bridge}", **reader).json()["id"] == bridge
+        switch.hang_up_caller(leg)
+        events.next("StasisEnd", leg)
+        until(lambda: switch.call("GET", f"/channels/{leg}", **reader).status_code == 404)
+        assert switch.call("GET", f"/channels/{leg}", **reader).json()["message"] == "Channel not found"
+        assert switch.status("DELETE", f"/bridges/{bridge}") == 204
+        until(lambda: switch.call("GET", f"/bridges/{bridge}", **reader).status_code == 404)

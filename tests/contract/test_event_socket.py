@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 import requests
@@ -32,6 +32,17 @@ def test_wrong_password_is_401(switch: Switch, app: str) -> None:
     assert refused.value.response.status_code == 401
     with pytest.raises(InvalidStatus), connect(f"{switch.url.replace('http', 'ws', 1)}/ari/events?app={app}"):
         pass
+
+
+@pytest.mark.parametrize("more", [",b", '"b', "(b", "\\b", "&b ;\u00fc"])
+def test_a_comma_in_the_name_of_an_app_makes_two_of_it_and_nothing_else_does(
+    switch: Switch, app: str, more: str
+) -> None:
+    url = f"{switch.url.replace('http', 'ws', 1)}/ari/events?app={quote(app + more, safe='')}"
+    secret = base64.b64encode(f"{switches.USER}:{switches.PASSWORD}".encode()).decode()
+    names = {app, "b"} if more == ",b" else {app + more}
+    with connect(url, additional_headers={"Authorization": f"Basic {secret}"}):
+        until(lambda: {found["name"] for found in switch.get("/applications")} >= names)
 
 
 def test_newer_socket_of_any_user_replaces_the_older(switch: Switch, number: str, app: str) -> None:

@@ -47,6 +47,29 @@ def test_a_deleted_originate_that_rings_is_reported_as_not_answered(switch: Swit
         assert events.next(DESTROYED, number)["cause"] == 16
 
 
+@pytest.mark.parametrize(
+    ("caller_id", "number_shown"),
+    [
+        ("+4930123", "+4930123"),
+        ("<+4930123>", "+4930123"),
+        ("<+49.30-12>", "+493012"),
+        ("*31#49", "*31#49"),
+        # A letter makes it a name, unless it stands in brackets.
+        ("support", ""),
+        ("12a", ""),
+        ("1_2", ""),
+        ("<support>", "support"),
+        ("<1_2>", "1_2"),
+    ],
+)
+def test_a_caller_id_is_a_number_in_brackets_and_otherwise_perhaps_a_name(
+    switch: Switch, number: str, app: str, caller_id: str, number_shown: str
+) -> None:
+    with switch.events(app):
+        made = switch.originate("Local/ring@far", app, number, callerId=caller_id)
+        assert made.json()["caller"]["number"] == number_shown
+
+
 def test_answered_originate_enters_stasis_with_its_arguments(switch: Switch, number: str, app: str) -> None:
     with switch.events(app) as events:
         switch.originate("Local/wait@far", app, number, appArgs="k=v,l=w")

@@ -4,6 +4,7 @@ from urllib.parse import quote
 
 import pytest
 
+from shared.asterisk.events import parse_channel
 from tests.contract.conftest import MakeSwitch
 from tests.contract.event_sockets import until
 from tests.contract.switches import Switch
@@ -75,6 +76,22 @@ def test_application_outlives_its_socket_once_a_leg_ended_in_a_bridge(switch: Sw
     assert (answer.json()["channel_ids"], answer.json()["bridge_ids"]) == ([], [bridge])
 
 
+@pytest.mark.parametrize("leaves", ["hangs up", "continues"])
+def test_the_app_lists_no_channel_that_is_gone_or_was_sent_elsewhere(
+    switch: Switch, number: str, app: str, leaves: str
+) -> None:
+    """So a 404 for a channel that it lists is about another one."""
+    with switch.events(app) as events:
+        leg = switch.ring(events, number)
+        assert switch.get(f"/applications/{app}")["channel_ids"] == [leg]
+        if leaves == "continues":
+            assert switch.status("POST", f"/channels/{leg}/continue", context="far", extension="wait") == 204
+            until(lambda: switch.get(f"/applications/{app}")["channel_ids"] == [])
+        switch.hang_up_caller(leg)
+        until(lambda: switch.status("GET", f"/channels/{leg}") == 404)
+        assert switch.get(f"/applications/{app}")["channel_ids"] == []
+
+
 def test_get_of_a_channel_has_app_arguments_and_creationtime(switch: Switch, number: str, app: str) -> None:
     with switch.events(app) as events:
         leg = switch.dial(number, context="args")
@@ -93,6 +110,17 @@ def test_escaped_or_quoted_argument_list_is_one_argument(switch: Switch, number:
         assert start["args"] == ["a=1,b=2"]
         written = "a=1\\,b=2" if context == "escaped" else '"a=1,b=2"'
         assert start["channel"]["dialplan"]["app_data"] == f"{app},{written}"
+
+
+@pytest.mark.parametrize(("context", "args"), [("bracketed", ["(a=1,b=2)", "[c,d]"]), ("quoted-app", ["a\\b)]", "c"])])
+def test_the_product_takes_app_data_apart_as_asterisk_does(
+    switch: Switch, number: str, app: str, context: str, args: list[str]
+) -> None:
+    with switch.events(app) as events:
+        leg = switch.dial(number, context=context)
+        assert events.next("StasisStart", leg)["args"] == args
+        found = parse_channel(switch.get(f"/channels/{leg}"))
+        assert (found.stasis_app, found.stasis_args) == (app, tuple(args))
 
 
 def test_resource_not_found_is_a_wrong_path_and_not_a_channel(switch: Switch) -> None:

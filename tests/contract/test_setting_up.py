@@ -17,6 +17,7 @@ from tests.contract.agent import Agent
 from tests.contract.conftest import ONLY_REAL, ONLY_REAL_OWN, MakeSwitch
 from tests.contract.event_sockets import Events, until
 from tests.contract.switches import Switch
+from tests.support.odd_ids import ODD_IDS
 
 
 def test_the_data_of_external_media_are_the_args_of_its_stasis_start(switch: Switch, number: str, app: str) -> None:
@@ -234,6 +235,25 @@ def test_leg_added_again_leaves_and_comes_back(switch: Switch, number: str, app:
         assert switch.status("POST", f"/bridges/{bridge}/addChannel", channel=leg) == 204
         assert events.types() == ["ChannelLeftBridge", "ChannelEnteredBridge"]
         assert set(switch.get(f"/bridges/{bridge}")["channels"]) == {leg, media}
+
+
+@pytest.mark.parametrize("odd", ODD_IDS)
+def test_any_id_works_in_each_request_and_in_a_json_list(switch: Switch, number: str, app: str, odd: str) -> None:
+    leg, bridge, listed = f"{number}{odd}", f"{number}-bridge", f"/channels/{quote(number + odd, safe='')}"
+    with switch.events(app) as events:
+        switch.dial(number, channel_id=leg)
+        assert events.next("StasisStart")["channel"]["id"] == leg
+        assert switch.status("POST", f"/bridges/{bridge}", type="mixing") == 200
+        in_query = switch.status("POST", f"/bridges/{bridge}/addChannel", channel=leg)
+        assert in_query == (400 if set(odd) & set(',"\\') else 204)
+        if in_query == 204:
+            assert switch.status("POST", f"/bridges/{bridge}/removeChannel", channel=leg) == 204
+        assert switch.call("POST", f"/bridges/{bridge}/addChannel", {"channel": [leg]}).status_code == 204
+        assert switch.get(f"/bridges/{bridge}")["channels"] == [leg]
+        assert switch.get(f"/applications/{app}")["channel_ids"] == [leg]
+        assert (switch.get(listed)["id"], switch.status("POST", f"{listed}/answer")) == (leg, 204)
+        assert switch.status("POST", f"{listed}/variable", variable="A", value="1") == 204
+        assert switch.status("DELETE", listed) == 204
 
 
 def test_answer_and_add_channel_may_run_in_parallel(switch: Switch, number: str, app: str, agent: Agent) -> None:

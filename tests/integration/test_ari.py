@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from urllib.parse import unquote
 
 import pytest
 
 from shared import errors
 from shared.asterisk import ari, ari_requests
+from shared.asterisk.rest import Request
 from tests import stub_asterisk
-from tests.stub_asterisk import CHANNEL, RequestBudget, Stub, answered, asterisk
+from tests.stub_asterisk import CHANNEL, Answer, RequestBudget, Stub, answered, asterisk
+from tests.support.odd_ids import ODD_IDS
 
 
 @pytest.fixture
@@ -108,13 +111,63 @@ def test_what_else_is_asked(client: ari.Ari, stub: Stub) -> None:
     client.set_event_filter(["Dial", "StasisEnd"])
     assert stub.lines == [
         "POST /ari/bridges/aip-1-b1?type=mixing&name=aip-1-b1",
-        "POST /ari/bridges/aip-1-b1/addChannel?channel=1.1%2Caip-1-m1",
+        "POST /ari/bridges/aip-1-b1/addChannel",
         "DELETE /ari/channels/1.1?reason_code=17",
         "DELETE /ari/channels/1.1",
         "DELETE /ari/bridges/aip-1-b1",
         "PUT /ari/applications/voiceai/eventFilter",
     ]
+    assert json.loads(stub.bodies[1]) == {"channel": ["1.1", "aip-1-m1"]}
     assert json.loads(stub.bodies[-1]) == {"allowed": [{"type": "Dial"}, {"type": "StasisEnd"}]}
+
+
+@pytest.mark.parametrize("channel_id", ODD_IDS)
+def test_an_id_is_asked_for_and_compared_as_the_pbx_has_chosen_it(client: ari.Ari, stub: Stub, channel_id: str) -> None:
+    client.ask(ari_requests.add_legs("b1", [channel_id, "m1"]))
+    assert json.loads(stub.bodies[-1]) == {"channel": [channel_id, "m1"]}
+    stub.answer = answered(200, {"id": "b1", "channels": [channel_id]})
+    assert client.bridge("b1") == ari_requests.Bridge(id="b1", channels=frozenset({channel_id}))
+    stub.answer = answered(200, {"channel_ids": [channel_id], "events_allowed": []})
+    assert client.application() == ari.Application(channels=frozenset({channel_id}), allowed=frozenset())
+    stub.answer = answered(200, CHANNEL | {"id": channel_id})
+    assert (found := client.channel(channel_id)) is not None
+    assert found.id == channel_id
+    assert unquote(stub.lines[-1].rpartition("/")[2]) == channel_id
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [ari_requests.channel("1+1"), ari_requests.answer("1+1"), ari_requests.hang_up("1+1"),
+     ari_requests.set_variable("1+1", "A", "b"), ari_requests.continue_in_dialplan("1+1")],
+    ids=lambda request: request.what,
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("application", "is_believed"),
+    [
+        (answered(200, {"channel_ids": ["1+1"]}), False),
+        (answered(200, {"channel_ids": ["1 1", "2"]}), True),
+        (answered(404, {"message": "Application not found"}), True),
+        (answered(503, {}), False),
+        (answered(400, {"message": "odd"}), False),
+    ],
+    ids=["listed", "not listed", "no app", "no answer", "refused"],
+)
+def test_a_404_for_a_channel_that_the_app_lists_is_not_believed(
+    stub: Stub, budget: RequestBudget, request_: Request[object], application: Answer, *, is_believed: bool
+) -> None:
+    gone = answered(404, {"message": "Channel not found"})
+    stub.answer = lambda handler: (application if "/applications/" in handler.path else gone)(handler)
+    with asterisk(stub.url) as made:
+        careful = ari.Ari(made, budget, doubts=lambda channel: channel == "1+1")
+        result, other = careful.together(request_, ari_requests.hang_up("m1"))
+    assert other is False
+    assert isinstance(result, errors.AnswerDoubtful) is not is_believed
+    assert len(stub.lines) == 3
+
+
+def test_what_is_no_id_is_in_no_list(client: ari.Ari, stub: Stub) -> None:
+    stub.answer = answered(200, {"id": "b1", "channels": ["1", "", None, 5, "a\x00b", "\ud800", "x" * 151]})
+    assert client.bridge("b1") == ari_requests.Bridge(id="b1", channels=frozenset({"1"}))
 
 
 def test_bridges_and_the_application_are_read(client: ari.Ari, stub: Stub) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from urllib.parse import quote, unquote
 
 import pytest
 
@@ -86,6 +87,11 @@ def test_a_user_that_may_only_read_and_absent_modules_are_found(canned: Canned) 
     assert examined(canned.url)["rights"][0] is Level.WRONG
     del canned.answers["POST /channels/*/answer"]
     assert examined(canned.url)["channels"][0] is Level.WRONG
+    canned.answers["POST /channels/*/answer"] = (404, {"message": "Channel not found"})
+    canned.answers["DELETE /channels/*"] = (403, {"message": "Write access denied"})
+    assert "DELETE answered 403" in examined(canned.url)["rights"][1]
+    canned.answers["DELETE /channels/*"] = (405, {})
+    assert examined(canned.url)["rights"] == (Level.WRONG, "DELETE: 405 ")
     modules = [{"name": "app_stasis.so", "status": "Not Running"}]
     canned.answers["GET /asterisk/modules"] = (200, modules)
     level, seen = examined(canned.url)["modules"]
@@ -95,6 +101,26 @@ def test_a_user_that_may_only_read_and_absent_modules_are_found(canned: Canned) 
     assert examined(canned.url)["modules"][0] is Level.WARNING
     del canned.answers["GET /asterisk/info"]
     assert examined(canned.url)["version, modules, websocket client"][0] is Level.WARNING
+
+
+@pytest.mark.parametrize(
+    "rewrite",
+    [
+        lambda path: quote(unquote(path), safe="/+?#"),
+        lambda path: quote(unquote(path), safe=""),
+        lambda path: path.replace("+", " ").replace("%2B", "%20"),
+        lambda path: path.replace("%2F%2F", "%2F"),
+        lambda path: path.replace("%2F..", ""),
+        lambda path: path.replace("%3B", ";").partition(";")[0],
+        lambda path: path.replace("%C3%A9", "%E9"),
+        unquote,
+    ],
+    ids=["decoded as nginx does", "encoded twice", "plus", "slashes", "dots", "semicolon", "latin-1", "decoded"],
+)
+def test_a_proxy_that_changes_paths_is_found(canned: Canned, rewrite: Callable[[str], str]) -> None:
+    assert examined(canned.url)["paths"][0] is Level.OK
+    canned.rewrite = lambda path: rewrite(path) if "doctor%2B" in path else path
+    assert examined(canned.url)["paths"][0] is Level.WRONG
 
 
 def test_the_websocket_client_is_looked_up(canned: Canned) -> None:
@@ -128,7 +154,7 @@ def test_a_simulated_asterisk_is_looked_at() -> None:
         SimulatedAsterisk(simulator_settings.Settings(modules=lacking), users={"voiceai": PASSWORD}) as poorer,
     ):
         found = examined(there.url)
-        for what in ("reachable", "credentials", "rights", "version", "modules", "websocket client"):
+        for what in ("reachable", "credentials", "rights", "paths", "version", "modules", "websocket client"):
             assert found[what][0] is Level.OK, what
         assert examined(there.url, "other")["websocket client"][0] is Level.WRONG
         assert examined(there.url, password="hunter2 wrong")["credentials"][0] is Level.WRONG
@@ -139,7 +165,7 @@ def test_a_simulated_asterisk_is_looked_at() -> None:
 def test_a_real_asterisk_is_looked_at(asterisk: RealAsterisk) -> None:
     password = asterisk.users["voiceai"]
     found = examined(asterisk.url, password=password)
-    for what in ("reachable", "credentials", "rights", "version", "modules", "websocket client"):
+    for what in ("reachable", "credentials", "rights", "paths", "version", "modules", "websocket client"):
         assert found[what][0] is Level.OK, what
     assert found["media URL"][0] is Level.WARNING
     assert found["Stasis app"][0] is Level.WRONG

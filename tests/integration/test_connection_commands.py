@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.asterisk import circuit_breaker
+from shared.asterisk import circuit_breaker, rest
 from shared.storage import database
 from shared.storage.postgres_calls import PostgresCalls
 from shared.storage.timeline import TimelineEntry
@@ -195,6 +195,27 @@ def test_open_circuit_breakers_are_listed_until_they_close(arictl: Arictl, db: d
     noted("worker-1", circuit_breaker.CLOSED, "2: it answers again")
     noted("worker-2", circuit_breaker.CLOSED, "2: it answers again")
     assert shown("http://new") == ""
+
+
+def test_denied_requests_are_listed_while_they_go_on(arictl: Arictl, db: database.Database) -> None:
+    with db.connection() as connection:
+        connection.execute(
+            "INSERT INTO ari.connections (source_id, organization_id, state, version) VALUES (1, 1, 'active', 2)"
+        )
+        connection.execute(
+            "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password,"
+            " socket_state) VALUES (1, 2, 'http://new', 'a', 'a', 'x', 'connected')"
+        )
+    store = PostgresCalls(db, who="worker-1", prefix="aip-")
+
+    def shown(version: int, seconds_ago: int) -> bool:
+        at = datetime.now(UTC) - timedelta(seconds=seconds_ago)
+        entry = TimelineEntry(kind="note", name=rest.DENIED, detail=f"{version}: 403 Write access denied", at=at)
+        store.append_timeline([entry], connection_id=1)
+        said = " ".join(arictl("connection", "list").stdout.split())
+        return "requests are denied (403 Write access denied): is the ARI user read_only?" in said
+
+    assert [shown(1, 0), shown(2, 600), shown(2, 5)] == [False, False, True]
 
 
 def test_a_parked_connection_is_tried_again(arictl: Arictl, db: database.Database) -> None:

@@ -333,8 +333,8 @@ def test_a_healthy_connection_is_all_well(
     assert "  wrong" not in output
     assert "  warning" not in output
     for text in ("configuration: ", "connection: version 1", "event socket: connected", "inbound workflow: workflow 1",
-                 "reachable: ", "credentials: ", "rights: ", "Stasis app: ", "version: 22.11.0", "modules: all 9",
-                 "websocket client: [media] exists", "media URL: "):  # fmt: skip
+                 "reachable: ", "credentials: ", "rights: ", "paths: ", "Stasis app: ", "version: 22.11.0",
+                 "modules: all 9", "websocket client: [media] exists", "media URL: "):  # fmt: skip
         said(output, "ok", text)
 
 

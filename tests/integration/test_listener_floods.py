@@ -94,7 +94,7 @@ def test_a_flood_is_closed_with_a_reason_and_tried_slowly_while_others_go_on(
             assert state_of(scheduler, listener, hostile) is SocketState.CONNECTING
             await pbx.send(stasis_start("of the other tenant"))
             await until(lambda: scheduler.callers() == ["of the other tenant"], "event of the other tenant")
-            # Its pauses are 150 s at least; those of a connection that is lost would be 0.05 s here.
+            # Its pauses are 200 s at least; those of a connection that is lost would be 0.05 s here.
             await asyncio.sleep(0.5)
             assert flood.opened == 1
             await connected(scheduler, listener, ours)

@@ -78,6 +78,19 @@ def test_a_step_s_own_time_bounds_its_requests(stub: Stub) -> None:
         assert time.monotonic() - started < 1.0
 
 
+def test_that_requests_are_denied_is_told_now_and_then(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    with asterisk(stub.url, on_denied=told.append) as made:
+        client = ari.Ari(made, RequestBudget())
+        for status, message in ((404, "Channel not found"), (401, "x"), (403, "Write access denied"), (403, "again")):
+            stub.answer = answered(status, {"message": message})
+            client.together(ari_requests.answer("1.1"))
+        assert told == ["403 Write access denied"]
+        monkeypatch.setattr(rest, "DENIED_SECONDS", 0.0)
+        client.together(ari_requests.hang_up("1.1"))
+    assert told == ["403 Write access denied", "403 again"]
+
+
 def test_no_request_starts_after_the_step_s_time(client: ari.Ari, stub: Stub, budget: RequestBudget) -> None:
     budget.seconds = 0
     with pytest.raises(errors.TransientError, match="out of time"):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from listener import websocket
+from listener.backoff import Cause
 from listener.websocket import SocketBroken
 from shared import errors
 from shared.asterisk import address_guard, ari, circuit_breaker, http_pool, rest, tcp_connector
@@ -131,7 +132,7 @@ def test_one_bad_address_among_good_ones_refuses_the_name(simulated: SimulatedAs
         there.bridges()
     with pytest.raises(SocketBroken) as caught:
         asyncio.run(opened(named(simulated), Names(answer)))
-    assert caught.value.lasting
+    assert caught.value.cause is Cause.PERMANENT
     assert len(simulated.control.requests()) == before
 
 
@@ -231,7 +232,7 @@ def test_an_event_socket_is_opened_by_the_address_that_was_checked(simulated: Si
         assert len(names.asked) == 1
         with pytest.raises(SocketBroken, match="a cloud's metadata service") as caught:
             await opened(named(simulated), names)
-        assert caught.value.lasting
+        assert caught.value.cause is Cause.PERMANENT
 
     asyncio.run(scene())
 
@@ -246,7 +247,7 @@ def test_an_event_socket_whose_name_hangs_is_given_up(
     async def scene() -> None:
         with pytest.raises(SocketBroken, match="no answer within") as caught:
             await opened(named(simulated), names)
-        assert not caught.value.lasting
+        assert caught.value.cause is Cause.PASSING
         names.answering.set()
 
     asyncio.run(scene())
@@ -256,4 +257,4 @@ def test_an_event_socket_to_an_unknown_name_is_an_error(simulated: SimulatedAste
     for answer, words in (([], "the host name is not found"), (["127.0.0.2"], "connection refused")):
         with pytest.raises(SocketBroken, match=words) as caught:
             asyncio.run(opened(named(simulated), Names(answer)))
-        assert not caught.value.lasting
+        assert caught.value.cause is Cause.PASSING

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from listener import websocket
+from listener.backoff import Cause
 from listener.websocket import SocketBroken
 from shared import errors
 from shared.asterisk import address_guard, ari, ari_requests, circuit_breaker, rest, tcp_connector, tls
@@ -236,7 +237,7 @@ def test_what_is_no_certificate_is_refused(damage: Callable[[str], str]) -> None
 def test_a_bundle_that_cannot_be_read_is_a_lasting_fault_of_the_socket() -> None:
     with pytest.raises(SocketBroken, match="cannot be read") as caught:
         open_socket("https://localhost:1", "no certificate")
-    assert caught.value.lasting
+    assert caught.value.cause is Cause.PERMANENT
 
 
 def test_the_proxy_is_what_is_talked_to(simulated: SimulatedAsterisk) -> None:

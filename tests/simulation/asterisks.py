@@ -33,6 +33,8 @@ DESTINATION = "transfer-"
 PREFIX = "aip-s4m7t2-"
 NAMING = Naming(PREFIX)
 CLIENT = "media"
+#: The app of another program.
+OTHER_APP = "ivr"
 #: Asterisk gives up a voice agent that does not answer after this (connection_timeout, and one attempt).
 _AGENT_SECONDS = 1.0
 
@@ -199,7 +201,9 @@ class Asterisk(switch.Switch):
         # A step looks before it hangs up; no step is to blame for what happens between the two requests.
         is_blind = type(fiber) is Fiber and channel.id not in fiber.seen
         # A leg that was never in Stasis belongs to the step that dials it.
-        has_left = channel.app is None and (channel.kind is channels.Kind.CALLER or channel.id in self.left_at)
+        has_left = channel.app in (None, OTHER_APP) and (
+            channel.kind is channels.Kind.CALLER or channel.id in self.left_at
+        )
         if is_blind and has_left and channel.kind is not channels.Kind.MEDIA:
             self.world.violation(f"{channel.id} has left Stasis, and is hung up by a step that has not looked at it")
         super().hang_up(channel, cause, soft=soft)
@@ -252,8 +256,8 @@ class Asterisk(switch.Switch):
         """Let the voice agent close its socket."""
         if self.is_alive(channel):
             self.world.tell(self.name, "the agent of %s hangs up", self.named(channel.id))
-            channel.tech_cause = events.MEDIA_CLOSED
-            self.hang_up(channel, 16, soft=False)
+            cause, channel.tech_cause = events.MEDIA_CLOSED
+            self.hang_up(channel, cause, soft=False)
             self.agent_lost(channel.id)
 
     def caller_hangs_up(self, channel: channels.Channel) -> None:
@@ -269,6 +273,27 @@ class Asterisk(switch.Switch):
         self.world.tell(self.name, "caller %s leaves Stasis for the dialplan", channel.id)
         dialplan.leave_to_dialplan(self, channel)
         return True
+
+    def caller_is_moved(self, channel: channels.Channel, app: str) -> bool:
+        """Let another program move the caller to its own app, or to ours."""
+        if not self.is_alive(channel) or channel.app in (None, app):
+            return False
+        if not self.applications.is_connected(OTHER_APP):
+            theirs = EventSocket(lambda _text: None, lambda: None)
+            self.applications.connect([OTHER_APP], theirs, subscribe_all=False)  # type: ignore[arg-type]
+        if not self.applications.is_connected(app):
+            return False
+        self.world.tell(self.name, "caller %s is moved to %s", channel.id, app)
+        self.move(channel, app, [])
+        return True
+
+    def move(self, channel: channels.Channel, app: str, args: list[str]) -> None:
+        if app == OTHER_APP:
+            self.left_at[channel.id] = self.world.now
+        else:
+            self.entries[channel.id] += 1
+            self.entered_at[channel.id, events.timestamp()] = self.world.now
+        super().move(channel, app, args)
 
     def destroy(self, channel: channels.Channel, cause: int) -> None:
         was_alive = self.is_alive(channel)

@@ -15,6 +15,8 @@ from tests.simulation.world import World
 
 _PATIENCE_SECONDS = 5.0
 _TRY_SECONDS = 0.1
+#: The `systemname` of an Asterisk begins the ids that it chooses.
+_SYSTEM_NAMES = ('Haus "2", ', "")
 #: For so long a destination bears silence.
 _ALONE_SECONDS = 2.0
 
@@ -47,7 +49,7 @@ class Callers:
         world, asterisk = self._world, tenant.asterisk
         number = len(self.all) + 1
         channel = channels.Channel(
-            id=f"{number}.{tenant.connection_id}",
+            id=f"{_SYSTEM_NAMES[number % 2]}{number}.{tenant.connection_id}",
             name=f"PJSIP/trunk-{number:08x}",
             kind=channels.Kind.CALLER,
             state="Ring",
@@ -194,6 +196,13 @@ class Callers:
         """Let the caller leave Stasis and enter it again."""
         if caller.tenant.asterisk.caller_leaves_stasis(caller.channel):
             self._world.after(after_seconds, lambda: self.enter(caller))
+
+    def move_back(self, caller: Caller) -> None:
+        """Let another program move the caller to our app, as soon as that is connected."""
+        asterisk = caller.tenant.asterisk
+        is_there = asterisk.is_alive(caller.channel) and caller.channel.app == asterisks.OTHER_APP
+        if is_there and not asterisk.caller_is_moved(caller.channel, caller.tenant.app):
+            self._world.after(_TRY_SECONDS, lambda: self.move_back(caller))
 
     def hang_up_all(self) -> None:
         """Let every caller hang up, except those whom another controller serves."""

@@ -41,6 +41,7 @@ from tests.simulation.requests import Requests
 from tests.simulation.stores import MemoryStore
 from tests.simulation.world import Fiber, Process, World
 from workers import awaited_legs, pools, wiring
+from workers.asterisks import is_of_others
 from workers.awaited_legs import AwaitedLegs
 from workers.call_allowance import CallAllowance
 from workers.claims import Claim
@@ -394,7 +395,7 @@ class _Asterisks:
             connect_seconds=LIMITS.connect_seconds,
             read_seconds=LIMITS.read_seconds,
         )
-        return ari.Ari(requests, budget)
+        return ari.Ari(requests, budget, doubts=is_of_others)
 
 
 class _AwaitedLegs:

@@ -19,7 +19,7 @@ from shared.call.states import State
 from simulator import bridges, channels
 from simulator import events as simulated_events
 from tests.simulation import faults
-from tests.simulation.asterisks import NAMING, AgentPlan, EventSocket
+from tests.simulation.asterisks import NAMING, OTHER_APP, AgentPlan, EventSocket
 from tests.simulation.callers import Caller
 from tests.simulation.choices import Choices
 from tests.simulation.environment import LIMITS, Environment
@@ -166,9 +166,10 @@ class History:
     def _call_in(self, tenant: Tenant) -> None:
         choices, world, asterisk = self.choices, self.world, tenant.asterisk
         caller = self.environment.callers.call_in(tenant)
-        does = choices.one_of(
-            ["stays", "stays", "hangs up", "hangs up soon", "leaves Stasis", "comes back", "transferred"]
-        )
+        does = choices.one_of([
+            "stays", "stays", "hangs up", "hangs up soon", "leaves Stasis", "comes back", "transferred", "is moved",
+            "is moved back",
+        ])  # fmt: skip
         caller.stays = does == "stays"
         match does:
             case "hangs up":
@@ -182,6 +183,11 @@ class History:
             case "comes back":
                 away = choices.spread(0.0005, 10.0)
                 world.after(choices.spread(0.003, 30.0), lambda: self.environment.callers.come_back(caller, away))
+
+            case "is moved" | "is moved back":
+                world.after(choices.spread(0.003, 30.0), lambda: asterisk.caller_is_moved(caller.channel, OTHER_APP))
+                if does == "is moved back":
+                    world.after(choices.spread(0.01, 35.0), lambda: self.environment.callers.move_back(caller))
 
     def _transfer(self, caller: Caller) -> None:
         """Let the platform transfer a caller, to a destination that may not answer, or may hang up first."""

@@ -66,6 +66,9 @@ class Invariants:
         #: The ids of legs and bridges that were stored, and of those the legs that were dialled.
         self._stored: set[str] = set()
         self._dialled: set[str] = set()
+        #: Legs of which a fail-over has forgotten that they were about to be dialled: a request that is under way, and
+        #: that no row knows of, may yet take effect.
+        self._forgotten_dials: set[str] = set()
         #: Of each request of an organization, the leg that was dialled first.
         self._dialled_for: dict[tuple[int, str | None], str] = {}
         #: The history has no fault: each call must be prompt, and complete at each moment.
@@ -140,6 +143,7 @@ class Invariants:
         """
         if after is None or (after.state is State.ORIGINATING and not after.is_dial_begun):
             self._dialled.discard(before.channel_id)
+            self._forgotten_dials.add(before.channel_id)
             self._dialled_for.pop((before.organization_id, before.request_id), None)
 
     def _check_only_call(self, call: Call) -> None:
@@ -231,14 +235,14 @@ class Invariants:
         if name not in self._stored:
             self._world.violation(f"{self.named(name)} is created, and that is not stored")
         if own is None:
-            if name in self._dialled:
+            if name in self._dialled - self._forgotten_dials:
                 self._world.violation(f"{self.named(name)} is dialled again")
             self._dialled.add(name)
         if own is None and call is not None:
             first = self._dialled_for.setdefault((call.organization_id, call.request_id), name)
             if first != name:
                 self._world.violation(f"{self.named(name)} is dialled for the request of {self.named(first)}")
-        if call is None or (own is not None and not NAMING.is_known(call, own)):
+        if call is None or name in self._forgotten_dials or (own is not None and not NAMING.is_known(call, own)):
             # A fail-over has forgotten it.
             return
         # A step that stalled for longer than its claim does not know. Teardown and resync remove what it creates.
@@ -299,10 +303,15 @@ class Invariants:
             self._world.violation(f"{self._names[own.call_id]} neither tries its agent again nor ends")
 
     def _is_healthy(self, call: Call) -> bool:
-        """True if caller and agent hear each other and the caller has not left since, whatever the call's state."""
-        asterisk = self._by_connection[first_of(call.connection_id)].asterisk
-        caller = asterisk.channels.get(call.channel_id)
+        """True if caller and agent hear each other and the caller has not left since, whatever the call's state.
+
+        One who was moved to another app hears the agent still, and is not ours any more.
+        """
+        tenant = self._by_connection[first_of(call.connection_id)]
+        asterisk, caller = tenant.asterisk, tenant.asterisk.channels.get(call.channel_id)
         if caller is None or caller.creationtime != call.channel_created or not asterisk.is_with_agent(caller):
+            return False
+        if caller.app != tenant.app:
             return False
         received_at = (call.received_at - EPOCH).total_seconds()
         entered_at = asterisk.entered_at.get((call.channel_id, call.entered_stamp), received_at)

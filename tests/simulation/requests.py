@@ -187,8 +187,8 @@ class Requests:
         return task.result()
 
     def _told(self, request: rest.Request[Any]) -> str:
-        named, asked = self._asterisk.named, request.query or {}
-        whom = asked.get("channelId") or " ".join(map(named, asked.get("channel", "").split(",")))
+        named, body = self._asterisk.named, request.body if isinstance(request.body, dict) else {}
+        whom = (request.query or {}).get("channelId") or " ".join(map(named, body.get("channel", ())))
         return f"{request.method} /{'/'.join(map(named, request.path))} {named(whom)}".strip()
 
 

@@ -61,6 +61,7 @@ class MemoryStore:
         self.overruled: Callable[[Row, Sequence[Change], str], None] = lambda _row, _changes, _owner: None
         #: How often the claim of a dead worker was broken.
         self.broken_claims = 0
+        self.connection_notes: set[tuple[int, TimelineEntry]] = set()
         #: How often a call ended without proof that its legs are gone.
         self.unverified_ends = 0
 
@@ -234,6 +235,9 @@ class MemoryStore:
     def append_new(self, timeline: Sequence[TimelineEntry], *, connection_id: int, within: timedelta) -> None:
         self._postgres.statement("append new", lambda: None)
 
+    def is_noted(self, entry: TimelineEntry, *, connection_id: int, within: timedelta) -> bool:
+        return self._postgres.statement("is noted", lambda: (connection_id, entry) in self.connection_notes)
+
     def open_calls(self, connection: ConnectionVersion) -> list[OpenCall]:
         return self._postgres.statement("open_calls", lambda: self._open(connection.connection_id))
 
@@ -243,6 +247,8 @@ class MemoryStore:
         def note() -> None:
             if call is not None:
                 self.timeline_rows[call.call_id] += len(timeline)
+            elif connection_id is not None:
+                self.connection_notes.update((connection_id, entry) for entry in timeline)
 
         self._postgres.statement("note", note)
 

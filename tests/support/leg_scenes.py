@@ -72,6 +72,8 @@ class Scene:
         #: Two connections of one organization in one app instance.
         self.sharing: set[int] = set()
         self.is_in_place = False
+        self.is_left_alone = False
+        self.is_with_another = False
         self.is_transferred = False
         self.has_run = False
         #: What was looked for, without ending it.
@@ -111,6 +113,8 @@ class Scene:
         return SimpleNamespace(
             record_abandoned=record_abandoned, record_unanswered=record_unanswered, caller_entered=caller_entered,
             is_in_place=is_in_place, is_awaited=is_awaited,
+            is_left_alone=lambda _connection, _leg: self.is_left_alone,
+            is_with_another=lambda _connection, _leg: self.is_with_another,
             connections=SimpleNamespace(share_an_app=self._share_an_app),
         )  # fmt: skip
 

@@ -56,10 +56,15 @@ class Asterisk:
         self.application_found: ari.Application | None = ari.Application(
             channels=frozenset(one.id for one in legs if one.stasis_app == self.app), allowed=FILTER
         )
+        #: Channel → the apps that list it, where it is not ours alone.
+        self.lists: dict[str, set[str]] = {}
+        #: What the app is at later looks.
+        self.later_applications: list[ari.Application] = []
         self.is_away = False
         self.asked: list[str] = []
         self.removed: list[str] = []
         self.filters: list[list[str]] = []
+        self.filter_fails: errors.PipelineError | None = None
         self.moments: list[str] = []
 
     def application(self) -> ari.Application | None:
@@ -70,6 +75,8 @@ class Asterisk:
 
     def set_event_filter(self, allowed: list[str]) -> None:
         self.filters.append(allowed)
+        if self.filter_fails is not None:
+            raise self.filter_fails
 
     def bridges(self) -> list[Bridge]:
         self.asked.append("bridges")
@@ -85,6 +92,17 @@ class Asterisk:
         if isinstance(found, errors.PipelineError):
             raise found
         return found
+
+    def channel_and_place(self, channel_id: str) -> tuple[Channel | None, bool]:
+        found = self.channel(channel_id)
+        if self.later_applications:
+            self.application_found = self.later_applications.pop(0)
+        listed = self.application_found.channels if self.application_found is not None else ()
+        return found, found is not None and found.is_in_stasis and channel_id in listed
+
+    def apps_of(self, channel_id: str) -> frozenset[str]:
+        self.asked.append(f"apps of {channel_id}")
+        return frozenset(self.lists.get(channel_id, {self.app}))
 
     def hang_up(self, channel_id: str) -> bool:
         self.removed.append(f"leg {channel_id}")
@@ -173,6 +191,8 @@ class Scene:
         self.reported: list[facts.Fact] = []
         self.received: list[tuple[str, tuple[str, ...]]] = []
         self.later: list[tuple[messages.Message, timedelta]] = []
+        #: The legs that another program dials.
+        self.left_alone: set[str] = set()
         #: Leases that other workers have, and those acquired and released by this one.
         self.busy: set[str] = set()
         self.leases: list[tuple[str, ...]] = []
@@ -181,7 +201,7 @@ class Scene:
         self.resync = Resync(
             flow=cast(Any, self),
             writer=cast(Any, SimpleNamespace(store=self.store, limits=LIMITS, clock=time, new_owner=lambda: "me")),
-            inbound=cast(Any, SimpleNamespace(receive=self._receive)),
+            inbound=cast(Any, SimpleNamespace(receive=self._receive, is_left_alone=self._is_left_alone)),
             connections=cast(Any, Connections(preempted=preempted, is_anothers=is_anothers, sharing=sharing)),
             asterisks=cast(Any, SimpleNamespace(at=lambda _connection, _budget: asterisk)),
             leases=self,
@@ -197,6 +217,10 @@ class Scene:
         assert call.call_id == CALL_ID
         self.reported.append(fact)
         return SimpleNamespace(applied=True)
+
+    def _is_left_alone(self, connection: ConnectionVersion, leg: Channel) -> bool:
+        assert connection == HERE
+        return leg.id in self.left_alone
 
     def _receive(self, *, connection: ConnectionVersion, leg: Channel, args: tuple[str, ...]) -> None:
         assert connection == HERE

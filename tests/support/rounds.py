@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,11 +12,15 @@ from shared.asterisk.endpoint import Configuration
 from workers.asterisks import Asterisks
 
 APP = "voiceai"
+#: The request for what is in the app.
+LOOK_AT_APP = f"GET /applications/{APP}"
 GONE = errors.AsteriskRefused(404, "Channel not found")
 
 
 class Rounds:
     """The requests of a step, round by round.
+
+    Its app lists the channels that are answered as in it, unless told otherwise.
 
     Args:
         answers: Request (`GET /channels/1`) → its answers, one after the other, the last for ever: JSON or an error.
@@ -26,6 +30,7 @@ class Rounds:
 
     def __init__(self, answers: Mapping[str, Sequence[object]] | None = None) -> None:
         self._answers = {what: list(said) for what, said in (answers or {}).items()}
+        self._answers.setdefault(LOOK_AT_APP, [{"channel_ids": list(self._in_app())}])
         self.rounds: list[list[str]] = []
         self.requests: list[rest.Request[Any]] = []
 
@@ -41,6 +46,13 @@ class Rounds:
     def asterisks(self) -> Asterisks:
         """As a step takes it: this Asterisk for every call."""
         return cast(Asterisks, SimpleNamespace(of=lambda _call, budget: ari.Ari(self, budget)))
+
+    def _in_app(self) -> Iterator[str]:
+        said: list[Any] = [answer for answers in self._answers.values() for answer in answers]
+        for leg in said:
+            dialplan = leg.get("dialplan") if isinstance(leg, dict) else None
+            if dialplan and dialplan["app_name"] == "Stasis" and dialplan["app_data"].split(",")[0] == APP:
+                yield leg["id"]
 
     def _answer(self, what: str) -> object:
         answers = self._answers.get(what, [None])

@@ -67,3 +67,10 @@ def test_the_values_of_a_small_answer_are_not_counted() -> None:
     assert answer_json.parse(b"[" + b"[]," * 1000 + b"1]")[:2] == [[], []]
     with pytest.raises(errors.AsteriskUnreachable, match="too many values"):
         answer_json.parse(b"[" + b"[]," * 2000 + b"1]")
+
+
+@pytest.mark.parametrize("text", [",".join(f"a{number}=1" for number in range(2000)), '\\",[{' * 2000, "\\\\," * 4000])
+def test_what_stands_within_a_string_is_no_value(text: str) -> None:
+    """As the arguments of Stasis() do in a channel's `app_data`."""
+    document = {"id": "1", "dialplan": {"app_name": "Stasis", "app_data": text}}
+    assert answer_json.parse(json.dumps(document).encode()) == document

@@ -12,7 +12,7 @@ from shared import errors
 from shared.call import facts
 from shared.call.legs import Naming
 from tests.support.calls import JOINING
-from tests.support.rounds import GONE, Rounds, channel
+from tests.support.rounds import GONE, LOOK_AT_APP, Rounds, channel
 from workers.bridge import Join
 
 NAMING = Naming("aip-")
@@ -51,14 +51,14 @@ REFUSED = errors.AsteriskRefused(422, "Channel not in Stasis application")
         pytest.param(
             True,
             {JOIN[1]: [REFUSED], f"GET {CALLER}": [channel(JOINING.channel_id)], f"GET /channels/{MEDIA_ID}": [GONE]},
-            [JOIN, [f"GET {CALLER}"], [f"GET /channels/{MEDIA_ID}"]],
+            [JOIN, [f"GET {CALLER}", LOOK_AT_APP], [f"GET /channels/{MEDIA_ID}"]],
             facts.MediaGone(attempt=1, reason="media leg ended while being joined"),
             id="the media leg is gone",
         ),
         pytest.param(
             True,
             {LOOK[0]: [WITH_CALLER], f"GET {CALLER}": [GONE]},
-            [JOIN, LOOK, [f"GET {CALLER}"]],
+            [JOIN, LOOK, [f"GET {CALLER}", LOOK_AT_APP]],
             facts.CallerGone(),
             id="a leg has left the bridge",
         ),
@@ -84,5 +84,5 @@ def test_a_leg_that_is_in_the_bridge_is_not_added_again(bridge: Mapping[str, obj
     asterisk = Rounds({LOOK[0]: [bridge, WHOLE]})
     step = Join(asterisks=asterisk.asterisks, naming=NAMING, runs=cast(Any, None))
     step.work(cast(Any, SimpleNamespace(call=JOINING, is_continued=False)))
-    adds = [request.query for request in asterisk.requests if request.what == JOIN[1]]
-    assert [(query or {})["channel"].split(",") for query in adds] == added
+    adds = [cast(Any, request.body) for request in asterisk.requests if request.what == JOIN[1]]
+    assert [body["channel"] for body in adds] == added

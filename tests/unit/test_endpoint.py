@@ -52,6 +52,8 @@ def test_an_endpoint_has_one_spelling(text: str, canonical: str) -> None:
         ("http://pbx.example:port", "not a URL"),
         ("http://pbx.example:99999", "not a URL"),
         ("http://[::1", "not a URL"),
+        ("http://pbx.example:0", "names the port 0"),
+        ("https://[::1]:00/asterisk", "names the port 0"),
         ("http://voiceai@pbx.example", "must not contain credentials"),
         ("http://@pbx.example", "must not contain credentials"),
         ("http://voiceai:hunter2@pbx.example", "must not contain credentials"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
@@ -11,12 +12,12 @@ from uuid import UUID
 import pytest
 
 from shared.asterisk.events import Channel, Event, EventType
-from shared.call import facts
+from shared.call import commands, facts
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Naming
 from shared.call.quota_rules import Quota
-from shared.call.states import Direction, Outcome, State
+from shared.call.states import Cause, Direction, Outcome, State
 from shared.call.steps import Step
 from shared.inbound_lookup import Destination
 from shared.platform.ports import NoRoute
@@ -27,7 +28,7 @@ from tests.simulation.commits import Transaction
 from tests.simulation.stores import MemoryStore
 from tests.support.calls import CALL_ID, CONNECTED, ENDED, LIMITS, RECEIVED
 from tests.support.flows import CommandQueue, InstantDatabase
-from tests.support.rounds import GONE, Rounds, channel
+from tests.support.rounds import GONE, LOOK_AT_APP, Rounds, channel
 from workers.call_allowance import CallAllowance
 from workers.claims import Arrival
 from workers.inbound import Inbound
@@ -45,6 +46,9 @@ LEG = Channel(
 )  # fmt: skip
 #: The call of an entry before, whose caller is still there.
 KNOWN = replace(CONNECTED, entered_stamp=ENTERED)
+OUTGOING = f"channel {LEG.id} of {LEG.created} goes out, for another program to dial: left alone"
+#: The look at a leg, and at what is in the app.
+PLACE = [f"GET /channels/{LEG.id}", LOOK_AT_APP]
 LOOK_AT_BRIDGE = f"GET /bridges/{NAMING.bridge_id(KNOWN)}"
 ABANDONED = replace(ENDED, outcome=Outcome.ABANDONED, caller_left=True, left_stamp=AFTER, attempt=0)
 
@@ -68,6 +72,9 @@ class Store(MemoryStore):
 
     def append_timeline(self, timeline: Sequence[TimelineEntry], **where: Any) -> None:
         self.notes += [(entry.name, entry.detail, where.get("connection_id")) for entry in timeline]
+
+    def is_noted(self, entry: TimelineEntry, *, connection_id: int, within: timedelta) -> bool:
+        return (entry.name, entry.detail, connection_id) in self.notes
 
     @property
     def noted(self) -> list[tuple[str, int | None]]:
@@ -105,6 +112,7 @@ class Scene:
     ) -> None:  # fmt: skip
         self.store = Store(*known, app_of=app_of)
         self.runs = Runs(waiting)
+        self.queue = CommandQueue()
         self.arrivals: list[Arrival] = []
         self.resumed: list[tuple[UUID, Step]] = []
         self.reported: list[tuple[UUID, facts.Fact]] = []
@@ -112,7 +120,7 @@ class Scene:
         ids: Iterator[UUID] = (UUID(int=number) for number in range(1, 100))
         self.inbound = Inbound(
             flow=cast(Any, self),
-            writer=CallWriter(self.store, CommandQueue(), LIMITS, who="test", new_id=lambda: next(ids)),
+            writer=CallWriter(self.store, self.queue, LIMITS, who="test", new_id=lambda: next(ids)),
             connections=cast(Any, SimpleNamespace(inbound_target=self._target_of(destination))),
             lookup=cast(Any, SimpleNamespace(destination=lambda _connection: destination)),
             asterisks=cast(Any, SimpleNamespace(at=self.asterisk.asterisks.of)),
@@ -207,6 +215,10 @@ def test_a_leg_that_a_resync_found_has_not_waited() -> None:
             started(leg={"name": "AudioSocket/1"}),
             ("ForeignMedia", f"channel {LEG.id} (AudioSocket/1) is another controller's media: left alone", 7),
         ),
+        *(
+            (started(leg={"state": state}, args=args), ("OutgoingLeg", OUTGOING, 7))
+            for state, args in [("Down", ()), ("Ringing", ("support",)), ("Dialing", ())]
+        ),
     ],
 )
 def test_a_leg_that_is_no_new_caller_is_noted_only(event: Event, note: tuple[str, str, int]) -> None:
@@ -214,6 +226,31 @@ def test_a_leg_that_is_no_new_caller_is_noted_only(event: Event, note: tuple[str
     scene.enter(event)
     assert scene.store.notes == [note]
     assert (scene.new, scene.arrivals) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("leg", "args", "reason"),
+    [
+        (LEG, ("x" * 8192,), "the arguments of Stasis() are longer than 8192 bytes together"),
+        (LEG, ("",) * 8193, "the arguments of Stasis() are longer than 8192 bytes together"),
+        (LEG, (*ARGS, "x" * 8192), "the arguments of Stasis() are longer than 8192 bytes together"),
+        (replace(LEG, called_number="5" * 513), (), "the called number is longer than 512 characters"),
+    ],
+)
+@pytest.mark.parametrize("stamp", [AFTER, ""])
+def test_a_leg_whose_deciding_text_is_too_long_is_refused_by_name(
+    leg: Channel, args: tuple[str, ...], reason: str, stamp: str
+) -> None:
+    """By its event and by a resync: it is written as refused, so that no other worker serves it by what was cut."""
+    scene = Scene()
+    for _ in range(2):
+        scene.inbound.receive(connection=HERE, leg=leg, args=args, stamp=stamp)
+    (call,) = scene.new
+    assert (call.state, call.outcome, call.reason, call.hangup_cause) == (
+        State.ENDING, Outcome.REFUSED, reason, Cause.NOT_ALLOWED,
+    )  # fmt: skip
+    assert scene.queue.enqueued == [commands.TearDown.of(call)]
+    assert scene.arrivals == []
 
 
 def test_a_leg_of_an_unknown_connection_is_left_alone() -> None:
@@ -260,10 +297,11 @@ def test_a_caller_reported_again_later_changes_nothing(stamp: str) -> None:
 def test_a_caller_who_is_with_the_agent_has_not_come_back_whatever_the_stamp(stamp: str) -> None:
     """The clock of an Asterisk may be set between two events: a late one may look like a new one."""
     bridge = {"id": NAMING.bridge_id(KNOWN), "channels": [NAMING.media_id(KNOWN), LEG.id]}
-    scene = Scene(KNOWN, asterisk=Rounds({LOOK_AT_BRIDGE: [bridge]}))
+    here = channel(LEG.id, created=LEG.created)
+    scene = Scene(KNOWN, asterisk=Rounds({LOOK_AT_BRIDGE: [bridge], PLACE[0]: [here]}))
     scene.enter(started(stamp=stamp))
     assert (scene.new, scene.reported) == ([], [])
-    assert scene.asterisk.rounds == [[LOOK_AT_BRIDGE]]
+    assert scene.asterisk.rounds == [[LOOK_AT_BRIDGE], PLACE]
 
 
 @pytest.mark.parametrize("stamp", [BEFORE, AFTER])
@@ -303,7 +341,7 @@ def test_a_leg_whose_call_is_over_is_new_only_if_it_is_in_stasis(answer: object,
     scene.enter(started())
     assert [call.entry for call in scene.new] == ([2] if is_new else [])
     assert scene.reported == []
-    assert scene.asterisk.rounds == [[f"GET /channels/{LEG.id}"]]
+    assert scene.asterisk.rounds == [PLACE]
 
 
 @pytest.mark.parametrize(
@@ -350,7 +388,7 @@ def test_a_caller_who_is_one_too_many_is_refused_without_a_call() -> None:
     scene = one_too_many(answer=channel(LEG.id, created=LEG.created))
     scene.enter(started())
     assert [call.channel_id for call in scene.new] == ["the last"]
-    assert scene.asterisk.rounds == [[f"GET /channels/{LEG.id}"], [f"DELETE /channels/{LEG.id}"]]
+    assert scene.asterisk.rounds == [PLACE, [f"DELETE /channels/{LEG.id}"]]
     assert scene.asterisk.requests[-1].query == {"reason_code": "42"}
     assert scene.store.noted == [("TooManyCalls", 7)]
 
@@ -367,7 +405,7 @@ def test_a_caller_who_is_one_too_many_is_refused_without_a_call() -> None:
 def test_a_leg_that_is_one_too_many_and_not_a_new_caller_is_left_alone(known: list[Call], answer: object) -> None:
     scene = one_too_many(*known, answer=answer)
     scene.enter(started())
-    assert scene.asterisk.rounds in ([], [[f"GET /channels/{LEG.id}"]])
+    assert scene.asterisk.rounds in ([], [PLACE])
     assert (scene.arrivals, scene.reported) == ([], [])
 
 

@@ -201,6 +201,13 @@ def test_asterisk_is_not_asked_about_a_leg_that_does_not_come_back(call: Call, c
 # ── legs without a call ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_the_end_of_a_leg_that_was_left_alone_is_no_call() -> None:
+    scene = Scene()
+    scene.is_left_alone = True
+    scene.events.leg_ended(connection=HERE, event=event(EventType.STASIS_END))
+    assert (scene.asked, scene.told) == (["unanswered on 7:1"], [])
+
+
 def test_an_unknown_leg_that_left_stasis_is_recorded_as_abandoned() -> None:
     scene = Scene()
     scene.events.leg_ended(connection=HERE, event=event(EventType.STASIS_END))

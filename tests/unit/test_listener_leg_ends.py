@@ -152,6 +152,18 @@ def test_the_second_end_of_a_media_leg_is_dropped(socket: Socket) -> None:
     assert socket.pushed == [end]
 
 
+@pytest.mark.parametrize("cause", [16, 32, 38])
+def test_the_end_of_a_media_leg_carries_the_cause_of_its_hang_up_request(socket: Socket, cause: int) -> None:
+    """However long it takes; the StasisEnd has none, and the ChannelDestroyed, which has it, is dropped."""
+    end = event(EventType.STASIS_END, MEDIA)
+    socket.take(event(EventType.CHANNEL_HANGUP_REQUEST, MEDIA, cause=cause))
+    socket.wait()
+    other = event(EventType.STASIS_END, f"{PREFIX}{1:032x}-m1")
+    socket.take(event(EventType.CHANNEL_HANGUP_REQUEST, MEDIA, cause=cause + 1), other, end)
+    assert socket.pushed[-2:] == [other, replace(end, cause=cause)]
+    assert socket.ends._causes == {}
+
+
 def test_a_media_leg_that_never_entered_stasis_has_its_one_end(socket: Socket) -> None:
     """A voice agent that cannot be reached: no StasisStart, no StasisEnd, cause 3."""
     destroyed = event(EventType.CHANNEL_DESTROYED, MEDIA, cause=3)
@@ -246,6 +258,10 @@ def test_what_is_kept_is_bounded(socket: Socket) -> None:
     assert socket.ends._waiting == {}
     socket.take(*(event(EventType.STASIS_END, f"{PREFIX}{number:032x}-m1") for number in range(1000)))
     assert len(socket.ends._ended) == 256
+    socket.take(
+        *(event(EventType.CHANNEL_HANGUP_REQUEST, f"{PREFIX}{number:032x}-m1", cause=38) for number in range(1000))
+    )
+    assert len(socket.ends._causes) == 256
     dials = (event(EventType.DIAL, str(number), state="Down", dial_status="BUSY") for number in range(1000))
     socket.take(*dials)
     assert len(socket.ends._in_part) == 256

@@ -56,7 +56,7 @@ def test_a_leg_is_originated_with_what_the_call_says() -> None:
     assert request.what == ORIGINATE
     assert request.query == {
         "endpoint": "PJSIP/+4930123", "app": "voiceai", "appArgs": "workflow_run_id=9,workflow_id=1,user_id=2",
-        "channelId": CALL.channel_id, "timeout": "25", "callerId": "+4930999",
+        "channelId": CALL.channel_id, "timeout": "25", "callerId": "<+4930999>",
     }  # fmt: skip
     assert scene.users == [2]
 

@@ -20,7 +20,7 @@ from shared.call.legs import Naming
 from shared.call.limits import Limits
 from shared.storage.call_store import OpenCall
 from tests.support.calls import CONNECTED, ENDED, ENDING, JOINING, NOW, RINGING, WAITING
-from tests.support.rounds import APP, GONE, Rounds, channel
+from tests.support.rounds import APP, GONE, LOOK_AT_APP, Rounds, channel
 from workers.resync import Resync
 
 CONNECTION = ConnectionVersion(7, 1)
@@ -82,7 +82,7 @@ def test_a_call_is_judged_when_it_is_not_claimed_and_still(
     legs: dict[str, object] = {call.channel_id: GONE}
     scene = Scene(call, legs, is_claimed=is_claimed, unchanged_for=unchanged_for)
     assert scene.run() == ([facts.CallerGone()] if is_judged else [])
-    assert ([LEG] in scene.asterisk.rounds) is is_judged
+    assert ([LEG, LOOK_AT_APP] in scene.asterisk.rounds) is is_judged
     assert [message.kwargs["reason"] for message in scene.later] == ([] if is_judged else [messages.RESYNC_FOLLOW_UP])
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from shared import messages
+from shared import errors, messages
 from shared.asterisk import ari, circuit_breaker
 from shared.asterisk.ari_requests import Bridge
 from shared.asterisk.events import Channel
@@ -43,9 +43,10 @@ from tests.support.resyncs import BRIDGE_ID, FILTER, LEGS, MEDIA_ID, MEDIA_LEG, 
         (None, facts.CallerGone()),
         (leg(created="later"), facts.CallerGone()),
         (leg(app="other"), facts.CallerLeft()),
+        (leg(), facts.CallerLeft()),
         (leg(app=None), facts.CallerLeft()),
     ],
-    ids=["gone", "another leg of this id", "in another app", "in the dialplan"],
+    ids=["gone", "another leg of this id", "in another app", "moved to another app", "in the dialplan"],
 )
 def test_a_caller_s_leg_that_is_not_in_the_app_ends_its_call(
     state: State, found: Channel | None, expected: facts.Fact
@@ -80,12 +81,13 @@ def test_a_call_that_is_as_it_should_be_is_left_alone(call: Call) -> None:
     assert scene.asterisk.removed == []
 
 
-def test_a_leg_that_the_list_does_not_show_but_a_look_does_is_there() -> None:
-    asterisk = Asterisk(leg(), MEDIA_LEG, bridges=[WHOLE])
-    asterisk.application_found = None
+def test_a_leg_that_came_after_the_list_is_there() -> None:
+    asterisk = Asterisk(leg(app="ivr"), MEDIA_LEG, bridges=[WHOLE])
+    listed = ari.Application(channels=frozenset({CONNECTED.channel_id, MEDIA_ID}), allowed=FILTER)
+    asterisk.later_applications = [listed]
     scene = Scene(asterisk, CONNECTED).run()
     assert scene.reported == []
-    assert asterisk.asked[:3] == ["bridges", CONNECTED.channel_id, MEDIA_ID]
+    assert asterisk.asked[:2] == ["bridges", CONNECTED.channel_id]
 
 
 @pytest.mark.parametrize(
@@ -254,3 +256,20 @@ def test_the_event_filter_is_set_where_it_is_another(allowed: frozenset[str], *,
     asterisk = Asterisk()
     asterisk.application_found = ari.Application(channels=frozenset(), allowed=allowed)
     assert Scene(asterisk).run().asterisk.filters == ([sorted(FILTER)] if is_set else [])
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        errors.AsteriskUnreachable("answered 403 Write access denied", may_have_acted=False),
+        errors.AsteriskUnreachable("no answer in time"),
+        errors.AsteriskRefused(405, "Method Not Allowed"),
+    ],
+)
+def test_a_filter_that_cannot_be_set_keeps_no_call_from_being_judged(failure: errors.PipelineError) -> None:
+    asterisk = Asterisk()
+    asterisk.application_found = ari.Application(channels=frozenset(), allowed=frozenset())
+    asterisk.filter_fails = failure
+    scene = Scene(asterisk, CONNECTED).run()
+    assert scene.reported == [facts.CallerGone()]
+    assert scene.findings[0] == f"the event filter could not be set: {failure}"

@@ -38,7 +38,7 @@ def test_a_caller_who_is_back_although_its_call_says_that_it_left_is_received() 
     "changed",
     [
         pytest.param(None, id="gone meanwhile"),
-        pytest.param(replace(UNKNOWN, app_data="other"), id="in another app meanwhile"),
+        pytest.param(replace(UNKNOWN, app_name="Dial"), id="in the dialplan meanwhile"),
         pytest.param(replace(UNKNOWN, name="Snoop/1"), id="no caller"),
     ],
 )
@@ -47,6 +47,29 @@ def test_a_leg_that_is_no_caller_in_the_app_is_not_received(changed: Channel | N
     asterisk.legs = {changed.id: changed} if changed is not None else {}
     scene = Scene(asterisk).run()
     assert (scene.received, scene.findings) == ([], [])
+
+
+def test_a_caller_moved_to_our_app_is_received_without_the_arguments_of_the_app_before() -> None:
+    asterisk = Asterisk(UNKNOWN)
+    asterisk.legs[UNKNOWN.id] = replace(UNKNOWN, app_data="ivr,workflow_run_id=9")
+    assert Scene(asterisk).run().received == [(UNKNOWN.id, ())]
+
+
+def test_a_leg_that_another_app_lists_too_is_left_alone() -> None:
+    """It was made for ours and has gone to that one; or made for that one, and moved to ours: nothing tells."""
+    asterisk = Asterisk(UNKNOWN)
+    asterisk.legs[UNKNOWN.id] = replace(UNKNOWN, app_data="ivr")
+    asterisk.lists[UNKNOWN.id] = {"voiceai", "ivr"}
+    scene = Scene(asterisk).run()
+    assert (scene.received, scene.findings) == ([], [f"channel {UNKNOWN.id} may be in ivr: left alone"])
+
+
+def test_a_leg_that_another_program_dials_is_left_alone() -> None:
+    scene = Scene(Asterisk(UNKNOWN))
+    scene.left_alone = {UNKNOWN.id}
+    assert scene.run().received == []
+    (finding,) = scene.findings
+    assert finding.endswith("goes out, for another program to dial: left alone")
 
 
 def test_a_leg_in_a_foreign_bridge_is_left_to_the_one_who_bridged_it() -> None:

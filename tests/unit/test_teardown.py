@@ -11,12 +11,12 @@ from typing import Any, cast
 import pytest
 
 from shared import errors
-from shared.call import facts
+from shared.call import facts, ids
 from shared.call.calls import Call
 from shared.call.legs import Naming
 from shared.call.states import Outcome
 from tests.support.calls import ENDING, NOW, RINGING, seconds
-from tests.support.rounds import GONE, Rounds, channel
+from tests.support.rounds import GONE, LOOK_AT_APP, Rounds, channel
 from workers import teardown
 from workers.claims import Claim
 from workers.teardown import Teardown
@@ -27,6 +27,18 @@ MEDIA = f"/channels/{NAMING.media_id(ENDING)}"
 BRIDGE = f"/bridges/{NAMING.bridge_id(ENDING)}"
 IN_APP = channel(ENDING.channel_id)
 HERE = channel("here")
+#: The look at the caller's leg, and at what is in the app.
+PLACE = [f"GET {CALLER}", LOOK_AT_APP]
+#: The app lists the leg that a caller was transferred to wherever that goes.
+LISTED_D: dict[str, object] = {"channel_ids": ["d"]}
+DIALLED = replace(ENDING, channel_id=ids.originated_id("aip-", 7, "request"), attempt=0)
+PLACE_OF_DIALLED = [f"GET /channels/{DIALLED.channel_id}", LOOK_AT_APP]
+LISTED_DIALLED: dict[str, object] = {"channel_ids": [DIALLED.channel_id]}
+MOVED_HERE = channel(ENDING.channel_id, app="ivr")
+CLAIMED = IN_APP | {"dialplan": {"app_name": "StasisBroadcast", "app_data": "1000,^voiceai"}}
+LISTED: dict[str, object] = {"channel_ids": [ENDING.channel_id]}
+EMPTY: dict[str, object] = {"channel_ids": []}
+WHOLE = {"id": NAMING.bridge_id(ENDING), "channels": []}
 UNREACHABLE = errors.AsteriskUnreachable("no answer in time")
 REFUSED = replace(ENDING, attempt=0, continue_in_dialplan=True, reason="no route")
 
@@ -45,6 +57,10 @@ class StepClaim:
         if len(self.pauses) == self._left:
             raise errors.OutOfTime("the step ran out of its time")
         self.pauses.append(pause_seconds)
+
+    @property
+    def age_seconds(self) -> float:
+        return sum(self.pauses)
 
 
 class Runs:
@@ -88,14 +104,14 @@ def torn_down(
         pytest.param(
             replace(ENDING, media_ready=True),
             {f"GET {CALLER}": [IN_APP, GONE], f"DELETE {MEDIA}": [GONE], f"DELETE {BRIDGE}": [GONE]},
-            [[f"GET {CALLER}"], [f"DELETE {CALLER}", f"DELETE {MEDIA}", f"DELETE {BRIDGE}"], [f"GET {CALLER}"]],
+            [PLACE, [f"DELETE {CALLER}", f"DELETE {MEDIA}", f"DELETE {BRIDGE}"], [f"GET {CALLER}"]],
             id="the agent has hung up",
         ),
         pytest.param(
             replace(ENDING, media_ready=False),
             {f"GET {CALLER}": [IN_APP, GONE], f"GET {MEDIA}": [GONE]},
             [
-                [f"GET {CALLER}"],
+                PLACE,
                 [f"DELETE {CALLER}"],
                 [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"],
                 [f"GET {CALLER}", f"GET {MEDIA}"],
@@ -106,7 +122,7 @@ def torn_down(
             replace(ENDING, media_ready=True, destination_id="d"),
             {f"GET {CALLER}": [IN_APP, GONE], "GET /channels/d": [channel("d"), GONE], f"DELETE {MEDIA}": [GONE]},
             [
-                [f"GET {CALLER}", "GET /channels/d"],
+                [f"GET {CALLER}", "GET /channels/d", LOOK_AT_APP],
                 [f"DELETE {CALLER}", "DELETE /channels/d", f"DELETE {MEDIA}", f"DELETE {BRIDGE}"],
                 [f"GET {CALLER}", "GET /channels/d"],
             ],
@@ -114,32 +130,56 @@ def torn_down(
         ),
         pytest.param(
             replace(ENDING, media_ready=True, destination_id="d", caller_left=True),
-            {"GET /channels/d": [channel("d", app="another")], f"DELETE {MEDIA}": [GONE]},
-            [["GET /channels/d"], [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"]],
+            {"GET /channels/d": [channel("d", app="another")], LOOK_AT_APP: [LISTED_D], f"DELETE {MEDIA}": [GONE]},
+            [["GET /channels/d", LOOK_AT_APP], [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"]],
             id="where the destination went after Stasis is not ours",
         ),
         pytest.param(
             ENDING,
             {f"GET {CALLER}": [GONE], f"DELETE {MEDIA}": [GONE]},
-            [[f"GET {CALLER}"], [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"]],
+            [PLACE, [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"]],
             id="all are gone",
         ),
         pytest.param(
             ENDING,
             {f"GET {CALLER}": [channel(ENDING.channel_id, app="another")], f"GET {MEDIA}": [GONE]},
-            [[f"GET {CALLER}"], [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"], [f"GET {MEDIA}"]],
+            [PLACE, [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"], [f"GET {MEDIA}"]],
             id="the caller is in another app",
         ),
         pytest.param(
             ENDING,
+            {f"GET {CALLER}": [IN_APP], LOOK_AT_APP: [EMPTY], f"GET {MEDIA}": [GONE]},
+            [PLACE, [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"], [f"GET {MEDIA}"]],
+            id="the caller was moved to another app",
+        ),
+        pytest.param(
+            ENDING,
+            {f"GET {CALLER}": [MOVED_HERE, GONE], LOOK_AT_APP: [LISTED], f"GET {MEDIA}": [GONE]},
+            [PLACE, [f"DELETE {CALLER}", f"DELETE {MEDIA}", f"DELETE {BRIDGE}"], [f"GET {CALLER}", f"GET {MEDIA}"]],
+            id="the caller was moved here from another app",
+        ),
+        pytest.param(
+            DIALLED,
+            {PLACE_OF_DIALLED[0]: [channel(DIALLED.channel_id, app="ivr")], LOOK_AT_APP: [LISTED_DIALLED]},
+            [PLACE_OF_DIALLED],
+            id="a leg that we dialled is in another app, and ours lists it still",
+        ),
+        pytest.param(
+            ENDING,
+            {f"GET {CALLER}": [CLAIMED, GONE], LOOK_AT_APP: [LISTED], f"GET {MEDIA}": [GONE]},
+            [PLACE, [f"DELETE {CALLER}", f"DELETE {MEDIA}", f"DELETE {BRIDGE}"], [f"GET {CALLER}", f"GET {MEDIA}"]],
+            id="the caller was claimed for us",
+        ),
+        pytest.param(
+            ENDING,
             {f"GET {CALLER}": [channel(ENDING.channel_id, created="2026-05-02")], f"GET {MEDIA}": [GONE]},
-            [[f"GET {CALLER}"], [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"], [f"GET {MEDIA}"]],
+            [PLACE, [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"], [f"GET {MEDIA}"]],
             id="another channel has the caller's id",
         ),
         pytest.param(
             replace(ENDING, attempt=0),
             {f"GET {CALLER}": [IN_APP, IN_APP, GONE]},
-            [[f"GET {CALLER}"], [f"DELETE {CALLER}"], [f"GET {CALLER}"], [f"GET {CALLER}"]],
+            [PLACE, [f"DELETE {CALLER}"], [f"GET {CALLER}"], [f"GET {CALLER}"]],
             id="nothing was made, and the caller takes a moment to go",
         ),
         pytest.param(
@@ -150,8 +190,8 @@ def torn_down(
         ),
         pytest.param(
             REFUSED,
-            {f"GET {CALLER}": [IN_APP, channel(ENDING.channel_id, app="another")]},
-            [[f"GET {CALLER}"], [f"POST {CALLER}/variable"] * 3, [f"POST {CALLER}/continue"], [f"GET {CALLER}"]],
+            {f"GET {CALLER}": [IN_APP, channel(ENDING.channel_id, app="another")], LOOK_AT_APP: [LISTED, EMPTY]},
+            [PLACE, [f"POST {CALLER}/variable"] * 3, [f"POST {CALLER}/continue"], [f"GET {CALLER}"], PLACE],
             id="a refused caller continues in the dialplan",
         ),
     ],
@@ -195,6 +235,41 @@ def test_what_is_not_seen_gone_is_left_pending(answers: Answers, reason: str) ->
     assert asterisk.rounds[0] == [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"]
 
 
+DENIED = errors.AsteriskUnreachable("answered 403 Write access denied", may_have_acted=False)
+
+
+@pytest.mark.parametrize(
+    "failure", [DENIED, UNREACHABLE, errors.AsteriskRefused(405, "Method Not Allowed")], ids=["403", "no answer", "405"]
+)
+def test_what_could_not_be_removed_is_gone_when_a_look_says_so(failure: errors.PipelineError) -> None:
+    """As for a user that may only read."""
+    answers: Answers = {
+        f"GET {CALLER}": [IN_APP, GONE], f"DELETE {CALLER}": [failure],
+        f"DELETE {MEDIA}": [failure], f"GET {MEDIA}": [GONE],
+        f"DELETE {BRIDGE}": [failure], f"GET {BRIDGE}": [GONE],
+    }  # fmt: skip
+    fact, asterisk, claim = torn_down(replace(ENDING, media_ready=True), answers)
+    assert fact == facts.LegsRemoved()
+    assert asterisk.rounds[2] == [f"GET {CALLER}", f"GET {MEDIA}", f"GET {BRIDGE}"]
+    assert claim.pauses == []
+
+
+@pytest.mark.parametrize("what", [f"GET {CALLER}", f"GET {MEDIA}", f"GET {BRIDGE}"])
+@pytest.mark.parametrize("is_there", [True, False], ids=["still there", "cannot be looked at"])
+def test_what_could_not_be_removed_and_is_not_seen_gone_is_left_pending(what: str, *, is_there: bool) -> None:
+    found: object = DENIED
+    if is_there:
+        found = WHOLE if what == f"GET {BRIDGE}" else IN_APP
+    answers: dict[str, Sequence[object]] = {
+        f"GET {CALLER}": [IN_APP, GONE], f"DELETE {CALLER}": [DENIED],
+        f"DELETE {MEDIA}": [DENIED], f"GET {MEDIA}": [GONE],
+        f"DELETE {BRIDGE}": [DENIED], f"GET {BRIDGE}": [GONE],
+    }  # fmt: skip
+    answers[what] = [*answers[what][:-1], found]
+    fact, _, _ = torn_down(ENDING, answers)
+    assert fact == facts.RemovalPending(reason="answered 403 Write access denied")
+
+
 def test_a_run_that_is_not_ended_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def end(*_: object, **__: object) -> None:
         raise errors.DatabaseUnavailable("locked")
@@ -213,7 +288,7 @@ def test_a_failure_of_several_requests_is_told_once() -> None:
 
 def test_a_caller_that_cannot_be_looked_at_is_not_hung_up() -> None:
     fact, asterisk, _ = torn_down(ENDING, {f"GET {CALLER}": [UNREACHABLE], f"GET {MEDIA}": [GONE]})
-    assert asterisk.rounds == [[f"GET {CALLER}"], [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"], [f"GET {MEDIA}"]]
+    assert asterisk.rounds == [PLACE, [f"DELETE {MEDIA}", f"DELETE {BRIDGE}"], [f"GET {MEDIA}"]]
     assert fact == facts.RemovalPending(reason="no answer in time")
 
 
@@ -274,6 +349,15 @@ def test_a_run_that_is_not_ended_keeps_no_leg() -> None:
     assert both == facts.RemovalPending(
         reason="the run is not ended: the row is locked; no answer in time", run_is_over=False
     )
+
+
+@pytest.mark.parametrize(("looks", "ends"), [(1, 1), (4, 2)])
+def test_the_run_is_ended_once_more_if_a_fail_over_may_have_forgotten_that_it_was(looks: int, ends: int) -> None:
+    """Nothing looks at the run again when the call has ended. A quick teardown leaves no time for a fail-over."""
+    there = [channel(NAMING.media_id(ENDING))] * (looks - 1)
+    call, runs = replace(ENDING, caller_left=True, media_ready=True), Runs()
+    fact, _, claim = torn_down(call, {f"GET {MEDIA}": [*there, GONE]}, runs=runs)
+    assert (fact, len(claim.pauses), len(runs.ended)) == (facts.LegsRemoved(), looks, ends)
 
 
 def test_a_connection_that_is_gone_leaves_the_legs_pending() -> None:

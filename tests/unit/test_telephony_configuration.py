@@ -54,6 +54,23 @@ def test_a_wrong_field_is_named_and_its_value_not_shown(field: str, value: objec
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["voice:ai", "voice,ai", " voiceai", "voiceai ", "voiceai\u00a0"])
+def test_an_app_name_that_would_be_read_as_something_else_is_refused(name: str) -> None:
+    """A colon ends the user in an HTTP header, a comma the app in a URL, and Asterisk strips its names."""
+    with pytest.raises(errors.InvalidConfiguration, match="app_name contains a colon, a comma, or a blank"):
+        telephony_configuration.parse(VALUE | {"app_name": name})
+
+
+@pytest.mark.parametrize("name", ["voice ai", "voice/ai?#%&", "größe", "a.b-c_d", 'voice"ai', "voice;ai", "voice(ai"])
+def test_an_app_name_that_is_sent_as_it_is_is_accepted(name: str) -> None:
+    assert telephony_configuration.parse(VALUE | {"app_name": name}).app == name
+
+
+def test_a_websocket_client_that_fits_into_no_request_is_refused() -> None:
+    with pytest.raises(errors.InvalidConfiguration, match="ws_client_name is longer than 256 characters"):
+        telephony_configuration.parse_call_settings(VALUE | {"ws_client_name": "m" * 257})
+
+
 @pytest.mark.parametrize("value", [None, [], "text", 5, [VALUE]])
 def test_what_is_no_object_is_refused(value: object) -> None:
     with pytest.raises(errors.InvalidConfiguration, match="not a JSON object"):

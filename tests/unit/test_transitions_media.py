@@ -307,6 +307,25 @@ def test_an_agent_who_hangs_up_completes_the_call() -> None:
     assert (after.outcome, after.reason, after.hangup_cause) == (Outcome.COMPLETED, "agent hung up", Cause.NORMAL)
 
 
+@pytest.mark.parametrize("cause", [None, 16, 32, 34])
+def test_an_agent_that_closes_its_websocket_or_is_removed_has_hung_up(cause: int | None) -> None:
+    after, _ = advance(CONNECTED, facts.MediaGone(attempt=1, hangup_cause=cause, reason="media leg ended"))
+    assert (after.outcome, after.reason) == (Outcome.COMPLETED, "agent hung up")
+
+
+def test_an_agent_whose_websocket_breaks_is_lost() -> None:
+    gone = facts.MediaGone(attempt=1, hangup_cause=38, reason="media leg ended, cause 38")
+    after, ordered = advance(CONNECTED, gone)
+    assert (after.outcome, after.reason) == (Outcome.FAILED, "agent lost: media leg ended, cause 38")
+    # The caller hears an ordinary end.
+    assert (after.hangup_cause, named(ordered)) == (Cause.NORMAL, ["TearDown"])
+
+
+def test_how_an_agent_ended_that_was_found_gone_is_not_guessed() -> None:
+    after, _ = advance(CONNECTED, facts.MediaGone(attempt=1, reason="media leg is gone", is_found=True))
+    assert (after.outcome, after.reason) == (Outcome.COMPLETED, "agent found gone")
+
+
 def test_legs_created_for_an_ending_call_are_torn_down_at_once() -> None:
     ending, _ = advance(ATTEMPTING, facts.CallerLeft())
     settled, ordered = advance(ending, facts.LegsCreated(attempt=1))

@@ -181,6 +181,12 @@ def media_gone(call: Call, fact: facts.MediaGone, now: datetime, limits: Limits)
             return _try_again(call, fact, now, limits)
         case State.PREPARED | State.JOINING:
             return moves.fail(call, now, limits, f"voice agent not reached: {fact.reason}")
+        case State.CONNECTED if call.destination_id is None and fact.hangup_cause == Cause.NETWORK_OUT_OF_ORDER:
+            # Its websocket broke, or brought what is no websocket frame (measured, 22.10). A close frame, whatever its
+            # code, and HANGUP have the cause 16.
+            return moves.fail(call, now, limits, f"agent lost: {fact.reason}", Cause.NORMAL)
         case State.CONNECTED if call.destination_id is None:
-            return moves.end(call, now, limits, outcome=Outcome.COMPLETED, reason="agent hung up", cause=Cause.NORMAL)
+            # Of a leg that was only found gone nothing tells how it ended.
+            reason = "agent found gone" if fact.is_found else "agent hung up"
+            return moves.end(call, now, limits, outcome=Outcome.COMPLETED, reason=reason, cause=Cause.NORMAL)
     return moves.unchanged(call)

@@ -16,6 +16,8 @@ from shared.call import call_settings
 from shared.call.call_settings import CallSettings
 
 _LENGTH = 1024
+#: It goes into the request for each media leg, whose line is bounded at Asterisk and at every proxy.
+_CLIENT_LENGTH = 256
 
 
 def is_ari(value: object) -> bool:
@@ -32,7 +34,7 @@ def parse(value: object) -> Configuration:
         InvalidConfiguration: Names the field and the reason; never shows the password.
     """
     fields = _fields(value)
-    name = _text(fields, "app_name")
+    name = _app_name(fields)
     endpoint = endpoints.canonical_endpoint(_text(fields, "ari_endpoint"), name="ari_endpoint")
     ca_bundle = endpoints.canonical_bundle(fields.get("ari_ca_bundle"), name="ari_ca_bundle")
     if ca_bundle is not None and not endpoint.startswith("https:"):
@@ -135,11 +137,25 @@ def _text(fields: dict[str, Any], name: str) -> str:
     return text
 
 
+def _app_name(fields: dict[str, Any]) -> str:
+    """Return the name of ARI user and Stasis app.
+
+    A colon ends the user in an HTTP header, a comma the app in the event socket's URL and in Stasis(), and Asterisk
+    reads its files without the blanks around a name.
+    """
+    name = _text(fields, "app_name")
+    if set(name) & set(":,") or name != name.strip():
+        raise errors.InvalidConfiguration("app_name contains a colon, a comma, or a blank at its beginning or end")
+    return name
+
+
 def _media_client(client: object) -> str:
     if not client:
         raise errors.InvalidConfiguration("ws_client_name is missing")
     if not isinstance(client, str) or not client.isprintable():
         raise errors.InvalidConfiguration("ws_client_name is not printable text")
+    if len(client) > _CLIENT_LENGTH:
+        raise errors.InvalidConfiguration(f"ws_client_name is longer than {_CLIENT_LENGTH} characters")
     return client
 
 

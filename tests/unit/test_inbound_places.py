@@ -1,0 +1,91 @@
+"""Whose a leg in Stasis is: another program's to dial, in our app, or in another one by now."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from shared.call.ids import ConnectionVersion
+from tests.support.rounds import GONE, LOOK_AT_APP, Rounds, channel
+from tests.unit.test_inbound import (
+    ABANDONED,
+    ARGS,
+    BEFORE,
+    HERE,
+    KNOWN,
+    LEG,
+    LOOK_AT_BRIDGE,
+    NAMING,
+    PLACE,
+    Scene,
+    started,
+)
+
+
+def test_a_leg_that_went_out_for_another_program_is_left_alone_once_it_is_answered() -> None:
+    """It has no second StasisStart then; a resync sees an answered leg in the app."""
+    scene = Scene()
+    assert not scene.inbound.is_left_alone(HERE, LEG)
+    scene.enter(started(leg={"state": "Down"}))
+    answered = replace(LEG, state="Up")
+    assert scene.inbound.is_left_alone(HERE, answered)
+    assert not scene.inbound.is_left_alone(HERE, replace(answered, id="another"))
+    assert not scene.inbound.is_left_alone(HERE, replace(answered, created="later"))
+    assert not scene.inbound.is_left_alone(ConnectionVersion(8, 1), answered)
+    assert scene.inbound.is_left_alone(HERE, replace(LEG, id="another", state="Ringing"))
+
+
+@pytest.mark.parametrize("state", ["Ring", "Up", ""])
+def test_a_leg_that_comes_in_or_is_answered_is_a_caller(state: str) -> None:
+    """A release before this one reports no state."""
+    scene = Scene()
+    scene.enter(started(leg={"state": state}))
+    assert len(scene.new) == 1
+
+
+def test_a_leg_for_a_run_is_judged_by_its_admission() -> None:
+    scene = Scene()
+    scene.enter(started(leg={"state": "Ringing"}, args=ARGS))
+    assert len(scene.new) == 1
+
+
+@pytest.mark.parametrize(
+    ("there", "listed"),
+    [
+        pytest.param(channel(LEG.id, created=LEG.created), [], id="moved away, in its bridge still"),
+        pytest.param(channel(LEG.id, created=LEG.created, app="other"), [], id="was in another app before"),
+        pytest.param(channel(LEG.id, created="later"), [LEG.id], id="another leg of this id"),
+        pytest.param(GONE, [LEG.id], id="gone"),
+    ],
+)
+def test_a_caller_in_its_bridge_is_in_place_only_if_it_is_in_our_app(there: object, listed: list[str]) -> None:
+    bridge = {"id": NAMING.bridge_id(KNOWN), "channels": [NAMING.media_id(KNOWN), LEG.id]}
+    answers: dict[str, list[object]] = {
+        LOOK_AT_BRIDGE: [bridge],
+        PLACE[0]: [there],
+        LOOK_AT_APP: [{"channel_ids": listed}],
+    }
+    scene = Scene(KNOWN, asterisk=Rounds(answers))
+    assert not scene.inbound.is_in_place(HERE, KNOWN, LEG)
+
+
+def test_a_caller_moved_to_our_app_is_in_place_whatever_the_dialplan_says() -> None:
+    moved = channel(LEG.id, created=LEG.created, app="ivr")
+    scene = Scene(asterisk=Rounds({PLACE[0]: [moved], LOOK_AT_APP: [{"channel_ids": [LEG.id]}]}))
+    assert scene.inbound.is_in_stasis(HERE, LEG)
+
+
+@pytest.mark.parametrize(
+    ("listing", "is_new"),
+    [(["voiceai"], True), (["voiceai", "ivr"], False), (["ivr"], False)],
+)
+def test_a_leg_that_left_and_may_be_in_another_app_is_not_adopted(listing: list[str], *, is_new: bool) -> None:
+    """The app that a leg was made for lists it wherever it goes."""
+    answers: dict[str, list[object]] = {
+        PLACE[0]: [channel(LEG.id, created=LEG.created)],
+        "GET /applications": [[{"name": name, "channel_ids": [LEG.id]} for name in listing]],
+    }
+    scene = Scene(replace(ABANDONED, left_stamp=BEFORE), asterisk=Rounds(answers))
+    scene.inbound.receive(connection=HERE, leg=LEG, args=())
+    assert bool(scene.new) is is_new
