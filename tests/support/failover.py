@@ -12,6 +12,7 @@ import psycopg
 import redis
 
 from devstack import servers, tcp_proxy
+from devstack.pipeline import wait_until
 from shared.storage import migrations
 from tests.support import worker_harness
 
@@ -74,7 +75,18 @@ class PostgresFailover:
         self._move()
 
     def happen_frozen(self) -> None:
-        """Promote the replica. The old server accepts connections and answers nothing."""
+        """Promote the replica, with all that was committed until now. The old server answers nothing any more."""
+        with (
+            psycopg.connect(self.old.url, autocommit=True) as old,
+            psycopg.connect(self.new.url, autocommit=True) as new,
+        ):
+            at = old.execute("SELECT pg_current_wal_lsn()").fetchone()
+            wait_until(
+                lambda: new.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", at).fetchone() == (True,),
+                seconds=10,
+                every=0.01,
+                what="the replica has what was committed",
+            )
         self.old.freeze()
         self._move()
 
