@@ -1,4 +1,4 @@
-# One image for listener, worker, scheduler and arictl; the command says which. Not built on an engine yet.
+# One image for listener, worker, scheduler, web and arictl; the command says which. Not built on an engine yet.
 
 # Only for compose.yaml's profile `asterisk`: no other stage needs it.
 FROM debian:sid-slim AS asterisk
@@ -14,11 +14,14 @@ WORKDIR /source
 # What is needed to run: neither the simulator nor the development stack.
 COPY pyproject.toml README.md LICENSE ./
 COPY arictl arictl
+COPY console console
 COPY listener listener
 COPY scheduler scheduler
 COPY shared shared
 COPY workers workers
-RUN python -m venv /opt/ari-pipeline && /opt/ari-pipeline/bin/pip install --no-cache-dir .
+# Of pyproject.toml's extras, `[otel]` for traces: docker build --build-arg EXTRAS=[otel].
+ARG EXTRAS=""
+RUN python -m venv /opt/ari-pipeline && /opt/ari-pipeline/bin/pip install --no-cache-dir ".${EXTRAS}"
 
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin ari-pipeline

@@ -5,21 +5,22 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
-PACKAGES := arictl bench chaos devstack listener scheduler shared simulator workers
+PACKAGES := arictl bench chaos console devstack listener scheduler shared simulator workers
 
 # make test: number of xdist workers, each with its own servers. None, so one test after the other, when ARGS selects tests.
 XDIST_WORKERS ?= $(if $(ARGS),0,auto)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
-# make run: ASTERISK=real starts a real Asterisk instead of the simulator, CALLS=n stops after n calls, RATE is calls per second.
-export ASTERISK CALLS RATE
+# make run: ASTERISK=real starts a real Asterisk instead of the simulator, PLATFORM=newest (or 2026-02) the stand-in of the platform's
+# API instead of the agent alone, CALLS=n stops after n calls, RATE is calls per second.
+export ASTERISK PLATFORM CALLS RATE
 
-.PHONY: help run test check-docs simulate mutants mutation chaos soak lint bench-broker bench-failover bench-setup clean
+.PHONY: help run test check-docs simulate mutants mutation chaos soak lint bench-broker bench-failover bench-setup bench-console screenshots clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make run             start the pipeline with demo callers; Ctrl-C stops it  [ASTERISK=real] [CALLS=n] [RATE=calls per second]'
+	@echo 'make run             start the pipeline with demo callers; Ctrl-C stops it  [ASTERISK=real] [PLATFORM=newest|2026-02] [CALLS=n] [RATE=calls per second]'
 	@echo 'make test            lint and all tests, those on a real Asterisk where one can be had  [ARGS="pytest arguments"] [XDIST_WORKERS=n]'
 	@echo 'make check-docs      check pages, names and the tests themselves; UPDATE_DOCS=1 generates the tables again  [ARGS="pytest arguments"]'
 	@echo 'make simulate        run the steps through random histories of faults, in virtual time  [HISTORIES=n] [SEED=n: one history, told]'
@@ -31,6 +32,8 @@ help:
 	@echo 'make bench-setup     set-up time of a call, beside a single process and a bare client: docs/bench.md  [ARGS="..."]'
 	@echo 'make bench-broker    our broker beside the one of Dramatiq: docs/bench.md  [ARGS="parts"]'
 	@echo 'make bench-failover  listeners and schedulers that start, stop and die: docs/bench.md  [ARGS="parts"]'
+	@echo 'make bench-console   many open overviews, and the first paint of a page: docs/bench.md  [ARGS="--viewers 50"]'
+	@echo 'make screenshots     pictures of the console for docs/console.md  [ARGS="names of pages"]'
 	@echo 'make clean           remove what make created in this folder'
 
 run: $(STAMP)
@@ -70,6 +73,12 @@ bench-broker: $(STAMP)
 
 bench-failover: $(STAMP)
 	@$(BIN)/python -m bench.failover $(ARGS)
+
+bench-console: $(STAMP)
+	@$(BIN)/python -m bench.console $(ARGS)
+
+screenshots: $(STAMP)
+	@$(BIN)/python -m devstack.screenshots $(ARGS)
 
 bench-setup: $(STAMP)
 	@$(BIN)/python -m bench.setup --save docs/bench-setup.json --chart docs/bench-setup.png $(ARGS)

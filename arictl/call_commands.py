@@ -1,112 +1,85 @@
-"""`arictl calls`, `trace`, `call`, `hangup`: list calls, show their timelines, place and end them."""
+"""`arictl trace`, `call`, `hangup`: show the timeline of a call, place one, end one."""
 
 from __future__ import annotations
 
-import re
+import contextlib
 import uuid
-from typing import Annotated, Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
 
 import typer
 
-from arictl import options, tools
-from shared import errors, outbound_calls
-from shared.call import call_requests, facts
+from arictl import operators, options, output, tools
+from shared import outbound_calls, redaction
+from shared.call import call_requests
 from shared.call.call_requests import CallRequest
 from shared.call.states import State
+from shared.operator import call_actions, call_queries, stories, verdict
+from shared.operator.call_queries import CallHistory, ListedCall, TimelineRow
+from shared.operator.stories import CallStory
 from shared.platform import dograh
-from shared.storage import connections, database, id_prefixes, quotas
+from shared.platform.ports import NO_PLATFORM_SLOTS, PlatformSlots
+from shared.process import settings
+from shared.storage import connections, id_prefixes, quotas
 
-_CALLS = """
-SELECT call_id, organization_id, state, outcome, reason, caller_number, called_number, workflow_run_id, received_at,
-       connected_at, ending_at, ended_at,
-       extract(epoch FROM connected_at - received_at) * 1000 AS setup_ms,
-       extract(epoch FROM coalesce(ending_at, clock_timestamp()) - connected_at) AS talk_seconds
-FROM ari.calls
-WHERE (%(organization)s::integer IS NULL OR organization_id = %(organization)s)
-  AND (NOT %(live)s OR state <> 'ended')
-ORDER BY received_at DESC LIMIT %(limit)s
-"""
-
-#: A call is named in full by its run, its channel or its id, or by the beginning of its id. Of several calls of a
-#: channel the newest is meant.
-_FIND = """
-SELECT *, coalesce(workflow_run_id = %(run)s OR call_id = %(first)s AND call_id = %(last)s, false) AS whole FROM (
-    SELECT * FROM ari.calls WHERE call_id BETWEEN %(first)s AND %(last)s
-    UNION SELECT * FROM ari.calls WHERE workflow_run_id = %(run)s
-) AS named
-ORDER BY whole DESC, received_at DESC LIMIT 2
-"""
-#: An index of its own would cost every call more than this look-up is worth: the one there is begins with the
-#: connection, and OFFSET 0 makes Postgres look up the channel once for each connection.
-_FIND_CHANNEL = """
-SELECT DISTINCT ON (found.connection_id) found.* FROM ari.connections c CROSS JOIN LATERAL (
-    SELECT * FROM ari.calls WHERE connection_id = c.connection_id AND channel_id = %(name)s OFFSET 0
-) AS found
-ORDER BY found.connection_id, received_at DESC LIMIT 2
-"""
-
-_ID_BEGINS = re.compile(r"[0-9a-f]{4,32}")
 _BAR = 36
 _COLOURS = {"transition": "bold cyan", "request": "green", "refusal": "bold red", "dead-letter": "bold red"}
 
 
-def list_calls(
-    organization: Annotated[int | None, options.organization("List only calls of this organization.")] = None,
-    live: Annotated[bool, typer.Option("--live", help="List only calls that have not ended.")] = False,
-    limit: Annotated[int, options.number(largest=10_000, help="The largest number of calls to list.")] = 30,
-) -> None:
-    """List calls, newest first."""
-    with tools.opened() as (_, db), db.connection() as connection:
-        rows = connection.execute(_CALLS, {"organization": organization, "live": live, "limit": limit}).fetchall()
-    table = tools.table(
-        "call", "org", "caller → called", "run", "received", "state", "set-up", "talk", "outcome", "reason"
-    )
-    for row in rows:
-        table.add_row(
-            str(row["call_id"])[:8],
-            str(row["organization_id"]),
-            tools.plain(f"{row['caller_number']} → {row['called_number']}"),
-            str(row["workflow_run_id"] or "-"),
-            f"{row['received_at']:%m-%d %H:%M:%S}",
-            row["state"],
-            "-" if row["setup_ms"] is None else f"{row['setup_ms']:.0f} ms",
-            "-" if row["talk_seconds"] is None else f"{row['talk_seconds']:.0f} s",
-            row["outcome"] or "",
-            tools.plain(row["reason"] or ""),
-        )
-    tools.out.print(table if rows else "No calls yet.")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracedCall:
+    """A call, and what is to be said of it."""
+
+    #: In a sentence.
+    verdict: str
+    history: CallHistory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedCall:
+    """A call that was requested."""
+
+    call_id: UUID
 
 
 def trace(
     name: Annotated[
         str, typer.Argument(metavar="CALL", help="A call id or its first 4 or more digits, a run id or a channel id.")
     ],
+    as_json: output.AsJson = False,
 ) -> None:
     """Show the timeline of a call as a waterfall."""
-    with tools.opened() as (_, db), db.connection() as connection:
-        call = _find(connection, name.strip())
-        rows = connection.execute(
-            "SELECT * FROM ari.timeline WHERE call_id = %s ORDER BY at, id", [call["call_id"]]
-        ).fetchall()
-    tools.out.print(_heading(call))
+    with tools.opened() as (_, db):
+        story = stories.get(db, call_queries.find(db, name))
+    traced = TracedCall(verdict=verdict.of(story).sentence, history=story.history)
+    output.answer(traced, lambda: _show_story(story), as_json=as_json)
+
+
+def _show_story(story: CallStory) -> None:
+    history, call, rows = story.history, story.call, story.rows
+    tools.out.print(_heading(history))
+    tools.out.print(f"{tools.plain(verdict.of(story).sentence)}\n")
     if not rows:
         return
-    start = rows[0]["at"]
-    moments = [((row["at"] - start).total_seconds() * 1000, row["took_ms"] or 0.0) for row in rows]
+    start = rows[0].at
+    moments = [((row.at - start).total_seconds() * 1000, row.took_ms or 0.0) for row in rows]
     # The bars span the set-up, or the whole call if it was never connected.
     span = max((at + took for at, took in moments if at + took <= _span_of(call, start)), default=0.0) or 1.0
     # Our channel and bridge ids contain the call id, which the heading shows: abbreviated here.
-    own = call["call_id"].hex
+    own = call.call_id.hex
     table = tools.table("at", "", "event", "ms", "detail", "process")
     for row, (at, took) in zip(rows, moments, strict=True):
-        colour = _COLOURS.get(row["kind"], "dim")
+        colour = _COLOURS.get(row.kind, "dim")
         table.add_row(
             f"{at:,.1f} ms",
             f"[{colour}]{_bar(at, took, span)}[/]",
             f"[{colour}]{tools.plain(_what(row).replace(own, '…'))}[/]",
-            f"{took:.1f}" if row["took_ms"] is not None else "",
-            tools.plain(row["detail"].splitlines()[0] if row["detail"] else ""),
-            row["who"],
+            f"{took:.1f}" if row.took_ms is not None else "",
+            tools.plain(row.detail.splitlines()[0] if row.detail else ""),
+            row.who,
         )
     tools.out.print(table)
 
@@ -133,6 +106,7 @@ def call(  # noqa: PLR0917 - typer reads these as options
         str | None,
         typer.Option(help="Makes the request idempotent: the same id places no second call. Random by default."),
     ] = None,
+    as_json: output.AsJson = False,
 ) -> None:
     """Place a call: dials the number, and connects the voice agent when it is answered."""
     request = CallRequest(
@@ -144,83 +118,91 @@ def call(  # noqa: PLR0917 - typer reads these as options
         caller_id=caller_id,
         ring_seconds=ring_seconds,
     )
-    with tools.acting() as (config, db, writer):
+    subject = f"organization {organization}"
+    detail = {
+        "number": redaction.mask_number(number),
+        "workflow": workflow,
+        "run": run,
+        "request_id": request.request_id,
+    }
+    with (
+        tools.acting() as (config, db),
+        operators.recorded(db, "call", subject, organization=organization, detail=detail) as recording,
+    ):
+        writer = tools.writer(config, db, recording)
         prefix = id_prefixes.IdPrefixes(db, override=config.id_prefix).current()
-        runs = dograh.Runs(db, storage_backend=config.storage_backend, layout=config.platform_layout)
+        watch = dograh.Watch(db, config.platform_layout, quiet=True)
+        runs = dograh.Runs(db, storage_backend=config.storage_backend, watch=watch)
         slots = quotas.Slots(
             quotas.Quotas(db, now=writer.store.now), dograh.Accounts(db), default=config.concurrent_calls
         )
-        placed = outbound_calls.OutboundCalls(
-            writer,
-            dograh.Routes(db, layout=config.platform_layout),
-            runs,
-            connections.Connections(db),
-            slots=slots.of,
-            prefix=prefix,
-        ).request(request)
-    tools.out.print(f"Call {placed.call_id}: arictl trace {str(placed.call_id)[:8]}")
+        with _platform_slots(config) as platform_slots:
+            placed = outbound_calls.OutboundCalls(
+                writer,
+                dograh.Routes(db, watch=watch, limits=_call_limits(config)),
+                runs,
+                connections.Connections(db),
+                slots=slots.of,
+                prefix=prefix,
+                platform_slots=platform_slots,
+            ).request(request)
+    text = f"Call {placed.call_id}: arictl trace {str(placed.call_id)[:8]}"
+    output.answer(PlacedCall(call_id=placed.call_id), lambda: tools.out.print(text), as_json=as_json)
+
+
+@contextlib.contextmanager
+def _platform_slots(config: settings.Operator) -> Iterator[PlatformSlots]:
+    """Open the platform's count of calls, if its Redis is named."""
+    url = config.platform_redis_url
+    if url is None:
+        yield NO_PLATFORM_SLOTS
+        return
+    with contextlib.closing(dograh.PlatformRedis(url.get_secret_value(), seconds=config.platform_redis_seconds)) as it:
+        yield dograh.Slots(it)
+
+
+def _call_limits(config: settings.Operator) -> dograh.CallLimits:
+    return dograh.CallLimits(setting=config.platform_call_limit, default=config.default_org_concurrency_limit)
 
 
 def hang_up(
     name: Annotated[
         str, typer.Argument(metavar="CALL", help="A call id or its first 4 or more digits, a run id or a channel id.")
     ],
+    as_json: output.AsJson = False,
 ) -> None:
     """End a call: hangs up its legs and ends its run."""
-    with tools.acting() as (_, db, writer):
-        with db.connection() as connection:
-            call_id = _find(connection, name.strip())["call_id"]
-        before = writer.store.load(call_id)
-        assert before is not None
-        recorded = writer.record(before, facts.EndRequested(reason="ended by an operator"))
+    with tools.acting() as (config, db):
+        with operators.refusals(db, "hangup", f"call {redaction.mask_numbers(name)}"):
+            call_id = call_queries.find(db, name)
+        recorded = call_actions.hang_up(db, lambda to: tools.writer(config, db, to), operators.actor(), call_id)
+    text = f"Call {call_id} is already {recorded.call.state}."
     if recorded.applied:
-        tools.out.print(f"Call {call_id} is being ended: arictl trace {str(call_id)[:8]}")
-    else:
-        tools.out.print(f"Call {call_id} is already {recorded.call.state}.")
+        text = f"Call {call_id} is being ended: arictl trace {str(call_id)[:8]}"
+    output.done(text, as_json=as_json, changed=recorded.applied)
 
 
-def _find(connection: database.Connection, name: str) -> database.Row:
-    """Return the call that is meant, of those named in full if there are any. Raises PermanentError unless it is one.
-
-    A channel's id may be any text that the Asterisk's own programs choose: digits as of a run, or of a call id.
-    """
-    rows = connection.execute(_FIND, _named(name)).fetchall()
-    in_full = [row for row in rows if row["whole"]]
-    in_full += connection.execute(_FIND_CHANNEL, {"name": name}).fetchall()
-    meant = {row["call_id"]: row for row in in_full or rows}
-    if not meant:
-        raise errors.PermanentError(f"no call {name!r}: arictl calls lists them")
-    if len(meant) > 1:
-        raise errors.PermanentError(f"{name!r} is ambiguous: give the call id, or more digits of it")
-    return meant.popitem()[1]
-
-
-def _named(name: str) -> dict[str, object]:
-    """Return the parameters of `_FIND`: each way to read a name, None where it cannot be read so."""
-    begins = name.lower().replace("-", "")
-    first = last = run = None
-    if _ID_BEGINS.fullmatch(begins):
-        first, last = uuid.UUID(begins.ljust(32, "0")), uuid.UUID(begins.ljust(32, "f"))
-    if name.isascii() and name.isdigit() and len(name) <= 10 and int(name) <= options.LARGEST:
-        run = int(name)
-    return {"name": name, "first": first, "last": last, "run": run}
-
-
-def _heading(call: dict[str, Any]) -> str:
-    run = f", run {call['workflow_run_id']}" if call["workflow_run_id"] else ""
-    came_to = f": {call['outcome']}, {call['reason']}" if call["outcome"] else ""
+def _heading(history: CallHistory) -> str:
+    call = history.call
+    run = f", run {call.workflow_run_id}" if call.workflow_run_id else ""
+    came_to = f": {call.outcome}, {call.reason}" if call.outcome else ""
+    told = [f"fault: {call.fault}"] if call.fault else []
+    told += [f"hang-up cause {history.hangup_cause}"] if history.hangup_cause is not None else []
+    told += [f"tech cause {history.tech_cause}"] if history.tech_cause is not None else []
+    channels = ", replaced by ".join([history.channel_id, *history.replacements])
     lines = [
-        f"Call {call['call_id']} of organization {call['organization_id']}{run}",
-        f"{call['direction']} {call['caller_number']} → {call['called_number']}, channel {call['channel_id']}"
-        f" on connection {call['connection_id']}:{call['connection_version']}",
-        f"{call['state']}{came_to}",
+        f"Call {call.call_id} of organization {call.organization_id}{run}",
+        f"{call.direction} {call.caller_number} → {call.called_number}, channel {channels}"
+        f" on connection {call.connection_id}:{history.connection_version}",
+        f"{call.state}{came_to}",
+        *([", ".join(told)] if told else []),
         "",
     ]
     return "\n".join(map(tools.plain, lines))
 
 
-def _span_of(call: dict[str, Any], start: Any) -> float:
-    until = call["connected_at"] or call["ended_at"]
+def _span_of(call: ListedCall, start: datetime) -> float:
+    until = call.connected_at or call.ended_at
     return float("inf") if until is None else (until - start).total_seconds() * 1000 + 50.0
 
 
@@ -230,8 +212,8 @@ def _bar(at: float, took: float, span: float) -> str:
     return " " * begin + ("█" * length if took else "▏")
 
 
-def _what(row: dict[str, Any]) -> str:
-    if row["state_to"]:
-        moved = f"{row['state_from']} → {row['state_to']}" if row["state_from"] else f"→ {row['state_to']}"
-        return f"{moved} ({row['name']})" if row["state_to"] != State.RECEIVED else moved
-    return str(row["name"])
+def _what(row: TimelineRow) -> str:
+    if row.state_to:
+        moved = f"{row.state_from} → {row.state_to}" if row.state_from else f"→ {row.state_to}"
+        return f"{moved} ({row.name})" if row.state_to != State.RECEIVED else moved
+    return row.name

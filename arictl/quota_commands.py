@@ -2,56 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
-from arictl import options, tools
+from arictl import operators, options, output, tools
 from shared import errors
 from shared.call.quota_rules import Quota
+from shared.operator import organization_usage
+from shared.operator.organization_usage import Limits
 from shared.platform import dograh
 from shared.storage import database, postgres_calls, quotas
 
 app = typer.Typer(help="The limits of organizations.", no_args_is_help=True, rich_markup_mode=None)
 
-_TAKEN = f"SELECT organization_id, count(*) AS taken FROM ari.calls WHERE {quotas.USES_SLOT} GROUP BY organization_id"  # noqa: S608 - built from constants
-
 Organization = Annotated[int, options.organization("The organization's id.")]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaList:
+    """The organizations that have limits of ours, and what they use."""
+
+    limits: tuple[Limits, ...]
+
+
 @app.command("list")
-def list_quotas() -> None:
+def list_quotas(as_json: output.AsJson = False) -> None:
     """List organizations with limits, and what they use."""
-    table = tools.table("org", "calls", "minutes this month", "state")
     with tools.opened() as (_, db):
         own = _quotas(db)
-        limited = own.all()
-        with db.connection() as connection:
-            taken = {row["organization_id"]: row["taken"] for row in connection.execute(_TAKEN).fetchall()}
-        for quota in limited:
-            table.add_row(
-                str(quota.organization_id),
-                _of(taken.get(quota.organization_id, 0), quota.concurrent_calls),
-                _of(int(own.summed_seconds(quota.organization_id) // 60), quota.minutes_per_month),
-                _state(quota),
-            )
-    tools.out.print(table if limited else "No limits. Set one: arictl quota set --help")
+        limited = organization_usage.limits_of(own, dograh.Accounts(db), own.all())
+    output.answer(QuotaList(limits=limited), lambda: _show_list(limited), as_json=as_json)
 
 
 @app.command()
-def show(organization: Organization) -> None:
+def show(organization: Organization, as_json: output.AsJson = False) -> None:
     """Show an organization's limits, and what it uses."""
     with tools.opened() as (_, db):
-        accounts = dograh.Accounts(db)
+        accounts, own = dograh.Accounts(db), _quotas(db)
         accounts.require_organization(organization)
-        own = _quotas(db)
-        quota, used_seconds = own.of(organization), own.summed_seconds(organization)
-        theirs = accounts.concurrent_calls(organization)
-        with db.transaction() as connection:
-            taken = _store(db).slots_used(connection, organization)
-    tools.out.print(f"Organization {organization}: {_state(quota)}")
-    tools.out.print(f"calls now:           {taken} (limit: {_limits(quota.concurrent_calls, theirs)})")
-    tools.out.print(f"minutes this month:  {used_seconds / 60:.1f} (limit: {_limit(quota.minutes_per_month)})")
+        (found,) = organization_usage.limits_of(own, accounts, [own.of(organization)])
+    output.answer(found, lambda: _show(found), as_json=as_json)
 
 
 @app.command("set")
@@ -67,6 +59,7 @@ def set_quota(
     blocked: Annotated[
         bool | None, typer.Option("--blocked/--allowed", help="Refuse every new call, or allow new calls.")
     ] = None,
+    as_json: output.AsJson = False,
 ) -> None:
     """Set limits of an organization; the others stay. They apply to new calls at once; running calls continue.
 
@@ -81,22 +74,50 @@ def set_quota(
         changes["blocked"] = blocked
     if not changes:
         raise errors.PermanentError("nothing to set: give --calls, --minutes, --blocked or --allowed")
-    with tools.opened() as (_, db):
+    with (
+        tools.opened() as (_, db),
+        operators.recorded(
+            db, "quota set", f"organization {organization}", organization=organization, detail=changes
+        ) as recording,
+    ):
         dograh.Accounts(db).require_organization(organization)
-        quota = _quotas(db).change(organization, changes)
-    tools.out.print(
+        quota = _quotas(recording).change(organization, changes)
+    output.done(
         f"Organization {organization}: {_state(quota)}; simultaneous calls: {_limit(quota.concurrent_calls)};"
-        f" minutes per month: {_limit(quota.minutes_per_month)}."
+        f" minutes per month: {_limit(quota.minutes_per_month)}.",
+        as_json=as_json,
     )
 
 
 @app.command()
-def remove(organization: Organization) -> None:
+def remove(organization: Organization, as_json: output.AsJson = False) -> None:
     """Remove our limits from an organization. The platform's limit stays."""
-    with tools.opened() as (_, db):
-        if not _quotas(db).remove(organization):
+    with (
+        tools.opened() as (_, db),
+        operators.recorded(db, "quota remove", f"organization {organization}", organization=organization) as recording,
+    ):
+        if not _quotas(recording).remove(organization):
             raise errors.PermanentError(f"organization {organization} has no limits: arictl quota list")
-    tools.out.print(f"Organization {organization}: limits removed.")
+    output.done(f"Organization {organization}: limits removed.", as_json=as_json)
+
+
+def _show_list(limited: tuple[Limits, ...]) -> None:
+    table = tools.table("org", "calls", "minutes this month", "state")
+    for one in limited:
+        table.add_row(
+            str(one.organization_id),
+            _of(one.calls_now, one.concurrent_calls),
+            _of(int(one.minutes_this_month), one.minutes_per_month),
+            _state(one),
+        )
+    tools.out.print(table if limited else "No limits. Set one: arictl quota set --help")
+
+
+def _show(found: Limits) -> None:
+    limits = _limits(found.concurrent_calls, found.platform_concurrent_calls)
+    tools.out.print(f"Organization {found.organization_id}: {_state(found)}")
+    tools.out.print(f"calls now:           {found.calls_now} (limit: {limits})")
+    tools.out.print(f"minutes this month:  {found.minutes_this_month:.1f} (limit: {_limit(found.minutes_per_month)})")
 
 
 def _store(db: database.Database) -> postgres_calls.PostgresCalls:
@@ -133,5 +154,5 @@ def _of(used: int, limit: int | None) -> str:
     return f"{used} of {limit}" if limit is not None else f"{used}, no limit"
 
 
-def _state(quota: Quota) -> str:
+def _state(quota: Quota | Limits) -> str:
     return "blocked" if quota.blocked else "allowed"

@@ -2,7 +2,9 @@
 statements that read them.
 
 One organization in ten thousand has a tenth of the calls. The calls came evenly over 89 days; a few are older, so that
-the retention has something to delete. Some calls are open, and some of those overdue.
+the retention has something to delete. Some calls are open, and some of those overdue. Two in a hundred did not end
+well; one in a thousand by our fault, and as many have no failure class, as those of an earlier release. All went to one
+number.
 """
 
 from __future__ import annotations
@@ -11,16 +13,25 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, cast
 from uuid import UUID
 
 import psycopg
 
 from devstack.pipeline import ROOT
-from scheduler import resyncs, retention, socket_rows
+from scheduler import looks, resyncs, retention, socket_rows
 from shared import messages
 from shared.call.ids import ConnectionVersion
+from shared.call.states import Fault, Outcome, State
+from shared.operator import breakers, call_queries, connection_list, connection_words, overview_sample
+from shared.operator import organization_usage as usage
+from shared.operator.call_queries import Cursor, Filter
+from shared.operator.call_series import CallSeries
+from shared.platform.ports import ConfigurationRow
 from shared.storage import database, postgres_calls, quotas
 
 CALLS = 1_000_000
@@ -29,6 +40,8 @@ CONNECTIONS = 10_000
 OPEN_CALLS = 2_000
 #: So many calls are older than the retention keeps them.
 OLD_CALLS = 1_000
+#: The number that all callers have called.
+CALLED = "+49800100"
 #: A statement makes so many calls' rows.
 BATCH = 50_000
 
@@ -56,15 +69,20 @@ _CALLS = f"""
 INSERT INTO ari.calls (call_id, connection_id, connection_version, organization_id, channel_id, channel_created, entry,
     direction, state, received_at, state_since, deadline_at, lock_version, step_retries, channel_name, caller_number,
     called_number, args, entered_stamp, workflow_id, user_id, media_client, workflow_run_id, continue_in_dialplan,
-    attempt, legs_created, media_ready, caller_left, connected_at, ending_at, ended_at, outcome, reason)
+    attempt, legs_created, media_ready, caller_left, connected_at, ending_at, ended_at, outcome, reason, fault)
 SELECT call_id, tenant, 1, tenant, '17325' || n || '.' || n, '2026-11-01T10:00:00.000+0000', 1,
     'inbound', CASE WHEN is_open THEN 'connected' ELSE 'ended' END, came, came,
-    CASE WHEN is_open THEN now() + interval '1 hour' END, 9, 0, 'PJSIP/trunk-' || to_hex(n), '+4930' || n, '+49800100',
+    CASE WHEN is_open THEN now() + interval '1 hour' END, 9, 0, 'PJSIP/trunk-' || to_hex(n), '+4930' || n, '{CALLED}',
     '{{}}', '2026-11-01T10:00:00.010+0000', tenant, tenant, 'media', n, false,
-    1, true, true, not is_open, came + interval '15 ms', CASE WHEN NOT is_open THEN came + interval '90 seconds' END,
-    CASE WHEN NOT is_open THEN came + interval '91 seconds' END, CASE WHEN NOT is_open THEN 'completed' END,
-    CASE WHEN NOT is_open THEN 'the caller hung up' END
-FROM (SELECT *, n > %(calls)s - %(open)s AS is_open FROM ({_NUMBERED}) AS numbered) AS made ORDER BY n
+    1, true, true, not is_open, CASE WHEN outcome = 'completed' THEN came + interval '15 ms' END,
+    CASE WHEN NOT is_open THEN came + interval '90 seconds' END,
+    CASE WHEN NOT is_open THEN came + interval '91 seconds' END, CASE WHEN NOT is_open THEN outcome END,
+    CASE WHEN NOT is_open THEN 'it was ' || outcome END,
+    CASE WHEN is_open OR outcome = 'completed' OR n %% 1000 = 2 THEN NULL WHEN n %% 1000 = 102 THEN 'us'
+         WHEN outcome = 'busy' THEN 'far-end' ELSE 'agent' END
+FROM (SELECT *, n > %(calls)s - %(open)s AS is_open,
+             CASE n %% 100 WHEN 1 THEN 'busy' WHEN 2 THEN 'failed' ELSE 'completed' END AS outcome
+      FROM ({_NUMBERED}) AS numbered) AS made ORDER BY n
 """  # noqa: S608 - built from constants
 
 _ATTEMPTS = f"""
@@ -124,6 +142,7 @@ def readers(db: database.Database, url: str, size: Size) -> dict[str, Callable[[
     sockets = socket_rows.SocketRows(db, drain_seconds=14_400, reclaim_seconds=10, quarantine_seconds=900)
     version, number = ConnectionVersion(77, 1), size.calls // 2 + 7
     call_id, channel = _call_id(number), f"17325{number}.{number}"
+    middle = Cursor(received_at=datetime.now(UTC) - timedelta(days=45), call_id=call_id)
 
     def slots() -> int:
         with db.connection() as connection:
@@ -132,6 +151,9 @@ def readers(db: database.Database, url: str, size: Size) -> dict[str, Callable[[
     return {
         "sweep: overdue calls": lambda: store.overdue(500),
         "sweep: runs of connected calls": store.connected_runs,
+        "live calls, slots and the age of resyncs": looks.Looks(
+            db, cast(Any, None), seconds=5, sweep_seconds=1, resync_seconds=15
+        ).look_at_calls,
         "resyncs that are due": resyncs.Resyncs(db, _DiscardedResyncs(), seconds=15).request_resyncs,
         "sockets": sockets.wanted,
         "sockets, fingerprint": sockets.fingerprint,
@@ -145,13 +167,62 @@ def readers(db: database.Database, url: str, size: Size) -> dict[str, Callable[[
         "minutes of the largest tenant, first look": lambda: minutes.used_seconds(1),
         "minutes of the largest tenant, later": lambda: minutes.used_seconds(1),
         "retention": retention.Retention(db, days=90).delete_old,
+        "overview: a quarter of an hour of calls": lambda: CallSeries().read(db),
+        "overview: open circuit breakers": lambda: breakers.open_breakers(db),
         "arictl calls": lambda: _arictl(url, "calls"),
         "arictl calls --organization 77": lambda: _arictl(url, "calls", "--organization", "77"),
         "arictl calls --live": lambda: _arictl(url, "calls", "--live"),
+        **{f"calls: {name}": partial(_listed, db, wanted) for name, wanted in searches(size).items()},
+        "calls: the page after half of them": lambda: _listed(db, Filter(), after=middle),
+        "calls: the page after half of those of a number": lambda: _listed(db, Filter(number=CALLED), after=middle),
         "arictl trace, by call": lambda: _arictl(url, "trace", str(call_id)[:8]),
         "arictl trace, by run": lambda: _arictl(url, "trace", str(number)),
         "arictl trace, by channel": lambda: _arictl(url, "trace", channel),
+        "arictl usage": lambda: _arictl(url, "usage"),
+        "arictl usage --organization 77 --days 92": lambda: usage.days_of(db, days=92, organization=77),
+        "arictl losses": lambda: _arictl(url, "losses"),
+        "arictl steps": lambda: _arictl(url, "steps", "--since", "7d"),
+        "arictl top, once a second": lambda: overview_sample.calls_of(db),
+        "arictl connection list": lambda: connection_list.read(db, _NoConfigurations()),
+        "console: the notes of a connection": lambda: connection_words.notes(db, 77),
     }
+
+
+class _NoConfigurations:
+    """The platform's tables do not grow with the calls."""
+
+    def all(self) -> Sequence[ConfigurationRow]:
+        return ()
+
+
+def searches(size: Size) -> dict[str, Filter]:
+    """Return name → what the operator asks of calls: each filter, and some together."""
+    number = size.calls // 2 + 7
+    since = datetime.now(UTC) - timedelta(days=45)
+    return {
+        "ended": Filter(is_live=False),
+        "of a caller": Filter(number=f"+4930{number}"),
+        "of a number that all called": Filter(number=CALLED),
+        "of a number that all called, live": Filter(number=CALLED, is_live=True),
+        "of a number that none called": Filter(number="+1"),
+        "of a channel": Filter(channel=f"17325{number}.{number}"),
+        "of a run": Filter(workflow_run_id=number),
+        "of a connection": Filter(connection_id=77),
+        "busy": Filter(outcome=Outcome.BUSY),
+        "canceled, none": Filter(outcome=Outcome.CANCELED),
+        "our fault": Filter(fault=Fault.US),
+        "the caller's fault, none": Filter(fault=Fault.CALLER),
+        "our fault, of the largest organization": Filter(fault=Fault.US, organization_id=1),
+        "failed, of a number that all called": Filter(outcome=Outcome.FAILED, number=CALLED),
+        "connected": Filter(state=State.CONNECTED),
+        "being set up, none": Filter(state=State.JOINING),
+        "of an hour": Filter(since=since, until=since + timedelta(hours=1)),
+        "our fault, of an hour": Filter(since=since, until=since + timedelta(hours=1), fault=Fault.US),
+    }
+
+
+def _listed(db: database.Database, wanted: Filter, *, after: Cursor | None = None) -> None:
+    call_queries.list_calls(db, wanted, after=after)
 
 
 def _arictl(url: str, *words: str) -> None:

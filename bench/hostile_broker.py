@@ -186,7 +186,7 @@ def _session(client: redis.Redis) -> SessionClient:
 
 def _poll(session: SessionClient, fairness: Fairness, settled: Sequence[Settlement] = (), *, free: int = 2):  # type: ignore[no-untyped-def]
     figures = Figures(queues=[QUEUE], free=free, known=1000, credit=0)
-    return session.poll(figures, fairness.arguments(time.monotonic()), settled).fetched
+    return session.poll(figures, fairness.arguments(time.monotonic()), settled, oldest_at=None).fetched
 
 
 def exchange(broker: dramatiq.Broker, session: SessionClient, fairness: Fairness) -> float:

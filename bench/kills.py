@@ -9,8 +9,8 @@ call after a hang-up), it takes the time from the kill, or from when he began to
 call, and until he no longer waits. `--kills 0 --minutes 30` only looks for workers that count as dead although they
 live.
 
-Prints Markdown tables; ends with status 1 if a caller was lost, or a live worker counted as dead. docs/bench.md has a
-result.
+Prints Markdown tables; ends with status 1 if a caller was lost, or if a live worker or listener counted as dead.
+docs/bench.md has a result.
 """
 
 from __future__ import annotations
@@ -323,6 +323,8 @@ def main() -> int:
         died = pipeline.value("SELECT count(*) FROM ari.timeline WHERE name = 'claim broken'")
         read(pipeline.database_url, callers.all)
         false_deaths = list(watch.false_deaths)
+        logs = [log.read_text(errors="replace") for log in pipeline.logs.glob("scheduler*")]
+        lost_listeners = sum(log.count("listener lost") for log in logs)
         lost = [one for one in callers.all if not any(state == "connected" for _, state in one.entered)]
         found = felt(callers.all, kills)
         if found:
@@ -332,9 +334,10 @@ def main() -> int:
             sys.stderr.write(f"{leg}\n{pipeline.story(leg)}\n")
     sys.stdout.write(
         f"\n{len(callers.all)} callers, {len(lost)} without an agent, {left} calls not over; {len(kills)} kills, claims"
-        f" of the dead: {died}; live workers that counted as dead: {len(false_deaths)} {' '.join(false_deaths)}\n"
+        f" of the dead: {died}; listeners that counted as lost: {lost_listeners}; live workers that counted as dead:"
+        f" {len(false_deaths)} {' '.join(false_deaths)}\n"
     )
-    return 1 if lost or left or false_deaths else 0
+    return 1 if lost or left or false_deaths or lost_listeners > len(kills) else 0
 
 
 if __name__ == "__main__":

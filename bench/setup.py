@@ -2,9 +2,11 @@
 
 Measures three variants in turn, on one real Asterisk, Postgres, Redis and voice agent: `floor` (`bench/floor.py`), a
 bare asyncio client; `single` (`bench/single.py`), the single process that the pipeline replaces; `pipeline`, the
-processes of the Procfile with their default settings. If named, also `pipeline-2` and `pipeline-4`: with so many
-workers. One variant runs at a time; each round reverses the order. Callers come at an even rate, stay for two seconds
-and hang up.
+processes of the Procfile with their default settings. If named, also `pipeline-2` and `pipeline-4`, with so many
+workers, `pipeline-newest`: beside the platform's newest layout, with a slot in its Redis for each call,
+`pipeline-unmeasured` and `pipeline-scraped`: with METRICS=off, and with every process scraped every 5 s, and
+`pipeline-talking`: with TALK_DETECTION=on. One variant runs at a time; each round reverses the order. Callers come at
+an even rate, stay for two seconds on average and hang up.
 
 The set-up time is from the creation of the caller's leg until the second leg is in the bridge, by Asterisk's time
 stamps, as an observer with its own event socket gets them. Compare the variants with each other only: callers,
@@ -22,7 +24,9 @@ import contextlib
 import functools
 import json
 import os
+import random
 import sys
+import threading
 import time
 import uuid
 from collections import defaultdict
@@ -32,13 +36,14 @@ from pathlib import Path
 
 import psutil
 import redis
+import requests
 
 from bench import asterisk_client, bridgings, chart
 from bench.asterisk_client import Asterisk, Refused
 from bench.bridgings import Bridgings, SetUp
 from bench.usage import Usage
-from devstack import asterisk, asterisk_config, asterisk_root, endpoint, folders, processes, servers
-from devstack.pipeline import ROOT, Pipeline, procfile
+from devstack import asterisk, asterisk_config, asterisk_root, endpoint, folders, platform_tables, processes, servers
+from devstack.pipeline import CONSOLE, ROOT, Pipeline, procfile
 from devstack.tenants import PASSWORD, closing_tenant
 from shared.storage import migrations
 
@@ -47,7 +52,8 @@ MEDIA_CLIENT = "media"
 #: The ARI user and app of the callers and the observer.
 OBSERVER, OBSERVER_PASSWORD = "observer", "observer"
 MEDIA_SECRET = "bench-media-secret"  # noqa: S105 - protects nothing
-TALK_SECONDS = 2.0
+#: Of one length, each call would end in the very moment in which another one begins, at every rate.
+TALK_SECONDS = (1.5, 2.5)
 #: A rate is kept up no longer than this, so that a low rate means few calls.
 LONGEST_SECONDS = 15.0
 #: The first calls of a process are not measured: they warm it up.
@@ -58,6 +64,8 @@ AFTER_SECONDS = 0.5
 #: Longest wait for the end of a cell's last leg.
 DRAIN_SECONDS = 20.0
 VARIANTS = ("floor", "single", "pipeline")
+#: Databases with the tables of the pipeline and of the platform, and one tenant.
+TEMPLATE, NEWEST_TEMPLATE = "template_bench", "template_newest"
 
 
 @dataclass(kw_only=True)
@@ -129,16 +137,16 @@ class Testbed:
     asterisk_url: str
     redis_url: str
     postgres_url: str
-    #: A database with the tables of pipeline and platform, and one tenant.
-    template: str
+    #: The platform's own Redis: another database of the same server.
+    platform_redis_url: str
 
     @contextlib.contextmanager
-    def database(self) -> Iterator[str]:
-        """Create a database from the template and empty Redis."""
+    def database(self, template: str = TEMPLATE) -> Iterator[str]:
+        """Create a database from a template and empty Redis."""
         name = f"turn_{uuid.uuid4().hex[:8]}"
-        url = servers.create_database(self.postgres_url, name, template=self.template)
+        url = servers.create_database(self.postgres_url, name, template=template)
         with contextlib.closing(redis.Redis.from_url(self.redis_url)) as client:
-            client.flushdb()
+            client.flushall()
         try:
             yield url
         finally:
@@ -183,10 +191,16 @@ def running_testbed(folder: Path, *, simulated: bool) -> Iterator[Testbed]:
         media_url = f"ws://127.0.0.1:{agent_port}{endpoint.PATH}"
         with usage.named("Asterisk"):
             url = stack.enter_context(simulator(logs, media_url) if simulated else real(folder, media_url))
-        template = servers.create_database(postgres.url, "template_bench")
-        migrations.upgrade(template)
-        with closing_tenant(template) as tenant:
-            tenant.configure(url, app=APP, ws_client_name=MEDIA_CLIENT)
+        for name in (TEMPLATE, NEWEST_TEMPLATE):
+            template = servers.create_database(postgres.url, name)
+            if name == NEWEST_TEMPLATE:
+                platform_tables.create(template, "newest")
+            migrations.upgrade(template)
+            with closing_tenant(template) as tenant:
+                tenant.configure(url, app=APP, ws_client_name=MEDIA_CLIENT)
+                if name == NEWEST_TEMPLATE:
+                    # There ten is the default.
+                    tenant.limit_calls(1000)
         yield Testbed(
             folder=folder,
             usage=usage,
@@ -194,7 +208,7 @@ def running_testbed(folder: Path, *, simulated: bool) -> Iterator[Testbed]:
             asterisk_url=url,
             redis_url=cache.url,
             postgres_url=postgres.url,
-            template="template_bench",
+            platform_redis_url=cache.url.removesuffix("/0") + "/1",
         )
 
 
@@ -250,21 +264,56 @@ def single(testbed: Testbed) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def pipeline(testbed: Testbed, *, workers: int = 1) -> Iterator[None]:
-    """Run the processes of the Procfile, with one worker or several."""
+def pipeline(
+    testbed: Testbed, *, workers: int = 1, newest: bool = False, metrics: str = "on", scrape_seconds: float = 0.0,
+    talk_detection: str = "off",
+) -> Iterator[None]:  # fmt: skip
+    """Run the processes of the Procfile, with one worker or several, alone or beside the platform's newest layout."""
     logs = testbed.folder / "logs" / uuid.uuid4().hex[:8]
     logs.mkdir()
-    names = tuple(procfile())
+    names = tuple(name for name in procfile() if name != CONSOLE)
     with (
-        testbed.database() as url,
-        Pipeline(database_url=url, redis_url=testbed.redis_url, logs=logs) as running,
+        testbed.database(NEWEST_TEMPLATE if newest else TEMPLATE) as url,
+        Pipeline(
+            database_url=url,
+            redis_url=testbed.redis_url,
+            logs=logs,
+            METRICS=metrics,
+            TALK_DETECTION=talk_detection,
+            **({"PLATFORM_REDIS_URL": testbed.platform_redis_url} if newest else {}),
+        ) as running,
     ):
+        ports = []
         for name in names:
             with testbed.usage.named(name):
-                running.start(*(f"{name}.{number}" for number in range(workers if name == "worker" else 1)))
+                for number in range(workers if name == "worker" else 1):
+                    # Two free ports in a row may be the same one, before a process listens there.
+                    port = next(port for port in iter(processes.free_port, None) if port not in ports)
+                    ports.append(port)
+                    running.start(f"{name}.{number}", METRICS_PORT=str(port))
         running.wait_connected(seconds=30)
-        yield
+        with scraped(ports, scrape_seconds) if scrape_seconds else contextlib.nullcontext():
+            yield
     testbed.usage.forget(*names)
+
+
+@contextlib.contextmanager
+def scraped(ports: Sequence[int], seconds: float) -> Iterator[None]:
+    """Ask for the metrics at these ports, every so many seconds."""
+    over = threading.Event()
+
+    def scrape() -> None:
+        while not over.wait(seconds):
+            for port in ports:
+                requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5).raise_for_status()
+
+    scraping = threading.Thread(target=scrape, name="scrape", daemon=True)
+    scraping.start()
+    try:
+        yield
+    finally:
+        over.set()
+        scraping.join()
 
 
 RUNNING: Mapping[str, Callable[[Testbed], contextlib.AbstractContextManager[None]]] = {
@@ -273,6 +322,10 @@ RUNNING: Mapping[str, Callable[[Testbed], contextlib.AbstractContextManager[None
     "pipeline": pipeline,
     "pipeline-2": functools.partial(pipeline, workers=2),
     "pipeline-4": functools.partial(pipeline, workers=4),
+    "pipeline-newest": functools.partial(pipeline, newest=True),
+    "pipeline-unmeasured": functools.partial(pipeline, metrics="off"),
+    "pipeline-talking": functools.partial(pipeline, talk_detection="on"),
+    "pipeline-scraped": functools.partial(pipeline, scrape_seconds=5.0),
 }
 
 
@@ -342,10 +395,12 @@ async def callers(ari: Asterisk, *, rate: float, count: int) -> tuple[list[str],
     loop = asyncio.get_running_loop()
     began, busy = loop.time(), busy_seconds()
     legs = [f"call-{uuid.uuid4().hex}" for _ in range(count)]
+    # The same lengths for each variant.
+    chance = random.Random(count)  # noqa: S311 - no secret
     calling = []
     for number, leg in enumerate(legs):
         await asyncio.sleep(began + number / rate - loop.time())
-        calling.append(asyncio.create_task(call(ari, leg)))
+        calling.append(asyncio.create_task(call(ari, leg, talk_seconds=chance.uniform(*TALK_SECONDS))))
     busy_cores = (busy_seconds() - busy) / max(loop.time() - began, 0.001)
     await asyncio.gather(*calling)
     ends_at = loop.time() + DRAIN_SECONDS
@@ -369,14 +424,14 @@ async def everything(ari: Asterisk) -> list[str]:
     return [f"/channels/{found['id']}" for found in channels] + [f"/bridges/{found['id']}" for found in bridges]
 
 
-async def call(ari: Asterisk, leg: str) -> None:
+async def call(ari: Asterisk, leg: str, *, talk_seconds: float) -> None:
     """Make a call and hang it up: like `devstack.asterisk.Switch.dial`, at a lower cost."""
     far = asterisk.FAR_PREFIX + leg
     await ari.ask("POST", "/channels", {
         "endpoint": "Local/5551234@inbound", "context": "far", "extension": "wait", "priority": "1",
         "callerId": "4915550001", "formats": "ulaw", "channelId": far, "otherChannelId": leg,
     })  # fmt: skip
-    await asyncio.sleep(TALK_SECONDS)
+    await asyncio.sleep(talk_seconds)
     with contextlib.suppress(Refused):
         await ari.ask_gone("DELETE", f"/channels/{far}")
 

@@ -126,7 +126,7 @@ class Tenant:
         self._calls[call.caller] = self._calls[call.media] = call
         await asterisk.answer(call.caller)
         whose = {"workflow_id": value["inbound_workflow_id"], "user_id": user_id, "workflow_run_id": call.run_id}
-        token = media_url.token(self._secret, **whose)
+        token = media_url.token(self._secret, whose)
         await asterisk.create_media(self._app, call.media, value["ws_client_name"], whose | {"token": token})
 
     async def _route(self, connection: psycopg.AsyncConnection[Row]) -> tuple[dict[str, Any], int]:

@@ -36,8 +36,10 @@ PREFIX = "aip-chaos1-"
 #: Of the ids of callers' legs.
 CALLERS = "call-"
 RUN = """
-    INSERT INTO workflow_runs (name, workflow_id, mode, call_type, initial_context, created_at)
-    VALUES ('WR-TEL-OUT-CHAOS', %s, 'ari', 'outbound', '{"provider": "ari"}', now()) RETURNING id
+    INSERT INTO workflow_runs (name, workflow_id, mode, call_type, is_completed, initial_context, gathered_context,
+                               usage_info, cost_info, annotations, created_at)
+    VALUES ('WR-TEL-OUT-CHAOS', %s, 'ari', 'outbound', false, '{"provider": "ari"}', '{}', '{}', '{}', '{}', now())
+    RETURNING id
 """
 CALL_ID = "UPDATE workflow_runs SET gathered_context = %s WHERE id = %s"
 

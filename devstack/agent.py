@@ -6,17 +6,18 @@ It echoes what it hears or sends a tone, and records what it heard. In tests it 
 
 import argparse
 import asyncio
+import contextlib
 import os
 import signal
 import sys
-import threading
-from concurrent.futures import Future
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from devstack import processes
 from devstack.endpoint import PATH, Behaviour, Endpoint, Session
+from devstack.loop_thread import LoopThread
 from shared.process import sealing
 
 PREFERRED_PORT = 18765
@@ -45,10 +46,7 @@ class Agent:
         self._secret = secret
         self.sessions: dict[int, Session] = {}
         self.refusals: list[str] = []
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._endpoint: Endpoint | None = None
-        self._stop: asyncio.Event | None = None
+        self._thread: LoopThread[Endpoint] | None = None
 
     @property
     def url(self) -> str:
@@ -61,40 +59,31 @@ class Agent:
         Raises:
             OSError: the port is in use.
         """
-        ready: Future[None] = Future()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), name="agent", daemon=True)
-        self._thread.start()
-        ready.result(timeout=15)
+        self._thread = LoopThread("agent", self._serving())
+        self._endpoint = self._thread.start()
 
     def stop(self) -> None:
         """Close every session and the port."""
-        if self._loop and self._stop and self._thread:
-            self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join(timeout=15)
-        self._loop = self._thread = None
+        if self._thread is not None:
+            self._thread.stop()
+            self._thread = None
 
     def break_all(self) -> None:
         """Break the connection of every media socket, as a process that dies does."""
-        if self._endpoint and self._loop:
-            asyncio.run_coroutine_threadsafe(self._endpoint.break_all(), self._loop).result(timeout=15)
+        if self._thread is not None:
+            self._thread.run(self._endpoint.break_all())
 
     def close_all(self) -> None:
         """Close every media socket; new ones are still accepted."""
-        if self._endpoint and self._loop:
-            asyncio.run_coroutine_threadsafe(self._endpoint.close_all(), self._loop).result(timeout=15)
+        if self._thread is not None:
+            self._thread.run(self._endpoint.close_all())
 
-    async def _serve(self, ready: "Future[None]") -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self._endpoint = Endpoint(self.behaviour, database_url=self._database_url, secret=self._secret)
-        self._endpoint.sessions, self._endpoint.refusals = self.sessions, self.refusals
-        try:
-            async with self._endpoint.listening(self.port):
-                ready.set_result(None)
-                await self._stop.wait()
-        except OSError as exc:
-            if ready.done():
-                raise
-            ready.set_exception(exc)
+    @contextlib.asynccontextmanager
+    async def _serving(self) -> AsyncIterator[Endpoint]:
+        endpoint = Endpoint(self.behaviour, database_url=self._database_url, secret=self._secret)
+        endpoint.sessions, endpoint.refusals = self.sessions, self.refusals
+        async with endpoint.listening(self.port):
+            yield endpoint
 
     def __enter__(self) -> Self:
         self.start()

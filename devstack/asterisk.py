@@ -210,6 +210,16 @@ class RealAsterisk(Switch):
         """Run a command on Asterisk's console and return its output."""
         return processes.run(self._root.command_line(self._folder, self._name, command), timeout_seconds=30)
 
+    def act(self, action: str, **fields: str) -> None:
+        """Carry out an AMI action. The configuration needs a `manager_port`; an action that is refused is an error."""
+        with requests.Session() as session:
+            login = {"action": "Login", "username": ADMINISTRATOR, "secret": self._password}
+            for query in (login, {"action": action, **fields}):
+                # Beside the prefix of ARI.
+                answer = session.get(f"{self.url}/rawman", params=query, timeout=10)
+                answer.raise_for_status()
+                assert "Response: Success" in answer.text, answer.text
+
     def log(self) -> str:
         """Return Asterisk's notices, warnings and errors so far."""
         path = self._folder / "log" / "messages"

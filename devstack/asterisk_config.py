@@ -22,7 +22,7 @@ res_stasis_broadcast res_ari_model res_ari res_ari_applications res_ari_asterisk
 res_ari_device_states res_ari_endpoints res_ari_events res_ari_playbacks res_ari_recordings res_ari_sounds
 app_stasis app_stasis_broadcast app_echo app_milliwatt app_playtones app_mixmonitor app_exec app_stack app_verbose
 app_dial app_directed_pickup bridge_simple bridge_softmix bridge_holding bridge_builtin_features
-codec_ulaw codec_alaw codec_resample format_pcm format_wav format_sln chan_websocket
+codec_ulaw codec_alaw codec_resample format_pcm format_wav format_sln chan_websocket func_talkdetect
 func_callerid func_channel func_logic func_strings func_math func_uuid func_timeout func_global pbx_config
 """.split()  # noqa: SIM905  # fifty names in quotes are no clearer
 
@@ -102,6 +102,11 @@ class Configuration:
     system_name: str = ""
     #: More of extensions.conf.
     dialplan: str = ""
+    #: Where AMI listens; None for nowhere. Its user is the administrator.
+    manager_port: int | None = None
+    #: Further modules, and the text of further files or of others instead of those here.
+    modules: tuple[str, ...] = ()
+    more_files: Mapping[str, str] = field(default_factory=dict)
 
 
 def escaped(value: str) -> str:
@@ -133,7 +138,8 @@ def files(configuration: Configuration, *, port: int, password: str, modules: st
     return (
         {
             "asterisk.conf": _asterisk(modules, configuration.system_name),
-            "modules.conf": "[modules]\nautoload=no\n" + "".join(f"load={name}.so\n" for name in MODULES),
+            "modules.conf": "[modules]\nautoload=no\n"
+            + "".join(f"load={name}.so\n" for name in (*MODULES, *configuration.modules)),
             "logger.conf": "[logfiles]\nmessages=notice,warning,error\n",
             "http.conf": f"[general]\nenabled=yes\nbindaddr=127.0.0.1\nbindport={port}\n"
             f"sessionlimit={configuration.session_limit}\n"
@@ -147,6 +153,8 @@ def files(configuration: Configuration, *, port: int, password: str, modules: st
         }
         | dict.fromkeys(SILENT, "[general]\n")
         | {"acl.conf": "", "indications.conf": TONES}
+        | ({"manager.conf": _manager(configuration.manager_port, password)} if configuration.manager_port else {})
+        | dict(configuration.more_files)
     )
 
 
@@ -168,6 +176,13 @@ def _asterisk(modules: str, system_name: str) -> str:
     directories = "".join(f"{name} => {place}\n" for name, place in places.items())
     named = f"systemname={escaped(system_name)}\n" if system_name else ""
     return f"[directories]\n{directories}\n[options]\nmaxfiles=16384\nnocolor=yes\n{named}"
+
+
+def _manager(port: int, password: str) -> str:
+    return (
+        f"[general]\nenabled=yes\nwebenabled=yes\nbindaddr=127.0.0.1\nport={port}\n"
+        f"[{ADMINISTRATOR}]\nsecret={password}\nread=all\nwrite=all\n"
+    )
 
 
 def _user(name: str, password: str, *, read_only: bool) -> str:

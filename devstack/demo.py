@@ -5,10 +5,13 @@ import json
 import random
 import time
 
-import psycopg
 import requests
 
 from devstack.asterisk import Switch
+from devstack.tenants import closing_tenant
+from shared import errors
+from shared.operator import users
+from shared.storage import database
 
 TENANT = "ari-pipeline-demo"
 APP = "demo"
@@ -16,52 +19,42 @@ MEDIA_CLIENT = "media"
 CALLED = "5550100"
 CALLERS = ("+4915550001", "+4915550002", "+4915550003", "+4915550004", "+4915550005")
 TALK_SECONDS = (3.0, 8.0)
-
-ORGANIZATION = """
-    INSERT INTO organizations (provider_id, created_at) VALUES (%s, now())
-    ON CONFLICT (provider_id) DO UPDATE SET provider_id = excluded.provider_id RETURNING id
-"""
-USER = """
-    INSERT INTO users (provider_id, selected_organization_id, created_at) VALUES (%s, %s, now())
-    ON CONFLICT (provider_id) DO UPDATE SET provider_id = excluded.provider_id RETURNING id
-"""
-FIND_WORKFLOW = "SELECT id FROM workflows WHERE organization_id = %s AND name = %s"
-WORKFLOW = """
-    INSERT INTO workflows (name, user_id, organization_id, workflow_definition, template_context_variables,
-                           call_disposition_codes, created_at)
-    VALUES (%s, %s, %s, '{}', '{}', '{}', now()) RETURNING id
-"""
-CONFIGURATION = """
-    INSERT INTO organization_configurations (organization_id, key, value, created_at, updated_at)
-    VALUES (%s, 'TELEPHONY_CONFIGURATION', %s, now(), now())
-    ON CONFLICT (organization_id, key) DO UPDATE SET value = excluded.value, updated_at = now()
-"""
+#: A number is an extension of the far ends that simulator and test Asterisk have.
+DIAL_TEMPLATE = "Local/{number}@far"
 
 
-def add_tenant(database_url: str, *, endpoint: str, password: str) -> None:
-    """Write the demo tenant as the platform would; update the connection of an existing one."""
-    with contextlib.closing(psycopg.connect(database_url)) as connection, connection.transaction():
-        organization_id = _id(connection.execute(ORGANIZATION, (TENANT,)))
-        user_id = _id(connection.execute(USER, (TENANT, organization_id)))
-        found = connection.execute(FIND_WORKFLOW, (organization_id, TENANT)).fetchone()
-        workflow_id = found[0] if found else _id(connection.execute(WORKFLOW, (TENANT, user_id, organization_id)))
-        value = {
-            "provider": "ari",
-            "ari_endpoint": endpoint,
-            "app_name": APP,
-            "app_password": password,
-            "ws_client_name": MEDIA_CLIENT,
-            "inbound_workflow_id": workflow_id,
-            "from_numbers": [CALLED],
-        }
-        connection.execute(CONFIGURATION, (organization_id, json.dumps(value)))
+def add_tenant(database_url: str, *, endpoint: str, password: str) -> int:
+    """Write the demo tenant as the platform would, or update its connection; return its workflow."""
+    with closing_tenant(database_url, TENANT) as tenant:
+        tenant.configure(
+            endpoint,
+            app=APP,
+            password=password,
+            ws_client_name=MEDIA_CLIENT,
+            from_numbers=[CALLED],
+            numbers=[CALLED],
+            ari_dial_template=DIAL_TEMPLATE,
+            dial_string_template=DIAL_TEMPLATE,
+        )
+        return tenant.workflow_id
 
 
-def _id(cursor: psycopg.Cursor[tuple[int]] | psycopg.Cursor[tuple[object, ...]]) -> int:
-    row = cursor.fetchone()
-    assert row
-    assert isinstance(row[0], int)
-    return row[0]
+def add_console_user(database_url: str, name: str, password: str) -> None:
+    """Add a user of the console who may do everything, or set the password."""
+    db = database.Database(database_url, size=1)
+    db.open()
+    with contextlib.closing(db):
+        known = users.Users(db)
+        try:
+            known.add(name, password, "operate")
+        except errors.InvalidRequest:
+            known.change_password(name, password)
+
+
+def call_command(port: int, workflow_id: int) -> str:
+    """Return a command by which the platform calls a far end that talks."""
+    body = json.dumps({"workflow_id": workflow_id, "number": "tone"})
+    return f"curl http://127.0.0.1:{port}/stand-in/calls -d '{body}'"
 
 
 def scenario(*, rate_per_second: float, count: int | None) -> str:

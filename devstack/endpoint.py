@@ -21,7 +21,7 @@ PATH = "/api/v1/telephony/ws/ari"
 SUBPROTOCOL = "media"
 #: Audio is sent in pieces of five frames: a fifth of the messages of a real agent; Asterisk re-times them.
 PIECE_SECONDS = 0.1
-Mode = Literal["echo", "tone"]
+Mode = Literal["echo", "tone", "mute"]
 
 FIND_RUN = """
     SELECT state::text, initial_context ->> 'provider', gathered_context ->> 'call_id'
@@ -154,7 +154,7 @@ class Endpoint:
         session = self.sessions[run_id] = Session(run_id=run_id)
         self._sockets[socket] = request.transport
         try:
-            await self._talk(socket, session, behaviour)
+            await talk(socket, session, behaviour, close_after_seconds=self._closes_after(behaviour))
         finally:
             session.open = False
             if behaviour.record_in:
@@ -168,20 +168,16 @@ class Endpoint:
         Raises:
             Refused: with the platform's reason.
         """
+        # The newest platform's query names the organization, the one before the user.
+        owner = "organization_id" if "organization_id" in request.query else "user_id"
+        names = ("workflow_id", owner, "workflow_run_id")
         try:
-            workflow_id, user_id, run_id = (
-                int(request.query[name]) for name in ("workflow_id", "user_id", "workflow_run_id")
-            )
+            ids = {name: int(request.query[name]) for name in names}
         except (KeyError, ValueError):
-            raise Refused(400, "workflow_id, user_id and workflow_run_id must be numbers") from None
-        if self._secret and not media_url.valid(
-            request.query.get("token", ""),
-            self._secret,
-            workflow_id=workflow_id,
-            user_id=user_id,
-            workflow_run_id=run_id,
-        ):
+            raise Refused(400, f"{', '.join(names)} must be numbers") from None
+        if self._secret and not media_url.valid(request.query.get("token", ""), self._secret, ids):
             raise Refused(403, "wrong token")
+        workflow_id, run_id = ids["workflow_id"], ids["workflow_run_id"]
         if self._pool:
             async with self._pool.connection() as connection:
                 found = await (await connection.execute(FIND_RUN, (run_id, workflow_id))).fetchone()
@@ -194,32 +190,40 @@ class Endpoint:
                     raise Refused(409, f"run {run_id} is {state}, not initialized")
         return run_id
 
-    async def _talk(self, socket: web.WebSocketResponse, session: Session, behaviour: Behaviour) -> None:
-        background = []
-        if behaviour.mode == "tone":
-            background.append(asyncio.ensure_future(_send_tone(socket, behaviour.tone_hz)))
-        if (seconds := self._closes_after(behaviour)) is not None:
-            background.append(asyncio.ensure_future(_close_after(socket, seconds)))
-        try:
-            async for message in socket:
-                if message.type is WSMsgType.BINARY:
-                    session.hear(message.data)
-                    if behaviour.mode == "echo":
-                        await socket.send_bytes(message.data)
-                elif message.type is WSMsgType.TEXT:
-                    session.messages.append(message.data)
-        except ConnectionError:
-            pass  # The leg ended while audio was sent to it: an ordinary end.
-        finally:
-            for task in background:
-                task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
-
     def _closes_after(self, behaviour: Behaviour) -> float | None:
         self._talks += 1
         if behaviour.close_each and self._talks % behaviour.close_each[0] == 0:
             return behaviour.close_each[1]
         return behaviour.close_after_seconds
+
+
+async def talk(
+    socket: web.WebSocketResponse,
+    session: Session,
+    behaviour: Behaviour,
+    *,
+    close_after_seconds: float | None = None,
+) -> None:
+    """Talk and listen on a media socket until it is closed."""
+    background = []
+    if behaviour.mode == "tone":
+        background.append(asyncio.ensure_future(_send_tone(socket, behaviour.tone_hz)))
+    if close_after_seconds is not None:
+        background.append(asyncio.ensure_future(_close_after(socket, close_after_seconds)))
+    try:
+        async for message in socket:
+            if message.type is WSMsgType.BINARY:
+                session.hear(message.data)
+                if behaviour.mode == "echo":
+                    await socket.send_bytes(message.data)
+            elif message.type is WSMsgType.TEXT:
+                session.messages.append(message.data)
+    except ConnectionError:
+        pass  # The leg ended while audio was sent to it: an ordinary end.
+    finally:
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
 
 
 async def _send_tone(socket: web.WebSocketResponse, frequency_hz: int) -> None:

@@ -112,7 +112,7 @@ class Fleet:
             for line in log.read_text().splitlines():
                 with contextlib.suppress(ValueError):
                     said = json.loads(line)
-                    if said.get("event") == SOCKET_OPENED:
+                    if said.get("event_name") == SOCKET_OPENED:
                         opened.append((said["timestamp"], said["connection"], said["epoch"]))
         epochs: dict[str, list[int]] = {}
         for _, connection, epoch in sorted(opened):

@@ -26,6 +26,12 @@ from shared.process import sealing
 
 ROOT = Path(__file__).parents[1]
 SECRET_KEY = "acceptance-secret-key-c7e1, an-older-key-still-listed"  # noqa: S105 - a key of tests
+#: Signs the media tokens of an installation that sets no secret for them.
+MEDIA_SECRET = sealing.media_secret(SECRET_KEY.split(",", maxsplit=1)[0].strip())
+
+
+#: The process that no call needs: tests of calls do without it.
+CONSOLE = "web"
 
 
 def procfile() -> dict[str, list[str]]:
@@ -48,15 +54,15 @@ class Pipeline:
     @property
     def media_secret(self) -> str:
         """The secret that signs the media tokens."""
-        return sealing.media_secret(SECRET_KEY.split(",", maxsplit=1)[0].strip())
+        return MEDIA_SECRET
 
     def start(self, *names: str, **environment: str) -> None:
-        """Start processes by their name in the Procfile, by default all of them; `worker.2` is a second worker."""
+        """Start processes by their name in the Procfile, by default those of calls; `worker.2` is a second worker."""
         self.start_from(ROOT, *names, **environment)
 
     def start_from(self, root: Path, *names: str, **environment: str) -> None:
         """Like `start`, from the project in another folder: another release."""
-        for name in names or tuple(procfile()):
+        for name in names or tuple(name for name in procfile() if name != CONSOLE):
             _, module_flag, module = procfile()[name.partition(".")[0]]
             log = (self.logs / f"{name}.log").open("ab")
             self._running[name] = subprocess.Popen(  # noqa: S603 - the commands of the Procfile
@@ -68,6 +74,8 @@ class Pipeline:
                     "REDIS_URL": self.redis_url,
                     "SECRET_KEY": SECRET_KEY,
                     "PROCESS_NAME": name,
+                    # Pipelines run beside each other.
+                    "CONSOLE_PORT": "0",
                     **self._environment,
                     **environment,
                 },
@@ -199,9 +207,17 @@ class Pipeline:
         shown = self.query("SELECT detail FROM ari.timeline WHERE position(%s in detail) > 0", PASSWORD)
         assert not shown, f"the timeline shows the password: {shown}"
         stuck = [name for name, process in self._running.items() if not self._ended(process)]
+        numbers = self._numbers()
         self._connection.close()
         assert not stuck, f"still running 30 s after SIGTERM: {stuck}\n{self.log_tail()}"
-        log_audit.assert_clean(self.logs, secrets=self._secrets(), user="voiceai", password=PASSWORD)
+        log_audit.assert_clean(self.logs, secrets=self._secrets(), user="voiceai", password=PASSWORD, numbers=numbers)
+
+    def _numbers(self) -> set[str]:
+        """Return the telephone numbers of the calls, none of which a log may have unless it is wished for."""
+        if self._environment.get("LOG_NUMBERS") == "full":
+            return set()
+        rows = self.query("SELECT DISTINCT unnest(ARRAY[caller_number, called_number]) AS number FROM ari.calls")
+        return {row["number"] for row in rows}
 
     def _secrets(self) -> set[str]:
         """Return the secrets of the processes, besides the password, that no log may have."""

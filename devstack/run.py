@@ -2,7 +2,8 @@
 
 Starts Postgres, Redis, an Asterisk, a voice agent and the processes of the Procfile, and prints the calls. Environment:
 `DATABASE_URL` and `REDIS_URL` name existing servers, `ASTERISK=real` starts a real Asterisk instead of the simulator,
-`CALLS=n` stops after n calls, `RATE` is the number of calls per second.
+`PLATFORM=newest` (or `2026-02`) the stand-in of the platform's API instead of the agent alone, `CALLS=n` stops after n
+calls, `RATE` is the number of calls per second.
 """
 
 import contextlib
@@ -29,9 +30,11 @@ from devstack import (
     folders,
     live_view,
     parent,
+    platform_tables,
     processes,
     servers,
 )
+from devstack.platform_api.layouts import Layout
 from shared import errors
 from shared.process import sealing
 from shared.storage import migrations
@@ -39,6 +42,11 @@ from shared.storage import migrations
 CHECKOUT = Path(__file__).parent.parent
 DATABASE = "ari_pipeline"
 SIMULATOR_PORT = 18089
+CONSOLE_PORT = 8090
+#: The user of the console, who may do everything.
+CONSOLE_USER = "demo"
+#: Of a password that is typed.
+_PASSWORD_LENGTH = 16
 POLL_SECONDS = 0.5
 
 
@@ -60,6 +68,7 @@ class Stack:
         self._calls = None if calls is None else max(1, int(calls))
         if environment.get("ASTERISK", "") not in ("", "real", "simulated"):
             raise Failed("ASTERISK must be real or simulated")
+        self._layout = _layout(environment)
         self._watched: list[processes.GuardedProcess] = []
         self._about: dict[str, str] = {}
 
@@ -78,7 +87,11 @@ class Stack:
             view = live_view.LiveView(self._console, environment["DATABASE_URL"], log)
             self._running.callback(view.close)
             command = [sys.executable, "-m", "honcho", "start", "--env", os.devnull, "--no-colour"]
-            self._start([*command, "--procfile", str(CHECKOUT / "Procfile")], log, environment, grace_seconds=7)
+            # The log is for a person to read, and the view above reads it.
+            processes_environment = {"LOG_FORMAT": "text", **environment}
+            self._start(
+                [*command, "--procfile", str(CHECKOUT / "Procfile")], log, processes_environment, grace_seconds=7
+            )
             self._heading()
             self._running.callback(self._console.print, "stopping ...", style="dim")
             while self._calls is None or view.ended < self._calls:
@@ -109,16 +122,36 @@ class Stack:
         settings["MEDIA_TOKEN_SECRET"] = self._given.get("MEDIA_TOKEN_SECRET") or sealing.media_secret(
             settings["SECRET_KEY"].split(",")[0].strip()
         )
+        if self._layout is not None:
+            settings |= self._beside_platform(self._layout, settings["DATABASE_URL"])
         migrations.upgrade(settings["DATABASE_URL"])
+        settings |= self._console_settings(settings["DATABASE_URL"])
         lines = [f"export {name}='{value}'\n" for name, value in settings.items()]
         folders.write_private(self._folder / "environment", "".join(lines))
         path = os.pathsep.join([str(Path(sys.executable).parent), self._given.get("PATH", os.defpath)])
         return dict(self._given) | settings | {"PATH": path, "PYTHONUNBUFFERED": "1", "DRAIN_SECONDS": "3"}
 
+    def _console_settings(self, database_url: str) -> dict[str, str]:
+        """Add the console's user; return what the console has to know. Its password stays from run to run."""
+        port = self._given.get("CONSOLE_PORT") or str(processes.free_port(CONSOLE_PORT))
+        password = folders.secret(self._folder / "console-password")[:_PASSWORD_LENGTH]
+        demo.add_console_user(database_url, CONSOLE_USER, password)
+        self._about["Console"] = f"http://127.0.0.1:{port}, user {CONSOLE_USER}, password {password}"
+        return {"CONSOLE_PORT": port}
+
+    def _beside_platform(self, layout: Layout, database_url: str) -> dict[str, str]:
+        """Make the platform's tables, as its own migrations do before us; return what the pipeline has to know."""
+        platform_tables.create(database_url, layout, exists_ok=True)
+        redis = servers.Redis(self._folder / "platform-redis")
+        url = self._given.get("PLATFORM_REDIS_URL") or self._running.enter_context(redis).url
+        return {"PLATFORM_REDIS_URL": url}
+
     def _start_postgres(self) -> str:
         server = servers.Postgres(self._folder / "postgres", preferred_port=servers.POSTGRES_PORT)
         url = self._running.enter_context(server).url
-        return servers.create_database(url, DATABASE, exists_ok=True)
+        # The tables of each layout are in a database of their own.
+        name = f"{DATABASE}_{self._layout.replace('-', '_')}" if self._layout is not None else DATABASE
+        return servers.create_database(url, name, exists_ok=True)
 
     def _start_redis(self) -> str:
         server = servers.Redis(self._folder / "redis", preferred_port=servers.REDIS_PORT)
@@ -128,12 +161,20 @@ class Stack:
         """Start the agent and an Asterisk with its tenant; return a function that makes the due calls."""
         port = processes.free_port(agent.PREFERRED_PORT)
         media_url = f"ws://127.0.0.1:{port}{endpoint.PATH}"
-        self._start([sys.executable, "-m", "devstack.agent", "--port", str(port)], self._logs / "agent", environment)
-        self._about["Agent"] = f"127.0.0.1:{port}, echo"
+        if self._layout is None:
+            command = [sys.executable, "-m", "devstack.agent", "--port", str(port)]
+            self._about["Agent"] = f"127.0.0.1:{port}, echo"
+        else:
+            command = [sys.executable, "-m", "devstack.platform_api", "--port", str(port), "--layout", self._layout]
+            command += ["--dial-template", demo.DIAL_TEMPLATE]
+            self._about["Platform"] = f"127.0.0.1:{port}, the stand-in of its API, layout {self._layout}"
+        self._start(command, self._logs / "agent", environment)
         password = folders.secret(self._folder / "ari-password")
         real = self._given.get("ASTERISK") == "real"
         url, callers = self._start_asterisk(media_url, password) if real else self._start_simulator(media_url, password)
-        demo.add_tenant(environment["DATABASE_URL"], endpoint=url, password=password)
+        workflow_id = demo.add_tenant(environment["DATABASE_URL"], endpoint=url, password=password)
+        if self._layout is not None:
+            self._about["Call"] = demo.call_command(port, workflow_id)
         _wait_for_port(port, self._watched[0])
         return callers
 
@@ -201,6 +242,19 @@ class Stack:
         ends = f"after {self._calls} call{'s' if self._calls > 1 else ''}, or " if self._calls else ""
         self._console.print(f"{'Stop':<9} {ends}Ctrl-C", highlight=False)
         self._console.rule()
+
+
+def _layout(environment: Mapping[str, str]) -> Layout | None:
+    """Return the platform's layout to run beside; None for none, with tables of our own."""
+    match environment.get("PLATFORM", ""):
+        case "":
+            return None
+        case "2026-02":
+            return "2026-02"
+        case "newest":
+            return "newest"
+        case _:
+            raise Failed("PLATFORM must be newest or 2026-02")
 
 
 def _number(environment: Mapping[str, str], name: str) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared import messages
 from shared.broker import redis_broker
@@ -38,9 +38,14 @@ class EncodedMessage:
     unique: str = ""
     supersedes: bool = False
 
+    def pushed(self, at_ms: int) -> EncodedMessage:
+        """Return the message with the moment at which it is pushed, by Redis's clock."""
+        return replace(self, body=messages.pushed(self.body, at_ms))
+
 
 def encode_message(connection: ConnectionVersion, message: messages.Message) -> EncodedMessage:
     """Encode a message for the broker."""
+    message.options[messages.PUSHED] = messages.NOT_PUSHED
     return EncodedMessage(
         connection,
         message.queue_name,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -24,8 +25,10 @@ from shared import errors, messages
 from shared.assignments import Assignment, Report, SocketState
 from shared.asterisk import events
 from shared.call.ids import ConnectionVersion
+from shared.process import metrics
 
 _log = structlog.stdlib.get_logger(__name__)
+_std = logging.getLogger(__name__)
 
 _UNREADABLE_LOG_PAUSE_SECONDS = 5.0
 
@@ -93,6 +96,16 @@ class EventSocket:
         self._opened_at = 0.0
 
     @property
+    def state(self) -> SocketState:
+        """Its state."""
+        return self._state
+
+    @property
+    def last_event_ms(self) -> int | None:
+        """When it last brought something, by Redis's clock; None if it has not."""
+        return self._last_event_ms
+
+    @property
     def is_open(self) -> bool:
         """True while events flow."""
         return self._state is SocketState.CONNECTED
@@ -130,6 +143,8 @@ class EventSocket:
 
     async def run(self) -> None:
         """Keep the socket open; return when it was replaced, or broke after it was superseded or drained."""
+        # Of this task: also on what a library logs for it.
+        structlog.contextvars.bind_contextvars(connection=self.assignment.key)
         self._enter(SocketState.CONNECTING, self._error)
         while self._may_open:
             self._opened_at = float("inf")
@@ -153,6 +168,7 @@ class EventSocket:
         try:
             self._opened_at = time.monotonic()
             self._openings += 1
+            metrics.EVENT_SOCKETS_OPENED.add()
             self._context.buffer.request_resync(self._connection, "connected")
             self._enter(SocketState.CONNECTED)
             self._log.info("socket connected", socket=self._id)
@@ -201,6 +217,8 @@ class EventSocket:
             return True
         if event.type is events.EventType.APPLICATION_REPLACED:
             return False
+        if _std.isEnabledFor(logging.DEBUG):
+            self._log.debug("event received", type=str(event.type), leg=event.leg.id)
         ends.take(event, at_ms)
         return True
 
@@ -211,13 +229,18 @@ class EventSocket:
             connection=self._connection,
             at_ms=at_ms,
         )
-        if message is None or self._context.buffer.put(encode_message(self._connection, message)):
+        if message is None:
+            return True
+        metrics.EVENTS.add()
+        if self._context.buffer.put(encode_message(self._connection, message)):
             return True
         self._dropped += 1
+        metrics.EVENTS_DROPPED.add("buffer-full")
         return False
 
     def _note_unreadable(self, exc: errors.InvalidEvent) -> None:
         self._unreadable += 1
+        metrics.EVENTS_UNREADABLE.add()
         now = time.monotonic()
         if now - self._unreadable_logged_at >= _UNREADABLE_LOG_PAUSE_SECONDS:
             self._unreadable_logged_at = now
@@ -227,6 +250,7 @@ class EventSocket:
         """Record and log the failure; return the seconds to wait before the next attempt."""
         if broken.unreadable:
             self._unreadable += 1
+            metrics.EVENTS_UNREADABLE.add()
         now = time.monotonic()
         delay_seconds = self._backoff.next_delay_seconds(
             broken.cause, now=now, open_seconds=max(0.0, now - self._opened_at), jitter=self._context.jitter()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Protocol
 
 import structlog
@@ -24,6 +24,8 @@ _log = structlog.stdlib.get_logger(__name__)
 
 #: A change is reported at once, but not more often than this.
 _LEAST_PAUSE_SECONDS = 0.1
+#: Between two tries to subscribe. Long before the scheduler takes this listener for one that is gone.
+_SUBSCRIBE_PAUSE_SECONDS = 0.2
 
 
 class HeartbeatStore(Protocol):
@@ -31,6 +33,9 @@ class HeartbeatStore(Protocol):
 
     async def beat(self, reports: Iterable[Report], deleted: Iterable[str]) -> HeartbeatReply:
         """Send one heartbeat."""
+
+    def wakeups(self) -> AsyncIterator[None]:
+        """Yield whenever the assignments have changed, until the subscription is to be made anew."""
 
     async def read_assignments(self) -> AssignmentSnapshot:
         """Return this listener's assignments."""
@@ -73,6 +78,16 @@ class Heartbeats:
             await self.beat()
             await asyncio.sleep(min(_LEAST_PAUSE_SECONDS, self._interval_seconds))
             await self._pause()
+
+    async def wake(self) -> None:
+        """Beat sooner when the assignments have changed, for ever."""
+        while True:
+            try:
+                async for _ in self._store.wakeups():
+                    self._pool.changed.set()
+            except errors.QueueUnavailable:
+                # The heartbeats log it.
+                await asyncio.sleep(_SUBSCRIBE_PAUSE_SECONDS)
 
     async def _pause(self) -> None:
         left_seconds = max(0.0, self._interval_seconds - _LEAST_PAUSE_SECONDS)

@@ -10,6 +10,11 @@ of a worker.
 
 Of a leg that was not answered, Dial, ChannelHangupRequest and ChannelDestroyed tell in part how the dialling came out,
 within a millisecond and in any order: the ChannelDestroyed carries what the others told, too.
+
+Of the events that a leg sends audio the first one is passed on.
+
+A StasisStart may say that its channel has taken the place of another one. Then the end of that other one ends nothing.
+It is dropped, so that no worker handles it before the StasisStart.
 """
 
 from __future__ import annotations
@@ -31,9 +36,12 @@ WAIT_SECONDS = 0.02
 _WAITING = 256
 _ENDED = 256
 _TOLD_IN_PART = 256
+_REPLACED = 256
+_HEARD = 256
 _ANSWERED = "Up"
 #: The legs of one socket whose last event is remembered.
 _TOLD = 64
+_ENDS = (EventType.STASIS_END, EventType.CHANNEL_DESTROYED, EventType.CHANNEL_HANGUP_REQUEST)
 #: Nor does an event wait that has more text about its leg than this.
 _LONGEST = 1024
 
@@ -62,17 +70,25 @@ class LegEnds:
         self._waiting: dict[str, _Waiting] = {}
         #: The media legs whose StasisEnd was passed on, the oldest first.
         self._ended: OrderedDict[str, None] = OrderedDict()
-        #: The media legs that are being hung up → the cause.
-        self._causes: OrderedDict[str, int] = OrderedDict()
+        #: The media legs that are being hung up → the cause, and that of their websocket.
+        self._causes: OrderedDict[str, tuple[int, int | None]] = OrderedDict()
         #: Of the legs that were not answered: creation time, dial status and hang-up cause, the oldest first.
         self._in_part: OrderedDict[str, tuple[str, str, int | None]] = OrderedDict()
+        #: The legs whose place another channel has taken, the oldest first.
+        self._replaced: OrderedDict[str, None] = OrderedDict()
+        #: The legs that have sent audio, the oldest first.
+        self._heard: OrderedDict[str, None] = OrderedDict()
         #: Leg → the hash of its last event, the leg told of last at the end.
         self._told: OrderedDict[str, int] = OrderedDict()
 
     def take(self, event: Event, at_ms: int) -> None:
         """Pass an event on, now or within WAIT_SECONDS; drop one that says nothing new."""
         leg_id = event.leg.id
-        if self._is_repeated(event):
+        if event.type is EventType.CHANNEL_TALKING_STARTED:
+            if leg_id not in self._heard and self._push(event, at_ms):
+                _remember(self._heard, leg_id, None, most=_HEARD)
+            return
+        if self._is_repeated(event) or self._is_of_replaced(event):
             return
         if ids.parse(leg_id) is not None:
             self._take_own(event, at_ms)
@@ -91,6 +107,17 @@ class LegEnds:
         self._told.move_to_end(leg_id)
         if len(self._told) > _TOLD:
             self._told.popitem(last=False)
+        return False
+
+    def _is_of_replaced(self, event: Event) -> bool:
+        """True for the end of a leg whose place another channel has taken."""
+        if event.replaces is not None:
+            self._waiting.pop(event.replaces, None)
+            _remember(self._replaced, event.replaces, None, most=_REPLACED)
+        if event.type in _ENDS:
+            return event.leg.id in self._replaced
+        # It has come into the app again.
+        self._replaced.pop(event.leg.id, None)
         return False
 
     def flush(self) -> None:
@@ -150,7 +177,7 @@ class LegEnds:
                 return
             if event.type is EventType.STASIS_END:
                 del self._waiting[event.leg.id]
-                self._push(replace(event, cause=first.cause), at_ms)
+                self._push(replace(event, cause=first.cause, tech_cause=first.tech_cause), at_ms)
                 return
         if is_same and event.type is EventType.DIAL and first.type is EventType.CHANNEL_DESTROYED:
             # In the usual order.
@@ -172,18 +199,19 @@ class LegEnds:
         is_request = event.type is EventType.CHANNEL_HANGUP_REQUEST
         if is_request and event.cause is not None and leg_id not in self._causes:
             # The first request has the cause.
-            _remember(self._causes, leg_id, event.cause)
+            _remember(self._causes, leg_id, (event.cause, event.tech_cause))
         if event.type is EventType.CHANNEL_DESTROYED and leg_id in self._ended:
             del self._ended[leg_id]
             return
         if event.type is EventType.STASIS_END:
-            event = replace(event, cause=self._causes.pop(leg_id, event.cause))
+            cause, tech_cause = self._causes.pop(leg_id, (event.cause, event.tech_cause))
+            event = replace(event, cause=cause, tech_cause=tech_cause)
         if self._push(event, at_ms) and event.type is EventType.STASIS_END:
             _remember(self._ended, leg_id, None)
 
 
-def _remember(legs: OrderedDict[str, _T], leg_id: str, what: _T) -> None:
+def _remember(legs: OrderedDict[str, _T], leg_id: str, what: _T, *, most: int = _ENDED) -> None:
     """Keep something of a leg; forget that of the oldest one of too many."""
     legs[leg_id] = what
-    if len(legs) > _ENDED:
+    if len(legs) > most:
         legs.popitem(last=False)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import structlog
 import uvloop
 
-from listener import redis_store, tasks, websocket
+from listener import gauges, redis_store, tasks, websocket
 from listener.assignment_lease import AssignmentLease
 from listener.bounded_connection import ReadLimits
 from listener.buffer import Buffer
@@ -29,10 +29,11 @@ from listener.heartbeats import Heartbeats
 from listener.publisher import Publisher
 from listener.read_turns import ReadTurns
 from listener.socket_pool import SocketPool
-from shared import errors
+from shared import dependencies, errors
 from shared.asterisk import name_lookups, tls
 from shared.broker.bounds import Bounds
-from shared.process import health, logs, open_files, settings
+from shared.process import health, logs, metrics_server, open_files, registry, settings
+from shared.process.metric_kinds import Process
 from shared.process.redis_clock import RedisClock
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -84,6 +85,7 @@ class Listener:
                 jitter=jitter,
             )
         )
+        gauges.read(self._pool, self._buffer, capacity=config.listener_buffer, connections=config.metrics_connections)
         heartbeats = Heartbeats(
             self._store,
             pool=self._pool,
@@ -100,14 +102,16 @@ class Listener:
             interval_seconds=config.heartbeat_seconds,
             silent_seconds=config.listener_timeout_seconds,
         )
-        publisher = Publisher(self._store, self._buffer, jitter)
+        publisher = Publisher(self._store, self._buffer, jitter, clock.now_ms)
         self._heartbeats = functools.partial(tasks.supervise, "heartbeats", heartbeats.run, jitter)
+        self._wakeups = functools.partial(tasks.supervise, "wakeups", heartbeats.wake, jitter)
         self._publisher = functools.partial(tasks.supervise, "publisher", publisher.run, jitter)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set; then shut down, in DRAIN_SECONDS at most."""
         _log.info("listener started", listener=self.id)
         heartbeats = asyncio.create_task(self._heartbeats(), name="heartbeats")
+        wakeups = asyncio.create_task(self._wakeups(), name="wakeups")
         publisher = asyncio.create_task(self._publisher(), name="publisher")
         liveness = asyncio.create_task(self._liveness(), name="liveness")
         turns = asyncio.create_task(self._note_turns(), name="turns")
@@ -125,7 +129,7 @@ class Listener:
         finally:
             self._heartbeat_thread.stop()
             await self._pool.close()
-            await tasks.end([heartbeats, publisher, liveness, turns], patience_seconds=_PATIENCE_SECONDS)
+            await tasks.end([heartbeats, wakeups, publisher, liveness, turns], patience_seconds=_PATIENCE_SECONDS)
             with contextlib.suppress(TimeoutError, OSError):
                 await self._store.close()
 
@@ -202,15 +206,28 @@ def _stop_or_exit(stop: asyncio.Event, number: signal.Signals, drain_seconds: fl
 
 
 def main() -> int:
-    """Run until told to stop; return the exit status."""
+    """Run until told to stop; return the exit status: 1 if it has failed, 2 if its settings are wrong."""
     try:
         config = settings.load(settings.Listener)
         logs.configure(config, "listener")
+        logs.catch_all()
+        metrics_server.start(config, Process.LISTENER)
+        metrics_server.depends_on(dependencies.of(config))
         open_files.raise_limit(config.listener_capacity + _SPARE_FILES)
-        uvloop.run(_serve(config))
+        return _run(config)
     except errors.InvalidSettings as exc:
         sys.stderr.write(f"listener: {exc}\n")
         return 2
+
+
+def _run(config: settings.Listener) -> int:
+    try:
+        with registry.running(config, "listener"):
+            uvloop.run(_serve(config))
+    except errors.InvalidSettings:
+        raise
+    except Exception:  # noqa: BLE001 - logged by the registry; Python's own text would have secrets and numbers
+        return 1
     return 0
 
 

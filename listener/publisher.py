@@ -13,6 +13,7 @@ import structlog
 from listener import backoff
 from listener.buffer import Buffer, EncodedMessage
 from shared import errors
+from shared.process import metrics
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -34,12 +35,23 @@ class MessageStore(Protocol):
 
 
 class Publisher:
-    """Pushes until cancelled; repeats a batch until Redis has confirmed it."""
+    """Pushes until cancelled; repeats a batch until Redis has confirmed it.
 
-    def __init__(self, store: MessageStore, buffer: Buffer, jitter: Callable[[], float]) -> None:
+    Args:
+        now_ms: Returns Redis's time; None while it is not known.
+    """
+
+    def __init__(
+        self,
+        store: MessageStore,
+        buffer: Buffer,
+        jitter: Callable[[], float],
+        now_ms: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self._store = store
         self._buffer = buffer
         self._jitter = jitter
+        self._now_ms = now_ms
         #: Kept here, not in `run`: a task that crashes loses none.
         self._batch: list[EncodedMessage] = []
         #: Connection → how many of its events were refused since that was logged.
@@ -59,7 +71,8 @@ class Publisher:
         failures = 0
         while True:
             try:
-                refused = await self._store.push(self._batch)
+                at_ms = self._now_ms() or 0
+                refused = await self._store.push([message.pushed(at_ms) for message in self._batch])
             except errors.QueueUnavailable as exc:
                 if not failures:
                     _log.warning("push failing, events wait", reason=str(exc), waiting=self._buffer.size)
@@ -75,6 +88,7 @@ class Publisher:
         """Have the connections resynced whose events were refused: what these told is found so."""
         for message in refused:
             self._buffer.lose(message.connection)
+            metrics.EVENTS_DROPPED.add("refused")
         self._refused.update(str(message.connection) for message in refused)
         if self._refused and time.monotonic() - self._logged_at >= _REFUSED_LOG_PAUSE_SECONDS:
             self._logged_at = time.monotonic()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis.asyncio
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 
 from listener.buffer import EncodedMessage
 from shared import assignments, errors, keys
@@ -26,15 +26,20 @@ _OPERATION_SECONDS = 6.0
 _REPORTS_SECONDS = 3600
 _ASSIGNMENTS_SECONDS = 3600
 _ENQUEUED_AT_ONCE = 100
+#: How long a subscription is waited at before it is looked whether it is to be made anew.
+_WAKEUP_SECONDS = 1.0
+#: A subscription that so many heartbeats in a row do not find is made anew.
+_MISSED_SUBSCRIPTIONS = 2
 
-#: Atomic, by Redis's clock: KEYS listeners, revision, capacities, reports; ARGV listener id, capacity
-#: → [time in ms, newly added, revision, whether there are reports].
+#: Atomic, by Redis's clock: KEYS listeners, revision, capacities, reports; ARGV listener id, capacity, channel of its
+#: wake-ups → [time in ms, newly added, revision, whether there are reports, subscriptions to the channel].
 _BEAT = """
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local added = redis.call('ZADD', KEYS[1], now_ms, ARGV[1])
 redis.call('HSET', KEYS[3], ARGV[1], ARGV[2])
-return {now_ms, added, redis.call('GET', KEYS[2]), redis.call('EXISTS', KEYS[4])}
+local subscriptions = redis.call('PUBSUB', 'NUMSUB', ARGV[3])[2]
+return {now_ms, added, redis.call('GET', KEYS[2]), redis.call('EXISTS', KEYS[4]), subscriptions}
 """
 
 #: As _BEAT, of a listener that is known: a lost one learns from _BEAT that it is. KEYS listeners, suspects; ARGV
@@ -121,7 +126,7 @@ class ThreadStore:
         try:
             self._redis.eval(_BEAT_IF_KNOWN, 2, keys.LISTENERS, keys.SUSPECTS, self._listener_id, suspect)
         except (RedisError, OSError) as exc:
-            raise errors.QueueUnavailable(logs.redact(str(exc)) or type(exc).__name__) from exc
+            raise _unavailable(exc) from exc
 
 
 class RedisStore:
@@ -147,10 +152,13 @@ class RedisStore:
         bounds: Bounds,
     ) -> None:
         self._redis = redis_client
+        self._scripts = scripts.AsyncConnection(redis_client.connection_pool)
         self._listener_id = listener_id
         self._capacity = capacity
         self._timeout_ms = int(timeout_seconds * 1000)
         self._bounds = bounds
+        #: How many heartbeats in a row have found no subscription to the wake-ups.
+        self._without_subscription = 0
 
     async def beat(self, reports: Iterable[assignments.Report], deleted: Iterable[str]) -> HeartbeatReply:
         """Send one heartbeat, with the reports that changed and the keys whose reports are to be deleted."""
@@ -159,7 +167,7 @@ class RedisStore:
         changed: dict[Any, Any] = {report.key: assignments.encode(report) for report in reports}
         pipe = self._redis.pipeline(transaction=False)
         touched = (keys.LISTENERS, revision_key, keys.CAPACITIES, reports_key)
-        pipe.eval(_BEAT, len(touched), *touched, self._listener_id, self._capacity)
+        pipe.eval(_BEAT, len(touched), *touched, self._listener_id, self._capacity, keys.wakeups(self._listener_id))
         if changed:
             pipe.hset(reports_key, mapping=changed)
         if removed := [key for key in deleted if key not in changed]:
@@ -171,7 +179,8 @@ class RedisStore:
         pipe.expire(keys.assignments(self._listener_id), _ASSIGNMENTS_SECONDS)
         asked = time.monotonic()
         async with self._guarded():
-            (redis_ms, added, revision, had_reports), *_rest = await pipe.execute()
+            (redis_ms, added, revision, had_reports, subscriptions), *_rest = await pipe.execute()
+        self._doubt_subscription(subscriptions)
         return HeartbeatReply(
             redis_ms=int(redis_ms),
             unknown=bool(added),
@@ -193,44 +202,54 @@ class RedisStore:
             assignments={key.decode("utf-8", "replace"): _assignment(key, value) for key, value in fields.items()},
         )
 
+    async def wakeups(self) -> AsyncIterator[None]:
+        """Subscribe, and yield whenever the scheduler has changed the assignments; once when the subscription begins.
+
+        It ends when heartbeats do not find the subscription: after a fail-over it may be one to the old server.
+        """
+        self._without_subscription = 0
+        try:
+            async with self._redis.pubsub() as subscription:
+                await subscription.subscribe(keys.wakeups(self._listener_id))
+                while self._without_subscription < _MISSED_SUBSCRIPTIONS:
+                    if await subscription.get_message(timeout=_WAKEUP_SECONDS) is not None:
+                        yield
+        except (RedisError, OSError) as exc:
+            raise _unavailable(exc) from exc
+
+    def _doubt_subscription(self, subscriptions: int) -> None:
+        self._without_subscription = 0 if subscriptions else self._without_subscription + 1
+
     async def push(self, batch: Sequence[EncodedMessage]) -> list[EncodedMessage]:
         """Enqueue messages in order. Idempotent: messages already enqueued by an earlier try are skipped.
 
         Returns:
             Those refused: their connections have as much in the queues as they may.
         """
+        refused: list[EncodedMessage] = []
         async with self._guarded():
-            try:
-                return await self._enqueue(batch)
-            except NoScriptError:
-                # Redis was restarted and has lost the script.
-                await self._redis.script_load(scripts.ENQUEUE.text)
-                return await self._enqueue(batch)
+            # Not all at once: while a script runs, Redis does nothing else.
+            for at in range(0, len(batch), _ENQUEUED_AT_ONCE):
+                part = batch[at : at + _ENQUEUED_AT_ONCE]
+                # The positions of those refused, from 1.
+                refused += [part[position - 1] for position in await self._enqueue(part)]
+        return refused
 
-    async def _enqueue(self, batch: Sequence[EncodedMessage]) -> list[EncodedMessage]:
-        most = (self._bounds.group_messages, self._bounds.group_bytes)
-        pipe = self._redis.pipeline(transaction=False)
-        # Not all at once: while a script runs, Redis does nothing else.
-        for at in range(0, len(batch), _ENQUEUED_AT_ONCE):
-            part = batch[at : at + _ENQUEUED_AT_ONCE]
-            arguments = [
-                argument
-                for message in part
-                for argument in (
-                    message.queue,
-                    message.message_key,
-                    message.body,
-                    0,
-                    message.affinity,
-                    int(message.is_bounded),
-                    message.unique,
-                    int(message.supersedes),
-                )
-            ]
-            pipe.evalsha(scripts.ENQUEUE.digest, 1, keys.NAMESPACE, *most, *arguments)
-        # Of each part the positions, from 1.
-        replies = await pipe.execute()
-        return [batch[part * _ENQUEUED_AT_ONCE + at - 1] for part, refused in enumerate(replies) for at in refused]
+    async def _enqueue(self, part: Sequence[EncodedMessage]) -> list[int]:
+        arguments: list[str | bytes | int] = [self._bounds.group_messages, self._bounds.group_bytes]
+        for message in part:
+            arguments += (
+                message.queue,
+                message.message_key,
+                message.body,
+                0,
+                message.affinity,
+                int(message.is_bounded),
+                message.unique,
+                int(message.supersedes),
+            )
+        positions: list[int] = await self._scripts.run(scripts.ENQUEUE, keys.NAMESPACE, *arguments)
+        return positions
 
     async def deregister(self) -> int:
         """Announce that no heartbeat will follow; return how many other listeners are alive."""
@@ -248,6 +267,7 @@ class RedisStore:
     async def close(self) -> None:
         """Close the connections to Redis."""
         async with asyncio.timeout(_CLOSE_SECONDS):
+            await self._scripts.close()
             await self._redis.aclose()
 
     @asynccontextmanager
@@ -256,7 +276,11 @@ class RedisStore:
             async with asyncio.timeout(_OPERATION_SECONDS):
                 yield
         except (RedisError, OSError) as exc:
-            raise errors.QueueUnavailable(logs.redact(str(exc)) or type(exc).__name__) from exc
+            raise _unavailable(exc) from exc
+
+
+def _unavailable(exc: Exception) -> errors.QueueUnavailable:
+    return errors.QueueUnavailable(logs.redact(str(exc)) or type(exc).__name__)
 
 
 def _revision(value: Any) -> int | None:

@@ -121,6 +121,10 @@ class SocketPool:
         """By key, the assignments whose sockets are open or being opened."""
         return {key: slot.current.socket.assignment for key, slot in self._slots.items()}
 
+    def sockets(self) -> list[EventSocket]:
+        """Return the current socket of each key. In any thread, at any time."""
+        return [slot.current.socket for slot in list(self._slots.values())]
+
     @property
     def is_any_open(self) -> bool:
         """True while events flow on any socket."""

@@ -24,7 +24,7 @@ from websockets.frames import CloseCode
 from listener.backoff import Cause
 from listener.bounded_connection import BoundedConnection, Flooded, ReadLimits
 from listener.read_turns import ReadTurns
-from shared import errors
+from shared import errors, socket_errors
 from shared.asterisk import name_lookups, tls
 
 _OPEN_SECONDS = 10.0
@@ -34,13 +34,8 @@ _PING_SECONDS = 5.0
 _SCHEMES = {"http": "ws", "https": "wss"}
 _FIRST_PRINTABLE = "!"
 
-#: Statuses that say what stays until the configuration of the tenant or of its Asterisk changes. An Asterisk that is
-#: just starting answers 404 for some 150 ms before ARI is loaded, then 503 (measured, 22).
-_LASTING = {
-    401: (Cause.DENIED, "wrong ARI user or password (401)"),
-    403: (Cause.DENIED, "permission denied for the ARI user (403)"),
-    404: (Cause.PERMANENT, "no ARI at this address: wrong port or prefix, or ARI is not enabled (404)"),
-}
+#: An Asterisk that is just starting answers 404 for some 150 ms before ARI is loaded, then 503 (measured, 22).
+_LASTING = {401: Cause.DENIED, 403: Cause.DENIED, 404: Cause.PERMANENT}
 
 #: Never below this level, whatever the settings say: websockets' debug lines contain the Authorization header.
 _log = logging.getLogger("websockets.event_sockets")
@@ -222,15 +217,14 @@ def _refused(exc: Exception, ca_bundle: str | None) -> SocketBroken:  # noqa: PL
         case exceptions.InvalidStatus():
             status = exc.response.status_code
             if status in _LASTING:
-                cause, words = _LASTING[status]
-                return SocketBroken(words, cause=cause)
+                return SocketBroken(socket_errors.LASTING[status], cause=_LASTING[status])
             return SocketBroken(f"Asterisk answered HTTP {status} instead of opening a websocket")
         case exceptions.InvalidURI() | UnicodeError():
             return SocketBroken("the endpoint is not a valid address", cause=Cause.PERMANENT)
         case exceptions.WebSocketException():
             return SocketBroken("the server at this address does not speak websocket")
         case TimeoutError():
-            return SocketBroken(f"no answer within {_OPEN_SECONDS:.0f} s")
+            return SocketBroken(f"{socket_errors.NO_ANSWER} {_OPEN_SECONDS:.0f} s")
         case ssl.SSLError():
             return SocketBroken(tls.complaint(exc, with_bundle=ca_bundle is not None))
         case ConnectionRefusedError():

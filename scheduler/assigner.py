@@ -34,6 +34,8 @@ log = structlog.stdlib.get_logger(__name__)
 _COOLDOWN_SECONDS = 60.0
 #: Postgres is read this often while the listeners report nothing new.
 _FULL_SCAN_SECONDS = 1.0
+#: For so long what a tick has seen is told.
+_RECENT_SECONDS = 15.0
 #: However quiet it is, everything is read this often.
 _SETTLED_SECONDS = 60.0
 
@@ -98,6 +100,12 @@ class Assigner:
         #: Listener → until when it gets no hand-offs, by the same clock.
         self._cooldown_until: dict[str, float] = {}
         self._without_room = 0
+        #: The last tick that heard of a listener, by the same clock.
+        self._heard_at = float("-inf")
+        #: As of the last tick.
+        self._seen: dict[ConnectionVersion, EventSocket] = {}
+        self._live: dict[str, int] = {}
+        self._ticked_at = float("-inf")
         #: Set when Redis was found empty: every connection needs a resync.
         self.redis_was_emptied = False
 
@@ -114,6 +122,10 @@ class Assigner:
             self._leader.raise_term(exc.term)
             raise
 
+    def hears_listeners(self) -> bool:
+        """Return whether a listener was heard of just now: what the sockets' statuses say is recent."""
+        return time.monotonic() - self._heard_at < self._timeout_seconds
+
     def _tick(self) -> None:
         snapshot = self._take_snapshot()
         # If this tick fails, the next one reads everything.
@@ -122,6 +134,17 @@ class Assigner:
             settled = self._assign(snapshot)
         if settled is not None:
             self._settled = replace(settled, reports_revision=snapshot.reports_revision)
+        if snapshot.live and not self._in_grace_period:
+            self._heard_at = time.monotonic()
+        self._live, self._ticked_at = snapshot.live, time.monotonic()
+
+    def sockets(self) -> list[EventSocket] | None:
+        """Return the event sockets as of the last tick; None if that was long ago. Waits for nothing."""
+        return list(self._seen.values()) if time.monotonic() - self._ticked_at < _RECENT_SECONDS else None
+
+    def listeners(self) -> int | None:
+        """Return the number of listeners that live, as `sockets` does."""
+        return len(self._live) if time.monotonic() - self._ticked_at < _RECENT_SECONDS else None
 
     def _is_still_settled(self, settled: _Settled, snapshot: Snapshot) -> bool:
         """Look for a change that asks for more than writing statuses; write those if there is none."""
@@ -170,6 +193,7 @@ class Assigner:
         for listener, fields in _assignments_by_listener(sockets, snapshot.live).items():
             self._listeners.write_assignments(listener, fields)
         self._scanned_at = now
+        self._seen = {socket.connection: socket for socket in sockets}
         if not is_complete or self._in_grace_period:
             return None
         return _Settled(
@@ -178,7 +202,7 @@ class Assigner:
             live=snapshot.live,
             reports_revision=snapshot.reports_revision,
             fingerprint=fingerprint,
-            sockets={socket.connection: socket for socket in sockets},
+            sockets=self._seen,
             contested=turns.contested(sockets),
         )
 
@@ -221,7 +245,7 @@ class Assigner:
         is_outdated = False
         for name in snapshot.silent:
             if self._listeners.evict(name, snapshot):
-                log.warning("listener timed out", listener=name)
+                log.warning("listener lost", listener=name)
                 suspect = self._listeners.take_suspect(name)
                 if suspect is not None:
                     self._quarantine.note_lost(name, suspect)

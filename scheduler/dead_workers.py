@@ -11,7 +11,7 @@ from typing import Protocol
 
 import structlog
 
-from shared import errors
+from shared import call_context, errors, spans
 from shared.call import facts
 from shared.storage.call_store import ClaimedCall
 from shared.storage.call_writer import CallWriter
@@ -85,23 +85,28 @@ class DeadWorkers:
     def _break(self, claimed: Collection[ClaimedCall]) -> None:
         broken: list[ClaimedCall] = []
         for each in claimed:
-            try:
-                # If the call was written since, by that worker or any other, the claim may be another one by now.
-                recorded = self._writer.record(
-                    each.call,
-                    facts.WorkerDied(),
-                    facts.DeadlinePassed(),
-                    timeline=[TimelineEntry(kind="note", name="claim broken", detail=f"{each.worker} has died")],
-                    owner=each.owner,
-                    retry_on_conflict=False,
-                )
-            except (errors.DatabaseUnavailable, errors.LeadershipLost):
-                raise
-            except errors.PipelineError as exc:
-                log.warning("claim not broken", call=str(each.call.call_id), reason=str(exc))
-            else:
-                broken += [each] if recorded.applied else []
+            with spans.task("break claim of dead worker"), call_context.of_call(each.call):
+                broken += [each] if self._is_broken(each) else []
         if broken:
             log.warning(
                 "claims of dead workers broken", calls=len(broken), workers=sorted({each.worker for each in broken})
             )
+
+    def _is_broken(self, claimed: ClaimedCall) -> bool:
+        """Break the claim of a dead worker; return False if it does not stand any more, or could not be broken."""
+        try:
+            # If the call was written since, by that worker or any other, the claim may be another one by now.
+            recorded = self._writer.record(
+                claimed.call,
+                facts.WorkerDied(),
+                facts.DeadlinePassed(),
+                timeline=[TimelineEntry(kind="note", name="claim broken", detail=f"{claimed.worker} has died")],
+                owner=claimed.owner,
+                retry_on_conflict=False,
+            )
+        except (errors.DatabaseUnavailable, errors.LeadershipLost):
+            raise
+        except errors.PipelineError as exc:
+            log.warning("claim not broken", reason=str(exc))
+            return False
+        return recorded.applied

@@ -6,8 +6,8 @@ import contextlib
 import itertools
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
@@ -33,6 +33,10 @@ local led = tonumber(string.match(marker or '', '%d+$')) or 0
 local term = tonumber(string.match(ARGV[1], '%d+$'))
 if led > term or led == term and marker and marker ~= ARGV[1] then return redis.error_reply('TERM ' .. led) end
 """
+#: Parts of the time-out. Longer than the longest interval of heartbeats, a third: a listener is late.
+_LATE_PART = 3 / 8
+#: And so long it is without a subscription, and sends no heartbeat, before it counts as gone.
+_CONFIRMED_PART = 1 / 4
 _REFUSAL = re.compile(r"TERM (\d+)$")
 
 #: → the boot marker as it was. With NX it is not written each time, and yet a server that is master no more refuses it.
@@ -60,13 +64,15 @@ redis.call('HDEL', KEYS[2], ARGV[2])
 return suspect
 """
 
-#: Further KEYS its assignments, its revision; ARGV lifetime in seconds, then field and value of each → the revision.
+#: Further KEYS its assignments, its revision; ARGV channel of its wake-ups, lifetime in seconds, then field and value
+#: of each → the revision.
 _WRITE = f"""{_FENCE}
 redis.call('DEL', KEYS[2])
-for at = 3, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 1]) end
-redis.call('EXPIRE', KEYS[2], ARGV[2])
+for at = 4, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 1]) end
+redis.call('EXPIRE', KEYS[2], ARGV[3])
 local revision = redis.call('INCR', KEYS[3])
-redis.call('EXPIRE', KEYS[3], ARGV[2])
+redis.call('EXPIRE', KEYS[3], ARGV[3])
+redis.call('PUBLISH', ARGV[2], '')
 return revision
 """
 
@@ -77,7 +83,7 @@ class Snapshot:
 
     #: Listener → most sockets it may have, of those that are alive.
     live: dict[str, int]
-    #: Listeners whose last heartbeat is too old.
+    #: Listeners whose last heartbeat is too old, or whose process is gone.
     silent: frozenset[str]
     #: Counts the heartbeats that brought reports.
     reports_revision: int
@@ -133,6 +139,22 @@ class _Heard:
 
     beat: float
     at: float
+    #: It has been seen with a subscription to its wake-ups: one of v0.1.0-rc1 never has.
+    subscribes: bool
+    #: Since when it was seen without one, and sent no heartbeat; None if it was not.
+    deserted_at: float | None = None
+
+    def is_lost(self, now: float, timeout_seconds: float) -> bool:
+        """Return whether the listener counts as dead: without a heartbeat for the time-out, or with its process gone.
+
+        A process that was killed has no sockets any more, one that stalls has. And one that lives, and has lost its
+        connections, sends a heartbeat before it is looked again.
+        """
+        silent_seconds = now - self.at
+        if silent_seconds > timeout_seconds:
+            return True
+        is_deserted = self.deserted_at is not None and now - self.deserted_at >= timeout_seconds * _CONFIRMED_PART
+        return is_deserted and silent_seconds >= timeout_seconds * _LATE_PART
 
 
 class Listeners:
@@ -182,15 +204,17 @@ class Listeners:
         pipeline.zrange(keys.LISTENERS, 0, -1, withscores=True)
         pipeline.hgetall(keys.CAPACITIES)
         pipeline.get(keys.REPORTS_REVISION)
+        known = list(self._heard)
+        pipeline.pubsub_numsub(*(keys.wakeups(name.decode(errors="replace")) for name in known))
         asked, asked_at = time.monotonic(), self._monotonic()
         with _refusals():
-            (seconds, micros), marker, beats, capacities, revision = pipeline.execute()
-        self._note_heartbeats(dict(beats), seconds * 1000 + micros / 1000, asked_at)
-        oldest = asked_at - self._timeout_seconds
+            (seconds, micros), marker, beats, capacities, revision, subscriptions = pipeline.execute()
+        subscribed = {name for name, (_, number) in zip(known, subscriptions, strict=True) if number}
+        self._note_heartbeats(dict(beats), seconds * 1000 + micros / 1000, asked_at, subscribed)
         live = {
             name: _number(capacities.get(name), _DEFAULT_CAPACITY)
             for name, heard in self._heard.items()
-            if heard.at >= oldest
+            if not heard.is_lost(asked_at, self._timeout_seconds)
         }
         # Another leader, with a lower term, may have been the first to find Redis empty: it was frozen, and woke up.
         was_replaced = self._marked_term == term and marker != self._marker.encode()
@@ -204,7 +228,9 @@ class Listeners:
             beats={name.decode(errors="replace"): heard.beat for name, heard in self._heard.items()},
         )
 
-    def _note_heartbeats(self, beats: Mapping[bytes, float], redis_ms: float, now: float) -> None:
+    def _note_heartbeats(
+        self, beats: Mapping[bytes, float], redis_ms: float, now: float, subscribed: Collection[bytes]
+    ) -> None:
         """Note when each listener was last heard of, by the monotonic clock: Redis's may be set back or forth.
 
         A heartbeat that differs from the one before came since the last look, and Redis's clock says when, within that.
@@ -213,7 +239,13 @@ class Listeners:
         for name, beat in beats.items():
             known = before.get(name)
             age = max(0.0, min((redis_ms - beat) / 1000, now - self._looked_at))
-            self._heard[name] = known if known is not None and known.beat == beat else _Heard(beat=beat, at=now - age)
+            subscribes = name in subscribed or (known is not None and known.subscribes)
+            if known is None or known.beat != beat:
+                self._heard[name] = _Heard(beat=beat, at=now - age, subscribes=subscribes)
+            elif subscribes and name not in subscribed:
+                self._heard[name] = replace(known, deserted_at=known.deserted_at or now)
+            else:
+                self._heard[name] = replace(known, subscribes=subscribes, deserted_at=None)
         self._looked_at = now
 
     def reports(self, names: Iterable[str]) -> Reports:
@@ -279,7 +311,8 @@ class Listeners:
         if written is not None and in_place and written.fields == fields:
             return
         touched = (keys.assignments(listener), keys.revision(listener))
-        written_as = self._run(_WRITE, touched, _HASH_SECONDS, *itertools.chain.from_iterable(fields.items()))
+        parts = itertools.chain.from_iterable(fields.items())
+        written_as = self._run(_WRITE, touched, keys.wakeups(listener), _HASH_SECONDS, *parts)
         self._written[listener] = _Written(fields=dict(fields), revision=int(written_as))
 
     def _marker_of(self, term: int) -> str:

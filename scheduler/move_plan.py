@@ -70,7 +70,7 @@ def plan(
 
 
 def _may_move(socket: EventSocket, live: Mapping[str, int], in_grace_period: bool) -> bool:
-    if socket.parked or socket.waits:
+    if socket.parked or socket.asked or socket.waits:
         return False
     return socket.listener_id in live or socket.listener_id is None or not in_grace_period
 

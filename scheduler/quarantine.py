@@ -62,6 +62,6 @@ class Quarantine:
             self._note(connection, "Quarantined", reason)
 
     def _note(self, connection: ConnectionVersion, name: str, detail: str) -> None:
-        log.warning("event socket stopped a listener", connection=str(connection), event_name=name, detail=detail)
+        log.warning("event socket stopped a listener", connection=str(connection), timeline=name, detail=detail)
         entry = TimelineEntry(kind="note", name=name, detail=detail)
         self._timeline.append_timeline([entry], connection_id=connection.connection_id)

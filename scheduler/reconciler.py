@@ -1,7 +1,8 @@
 """Turns configurations into connections: reads the platform's rows, and keeps `ari.connections` in step with them.
 
-A connection outlives its row: a new row of an organization whose row is gone is the same configuration, saved anew. So
-the connection goes on with its socket and its calls, whatever the row's id is.
+A connection outlives its row: a new row of an organization whose row is gone is the same configuration, saved anew, if
+endpoint and app are the same or if it is the organization's only one. So the connection goes on with its socket and its
+calls, whatever the row's id is; also when the platform's upgrade has copied all rows to another table.
 
 An error in one row affects only that row. A read that fails changes nothing. When over half of the rows are missing at
 once, they are removed only if the next read confirms it. No row is fetched while neither configurations nor connections
@@ -10,6 +11,7 @@ have changed since a read that left nothing to do.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -22,7 +24,7 @@ from shared.asterisk.endpoint import Configuration
 from shared.call.ids import ConnectionVersion
 from shared.platform.ports import ConfigurationRow, Configurations
 from shared.process import sealing
-from shared.storage import database
+from shared.storage import app_holders, database
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -65,6 +67,14 @@ SELECT c.connection_id, c.source_id, c.organization_id, c.state, c.reason, c.ver
 FROM ari.connections c LEFT JOIN ari.connection_versions v USING (connection_id, version)
 """
 
+#: Of an app that was never ours a worker is to be asked first, which it was not yet.
+_INSERT_VERSION = f"""
+INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password, ca_bundle,
+                                     asked_at)
+VALUES (%(connection_id)s, %(version)s, %(endpoint)s, %(app)s, %(user)s, %(sealed_password)s, %(ca_bundle)s,
+        CASE WHEN NOT {app_holders.WAS_OURS} THEN to_timestamp(0) END)
+"""  # noqa: S608 - built from a constant
+
 
 class Reconciler:
     """Keeps connections in step with configurations."""
@@ -99,7 +109,7 @@ class Reconciler:
     def _apply_all(self) -> bool:
         """Apply every configuration; return False if some could not be, or are not applied before the next read."""
         rows = self._configurations.all()
-        stored = self._continued(rows, self._read())
+        stored = self._continued(rows, self._configurations.inactive(), self._read())
         configured = {row.source_id for row in rows}
         kept = [each for each in stored.values() if each.state != "removed"]
         missing = [each for each in kept if each.source_id not in configured]
@@ -109,6 +119,10 @@ class Reconciler:
         in_use = _app_instances_in_use(each for each in kept if each.source_id in configured)
         for row in sorted(rows, key=lambda row: row.source_id):
             try:
+                if row.deactivation is not None:
+                    # The next read finds it gone; or tries again, if it could not be done yet.
+                    is_complete = False
+                    self._deactivate_at_platform(row, row.deactivation)
                 self._apply(row, stored.get(row.source_id), in_use)
             except errors.TransientError:
                 raise
@@ -119,6 +133,11 @@ class Reconciler:
         for each in missing:
             self._deactivate(each, "removed", "configuration removed")
         return is_complete
+
+    def _deactivate_at_platform(self, row: ConfigurationRow, reason: str) -> None:
+        source_id, organization_id = row.source_id, row.organization_id
+        if self._configurations.deactivate(source_id=source_id, organization_id=organization_id, reason=reason):
+            log.warning("configuration deactivated", source=source_id, organization=organization_id, reason=reason)
 
     def _must_confirm(self, missing: int, stored: int) -> bool:
         suspicious = missing > 1 and missing * 2 > stored
@@ -133,15 +152,17 @@ class Reconciler:
             rows = connection.execute(_READ).fetchall()
         return {row["source_id"]: _Connection(**row) for row in rows}
 
-    def _apply(self, row: ConfigurationRow, stored: _Connection | None, in_use: dict[AppInstance, int]) -> None:
+    def _apply(self, row: ConfigurationRow, stored: _Connection | None, in_use: dict[AppInstance, _Connection]) -> None:
         try:
             configuration = row.read()
         except errors.InvalidConfiguration as exc:
             self._refuse(row, stored, str(exc))
             return
-        owner = in_use.get(_app_instance(configuration), row.source_id)
-        if owner != row.source_id:
-            reason = f"endpoint and app are in use by configuration {owner}, which the Asterisk accepted first"
+        owner = in_use.get(_app_instance(configuration))
+        if owner is not None and owner.source_id != row.source_id:
+            reason = (
+                f"endpoint and app are in use by connection {owner.connection_id}, which the Asterisk accepted first"
+            )
             self._refuse(row, stored, reason)
             return
         if stored is None or not self._is_same(stored, configuration):
@@ -163,11 +184,11 @@ class Reconciler:
             return False
 
     def _continued(
-        self, rows: Collection[ConfigurationRow], stored: Mapping[int, _Connection]
+        self, rows: Collection[ConfigurationRow], inactive: Collection[int], stored: Mapping[int, _Connection]
     ) -> dict[int, _Connection]:
         """Let connections whose row is gone go on under a new row of their organization; return them all by row."""
         found = dict(stored)
-        for source_id, before in _saved_anew(rows, stored).items():
+        for source_id, before in _saved_anew(rows, inactive, stored).items():
             with self._db.transaction() as connection:
                 connection.execute(
                     "UPDATE ari.connections SET source_id = %s WHERE connection_id = %s",
@@ -210,17 +231,16 @@ class Reconciler:
             assert version is not None
             _supersede(connection, connection_id)
             connection.execute(
-                "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user,"
-                " sealed_password, ca_bundle) VALUES (%s, %s, %s, %s, %s, %s, %s)",
-                [
-                    connection_id,
-                    version["version"],
-                    configuration.endpoint,
-                    configuration.app,
-                    configuration.user,
-                    self._sealer.seal(configuration.password),
-                    configuration.ca_bundle,
-                ],
+                _INSERT_VERSION,
+                {
+                    "connection_id": connection_id,
+                    "version": version["version"],
+                    "endpoint": configuration.endpoint,
+                    "app": configuration.app,
+                    "user": configuration.user,
+                    "sealed_password": self._sealer.seal(configuration.password),
+                    "ca_bundle": configuration.ca_bundle,
+                },
             )
         log.info("connection version written", connection=str(ConnectionVersion(connection_id, version["version"])),
                  endpoint=configuration.endpoint)  # fmt: skip
@@ -246,36 +266,52 @@ class Reconciler:
         log.warning("connection deactivated", connection=stored.connection_id, state=state, reason=reason)
 
 
-def _saved_anew(rows: Collection[ConfigurationRow], stored: Mapping[int, _Connection]) -> dict[int, _Connection]:
-    """Return, for each new row of an organization that has lost its row, the connection that goes on under it.
+def _saved_anew(
+    rows: Collection[ConfigurationRow], inactive: Collection[int], stored: Mapping[int, _Connection]
+) -> dict[int, _Connection]:
+    """Return, for each new row of an organization that has lost a row, the connection that goes on under it.
 
-    Of several the newest: the platform has one row of an organization at a time.
+    A row that is inactive is not lost: reactivated, it has its connection still.
+    First that of the same app instance. Of an organization with a single row, any other one: the newest.
     """
-    configured = {row.source_id for row in rows}
-    gone: dict[int, _Connection] = {}
+    configured = {row.source_id for row in rows}.union(inactive)
+    gone: dict[int, list[_Connection]] = defaultdict(list)
     for each in sorted(stored.values(), key=lambda each: (each.state != "removed", each.connection_id)):
         if each.source_id not in configured:
-            gone[each.organization_id] = each
+            gone[each.organization_id].append(each)
+    of_organization = Counter(row.organization_id for row in rows)
     found: dict[int, _Connection] = {}
     for row in rows:
-        if row.source_id not in stored and row.organization_id in gone:
-            found[row.source_id] = gone.pop(row.organization_id)
+        candidates = gone[row.organization_id] if row.source_id not in stored else []
+        same = [each for each in candidates if each.app_instance is not None and each.app_instance == _instance(row)]
+        others = candidates if of_organization[row.organization_id] == 1 else []
+        if same or others:
+            found[row.source_id] = (same or others)[-1]
+            candidates.remove(found[row.source_id])
     return found
 
 
-def _app_instances_in_use(connections: Iterable[_Connection]) -> dict[AppInstance, int]:
-    """Return each app instance in use, and the configuration that owns it: the first that its Asterisk accepted.
+def _instance(row: ConfigurationRow) -> AppInstance | None:
+    """Return a configuration's app instance; None if it cannot be used."""
+    try:
+        return _app_instance(row.read())
+    except errors.InvalidConfiguration:
+        return None
+
+
+def _app_instances_in_use(connections: Iterable[_Connection]) -> dict[AppInstance, _Connection]:
+    """Return each app instance in use, and the connection that owns it: the first that its Asterisk accepted.
 
     Until it accepts one, all configurations may try: a wrong password must not keep an app from its owner.
     """
-    accepted: dict[AppInstance, tuple[datetime, int]] = {}
+    owners: dict[AppInstance, tuple[datetime, int, _Connection]] = {}
     for each in connections:
         instance = each.app_instance
         if each.state != "active" or instance is None or each.accepted_at is None:
             continue
-        candidate = (each.accepted_at, each.source_id)
-        accepted[instance] = min(accepted.get(instance, candidate), candidate)
-    return {instance: source_id for instance, (_, source_id) in accepted.items()}
+        candidate = (each.accepted_at, each.connection_id, each)
+        owners[instance] = min(owners.get(instance, candidate), candidate)
+    return {instance: owner for instance, (_, _, owner) in owners.items()}
 
 
 def _app_instance(configuration: Configuration) -> AppInstance:

@@ -29,6 +29,11 @@ WHERE v.retired_at IS NULL AND (v.socket_state = 'connected' OR EXISTS (
 
 _ALL = f"SELECT v.connection_id, v.version {_RESYNCED}"
 
+#: How long ago a resync was requested, of the connection for which that is longest.
+AGE = f"""
+SELECT extract(epoch FROM clock_timestamp() - min(r.due_at))::float + %(seconds)s AS seconds {_RESYNCED}
+"""  # noqa: S608 - built from constants
+
 _DUE = f"""
 SELECT v.connection_id, v.version, coalesce(r.requests, 0) AS requests {_RESYNCED}
   AND (r.due_at IS NULL OR r.due_at <= clock_timestamp()

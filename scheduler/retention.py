@@ -53,8 +53,16 @@ SELECT count(*) AS deleted, max(at) AS last FROM old
 #: leader's own lease has not expired, and is kept if Postgres's clock was set forth: its term only rises.
 _SMALL = (
     "DELETE FROM ari.usage WHERE until < now() - make_interval(days => %(days)s)",
+    "DELETE FROM ari.dead_letter_sets WHERE at < now() - make_interval(days => %(days)s)",
     f"DELETE FROM ari.leases WHERE expires_at < now() - make_interval(days => %(days)s) AND name <> '{LEASE_NAME}'",  # noqa: S608
 )
+
+
+#: Postgres deletes no row of the audit that is younger than 30 days.
+_AUDIT = """
+DELETE FROM ari.audit WHERE id IN (
+    SELECT id FROM ari.audit WHERE at < now() - make_interval(days => %(days)s) ORDER BY at LIMIT %(batch)s)
+"""
 
 
 class Retention:
@@ -62,14 +70,19 @@ class Retention:
 
     Args:
         days: How long to keep ended calls and timeline rows; 0 for ever.
+        audit_days: The same for rows of the audit.
     """
 
-    def __init__(self, db: database.Database, *, days: int) -> None:
+    def __init__(self, db: database.Database, *, days: int, audit_days: int = 0) -> None:
         self._db = db
         self._days = days
+        self._audit_days = audit_days
 
     def delete_old(self) -> None:
         """Delete for a bounded time. Raises DatabaseUnavailable; whole batches are deleted by then."""
+        if self._audit_days:
+            with self._db.connection() as connection:
+                connection.execute(_AUDIT, {"days": self._audit_days, "batch": _BATCH})
         if not self._days:
             return
         until = time.monotonic() + _RUN_SECONDS

@@ -36,6 +36,8 @@ _QUARANTINE_OVER = f"(v.socket_state = 'quarantined' AND {_passed('parked_at', '
 _DRAIN_OVERDUE = _passed("superseded_at", "%(drain)s")
 _SAME_APP_INSTANCE = "coalesce(c.state = 'active' AND n.endpoint = v.endpoint AND n.app = v.app, false)"
 _SUCCESSOR_CONNECTED = "coalesce(n.socket_state = 'connected', false)"
+#: By an operator: its later versions, too.
+_PARKED = "(v.parked_at IS NOT NULL OR coalesce(c.suspension = 'park', false))"
 _HAS_CALLS = """EXISTS (SELECT 1 FROM ari.calls k WHERE k.connection_id = v.connection_id
                AND k.connection_version = v.version AND k.state <> 'ended')"""
 
@@ -51,7 +53,8 @@ SELECT v.connection_id, v.version, c.organization_id, v.endpoint, v.app, v.ari_u
        v.listener_id, v.epoch, v.previous_listener_id, v.previous_epoch, v.superseded_at IS NOT NULL AS superseded,
        v.socket_state AS state, v.socket_since AS since, v.last_event_at, v.reconnects, v.last_error AS error,
        v.past_error, v.past_error_at, v.accepted_at,
-       v.reclaims, v.preempted_at IS NOT NULL AS preempted, v.parked_at IS NOT NULL AS parked,
+       v.reclaims, v.preempted_at IS NOT NULL AS preempted, {_PARKED} AS parked,
+       v.asked_at IS NOT NULL AS asked, c.suspension,
        {_QUARANTINE_OVER} AS quarantine_over,
        {_MAY_RECLAIM} AS may_reclaim, {_HAND_OFF_OVERDUE} AS hand_off_overdue, {_STABLE} AS stable,
        {_SAME_APP_INSTANCE} AS same_app_instance, {_SUCCESSOR_CONNECTED} AS successor_connected,
@@ -63,7 +66,7 @@ SELECT v.connection_id, v.version, c.organization_id, v.endpoint, v.app, v.ari_u
 #: matters for few sockets is asked of those alone.
 _DECISIVE = f"""
 SELECT v.connection_id, v.version, v.listener_id, v.epoch, v.previous_listener_id, v.previous_epoch, v.reclaims,
-       v.superseded_at, v.preempted_at, v.parked_at, {_MAY_RECLAIM},
+       v.superseded_at, v.preempted_at, v.parked_at, c.suspension, v.asked_at IS NOT NULL, {_MAY_RECLAIM},
        CASE WHEN v.parked_at IS NOT NULL THEN {_QUARANTINE_OVER} END,
        CASE WHEN v.previous_listener_id IS NOT NULL THEN {_HAND_OFF_OVERDUE} END,
        CASE WHEN v.reclaims > 0 THEN {_STABLE} END,
@@ -193,8 +196,13 @@ class EventSocket:
     preempted: bool
     #: How many times in a row the app was reclaimed from a competing client.
     reclaims: int
-    #: Left to the competing client until an operator unparks it, or in quarantine.
+    #: Left to the competing client until an operator unparks it, parked by one, held by another process, or in
+    #: quarantine.
     parked: bool
+    #: What an operator has ordered: `park`, `drain`, or None.
+    suspension: str | None
+    #: Not to be opened before a worker has told whether another process has the app.
+    asked: bool
     #: It has been in quarantine for long enough.
     quarantine_over: bool
     #: The competing client has had the app for long enough.

@@ -8,9 +8,10 @@ from uuid import UUID
 
 import structlog
 
-from shared import errors
+from shared import call_context, errors, spans
 from shared.call import facts
 from shared.call.calls import Call
+from shared.process import metrics
 from shared.storage.call_writer import CallWriter
 
 log = structlog.stdlib.get_logger(__name__)
@@ -43,18 +44,24 @@ class OverdueCalls(Protocol):
 def dispatch_overdue(writer: CallWriter, store: OverdueCalls, *, batch: int) -> int:
     """Dispatch overdue calls again, at most `batch`, the longest overdue first. Returns how many there were."""
     overdue = store.overdue(batch)
+    metrics.CALLS_DISPATCHED_AGAIN.add(amount=len(overdue))
     for call in overdue:
-        try:
-            # If a worker has written the call meanwhile, it is no longer overdue, which the core cannot see. The fact
-            # is then dropped; the next sweep judges the call as it is by then.
-            writer.record(call, facts.DeadlinePassed(), retry_on_conflict=False)
-        except (errors.DatabaseUnavailable, errors.LeadershipLost):
-            raise
-        except errors.PipelineError as exc:
-            log.warning("overdue call dispatch failed", call=str(call.call_id), reason=str(exc))
+        with spans.task("sweep overdue call"), call_context.of_call(call):
+            _dispatch(writer, call)
     if overdue:
         log.info("overdue calls dispatched again", calls=len(overdue))
     return len(overdue)
+
+
+def _dispatch(writer: CallWriter, call: Call) -> None:
+    try:
+        # If a worker has written the call meanwhile, it is no longer overdue, which the core cannot see. The fact is
+        # then dropped; the next sweep judges the call as it is by then.
+        writer.record(call, facts.DeadlinePassed(), retry_on_conflict=False)
+    except (errors.DatabaseUnavailable, errors.LeadershipLost):
+        raise
+    except errors.PipelineError as exc:
+        log.warning("overdue call dispatch failed", reason=str(exc))
 
 
 def end_completed(writer: CallWriter, store: ConnectedCalls, runs: Runs) -> None:
@@ -63,5 +70,6 @@ def end_completed(writer: CallWriter, store: ConnectedCalls, runs: Runs) -> None
     for run_id in runs.completed(connected) if connected else ():
         call = store.load(connected[run_id])
         if call is not None:
-            log.info("connected call ended, its run is completed", call=str(call.call_id), run=run_id)
-            writer.record(call, facts.EndRequested(reason="its run was completed"))
+            with spans.task("end completed run"), call_context.of_call(call):
+                log.info("connected call ended, its run is completed", run=run_id)
+                writer.record(call, facts.EndRequested(reason="its run was completed"))

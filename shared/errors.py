@@ -59,6 +59,10 @@ class DatabaseAway(DatabaseUnavailable):
     """Postgres could not be reached, or its connection was lost: an outage, for which no message is to blame."""
 
 
+class PlatformUnserved(TransientError):
+    """The platform's tables are none that this release serves; perhaps its upgrade is half done."""
+
+
 class DatabaseRefused(PermanentError):
     """Postgres refused a statement for its content: data it cannot store, a constraint it violates."""
 
@@ -71,8 +75,16 @@ class CallUnreadable(PermanentError):
     """A call's row holds a value this release does not know: a newer release wrote it, and goes on with it."""
 
 
+class TooBusy(TransientError):
+    """So many of a costly operation are at work that one more would keep others from theirs."""
+
+
 class QueueUnavailable(TransientError):
     """Redis could not be reached, or did not answer in time."""
+
+
+class PlatformRedisAway(TransientError):
+    """The platform's Redis could not be reached, did not answer in time, or refused. Holds no secret."""
 
 
 class LeadershipLost(TransientError):
@@ -128,3 +140,7 @@ class AsteriskRefused(PermanentError):
         super().__init__(f"{status} {message}")
         self.status = status
         self.message = message
+
+
+#: What a look at an Asterisk comes to when nothing is known by it: no usable answer, a refusal, or no time for it.
+NO_ANSWER = (AsteriskUnreachable, AsteriskRefused, OutOfTime)

@@ -42,14 +42,19 @@ class InboundLookup:
         self._connections = connections
         self._routes = routes
 
-    def destination(self, connection: ConnectionVersion) -> Destination | None:
+    def destination(self, connection: ConnectionVersion, called_number: str) -> Destination | None:
         """Return where a new call goes that this version's socket reported; None when there is no such version."""
         try:
             with self._db.connection() as db:
                 target_of = self._connections.send_inbound_target(db, connection)
-                route_of = self._routes.send_inbound(db, connection.connection_id)
+                route_of = self._routes.send_inbound(db, connection.connection_id, called_number)
             target, route = target_of(), route_of()
         except errors.DatabaseRefused:
             # One tenant's configuration is JSON that Postgres cannot look into (a NUL in a text).
             target, route = self._connections.inbound_target(connection), None
-        return Destination(target=target, route=route) if target is not None else None
+        if target is None:
+            return None
+        if target.served_by is not None and target.served_by.connection_id != connection.connection_id:
+            # The connection that has the app instance now: its configuration is another one.
+            route = None
+        return Destination(target=target, route=route)

@@ -4,14 +4,18 @@ The option `group` is the connection's id: within a queue the connections are se
 marks what an Asterisk may cause at will: of a connection, so many may be in the queues. Commands, resyncs and requests
 for calls are not bounded: the product orders them itself.
 
+What changes nothing that a step does rides in the options (PUSHED, TRACEPARENT): an earlier release ignores them.
+
 {"v": 1, "call_id": "…", "attempt": 1}                                             a command of the core
 {"v": 1, "connection_id": 7, "connection_version": 2, "at_ms": …, "event": {…}}    an event, from a listener
 {"v": 1, "connection_id": 7, "connection_version": 2, "reason": "connected", "full": true}    a resync
+{"v": 1, "connection_id": 7, "connection_version": 2}                              a question: who has its app?
 {"v": 1, "organization_id": 3, "number": "+49301234", "workflow_id": 5, "request_id": "…"}    a request for a call
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 from uuid import UUID
@@ -29,6 +33,13 @@ from shared.call.steps import STEPS, Step
 _LONGEST_TAG = 16
 #: Raised when the shape changes.
 VERSION = 1
+#: Option of a message that a listener pushes: when it does, by Redis's clock in ms. The message is encoded when it is
+#: buffered, as its size counts, and the moment is filled in when it is pushed: both have 13 digits.
+PUSHED = "pushed_ms"
+NOT_PUSHED = 10**12
+_NOT_PUSHED = f'"{PUSHED}":{NOT_PUSHED}'.encode()
+#: Option with the header of W3C's trace context: the span that ordered it, in the trace of its call.
+TRACEPARENT = "traceparent"
 
 #: Why a resync is asked for, where it matters: on the clock, or for calls that the one before found too young to judge.
 RESYNC_CLOCK = "clock"
@@ -36,8 +47,10 @@ RESYNC_FOLLOW_UP = "follow-up"
 
 #: The queue that is no step's: it compares a whole connection.
 RESYNC = "resync"
+#: A queue of its own, which no worker of v0.1.0-rc1 serves: that release does not know its actors.
+APPS = "apps"
 #: Every queue, ordered by need: where some share threads, the first one is served first.
-QUEUES: tuple[str, ...] = (*map(str, STEPS), RESYNC)
+QUEUES: tuple[str, ...] = (*map(str, STEPS), RESYNC, APPS)
 
 #: Actor → its queue, for all that is no command: an event waits in the queue of the step it leads to.
 _EVENT_ACTORS = {
@@ -49,6 +62,9 @@ _EVENT_ACTORS = {
     "leg_unanswered": Step.ORIGINATE,
     "request_call": Step.ORIGINATE,
     "resync_connection": RESYNC,
+    "ask_for_app": APPS,
+    # No step, and no hurry.
+    "party_heard": APPS,
 }
 #: Actor → its queue. An actor is what a worker does with one kind of message.
 ACTORS: dict[str, str] = {actor: str(queue) for actor, queue in (*_EVENT_ACTORS.items(), *steps.ACTORS.values())}
@@ -81,9 +97,9 @@ def of_event(event: events.Event, *, connection: ConnectionVersion, at_ms: int) 
         "v": VERSION,
         **_connection(connection),
         "at_ms": at_ms,
-        "event": events.encode(read),
+        **_event(read),
     }
-    message = _event_message(actor, body, connection)
+    message = _event_message(actor, body, connection, at_ms=at_ms)
     if actor == "media_leg_ready" and event.args:
         # The tag of the worker that waits for the leg, as it was given to Asterisk. It comes from a peer: a hint.
         message.options["affinity"] = event.args[0][:_LONGEST_TAG]
@@ -98,10 +114,22 @@ def of_unanswered(event: events.Event, *, connection: ConnectionVersion, looks: 
     body = {
         "v": VERSION,
         **_connection(connection),
-        "event": events.encode(event),
+        **_event(event),
         "looks": looks,
     }
     return _event_message("leg_unanswered", body, connection)
+
+
+def _event(event: events.Event) -> dict[str, Any]:
+    """Return the part of a message's body that carries an event. A process of v0.1.0-rc1 reads `event` alone."""
+    beside = {} if event.tech_cause is None else {"tech_cause": event.tech_cause}
+    return {"event": events.encode(event), **beside}
+
+
+def event(body: Mapping[str, Any]) -> events.Event:
+    """Return the event that a message's body carries. Raises InvalidEvent if it has another shape."""
+    carried, tech_cause = events.decode(body["event"]), body.get("tech_cause")
+    return carried if tech_cause is None else replace(carried, tech_cause=int(tech_cause))
 
 
 def of_request(request: CallRequest) -> Message:
@@ -128,6 +156,21 @@ def of_resync(*, connection: ConnectionVersion, reason: str, full: bool) -> Mess
     if reason not in (RESYNC_CLOCK, RESYNC_FOLLOW_UP):
         message.options.update(supersedes=True)
     return message
+
+
+def of_app_question(connection: ConnectionVersion) -> Message:
+    """Return the message that asks who has the app of a connection version. Of a version one waits."""
+    message = _message("ask_for_app", {"v": VERSION, **_connection(connection)}, connection.connection_id)
+    message.options.update(unique=f"app {connection.number}")
+    return message
+
+
+def pushed(body: bytes, at_ms: int) -> bytes:
+    """Return an encoded message with the moment at which it is pushed.
+
+    No text in it can be taken for the option: in JSON a quote within a text has a backslash before it.
+    """
+    return body.replace(_NOT_PUSHED, f'"{PUSHED}":{at_ms:013d}'.encode(), 1) if at_ms > NOT_PUSHED else body
 
 
 def check_version(version: object) -> None:
@@ -161,9 +204,7 @@ def _args(event: events.Event, actor: str) -> tuple[str, ...]:
 def _actor_of_event(event: events.Event) -> str | None:
     match event.type:
         case events.EventType.STASIS_START:
-            if ids.is_originated(event.leg.id):
-                return "far_end_answered"
-            return "media_leg_ready" if ids.parse(event.leg.id) is not None else "caller_entered"
+            return _actor_of_entry(event.leg.id)
         case events.EventType.CHANNEL_HANGUP_REQUEST if ids.parse(event.leg.id) is not None:
             # Of a media leg only its end counts, which follows.
             return None
@@ -171,21 +212,36 @@ def _actor_of_event(event: events.Event) -> str | None:
             return "leg_ended"
         case events.EventType.DIAL:
             return "dial_ended" if event.dial_status in dialling.UNANSWERED_STATUSES else None
+        case events.EventType.CHANNEL_TALKING_STARTED:
+            return "party_heard"
         case events.EventType.APPLICATION_REPLACED:
             return None
+
+
+def _actor_of_entry(leg_id: str) -> str:
+    if ids.is_originated(leg_id):
+        return "far_end_answered"
+    return "media_leg_ready" if ids.parse(leg_id) is not None else "caller_entered"
 
 
 def _connection(connection: ConnectionVersion) -> dict[str, int]:
     return {"connection_id": connection.connection_id, "connection_version": connection.number}
 
 
-def _event_message(actor: str, body: dict[str, Any], connection: ConnectionVersion) -> Message:
+def _event_message(actor: str, body: dict[str, Any], connection: ConnectionVersion, *, at_ms: int = 0) -> Message:
     """Return a message that an Asterisk may cause at will: it counts against the bounds of its connection."""
-    message = _message(actor, body, connection.connection_id)
+    message = _message(actor, body, connection.connection_id, at_ms=at_ms)
     message.options["bounded"] = True
     return message
 
 
-def _message(actor: str, body: dict[str, Any], group: int | str) -> Message:
+def _message(actor: str, body: dict[str, Any], group: int | str, *, at_ms: int = 0) -> Message:
+    """Return a message.
+
+    Args:
+        at_ms: When it was due, by Redis's clock; 0: the broker says so when it enqueues it, if it knows that clock.
+    """
     options = {"group": group}
-    return dramatiq.Message(queue_name=ACTORS[actor], actor_name=actor, args=(), kwargs=body, options=options)
+    return dramatiq.Message(
+        queue_name=ACTORS[actor], actor_name=actor, args=(), kwargs=body, options=options, message_timestamp=at_ms
+    )

@@ -14,7 +14,7 @@ from shared.call import call_settings, calls, ids, states, transitions
 from shared.call.call_requests import CallRequest
 from shared.call.calls import Call
 from shared.call.stasis_args import RunArgs
-from shared.platform.ports import NoRoute, Route, Routes, Runs
+from shared.platform.ports import NO_PLATFORM_SLOTS, NoRoute, PlatformSlots, Route, Routes, Runs, SlotAnswer
 from shared.storage import connections, database, quotas
 from shared.storage.call_writer import CallWriter
 
@@ -22,8 +22,11 @@ from shared.storage.call_writer import CallWriter
 class OutboundConnections(Protocol):
     """The connection of an organization's outbound calls. `connections.Connections` is the adapter."""
 
-    def outbound_connection(self, organization_id: int) -> connections.ConnectionDetails:
-        """Return it. Raises InvalidRequest when there is none, NotConnected when none is connected."""
+    def outbound_connection(self, organization_id: int, preferred: int | None) -> connections.ConnectionDetails:
+        """Return it; if it can be, the preferred one.
+
+        Raises InvalidRequest when there is none, NotConnected when none is connected.
+        """
 
 
 class OutboundCalls:
@@ -31,6 +34,7 @@ class OutboundCalls:
 
     Args:
         slots: Returns how many slots an organization has; None for any number.
+        platform_slots: In which the platform counts the calls, too.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class OutboundCalls:
         *,
         slots: Callable[[int], int | None],
         prefix: str,
+        platform_slots: PlatformSlots = NO_PLATFORM_SLOTS,
     ) -> None:
         self._writer = writer
         self._routes = routes
@@ -49,6 +54,7 @@ class OutboundCalls:
         self._connections = connections
         self._slots = slots
         self._prefix = prefix
+        self._platform_slots = platform_slots
 
     def request(self, request: CallRequest) -> Call:
         """Write the call with its run, and order it to be dialled. The same request again returns the same call.
@@ -61,10 +67,12 @@ class OutboundCalls:
         known = self._known(request)
         if known is not None:
             return known
-        through = self._connections.outbound_connection(request.organization_id)
+        preferred = self._routes.preferred(request.organization_id, request.workflow_run_id)
+        through = self._connections.outbound_connection(request.organization_id, preferred)
         channel_id = ids.originated_id(self._prefix, through.connection.connection_id, request.request_id)
-        route = self._route(request)
+        route = self._route(request, through.connection.connection_id)
         call, command = transitions.originate(self._call(request, through, channel_id, route), self._writer.limits)
+        self._take_slot(call, request, route)
         written = self._write(call, request)
         if written is None:
             known = self._known(request)
@@ -74,6 +82,14 @@ class OutboundCalls:
         self._writer.enqueue([command], written)
         return written
 
+    def _take_slot(self, call: Call, request: CallRequest, route: Route) -> None:
+        """Take the call's slot at the platform, if it has one there. The same request again has the same slot."""
+        if not route.shares_slots:
+            return
+        run_id, limit = request.workflow_run_id, route.concurrent_calls
+        if self._platform_slots.take(call, limit=limit, run_id=run_id) is SlotAnswer.FULL:
+            raise errors.InvalidRequest(f"too many concurrent calls: the platform's {limit} slots are in use")
+
     def _known(self, request: CallRequest) -> Call | None:
         """Return the call that this request has led to, by any of the organization's connections."""
         call = self._writer.store.requested(request.organization_id, request.request_id)
@@ -81,14 +97,14 @@ class OutboundCalls:
             raise errors.InvalidRequest(f"{request.request_id!r} names a call to {call.called_number} already")
         return call
 
-    def _route(self, request: CallRequest) -> Route:
+    def _route(self, request: CallRequest, connection_id: int) -> Route:
         workflow_id = request.workflow_id
         if workflow_id is None:
             assert request.workflow_run_id is not None
             workflow_id = self._runs.workflow_of(request.workflow_run_id, request.organization_id)
         if workflow_id is None:
             raise errors.InvalidRequest(f"organization {request.organization_id} has no run {request.workflow_run_id}")
-        route = self._routes.outbound(organization_id=request.organization_id, workflow_id=workflow_id)
+        route = self._routes.outbound(connection_id=connection_id, workflow_id=workflow_id)
         if isinstance(route, NoRoute):
             raise errors.InvalidRequest(route.reason)
         return route
@@ -149,6 +165,10 @@ class OutboundCalls:
                     raise errors.InvalidRequest(refusal.reason)
         except _CallExists:
             return None
+        except errors.InvalidRequest:
+            # Another call of this request would have been found: the slot at the platform is this one's.
+            self._platform_slots.give_back(replace(call, workflow_run_id=None), media_ids=())
+            raise
         return with_run
 
     def _run(self, connection: database.Connection, call: Call, request: CallRequest) -> int:

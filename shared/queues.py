@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 
 import dramatiq
 import dramatiq.errors
 import redis
 
-from shared import errors, keys, messages
+from shared import errors, keys, messages, spans
 from shared.broker import redis_broker, redis_clients
 from shared.broker.bounds import Bounds
 from shared.call.commands import Command
@@ -31,6 +31,7 @@ def broker(
     name: str = "producer",
     threads: int | None = None,
     bounds: Bounds = _DEFAULT_BOUNDS,
+    redis_ms: Callable[[], int | None] = lambda: None,
 ) -> redis_broker.Broker:
     """Return a broker with all queues declared; it connects on first use.
 
@@ -38,6 +39,7 @@ def broker(
         name: Worker name, for logs and heartbeats.
         threads: Size of the worker's pool.
         bounds: What a connection's events, and the dead letters, may take up.
+        redis_ms: Redis's clock, where no worker knows it.
     """
     made = redis_broker.Broker(
         client(url),
@@ -46,6 +48,7 @@ def broker(
         capacity=threads,
         describe=_describe,
         bounds=bounds,
+        redis_ms=redis_ms,
         middleware=middleware,
     )
     for queue in messages.QUEUES:
@@ -68,7 +71,10 @@ class BrokerCommandQueue:
         """Enqueue one message, for now or after a delay. Raises QueueUnavailable."""
         delay_ms = None if wait is None else int(wait.total_seconds() * 1000)
         try:
-            self._broker.enqueue(message, delay=delay_ms)
+            with spans.sending(message.queue_name, message.message_id, message.kwargs.get("call_id")) as traceparent:
+                if traceparent:
+                    message.options[messages.TRACEPARENT] = traceparent
+                self._broker.enqueue(message, delay=delay_ms)
         except (dramatiq.errors.BrokerConnectionError, redis_broker.GroupFull) as exc:
             raise errors.QueueUnavailable(logs.redact(str(exc))) from exc
 
@@ -97,4 +103,6 @@ class LiveWorkers:
 
 
 def _describe(exception: BaseException) -> str:
-    return logs.redact("".join(traceback.format_exception(exception)))
+    """Return the error in a line, and its traceback: of a dead letter the beginning is kept."""
+    error = f"{type(exception).__name__}: {exception}".partition("\n")[0]
+    return logs.redact("".join([f"{error}\n", *traceback.format_exception(exception)]))

@@ -34,6 +34,8 @@ class Channel:
     priority: int = 1
     protocol_id: str = ""
     app: str | None = None
+    #: The app that it was in when its party transferred the others of its bridge.
+    transferred_from: str | None = None
     #: The app that a client made it for.
     made_for: str | None = None
     app_name: str = ""
@@ -51,6 +53,9 @@ class Channel:
     #: Its party echoes what it hears.
     is_echo: bool = False
     tech_cause: int | None = None
+    #: It has the function TALK_DETECT; it has sent audio since.
+    detects_talking: bool = False
+    is_talking: bool = False
     #: Called when it is answered.
     on_answer: Callable[[], None] | None = None
     variables: dict[str, str] = field(default_factory=dict)

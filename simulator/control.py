@@ -125,6 +125,11 @@ class Control:
         body = {"caller": caller, "channel_id": new_channel_id}
         return str(self.send("POST", f"/channels/{quote(channel_id, safe='')}/pickUp", body)["id"])
 
+    def transfer(self, channel_id: str, *, extension: str = "1001", new_channel_id: str | None = None) -> str:
+        """Makes the party of a channel in a bridge transfer the others; returns the channel that takes its place."""
+        body = {"extension": extension, "channel_id": new_channel_id}
+        return str(self.send("POST", f"/channels/{quote(channel_id, safe='')}/transfer", body)["id"])
+
     # -- faults --------------------------------------------------------------------------------------------------------
 
     def hold(self, method: str, path_pattern: str, when: When = "before") -> Breakpoint:

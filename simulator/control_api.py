@@ -53,6 +53,12 @@ async def pick_up(instance: Instance, request: Request) -> Answer:
     return Answer(200, {"id": channel.id})
 
 
+async def transfer(instance: Instance, request: Request) -> Answer:
+    wanted = _read(control_requests.Transfer, request)
+    channel = dialplan.transfer(instance.switch, instance.switch.channel(request.names[0]), wanted)
+    return Answer(200, {"id": channel.id})
+
+
 async def list_channels(instance: Instance, request: Request) -> Answer:
     return Answer(200, [_inside(channel) for channel in instance.switch.channels.values()])
 
@@ -184,6 +190,7 @@ ROUTES: list[Route[Instance]] = [
     Route("POST", "/channels/*/continue", continue_in_dialplan),
     Route("POST", "/channels/*/reenter", reenter),
     Route("POST", "/channels/*/pickUp", pick_up),
+    Route("POST", "/channels/*/transfer", transfer),
     Route("GET", "/channels/*/heard", heard),
     Route("GET", "/bridges", list_bridges),
     Route("GET", "/requests", list_requests),

@@ -45,6 +45,13 @@ class PickUp(ControlRequest):
     channel_id: str | None = None
 
 
+class Transfer(ControlRequest):
+    """The party of a channel transfers the others in its bridge."""
+
+    extension: str = "1001"
+    channel_id: str | None = None
+
+
 class Match(ControlRequest):
     """Selects requests to `/ari`. `path` is below `/ari` and decoded; `*` in it matches any text, slashes too."""
 

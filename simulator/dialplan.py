@@ -120,6 +120,26 @@ def pick_up(owner: switch.Switch, channel: channels.Channel, wanted: control_req
     return successor
 
 
+def transfer(owner: switch.Switch, channel: channels.Channel, wanted: control_requests.Transfer) -> channels.Channel:
+    """Transfers the others in the bridge of a channel: a leg to an extension takes its place, and is answered.
+
+    Raises:
+        errors.Refusal: as `Switch.transfer`.
+    """
+    number = owner.number()
+    successor = channels.Channel(
+        id=wanted.channel_id or unique_id(number),
+        name=f"Local/{wanted.extension}@outbound-{number:08x};1",
+        kind=channels.Kind.CALLER,
+        context="outbound",
+        extension=wanted.extension,
+        tone_hz=owner.settings.caller_tone_hz,
+    )
+    owner.transfer(channel, successor)
+    owner.answer(successor)
+    return successor
+
+
 def continue_in_dialplan(
     owner: switch.Switch, channel: channels.Channel, context: str, extension: str, *, is_end: bool
 ) -> None:

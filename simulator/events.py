@@ -110,6 +110,11 @@ def state_change(channel: Event) -> Event:
     return event("ChannelStateChange", channel=channel)
 
 
+def talking_started(channel: Event) -> Event:
+    """A channel with the function TALK_DETECT has sent audio."""
+    return event("ChannelTalkingStarted", channel=channel)
+
+
 def dial(peer: Event, status: str, dialstring: str = "") -> Event:
     """Progress of the dialling of an originated channel: "" at its start, then RINGING, ANSWER, BUSY ..."""
     return event("Dial", dialstatus=status, forward="", dialstring=dialstring, peer=peer)

@@ -77,6 +77,7 @@ class Switch(Protocol):
     def destroy(self, channel: channels.Channel, cause: int) -> None: ...
     def others_in_bridge(self, channel: channels.Channel) -> list[channels.Channel]: ...
     def relay_tones(self) -> None: ...
+    def talks(self, channel: channels.Channel) -> None: ...
 
 
 class MediaLegs:
@@ -216,10 +217,12 @@ class MediaLegs:
                     return events.MEDIA_LOST
 
     async def _hear(self, channel: channels.Channel, socket: aiohttp.ClientWebSocketResponse, said: bytes) -> None:
+        self._switch.talks(channel)
         for other in self._switch.others_in_bridge(channel):
             if other.state == "Up":
                 other.ear.hear(said)
                 if other.is_echo:
+                    self._switch.talks(other)
                     channel.ear.hear(said)
                     await socket.send_bytes(said)
 

@@ -7,6 +7,7 @@ from simulator.rest import NO_CONTENT, Answer, Request, Route
 from simulator.switch import Switch
 
 _PHONE_NUMBER = re.compile(r"[0-9*#+()., -]+")
+_TALK_DETECT = "TALK_DETECT(set)"
 #: What Asterisk leaves out of a phone number.
 _SHRUNK = str.maketrans("", "", "(). -")
 
@@ -40,7 +41,12 @@ async def continue_in_dialplan(switch: Switch, request: Request) -> Answer:
 
 async def set_variable(switch: Switch, request: Request) -> Answer:
     channel = switch.channel(request.names[0])
-    channel.variables[request.required("variable")] = request.text("value")
+    name = request.required("variable")
+    if name == _TALK_DETECT:
+        # No variable but a function. Set again, it only changes its thresholds.
+        channel.detects_talking = True
+    else:
+        channel.variables[name] = request.text("value")
     return NO_CONTENT
 
 

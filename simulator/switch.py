@@ -188,6 +188,8 @@ class Switch:
         """Removes a channel and notifies the apps that are subscribed to it."""
         if not self.is_alive(channel):
             return
+        if channel.transferred_from is not None:
+            self.applications.publish_to(channel.transferred_from, events.stasis_end(channel.snapshot()))
         self.leave_stasis(channel, dying=True)
         del self.channels[channel.id]
         self._remember(channel)
@@ -201,7 +203,7 @@ class Switch:
             self.hang_up(peer, cause, soft=False)
 
     def replace(self, channel: channels.Channel, successor: channels.Channel) -> None:
-        """Replaces a channel in Stasis by another one (a pick-up); the first is gone without a ChannelDestroyed.
+        """Replaces a channel in Stasis by another one (a masquerade); the first is gone without a ChannelDestroyed.
 
         Raises:
             errors.Refusal: the channel is not in Stasis, or is in a bridge; the successor's id is in use.
@@ -220,6 +222,30 @@ class Switch:
         successor.context, successor.extension = channel.context, channel.extension
         successor.creationtime = channel.creationtime
         self.destroy(channel, 26)
+
+    def transfer(self, channel: channels.Channel, successor: channels.Channel) -> None:
+        """Puts another channel into the bridge of one whose party transfers the others; it is not answered yet.
+
+        The channel of that party stays up, and shows Stasis still, but no app is subscribed to it any more (measured):
+        when it ends there is a StasisEnd alone.
+
+        Raises:
+            errors.Refusal: the channel is not in Stasis, or in no bridge; the successor's id is in use.
+        """
+        bridge = self.bridges.get(channel.bridge_id or "")
+        if channel.app is None or bridge is None:
+            raise errors.Refusal(409, "Channel is not in a Stasis application, or in no bridge")
+        self.add(successor)
+        app, channel.app, channel.transferred_from = channel.app, None, channel.app
+        successor.app = app
+        successor.run("Stasis", app)
+        self.applications.subscribe(app, successor.id)
+        start = events.stasis_start(successor.snapshot(), [], replaced=channel.snapshot())
+        self.applications.publish_to(app, start)
+        self._leave_bridge(channel)
+        if not channel.keeps(app):
+            self.applications.unsubscribe(channel.id)
+        self.add_to_bridge(bridge, [successor.id])
 
     # -- bridges -------------------------------------------------------------------------------------------------------
 
@@ -305,12 +331,19 @@ class Switch:
         bridge = self.bridges.get(channel.bridge_id or "")
         return [] if bridge is None else [self.channels[i] for i in bridge.channel_ids if i != channel.id]
 
+    def talks(self, channel: channels.Channel) -> None:
+        """A party sends audio: told once to the apps, if its leg has TALK_DETECT. The silence after it is not told."""
+        if channel.detects_talking and not channel.is_talking:
+            channel.is_talking = True
+            self.applications.publish(channel.id, events.talking_started(channel.snapshot()))
+
     def relay_tones(self) -> None:
         """Passes 20 ms of tones between parties that have no media socket."""
         for bridge in self.bridges.values():
             if len(bridge.channel_ids) > 1:
                 legs = [self.channels[channel_id] for channel_id in bridge.channel_ids]
                 for speaker in (leg for leg in legs if leg.speaks()):
+                    self.talks(speaker)
                     for leg in legs:
                         if leg is not speaker and leg.kind != channels.Kind.MEDIA and leg.state == "Up":
                             leg.ear.hear(audio.tone(speaker.tone_hz or self.settings.caller_tone_hz))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
-from arictl import main
+import pydantic
+
+from arictl import answers, main, output
 from shared.storage import database
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +42,8 @@ def runner(database_url: str, folder: Path) -> Arictl:
                 main.main()
             except SystemExit as exc:
                 status = int(exc.code or 0)
+        if "--json" in words and out.getvalue():
+            check_answer(words, out.getvalue())
         return subprocess.CompletedProcess([*words], status, out.getvalue(), err.getvalue())
 
     return run
@@ -55,6 +60,35 @@ def program(database_url: str, folder: Path) -> Arictl:
         )  # fmt: skip
 
     return run
+
+
+@contextlib.contextmanager
+def started(database_url: str, folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a command that goes on, in a process of its own; it is killed at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "arictl.main", *words],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, cwd=folder, env=_environment(database_url, {}),
+    )  # fmt: skip
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def check_answer(words: tuple[str, ...], text: str) -> None:
+    """Assert that JSON has the fields that docs/arictl.md promises, and no others."""
+    command = next(name for name in (" ".join(words[:2]), words[0]) if name in answers.ANSWERS)
+    complaints = []
+    for kind in answers.ANSWERS[command]:
+        try:
+            read: object = pydantic.TypeAdapter(kind).validate_json(text)
+        except pydantic.ValidationError as exc:
+            complaints.append(str(exc))
+        else:
+            assert output.plain(read) == json.loads(text), f"{command}: fields that {kind.__name__} has not"
+            return
+    raise AssertionError(f"{command} answers with something else: {complaints}")
 
 
 def _environment(database_url: str, given: dict[str, str]) -> dict[str, str]:
@@ -78,9 +112,9 @@ def filled(database_url: str) -> Iterator[database.Database]:
     made.close()
 
 
-def failed(done: Completed, *said: str, lines: int = 1) -> None:
-    """It failed, and said why in one clear line."""
-    assert done.returncode == 1, done
+def failed(done: Completed, *said: str, lines: int = 1, status: int = 1) -> None:
+    """It failed, and said why in one clear line. Status 3: it may succeed later."""
+    assert done.returncode == status, done
     assert len(done.stderr.strip().splitlines()) == lines, done.stderr
     assert done.stderr.startswith("arictl: ")
     assert done.stdout == ""

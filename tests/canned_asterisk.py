@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
-from arictl.checks import asterisk_checks
+from shared.operator.checks import asterisk_checks
 
 PASSWORD = "hunter2 & # % + : ; ="
 Answers = dict[str, tuple[int, object]]

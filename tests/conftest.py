@@ -2,7 +2,8 @@
 
 Servers are imported and started when a test first asks for one, so the unit tests start at once. `TEST_DATABASE_URL`
 and `TEST_REDIS_URL` (its database is flushed!) replace the embedded servers, `ASTERISK_URL` … the real one. Without a
-real Asterisk its tests are skipped and the last line of the run says so; with `REQUIRE_ASTERISK=1` the run fails.
+real Asterisk its tests are skipped and the last lines of the run say so; with `REQUIRE_ASTERISK=1` the run fails. The
+same holds for the tests in a real browser, and `REQUIRE_BROWSER=1`; on a real Prometheus, and `REQUIRE_PROMETHEUS=1`.
 """
 
 # ruff: noqa: PLC0415  # unit tests must not wait for the imports of servers they never use
@@ -10,19 +11,20 @@ real Asterisk its tests are skipped and the last line of the run says so; with `
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 from urllib.parse import urlsplit
 
 import pytest
 
 if TYPE_CHECKING:
-    from devstack import servers
+    from devstack import platform_tables, prometheus, servers
     from devstack.asterisk import RealAsterisk, Switch
     from devstack.asterisk_config import Configuration
     from devstack.asterisk_root import Root
@@ -34,6 +36,7 @@ pytest.register_assert_rewrite("tests.support")
 #: The slowest files, the slowest first: started early, none of them is left for one xdist worker at the end.
 LONG = (
     "simulation/test_simulation.py",
+    "browser/test_frame.py",
     "acceptance/test_real_calls.py",
     "acceptance/test_faults.py",
     "acceptance/test_resync.py",
@@ -47,7 +50,7 @@ LONG = (
 )
 TESTS = Path(__file__).parent
 #: Folders of tests/, in the order of the summary.
-LAYERS = ("unit", "contract", "integration", "simulation", "acceptance", "checks")
+LAYERS = ("unit", "contract", "integration", "simulation", "acceptance", "browser", "checks")
 #: Further xdist workers save nothing: the slowest file alone takes as long.
 MOST_XDIST_WORKERS = 8
 
@@ -59,22 +62,38 @@ class Outside:
         self.url = url
 
 
-class RealAsteriskTally:
-    """The tests that ran on a real Asterisk, and the reason why the others did not."""
+class Part:
+    """Something real that not every machine has: the tests that ran on it, and the reason why the others did not.
 
-    def __init__(self) -> None:
+    Args:
+        name: In the last lines of the run.
+        marker: Of the tests that need it.
+        variable: With `1`, the run fails where no test had it.
+    """
+
+    def __init__(self, *, name: str, marker: str, variable: str) -> None:
+        self.name = name
+        self.marker = marker
+        self.variable = variable
         self.ran: set[str] = set()
         self.reason: str | None = None
         self.archive_unreachable = False
 
     @property
     def required(self) -> bool:
-        return os.environ.get("REQUIRE_ASTERISK", "") not in ("", "0")
+        return os.environ.get(self.variable, "") not in ("", "0")
 
     @property
     def missing(self) -> bool:
-        """True if the run has to fail because no test had a real Asterisk."""
+        """True if the run has to fail because no test had it."""
         return self.required and not self.ran and not self.archive_unreachable
+
+    def unavailable(self, reason: str, *, archive_unreachable: bool) -> NoReturn:
+        """Skip the test that asked for it, or fail it."""
+        self.reason, self.archive_unreachable = reason, archive_unreachable
+        if self.missing:
+            pytest.fail(f"{self.name.lower()} is required ({self.variable}) and cannot be had: {reason}", pytrace=False)
+        pytest.skip(f"no {self.name.lower()}: {reason}")
 
 
 class LayerTally:
@@ -96,47 +115,68 @@ class LayerTally:
         )
 
 
-TALLY = RealAsteriskTally()
+ASTERISK = Part(name="REAL ASTERISK", marker="asterisk", variable="REQUIRE_ASTERISK")
+BROWSER = Part(name="BROWSER", marker="browser", variable="REQUIRE_BROWSER")
+PROMETHEUS = Part(name="PROMETHEUS", marker="prometheus", variable="REQUIRE_PROMETHEUS")
+PARTS = (ASTERISK, BROWSER, PROMETHEUS)
 LAYER_TALLY = LayerTally()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return the number of xdist workers for this machine: one more than processors, as most tests wait for clocks.
+    """Return the number of xdist workers for this machine: three for each processor, as most tests wait for clocks.
 
     One if the environment names a Redis or an Asterisk: every xdist worker would treat it as its own.
     """
     if os.environ.get("TEST_REDIS_URL") or os.environ.get("ASTERISK_URL"):
         return 1
-    return min((os.cpu_count() or 1) + 1, MOST_XDIST_WORKERS)
+    return min((os.cpu_count() or 1) * 3, MOST_XDIST_WORKERS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Move the slowest files to the front."""
+    """Move the slowest files to the front. The others stay in the order of their layers, so that not all of the
+    tests run at once that start processes, and have times to keep.
+    """
     order = {TESTS / name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     LAYER_TALLY.add(report)
-    if report.when == "call" and not report.skipped and "asterisk" in report.keywords:
-        TALLY.ran.add(report.nodeid)
+    for part in PARTS:
+        if report.when == "call" and not report.skipped and part.marker in report.keywords:
+            part.ran.add(report.nodeid)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if (output := getattr(session.config, "workeroutput", None)) is not None:
         # This is an xdist worker: the controller gets its reports, and decides.
-        output["asterisk"] = (TALLY.reason, TALLY.archive_unreachable)
-    elif TALLY.missing and session.exitstatus == pytest.ExitCode.OK and not session.config.option.collectonly:
+        output["parts"] = [(part.reason, part.archive_unreachable) for part in PARTS]
+    elif session.config.option.collectonly or session.exitstatus != pytest.ExitCode.OK:
+        return
+    elif any(part.missing for part in PARTS):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Give one xdist worker all files of tests/browser: they share one browser, and one pipeline behind the console."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return "tests/browser" if nodeid.startswith("tests/browser/") else str(super()._split_scope(nodeid))
+
+    return Scheduling(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take over what an xdist worker found out about the real Asterisk."""
-    reason, archive_unreachable = getattr(node, "workeroutput", {}).get("asterisk", (None, False))
-    TALLY.reason = TALLY.reason or reason
-    TALLY.archive_unreachable = TALLY.archive_unreachable or archive_unreachable
+    """Take over what an xdist worker found out about the real parts."""
+    found = getattr(node, "workeroutput", {}).get("parts", [])
+    for part, (reason, archive_unreachable) in zip(PARTS, found, strict=False):
+        part.reason = part.reason or reason
+        part.archive_unreachable = part.archive_unreachable or archive_unreachable
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -155,11 +195,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         return
     if str(LAYER_TALLY):
         terminalreporter.write_line(f"LAYERS: {LAYER_TALLY} (seconds of test time, all xdist workers together)")
-    if TALLY.ran:
-        terminalreporter.write_line(f"REAL ASTERISK: ran {len(TALLY.ran)} tests", green=True)
-    elif TALLY.reason or TALLY.required:
-        reason = TALLY.reason or "no test of this run asks for one"
-        terminalreporter.write_line(f"REAL ASTERISK: NOT RUN because {reason}", red=True, bold=True)
+    for part in PARTS:
+        if part.ran:
+            terminalreporter.write_line(f"{part.name}: ran {len(part.ran)} tests", green=True)
+        elif part.reason or part.required:
+            reason = part.reason or "no test of this run asks for one"
+            terminalreporter.write_line(f"{part.name}: NOT RUN because {reason}", red=True, bold=True)
 
 
 @pytest.fixture(scope="session")
@@ -200,14 +241,32 @@ def redis_server(request: pytest.FixtureRequest) -> Iterator[servers.Redis | Out
 
 
 @pytest.fixture(scope="session")
-def database_template(postgres_server: servers.Postgres | Outside) -> str:
-    """The name of a migrated database, the template of each test's own."""
+def database_templates(postgres_server: servers.Postgres | Outside) -> Callable[[platform_tables.Layout], str]:
+    """A function that returns the name of a migrated database with such tables of the platform: a template."""
+    from devstack import platform_tables
     from shared.storage import migrations
     from tests import databases
 
-    url = databases.create(postgres_server.url)
-    migrations.upgrade(url)
-    return urlsplit(url).path.removeprefix("/")
+    @functools.cache
+    def template(layout: platform_tables.Layout) -> str:
+        url = databases.create(postgres_server.url)
+        platform_tables.create(url, layout)
+        migrations.upgrade(url)
+        return urlsplit(url).path.removeprefix("/")
+
+    return template
+
+
+@pytest.fixture(scope="session")
+def database_template(database_templates: Callable[[platform_tables.Layout], str]) -> str:
+    """The name of a migrated database, the template of each test's own."""
+    return database_templates("stand-alone")
+
+
+@pytest.fixture
+def layout(request: pytest.FixtureRequest) -> platform_tables.Layout:
+    """The platform's tables in the database of the test: stand-alone unless it is parametrized (platform_tables)."""
+    return cast("platform_tables.Layout", getattr(request, "param", "stand-alone"))
 
 
 @pytest.fixture
@@ -219,11 +278,15 @@ def empty_database_url(postgres_server: servers.Postgres | Outside) -> str:
 
 
 @pytest.fixture
-def database_url(postgres_server: servers.Postgres | Outside, database_template: str) -> Iterator[str]:
-    """A migrated database for one test."""
+def database_url(
+    postgres_server: servers.Postgres | Outside,
+    database_templates: Callable[[platform_tables.Layout], str],
+    layout: platform_tables.Layout,
+) -> Iterator[str]:
+    """A migrated database for one test, with the platform's tables of the fixture `layout`."""
     from tests import databases
 
-    with databases.borrowed(postgres_server.url, database_template) as url:
+    with databases.borrowed(postgres_server.url, database_templates(layout)) as url:
         yield url
 
 
@@ -238,6 +301,17 @@ def redis_url(redis_server: servers.Redis | Outside) -> str:
 
 
 @pytest.fixture(scope="session")
+def prometheus_programs() -> prometheus.Programs:
+    """A real Prometheus, and promtool."""
+    from devstack import prometheus
+
+    try:
+        return prometheus.find()
+    except prometheus.Unavailable as exc:
+        PROMETHEUS.unavailable(str(exc), archive_unreachable=exc.archive_unreachable)
+
+
+@pytest.fixture(scope="session")
 def asterisk_root() -> Root:
     """An installed real Asterisk; installed on first use, cached outside the checkout."""
     from devstack import asterisk_root
@@ -245,10 +319,7 @@ def asterisk_root() -> Root:
     try:
         return asterisk_root.find()
     except asterisk_root.Unavailable as exc:
-        TALLY.reason, TALLY.archive_unreachable = str(exc), exc.archive_unreachable
-        if TALLY.missing:
-            pytest.fail(f"a real Asterisk is required (REQUIRE_ASTERISK) and cannot be had: {exc}", pytrace=False)
-        pytest.skip(f"no real Asterisk: {exc}")
+        ASTERISK.unavailable(str(exc), archive_unreachable=exc.archive_unreachable)
 
 
 @pytest.fixture

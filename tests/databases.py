@@ -18,8 +18,8 @@ from shared.storage import database
 _RUN = f"test_{uuid.uuid4().hex}_"
 #: Deleted rows stay in the files for a while, so a database with more is not used again.
 _MOST_ROWS = 2000
-#: URLs of databases that are free, and the hash of each schema.
-_free: list[str] = []
+#: URLs of databases that are free, by their template, and the hash of each schema.
+_free: dict[str, list[str]] = {}
 _shapes: dict[str, str] = {}
 
 #: Hash of everything but rows: tables, columns, constraints, indexes, triggers, functions, schemas, rights, settings.
@@ -41,7 +41,7 @@ SELECT md5(string_agg(line, ';' ORDER BY line)) FROM (
 """
 _TABLES = """
 SELECT oid::regclass::text FROM pg_class
-WHERE oid >= 16384 AND relkind = 'r' AND oid <> 'ari.alembic_version'::regclass
+WHERE oid >= 16384 AND relkind = 'r' AND relname <> 'alembic_version'
 """
 
 
@@ -53,8 +53,9 @@ def create(server_url: str, *, template: str | None = None) -> str:
 @contextlib.contextmanager
 def borrowed(server_url: str, template: str) -> Iterator[str]:
     """Lend a migrated database until the end of the block."""
-    if _free:
-        url = _free.pop()
+    free = _free.setdefault(template, [])
+    if free:
+        url = free.pop()
     else:
         url = create(server_url, template=template)
         with _connected(url) as connection:
@@ -62,7 +63,7 @@ def borrowed(server_url: str, template: str) -> Iterator[str]:
     yield url
     with contextlib.suppress(psycopg.Error), _connected(url) as connection:
         if _emptied(connection) and _shape(connection) == _shapes[url]:
-            _free.append(url)
+            free.append(url)
 
 
 def drop_all(server_url: str) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import dramatiq
 
 from shared import errors, messages, ongoing
-from shared.asterisk import events
 from shared.call import steps
 from shared.call.call_requests import CallRequest
 from shared.call.commands import AttemptCommand
@@ -41,7 +40,7 @@ def _connection(body: _Body) -> dict[str, Any]:
 
 
 def _event(body: _Body) -> dict[str, Any]:
-    return {**_connection(body), "event": events.decode(body["event"])}
+    return {**_connection(body), "event": messages.event(body)}
 
 
 def _arrival(body: _Body) -> dict[str, Any]:
@@ -78,6 +77,8 @@ _READERS: dict[str, _Read] = {
     "dial_ended": _event,
     "leg_unanswered": _looks,
     "resync_connection": _resync,
+    "ask_for_app": _connection,
+    "party_heard": _arrival,
 }
 
 

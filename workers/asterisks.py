@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -25,7 +25,7 @@ from shared.call import ids
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.limits import Limits
-from shared.process import sealing
+from shared.process import metric_kinds, metrics, sealing
 from shared.storage.connections import ConnectionDetails, Connections
 from shared.storage.timeline import TimelineEntry
 
@@ -63,6 +63,12 @@ class _Known:
     client: rest.RestClient
     details: ConnectionDetails
     fresh_until: float
+
+
+@metric_kinds.guarded
+def _observe(request: rest.Request[Any], status: int | None, seconds: float) -> None:
+    status_class = "none" if status is None else f"{status // 100}xx"
+    metrics.ARI_REQUEST.observe(seconds, request.method, request.route, status_class)
 
 
 class Timeline(Protocol):
@@ -112,6 +118,10 @@ class RestAsterisks:
         self._is_closed.set()
         for client in self._all():
             client.close()
+
+    def cut_off(self) -> int:
+        """Return how many Asterisks are not asked now: their circuit breaker is open. Waits for no lock."""
+        return sum(known.client.is_cut_off for known in list(self._clients.values()))
 
     def of(self, call: Call, budget: rest.RequestBudget) -> ari.Ari:
         return self.at(call.connection, budget)
@@ -174,6 +184,7 @@ class RestAsterisks:
             breaker=circuit_breaker.CircuitBreaker(functools.partial(self._note, details.connection)),
             bounds=self._bounds,
             on_denied=functools.partial(self._note_denied, details.connection),
+            on_answer=_observe,
         )
 
     def _note_denied(self, connection: ConnectionVersion, answer: str) -> None:

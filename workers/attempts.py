@@ -12,7 +12,7 @@ import structlog
 from shared import errors, messages
 from shared.asterisk import ari_requests, events
 from shared.asterisk.rest import Request
-from shared.call import commands, facts, transitions
+from shared.call import commands, facts, faults, transitions
 from shared.call.calls import Call
 from shared.call.legs import Naming
 from shared.call.states import State
@@ -20,7 +20,7 @@ from shared.call.steps import Step
 from shared.storage.call_writer import CallWriter
 from workers import media
 from workers.asterisks import Asterisks
-from workers.claims import TimedBudget
+from workers.claims import TimedBudget, no_answer
 from workers.flow import Flow
 from workers.step_ports import SendLater
 
@@ -50,13 +50,13 @@ class Attempts:
         try:
             self._require_answer(call)
         except errors.AsteriskUnreachable as exc:
-            self._postpone(call, attempt, str(exc))
+            self._postpone(call, attempt, exc)
             return
         try:
             found = self._found(call) if attempt > 1 else ()
         except errors.AsteriskUnreachable as exc:
             # A new attempt would remove the legs of the one before, which may be joined.
-            self._postpone(call, attempt, str(exc))
+            self._postpone(call, attempt, exc)
             return
         if found:
             # The attempt before took effect; only the answer, or the worker that waited for it, was lost.
@@ -78,6 +78,7 @@ class Attempts:
         except errors.AsteriskUnreachable as exc:
             # The deadline orders another check, and ends the call when there have been enough.
             log.info("media leg not checked", call=str(call_id), reason=str(exc))
+            self._hindered(call, no_answer(exc))
             return
         finally:
             self.writer.store.append_timeline(budget.timeline(), call=call)
@@ -87,6 +88,15 @@ class Attempts:
             )
         elif leg.stasis_app == asterisk.app:
             self.flow.report(call, facts.MediaReady(attempt=attempt, nonce=call.nonce))
+        else:
+            self._hindered(call, faults.NOT_ACCEPTED)
+
+    def _hindered(self, call: Call, obstacle: str) -> None:
+        """Tell the call what it waits for, once; another process that has written it since knows better."""
+        kind = obstacle.partition(":")[0]
+        if kind != (call.obstacle or "").partition(":")[0]:
+            hindered = facts.Hindered(state=call.state, obstacle=obstacle)
+            self.writer.record(call, hindered, retry_on_conflict=False)
 
     def remove(self, *, call_id: UUID, attempt: int, nonce: str = "") -> None:
         """Remove what an attempt that does not count has left."""
@@ -109,13 +119,14 @@ class Attempts:
         asterisk = self.asterisks.of(call, budget)
         if asterisk.must_probe:
             try:
-                asterisk.channel(call.channel_id)
+                asterisk.channel(call.leg_id)
             finally:
                 self.writer.store.append_timeline(budget.timeline(), call=call)
 
-    def _postpone(self, call: Call, attempt: int, reason: str) -> None:
+    def _postpone(self, call: Call, attempt: int, failure: errors.AsteriskUnreachable) -> None:
         """Send the command again after a moment, unless the sweep does so by then: there is one, and not for ever."""
-        log.info("media postponed", call=str(call.call_id), reason=reason)
+        log.info("media postponed", call=str(call.call_id), reason=str(failure))
+        self._hindered(call, no_answer(failure))
         again_at = self.writer.store.now() + timedelta(seconds=_POSTPONE_SECONDS)
         if call.deadline_at is not None and again_at < call.deadline_at:
             command = commands.StartMedia(call_id=call.call_id, attempt=attempt)
@@ -139,9 +150,16 @@ class Attempts:
             if isinstance(result, errors.AsteriskUnreachable):
                 self.writer.store.append_timeline(budget.timeline(), call=call)
                 raise result
+        if leg is None:
+            # The next attempt begins, and its row says so: a look that found no leg has none.
+            return ()
         has_bridge = is_complete = isinstance(bridge, ari_requests.Bridge)
         if isinstance(leg, events.Channel) and bridge is None:
             (created,) = asterisk.together(ari_requests.create_bridge(bridge_id))
+            if isinstance(created, errors.AsteriskUnreachable):
+                # It may be there: the next look tells.
+                self.writer.store.append_timeline(budget.timeline(), call=call)
+                raise created
             has_bridge = created is None
         self.writer.store.append_timeline(budget.timeline(), call=call)
         if not isinstance(leg, events.Channel) or not has_bridge:

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import structlog
 
-from shared import errors
+from shared import call_context, errors, spans
 from shared.call.calls import Call
 
 log = structlog.stdlib.get_logger(__name__)
@@ -201,13 +201,14 @@ def store(claims: Sequence[_Claim]) -> Sequence[_Claim]:
         ends before is left to the sweep.
     """
     for number, claim in enumerate(claims):
-        try:
-            claim.settle()
-        except errors.TransientError as exc:
-            log.warning("awaited legs not stored", calls=len(claims) - number, reason=str(exc))
-            return claims[number:]
-        except Exception:
-            log.exception("awaited legs not stored, left to the sweep", call=str(claim.call.call_id))
+        with spans.task("store awaited legs"), call_context.of_call(claim.call):
+            try:
+                claim.settle()
+            except errors.TransientError as exc:
+                log.warning("awaited legs not stored", calls=len(claims) - number, reason=str(exc))
+                return claims[number:]
+            except Exception:
+                log.exception("awaited legs not stored, left to the sweep")
     return ()
 
 

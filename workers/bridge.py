@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shared import errors
@@ -12,7 +12,7 @@ from shared.call import facts
 from shared.call.calls import Call
 from shared.call.legs import Naming
 from shared.call.states import State
-from shared.platform.ports import Runs
+from shared.platform.ports import NO_PLATFORM_SLOTS, PlatformSlots, Runs
 from workers.asterisks import Asterisks
 from workers.claims import Claim, StepWork
 
@@ -24,18 +24,28 @@ class Join(StepWork):
     asterisks: Asterisks
     naming: Naming
     runs: Runs
+    platform_slots: PlatformSlots = NO_PLATFORM_SLOTS
+    #: Has Asterisk tell when the parties of a connected call send audio; None if it is not to.
+    detect_talking: Callable[[Call], None] | None = None
 
     def work(self, claim: Claim) -> Sequence[facts.Fact]:
         asterisk = self.asterisks.of(claim.call, claim)
         try:
             return (self._join(asterisk, claim.call, look_first=not claim.is_continued),)
         except errors.TransientError as exc:
-            claim.give_up(str(exc))
+            claim.give_up(exc)
             return ()
 
     def recorded(self, call: Call) -> None:
         if call.state is State.CONNECTED:
-            self.runs.note_media(call, media_id=self.naming.media_id(call), bridge_id=self.naming.bridge_id(call))
+            media_id = self.naming.media_id(call)
+            if call.destination_id is None:
+                # After a transfer, when this is repeated, the platform counts the call no more.
+                self.platform_slots.bind(call, media_ids=(media_id,))
+            self.runs.note_media(call, media_id=media_id, bridge_id=self.naming.bridge_id(call))
+            if self.detect_talking is not None:
+                # Last: it is nothing that the call needs.
+                self.detect_talking(call)
 
     def _join(self, asterisk: ari.Ari, call: Call, *, look_first: bool) -> facts.Fact:
         bridge_id, legs = self.naming.bridge_id(call), list(self.naming.legs(call).values())
@@ -46,7 +56,7 @@ class Join(StepWork):
                 return facts.JoinRefused(attempt=call.attempt, nonce=call.nonce, reason="the bridge is gone")
             # A leg that is in the bridge already would leave and come back, which is heard.
             missing = [leg for leg in legs if leg not in bridge.channels]
-        requests: list[Request[bool | None]] = [ari_requests.answer(call.channel_id)]
+        requests: list[Request[bool | None]] = [ari_requests.answer(call.leg_id)]
         if missing:
             requests.append(ari_requests.add_legs(bridge_id, missing))
         for result in asterisk.together(*requests):
@@ -55,7 +65,7 @@ class Join(StepWork):
             if isinstance(result, errors.PermanentError):
                 return self._fault(asterisk, call, str(result))
             if result is False:
-                return facts.CallerGone()
+                return facts.CallerGone(leg_id=call.leg_id)
         return self._verify(asterisk, call)
 
     def _verify(self, asterisk: ari.Ari, call: Call) -> facts.Fact:
@@ -67,11 +77,11 @@ class Join(StepWork):
 
     def _fault(self, asterisk: ari.Ari, call: Call, answer: str) -> facts.Fact:
         """Return why the legs are not joined, by what is still there."""
-        caller, is_in_app = asterisk.channel_and_place(call.channel_id)
+        caller, is_in_app = asterisk.channel_and_place(call.leg_id)
         if caller is None:
-            return facts.CallerGone()
+            return facts.CallerGone(leg_id=call.leg_id)
         if not is_in_app:
-            return facts.CallerLeft()
+            return facts.CallerLeft(leg_id=call.leg_id, is_up=True)
         if asterisk.channel(self.naming.media_id(call)) is None:
             return facts.MediaGone(attempt=call.attempt, nonce=call.nonce, reason="media leg ended while being joined")
         return facts.JoinRefused(attempt=call.attempt, nonce=call.nonce, reason=answer)

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 
-from shared.token_bucket import TokenBucket
+from shared.token_bucket import TokenBuckets
 
 _HOUR_SECONDS = 3600.0
 #: This part of an hour's calls may come at once.
 _BURST = 0.1
-#: Most connections remembered. The one used least recently is forgotten first.
-_KEPT = 10_000
 
 
 class CallAllowance:
@@ -28,26 +25,11 @@ class CallAllowance:
     """
 
     def __init__(self, an_hour: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._an_hour = an_hour
         self._clock = clock
         self._lock = threading.Lock()
-        self._buckets: OrderedDict[int, TokenBucket] = OrderedDict()
+        self._buckets = TokenBuckets(per_second=an_hour / _HOUR_SECONDS, burst=max(1.0, an_hour * _BURST))
 
     def take(self, connection_id: int) -> bool:
         """Count a call of the connection; return False, and count none, if it has had too many."""
         with self._lock:
-            bucket, now = self._bucket(connection_id), self._clock()
-            if bucket.wait_seconds(now, 1.0) > 0:
-                return False
-            bucket.take(1.0, now)
-            return True
-
-    def _bucket(self, connection_id: int) -> TokenBucket:
-        bucket = self._buckets.get(connection_id)
-        if bucket is None:
-            bucket = TokenBucket(per_second=self._an_hour / _HOUR_SECONDS, burst=max(1.0, self._an_hour * _BURST))
-            self._buckets[connection_id] = bucket
-            if len(self._buckets) > _KEPT:
-                self._buckets.popitem(last=False)
-        self._buckets.move_to_end(connection_id)
-        return bucket
+            return self._buckets.take(connection_id, self._clock()) is not None

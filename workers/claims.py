@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -10,16 +12,21 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, TypeVar
 
-from shared import errors
+import structlog
+
+from shared import errors, spans
 from shared.asterisk import rest
-from shared.call import facts
+from shared.call import facts, faults
 from shared.call.calls import Call
 from shared.call.steps import Step
 from shared.platform.ports import NoRoute, Route
 from shared.storage import connections, database
 from shared.storage.call_store import ClaimRequest
 from shared.storage.call_writer import CallWriter, Recorded, UnitOfWork, VersionConflict
-from shared.storage.timeline import TimelineEntry
+from shared.storage.timeline import TimelineEntry, is_expected
+
+log = structlog.stdlib.get_logger(__name__)
+_std = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -47,9 +54,15 @@ class TimedBudget:
         self._writer.clock.sleep(min(seconds, self.seconds_left()))
 
     def record_request(self, request: rest.RequestRecord) -> None:
-        """Collect a request that was made."""
+        """Collect a request that was made, unless its answer tells nothing."""
         at = self._writer.store.now() - timedelta(milliseconds=request.took_ms)
         took = round(request.took_ms, 2)
+        if _std.isEnabledFor(logging.DEBUG):
+            log.debug("asterisk asked", request=request.what, answer=request.answer, took_ms=took)
+        if (kept := spans.recording()) is not None:
+            _keep_span(kept, request)
+        if is_expected(request.what, request.answer):
+            return
         self._timeline.append(
             TimelineEntry(kind="request", name=request.what, detail=request.answer, at=at, took_ms=took)
         )
@@ -58,6 +71,29 @@ class TimedBudget:
         """Return the requests collected since this was last called."""
         entries, self._timeline = self._timeline, []
         return entries
+
+
+def _keep_span(kept: spans.Recording, request: rest.RequestRecord) -> None:
+    method, _, path = request.what.partition(" ")
+    parts = path.strip("/").split("/")
+    route = [parts[0], *(["{id}"] if parts[1:] and parts[1] != "externalMedia" else parts[1:2]), *parts[2:]]
+    ended = time.time_ns()
+    attributes: dict[str, str | int | float | bool] = {
+        "http.request.method": method,
+        "url.template": f"/ari/{'/'.join(route)}",
+        "url.path": f"/ari{path}",
+    }
+    status = request.answer.partition(" ")[0]
+    if status.isdecimal():
+        attributes["http.response.status_code"] = int(status)
+    kept.add(
+        f"{method} /{'/'.join(route)}",
+        kind=spans.Kind.CLIENT,
+        began=ended - int(request.took_ms * 1e6),
+        ended=ended,
+        attributes=attributes,
+        error="" if status.isdecimal() and int(status) < 400 else request.answer,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +163,7 @@ class Claim(TimedBudget):
             # Deferred facts need it still.
             if exc is not None and not self._is_new and not self._deferred:
                 with contextlib.suppress(errors.PipelineError):
-                    self._writer.store.release(self.call.call_id, self._owner)
+                    self._release(exc)
 
     def seconds_left(self) -> float:
         """As of any budget; and none may start once this worker may count as dead, and its claim is broken."""
@@ -261,15 +297,27 @@ class Claim(TimedBudget):
         if timeline:
             self._writer.store.append_timeline(timeline, call=self.call)
 
-    def give_up(self, reason: str) -> None:
+    def give_up(self, reason: str | errors.TransientError) -> None:
         """End the claim without a result: the call's deadline brings it on. Deferred facts are stored."""
-        note = TimelineEntry(kind="note", name=f"{self.step} gave up", detail=reason)
+        self._timeline.append(TimelineEntry(kind="note", name=f"{self.step} gave up", detail=str(reason)))
+        obstacle = obstacle_of(reason)
         if self._deferred:
-            self._timeline.append(note)
+            if obstacle is not None:
+                self.defer(facts.Hindered(state=self.call.state, obstacle=obstacle))
             self.settle(orders=False)
             return
-        self._writer.store.append_timeline([*self.timeline(), note], call=self.call)
-        self._writer.store.release(self.call.call_id, self._owner)
+        if obstacle is None:
+            self._writer.store.append_timeline(self.timeline(), call=self.call)
+        self._release(reason)
+
+    def _release(self, reason: object) -> None:
+        """End the claim without a result. The call keeps what has hindered the step, if that is not our own fault."""
+        obstacle = obstacle_of(reason)
+        if obstacle is None:
+            self._writer.store.release(self.call.call_id, self._owner)
+            return
+        hindered = facts.Hindered(state=self.call.state, obstacle=obstacle)
+        self._writer.record(self.call, hindered, timeline=self.timeline(), owner=self._owner, orders=False)
 
     def _roll_back(self, exc: BaseException | None) -> None:
         """End a transaction that is open still. Raise the driver's error that broke it off, in the store's words."""
@@ -326,6 +374,21 @@ class StepWork(ABC):
 
     def recorded(self, call: Call) -> None:  # noqa: B027 - optional
         """Do what has to follow once the facts are stored. Most steps have nothing to do here."""
+
+
+def no_answer(failure: errors.AsteriskUnreachable) -> str:
+    """Return the obstacle that a call meets where its Asterisk gives no usable answer."""
+    return f"{faults.NO_ANSWER}: {failure}"
+
+
+def obstacle_of(reason: object) -> str | None:
+    """Return what has hindered a step, by the error that ended it; None where that may be our own fault."""
+    match reason:
+        case errors.AsteriskUnreachable():
+            return no_answer(reason)
+        case errors.PlatformUnserved() | errors.PlatformRedisAway() | errors.QuotaServiceUnreachable():
+            return f"{faults.NOT_SERVED}: {reason}"
+    return None
 
 
 def _no_next_steps(_call: Call) -> Collection[Step]:

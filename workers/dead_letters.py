@@ -10,7 +10,7 @@ import dramatiq
 import structlog
 
 from shared import errors, messages
-from shared.process import logs
+from shared.process import logs, metrics
 from shared.storage.call_store import CallStore
 from shared.storage.timeline import TimelineEntry
 
@@ -39,6 +39,7 @@ class DeadLetters(dramatiq.Middleware):
     def before_nack(self, broker: dramatiq.Broker, message: Any) -> None:
         """Record a message that will not be retried, or that cannot be decoded."""
         exception = message.exception
+        metrics.DEAD_LETTERS.add(message.queue_name)
         log.error("message failed, dead-lettered", actor=message.actor_name, reason=_reason(exception))
         trace = logs.redact("".join(traceback.format_exception(exception)))
         # An unreadable message has no arguments, only its bytes.

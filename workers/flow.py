@@ -18,12 +18,12 @@ from uuid import UUID
 
 import structlog
 
-from shared import errors
+from shared import call_context, errors, spans
 from shared.call import facts
 from shared.call.calls import Call
 from shared.call.states import State
 from shared.call.steps import STEPS, Step
-from shared.process import logs
+from shared.process import logs, metrics
 from shared.storage.call_writer import CallExists, CallWriter, Recorded, VersionConflict
 from workers import claims
 from workers.asterisks import Asterisks
@@ -34,6 +34,8 @@ log = structlog.stdlib.get_logger(__name__)
 
 #: A join goes on in the claim of its media step if that began no longer ago: the claim is long enough for both then.
 _MEDIA_SECONDS = 1.0
+#: Step → the span of it in a trace.
+_SPANS = {step: f"step {step}" for step in Step}
 #: After this, what follows a step is tried again.
 _FOLLOW_UP_PAUSE = timedelta(seconds=2)
 
@@ -76,15 +78,16 @@ class Flow:
             ordered: The step that the message at hand orders: it is carried out in any case.
             retry_on_conflict: If False, drop the facts when another process has written the call since it was read.
         """
-        waiting = self._awaited.take(call.call_id, call.attempt, call.nonce, connection_id=call.connection_id)
-        if waiting is not None:
-            with self._kept_on_failure(waiting):
-                waiting.settle()
-            call = waiting.call
-        started = self._writer.clock.monotonic()
-        then = self._next_steps(call) if ordered is None else {ordered}
-        recorded = self._writer.record(call, *happened, then=then, retry_on_conflict=retry_on_conflict)
-        self.run(claims.following(self._writer, recorded, started))
+        with call_context.of_call(call):
+            waiting = self._awaited.take(call.call_id, call.attempt, call.nonce, connection_id=call.connection_id)
+            if waiting is not None:
+                with self._kept_on_failure(waiting):
+                    waiting.settle()
+                call = waiting.call
+            started = self._writer.clock.monotonic()
+            then = self._next_steps(call) if ordered is None else {ordered}
+            recorded = self._writer.record(call, *happened, then=then, retry_on_conflict=retry_on_conflict)
+            self.run(claims.following(self._writer, recorded, started))
         return recorded
 
     def media_ready(self, call_id: UUID, attempt: int, nonce: str = "", *, connection_id: int) -> bool:
@@ -135,7 +138,12 @@ class Flow:
         run and its attempt. If that fails, the call is written as `received` before its admission is tried again: from
         then on the sweep brings it to an end, whatever happens here.
         """
+        with call_context.of_call(call):
+            return self._admitted(call, arrival)
+
+    def _admitted(self, call: Call, arrival: Arrival) -> bool:
         began = self._writer.clock.monotonic()
+        self._writer.observer.arrived(call, arrival.waited_seconds)
         if self._steps[Step.ADMISSION].is_quick(call):
             try:
                 following = self._carried_out(self._admission(call, arrival, is_new=True))
@@ -144,9 +152,7 @@ class Flow:
                 pass
             except Exception as exc:  # noqa: BLE001 - whatever is wrong, the call has to be where the sweep finds it
                 reason = logs.redact(f"{type(exc).__name__}: {exc}")
-                log.warning(
-                    "quick admission failed, storing the call as received", call=str(call.call_id), reason=reason
-                )
+                log.warning("quick admission failed, storing the call as received", reason=reason)
             else:
                 self.run(following)
                 return True
@@ -186,8 +192,17 @@ class Flow:
             self._follow_up(step, call)
 
     def _carried_out(self, claim: Claim) -> Claim | None:
+        step, began, result = claim.step, self._writer.clock.monotonic(), "failed"
+        try:
+            following = self._carry_out(claim)
+            result = "done"
+        finally:
+            metrics.STEP.observe(self._writer.clock.monotonic() - began, step, result)
+        return following
+
+    def _carry_out(self, claim: Claim) -> Claim | None:
         claim.may_lead_to(self._next_steps)
-        with claim:
+        with call_context.of_call(claim.call), spans.part(_SPANS[claim.step]), claim:
             try:
                 return self._recorded(claim)
             except VersionConflict:
@@ -196,9 +211,7 @@ class Flow:
                     return self._recorded(claim)
                 except VersionConflict:
                     # Another process has moved the call on: there is nothing left to decide.
-                    log.info(
-                        "step dropped after a version conflict", step=str(claim.step), call=str(claim.call.call_id)
-                    )
+                    log.info("step dropped after a version conflict", step=str(claim.step))
                     claim.drop()
                     return None
 
@@ -227,7 +240,7 @@ class Flow:
         try:
             self._steps[step].recorded(call)
         except errors.TransientError as exc:
-            log.warning("what follows a step failed, ordered again", call=str(call.call_id), reason=str(exc))
+            log.warning("what follows a step failed, ordered again", reason=str(exc))
             again = replace(STEPS[step].command.of(call), pause=_FOLLOW_UP_PAUSE)
             self._writer.enqueue([again], call)
 

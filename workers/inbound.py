@@ -8,14 +8,16 @@ from datetime import timedelta
 
 import structlog
 
+from shared import errors
 from shared.asterisk import events
-from shared.call import calls, facts, stasis_args, stasis_entry, transitions
+from shared.call import calls, facts, faults, stasis_args, stasis_entry, transitions
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Naming
-from shared.call.states import Cause, Direction, Outcome, State
+from shared.call.states import Cause, Direction, Fault, Outcome, State
 from shared.call.steps import Step
-from shared.platform.ports import Runs
+from shared.platform.ports import NO_PLATFORM_SLOTS, PlatformSlots, Runs
+from shared.process import metrics
 from shared.storage.call_writer import CallWriter
 from shared.storage.connections import InboundTarget
 from shared.storage.timeline import TOO_MANY_CALLS, TimelineEntry
@@ -24,6 +26,7 @@ from workers.call_allowance import CallAllowance
 from workers.claims import Arrival, TimedBudget
 from workers.flow import Flow
 from workers.step_ports import Connections, Lookup
+from workers.transfer_legs import TransferLegs
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -69,20 +72,23 @@ class Inbound:
     naming: Naming
     allowance: CallAllowance
     age_ms: Callable[[int], float]
+    transfer_legs: TransferLegs
+    platform_slots: PlatformSlots = NO_PLATFORM_SLOTS
 
     # ── callers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def caller_entered(self, *, connection: ConnectionVersion, at_ms: int, event: events.Event) -> None:
         """A caller's leg entered the app: its StasisStart."""
         if event.replaces is not None:
-            self._note(connection, "ChannelReplaced", f"channel {event.leg.id} took the place of {event.replaces}")
+            detail = f"channel {event.leg.id} took the place of {event.replaces}, which is of no call: left alone"
+            self._note(connection, "ChannelReplaced", detail)
             return
         if is_no_caller(event.leg):
             detail = f"channel {event.leg.id} ({event.leg.name}) is another controller's media: left alone"
             self._note(connection, "ForeignMedia", detail)
             return
         if stasis_args.is_transfer(event.args):
-            self._note(connection, "TransferLeg", f"channel {event.leg.id} came for a transfer: no caller, left alone")
+            self.transfer_legs.entered(connection=connection, event=event)
             return
         if event.leg.is_unanswered and not stasis_args.names_run(event.args):
             # `POST /channels/create` puts it into Stasis, to be dialled later. We would answer it, or hang it up.
@@ -118,7 +124,7 @@ class Inbound:
         if not self.allowance.take(connection.connection_id):
             self._refuse(connection, leg, stamp)
             return
-        destination = self.lookup.destination(connection)
+        destination = self.lookup.destination(connection, leg.called_number)
         if destination is None:
             log.warning("leg of an unknown connection", connection=str(connection))
             return
@@ -160,7 +166,7 @@ class Inbound:
             return
         match entry:
             case stasis_entry.Entry.MISSED_STASIS_END:
-                self.flow.report(last, facts.CallerLeft(stamp=stamp))
+                self.flow.report(last, facts.CallerLeft(leg_id=leg.id, stamp=stamp, is_up=True))
                 if not self.is_in_stasis(connection, leg):
                     # Nor is it back: its Asterisk was restarted, and the event is late.
                     return
@@ -184,6 +190,7 @@ class Inbound:
 
     def _refuse(self, connection: ConnectionVersion, leg: events.Channel, stamp: str) -> None:
         """Refuse a leg that is one too many, without a call. One that a resync found is left to a later one."""
+        metrics.QUOTA_REFUSALS.add("calls-per-hour")
         self._note(connection, TOO_MANY_CALLS, f"channel {leg.id} is one too many (CALLS_PER_HOUR)")
         if not stamp:
             return
@@ -211,6 +218,15 @@ class Inbound:
         budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
         found, is_in_app = self.asterisks.at(connection, budget).channel_and_place(leg.id)
         return found is not None and found.created == leg.created and is_in_app
+
+    def is_up(self, connection: ConnectionVersion, leg: events.Channel) -> bool:
+        """Ask Asterisk whether a leg that has left the app is up; False if it gives no answer."""
+        budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
+        try:
+            found = self.asterisks.at(connection, budget).channel(leg.id)
+        except errors.NO_ANSWER:
+            return False
+        return found is not None and found.created == leg.created
 
     def is_with_another(self, connection: ConnectionVersion, leg: events.Channel) -> bool:
         """Ask whether another app lists a leg, too: then it may be in that one. An app lists what was made for it."""
@@ -259,9 +275,12 @@ class Inbound:
             left_stamp=event.stamp or None,
             outcome=Outcome.ABANDONED,
             reason="caller hung up before the call was received",
+            fault=Fault.CALLER,
             hangup_cause=event.cause,
+            tech_cause=event.tech_cause,
         )
         if self.writer.store.insert(call, [], None):
+            self.writer.observer.ended(call)
             return None
         return self.writer.store.last_entry(connection.connection_id, event.leg.id, event.leg.created)
 
@@ -295,7 +314,9 @@ class Inbound:
             left_stamp=event.stamp or None,
             outcome=result,
             reason=reason,
+            fault=faults.fault_of(result, reason),
             hangup_cause=cause,
+            tech_cause=event.tech_cause,
         )
         with self.writer.store.transaction() as db:
             run_id = self.runs.waiting(db, organization_id=target.organization_id, channel_id=event.leg.id)
@@ -304,6 +325,8 @@ class Inbound:
             call = replace(over, workflow_run_id=run_id)
             if self.writer.store.insert_in(db, call):
                 self.runs.end_in(db, call, {})
+        self.writer.observer.ended(call)
+        self.platform_slots.give_back(call, media_ids=())
         return True
 
     def _over(self, target: InboundTarget, connection: ConnectionVersion, leg: events.Channel) -> Call:

@@ -8,7 +8,7 @@ import threading
 
 import structlog
 
-from shared import queues
+from shared import dependencies, queues
 from shared.asterisk import tcp_connector
 from shared.asterisk.rest import AnswerBounds, AnswerKind
 from shared.broker.bounds import Bounds
@@ -16,9 +16,20 @@ from shared.call.legs import Naming
 from shared.inbound_lookup import InboundLookup
 from shared.outbound_calls import OutboundCalls
 from shared.platform import dograh
+from shared.platform.dograh.quota_client import QuotaClient
 from shared.platform.dograh.quota_service import QuotaService
-from shared.process import health, lifecycle, open_files, redis_clock, settings
-from shared.storage import connections, database, id_prefixes, leases, quotas
+from shared.platform.ports import NO_PLATFORM_SLOTS
+from shared.process import (
+    call_metrics,
+    health,
+    lifecycle,
+    metrics,
+    open_files,
+    process_metrics,
+    redis_clock,
+    settings,
+)
+from shared.storage import app_holders, connections, database, id_prefixes, leases, quotas
 from shared.storage.call_writer import CallWriter
 from shared.storage.postgres_calls import PostgresCalls
 from workers import awaited_legs, pools, wiring
@@ -36,7 +47,7 @@ _OPEN_FILES = 8192
 
 def main() -> int:
     """Run a worker; return its exit status."""
-    return lifecycle.main("worker", settings.Worker, run)
+    return lifecycle.main("worker", settings.Worker, run, dependencies.of)
 
 
 def run(config: settings.Worker, stop: threading.Event) -> None:
@@ -73,19 +84,29 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     # Filled below: the handlers, which need the writer and the Asterisks, come first.
     running: list[pools.WorkerPool] = []
     writer = CallWriter(
-        store, commands, limits, who=worker, lives_since=lambda moment: pools.lives_since(running, moment)
+        store,
+        commands,
+        limits,
+        who=worker,
+        lives_since=lambda moment: pools.lives_since(running, moment),
+        observer=call_metrics.CallMetrics(),
     )
-    dograh.Watch(db, config.platform_layout).try_to_look()
-    routes = dograh.Routes(db, layout=config.platform_layout)
+    watch = dograh.Watch(db, config.platform_layout)
+    watch.try_to_look()
+    call_limits = dograh.CallLimits(setting=config.platform_call_limit, default=config.default_org_concurrency_limit)
+    routes = dograh.Routes(db, watch=watch, limits=call_limits)
     runs = dograh.Runs(
         db,
         storage_backend=config.storage_backend,
         run_completion=config.run_completion,
-        layout=config.platform_layout,
+        watch=watch,
+        tells_platform=config.platform_redis_url is not None,
     )
-    accounts = dograh.Accounts(db)
+    accounts = dograh.Accounts(db, watch=watch)
     own_quotas = quotas.Quotas(db, now=store.now)
     slots = quotas.Slots(own_quotas, accounts, default=config.concurrent_calls)
+    platform_redis = _platform_redis(config)
+    platform_slots = dograh.Slots(platform_redis) if platform_redis is not None else NO_PLATFORM_SLOTS
     asterisks = RestAsterisks(
         known,
         config.sealer(),
@@ -96,6 +117,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         connector=connector,
         bounds=_answer_bounds(config),
     )
+    age_ms = redis_clock.PollingRedisClock(queues.client(redis_url)).age_ms
     adapters = Adapters(
         writer=writer,
         asterisks=asterisks,
@@ -103,21 +125,30 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         runs=runs,
         quota=_quota(config, own_quotas, accounts),
         slots=slots,
-        outbound_calls=OutboundCalls(writer, routes, runs, known, slots=slots.of, prefix=prefix),
+        outbound_calls=OutboundCalls(
+            writer, routes, runs, known, slots=slots.of, prefix=prefix, platform_slots=platform_slots
+        ),
         connections=known,
         lookup=InboundLookup(db, known, routes),
         leases=leases.Leases(db),
+        app_holders=app_holders.AppHolders(db),
         awaited_legs=waiting.legs,
         send_later=lambda message, wait: commands.send(message, wait=wait),
-        age_ms=redis_clock.PollingRedisClock(queues.client(redis_url)).age_ms,
+        age_ms=age_ms,
         naming=Naming(prefix),
         allowance=CallAllowance(config.calls_per_hour),
-        media_url=dograh.MediaUrl(config.token_secret),
+        media_url=dograh.MediaUrl(config.token_secret, derived_secret=config.derived_token_secret, watch=watch),
+        refusal_causes=dograh.MediaRefusals(db, sends_token=config.token_secret is not None, watch=watch).causes,
+        platform_slots=platform_slots,
+        refuses_uncounted=config.platform_slots_unreachable == "refuse",
+        detects_talking=config.talk_detection == "on",
+        transfer_events=dograh.TransferEvents(platform_redis, watch=watch),
     )
-    if config.token_secret is None:
+    if config.token_secret is None and config.derived_token_secret is None:
         log.warning("media tokens are off: anyone who can reach the voice agent can open a media socket")
-    elif config.media_token_secret is None:
+    elif config.token_secret is None:
         log.info("media tokens are signed by a secret derived from the first SECRET_KEY: changing it changes them")
+    _read_gauges(config, db, asterisks)
     running += pools.build_pools(
         redis_url,
         lambda serves, tag: wiring.handlers(adapters, serves=serves, tag=lambda: tag),
@@ -126,6 +157,7 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
         served=config.queues,
         threads=config.pool_threads,
         bounds=bounds,
+        age_ms=age_ms,
     )
     for pool in running:
         pool.start()
@@ -137,8 +169,20 @@ def run(config: settings.Worker, stop: threading.Event) -> None:
     waiting.close()
     pools.stop(running, config.drain_seconds)
     asterisks.close()
+    if platform_redis is not None:
+        platform_redis.close()
     db.close()
     log.info("worker stopped")
+
+
+def _read_gauges(config: settings.Worker, db: database.Database, asterisks: RestAsterisks) -> None:
+    process_metrics.read_database(db.usage, most=config.database_pool)
+    metrics.BREAKERS_OPEN.read(asterisks.cut_off)
+
+
+def _platform_redis(config: settings.Worker) -> dograh.PlatformRedis | None:
+    url = config.platform_redis_url
+    return dograh.PlatformRedis(url.get_secret_value(), seconds=config.platform_redis_seconds) if url else None
 
 
 def _answer_bounds(config: settings.Worker) -> AnswerBounds:
@@ -156,14 +200,20 @@ def _quota(config: settings.Worker, own: quotas.Quotas, accounts: dograh.Account
             return own
         case "http":
             secret = config.mps_secret_key
+            limits = config.limits()
+            client = QuotaClient(
+                config.mps_api_url,
+                connect_seconds=limits.connect_seconds,
+                # A call has a key or two for each of its services.
+                requests_at_once=config.worker_threads * 4,
+            )
             return QuotaService(
                 accounts,
-                config.limits(),
-                url=config.mps_api_url,
+                client,
+                limits,
                 secret=secret.get_secret_value() if secret is not None else None,
+                contract=config.quota_contract,
                 when_unreachable=config.quota_unreachable,
-                # A call has three services at most.
-                requests_at_once=config.worker_threads * 3,
             )
         case "none":
             return NoQuota()

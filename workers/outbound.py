@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared import errors
 from shared.asterisk import ari
-from shared.call import calls, facts
+from shared.call import calls, facts, stasis_args
 from shared.call.limits import Limits
 from shared.call.stasis_args import RunArgs
 from shared.storage.call_store import CallStore
 from workers.asterisks import Asterisks
-from workers.claims import Claim, StepWork
+from workers.claims import Claim, StepWork, obstacle_of
 from workers.step_ports import Quota
 
 
@@ -37,7 +37,7 @@ class Origination(StepWork):
                 self._looked_for(claim, asterisk) if claim.call.is_dial_begun else self._originate(claim, asterisk),
             )
         except errors.TransientError as exc:
-            claim.give_up(str(exc))
+            claim.give_up(exc)
             return ()
 
     def _looked_for(self, claim: Claim, asterisk: ari.Ari) -> facts.Fact:
@@ -55,9 +55,9 @@ class Origination(StepWork):
         assert call.workflow_id is not None
         assert call.user_id is not None
         args = RunArgs(workflow_run_id=call.workflow_run_id, workflow_id=call.workflow_id, user_id=call.user_id)
-        refusal = self.quota.refusal(call, user_id=call.user_id, budget=claim)
+        refusal = self._refusal(claim, call.user_id)
         if refusal is not None:
-            return refusal
+            return replace(refusal, limit="quota")
         begun = facts.DialBegun(in_doubt_until=self.store.now() + self.limits.originate_wait())
         if not claim.note(begun):
             raise errors.TransientError("the call is over, or another worker dials")
@@ -65,7 +65,7 @@ class Origination(StepWork):
             asterisk.originate(
                 call.channel_id,
                 endpoint=call.dial_endpoint,
-                args=str(args),
+                args=stasis_args.of_leg(args, call.channel_id),
                 caller_id=call.caller_number if call.caller_number != calls.UNKNOWN_NUMBER else None,
                 ring_seconds=call.ring_seconds or self.limits.ring_seconds,
             )
@@ -74,8 +74,14 @@ class Origination(StepWork):
         except errors.TransientError as exc:
             if not _was_not_made(exc):
                 raise
-            return facts.DialUnsent(in_doubt_until=begun.in_doubt_until, reason=str(exc))
+            return facts.DialUnsent(in_doubt_until=begun.in_doubt_until, reason=obstacle_of(exc) or str(exc))
         return facts.Originated()
+
+    def _refusal(self, claim: Claim, user_id: int) -> facts.Refused | None:
+        """Return why the call may not be placed. Its run was created with it."""
+        if self.quota.is_about_runs():
+            return self.quota.authorization(claim.call, budget=claim)
+        return self.quota.refusal(claim.call, user_id=user_id, budget=claim)
 
 
 def _was_not_made(failure: errors.TransientError) -> bool:

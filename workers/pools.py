@@ -17,13 +17,14 @@ from shared.call.steps import Step
 from shared.storage.call_store import CallStore
 from workers import actors
 from workers.dead_letters import DeadLetters
+from workers.message_context import MessageContext
 from workers.step_ports import Handler
 
 #: Pool → its queues. The threads that set calls up are not available for anything else.
 POOLS = {
-    "set-up": frozenset(messages.QUEUES) - {Step.TEARDOWN, messages.RESYNC},
+    "set-up": frozenset(messages.QUEUES) - {Step.TEARDOWN, messages.RESYNC, messages.APPS},
     "teardown": frozenset({Step.TEARDOWN}),
-    "resync": frozenset({messages.RESYNC}),
+    "resync": frozenset({messages.RESYNC, messages.APPS}),
 }
 
 #: What a message is not to blame for.
@@ -79,6 +80,7 @@ def build_pools(
     served: frozenset[str],
     threads: Mapping[str, int],
     bounds: Bounds = _DEFAULT_BOUNDS,
+    age_ms: Callable[[int], float] = lambda _at_ms: 0.0,
 ) -> list[WorkerPool]:
     """Return the pools of one worker.
 
@@ -89,13 +91,16 @@ def build_pools(
         served: The queues it serves; empty means all. A pool without any of them is left out.
         threads: Pool → its number of threads.
         bounds: What a connection's events, and the dead letters, may take up in Redis.
+        age_ms: Returns how long ago a moment of Redis's clock was, in ms; 0 when unknown.
     """
     pools = []
+    # What has a queue of its own for the sake of earlier releases is not left out by a setting of theirs.
+    served |= {messages.APPS} if messages.RESYNC in served else frozenset()
     for pool, all_queues in POOLS.items():
         if pool_queues := all_queues & (served or all_queues):
             broker = queues.broker(
                 redis_url,
-                [DeadLetters(store), retries.Retries(outages=OUTAGES)],
+                [MessageContext(age_ms), DeadLetters(store), retries.Retries(outages=OUTAGES)],
                 name=f"{name}/{pool}",
                 threads=threads[pool],
                 bounds=bounds,

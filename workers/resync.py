@@ -27,13 +27,16 @@ from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Naming
 from shared.call.states import State
+from shared.process import metrics
 from shared.storage.call_writer import CallWriter
-from shared.storage.timeline import TimelineEntry
-from workers import leg_events, transfers
+from shared.storage.timeline import EVENTS_MISSED, TimelineEntry
+from workers import leg_events, successors, transfers
+from workers.app_question import AppHolders
 from workers.asterisks import Asterisks
 from workers.claims import TimedBudget
 from workers.flow import Flow
 from workers.inbound import Inbound, is_no_caller, outgoing_leg
+from workers.replacements import Replacements
 from workers.step_ports import Connections, SendLater
 
 log = structlog.stdlib.get_logger(__name__)
@@ -59,8 +62,15 @@ _SECONDS = 20.0
 _JUDGED = 1000
 #: Most teardowns that one resync orders again.
 _TORN_DOWN = 200
+#: After our first socket took the place of another process's, the legs that it has in no bridge are left to it for so
+#: long: it may be about to serve them. What it has not bridged by then it cannot: the events it needs are ours.
+_DISPLACED = timedelta(seconds=10)
+#: A look that is older says nothing of who serves a caller by now: a resync that takes longer has stood still.
+_OLD_LOOK = timedelta(seconds=3)
 #: A resync that finds another one running waits for so long.
 _BUSY = timedelta(seconds=1)
+#: What tells that a party's leg is not where its call needs it: another channel may be there.
+_MISSING = facts.CallerGone | facts.CallerLeft | facts.DestinationGone | facts.BridgeLost
 
 
 class Leases(Protocol):
@@ -80,11 +90,15 @@ class Resync:
     flow: Flow
     writer: CallWriter
     inbound: Inbound
+    replacements: Replacements
     connections: Connections
     asterisks: Asterisks
     leases: Leases
+    app_holders: AppHolders
     naming: Naming
     send_later: SendLater
+    #: Whether the event filter lets through that a party sends audio.
+    detects_talking: bool = False
 
     def resync_connection(self, *, connection: ConnectionVersion, full: bool, reason: str) -> None:
         """Compare one connection version's Asterisk with our calls.
@@ -96,6 +110,7 @@ class Resync:
         """
         with self.exclusive(f"resync of connection {connection.connection_id}") as acquired:
             if acquired:
+                self._note_missed(connection, reason)
                 comparison = self._compared(connection, full=full)
         if not acquired:
             # The running one may have looked before the moment this one is asked for. And it may not run any more: when
@@ -111,6 +126,15 @@ class Resync:
         if comparison.again_after is not None and reason not in (messages.RESYNC_CLOCK, messages.RESYNC_FOLLOW_UP):
             follow_up = messages.of_resync(connection=connection, reason=messages.RESYNC_FOLLOW_UP, full=full)
             self.send_later(follow_up, comparison.again_after)
+
+    def _note_missed(self, connection: ConnectionVersion, reason: str) -> None:
+        """Note that events may have been missed: a resync does not find what one told of audio.
+
+        Before the comparison, which may end calls: the note is one of their time then.
+        """
+        if self.detects_talking and reason not in (messages.RESYNC_CLOCK, messages.RESYNC_FOLLOW_UP):
+            missed = TimelineEntry(kind="note", name=EVENTS_MISSED, detail=reason)
+            self.writer.store.append_timeline([missed], connection_id=connection.connection_id)
 
     @contextlib.contextmanager
     def exclusive(self, lease: str) -> Iterator[bool]:
@@ -128,19 +152,18 @@ class Resync:
     def _compared(self, connection: ConnectionVersion, *, full: bool) -> _Comparison:
         asterisk = self.asterisks.at(connection, TimedBudget(self.writer, _SECONDS))
         comparison = _Comparison(self, asterisk, connection)
+        began, result = self.writer.clock.monotonic(), "failed"
         try:
             comparison.run(full=full)
-        except (errors.AsteriskUnreachable, errors.OutOfTime) as exc:
-            # Nothing is concluded from an Asterisk that does not answer; the clock asks again.
+            result = "done"
+        except errors.NO_ANSWER as exc:
+            # Nothing is concluded from an Asterisk that does not answer, or refuses a look; the clock asks again.
             log.info("resync not possible", connection=str(connection), reason=str(exc))
             # After a connect, the circuit breaker may be open for a last moment.
             comparison.again_after = _BREAKER_PAUSE
+        finally:
+            metrics.RESYNC.observe(self.writer.clock.monotonic() - began, result)
         return comparison
-
-
-def _was_still(changed_at: datetime, looked_at: datetime) -> bool:
-    """True if a change was long enough before the look. One far ahead was made before Postgres's clock was set back."""
-    return not -_STILL <= changed_at - looked_at < _SET_BACK
 
 
 def _waits_for_media(call: Call) -> bool:
@@ -171,22 +194,34 @@ class _Comparison:
         self.findings: list[TimelineEntry] = []
         #: Channel → its last entry that has an open call.
         self._last_entries: dict[tuple[str, str], int] = {}
+        #: The channels that open calls came with.
+        self._own_legs: set[str] = set()
+        #: The channels that are legs of calls of people.
+        self._known_legs: set[str] = set()
+        #: The creation times of the legs that are not in the app: a channel in such a leg's place may show it.
+        self._masqueraded: set[str] = set()
         #: Calls whose leg rings by their row, and is gone.
         self._unanswered: list[Call] = []
+        #: When the lists of Asterisk were asked for.
+        self._looked_at = resync.writer.store.now()
         #: When to look again: some calls changed too recently, or are claimed; or another worker cleans up.
         self.again_after: timedelta | None = None
 
     def run(self, *, full: bool) -> None:
-        # First the moment, then Asterisk, then Postgres: a call unchanged since the moment is as Asterisk saw it.
-        looked_at = self._store.now()
+        # The moment of the look came first, then Asterisk, then Postgres: a call unchanged since is as Asterisk saw it.
         application = self._application()
         present = application.channels if application is not None else frozenset()
         known = self._store.open_calls(self._connection)
         self._last_entries = _last_entries(open_call.call for open_call in known)
+        self._own_legs = {open_call.call.channel_id for open_call in known if not open_call.call.replacements}
+        for call in (open_call.call for open_call in known):
+            self._known_legs |= {leg for leg in (call.leg_id, call.destination_id) if leg and not call.caller_left}
+            if call.leg_id not in present and not call.caller_left:
+                self._masqueraded.add(call.channel_created)
         if full:
             self._ask_for_bridges()
         for open_call in known:
-            is_young = not _was_still(open_call.changed_at, looked_at)
+            is_young = not self._was_still(open_call.changed_at)
             if open_call.is_claimed:
                 self.again_after = _SOON
             elif not is_young:
@@ -197,9 +232,16 @@ class _Comparison:
                     self._report(open_call.call, self._media_missing(open_call.call, present))
         self._end_unanswered()
         self._tear_down_again(open_call.call for open_call in known if not open_call.is_claimed)
-        self._adopt(present, [open_call.call for open_call in known])
+        self._adopt(present)
         counting = {(call.call_id, call.attempt, call.nonce) for call in (open_call.call for open_call in known)}
-        self._remove_orphans(present, counting, looked_at)
+        self._remove_orphans(present, counting)
+
+    def _was_still(self, changed_at: datetime) -> bool:
+        """True if a change was long enough before the look at Asterisk.
+
+        One far ahead was made before Postgres's clock was set back.
+        """
+        return not -_STILL <= changed_at - self._looked_at < _SET_BACK
 
     def _tear_down_again(self, calls: Iterable[Call]) -> None:
         """Order the teardowns that pause because Asterisk gave no answer, or refused us: it has just answered."""
@@ -209,7 +251,7 @@ class _Comparison:
 
     def _application(self) -> ari.Application | None:
         application = self._asterisk.application()
-        wanted = {str(kind) for kind in events.EventType}
+        wanted = events.wanted(with_talking=self._resync.detects_talking)
         if application is not None and application.allowed != wanted:
             try:
                 self._asterisk.set_event_filter(sorted(wanted))
@@ -233,11 +275,16 @@ class _Comparison:
                 or self._media_missing(call, present)
                 or self._bridge_wrong(call)
             )
-            if isinstance(fact, facts.MediaGone | facts.BridgeLost) and self._is_transferred(call):
+            if isinstance(fact, facts.MediaGone | facts.BridgeLost) and (
+                self._is_transferred(call) or self._is_handed_over(call)
+            ):
                 return
         except errors.AnswerDoubtful as exc:
             # What is not believed of one call must not keep the others from being judged.
             self._found(f"{call.state} call {call.call_id}: {exc}")
+            return
+        self._hang_up_replaced(call)
+        if isinstance(fact, _MISSING) and self._is_replaced(call, present):
             return
         if call.state is State.RINGING and isinstance(fact, facts.CallerGone):
             self._unanswered.append(call)
@@ -252,6 +299,44 @@ class _Comparison:
         if destination_id is not None:
             self._report(call, facts.Transferred(attempt=call.attempt, nonce=call.nonce, destination_id=destination_id))
         return destination_id is not None
+
+    def _is_replaced(self, call: Call, present: frozenset[str]) -> bool:
+        """True if another channel has taken the place of a party's leg; recorded here."""
+        if call.state is not State.CONNECTED:
+            leg = successors.masqueraded(self._asterisk, call, present - self._known_legs)
+            if leg is not None:
+                self._follow(call, leg, replaced_id=call.leg_id)
+            return leg is not None
+        for missing in filter(None, (call.leg_id, call.destination_id)):
+            leg = successors.in_bridge(self._asterisk, self._naming, call, missing)
+            if leg is not None:
+                self._follow(call, leg, replaced_id=missing)
+                return True
+        return False
+
+    def _is_handed_over(self, call: Call) -> bool:
+        """True if a party of the PBX is in the bridge in place of the media leg; recorded here."""
+        if call.state is not State.CONNECTED or call.destination_id is not None:
+            return False
+        leg = successors.in_place_of_agent(self._asterisk, self._naming, call)
+        if leg is not None:
+            self._follow(call, leg, replaced_id=self._naming.media_id(call))
+        return leg is not None
+
+    def _follow(self, call: Call, leg: events.Channel, *, replaced_id: str) -> None:
+        self._known_legs.add(leg.id)
+        self._found(f"{call.state} call {call.call_id}: channel {leg.id} has taken the place of {replaced_id}")
+        follow = self._resync.replacements.follow
+        if not follow(call, leg, replaced_id=replaced_id, retry_on_conflict=False).applied:
+            self.again_after = _SOON
+
+    def _hang_up_replaced(self, call: Call) -> None:
+        """Hang up the channels that a connected call's leg had before, if they are still up in silence."""
+        if call.state is not State.CONNECTED or not call.replacements:
+            return
+        for leg in successors.left_over(self._asterisk, call):
+            if self._asterisk.hang_up(leg):
+                self._found(f"connected call {call.call_id}: channel {leg} was replaced and still up: hung up")
 
     def _report(self, call: Call, fact: facts.Fact | None) -> None:
         if fact is not None:
@@ -272,15 +357,16 @@ class _Comparison:
             return self._dialling(call)
         if call.state not in states.LIVE or call.state is State.ORIGINATING:
             return None
-        if call.entry < self._last_entries[call.channel_id, call.channel_created]:
-            # It left and came back, and a fail-over has forgotten the end of this call.
-            return facts.CallerLeft()
-        if call.channel_id in present:
+        entry = self._last_entries[call.channel_id, call.channel_created]
+        if call.leg_id in self._own_legs if call.replacements else call.entry < entry:
+            # It left and came back, and the end of this call was lost, or a fail-over has forgotten it.
+            return facts.CallerLeft(leg_id=call.leg_id, is_up=True)
+        if call.leg_id in present:
             return None
-        leg, is_in_app = self._asterisk.channel_and_place(call.channel_id)
-        if leg is None or leg.created != call.channel_created:
-            return facts.CallerGone()
-        return None if is_in_app else facts.CallerLeft()
+        leg, is_in_app = self._asterisk.channel_and_place(call.leg_id)
+        if leg is None or not call.is_leg(leg.id, leg.created):
+            return facts.CallerGone(leg_id=call.leg_id)
+        return None if is_in_app else facts.CallerLeft(leg_id=call.leg_id, is_up=True)
 
     def _dialling(self, call: Call) -> facts.Fact | None:
         """Return whether a leg that rings by our row was answered, or is gone: the app's list shows neither."""
@@ -308,7 +394,10 @@ class _Comparison:
             return None
         leg = self._asterisk.channel(media_id)
         if leg is None:
-            return facts.MediaGone(attempt=call.attempt, nonce=call.nonce, reason="media leg is gone", is_found=True)
+            is_refusal = call.state is State.CONNECTED and not self._resync.inbound.runs.is_begun(call)
+            return facts.MediaGone(
+                attempt=call.attempt, nonce=call.nonce, reason="media leg is gone", is_found=True, is_refusal=is_refusal
+            )
         if call.state is State.PREPARED and leg.stasis_app == self._asterisk.app:
             return facts.MediaReady(attempt=call.attempt, nonce=call.nonce)
         return None
@@ -332,29 +421,34 @@ class _Comparison:
 
     # ── Asterisk against calls ───────────────────────────────────────────────────────────────────────────────────────
 
-    def _adopt(self, present: frozenset[str], known: list[Call]) -> None:
+    def _adopt(self, present: frozenset[str]) -> None:
         """Adopt callers that are in the app and that no call knows: their StasisStart was missed."""
-        callers = {call.channel_id for call in known if not call.caller_left} | {call.destination_id for call in known}
-        unknown = [leg for leg in sorted(present - callers) if ids.parse(leg) is None]
-        if unknown and (owner := self._other_owner()):
-            self._found(f"{owner} has the app: unknown callers are left to it")
+        unknown = [leg for leg in sorted(present - self._known_legs) if ids.parse(leg) is None]
+        if unknown and (whose := self._whose_app()):
+            self._found(f"{whose}: unknown callers are left to it")
             return
         for channel_id in self._some(unknown):
             self._adopt_leg(channel_id)
 
-    def _other_owner(self) -> str:
-        """Return who else has the app by now; an empty text if it is ours."""
+    def _whose_app(self) -> str:
+        """Return who else has the app by now, or had it until now; an empty text if it is ours."""
         connections = self._resync.connections
         if connections.is_preempted(self._connection.connection_id):
-            return "a competing client"
+            return "a competing client has the app"
+        # Until the look, which may have been long ago.
+        seconds = (_DISPLACED + (self._store.now() - self._looked_at)).total_seconds()
+        if self._resync.app_holders.has_lately_displaced(self._connection, seconds=seconds):
+            self.again_after = _DISPLACED
+            return "another process had the app until now"
         target = connections.inbound_target(self._connection)
-        return "another organization" if target is not None and target.is_anothers else ""
+        return "another organization has the app" if target is not None and target.is_anothers else ""
 
     def _adopt_leg(self, channel_id: str) -> None:
         try:
             leg = self._asterisk.channel(channel_id)
-        except errors.AnswerUnreadable as exc:
-            # One odd leg must not keep the others from being found; nor one whose 404 is not believed.
+        except (errors.AnswerUnreadable, errors.AsteriskRefused) as exc:
+            # One odd leg must not keep the others from being found; nor one whose 404 is not believed, or whose id is a
+            # path of ARI's own.
             self._found(f"channel {channel_id} cannot be read ({exc}): left alone")
             return
         if leg is None or not leg.is_in_stasis or is_no_caller(leg):
@@ -363,8 +457,12 @@ class _Comparison:
             # It was moved to our app, or was made for ours and has gone to another.
             self._found(f"channel {channel_id} may be in {others}: left alone")
             return
-        if stasis_args.is_transfer(leg.stasis_args):
-            # The platform's: it bridges or removes it.
+        is_of_transfer = stasis_args.is_transfer(leg.stasis_args)
+        if is_of_transfer:
+            # The platform's: it bridges it, or we are to end it.
+            self._resync.inbound.transfer_legs.found(connection=self._connection, leg=leg)
+        if is_of_transfer or self._has_just_replaced(leg) or self._is_outdated():
+            # Or a leg of a call: its event tells, or the next resync.
             return
         if self._resync.inbound.is_left_alone(self._connection, leg):
             self.findings.append(outgoing_leg(leg))
@@ -377,7 +475,26 @@ class _Comparison:
             return
         # A call that a newer release wrote is left to that release.
         with contextlib.suppress(errors.CallUnreadable):
+            metrics.RESYNC_FINDINGS.add("caller")
             self._resync.inbound.receive(connection=self._connection, leg=leg, args=self._args_of(leg))
+
+    def _is_outdated(self) -> bool:
+        """True if this worker has stood still since the look: another process may have bridged its callers."""
+        if self._store.now() - self._looked_at <= _OLD_LOOK:
+            return False
+        self.again_after = _SOON
+        return True
+
+    def _has_just_replaced(self, leg: events.Channel) -> bool:
+        """True for a channel that has taken the place of a call's leg, though the call was read without it."""
+        call = self._store.replaced_by(self._connection.connection_id, leg.id)
+        if call is not None and call.unverified:
+            self._report(call, facts.CallerFound())
+            return True
+        if leg.created in self._masqueraded or (call is not None and call.state is not State.ENDED):
+            self.again_after = _SOON
+            return True
+        return False
 
     def _other_apps(self, leg: events.Channel) -> str:
         """Return the other apps that list a leg; an empty text if there is none."""
@@ -398,9 +515,9 @@ class _Comparison:
         own = ids.parse(bridge_id)
         return own is not None and own.prefix == self._naming.prefix and not self._store.load_all([own.call_id])
 
-    def _remove_orphans(self, present: frozenset[str], counting: set[_Counting], looked_at: datetime) -> None:
+    def _remove_orphans(self, present: frozenset[str], counting: set[_Counting]) -> None:
         """Remove legs and bridges of ours whose attempt no longer counts, one after the other."""
-        orphans = self._orphans(present | set(self._bridges or ()), counting, looked_at)
+        orphans = self._orphans(present | set(self._bridges or ()), counting)
         if not orphans:
             return
         # Many bridges deleted in parallel have crashed an Asterisk, which several connections may share.
@@ -416,7 +533,7 @@ class _Comparison:
                     bridge_id = ids.bridge_id(own.prefix, own.call_id, own.attempt, own.nonce)
                     self._remove(bridge_id, is_leg=False)
 
-    def _orphans(self, names: frozenset[str], counting: set[_Counting], looked_at: datetime) -> list[str]:
+    def _orphans(self, names: frozenset[str], counting: set[_Counting]) -> list[str]:
         """Return which of these are orphans: a statement for each kind of name, however many there are."""
         parsed = {name: ids.parse(name) for name in names}
         doubtful = sorted(
@@ -430,13 +547,13 @@ class _Comparison:
         orphans: list[str] = []
         if made:
             calls = self._store.load_all({own.call_id for own in made.values()})
-            orphans += [name for name, own in made.items() if self._is_over(own, calls.get(own.call_id), looked_at)]
+            orphans += [name for name, own in made.items() if self._is_over(own, calls.get(own.call_id))]
         if dialled:
             requested = self._store.originated_all(self._connection.connection_id, dialled)
-            orphans += [name for name in dialled if self._is_unwanted(name, requested.get(name), looked_at)]
+            orphans += [name for name in dialled if self._is_unwanted(name, requested.get(name))]
         return orphans
 
-    def _is_over(self, own: ids.OwnId, call: Call | errors.CallUnreadable | None, looked_at: datetime) -> bool:
+    def _is_over(self, own: ids.OwnId, call: Call | errors.CallUnreadable | None) -> bool:
         """True for a leg or bridge of an attempt that no longer counts."""
         if call is None:
             # The database was restored. With a prefix other than ours it is another installation's.
@@ -451,7 +568,7 @@ class _Comparison:
             # An attempt is stored before its requests are made: a fail-over has lost the commit.
             return True
         if call.state is State.ENDED or own.attempt < call.attempt:
-            return _was_still(call.state_since, looked_at)
+            return self._was_still(call.state_since)
         # The teardown of an ending call is at work on it.
         return False
 
@@ -459,14 +576,14 @@ class _Comparison:
         ours = self._connection.connection_id
         return call.connection_id == ours or self._resync.connections.share_an_app(call.connection_id, ours)
 
-    def _is_unwanted(self, name: str, call: Call | errors.CallUnreadable | None, looked_at: datetime) -> bool:
+    def _is_unwanted(self, name: str, call: Call | errors.CallUnreadable | None) -> bool:
         """True for an originated leg that rings although its call is over, or forgotten by a restored database."""
         if isinstance(call, errors.CallUnreadable):
             return False
         if call is None:
             is_over = name.startswith(self._naming.prefix)
         else:
-            is_over = call.state is State.ENDED and not call.caller_left and _was_still(call.state_since, looked_at)
+            is_over = call.state is State.ENDED and not call.caller_left and self._was_still(call.state_since)
         leg = self._asterisk.channel(name) if is_over else None
         return leg is not None and not leg.is_in_stasis
 
@@ -483,5 +600,6 @@ class _Comparison:
         return random.sample(names, _JUDGED)
 
     def _found(self, detail: str) -> None:
+        metrics.RESYNC_FINDINGS.add("other")
         log.warning("resync finding", connection=str(self._connection), detail=detail)
         self.findings.append(TimelineEntry(kind="note", name="Resync", detail=detail))

@@ -35,7 +35,7 @@ class Connections(Protocol):
 class Lookup(Protocol):
     """Where a new call goes, and by which route. `inbound_lookup.InboundLookup` is the adapter."""
 
-    def destination(self, connection: ConnectionVersion) -> inbound_lookup.Destination | None:
+    def destination(self, connection: ConnectionVersion, called_number: str) -> inbound_lookup.Destination | None:
         """Return it, or None when there is no such connection version."""
 
 
@@ -63,6 +63,12 @@ class Quota(Protocol):
             quota: The organization's limits, if they were read already.
         """
 
+    def is_about_runs(self) -> bool:
+        """Return whether a call is judged by `authorization`, once it has its run, instead of by `refusal`."""
+
+    def authorization(self, call: Call, *, budget: rest.RequestBudget) -> facts.Refused | None:
+        """Return the refusal of a call that has its run, or None when it may be served. May be asked repeatedly."""
+
 
 class NoQuota:
     """The adapter that lets every call through."""
@@ -72,4 +78,10 @@ class NoQuota:
     def refusal(
         self, call: Call, *, user_id: int, budget: rest.RequestBudget, quota: quota_rules.Quota | None = None
     ) -> facts.Refused | None:
+        return None
+
+    def is_about_runs(self) -> bool:
+        return False
+
+    def authorization(self, call: Call, *, budget: rest.RequestBudget) -> facts.Refused | None:
         return None

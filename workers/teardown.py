@@ -17,9 +17,10 @@ from shared.asterisk.events import Channel
 from shared.asterisk.rest import Request
 from shared.call import facts, ids
 from shared.call.calls import Call
-from shared.call.legs import Naming
-from shared.platform.ports import Runs
+from shared.call.legs import Naming, Role
+from shared.platform.ports import NO_PLATFORM_SLOTS, PlatformSlots, Runs
 from shared.storage.call_store import CallStore
+from workers import successors
 from workers.asterisks import Asterisks
 from workers.claims import Claim, StepWork
 
@@ -41,6 +42,7 @@ class Teardown(StepWork):
     naming: Naming
     runs: Runs
     store: CallStore
+    platform_slots: PlatformSlots = NO_PLATFORM_SLOTS
 
     def work(self, claim: Claim) -> Sequence[facts.Fact]:
         call = claim.call
@@ -59,7 +61,9 @@ class Teardown(StepWork):
         if call.in_doubt_until is not None and self.store.now() < call.in_doubt_until:
             reason = "a request of unknown outcome may still take effect"
             return (facts.RemovalPending(reason=reason, not_before=call.in_doubt_until),)
-        return (facts.LegsRemoved(),)
+        media_ids = [attempt.legs[Role.MEDIA] for attempt in self.naming.attempts(call)]
+        self.platform_slots.give_back(call, media_ids=media_ids)
+        return (facts.LegsRemoved(leg_id=call.leg_id),)
 
     def _end_run(self, call: Call) -> str:
         """End the run; return why that failed."""
@@ -105,11 +109,11 @@ class _Removal:
 
     def run(self) -> None:
         """Do it all. Raises OutOfTime when a round can no longer begin."""
-        parties = self._parties()
-        is_here = self._call.channel_id in parties
+        parties = self._parties() | self._replaced()
+        is_here = self._call.leg_id in parties
         if is_here and self._call.continue_in_dialplan and not self._call.is_unanswered:
             self._continue_in_dialplan()
-            del parties[self._call.channel_id]
+            del parties[self._call.leg_id]
         self._remove(parties)
         self._see_gone()
 
@@ -121,11 +125,11 @@ class _Removal:
     def _parties(self) -> dict[str, Request[bool]]:
         """Return the legs of people that may be hung up, and how: the caller's, and the one it was transferred to."""
         call = self._call
-        hang_up = ari_requests.hang_up(call.channel_id, call.hangup_cause)
+        hang_up = ari_requests.hang_up(call.leg_id, call.hangup_cause)
         if call.is_unanswered and not call.caller_left:
             # We dial it, and it has never been in Stasis.
-            return {call.channel_id: hang_up}
-        looked_for = {} if call.caller_left else {call.channel_id: hang_up}
+            return {call.leg_id: hang_up}
+        looked_for = {} if call.caller_left else {call.leg_id: hang_up}
         if call.destination_id is not None:
             looked_for[call.destination_id] = ari_requests.hang_up(call.destination_id)
         if not looked_for:
@@ -138,16 +142,26 @@ class _Removal:
             if self._is_here(leg, seen, application)
         }
 
+    def _replaced(self) -> dict[str, Request[bool]]:
+        """Return the channels before the caller's leg that are still up, in silence, and how to hang them up."""
+        if not self._call.replacements:
+            return {}
+        try:
+            return {leg: ari_requests.hang_up(leg) for leg in successors.left_over(self._asterisk, self._call)}
+        except (errors.AsteriskUnreachable, errors.AsteriskRefused) as exc:
+            self._failures.append(str(exc))
+            return {}
+
     def _is_here(self, leg_id: str, seen: object, application: object) -> bool:
         """Return whether a leg is in our app, by looks at both; in doubt it is not."""
         if not isinstance(seen, Channel):
             return False
-        is_caller = leg_id == self._call.channel_id
-        if is_caller and seen.created != self._call.channel_created:
+        is_caller = leg_id == self._call.leg_id
+        if is_caller and not self._call.is_leg(leg_id, seen.created):
             # Another leg has its id.
             return False
         # Our app lists a leg that was made for it wherever it goes. By Stasis() of another app it has left for certain.
-        is_made_for_us = not is_caller or ids.is_originated(leg_id)
+        is_made_for_us = not is_caller or ids.is_originated(self._call.channel_id)
         has_left = is_made_for_us and seen.stasis_app not in (None, self._asterisk.app)
         return not has_left and ari.is_in_app(seen, application)
 
@@ -183,13 +197,13 @@ class _Removal:
         """Let a refused caller continue in the dialplan, with the reason in channel variables."""
         call = self._call
         variables = {"AIP_OUTCOME": call.outcome, "AIP_REASON": call.reason, "AIP_CAUSE": call.hangup_cause}
-        requests = [ari_requests.set_variable(call.channel_id, name, str(value)) for name, value in variables.items()]
+        requests = [ari_requests.set_variable(call.leg_id, name, str(value)) for name, value in variables.items()]
         if not all(isinstance(result, bool) for result in self._together(*requests)):
             return
-        (result,) = self._together(ari_requests.continue_in_dialplan(call.channel_id))
+        (result,) = self._together(ari_requests.continue_in_dialplan(call.leg_id))
         if isinstance(result, bool):
-            complaint = f"channel {call.channel_id} was continued in the dialplan and is still in the app"
-            self._looked_for[call.channel_id] = complaint
+            complaint = f"channel {call.leg_id} was continued in the dialplan and is still in the app"
+            self._looked_for[call.leg_id] = complaint
             self._is_continued = True
 
     def _see_gone(self) -> None:
@@ -204,7 +218,7 @@ class _Removal:
                     del self._looked_for[leg]
 
     def _is_still_there(self, leg_id: str, seen: Channel | errors.PipelineError | None) -> bool:
-        if self._is_continued and leg_id == self._call.channel_id:
+        if self._is_continued and leg_id == self._call.leg_id:
             if not isinstance(seen, Channel) or not seen.is_in_stasis:
                 return False
             leg, application = self._together(*ari.place_requests(leg_id, self._asterisk.app))

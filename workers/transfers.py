@@ -54,7 +54,7 @@ class Transfers:
         asterisk = self.asterisks.of(call, TimedBudget(self.writer, 2 * self.writer.limits.request_seconds))
         try:
             destination_id = destination(asterisk, self.naming, call)
-        except (errors.AsteriskUnreachable, errors.AsteriskRefused, errors.OutOfTime):
+        except errors.NO_ANSWER:
             # An agent that hangs up must end the call while Asterisk is away, too: for hours, perhaps.
             if self.runs.has_transfer(call):
                 raise
@@ -71,9 +71,9 @@ class Transfers:
 def destination(asterisk: ari.Ari, naming: Naming, call: Call) -> str | None:
     """Return the leg in a call's bridge that the platform has transferred the caller to; None if there is none."""
     bridge = asterisk.bridge(naming.bridge_id(call))
-    if bridge is None or call.channel_id not in bridge.channels:
+    if bridge is None or call.leg_id not in bridge.channels:
         return None
-    others = sorted(leg for leg in bridge.channels - {call.channel_id} if ids.parse(leg) is None)
+    others = sorted(leg for leg in bridge.channels - {call.leg_id} if ids.parse(leg) is None)
     return next((leg for leg in others[:_LOOKED_AT] if _is_here(asterisk, leg)), None)
 
 

@@ -54,10 +54,11 @@ def violations(evidence: Evidence) -> list[Violation]:
 def is_unseen(evidence: Evidence, leg: Leg) -> bool:
     """Whether a caller came and left while events could not be delivered, before a resync could find the leg.
 
-    Such a call has no row, and that is no violation: nothing of it is left, and its caller waited for seconds only.
+    Such a call has no row, and that is no violation: nothing of it is left, and its caller waited for seconds only,
+    beside the time of the outages.
     """
     since, until = leg.apps[0].since, min(leg.gone_at, leg.apps[-1].until)
-    is_brief = until - since <= RESYNC_SECONDS
+    is_brief = until - since <= RESYNC_SECONDS + evidence.outage_seconds(leg.app, (since, until))
     return (
         is_brief
         and leg.id not in evidence.rows

@@ -35,7 +35,7 @@ _SAMPLE = """
     WITH states AS (SELECT state, count(*) AS calls FROM ari.calls WHERE organization_id = ANY(%(ours)s) GROUP BY 1)
     SELECT (SELECT coalesce(json_object_agg(state, calls), '{}') FROM states) AS calls,
            (SELECT count(*) FROM workflow_runs r JOIN workflows w ON w.id = r.workflow_id
-             WHERE w.organization_id = ANY(%(ours)s) AND NOT r.is_completed) AS open_runs,
+             WHERE w.organization_id = ANY(%(ours)s) AND r.is_completed IS NOT TRUE) AS open_runs,
            (SELECT count(*) FROM ari.timeline WHERE kind = 'dead-letter') AS dead_letters
 """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -96,7 +96,7 @@ class Ari:
         if not doubtful:
             return answers
         try:
-            application = self.application()
+            application = self._application_after(requests, answers, doubtful.values())
         except errors.PipelineError as exc:
             reason = f"404 Channel not found, and whether the app lists it is unknown: {exc}"
             listed = frozenset(doubtful.values())
@@ -106,6 +106,17 @@ class Ari:
         lost = {number for number, channel in doubtful.items() if channel in listed}
         doubt = errors.AnswerDoubtful(reason, may_have_acted=False)
         return [doubt if number in lost else answer for number, answer in enumerate(answers)]
+
+    def _application_after(
+        self, requests: Sequence[Request[Any]], answers: list[Any], doubtful: Collection[str]
+    ) -> Application | None:
+        """Return the app as the same round has shown it, if it shows none of these channels; or else ask for it."""
+        for request, answer in zip(requests, answers, strict=True):
+            if request.answer is AnswerKind.APP:
+                seen = _outcome(request, answer)
+                if seen is None or (isinstance(seen, Application) and seen.channels.isdisjoint(doubtful)):
+                    return seen
+        return self.application()
 
     def ask(self, request: Request[_T]) -> _T:
         """Make one request, once; return its result."""

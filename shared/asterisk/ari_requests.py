@@ -12,6 +12,9 @@ from shared.asterisk import events
 from shared.asterisk.events import Channel
 from shared.asterisk.rest import Request, plain
 
+#: A day: longer than a call.
+_SILENCE_MS = 86_400_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bridge:
@@ -57,6 +60,15 @@ def answer(channel_id: str) -> Request[bool]:
 def set_variable(channel_id: str, name: str, value: str) -> Request[bool]:
     """Set a channel variable, for the dialplan. The result is False if the channel is gone."""
     return _unless_gone("POST", "channels", channel_id, "variable", query={"variable": name, "value": value})
+
+
+def detect_talking(channel_id: str) -> Request[bool]:
+    """Have Asterisk tell when a leg sends audio: by one ChannelTalkingStarted, at the first frame, silent or not.
+
+    A party talks until so many ms of silence are over. By Asterisk's 2,500 it would send an event for each utterance.
+    The result is False if the channel is gone.
+    """
+    return set_variable(channel_id, "TALK_DETECT(set)", str(_SILENCE_MS))
 
 
 def continue_in_dialplan(channel_id: str) -> Request[bool]:

@@ -122,6 +122,12 @@ class CircuitBreaker:
         """Its present state."""
         return self._circuit.state
 
+    @property
+    def is_open_lately(self) -> bool:
+        """True if it is not closed, and a request could have closed it until lately."""
+        circuit = self._circuit
+        return circuit.state is not State.CLOSED and self._clock() - circuit.retry_at < REPEAT_SECONDS
+
     def check(self, step: object) -> None:
         """Raise AsteriskUnreachable if a request of `step` would not be let through now. Begins no probe."""
         _allowed(self._circuit, step, self._clock())

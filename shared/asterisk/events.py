@@ -20,7 +20,7 @@ from shared import errors
 
 
 class EventType(StrEnum):
-    """The events we ask an Asterisk for; its event filter lets only these through."""
+    """The events we ask an Asterisk for; its event filter lets only these through (`wanted`)."""
 
     STASIS_START = "StasisStart"
     STASIS_END = "StasisEnd"
@@ -28,6 +28,13 @@ class EventType(StrEnum):
     CHANNEL_HANGUP_REQUEST = "ChannelHangupRequest"
     DIAL = "Dial"
     APPLICATION_REPLACED = "ApplicationReplaced"
+    #: Of a leg with the function TALK_DETECT.
+    CHANNEL_TALKING_STARTED = "ChannelTalkingStarted"
+
+
+def wanted(*, with_talking: bool) -> frozenset[str]:
+    """Return the types that the filter of our app lets through."""
+    return frozenset(map(str, EventType)) - (frozenset() if with_talking else {EventType.CHANNEL_TALKING_STARTED})
 
 
 #: Asterisk's own limit is 149 characters (AST_MAX_UNIQUEID); other controllers choose ids too.
@@ -39,11 +46,18 @@ _WORD_LENGTH = 32
 #: Of all arguments together, each with its comma, in UTF-8: what Asterisk's dialplan passes to an application
 #: (EXT_DATA_SIZE). However many there are.
 ARGS_BYTES = 8192
+#: Codes of websockets have four digits, of SIP three.
+_LARGEST_TECH_CAUSE = 9999
 _EXCERPT = 200
 #: The dialplan applications that a channel is in while it is in an app.
 _STASIS = frozenset({"Stasis", "StasisBroadcast"})
-#: The states of a leg that Asterisk dials, or is to dial, and that has not been answered.
-_UNANSWERED = frozenset({"Down", "Dialing", "Ringing"})
+#: The states of a leg that Asterisk dials, or is to dial, and that has not been answered. Some technologies reserve a
+#: line for it first, and dial digits on it.
+_UNANSWERED = frozenset({"Down", "Rsrvd", "Dialing", "Dialing Offhook", "Ringing", "Busy"})
+#: Ids that are paths of ARI's own below /channels: what is asked for such a channel goes there (measured, 22.10).
+_PATHS = frozenset({"create", "externalMedia"})
+#: In the place of what is no text.
+_NO_TEXT = "\N{REPLACEMENT CHARACTER}"
 #: What keeps a comma from separating two arguments.
 _QUOTING = re.compile(r'["\\(\[]')
 _CLOSES = {")": "(", "]": "["}
@@ -97,6 +111,8 @@ class Event:
     args: tuple[str, ...] = ()
     #: Q.850. At the event's top level, not in its channel.
     cause: int | None = None
+    #: What the channel's technology told, such as the code of SIP. An Asterisk before 22.7 sends none.
+    tech_cause: int | None = None
     cause_text: str = ""
     dial_status: str = ""
     #: The channel that this one replaced (masquerade, pick-up): not a new call.
@@ -113,8 +129,13 @@ class Event:
 #: `type` stands anywhere: ChannelHangupRequest puts `cause` first.
 _TYPE = re.compile(rb'"type"\s*:\s*"([A-Za-z]+)"')
 _WANTED_TYPES = frozenset(kind.value.encode() for kind in EventType)
+_DIAL = [EventType.DIAL.value.encode()]
+_DIAL_STATUS = re.compile(rb'"dialstatus"\s*:\s*"([A-Z]*)"')
+#: Of a leg that rings, or was answered.
+_GOING_WELL = frozenset({b"", b"PROCEEDING", b"PROGRESS", b"RINGING", b"ANSWER"})
 
-_OF_EVENT = tuple(field.name for field in fields(Event))
+#: A process of v0.1.0-rc1 reads no other field: `tech_cause` is beside the event in the message.
+_OF_EVENT = tuple(field.name for field in fields(Event) if field.name != "tech_cause")
 _OF_CHANNEL = tuple(field.name for field in fields(Channel))
 
 
@@ -122,10 +143,14 @@ def may_match(raw: bytes) -> bool:
     """Tell from the bytes of a message whether `parse` may have to read it: a prefilter, ten times cheaper than that.
 
     Returns:
-        False only if the message names types, and none that we ask for. One that names no type at all is for `parse`
-        to refuse.
+        False only if the message names types, and none that we ask for; or if it is a Dial event of a leg that rings or
+        was answered: two of these come with each media leg, just before its StasisStart. One that names no type at all
+        is for `parse` to refuse.
     """
     types = _TYPE.findall(raw)
+    if types == _DIAL:
+        statuses = _DIAL_STATUS.findall(raw)
+        return not statuses or not _GOING_WELL.issuperset(statuses)
     return not types or not _WANTED_TYPES.isdisjoint(types)
 
 
@@ -171,11 +196,18 @@ def _event(document: dict[str, Any]) -> Event | None:
         stamp=_shown(document, "timestamp"),
         channel=channel,
         args=_args(document),
-        cause=_cause(document),
+        cause=_cause(document, "cause"),
+        tech_cause=_cause(document, "tech_cause", most=_LARGEST_TECH_CAUSE),
         cause_text=_shown(document, "cause_txt"),
         dial_status=_shown(document, "dialstatus"),
-        replaces=_identity(replaced, "id") if isinstance(replaced, dict) else None,
+        replaces=_replaced(replaced) if isinstance(replaced, dict) else None,
     )
+
+
+def _replaced(document: dict[str, Any]) -> str:
+    """Return the id of the channel that was replaced. One that cannot be read is none that we know."""
+    value = document.get("id")
+    return value if is_id(value) else _NO_TEXT
 
 
 def parse_channel(document: object) -> Channel:
@@ -201,11 +233,18 @@ def parse_channel(document: object) -> Channel:
 
 
 def unusable(leg: Channel, args: tuple[str, ...]) -> str:
-    """Return why a leg cannot be served though it was read: what decides about it was cut; an empty text if nothing."""
+    """Return why a leg cannot be served though it was read; an empty text if it can.
+
+    What decides about it was cut, or is no text; or no request can name it.
+    """
+    if leg.id in _PATHS:
+        return f"no request can name a channel of the id {leg.id}"
     if len(leg.called_number) > _TEXT_LENGTH:
         return f"the called number is longer than {_TEXT_LENGTH} characters"
     if _bytes_of(args) > ARGS_BYTES:
         return f"the arguments of Stasis() are longer than {ARGS_BYTES} bytes together"
+    if any(_NO_TEXT in arg for arg in args):
+        return "the arguments of Stasis() are not text alone"
     return ""
 
 
@@ -281,16 +320,15 @@ def decode(document: dict[str, Any]) -> Event:
 
 
 def _args(document: dict[str, Any]) -> tuple[str, ...]:
-    """Return the arguments. Of too many there are as many as are too long together, so that `unusable` tells."""
-    args = document.get("args", [])
-    if not isinstance(args, list):
-        raise errors.InvalidEvent("args is not a list")
+    """Return the arguments, so that `unusable` tells of what is no text, and of too many: then some are left out."""
+    args = document.get("args") or []
     kept: list[str] = []
     left = ARGS_BYTES
-    for arg in args:
+    for arg in args if isinstance(args, list) else [args]:
         if left < 0:
             break
-        kept.append(_checked(arg, "args")[: ARGS_BYTES + 1])
+        text = arg if isinstance(arg, str) and _is_text(arg) else _NO_TEXT
+        kept.append(text[: ARGS_BYTES + 1])
         left -= _bytes_of(kept[-1:])
     return tuple(kept)
 
@@ -299,10 +337,10 @@ def _bytes_of(args: Iterable[str]) -> int:
     return sum(len(arg.encode()) + 1 for arg in args)
 
 
-def _cause(document: dict[str, Any]) -> int | None:
-    """Return the cause; None for one that is none: the event tells all else as well."""
-    value = document.get("cause")
-    return value if type(value) is int and 0 <= value < 1000 else None
+def _cause(document: dict[str, Any], key: str, *, most: int = 999) -> int | None:
+    """Return a cause; None for one that is none: the event tells all else as well."""
+    value = document.get(key)
+    return value if type(value) is int and 0 <= value <= most else None
 
 
 def _identity(document: dict[str, Any], key: str, *, length: int = _ID_LENGTH) -> str:
@@ -322,7 +360,7 @@ def _shown(document: dict[str, Any], key: str, *, length: int = _TEXT_LENGTH) ->
         return ""
     if len(value) > length:
         value = f"{value[:length]}…"
-    return value if _is_text(value) else "".join(char if _is_text(char) else "\ufffd" for char in value)
+    return value if _is_text(value) else "".join(char if _is_text(char) else _NO_TEXT for char in value)
 
 
 def _checked(value: object, key: str) -> str:

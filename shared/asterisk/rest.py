@@ -88,6 +88,14 @@ class Request(Generic[_T_co]):
         return f"{self.method} /{'/'.join(self.path)}"
 
     @property
+    def route(self) -> str:
+        """Its path without the id that follows the kind of resource: `/channels/{id}/answer`."""
+        kind, *rest = self.path
+        if rest and rest[0] != "externalMedia":
+            rest[0] = "{id}"
+        return "/".join(("", kind, *rest))
+
+    @property
     def channel(self) -> str:
         """The channel that it is about; an empty text if it is about none, or creates one."""
         return self.path[1] if self.path[0] == "channels" and self.path[1:] not in ((), ("externalMedia",)) else ""
@@ -112,6 +120,14 @@ class RequestBudget(Protocol):
         """Add a request that was made."""
 
 
+#: Called with each request that was made, its answer's status (None: no usable answer), and how long it took, in s.
+OnAnswer = Callable[[Request[Any], int | None, float], None]
+
+
+def _unobserved(_request: Request[Any], _status: int | None, _seconds: float) -> None:
+    """Observe nothing."""
+
+
 class RestClient:
     """Client of one Asterisk, for all threads of a process.
 
@@ -125,14 +141,16 @@ class RestClient:
         sessions: Those of the Asterisk, which other tenants may share; if None, it has none but these requests.
         tenant: Whose requests these are.
         on_denied: Called with an answer 403, and again every DENIED_SECONDS while there are more.
+        on_answer: Called with each request; raises nothing.
     """
 
     def __init__(
         self, configuration: Configuration, *, requests_at_once: int, connect_seconds: float, read_seconds: float,
         connector: tcp_connector.TcpConnector, breaker: circuit_breaker.CircuitBreaker,
         bounds: AnswerBounds = AnswerBounds(), sessions: Sessions | None = None, tenant: object = None,
-        on_denied: Callable[[str], None] | None = None,
+        on_denied: Callable[[str], None] | None = None, on_answer: OnAnswer = _unobserved,
     ) -> None:  # fmt: skip
+        self._on_answer = on_answer
         self.configuration = configuration
         path = urllib.parse.urlsplit(configuration.endpoint).path
         self._base = urllib.parse.quote(path, safe=_PATH_CHARACTERS) + "/ari"
@@ -247,6 +265,11 @@ class RestClient:
             with self._lock:
                 self._processor.take(time.thread_time() - used_before, time.monotonic())
 
+    @property
+    def is_cut_off(self) -> bool:
+        """True while its circuit breaker is open, or was until lately: without a request nothing closes it."""
+        return self._breaker.is_open_lately
+
     def must_probe(self, budget: RequestBudget) -> bool:
         """Whether a harmless request must come first. Raises AsteriskUnreachable while the breaker is open."""
         self._breaker.check(budget)
@@ -256,7 +279,7 @@ class RestClient:
         self, budget: RequestBudget, request: Request[Any], exchange: http_pool.Exchange, started: float
     ) -> Any:
         """Return what one answer says, or the error it came to; record the request, and tell the breaker."""
-        answer, failure = "no answer", "no answer"
+        answer, failure, status = "no answer", "no answer", None
         try:
             received = exchange.answer()
             status, document = received.status, _document(received.status, received.body)
@@ -280,6 +303,7 @@ class RestClient:
             else:
                 self._breaker.answered()
             took_ms = (time.monotonic() - started) * 1000
+            self._on_answer(request, status, took_ms / 1000)
             budget.record_request(RequestRecord(what=request.what, took_ms=took_ms, answer=answer))
 
     def _note_denied(self, answer: str) -> None:

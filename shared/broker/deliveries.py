@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -48,6 +49,7 @@ class Delivery(dramatiq.broker.MessageProxy):
     Attributes:
         qualified_key: The message key with its queue: unique among all messages of a session.
         exception: The failure of its actor, or of decoding it.
+        at: When it was delivered, by the monotonic clock.
         retry: The delay in ms and the body with which it is enqueued again once it is acknowledged.
     """
 
@@ -56,6 +58,7 @@ class Delivery(dramatiq.broker.MessageProxy):
         self.message_key = message_key
         self.qualified_key = queue.encode() + b"/" + message_key
         self.body = body
+        self.at = time.monotonic()
         self.exception: BaseException | None = None
         self.retry: tuple[int, bytes] | None = None
         self.is_settled = False

@@ -1,4 +1,4 @@
--- Ends a session: requeues what it still has in flight and wakes its wake-up thread, which then ends.
+-- Ends a session: requeues what it still has in flight and wakes the thread that listens, which then ends.
 -- ARGV: session, its queues.
 
 for at = 2, #ARGV do

@@ -12,6 +12,7 @@
 --   <ns>:sessions                     zset     session -> its last poll
 --   <ns>:gone                         hash     session -> since when it is late and has no subscription: see is_gone
 --   <ns>:credits                      hash     session -> how many more messages may be pushed to it
+--   <ns>:oldest                       hash     session -> since when it has had its oldest message, as of its last poll
 --   <ns>:tags                         hash     tag -> the session of that tag
 --   <ns>:in-flight:<session>          set      <queue>/<group>/<id> of each message delivered and not yet acknowledged
 --   <ns>:liveness                     hash     last_poll, grace_until, last_search: see expire_silent
@@ -136,6 +137,7 @@ end
 local function forget(session)
     redis.call("HDEL", key("credits"), session)
     redis.call("HDEL", key("gone"), session)
+    redis.call("HDEL", key("oldest"), session)
     local tag = tag_of(session)
     if tag and redis.call("HGET", key("tags"), tag) == session then redis.call("HDEL", key("tags"), tag) end
 end
@@ -154,8 +156,8 @@ local function expire_session(session)
     redis.call("ZREM", key("sessions"), session)
 end
 
--- A session polls every second. One that is later than this is looked at.
-local LATE_MS = 1200
+-- A session polls every second, and at once when it subscribes. One whose last poll is older than this is looked at.
+local LATE_MS = 600
 -- A session that lives and has lost its connections has polled again after so long.
 local CONFIRMED_MS = 700
 
@@ -163,8 +165,7 @@ local CONFIRMED_MS = 700
 -- are not. It is gone when it has no subscription, and had none at a look a while before, with no poll in between: when
 -- its connections were cut, it has polled again.
 local function is_gone(session, last_poll)
-    -- The message is a wake-up: who is only late polls.
-    if redis.call("PUBLISH", key("wake", session), "") > 0 then return false end
+    if redis.call("PUBSUB", "NUMSUB", key("wake", session))[2] > 0 then return false end
     local since = tonumber(redis.call("HGET", key("gone"), session))
     if not since or since < last_poll then
         redis.call("HSET", key("gone"), session, now)

@@ -1,7 +1,7 @@
 -- A session's only regular request: heartbeat, settlement of finished messages, and fetch of new ones.
 --
--- ARGV: session, session time-out in ms, most dead letters, most bytes of a body and of a reason among them,
---       free capacity, how many messages it knows to be in flight in it after these settlements, its credit,
+-- ARGV: session, session time-out in ms, for how many ms it has had its oldest message (-1: none),
+--       most dead letters, most bytes of a body and of a reason among them, free capacity, how many messages it knows to be in flight in it after these settlements, its credit,
 --       number of queues, the queues in order of priority;
 --       most messages of one group in flight in this session, most further messages of slow groups, number of groups
 --       that have messages in flight here or were slow lately, of each: group, messages in flight, for how many ms it
@@ -13,10 +13,11 @@
 --          then of each message fetched: queue, message key, body.
 
 local session = ARGV[1]
-local timeout_ms, most_letters, letter_bytes = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local free, known, credit, count = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-local queues = {unpack(ARGV, 9, 8 + count)}
-local at = 9 + count
+local timeout_ms, oldest_ms = tonumber(ARGV[2]), tonumber(ARGV[3])
+local most_letters, letter_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
+local free, known, credit, count = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local queues = {unpack(ARGV, 10, 9 + count)}
+local at = 10 + count
 local group_limit, slow_free, groups = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
 local in_flight, slow = {}, {}
 at = at + 3
@@ -78,6 +79,12 @@ end
 
 redis.call("ZADD", key("sessions"), now, session)
 expire_silent(timeout_ms)
+-- For operators alone.
+if oldest_ms < 0 then
+    redis.call("HDEL", key("oldest"), session)
+else
+    redis.call("HSET", key("oldest"), session, now - oldest_ms)
+end
 
 local due_ms = -1
 for _, queue in ipairs(queues) do

@@ -7,7 +7,7 @@ import queue as queues
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ import dramatiq
 import dramatiq.broker
 import dramatiq.common
 import dramatiq.errors
+import dramatiq.worker
 import redis
 
 from shared.broker import scripts, session
@@ -92,6 +93,7 @@ class Broker(dramatiq.Broker):
         patience_seconds: How long enqueuing is tried while Redis is away.
         describe: Returns the dead letter's reason for an exception.
         bounds: What one group, and the dead letters, may take up.
+        redis_ms: Returns the time by Redis's clock, for a broker without a worker; None while it is not known.
 
     Attributes:
         tag: Messages with this `affinity` go to this broker's worker, if it can take them.
@@ -107,6 +109,7 @@ class Broker(dramatiq.Broker):
         patience_seconds: float = 2.0,
         describe: session.Describe = session.describe,
         bounds: Bounds = _DEFAULT_BOUNDS,
+        redis_ms: Callable[[], int | None] = lambda: None,
         middleware: Sequence[dramatiq.Middleware] | None = None,
     ) -> None:
         super().__init__(None if middleware is None else list(middleware))
@@ -119,9 +122,11 @@ class Broker(dramatiq.Broker):
         self._patience_seconds = patience_seconds
         self._describe = describe
         self._bounds = bounds
+        self._redis_ms = redis_ms
         self._lock = threading.Lock()
         self._session: session.WorkerSession | None = None
         self.add_middleware(_Drain())
+        self.add_middleware(_Receive())
 
     def declare_queue(self, queue_name: str) -> None:
         """Make a queue known. Of the queues a worker serves, those declared first are served first."""
@@ -150,9 +155,9 @@ class Broker(dramatiq.Broker):
         key = message_key(message)
         delivery = current.in_flight(f"{message.queue_name}/{key}".encode()) if current is not None else None
         if delivery is not None:
-            delivery.retry = (delay_ms, message.encode())
+            delivery.retry = (delay_ms, self._stamped(message, delay_ms).encode())
         else:
-            self._store(_arguments(message, delay_ms))
+            self._store(_arguments(self._stamped(message, delay_ms), delay_ms))
         self.emit_after("enqueue", message, delay)
         return message
 
@@ -170,7 +175,7 @@ class Broker(dramatiq.Broker):
             for message in batch:
                 self._check(message.queue_name)
                 self.emit_before("enqueue", message, None)
-                arguments += _arguments(message, 0)
+                arguments += _arguments(self._stamped(message, 0), 0)
             self._store(arguments)
             for message in batch:
                 self.emit_after("enqueue", message, None)
@@ -192,6 +197,14 @@ class Broker(dramatiq.Broker):
                 )
                 self._session.start()
             return _Consumer(self, self._session, queue_name, self._session.serve(queue_name), timeout / 1000)
+
+    def receive(self, seconds: float, wanted: Callable[[], bool]) -> Delivery | None:
+        """Wait for a message that is pushed to the worker, as `WorkerSession.receive` does."""
+        current = self._session
+        if current is None:
+            time.sleep(_JOIN_SECONDS)
+            return None
+        return current.receive(seconds, wanted)
 
     def now_ms(self) -> int:
         """Return the time by Redis's clock if a worker is running, otherwise by the host's."""
@@ -263,6 +276,23 @@ class Broker(dramatiq.Broker):
             if ends_at is not None and time.monotonic() > ends_at:
                 raise dramatiq.errors.QueueJoinTimeout(queue_name)
             time.sleep(_JOIN_SECONDS)
+
+    def oldest_ms(self, queue_names: Iterable[str]) -> dict[str, int]:
+        """Return how long the message has waited that has waited longest, of each queue; 0 if none waits.
+
+        Messages of which nothing told when they were due are left out. Raises redis.RedisError.
+        """
+        names = list(queue_names)
+        return dict(zip(names, scripts.OLDEST.run(self.client, self.namespace, *names), strict=True))
+
+    def dead_letters(self) -> int:
+        """Return the number of dead letters that Redis keeps. Raises redis.RedisError."""
+        return int(self.client.xlen(f"{self.namespace}:dead-letters"))
+
+    def _stamped(self, message: _Message, delay_ms: int) -> _Message:
+        """Return a message that tells when it is due, by Redis's clock, in the field that has the host's otherwise."""
+        now_ms = self._session.now_ms() if self._session is not None else self._redis_ms()
+        return message if now_ms is None else message.copy(message_timestamp=now_ms + delay_ms)
 
     def _check(self, queue_name: str) -> None:
         if queue_name not in self.queues:
@@ -351,3 +381,45 @@ class _Drain(dramatiq.Middleware):
         for item in dramatiq.common.iter_queue(worker.work_queue):
             worker.consumers[item.message.queue_name].requeue_messages([item.message])
             worker.work_queue.task_done()
+
+
+class _Receive(dramatiq.Middleware):
+    """Gives a worker as many threads for what is pushed to it as it has for what it polls.
+
+    There is always one that is free to listen while the worker has capacity; together they never run more than that.
+    """
+
+    def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        for _ in range(worker.worker_threads):
+            receiver = _Receiver(broker, worker)
+            receiver.start()
+            worker.workers.append(receiver)
+
+
+class _Receiver(dramatiq.worker.WorkerThread):
+    """Processes the messages that it has received by itself."""
+
+    def __init__(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        super().__init__(
+            broker=broker,
+            consumers=worker.consumers,
+            work_queue=_NoQueue(),
+            worker_timeout=worker.worker_timeout,
+        )
+
+    def run(self) -> None:
+        broker = cast(Broker, self.broker)
+        self.running = True
+        while self.running:
+            if self.paused:
+                self.paused_event.set()
+                time.sleep(self.timeout)
+            elif (message := broker.receive(self.timeout, lambda: self.running)) is not None:
+                self.process_message(message)
+
+
+class _NoQueue(queues.PriorityQueue[Any]):
+    """What is received was in no queue of the worker."""
+
+    def task_done(self) -> None:
+        pass

@@ -1,8 +1,9 @@
 """A worker's session with the broker.
 
-The wake-up thread listens on pub/sub, for messages that are pushed to the session and for wake-ups. The poll thread
-settles finished messages and fetches those that wait. A request that failed is repeated by the next poll: the session
-forgets nothing before Redis has replied.
+The threads that process what is pushed to the session take turns at its subscription (leader and followers): the one
+that reads a message processes it, and no other is woken on its way. The poll thread settles finished messages and
+fetches those that wait. A request that failed is repeated by the next poll: the session forgets nothing before Redis
+has replied.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import random
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 
 import dramatiq
 import dramatiq.errors
@@ -106,12 +107,13 @@ class WorkerSession:
         self._losses = 0
         self._failures = 0
         self._poll_thread = threading.Thread(target=self._poll_until_closed, name="broker poll", daemon=True)
-        self._wakeup_thread = threading.Thread(target=self._listen, name="broker wakeup", daemon=True)
+        #: Locked by the thread whose turn it is to listen.
+        self._listening = threading.Lock()
+        self._pushed = self._listen()
 
     def start(self) -> None:
-        """Start the threads; messages are fetched once a queue is served."""
+        """Start the poll thread; messages are fetched once a queue is served."""
         self._poll_thread.start()
-        self._wakeup_thread.start()
 
     # ── for the consumers, in any thread ─────────────────────────────────────────────────────────────────────────────
 
@@ -121,6 +123,20 @@ class WorkerSession:
             inbox = self._inboxes.setdefault(queue, queues.SimpleQueue())
         self._poll_now()
         return inbox
+
+    def receive(self, seconds: float, wanted: Callable[[], bool]) -> Delivery | None:
+        """Wait for a message that is pushed to the session, and return it for this thread to process; None without one.
+
+        Args:
+            seconds: How long it waits for its turn to listen, and then about a second.
+            wanted: Asked when it is this thread's turn: a thread that is to stop does not begin to listen.
+        """
+        if not self._listening.acquire(timeout=seconds):
+            return None
+        try:
+            return next(self._pushed, None) if wanted() else None
+        finally:
+            self._listening.release()
 
     def unserve(self, queue: str) -> bool:
         """Stop fetching messages of this queue and requeue its inbox. Return whether other queues are still served."""
@@ -198,7 +214,9 @@ class WorkerSession:
             self._log.warning(
                 "session not deregistered, its messages are requeued after the time-out: reason=%s", type(exc).__name__
             )
-        self._wakeup_thread.join(POLL_SECONDS * 2)
+        if self._listening.acquire(timeout=POLL_SECONDS * 2):
+            self._pushed.close()
+            self._listening.release()
         # A thread that still waits for a reply keeps the connection: the client's end closes it.
         if self._requesting.acquire(blocking=False):
             self._requests.close()
@@ -230,28 +248,31 @@ class WorkerSession:
         self._urgent.set()
         self._wakeup.set()
 
-    # ── the wake-up thread ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── the subscription ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _listen(self) -> None:
+    def _listen(self) -> Generator[Delivery | None]:
+        """Yield each message that is pushed and to be processed; None about once a second, when there is none."""
         while not self._closed.is_set():
             try:
-                for pushed in self._requests.wakeups(self._closed):
-                    if pushed is None:
-                        self._poll_now()
-                    else:
-                        self._receive(pushed)
-            except Exception as exc:  # noqa: BLE001 - without this thread every message would wait for the next poll
+                for pushed in self._requests.listen(self._closed, self._poll_now):
+                    yield pushed if pushed is not None and self._receive(pushed) else None
+            except Exception as exc:  # noqa: BLE001 - without it every message would wait for the next poll
                 if not isinstance(exc, redis.RedisError):
-                    self._log.critical("wakeup thread failing, a bug in the broker", exc_info=True)
+                    self._log.critical("subscription failing, a bug in the broker", exc_info=True)
                 self._closed.wait(_PAUSES_SECONDS[1] * random.uniform(0.5, 1))  # noqa: S311 - no secret
+                yield None
 
-    def _receive(self, pushed: Delivery) -> None:
+    def _receive(self, pushed: Delivery) -> bool:
+        """Take a message that was pushed. Return False if it is not to be processed."""
         self._losses = 0
         with self._lock:
             until = self._redelivered.pop(pushed.qualified_key, 0.0)
-        if until < time.monotonic() and self._deliver(pushed) and self._in_work >= self._capacity:
+        if until >= time.monotonic() or not self._accept(pushed, waits=False):
+            return False
+        if self._in_work >= self._capacity:
             # Full: no longer idle, and not to be woken instead of a session that has free capacity.
             self._poll_now()
+        return True
 
     # ── the poll thread ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -307,14 +328,15 @@ class WorkerSession:
             settlements = self._outbox[:_BATCH]
             figures = self._figures(settlements)
             fairness = list(self._fairness.arguments(time.monotonic()))
+            oldest_at = min((each.at for each in self._in_flight.values() if not each.is_settled), default=None)
         asked = time.monotonic()
-        result = self._requests.poll(figures, fairness, settlements)
+        result = self._requests.poll(figures, fairness, settlements, oldest_at=oldest_at)
         if asked > self._lives_until:
             self._lives_since = asked
         self._lives_until = asked + TIMEOUT_MS / 1000
         self._confirm(settlements)
         for delivery in result.fetched:
-            self._deliver(delivery)
+            self._accept(delivery, waits=True)
         self._is_idle = result.is_idle
         if result.in_flight != len(self._in_flight) - len(self._forgotten):
             self._redeliver()
@@ -352,8 +374,14 @@ class WorkerSession:
             if self._outbox:
                 self._wakeup.set()
 
-    def _deliver(self, delivery: Delivery) -> bool:
-        """Put a message into its inbox. Return False if it is here already: a pushed one may be redelivered as well."""
+    def _accept(self, delivery: Delivery, *, waits: bool) -> bool:
+        """Take a message into work. Return False if it is not to be processed.
+
+        It is here already, as a pushed one may be redelivered as well; or it is served no more, and requeued.
+
+        Args:
+            waits: It waits in its inbox for a thread.
+        """
         with self._lock:
             if delivery.qualified_key in self._in_flight:
                 self._forgotten.discard(delivery.qualified_key)
@@ -362,11 +390,11 @@ class WorkerSession:
             self._in_work += 1
             self._fairness.delivered(delivery.qualified_key, delivery.group, time.monotonic())
             inbox = None if self._is_draining else self._inboxes.get(delivery.queue)
-            if inbox is not None:
+            if inbox is not None and waits:
                 inbox.put(delivery)
         if inbox is None:
             self.settle(delivery, Disposition.REQUEUE)
-        return True
+        return inbox is not None
 
     def _redeliver(self) -> None:
         """Look for messages in flight that never arrived, and deliver those that were missing before."""
@@ -379,7 +407,7 @@ class WorkerSession:
         now = time.monotonic()
         missing = {each.qualified_key: self._missing.get(each.qualified_key, now) for each in difference.lost}
         lost = [each for each in difference.lost if now - missing[each.qualified_key] >= _LOST_SECONDS]
-        delivered = [each.qualified_key for each in lost if self._deliver(each)]
+        delivered = [each.qualified_key for each in lost if self._accept(each, waits=True)]
         self._missing = {key: since for key, since in missing.items() if now - since < _LOST_SECONDS}
         with self._lock:
             self._redelivered = {key: until for key, until in self._redelivered.items() if until > now}

@@ -7,20 +7,18 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
-from shared.broker import scripts
+from shared.broker import scripts, subscription
 from shared.broker.bounds import Bounds
 from shared.broker.deliveries import Delivery, Settlement
 
 #: A number of sessions that has fallen is believed after this: when Redis was emptied, they come back one by one.
 _FEWER_SECONDS = 5.0
-#: How long the wake-up subscription waits before it checks whether it is to end.
-_SUBSCRIPTION_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,12 +88,25 @@ class SessionClient:
         """Return the number of sessions that poll, as of the last poll: those of all workers."""
         return self._sessions
 
-    def poll(self, figures: Figures, fairness: Iterable[bytes | int], settlements: Iterable[Settlement]) -> PollResult:
-        """Report settlements and fetch messages; `fairness` is what `Fairness.arguments` says."""
+    def poll(
+        self,
+        figures: Figures,
+        fairness: Iterable[bytes | int],
+        settlements: Iterable[Settlement],
+        *,
+        oldest_at: float | None,
+    ) -> PollResult:
+        """Report settlements and fetch messages.
+
+        Args:
+            fairness: What `Fairness.arguments` says.
+            oldest_at: When its oldest message was delivered, by the monotonic clock; None without one.
+        """
         was_subscribed = self.is_subscribed()
         now_ms, in_flight, due_ms, is_idle, sessions, subscriptions, *fetched = self._run(
             scripts.POLL,
             self._timeout_ms,
+            -1 if oldest_at is None else int((time.monotonic() - oldest_at) * 1000),
             self._bounds.dead_letters,
             self._bounds.dead_letter_bytes,
             figures.free,
@@ -147,30 +158,34 @@ class SessionClient:
         return self._is_confirmed and not self._is_doubted
 
     def resubscribe(self) -> None:
-        """End the subscription, within a second, so that the wake-up thread makes a new one."""
+        """End the subscription, within a second, so that the next to listen makes a new one."""
         self._is_doubted = True
 
-    def wakeups(self, closed: threading.Event) -> Iterator[Delivery | None]:
-        """Subscribe; yield each message that is pushed to the session, and None at each wake-up.
+    def listen(self, closed: threading.Event, wake: Callable[[], None]) -> Generator[Delivery | None]:
+        """Subscribe; yield each message that is pushed to the session, and None after a second without.
 
-        The first wake-up is the confirmation of the subscription: earlier ones were published to no subscriber. It ends
-        when `closed` is set, and when the subscription is to be made anew, as also one that is not confirmed.
+        It ends when `closed` is set, and when the subscription is to be made anew, as also one that is not confirmed.
+
+        Args:
+            wake: Called at each wake-up. The first one is the confirmation of the subscription: earlier ones were
+                published to no subscriber.
         """
         self._is_doubted = False
-        # Not by a connection of before, whose server may be master no more.
-        self._client.connection_pool.disconnect(inuse_connections=False)
+        made = subscription.Subscription(self._client.connection_pool, f"{self._namespace}:wake:{self.id}")
         try:
-            with self._client.pubsub() as subscription:  # type: ignore[no-untyped-call]  # redis-py's
-                subscription.subscribe(f"{self._namespace}:wake:{self.id}")
-                while not (closed.is_set() or self._is_doubted):
-                    published = subscription.get_message(timeout=_SUBSCRIPTION_SECONDS)
-                    if published is not None:
-                        self._is_confirmed = True
-                        yield _pushed(published["data"])
-                    elif not self._is_confirmed:
-                        return
+            while not (closed.is_set() or self._is_doubted):
+                published = made.read()
+                if published is None and not self._is_confirmed:
+                    return
+                self._is_confirmed = True
+                pushed = None if published is None else _pushed(published)
+                if pushed is None and published is not None:
+                    wake()
+                else:
+                    yield pushed
         finally:
             self._is_confirmed = False
+            made.close()
 
     def _run(self, script: scripts.Script, *arguments: str | bytes | int) -> Any:
         try:

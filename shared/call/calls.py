@@ -15,7 +15,7 @@ from uuid import UUID
 
 from shared.call import facts
 from shared.call.ids import ConnectionVersion
-from shared.call.states import Direction, Outcome, State
+from shared.call.states import Direction, Fault, Outcome, State
 
 #: The caller's number when Asterisk reports none.
 UNKNOWN_NUMBER = "unknown"
@@ -89,6 +89,10 @@ class Call:
     #: The leg that the platform has transferred the caller to: it is in the bridge in place of the media leg.
     destination_id: str | None = None
 
+    #: The channels that have taken the place of the caller's leg, one after the other. `channel_id` and its creation
+    #: time stay those that the call came with: they identify it.
+    replacements: tuple[str, ...] = ()
+
     #: The caller's leg left Stasis or is gone: it must not be touched.
     caller_left: bool = False
     connected_at: datetime | None = None
@@ -99,11 +103,30 @@ class Call:
     outcome: Outcome | None = None
     reason: str | None = None
     hangup_cause: int | None = None
+    #: Whose fault the outcome is (`faults.fault_of`). None: it ended well, or an earlier release ended it.
+    fault: Fault | None = None
+    #: What the technology of the leg that ended told: the code of SIP, or of a media leg's websocket. From Asterisk
+    #: 22.7 on; else None.
+    tech_cause: int | None = None
+    #: What holds this state up: why its step, or the last attempt, came to nothing so far.
+    obstacle: str | None = None
 
     @property
     def connection(self) -> ConnectionVersion:
         """The connection version the call came in by."""
         return ConnectionVersion(self.connection_id, self.connection_version)
+
+    @property
+    def leg_id(self) -> str:
+        """The channel of the caller's leg."""
+        return self.replacements[-1] if self.replacements else self.channel_id
+
+    def is_leg(self, channel_id: str, created: str) -> bool:
+        """True for the channel of the caller's leg, and not for another one of its id.
+
+        One that has taken another's place has its own creation time, or that of the one before (measured).
+        """
+        return channel_id == self.leg_id and (bool(self.replacements) or created == self.channel_created)
 
     @property
     def is_unanswered(self) -> bool:

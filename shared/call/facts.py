@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
+
+from shared.call.states import State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +19,8 @@ class Admitted:
     media_client: str
     #: The connection's bound on a connected call; None for the setting's.
     call_seconds: float | None = None
+    #: The run that was created along with this fact, for a quota that is asked about runs; None: it is yet to be made.
+    workflow_run_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +32,9 @@ class RunAttached:
     media_client: str
     workflow_run_id: int
     call_seconds: float | None = None
+    #: As the run names them; None if it does not.
+    caller_number: str | None = None
+    called_number: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +45,8 @@ class Refused:
     hangup_cause: int
     #: The caller continues in the dialplan, which can read the reason, instead of being hung up.
     continue_in_dialplan: bool = False
+    #: The limit that refuses it; empty if none does.
+    limit: Literal["", "concurrent-calls", "platform-slots", "quota"] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +115,13 @@ class MediaGone(AttemptFact):
     """
 
     hangup_cause: int | None = None
+    #: Of its websocket: 1000 and up.
+    tech_cause: int | None = None
     reason: str = "media leg ended"
     #: Found by a look: no event told of it, so most likely no event socket was connected when the leg came up.
     is_found: bool = False
+    #: The voice agent has not begun the call's run: it accepted the socket, and refused it then.
+    is_refusal: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,24 +159,45 @@ class DestinationGone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CallerHangingUp:
+class LegReplaced:
+    """Another channel has taken the place of a leg: a transfer, a pick-up, any masquerade. The call follows."""
+
+    replaced_id: str
+    channel_id: str
+    channel_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallerFact:
+    """Something happened to the caller's leg. It says nothing of a channel that has taken its place since."""
+
+    #: The channel; None for the leg that the caller has by now.
+    leg_id: str | None = None
+    #: What its technology told, such as the code of SIP; None where Asterisk told none.
+    tech_cause: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallerHangingUp(CallerFact):
     """A hang-up of the caller's leg was requested (ChannelHangupRequest): the leg is still in Stasis."""
 
     hangup_cause: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CallerLeft:
+class CallerLeft(CallerFact):
     """The caller's leg left Stasis (StasisEnd). It may continue in the dialplan: it must not be touched any more."""
 
     #: Asterisk's timestamp of the StasisEnd: it tells a late StasisStart from a new one.
     stamp: str | None = None
     #: That of the ChannelHangupRequest before it, if there was one.
     hangup_cause: int | None = None
+    #: It was seen to be up still: it goes on elsewhere.
+    is_up: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CallerGone:
+class CallerGone(CallerFact):
     """The caller's leg no longer exists (ChannelDestroyed, or Asterisk said so)."""
 
     hangup_cause: int | None = None
@@ -229,6 +264,17 @@ class EndRequested:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hindered:
+    """The step of a state came to nothing, or what it waits for has not come: the deadline has it tried again.
+
+    `obstacle` says why, as `shared/call/faults.py` reads it.
+    """
+
+    state: State
+    obstacle: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeadlinePassed:
     """The sweep found the call overdue and unclaimed."""
 
@@ -239,7 +285,7 @@ class WorkerDied:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LegsRemoved:
+class LegsRemoved(CallerFact):
     """Every leg and bridge of the call is gone, each verified, and no request can bring one back."""
 
 
@@ -275,6 +321,7 @@ Fact = (
     | BridgeLost
     | Transferred
     | DestinationGone
+    | LegReplaced
     | CallerHangingUp
     | CallerLeft
     | CallerGone
@@ -286,6 +333,7 @@ Fact = (
     | FarEndAnswered
     | OriginateRefused
     | EndRequested
+    | Hindered
     | DeadlinePassed
     | WorkerDied
     | LegsRemoved

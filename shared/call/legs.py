@@ -63,8 +63,8 @@ class Naming:
     def legs(self, call: Call) -> dict[Role, str]:
         """Return the channel id of each leg that belongs in the call's bridge."""
         if call.destination_id is not None:
-            return {Role.CALLER: call.channel_id, Role.DESTINATION: call.destination_id}
-        return {Role.CALLER: call.channel_id, **self.attempt(call, call.attempt).legs}
+            return {Role.CALLER: call.leg_id, Role.DESTINATION: call.destination_id}
+        return {Role.CALLER: call.leg_id, **self.attempt(call, call.attempt).legs}
 
     def bridge_id(self, call: Call) -> str:
         """Return the id of the newest attempt's bridge."""

@@ -51,6 +51,8 @@ class Limits:
     teardown_pause_seconds: float = 60.0
     #: A teardown is tried for this long; then the call has ended without proof that its legs are gone.
     teardown_seconds: float = 24 * 3600.0
+    #: How often other channels may take the place of a caller's leg: a PBX could go on for ever, and each is written.
+    replacements: int = 20
     #: A StasisStart received later than this is refused: its caller has waited too long. Messages of a killed worker
     #: are delivered again before that.
     stale_start_seconds: float = 10.0

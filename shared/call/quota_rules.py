@@ -40,7 +40,8 @@ def no_free_slot(*, used: int, limit: int) -> facts.Refused | None:
     """Return the refusal of one more call when every slot is used; None when one is free."""
     if used < limit:
         return None
-    return facts.Refused(reason=f"too many concurrent calls: {used} of {limit} slots in use", hangup_cause=Cause.BUSY)
+    reason = f"too many concurrent calls: {used} of {limit} slots in use"
+    return facts.Refused(reason=reason, hangup_cause=Cause.BUSY, limit="concurrent-calls")
 
 
 def exhausted(quota: Quota, *, used_seconds: float) -> facts.Refused | None:

@@ -9,6 +9,7 @@ from shared import errors
 
 _RUN, _WORKFLOW, _USER = "workflow_run_id", "workflow_id", "user_id"
 _TRANSFER = "transfer"
+_LEG = "leg_id"
 _LARGEST_ID = 2**31 - 1
 
 
@@ -30,10 +31,26 @@ def names_run(args: Iterable[str]) -> bool:
     return any(key in (_RUN, _WORKFLOW, _USER) for key, _ in _pairs(args))
 
 
+def of_leg(args: RunArgs, leg_id: str) -> str:
+    """Return the arguments of a leg that the product dials; a channel that picks it up brings them (measured)."""
+    return f"{args},{_LEG}={leg_id}"
+
+
+def dialled_leg(args: Iterable[str]) -> str | None:
+    """Return the leg that the product has dialled with these arguments; None if they name none."""
+    return next((value for key, value in _pairs(args) if key == _LEG), None)
+
+
 def is_transfer(args: Iterable[str]) -> bool:
     """True for `transfer,ID`, in one string or several: the platform transfers one of its callers to this leg."""
     first, comma, transfer = ",".join(args).partition(",")
     return first.strip() == _TRANSFER and bool(comma) and bool(transfer.strip())
+
+
+def transfer_id(args: Iterable[str]) -> str:
+    """Return the ID of `transfer,ID[,…]`; an empty text for other arguments."""
+    first, _, rest = ",".join(args).partition(",")
+    return rest.partition(",")[0].strip() if first.strip() == _TRANSFER else ""
 
 
 def read(args: Iterable[str]) -> RunArgs:

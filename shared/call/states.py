@@ -54,10 +54,28 @@ class Outcome(StrEnum):
     CANCELED = "canceled"
 
 
+class Fault(StrEnum):
+    """Whose fault it is that a call did not end well: its failure class."""
+
+    CALLER = "caller"
+    #: The far end, or a carrier in between.
+    FAR_END = "far-end"
+    #: The tenant's Asterisk, or what is behind it.
+    ASTERISK = "asterisk"
+    #: The voice agent.
+    AGENT = "agent"
+    #: The platform, and what is set there for the organization.
+    PLATFORM = "platform"
+    #: The product itself.
+    US = "us"
+    UNKNOWN = "unknown"
+
+
 class Cause(IntEnum):
     """The Q.850 hang-up causes that the product gives or reads."""
 
     UNALLOCATED = 1
+    NO_ROUTE_DESTINATION = 3
     NORMAL = 16
     BUSY = 17
     NO_RESPONSE = 18

@@ -47,7 +47,9 @@ class StepRow:
 STEPS: dict[Step, StepRow] = {
     Step.BRIDGE: StepRow(state=State.JOINING, command=commands.JoinLegs, actor="join_legs", requests=1),
     Step.MEDIA: StepRow(state=State.PREPARED, command=commands.StartMedia, actor="start_media", requests=1),
-    Step.RUNS: StepRow(state=State.ADMITTED, command=commands.CreateRun, actor="create_run", statements=1),
+    Step.RUNS: StepRow(
+        state=State.ADMITTED, command=commands.CreateRun, actor="create_run", statements=1, asks_quota=True
+    ),
     Step.ADMISSION: StepRow(
         state=State.RECEIVED, command=commands.DecideAdmission, actor="decide_admission", asks_quota=True
     ),

@@ -1,5 +1,7 @@
 """Liveness: a process touches a file every second from its main loop, and `python -m shared.process.health` checks it.
 
+`/healthz` of the metrics server says the same of its own process (`of_this_process`).
+
 Liveness depends on nothing outside the process: a process that waits for Redis or Postgres is alive, and a restart
 would bring neither back. A wait that is lost (`ongoing`) is the process's own fault.
 """
@@ -10,6 +12,7 @@ import math
 import os
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -38,13 +41,14 @@ class Liveness:
 
     def touch(self) -> None:
         """Write the time, unless a wait is lost. What keeps it from being written is logged once, and ends nothing."""
-        if self._path is None or self._has_lost_a_wait():
+        if self._has_lost_a_wait():
+            return
+        _Life.touched_at = time.monotonic()
+        if self._path is None:
             return
         new = self._path.with_name(f"{self._path.name}.new")
         try:
-            oldest = ongoing.oldest()
-            said = "nothing under way" if oldest is None else f"under way for {oldest.seconds:.1f} s: {oldest.what}"
-            new.write_text(f"{time.monotonic()!r}\n{said}\n")
+            new.write_text(f"{_Life.touched_at!r}\n{_said()}\n")
             new.replace(self._path)
             self._fails = False
         except OSError as exc:
@@ -58,6 +62,33 @@ class Liveness:
             log.critical("wait never ended, restart this process", what=wait.what, seconds=round(wait.seconds, 1))
         self._is_stuck = wait is not None
         return self._is_stuck
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """Whether this process is alive, and what it has been busy with for longest, or why it is not."""
+
+    is_alive: bool
+    said: str
+
+
+class _Life:
+    """When this process was last touched, by the monotonic clock."""
+
+    touched_at = -math.inf
+
+
+def of_this_process() -> Health:
+    """Return what a check of this process's file would say."""
+    seconds = time.monotonic() - _Life.touched_at
+    if seconds <= _SILENT_SECONDS:
+        return Health(is_alive=True, said=_said())
+    return Health(is_alive=False, said=f"no sign of life for {seconds:.0f} s" if seconds < math.inf else "starting")
+
+
+def _said() -> str:
+    oldest = ongoing.oldest()
+    return "nothing under way" if oldest is None else f"under way for {oldest.seconds:.1f} s: {oldest.what}"
 
 
 def silence(path: Path, now: float) -> float:

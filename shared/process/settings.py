@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import socket
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
+import dotenv
 import pydantic
 import pydantic_settings
+import redis.connection
 from pydantic import Field, SecretStr
 from pydantic import fields as pydantic_fields
 
@@ -23,13 +26,37 @@ from shared.process import sealing
 _MINIMUM_KEY_LENGTH = 16
 
 
+_HOST = r"(?:\[[^]/]*\]|[^][/?@:,]*)(?::[0-9]*)?"
+#: libpq takes several hosts, and anything but a slash in a password.
+_POSTGRES_URL = re.compile(rf"postgres(?:ql)?://(?:[^@/]*@)?{_HOST}(?:,{_HOST})*(?:[/?].*)?")
+_LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_UNUSABLE = "is not a usable URL: what is special in a password is %-encoded"
+
+
 def _postgres(url: SecretStr) -> SecretStr:
-    if not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+    text = url.get_secret_value()
+    if not text.startswith(("postgresql://", "postgres://")):
         raise ValueError("must begin with postgresql://")
+    # What libpq says of any other would show a part of the password.
+    if _POSTGRES_URL.fullmatch(text) is None or _LONE_PERCENT.search(text):
+        raise ValueError(_UNUSABLE)
+    return url
+
+
+def _redis(url: SecretStr) -> SecretStr:
+    text = url.get_secret_value()
+    if not text.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must begin with redis://, rediss:// or unix://")
+    try:
+        redis.connection.parse_url(text)  # type: ignore[no-untyped-call]  # the library's
+    except ValueError:
+        # Not chained: its text may show a part of the password.
+        raise ValueError(_UNUSABLE) from None
     return url
 
 
 _DatabaseUrl = Annotated[SecretStr, pydantic.AfterValidator(_postgres)]
+_RedisUrl = Annotated[SecretStr, pydantic.AfterValidator(_redis)]
 _DATABASE_URL = Field(description="Postgres: `postgresql://user:password@host/database`.")
 
 
@@ -80,14 +107,26 @@ class Guarded(Environment):
 class Base(Guarded):
     """The settings of every process."""
 
-    redis_url: SecretStr = Field(description="Redis, a database used by nothing else: `redis://host:6379/0`.")
+    redis_url: _RedisUrl = Field(description="Redis, a database used by nothing else: `redis://host:6379/0`.")
     secret_key: SecretStr = Field(
         description="Keys of at least 16 characters, comma-separated: the first seals secrets, any opens them."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The lowest level that is logged."
     )
-    log_format: Literal["text", "json"] = Field(default="text", description="The format of log lines.")
+    log_format: Literal["auto", "text", "json"] = Field(
+        default="auto", description="The format of log lines; `auto`: `text` on a terminal, `json` elsewhere."
+    )
+    log_numbers: Literal["masked", "full"] = Field(
+        default="masked", description="Whether log lines show telephone numbers, or only their last digits."
+    )
+    error_bytes: int = Field(
+        default=2_048,
+        ge=256,
+        le=65_536,
+        description="Maximum size in bytes that the details of a logged error or warning take in Redis, which keeps 200"
+        " of each for a day for each process.",
+    )
     group_messages: int = Field(
         default=2_000,
         ge=100,
@@ -118,13 +157,27 @@ class Base(Guarded):
         default="",
         description="The liveness file of this process, on a tmpfs; `python -m shared.process.health` checks it.",
     )
-
-    @pydantic.field_validator("redis_url")
-    @classmethod
-    def _redis(cls, url: SecretStr) -> SecretStr:
-        if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("must begin with redis://, rediss:// or unix://")
-        return url
+    metrics: Literal["on", "off"] = Field(
+        default="on", description="`off` keeps no metrics, and serves neither these nor `/healthz` and `/readyz`."
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="The address at which this process serves `/metrics`, `/healthz` and `/readyz`. They need no"
+        " password: only Prometheus and the machine itself should reach it.",
+    )
+    metrics_port: int = Field(
+        default=0,
+        ge=0,
+        le=65_535,
+        description="The port there; 0 takes a free one, so that several processes of a machine never collide.",
+    )
+    metrics_connections: int = Field(
+        default=1_000,
+        ge=0,
+        le=100_000,
+        description="Maximum number of connections of which a process exports a series each; 0 for none.",
+    )
 
     @pydantic.field_validator("secret_key")
     @classmethod
@@ -137,6 +190,12 @@ class Base(Guarded):
     def secret_keys(self) -> tuple[str, ...]:
         """The keys; the first seals."""
         return tuple(key.strip() for key in self.secret_key.get_secret_value().split(","))
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return every secret of these settings, and what is derived from them; a URL with a password is one."""
+        values = [getattr(self, name) for name in type(self).model_fields]
+        given = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
+        return (*given, *self.secret_keys, sealing.media_secret(self.secret_keys[0]))
 
     def sealer(self) -> sealing.Sealer:
         """Return a sealer with these keys."""
@@ -169,14 +228,39 @@ class WithDatabase(Base):
         description="A transaction in which a process is silent for this time is ended by Postgres, and its locks"
         " with it: the process may be frozen, and callers wait.",
     )
-    run_completion: Literal["ours", "platform"] = Field(
-        default="ours",
-        description="Whether we (`ours`) or the platform's API process complete the runs of connected calls.",
+    run_completion: Literal["auto", "ours", "platform"] = Field(
+        default="auto",
+        description="Whether we (`ours`) or the platform's API process complete the runs of connected calls; `auto`:"
+        " the platform where its own migrations have made the tables, we in an installation without it.",
     )
     platform_layout: Literal["auto", "2026-02", "newest"] = Field(
         default="auto",
         description="The layout of the platform's tables; `auto`: what is found. A layout that this release does not"
         " serve is refused with a reason.",
+    )
+    platform_redis_url: SecretStr | None = Field(
+        default=None,
+        description="The database of Redis that the platform's API uses (its `REDIS_URL`), for the newest layout: there"
+        " callers and the API's calls count each other, and the API finds the calls that it transfers. Its processes"
+        " are told there of the runs that we end.",
+    )
+    platform_redis_seconds: float = Field(
+        default=0.2,
+        gt=0,
+        le=2,
+        description="Time-out for one request to it; a caller waits for one at most.",
+    )
+    platform_call_limit: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether callers are limited by the platform's `CONCURRENT_CALL_LIMIT`. `auto`: unless the"
+        " platform's layout is 2026-02, which limits campaigns alone. `on` also takes slots in `PLATFORM_REDIS_URL`"
+        " beside that layout.",
+    )
+    default_org_concurrency_limit: int = Field(
+        default=10,
+        ge=1,
+        description="The platform's variable of this name, for the newest layout: the limit of an organization without"
+        " `CONCURRENT_CALL_LIMIT`.",
     )
     storage_backend: Literal["s3", "minio"] = Field(
         default="s3", description="The value of workflow_runs.storage_backend in the runs we create."
@@ -221,6 +305,11 @@ class WithDatabase(Base):
         ge=0,
         description="Maximum number of simultaneous calls of an organization that has no limit of its own.",
     )
+
+    @pydantic.field_validator("platform_redis_url")
+    @classmethod
+    def _platform_redis(cls, url: SecretStr | None) -> SecretStr | None:
+        return None if url is None or not url.get_secret_value() else _redis(url)
 
     @pydantic.field_validator("id_prefix")
     @classmethod
@@ -317,7 +406,7 @@ class Worker(WithDatabase):
     worker_queues: str = Field(
         default="",
         description="Queues to serve, comma-separated; all if empty: admission, runs, media, bridge, originate,"
-        " teardown, resync.",
+        " teardown, resync (with apps).",
     )
     calls_per_hour: int = Field(
         default=36_000,
@@ -370,17 +459,32 @@ class Worker(WithDatabase):
         description="Share of one processor that one process spends on the answers to one connection: above it, its"
         " requests wait.",
     )
+    talk_detection: Literal["on", "off"] = Field(
+        default="off",
+        description="Whether Asterisk is asked, once a call is connected, to tell when caller and agent first send"
+        " audio. The same for all workers, and only once no process of an earlier release runs.",
+    )
     media_token: Literal["on", "off"] = Field(
         default="on", description="Whether the media URL carries a token that authenticates us to the agent."
     )
     media_token_secret: SecretStr | None = Field(
-        default=None, description="The key that signs the media token; derived from the first SECRET_KEY if not set."
+        default=None,
+        description="The key that signs the media token, the agent's own. If none is set: derived from the first"
+        " SECRET_KEY; beside the newest platform there is no token then.",
+    )
+    telephony_ws_token_secret: SecretStr | None = Field(
+        default=None, description="The same by the platform's name for it; MEDIA_TOKEN_SECRET goes first."
     )
 
     quota: Literal["sql", "http", "none"] = Field(
         default="sql",
         description="The quota that calls are checked against: our limits (`sql`, see `arictl quota`), the platform's"
         " quota service (`http`), or none.",
+    )
+    platform_slots_unreachable: Literal["count", "refuse"] = Field(
+        default="count",
+        description="While `PLATFORM_REDIS_URL` gives no answer, callers are counted from our own calls alone"
+        " (`count`), or refused with congestion (`refuse`).",
     )
     mps_api_url: str = Field(
         default="",
@@ -392,9 +496,17 @@ class Worker(WithDatabase):
         description="Authenticates us to the quota service; not set for a self-hosted platform, where a request"
         " names the user.",
     )
-    quota_unreachable: Literal["refuse", "allow"] = Field(
-        default="refuse",
-        description="Whether calls are refused or allowed while the quota service gives no usable answer.",
+    quota_contract: Literal["auto", "2026-02", "oss", "hosted"] = Field(
+        default="auto",
+        description="What the quota service is asked with `QUOTA=http`: for the credits of the user's keys (`2026-02`),"
+        " or about the run, by the organization's keys (`oss`) or account (`hosted`). `auto`: by the layout of the"
+        " platform's tables; in the newest `hosted` with `MPS_SECRET_KEY`, else `oss`.",
+    )
+    quota_unreachable: Literal["platform", "refuse", "allow"] = Field(
+        default="platform",
+        description="Whether calls are refused or allowed while the quota service gives no usable answer. `platform`:"
+        " refused, except that in the newest layout a service that is not reached lets a call through that needs no"
+        " correlation id.",
     )
 
     @pydantic.field_validator("mps_api_url")
@@ -431,12 +543,16 @@ class Worker(WithDatabase):
 
     @property
     def token_secret(self) -> str | None:
-        """The key that signs media tokens; None if they are off."""
-        if self.media_token == "off":  # noqa: S105 - a switch, not a secret
+        """The key that signs media tokens; None if they are off, or none is set."""
+        given = self.media_token_secret or self.telephony_ws_token_secret
+        if self.media_token == "off" or given is None:  # noqa: S105 - a switch, not a secret
             return None
-        if self.media_token_secret is not None:
-            return self.media_token_secret.get_secret_value()
-        return sealing.media_secret(self.secret_keys[0])
+        return given.get_secret_value()
+
+    @property
+    def derived_token_secret(self) -> str | None:
+        """The key that signs them where none is set, for an agent that we tell it to; None if they are off."""
+        return sealing.media_secret(self.secret_keys[0]) if self.media_token == "on" else None  # noqa: S105 - a switch
 
 
 class Scheduler(WithDatabase, WithHeartbeats):
@@ -469,6 +585,19 @@ class Scheduler(WithDatabase, WithHeartbeats):
     quarantine_seconds: float = Field(
         default=900.0, ge=1, le=86_400, description="No listener gets a quarantined event socket for this time."
     )
+    deactivate_lasting_seconds: float = Field(
+        default=60.0,
+        ge=60,
+        le=86_400,
+        description="A configuration whose Asterisk has answered 401, 403 or 404 for this time, five times at least, is"
+        " deactivated at the platform (newest layout).",
+    )
+    deactivate_failing_seconds: float = Field(
+        default=3600.0,
+        ge=0,
+        le=604_800,
+        description="The same for one whose event socket has failed without a break for this time; 0 for never.",
+    )
     resync_seconds: float = Field(default=15.0, gt=0, le=300, description="Interval of a connection's resyncs.")
     lease_seconds: float = Field(default=2.0, gt=0, le=60, description="Duration of the leader's lease.")
     removal_drain_seconds: float = Field(
@@ -477,14 +606,39 @@ class Scheduler(WithDatabase, WithHeartbeats):
     completed_runs_seconds: float = Field(
         default=5.0, gt=0, le=300, description="Interval at which connected calls with completed runs are looked for."
     )
+    platform_slots_seconds: float = Field(
+        default=5.0,
+        gt=0,
+        le=60,
+        description="Interval at which the slots in `PLATFORM_REDIS_URL` are compared with the calls.",
+    )
     retention_days: int = Field(
         default=90,
         ge=0,
         le=36_500,
         description="Ended calls and their timelines are kept for this many days: 32 or more; 0 keeps them for ever.",
     )
+    audit_days: int = Field(
+        default=400,
+        ge=0,
+        le=36_500,
+        description="Rows of the audit are kept for this many days: 30 or more; 0 keeps them for ever.",
+    )
+    look_seconds: float = Field(
+        default=5.0,
+        gt=0,
+        le=60,
+        description="Interval at which calls and queues are counted for the metrics of the whole installation.",
+    )
     sweep_batch: int = Field(
         default=500, ge=1, le=10_000, description="Maximum number of overdue calls that one sweep dispatches again."
+    )
+
+    outbox_hours: float = Field(
+        default=24.0,
+        ge=1,
+        le=720,
+        description="A run that we ended, and of which the platform could not be told for this time, is given up.",
     )
 
     @pydantic.field_validator("retention_days")
@@ -495,9 +649,135 @@ class Scheduler(WithDatabase, WithHeartbeats):
             raise ValueError("must be 0, or at least 32: the quota counts this month's minutes from its calls")
         return days
 
+    @pydantic.field_validator("audit_days")
+    @classmethod
+    def _kept(cls, days: int) -> int:
+        # Postgres refuses to delete a younger row.
+        if 0 < days < 30:
+            raise ValueError("must be 0, or at least 30: Postgres deletes no younger row of the audit")
+        return days
+
+
+#: Field → what its URL must have, and then what it may have.
+_PLACEHOLDERS = {"console_trace_url": ("{trace_id}",), "console_run_url": ("{run_id}", "{workflow_id}")}
+
+
+class Web(WithDatabase):
+    """The settings of the console's process."""
+
+    console_host: str = Field(
+        default="127.0.0.1",
+        description="The address that the console listens on. Another one than loopback needs `CONSOLE_URL` and"
+        " `CONSOLE_PROXIES`: passwords never cross a network without TLS.",
+    )
+    console_port: int = Field(
+        default=8090, ge=0, le=65_535, description="Its port; 0 takes a free one, which the log tells."
+    )
+    console_url: str = Field(
+        default="",
+        description="The console's address as browsers have it, behind a proxy that speaks TLS:"
+        " `https://console.example.net`. Without it only requests for a loopback name are answered. `http://localhost:8090`"
+        " is for a container whose port is published on the host's loopback.",
+    )
+    console_proxies: str = Field(
+        default="",
+        validate_default=True,
+        description="Networks of the proxies in front, comma-separated: from them `X-Forwarded-For` and"
+        " `X-Forwarded-Proto` are believed. With a `CONSOLE_URL` of loopback, the addresses that a published port is"
+        " forwarded from, such as the gateway of the container's network: others are refused.",
+    )
+    console_idle_seconds: float = Field(
+        default=3_600.0,
+        ge=60,
+        le=86_400,
+        description="A session that asks for nothing for this time ends; a page that is looked at asks each second.",
+    )
+    console_session_seconds: float = Field(
+        default=43_200.0, ge=300, le=604_800, description="A session ends after this time, whatever it does."
+    )
+    console_sign_in_attempts: int = Field(
+        default=5,
+        ge=1,
+        le=100,
+        description="Wrong passwords in a row after which a user's name is locked, and four times as many for an"
+        " address.",
+    )
+    console_lock_seconds: float = Field(
+        default=300.0,
+        ge=1,
+        le=86_400,
+        description="Duration of such a lock, and the time after which a failure counts no more.",
+    )
+    console_streams: int = Field(
+        default=200, ge=1, le=5_000, description="Maximum number of pages that are kept current at the same time."
+    )
+    console_user_streams: int = Field(
+        default=60, ge=1, le=5_000, description="And of one user, in all of the user's browsers together."
+    )
+    console_sample_seconds: float = Field(
+        default=1.0, ge=0.5, le=60, description="Interval of the overview's samples, while a page is looked at."
+    )
+    console_trace_url: str = Field(
+        default="",
+        description="Where a call's trace is looked at, which its page links then: such as"
+        " `https://jaeger.example.net/trace/{trace_id}`.",
+    )
+    console_run_url: str = Field(
+        default="",
+        description="Where the platform shows a call's run, which its page links then: such as"
+        " `https://app.example.net/workflow/{workflow_id}/run/{run_id}`.",
+    )
+
+    @pydantic.field_validator("console_trace_url", "console_run_url")
+    @classmethod
+    def _is_template(cls, url: str, info: pydantic.ValidationInfo) -> str:
+        required, *optional = _PLACEHOLDERS[info.field_name or ""]
+        match = re.fullmatch(r"https?://[^\s/?#@{}]+([/?#]\S*)", url)
+        filled = match[1] if match is not None else ""
+        for placeholder in (required, *optional):
+            filled = filled.replace(placeholder, "")
+        if url and (match is None or required not in match[1] or "{" in filled or "}" in filled):
+            known = " and ".join((required, *optional))
+            raise ValueError(f"must be http(s)://host[:port]/… without user, with {required}: it replaces {known}")
+        return url
+
+    @pydantic.field_validator("console_url")
+    @classmethod
+    def _is_https(cls, url: str) -> str:
+        if url and not re.fullmatch(r"(https://[A-Za-z0-9.-]+|http://(localhost|127\.0\.0\.1))(:\d{1,5})?/?", url):
+            raise ValueError("must be https://host[:port], or http://localhost[:port], without a path")
+        return url.rstrip("/")
+
+    @pydantic.field_validator("console_proxies")
+    @classmethod
+    def _is_not_open(cls, text: str, info: pydantic.ValidationInfo) -> str:
+        proxies = address_guard.parse_networks(text)
+        host, url = info.data.get("console_host", ""), info.data.get("console_url", "")
+        if not _is_loopback(host) and not (url and proxies):
+            raise ValueError(
+                f"CONSOLE_HOST={host} is not loopback: put a proxy that speaks TLS in front, and name it here and in"
+                " CONSOLE_URL"
+            )
+        if url.startswith("http://") and any(network.num_addresses > 1 for network in proxies):
+            raise ValueError(f"without TLS (CONSOLE_URL={url}) single addresses are answered, no networks")
+        return text
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
 
 class Operator(WithDatabase):
     """The settings of the arictl commands that act on calls, as a process would."""
+
+
+class RedisTool(Environment):
+    """The settings of the arictl commands that need Redis alone."""
+
+    redis_url: _RedisUrl = Field(description="Redis.")
 
 
 class Tool(Environment):
@@ -516,9 +796,22 @@ class Doctor(Environment):
     secret_key: SecretStr | None = None
     id_prefix: str | None = None
     platform_layout: str = "auto"
+    run_completion: str = "auto"
+    quota: str = "sql"
+    mps_api_url: str = ""
+    media_token_secret: SecretStr = SecretStr("")
+    telephony_ws_token_secret: SecretStr = SecretStr("")
+    platform_redis_url: SecretStr | None = None
 
 
 _S = TypeVar("_S", bound=Environment)
+
+
+def read_opentelemetry() -> None:
+    """Put the OTEL_* variables of `.env` into the environment, where OpenTelemetry reads them."""
+    for name, value in dotenv.dotenv_values(".env").items():
+        if name.startswith("OTEL_") and value is not None:
+            os.environ.setdefault(name, value)
 
 
 def load(kind: type[_S]) -> _S:
@@ -539,7 +832,7 @@ def load(kind: type[_S]) -> _S:
 def complaints() -> dict[str, str]:
     """Return variable → what is wrong with it, of every process; shows no value."""
     found: dict[str, str] = {}
-    for kind in (Listener, Worker, Scheduler):
+    for kind in (Listener, Worker, Scheduler, Web):
         try:
             kind.model_validate({})
         except pydantic.ValidationError as exc:

@@ -35,7 +35,12 @@ SELECT DISTINCT ON (channel_id) {_SELECT}, clock_timestamp() AS now FROM ari.cal
 WHERE {_OF_APP} AND channel_id = ANY(%s) AND request_id IS NOT NULL ORDER BY channel_id, received_at DESC
 """  # noqa: S608 - built from constants
 #: Nothing else is looked up by the index of this column.
-TRANSFERRED = f"{CALLS} WHERE {_OF_APP} AND destination_id = %s AND state = 'connected' LIMIT 1"
+TRANSFERRED = f"{CALLS} WHERE {_OF_APP} AND destination_id = %s ORDER BY received_at DESC LIMIT 1"
+#: By the channel that a call came with, whatever its creation time; else by one that has taken its place.
+OF_CHANNEL = f"""{CALLS}
+WHERE {_OF_APP} AND channel_id = %s ORDER BY received_at DESC LIMIT 1"""
+REPLACED_BY = f"""{CALLS}
+WHERE {_OF_APP} AND replacements @> ARRAY[%s] ORDER BY received_at DESC LIMIT 1"""
 REQUESTED = f"""{CALLS}
 WHERE request_id = %s AND connection_id IN (SELECT connection_id FROM ari.connections WHERE organization_id = %s)
 ORDER BY received_at LIMIT 1"""  # noqa: S608 - built from constants
@@ -89,6 +94,10 @@ _TIMELINE_ROWS = """
         attempt integer, took_ms real, who text, detail text)
 """
 APPEND_TIMELINE = f"INSERT INTO ari.timeline ({_TIMELINE_COLUMNS}) {_TIMELINE_ROWS}"
+#: Of a call, unless it has a row of this name.
+APPEND_ONCE = f"""{APPEND_TIMELINE}
+WHERE NOT EXISTS (SELECT 1 FROM ari.timeline WHERE call_id = %(call)s AND name = %(name)s)
+"""  # noqa: S608 - built from constants
 #: Of the newest rows of a connection: it may have any number of older ones.
 RECENT_NOTES = """
 SELECT DISTINCT name, detail FROM (

@@ -73,7 +73,13 @@ class CallStore(Protocol):
         """As `originated`, for several channels by one statement."""
 
     def transferred(self, connection_id: int, channel_id: str) -> Call | None:
-        """Return the connected call whose caller was transferred to this leg."""
+        """Return the newest call whose caller was transferred to this leg."""
+
+    def replaced_by(self, connection_id: int, channel_id: str) -> Call | None:
+        """Return the newest call in which this channel has taken the place of the caller's leg, by whatever time."""
+
+    def of_channel(self, connection_id: int, channel_id: str) -> Call | None:
+        """Return the newest call of a channel whose creation time is not known."""
 
     def requested(self, organization_id: int, request_id: str) -> Call | None:
         """Return the first call that this request of an organization has led to."""
@@ -174,6 +180,9 @@ class CallStore(Protocol):
         self, timeline: Sequence[TimelineEntry], *, call: Call | None = None, connection_id: int | None = None
     ) -> None:
         """Write timeline entries by themselves. Of what repeats without end, some are counted and not written."""
+
+    def append_once(self, entry: TimelineEntry, *, call: Call) -> bool:
+        """Write an entry of a call, unless it has one of this name; return whether it was written."""
 
     def append_new(self, timeline: Sequence[TimelineEntry], *, connection_id: int, within: timedelta) -> None:
         """Write those entries of a connection that do not repeat one written within this time."""

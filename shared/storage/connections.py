@@ -67,7 +67,7 @@ WHERE v.connection_id = %s AND v.version = %s
 
 #: A connection that is removed, or has moved, may have been followed by another one, whose the app instance is now.
 _INBOUND = """
-SELECT c.organization_id, c.state, c.reason, c.version AS newest,
+SELECT c.organization_id, c.state, c.reason, c.version AS newest, c.suspension,
        v.endpoint = n.endpoint AND v.app = n.app AS same_app_instance,
        o.connection_id AS owner_id, o.version AS owner_version, o.organization_id AS owner_organization_id,
        coalesce(q.blocked, false) AS blocked, q.concurrent_calls, q.minutes_per_month
@@ -88,10 +88,13 @@ WHERE v.connection_id = %s AND v.version = %s
 
 #: Without an event socket the product would not learn that the far end has answered.
 _OUTBOUND = """
-SELECT c.connection_id, c.version, c.state, c.reason, v.socket_state, v.last_error
+SELECT c.connection_id, c.version, c.state, c.reason, c.suspension, v.socket_state, v.last_error
 FROM ari.connections c LEFT JOIN ari.connection_versions v USING (connection_id, version)
 WHERE c.organization_id = %s AND c.state <> 'removed' ORDER BY c.connection_id
 """
+
+#: Why a connection takes no call that an operator has suspended, by its suspension.
+SUSPENDED = {"park": "parked by an operator", "drain": "drained by an operator"}
 
 _SHARE_AN_APP = f"SELECT %s IN ({app_instances.SHARING}) AS shared"
 
@@ -100,13 +103,12 @@ SELECT EXISTS (SELECT 1 FROM ari.connection_versions
                WHERE connection_id = %s AND retired_at IS NULL AND preempted_at IS NOT NULL) AS preempted
 """
 
-#: The app was left to a competing client; now it is tried again.
+#: The app was left to a competing client; now it is tried again. One that was never ours is taken over by its own
+#: command (`app_holders`).
 UNPARK = """
-UPDATE ari.connection_versions v SET parked_at = NULL, preempted_at = NULL, reclaims = 0, last_error = '',
+UPDATE ari.connection_versions SET parked_at = NULL, preempted_at = NULL, reclaims = 0, last_error = '',
     socket_state = 'unassigned', socket_since = clock_timestamp()
-FROM ari.connections c
-WHERE c.connection_id = v.connection_id AND c.organization_id = %s AND v.parked_at IS NOT NULL AND v.retired_at IS NULL
-RETURNING v.connection_id, v.version, v.app
+WHERE connection_id = %s AND parked_at IS NOT NULL AND retired_at IS NULL AND asked_at IS NULL
 """
 
 
@@ -122,8 +124,11 @@ class Connections:
             row = db.execute(_DETAILS, [connection.connection_id, connection.number]).fetchone()
         return ConnectionDetails(connection=connection, **row) if row is not None else None
 
-    def outbound_connection(self, organization_id: int) -> ConnectionDetails:
+    def outbound_connection(self, organization_id: int, preferred: int | None = None) -> ConnectionDetails:
         """Return the version through which an organization's calls go out: the newest, once its event socket is up.
+
+        Args:
+            preferred: Of several connections: that one, if its socket is up.
 
         Raises:
             InvalidRequest: It has none.
@@ -131,15 +136,21 @@ class Connections:
         """
         with self._db.connection() as connection:
             rows = connection.execute(_OUTBOUND, [organization_id]).fetchall()
-        usable = [row for row in rows if row["state"] == "active" and row["socket_state"] == "connected"]
+        usable = [
+            row
+            for row in rows
+            if row["state"] == "active" and row["socket_state"] == "connected" and row["suspension"] is None
+        ]
         if usable:
-            found = self.details(ConnectionVersion(usable[0]["connection_id"], usable[0]["version"]))
+            through = next((row for row in usable if row["connection_id"] == preferred), usable[0])
+            found = self.details(ConnectionVersion(through["connection_id"], through["version"]))
             assert found is not None, "a connection version is never deleted"
             return found
         if not rows:
             raise errors.InvalidRequest(f"organization {organization_id} has no connection")
         first = rows[0]
-        reason = first["reason"] or first["last_error"] or f"its event socket is {first['socket_state']}"
+        reason = first["reason"] or SUSPENDED.get(first["suspension"]) or first["last_error"]
+        reason = reason or f"its event socket is {first['socket_state']}"
         message = f"connection {first['connection_id']} of organization {organization_id} cannot place calls: {reason}"
         if first["state"] != "active":
             raise errors.InvalidRequest(message)
@@ -190,8 +201,11 @@ def _target(connection: ConnectionVersion, row: database.Row | None) -> InboundT
             reason = "endpoint and app are another organization's now"
             return InboundTarget(served_by=None, reason=reason, is_anothers=True, **tenant)
         return InboundTarget(served_by=ConnectionVersion(row["owner_id"], row["owner_version"]), **tenant)
-    if row["state"] != "active":
-        return InboundTarget(served_by=None, reason=f"connection {row['state']}: {row['reason']}", **tenant)
+    if row["state"] != "active" or row["suspension"] is not None:
+        reason = SUSPENDED.get(row["suspension"], "suspended")
+        if row["state"] != "active":
+            reason = f"{row['state']}: {row['reason']}"
+        return InboundTarget(served_by=None, reason=f"connection {reason}", **tenant)
     if row["newest"] != connection.number and not row["same_app_instance"]:
         return InboundTarget(served_by=None, reason="connection moved to another endpoint or app", **tenant)
     return InboundTarget(served_by=ConnectionVersion(connection.connection_id, row["newest"]), **tenant)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import psycopg
@@ -30,6 +32,15 @@ IDLE_SECONDS = 3.0
 _RECONNECT_SECONDS = 1.0
 #: So many connections are opened at the same time.
 _OPENED_AT_ONCE = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolUsage:
+    """The connections of a pool, and the threads that wait for one."""
+
+    idle: int
+    in_use: int
+    waiting: int
 
 
 class Database:
@@ -75,6 +86,13 @@ class Database:
             open=False,
         )
         self._outage = _Outage()
+        self._ending: tuple[str, postgres_connection.Values] | None = None
+
+    def ending_with(self, statement: str, values: postgres_connection.Values) -> Database:
+        """Return the same pool, each of whose transactions ends with a statement: if it fails, nothing is committed."""
+        ending = copy.copy(self)
+        ending._ending = (statement, values)
+        return ending
 
     @property
     def settings(self) -> Mapping[str, str]:
@@ -85,6 +103,12 @@ class Database:
     def prepares(self) -> bool:
         """Whether statements are prepared: not behind a pooler that loses them."""
         return self._statements.are_kept
+
+    def usage(self) -> PoolUsage:
+        """Return how much of the pool is in use. Waits for nothing."""
+        found = self._pool.get_stats()
+        idle = found["pool_available"]
+        return PoolUsage(idle=idle, in_use=found["pool_size"] - idle, waiting=found["requests_waiting"])
 
     def open(self) -> None:
         """Start connecting in the background without waiting, so that a process may start before its database."""
@@ -106,6 +130,7 @@ class Database:
         """
         try:
             pooled = self._pool.getconn()
+            pooled.ours.guard = self._ending
             try:
                 yield pooled.ours
                 pooled.ours.flush()
@@ -174,6 +199,15 @@ def connect_arguments(url: str) -> dict[str, Any]:
         if "target_session_attrs" not in conninfo.conninfo_to_dict(url):
             return arguments | {"target_session_attrs": "read-write"}
     return arguments
+
+
+def ask(url: str) -> None:
+    """Ask whether there is a Postgres that takes writes, by a connection of its own. Raises DatabaseAway."""
+    try:
+        with psycopg.connect(url, **connect_arguments(url)) as connection:
+            connection.execute("SELECT 1")
+    except psycopg.Error as exc:
+        raise errors.DatabaseAway(_first_line(exc)) from exc
 
 
 def keeps_silent(url: str) -> bool:
@@ -247,13 +281,13 @@ class _Outage:
         self._since: float | None = None
         self._lock = threading.Lock()
 
+    # Both log under the lock: the lines are in the order of what they tell.
+
     def begin(self, reason: str) -> None:
         with self._lock:
-            begins = self._since is None
-            if begins:
+            if self._since is None:
                 self._since = time.monotonic()
-        if begins:
-            _log.error("postgres unavailable, retrying", extra={"reason": reason})
+                _log.error("postgres unavailable, retrying", extra={"reason": reason})
 
     def end(self, wrote_at: float) -> None:
         """End it if a connection has written since: one that only reads may be one to a server that is read-only."""
@@ -264,7 +298,7 @@ class _Outage:
             if since is None or wrote_at < since:
                 return
             self._since = None
-        _log.warning("postgres available again", extra={"after_seconds": round(time.monotonic() - since, 1)})
+            _log.warning("postgres available again", extra={"after_seconds": round(time.monotonic() - since, 1)})
 
 
 #: What the library's errors mean, the first that fits; their text goes into the place of `{}`.

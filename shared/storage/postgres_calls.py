@@ -13,14 +13,14 @@ from uuid import UUID
 
 import structlog
 
-from shared import errors
+from shared import current_message, errors, spans
 from shared.call import facts, states, steps
 from shared.call.calls import Call, Change, replace
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Naming
 from shared.storage import call_sql, database, quotas
 from shared.storage.call_store import ClaimedCall, ClaimRequest, OpenCall
-from shared.storage.timeline import TimelineEntry, tries, worth_writing
+from shared.storage.timeline import TimelineEntry, is_prompt, of_message, tries, worth_writing
 from shared.storage.timeline_allowance import TimelineAllowance
 
 log = structlog.stdlib.get_logger(__name__)
@@ -80,6 +80,12 @@ class PostgresCalls:
 
     def transferred(self, connection_id: int, channel_id: str) -> Call | None:
         return self._one(call_sql.TRANSFERRED, [connection_id, channel_id])
+
+    def replaced_by(self, connection_id: int, channel_id: str) -> Call | None:
+        return self._one(call_sql.REPLACED_BY, [connection_id, channel_id])
+
+    def of_channel(self, connection_id: int, channel_id: str) -> Call | None:
+        return self._one(call_sql.OF_CHANNEL, [connection_id, channel_id])
 
     def requested(self, organization_id: int, request_id: str) -> Call | None:
         return self._one(call_sql.REQUESTED, [request_id, organization_id])
@@ -145,6 +151,8 @@ class PostgresCalls:
         text, values = self._inserted(call, timeline, claim, changes, or_nothing=True)
         row = connection.execute(text, values).fetchone()
         assert row is not None
+        if row["done"]:
+            _note_stored(None, changes[-1].after if changes else call)
         return bool(row["done"])
 
     def insert_with_commit(
@@ -157,6 +165,7 @@ class PostgresCalls:
         changes: Sequence[Change],
     ) -> None:
         connection.send(*self._inserted(call, timeline, claim, changes, or_nothing=False))
+        _note_stored(None, changes[-1].after if changes else call)
 
     def _inserted(
         self,
@@ -179,6 +188,7 @@ class PostgresCalls:
             "detail": _storable(f"{call.caller_number} → {call.called_number}, channel {call.channel_id}"),
         }
         rows = [arrival, *(self._row(entry, call=call) for entry in timeline), *map(self._transition, changes)]
+        rows += self._message(call, is_new=True)
         values = _values(after) | _claim_values(claim) | {"timeline": json.dumps(rows, default=str)}
         begun = after.attempt != call.attempt
         return call_sql.insert(begun=begun, or_nothing=or_nothing), values | (self._begun(after) if begun else {})
@@ -219,6 +229,8 @@ class PostgresCalls:
         changed = tuple(name for name in call_sql.CHANGEABLE if getattr(before, name) != getattr(after, name))
         entries, moves = worth_writing(timeline, changes)
         rows = [*(self._row(entry, call=after) for entry in entries), *map(self._transition, moves)]
+        # Where repetition is left out, its messages are too.
+        rows += self._message(after) if rows else []
         values = {name: _value(after, name) for name in changed} | {
             "call_id": before.call_id,
             "lock_version": before.lock_version,
@@ -238,7 +250,10 @@ class PostgresCalls:
             values |= outcome
         row = connection.execute(call_sql.save(changed, claim_part, condition, attempts), values).fetchone()
         assert row is not None
-        return replace(after, lock_version=row["lock_version"]) if row["lock_version"] is not None else None
+        if row["lock_version"] is None:
+            return None
+        _note_stored(before, after)
+        return replace(after, lock_version=row["lock_version"])
 
     def _begun(self, call: Call) -> dict[str, Any]:
         return {
@@ -281,6 +296,12 @@ class PostgresCalls:
         with self.db.connection() as connection:
             connection.execute(call_sql.APPEND_TIMELINE, {"timeline": json.dumps(rows, default=str)})
 
+    def append_once(self, entry: TimelineEntry, *, call: Call) -> bool:
+        values = {"timeline": json.dumps([self._row(entry, call=call)], default=str), "call": call.call_id,
+                  "name": entry.name}  # fmt: skip
+        with self.db.connection() as connection:
+            return connection.execute(call_sql.APPEND_ONCE, values).rowcount == 1
+
     def append_new(self, timeline: Sequence[TimelineEntry], *, connection_id: int, within: timedelta) -> None:
         known = self._recent_notes(connection_id, within)
         new = [entry for entry in timeline if (_storable(entry.name), _storable(entry.detail)) not in known]
@@ -296,6 +317,17 @@ class PostgresCalls:
         with self.db.connection() as connection:
             written = connection.execute(call_sql.RECENT_NOTES, [connection_id, within]).fetchall()
         return {(row["name"], row["detail"]) for row in written}
+
+    def _message(self, call: Call, *, is_new: bool = False) -> list[dict[str, Any]]:
+        """Return the row of the message that this thread works on, unless the call's timeline has it.
+
+        Args:
+            is_new: The call is not stored yet: if it was written before, that was rolled back.
+        """
+        message = current_message.current()
+        if message is None or is_prompt(message) or (call.call_id in message.told and not is_new):
+            return []
+        return [self._row(of_message(message, now=self.now(), monotonic=time.monotonic()), call=call)]
 
     def _row(
         self, entry: TimelineEntry, *, call: Call | None = None, connection_id: int | None = None
@@ -343,6 +375,13 @@ class PostgresCalls:
         self._offset = now - _monotonic()
 
 
+def _note_stored(before: Call | None, after: Call) -> None:
+    """A call was written: its timeline tells of the message in work, and its trace of its end."""
+    current_message.note_told(after.call_id)
+    if after.state is states.State.ENDED and (before is None or before.state is not states.State.ENDED):
+        spans.note_ended(after)
+
+
 def _monotonic() -> datetime:
     return _EPOCH + timedelta(seconds=time.monotonic())
 
@@ -359,7 +398,13 @@ def _readable(rows: Iterable[database.Row]) -> Iterator[tuple[database.Row, Call
         try:
             yield row, _call(row)
         except errors.CallUnreadable as exc:
-            log.warning("skipping call written by a newer release", call=str(row["call_id"]), reason=str(exc))
+            connection = f"{row['connection_id']}:{row['connection_version']}"
+            log.warning(
+                "skipping call written by a newer release",
+                call=str(row["call_id"]),
+                connection=connection,
+                reason=str(exc),
+            )
 
 
 def _call_or_error(row: database.Row) -> Call | errors.CallUnreadable:
@@ -375,10 +420,12 @@ def _call(row: database.Row) -> Call:
         values["direction"] = states.Direction(values["direction"])
         values["state"] = states.State(values["state"])
         values["outcome"] = states.Outcome(values["outcome"]) if values["outcome"] is not None else None
+        values["fault"] = states.Fault(values["fault"]) if values["fault"] is not None else None
     except ValueError as exc:
         raise errors.CallUnreadable(str(exc)) from exc
     values["args"] = tuple(values["args"])
     values["attempt_nonces"] = tuple(values["attempt_nonces"])
+    values["replacements"] = tuple(values["replacements"] or ())
     # An earlier release wrote none.
     values["id_prefix"] = values["id_prefix"] or ""
     return Call(**values)
@@ -387,6 +434,8 @@ def _call(row: database.Row) -> Call:
 def _values(call: Call) -> dict[str, Any]:
     values = {name: _value(call, name) for name in call_sql.COLUMNS}
     values["id_prefix"] = call.id_prefix or None
+    # The index has the few calls that have some.
+    values["replacements"] = list(call.replacements) or None
     return values
 
 
@@ -424,7 +473,19 @@ def _attempt_outcome(changes: Sequence[Change]) -> dict[str, Any]:
 
 
 #: Fields of facts that the timeline does not tell in words.
-_UNTOLD = ("attempt", "nonce", "in_doubt_until", "stamp", "run_is_over", "is_complete", "is_found")
+_UNTOLD = (
+    "attempt",
+    "nonce",
+    "leg_id",
+    "is_up",
+    "in_doubt_until",
+    "stamp",
+    "run_is_over",
+    "is_complete",
+    "is_found",
+    "state",
+    "limit",
+)
 
 
 def _detail(change: Change, *, moved: bool) -> str:

@@ -21,7 +21,7 @@ import psycopg
 from psycopg import adapt, pq
 from psycopg.pq import abc
 
-from shared import ongoing
+from shared import ongoing, spans
 
 Row: TypeAlias = dict[str, Any]
 Values: TypeAlias = Sequence[Any] | Mapping[str, Any]
@@ -61,6 +61,8 @@ class _Statement:
     names: tuple[str, ...]
     formats: list[adapt.PyFormat]
     writes: bool
+    #: Its verb: of a statement with parts, that of the one which writes.
+    operation: str
 
     def ordered(self, values: Values) -> Sequence[Any]:
         if isinstance(values, Mapping):
@@ -105,7 +107,8 @@ def _read(text: str) -> _Statement:
         text=sql,
         names=tuple(names),
         formats=[adapt.PyFormat.TEXT] * (len(names) or count),
-        writes=_WRITES.search(text) is not None,
+        writes=(writes := _WRITES.search(text)) is not None,
+        operation=writes[1] if writes is not None else text.split(maxsplit=1)[0].upper() if text.strip() else "",
     )
 
 
@@ -247,15 +250,21 @@ class Connection:
             at = 1 if batch[0].statement.text == b"BEGIN" else 0
             batch.insert(at, _Sent(self._statements.of(self._setting), (), Result()))
         seconds = self._statement_seconds + _GRACE_SECONDS + _EACH_SECONDS * len(batch)
+        kept = spans.recording()
+        began = time.time_ns() if kept is not None else 0
         try:
             with ongoing.task("Postgres", bound_seconds=seconds):
                 failed = self._exchange(batch, seconds)
-        except BaseException:
+        except BaseException as exc:
             # What is still to come would be taken for the answer to another statement.
             self._pg.finish()
+            if kept is not None:
+                _keep_span(kept, batch, began, type(exc).__name__)
             raise
-        if failed is not None:
-            error = psycopg.errors.error_from_result(failed)
+        error = None if failed is None else psycopg.errors.error_from_result(failed)
+        if kept is not None:
+            _keep_span(kept, batch, began, "" if error is None else type(error).__name__)
+        if error is not None:
             self._judge(error)
             raise error
         self._failures = 0
@@ -272,13 +281,19 @@ class Connection:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """One transaction; rolled back when the block raises. BEGIN and COMMIT cost no round trip of their own."""
+        """One transaction; rolled back when the block raises.
+
+        BEGIN and COMMIT cost no round trip of their own. If nothing was waited for in the block, they are not sent at
+        all: what is sent together is one transaction.
+        """
         self.send("BEGIN")
         begin, self._is_in_transaction = self._unsent[-1], True
         try:
             yield
-            if self._unsent == [begin]:
-                self._unsent.clear()
+            if self._unsent and self._unsent[0] is begin:
+                del self._unsent[0]
+                self._is_in_transaction = False
+                self.flush()
             else:
                 self._commit()
         except BaseException:
@@ -394,6 +409,21 @@ class Connection:
             return psycopg.OperationalError(self._pg.get_error_message())
         said = psycopg.errors.error_from_result(last)
         return said if isinstance(said, psycopg.OperationalError) else psycopg.OperationalError(str(said))
+
+
+def _keep_span(kept: spans.Recording, batch: Sequence[_Sent], began: int, error: str) -> None:
+    """Keep a round trip as a span; its statements are told by what they do, as their texts are long."""
+    operations = [sent.statement.operation for sent in batch]
+    attributes = {"db.system.name": "postgresql", "db.operation.name": operations[-1]}
+    name = " ".join(dict.fromkeys(operations))
+    kept.add(
+        f"postgresql {name}",
+        kind=spans.Kind.CLIENT,
+        began=began,
+        ended=time.time_ns(),
+        attributes={**attributes, "db.operation.batch.size": len(batch)},
+        error=error,
+    )
 
 
 def _has_failed(answer: abc.PGresult) -> bool:

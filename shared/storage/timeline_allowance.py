@@ -7,25 +7,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from shared.call.calls import Call
 from shared.call.states import State
 from shared.storage.timeline import TimelineEntry
-from shared.token_bucket import TokenBucket
+from shared.token_bucket import TokenBuckets
 
 _HOUR_SECONDS = 3600.0
-#: Most kinds remembered. The one used least recently is forgotten first.
-_KEPT = 10_000
-
-
-@dataclass(slots=True)
-class _Kind:
-    bucket: TokenBucket
-    #: Entries that were not written since the last one that was.
-    left_out: int = 0
 
 
 class TimelineAllowance:
@@ -40,10 +30,9 @@ class TimelineAllowance:
     """
 
     def __init__(self, an_hour: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._an_hour = an_hour
         self._clock = clock
         self._lock = threading.Lock()
-        self._kinds: OrderedDict[object, _Kind] = OrderedDict()
+        self._buckets = TokenBuckets(per_second=an_hour / _HOUR_SECONDS, burst=an_hour)
 
     def admitted(
         self, entries: Sequence[TimelineEntry], *, call: Call | None, connection_id: int | None
@@ -53,24 +42,11 @@ class TimelineAllowance:
             found = [self._admitted(_kind(entry, call, connection_id), entry) for entry in entries]
         return [entry for entry in found if entry is not None]
 
-    def _admitted(self, name: object, entry: TimelineEntry) -> TimelineEntry | None:
-        kind, now = self._kind(name), self._clock()
-        if kind.bucket.wait_seconds(now, 1.0) > 0:
-            kind.left_out += 1
+    def _admitted(self, kind: object, entry: TimelineEntry) -> TimelineEntry | None:
+        left_out = self._buckets.take(kind, self._clock())
+        if left_out is None:
             return None
-        kind.bucket.take(1.0, now)
-        left_out, kind.left_out = kind.left_out, 0
         return replace(entry, detail=f"{entry.detail} (and {left_out} more like it)") if left_out else entry
-
-    def _kind(self, name: object) -> _Kind:
-        kind = self._kinds.get(name)
-        if kind is None:
-            bucket = TokenBucket(per_second=self._an_hour / _HOUR_SECONDS, burst=self._an_hour)
-            kind = self._kinds[name] = _Kind(bucket)
-            if len(self._kinds) > _KEPT:
-                self._kinds.popitem(last=False)
-        self._kinds.move_to_end(name)
-        return kind
 
 
 def _kind(entry: TimelineEntry, call: Call | None, connection_id: int | None) -> object:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from devstack import servers
+from devstack import platform_tables, servers
 from devstack.agent import Agent
 from devstack.endpoint import Behaviour
-from devstack.pipeline import Pipeline
+from devstack.pipeline import MEDIA_SECRET, Pipeline
 from devstack.tenants import PASSWORD, Tenant, closing_tenant
 from simulator.settings import Settings
 from simulator.testing import SimulatedAsterisk
@@ -29,11 +29,24 @@ def all_logs(stack_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def deploy(postgres_server: servers.Postgres, database_template: str, stack_folder: Path, all_logs: Path) -> Deploy:
-    """A function that starts a deployment with its own database: `deploy(name, **options of running_deployment)`."""
+def deploy(
+    postgres_server: servers.Postgres,
+    database_templates: Callable[[platform_tables.Layout], str],
+    stack_folder: Path,
+    all_logs: Path,
+) -> Deploy:
+    """A function that starts a deployment with its own database: `deploy(name, **options of running_deployment)`.
 
-    def start(name: str, **options: Any) -> AbstractContextManager[Deployment]:
-        url = databases.create(postgres_server.url, template=database_template)
+    Its option `layout`: the platform's tables in it (`platform_tables.Layout`), stand-alone by default.
+    """
+
+    def start(
+        name: str, layout: platform_tables.Layout = "stand-alone", **options: Any
+    ) -> AbstractContextManager[Deployment]:
+        url = databases.create(postgres_server.url, template=database_templates(layout))
+        if layout != "stand-alone":
+            # The agent neither completes runs, as the platform's would, nor knows another secret.
+            options = {"RUN_COMPLETION": "ours", "MEDIA_TOKEN_SECRET": MEDIA_SECRET, **options}
         return running_deployment(folder=stack_folder, logs=all_logs / name, database_url=url, **options)
 
     return start

@@ -45,10 +45,12 @@ def waiting_run(env: Environment, tenant: Tenant | None = None, **changes: Any) 
     columns = {"state": "initialized", "is_completed": False, "gathered_context": "{}"} | changes
     run_id = int(
         env.pipeline.value(
-            "INSERT INTO workflow_runs (name, workflow_id, mode, call_type, state, is_completed, initial_context,"
-            " gathered_context, created_at) VALUES ('WR-TEL-OUT-00000001', %s, 'ari', 'outbound', %s, %s,"
-            ' \'{"provider": "ari"}\', %s, now()) RETURNING id',
+            "INSERT INTO workflow_runs (name, workflow_id, definition_id, mode, call_type, state, is_completed,"
+            " initial_context, gathered_context, usage_info, cost_info, annotations, created_at)"
+            " VALUES ('WR-TEL-OUT-00000001', %s, %s, 'ari', 'outbound', %s, %s,"
+            " '{\"provider\": \"ari\"}', %s, '{}', '{}', '{}', now()) RETURNING id",
             (tenant or env.tenant).workflow_id,
+            (tenant or env.tenant).definition_id,
             columns["state"],
             columns["is_completed"],
             columns["gathered_context"],
@@ -67,7 +69,7 @@ def args(env: Environment, run_id: int) -> str:
     return f"workflow_run_id={run_id},workflow_id={env.tenant.workflow_id},user_id={env.tenant.user_id}"
 
 
-def arictl(env: Environment, *words: str) -> subprocess.CompletedProcess[str]:
+def arictl(env: Environment, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "arictl.main", *words],
         cwd=ROOT,
@@ -76,6 +78,7 @@ def arictl(env: Environment, *words: str) -> subprocess.CompletedProcess[str]:
             "DATABASE_URL": env.pipeline.database_url,
             "REDIS_URL": env.pipeline.redis_url,
             "SECRET_KEY": SECRET_KEY,
+            **settings,
         },
         capture_output=True,
         text=True,

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from devstack.agent import Agent
 from devstack.asterisk import RealAsterisk
 from devstack.asterisk_config import Client, Configuration
@@ -90,6 +92,9 @@ def running(
     dialplan: str = "",
     configured: Mapping[str, Any] | None = None,
     times: Mapping[str, str] | None = None,
+    manager_port: int | None = None,
+    modules: tuple[str, ...] = (),
+    more_files: Mapping[str, str] | None = None,
 ) -> Iterator[RealStack]:
     """Start everything, by default with the times of production."""
     with contextlib.ExitStack() as stack:
@@ -99,7 +104,36 @@ def running(
             users={APP: PASSWORD},
             clients={"media": Client(uri=deployment.agent.url)},
             dialplan=dialplan,
+            manager_port=manager_port,
+            modules=modules,
+            more_files=more_files or {},
         )
         asterisk = stack.enter_context(RealAsterisk(root, folder / f"asterisk-{name}", configuration))
         tenant = stack.enter_context(closing_tenant(deployment.database_url))
         yield RealStack(deployment=deployment, asterisk=asterisk, tenant=tenant, configured=configured or {})
+
+
+@pytest.fixture(name="running")
+def _running(stack: RealStack) -> Iterator[Pipeline]:
+    """All processes, with the tenant's event socket open."""
+    with stack.test() as pipeline:
+        yield pipeline
+
+
+@pytest.fixture(name="asterisk")
+def _asterisk(stack: RealStack) -> RealAsterisk:
+    return stack.asterisk
+
+
+@pytest.fixture(name="agent")
+def _agent(stack: RealStack) -> Agent:
+    return stack.agent
+
+
+@pytest.fixture(name="tenant")
+def _tenant(stack: RealStack) -> Tenant:
+    return stack.tenant
+
+
+#: What the tests of a file take of its `stack`: a file that names them has these fixtures.
+FIXTURES = (_running, _asterisk, _agent, _tenant)

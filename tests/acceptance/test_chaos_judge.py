@@ -94,14 +94,7 @@ def stack(deploy: Deploy, asterisk_root: Root, stack_folder: Path) -> Iterator[R
         yield made
 
 
-@pytest.fixture
-def asterisk(stack: RealStack) -> RealAsterisk:
-    return stack.asterisk
-
-
-@pytest.fixture
-def agent(stack: RealStack) -> Agent:
-    return stack.agent
+asterisk, agent = real_stack.FIXTURES[1:3]
 
 
 @pytest.fixture
@@ -161,6 +154,8 @@ def test_a_calm_run_breaks_no_promise(running: Pipeline, asterisk: RealAsterisk,
     listened, plain = call(judge, asterisk, listened=True), call(judge, asterisk)
     wait_until(lambda: running.state(listened) == running.state(plain) == "connected", seconds=10)
     brief = call(judge, asterisk)
+    # One that left before it entered Stasis would have no row.
+    wait_until(lambda: running.state(brief) is not None, seconds=10)
     hang_up(judge, asterisk, brief)
     time.sleep(4)
     for leg in (listened, plain):
@@ -189,8 +184,9 @@ def test_a_leaked_bridge_a_doubled_run_and_a_deaf_caller_are_reported(
     call_id = found["call_id"].hex
     asterisk.request("POST", f"/bridges/{running.own_id(found, 'b', 2)}", type="mixing").raise_for_status()
     running.execute(
-        "INSERT INTO workflow_runs (name, workflow_id, mode, is_completed, gathered_context)"
-        " SELECT name, workflow_id, mode, is_completed, gathered_context FROM workflow_runs"
+        "INSERT INTO workflow_runs (name, workflow_id, mode, is_completed, gathered_context, initial_context,"
+        " usage_info, cost_info, annotations) SELECT name, workflow_id, mode, is_completed, gathered_context,"
+        " initial_context, usage_info, cost_info, annotations FROM workflow_runs"
     )
     verdict = judge.verdict()
     assert kinds(verdict) == {"bridge-left", "run-twice", "caller-hears-nothing"}

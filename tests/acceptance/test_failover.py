@@ -110,8 +110,8 @@ def test_callers_outlast_a_listener_that_is_killed(fleet: Fleet) -> None:
         killed = time.monotonic()
         fleet.pipeline.kill("listener.2")
         fleet.until(fleet.is_heard, seconds=5, what="every app has a socket that hears")
-        taken_over = time.monotonic()
-        fleet.until(lambda: len(callers) >= 20 + 20 * (taken_over - killed + 1), seconds=10, what="callers after it")
+        displaced = time.monotonic()
+        fleet.until(lambda: len(callers) >= 20 + 20 * (displaced - killed + 1), seconds=10, what="callers after it")
     fleet.wait_states(callers, "connected", "ended")
     assert not fleet.lost(callers), fleet.lost(callers)[0]
     assert {call["state"] for call in fleet.pipeline.calls(*connected)} == {"connected"}

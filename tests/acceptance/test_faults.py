@@ -23,6 +23,7 @@ from devstack import servers
 from shared import queues
 from shared.storage import migrations
 from tests.acceptance.environment import APP, EVENTS, Deploy, Deployment, Environment, running_deployment
+from tests.support import metrics_pages
 
 pytestmark = pytest.mark.services
 
@@ -449,6 +450,10 @@ def outage(deployment: Deployment, server: servers.Postgres | servers.Redis) -> 
         meanwhile = [env.dial() for _ in range(2)]
         brief = env.dial(hang_up_after=0.5)
         time.sleep(max(0.0, down_at + OUTAGE_SECONDS - time.monotonic()))
+        which = "postgres" if isinstance(server, servers.Postgres) else "redis"
+        for name in ("listener", "worker", "scheduler"):
+            uses = {"redis"} if name == "listener" else {"postgres", "redis"}
+            assert metrics_pages.away(deployment.pipeline, name) == {which} & uses
         server.start()
         deployment.pipeline.reconnect()
         env.wait_state(hangs_up, "ended", seconds=25)

@@ -27,6 +27,8 @@ def test_honcho_runs_the_procfile_with_three_variables(
         "DATABASE_URL": pipeline.database_url,
         "REDIS_URL": pipeline.redis_url,
         "SECRET_KEY": SECRET_KEY,
+        # Another pipeline of this host may have the port that it has otherwise.
+        "CONSOLE_PORT": "0",
     }
     log = pipeline.logs / "honcho.log"
     with log.open("wb") as out:

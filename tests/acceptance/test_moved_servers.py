@@ -71,7 +71,8 @@ def move(deployment: Deployment, env: Environment, happen: Callable[[], None]) -
     dialled = callers_during(env, moved_at)
     assert_served(env, moved_at, dialled)
     env.wait_state(hangs_up, "ended", seconds=15)
-    assert env.pipeline.state(stays) == "connected", env.describe()
+    # A replica that lost the last commits knows this call as one that is being set up: it is carried on with.
+    env.wait_state(stays, "connected", seconds=15)
     said = arictl(deployment, "doctor")
     assert "scheduler: scheduler/" in said, said
     assert "workers: 1 connected" in said, said

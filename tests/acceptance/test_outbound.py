@@ -41,7 +41,7 @@ def test_an_answered_call_gets_an_agent_and_its_run_is_as_the_platform_s_are(env
     (asked,) = env.asked("POST", "/channels")
     assert asked.query["endpoint"] == "Local/+4930123@far"
     assert asked.query["callerId"] == "<+4955501>"
-    assert asked.query["appArgs"] == args(env, run["id"])
+    assert asked.query["appArgs"] == f"{args(env, run['id'])},leg_id={leg}"
     env.end(leg)
     ended = only_call(env, "ended")
     assert (ended["outcome"], ended["reason"]) == ("completed", "caller hung up")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from devstack import platform_tables
 from devstack.tenants import closing_tenant
 from tests.acceptance.environment import APP, Deploy, Deployment, Environment
 from tests.acceptance.outbound import LOCAL, args, only_call, run_row, waiting_run
@@ -16,9 +17,9 @@ from tests.acceptance.outbound import LOCAL, args, only_call, run_row, waiting_r
 pytestmark = pytest.mark.services
 
 
-@pytest.fixture(scope="module")
-def deployment(deploy: Deploy) -> Iterator[Deployment]:
-    with deploy("platform-legs", COMPLETED_RUNS_SECONDS="0.5") as made:
+@pytest.fixture(scope="module", params=platform_tables.EVERY)
+def deployment(deploy: Deploy, request: pytest.FixtureRequest) -> Iterator[Deployment]:
+    with deploy(f"platform-legs-{request.param}", layout=request.param, COMPLETED_RUNS_SECONDS="0.5") as made:
         yield made
 
 
@@ -99,10 +100,10 @@ def test_an_unanswered_leg_of_the_platform_ends_its_run(
     env.until(lambda: only_call(env, "ended")["hangup_cause"] == cause, seconds=3, what=f"cause {cause}")
 
 
-def test_a_far_end_that_hangs_up_before_it_is_taken_over_ends_its_run(env: Environment) -> None:
-    """Asterisk answers slowly whether the leg exists; by then the leg is gone."""
+def test_a_far_end_that_hangs_up_before_it_is_displaced_ends_its_run(env: Environment) -> None:
+    """Asterisk answers slowly whether the leg exists, to a resync as well; by then the leg is gone."""
     run_id, leg = waiting_run(env), platform_channel()
-    env.control.fault("GET", f"/channels/{leg}", "before", delay_seconds=1.0, times=1)
+    env.control.fault("GET", f"/channels/{leg}", "before", delay_seconds=1.0, times=2)
     env.dial(channel_id=leg, answered=True, args=args(env, run_id).split(","))
     env.wait_state(leg, "received")
     env.control.hang_up(leg)
@@ -235,7 +236,8 @@ def test_a_refused_caller_continues_in_the_dialplan_with_the_reason(env: Environ
     leg = env.dial()
     env.wait_state(leg, "ended")
     call = env.pipeline.call(leg)
-    assert (call["outcome"], call["reason"]) == ("refused", "no inbound workflow configured")
+    reason = call["reason"]
+    assert (call["outcome"], "no inbound workflow" in reason) == ("refused", True)
     asked = [request.path for request in env.control.requests() if leg in request.path]
     assert f"/channels/{leg}/continue" in asked
     assert not env.asked("DELETE", f"/channels/{leg}")
@@ -243,7 +245,7 @@ def test_a_refused_caller_continues_in_the_dialplan_with_the_reason(env: Environ
         request.query["variable"]: request.query["value"] for request in env.asked("POST", f"/channels/{leg}/variable")
     }
     assert told == {
-        "AIP_OUTCOME": "refused", "AIP_REASON": "no inbound workflow configured", "AIP_CAUSE": "1",
+        "AIP_OUTCOME": "refused", "AIP_REASON": reason, "AIP_CAUSE": "1",
     }  # fmt: skip
 
 

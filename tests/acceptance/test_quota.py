@@ -94,12 +94,8 @@ def test_a_third_caller_is_busy_until_one_of_two_slots_is_free(env: Environment)
 
 
 def test_of_thirty_callers_at_once_as_many_are_connected_as_there_are_slots(env: Environment) -> None:
-    """Set the platform's own limit."""
-    env.pipeline.query(
-        "INSERT INTO organization_configurations (organization_id, key, value)"
-        " VALUES (%s, 'CONCURRENT_CALL_LIMIT', '{\"value\": 5}') RETURNING id",
-        env.tenant.organization_id,
-    )
+    """The slots are the platform's own limit."""
+    env.tenant.limit_calls(5)
     legs = [env.dial() for _ in range(30)]
     for leg in legs:
         env.wait_state(leg, "connected", "ended", seconds=30)

@@ -37,26 +37,7 @@ def stack(deploy: Deploy, asterisk_root: Root, stack_folder: Path) -> Iterator[R
         yield made
 
 
-@pytest.fixture
-def running(stack: RealStack) -> Iterator[Pipeline]:
-    """All processes, with the tenant's event socket open."""
-    with stack.test() as pipeline:
-        yield pipeline
-
-
-@pytest.fixture
-def asterisk(stack: RealStack) -> RealAsterisk:
-    return stack.asterisk
-
-
-@pytest.fixture
-def agent(stack: RealStack) -> Agent:
-    return stack.agent
-
-
-@pytest.fixture
-def tenant(stack: RealStack) -> Tenant:
-    return stack.tenant
+running, asterisk, agent, tenant = real_stack.FIXTURES
 
 
 class SilentAgent:

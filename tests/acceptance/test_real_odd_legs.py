@@ -50,21 +50,7 @@ def stack(deploy: Deploy, asterisk_root: Root, stack_folder: Path) -> Iterator[R
         yield made
 
 
-@pytest.fixture
-def running(stack: RealStack) -> Iterator[Pipeline]:
-    """All processes, with frequent resyncs and the tenant's event socket open."""
-    with stack.test() as pipeline:
-        yield pipeline
-
-
-@pytest.fixture
-def asterisk(stack: RealStack) -> RealAsterisk:
-    return stack.asterisk
-
-
-@pytest.fixture
-def agent(stack: RealStack) -> Agent:
-    return stack.agent
+running, asterisk, agent, tenant = real_stack.FIXTURES
 
 
 def ids(asterisk: RealAsterisk) -> set[str]:
@@ -127,6 +113,21 @@ def test_a_leg_is_served_whatever_decides_nothing_is_and_refused_by_name_for_wha
         assert running.call(leg)["reason"] == "the arguments of Stasis() are longer than 8192 bytes together"
         assert running.call(leg)["outcome"] == "refused"
         wait_gone(asterisk, leg, seconds=5)
+
+
+@pytest.mark.parametrize("name", ["create", "externalMedia"])
+def test_a_caller_whose_id_is_a_path_of_ari_gets_no_agent(running: Pipeline, asterisk: RealAsterisk, name: str) -> None:
+    """What is asked for that channel goes elsewhere. The next caller is served."""
+    asterisk.dial(channel_id=name, other_channel_id=f"caller-of-{name}")
+    wait_state(running, name, "ending")
+    assert running.call(name)["reason"] == f"no request can name a channel of the id {name}"
+    leg = asterisk.dial()
+    wait_state(running, leg, "connected")
+    asterisk.hang_up(f"caller-of-{name}")
+    wait_state(running, name, "ended")
+    assert running.value("SELECT count(*) FROM workflow_runs") == 1
+    refused = "SELECT name, detail FROM ari.timeline WHERE call_id IS NULL AND strpos(detail, '405') > 0"
+    assert not running.query(refused), "a message was given up"
 
 
 def test_a_leg_that_another_program_makes_in_our_app_is_left_to_it(running: Pipeline, asterisk: RealAsterisk) -> None:

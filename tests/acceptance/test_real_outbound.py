@@ -43,26 +43,7 @@ def stack(deploy: Deploy, asterisk_root: Root, stack_folder: Path) -> Iterator[R
         yield made
 
 
-@pytest.fixture
-def running(stack: RealStack) -> Iterator[Pipeline]:
-    """All processes, with the tenant's event socket open."""
-    with stack.test() as pipeline:
-        yield pipeline
-
-
-@pytest.fixture
-def asterisk(stack: RealStack) -> RealAsterisk:
-    return stack.asterisk
-
-
-@pytest.fixture
-def agent(stack: RealStack) -> Agent:
-    return stack.agent
-
-
-@pytest.fixture
-def tenant(stack: RealStack) -> Tenant:
-    return stack.tenant
+running, asterisk, agent, tenant = real_stack.FIXTURES
 
 
 def request_call(running: Pipeline, tenant: Tenant, number: str, **how: Any) -> None:
@@ -145,8 +126,9 @@ def platform_calls(
         The run and the leg.
     """
     run_id = running.value(
-        "INSERT INTO workflow_runs (name, workflow_id, mode, call_type, initial_context, created_at)"
-        " VALUES ('WR-TEL-OUT-00000001', %s, 'ari', 'outbound', '{\"provider\": \"ari\"}', now()) RETURNING id",
+        "INSERT INTO workflow_runs (name, workflow_id, mode, call_type, is_completed, initial_context,"
+        " gathered_context, usage_info, cost_info, annotations, created_at) VALUES ('WR-TEL-OUT-00000001', %s, 'ari',"
+        " 'outbound', false, '{\"provider\": \"ari\"}', '{}', '{}', '{}', '{}', now()) RETURNING id",
         tenant.workflow_id,
     )
     leg = f"platform-{uuid.uuid4().hex}"

@@ -16,7 +16,6 @@ from urllib.parse import quote
 import pytest
 from websockets.sync import client
 
-from devstack.agent import Agent
 from devstack.asterisk import FAR_PREFIX, RealAsterisk
 from devstack.asterisk_config import Configuration
 from devstack.asterisk_root import Root
@@ -56,26 +55,7 @@ def stack(deploy: Deploy, asterisk_root: Root, stack_folder: Path) -> Iterator[R
         yield made
 
 
-@pytest.fixture
-def running(stack: RealStack) -> Iterator[Pipeline]:
-    """All processes, with frequent resyncs and the tenant's event socket open."""
-    with stack.test() as pipeline:
-        yield pipeline
-
-
-@pytest.fixture
-def asterisk(stack: RealStack) -> RealAsterisk:
-    return stack.asterisk
-
-
-@pytest.fixture
-def agent(stack: RealStack) -> Agent:
-    return stack.agent
-
-
-@pytest.fixture
-def tenant(stack: RealStack) -> Tenant:
-    return stack.tenant
+running, asterisk, agent, tenant = real_stack.FIXTURES
 
 
 def connect(running: Pipeline, asterisk: RealAsterisk, **how: Any) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 #: What is installed and runs in production.
-PRODUCT = ("arictl", "listener", "scheduler", "shared", "workers")
+PRODUCT = ("arictl", "console", "listener", "scheduler", "shared", "workers")
 #: Stands beside the product and is run from a checkout only.
 DEVELOPMENT = ("bench", "chaos", "devstack", "simulator")
 PAGES = sorted([*(path.name for path in ROOT.glob("*.md")), *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))])

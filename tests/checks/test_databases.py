@@ -15,7 +15,7 @@ INSERT = "INSERT INTO organizations (provider_id) VALUES ('theirs') RETURNING id
 
 @pytest.fixture(autouse=True)
 def none_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(databases, "_free", [])
+    monkeypatch.setattr(databases, "_free", {})
 
 
 def execute(url: str, *statements: str) -> None:
@@ -32,7 +32,7 @@ def test_a_database_that_is_used_again_is_empty_and_counts_from_one(
             left_open = psycopg.connect(url, autocommit=True)
             assert left_open.execute(INSERT.encode()).fetchone() == (1,)
             assert left_open.execute("SELECT count(*) FROM organizations").fetchone() == (1,)
-        assert databases._free == [url], "it is used again"
+        assert databases._free == {database_template: [url]}, "it is used again"
         left_open.close()
 
 
@@ -54,4 +54,4 @@ def test_a_changed_database_is_not_used_again(
 ) -> None:
     with databases.borrowed(postgres_server.url, database_template) as url:
         execute(url, change)
-    assert databases._free == []
+    assert databases._free[database_template] == []

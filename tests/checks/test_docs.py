@@ -21,7 +21,7 @@ from shared.call.steps import Step
 from shared.process import settings
 from tests.checks.checkout import PAGES, ROOT, text
 
-PROCESSES: list[type[settings.Base]] = [settings.Listener, settings.Worker, settings.Scheduler]
+PROCESSES: list[type[settings.Base]] = [settings.Listener, settings.Worker, settings.Scheduler, settings.Web]
 #: First words of a path in the checkout.
 FOLDERS = "tests|docs|shared|workers|scheduler|listener|arictl|devstack|simulator|bench|chaos"
 
@@ -97,6 +97,8 @@ def test_environment_variables_that_are_named_are_read(page: str) -> None:
     read = "\n".join(path.read_text() for path in sources)
     makefile = set(re.findall(r"\b[A-Z][A-Z_]*\b", text("Makefile")))
     for command in commands(page):
+        # OpenTelemetry reads its own: OTEL_TRACES_SAMPLER, for instance.
+        known |= set(re.findall(r"\bOTEL_[A-Z_]+", command))
         names = {*re.findall(r"\b([A-Z][A-Z]*(?:_[A-Z]+)+)\b", command), *re.findall(r"(?:^|\s)([A-Z]+)=", command)}
         unread = sorted(name for name in names - known - makefile if f'"{name}"' not in read)
         assert unread == [], f"{page}: no code reads them, from `{command}`"

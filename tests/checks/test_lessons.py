@@ -35,4 +35,4 @@ def test_a_lesson_names_tests_and_mutants_that_exist(row: list[str]) -> None:
     assert named
     assert [(path, name) for path, name in named if name not in functions(path)] == []
     put_back = [mutant for mutant in mutants.every() if mutant.lesson == int(row[0])]
-    assert [number for number in row[5].split(", ") if number] == [mutant.name[:2] for mutant in put_back]
+    assert [number for number in row[5].split(", ") if number] == [mutant.name.partition("-")[0] for mutant in put_back]

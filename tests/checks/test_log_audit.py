@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -57,6 +58,15 @@ def test_no_log_of_a_process_shows_the_password_of_a_server(
         Pipeline(database_url=database_url, redis_url=redis_url, logs=tmp_path),
     ):
         (tmp_path / "worker.log").write_text(f"cannot reach {told}\n")
+
+
+@pytest.mark.parametrize(("line", "is_shown"), [("to +5551234567", True), ("id 15551234567", False), ("x 100", False)])
+def test_no_log_of_a_process_shows_a_number(tmp_path: Path, line: str, *, is_shown: bool) -> None:
+    (tmp_path / "worker.log").write_text(f"calm\n{line}\n")
+    with pytest.raises(AssertionError, match="a number") if is_shown else contextlib.nullcontext():
+        log_audit.assert_clean(
+            tmp_path, secrets=(), user="u", password="a password", numbers=("5551234567", "100", "anonymous")
+        )
 
 
 def test_what_the_logs_are_searched_for_is_what_the_product_logs() -> None:

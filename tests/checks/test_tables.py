@@ -17,13 +17,14 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from arictl import answers
 from chaos import chart, growth_report, record, report
 from shared import messages
 from shared.call.limits import Limits
 from shared.call.steps import STEPS, Step
 from shared.outbound_calls import OutboundCalls
-from shared.process import settings
-from tests.checks import checkout
+from shared.process import metrics, settings
+from tests.checks import arictl_reference, checkout
 from workers import wiring
 from workers.claims import StepWork
 from workers.step_ports import Handler
@@ -38,6 +39,7 @@ READERS: dict[str, type[settings.Environment]] = {
     "Listener": settings.Listener,
     "Worker": settings.Worker,
     "Scheduler": settings.Scheduler,
+    "The console (the process web)": settings.Web,
 }
 
 
@@ -158,6 +160,23 @@ def _code_of(handler: Handler, steps: Mapping[Step, StepWork]) -> str:
     return f"{what} of `{module.replace('.', '/')}.py`"
 
 
+def metrics_table() -> str:
+    """Every metric, its labels with their values, and the processes that export it."""
+    rows = []
+    for metric in metrics.ALL:
+        labels = [f"`{name}`: {_values(name, values)}" for name, values in metric.labels.items()]
+        kind = str(metric.kind)
+        rows.append((f"`{metric.name}`", kind, "; ".join(labels), ", ".join(sorted(metric.of)), metric.text))
+    return _table(("Metric", "Kind", "Labels", "Exported by", "Meaning"), rows)
+
+
+def _values(name: str, values: frozenset[str] | None) -> str:
+    if values is None:
+        return "its number"
+    # These differ from one installation to the other.
+    return "text" if name in {"version", "python"} else ", ".join(f"`{value}`" for value in sorted(values))
+
+
 #: Fixtures that are both Asterisks in turn.
 BOTH_ASTERISKS = {"switch", "make_switch"}
 
@@ -210,6 +229,7 @@ def _table(heading: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
         ("deadlines", deadlines_table),
         ("claims", claims_table),
         ("queues", queues_table),
+        ("metrics", metrics_table),
         ("contract", contract_tables),
         ("chaos-kinds", report.kinds_table),
         (
@@ -219,6 +239,8 @@ def _table(heading: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
         ("chaos-reasons", lambda: chaos_table(report.reasons_table)),
         ("chaos-mixed", lambda: chaos_table(report.mixed_table, chart.MIXED_CHART, "The mixed run over time")),
         ("soak", soak_tables),
+        ("arictl-commands", arictl_reference.command_tables),
+        ("arictl-json", arictl_reference.json_tables),
     ],
 )
 def test_generated_tables_are_current(name: str, make: Callable[[], str]) -> None:
@@ -242,3 +264,12 @@ def test_every_setting_is_on_the_page() -> None:
     assert {name for kind in kinds for name in kind.model_fields} <= {
         name for kind in READERS.values() for name in kind.model_fields
     }
+
+
+def test_every_command_answers_with_json_that_is_on_the_page() -> None:
+    """Whatever it answers: a program reads no table."""
+    options = {
+        words: [name for each in command.params for name in each.opts] for words, command in arictl_reference.commands()
+    }
+    assert {words for words, names in options.items() if "--json" not in names} == set()
+    assert set(options) == set(answers.ANSWERS)

@@ -99,7 +99,12 @@ REPLACED = {
 }
 #: Beginning of a path → the words that are right there, with the reason.
 ALLOWED = {
-    "arictl/": {"tools": "what a command works with; the workers' bag of ports is what was renamed"},
+    "arictl/": {
+        "tools": "what a command works with; the workers' bag of ports is what was renamed",
+        "verdict": "what is to be said of a call",
+    },
+    "console/": {"ladder": "telephony's diagram of a call", "verdict": "what is to be said of a call"},
+    "shared/operator/": {"ladder": "telephony's diagram of a call", "verdict": "what is to be said of a call"},
 }
 #: Subjects that name no part: in sentences too.
 PRONOUNS = re.compile(r"\b(?:whoever|nobody|somebody)\b", re.IGNORECASE)

@@ -31,6 +31,10 @@ def _reset(connection: ServerConnection) -> None:
 ENDS: dict[str, Callable[[ServerConnection], object]] = {
     "close": lambda connection: connection.close(),
     "error": lambda connection: connection.close(1011, "internal error"),
+    # The platform's: no token, no such run, one that does not wait. Each comes after the socket was accepted.
+    "4401": lambda connection: connection.close(4401, "token"),
+    "4404": lambda connection: connection.close(4404, "run"),
+    "4409": lambda connection: connection.close(4409, "state"),
     "hangup": lambda connection: connection.send("HANGUP"),
     "eof": lambda connection: connection.socket.shutdown(socket.SHUT_WR),
     "reset": _reset,

@@ -44,6 +44,11 @@ class Events:
             if event["type"] == kind and channel_id in (None, about(event)):
                 return event
 
+    def find(self, kind: str, channel_id: str) -> JSONObject:
+        """Return the first event of this type and channel since `rest`, read already or not."""
+        read = (event for event in self.seen if event["type"] == kind and about(event) == channel_id)
+        return next(read, None) or self.next(kind, channel_id)
+
     def rest(self, seconds: float = 0.3) -> list[JSONObject]:
         """Return the events since the last call, reading until none comes for `seconds`."""
         with contextlib.suppress(TimeoutError):

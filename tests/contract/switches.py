@@ -17,7 +17,7 @@ from urllib.parse import quote
 import requests
 from websockets.sync.client import connect
 
-from devstack import asterisk, asterisk_config
+from devstack import asterisk, asterisk_config, processes
 from devstack.asterisk_root import Root
 from simulator import errors, settings
 from simulator.testing import SimulatedAsterisk
@@ -44,6 +44,8 @@ DIALPLAN = "".join(
     f"[{context}]\nexten => _X.,1,Ringing()\n same => n,StasisBroadcast({text})\n same => n,Hangup()\n"
     for context, text in BROADCASTS.items()
 )
+DIALPLAN += "[outbound]\nexten => 1001,1,Dial(Local/wait@far)\n same => n,Hangup()\nexten => 1002,1,Answer()\n"
+DIALPLAN += " same => n,Wait(3600)\n"
 DIALPLAN += "[pickup]\nexten => _X.,1,Pickup(${EXTEN}@PICKUPMARK)\n same => n,Hangup()\n"
 #: No server listens there.
 UNREACHABLE = "ws://127.0.0.1:9/"
@@ -169,6 +171,21 @@ class Switch:
         self.administrator.dial("pickup", called=number, channel_id=other)
         return leg, other
 
+    def transfer(self, leg: str, context: str = "outbound") -> None:
+        """Let the party of a leg transfer the others of its bridge, to a telephone that answers."""
+        if self.simulated is not None:
+            self.simulated.control.transfer(leg)
+        else:
+            self.act("BlindTransfer", channel=self.name(leg), context=context, exten="1001")
+
+    def act(self, action: str, **fields: str) -> None:
+        """Carry out an AMI action of the real one."""
+        assert self.real is not None
+        self.real.act(action, **fields)
+
+    def name(self, leg: str) -> str:
+        return str(self.get(f"/channels/{leg}")["name"])
+
     def join(self, events: Events, number: str, treatment: str = "", **options: Any) -> tuple[str, str, str]:
         """Join a caller and a media leg in a bridge, answered; return the ids of the three."""
         leg, media, bridge = self.ring(events, number, **options), f"{number}-media", f"{number}-bridge"
@@ -267,6 +284,7 @@ def real(
         session_limit=session_limit,
         keep_alive_seconds=keep_alive_seconds,
         dialplan=DIALPLAN,
+        manager_port=processes.free_port(),
     )
     own = folder / f"contract-{uuid.uuid4().hex[:8]}"
     with asterisk.RealAsterisk(root, own, configuration) as running, contextlib.ExitStack() as closing:

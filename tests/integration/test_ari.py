@@ -165,6 +165,29 @@ def test_a_404_for_a_channel_that_the_app_lists_is_not_believed(
     assert len(stub.lines) == 3
 
 
+@pytest.mark.parametrize(
+    ("application", "more"),
+    [
+        (answered(200, {"channel_ids": ["2"]}), 0),
+        (answered(404, {"message": "Application not found"}), 0),
+        # The channel may have ended between the two answers.
+        (answered(200, {"channel_ids": ["1+1"]}), 1),
+        (answered(503, {}), 1),
+    ],
+    ids=["not listed", "no app", "listed", "no answer"],
+)
+def test_a_list_of_the_same_round_that_does_not_show_the_channel_settles_its_404(
+    stub: Stub, budget: RequestBudget, application: Answer, more: int
+) -> None:
+    gone = answered(404, {"message": "Channel not found"})
+    stub.answer = lambda handler: (application if "/applications/" in handler.path else gone)(handler)
+    with asterisk(stub.url) as made:
+        careful = ari.Ari(made, budget, doubts=lambda _channel: True)
+        leg, _ = careful.together(*ari.place_requests("1+1", "voiceai"))
+    assert isinstance(leg, errors.AnswerDoubtful) == bool(more)
+    assert len(stub.lines) == 2 + more
+
+
 def test_what_is_no_id_is_in_no_list(client: ari.Ari, stub: Stub) -> None:
     stub.answer = answered(200, {"id": "b1", "channels": ["1", "", None, 5, "a\x00b", "\ud800", "x" * 151]})
     assert client.bridge("b1") == ari_requests.Bridge(id="b1", channels=frozenset({"1"}))

@@ -56,7 +56,7 @@ def test_a_database_is_upgraded(program: Arictl, empty_database_url: str) -> Non
 
 def test_a_database_that_is_away_is_said_so(program: Arictl) -> None:
     done = program("db", "upgrade", DATABASE_URL="postgresql://u:hunter2@127.0.0.1:1/x")
-    failed(done, "Postgres cannot be reached")
+    failed(done, "Postgres cannot be reached", status=3)
     assert "hunter2" not in done.stderr
 
 
@@ -64,6 +64,21 @@ def test_wrong_settings_are_named(program: Arictl) -> None:
     done = program("calls", DATABASE_URL="mysql://u:hunter2@h/d")
     failed(done, "DATABASE_URL: must begin with postgresql://", lines=2)
     assert "hunter2" not in done.stderr
+
+
+def test_an_argument_that_is_no_text_is_refused(arictl: Arictl) -> None:
+    for words in (("calls", "--number"), ("trace",), ("dlq", "show")):
+        failed(arictl(*words, "\udcff"), "not UTF-8", status=2)
+
+
+def test_an_error_shows_no_control_codes(arictl: Arictl) -> None:
+    done = arictl(
+        *("connection", "add", "-o", "1", "--endpoint", "http://pbx", "--app", "a", "--ws-client", "m"),
+        *("--ca-bundle", "/no/\x1b[2J\rforged"),
+        ARI_PASSWORD="x" * 8,
+    )
+    failed(done, "cannot be read")
+    assert not {"\x1b", "\r"} & set(done.stderr)
 
 
 def test_every_command_explains_itself(arictl: Arictl) -> None:
@@ -88,6 +103,14 @@ def test_a_database_without_the_schema_is_told_what_to_do(arictl: Arictl, empty_
 def test_a_command_that_is_none_is_explained(program: Arictl) -> None:
     assert "Usage" in program("--help").stdout
     assert program("unheard-of").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"), [("conn", "connection"), ("connection pa", "park"), ("dlq list --qu", "--queue")]
+)
+def test_words_are_completed_by_the_shell(arictl: Arictl, typed: str, completed: str) -> None:
+    done = arictl(_ARICTL_COMPLETE="complete_bash", COMP_WORDS=f"arictl {typed}", COMP_CWORD=str(len(typed.split())))
+    assert completed in done.stdout.split()
 
 
 def test_every_number_has_bounds() -> None:
@@ -120,3 +143,19 @@ def test_the_version_is_that_of_the_distribution(program: Arictl) -> None:
     done = program("--version")
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert (done.returncode, done.stdout, done.stderr) == (0, f"arictl {version}\n", "")
+
+
+def test_every_command_that_asks_answers_with_the_json_that_is_promised(
+    database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    """The runner compares it with docs/arictl.md's fields. The commands that act are each tested where they act."""
+    run = arictl_program.runner(database_url, tmp_path)
+    with arictl_program.filled(database_url):
+        for words in (
+            "audit", "calls", "connection list", "dlq list", "dlq list --each", "dlq set", "doctor", "errors",
+            "installation show", "processes", "quota list", "quota show -o 1", "top", "usage -o 1", "user list",
+        ):  # fmt: skip
+            done = run(*words.split(), "--json", REDIS_URL=redis_url)
+            # The doctor finds no process.
+            assert done.returncode == (1 if words == "doctor" else 0), (words, done)
+            assert done.stdout.count("\n") == 1, words

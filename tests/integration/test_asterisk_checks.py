@@ -9,11 +9,11 @@ from urllib.parse import quote, unquote
 
 import pytest
 
-from arictl.checks import asterisk_checks, media_checks
-from arictl.checks.findings import Level
 from devstack.asterisk import RealAsterisk
 from shared.asterisk import address_guard, tcp_connector
 from shared.asterisk.endpoint import Configuration
+from shared.operator.checks import asterisk_checks, media_checks
+from shared.operator.checks.findings import Level
 from simulator import settings as simulator_settings
 from simulator.testing import SimulatedAsterisk
 from tests.canned_asterisk import CLIENT_PATH, PASSWORD, Canned, client

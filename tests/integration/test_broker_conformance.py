@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from shared import errors, queues
-from shared.broker import redis_broker
+from shared.broker import redis_broker, session_client
 from shared.broker.bounds import Bounds
 from tests.support import worker_harness
 from tests.support.worker_harness import WorkerHarness
@@ -209,6 +209,13 @@ def test_joining_a_queue_without_a_worker_times_out(redis_url: str) -> None:
     harness.broker.close()
 
 
+@pytest.fixture
+def nothing_is_pushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is pushed waits for no thread."""
+    monkeypatch.setattr(session_client.SessionClient, "is_subscribed", lambda _: False)
+
+
+@pytest.mark.usefixtures("nothing_is_pushed")
 def test_among_the_messages_in_flight_an_actor_s_priority_decides(redis_url: str) -> None:
     harness = WorkerHarness(redis_url, threads=3)
     harness.broker.actors["act_first"].priority = 10
@@ -236,6 +243,7 @@ def test_a_paused_worker_goes_on_when_it_is_resumed(harness: WorkerHarness) -> N
     harness.wait(1, seconds=15)
 
 
+@pytest.mark.usefixtures("nothing_is_pushed")
 def test_a_worker_that_stops_requeues_what_it_has_not_begun(redis_url: str) -> None:
     harness = WorkerHarness(redis_url, threads=3)
     harness.worker = dramatiq.Worker(harness.broker, worker_threads=1, worker_timeout=50)

@@ -231,15 +231,15 @@ def test_a_message_whose_push_was_lost_runs_once(proxy: tcp_proxy.TcpProxy, redi
 def test_a_message_that_is_pushed_late_runs_once(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The session has redelivered it, processed it and forgotten it by then."""
     late = threading.Event()
-    wakeups = session_client.SessionClient.wakeups
+    listen = session_client.SessionClient.listen
 
-    def slow(requests: session_client.SessionClient, closed: threading.Event) -> Iterator[Delivery | None]:
-        for pushed in wakeups(requests, closed):
+    def slow(requests: session_client.SessionClient, *given: Any) -> Iterator[Delivery | None]:
+        for pushed in listen(requests, *given):
             if pushed is not None and pushed.args == ("it",):
                 assert late.wait(5)
             yield pushed
 
-    monkeypatch.setattr(session_client.SessionClient, "wakeups", slow)
+    monkeypatch.setattr(session_client.SessionClient, "listen", slow)
     with WorkerHarness(redis_url).working() as harness:
         worker_harness.until(lambda: is_registered(harness), seconds=5, what="not registered")
         message = harness.send("it")
@@ -255,7 +255,7 @@ def test_a_message_that_is_pushed_late_runs_once(redis_url: str, monkeypatch: py
 
 def test_a_message_on_its_way_is_not_redelivered(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A poll says that it is in flight before it arrives. Only what is missing for a while is redelivered."""
-    redeliver, wakeups = session_client.SessionClient.redeliver, session_client.SessionClient.wakeups
+    redeliver, listen = session_client.SessionClient.redeliver, session_client.SessionClient.listen
     found: list[int] = []
     began_before: list[Any] = []
 
@@ -264,8 +264,8 @@ def test_a_message_on_its_way_is_not_redelivered(redis_url: str, monkeypatch: py
         found.append(len(difference.lost))
         return difference
 
-    def slow(requests: session_client.SessionClient, closed: threading.Event) -> Iterator[Delivery | None]:
-        for pushed in wakeups(requests, closed):
+    def slow(requests: session_client.SessionClient, *given: Any) -> Iterator[Delivery | None]:
+        for pushed in listen(requests, *given):
             if pushed is not None:
                 current = harness.broker._session
                 assert current is not None
@@ -277,7 +277,7 @@ def test_a_message_on_its_way_is_not_redelivered(redis_url: str, monkeypatch: py
 
     monkeypatch.setattr(session, "_LOST_SECONDS", 5.0)
     monkeypatch.setattr(session_client.SessionClient, "redeliver", noted)
-    monkeypatch.setattr(session_client.SessionClient, "wakeups", slow)
+    monkeypatch.setattr(session_client.SessionClient, "listen", slow)
     with WorkerHarness(redis_url).working() as harness:
         worker_harness.until(lambda: is_registered(harness), seconds=5, what="not registered")
         harness.send("it")

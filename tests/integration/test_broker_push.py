@@ -15,7 +15,7 @@ import dramatiq.errors
 import pytest
 import redis
 
-from shared.broker import redis_broker, scripts, session, session_client
+from shared.broker import redis_broker, scripts, session
 from tests.support import worker_harness
 from tests.support.worker_harness import WorkerHarness
 
@@ -195,36 +195,6 @@ def test_a_batch_pushed_repeatedly_is_in_the_queue_once(redis_url: str, client: 
         latch.release()
         harness.broker.join("first", timeout=10_000)
         assert sorted(harness.ran) == list(range(50))
-
-
-def test_a_thread_acknowledges_what_it_has_finished(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To do so wakes no other thread."""
-    ack, threads = session_client.SessionClient.ack, []
-
-    def noted(*args: Any) -> bool:
-        threads.append(threading.current_thread().name)
-        return ack(*args)
-
-    monkeypatch.setattr(session_client.SessionClient, "ack", noted)
-    with working(redis_url, 1) as (harness,):
-        for number in range(5):
-            harness.send(number)
-            harness.broker.join("first", timeout=5000)
-            worker_harness.until(lambda n=number: len(threads) == n + 1, seconds=5, what="not one each")  # type: ignore[misc]
-    assert "broker poll" not in threads
-
-
-def test_a_thread_does_not_wait_for_another_s_request_to_acknowledge(redis_url: str) -> None:
-    with working(redis_url, 1) as (harness,):
-        current = harness.broker._session
-        assert current is not None
-        with current._requesting:
-            for number in range(3):
-                harness.send(number)
-            harness.wait(3)
-            worker_harness.until(lambda: len(current._outbox) == 3, seconds=5, what="not left to the poll thread")
-            assert harness.broker.count(["first"])["first"].in_flight == 3
-        harness.broker.join("first", timeout=5000)
 
 
 def test_a_worker_that_drains_says_so_at_once(redis_url: str, client: redis.Redis) -> None:

@@ -52,6 +52,18 @@ def test_a_call_comes_back_as_it_was_written(store: PostgresCalls, make: Callabl
     assert store.load(uuid.uuid4()) is None
 
 
+def test_a_call_has_an_entry_of_a_name_once(
+    store: PostgresCalls, db: database.Database, make: Callable[..., Call]
+) -> None:
+    call, other = make(), make("1.2")
+    heard = TimelineEntry(kind="note", name="AgentHeard", detail="after 0.1 s")
+    assert store.append_once(heard, call=call)
+    assert not store.append_once(replace(heard, detail="after 9.0 s"), call=call)
+    assert store.append_once(replace(heard, name="CallerHeard"), call=call)
+    assert store.append_once(heard, call=other)
+    assert names(db, call)[-2:] == ["AgentHeard", "CallerHeard"]
+
+
 def test_a_call_is_inserted_once(store: PostgresCalls, db: database.Database, make: Callable[..., Call]) -> None:
     call = make()
     assert not store.insert(call, [TimelineEntry(kind="note", name="again")], claim_request())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from shared.asterisk import circuit_breaker, rest
+from shared.platform import dograh
+from shared.platform.ports import Route
 from shared.storage import database
 from shared.storage.postgres_calls import PostgresCalls
 from shared.storage.timeline import TimelineEntry
-from tests import arictl_program, certificates
+from tests import arictl_program, certificates, dograh_tables
 from tests.arictl_program import Arictl, failed
 
 pytestmark = pytest.mark.services
@@ -89,6 +93,25 @@ def test_what_cannot_be_added_is_said_in_a_line(arictl: Arictl, db: database.Dat
     assert stored(db) is None
 
 
+@pytest.mark.parametrize("layout", ["stand-alone", "newest"], indirect=True)
+def test_texts_that_the_platform_s_columns_do_not_hold_are_refused_in_a_line(
+    database_url: str, tmp_path: Path, layout: str
+) -> None:
+    """Empty ones, blanks, control characters, 10 kB: for each option that is a text."""
+    arictl = arictl_program.runner(database_url, tmp_path)
+    with dograh_tables.filled(database_url):
+        pass
+    add = (*ADD, "--workflow", "1")
+    names = ["--name"] if layout == "newest" else []
+    for option in (*names, "--stasis-app", "--from-number", "--app", "--ws-client", "--endpoint", "--dial-template"):
+        for text in ("", " ", " x", "a\tb", "x" * 10_000):
+            if (option, text) in (("--dial-template", ""), ("--endpoint", " x")):
+                continue
+            done = arictl(*add, option, text, stdin=PASSWORD)
+            assert (done.returncode, done.stderr.count("\n")) == (1, 1), (option, text, done.stderr[-2000:])
+            assert len(done.stderr) < 400, option
+
+
 def test_a_ca_bundle_comes_from_a_file(arictl: Arictl, db: database.Database, tmp_path: Path) -> None:
     bundle = tmp_path / "authority.pem"
     add = (*ADD, "--endpoint", "https://pbx", "--ca-bundle", str(bundle))
@@ -133,6 +156,16 @@ def test_a_configuration_that_waits_for_a_scheduler_is_not_passed_over(arictl: A
             " SELECT id, 1, 'refused', 'a reason' FROM organization_configurations"
         )
     assert "connected yet" not in arictl("connection", "list").stdout
+
+
+def test_connections_are_listed_though_the_platform_s_configurations_cannot_be_read(
+    arictl: Arictl, db: database.Database
+) -> None:
+    with db.connection() as connection:
+        connection.execute("CREATE TABLE public.telephony_configurations (id integer)")
+    listed = arictl("connection", "list")
+    assert listed.returncode == 0
+    assert "there is no workflows.released_definition_id, telephony_configurations.created_at" in listed.stderr
 
 
 def test_connections_are_listed_whatever_a_tenant_called_them(arictl: Arictl, db: database.Database) -> None:
@@ -219,7 +252,7 @@ def test_denied_requests_are_listed_while_they_go_on(arictl: Arictl, db: databas
 
 
 def test_a_parked_connection_is_tried_again(arictl: Arictl, db: database.Database) -> None:
-    failed(arictl("connection", "unpark", "--organization", "7"), "organization 7 has no parked connection")
+    failed(arictl("connection", "unpark", "--organization", "7"), "organization 7 has no connection")
     with db.connection() as connection:
         connection.execute(
             "INSERT INTO ari.connections (source_id, organization_id, state, reason, version) VALUES"
@@ -232,10 +265,72 @@ def test_a_parked_connection_is_tried_again(arictl: Arictl, db: database.Databas
         )
     done = arictl("connection", "unpark", "--organization", "7")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Connection 1:1: app a is connected again." in done.stdout
+    assert done.stdout == "Connection 1 takes calls again.\n"
     with db.connection() as connection:
         rows = connection.execute(
             "SELECT parked_at IS NULL AND preempted_at IS NULL AND reclaims = 0 AND last_error = '' AS again"
             " FROM ari.connection_versions ORDER BY connection_id"
         ).fetchall()
     assert [row["again"] for row in rows] == [True, False], "another organization's stays"
+
+
+def test_a_connection_that_another_process_holds_is_shown_and_taken_over(arictl: Arictl, db: database.Database) -> None:
+    failed(arictl("connection", "take-over", "--organization", "7"), "has no connection that another process holds")
+    with db.connection() as connection:
+        connection.execute(
+            "INSERT INTO ari.connections (source_id, organization_id, state, reason, version) VALUES"
+            " (1, 7, 'active', '', 1), (2, 7, 'active', '', 1), (3, 8, 'active', '', 1)"
+        )
+        connection.execute(
+            "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password,"
+            " asked_at, parked_at, socket_state, last_error)"
+            " SELECT connection_id, 1, 'http://' || connection_id, 'a', 'u', 'sealed', now(),"
+            " CASE WHEN connection_id <> 2 THEN now() END,"
+            " CASE WHEN connection_id <> 2 THEN 'occupied' ELSE 'unassigned' END,"
+            " CASE WHEN connection_id <> 2 THEN 'held by another process: app a' ELSE '' END FROM ari.connections"
+        )
+    listed = " ".join(arictl("connection", "list").stdout.split())
+    assert "occupied" in listed
+    assert "held by another process: app a" in listed
+    assert "waits for a worker to tell whether another process has the app" in listed
+    assert "arictl connection take-over" in arictl("connection", "unpark", "--organization", "7").stdout
+    done = arictl("connection", "take-over", "--organization", "7", "--connection", "1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "Connection 1:1: app a is taken over.\n"
+    assert "Connection 2:1" in arictl("connection", "take-over", "--organization", "7").stdout
+    with db.connection() as connection:
+        connection.execute(
+            "UPDATE ari.connection_versions SET past_error_at = now(), past_error = 'held by another process: app a'"
+            " || ' exists on that Asterisk, and was never ours. Stop that process, then: arictl x',"
+            " socket_state = 'connected'"
+        )
+    listed = " ".join(arictl("connection", "list").stdout.split())
+    assert ("never ours)" in listed, "Stop that process" in listed) == (True, False), "what to do is over, too"
+    with db.connection() as connection:
+        rows = connection.execute(
+            "SELECT asked_at IS NULL AND parked_at IS NULL AND last_error = '' AND displaced_at IS NOT NULL AS taken"
+            " FROM ari.connection_versions ORDER BY connection_id"
+        ).fetchall()
+    assert [row["taken"] for row in rows] == [True, True, False], "another organization's stays"
+
+
+def test_the_readme_s_sql_and_command_make_a_connection_on_an_empty_database(database_url: str, tmp_path: Path) -> None:
+    """The database has what `arictl db upgrade` makes. The two numbers are those that the SQL returns."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (sql,) = re.findall(r"```sql\n(INSERT.*?)```", readme, re.DOTALL)
+    (command,) = re.findall(r"(arictl connection add .*?)\n```", readme, re.DOTALL)
+    made = database.Database(database_url, size=1)
+    made.open()
+    with made.connection() as connection:
+        *first, last = filter(str.strip, sql.split(";"))
+        for statement in first:
+            connection.execute(statement)
+        row = connection.execute(last).fetchone()
+    assert row == {"organization_id": 1, "workflow_id": 1}
+    words = shlex.split(command.replace("\\\n", " "))
+    done = arictl_program.runner(database_url, tmp_path)(*words[1:], stdin=PASSWORD)
+    assert (done.returncode, done.stderr) == (0, "")
+    (configuration,) = dograh.Configurations(made).all()
+    assert configuration.read().app == "voiceai"
+    assert isinstance(dograh.Routes(made).inbound(dograh_tables.connect(made, configuration.source_id), ""), Route)
+    made.close()

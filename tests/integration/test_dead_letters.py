@@ -69,7 +69,9 @@ class Scene:
 
     def _letters(self) -> list[dict[str, Any]]:
         with self._db.connection() as connection:
-            return connection.execute("SELECT * FROM ari.timeline WHERE kind = 'dead-letter'").fetchall()
+            return connection.execute(
+                "SELECT * FROM ari.timeline WHERE kind = 'dead-letter' ORDER BY connection_id"
+            ).fetchall()
 
     def close(self) -> None:
         self._worker.stop(timeout=5000)

@@ -206,7 +206,7 @@ def runs(empty_database_url: str) -> str:
 
 
 def leg_url(agent: Agent, run_id: int, *, secret: str = SECRET) -> str:
-    token = media_url.token(secret, workflow_id=7, user_id=5, workflow_run_id=run_id)
+    token = media_url.token(secret, {"workflow_id": 7, "user_id": 5, "workflow_run_id": run_id})
     return f"{agent.url}?workflow_id=7&user_id=5&workflow_run_id={run_id}&token={token}"
 
 

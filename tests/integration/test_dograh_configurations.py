@@ -13,7 +13,10 @@ from shared.storage import database
 from tests import dograh_tables
 from tests.dograh_tables import VALUE, configure, execute, one
 
-pytestmark = pytest.mark.services
+pytestmark = [
+    pytest.mark.services,
+    pytest.mark.parametrize("layout", ["stand-alone", "2026-02"], indirect=True),
+]
 
 
 @pytest.fixture
@@ -95,3 +98,10 @@ def test_only_our_configuration_is_removed(db: database.Database) -> None:
     configurations.remove(1)
     assert configurations.all() == []
     assert one(db, "SELECT count(*) AS left FROM organization_configurations")["left"] == 1
+
+
+def test_in_this_layout_there_is_nothing_to_deactivate(db: database.Database) -> None:
+    source_id = configure(db, json.dumps(VALUE | {"ws_client_name": ""}))
+    (row,) = dograh.Configurations(db).all()
+    assert row.deactivation is None
+    assert not dograh.Configurations(db).deactivate(source_id=source_id, organization_id=1, reason="ari-401: x")

@@ -18,7 +18,10 @@ from shared.storage import database
 from tests import dograh_tables
 from tests.dograh_tables import VALUE, configure
 
-pytestmark = pytest.mark.services
+pytestmark = [
+    pytest.mark.services,
+    pytest.mark.parametrize("layout", ["stand-alone", "2026-02"], indirect=True),
+]
 
 
 @pytest.fixture
@@ -30,14 +33,11 @@ def db(database_url: str) -> Iterator[database.Database]:
 def inbound(db: database.Database, source_id: int) -> Route | NoRoute:
     """Return the route of the organization's calls. Read along with the connection it is the same, or not read."""
     routes = dograh.Routes(db)
-    route = routes.inbound(1)
-    dograh_tables.execute(
-        db, "INSERT INTO ari.connections (source_id, organization_id, state) VALUES (%s, 1, 'active')", source_id
-    )
-    connection_id = dograh_tables.one(db, "SELECT max(connection_id) AS it FROM ari.connections")["it"]
+    connection_id = dograh_tables.connect(db, source_id)
+    route = routes.inbound(connection_id, "5551234")
     try:
         with db.connection() as connection:
-            sent = routes.send_inbound(connection, connection_id)
+            sent = routes.send_inbound(connection, connection_id, "5551234")
         quick = sent()
     except errors.DatabaseRefused:
         return route
@@ -108,11 +108,11 @@ def test_a_call_goes_to_the_workflow_configured_now(db: database.Database, workf
 
 def test_a_removed_configuration_has_no_route(db: database.Database) -> None:
     routes = dograh.Routes(db)
-    configure(db, json.dumps(VALUE))
+    connection_id = dograh_tables.connect(db, configure(db, json.dumps(VALUE)))
     removed = NoRoute(reason="configuration removed", hangup_cause=Cause.NETWORK_OUT_OF_ORDER)
-    assert routes.inbound(2) == removed
+    assert routes.inbound(99, "5551234") == removed
     dograh.Configurations(db).remove(1)
-    assert routes.inbound(1) == removed
+    assert routes.inbound(connection_id, "5551234") == removed
 
 
 def test_a_configuration_saved_anew_serves_before_its_row_was_read(db: database.Database) -> None:

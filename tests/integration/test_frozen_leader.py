@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 
+from scheduler.app_questions import AppQuestions
 from scheduler.assigner import Assigner
 from scheduler.leader import Leader, LeaderDatabase
 from scheduler.listeners import Listeners
@@ -148,6 +149,7 @@ class Scheduler:
             sockets, listeners, self.leader, store, quarantine, timeout_seconds=TIMEOUT, full_scan_seconds=0.0
         )
         self._reconciler = Reconciler(self._transactions, harness.platform, SEALER)
+        self._questions = AppQuestions(self._writes, harness.commands, occupied_seconds=15)
         self._resyncs = Resyncs(self._writes, harness.commands, seconds=15)
         self._retention = Retention(self._writes, days=1)
 
@@ -160,6 +162,9 @@ class Scheduler:
     def work(self) -> None:
         """Do what a leader does, once."""
         self._reconciler.reconcile()
+        self._questions.ask()
+        # The workers answer: no other process has the apps.
+        self._harness.execute("UPDATE ari.connection_versions SET asked_at = NULL")
         self._assigner.tick()
         self._resyncs.request_resyncs()
         self._retention.delete_old()
@@ -250,28 +255,11 @@ def test_a_leader_that_wakes_up_changes_nothing(
     database_url: str,
     happens: Callable[[SchedulerHarness, PlayedListeners], None],
 ) -> None:
-    """Frozen before each of its requests that write, one after the other."""
-    frozen, leading = (Scheduler(harness, database_url, name) for name in ("one", "two"))
-    with contextlib.closing(frozen), contextlib.closing(leading):
-        for number in range(200):
-            settle(harness, listeners, frozen)
-            happens(harness, listeners)
-            leading.start()
-            states: list[dict[str, Any]] = []
+    def follow(leading: Scheduler, _frozen: Scheduler) -> None:
+        leading.lead()
+        work_twice(leading)
 
-            def follow(states: list[dict[str, Any]] = states) -> None:
-                leading.lead()
-                for _ in range(2):
-                    leading.work()
-                states.append(seen(harness))
-
-            frozen.frozen.at(number, follow)
-            with contextlib.suppress(errors.LeadershipLost):
-                frozen.work()
-            if not states:
-                break
-            assert seen(harness) == states[0], f"frozen before request {number}"
-        assert number > 2, "so many requests it has made in all"
+    freeze_at_each_request(harness, listeners, database_url, happens, follow, look=seen)
 
 
 @pytest.mark.parametrize("has_worked", [True, False])
@@ -282,28 +270,55 @@ def test_a_leader_that_a_fail_over_has_forgotten_changes_nothing_under_the_term_
 
     With its first work it raises that term. Until then Redis does not know of it, and Postgres alone does.
     """
+
+    def follow(leading: Scheduler, frozen: Scheduler) -> None:
+        harness.execute("UPDATE ari.leases SET term = term - 1")
+        leading.lead()
+        assert leading.leader.term == frozen.leader.term
+        if has_worked:
+            with pytest.raises(errors.LeadershipLost):
+                leading.work()
+            assert leading.leader.begin_job()
+            work_twice(leading)
+
     look = seen if has_worked else tables
+    freeze_at_each_request(harness, listeners, database_url, a_listener_is_lost, follow, look=look)
+
+
+def work_twice(scheduler: Scheduler) -> None:
+    for _ in range(2):
+        scheduler.work()
+
+
+def freeze_at_each_request(
+    harness: SchedulerHarness,
+    listeners: PlayedListeners,
+    database_url: str,
+    happens: Callable[[SchedulerHarness, PlayedListeners], None],
+    follow: Callable[[Scheduler, Scheduler], None],
+    *,
+    look: Callable[[SchedulerHarness], dict[str, Any]],
+) -> None:
+    """Freeze a leader before each of its requests that write, one after the other; when it wakes up it changes nothing.
+
+    Args:
+        happens: What it is at work on.
+        follow: What another one (the first) does meanwhile.
+        look: What is compared.
+    """
     frozen, leading = (Scheduler(harness, database_url, name) for name in ("one", "two"))
     with contextlib.closing(frozen), contextlib.closing(leading):
         for number in range(200):
             settle(harness, listeners, frozen)
-            a_listener_is_lost(harness, listeners)
+            happens(harness, listeners)
             leading.start()
             states: list[dict[str, Any]] = []
 
-            def follow(states: list[dict[str, Any]] = states) -> None:
-                harness.execute("UPDATE ari.leases SET term = term - 1")
-                leading.lead()
-                assert leading.leader.term == frozen.leader.term
-                if has_worked:
-                    with pytest.raises(errors.LeadershipLost):
-                        leading.work()
-                    assert leading.leader.begin_job()
-                    for _ in range(2):
-                        leading.work()
+            def meanwhile(states: list[dict[str, Any]] = states) -> None:
+                follow(leading, frozen)
                 states.append(look(harness))
 
-            frozen.frozen.at(number, follow)
+            frozen.frozen.at(number, meanwhile)
             with contextlib.suppress(errors.LeadershipLost):
                 frozen.work()
             if not states:

@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from arictl import main
-from arictl.checks import process_checks
-from arictl.checks.findings import Level
 from shared.call.calls import replace
 from shared.call.ids import PREFIX
+from shared.operator.checks import process_checks
+from shared.operator.checks.findings import Level
 from shared.storage import database, migrations
 from shared.storage.id_prefixes import IdPrefixes
 from shared.storage.postgres_calls import PostgresCalls

@@ -31,15 +31,15 @@ def test_one_leads_and_the_other_waits(db: database.Database) -> None:
     assert one.term == 1
 
 
-def test_a_lease_that_ran_out_is_taken_over_with_a_higher_term(db: database.Database) -> None:
+def test_a_lease_that_ran_out_is_displaced_with_a_higher_term(db: database.Database) -> None:
     one, two = Leader(db, holder="one", seconds=0.2), Leader(db, holder="two", seconds=5)
     one.renew()
 
-    def taken_over() -> bool:
+    def displaced() -> bool:
         two.renew()
         return two.is_leader
 
-    until(taken_over, "taken over")
+    until(displaced, "taken over")
     assert not one.is_leader, "it ends here before it ends for others"
     assert (one.term, two.term) == (1, 2)
     one.renew()

@@ -8,18 +8,19 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import redis
 
 from devstack import processes, servers
-from listener import redis_store
-from shared import errors, keys
+from listener import redis_store, tasks
+from scheduler.listeners import Listeners
+from shared import assignments, errors, keys
 from tests.support import queued
-from tests.support.heartbeats_contract import HeartbeatsContract
-from tests.support.redis_store_contract import TIMEOUT_SECONDS, RedisClients, RedisStoreContract, message
-from tests.support.scenes import play
+from tests.support.heartbeats_contract import HeartbeatsContract, Scene, beating
+from tests.support.redis_store_contract import TIMEOUT_SECONDS, A, RedisClients, RedisStoreContract, message
+from tests.support.scenes import play, until
 
 pytestmark = pytest.mark.services
 
@@ -124,3 +125,61 @@ def test_a_heartbeat_counts_by_redis_s_clock_not_by_the_listener_s(
             assert redis_clients.now_ms() - 1000 < reply.redis_ms <= redis_clients.now_ms()
 
     play(scene())
+
+
+def test_a_listener_beats_at_once_when_its_assignments_have_changed(redis_clients: RedisClients) -> None:
+    async def scene() -> None:
+        async with beating(redis_clients, interval_seconds=60.0) as listener, serving(listener):
+            await until(lambda: subscriptions(redis_clients.client) == 1, "subscribed")
+            await until(lambda: redis_clients.client.zscore(keys.LISTENERS, "one") is not None, "heard")
+            scheduler = Listeners(redis_clients.client, timeout_seconds=TIMEOUT_SECONDS)
+            await asyncio.to_thread(scheduler.snapshot, 1)
+            await asyncio.to_thread(scheduler.write_assignments, "one", {A.key: assignments.encode(A)})
+            await until(lambda: listener.scheduler.is_connected("one", A), "connected")
+
+    play(scene())
+
+
+def test_a_subscription_that_was_cut_is_made_anew(redis_clients: RedisClients) -> None:
+    async def scene() -> None:
+        async with beating(redis_clients) as listener, serving(listener):
+            for _ in range(2):
+                await until(lambda: subscriptions(redis_clients.client) == 1, "subscribed")
+                redis_clients.client.client_kill_filter(_type="pubsub")
+
+    play(scene())
+
+
+def test_a_subscription_at_a_server_that_is_master_no_more_is_made_anew(redis_clients: RedisClients) -> None:
+    """No heartbeat finds it there."""
+
+    async def scene() -> None:
+        async with redis_clients.store() as store:
+            wakeups = store.wakeups()
+            await anext(wakeups)
+            assert subscriptions(redis_clients.client) == 1
+            store._doubt_subscription(0)
+            await store.beat([], [])
+            store._doubt_subscription(0)
+            store._doubt_subscription(0)
+            with pytest.raises(StopAsyncIteration):
+                await anext(wakeups)
+            await until(lambda: subscriptions(redis_clients.client) == 0, "ended")
+
+    play(scene())
+
+
+@contextlib.asynccontextmanager
+async def serving(listener: Scene) -> AsyncIterator[None]:
+    """Run the heartbeats and the wake-ups of a listener."""
+    running = [asyncio.create_task(run()) for run in (listener.heartbeats.run, listener.heartbeats.wake)]
+    try:
+        yield
+    finally:
+        await tasks.end(running, patience_seconds=1.0)
+
+
+def subscriptions(client: redis.Redis) -> int:
+    """Return how many are subscribed to the wake-ups of listener `one`."""
+    ((_, number),) = client.pubsub_numsub(keys.wakeups("one"))
+    return int(number)

@@ -27,12 +27,18 @@ PLATFORM = {
 }  # fmt: skip
 OURS = {
     "alembic_version",
+    "audit",
     "attempts",
     "calls",
     "connection_versions",
     "connections",
+    "console_sessions",
+    "console_users",
+    "dead_letter_set_letters",
+    "dead_letter_sets",
     "id_prefixes",
     "leases",
+    "outbox",
     "resyncs",
     "quotas",
     "timeline",
@@ -275,6 +281,33 @@ def test_a_role_named_like_our_schema_finds_the_platform_s_tables(url_of_ari: st
     db.open()
     assert dograh.Configurations(db).all() == []
     db.close()
+
+
+@pytest.fixture
+def url_without_rights(empty_database_url: str) -> Iterator[str]:
+    role = f"reader_{uuid.uuid4().hex[:8]}"
+    parts = urlsplit(empty_database_url)
+    execute(empty_database_url, f"CREATE ROLE {role} LOGIN PASSWORD 'hunter2'")
+    yield urlunsplit(parts._replace(netloc=f"{role}:hunter2@{parts.netloc.rpartition('@')[2]}"))
+    execute(empty_database_url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize("owns_schema", [False, True])
+def test_a_role_that_may_not_create_is_told_what_it_needs(
+    empty_database_url: str, url_without_rights: str, *, owns_schema: bool
+) -> None:
+    """A schema that was made for it is not created again: then it lacks the right to the platform's tables only."""
+    role = urlsplit(url_without_rights).username
+    if owns_schema:
+        execute(empty_database_url, f"CREATE SCHEMA ari AUTHORIZATION {role}")
+    with pytest.raises(errors.DatabaseRefused, match="GRANT CREATE ON DATABASE") as caught:
+        migrations.upgrade(url_without_rights)
+    assert ("schema public" if owns_schema else "permission denied for database") in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    execute(empty_database_url, "GRANT CREATE ON SCHEMA public TO PUBLIC")
+    if owns_schema:
+        assert migrations.upgrade(url_without_rights)
 
 
 def test_a_database_that_cannot_be_reached_is_said_so_without_its_password() -> None:

@@ -97,12 +97,12 @@ def test_a_request_that_two_workers_have_at_once_is_one_call_whatever_connection
     route = dograh.Routes.outbound
     served: list[Any] = []
 
-    def after_the_other(routes: dograh.Routes, *, organization_id: int, workflow_id: int) -> Any:
+    def after_the_other(routes: dograh.Routes, *, connection_id: int, workflow_id: int) -> Any:
         if not served:
             served.append(None)
             connect(db)
             served.append(outbound.request(REQUEST))
-        return route(routes, organization_id=organization_id, workflow_id=workflow_id)
+        return route(routes, connection_id=connection_id, workflow_id=workflow_id)
 
     monkeypatch.setattr(dograh.Routes, "outbound", after_the_other)
     assert outbound.request(REQUEST) == served[1]

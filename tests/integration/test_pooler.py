@@ -12,9 +12,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from arictl.checks import server_checks
-from arictl.checks.findings import Level
 from shared import errors
+from shared.operator.checks import server_checks
+from shared.operator.checks.findings import Level
 from shared.storage import database, leases, migrations
 from tests.support import pooler, round_trips
 

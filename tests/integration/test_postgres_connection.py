@@ -78,8 +78,23 @@ def test_a_transaction_of_writes_alone_is_one_round_trip(db: database.Database) 
     with round_trips.recorded() as trips, db.transaction() as connection:
         connection.send(INSERT, [1, "a"])
         connection.send(INSERT, [2, "b"])
-    assert trips == [["BEGIN", "INSERT things", "INSERT things", "COMMIT"]]
+    assert trips == [["INSERT things", "INSERT things"]], "what is sent together is one transaction"
     assert things(db) == [1, 2]
+
+
+def test_a_transaction_of_writes_alone_is_written_whole_or_not_at_all(db: database.Database) -> None:
+    def write(*ids: int) -> None:
+        with db.transaction() as connection:
+            for each in ids:
+                connection.send(INSERT, [each, "a"])
+            if 3 in ids:
+                raise KeyError
+
+    with pytest.raises(errors.DuplicateKey):
+        write(1, 2, 1)
+    with pytest.raises(KeyError):
+        write(3)
+    assert things(db) == []
 
 
 def test_a_transaction_in_which_nothing_happens_is_none(db: database.Database) -> None:

@@ -45,7 +45,7 @@ def test_a_preempted_app_is_reclaimed_once_and_then_parked(
     harness.new_assigner().tick()
     assert harness.owners() == {"1:1": (None, 2)}
     # Until an operator unparks it.
-    harness.execute(connections.UNPARK, 101)
+    harness.execute(connections.UNPARK, 1)
     harness.tick()
     assert harness.owners() == {"1:1": ("l2", 3)}
     assert harness.socket()["reclaims"] == 0

@@ -67,7 +67,7 @@ def test_a_quarantine_ends_by_itself(quarantined: SchedulerHarness) -> None:
 
 
 def test_an_operator_ends_a_quarantine(quarantined: SchedulerHarness) -> None:
-    quarantined.execute(connections.UNPARK, 101)
+    quarantined.execute(connections.UNPARK, 1)
     quarantined.tick()
     assert quarantined.owners()["1:1"] == ("l3", 3)
 

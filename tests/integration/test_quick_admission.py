@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from devstack import platform_tables
 from shared.asterisk import events
 from shared.call import facts
 from shared.call.calls import Call
@@ -24,7 +25,7 @@ from shared.storage import connections, database, quotas
 from shared.storage.call_writer import CallWriter
 from shared.storage.postgres_calls import PostgresCalls
 from tests import dograh_tables
-from tests.dograh_tables import VALUE, configure, execute, one
+from tests.dograh_tables import NUMBER, VALUE, configure, execute, one, publish
 from tests.support import round_trips
 from tests.support.flows import CommandQueue, OneAsterisk, WorkStep
 from workers.admission import Admission
@@ -34,18 +35,22 @@ from workers.call_allowance import CallAllowance
 from workers.claims import Claim
 from workers.flow import Flow
 from workers.inbound import Inbound
+from workers.transfer_legs import TransferLegs
 
-pytestmark = pytest.mark.services
+pytestmark = [
+    pytest.mark.services,
+    pytest.mark.parametrize("layout", platform_tables.EVERY, indirect=True),
+]
 
 CONNECTION = ConnectionVersion(1, 1)
 LOOK = ["SELECT", "SELECT"]
 #: The call's statement writes its attempt and its timeline as well.
-WRITE = ["BEGIN", "INSERT workflow_runs", "INSERT ari.calls", "COMMIT"]
+WRITE = ["INSERT workflow_runs", "INSERT ari.calls"]
 
 
 def leg_of(channel_id: str) -> events.Channel:
     return events.Channel(
-        id=channel_id, name="PJSIP/trunk-1", state="Ring", created="c", caller_number="1", called_number="2",
+        id=channel_id, name="PJSIP/trunk-1", state="Ring", created="c", caller_number="1", called_number=NUMBER,
         app_name="Stasis", app_data="voiceai",
     )  # fmt: skip
 
@@ -86,6 +91,7 @@ class Worker:
 @pytest.fixture
 def db(database_url: str) -> Iterator[database.Database]:
     with dograh_tables.filled(database_url) as made:
+        publish(made)
         yield made
 
 
@@ -111,7 +117,11 @@ def worker(db: database.Database) -> Worker:
 def make(db: database.Database) -> Worker:
     store, limits = PostgresCalls(db, who="test", prefix="aip-"), Limits()
     writer = CallWriter(store, CommandQueue(), limits, who="test")
-    known, routes, runs = connections.Connections(db), dograh.Routes(db), dograh.Runs(db)
+    watch = dograh.Watch(db)
+    watch.look()
+    # The platform's own limit of calls takes a lock: without one there is none.
+    routes = dograh.Routes(db, watch=watch, limits=dograh.CallLimits(setting="off", default=10))
+    known, runs = connections.Connections(db), dograh.Runs(db, watch=watch)
     own = quotas.Quotas(db, now=store.now)
     asterisks = cast(Asterisks, OneAsterisk())
     admission = Admission(
@@ -146,6 +156,7 @@ def make(db: database.Database) -> Worker:
         naming=Naming("aip-"),
         allowance=CallAllowance(1000),
         age_ms=lambda _at_ms: 0.0,
+        transfer_legs=cast(TransferLegs, None),
     )
     return Worker(db=db, inbound=inbound, began=began)
 
@@ -176,7 +187,7 @@ def test_with_a_limit_of_calls_the_lock_and_the_count_take_one_round_trip_more(w
     execute(worker.db, "INSERT INTO ari.quotas (organization_id, concurrent_calls) VALUES (1, 1)")
     with round_trips.recorded() as trips:
         worker.receive()
-    assert trips[:3] == [LOOK, ["BEGIN", "SELECT", "SELECT"], WRITE[1:]]
+    assert trips[:3] == [LOOK, ["BEGIN", "SELECT", "SELECT"], [*WRITE, "COMMIT"]]
     with round_trips.recorded() as trips:
         worker.receive("1762.2")
     assert trips == [LOOK, ["BEGIN", "SELECT", "SELECT"], ["INSERT ari.calls", "COMMIT"]]
@@ -196,7 +207,7 @@ def test_a_refusal_needs_no_transaction(worker: Worker) -> None:
     [
         pytest.param(
             "ALTER SEQUENCE workflow_runs_id_seq OWNED BY NONE",
-            [WRITE[:2], WRITE[2:]],
+            [["BEGIN", WRITE[0]], [WRITE[1], "COMMIT"]],
             id="the id's sequence cannot be found",
         ),
         pytest.param(
@@ -306,6 +317,6 @@ def test_a_leg_of_an_unknown_connection_is_left_alone(worker: Worker) -> None:
 
 
 def test_a_removed_configuration_refuses_the_caller(worker: Worker) -> None:
-    execute(worker.db, "DELETE FROM organization_configurations")
+    dograh.Configurations(worker.db).remove(1)
     worker.receive()
     assert one(worker.db, "SELECT reason FROM ari.calls") == {"reason": "configuration removed"}

@@ -21,6 +21,7 @@ from shared.call.calls import Call
 from shared.call.limits import Limits
 from shared.call.states import Cause, Direction, State
 from shared.platform import dograh, ports
+from shared.platform.dograh.quota_client import QuotaClient
 from shared.platform.dograh.quota_service import QuotaService
 from shared.storage import database
 
@@ -166,10 +167,12 @@ def make(db: database.Database, service: Service) -> Callable[..., QuotaService]
             connection.execute(
                 "INSERT INTO user_configurations (user_id, configuration) VALUES (2, %s)", [json.dumps(configuration)]
             )
+        client = QuotaClient(
+            options.pop("url", service.url), connect_seconds=limits.connect_seconds, requests_at_once=6
+        )
         return QuotaService(
-            dograh.Accounts(db), limits,
-            **{"url": service.url, "secret": secret, "when_unreachable": "refuse", "requests_at_once": 6, **options},
-        )  # fmt: skip
+            dograh.Accounts(db), client, limits, **{"secret": secret, "when_unreachable": "platform", **options}
+        )
 
     return made
 
@@ -283,13 +286,14 @@ UNUSABLE: list[Any] = [
 ]
 
 
+@pytest.mark.parametrize("setting", ["platform", "refuse"])
 @pytest.mark.parametrize(("answer", "reason"), UNUSABLE)
 def test_no_usable_answer_refuses_or_lets_through_as_the_setting_says(
-    service: Service, make: Callable[..., QuotaService], answer: Answer, reason: str
+    service: Service, make: Callable[..., QuotaService], answer: Answer, reason: str, setting: str
 ) -> None:
     service.answer = answer
     started = time.monotonic()
-    refused = ask(make(KEYS[0]))
+    refused = ask(make(KEYS[0], when_unreachable=setting))
     # Bounded as a whole, with room for whatever else runs here.
     assert time.monotonic() - started < LIMITS.quota_seconds + 1.5
     assert refused == facts.Refused(reason=f"quota service unreachable: {reason}", hangup_cause=Cause.CONGESTION)

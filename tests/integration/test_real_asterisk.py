@@ -128,7 +128,7 @@ def test_each_password_opens_its_user_and_no_other(make_asterisk: MakeAsterisk) 
             assert answer.status_code == (200 if tried == password else 401), (user, tried)
 
 
-def test_changed_configuration_is_taken_over_without_a_restart(asterisk: asterisk.RealAsterisk) -> None:
+def test_changed_configuration_is_displaced_without_a_restart(asterisk: asterisk.RealAsterisk) -> None:
     assert external_media(asterisk, "extra", "leg-1").status_code == 400
     asterisk.users["late"] = "comer"
     asterisk.configuration.contexts["second"] = "other"

@@ -163,7 +163,7 @@ def test_an_app_instance_belongs_to_the_first_configuration_that_its_asterisk_ac
     harness.listeners.report("l1", assigned[2])
     harness.tick()
     harness.reconcile()
-    refusal = "endpoint and app are in use by configuration 2, which the Asterisk accepted first"
+    refusal = "endpoint and app are in use by connection 2, which the Asterisk accepted first"
     assert harness.connections()[1] == ("refused", refusal, 1)
     assert harness.connections()[2][0] == harness.connections()[3][0] == "active"
     harness.tick()

@@ -57,6 +57,7 @@ class Handlers:
         self.inbound = Inbound(
             flow=nothing, writer=writer, connections=Connections(store.db), lookup=nothing, asterisks=nothing,
             runs=nothing, naming=Naming(PREFIX), allowance=CallAllowance(10), age_ms=lambda _at_ms: 0.0,
+            transfer_legs=nothing,
         )  # fmt: skip
         self.legs = LegEvents(
             flow=nothing,
@@ -64,7 +65,9 @@ class Handlers:
             inbound=self.inbound,
             naming=Naming(PREFIX),
             transfers=nothing,
+            replacements=nothing,
             send_later=lambda _message, _wait: None,
+            refusal_causes=nothing,
         )
         self.asterisks = RestAsterisks(
             nothing, nothing, Limits(), store, requests_at_once=1, most_sessions=lambda: 1, bounds=rest.AnswerBounds(),
@@ -144,9 +147,10 @@ def test_forged_legs_become_so_many_calls(
     inbound = Inbound(
         flow=cast(Any, SimpleNamespace(admit=lambda call, _arrival: store.insert(call, [], None))), writer=writer,
         connections=cast(Any, SimpleNamespace(inbound_target=lambda _connection: TARGET)),
-        lookup=cast(Any, SimpleNamespace(destination=lambda _connection: Destination(target=TARGET, route=None))),
+        lookup=cast(Any, SimpleNamespace(destination=lambda *_: Destination(target=TARGET, route=None))),
         asterisks=cast(Any, SimpleNamespace(at=NoLegs().asterisks.of)), runs=nothing, naming=Naming(PREFIX),
         allowance=CallAllowance(10 * ROWS), age_ms=lambda _at_ms: 0.0,
+        transfer_legs=nothing,
     )  # fmt: skip
 
     def forge(number: int) -> None:

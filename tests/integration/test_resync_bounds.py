@@ -6,6 +6,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -51,7 +52,7 @@ class Asterisk:
     def _answer(self, request: Any) -> Any:
         self.asked[f"{request.method} {request.path[0]}"] += 1
         if request.path[0] == "applications":
-            kinds = [{"type": str(kind)} for kind in events.EventType]
+            kinds = [{"type": str(kind)} for kind in events.wanted(with_talking=False)]
             return {"channel_ids": self.channels, "events_allowed": kinds}
         if request.method == "GET" and request.path == ("bridges",):
             return self.bridges
@@ -87,9 +88,11 @@ def made(db: database.Database, writer: CallWriter, asterisk: Asterisk) -> Resyn
         flow=cast(Any, None),
         writer=writer,
         inbound=cast(Any, None),
+        replacements=cast(Any, None),
         connections=cast(Any, Connections()),
         asterisks=cast(Asterisks, OneAsterisk()),
         leases=leases.Leases(db),
+        app_holders=cast(Any, SimpleNamespace(has_lately_displaced=lambda _connection, seconds: False)),
         naming=Naming(PREFIX),
         send_later=lambda _message, _wait: None,
     )

@@ -18,9 +18,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("arictl", "listener", "scheduler", "shared", "workers")
+PACKAGES = ("arictl", "console", "listener", "scheduler", "shared", "workers")
 #: Beside them in a checkout, and to be left out.
 DEVELOPMENT = ("bench", "devstack", "simulator", "tests")
+#: What the console shows, and loads.
+STATIC = {".html", ".css", ".js", ".svg", ".json"}
 #: Alembic runs it; an import would migrate.
 NOT_TO_IMPORT = {"shared.storage.migrations.env"}
 
@@ -76,6 +78,9 @@ def test_every_module_of_the_product_is_in_it(names: set[str]) -> None:
 
 def test_files_that_are_no_modules_are_in_it_too(names: set[str]) -> None:
     assert "shared/py.typed" in names
+    static = {path.relative_to(ROOT).as_posix() for path in (ROOT / "console").rglob("*") if path.suffix in STATIC}
+    assert len(static) > 10
+    assert static | {"console/static/vendor/LICENSE.htmx"} <= names
     versions = {name for name in names if name.startswith("shared/storage/migrations/versions/")}
     assert {"shared/storage/migrations/env.py"} < names
     scripts = {path.relative_to(ROOT).as_posix() for path in (ROOT / "shared").rglob("*.lua")}

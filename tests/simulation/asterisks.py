@@ -30,6 +30,8 @@ from tests.simulation.world import Fiber, World
 
 #: Begins the ids of legs that the platform originates for transfers.
 DESTINATION = "transfer-"
+#: Begins the ids of channels that take the place of a leg.
+SUCCESSOR = "successor-"
 PREFIX = "aip-s4m7t2-"
 NAMING = Naming(PREFIX)
 CLIENT = "media"
@@ -50,6 +52,12 @@ class AgentPlan:
     #: None: it stays until the call ends.
     hangs_up_after_seconds: float | None = None
 
+    @property
+    def is_good(self) -> bool:
+        """True if it accepts soon, and stays."""
+        accepts = self.accepts_after_seconds
+        return accepts is not None and accepts <= _AGENT_SECONDS and self.hangs_up_after_seconds is None
+
 
 class MediaLegs(simulator_media.MediaLegs):
     """Media legs without sockets."""
@@ -66,6 +74,9 @@ class MediaLegs(simulator_media.MediaLegs):
         if _run_of(url) in self._owner.served_runs:
             # It serves a run once.
             plan = AgentPlan(accepts_after_seconds=None, refuses_after_seconds=0.01)
+        own = ids.parse(channel.id)
+        if own is not None and not plan.is_good:
+            self._owner.badly_served.add(own.call_id)
         wait = plan.refuses_after_seconds if plan.accepts_after_seconds is None else plan.accepts_after_seconds
         self._owner.agent_seconds = max(self._owner.agent_seconds, wait)
         self._owner.world.after(wait, lambda: self._connected(channel, app, args, dialstring, plan, url=url))
@@ -108,6 +119,7 @@ class MediaLegs(simulator_media.MediaLegs):
         if own is not None and entered:
             owner.served.add(own.call_id)
             owner.served_runs.add(_run_of(url))
+            owner.agent_came(channel.id, int(_run_of(url)))
         if not entered:
             owner.destroy(channel, 16)
         elif plan.hangs_up_after_seconds is not None:
@@ -169,6 +181,8 @@ class Asterisk(switch.Switch):
         self.served: set[UUID] = set()
         #: Their runs.
         self.served_runs: set[str] = set()
+        #: Calls whose voice agent was slow, refused, was not there, or left by itself.
+        self.badly_served: set[UUID] = set()
         #: Legs that a request put into their bridge when another worker may have gone on already.
         self._joined_late: set[str] = set()
         #: Called when the agent of a media leg is gone.
@@ -181,6 +195,14 @@ class Asterisk(switch.Switch):
         self.requested: Callable[[rest.RequestBudget], None] = lambda _budget: None
         #: Called when the product creates a media leg or a bridge, or dials.
         self.created: Callable[[str], None] = lambda _name: None
+        #: Called when a channel is about to take the place of a party's leg.
+        self.replaced: Callable[..., None] = lambda _leg, _successor, *, is_told_late: None
+        #: Called when a step hangs up a leg that the platform has originated to transfer a caller to it.
+        self.destination_hung_up: Callable[[channels.Channel], None] = lambda _leg: None
+        #: Called with the run of a voice agent that has been on the line and is gone.
+        self.pipeline_ended: Callable[[int], None] = lambda _run_id: None
+        #: Media leg → its run, once its agent is on the line.
+        self._run_of: dict[str, int] = {}
         #: Returns the name of a channel or bridge in the story.
         self.named: Callable[[str], str] = lambda channel_id: channel_id
 
@@ -206,6 +228,8 @@ class Asterisk(switch.Switch):
         )
         if is_blind and has_left and channel.kind is not channels.Kind.MEDIA:
             self.world.violation(f"{channel.id} has left Stasis, and is hung up by a step that has not looked at it")
+        if isinstance(fiber, Fiber) and is_destination(channel) and not has_stalled(fiber):
+            self.destination_hung_up(channel)
         super().hang_up(channel, cause, soft=soft)
 
     def add_to_bridge(self, bridge: bridges.Bridge, channel_ids: list[str]) -> None:
@@ -287,6 +311,55 @@ class Asterisk(switch.Switch):
         self.move(channel, app, [])
         return True
 
+    def leg_is_replaced(self, channel: channels.Channel, *, is_told_late: bool = False) -> channels.Channel | None:
+        """Let another channel take the place of a party's leg: by a transfer of one in a bridge, else by a masquerade.
+
+        Args:
+            is_told_late: The leg has hung up by the time that the other channel comes: the end is told first.
+        """
+        if not self.is_alive(channel) or channel.app in (None, OTHER_APP):
+            return None
+        number = self.number()
+        successor = channels.Channel(
+            id=f"{SUCCESSOR}{self.name}-{number}", name=f"Local/1001@sales-{number:08x};1", state="Up",
+            kind=channels.Kind.CALLER, context="sales", extension="1001",
+        )  # fmt: skip
+        is_late = is_told_late and channel.bridge_id is not None
+        late = ", which hangs up first" if is_late else ""
+        self.world.tell(self.name, "%s takes the place of %s%s", successor.id, self.named(channel.id), late)
+        self.entries[successor.id] += 1
+        self.replaced(channel, successor, is_told_late=is_late)
+        if is_late:
+            self._transfer_late(channel, successor)
+        elif channel.bridge_id is not None:
+            self.transfer(channel, successor)
+            # It is hung up by its party, at once or later, or by the product.
+            if self.world.choices.happens(0.7):
+                seconds = self.world.choices.spread(0.0005, 5.0)
+                self.world.after(seconds, lambda: self.caller_hangs_up(channel))
+        else:
+            self.replace(channel, successor)
+        return successor
+
+    def _transfer_late(self, channel: channels.Channel, successor: channels.Channel) -> None:
+        app, before, bridge_id = channel.app, channel.snapshot(), channel.bridge_id
+        assert app is not None
+        self.hang_up(channel, 16, soft=False)
+
+        def come() -> None:
+            if not self.is_running or self.is_id_in_use(successor.id) or not self.applications.is_connected(app):
+                return
+            self.add(successor)
+            successor.app = app
+            successor.run("Stasis", app)
+            self.applications.subscribe(app, successor.id)
+            start = events.stasis_start(successor.snapshot(), [], replaced=before)
+            self.applications.publish_to(app, start)
+            if (bridge := self.bridges.get(bridge_id or "")) is not None:
+                self.add_to_bridge(bridge, [successor.id])
+
+        self.world.after(self.world.choices.spread(0.0003, 0.02), come)
+
     def move(self, channel: channels.Channel, app: str, args: list[str]) -> None:
         if app == OTHER_APP:
             self.left_at[channel.id] = self.world.now
@@ -298,13 +371,21 @@ class Asterisk(switch.Switch):
     def destroy(self, channel: channels.Channel, cause: int) -> None:
         was_alive = self.is_alive(channel)
         super().destroy(channel, cause)
+        if was_alive and channel.id in self._run_of:
+            self.pipeline_ended(self._run_of.pop(channel.id))
         if was_alive and channel.kind is channels.Kind.ORIGINATED and not self.entries[channel.id]:
             self.world.tell(self.name, "%s is not answered: cause %s", self.named(channel.id), cause)
             self.unanswered(channel, cause)
 
+    def agent_came(self, media_id: str, run_id: int) -> None:
+        """Note that the voice agent of a run is on the line."""
+        self._run_of[media_id] = run_id
+
     def restart_after(self, seconds: float) -> None:
         """Stop with all calls, and start again later."""
         self.stop_running()
+        for media_id in list(self._run_of):
+            self.pipeline_ended(self._run_of.pop(media_id))
         self.restart_later(seconds)
 
     # ── what is there ─────────────────────────────────────────────────────────────────────────────────────────────────

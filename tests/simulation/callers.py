@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from shared import messages
@@ -10,15 +12,19 @@ from simulator import bridges, channels
 from simulator import originates as simulator_originates
 from tests.simulation import asterisks
 from tests.simulation.brokers import Broker
+from tests.simulation.platform_redis import PlatformSlots
 from tests.simulation.platforms import Run, Runs, Tenant
+from tests.simulation.transfer_events import TransferEvents
 from tests.simulation.world import World
 
 _PATIENCE_SECONDS = 5.0
 _TRY_SECONDS = 0.1
 #: The `systemname` of an Asterisk begins the ids that it chooses.
 _SYSTEM_NAMES = ('Haus "2", ', "")
-#: For so long a destination bears silence.
-_ALONE_SECONDS = 2.0
+#: Without faults no destination is left in silence for so long.
+_ALONE_SECONDS = 40.0
+#: The platform's API waits so long for a destination to answer.
+_WAIT_SECONDS = 20.0
 
 
 @dataclass(slots=True, eq=False)
@@ -36,11 +42,22 @@ class Caller:
 class Callers:
     """Starts calls, and keeps the callers."""
 
-    def __init__(self, world: World, broker: Broker, runs: Runs, tenants: list[Tenant]) -> None:
+    def __init__(
+        self,
+        world: World,
+        broker: Broker,
+        runs: Runs,
+        news: TransferEvents,
+        tenants: list[Tenant],
+        *,
+        slots: PlatformSlots | None,
+    ) -> None:
         self._world = world
+        self._news = news
         self._broker = broker
         self._runs = runs
         self._tenants = tenants
+        self._slots = slots
         self.all: list[Caller] = []
         self._requests = 0
 
@@ -77,13 +94,19 @@ class Callers:
 
     def platform_calls(self, tenant: Tenant, number: str, *, run: Run | None = None) -> Run:
         """Let the platform call a number through a tenant's Asterisk, for a new run, or for another tenant's."""
-        run = self._runs.begin(tenant.organization_id) if run is None else run
+        run = self._begun(tenant) if run is None else run
         self._world.after(0.0, lambda: self._dial(tenant, number, run))
+        return run
+
+    def _begun(self, tenant: Tenant) -> Run:
+        run = self._runs.begin(tenant.organization_id)
+        if self._slots is not None:
+            self._slots.begin(run.organization_id, run.run_id)
         return run
 
     def platform_creates(self, tenant: Tenant, *, answers_after_seconds: float) -> Run:
         """Let the platform create a leg first and dial it then (`POST /channels/create`): it rings in Stasis."""
-        run = self._runs.begin(tenant.organization_id)
+        run = self._begun(tenant)
         self._world.after(0.0, lambda: self._create(tenant, run, answers_after_seconds))
         return run
 
@@ -117,32 +140,55 @@ class Callers:
             seconds = self._world.choices.spread(0.001, 0.5)
             self._world.after(seconds, lambda: setattr(run, "channel_id", channel_id))
 
-    def transfer(self, caller: Caller, number: str, *, hangs_up_after_seconds: float | None = None) -> str:
-        """Let the platform transfer a caller: dial a number, and swap the legs when it is answered.
+    def transfer(
+        self,
+        caller: Caller,
+        number: str,
+        *,
+        hangs_up_after_seconds: float | None = None,
+        api_dies_after: int | None = None,
+        forgotten_after_seconds: float = 0.01,
+    ) -> str:
+        """Let the platform transfer a caller: dial a number, and swap the legs when it hears that it was answered.
 
         Args:
             hangs_up_after_seconds: When the destination hangs up; None if it stays.
+            api_dies_after: How many steps of the swap its API makes before it dies with its agent; None for all.
+            forgotten_after_seconds: How long after the swap the API removes what it has written down.
 
         Returns:
             The id of the destination's leg.
         """
         self._requests += 1
         channel_id = f"{asterisks.DESTINATION}{self._requests}"
-        self._world.after(0.0, lambda: self._transfer(caller, number, channel_id))
+        swap = functools.partial(
+            self._swap, caller, api_dies_after=api_dies_after, forgotten_after_seconds=forgotten_after_seconds
+        )
+        self._world.after(0.0, lambda: self._transfer(caller, number, channel_id, swap))
         if hangs_up_after_seconds is not None:
             self._world.after(hangs_up_after_seconds, lambda: self._hang_up(caller.tenant.asterisk, channel_id))
         return channel_id
 
-    def _transfer(self, caller: Caller, number: str, channel_id: str) -> None:
+    def _transfer(self, caller: Caller, number: str, channel_id: str, swap: Callable[[channels.Channel], None]) -> None:
         asterisk = caller.tenant.asterisk
         if not asterisk.is_running or not asterisk.is_with_agent(caller.channel):
             return
+        self._news.begin(channel_id, caller.channel.id)
         destination = simulator_originates.originate(
             asterisk, endpoint=f"PJSIP/{number}", app=caller.tenant.app, args=["transfer", channel_id], caller="",
             channel_id=channel_id, other_channel_id=None, timeout_seconds=10.0,
         )  # fmt: skip
         self._world.tell(asterisk.name, "the platform transfers %s: %s", caller.channel.id, channel_id)
-        self._await_destination(caller, destination)
+        # It listens only after Asterisk has answered: an answer of the destination may be told before.
+        self._world.after(self._world.choices.spread(0.0005, 0.3), lambda: self._listen(destination, swap))
+        self._world.after(_WAIT_SECONDS, lambda: self._news.end(channel_id))
+        self._world.after(_ALONE_SECONDS, lambda: self._look_at(asterisk, destination))
+
+    def _listen(self, destination: channels.Channel, swap: Callable[[channels.Channel], None]) -> None:
+        def answered() -> None:
+            self._world.after(0.0005, lambda: swap(destination))
+
+        self._news.listen(destination.id, destination.id, answered)
 
     @staticmethod
     def _hang_up(asterisk: asterisks.Asterisk, channel_id: str) -> None:
@@ -150,36 +196,56 @@ class Callers:
         if leg is not None:
             asterisk.caller_hangs_up(leg)
 
-    def _await_destination(self, caller: Caller, destination: channels.Channel) -> None:
+    def _swap(
+        self,
+        caller: Caller,
+        destination: channels.Channel,
+        *,
+        api_dies_after: int | None,
+        forgotten_after_seconds: float,
+    ) -> None:
+        """Do what the API does when it has heard that a destination has answered; or a part of it, and then die."""
         asterisk = caller.tenant.asterisk
-        if not asterisk.is_alive(destination):
-            return
-        if destination.app is None:
-            self._world.after(_TRY_SECONDS, lambda: self._await_destination(caller, destination))
-            return
         media = [leg for leg in asterisk.others_in_bridge(caller.channel) if leg.kind is channels.Kind.MEDIA]
         bridge = asterisk.bridges.get(caller.channel.bridge_id or "")
-        if bridge is not None and len(media) == 1:
-            self._runs.transferred.add(caller.channel.id)
-            asterisk.add_to_bridge(bridge, [destination.id])
-            pauses = [self._world.choices.spread(0.0005, 0.02) for _ in range(2)]
-            self._world.after(pauses[0], lambda: self._take_out(asterisk, bridge, media[0]))
-            self._world.after(sum(pauses), lambda: asterisk.hang_up(media[0], 16, soft=True))
-        self._world.after(_ALONE_SECONDS, lambda: self._leave_if_alone(asterisk, destination))
+        if bridge is None or len(media) != 1:
+            self._news.end(destination.id)
+            return
+        self._runs.transferred.add(caller.channel.id)
+
+        def add() -> None:
+            if asterisk.is_alive(destination) and asterisk.bridges.get(bridge.id) is bridge:
+                asterisk.add_to_bridge(bridge, [destination.id])
+
+        def hang_up() -> None:
+            if asterisk.is_alive(media[0]):
+                asterisk.hang_up(media[0], 16, soft=True)
+
+        def forget() -> None:
+            self._world.after(forgotten_after_seconds, lambda: self._news.end(destination.id))
+
+        steps = [add, lambda: self._take_out(asterisk, bridge, media[0]), hang_up, forget]
+        if api_dies_after is not None and api_dies_after < len(steps):
+            # The media socket breaks with it.
+            steps = [*steps[:api_dies_after], hang_up]
+        at = 0.0
+        for step in steps:
+            self._world.after(at, step)
+            at += self._world.choices.spread(0.0005, 0.02)
 
     @staticmethod
     def _take_out(asterisk: asterisks.Asterisk, bridge: bridges.Bridge, leg: channels.Channel) -> None:
         if asterisk.is_alive(leg) and leg.bridge_id == bridge.id:
             asterisk.remove_from_bridge(bridge, [leg.id])
 
-    def _leave_if_alone(self, asterisk: asterisks.Asterisk, destination: channels.Channel) -> None:
-        """Let a destination that hears silence hang up."""
+    def _look_at(self, asterisk: asterisks.Asterisk, destination: channels.Channel) -> None:
+        """See that a destination is not left in silence: it would stay for ever."""
         if not asterisk.is_alive(destination):
             return
-        if not asterisk.is_with_agent(destination):
-            asterisk.caller_hangs_up(destination)
-        else:
-            self._world.after(_ALONE_SECONDS, lambda: self._leave_if_alone(asterisk, destination))
+        is_alone = destination.app is not None and not asterisk.is_with_agent(destination)
+        if is_alone and self._world.is_calm_for(_ALONE_SECONDS):
+            self._world.violation(f"destination {destination.id} was left alone for {_ALONE_SECONDS:.0f} s")
+        self._world.after(_ALONE_SECONDS, lambda: self._look_at(asterisk, destination))
 
     def enter(self, caller: Caller, since: float | None = None) -> None:
         """Run the recommended dialplan: ring, and try again while no event socket is connected."""

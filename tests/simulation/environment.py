@@ -18,6 +18,7 @@ from shared.call.limits import Limits
 from shared.call.states import State
 from shared.outbound_calls import OutboundCalls
 from shared.platform import dograh
+from shared.platform.ports import NO_PLATFORM_SLOTS
 from shared.storage.call_writer import CallWriter
 from simulator import events
 from tests.simulation.asterisks import NAMING, PREFIX, AgentPlan, Asterisk
@@ -26,7 +27,10 @@ from tests.simulation.callers import Callers
 from tests.simulation.faults import NO_CALL, Fault
 from tests.simulation.invariants import Invariants
 from tests.simulation.listeners import Listener
+from tests.simulation.platform_redis import PlatformRedis, PlatformSlots
+from tests.simulation.platform_slots import Comparisons
 from tests.simulation.platforms import (
+    AppHolders,
     Connections,
     Leases,
     Lookup,
@@ -36,9 +40,11 @@ from tests.simulation.platforms import (
     Runs,
     Tenant,
     first_of,
+    organization_of,
 )  # fmt: skip
 from tests.simulation.requests import Requests
 from tests.simulation.stores import MemoryStore
+from tests.simulation.transfer_events import TransferEvents
 from tests.simulation.world import Fiber, Process, World
 from workers import awaited_legs, pools, wiring
 from workers.asterisks import is_of_others
@@ -68,8 +74,10 @@ class Environment:
         answer_after_seconds: How long the far end of an outbound call rings.
         continue_in_dialplan: A refused caller continues in the dialplan.
         slots: Each tenant's slots; None for any number.
+        platform_limit: Each tenant's slots in which the platform counts its calls with ours; None if it counts none.
         refuses: The share of outbound calls that the quota refuses, from 0 to 1.
         is_quota_remote: The quota is another service: a caller is stored as `received` before it is asked.
+        is_quota_about_runs: It is another service, and asked about a run, once there is one.
         limits: The bounds of a call.
     """
 
@@ -82,8 +90,10 @@ class Environment:
         answer_after_seconds: float = 0.02,
         continue_in_dialplan: bool = False,
         slots: int | None = None,
+        platform_limit: int | None = None,
         refuses: float = 0.0,
         is_quota_remote: bool = False,
+        is_quota_about_runs: bool = False,
         limits: Limits = LIMITS,
     ) -> None:
         self.world = world
@@ -92,28 +102,37 @@ class Environment:
         events.clock, events.ahead_seconds = world.wall, 0.0
         self.postgres = Postgres(world)
         self.leases = Leases(self.postgres)
+        self.app_holders = AppHolders(self.postgres)
         self.awaited_legs = _AwaitedLegs(world)
         self.store = MemoryStore(
             self.postgres,
             lambda *change: self.invariants.changed(*change),  # noqa: PLW0108 - the invariants are made later
             app_of=lambda connection_id: (first_of(connection_id), first_of(connection_id)),
         )
-        self.routes = Routes(self.postgres, continue_in_dialplan=continue_in_dialplan)
-        self.quota = Quota(world, refuses=refuses, asks_network=is_quota_remote)
+        self.routes = Routes(self.postgres, continue_in_dialplan=continue_in_dialplan, platform_limit=platform_limit)
+        self.quota = Quota(world, refuses=refuses, asks_network=is_quota_remote, about_runs=is_quota_about_runs)
         self.runs = Runs(self.postgres, self.store, self.routes)
+        self.platform_redis = PlatformRedis(world)
+        self.platform_slots = PlatformSlots(world, self.platform_redis) if platform_limit is not None else None
+        self.transfer_events = TransferEvents(self.platform_redis)
         self.workers = Workers(world, 2)
         self.broker = Broker(world, self.workers, self._call_of)
         self.asterisks = {name: Asterisk(world, name, plan_agent, answer_after_seconds) for name in asterisks}
         self.tenants = [
             Tenant(
-                connection_id=number, organization_id=100 + number, app=f"app{number}", asterisk=self.asterisks[name]
+                connection_id=number,
+                organization_id=organization_of(number),
+                app=f"app{number}",
+                asterisk=self.asterisks[name],
             )
             for number, name in enumerate(asterisks, start=1)
         ]
         self._by_connection = {tenant.connection_id: tenant for tenant in self.tenants}
         self.listeners = [Listener(world, self.broker, tenant) for tenant in self.tenants]
-        self.callers = Callers(world, self.broker, self.runs, self.tenants)
-        self.invariants = Invariants(world, self.store, self.runs, self.tenants, slots=slots)
+        self.callers = Callers(
+            world, self.broker, self.runs, self.transfer_events, self.tenants, slots=self.platform_slots
+        )
+        self.invariants = Invariants(world, self.store, self.runs, self.tenants, self.quota, slots=slots)
         self._scheduler = Process("scheduler")
         self._ticks = 0
         self._is_sweeping = False
@@ -135,6 +154,10 @@ class Environment:
         self._dead_workers = DeadWorkers(
             self._sweeper, self.store, self.leases, self._live_workers, besides="scheduler", batch=200
         )
+        if self.platform_slots is not None and platform_limit is not None:
+            self.invariants.follow_slots(self.platform_slots, platform_limit)
+            for asterisk in self.asterisks.values():
+                asterisk.pipeline_ended = self.platform_slots.release
 
     def open(self) -> None:
         """Start every process."""
@@ -143,6 +166,8 @@ class Environment:
         self._tick_sweep()
         self._tick_watch()
         self._tick_resync()
+        if self.platform_slots is not None:
+            Comparisons(self.world, self.platform_slots, self.postgres, self.store).tick()
 
     def handle(self, actor: str, **arguments: object) -> None:
         """Handle a message in a process of its own, to the end."""
@@ -182,9 +207,9 @@ class Environment:
 
     def calm_down(self) -> None:
         """End all faults: from here on nothing fails, and what was broken works again."""
-        self.world.is_calm = True
+        self.world.is_calm, self.world.calm_since = True, self.world.now
         self.world.tell("", "no more faults")
-        self.postgres.is_away = self.broker.is_away = False
+        self.postgres.is_away = self.broker.is_away = self.platform_redis.is_away = False
         for worker in self.workers.processes:
             # Not 0: it was frozen, and what it is about to do may be out of date.
             worker.frozen_until = min(worker.frozen_until, self.world.now)
@@ -209,9 +234,12 @@ class Environment:
     def _make_adapters(self, who: str) -> Adapters:
         writer = self._writer(who)
         connections = Connections(self.postgres, self.tenants)
+        slots = self.platform_slots if self.platform_slots is not None else NO_PLATFORM_SLOTS
         return Adapters(
             writer=writer,
-            outbound_calls=OutboundCalls(writer, self.routes, self.runs, connections, slots=self._slots, prefix=PREFIX),
+            outbound_calls=OutboundCalls(
+                writer, self.routes, self.runs, connections, slots=self._slots, prefix=PREFIX, platform_slots=slots
+            ),
             asterisks=_Asterisks(self.postgres, self._by_connection, self.world.monotonic),
             routes=self.routes,
             runs=self.runs,
@@ -220,12 +248,16 @@ class Environment:
             connections=connections,
             lookup=Lookup(self.postgres, connections, self.routes, self.runs),
             leases=self.leases,
+            app_holders=self.app_holders,
             awaited_legs=self.awaited_legs,
             send_later=self.broker.send,
             age_ms=self.broker.age_ms,
             naming=NAMING,
             allowance=CallAllowance(10_000_000),
             media_url=dograh.MediaUrl(None),
+            platform_slots=slots,
+            transfer_events=self.transfer_events,
+            refusal_causes=lambda _call: "",
         )
 
     def _tag(self) -> str:
@@ -235,7 +267,7 @@ class Environment:
 
     def among(self, own: int | None, platform: int | None) -> int | None:
         """Return the number of slots: the environment is the port `Slots`."""
-        return self._slots_each
+        return min((limit for limit in (self._slots_each, platform) if limit is not None), default=None)
 
     def _slots(self, _organization_id: int) -> int | None:
         return self._slots_each
@@ -353,7 +385,8 @@ class Environment:
         found = [
             row.call.call_id
             for row in self.store.rows.values()
-            if first_of(row.call.connection_id) == first_of(connection_id) and row.call.channel_id == channel_id
+            if first_of(row.call.connection_id) == first_of(connection_id)
+            and channel_id in (row.call.channel_id, *row.call.replacements)
         ]
         return found[-1] if found else None
 

@@ -56,10 +56,18 @@ class Fault(StrEnum):
     WORKERS_KILLED = "all workers killed"
     WORKER_FROZEN = "worker frozen"
     WORKER_DECLARED_DEAD = "worker declared dead, lives on"
+    #: The platform's: no request gets an answer, and some have their effect; all its keys are gone.
+    PLATFORM_REDIS_AWAY = "platform's Redis away"
+    PLATFORM_REDIS_FLUSHED = "platform's Redis flushed"
+    #: Another channel takes the place of a caller's leg: a transfer, a pick-up, any masquerade.
+    LEG_REPLACED = "leg replaced"
+    LEG_REPLACED_LATE = "leg replaced, its end told first"
     #: As an earlier release's scheduler takes it: another connection of the same app instance, beside the old one.
     SAVED_ANEW = "configuration saved anew"
 
 
+OF_THE_PLATFORM_S_REDIS = (Fault.PLATFORM_REDIS_AWAY, Fault.PLATFORM_REDIS_FLUSHED)
+OF_SERVERS = (Fault.POSTGRES_AWAY, Fault.REDIS_AWAY, Fault.REDIS_FLUSHED, *OF_THE_PLATFORM_S_REDIS)
 OF_STEPS = (Fault.KILLED_BEFORE, Fault.KILLED_AFTER, Fault.FROZEN_BEFORE, Fault.FROZEN_AFTER)
 OF_REQUESTS = (Fault.REFUSED, Fault.UNSENT, Fault.UNANSWERED, Fault.LATE, Fault.MISANSWERED)
 OF_STATEMENTS = (Fault.STATEMENT_FAILED, Fault.STATEMENT_UNANSWERED)
@@ -70,6 +78,7 @@ OUTAGES = (
     Fault.SOCKET_CUT, Fault.ASTERISK_RESTARTED, Fault.ASTERISK_AWAY, Fault.POSTGRES_AWAY, Fault.REDIS_AWAY,
     Fault.REDIS_FLUSHED, Fault.WORKERS_KILLED, Fault.WORKER_FROZEN, Fault.WORKER_DECLARED_DEAD,
     Fault.ASTERISK_CLOCK_SET, Fault.COMMITS_LOST, Fault.SAVED_ANEW,
+    Fault.LEG_REPLACED, Fault.LEG_REPLACED_LATE, Fault.PLATFORM_REDIS_AWAY, Fault.PLATFORM_REDIS_FLUSHED,
 )  # fmt: skip
 
 #: The state that a fault hits before there is a call.
@@ -117,6 +126,9 @@ def _weight(pair: Target) -> int:
     if pair.fault is Fault.COMMITS_LOST and pair.state in (State.ENDING, State.ENDED):
         # Only from here a call goes back to being connected.
         return 18
+    if pair.fault is Fault.COMMITS_LOST and pair.state in (State.RINGING, State.PREPARED):
+        # Only from a call that was answered it goes back to one that rings.
+        return 12
     is_short = pair.state in (State.ORIGINATING, State.RINGING, State.RECEIVED, State.ADMITTED, State.JOINING)
     if pair.fault in OF_STEPS + OF_STATEMENTS:
         # Every step has several operations: these pairs are hit by chance as well.

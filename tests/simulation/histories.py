@@ -20,12 +20,15 @@ from simulator import bridges, channels
 from simulator import events as simulated_events
 from tests.simulation import faults
 from tests.simulation.asterisks import NAMING, OTHER_APP, AgentPlan, EventSocket
+from tests.simulation.brokers import Broker
 from tests.simulation.callers import Caller
 from tests.simulation.choices import Choices
 from tests.simulation.environment import LIMITS, Environment
 from tests.simulation.faults import NO_CALL, Fault
 from tests.simulation.invariants import ENDING_SECONDS, RECOVERY_SECONDS
-from tests.simulation.platforms import Tenant, first_of
+from tests.simulation.platform_redis import PlatformRedis
+from tests.simulation.platform_slots import SLOT_SECONDS
+from tests.simulation.platforms import Postgres, Tenant, first_of
 from tests.simulation.world import World
 
 _LOOK_SECONDS = 5.0
@@ -35,6 +38,8 @@ _TARGETS = faults.targets()
 #: In some histories with faults a teardown is given up after a second, and the resync removes what it has left.
 _IMPATIENT = Limits(teardown_seconds=1.0)
 _IMPATIENT_EVERY = 4
+#: Slots at the platform of an organization that no history uses up.
+_MANY_SLOTS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +94,20 @@ class History:
             line = "aims at: %s, %s; %.1f %% of port calls fail"
             self.world.tell("", line, target.state, target.fault, rate * 100)
         shape = choices.one_of([("pbx1",), ("pbx1", "pbx2"), ("pbx1", "pbx1")])
+        slots = choices.one_of([None, None, 4, 1])
+        is_shared = choices.happens(0.3) or target.fault in faults.OF_THE_PLATFORM_S_REDIS
         self.environment = Environment(
             self.world,
             asterisks=shape,
             plan_agent=self._plan_agent,
             answer_after_seconds=choices.spread(0.02, 5.0),
             continue_in_dialplan=choices.happens(0.3),
-            slots=choices.one_of([None, None, 4, 1]),
+            slots=None if is_shared else slots,
+            platform_limit=(slots or _MANY_SLOTS) if is_shared else None,
             refuses=choices.one_of([0.0, 0.0, 0.5]),
             # A quick admission leaves no call in this state.
             is_quota_remote=choices.happens(0.3) or (not self.is_faultless and target.state is State.RECEIVED),
+            is_quota_about_runs=choices.happens(0.15),
             limits=_IMPATIENT if seed % _IMPATIENT_EVERY == 0 and not self.is_faultless else LIMITS,
         )
         loses_commits = target.fault is faults.Fault.COMMITS_LOST and not self.is_faultless
@@ -122,11 +131,13 @@ class History:
         self.environment.invariants.is_prompt = self.is_faultless
         self._agents_are_good = True
         self._is_aimed = False
+        #: Another process's call is bridged so long after its app was taken over, or was before. Seconds.
+        self._foreign_after = seed % 4 * 2.5
 
     def run(self) -> None:
         """Play from the first connect to the last invariant."""
         world, choices, environment = self.world, self.choices, self.environment
-        foreign = ForeignCall(environment) if choices.happens(0.25) else None
+        foreign = ForeignCall(environment, bridged_after=self._foreign_after) if choices.happens(0.25) else None
         environment.open()
         self._aim(NO_CALL)
         for tenant in environment.tenants:
@@ -160,6 +171,9 @@ class History:
         environment.callers.hang_up_all()
         world.run(world.now + ENDING_SECONDS)
         environment.invariants.check_end()
+        if environment.invariants.slots is not None:
+            world.run(world.now + SLOT_SECONDS)
+            environment.invariants.slots.check_left()
 
     # ── callers and agents ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -168,7 +182,7 @@ class History:
         caller = self.environment.callers.call_in(tenant)
         does = choices.one_of([
             "stays", "stays", "hangs up", "hangs up soon", "leaves Stasis", "comes back", "transferred", "is moved",
-            "is moved back",
+            "is moved back", "is replaced", "is replaced twice",
         ])  # fmt: skip
         caller.stays = does == "stays"
         match does:
@@ -184,17 +198,31 @@ class History:
                 away = choices.spread(0.0005, 10.0)
                 world.after(choices.spread(0.003, 30.0), lambda: self.environment.callers.come_back(caller, away))
 
+            case "is replaced" | "is replaced twice":
+                for _ in range(1 + (does == "is replaced twice")):
+                    world.after(choices.spread(0.003, 30.0), lambda: self._replace(caller))
             case "is moved" | "is moved back":
                 world.after(choices.spread(0.003, 30.0), lambda: asterisk.caller_is_moved(caller.channel, OTHER_APP))
                 if does == "is moved back":
                     world.after(choices.spread(0.01, 35.0), lambda: self.environment.callers.move_back(caller))
+
+    def _replace(self, caller: Caller, *, is_told_late: bool = False) -> None:
+        """Let another channel take the place of a caller's leg: from then on it is the caller."""
+        successor = caller.tenant.asterisk.leg_is_replaced(caller.channel, is_told_late=is_told_late)
+        caller.channel = successor or caller.channel
 
     def _transfer(self, caller: Caller) -> None:
         """Let the platform transfer a caller, to a destination that may not answer, or may hang up first."""
         choices = self.choices
         number = choices.one_of(["100", "100", "100", "busy", "ring"])
         seconds = choices.spread(0.01, 20.0) if choices.happens(0.5) else None
-        self.environment.callers.transfer(caller, number, hangs_up_after_seconds=seconds)
+        dies = choices.one_of([0, 1, 2, 3]) if not self.is_faultless and choices.happens(0.3) else None
+        self.environment.callers.transfer(
+            caller, number, hangs_up_after_seconds=seconds, api_dies_after=dies,
+            forgotten_after_seconds=choices.spread(0.0005, 2.0),
+        )  # fmt: skip
+        if not self.is_faultless and choices.happens(0.2):
+            self._break(Fault.PLATFORM_REDIS_AWAY)
 
     def _call_out(self) -> None:
         """Request an outbound call, or let the platform make one, perhaps for a run of another tenant."""
@@ -301,7 +329,8 @@ class History:
         hit = [one for one in environment.tenants if state in environment.states_of(None, one.connection_id)]
         tenant = choices.one_of(hit or environment.tenants)
         concerned = tenant.connection_id if outage in (
-            Fault.SOCKET_CUT, Fault.ASTERISK_RESTARTED, Fault.ASTERISK_AWAY, Fault.SAVED_ANEW
+            Fault.SOCKET_CUT, Fault.ASTERISK_RESTARTED, Fault.ASTERISK_AWAY, Fault.SAVED_ANEW, Fault.LEG_REPLACED,
+            Fault.LEG_REPLACED_LATE,
         ) else None  # fmt: skip
         states = environment.states_of(None, concerned) if concerned else environment.all_states()
         world.count_fault(outage, states)
@@ -317,18 +346,42 @@ class History:
             case Fault.ASTERISK_AWAY:
                 tenant.asterisk.is_away = True
                 world.after(seconds, lambda: setattr(tenant.asterisk, "is_away", False))
-            case Fault.POSTGRES_AWAY:
-                environment.postgres.is_away = True
-                world.after(seconds, lambda: setattr(environment.postgres, "is_away", False))
-            case Fault.REDIS_AWAY:
-                environment.broker.is_away = True
-                world.after(seconds, lambda: setattr(environment.broker, "is_away", False))
-            case Fault.REDIS_FLUSHED:
-                environment.flush_redis()
+            case Fault.LEG_REPLACED | Fault.LEG_REPLACED_LATE:
+                self._replace_one(tenant, state, is_told_late=outage is Fault.LEG_REPLACED_LATE)
             case Fault.SAVED_ANEW:
                 environment.save_anew(tenant)
+            case _ if outage in faults.OF_SERVERS:
+                self._break_server(outage, seconds)
             case _:
                 self._break_workers(outage, seconds)
+
+    def _break_server(self, outage: Fault, seconds: float) -> None:
+        environment = self.environment
+        match outage:
+            case Fault.REDIS_FLUSHED:
+                environment.flush_redis()
+            case Fault.PLATFORM_REDIS_FLUSHED:
+                if environment.platform_slots is not None:
+                    environment.platform_slots.flush()
+            case _:
+                servers: dict[Fault, Postgres | Broker | PlatformRedis] = {
+                    Fault.POSTGRES_AWAY: environment.postgres, Fault.REDIS_AWAY: environment.broker,
+                    Fault.PLATFORM_REDIS_AWAY: environment.platform_redis,
+                }  # fmt: skip
+                server = servers[outage]
+                server.is_away = True
+                self.world.after(seconds, lambda: setattr(server, "is_away", False))
+
+    def _replace_one(self, tenant: Tenant, state: str | None, *, is_told_late: bool) -> None:
+        """Replace the leg of a tenant's call, of one in this state if there is one."""
+        rows = self.environment.store.rows.values()
+        calls = [row.call for row in rows if first_of(row.call.connection_id) == first_of(tenant.connection_id)]
+        calls = [call for call in calls if call.state == state] or calls
+        leg = tenant.asterisk.channels.get(self.choices.one_of(calls).leg_id) if calls else None
+        if leg is None:
+            return
+        caller = next((one for one in self.environment.callers.all if one.channel is leg), None)
+        self._replace(caller or Caller(tenant, leg), is_told_late=is_told_late)
 
     def _lose_commits(self, state: str | None) -> bool:
         """Fail over without the last commits of a call, of one in this state if there is one; False without any."""
@@ -357,9 +410,14 @@ def _is_not_of_a_dial(event: events.Event) -> bool:
 
 
 class ForeignCall:
-    """A caller in the first tenant's app whom another controller has bridged with its own media."""
+    """A caller in the first tenant's app whom another controller bridges with its own media.
 
-    def __init__(self, environment: Environment) -> None:
+    Args:
+        bridged_after: If above 0, the app is taken over from that controller now, and it bridges the caller so many
+            seconds later.
+    """
+
+    def __init__(self, environment: Environment, *, bridged_after: float) -> None:
         self._environment = environment
         tenant = environment.tenants[0]
         self._asterisk, self._app = tenant.asterisk, tenant.app
@@ -374,8 +432,17 @@ class ForeignCall:
         for leg in self._legs:
             self._asterisk.add(leg)
             self._asterisk.enter_stasis(leg, self._app, [])
-        self._asterisk.add_to_bridge(self._bridge, [leg.id for leg in self._legs])
         self._life = self._asterisk.life
+        if bridged_after:
+            environment.app_holders.displaced[tenant.connection_id] = environment.postgres.moment()
+            environment.world.after(bridged_after, self._join)
+        else:
+            self._join()
+
+    def _join(self) -> None:
+        """Bridge the legs, unless the Asterisk was restarted since, or they were harmed, which `check` reports."""
+        if self._asterisk.life == self._life and all(map(self._asterisk.is_alive, self._legs)):
+            self._asterisk.add_to_bridge(self._bridge, [leg.id for leg in self._legs])
 
     def check(self) -> None:
         """Report a violation if it was touched; not if its Asterisk was restarted."""

@@ -16,9 +16,12 @@ from shared.call.legs import Role
 from shared.call.limits import Limits
 from shared.call.states import Direction, Outcome, State
 from simulator import channels
+from tests.simulation import blame
 from tests.simulation.asterisks import NAMING, PREFIX, Asterisk, has_stalled
 from tests.simulation.callers import Caller
-from tests.simulation.platforms import Runs, Tenant, first_of
+from tests.simulation.platform_redis import PlatformSlots
+from tests.simulation.platform_slots import SlotInvariants
+from tests.simulation.platforms import Quota, Runs, Tenant, first_of
 from tests.simulation.rows import Row
 from tests.simulation.stores import MemoryStore
 from tests.simulation.world import EPOCH, Fiber, World
@@ -52,9 +55,17 @@ class Invariants:
     """
 
     def __init__(
-        self, world: World, store: MemoryStore, runs: Runs, tenants: list[Tenant], *, slots: int | None
+        self,
+        world: World,
+        store: MemoryStore,
+        runs: Runs,
+        tenants: list[Tenant],
+        quota: Quota,
+        *,
+        slots: int | None,
     ) -> None:
         self._world = world
+        self._quota = quota
         self._store = store
         self._runs = runs
         self._tenants = tenants
@@ -71,6 +82,10 @@ class Invariants:
         self._forgotten_dials: set[str] = set()
         #: Of each request of an organization, the leg that was dialled first.
         self._dialled_for: dict[tuple[int, str | None], str] = {}
+        #: Leg → the channel that has taken its place.
+        self._successors: dict[str, str] = {}
+        #: Of the slots at the platform, if it counts our calls with its own.
+        self.slots: SlotInvariants | None = None
         #: The history has no fault: each call must be prompt, and complete at each moment.
         self.is_prompt = False
         #: Called when a call enters a state.
@@ -82,7 +97,16 @@ class Invariants:
             asterisk.unanswered = functools.partial(self._unanswered, asterisk)
             asterisk.created = functools.partial(self._created, asterisk)
             asterisk.requested = self._requested
+            asterisk.replaced = self._replaced
+            asterisk.destination_hung_up = functools.partial(self._destination_hung_up, asterisk)
         store.overruled = self._overruled
+
+    def follow_slots(self, slots: PlatformSlots, limit: int) -> None:
+        """Check the slots at the platform, too."""
+        self.slots = SlotInvariants(
+            self._world, self._store, slots, limit=limit, named=lambda call: self._names[call.call_id],
+            check_own=lambda call, slots: self._check_slots(self._names[call.call_id], call, slots),
+        )  # fmt: skip
 
     def own(self, call: Call) -> list[str]:
         """Return the legs and bridges of a call that exist."""
@@ -105,6 +129,7 @@ class Invariants:
         if before is None:
             self._names[after.call_id] = f"call {len(self._names) + 1}"
             self._check_only_call(after)
+            self._check_followed(self._names[after.call_id], after)
         name, fiber = self._names[after.call_id], greenlet.getcurrent()
         assert isinstance(fiber, Fiber)
         fiber.call_id = after.call_id
@@ -124,14 +149,16 @@ class Invariants:
             self._stored.add(after.channel_id)
         if isinstance(fact, facts.AttemptBegun):
             self._stored |= {NAMING.media_id(after), NAMING.bridge_id(after)}
+            self._check_authorized(name, after)
         if isinstance(fact, facts.RunAttached):
             self._run_attached[after.call_id] = self._store.now()
         if isinstance(fact, facts.AttemptBegun) and not has_stalled(fiber):
             self._check_attempt_before(name, after)
-        if isinstance(fact, facts.Admitted) and self._slots is not None:
-            self._check_slots(name, after, self._slots)
+        if isinstance(fact, facts.Admitted):
+            self._check_admitted(name, after)
         if self.is_prompt:
             self._check_prompt(name, after)
+        self._check_fault(name, before, after)
         if before is None or before.state is not after.state:
             self.entered(after)
 
@@ -145,6 +172,21 @@ class Invariants:
             self._dialled.discard(before.channel_id)
             self._forgotten_dials.add(before.channel_id)
             self._dialled_for.pop((before.organization_id, before.request_id), None)
+
+    def _check_fault(self, name: str, before: Call | None, call: Call) -> None:
+        """Check that a call that does not end well is told as a fault that there was."""
+        if call.outcome is None or (before is not None and before.outcome is not None):
+            return
+        asterisk = self._by_connection[first_of(call.connection_id)].asterisk
+        is_good = call.call_id not in asterisk.badly_served
+        if said := blame.objection(call, self._world.inflicted, agent_is_good=is_good):
+            self._world.violation(f"{name}: {said}")
+
+    def _check_authorized(self, name: str, call: Call) -> None:
+        """Check that a quota that is asked about runs was asked about this one. The platform's calls passed its own."""
+        asked = call.workflow_run_id in self._quota.authorized or call.call_id in self._run_attached
+        if self._quota.is_about_runs() and not asked:
+            self._world.violation(f"{name} gets an agent, and the quota was not asked about its run")
 
     def _check_only_call(self, call: Call) -> None:
         """Check that there is no other call of the same entry, by whichever connection it came."""
@@ -165,6 +207,12 @@ class Invariants:
         seconds = self._world.now - asterisk.added_at[leg.id]
         if seconds > _PROMPT_SECONDS:
             self._world.violation(f"{name} begins attempt {call.attempt}, and has an agent for {seconds:.1f} s")
+
+    def _check_admitted(self, name: str, call: Call) -> None:
+        if self._slots is not None:
+            self._check_slots(name, call, self._slots)
+        if self.slots is not None:
+            self.slots.admitted(call)
 
     def _check_slots(self, name: str, call: Call, slots: int) -> None:
         """Check the slots after an admission. The platform's calls are never refused, and may come after the count."""
@@ -289,9 +337,20 @@ class Invariants:
         fiber, fact = greenlet.getcurrent(), changes[0].fact
         assert isinstance(fiber, Fiber)
         is_found = fiber.what == "start_media" and isinstance(fact, facts.LegsCreated)
-        if fiber.what not in _EVENTS and owner not in row.owners and not is_found:
+        is_said = isinstance(fact, facts.Hindered)
+        if fiber.what not in _EVENTS and owner not in row.owners and not is_found and not is_said:
             name = self._names[row.call.call_id]
             self._world.violation(f"{name} is claimed, and {fiber.what} writes {type(fact).__name__}")
+
+    def _destination_hung_up(self, asterisk: Asterisk, leg: channels.Channel) -> None:
+        """Check that no destination is hung up while its caller talks to it."""
+        parties = asterisk.others_in_bridge(leg)
+        for row in self._store.rows.values():
+            call = row.call
+            is_here = self._by_connection[first_of(call.connection_id)].asterisk is asterisk
+            talks = any(party.id == call.leg_id for party in parties) and self._is_healthy(call)
+            if is_here and call.state is State.CONNECTED and talks:
+                self._world.violation(f"{self._names[call.call_id]} talks to {leg.id}, which is hung up")
 
     def _check_over(self, call_id: UUID) -> None:
         if self._store.rows[call_id].call.state not in (State.ENDING, State.ENDED):
@@ -302,25 +361,49 @@ class Invariants:
         if call.attempt == own.attempt and call.state not in (State.ENDING, State.ENDED):
             self._world.violation(f"{self._names[own.call_id]} neither tries its agent again nor ends")
 
+    def _replaced(self, leg: channels.Channel, successor: channels.Channel, *, is_told_late: bool) -> None:
+        """Note that a channel takes the place of a leg. If that has hung up before, its call may be over by then."""
+        if not is_told_late:
+            self._successors[leg.id] = successor.id
+
+    def _check_followed(self, name: str, call: Call) -> None:
+        """Check that no call begins with a channel that has taken the place of the leg of one that goes on."""
+        if call.state is State.ENDED:
+            # Only recorded: its end was told before its beginning.
+            return
+        replaced = next((old for old, new in self._successors.items() if new == call.channel_id), None)
+        tenant = self._by_connection[first_of(call.connection_id)]
+        for row in self._store.rows.values():
+            # Another Asterisk may have a channel of the same name.
+            is_here = self._by_connection[first_of(row.call.connection_id)] is tenant
+            if replaced is not None and is_here and row.call.state is State.CONNECTED and row.call.leg_id == replaced:
+                self._world.violation(f"{name} begins with a leg that {self._names[row.call.call_id]} goes on with")
+
     def _is_healthy(self, call: Call) -> bool:
         """True if caller and agent hear each other and the caller has not left since, whatever the call's state.
 
         One who was moved to another app hears the agent still, and is not ours any more.
         """
-        tenant = self._by_connection[first_of(call.connection_id)]
-        asterisk, caller = tenant.asterisk, tenant.asterisk.channels.get(call.channel_id)
-        if caller is None or caller.creationtime != call.channel_created or not asterisk.is_with_agent(caller):
+        tenant, leg_id = self._by_connection[first_of(call.connection_id)], call.leg_id
+        while leg_id in self._successors:
+            leg_id = self._successors[leg_id]
+        asterisk, caller = tenant.asterisk, tenant.asterisk.channels.get(leg_id)
+        if caller is None or not asterisk.is_with_agent(caller):
+            return False
+        if leg_id == call.leg_id and not call.is_leg(caller.id, caller.creationtime):
             return False
         if caller.app != tenant.app:
             return False
         received_at = (call.received_at - EPOCH).total_seconds()
         entered_at = asterisk.entered_at.get((call.channel_id, call.entered_stamp), received_at)
-        return entered_at > asterisk.left_at.get(call.channel_id, -1.0)
+        return entered_at > asterisk.left_at.get(leg_id, -1.0)
 
     def is_recovered(self) -> bool:
         """True if every caller has an agent, no call is being set up, and nothing is left of those that have ended."""
         calls = [row.call for row in self._store.rows.values()]
         if any(call.state not in (State.CONNECTED, State.ENDED) for call in calls):
+            return False
+        if self.slots is not None and self.slots.lacking():
             return False
         if self._unknown() or any(self.own(call) for call in calls if call.state is State.ENDED):
             return False
@@ -348,13 +431,20 @@ class Invariants:
                     world.violation(
                         f"caller {leg.id} is in {tenant.app} and {heard}, {RECOVERY_SECONDS:.0f} s after the last fault"
                     )
+        if self.slots is not None:
+            self.slots.check_recovered()
         for name in self._unknown():
             world.violation(f"{self.named(name)} is in no row, and still there")
         for row in self._store.rows.values():
+            # Where that was never known, it cannot be told from a channel that another program has bridged since.
+            asterisk = self._by_connection[first_of(row.call.connection_id)].asterisk
+            for leg_id in {row.call.channel_id, *row.call.replacements} - {row.call.leg_id}:
+                if (replaced := asterisk.channels.get(leg_id)) is not None and replaced.transferred_from is not None:
+                    world.violation(f"{leg_id} was replaced, and is still up in silence")
             if row.call.state not in (State.CONNECTED, State.ENDED):
                 world.violation(f"{self._names[row.call.call_id]} is still {row.call.state}")
         for caller in callers:
-            must = (caller.is_probe or (caller.stays and is_faultless)) and self._slots is None
+            must = (caller.is_probe or (caller.stays and is_faultless)) and self._slots is None and self.slots is None
             if must and not caller.tenant.asterisk.is_with_agent(caller.channel):
                 world.violation(f"caller {caller.channel.id} got no agent without any fault")
 

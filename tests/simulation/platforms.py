@@ -21,6 +21,7 @@ from shared.call.stasis_args import RunArgs
 from shared.call.states import Cause, Direction, Outcome
 from shared.platform.ports import NoRoute, Route
 from shared.storage import connections, database, leases
+from shared.storage.app_holders import Holder
 from tests.simulation import asterisks, faults
 from tests.simulation.commits import Transaction
 from tests.simulation.faults import Fault
@@ -96,6 +97,11 @@ def first_of(connection_id: int) -> int:
     return connection_id % _ANEW
 
 
+def organization_of(connection_id: int) -> int:
+    """Return the organization whose connection this is."""
+    return 100 + first_of(connection_id)
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Tenant:
     """One tenant, with one connection that serves new calls."""
@@ -120,20 +126,27 @@ class Routes:
 
     Args:
         continue_in_dialplan: Whether a refused caller continues in the dialplan.
+        platform_limit: As many calls of each organization as the platform counts with ours; None if it counts none.
     """
 
-    def __init__(self, postgres: Postgres, *, continue_in_dialplan: bool) -> None:
+    def __init__(self, postgres: Postgres, *, continue_in_dialplan: bool, platform_limit: int | None = None) -> None:
         self._postgres = postgres
         self._continues = continue_in_dialplan
+        self._platform_limit = platform_limit
 
-    def inbound(self, organization_id: int) -> Route | NoRoute:
-        return self._postgres.statement("route", lambda: self.to(organization_id))
+    def inbound(self, connection_id: int, called_number: str) -> Route | NoRoute:
+        return self._postgres.statement("route", lambda: self.to(organization_of(connection_id)))
 
-    def send_inbound(self, connection: object, connection_id: int) -> Callable[[], Route | NoRoute | None]:
+    def send_inbound(
+        self, connection: object, connection_id: int, called_number: str
+    ) -> Callable[[], Route | NoRoute | None]:
         raise AssertionError("sent by the lookup, which is simulated as a whole")
 
-    def outbound(self, *, organization_id: int, workflow_id: int) -> Route | NoRoute:
-        return self._postgres.statement("outbound route", lambda: self.to(organization_id))
+    def preferred(self, organization_id: int, workflow_run_id: int | None) -> int | None:
+        return None
+
+    def outbound(self, *, connection_id: int, workflow_id: int) -> Route | NoRoute:
+        return self._postgres.statement("outbound route", lambda: self.to(organization_of(connection_id)))
 
     def to(self, organization_id: int) -> Route:
         settings = CallSettings(
@@ -142,7 +155,10 @@ class Routes:
             dial_template=call_settings.DEFAULT_DIAL_TEMPLATE,
             caller_id=None,
         )
-        return Route(workflow_id=organization_id, user_id=1, settings=settings, continue_in_dialplan=self._continues)
+        return Route(
+            workflow_id=organization_id, user_id=1, settings=settings, continue_in_dialplan=self._continues,
+            concurrent_calls=self._platform_limit, shares_slots=self._platform_limit is not None,
+        )  # fmt: skip
 
     def refusal(self, reason: str) -> NoRoute:
         return NoRoute(reason=reason, hangup_cause=Cause.NOT_ALLOWED, continue_in_dialplan=self._continues)
@@ -238,8 +254,13 @@ class Runs:
     def note_media(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         self._postgres.statement("note media", lambda: None)
 
+    def is_begun(self, call: Call) -> bool:
+        return True
+
     def has_transfer(self, call: Call) -> bool:
-        return self._postgres.statement("transfer of a run", lambda: call.channel_id in self.transferred)
+        # The run is the same one, whichever channel is the caller's leg by then.
+        legs = {call.channel_id, *call.replacements}
+        return self._postgres.statement("transfer of a run", lambda: not legs.isdisjoint(self.transferred))
 
     def note_transfer(self, call: Call) -> None:
         self._postgres.statement("note transfer", lambda: None)
@@ -281,13 +302,21 @@ class Quota:
 
     Args:
         refuses: The share of them, from 0 to 1.
-        asks_network: As the port says it. A request to the service is not simulated.
+        asks_network: As the port says it.
+        about_runs: It is asked about a run, once there is one.
+
+    Attributes:
+        authorized: the runs that it was asked about and has let through.
+        refuses_runs: of inbound calls.
     """
 
-    def __init__(self, world: World, *, refuses: float, asks_network: bool) -> None:
+    def __init__(self, world: World, *, refuses: float, asks_network: bool, about_runs: bool = False) -> None:
         self._world = world
-        self.asks_network = asks_network
+        self.asks_network = asks_network or about_runs
         self.refuses = refuses
+        self.authorized: set[int] = set()
+        self.refuses_runs = False
+        self._about_runs = about_runs
 
     def refusal(
         self, call: Call, *, user_id: int, budget: rest.RequestBudget, quota: object = None
@@ -296,6 +325,42 @@ class Quota:
         if call.direction is Direction.INBOUND or (self.refuses < 1 and not self._world.choices.happens(self.refuses)):
             return None
         return facts.Refused(reason="the credits are used up", hangup_cause=Cause.NOT_ALLOWED)
+
+    def is_about_runs(self) -> bool:
+        return self._about_runs
+
+    def authorization(self, call: Call, *, budget: rest.RequestBudget) -> facts.Refused | None:
+        refused = self.refusal(call, user_id=0, budget=budget)
+
+        def answer() -> facts.Refused | None:
+            if refused is not None or (self.refuses_runs and call.direction is Direction.INBOUND):
+                return facts.Refused(reason="the credits are used up", hangup_cause=Cause.NOT_ALLOWED)
+            assert call.workflow_run_id is not None
+            self.authorized.add(call.workflow_run_id)
+            return None
+
+        return self._world.port_call(
+            "authorize", answer, latency_seconds=0.02, own_faults=(), inflict=lambda _fault, effect: effect()
+        )
+
+
+class AppHolders:
+    """Who has which app. No connection is asked for: each is ours, or was taken over."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self._postgres = postgres
+        #: Connection → when its app was taken over from another process.
+        self.displaced: dict[int, datetime] = {}
+
+    def note(self, connection: ConnectionVersion, holder: Holder) -> str:
+        raise AssertionError("no version is asked for")
+
+    def has_lately_displaced(self, connection: ConnectionVersion, *, seconds: float) -> bool:
+        return self._postgres.statement("taken over", lambda: self._is_lately(connection.connection_id, seconds))
+
+    def _is_lately(self, connection_id: int, seconds: float) -> bool:
+        displaced = self.displaced.get(first_of(connection_id))
+        return displaced is not None and self._postgres.moment() < displaced + timedelta(seconds=seconds)
 
 
 class Leases:
@@ -352,7 +417,7 @@ class Connections:
             quota=quota_rules.Quota(organization_id=tenant.organization_id),
         )
 
-    def outbound_connection(self, organization_id: int) -> connections.ConnectionDetails:
+    def outbound_connection(self, organization_id: int, preferred: int | None) -> connections.ConnectionDetails:
         (tenant,) = (one for one in self._tenants.values() if one.organization_id == organization_id)
         return self._postgres.statement("outbound connection", lambda: self._details(tenant))
 
@@ -383,7 +448,7 @@ class Lookup:
         self._routes = routes
         self._runs = runs
 
-    def destination(self, connection: ConnectionVersion) -> inbound_lookup.Destination:
+    def destination(self, connection: ConnectionVersion, called_number: str) -> inbound_lookup.Destination:
         return self._postgres.statement("look up", lambda: self._destination(connection))
 
     def _destination(self, connection: ConnectionVersion) -> inbound_lookup.Destination:

@@ -61,7 +61,7 @@ class MemoryStore:
         self.overruled: Callable[[Row, Sequence[Change], str], None] = lambda _row, _changes, _owner: None
         #: How often the claim of a dead worker was broken.
         self.broken_claims = 0
-        self.connection_notes: set[tuple[int, TimelineEntry]] = set()
+        self.connection_notes: dict[tuple[int, TimelineEntry], datetime] = {}
         #: How often a call ended without proof that its legs are gone.
         self.unverified_ends = 0
 
@@ -94,14 +94,21 @@ class MemoryStore:
         return self._postgres.statement("originated all", find)
 
     def transferred(self, connection_id: int, channel_id: str) -> Call | None:
-        def find() -> Call | None:
-            wanted = (self._app_of(connection_id), channel_id, State.CONNECTED)
-            for call in (row.call for row in self.rows.values()):
-                if (self._app_of(call.connection_id), call.destination_id, call.state) == wanted:
-                    return call
-            return None
+        return self._newest("transferred", connection_id, lambda call: call.destination_id == channel_id)
 
-        return self._postgres.statement("transferred", find)
+    def replaced_by(self, connection_id: int, channel_id: str) -> Call | None:
+        return self._newest("replaced by", connection_id, lambda call: channel_id in call.replacements)
+
+    def of_channel(self, connection_id: int, channel_id: str) -> Call | None:
+        return self._newest("of channel", connection_id, lambda call: call.channel_id == channel_id)
+
+    def _newest(self, what: str, connection_id: int, matches: Callable[[Call], bool]) -> Call | None:
+        return self._postgres.statement(what, lambda: self._newest_now(connection_id, matches))
+
+    def _newest_now(self, connection_id: int, matches: Callable[[Call], bool]) -> Call | None:
+        app = self._app_of(connection_id)
+        calls = (row.call for row in self.rows.values() if self._app_of(row.call.connection_id) == app)
+        return max(filter(matches, calls), key=lambda call: call.received_at, default=None)
 
     def requested(self, organization_id: int, request_id: str) -> Call | None:
         return self._postgres.statement("requested", lambda: self._requested(organization_id, request_id))
@@ -236,7 +243,8 @@ class MemoryStore:
         self._postgres.statement("append new", lambda: None)
 
     def is_noted(self, entry: TimelineEntry, *, connection_id: int, within: timedelta) -> bool:
-        return self._postgres.statement("is noted", lambda: (connection_id, entry) in self.connection_notes)
+        since, notes = self.now() - within, self.connection_notes
+        return self._postgres.statement("is noted", lambda: notes.get((connection_id, entry), since) > since)
 
     def open_calls(self, connection: ConnectionVersion) -> list[OpenCall]:
         return self._postgres.statement("open_calls", lambda: self._open(connection.connection_id))
@@ -248,18 +256,18 @@ class MemoryStore:
             if call is not None:
                 self.timeline_rows[call.call_id] += len(timeline)
             elif connection_id is not None:
-                self.connection_notes.update((connection_id, entry) for entry in timeline)
+                self.connection_notes.update(dict.fromkeys(((connection_id, entry) for entry in timeline), self.now()))
 
         self._postgres.statement("note", note)
+
+    def append_once(self, entry: TimelineEntry, *, call: Call) -> bool:
+        self.append_timeline([entry], call=call)
+        return True
 
     # ── a fail-over ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def lose(self, call_id: UUID, count: int) -> list[Call]:
-        """Fail over to a server without the last commits of a call, and without any commit since the first of these.
-
-        Returns:
-            The calls that are not as they were, as they were.
-        """
+        """Fail over to a server without a call's last commits, and any since. Return what has changed, as it was."""
         before = dict(self.rows)
         self.log.undo(call_id, count)
         self._generation += 1
@@ -291,14 +299,9 @@ class MemoryStore:
 
     def request_of(self, connection_id: int, channel_id: str) -> Call | None:
         """Return the newest call whose leg the product originates under this id."""
-        found = [
-            row.call
-            for row in self.rows.values()
-            if row.call.request_id is not None
-            and row.call.channel_id == channel_id
-            and self._app_of(row.call.connection_id) == self._app_of(connection_id)
-        ]
-        return max(found, key=lambda call: call.received_at, default=None)
+        return self._newest_now(
+            connection_id, lambda call: call.request_id is not None and call.channel_id == channel_id
+        )
 
     def slots_used_now(self, organization_id: int, *, besides: Collection[UUID] = ()) -> int:
         """Return how many slots the organization's calls use, some of the calls aside."""
@@ -312,8 +315,8 @@ class MemoryStore:
 
     def newest(self, connection_id: int, channel_id: str, channel_created: str) -> Call | None:
         """Return the newest call of a channel."""
-        found = self._entries.get((self._app_of(connection_id), channel_id, channel_created))
-        return self.rows[found[-1]].call if found else None
+        entries = self._entries.get((self._app_of(connection_id), channel_id, channel_created))
+        return self.rows[entries[-1]].call if entries else None
 
     def overdue_now(self) -> list[Call]:
         """Return unclaimed calls past their deadline, the longest overdue first."""
@@ -329,11 +332,8 @@ class MemoryStore:
     def claims_of_others(self, workers: Collection[str]) -> list[ClaimedCall]:
         """Return calls that others than these workers have claimed."""
         now = self.now()
-        found = (
-            ClaimedCall(call=row.call, owner=row.claim_owner)
-            for row in self.rows.values()
-            if row.claim_owner is not None and row.call.state is not State.ENDED and not is_free(row, now)
-        )
+        claimed = (row for row in self.rows.values() if row.call.state is not State.ENDED and not is_free(row, now))
+        found = (ClaimedCall(call=row.call, owner=row.claim_owner) for row in claimed if row.claim_owner is not None)
         return [each for each in found if each.worker not in workers]
 
     def _call(self, call_id: UUID) -> Call | None:

@@ -124,11 +124,14 @@ class World:
         self.choices = choices
         self.now = 0.0
         self.tally: faults.Tally = faults.Tally()
+        #: The kinds of fault so far.
+        self.inflicted: set[Fault] = set()
         self.violations: list[str] = []
         self.keeps_story = keeps_story
         self.story: list[tuple[float, str, str]] = []
         self.target = target
         self.is_calm = False
+        self.calm_since = 0.0
         #: Returns the states of the calls that a call id or a connection id stands for.
         self.states_of: Callable[[UUID | None, int | None], list[str]] = lambda _call, _connection: [faults.NO_CALL]
         self._fault_rate = fault_rate
@@ -360,6 +363,7 @@ class World:
         for entry in self._script:
             if entry[0] in what:
                 self._script.remove(entry)
+                self.inflicted.add(entry[1])
                 return entry[1]
         return None
 
@@ -368,10 +372,15 @@ class World:
 
     def count_fault(self, fault: Fault, states: list[str]) -> None:
         """Count a fault that hit calls in these states."""
+        self.inflicted.add(fault)
         for state in states:
             self.tally[state, fault] += 1
 
     # ── the story ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def is_calm_for(self, seconds: float) -> bool:
+        """Return whether there has been no fault for so long."""
+        return self.is_calm and self.now - self.calm_since >= seconds
 
     def violation(self, what: str) -> None:
         """Report something that must never be."""

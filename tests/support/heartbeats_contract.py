@@ -64,6 +64,9 @@ class InterruptibleStore:
         self.reads += 1
         return await self._store.read_assignments()
 
+    def wakeups(self) -> AsyncIterator[None]:
+        return self._store.wakeups()
+
     def _check(self) -> None:
         if not self.available:
             raise errors.QueueUnavailable("made unavailable by the test")

@@ -71,11 +71,23 @@ class Scene:
         self.awaited: list[tuple[UUID, int, str, int]] = []
         #: Two connections of one organization in one app instance.
         self.sharing: set[int] = set()
+        #: The channel that is in the bridge in place of the caller's leg.
+        self.in_its_place: Channel | None = None
+        #: The channels that calls have followed, each with the one that it has replaced.
+        self.followed: list[tuple[str, str]] = []
+        self.is_up = False
+        #: How old the event is.
+        self.age_ms = 0.0
         self.is_in_place = False
         self.is_left_alone = False
         self.is_with_another = False
         self.is_transferred = False
         self.has_run = False
+        #: The platform has heard that a leg which it originated for a transfer is gone.
+        self.is_transfer_leg = False
+        self.refused_for = ""
+        #: The voice agent has begun the run.
+        self.is_begun = True
         #: What was looked for, without ending it.
         self.looked: list[str] = []
         self.call_meanwhile: Call | None = None
@@ -86,8 +98,16 @@ class Scene:
             inbound=cast(Any, self._inbound()),
             naming=Naming(PREFIX),
             transfers=cast(Any, SimpleNamespace(take_up=self._take_up)),
+            replacements=cast(Any, self),
             send_later=lambda message, wait: self.later.append((message, wait)),
+            refusal_causes=lambda _call: self.refused_for,
         )
+
+    def _transfer_leg_ended(self, *, connection: ConnectionVersion, event: Event) -> bool:
+        return self.is_transfer_leg
+
+    def _look_at_transfer_leg(self, *, connection: ConnectionVersion, event: Event, looks: int) -> None:
+        self.asked.append(f"transfer leg on {connection}: {event.leg.id}, look {looks}")
 
     def _inbound(self) -> object:
         def record_abandoned(*, connection: ConnectionVersion, event: Event) -> Call | None:
@@ -113,10 +133,28 @@ class Scene:
         return SimpleNamespace(
             record_abandoned=record_abandoned, record_unanswered=record_unanswered, caller_entered=caller_entered,
             is_in_place=is_in_place, is_awaited=is_awaited,
+            age_ms=lambda _at_ms: self.age_ms,
+            is_up=lambda _connection, _leg: self.is_up,
             is_left_alone=lambda _connection, _leg: self.is_left_alone,
             is_with_another=lambda _connection, _leg: self.is_with_another,
             connections=SimpleNamespace(share_an_app=self._share_an_app),
+            runs=SimpleNamespace(is_begun=lambda _call: self.is_begun),
+            transfer_legs=SimpleNamespace(ended=self._transfer_leg_ended, look=self._look_at_transfer_leg),
         )  # fmt: skip
+
+    def successor(self, call: Call, leg_id: str) -> Channel | None:
+        return self.in_its_place
+
+    def call_of(self, connection: ConnectionVersion, replaced_id: str, leg_id: str) -> Call | None:
+        return self.store.of_channel(connection.connection_id, replaced_id)
+
+    def follow(self, call: Call, leg: Channel, *, replaced_id: str) -> Any:
+        assert call.call_id == CALL_ID
+        self.followed.append((replaced_id, leg.id))
+        return SimpleNamespace(call=call, applied=self.followed.count((replaced_id, leg.id)) == 1)
+
+    def remove_replaced(self, call: Call, replaced_id: str) -> None:
+        self.asked.append("replaced channels removed")
 
     def _share_an_app(self, connection_id: int, other_id: int) -> bool:
         return {connection_id, other_id} == self.sharing

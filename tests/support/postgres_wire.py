@@ -5,7 +5,6 @@ A round trip ends with Sync, or is a simple Query: the process waits for the ans
 
 from __future__ import annotations
 
-import itertools
 import re
 import struct
 from collections.abc import Callable, Sequence
@@ -107,12 +106,15 @@ def is_bracket(statement: str) -> bool:
 
 
 def commits(round_trips: Sequence[tuple[str, ...]]) -> int:
-    """Return how many writing transactions a connection committed: a write outside of any is one of its own."""
+    """Return how many writing transactions a connection committed. Outside of any, what is sent together is one."""
     count, is_open = 0, False
-    for statement in itertools.chain(*round_trips):
-        if is_bracket(statement):
-            count += statement.upper() == "COMMIT"
-            is_open = statement.upper() == "BEGIN"
-        elif not is_open and _WRITES.search(statement):
-            count += 1
+    for statements in round_trips:
+        writes = False
+        for statement in statements:
+            if is_bracket(statement):
+                count += statement.upper() == "COMMIT"
+                is_open = statement.upper() == "BEGIN"
+            elif not is_open and _WRITES.search(statement):
+                writes = True
+        count += writes
     return count

@@ -26,7 +26,7 @@ HERE = ConnectionVersion(7, 1)
 NAMING = Naming("aip-")
 MEDIA_ID, BRIDGE_ID = NAMING.media_id(CONNECTED), NAMING.bridge_id(CONNECTED)
 LEGS = frozenset(NAMING.legs(CONNECTED).values())
-FILTER = frozenset(str(kind) for kind in events.EventType)
+FILTER = events.wanted(with_talking=False)
 #: Changed long enough ago to be judged.
 STILL = NOW - seconds(2.1)
 
@@ -61,6 +61,7 @@ class Asterisk:
         #: What the app is at later looks.
         self.later_applications: list[ari.Application] = []
         self.is_away = False
+        self.failure: errors.PipelineError = errors.AsteriskUnreachable("connection refused", may_have_acted=False)
         self.asked: list[str] = []
         self.removed: list[str] = []
         self.filters: list[list[str]] = []
@@ -70,7 +71,7 @@ class Asterisk:
     def application(self) -> ari.Application | None:
         self.moments.append("Asterisk")
         if self.is_away:
-            raise errors.AsteriskUnreachable("connection refused", may_have_acted=False)
+            raise self.failure
         return self.application_found
 
     def set_event_filter(self, allowed: list[str]) -> None:
@@ -143,6 +144,13 @@ class Store:
         assert connection_id == 7
         return {call.channel_id: call for call in self._stored.values() if call.channel_id in channel_ids}
 
+    def replaced_by(self, connection_id: int, channel_id: str) -> Call | None:
+        assert connection_id == 7
+        return next((call for call in self._stored.values() if channel_id in call.replacements), None)
+
+    def append_timeline(self, timeline: Sequence[TimelineEntry], *, connection_id: int) -> None:
+        self._asterisk.moments.append(f"{timeline[0].name} of {connection_id}: {timeline[0].detail}")
+
     def append_new(self, timeline: Sequence[TimelineEntry], *, connection_id: int, within: timedelta) -> None:
         self.written.append(([entry.detail for entry in timeline], connection_id, within))
 
@@ -180,6 +188,7 @@ class Scene:
         stored: Sequence[Call] = (),
         preempted: bool = False,
         is_anothers: bool = False,
+        displaced: bool = False,
         sharing: Collection[int] = (),
     ) -> None:
         self.asterisk = asterisk
@@ -191,20 +200,38 @@ class Scene:
         self.reported: list[facts.Fact] = []
         self.received: list[tuple[str, tuple[str, ...]]] = []
         self.later: list[tuple[messages.Message, timedelta]] = []
+        #: Legs that came for a transfer.
+        self.transfer_legs: list[str] = []
+        self._displaced = displaced
+        #: Leg, and the channel that was found in its place.
+        self.followed: list[tuple[str, str]] = []
+        self.is_written_meanwhile = False
         #: The legs that another program dials.
         self.left_alone: set[str] = set()
         #: Leases that other workers have, and those acquired and released by this one.
         self.busy: set[str] = set()
         self.leases: list[tuple[str, ...]] = []
         self.release_fails = False
+        #: The voice agent has begun the run.
+        self.is_begun = True
         self.receive_fails = False
         self.resync = Resync(
             flow=cast(Any, self),
             writer=cast(Any, SimpleNamespace(store=self.store, limits=LIMITS, clock=time, new_owner=lambda: "me")),
-            inbound=cast(Any, SimpleNamespace(receive=self._receive, is_left_alone=self._is_left_alone)),
+            inbound=cast(
+                Any,
+                SimpleNamespace(
+                    receive=self._receive,
+                    is_left_alone=self._is_left_alone,
+                    transfer_legs=SimpleNamespace(found=self._transfer_leg_found),
+                    runs=SimpleNamespace(is_begun=lambda _call: self.is_begun),
+                ),
+            ),
+            replacements=cast(Any, SimpleNamespace(follow=self._follow)),
             connections=cast(Any, Connections(preempted=preempted, is_anothers=is_anothers, sharing=sharing)),
             asterisks=cast(Any, SimpleNamespace(at=lambda _connection, _budget: asterisk)),
             leases=self,
+            app_holders=cast(Any, SimpleNamespace(has_lately_displaced=self._has_lately_displaced)),
             naming=NAMING,
             send_later=lambda message, wait: self.later.append((message, wait)),
         )
@@ -218,9 +245,22 @@ class Scene:
         self.reported.append(fact)
         return SimpleNamespace(applied=True)
 
+    def _follow(self, call: Call, leg: Channel, *, replaced_id: str, retry_on_conflict: bool) -> Any:
+        assert not retry_on_conflict
+        self.followed.append((replaced_id, leg.id))
+        return SimpleNamespace(applied=not self.is_written_meanwhile)
+
     def _is_left_alone(self, connection: ConnectionVersion, leg: Channel) -> bool:
         assert connection == HERE
         return leg.id in self.left_alone
+
+    def _transfer_leg_found(self, *, connection: ConnectionVersion, leg: events.Channel) -> None:
+        assert connection == HERE
+        self.transfer_legs.append(leg.id)
+
+    def _has_lately_displaced(self, connection: ConnectionVersion, *, seconds: float) -> bool:
+        assert (connection, seconds) == (HERE, 10.0)
+        return self._displaced
 
     def _receive(self, *, connection: ConnectionVersion, leg: Channel, args: tuple[str, ...]) -> None:
         assert connection == HERE

@@ -15,8 +15,8 @@ _STATUS = SocketStatus(
 _SOCKET = EventSocket(
     connection=ConnectionVersion(1, 1), organization_id=101, endpoint="http://pbx", app="a", ari_user="a",
     sealed_password="x", ca_bundle=None, listener_id="l1", epoch=4, previous_listener_id=None, previous_epoch=None,
-    status=_STATUS, accepted_at=None, superseded=False, preempted=False, reclaims=0, parked=False,
-    quarantine_over=False, may_reclaim=False,
+    status=_STATUS, accepted_at=None, superseded=False, preempted=False, reclaims=0, parked=False, suspension=None,
+    asked=False, quarantine_over=False, may_reclaim=False,
     hand_off_overdue=False, stable=False, same_app_instance=True, successor_connected=True, has_calls=False,
     drain_overdue=False,
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import timedelta
 from typing import Any, cast
 
@@ -63,6 +63,12 @@ class Platform:
             dograh.ConfigurationRow(source_id=source_id, organization_id=self.organization_of(source_id), value=value)
             for source_id, value in self.values.items()
         ]
+
+    def deactivate(self, *, source_id: int, organization_id: int, reason: str) -> bool:
+        return False
+
+    def inactive(self) -> Collection[int]:
+        return ()
 
     def fingerprint(self) -> str:
         if self.away:
@@ -152,6 +158,7 @@ class SchedulerHarness:
         self.leader.renew()
         self.store = PostgresCalls(leader_db, who="test", prefix="aip-")
         self.reconciler = Reconciler(leader_db, self.platform, SEALER)
+        self.are_apps_free = True
         self.sockets = socket_rows(leader_db)
         self.assigner = self.new_assigner()
         # A Redis that was in use before: the assigner does not wait for listeners to come back.
@@ -188,7 +195,10 @@ class SchedulerHarness:
         self.reconcile()
 
     def reconcile(self) -> None:
+        """Read the configurations. By default no other process has their apps, and workers have told so."""
         self.reconciler.reconcile()
+        if self.are_apps_free:
+            self.execute("UPDATE ari.connection_versions SET asked_at = NULL")
 
     def tick(self, times: int = 1) -> None:
         """Let the assigner work."""

@@ -16,7 +16,7 @@ from shared.broker import scripts
 NS = "ns"
 TIMEOUT_MS = 4500
 #: Of `layout.lua`.
-LATE_MS, CONFIRMED_MS = 1200, 700
+LATE_MS, CONFIRMED_MS = 600, 700
 #: The arguments of a session whose groups have no limit worth testing.
 UNLIMITED = (100, 100, 0)
 
@@ -78,6 +78,7 @@ class Scripts:
         fairness: tuple[int | bytes, ...] = UNLIMITED,
         body: str = "settled",
         letters: tuple[int, int] = (1000, 4096),
+        oldest_ms: int = -1,
     ) -> Reply:
         """Poll; a settlement is a disposition, a message key of the first queue, and the detail."""
         parts: list[str | bytes | int] = []
@@ -85,7 +86,7 @@ class Scripts:
             parts += (disposition, queues[0], message_key, body, detail)
         figures: tuple[str | int, ...] = (free, known, credit, len(queues), *queues)
         now, in_flight, due_ms, is_idle, sessions, _subscriptions, *rest = scripts.POLL.run(
-            self.client, NS, session, TIMEOUT_MS, *letters, *figures, *fairness, *parts
+            self.client, NS, session, TIMEOUT_MS, oldest_ms, *letters, *figures, *fairness, *parts
         )
         texts = [each.decode() for each in rest]
         messages = {key: (queue, text) for queue, key, text in zip(*[iter(texts)] * 3, strict=True)}
@@ -127,6 +128,10 @@ class Scripts:
     def count(self, *queues: str) -> list[int]:
         """Return waiting, delayed and in flight, of each queue."""
         return list(scripts.COUNT.run(self.client, NS, *(queues or ("q",))))
+
+    def oldest(self, *queues: str) -> list[int]:
+        """Return how long the oldest message has waited, of each queue, in ms."""
+        return list(scripts.OLDEST.run(self.client, NS, *queues))
 
     def flush(self, *queues: str) -> None:
         scripts.FLUSH.run(self.client, NS, *queues)

@@ -45,7 +45,8 @@ def test_any_other_call_is_written_first(call: Call, *, asks_network: bool) -> N
 
 
 @pytest.mark.parametrize(
-    ("state", "is_served"), [("Up", True), ("Ring", True), ("Ringing", False), ("Down", False), ("Dialing", False)]
+    ("state", "is_served"),
+    [("Up", True), ("Ring", True), ("Ringing", False), ("Down", False), ("Dialing", False), ("Rsrvd", False)],
 )
 def test_a_platform_s_leg_is_served_once_its_far_end_has_answered(state: str, *, is_served: bool) -> None:
     """A leg that was created first and dialled later rings in Stasis: the agent would talk to an empty line."""
@@ -58,9 +59,17 @@ def test_a_platform_s_leg_is_served_once_its_far_end_has_answered(state: str, *,
 @pytest.mark.parametrize(
     ("leg", "fact"),
     [
-        pytest.param(GONE, facts.CallerGone(), id="gone"),
-        pytest.param(channel(LEG.channel_id, created="2026-05-01T13:00:00.000+0000"), facts.CallerGone(), id="another"),
-        pytest.param(channel(LEG.channel_id, app="other"), facts.CallerLeft(), id="in another app"),
+        pytest.param(GONE, facts.CallerGone(leg_id=LEG.channel_id), id="gone"),
+        pytest.param(
+            channel(LEG.channel_id, created="2026-05-01T13:00:00.000+0000"),
+            facts.CallerGone(leg_id=LEG.channel_id),
+            id="another",
+        ),
+        pytest.param(
+            channel(LEG.channel_id, app="other"),
+            facts.CallerLeft(leg_id=LEG.channel_id, is_up=True),
+            id="in another app",
+        ),
     ],
 )
 def test_a_platform_s_leg_that_is_no_longer_in_the_app_is_not_served(leg: object, fact: facts.Fact) -> None:

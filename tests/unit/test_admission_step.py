@@ -18,7 +18,7 @@ from shared.call.legs import Attempt, Naming
 from shared.call.limits import Limits
 from shared.call.quota_rules import Quota
 from shared.call.stasis_args import RunArgs
-from shared.call.states import Cause, Direction
+from shared.call.states import Cause, Direction, State
 from shared.call.steps import Step
 from shared.platform.ports import NoRoute, Route
 from shared.storage.connections import InboundTarget
@@ -76,10 +76,12 @@ class Scene:
         quota: facts.Refused | None = None,
         route: Any = ROUTE,
         limits: Limits = LIMITS,
+        about_runs: bool = False,
         **asterisk: Any,
     ) -> None:
+        self.authorized: list[Call] = []
         self.quota_asked: list[tuple[int, Quota | None]] = []
-        self.routes_asked: list[int] = []
+        self.routes_asked: list[tuple[int, str]] = []
         self.slots_asked: list[tuple[int | None, int | None]] = []
         self.created: list[tuple[Call, Attempt | None, int | None]] = []
         self.attached: list[RunArgs] = []
@@ -89,7 +91,15 @@ class Scene:
         self.step = Admission(
             connections=cast(Any, SimpleNamespace(inbound_target=lambda _connection: TARGET)),
             routes=cast(Any, SimpleNamespace(inbound=self._inbound)),
-            quota=cast(Any, SimpleNamespace(refusal=self._refusal, asks_network=False)),
+            quota=cast(
+                Any,
+                SimpleNamespace(
+                    refusal=self._refusal,
+                    asks_network=False,
+                    is_about_runs=lambda: about_runs,
+                    authorization=self._authorization,
+                ),
+            ),
             slots=cast(Any, SimpleNamespace(among=self._among)),
             slot_count=cast(Any, SimpleNamespace(lock_organization=lambda *_: None, slots_used=lambda *_: self._used)),
             runs=cast(Any, SimpleNamespace(create=self._create, attach=self._attach)),
@@ -98,19 +108,25 @@ class Scene:
             limits=limits,
         )
 
-    def _inbound(self, organization_id: int) -> object:
-        self.routes_asked.append(organization_id)
+    def _inbound(self, connection_id: int, called_number: str) -> object:
+        self.routes_asked.append((connection_id, called_number))
         return self._route
 
     def _refusal(self, call: Call, *, user_id: int, budget: object, quota: Quota | None) -> facts.Refused | None:
         self.quota_asked.append((user_id, quota))
         return self._quota
 
+    def _authorization(self, call: Call, *, budget: object) -> facts.Refused | None:
+        self.authorized.append(call)
+        return self._quota
+
     def _among(self, own: int | None, platform: int | None) -> int | None:
         self.slots_asked.append((own, platform))
         return own
 
-    def _create(self, db: str, call: Call, *, first_attempt: Attempt | None, reserved_id: int | None = None) -> int:
+    def _create(
+        self, db: str, call: Call, *, first_attempt: Attempt | None = None, reserved_id: int | None = None
+    ) -> int:
         assert db == "transaction"
         self.created.append((call, first_attempt, reserved_id))
         return 9
@@ -162,7 +178,7 @@ def test_a_run_names_the_legs_of_the_first_attempt_only_if_their_nonce_is_drawn(
 def test_a_route_that_was_not_read_along_is_read_now(arrival: Arrival | None) -> None:
     scene = Scene()
     assert scene.run(arrival=arrival) == (GRANTED,)
-    assert scene.routes_asked == [3]
+    assert scene.routes_asked == [(7, RECEIVED.called_number)]
     assert scene.created == []
 
 
@@ -180,6 +196,12 @@ def test_a_caller_of_a_connection_that_is_not_served_is_refused_first() -> None:
     assert (scene.claim.asked, scene.routes_asked) == ([], [])
 
 
+def test_a_channel_that_came_back_may_be_late_because_of_its_asterisk() -> None:
+    (refused,) = Scene().run(replace(RECEIVED, entry=2), arrival=arrived(waited_seconds=10.01))
+    assert isinstance(refused, facts.Refused)
+    assert refused.reason == "received 10.0 s late, its Asterisk was asked first"
+
+
 @pytest.mark.parametrize(
     ("scene", "arrival", "refused"),
     [
@@ -192,11 +214,13 @@ def test_a_caller_of_a_connection_that_is_not_served_is_refused_first() -> None:
         ),
         pytest.param(
             Scene(quota=facts.Refused(reason="blocked", hangup_cause=57)), arrived(),
-            facts.Refused(reason="blocked", hangup_cause=57), id="the quota is used up",
+            facts.Refused(reason="blocked", hangup_cause=57, limit="quota"), id="the quota is used up",
         ),
         pytest.param(
             Scene(used=2), arrived(),
-            facts.Refused(reason="too many concurrent calls: 2 of 2 slots in use", hangup_cause=17), id="no free slot",
+            facts.Refused(reason="too many concurrent calls: 2 of 2 slots in use", hangup_cause=17,
+                          limit="concurrent-calls"),
+            id="no free slot",
         ),
     ],
 )  # fmt: skip
@@ -221,10 +245,40 @@ def test_a_caller_without_a_route_is_not_asked_a_quota_for() -> None:
 
 def test_a_call_admitted_elsewhere_gets_its_run_in_a_step_of_its_own() -> None:
     scene = Scene()
-    step = RunCreation(runs=scene.step.runs, naming=NAMING)
+    step = RunCreation(runs=scene.step.runs, naming=NAMING, quota=scene.step.quota, routes=scene.step.routes)
     claim = StepClaim(ADMITTED, None, [])
     assert step.work(cast(Claim, claim)) == (facts.RunCreated(workflow_run_id=9),)
     assert scene.created == [(ADMITTED, NAMING.attempt(ADMITTED, 1), None)]
+
+
+# ── a quota that is asked about runs ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("next_steps", [(), (Step.RUNS,), (Step.RUNS, Step.MEDIA)])
+def test_a_run_that_the_quota_is_asked_about_is_created_with_the_admission_in_any_pool(
+    next_steps: tuple[Step, ...],
+) -> None:
+    scene = Scene(about_runs=True, quota=facts.Refused(reason="not asked yet", hangup_cause=1))
+    (fact,) = scene.run(arrival=arrived(), leads_to=next_steps)
+    assert isinstance(fact, facts.Admitted)
+    assert fact.workflow_run_id == 9
+    assert [(call.state, attempt) for call, attempt, _ in scene.created] == [(State.ADMITTED, None)]
+    assert (scene.quota_asked, scene.authorized) == ([], [])
+
+
+@pytest.mark.parametrize("refusal", [None, facts.Refused(reason="the credits are used up", hangup_cause=57)])
+def test_a_call_that_has_its_run_is_prepared_only_if_the_quota_says_so(refusal: facts.Refused | None) -> None:
+    """Also if the quota has another contract by now: it was not asked before."""
+    scene = Scene(about_runs=False, quota=refusal)
+    step = RunCreation(runs=scene.step.runs, naming=NAMING, quota=scene.step.quota, routes=scene.step.routes)
+    call = replace(ADMITTED, workflow_run_id=9)
+    claim = StepClaim(call, None, [])
+    expected: facts.Fact = facts.RunCreated(workflow_run_id=9)
+    if refusal is not None:
+        expected = replace(refusal, continue_in_dialplan=True, limit="quota")
+    assert step.work(cast(Claim, claim)) == (expected,)
+    assert (scene.created, scene.authorized) == ([], [call])
+    assert claim.asked == ["quota"]
 
 
 # ── legs that the platform has originated ────────────────────────────────────────────────────────────────────────────
@@ -259,9 +313,9 @@ def test_arguments_that_name_no_run_are_refused_before_anything_is_asked() -> No
 @pytest.mark.parametrize(
     ("leg", "expected"),
     [
-        (GONE, facts.CallerGone()),
-        (channel(RECEIVED.channel_id, created="later"), facts.CallerGone()),
-        (channel(RECEIVED.channel_id, app="other"), facts.CallerLeft()),
+        (GONE, facts.CallerGone(leg_id=RECEIVED.channel_id)),
+        (channel(RECEIVED.channel_id, created="later"), facts.CallerGone(leg_id=RECEIVED.channel_id)),
+        (channel(RECEIVED.channel_id, app="other"), facts.CallerLeft(leg_id=RECEIVED.channel_id, is_up=True)),
         (
             {**IN_APP, "state": "Ringing"},
             facts.Refused(reason="the far end has not answered: Ringing", hangup_cause=Cause.NOT_ALLOWED),

@@ -15,7 +15,7 @@ import pytest
 
 from shared import errors, messages
 from shared.asterisk import rest
-from shared.call import facts
+from shared.call import facts, faults
 from shared.call.calls import Call
 from shared.call.legs import Naming
 from shared.call.limits import Limits
@@ -71,8 +71,10 @@ class ReadOnly:
 
 
 def attempts_of(call: Call, asterisk: BreakerOpen, later: list[tuple[messages.Message, timedelta]]) -> Attempts:
-    """Return the handlers of attempts around one call, which must not be written."""
-    writer = SimpleNamespace(store=ReadOnly(call), limits=Limits(), clock=time, new_nonce=lambda _call: "")
+    """Return the handlers of attempts around one call, which is told nothing but what hinders it."""
+    writer = SimpleNamespace(
+        store=ReadOnly(call), limits=Limits(), clock=time, new_nonce=lambda _call: "", record=MagicMock()
+    )
     return Attempts(
         flow=cast(Any, None),
         writer=cast(Any, writer),
@@ -91,11 +93,25 @@ def test_no_attempt_is_spent_on_an_asterisk_that_gives_no_answer(
     """The command is sent again after a moment; if the deadline comes before that, the sweep sends it."""
     call = replace(CALL, attempt=attempt - 1, deadline_at=NOW + timedelta(seconds=left_seconds))
     later: list[tuple[messages.Message, timedelta]] = []
-    attempts_of(call, asterisk, later).start(call_id=call.call_id, attempt=attempt)
+    handlers = attempts_of(call, asterisk, later)
+    handlers.start(call_id=call.call_id, attempt=attempt)
     assert bool(later) is sent
     for message, wait in later:
         assert (message.actor_name, message.kwargs["attempt"]) == ("start_media", attempt)
         assert timedelta() < wait < timedelta(seconds=1)
+    reason = "circuit breaker open" if type(asterisk) is BreakerOpen else "connection refused"
+    assert hindered(handlers) == [f"{faults.NO_ANSWER}: {reason}"]
+    # Once is enough.
+    again = attempts_of(replace(call, obstacle=f"{faults.NO_ANSWER}: {reason}"), asterisk, later)
+    again.start(call_id=call.call_id, attempt=attempt)
+    assert hindered(again) == []
+
+
+def hindered(handlers: Attempts) -> list[str]:
+    """Return what the call was told of what hinders it."""
+    told = [call.args[1] for call in cast(MagicMock, handlers.writer.record).call_args_list]
+    assert all(fact.state is State.PREPARED for fact in told)
+    return [fact.obstacle for fact in told]
 
 
 def test_a_command_that_no_longer_applies_makes_no_request() -> None:
@@ -144,7 +160,8 @@ def test_an_attempt_of_unknown_outcome_is_looked_for_before_the_next_one_begins(
 
 
 def test_a_bridge_that_cannot_be_made_does_not_count() -> None:
-    answers: dict[str, Sequence[object]] = {LOOK[0]: [LEG], LOOK[1]: [NO_BRIDGE], f"POST {BRIDGE}": [NO_ANSWER]}
+    refused = errors.AsteriskRefused(500, "Allocation failed")
+    answers: dict[str, Sequence[object]] = {LOOK[0]: [LEG], LOOK[1]: [NO_BRIDGE], f"POST {BRIDGE}": [refused]}
     handlers, _, flow = asked(ATTEMPTING, answers)
     handlers.start(call_id=ATTEMPTING.call_id, attempt=2)
     assert isinstance(flow.report.call_args.args[1], facts.AttemptBegun)
@@ -162,15 +179,18 @@ def test_no_attempt_begins_while_it_is_not_known_what_is_there(silent: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("leg", "reported"),
+    ("leg", "reported", "obstacle"),
     [
-        pytest.param(LEG, [facts.MediaReady(attempt=1)], id="in the app"),
-        pytest.param(channel(NAMING.media_id(WAITING), app=""), [], id="still connects"),
-        pytest.param(GONE, [facts.MediaGone(attempt=1, reason="media leg is gone", is_found=True)], id="gone"),
-        pytest.param(NO_ANSWER, [], id="no answer"),
+        pytest.param(LEG, [facts.MediaReady(attempt=1)], None, id="in the app"),
+        pytest.param(channel(NAMING.media_id(WAITING), app=""), [], faults.NOT_ACCEPTED, id="still connects"),
+        pytest.param(GONE, [facts.MediaGone(attempt=1, reason="media leg is gone", is_found=True)], None, id="gone"),
+        pytest.param(NO_ANSWER, [], f"{faults.NO_ANSWER}: no answer in time", id="no answer"),
     ],
 )
-def test_a_media_leg_is_ready_when_it_is_in_the_app(leg: object, reported: list[facts.Fact]) -> None:
+def test_a_media_leg_is_ready_when_it_is_in_the_app(
+    leg: object, reported: list[facts.Fact], obstacle: str | None
+) -> None:
     handlers, _, flow = asked(WAITING, {LOOK[0]: [leg]})
     handlers.check(call_id=WAITING.call_id, attempt=1)
     assert [call.args[1] for call in flow.report.call_args_list] == reported
+    assert hindered(handlers) == ([obstacle] if obstacle else [])

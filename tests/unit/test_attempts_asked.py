@@ -71,6 +71,7 @@ class Scene:
         self.asterisk = Rounds(answers)
         self.store = Timeline(call)
         self.reported: list[tuple[facts.Fact, Step | None]] = []
+        self.hindered: list[facts.Hindered] = []
         self.later: list[messages.Message] = []
         budgets: list[float] = []
         self.budgets = budgets
@@ -83,7 +84,14 @@ class Scene:
         self.attempts = Attempts(
             flow=cast(Any, self),
             writer=cast(
-                Any, SimpleNamespace(store=self.store, limits=LIMITS, clock=time, new_nonce=lambda _call: NONCE)
+                Any,
+                SimpleNamespace(
+                    store=self.store,
+                    limits=LIMITS,
+                    clock=time,
+                    new_nonce=lambda _call: NONCE,
+                    record=lambda _call, fact, **_how: self.hindered.append(fact),
+                ),
             ),
             asterisks=cast(Any, SimpleNamespace(of=of)),
             naming=NAMING,
@@ -144,14 +152,21 @@ def test_a_second_attempt_begins_only_if_the_first_took_no_effect(
     ]
     assert scene.reported == (found if is_whole else [(begun, Step.MEDIA)])
     assert scene.asterisk.rounds == rounds
-    assert scene.store.written == [CALL_ID]
+    # A look that finds nothing of the attempt has no row: the next attempt tells it.
+    assert scene.store.written == ([] if leg is GONE else [CALL_ID])
     # The look is short.
     assert scene.budgets[-1] == 2.0
 
 
-@pytest.mark.parametrize(("leg", "bridge"), [(AWAY, BRIDGE), (LEG, AWAY)])
-def test_a_second_attempt_waits_while_nothing_is_known_of_the_first(leg: object, bridge: object) -> None:
-    scene = Scene(replace(IN_DOUBT, deadline_at=NOW + seconds(5)), {LOOK[0]: [leg], LOOK[1]: [bridge]})
+@pytest.mark.parametrize(
+    ("leg", "bridge", "created"),
+    [(AWAY, BRIDGE, None), (LEG, AWAY, None), pytest.param(LEG, GONE, AWAY, id="its bridge may be there by now")],
+)
+def test_a_second_attempt_waits_while_nothing_is_known_of_the_first(
+    leg: object, bridge: object, created: object
+) -> None:
+    answers = {LOOK[0]: [leg], LOOK[1]: [bridge], CREATE: [created]}
+    scene = Scene(replace(IN_DOUBT, deadline_at=NOW + seconds(5)), answers)
     scene.attempts.start(call_id=CALL_ID, attempt=2)
     assert scene.reported == []
     ((message),) = scene.later
@@ -162,6 +177,7 @@ def test_a_second_attempt_waits_while_nothing_is_known_of_the_first(leg: object,
     )
     assert message.options["group"] == 7
     assert scene.store.written == [CALL_ID]
+    assert [told.obstacle for told in scene.hindered] == ["Asterisk gave no answer: no answer in time"]
 
 
 def test_a_call_that_is_gone_or_without_a_deadline_is_not_postponed() -> None:

@@ -47,7 +47,9 @@ REFUSED = errors.AsteriskRefused(422, "Channel not in Stasis application")
             facts.Joined(attempt=1),
             id="the caller is in the bridge",
         ),
-        pytest.param(True, {JOIN[0]: [GONE]}, [JOIN], facts.CallerGone(), id="the caller is gone"),
+        pytest.param(
+            True, {JOIN[0]: [GONE]}, [JOIN], facts.CallerGone(leg_id=JOINING.channel_id), id="the caller is gone"
+        ),
         pytest.param(
             True,
             {JOIN[1]: [REFUSED], f"GET {CALLER}": [channel(JOINING.channel_id)], f"GET /channels/{MEDIA_ID}": [GONE]},
@@ -59,7 +61,7 @@ REFUSED = errors.AsteriskRefused(422, "Channel not in Stasis application")
             True,
             {LOOK[0]: [WITH_CALLER], f"GET {CALLER}": [GONE]},
             [JOIN, LOOK, [f"GET {CALLER}", LOOK_AT_APP]],
-            facts.CallerGone(),
+            facts.CallerGone(leg_id=JOINING.channel_id),
             id="a leg has left the bridge",
         ),
     ],

@@ -12,6 +12,7 @@ import redis
 
 from shared.broker import session
 from shared.broker.bounds import Bounds
+from shared.broker.deliveries import Delivery
 from shared.broker.session import WorkerSession
 from shared.broker.session_client import PollResult
 from tests.support.script_runner import LATE_MS, Scripts
@@ -35,7 +36,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Callable[..., WorkerSession]:
         made = WorkerSession(
             redis.Redis(), "ns", "w", tag="a", capacity=1, order=["q"], describe=str, bounds=Bounds()
         )  # fmt: skip
-        monkeypatch.setattr(made._requests, "poll", poll)
+        monkeypatch.setattr(made._requests, "poll", lambda *given, **_others: poll(*given))
         return made
 
     return make
@@ -108,3 +109,11 @@ def test_a_session_whose_connections_were_cut_has_polled_again_before_it_is_take
         lua.liveness(last_search=0)
         lua.poll("other")
         assert set(lua.sessions()) == {"cut", "other"}
+
+
+def test_a_thread_that_is_to_stop_does_not_begin_to_listen(made: Callable[..., WorkerSession]) -> None:
+    """Of a worker's threads each would listen for a second, one after the other."""
+    listened, pushed = made(lambda *_: IDLE), Delivery("q", b"/1", b"{}")
+    listened._pushed = (each for each in [pushed])
+    assert listened.receive(1.0, lambda: False) is None
+    assert listened.receive(1.0, lambda: True) is pushed

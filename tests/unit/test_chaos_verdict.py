@@ -177,13 +177,15 @@ def second_agent(*, after_the_first: bool) -> Scene:
     return scene
 
 
-def without_row(seconds: float, *, fault: bool = False, **details: Any) -> Scene:
+def without_row(seconds: float, *, fault: bool = False, outage: tuple[float, float] | None = None, **how: Any) -> Scene:
     """A caller who was in the app for so long, and of whom no row tells."""
     scene = entered(rings_until=1)
     scene.rows, scene.runs = [], []
     scene.gone(FAR, LEG, at=1 + seconds)
-    if fault:
-        scene.fault(0, 0.5, name="listener killed", outage=False, **details)
+    if fault or outage:
+        scene.fault(0, 0.5, name="listener killed", outage=False, **how)
+    if outage:
+        scene.fault(*outage, name="Postgres unreachable", outage=True)
     return scene
 
 
@@ -307,6 +309,7 @@ CASES: list[tuple[str, Callable[[], Scene], Callable[[], Scene]]] = [
     ("not-observed", lambda: blind(1, 9), lambda: blind(1, 9, fault=(0, 6))),
     ("call-without-row", lambda: without_row(5), lambda: without_row(5, fault=True)),
     ("call-without-row", lambda: without_row(21, fault=True), lambda: without_row(19, fault=True)),
+    ("call-without-row", lambda: without_row(31, outage=(5, 14)), lambda: without_row(29, outage=(5, 14))),
     ("call-without-row", lambda: without_row(5, fault=True, apps=[OTHER_APP]), never_entered),
     ("call-without-row", lambda: without_row(5, fault=True, loses=False), lambda: without_row(5, fault=True)),
     ("row-twice", with_rows(ROW, replace(OTHER_ROW, channel_id=LEG)), came_back),

@@ -197,6 +197,33 @@ def test_a_step_that_gives_up_says_so_and_ends_its_claim(scene: Scene) -> None:
     assert scene.store.of == [scene.claim.call]
 
 
+def test_a_step_that_gives_up_tells_the_call_what_its_asterisk_did(scene: Scene) -> None:
+    scene.claim.record_request(ASKED)
+    scene.claim.give_up(errors.AsteriskUnreachable("no answer in time"))
+    assert scene.row == (State.JOINING, None)
+    assert scene.store.rows[CALL_ID].call.obstacle == "Asterisk gave no answer: no answer in time"
+    assert scene.store.timeline == [("GET /channels/1", "200"), ("bridge gave up", "no answer in time")]
+
+
+@pytest.mark.parametrize(
+    ("failure", "obstacle"),
+    [
+        (errors.AsteriskUnreachable("answered 503"), "Asterisk gave no answer: answered 503"),
+        (errors.PlatformUnserved("no layout"), "the platform gave no answer: no layout"),
+        (errors.DatabaseUnavailable("too slow"), None),
+        (errors.OutOfTime("the step ran out of its time"), None),
+        (KeyError(), None),
+    ],
+)
+def test_a_step_that_breaks_off_tells_the_call_what_was_not_our_fault(
+    scene: Scene, failure: Exception, obstacle: str | None
+) -> None:
+    with pytest.raises(type(failure)), scene.claim:
+        raise failure
+    assert scene.row == (State.JOINING, None)
+    assert scene.store.rows[CALL_ID].call.obstacle == obstacle
+
+
 def test_a_step_that_is_dropped_leaves_its_requests_only(scene: Scene) -> None:
     scene.claim.drop()
     assert scene.store.timeline == []
@@ -406,3 +433,25 @@ def test_the_next_claim_counts_from_before_the_write(monkeypatch: pytest.MonkeyP
     following = scene.claim.record(facts.RunCreated(workflow_run_id=9))
     assert following is not None
     assert following.seconds_left() == 8.0 - 1.5
+
+
+@pytest.mark.parametrize(
+    ("what", "answer", "has_row"),
+    [
+        ("DELETE /channels/1", "404 Channel not found", False),
+        ("DELETE /channels/1", "204", True),
+        ("DELETE /channels/1", "no answer", True),
+        ("DELETE /bridges/1", "204", False),
+        ("DELETE /bridges/1", "404 Bridge not found", False),
+        ("DELETE /bridges/1", "500", True),
+        ("GET /applications/voiceai", "200", False),
+        ("GET /applications/voiceai", "404", True),
+        ("GET /channels/1", "404 Channel not found", True),
+        ("POST /bridges/1", "200", True),
+    ],
+)
+def test_a_request_of_tidying_up_has_a_row_only_if_its_answer_is_unexpected(
+    scene: Scene, what: str, answer: str, *, has_row: bool
+) -> None:
+    scene.claim.record_request(RequestRecord(what=what, answer=answer, took_ms=1.0))
+    assert [entry.name for entry in scene.claim.timeline()] == [what] * has_row

@@ -74,6 +74,7 @@ def test_the_causes_are_those_of_asterisk() -> None:
     """By its causes.h, where each is named AST_CAUSE_…."""
     assert {cause.name: cause.value for cause in Cause} == {
         "UNALLOCATED": 1,
+        "NO_ROUTE_DESTINATION": 3,
         "NORMAL": 16,
         "BUSY": 17,
         "NO_RESPONSE": 18,

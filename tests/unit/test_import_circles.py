@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("arictl", "bench", "devstack", "listener", "scheduler", "shared", "simulator", "workers")
+PACKAGES = ("arictl", "bench", "console", "devstack", "listener", "scheduler", "shared", "simulator", "workers")
 
 
 def modules() -> dict[str, Path]:

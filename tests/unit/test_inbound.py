@@ -114,6 +114,7 @@ class Scene:
         self.runs = Runs(waiting)
         self.queue = CommandQueue()
         self.arrivals: list[Arrival] = []
+        self.transfer_legs: list[str] = []
         self.resumed: list[tuple[UUID, Step]] = []
         self.reported: list[tuple[UUID, facts.Fact]] = []
         self.asterisk = asterisk or Rounds()
@@ -122,14 +123,18 @@ class Scene:
             flow=cast(Any, self),
             writer=CallWriter(self.store, self.queue, LIMITS, who="test", new_id=lambda: next(ids)),
             connections=cast(Any, SimpleNamespace(inbound_target=self._target_of(destination))),
-            lookup=cast(Any, SimpleNamespace(destination=lambda _connection: destination)),
+            lookup=cast(Any, SimpleNamespace(destination=lambda _connection, _called: destination)),
             asterisks=cast(Any, SimpleNamespace(at=self.asterisk.asterisks.of)),
             runs=cast(Any, self.runs),
             naming=NAMING,
             # A tenth of an hour's comes at once; no time passes.
             allowance=CallAllowance(10 * most_calls, clock=lambda: 0.0),
             age_ms=lambda at_ms: age_ms if at_ms == 4_000 else -1.0,
+            transfer_legs=cast(Any, SimpleNamespace(entered=self._transfer_leg_entered)),
         )
+
+    def _transfer_leg_entered(self, *, connection: ConnectionVersion, event: Event) -> None:
+        self.transfer_legs.append(event.leg.id)
 
     @staticmethod
     def _target_of(destination: Destination | None) -> Any:
@@ -162,9 +167,7 @@ def test_a_leg_that_came_for_a_transfer_is_no_caller() -> None:
         scene = Scene()
         scene.enter(started(args=args))
         assert (scene.new, scene.arrivals, scene.reported) == ([], [], [])
-        ((name, detail, connection_id),) = scene.store.notes
-        assert (name, connection_id) == ("TransferLeg", 7)
-        assert "came for a transfer" in detail
+        assert scene.transfer_legs == [started().leg.id]
 
 
 def test_a_caller_s_leg_becomes_a_call() -> None:
@@ -209,7 +212,7 @@ def test_a_leg_that_a_resync_found_has_not_waited() -> None:
     [
         (
             started(replaces="1700000000.9"),
-            ("ChannelReplaced", f"channel {LEG.id} took the place of 1700000000.9", 7),
+            ("ChannelReplaced", f"channel {LEG.id} took the place of 1700000000.9, which is of no call: left alone", 7),
         ),
         (
             started(leg={"name": "AudioSocket/1"}),
@@ -217,7 +220,13 @@ def test_a_leg_that_a_resync_found_has_not_waited() -> None:
         ),
         *(
             (started(leg={"state": state}, args=args), ("OutgoingLeg", OUTGOING, 7))
-            for state, args in [("Down", ()), ("Ringing", ("support",)), ("Dialing", ())]
+            for state, args in [
+                ("Down", ()),
+                ("Ringing", ("support",)),
+                ("Dialing", ()),
+                ("Rsrvd", ()),
+                ("Dialing Offhook", ()),
+            ]
         ),
     ],
 )
@@ -311,7 +320,7 @@ def test_a_caller_who_came_back_ends_the_call_before_and_begins_another(stamp: s
     leg = channel(LEG.id, created=LEG.created)
     scene = Scene(KNOWN, asterisk=Rounds({LOOK_AT_BRIDGE: [bridge], f"GET /channels/{LEG.id}": [leg]}))
     scene.enter(started(stamp=stamp))
-    assert scene.reported == [(CALL_ID, facts.CallerLeft(stamp=stamp))]
+    assert scene.reported == [(CALL_ID, facts.CallerLeft(leg_id=LEG.id, stamp=stamp, is_up=True))]
     (call,) = scene.new
     # Its first id was used for the call that could not be written.
     assert (call.entry, call.call_id, call.state) == (2, UUID(int=2), State.RECEIVED)
@@ -323,7 +332,7 @@ def test_a_late_event_begins_no_call_of_a_leg_that_went_down_with_its_asterisk(a
     answers: dict[str, Sequence[object]] = {LOOK_AT_BRIDGE: [GONE], f"GET /channels/{LEG.id}": [answer]}
     scene = Scene(KNOWN, asterisk=Rounds(answers))
     scene.enter(started(stamp=BEFORE))
-    assert scene.reported == [(CALL_ID, facts.CallerLeft(stamp=BEFORE))]
+    assert scene.reported == [(CALL_ID, facts.CallerLeft(leg_id=LEG.id, stamp=BEFORE, is_up=True))]
     assert scene.new == []
 
 

@@ -6,12 +6,14 @@ available.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -23,7 +25,10 @@ SETTINGS: dict[str, type[settings.Base]] = {
     "listener": settings.Listener,
     "worker": settings.Worker,
     "scheduler": settings.Scheduler,
+    "web": settings.Web,
 }
+#: How the console's container is reached.
+CONSOLE = {"CONSOLE_HOST", "CONSOLE_URL", "CONSOLE_PROXIES"}
 UNITS = {path.name.removeprefix("ari-pipeline-"): path for path in (ROOT / "docs/systemd").iterdir()}
 #: A worker waits up to DRAIN_SECONDS for its steps, then as long for its consumers; a listener exits at the latest 10 s
 #: after its drain.
@@ -81,7 +86,7 @@ def test_compose_keeps_to_the_compose_specification(tmp_path: Path) -> None:
 
 
 def test_compose_has_the_procfile_s_processes_and_their_servers() -> None:
-    assert set(SERVICES) == {"redis", "postgres", "migrate", "asterisk", *PROCFILE}
+    assert set(SERVICES) == {"redis", "postgres", "migrate", "asterisk", "prometheus", *PROCFILE}
     for name, command in PROCFILE.items():
         assert " ".join(words(SERVICES[name]["command"])) == command
     assert words(SERVICES["migrate"]["command"]) == ["arictl", "db", "upgrade"]
@@ -117,13 +122,38 @@ def test_a_process_gets_what_it_must_have_and_time_to_drain(name: str) -> None:
     service, kind = SERVICES[name], SETTINGS[name]
     required = {field.upper() for field, about in kind.model_fields.items() if about.is_required()}
     assert required <= set(service["environment"])
-    assert {variable for variable, value in service["environment"].items() if value != '""'} == required
+    given = {variable for variable, value in service["environment"].items() if value != '""'}
+    assert given == {*required, "METRICS_HOST", "METRICS_PORT"} | (CONSOLE if name == "web" else set())
     assert words(service["healthcheck"]["test"]) == ["CMD", "python", "-m", "shared.process.health"]
     assert int(service["stop_grace_period"].removesuffix("s")) >= LONGEST_STOP_SECONDS
     waits = {other: about["condition"] for other, about in service["depends_on"].items()}
     assert waits["redis"] == "service_healthy"
     assert ("migrate" in waits) == ("DATABASE_URL" in required)
-    assert not {"container_name", "ports"} & set(service), "it has to be scalable"
+    assert "container_name" not in service
+    assert ("ports" in service) == (name == "web"), "the others have to be scalable"
+
+
+def test_the_console_is_reached_from_the_host_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = SERVICES["web"]
+    for variable in CONSOLE:
+        monkeypatch.setenv(variable, re.sub(r"\$\{\w+:-(.*)\}", r"\1", service["environment"][variable]))
+    for variable in ("REDIS_URL", "DATABASE_URL", "SECRET_KEY"):
+        monkeypatch.setenv(
+            variable, "postgresql://a" if variable == "DATABASE_URL" else "redis://a-key-of-16-characters"
+        )
+    config = settings.load(settings.Web)
+    (subnet,) = COMPOSE["networks"]["default"]["ipam"]["config"]
+    gateway = next(ipaddress.ip_network(subnet.removeprefix("subnet: ")).hosts())
+    assert str(gateway) == config.console_proxies
+    port = urlsplit(config.console_url).port
+    assert service["ports"] == [f'"127.0.0.1:{port}:{config.console_port}"']
+
+
+def test_prometheus_asks_every_process_however_many_there_are() -> None:
+    asked = (ROOT / "monitoring/prometheus.yaml").read_text()
+    assert f"names: [{', '.join(PROCFILE)}]" in asked
+    (port,) = {SERVICES[name]["environment"]["METRICS_PORT"] for name in PROCFILE}
+    assert f"port: {port}\n" in asked
 
 
 def test_no_secret_is_in_the_file() -> None:
@@ -171,7 +201,7 @@ def test_the_asterisk_is_a_stage_of_its_own() -> None:
 
 
 def test_there_is_a_unit_for_each_process() -> None:
-    assert set(UNITS) == {"listener.service", "worker@.service", "scheduler.service"}
+    assert set(UNITS) == {"listener.service", "worker@.service", "scheduler.service", "web.service"}
 
 
 @pytest.mark.parametrize("name", UNITS)

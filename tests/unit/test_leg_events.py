@@ -29,6 +29,8 @@ from tests.support.leg_scenes import (
 )
 from workers import leg_events
 
+NOT_THERE = "the voice agent was not there, or refused the socket"
+
 # ── the media leg ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -75,8 +77,9 @@ def test_no_other_leg_is_a_media_leg(channel_id: str) -> None:
     ("cause", "cause_text", "reason"),
     [
         (None, "", "media leg ended"),
-        (3, "No route", "media leg ended, cause 3 No route"),
-        (16, "", "media leg ended, cause 16"),
+        (3, "No route", f"media leg ended, cause 3 No route: {NOT_THERE}"),
+        (16, "", "media leg ended, cause 16: the voice agent closed the socket at once"),
+        (38, "", "media leg ended, cause 38"),
     ],
 )
 def test_a_media_leg_that_ends_is_gone(cause: int | None, cause_text: str, reason: str) -> None:
@@ -84,6 +87,26 @@ def test_a_media_leg_that_ends_is_gone(cause: int | None, cause_text: str, reaso
     ended = event(EventType.CHANNEL_DESTROYED, MEDIA_ID, cause=cause, cause_text=cause_text)
     scene.events.leg_ended(connection=HERE, event=ended)
     assert scene.told == [facts.MediaGone(attempt=1, hangup_cause=cause, reason=reason)]
+
+
+def test_what_makes_the_agent_refuse_a_socket_is_said_as_far_as_we_know_and_not_of_a_connected_call() -> None:
+    ended = event(EventType.CHANNEL_DESTROYED, MEDIA_ID, cause=3)
+    for call, reason in (
+        (PREPARED, f"media leg ended, cause 3: {NOT_THERE} (its run is completed)"),
+        (CONNECTED, "media leg ended, cause 3"),
+    ):
+        scene = Scene(call)
+        scene.refused_for = "its run is completed"
+        scene.events.leg_ended(connection=HERE, event=ended)
+        assert scene.told == [facts.MediaGone(attempt=1, hangup_cause=3, reason=reason)]
+
+
+def test_an_agent_that_leaves_a_joined_call_whose_run_it_has_not_begun_has_refused_the_socket() -> None:
+    scene = Scene(CONNECTED)
+    scene.refused_for, scene.is_begun = "configuration inactive", False
+    scene.events.leg_ended(connection=HERE, event=event(EventType.CHANNEL_DESTROYED, MEDIA_ID, cause=16))
+    reason = "media leg ended, cause 16: the voice agent closed the socket at once (configuration inactive)"
+    assert scene.told == [facts.MediaGone(attempt=1, hangup_cause=16, reason=reason, is_refusal=True)]
 
 
 def test_a_media_leg_that_is_being_hung_up_is_not_gone_yet() -> None:
@@ -126,10 +149,10 @@ def test_a_media_leg_of_no_call_changes_nothing(kind: EventType) -> None:
 @pytest.mark.parametrize(
     ("kind", "stamp", "expected"),
     [
-        (EventType.STASIS_END, AFTER, facts.CallerLeft(stamp=AFTER, hangup_cause=17)),
-        (EventType.STASIS_END, "", facts.CallerLeft(stamp=None, hangup_cause=17)),
-        (EventType.CHANNEL_DESTROYED, AFTER, facts.CallerGone(hangup_cause=17)),
-        (EventType.CHANNEL_HANGUP_REQUEST, AFTER, facts.CallerHangingUp(hangup_cause=17)),
+        (EventType.STASIS_END, AFTER, facts.CallerLeft(leg_id=KNOWN.channel_id, stamp=AFTER, hangup_cause=17)),
+        (EventType.STASIS_END, "", facts.CallerLeft(leg_id=KNOWN.channel_id, stamp=None, hangup_cause=17)),
+        (EventType.CHANNEL_DESTROYED, AFTER, facts.CallerGone(leg_id=KNOWN.channel_id, hangup_cause=17)),
+        (EventType.CHANNEL_HANGUP_REQUEST, AFTER, facts.CallerHangingUp(leg_id=KNOWN.channel_id, hangup_cause=17)),
     ],
 )
 def test_the_end_of_the_caller_s_leg_is_told_as_it_happened(kind: EventType, stamp: str, expected: facts.Fact) -> None:
@@ -195,7 +218,7 @@ def test_asterisk_is_not_asked_about_a_leg_that_does_not_come_back(call: Call, c
     scene.is_in_place = True
     scene.events.leg_ended(connection=HERE, event=event(EventType.STASIS_END, cause=cause))
     assert scene.asked == []
-    assert scene.told == [facts.CallerLeft(stamp=AFTER, hangup_cause=cause)]
+    assert scene.told == [facts.CallerLeft(leg_id=KNOWN.channel_id, stamp=AFTER, hangup_cause=cause)]
 
 
 # ── legs without a call ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -226,7 +249,7 @@ def test_a_call_that_appears_meanwhile_is_told() -> None:
     scene = Scene()
     scene.call_meanwhile = KNOWN
     scene.events.leg_ended(connection=HERE, event=event(EventType.STASIS_END))
-    assert scene.told == [facts.CallerLeft(stamp=AFTER)]
+    assert scene.told == [facts.CallerLeft(leg_id=KNOWN.channel_id, stamp=AFTER)]
 
 
 @pytest.mark.parametrize(
@@ -260,16 +283,16 @@ def test_the_end_of_an_unknown_leg_that_tells_how_the_dialling_came_out_ends_its
 @pytest.mark.parametrize(
     ("kind", "dial_status", "doubt_seconds"),
     [
-        (EventType.CHANNEL_DESTROYED, "", 0.2),
-        (EventType.CHANNEL_DESTROYED, "NOANSWER", 0.1),
-        (EventType.DIAL, "CANCEL", 0.1),
-        (EventType.DIAL, "CHANUNAVAIL", 0.2),
+        (EventType.CHANNEL_DESTROYED, "", 2.0),
+        (EventType.CHANNEL_DESTROYED, "NOANSWER", 1.0),
+        (EventType.DIAL, "CANCEL", 1.0),
+        (EventType.DIAL, "CHANUNAVAIL", 2.0),
     ],
 )
 def test_an_event_that_leaves_something_open_gives_way_to_one_that_tells_more(
     kind: EventType, dial_status: str, doubt_seconds: float, *, has_run: bool
 ) -> None:
-    """What tells more looks for the run at the same times, and so has one look more."""
+    """What tells more looks for the run at the same times, and so has one look more, also if its worker is behind."""
     scene = Scene()
     scene.has_run = has_run
     told = event(kind, cause=0, dial_status=dial_status)
@@ -280,7 +303,8 @@ def test_an_event_that_leaves_something_open_gives_way_to_one_that_tells_more(
     assert (message.actor_name, message.kwargs["connection_id"], message.kwargs["connection_version"]) == (
         "leg_unanswered", 7, 1,
     )  # fmt: skip
-    assert wait.total_seconds() == pytest.approx(0.1 + (doubt_seconds if has_run else 0))
+    next_looks = 0.3 if doubt_seconds == 2.0 and has_run else 0.1
+    assert wait.total_seconds() == pytest.approx(next_looks + (doubt_seconds if has_run else 0))
     scene.events.leg_unanswered(connection=HERE, event=told, looks=message.kwargs["looks"])
     assert bool(scene.asked) is has_run
 
@@ -291,7 +315,7 @@ def test_the_last_look_for_a_run_is_not_the_last_word_of_an_event_that_leaves_so
     unclear = event(EventType.CHANNEL_DESTROYED, cause=0)
     scene.events.leg_unanswered(connection=HERE, event=unclear, looks=6)
     ((message, wait),) = scene.later
-    assert (scene.asked, wait.total_seconds()) == ([], 0.2)
+    assert (scene.asked, wait.total_seconds()) == ([], 2.0)
     scene.has_run = False
     scene.events.leg_unanswered(connection=HERE, event=unclear, looks=message.kwargs["looks"])
     assert (scene.asked, len(scene.later)) == (["unanswered on 7:1"], 1)
@@ -383,7 +407,7 @@ def test_the_end_of_a_leg_that_still_rings_waits_for_its_dial_status(call: Call)
     scene = Scene(call)
     scene.events.leg_ended(connection=HERE, event=event(EventType.CHANNEL_DESTROYED, ORIGINATED_ID, cause=17))
     assert scene.slept == [0.02, 0.05, 0.1, 0.2]
-    assert scene.told == [facts.CallerGone(hangup_cause=17)]
+    assert scene.told == [facts.CallerGone(leg_id=ORIGINATED_ID, hangup_cause=17)]
 
 
 @pytest.mark.parametrize("call", [ASKED_FOR, replace(ASKED_FOR, state=State.ORIGINATING)])
@@ -392,7 +416,7 @@ def test_the_end_of_a_leg_that_carries_its_dial_status_waits_for_nothing(call: C
     gone = event(EventType.CHANNEL_DESTROYED, ORIGINATED_ID, cause=0, dial_status="BUSY")
     scene.events.leg_ended(connection=HERE, event=gone)
     assert scene.slept == []
-    assert scene.told == [facts.Dialled(status="BUSY"), facts.CallerGone(hangup_cause=0)]
+    assert scene.told == [facts.Dialled(status="BUSY"), facts.CallerGone(leg_id=ORIGINATED_ID, hangup_cause=0)]
 
 
 def test_the_end_of_a_leg_whose_dial_status_comes_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from shared import errors
 from shared.process import health, lifecycle
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +44,28 @@ def test_a_process_that_is_to_stop_waits_no_longer() -> None:
     stop = threading.Event()
     stop.set()
     assert lifecycle.wait_for(Server(1).read, stop, lambda: None) is None
+
+
+_FAILING = """
+import sys
+from shared.process import lifecycle, settings
+
+def run(config, stop):
+    raise RuntimeError("token=hunter2 of +49301234567")
+
+sys.exit(lifecycle.main("worker", settings.Base, run, lambda config: {}))
+"""
+
+
+def test_a_process_that_fails_says_so_in_its_log_and_nowhere_else(tmp_path: Path) -> None:
+    environment = {"REDIS_URL": "redis://127.0.0.1:1", "SECRET_KEY": "a key for this test", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", _FAILING],
+        check=False, capture_output=True, text=True, timeout=30, cwd=tmp_path, env=environment,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    entries = [json.loads(line) for line in done.stderr.splitlines()]
+    (failure,) = [entry for entry in entries if entry["severity_text"] == "FATAL"]
+    assert failure["event_name"] == "process failed"
+    assert "RuntimeError: token=[redacted] of +*******4567" in failure["exception"]
+    assert "hunter2" not in done.stderr

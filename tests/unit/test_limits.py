@@ -35,7 +35,7 @@ def test_a_claim_covers_the_time_outs_of_its_step(limits: Limits, step: Step) ->
 def test_how_long_each_step_may_claim_a_call() -> None:
     assert {step: Limits().claim(step).total_seconds() for step in Step} == {
         Step.ADMISSION: 7,
-        Step.RUNS: 4,
+        Step.RUNS: 9,
         Step.MEDIA: 8,
         Step.BRIDGE: 8,
         Step.TEARDOWN: 14,

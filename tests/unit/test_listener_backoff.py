@@ -94,6 +94,12 @@ def test_a_permanent_answer_that_did_not_last_is_forgotten(cause: Cause) -> None
     assert socket.fails(cause) < 10
 
 
+@pytest.mark.parametrize("cause", [Cause.PERMANENT, Cause.DENIED])
+def test_an_answer_that_has_lasted_for_a_minute_was_given_five_times(cause: Cause) -> None:
+    """The platform deactivates a configuration after five of them, the scheduler after that minute."""
+    assert len(Socket().until(backoff.LASTING_SECONDS, cause)) >= 5
+
+
 @pytest.mark.parametrize(("jitter", "seconds"), [(0.0, 200), (0.5, 250), (1.0, 300)])
 def test_a_flood_goes_to_the_slow_end_at_once(jitter: float, seconds: float) -> None:
     assert Socket(jitter).fails(Cause.FLOODED, open_seconds=5) == seconds

@@ -156,11 +156,11 @@ def test_the_second_end_of_a_media_leg_is_dropped(socket: Socket) -> None:
 def test_the_end_of_a_media_leg_carries_the_cause_of_its_hang_up_request(socket: Socket, cause: int) -> None:
     """However long it takes; the StasisEnd has none, and the ChannelDestroyed, which has it, is dropped."""
     end = event(EventType.STASIS_END, MEDIA)
-    socket.take(event(EventType.CHANNEL_HANGUP_REQUEST, MEDIA, cause=cause))
+    socket.take(replace(event(EventType.CHANNEL_HANGUP_REQUEST, MEDIA, cause=cause), tech_cause=1001))
     socket.wait()
     other = event(EventType.STASIS_END, f"{PREFIX}{1:032x}-m1")
     socket.take(event(EventType.CHANNEL_HANGUP_REQUEST, MEDIA, cause=cause + 1), other, end)
-    assert socket.pushed[-2:] == [other, replace(end, cause=cause)]
+    assert socket.pushed[-2:] == [other, replace(end, cause=cause, tech_cause=1001)]
     assert socket.ends._causes == {}
 
 
@@ -270,7 +270,7 @@ def test_what_is_kept_is_bounded(socket: Socket) -> None:
     assert len(socket.ends._told) == 64
 
 
-@pytest.mark.parametrize("kind", EventType)
+@pytest.mark.parametrize("kind", sorted(set(EventType) - {EventType.CHANNEL_TALKING_STARTED}))
 @pytest.mark.parametrize("leg", [CALLER, MEDIA, ORIGINATED])
 def test_an_event_that_is_repeated_is_passed_on_once(socket: Socket, kind: EventType, leg: str) -> None:
     socket.take(*[event(kind, leg)] * 100)
@@ -281,6 +281,60 @@ def test_an_event_that_is_repeated_is_passed_on_once(socket: Socket, kind: Event
     assert len(socket.pushed) == 2
 
 
+def test_of_the_audio_of_a_leg_the_first_event_is_passed_on_and_bounds_what_is_remembered(socket: Socket) -> None:
+    heard = event(EventType.CHANNEL_TALKING_STARTED)
+    socket.has_room = False
+    socket.take(heard)
+    socket.has_room = True
+    for number in range(100):
+        socket.take(START, replace(heard, stamp=str(number)))
+    assert socket.pushed.count(heard) == 1, "the one without room"
+    assert [each.stamp for each in socket.pushed if each.type is heard.type] == ["stamp", "0"]
+    socket.take(*(event(EventType.CHANNEL_TALKING_STARTED, str(number)) for number in range(1000)))
+    assert len(socket.ends._heard) == 256
+
+
 def test_a_leg_that_is_back_within_the_millisecond_is_told(socket: Socket) -> None:
     socket.take(START, END, START)
     assert socket.pushed == [START, END, START]
+
+
+# ── a leg whose place another channel has taken ──────────────────────────────────────────────────────────────────────
+
+SUCCESSOR = "1700000009.9"
+REPLACED = replace(event(EventType.STASIS_START, SUCCESSOR), replaces=CALLER)
+
+
+@pytest.mark.parametrize("ends", [[END], [REQUEST, END], [END, DESTROYED], [DESTROYED]])
+def test_the_end_of_a_leg_that_was_replaced_is_no_message(socket: Socket, ends: list[Event]) -> None:
+    socket.take(REPLACED, *ends)
+    socket.wait()
+    assert socket.pushed == [REPLACED]
+    socket.take(event(EventType.STASIS_END, SUCCESSOR))
+    assert len(socket.pushed) == 2
+
+
+def test_a_hang_up_request_that_waits_is_dropped_once_its_leg_is_replaced(socket: Socket) -> None:
+    socket.take(REQUEST, REPLACED, END)
+    socket.wait()
+    socket.ends.flush()
+    assert socket.pushed == [REPLACED]
+
+
+def test_the_end_of_a_media_leg_that_was_replaced_is_no_message(socket: Socket) -> None:
+    start = replace(REPLACED, replaces=MEDIA)
+    socket.take(start, event(EventType.STASIS_END, MEDIA), event(EventType.CHANNEL_DESTROYED, MEDIA))
+    assert socket.pushed == [start]
+
+
+def test_a_replaced_leg_that_comes_into_the_app_again_ends_as_any_other(socket: Socket) -> None:
+    socket.take(REPLACED, END, START, replace(END, stamp="later"))
+    assert socket.pushed == [REPLACED, START, replace(END, stamp="later")]
+
+
+def test_of_replaced_legs_the_last_ones_are_remembered(socket: Socket) -> None:
+    for number in range(300):
+        socket.take(replace(event(EventType.STASIS_START, f"new-{number}"), replaces=f"old-{number}"))
+    socket.pushed.clear()
+    socket.take(*(event(EventType.STASIS_END, f"old-{number}") for number in range(300)))
+    assert [end.leg.id for end in socket.pushed] == [f"old-{number}" for number in range(44)]

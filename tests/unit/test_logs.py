@@ -6,13 +6,17 @@ import faulthandler
 import json
 import logging
 import signal
+import sys
+import threading
 from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
 
 import pytest
 import structlog
 
-from shared import errors
-from shared.process import logs, settings
+from shared import errors, redaction
+from shared.process import logs, sealing, settings
 
 
 @pytest.mark.parametrize(
@@ -49,14 +53,17 @@ def test_secrets_are_taken_out(text: str, clean: str) -> None:
 
 
 @pytest.fixture(params=["text", "json"])
-def log_format(request: pytest.FixtureRequest) -> Iterator[str]:
+def log_format(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Both formats; the logging of the test run is put back afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    # The secrets of a test are its own.
+    monkeypatch.setattr(redaction, "SECRETS", redaction.Secrets())
     levels = {name: logging.getLogger(name).level for name in ("urllib3", "websockets", "apscheduler", "dramatiq")}
     yield request.param
     root.handlers[:] = handlers
     root.setLevel(level)
+    monkeypatch.undo()
     for name, before in levels.items():
         logging.getLogger(name).setLevel(before)
     faulthandler.unregister(signal.SIGUSR1)
@@ -64,8 +71,15 @@ def log_format(request: pytest.FixtureRequest) -> Iterator[str]:
     structlog.contextvars.clear_contextvars()
 
 
-def configured(log_format: str) -> None:
-    config = settings.Base.model_construct(log_format=log_format, log_level="info")
+def configured(log_format: str, **more: Any) -> None:
+    values = {
+        "REDIS_URL": "redis://:red1s-password@host",
+        "SECRET_KEY": "a-first-key-of-tests, a-second-key-of-tests",
+        "LOG_FORMAT": log_format,
+        "PROCESS_NAME": "worker-1",
+        **more,
+    }
+    config = settings.Base.model_validate({name.lower(): value for name, value in values.items()})
     logs.configure(config, "worker")
 
 
@@ -101,6 +115,30 @@ def test_no_entry_shows_a_secret(log_format: str, capfd: pytest.CaptureFixture[s
     assert written.count("Traceback") >= 2
 
 
+def test_an_error_that_nothing_has_caught_is_an_entry(
+    log_format: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    configured(log_format)
+    logs.catch_all()
+    thread = threading.Thread(target=raise_with_secrets, name="prober")
+    thread.start()
+    thread.join()
+    try:
+        raise_with_secrets()
+    except RuntimeError as exc:
+        sys.excepthook(RuntimeError, exc, exc.__traceback__)
+    written = capfd.readouterr().err
+    assert "hunter2" not in written
+    assert "ter2" not in written
+    assert written.count("Traceback") == 4
+    if log_format == "json":
+        first, second = map(json.loads, written.splitlines())
+        assert (first["event_name"], first["thread"], first["severity_text"]) == ("thread failed", "prober", "FATAL")
+        assert second["event_name"] == "process failed"
+
+
 def test_an_entry_is_one_line_whatever_is_in_it(log_format: str, capfd: pytest.CaptureFixture[str]) -> None:
     configured(log_format)
     structlog.stdlib.get_logger("ours").warning("a leg", leg="1\n2026-05-01 [info] forged entry\r\x1b[2J")
@@ -118,7 +156,9 @@ def test_an_entry_says_which_process_and_how_grave(log_format: str, capfd: pytes
     (line,) = capfd.readouterr().err.splitlines()
     if log_format == "json":
         entry = json.loads(line)
-        assert (entry["event"], entry["process"], entry["call"], entry["level"]) == ("hello", "worker", "c1", "info")
+        assert (entry["event_name"], entry["process"], entry["call"]) == ("hello", "worker", "c1")
+        assert (entry["instance"], entry["severity_text"], entry["severity_number"]) == ("worker-1", "INFO", 9)
+        assert datetime.fromisoformat(entry["timestamp"]).tzinfo is not None
     else:
         assert all(part in line for part in ("hello", "process=worker", "call=c1", "[info"))
 
@@ -140,3 +180,114 @@ def test_no_traceback_of_what_is_tried_again(
     except (errors.TransientError, KeyError):
         logging.getLogger(logger).exception("failed to process a message")
     assert ("failed to process a message" in capfd.readouterr().err) == is_shown
+
+
+def test_no_entry_shows_a_secret_of_the_process_or_of_a_tenant(
+    log_format: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    configured(log_format, MEDIA_TOKEN_SECRET="a-media-secret")
+    sealer = sealing.Sealer(("a-first-key-of-tests",))
+    sealed = sealer.seal('ten"ant pässword')
+    redaction.SECRETS = redaction.Secrets()
+    configured(log_format)
+    assert sealer.open(sealed) == 'ten"ant pässword'
+    secrets = ("red1s-password", "a-second-key-of-tests", sealing.media_secret("a-first-key-of-tests"))
+    logger = structlog.stdlib.get_logger("ours")
+    for secret in (*secrets, 'ten"ant pässword'):
+        logger.info("a line", reason=f"said {secret}!", nested={"x": [secret]}, raw=secret.encode())
+        logging.getLogger("theirs").warning("said %s", secret)
+        try:
+            raise ValueError(secret)
+        except ValueError:
+            logger.exception("a job failed")
+    written = capfd.readouterr().err
+    assert not [secret for secret in (*secrets, "pässword", "p\\u00e4ssword", "ant p") if secret in written]
+    assert written.count("[redacted]") >= 16
+
+
+def test_a_weak_password_costs_no_event_its_name(log_format: str, capfd: pytest.CaptureFixture[str]) -> None:
+    configured(log_format)
+    redaction.SECRETS.add("postgres")
+    structlog.stdlib.get_logger("shared.postgres").error("postgres unavailable", reason="postgres refused")
+    written = capfd.readouterr().err
+    assert "postgres unavailable" in written
+    assert "postgres refused" not in written
+
+
+@pytest.mark.parametrize(("numbers", "shown"), [("masked", False), ("full", True)])
+def test_telephone_numbers_are_masked_unless_they_are_wished_for(
+    log_format: str, capfd: pytest.CaptureFixture[str], numbers: str, *, shown: bool
+) -> None:
+    configured(log_format, LOG_NUMBERS=numbers)
+    logger = structlog.stdlib.get_logger("ours")
+    logger.warning("a leg", caller_number="5551234", called="100", reason="5550199 is busy", what={"number": "5557777"})
+    logger.warning("a leg", caller_number=5551234, number=12, run=5550199, call="99912345", took_ms=1234567.0)
+    written = capfd.readouterr().err
+    for number in ("5551234", "5550199 is", "5557777"):
+        assert (number in written) == shown, number
+    for kept in ("99912345", "1234567.0", "5550199", "12"):
+        assert kept in written
+    kept_errors, kept_warnings = logs.recent_errors().take()
+    assert not kept_errors
+    assert "5557777" not in "".join(kept_warnings)
+
+
+def test_a_library_s_line_has_its_template_for_an_event_and_its_text_for_a_body(
+    log_format: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    configured(log_format)
+    logging.getLogger("theirs").warning("could not connect to %s", "host")
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "could not connect to host" in line
+    if log_format == "json":
+        entry = json.loads(line)
+        assert (entry["event_name"], entry["body"]) == ("could not connect to %s", "could not connect to host")
+
+
+def test_a_file_gets_json_and_a_terminal_text(
+    log_format: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured("auto")
+    structlog.stdlib.get_logger("ours").info("hello")
+    assert json.loads(capfd.readouterr().err)["event_name"] == "hello"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    configured("auto")
+    structlog.stdlib.get_logger("ours").info("hello")
+    assert not capfd.readouterr().err.startswith("{")
+
+
+def test_an_error_is_kept_for_the_operator_with_what_it_concerns(
+    log_format: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    configured(log_format)
+    with structlog.contextvars.bound_contextvars(call="c1", connection="7:2"):
+        try:
+            raise_with_secrets()
+        except RuntimeError:
+            structlog.stdlib.get_logger("ours").exception("a job failed", job="sweep", numbers="+49301234567")
+        structlog.stdlib.get_logger("ours").info("not this")
+    (text,), warnings = logs.recent_errors().take()
+    entry = json.loads(text)
+    assert warnings == []
+    assert {name: entry[name] for name in ("event_name", "call", "connection", "severity_text")} == {
+        "event_name": "a job failed",
+        "call": "c1",
+        "connection": "7:2",
+        "severity_text": "ERROR",
+    }
+    assert "job=sweep" in entry["detail"]
+    assert "numbers=+*******4567" in entry["detail"]
+    assert "token=[redacted]" in entry["exception"]
+    assert "hunter2" not in text
+    capfd.readouterr()
+
+
+def test_what_is_bound_is_on_every_line_also_on_a_library_s(log_format: str, capfd: pytest.CaptureFixture[str]) -> None:
+    configured(log_format)
+    with structlog.contextvars.bound_contextvars(call="c1", connection="7:2"):
+        structlog.stdlib.get_logger("ours").info("hello")
+        logging.getLogger("theirs").warning("hello")
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert all(part in line.replace('": "', "=") for part in ("call=c1", "connection=7:2"))

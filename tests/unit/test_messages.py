@@ -57,6 +57,8 @@ def sent(happened: Event) -> messages.Message | None:
         (EventType.CHANNEL_HANGUP_REQUEST, MEDIA, None),
         (EventType.DIAL, CALLER, None),
         (EventType.APPLICATION_REPLACED, CALLER, None),
+        (EventType.CHANNEL_TALKING_STARTED, CALLER, "party_heard"),
+        (EventType.CHANNEL_TALKING_STARTED, MEDIA, "party_heard"),
     ],
 )
 def test_where_an_event_goes(kind: EventType, channel_id: str, actor: str | None) -> None:
@@ -117,6 +119,17 @@ def test_an_event_is_carried_with_what_steps_read() -> None:
     body = json.loads(json.dumps(message.kwargs))
     assert events.decode(body.pop("event")) == events.carried(happened)
     assert body == {"v": messages.VERSION, "connection_id": 7, "connection_version": 2, "at_ms": 1234}
+
+
+def test_the_cause_of_the_technology_is_beside_the_event_for_v0_1_0_rc1_reads_no_such_field() -> None:
+    ended = replace(event(EventType.STASIS_END), cause=16, tech_cause=486)
+    message = sent(ended)
+    assert message is not None
+    body = json.loads(json.dumps(message.kwargs))
+    assert (body["tech_cause"], "tech_cause" in body["event"]) == (486, False)
+    assert messages.event(body) == events.carried(ended)
+    again = messages.of_unanswered(ended, connection=ids.ConnectionVersion(7, 2), looks=1)
+    assert messages.event(again.kwargs) == events.carried(ended)
 
 
 @pytest.mark.parametrize("channel_id", [CALLER, MEDIA])

@@ -17,7 +17,7 @@ from workers.outbound import Origination
 
 LEG = channel(ORIGINATING.channel_id)
 LOOK, DIAL = f"GET /channels/{ORIGINATING.channel_id}", "POST /channels"
-REFUSED = facts.Refused(reason="blocked", hangup_cause=57)
+REFUSED = facts.Refused(reason="blocked", hangup_cause=57, limit="quota")
 UNTIL = NOW + LIMITS.originate_wait()
 BEGUN = replace(ORIGINATING, attempt_in_doubt_until=UNTIL)
 NO_ANSWER = errors.AsteriskUnreachable("no answer in time")
@@ -34,6 +34,7 @@ class Scene:
         answers: dict[str, list[object]],
         *,
         refusal: facts.Refused | None = None,
+        about_runs: bool = False,
         claims: bool = True,
     ) -> None:
         self.call = call
@@ -41,7 +42,12 @@ class Scene:
         self._asterisk = Rounds(answers)
         self._claims = claims
         store = SimpleNamespace(now=lambda: NOW)
-        quota = SimpleNamespace(refusal=lambda *_args, **_named: refusal)
+        answer = SimpleNamespace(before=lambda *_args, **_named: refusal, never=None)
+        quota = SimpleNamespace(
+            is_about_runs=lambda: about_runs,
+            refusal=answer.never if about_runs else answer.before,
+            authorization=answer.before if about_runs else answer.never,
+        )
         step = Origination(
             asterisks=self._asterisk.asterisks, quota=cast(Any, quota), limits=LIMITS, store=cast(Any, store)
         )
@@ -62,7 +68,7 @@ class Scene:
     [
         (LEG, facts.Originated()),
         (errors.AsteriskRefused(400, "Invalid endpoint"), facts.OriginateRefused(reason="400 Invalid endpoint")),
-        (NOT_CONNECTED, facts.DialUnsent(in_doubt_until=UNTIL, reason="connection refused")),
+        (NOT_CONNECTED, facts.DialUnsent(in_doubt_until=UNTIL, reason="Asterisk gave no answer: connection refused")),
         (errors.OutOfTime("no time left"), facts.DialUnsent(in_doubt_until=UNTIL, reason="no time left")),
     ],
     ids=["dialled", "refused", "not connected", "no time left"],
@@ -83,8 +89,9 @@ def test_a_worker_whose_claim_is_over_does_not_dial() -> None:
     assert (scene.happened, scene.facts) == ([NOTED, "give up: the call is over, or another worker dials"], ())
 
 
-def test_a_call_without_quota_is_not_dialled() -> None:
-    scene = Scene(ORIGINATING, {}, refusal=REFUSED)
+@pytest.mark.parametrize("about_runs", [False, True])
+def test_a_call_without_quota_is_not_dialled(*, about_runs: bool) -> None:
+    scene = Scene(ORIGINATING, {}, refusal=REFUSED, about_runs=about_runs)
     assert (scene.happened, scene.facts) == ([], (REFUSED,))
 
 

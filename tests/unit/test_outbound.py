@@ -36,7 +36,7 @@ class Scene:
         self.users: list[int] = []
         self.step = Origination(
             asterisks=self.asterisk.asterisks,
-            quota=cast(Any, SimpleNamespace(refusal=self._refuse)),
+            quota=cast(Any, SimpleNamespace(refusal=self._refuse, is_about_runs=lambda: False)),
             limits=LIMITS,
             store=cast(Any, SimpleNamespace(now=lambda: NOW)),
         )
@@ -55,7 +55,8 @@ def test_a_leg_is_originated_with_what_the_call_says() -> None:
     (request,) = scene.asterisk.requests
     assert request.what == ORIGINATE
     assert request.query == {
-        "endpoint": "PJSIP/+4930123", "app": "voiceai", "appArgs": "workflow_run_id=9,workflow_id=1,user_id=2",
+        "endpoint": "PJSIP/+4930123", "app": "voiceai",
+        "appArgs": f"workflow_run_id=9,workflow_id=1,user_id=2,leg_id={CALL.channel_id}",
         "channelId": CALL.channel_id, "timeout": "25", "callerId": "<+4930999>",
     }  # fmt: skip
     assert scene.users == [2]

@@ -36,9 +36,11 @@ class Scene:
         self, call: Call, legs: dict[str, object], *, present: tuple[str, ...] = (), is_claimed: bool = False,
         unchanged_for: timedelta = LONG_AGO,
     ) -> None:  # fmt: skip
-        allowed = [{"type": str(kind)} for kind in events.EventType]
+        allowed = [{"type": str(kind)} for kind in events.wanted(with_talking=False)]
         application = {"channel_ids": list(present), "events_allowed": allowed}
         answers = {f"GET /channels/{leg}": [shown] for leg, shown in legs.items()}
+        # Nor is another leg in its bridge.
+        answers[f"GET /bridges/{NAMING.bridge_id(call)}"] = [GONE]
         self.asterisk = Rounds({f"GET /applications/{APP}": [application], **answers})
         open_call = OpenCall(call=call, changed_at=NOW - unchanged_for, is_claimed=is_claimed)
         known = [open_call] if call is not ENDED else []
@@ -53,9 +55,11 @@ class Scene:
             flow=cast(Any, self.flow),
             writer=self.writer,
             inbound=MagicMock(),
+            replacements=MagicMock(),
             connections=MagicMock(share_an_app=lambda connection_id, other_id: connection_id == other_id),
             asterisks=cast(Any, SimpleNamespace(at=lambda _connection, budget: ari.Ari(self.asterisk, budget))),
             leases=MagicMock(),
+            app_holders=MagicMock(has_lately_displaced=lambda _connection, seconds: False),
             naming=NAMING,
             send_later=lambda message, _wait: self.later.append(message),
         )
@@ -81,7 +85,7 @@ def test_a_call_is_judged_when_it_is_not_claimed_and_still(
     """What another worker is about to store is not known yet. Another resync follows for such a call."""
     legs: dict[str, object] = {call.channel_id: GONE}
     scene = Scene(call, legs, is_claimed=is_claimed, unchanged_for=unchanged_for)
-    assert scene.run() == ([facts.CallerGone()] if is_judged else [])
+    assert scene.run() == ([facts.CallerGone(leg_id=CONNECTED.channel_id)] if is_judged else [])
     assert ([LEG, LOOK_AT_APP] in scene.asterisk.rounds) is is_judged
     assert [message.kwargs["reason"] for message in scene.later] == ([] if is_judged else [messages.RESYNC_FOLLOW_UP])
 
@@ -113,9 +117,9 @@ def test_a_leg_of_the_same_id_that_was_created_later_is_another_leg() -> None:
     legs: dict[str, object] = {
         CONNECTED.channel_id: channel(CONNECTED.channel_id, created="2026-05-01T13:00:00.000+0000")
     }
-    assert Scene(CONNECTED, legs).run() == [facts.CallerGone()]
+    assert Scene(CONNECTED, legs).run() == [facts.CallerGone(leg_id=CONNECTED.channel_id)]
     legs = {CONNECTED.channel_id: channel(CONNECTED.channel_id, app="other")}
-    assert Scene(CONNECTED, legs).run() == [facts.CallerLeft()]
+    assert Scene(CONNECTED, legs).run() == [facts.CallerLeft(leg_id=CONNECTED.channel_id, is_up=True)]
 
 
 @pytest.mark.parametrize(

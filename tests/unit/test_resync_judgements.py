@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from shared import errors, messages
-from shared.asterisk import ari, circuit_breaker
+from shared.asterisk import ari, circuit_breaker, events
 from shared.asterisk.ari_requests import Bridge
 from shared.asterisk.events import Channel
 from shared.call import facts
@@ -31,7 +31,7 @@ from tests.support.calls import (
     WAITING,
     seconds,
 )
-from tests.support.resyncs import BRIDGE_ID, FILTER, LEGS, MEDIA_ID, MEDIA_LEG, STILL, WHOLE, Asterisk, Scene, leg
+from tests.support.resyncs import BRIDGE_ID, FILTER, HERE, LEGS, MEDIA_ID, MEDIA_LEG, STILL, WHOLE, Asterisk, Scene, leg
 
 # ── the caller's leg ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -40,11 +40,11 @@ from tests.support.resyncs import BRIDGE_ID, FILTER, LEGS, MEDIA_ID, MEDIA_LEG, 
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        (None, facts.CallerGone()),
-        (leg(created="later"), facts.CallerGone()),
-        (leg(app="other"), facts.CallerLeft()),
-        (leg(), facts.CallerLeft()),
-        (leg(app=None), facts.CallerLeft()),
+        (None, facts.CallerGone(leg_id=CONNECTED.channel_id)),
+        (leg(created="later"), facts.CallerGone(leg_id=CONNECTED.channel_id)),
+        (leg(app="other"), facts.CallerLeft(leg_id=CONNECTED.channel_id, is_up=True)),
+        (leg(), facts.CallerLeft(leg_id=CONNECTED.channel_id, is_up=True)),
+        (leg(app=None), facts.CallerLeft(leg_id=CONNECTED.channel_id, is_up=True)),
     ],
     ids=["gone", "another leg of this id", "in another app", "moved to another app", "in the dialplan"],
 )
@@ -66,7 +66,7 @@ def test_a_caller_who_came_back_has_left_the_call_before(first: int, *, full: bo
     again = replace(PREPARED, call_id=UUID(int=2), entry=2, legs_created=False)
     known = [CONNECTED, again]
     scene = Scene(Asterisk(leg(), MEDIA_LEG, bridges=[WHOLE]), known[first], known[1 - first]).run(full=full)
-    assert scene.reported == [facts.CallerLeft()]
+    assert scene.reported == [facts.CallerLeft(leg_id=CONNECTED.channel_id, is_up=True)]
     other = replace(again, channel_created="later")
     assert Scene(Asterisk(leg(), MEDIA_LEG, bridges=[WHOLE]), CONNECTED, other).run().reported == []
 
@@ -133,6 +133,15 @@ def test_a_ringing_leg_that_is_gone_waits_for_the_events_that_tell_why(monkeypat
 def test_a_media_leg_that_is_gone_is_reported(call: Call) -> None:
     scene = Scene(Asterisk(leg(), bridges=[WHOLE]), call).run()
     assert scene.reported == [facts.MediaGone(attempt=1, reason="media leg is gone", is_found=True)]
+
+
+def test_a_media_leg_that_is_gone_from_a_joined_call_may_have_been_refused() -> None:
+    for call, is_refusal in ((CONNECTED, True), (WAITING, False)):
+        scene = Scene(Asterisk(leg(), bridges=[WHOLE]), call)
+        scene.is_begun = False
+        (gone,) = scene.run().reported
+        assert isinstance(gone, facts.MediaGone)
+        assert gone.is_refusal is is_refusal
 
 
 def test_a_media_leg_whose_event_was_lost_is_ready() -> None:
@@ -241,9 +250,10 @@ def test_the_moment_comes_first_then_asterisk_then_postgres() -> None:
     assert Scene(Asterisk()).run().asterisk.moments[:3] == ["now", "Asterisk", "Postgres"]
 
 
-def test_nothing_is_concluded_from_an_asterisk_that_does_not_answer() -> None:
+@pytest.mark.parametrize("failure", [errors.AsteriskUnreachable("no answer"), errors.AsteriskRefused(406, "no")])
+def test_nothing_is_concluded_from_an_asterisk_that_does_not_answer(failure: errors.PipelineError) -> None:
     asterisk = Asterisk()
-    asterisk.is_away = True
+    asterisk.is_away, asterisk.failure = True, failure
     scene = Scene(asterisk, CONNECTED).run()
     assert (scene.reported, scene.findings) == ([], [])
     assert scene.follow_ups == [("follow-up", True, circuit_breaker.LONGEST_PAUSE_SECONDS)]
@@ -256,6 +266,29 @@ def test_the_event_filter_is_set_where_it_is_another(allowed: frozenset[str], *,
     asterisk = Asterisk()
     asterisk.application_found = ari.Application(channels=frozenset(), allowed=allowed)
     assert Scene(asterisk).run().asterisk.filters == ([sorted(FILTER)] if is_set else [])
+
+
+def test_the_filter_lets_audio_through_where_that_is_wanted_alone() -> None:
+    wanted = events.wanted(with_talking=True)
+    asterisk = Asterisk()
+    scene = Scene(asterisk)
+    scene.resync = replace(scene.resync, detects_talking=True)
+    assert scene.run().asterisk.filters == [sorted(wanted)]
+    asterisk.application_found = ari.Application(channels=frozenset(), allowed=wanted)
+    assert Scene(asterisk).run().asterisk.filters[1:] == [sorted(FILTER)]
+    assert wanted - FILTER == {"ChannelTalkingStarted"}
+
+
+@pytest.mark.parametrize("reason", ["connected", "events lost", messages.RESYNC_CLOCK, messages.RESYNC_FOLLOW_UP])
+def test_before_a_resync_for_missed_events_it_is_noted_that_audio_may_be_missed(reason: str) -> None:
+    """Before: the resync ends calls, and a note of their time is one before their last row."""
+    for is_on in (True, False):
+        asterisk = Asterisk()
+        scene = Scene(asterisk)
+        scene.resync = replace(scene.resync, detects_talking=is_on)
+        scene.resync.resync_connection(connection=HERE, full=False, reason=reason)
+        is_noted = is_on and reason in ("connected", "events lost")
+        assert asterisk.moments[:-3] == ([f"EventsMissed of 7: {reason}"] if is_noted else [])
 
 
 @pytest.mark.parametrize(
@@ -271,5 +304,5 @@ def test_a_filter_that_cannot_be_set_keeps_no_call_from_being_judged(failure: er
     asterisk.application_found = ari.Application(channels=frozenset(), allowed=frozenset())
     asterisk.filter_fails = failure
     scene = Scene(asterisk, CONNECTED).run()
-    assert scene.reported == [facts.CallerGone()]
+    assert scene.reported == [facts.CallerGone(leg_id=CONNECTED.channel_id)]
     assert scene.findings[0] == f"the event filter could not be set: {failure}"

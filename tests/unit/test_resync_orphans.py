@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -81,13 +82,14 @@ def test_a_leg_in_a_foreign_bridge_is_left_to_the_one_who_bridged_it() -> None:
     assert scene.store.written[0][1:] == (7, timedelta(hours=1))
 
 
-def test_an_odd_leg_does_not_keep_the_others_from_being_received() -> None:
+@pytest.mark.parametrize("failure", [errors.AnswerUnreadable("no name"), errors.AsteriskRefused(405, "Invalid method")])
+def test_an_odd_leg_does_not_keep_the_others_from_being_received(failure: errors.PipelineError) -> None:
     odd = leg("1700000000.5")
     asterisk = Asterisk(odd, UNKNOWN)
-    asterisk.legs[odd.id] = errors.AnswerUnreadable("no name")
+    asterisk.legs[odd.id] = failure
     scene = Scene(asterisk).run()
     assert scene.received == [(UNKNOWN.id, ("support",))]
-    assert scene.findings == [f"channel {odd.id} cannot be read (no name): left alone"]
+    assert scene.findings == [f"channel {odd.id} cannot be read ({failure}): left alone"]
 
 
 def test_callers_of_an_app_that_another_client_has_are_left_to_it() -> None:
@@ -104,6 +106,23 @@ def test_callers_of_an_app_that_is_another_organization_s_are_left_to_it() -> No
     scene = Scene(Asterisk(UNKNOWN), is_anothers=True).run()
     assert scene.received == []
     assert scene.findings == ["another organization has the app: unknown callers are left to it"]
+
+
+def test_callers_whom_another_process_may_be_about_to_serve_are_left_to_it_for_a_moment() -> None:
+    """Its app has just been taken over. What it has not bridged by then it cannot: the events it needs are ours."""
+    scene = Scene(Asterisk(UNKNOWN), displaced=True).run()
+    assert scene.received == []
+    assert scene.findings == ["another process had the app until now: unknown callers are left to it"]
+    assert scene.follow_ups == [("follow-up", True, 10.0)]
+
+
+def test_a_resync_that_stood_still_adopts_no_one_on_what_it_saw_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other process, whose app was taken over, has bridged its callers meanwhile."""
+    scene = Scene(Asterisk(UNKNOWN))
+    moments = itertools.chain([NOW, NOW], itertools.repeat(NOW + timedelta(seconds=11)))
+    monkeypatch.setattr(scene.store, "now", lambda: next(moments))
+    scene.run()
+    assert (scene.received, scene.follow_ups) == ([], [("follow-up", True, 3.0)])
 
 
 def test_an_orphan_of_a_connection_that_had_the_app_before_is_removed() -> None:

@@ -16,7 +16,7 @@ GOOD = {
     "DATABASE_URL": "postgresql://voiceai:hunter2@postgres/voiceai",
     "SECRET_KEY": "hunter2 hunter2 hunter2",
 }
-KINDS: list[type[settings.Base]] = [settings.Listener, settings.Worker, settings.Scheduler]
+KINDS: list[type[settings.Base]] = [settings.Listener, settings.Worker, settings.Scheduler, settings.Web]
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +29,20 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monke
     for name, value in GOOD.items():
         monkeypatch.setenv(name, value)
     return monkeypatch
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p%40ss#?x@h1:5432,h2,[::1]:5433/db?target_session_attrs=any",
+        "postgresql:///db?host=/run/postgresql",
+        "postgres://h",
+        "postgresql://?host=h&user=u",
+    ],
+)
+def test_what_libpq_reads_is_a_database_s_url(environment: pytest.MonkeyPatch, url: str) -> None:
+    environment.setenv("DATABASE_URL", url)
+    assert settings.load(settings.Tool).database_url.get_secret_value() == url
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -60,7 +74,11 @@ def test_the_tool_needs_a_database_and_nothing_else(environment: pytest.MonkeyPa
         ("SECRET_KEY", None, "is not set"),
         ("REDIS_URL", "hunter2:6379", "must begin with redis://"),
         ("REDIS_URL", "http://hunter2", "must begin with redis://"),
+        ("REDIS_URL", "redis://:hunter2/x@redis:6379/0", "is not a usable URL"),
+        ("REDIS_URL", "redis://[hunter2@redis:6379/0", "is not a usable URL"),
         ("DATABASE_URL", "mysql://x:hunter2@y/z", "must begin with postgresql://"),
+        ("DATABASE_URL", "postgresql://x:hunter2/a@y/z", "is not a usable URL"),
+        ("DATABASE_URL", "postgresql://x:hunter2%@y/z", "is not a usable URL"),
         ("SECRET_KEY", "hunter2", "each key needs at least 16 characters"),
         ("SECRET_KEY", "hunter2 hunter2 hunter2,hunter2", "each key needs at least 16 characters"),
         ("SECRET_KEY", "hunter2 hunter2 hunter2,", "each key needs at least 16 characters"),
@@ -86,9 +104,10 @@ def test_the_tool_needs_a_database_and_nothing_else(environment: pytest.MonkeyPa
         ("WORKER_QUEUES", "admission,medai", "no such queue: medai"),
         ("ASTERISK_REQUESTS", "61", "must be a whole number, at least 2 and at most 60"),
         ("MEDIA_TOKEN", "false", "must be one of on, off"),
-        ("RUN_COMPLETION", "hunter2", "must be one of ours, platform"),
+        ("RUN_COMPLETION", "hunter2", "must be one of auto, ours, platform"),
         ("QUOTA", "hunter2", "must be one of sql, http, none"),
-        ("QUOTA_UNREACHABLE", "hunter2", "must be one of refuse, allow"),
+        ("QUOTA_CONTRACT", "hunter2", "must be one of auto, 2026-02, oss, hosted"),
+        ("QUOTA_UNREACHABLE", "hunter2", "must be one of platform, refuse, allow"),
         ("CONCURRENT_CALLS", "-1", "must be a whole number, at least 0; not set by default"),
         ("CONCURRENT_CALLS", "hunter2", "must be a whole number, at least 0; not set by default"),
         ("MPS_SECRET_KEY", "hunter2\nX-Admin: 1", "printable ASCII"),
@@ -146,11 +165,15 @@ def test_queues_to_serve(environment: pytest.MonkeyPatch, text: str, queues: set
 
 
 def test_media_tokens_are_on_unless_switched_off(environment: pytest.MonkeyPatch) -> None:
-    assert settings.load(settings.Worker).token_secret == sealing.media_secret(GOOD["SECRET_KEY"])
+    assert settings.load(settings.Worker).token_secret is None
+    assert settings.load(settings.Worker).derived_token_secret == sealing.media_secret(GOOD["SECRET_KEY"])
+    environment.setenv("TELEPHONY_WS_TOKEN_SECRET", "the platform's name for it")
+    assert settings.load(settings.Worker).token_secret == "the platform's name for it"
     environment.setenv("MEDIA_TOKEN_SECRET", "the agent's own")
     assert settings.load(settings.Worker).token_secret == "the agent's own"
     environment.setenv("MEDIA_TOKEN", "off")
-    assert settings.load(settings.Worker).token_secret is None
+    loaded = settings.load(settings.Worker)
+    assert (loaded.token_secret, loaded.derived_token_secret) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +201,7 @@ def test_quota_services(environment: pytest.MonkeyPatch, url: str) -> None:
     environment.setenv("QUOTA", "http")
     environment.setenv("MPS_API_URL", url)
     config = settings.load(settings.Worker)
-    assert (config.mps_api_url, config.mps_secret_key, config.quota_unreachable) == (url, None, "refuse")
+    assert (config.mps_api_url, config.mps_secret_key, config.quota_unreachable) == (url, None, "platform")
 
 
 def test_nothing_is_limited_unless_told(environment: pytest.MonkeyPatch) -> None:

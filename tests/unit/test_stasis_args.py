@@ -68,3 +68,12 @@ def test_any_arguments_are_read_or_refused(args: list[str]) -> None:
         return
     assert 0 < read.workflow_run_id < 2**31
     assert 0 < read.workflow_id < 2**31
+
+
+def test_a_dialled_leg_is_named_beside_its_run() -> None:
+    args = stasis_args.RunArgs(workflow_run_id=9, workflow_id=1, user_id=2)
+    text = stasis_args.of_leg(args, "aip-0-o")
+    for said in ([text], text.split(",")):
+        assert stasis_args.read(said) == args
+        assert stasis_args.dialled_leg(said) == "aip-0-o"
+    assert stasis_args.dialled_leg([str(args)]) is None

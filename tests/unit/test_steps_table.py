@@ -64,7 +64,7 @@ def test_a_command_that_starts_no_step_is_due_in_any_state() -> None:
 
 
 def test_queues_are_those_of_the_steps_in_the_order_of_need() -> None:
-    assert messages.QUEUES == ("bridge", "media", "runs", "admission", "originate", "teardown", "resync")
+    assert messages.QUEUES == ("bridge", "media", "runs", "admission", "originate", "teardown", "resync", "apps")
     assert set(messages.ACTORS.values()) == set(messages.QUEUES)
 
 

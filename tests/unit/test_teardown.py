@@ -15,6 +15,7 @@ from shared.call import facts, ids
 from shared.call.calls import Call
 from shared.call.legs import Naming
 from shared.call.states import Outcome
+from shared.platform.ports import NoPlatformSlots, PlatformSlots
 from tests.support.calls import ENDING, NOW, RINGING, seconds
 from tests.support.rounds import GONE, LOOK_AT_APP, Rounds, channel
 from workers import teardown
@@ -82,11 +83,15 @@ class Store:
 
 
 def torn_down(
-    call: Call, answers: Answers, pauses: int = 99, runs: Runs | None = None
+    call: Call, answers: Answers, pauses: int = 99, runs: Runs | None = None, slots: PlatformSlots | None = None
 ) -> tuple[facts.Fact, Rounds, StepClaim]:
     asterisk, claim = Rounds(answers), StepClaim(call, pauses)
     step = Teardown(
-        asterisks=asterisk.asterisks, naming=NAMING, runs=cast(Any, runs or Runs()), store=cast(Any, Store())
+        asterisks=asterisk.asterisks,
+        naming=NAMING,
+        runs=cast(Any, runs or Runs()),
+        store=cast(Any, Store()),
+        platform_slots=slots or NoPlatformSlots(),
     )
     (fact,) = step.work(cast(Claim, claim))
     return fact, asterisk, claim
@@ -199,7 +204,7 @@ def torn_down(
 def test_the_requests_of_a_teardown_round_by_round(call: Call, answers: Answers, rounds: list[list[str]]) -> None:
     fact, asterisk, _ = torn_down(call, answers)
     assert [round_ for round_ in asterisk.rounds if round_] == rounds
-    assert fact == facts.LegsRemoved()
+    assert fact == facts.LegsRemoved(leg_id=call.channel_id)
 
 
 def test_every_attempt_is_removed_in_one_round() -> None:
@@ -249,7 +254,7 @@ def test_what_could_not_be_removed_is_gone_when_a_look_says_so(failure: errors.P
         f"DELETE {BRIDGE}": [failure], f"GET {BRIDGE}": [GONE],
     }  # fmt: skip
     fact, asterisk, claim = torn_down(replace(ENDING, media_ready=True), answers)
-    assert fact == facts.LegsRemoved()
+    assert fact == facts.LegsRemoved(leg_id=ENDING.channel_id)
     assert asterisk.rounds[2] == [f"GET {CALLER}", f"GET {MEDIA}", f"GET {BRIDGE}"]
     assert claim.pauses == []
 
@@ -331,7 +336,7 @@ def test_a_request_in_doubt_keeps_a_call_from_ending() -> None:
 @pytest.mark.parametrize("field", ["attempt_in_doubt_until", "earlier_in_doubt_until"])
 def test_a_request_that_can_take_effect_no_more_is_not_waited_for(field: str) -> None:
     call = replace(ENDING, caller_left=True, **{field: NOW})  # type: ignore[arg-type]
-    assert torn_down(call, {f"DELETE {MEDIA}": [GONE]})[0] == facts.LegsRemoved()
+    assert torn_down(call, {f"DELETE {MEDIA}": [GONE]})[0] == facts.LegsRemoved(leg_id=ENDING.channel_id)
 
 
 def test_the_run_is_ended_with_the_names_of_its_legs() -> None:
@@ -357,7 +362,7 @@ def test_the_run_is_ended_once_more_if_a_fail_over_may_have_forgotten_that_it_wa
     there = [channel(NAMING.media_id(ENDING))] * (looks - 1)
     call, runs = replace(ENDING, caller_left=True, media_ready=True), Runs()
     fact, _, claim = torn_down(call, {f"GET {MEDIA}": [*there, GONE]}, runs=runs)
-    assert (fact, len(claim.pauses), len(runs.ended)) == (facts.LegsRemoved(), looks, ends)
+    assert (fact, len(claim.pauses), len(runs.ended)) == (facts.LegsRemoved(leg_id=ENDING.channel_id), looks, ends)
 
 
 def test_a_connection_that_is_gone_leaves_the_legs_pending() -> None:

@@ -150,6 +150,12 @@ def test_a_ca_bundle_for_an_endpoint_without_tls_is_refused() -> None:
         telephony_configuration.parse(VALUE | {"ari_ca_bundle": PEM_ONE})
 
 
+def test_data_of_another_pbx_is_refused_by_name() -> None:
+    with pytest.raises(errors.InvalidConfiguration, match="external_pbx is not served"):
+        telephony_configuration.parse(VALUE | {"external_pbx": {"type": "vicidial"}})
+    assert telephony_configuration.parse(VALUE | {"external_pbx": None}) == telephony_configuration.parse(VALUE)
+
+
 SETTINGS: dict[str, Any] = {"ws_client_name": "media"}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import replace
 
-from shared.storage import timeline_allowance
+from shared import token_bucket
 from shared.storage.timeline import TimelineEntry
 from shared.storage.timeline_allowance import TimelineAllowance
 from tests.support.calls import CONNECTED, ENDED
@@ -63,6 +63,6 @@ def test_the_calls_of_a_connection_that_have_ended_are_one_kind() -> None:
 
 def test_what_is_remembered_is_bounded() -> None:
     allowance = TimelineAllowance(10, Clock())
-    for connection_id in range(timeline_allowance._KEPT + 5):
+    for connection_id in range(token_bucket._KEPT + 5):
         allowance.admitted(entries(1), call=None, connection_id=connection_id)
-    assert len(allowance._kinds) == timeline_allowance._KEPT
+    assert len(allowance._buckets._buckets) == token_bucket._KEPT

@@ -84,10 +84,11 @@ def test_another_leg_s_end_or_another_attempt_s_transfer_changes_nothing() -> No
     assert advance(CONNECTED, forgotten) == (CONNECTED, [])
 
 
-def test_a_call_that_is_transferred_on_has_the_newest_destination() -> None:
-    after, _ = advance(TRANSFERRED, facts.Transferred(attempt=1, destination_id="e"))
-    assert after.destination_id == "e"
-    assert advance(after, facts.DestinationGone(destination_id="d")) == (after, [])
+def test_a_transfer_that_is_told_again_brings_no_destination_back_that_was_replaced() -> None:
+    replaced, _ = advance(TRANSFERRED, facts.LegReplaced(replaced_id="d", channel_id="e", channel_name="PJSIP/2"))
+    assert replaced.destination_id == "e"
+    assert advance(replaced, facts.Transferred(attempt=1, destination_id="d")) == (replaced, [])
+    assert advance(replaced, facts.DestinationGone(destination_id="d")) == (replaced, [])
 
 
 # ── asked when the media leg is gone ─────────────────────────────────────────────────────────────────────────────────

@@ -46,6 +46,7 @@ JoinRefused       .                 .                .                  .       
 BridgeLost        .                 .                .                  .                 .                .                ending+TearDown  .           .
 Transferred       .                 .                .                  .                 .                .                =                .           .
 DestinationGone   .                 .                .                  .                 .                .                .                .           .
+LegReplaced       =                 =                =                  =                 =                =+JoinLegs       =                =+TearDown  ending+TearDown
 CallerHangingUp   =                 =                ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  .           .
 CallerLeft        ending+TearDown   ending+TearDown  ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  =           =
 CallerGone        ending+TearDown   ending+TearDown  ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  =           =
@@ -57,6 +58,7 @@ Dialled           =                 =                .                  .       
 FarEndAnswered    prepared+StartMedia prepared+StartMedia .             .                 .                .                .                .           .
 OriginateRefused  ending+TearDown   .                .                  .                 .                .                .                .           .
 EndRequested      ending+TearDown   ending+TearDown  ending+TearDown    ending+TearDown   ending+TearDown  ending+TearDown  ending+TearDown  .           .
+Hindered          .                 .                .                  .                 =                .                .                .           .
 DeadlinePassed    =+OriginateLeg       ending+TearDown  =+DecideAdmission  =+CreateRun       =+StartMedia     =+JoinLegs           ending+TearDown  =+TearDown  .
 WorkerDied        .                 .                .                  .                 =+StartMedia     .                .                .           .
 LegsRemoved       .                 .                .                  .                 .                .                .                ended       .

@@ -38,6 +38,18 @@ def test_an_attached_leg_has_its_run_already() -> None:
     assert ordered == [commands.StartMedia(call_id=CALL_ID, attempt=1)]
 
 
+def test_an_attached_leg_has_the_numbers_that_its_run_names() -> None:
+    leg = replace(RECEIVED, direction=Direction.OUTBOUND, caller_number="unknown", called_number="s")
+    taken = facts.RunAttached(workflow_id=1, user_id=2, media_client="media", workflow_run_id=9)
+    for fact, numbers in (
+        (replace(taken, called_number="+4930111"), ("unknown", "+4930111")),
+        (replace(taken, caller_number="+4930222", called_number="+4930111"), ("+4930222", "+4930111")),
+        (taken, ("unknown", "s")),
+    ):
+        prepared, _ = advance(leg, fact)
+        assert (prepared.caller_number, prepared.called_number) == numbers
+
+
 def test_a_refused_caller_may_continue_in_the_dialplan() -> None:
     after, _ = advance(RECEIVED, facts.Refused(reason="busy", hangup_cause=17, continue_in_dialplan=True))
     assert (after.state, after.continue_in_dialplan) == (State.ENDING, True)

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from shared.call import facts
+from shared.call import facts, faults
 from shared.call.calls import Call
 from shared.call.states import Outcome, State
 from tests.support.calls import (
     ADMITTED,
     ATTEMPTING,
     CONNECTED,
+    ENDED,
     ENDING,
     JOINING,
     LIMITS,
@@ -29,18 +30,24 @@ from tests.support.calls import (
 )  # fmt: skip
 
 QUEUED = NOW + LIMITS.queue_wait()
+REPLACED = facts.LegReplaced(replaced_id=CONNECTED.channel_id, channel_id="new", channel_name="Local/1001-1;1")
 FAR_END = facts.FarEndAnswered(channel_name="PJSIP/trunk-1", channel_created="2026", stamp="2026-05-01")
 ROUTE: dict[str, Any] = {"workflow_id": 41, "user_id": 42, "media_client": "agent", "call_seconds": 120.0}
 
 
 def entered(state: State, deadline_at: datetime | None, **more: Any) -> dict[str, Any]:
     """Return what changes in any call that enters a state."""
-    return {"state": state, "state_since": NOW, "deadline_at": deadline_at, "step_retries": 0, **more}
+    return {
+        "state": state, "state_since": NOW, "deadline_at": deadline_at, "step_retries": 0, "obstacle": None, **more
+    }  # fmt: skip
 
 
 def ended(outcome: Outcome, reason: str, cause: int | None, **more: Any) -> dict[str, Any]:
     """Return what changes in any call that comes to its end."""
-    return entered(State.ENDING, QUEUED, ending_at=NOW, outcome=outcome, reason=reason, hangup_cause=cause, **more)
+    fault = faults.fault_of(outcome, reason)
+    return entered(
+        State.ENDING, QUEUED, ending_at=NOW, outcome=outcome, reason=reason, fault=fault, hangup_cause=cause, **more
+    )
 
 
 CHANGES: list[tuple[Call, facts.Fact, dict[str, Any]]] = [
@@ -96,7 +103,7 @@ CHANGES: list[tuple[Call, facts.Fact, dict[str, Any]]] = [
         facts.LegsUnknown(attempt=1, reason="no answer"),
         {
             "attempt_in_doubt_until": None, "earlier_in_doubt_until": NOW + seconds(14), "step_retries": 0,
-            "deadline_at": QUEUED,
+            "deadline_at": QUEUED, "obstacle": "media not created: no answer",
         },
     ),
     (
@@ -109,14 +116,26 @@ CHANGES: list[tuple[Call, facts.Fact, dict[str, Any]]] = [
     (
         WAITING,
         facts.MediaGone(attempt=1, reason="is gone"),
-        {"legs_created": False, "media_ready": False, "step_retries": 0, "deadline_at": QUEUED + seconds(0.5)},
+        {
+            "legs_created": False, "media_ready": False, "step_retries": 0, "deadline_at": QUEUED + seconds(0.5),
+            "obstacle": "voice agent not reached: is gone",
+        },
     ),
     (
         JOINING,
-        facts.MediaGone(attempt=1, reason="ended"),
-        ended(Outcome.FAILED, "voice agent not reached: ended", 41),
+        facts.MediaGone(attempt=1, reason="ended", tech_cause=1002),
+        ended(Outcome.FAILED, "voice agent not reached: ended", 41, tech_cause=1002),
     ),
-    (CONNECTED, facts.MediaGone(attempt=1), ended(Outcome.COMPLETED, "agent hung up", 16)),
+    (
+        CONNECTED,
+        facts.MediaGone(attempt=1, tech_cause=1000),
+        ended(Outcome.COMPLETED, "agent hung up", 16, tech_cause=1000),
+    ),
+    (
+        CONNECTED,
+        facts.MediaGone(attempt=1, hangup_cause=38, tech_cause=1001),
+        ended(Outcome.FAILED, "agent lost: media leg ended", 16, tech_cause=1001),
+    ),
     # Joining.
     (JOINING, facts.Joined(attempt=1), entered(State.CONNECTED, NOW + seconds(4 * 3600), connected_at=NOW)),
     (
@@ -127,11 +146,41 @@ CHANGES: list[tuple[Call, facts.Fact, dict[str, Any]]] = [
     (JOINING, facts.JoinRefused(attempt=1, reason="422"), ended(Outcome.FAILED, "legs not joined: 422", 41)),
     (CONNECTED, facts.BridgeLost(attempt=1, reason="gone"), ended(Outcome.FAILED, "bridge lost: gone", 16)),
     # The caller's leg.
-    (RINGING, facts.CallerHangingUp(hangup_cause=17), {"hangup_cause": 17}),
+    (CONNECTED, REPLACED, {"replacements": ("new",), "channel_name": "Local/1001-1;1"}),
+    (
+        replace(CONNECTED, destination_id=CONNECTED.channel_id, replacements=("other",)),
+        REPLACED,
+        {"destination_id": "new"},
+    ),
+    (
+        replace(ENDED, caller_left=True, unverified=True),
+        REPLACED,
+        entered(
+            State.ENDING, QUEUED, replacements=("new",), channel_name="Local/1001-1;1", caller_left=False,
+            ended_at=None, unverified=False,
+        ),
+    ),
+    (
+        CONNECTED,
+        facts.CallerLeft(stamp="then", is_up=True),
+        ended(
+            Outcome.COMPLETED, "caller left Stasis, and goes on elsewhere", None, caller_left=True, left_stamp="then"
+        ),
+    ),
+    (RINGING, facts.CallerHangingUp(hangup_cause=17, tech_cause=486), {"hangup_cause": 17, "tech_cause": 486}),
+    (replace(ENDING, tech_cause=487), facts.CallerHangingUp(tech_cause=200), {}),
+    (ENDING, facts.CallerHangingUp(tech_cause=487), {"tech_cause": 487}),
     (
         JOINING,
         facts.CallerHangingUp(hangup_cause=16),
         ended(Outcome.ABANDONED, "caller hung up before an agent was on the line", 16),
+    ),
+    (
+        replace(JOINING, obstacle="Asterisk gave no answer: 503"),
+        facts.CallerHangingUp(hangup_cause=16),
+        ended(
+            Outcome.ABANDONED, "caller hung up before an agent was on the line: Asterisk gave no answer: 503", 16
+        ),
     ),
     (
         CONNECTED,
@@ -181,8 +230,40 @@ CHANGES: list[tuple[Call, facts.Fact, dict[str, Any]]] = [
         {"caller_left": True, "attempt_in_doubt_until": None},
     ),
     # Deadlines, and the end.
-    (RECEIVED, facts.DeadlinePassed(), {"step_retries": 1, "deadline_at": QUEUED}),
-    (replace(ADMITTED, step_retries=2), facts.DeadlinePassed(), ended(Outcome.FAILED, "admitted for too long", 102)),
+    (
+        RECEIVED,
+        facts.DeadlinePassed(),
+        {"step_retries": 1, "deadline_at": QUEUED, "obstacle": "no worker has done its step"},
+    ),
+    (
+        replace(JOINING, obstacle="Asterisk gave no answer: 503"),
+        facts.DeadlinePassed(),
+        {"step_retries": 1, "deadline_at": QUEUED},
+    ),
+    (
+        replace(ADMITTED, step_retries=2),
+        facts.DeadlinePassed(),
+        ended(Outcome.FAILED, "admitted for too long: no worker has done its step", 102),
+    ),
+    (
+        replace(JOINING, step_retries=2, obstacle="Asterisk gave no answer: 503"),
+        facts.DeadlinePassed(),
+        ended(Outcome.FAILED, "joining for too long: Asterisk gave no answer: 503", 102),
+    ),
+    (JOINING, facts.Hindered(state=State.JOINING, obstacle="why"), {"obstacle": "why"}),
+    (JOINING, facts.Hindered(state=State.PREPARED, obstacle="why"), {}),
+    (CONNECTED, facts.Hindered(state=State.CONNECTED, obstacle="why"), {}),
+    # Each check of a media leg says anew what it has found.
+    (
+        replace(WAITING, obstacle="Asterisk gave no answer: 503"),
+        facts.DeadlinePassed(),
+        {"step_retries": 1, "deadline_at": NOW + seconds(3), "obstacle": None},
+    ),
+    (
+        replace(WAITING, step_retries=3, obstacle="Asterisk gave no answer: 503"),
+        facts.DeadlinePassed(),
+        ended(Outcome.FAILED, "media leg not ready in time: Asterisk gave no answer: 503", 41),
+    ),
     (
         WAITING,
         facts.DeadlinePassed(),
@@ -216,4 +297,4 @@ def test_a_fact_changes_these_fields_and_no_other(call: Call, fact: facts.Fact, 
 
 
 def test_every_fact_is_among_them() -> None:
-    assert len({type(fact) for _, fact, _ in CHANGES}) == 26
+    assert len({type(fact) for _, fact, _ in CHANGES}) == 28

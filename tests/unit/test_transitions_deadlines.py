@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from shared.call import facts
+from shared.call import facts, faults
 from shared.call.calls import Call
-from shared.call.states import Cause, Outcome, State
+from shared.call.states import Cause, Fault, Outcome, State
 from tests.support.calls import (
     ADMITTED,
     ATTEMPTING,
@@ -149,15 +149,25 @@ def test_an_attempt_without_a_report_is_followed_by_the_next_and_stays_in_doubt(
     assert (over.state, over.reason) == (State.ENDING, "media not created: the worker did not report back")
 
 
-def test_a_silent_media_leg_is_asked_for_then_given_up() -> None:
+@pytest.mark.parametrize(
+    ("checked", "reason", "fault"),
+    [
+        (faults.NOT_ACCEPTED, "voice agent not reached: media leg not ready in time", Fault.AGENT),
+        (f"{faults.NO_ANSWER}: 503", "media leg not ready in time: Asterisk gave no answer: 503", Fault.ASTERISK),
+        (None, "media leg not ready in time: no worker has done its step", Fault.US),
+    ],
+)
+def test_a_silent_media_leg_is_asked_for_then_given_up(checked: str | None, reason: str, fault: Fault) -> None:
     call, now, ordered = WAITING, NOW, []
     while call.state is State.PREPARED:
         call, again = advance(call, facts.DeadlinePassed(), now=now)
         ordered += named(again)
+        if checked is not None:
+            call, _ = advance(call, facts.Hindered(state=State.PREPARED, obstacle=checked), now=now)
         now += LIMITS.media_wait()
     assert ordered == ["CheckMedia"] * LIMITS.media_checks + ["TearDown"]
     assert call.outcome is Outcome.FAILED
-    assert call.reason == "voice agent not reached: media leg not ready in time"
+    assert (call.reason, call.fault) == (reason, fault)
 
 
 @pytest.mark.parametrize("call", [PREPARED, ATTEMPTING, *CALLS.values()])

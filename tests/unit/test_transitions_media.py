@@ -321,6 +321,16 @@ def test_an_agent_whose_websocket_breaks_is_lost() -> None:
     assert (after.hangup_cause, named(ordered)) == (Cause.NORMAL, ["TearDown"])
 
 
+@pytest.mark.parametrize("cause", [None, 16, 38])
+def test_an_agent_that_has_not_begun_the_run_of_a_joined_call_has_refused_it(cause: int | None) -> None:
+    gone = facts.MediaGone(attempt=1, hangup_cause=cause, reason="media leg ended", is_refusal=True)
+    after, ordered = advance(CONNECTED, gone)
+    assert (after.outcome, after.reason) == (Outcome.FAILED, "voice agent not reached: media leg ended")
+    assert named(ordered) == ["TearDown"]
+    transferred = replace(CONNECTED, destination_id="d")
+    assert advance(transferred, gone) == (transferred, [])
+
+
 def test_how_an_agent_ended_that_was_found_gone_is_not_guessed() -> None:
     after, _ = advance(CONNECTED, facts.MediaGone(attempt=1, reason="media leg is gone", is_found=True))
     assert (after.outcome, after.reason) == (Outcome.COMPLETED, "agent found gone")

@@ -144,7 +144,7 @@ def test_a_leg_is_asked_for_once() -> None:
 
 def test_what_was_not_sent_may_be_asked_for_again() -> None:
     again, ordered = advance(DIALLING, UNSENT)
-    assert (again, ordered) == (ORIGINATING, [])
+    assert (again, ordered) == (replace(ORIGINATING, obstacle="connection refused"), [])
     # A fail-over has forgotten this request, and another worker has made one since.
     other = replace(DIALLING, attempt_in_doubt_until=UNTIL + seconds(1))
     assert advance(other, UNSENT) == (other, [])
@@ -165,7 +165,7 @@ def test_a_leg_of_which_nothing_is_known_ends_its_call() -> None:
     given_up, _ = advance(replace(DIALLING, step_retries=LIMITS.max_step_retries), facts.DeadlinePassed())
     assert given_up.reason == lost.reason
     never, _ = advance(replace(ORIGINATING, step_retries=LIMITS.max_step_retries), facts.DeadlinePassed())
-    assert never.reason == "originating for too long"
+    assert never.reason == "originating for too long: no worker has done its step"
 
 
 @pytest.mark.parametrize("fact", [CANCEL, facts.CallerLeft(), REFUSED])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from arictl.checks.findings import Level
-from arictl.checks.version_checks import ADVISORIES, judge_version
+from shared.operator.checks.findings import Level
+from shared.operator.checks.version_checks import ADVISORIES, judge_version
 
 SECURITY, UPGRADE, REPEATED, PONG, NOISE = range(5)
 BEFORE_THE_FIX = [UPGRADE, REPEATED]

@@ -24,6 +24,7 @@ def admitted(call: Call, fact: facts.Admitted, now: datetime, limits: Limits) ->
         user_id=fact.user_id,
         media_client=fact.media_client,
         call_seconds=fact.call_seconds,
+        workflow_run_id=fact.workflow_run_id,
     )
     return admitted, (commands.CreateRun.of(call),)
 
@@ -38,6 +39,8 @@ def run_attached(call: Call, fact: facts.RunAttached, now: datetime, limits: Lim
         media_client=fact.media_client,
         call_seconds=fact.call_seconds,
         workflow_run_id=fact.workflow_run_id,
+        caller_number=fact.caller_number or call.caller_number,
+        called_number=fact.called_number or call.called_number,
     )
     return moves.prepare(attached, now, limits)
 

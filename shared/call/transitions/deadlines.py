@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from shared.call import commands, facts, steps
+from shared.call import commands, facts, faults, steps
 from shared.call.calls import Call, replace
 from shared.call.limits import Limits
 from shared.call.states import LIVE, Cause, Outcome, State
 from shared.call.transitions import media_leg, moves, originated_leg
 from shared.call.transitions.moves import Advance
-
-#: Added to the reason of a call that ends without proof.
-_NOT_VERIFIED = "; not verified"
 
 
 def end_requested(call: Call, fact: facts.EndRequested, now: datetime, limits: Limits) -> Advance:
@@ -39,6 +36,12 @@ def worker_died(call: Call, _fact: facts.WorkerDied, now: datetime, limits: Limi
         return moves.unchanged(call)
     # The step is lost: what is overdue later otherwise is so now.
     return replace(call, deadline_at=now), ()
+
+
+def hindered(call: Call, fact: facts.Hindered, _now: datetime, _limits: Limits) -> Advance:
+    if call.state is not fact.state or fact.state in (State.CONNECTED, State.ENDING, State.ENDED):
+        return moves.unchanged(call)
+    return replace(call, obstacle=fact.obstacle), ()
 
 
 def _longest_call(call: Call, now: datetime, limits: Limits) -> Advance:
@@ -73,8 +76,12 @@ def _teardown_overdue(call: Call, now: datetime, limits: Limits) -> Advance:
 
 def _media_overdue(call: Call, now: datetime, limits: Limits) -> Advance:
     if call.step_retries >= limits.media_checks:
-        return moves.fail(call, now, limits, "voice agent not reached: media leg not ready in time")
-    waiting = replace(call, step_retries=call.step_retries + 1, deadline_at=now + limits.media_wait())
+        reason = "media leg not ready in time"
+        if call.obstacle == faults.NOT_ACCEPTED:
+            return moves.fail(call, now, limits, f"voice agent not reached: {reason}")
+        return moves.fail(call, now, limits, f"{reason}: {call.obstacle or faults.NOT_DONE}")
+    # Each check says anew what it has found.
+    waiting = replace(call, step_retries=call.step_retries + 1, deadline_at=now + limits.media_wait(), obstacle=None)
     return waiting, (commands.CheckMedia.of(call),)
 
 
@@ -83,7 +90,7 @@ def removal_pending(call: Call, fact: facts.RemovalPending, now: datetime, limit
         return moves.unchanged(call)
     waits_for_asterisk = fact.run_is_over and fact.not_before is None and not _is_in_doubt(call, now)
     if waits_for_asterisk and now - call.state_since >= limits.teardown_wait():
-        reason = f"{(call.reason or '').removesuffix(_NOT_VERIFIED)}{_NOT_VERIFIED}"
+        reason = f"{(call.reason or '').removesuffix(faults.NOT_VERIFIED)}{faults.NOT_VERIFIED}"
         return moves.enter(call, State.ENDED, now, None, ended_at=now, unverified=True, reason=reason), ()
     if fact.not_before is None:
         retry_at = now + limits.teardown_pause(call.step_retries)
@@ -94,9 +101,12 @@ def removal_pending(call: Call, fact: facts.RemovalPending, now: datetime, limit
     return replace(call, step_retries=call.step_retries + 1, deadline_at=retry_at), ()
 
 
-def legs_removed(call: Call, _fact: facts.LegsRemoved, now: datetime, _limits: Limits) -> Advance:
+def legs_removed(call: Call, fact: facts.LegsRemoved, now: datetime, _limits: Limits) -> Advance:
     if call.state is not State.ENDING or _is_in_doubt(call, now):
         return moves.unchanged(call)
+    if fact.leg_id not in (None, call.leg_id):
+        # Another channel has come in its place meanwhile.
+        return call, (commands.TearDown.of(call),)
     return moves.enter(call, State.ENDED, now, None, ended_at=now), ()
 
 

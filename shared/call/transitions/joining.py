@@ -34,7 +34,8 @@ def bridge_lost(call: Call, fact: facts.BridgeLost, now: datetime, limits: Limit
 
 
 def transferred(call: Call, fact: facts.Transferred, _now: datetime, _limits: Limits) -> Advance:
-    is_known = call.destination_id == fact.destination_id
+    # Told again, it may name a leg that was replaced since.
+    is_known = call.destination_id is not None
     if call.state is not State.CONNECTED or not moves.is_newest(call, fact) or is_known:
         return moves.unchanged(call)
     return replace(call, destination_id=fact.destination_id), ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from shared.call import commands, facts
+from shared.call import commands, facts, faults
 from shared.call.calls import Call, replace
 from shared.call.limits import Limits
 from shared.call.states import Cause, Outcome, State
@@ -122,7 +122,7 @@ def next_attempt(call: Call, now: datetime, limits: Limits, reason: str) -> Adva
     """No effect of the attempt is known: go on to the next one."""
     if call.attempt >= limits.unknown_attempts:
         return moves.fail(call, now, limits, f"media not created: {reason}")
-    return _order_next(call, now, limits, timedelta())
+    return _order_next(call, now, limits, timedelta(), f"media not created: {reason}")
 
 
 def after_death(call: Call, now: datetime, limits: Limits) -> Advance:
@@ -130,7 +130,7 @@ def after_death(call: Call, now: datetime, limits: Limits) -> Advance:
 
     Asterisk is not to blame: there may be more of these than of attempts that it did not answer.
     """
-    return _order_next(call, now, limits, timedelta())
+    return _order_next(call, now, limits, timedelta(), faults.WORKER_DIED)
 
 
 def _try_again(call: Call, fact: facts.MediaGone, now: datetime, limits: Limits) -> Advance:
@@ -145,13 +145,14 @@ def _try_again(call: Call, fact: facts.MediaGone, now: datetime, limits: Limits)
         return moves.unchanged(call)
     pause = timedelta() if fact.is_found else limits.reach_pause(call.attempt)
     is_late = now + pause > call.state_since + limits.reach_wait()
+    reason = f"voice agent not reached: {fact.reason}"
     if is_late or call.attempt >= limits.attempts:
-        return moves.fail(call, now, limits, f"voice agent not reached: {fact.reason}")
-    return _order_next(replace(call, legs_created=False), now, limits, pause)
+        return moves.fail(call, now, limits, reason, tech_cause=fact.tech_cause)
+    return _order_next(replace(call, legs_created=False), now, limits, pause, reason)
 
 
-def _order_next(call: Call, now: datetime, limits: Limits, pause: timedelta) -> Advance:
-    """Order the next attempt. Its ids are new; an id is never used again."""
+def _order_next(call: Call, now: datetime, limits: Limits, pause: timedelta, obstacle: str) -> Advance:
+    """Order the next attempt, as the last one has met an obstacle. Its ids are new; an id is never used again."""
     # No worker is at work on this attempt any more: from here on the deadline is that of the next attempt's command.
     again = replace(
         call,
@@ -159,6 +160,7 @@ def _order_next(call: Call, now: datetime, limits: Limits, pause: timedelta) -> 
         attempt_in_doubt_until=None,
         step_retries=0,
         deadline_at=now + pause + limits.queue_wait(),
+        obstacle=obstacle,
     )
     return again, (commands.StartMedia.of(call, pause=pause),)
 
@@ -180,13 +182,26 @@ def media_gone(call: Call, fact: facts.MediaGone, now: datetime, limits: Limits)
         case State.PREPARED if not call.media_ready:
             return _try_again(call, fact, now, limits)
         case State.PREPARED | State.JOINING:
-            return moves.fail(call, now, limits, f"voice agent not reached: {fact.reason}")
-        case State.CONNECTED if call.destination_id is None and fact.hangup_cause == Cause.NETWORK_OUT_OF_ORDER:
-            # Its websocket broke, or brought what is no websocket frame (measured, 22.10). A close frame, whatever its
-            # code, and HANGUP have the cause 16.
-            return moves.fail(call, now, limits, f"agent lost: {fact.reason}", Cause.NORMAL)
+            reason = f"voice agent not reached: {fact.reason}"
+            return moves.fail(call, now, limits, reason, tech_cause=fact.tech_cause)
         case State.CONNECTED if call.destination_id is None:
-            # Of a leg that was only found gone nothing tells how it ended.
-            reason = "agent found gone" if fact.is_found else "agent hung up"
-            return moves.end(call, now, limits, outcome=Outcome.COMPLETED, reason=reason, cause=Cause.NORMAL)
+            return _agent_gone(call, fact, now, limits)
     return moves.unchanged(call)
+
+
+def _agent_gone(call: Call, fact: facts.MediaGone, now: datetime, limits: Limits) -> Advance:
+    """End a connected call by how its agent has left it."""
+    if fact.is_refusal:
+        # The legs were joined in between.
+        reason = f"voice agent not reached: {fact.reason}"
+        return moves.fail(call, now, limits, reason, Cause.NORMAL, tech_cause=fact.tech_cause)
+    if fact.hangup_cause == Cause.NETWORK_OUT_OF_ORDER:
+        # Its websocket broke, or brought what is no websocket frame (measured, 22.10). A close frame, whatever its
+        # code, and HANGUP have the cause 16.
+        reason = f"agent lost: {fact.reason}"
+        return moves.fail(call, now, limits, reason, Cause.NORMAL, tech_cause=fact.tech_cause)
+    # Of a leg that was only found gone nothing tells how it ended.
+    reason = "agent found gone" if fact.is_found else "agent hung up"
+    return moves.end(
+        call, now, limits, outcome=Outcome.COMPLETED, reason=reason, cause=Cause.NORMAL, tech_cause=fact.tech_cause
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from shared.call import commands, facts, steps
+from shared.call import commands, facts, faults, steps
 from shared.call.calls import Call, replace
 from shared.call.commands import Command
 from shared.call.limits import Limits
@@ -28,7 +28,14 @@ def unchanged(call: Call) -> Advance:
 def enter(call: Call, state: State, now: datetime, wait: timedelta | None, **changes: Any) -> Call:
     """Put the call into a state whose deadline is `wait` from now."""
     deadline_at = None if wait is None else now + wait
-    return replace(call, state=state, state_since=now, deadline_at=deadline_at, step_retries=0, **changes)
+    return replace(
+        call, state=state, state_since=now, deadline_at=deadline_at, step_retries=0, obstacle=None, **changes
+    )
+
+
+def with_obstacle(call: Call, reason: str) -> str:
+    """Return a reason together with what has held the call up until then, if anything has."""
+    return f"{reason}: {call.obstacle}" if call.obstacle else reason
 
 
 def prepare(call: Call, now: datetime, limits: Limits) -> Advance:
@@ -47,30 +54,45 @@ def end(
     call: Call, now: datetime, limits: Limits, *, outcome: Outcome, reason: str, cause: int | None, **changes: Any
 ) -> Advance:
     """The one way into `ending`. An outcome and a cause that are known already are kept."""
+    outcome, reason = call.outcome or outcome, call.reason or reason
     ending = enter(
         call,
         State.ENDING,
         now,
         limits.queue_wait(),
         ending_at=now,
-        outcome=call.outcome or outcome,
-        reason=call.reason or reason,
+        outcome=outcome,
+        reason=reason,
+        fault=faults.fault_of(outcome, reason),
         hangup_cause=call.hangup_cause if call.hangup_cause is not None else cause,
         **changes,
     )
     return ending, (commands.TearDown.of(ending),)
 
 
-def fail(call: Call, now: datetime, limits: Limits, reason: str, cause: int = Cause.TEMPORARY_FAILURE) -> Advance:
+def fail(
+    call: Call,
+    now: datetime,
+    limits: Limits,
+    reason: str,
+    cause: int = Cause.TEMPORARY_FAILURE,
+    *,
+    tech_cause: int | None = None,
+) -> Advance:
     """End the call as failed."""
-    return end(call, now, limits, outcome=Outcome.FAILED, reason=reason, cause=cause)
+    return end(
+        call, now, limits, outcome=Outcome.FAILED, reason=reason, cause=cause, tech_cause=call.tech_cause or tech_cause
+    )
 
 
 def retry_step(call: Call, now: datetime, limits: Limits) -> Advance:
     """The step of this state was lost: order it again, or give up."""
+    # What has kept a worker from it is told; if nothing was, none has done it.
+    obstacle = call.obstacle or faults.NOT_DONE
     if call.step_retries >= limits.max_step_retries:
-        return fail(call, now, limits, f"{call.state} for too long", Cause.RECOVERY_ON_TIMER)
+        return fail(call, now, limits, f"{call.state} for too long: {obstacle}", Cause.RECOVERY_ON_TIMER)
     step = steps.step_of(call.state)
     assert step is not None, "only states with a step are retried"
-    again = replace(call, step_retries=call.step_retries + 1, deadline_at=now + limits.queue_wait())
+    retries, deadline_at = call.step_retries + 1, now + limits.queue_wait()
+    again = replace(call, step_retries=retries, deadline_at=deadline_at, obstacle=obstacle)
     return again, (steps.STEPS[step].command.of(again),)

@@ -30,7 +30,7 @@ def dial_unsent(call: Call, fact: facts.DialUnsent, _now: datetime, _limits: Lim
     unsent = replace(call, attempt_in_doubt_until=None)
     match call.state:
         case State.ORIGINATING:
-            return unsent, ()
+            return replace(unsent, obstacle=fact.reason), ()
         case State.ENDING if _may_still_ring(call):
             # The call was cancelled while the request was under way.
             return replace(unsent, caller_left=True), (commands.TearDown.of(call),)
@@ -43,7 +43,8 @@ def dial_lost(call: Call, _fact: facts.DialLost, now: datetime, limits: Limits) 
 
 def lose(call: Call, now: datetime, limits: Limits) -> Advance:
     """End a call whose far end may have been rung: it is not rung again."""
-    return moves.fail(call, now, limits, "dialled, and what came of it is unknown", Cause.RECOVERY_ON_TIMER)
+    reason = moves.with_obstacle(call, "dialled, and what came of it is unknown")
+    return moves.fail(call, now, limits, reason, Cause.RECOVERY_ON_TIMER)
 
 
 def originated(call: Call, _fact: facts.Originated, now: datetime, limits: Limits) -> Advance:

@@ -1,11 +1,17 @@
 """Which layout the platform's database has, and whether this release serves it.
 
-The platform may upgrade its database while calls run. So no process remembers the layout: it is looked at with each
-read of the configurations, and asked for by the statement that reads a route.
+The platform may upgrade its database while calls run. So no process remembers the layout for long: it is looked at with
+each read of the configurations, asked for by the statement that reads a route, and looked at again when it was seen
+some seconds ago.
+
+Each of the platform's migrations is a transaction of its own, so an upgrade is half done for a while: then tables or
+columns are missing. What needs them fails as it does while Postgres is away, and is tried again.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -22,26 +28,34 @@ log = structlog.stdlib.get_logger(__name__)
 Setting = Literal["auto", "2026-02", "newest"]
 AUTO: Setting = "auto"
 
+#: The revision where our role may not read it. No call depends on it: only whether there is one.
+_HIDDEN = "not readable by this role"
+
+#: What was seen earlier is looked at again.
+_SECONDS = 10.0
+
 
 class Layout(StrEnum):
-    """A layout of the platform's tables, named by the month of its release."""
+    """A layout of the platform's tables."""
 
-    #: Also that of the tables which `arictl db upgrade` creates for an installation without the platform.
+    #: Named by the month of its release. Also that of the tables which `arictl db upgrade` creates for an installation
+    #: without the platform.
     FEBRUARY_2026 = "2026-02"
     #: Configurations and phone numbers have tables of their own. The rows before them stay behind, stale.
     NEWEST = "newest"
-    #: A table or a column that we use is missing.
-    UNKNOWN = "unknown"
 
 
-#: Never told by the old configurations: the platform's own upgrade leaves them in place.
-_IS_NEWEST = "to_regclass('telephony_configurations') IS NOT NULL"
-#: For a statement that reads the platform's rows: whether they are stale, by the parameter `layout`.
-IS_STALE = f"(%(layout)s::text = 'newest' OR (%(layout)s::text = 'auto' AND {_IS_NEWEST})) AS is_stale"
+#: For a statement that reads the platform's rows. Never told by the old configurations: the platform's own upgrade
+#: leaves them in place.
+IS_NEWEST = "to_regclass('telephony_configurations') IS NOT NULL AS is_newest"
 
-#: From the catalogue: what we may not read is there all the same.
+#: From the catalogue: what we may not read is there all the same. The index is one of the tables that our migration
+#: makes, under a name that the platform does not use.
 _FOUND = f"""
-SELECT {_IS_NEWEST} AS is_newest, to_regclass('alembic_version') IS NOT NULL AS has_revision,
+SELECT {IS_NEWEST}, to_regclass('alembic_version') IS NOT NULL AS has_revision,
+       has_table_privilege(to_regclass('alembic_version'), 'SELECT') AS may_read_revision,
+       EXISTS (SELECT 1 FROM pg_index WHERE indexrelid = to_regclass('workflow_runs_workflow')
+               AND indrelid = to_regclass('workflow_runs')) AS is_ours,
        (SELECT json_object_agg(name, columns) FROM (
             SELECT t.name, json_agg(a.attname) AS columns
             FROM unnest(%(tables)s::text[]) AS t (name) JOIN pg_attribute a ON a.attrelid = to_regclass(t.name)
@@ -56,78 +70,106 @@ class Found:
 
     layout: Layout
     #: The setting says so, whatever the tables are like.
-    is_set: bool
+    is_set: bool = False
     #: Of the platform's own migrations; None without them.
-    revision: str | None
+    revision: str | None = None
+    #: The tables are those of an installation without the platform: `arictl db upgrade` has made them.
+    is_ours: bool = False
     #: Tables and columns that we use and that are not there.
-    missing: tuple[str, ...]
+    missing: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         how = "by PLATFORM_LAYOUT" if self.is_set else "found"
+        if self.is_ours:
+            return f"{self.layout}, {how}, the tables of an installation without the platform"
         revision = f"the platform's revision {self.revision}" if self.revision else "no migrations of the platform"
         return f"{self.layout}, {how}, {revision}"
 
     @property
     def unserved(self) -> str | None:
         """Why no call can be served by these tables; None if calls can be."""
-        if self.layout is Layout.NEWEST:
-            return unserved_newest()
-        if self.layout is Layout.UNKNOWN:
-            what = ", ".join(self.missing[:5])
-            return f"the platform's database has a layout that this release does not know: there is no {what}"
-        return None
+        if not self.missing or self.is_set:
+            return None
+        what = ", ".join(self.missing[:5])
+        return f"the platform's database has a layout that this release does not know: there is no {what}"
 
+    def served(self) -> Layout:
+        """Return the layout. Raises PlatformUnserved if no call can be served by its tables."""
+        if self.unserved is not None:
+            raise errors.PlatformUnserved(self.unserved)
+        return self.layout
 
-def unserved_newest() -> str:
-    """Return why calls are refused beside the newest layout."""
-    return (
-        "the platform's database has a newer layout (telephony_configurations) than this release serves:"
-        " its old configurations are stale"
-    )
+    def require_configurations(self) -> None:
+        """Raise PlatformUnserved if the table of configurations lacks a column: then none can be read at all."""
+        table = "telephony_configurations" if self.layout is Layout.NEWEST else "organization_configurations"
+        if self.unserved is not None and any(what.startswith(f"{table}.") for what in self.missing):
+            raise errors.PlatformUnserved(self.unserved)
+
+    @property
+    def platform_completes_runs(self) -> bool:
+        """Whether the platform's API is there, which completes the runs of connected calls."""
+        return self.revision is not None and not self.is_ours
 
 
 def find(db: database.Database, setting: Setting = AUTO) -> Found:
     """Look at the platform's tables. Raises DatabaseUnavailable."""
     with db.connection() as connection:
-        row = connection.execute(_FOUND, {"tables": list(tables.COLUMNS)}).fetchone()
-        assert row is not None
-        revision = None
-        if row["has_revision"]:
-            version = connection.execute("SELECT min(version_num) AS it FROM alembic_version").fetchone()
-            revision = version["it"] if version is not None else None
-    present = row["present"] or {}
-    missing = tuple(
+        return find_by(connection, setting)
+
+
+def find_by(connection: database.Connection, setting: Setting = AUTO) -> Found:
+    """Like `find`, by the caller's connection."""
+    row = connection.execute(_FOUND, {"tables": [*tables.COLUMNS, *tables.NEWEST]}).fetchone()
+    assert row is not None
+    revision = _HIDDEN if row["has_revision"] else None
+    if row["may_read_revision"]:
+        version = connection.execute("SELECT min(version_num) AS it FROM alembic_version").fetchone()
+        revision = version["it"] if version is not None else None
+    found = Layout.NEWEST if row["is_newest"] else Layout.FEBRUARY_2026
+    layout = found if setting == AUTO else Layout(setting)
+    return Found(
+        layout=layout,
+        is_set=setting != AUTO,
+        revision=revision,
+        is_ours=row["is_ours"],
+        missing=_missing(layout, row["present"] or {}),
+    )
+
+
+def _missing(layout: Layout, present: Mapping[str, list[str]]) -> tuple[str, ...]:
+    return tuple(
         f"{table}.{column}"
-        for table, columns in tables.COLUMNS.items()
+        for table, columns in tables.of(newest=layout is Layout.NEWEST).items()
         for column in sorted(columns.difference(present.get(table, ())))
     )
-    if setting != AUTO:
-        layout = Layout(setting)
-    elif row["is_newest"]:
-        layout = Layout.NEWEST
-    else:
-        layout = Layout.UNKNOWN if missing else Layout.FEBRUARY_2026
-    return Found(layout=layout, is_set=setting != AUTO, revision=revision, missing=missing)
 
 
 class Watch:
-    """Logs which layout there is, when a process starts and whenever the platform has changed it."""
+    """Knows which layout there is now, and logs it: the first one, and whenever the platform has changed it.
 
-    def __init__(self, db: database.Database, setting: Setting = AUTO) -> None:
+    One for each process: what one of its parts has seen counts for the others.
+
+    Args:
+        quiet: Log nothing: for a command, which says itself what it has found.
+    """
+
+    def __init__(self, db: database.Database, setting: Setting = AUTO, *, quiet: bool = False) -> None:
         self._db = db
         self._setting = setting
+        self._quiet = quiet
         self._last: Found | None = None
+        self._seen_at = -float("inf")
 
-    def look(self) -> None:
-        """Look at the platform's tables. Raises DatabaseUnavailable."""
-        found = find(self._db, self._setting)
-        if found == self._last:
-            return
-        changed = self._last is not None and self._last.layout is not found.layout
-        self._last = found
-        log.info("the platform's layout has changed" if changed else "the platform's layout", layout=str(found))
-        if found.unserved is not None:
-            log.error("no call can be served", reason=found.unserved)
+    def look(self, connection: database.Connection | None = None) -> Found:
+        """Look at the platform's tables, by the caller's connection if there is one. Raises DatabaseUnavailable."""
+        found = find(self._db, self._setting) if connection is None else find_by(connection, self._setting)
+        last, self._last, self._seen_at = self._last, found, time.monotonic()
+        if found != last and not self._quiet:
+            changed = last is not None and last.layout is not found.layout
+            log.info("the platform's layout has changed" if changed else "the platform's layout", layout=str(found))
+            if found.unserved is not None:
+                log.error("no call can be served", reason=found.unserved)
+        return found
 
     def try_to_look(self) -> None:
         """As `look`; while Postgres is away, say nothing."""
@@ -135,3 +177,24 @@ class Watch:
             self.look()
         except errors.TransientError:
             return
+
+    def found(self, connection: database.Connection | None = None) -> Found:
+        """Return what was found a few seconds ago at most. Raises DatabaseUnavailable."""
+        if self._last is None or time.monotonic() - self._seen_at > _SECONDS:
+            return self.look(connection)
+        return self._last
+
+    def assumed(self, connection: database.Connection) -> Layout:
+        """Return the layout by which a statement may be sent that asks along, as `is_newest`, whether it is the one.
+
+        Raises PlatformUnserved if no call can be served by the platform's tables, still.
+        """
+        is_served = self._last is not None and self._last.unserved is None
+        return self._last.layout if self._last is not None and is_served else self.look(connection).served()
+
+    def is_still(self, layout: Layout, *, is_newest: bool) -> bool:
+        """Return whether rows that were read by this layout are valid. If they are, the layout has been seen now."""
+        if self._setting == AUTO and is_newest is not (layout is Layout.NEWEST):
+            return False
+        self._seen_at = time.monotonic()
+        return True

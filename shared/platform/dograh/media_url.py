@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 
 from shared.call.calls import Call
+from shared.platform.dograh import layouts, rules
 
 
 class MediaUrl:
@@ -13,30 +15,38 @@ class MediaUrl:
 
     Args:
         token_secret: Signs the token; None for no token.
+        derived_secret: Signs it where there is no other secret, and the agent is not the newest platform's: that one
+            looks at a token only by a secret of its own, and this would not be it.
+        watch: Tells the layout; None for that of 2026-02.
     """
 
-    def __init__(self, token_secret: str | None) -> None:
+    def __init__(
+        self, token_secret: str | None, *, derived_secret: str | None = None, watch: layouts.Watch | None = None
+    ) -> None:
         self._token_secret = token_secret
+        self._derived_secret = derived_secret
+        self._watch = watch
 
     def parameters(self, call: Call) -> dict[str, str]:
         """Return the query parameters for a call that has its run."""
-        assert call.workflow_id is not None
-        assert call.user_id is not None
-        assert call.workflow_run_id is not None
-        ids = {"workflow_id": call.workflow_id, "user_id": call.user_id, "workflow_run_id": call.workflow_run_id}
+        layout = self._watch.found().layout if self._watch is not None else layouts.Layout.FEBRUARY_2026
+        ids = rules.of(layout).media_ids(call)
         parameters = {name: str(value) for name, value in ids.items()}
-        if self._token_secret is not None:
-            parameters["token"] = token(self._token_secret, **ids)
+        assert "None" not in parameters.values(), "the call has its run"
+        secret = self._token_secret
+        if secret is None and layout is layouts.Layout.FEBRUARY_2026:
+            secret = self._derived_secret
+        if secret is not None:
+            parameters["token"] = token(secret, ids)
         return parameters
 
 
-def token(secret: str, *, workflow_id: int, user_id: int, workflow_run_id: int) -> str:
-    """Return the parameter `token`: hex HMAC-SHA256 over `workflow_id:user_id:workflow_run_id`."""
-    text = f"{workflow_id}:{user_id}:{workflow_run_id}"
+def token(secret: str, ids: Mapping[str, int | None]) -> str:
+    """Return the parameter `token`: hex HMAC-SHA256 over the query's ids, as in `workflow:organization:run`."""
+    text = ":".join(str(value) for value in ids.values())
     return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
 
 
-def valid(candidate: str, secret: str, *, workflow_id: int, user_id: int, workflow_run_id: int) -> bool:
+def valid(candidate: str, secret: str, ids: Mapping[str, int | None]) -> bool:
     """Whether `candidate` is that token; compared in constant time."""
-    expected = token(secret, workflow_id=workflow_id, user_id=user_id, workflow_run_id=workflow_run_id)
-    return hmac.compare_digest(candidate.encode(), expected.encode())
+    return hmac.compare_digest(candidate.encode(), token(secret, ids).encode())

@@ -1,67 +1,42 @@
-"""The adapter for QUOTA=http: asks the platform's quota service for the credits of a user's service keys.
+"""The adapter for QUOTA=http: asks the platform's quota service for the credits that a call is paid from.
 
-The contract is that of the platform's layout 2026-02. A key goes into the request's body and nowhere else.
+Each layout of the platform has its contract (`quota_contracts.py`). In 2026-02 a call is judged before it has a run, by
+the keys of the workflow's user; in the newest layout once it has one, by the organization's model configuration.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from concurrent import futures
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
 
-import requests
-import requests.adapters
 import structlog
-import urllib3
 
 from shared import errors
-from shared.asterisk import rest, tls
+from shared.asterisk import rest
 from shared.call import facts
 from shared.call.calls import Call
 from shared.call.limits import Limits
 from shared.call.states import Cause
-from shared.platform.ports import Account, Accounts
+from shared.platform.dograh import quota_contracts as contracts
+from shared.platform.dograh.quota_client import Question, QuotaClient, Reply
+from shared.platform.dograh.quota_contracts import Contract, Meaning
+from shared.platform.ports import Accounts, RunAccount
 
-PATH = "/api/v1/service-keys/usage"
-#: The least credits that pay for a call: the platform's rule.
-MINIMUM_CREDITS = 0.10
-_LARGEST_ANSWER = 64 * 1024
+#: What the setting QUOTA_UNREACHABLE may say; `platform`: as the platform does in this contract.
+WhenUnreachable = Literal["platform", "refuse", "allow"]
 
 log = structlog.stdlib.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Answer:
-    """The result of the request for one key."""
-
-    #: For the timeline.
-    text: str
-    took_ms: float
-    refused: facts.Refused | None = None
-    is_usable: bool = True
-
-
-class _Adapter(requests.adapters.HTTPAdapter):
-    """Trusts the system's authorities, as the whole product does; requests would use certifi's."""
-
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
-        super().init_poolmanager(connections, maxsize, block, **pool_kwargs, ssl_context=tls.context(None))
-
-    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        conn.cert_reqs = "CERT_REQUIRED"
-
-
 class QuotaService:
-    """Refuses a call for which the user's credits are used up.
+    """Refuses a call that nothing pays for.
 
     Args:
-        limits: The time limits of the step and of connecting.
-        url: http(s)://host[:port][/prefix].
-        secret: Authenticates us; None for a self-hosted platform, where each request names the user instead.
+        limits: The time limits of the step.
+        secret: Authenticates us; None for a self-hosted platform.
+        contract: `auto`: by the layout of the platform's tables, and hosted if there is a secret.
         when_unreachable: Whether a call is refused or allowed if there is no usable answer.
-        requests_at_once: The largest number of requests in flight.
     """
 
     asks_network = True
@@ -69,105 +44,115 @@ class QuotaService:
     def __init__(
         self,
         accounts: Accounts,
+        client: QuotaClient,
         limits: Limits,
         *,
-        url: str,
         secret: str | None,
-        when_unreachable: Literal["refuse", "allow"],
-        requests_at_once: int,
+        contract: Contract | Literal["auto"] = "auto",
+        when_unreachable: WhenUnreachable = "platform",
     ) -> None:
         self._accounts = accounts
+        self._client = client
         self._limits = limits
-        self._url = url.rstrip("/") + PATH
         self._secret = secret
-        self._refuses_unknown = when_unreachable == "refuse"
-        self._adapter = _Adapter(max_retries=0, pool_connections=1, pool_maxsize=requests_at_once)
-        self._threads = futures.ThreadPoolExecutor(requests_at_once, thread_name_prefix="quota-service")
+        self._contract = contract
+        self._when_unreachable = when_unreachable
+
+    def is_about_runs(self) -> bool:
+        """Return whether a call is judged once it has its run."""
+        return self._contract != "2026-02" and (self._contract != "auto" or self._accounts.is_newest())
 
     def refusal(
         self, call: Call, *, user_id: int, budget: rest.RequestBudget, quota: object = None
     ) -> facts.Refused | None:
-        """Return why the call may not be served; None if it may, also if it uses no service paid for in credits."""
+        """Return why a call may not be served that has no run yet; None if it may."""
         try:
             account = self._accounts.account(user_id)
         except errors.InvalidConfiguration as exc:
             return facts.Refused(reason=str(exc), hangup_cause=Cause.NOT_ALLOWED)
-        if not account.service_keys:
-            return None
+        meanings = self._ask(contracts.usage(account, self._secret), contracts.judge_usage, budget)
+        return self._decided(meanings, lets_through=False)
+
+    def authorization(self, call: Call, *, budget: rest.RequestBudget) -> facts.Refused | None:
+        """Return why a call may not be served that has its run; None if it may.
+
+        The run has the correlation id from here on, if the service has given one.
+        """
+        assert call.workflow_run_id is not None, "a call is authorized with its run"
+        try:
+            account = self._accounts.run_account(call.workflow_run_id)
+        except errors.InvalidConfiguration as exc:
+            return facts.Refused(reason=str(exc), hangup_cause=Cause.NOT_ALLOWED)
+        if account.is_managed and not account.service_keys:
+            reason = "the model configuration is the platform's own and has no api_key"
+            return facts.Refused(reason=reason, hangup_cause=Cause.NOT_ALLOWED)
+        meanings = self._authorized(account, budget)
+        # The platform serves a call whose credits it cannot look up, unless it needs a correlation id for it.
+        refused = self._decided(meanings, lets_through=not account.is_managed, is_needed=account.is_managed)
+        correlation_id = next((one.correlation_id for one in meanings if one.correlation_id is not None), None)
+        if refused is None and correlation_id is not None:
+            self._accounts.note_correlation(call.workflow_run_id, correlation_id)
+        return refused
+
+    def _authorized(self, account: RunAccount, budget: rest.RequestBudget) -> list[Meaning]:
+        if self._contract == "hosted" or (self._contract == "auto" and self._secret is not None):
+            question = contracts.authorization(account, self._secret)
+            judge = partial(contracts.judge_authorization, needs_correlation=account.is_managed)
+            return self._ask([question], judge, budget)
+        if not account.is_managed:
+            return self._ask(contracts.own_usage(account.service_keys), contracts.judge_usage, budget)
+        return self._managed(account, budget)
+
+    def _managed(self, account: RunAccount, budget: rest.RequestBudget) -> list[Meaning]:
+        """Ask by the first key for all of the run, and by the others for their credits.
+
+        A service of an earlier release knows no such authorization: credits and correlation id are asked for apart.
+        """
+        key, *others = account.service_keys
+        (reply,) = self._replies([contracts.own_authorization(account, key)], budget)
+        if reply.status not in (404, 405):
+            found = [contracts.judge_authorization(reply, needs_correlation=True)]
+        else:
+            question = contracts.own_correlation(account, key)
+            found = self._ask([question], contracts.judge_correlation, budget)
+            others = [key, *others]
+        return found + self._ask(contracts.own_usage(tuple(others)), contracts.judge_usage, budget)
+
+    def _ask(
+        self, questions: Sequence[Question], judge: Callable[[Reply], Meaning], budget: rest.RequestBudget
+    ) -> list[Meaning]:
+        return [judge(reply) for reply in self._replies(questions, budget)] if questions else []
+
+    def _replies(self, questions: Sequence[Question], budget: rest.RequestBudget) -> list[Reply]:
         # The rest of the claim's time is for storing the decision.
         seconds = min(self._limits.quota_seconds, budget.seconds_left() - self._limits.database_seconds)
-        answers = self._ask_all(account, max(0.0, seconds))
-        for answer in answers:
-            budget.record_request(rest.RequestRecord(what=f"POST {PATH}", took_ms=answer.took_ms, answer=answer.text))
-        return self._judge(answers)
+        replies = self._client.ask(questions, max(0.0, seconds))
+        for question, reply in zip(questions, replies, strict=True):
+            budget.record_request(rest.RequestRecord(what=str(question), took_ms=reply.took_ms, answer=reply.text))
+        return replies
 
-    def _judge(self, answers: list[_Answer]) -> facts.Refused | None:
-        """One key without credits is enough to refuse, regardless of the others."""
-        refused = next((answer.refused for answer in answers if answer.refused is not None), None)
-        failure = next((answer.text for answer in answers if not answer.is_usable), None)
-        if refused is not None or failure is None:
+    def _decided(
+        self, meanings: Sequence[Meaning], *, lets_through: bool, is_needed: bool = False
+    ) -> facts.Refused | None:
+        """Return the refusal by all answers: one is enough, regardless of the others.
+
+        Args:
+            lets_through: The platform serves the call if the service is not reached.
+            is_needed: The call cannot be served without an answer, whatever the setting says.
+        """
+        refused = next((meaning.refused for meaning in meanings if meaning.refused is not None), None)
+        failed = [meaning for meaning in meanings if meaning.failure]
+        if refused is not None or not failed:
             return refused
-        log.warning("quota service unreachable", reason=failure, call="refused" if self._refuses_unknown else "allowed")
-        if not self._refuses_unknown:
+        failure = failed[0].failure
+        match self._when_unreachable:
+            case "allow":
+                is_refused = is_needed
+            case "refuse":
+                is_refused = True
+            case "platform":
+                is_refused = not lets_through or not all(meaning.is_unreachable for meaning in failed)
+        log.warning("quota service unreachable", reason=failure, call="refused" if is_refused else "allowed")
+        if not is_refused:
             return None
         return facts.Refused(reason=f"quota service unreachable: {failure}", hangup_cause=Cause.CONGESTION)
-
-    def _ask_all(self, account: Account, seconds: float) -> list[_Answer]:
-        """Ask for every key at the same time, and wait no longer than `seconds`, whatever a request hangs in.
-
-        A name server that does not answer, or an answer that drips, has no time-out of its own.
-        """
-        ends_at = time.monotonic() + seconds
-        asked = [self._threads.submit(self._ask, account.provider_id, key, ends_at) for key in account.service_keys]
-        futures.wait(asked, timeout=seconds)
-        late = _Answer(text="no answer in time", took_ms=seconds * 1000, is_usable=False)
-        return [late if ask.cancel() or not ask.done() else ask.result() for ask in asked]
-
-    def _ask(self, provider_id: str, key: str, ends_at: float) -> _Answer:
-        started = time.monotonic()
-        try:
-            status, body = self._post(provider_id, key, ends_at)
-            refused, text, is_usable = _judge_answer(status, body), str(status), True
-        except errors.QuotaServiceUnreachable as exc:
-            refused, text, is_usable = None, str(exc), False
-        took_ms = (time.monotonic() - started) * 1000
-        return _Answer(text=text, took_ms=took_ms, refused=refused, is_usable=is_usable)
-
-    def _post(self, provider_id: str, key: str, ends_at: float) -> tuple[int, bytes]:
-        """Make one request, once; follow no redirect."""
-        left = ends_at - time.monotonic()
-        if left <= 0:
-            raise errors.QuotaServiceUnreachable("no answer in time")
-        name, value = ("X-Secret-Key", self._secret) if self._secret else ("X-Created-By", provider_id)
-        headers = {name: value.encode(), "Accept-Encoding": "identity", "User-Agent": "ari-pipeline"}
-        try:
-            prepared = requests.Request("POST", self._url, json={"service_key": key}, headers=headers).prepare()
-            timeout = (min(left, self._limits.connect_seconds), left)
-            with self._adapter.send(prepared, stream=True, timeout=timeout, verify=True, proxies={}) as response:
-                body = response.raw.read(_LARGEST_ANSWER + 1, decode_content=False)
-        except (requests.Timeout, urllib3.exceptions.TimeoutError) as exc:
-            raise errors.QuotaServiceUnreachable("no answer in time") from exc
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
-            raise errors.QuotaServiceUnreachable(f"request failed: {type(exc).__name__}") from exc
-        if len(body) > _LARGEST_ANSWER:
-            raise errors.QuotaServiceUnreachable("the answer is too large")
-        return response.status_code, body
-
-
-def _judge_answer(status: int, body: bytes) -> facts.Refused | None:
-    """Return the refusal that an answer means, or None. Raises QuotaServiceUnreachable if it means nothing."""
-    if 400 <= status < 500 and status not in (408, 429):
-        return facts.Refused(reason=f"the quota service declined: {status}", hangup_cause=Cause.NOT_ALLOWED)
-    if not 200 <= status < 300:
-        raise errors.QuotaServiceUnreachable(f"answered {status}")
-    try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError) as exc:
-        raise errors.QuotaServiceUnreachable("the answer is not JSON") from exc
-    left = answer.get("remaining_credits") if isinstance(answer, dict) else None
-    if isinstance(left, bool) or not isinstance(left, int | float):
-        raise errors.QuotaServiceUnreachable("the answer has no remaining_credits")
-    # Not `<`, which would let NaN through.
-    if not left >= MINIMUM_CREDITS:
-        return facts.Refused(reason="the credits are used up", hangup_cause=Cause.NOT_ALLOWED)
-    return None

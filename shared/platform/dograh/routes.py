@@ -1,198 +1,134 @@
-"""Which workflow serves a call, and with which settings: the configuration and the workflow as they are now.
-
-The configuration is found by its organization, which has one at a time: its row may have been saved anew since the
-scheduler read it.
-"""
+"""Which workflow serves a call, and with which settings: the configuration and the workflow as they are now."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from shared import errors
-from shared.call.states import Cause
-from shared.platform.dograh import accounts, configurations, json_values, layouts, telephony_configuration
+from shared.platform.dograh import accounts, json_values, layouts, newest, rules, workflows
 from shared.platform.ports import NoRoute, Route
 from shared.storage import database
 
-_VALUES = f"c.value::text AS value, l.value::text AS call_limit, {layouts.IS_STALE}"
-_CONFIGURATION = """
-FROM organization_configurations c
-LEFT JOIN organization_configurations l ON l.organization_id = c.organization_id AND l.key = %(limit_key)s
+#: The statement of one call's route, for many.
+_TOGETHER = """
+SELECT found.* FROM unnest(%(connections)s::integer[], %(numbers)s::text[])
+    WITH ORDINALITY AS wanted (id, number, place)
+LEFT JOIN LATERAL ({inbound}) AS found ON true ORDER BY wanted.place
 """
-_WHICH = "WHERE c.organization_id = %(organization_id)s AND c.key = %(key)s"
-_OF_CONNECTION = """
-WHERE c.key = %(key)s AND c.organization_id = (
-    SELECT organization_id FROM ari.connections WHERE connection_id = %(connection_id)s)
-"""
-#: All that routing an inbound call reads, in one statement. The workflow is joined only by a plain number; any other
-#: spelling of its id is read in Python, and the workflow by a second statement.
-_WITH_WORKFLOW = f"""
-{_VALUES}, w.id AS workflow_id, w.organization_id, w.user_id, w.status::text AS status
-{_CONFIGURATION}
-LEFT JOIN workflows w ON w.id = CASE WHEN c.value->>'inbound_workflow_id' ~ '^[0-9]{{1,9}}$'
-                                     THEN (c.value->>'inbound_workflow_id')::integer END
-"""
-_INBOUND = f"SELECT {_WITH_WORKFLOW} {_WHICH}"
-#: The same by our own connection, with an id for the run: NULL without a sequence of the table's own, and where the
-#: workflow may not serve the call (as `_judge` says): refused callers, who may be many, must not use up the ids.
-_INBOUND_OF_CONNECTION = f"""
-SELECT CASE WHEN w.organization_id = c.organization_id AND w.user_id IS NOT NULL
-                 AND w.status::text IS DISTINCT FROM 'archived'
-            THEN nextval(pg_get_serial_sequence('workflow_runs', 'id')) END AS run_id,
-       c.organization_id AS tenant, {_WITH_WORKFLOW}
-{_OF_CONNECTION}
-"""  # noqa: S608 - built from constants
-#: A configuration alone.
-_ALONE = f"SELECT c.value::text AS value, {layouts.IS_STALE} FROM organization_configurations c {_WHICH}"  # noqa: S608 - built from constants
-#: The same without the workflow.
-_INBOUND_VALUES = f"SELECT {_VALUES}, NULL AS workflow_id {_CONFIGURATION} {_WHICH}"
-
-
-_INBOUND_WORKFLOW = "inbound workflow"
-_REMOVED = NoRoute(reason="configuration removed", hangup_cause=Cause.NETWORK_OUT_OF_ORDER)
-_STALE = NoRoute(reason=layouts.unserved_newest(), hangup_cause=Cause.NETWORK_OUT_OF_ORDER)
+_AS_THE_PLATFORM = accounts.CallLimits()
 
 
 class Routes:
     """Looks up routes."""
 
-    def __init__(self, db: database.Database, *, layout: layouts.Setting = layouts.AUTO) -> None:
+    def __init__(
+        self,
+        db: database.Database,
+        *,
+        watch: layouts.Watch | None = None,
+        limits: accounts.CallLimits = _AS_THE_PLATFORM,
+    ) -> None:
         self._db = db
-        self._layout = layout
+        self._watch = watch or layouts.Watch(db, quiet=True)
+        self._limits = limits
 
-    def inbound(self, organization_id: int) -> Route | NoRoute:
-        """Return the route of an organization's inbound calls."""
-        values = {
-            "organization_id": organization_id,
-            "key": configurations.KEY,
-            "limit_key": accounts.LIMIT_KEY,
-            "layout": self._layout,
-        }
+    def inbound(self, connection_id: int, called_number: str) -> Route | NoRoute:
+        """Return the route of a call to a number that came in by a connection, in whatever statements it takes."""
+        layout = rules.of(self._watch.look().served())
+        values = {"connection_id": connection_id, "number": layout.number(called_number)}
         try:
             with self._db.connection() as connection:
-                row = connection.execute(_INBOUND, values).fetchone()
+                row = connection.execute(layout.INBOUND, values).fetchone()
         except errors.DatabaseRefused:
             # Postgres cannot look into this tenant's JSON (a NUL in a text); Python can.
             with self._db.connection() as connection:
-                row = connection.execute(_INBOUND_VALUES, values).fetchone()
-        found = _inbound(row, organization_id)
-        if not isinstance(found, _Elsewhere):
-            return found
+                row = connection.execute(layout.INBOUND_VALUES, values).fetchone()
+        found = layout.inbound(row)
+        if not isinstance(found, int):
+            return self._limited(found)
+        assert row is not None, "it names a workflow"
+        value = layout.configuration(row)
+        assert not isinstance(value, NoRoute), "it names a workflow"
         with self._db.connection() as connection:
-            route = judge(connection, found.value, found.workflow_id, organization_id, _INBOUND_WORKFLOW)
-        return replace(route, concurrent_calls=found.call_limit) if isinstance(route, Route) else route
+            workflow = connection.execute(layout.WORKFLOW, {"workflow_id": found}).fetchone()
+        return self._limited(
+            workflows.with_limit(workflows.judge(workflow, value, row["tenant"], workflows.INBOUND), row)
+        )
 
-    def send_inbound(self, connection: database.Connection, connection_id: int) -> Callable[[], Route | NoRoute | None]:
-        """Send for the route of a connection's inbound calls, as the port says."""
+    def inbound_together(self, called: Sequence[tuple[int, str]]) -> list[Route | NoRoute]:
+        """Return the routes of calls that came in by connections, each to a number, in one statement for all of them.
+
+        Those that take further statements, such as an odd spelling of a workflow's id, have them.
+        """
+        layout = rules.of(self._watch.look().served())
         values = {
-            "connection_id": connection_id,
-            "key": configurations.KEY,
-            "limit_key": accounts.LIMIT_KEY,
-            "layout": self._layout,
+            "connections": [connection_id for connection_id, _ in called],
+            "numbers": [layout.number(number) for _, number in called],
         }
-        sent = connection.send(_INBOUND_OF_CONNECTION, values)
+        inbound = layout.INBOUND.replace("%(connection_id)s", "wanted.id").replace("%(number)s", "wanted.number")
+        try:
+            with self._db.connection() as connection:
+                rows = connection.execute(_TOGETHER.format(inbound=inbound), values).fetchall()
+        except errors.DatabaseRefused:
+            # Into the JSON of one of them Postgres cannot look.
+            return [self.inbound(connection_id, number) for connection_id, number in called]
+        routes = [layout.inbound(row) for row in rows]
+        return [
+            self.inbound(*call) if isinstance(route, int) else self._limited(route)
+            for call, route in zip(called, routes, strict=True)
+        ]
+
+    def send_inbound(
+        self, connection: database.Connection, connection_id: int, called_number: str
+    ) -> Callable[[], Route | NoRoute | None]:
+        """Send for the route of a call to a number that came in by a connection, as the port says."""
+        try:
+            layout = rules.of(self._watch.assumed(connection))
+        except errors.PlatformUnserved:
+            return lambda: None
+        values = {"connection_id": connection_id, "number": layout.number(called_number)}
+        sent = connection.send(layout.INBOUND_WITH_RUN_ID, values)
 
         def route() -> Route | NoRoute | None:
             row = sent.fetchone()
-            found = _inbound(row, row["tenant"]) if row is not None else _REMOVED
+            if row is None or not self._watch.is_still(layout.LAYOUT, is_newest=row["is_newest"]):
+                return None
+            found = layout.inbound(row)
             if isinstance(found, Route):
-                assert row is not None, "a route was read"
-                return replace(found, reserved_run_id=row["run_id"])
+                return self._limited(replace(found, reserved_run_id=row["run_id"]))
             return found if isinstance(found, NoRoute) else None
 
         return route
 
-    def outbound(self, *, organization_id: int, workflow_id: int) -> Route | NoRoute:
-        """Return the route of an outbound call for a workflow."""
+    def preferred(self, organization_id: int, workflow_run_id: int | None) -> int | None:
+        """Return the connection of the run's configuration, or else of the default one; None for any."""
+        if self._watch.found().layout is not layouts.Layout.NEWEST:
+            return None
+        values = {"organization_id": organization_id, "run_id": workflow_run_id}
         with self._db.connection() as connection:
-            value = configuration(connection, organization_id, layout=self._layout)
+            rows = connection.execute(newest.PREFERRED, values).fetchall()
+        initial = json_values.load_object(rows[0]["initial"]) if rows else {}
+        named = json_values.whole_number(initial.get("telephony_configuration_id"))
+        connections = {row["configuration_id"]: row["connection_id"] for row in rows}
+        default = next((row["connection_id"] for row in rows if row["is_default_outbound"]), None)
+        return connections.get(named, default)
+
+    def outbound(self, *, connection_id: int, workflow_id: int) -> Route | NoRoute:
+        """Return the route of an outbound call for a workflow, by a connection."""
+        layout = rules.of(self._watch.look().served())
+        with self._db.connection() as connection:
+            row = connection.execute(layout.CONFIGURATION, {"connection_id": connection_id}).fetchone()
+            value = layout.configuration(row)
             if isinstance(value, NoRoute):
                 return value
-            return judge(connection, value, workflow_id, organization_id, f"workflow {workflow_id}")
+            assert row is not None, "a value was read"
+            workflow = connection.execute(layout.WORKFLOW, {"workflow_id": workflow_id}).fetchone()
+        route = workflows.judge(workflow, value, row["tenant"], f"workflow {workflow_id}")
+        if isinstance(route, Route) and self._limits.shares_slots_of(self._watch.found()):
+            route = replace(route, concurrent_calls=accounts.Accounts(self._db).concurrent_calls(row["tenant"]))
+        return self._limited(route)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Elsewhere:
-    """A configuration whose workflow was not read along: its id is spelled in another way."""
-
-    value: dict[str, Any]
-    workflow_id: int
-    call_limit: int | None
-
-
-def _inbound(row: database.Row | None, organization_id: int) -> Route | NoRoute | _Elsewhere:
-    value = _read(row)
-    if isinstance(value, NoRoute):
-        return value
-    assert row is not None, "a value was read"
-    workflow_id = json_values.whole_number(value.get("inbound_workflow_id"))
-    if workflow_id is None:
-        return refusal(value, "no inbound workflow configured", Cause.UNALLOCATED)
-    limit = accounts.call_limit(row["call_limit"]) if row["call_limit"] is not None else None
-    if workflow_id != row["workflow_id"]:
-        return _Elsewhere(value=value, workflow_id=workflow_id, call_limit=limit)
-    route = _judge(row, value, organization_id, _INBOUND_WORKFLOW)
-    return replace(route, concurrent_calls=limit) if isinstance(route, Route) else route
-
-
-def configuration(
-    connection: database.Connection, organization_id: int, *, layout: layouts.Setting
-) -> dict[str, Any] | NoRoute:
-    """Return an organization's configuration, or why there is none."""
-    values = {"organization_id": organization_id, "key": configurations.KEY, "layout": layout}
-    return _read(connection.execute(_ALONE, values).fetchone())
-
-
-def _read(row: database.Row | None) -> dict[str, Any] | NoRoute:
-    """Read a configuration's value from its row; None for one that does not exist."""
-    if row is None or row["value"] is None:
-        return _REMOVED
-    if row["is_stale"]:
-        return _STALE
-    value = json_values.load(row["value"])
-    if not isinstance(value, dict):
-        return NoRoute(reason="configuration unreadable", hangup_cause=Cause.NETWORK_OUT_OF_ORDER)
-    return value
-
-
-def refusal(value: object, reason: str, hangup_cause: int) -> NoRoute:
-    """Return a refusal that treats the caller as this configuration says."""
-    return NoRoute(
-        reason=reason,
-        hangup_cause=hangup_cause,
-        continue_in_dialplan=telephony_configuration.continue_in_dialplan(value),
-    )
-
-
-def judge(
-    connection: database.Connection, value: dict[str, Any], workflow_id: int, organization_id: int, what: str
-) -> Route | NoRoute:
-    """Return the route to a workflow if it may serve an organization's call; `what` names it in a refusal's reason."""
-    workflow = connection.execute(
-        "SELECT id AS workflow_id, organization_id, user_id, status::text AS status FROM workflows WHERE id = %s",
-        [workflow_id],
-    ).fetchone()
-    if workflow is None:
-        return refusal(value, f"{what} does not exist", Cause.UNALLOCATED)
-    return _judge(workflow, value, organization_id, what)
-
-
-def _judge(workflow: database.Row, value: dict[str, Any], organization_id: int, what: str) -> Route | NoRoute:
-    if workflow["organization_id"] != organization_id:
-        return refusal(value, f"{what} belongs to another organization", Cause.NOT_ALLOWED)
-    if workflow["status"] == "archived":
-        return refusal(value, f"{what} is archived", Cause.UNALLOCATED)
-    if workflow["user_id"] is None:
-        return refusal(value, f"{what} has no user", Cause.NOT_ALLOWED)
-    try:
-        settings = telephony_configuration.parse_call_settings(value)
-    except errors.InvalidConfiguration as exc:
-        return refusal(value, str(exc), Cause.NETWORK_OUT_OF_ORDER)
-    return Route(
-        workflow_id=workflow["workflow_id"],
-        user_id=workflow["user_id"],
-        settings=settings,
-        continue_in_dialplan=telephony_configuration.continue_in_dialplan(value),
-    )
+    def _limited(self, route: Route | NoRoute) -> Route | NoRoute:
+        """Return a route with the limit of calls that holds in the layout, which has just been seen."""
+        return self._limits.applied(route, self._watch.found()) if isinstance(route, Route) else route

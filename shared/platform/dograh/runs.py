@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from shared import errors
-from shared.call import stasis_args
+from shared.call import call_settings, calls, stasis_args
 from shared.call.calls import Call
 from shared.call.legs import Attempt, Role
 from shared.call.stasis_args import RunArgs
 from shared.call.states import Cause, Direction, Outcome
-from shared.platform.dograh import json_values, layouts, routes
+from shared.platform.dograh import json_values, layouts, rules, run_endings, workflows
+from shared.platform.dograh.rules import Rules
 from shared.platform.ports import NoRoute, Route
 from shared.storage import database
 
 
 class Runs:
-    """Reads and writes runs; each write takes the run's lock."""
+    """Reads and writes runs; each write takes the run's lock.
+
+    Args:
+        tells_platform: Whether the platform's own processes are told of runs that are ended here.
+    """
 
     def __init__(
         self,
         db: database.Database,
         *,
         storage_backend: Literal["s3", "minio"] = "s3",
-        run_completion: Literal["ours", "platform"] = "ours",
-        layout: layouts.Setting = layouts.AUTO,
+        run_completion: Literal["auto", "ours", "platform"] = "auto",
+        watch: layouts.Watch | None = None,
+        tells_platform: bool = False,
     ) -> None:
         self._db = db
-        self._layout = layout
+        self._tells = tells_platform
+        self._watch = watch or layouts.Watch(db, quiet=True)
         self._storage_backend = storage_backend
-        self._completes_connected = run_completion == "ours"
+        self._run_completion = run_completion
 
     def workflow_of(self, workflow_run_id: int, organization_id: int) -> int | None:
         """Return the workflow of an organization's run; None if the organization has no such run."""
@@ -49,21 +57,38 @@ class Runs:
 
         The call's names are in the run's gathered_context from here on: the voice agent reads them there.
         """
-        value = routes.configuration(connection, call.organization_id, layout=self._layout)
+        layout, value = self._configuration(connection, call)
         if isinstance(value, NoRoute):
             return value
         run = _waiting(connection, call, args)
         if isinstance(run, tuple):
-            return routes.refusal(value, *run)
-        what = f"workflow {args.workflow_id}"
-        route = routes.judge(connection, value, args.workflow_id, call.organization_id, what)
+            return workflows.refusal(value, *run)
+        if layout.NEEDS_DEFINITION and run["definition_id"] is None:
+            reason = f"run {args.workflow_run_id} has no definition: the voice agent would end its call"
+            return workflows.refusal(value, reason, Cause.REJECTED)
+        workflow = connection.execute(layout.WORKFLOW, {"workflow_id": args.workflow_id}).fetchone()
+        if workflow is not None:
+            # The run has its own already: the workflow may have a draft only.
+            workflow.pop("definition_id", None)
+        route = workflows.judge(workflow, value, call.organization_id, f"workflow {args.workflow_id}")
         if isinstance(route, NoRoute):
             return route
         if args.user_id is not None:
             route = replace(route, user_id=args.user_id)
         gathered = json_values.fields(run["gathered_context"]) | json_values.encoded(_names(call))
         _write(connection, args.workflow_run_id, gathered)
-        return route
+        initial = json_values.load_object(run["initial_context"])
+        caller, called = (_number(initial, *keys) for keys in _NUMBERS)
+        return replace(route, caller_number=caller, called_number=called)
+
+    def _configuration(self, connection: database.Connection, call: Call) -> tuple[Rules, dict[str, Any] | NoRoute]:
+        """Return the layout and the configuration of a call's connection, or why there is none."""
+        layout = rules.of(self._watch.assumed(connection))
+        row = connection.execute(layout.CONFIGURATION, {"connection_id": call.connection_id}).fetchone()
+        if row is None or not self._watch.is_still(layout.LAYOUT, is_newest=row["is_newest"]):
+            layout = rules.of(self._watch.look(connection).served())
+            row = connection.execute(layout.CONFIGURATION, {"connection_id": call.connection_id}).fetchone()
+        return layout, layout.configuration(row)
 
     def waiting(self, connection: database.Connection, *, organization_id: int, channel_id: str) -> int | None:
         """Return and lock the run that waits for a call which the platform began with this channel id; or None."""
@@ -98,26 +123,28 @@ class Runs:
         """
         initial = {
             "caller_number": call.caller_number,
-            "called_number": call.called_number,
+            "called_number": call.called_number or calls.UNKNOWN_NUMBER,
             "direction": str(call.direction),
             "provider": "ari",
         }
         media = {}
         if first_attempt is not None:
             media = _media(media_id=first_attempt.legs[Role.MEDIA], bridge_id=first_attempt.bridge_id)
+        layout = rules.of(self._watch.found(connection).layout)
         values = {
             "id": reserved_id,
             "name": _run_name(call),
             "workflow_id": call.workflow_id,
+            "connection_id": call.connection_id,
             "call_type": str(call.direction),
             "storage_backend": self._storage_backend,
             "initial": json.dumps(initial),
             "gathered": json.dumps(_names(call) | media),
         }
         if reserved_id is not None:
-            connection.send(_INSERT_RESERVED, values)
+            connection.send(_insert(layout.LAYOUT, reserved=True), values)
             return reserved_id
-        row = connection.execute(_INSERT, values).fetchone()
+        row = connection.execute(_insert(layout.LAYOUT, reserved=False), values).fetchone()
         assert row is not None
         return int(row["id"])
 
@@ -131,7 +158,7 @@ class Runs:
         if call.direction is Direction.INBOUND and call.attempt == 1 and self._has(call.workflow_run_id, named):
             return
         with self._db.transaction() as connection:
-            run = _lock(connection, call.workflow_run_id)
+            run = run_endings.lock(connection, call.workflow_run_id)
             if run is not None:
                 gathered = json_values.fields(run["gathered_context"]) | json_values.encoded(named)
                 _write(connection, call.workflow_run_id, gathered)
@@ -146,6 +173,16 @@ class Runs:
                 "SELECT gathered_context::text AS gathered_context FROM workflow_runs WHERE id = %s", [run_id]
             ).fetchone()
 
+    def is_begun(self, call: Call) -> bool:
+        """Return whether the platform's voice agent has begun a joined call's run, as the port says."""
+        if call.workflow_run_id is None or self._completes_connected():
+            return True
+        with self._db.connection() as connection:
+            row = connection.execute(
+                "SELECT state::text AS state, is_completed FROM workflow_runs WHERE id = %s", [call.workflow_run_id]
+            ).fetchone()
+        return row is None or bool(row["is_completed"]) or row["state"] != "initialized"
+
     def has_transfer(self, call: Call) -> bool:
         """Return whether the platform has begun to transfer the call's caller."""
         row = self._gathered(call.workflow_run_id) if call.workflow_run_id is not None else None
@@ -158,7 +195,7 @@ class Runs:
 
     def _move_transfer(self, run_id: int, before: tuple[str, ...], after: str) -> None:
         with self._db.transaction() as connection:
-            run = _lock(connection, run_id)
+            run = run_endings.lock(connection, run_id)
             gathered = json_values.fields(run["gathered_context"]) if run is not None else {}
             if json_values.load(gathered.get(_TRANSFER)) in before:
                 _write(connection, run_id, gathered | json_values.encoded({_TRANSFER: after}))
@@ -166,19 +203,29 @@ class Runs:
     def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
         """End the call's run, unless RUN_COMPLETION leaves that to the platform. A run that has ended stays as it is.
 
-        A run whose call never connected is always ended here. `is_completed` goes from false to true, never back.
+        A run whose call never connected is always ended here, and so is one that the voice agent has refused.
+        `is_completed` goes from false to true, never back.
         """
         if call.workflow_run_id is None:
             self._end_named(call)
             return
-        connected = call.connected_at is not None
-        if call.destination_id is not None:
+        # In one that the voice agent has refused was nothing of the platform's.
+        was_refused = call.outcome is Outcome.FAILED and call.connected_at is not None and not self.is_begun(call)
+        connected = call.connected_at is not None and not was_refused
+        is_left_to_platform = connected and not self._completes_connected()
+        # A destination may have left again before it was found.
+        if call.destination_id is not None or (is_left_to_platform and self.has_transfer(call)):
             self._move_transfer(call.workflow_run_id, ("in-progress", "complete"), "terminated")
-        if connected and not self._completes_connected:
+        if is_left_to_platform:
             return
         media = _media(media_id=media_id, bridge_id=bridge_id) if connected else {}
         with self._db.transaction() as connection:
-            self.end_in(connection, call, media)
+            self.end_in(connection, replace(call, connected_at=None) if was_refused else call, media)
+
+    def _completes_connected(self) -> bool:
+        if self._run_completion == "auto":
+            return not self._watch.found().platform_completes_runs
+        return self._run_completion == "ours"
 
     def _end_named(self, call: Call) -> None:
         """End the run that a leg of the platform came for, if its call was over before the run was attached."""
@@ -192,45 +239,40 @@ class Runs:
             if not isinstance(_waiting(connection, call, args), tuple):
                 self.end_in(connection, replace(call, workflow_run_id=args.workflow_run_id), {})
 
-    @staticmethod
-    def end_in(connection: database.Connection, call: Call, media: Mapping[str, str]) -> None:
+    def end_in(self, connection: database.Connection, call: Call, media: Mapping[str, str]) -> None:
         """Like `end`, but within the caller's transaction and regardless of RUN_COMPLETION."""
-        assert call.workflow_run_id is not None
-        run = _lock(connection, call.workflow_run_id)
-        if run is None or run["is_completed"]:
-            return
-        gathered = json_values.fields(run["gathered_context"]) | json_values.encoded(media)
-        if call.connected_at is None:
-            gathered |= json_values.encoded({"error": call.reason or "never connected"})
-            # Written with the run, for legs that were never joined.
-            for key in _media(media_id="", bridge_id=""):
-                gathered.pop(key, None)
-        for key in ("call_disposition", "mapped_call_disposition"):
-            gathered.setdefault(key, json.dumps(_disposition(call)))
-        duration = json_values.encoded({"call_duration_seconds": round(call.talk_seconds)})
-        usage = json_values.fields(run["usage_info"]) | duration
-        connection.send(
-            "UPDATE workflow_runs SET state = 'completed', is_completed = true, gathered_context = %s, usage_info = %s"
-            " WHERE id = %s",
-            [json_values.document(gathered), json_values.document(usage), call.workflow_run_id],
-        )
+        run_endings.end(connection, call, media, tells=self._tells)
 
 
+#: Of initial_context: the caller's number, and by which names the platform knows the one that it calls.
+_NUMBERS = (("caller_number",), ("called_number", "phone_number"))
 #: Of gathered_context: what has become of a transfer.
 _TRANSFER = "transfer_state"
 _COLUMNS = (
     "name, workflow_id, definition_id, mode, call_type, state, is_completed, storage_backend, usage_info, cost_info,"
     " initial_context, gathered_context, logs, annotations, created_at"
 )
-_VALUES = """%(name)s, %(workflow_id)s, (SELECT d.id FROM workflow_definitions d WHERE d.workflow_id = %(workflow_id)s
-AND d.is_current ORDER BY d.id DESC LIMIT 1), 'ari', %(call_type)s, 'initialized', false, %(storage_backend)s, '{}',
-'{}', %(initial)s, %(gathered)s, '{}', '{}', clock_timestamp()"""
-_INSERT = f"INSERT INTO workflow_runs ({_COLUMNS}) VALUES ({_VALUES}) RETURNING id"  # noqa: S608 - built from constants
-#: OVERRIDING: for an id that is GENERATED ALWAYS. It means nothing for the platform's SERIAL.
-_INSERT_RESERVED = f"INSERT INTO workflow_runs (id, {_COLUMNS}) OVERRIDING SYSTEM VALUE VALUES (%(id)s, {_VALUES})"  # noqa: S608 - built from constants
+
+
+@functools.cache
+def _insert(layout: layouts.Layout, *, reserved: bool) -> str:
+    """Return the statement that inserts a run, with an id of the table's sequence that was drawn before, or without.
+
+    OVERRIDING: for an id that is GENERATED ALWAYS. It means nothing for the platform's SERIAL.
+    """
+    by = rules.of(layout)
+    values = (
+        f"%(name)s, %(workflow_id)s, {by.RUN_DEFINITION}, 'ari', %(call_type)s, 'initialized', false,"
+        f" %(storage_backend)s, '{{}}', '{{}}', {by.RUN_INITIAL}, %(gathered)s, '{{}}', '{{}}', clock_timestamp()"
+    )
+    if reserved:
+        return f"INSERT INTO workflow_runs (id, {_COLUMNS}) OVERRIDING SYSTEM VALUE VALUES (%(id)s, {values})"  # noqa: S608 - built from constants
+    return f"INSERT INTO workflow_runs ({_COLUMNS}) VALUES ({values}) RETURNING id"  # noqa: S608 - built from constants
+
 
 _RUN_OF_ORGANIZATION = """
-SELECT r.workflow_id, r.state::text AS state, r.is_completed, r.gathered_context::text AS gathered_context, w.user_id
+SELECT r.workflow_id, r.state::text AS state, r.is_completed, r.definition_id,
+       r.gathered_context::text AS gathered_context, r.initial_context::text AS initial_context, w.user_id
 FROM workflow_runs r JOIN workflows w ON w.id = r.workflow_id
 WHERE r.id = %s AND w.organization_id = %s FOR UPDATE OF r
 """
@@ -245,7 +287,8 @@ _WAITING_RUNS = """
 SELECT r.id FROM workflow_runs r JOIN workflows w ON w.id = r.workflow_id
 WHERE r.id = ANY(ARRAY(SELECT id FROM workflow_runs WHERE gathered_context ->> 'call_id' = %s))
   AND w.organization_id = %s
-  AND r.mode::text = 'ari' AND r.call_type::text = 'outbound' AND r.state::text = 'initialized' AND NOT r.is_completed
+  AND r.mode::text = 'ari' AND r.call_type::text = 'outbound' AND r.state::text = 'initialized'
+  AND r.is_completed IS NOT TRUE
 FOR UPDATE OF r
 """
 
@@ -279,8 +322,13 @@ def _run_name(call: Call) -> str:
     return f"WR-TEL-OUT-{call.call_id.int % 10**8:08d}"
 
 
+def _number(initial: Mapping[str, object], *keys: str) -> str | None:
+    found = (initial.get(key) for key in keys)
+    return next((number for number in found if isinstance(number, str) and call_settings.is_number(number)), None)
+
+
 def _names(call: Call) -> dict[str, str]:
-    return {"call_id": call.channel_id, "provider": "ari", "channel_name": call.channel_name}
+    return {"call_id": call.leg_id, "provider": "ari", "channel_name": call.channel_name}
 
 
 def _media(*, media_id: str, bridge_id: str) -> dict[str, str]:
@@ -291,32 +339,7 @@ def _names_transfer(run: database.Row) -> bool:
     return _TRANSFER in json_values.load_object(run["gathered_context"])
 
 
-def _disposition(call: Call) -> str:
-    match call.outcome:
-        case Outcome.COMPLETED:
-            return "completed"
-        case Outcome.BUSY | Outcome.NO_ANSWER:
-            return str(call.outcome)
-        case Outcome.CANCELED | Outcome.ABANDONED:
-            return "canceled"
-        case Outcome.REFUSED:
-            return "failed"
-        case Outcome.FAILED if call.direction is Direction.OUTBOUND and call.attempt == 0:
-            # The far end was not reached.
-            return "failed"
-        case _:
-            return "error"
-
-
 def _write(connection: database.Connection, run_id: int, gathered: Mapping[str, str]) -> None:
     """Write gathered_context, with the commit. It was read under the run's lock: no other process's key is lost."""
     values = [json_values.document(gathered), run_id]
     connection.send("UPDATE workflow_runs SET gathered_context = %s WHERE id = %s", values)
-
-
-def _lock(connection: database.Connection, run_id: int) -> database.Row | None:
-    return connection.execute(
-        "SELECT is_completed, gathered_context::text AS gathered_context, usage_info::text AS usage_info"
-        " FROM workflow_runs WHERE id = %s FOR UPDATE",
-        [run_id],
-    ).fetchone()

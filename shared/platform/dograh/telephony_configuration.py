@@ -18,6 +18,8 @@ from shared.call.call_settings import CallSettings
 _LENGTH = 1024
 #: It goes into the request for each media leg, whose line is bounded at Asterisk and at every proxy.
 _CLIENT_LENGTH = 256
+#: As long as the platform's column.
+_NUMBER_LENGTH = 255
 
 
 def is_ari(value: object) -> bool:
@@ -26,21 +28,24 @@ def is_ari(value: object) -> bool:
 
 
 def parse(value: object) -> Configuration:
-    """Read `{provider: "ari", ari_endpoint, app_name, app_password, …}`; `app_name` is both ARI user and Stasis app.
+    """Read `{provider: "ari", ari_endpoint, app_name, app_password, …}`.
 
-    `ari_ca_bundle` may be missing.
+    `app_name` is the ARI user and, without a `stasis_app_name`, the Stasis app. `ari_ca_bundle` may be missing.
 
     Raises:
         InvalidConfiguration: Names the field and the reason; never shows the password.
     """
     fields = _fields(value)
-    name = _app_name(fields)
+    user = _app_name(fields, "app_name")
+    app = _app_name(fields, "stasis_app_name") if fields.get("stasis_app_name") else user
     endpoint = endpoints.canonical_endpoint(_text(fields, "ari_endpoint"), name="ari_endpoint")
     ca_bundle = endpoints.canonical_bundle(fields.get("ari_ca_bundle"), name="ari_ca_bundle")
     if ca_bundle is not None and not endpoint.startswith("https:"):
         raise errors.InvalidConfiguration("ari_ca_bundle has no effect with http://: use https:// or remove it")
+    if fields.get("external_pbx"):
+        raise errors.InvalidConfiguration("external_pbx is not served: no data of callers is read from another PBX")
     return Configuration(
-        endpoint=endpoint, app=name, user=name, password=_text(fields, "app_password"), ca_bundle=ca_bundle
+        endpoint=endpoint, app=app, user=user, password=_text(fields, "app_password"), ca_bundle=ca_bundle
     )
 
 
@@ -61,7 +66,7 @@ def parse_call_settings(value: object) -> CallSettings:
     return CallSettings(
         media_client=_media_client(fields.get("ws_client_name")),
         call_seconds=_call_seconds(fields.get("ari_max_call_seconds")),
-        dial_template=call_settings.dial_template(fields.get("ari_dial_template"), name="ari_dial_template"),
+        dial_template=_dial_template(fields),
         caller_id=_caller_id(fields.get("from_numbers")),
     )
 
@@ -84,6 +89,7 @@ def write(
     password: str,
     media_client: str,
     inbound_workflow_id: int | None,
+    stasis_app: str | None = None,
     caller_ids: Sequence[str] = (),
     ca_bundle: str | None = None,
     continue_in_dialplan: bool | None = None,
@@ -104,6 +110,10 @@ def write(
         "inbound_workflow_id": inbound_workflow_id,
         "from_numbers": list(caller_ids),
     }
+    if stasis_app is not None:
+        value["stasis_app_name"] = stasis_app
+        # In a row of the platform's an empty one is none.
+        _app_name(value, "stasis_app_name")
     if ca_bundle is not None:
         value["ari_ca_bundle"] = ca_bundle
     if continue_in_dialplan is not None:
@@ -114,7 +124,20 @@ def write(
         value["ari_max_call_seconds"] = call_seconds
     read(value)
     parse_call_settings(value)
+    check_text(media_client, "ws_client_name", longest=_CLIENT_LENGTH)
+    for number in caller_ids:
+        check_text(number, "a number", longest=_NUMBER_LENGTH)
     return value
+
+
+def check_text(text: str, what: str, *, longest: int) -> None:
+    """Raise InvalidConfiguration for a text that is empty, too long, not printable, or has blanks around it."""
+    if not text.strip():
+        raise errors.InvalidConfiguration(f"{what} is empty")
+    if len(text) > longest:
+        raise errors.InvalidConfiguration(f"{what} is longer than {longest} characters")
+    if text != text.strip() or not text.isprintable():
+        raise errors.InvalidConfiguration(f"{what} begins or ends with a blank, or contains control characters")
 
 
 def _fields(value: object) -> dict[str, Any]:
@@ -137,16 +160,22 @@ def _text(fields: dict[str, Any], name: str) -> str:
     return text
 
 
-def _app_name(fields: dict[str, Any]) -> str:
-    """Return the name of ARI user and Stasis app.
+def _app_name(fields: dict[str, Any], field: str) -> str:
+    """Return the name of an ARI user or of a Stasis app.
 
     A colon ends the user in an HTTP header, a comma the app in the event socket's URL and in Stasis(), and Asterisk
     reads its files without the blanks around a name.
     """
-    name = _text(fields, "app_name")
+    name = _text(fields, field)
     if set(name) & set(":,") or name != name.strip():
-        raise errors.InvalidConfiguration("app_name contains a colon, a comma, or a blank at its beginning or end")
+        raise errors.InvalidConfiguration(f"{field} contains a colon, a comma, or a blank at its beginning or end")
     return name
+
+
+def _dial_template(fields: dict[str, Any]) -> str:
+    """Return the dial template: ours or, without it, the platform's."""
+    name = "ari_dial_template" if fields.get("ari_dial_template") else "dial_string_template"
+    return call_settings.dial_template(fields.get(name), name=name)
 
 
 def _media_client(client: object) -> str:

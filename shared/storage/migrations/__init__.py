@@ -31,6 +31,7 @@ _POLL_SECONDS = 0.1
 _LOCK_MILLISECONDS = 1000
 _LOCK_ATTEMPTS = 30
 _LOCK_NOT_AVAILABLE = "55P03"
+_INSUFFICIENT_PRIVILEGE = "42501"
 #: A migration may take hours. So whether the server stands still is seen by connecting to it, again and again.
 _WATCH_SECONDS = 5.0
 _MOST_SILENCES = 3
@@ -53,14 +54,16 @@ def upgrade(database_url: str) -> str:
 
     Raises:
         DatabaseUnavailable: It cannot be reached; the text has no password in it.
-        DatabaseRefused: Another release made its schema.
+        DatabaseRefused: Another release made its schema, or the role may not.
     """
     import alembic.command
     import alembic.util
     import sqlalchemy
 
-    with _locked(database_url), _connected(database_url) as connection:
-        connection.execute(sqlalchemy.text("CREATE SCHEMA IF NOT EXISTS ari"))
+    with _locked(database_url), _connected(database_url) as connection, _with_rights():
+        # IF NOT EXISTS asks for the right to create one where it exists, too.
+        if connection.execute(sqlalchemy.text("SELECT to_regnamespace('ari') IS NULL")).scalar_one():
+            connection.execute(sqlalchemy.text("CREATE SCHEMA IF NOT EXISTS ari"))
         connection.commit()
         config = _config()
         config.attributes["connection"] = connection
@@ -101,6 +104,22 @@ def _locked(database_url: str) -> Iterator[None]:
             connection.rollback()
             time.sleep(_POLL_SECONDS)
         yield
+
+
+@contextlib.contextmanager
+def _with_rights() -> Iterator[None]:
+    """Turn the refusal of a role that lacks a right into a DatabaseRefused."""
+    import sqlalchemy.exc
+
+    try:
+        yield
+    except sqlalchemy.exc.ProgrammingError as exc:
+        if getattr(exc.orig, "sqlstate", None) != _INSUFFICIENT_PRIVILEGE:
+            raise
+        raise errors.DatabaseRefused(
+            f"the role of DATABASE_URL lacks a right: {str(exc.orig).splitlines()[0]}. It needs CREATE on the database,"
+            " and to own the schema ari if that exists: GRANT CREATE ON DATABASE … TO …"
+        ) from None
 
 
 def _patiently(connection: sqlalchemy.Connection, migrate: Callable[[], object]) -> None:
