@@ -175,12 +175,7 @@ _LISTED = """call_id, organization_id, connection_id, direction, state, outcome,
 
 _OF_IDS = f"SELECT {_LISTED} FROM ari.calls WHERE call_id = ANY(%s)"  # noqa: S608 - built from constants
 
-#: An index of its own would cost every call more than this look-up is worth: the one there is begins with the
-#: connection, and OFFSET 0 makes Postgres look up the channel once for each connection.
-_OF_CHANNEL = """
-SELECT found.* FROM ari.connections c CROSS JOIN LATERAL (
-    SELECT * FROM ari.calls WHERE connection_id = c.connection_id AND channel_id = %(channel)s OFFSET 0
-) AS found"""
+_OF_CHANNEL = "SELECT * FROM ari.calls WHERE channel_id = %(channel)s"
 _REPLACED_BY = "SELECT * FROM ari.calls WHERE replacements @> ARRAY[%(channel)s]"
 
 

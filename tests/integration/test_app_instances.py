@@ -155,7 +155,7 @@ def test_two_calls_of_an_entry_that_are_there_already_do_not_stop_the_migration(
     migrations.upgrade(empty_database_url)
     with psycopg.connect(empty_database_url, autocommit=True) as connection:
         connection.execute("DROP TRIGGER calls_app_instance ON ari.calls")
-        connection.execute("DROP INDEX ari.calls_open_entry, ari.calls_entry")
+        connection.execute("DROP INDEX ari.calls_open_entry, ari.calls_by_channel")
         connection.execute("ALTER TABLE ari.calls DROP COLUMN app_instance")
         connection.execute("UPDATE ari.alembic_version SET version_num = '0006_installation'")
         connection.execute(

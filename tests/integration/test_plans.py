@@ -52,6 +52,10 @@ def test_no_statement_reads_more_when_there_are_more_ended_calls(database_url: s
     asked = {name for name in seen if name.startswith("calls: ")}
     used = set().union(*(plan.indexes for name in asked for plan in seen[name]))
     assert used >= {"calls_by_caller", "calls_by_called", "calls_by_outcome", "calls_by_fault"}, "each is needed"
+    for name in ("calls: of a channel", "arictl trace, by channel"):
+        reads = {plan.read for plan in seen[name] if "calls_by_channel" in plan.indexes}
+        assert reads, name
+        assert max(reads) < 5, "it asks no connection"
     (minutes,) = (plan for plan in seen["minutes of the largest tenant, first look"] if plan.indexes)
     assert minutes.indexes == {"calls_minutes"}, "it has all that is summed up"
 
