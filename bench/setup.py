@@ -42,7 +42,17 @@ from bench import asterisk_client, bridgings, chart
 from bench.asterisk_client import Asterisk, Refused
 from bench.bridgings import Bridgings, SetUp
 from bench.usage import Usage
-from devstack import asterisk, asterisk_config, asterisk_root, endpoint, folders, platform_tables, processes, servers
+from devstack import (
+    asterisk,
+    asterisk_config,
+    asterisk_root,
+    debian,
+    endpoint,
+    folders,
+    platform_tables,
+    processes,
+    servers,
+)
 from devstack.pipeline import CONSOLE, ROOT, Pipeline, procfile
 from devstack.tenants import PASSWORD, closing_tenant
 from shared.storage import migrations
@@ -569,7 +579,7 @@ def main() -> int:
         try:
             with running_testbed(folder, simulated=options.simulated) as testbed:
                 results = bench(testbed, plan, variants, options.rounds)
-        except asterisk_root.Unavailable as exc:
+        except debian.Unavailable as exc:
             sys.stderr.write(f"no real Asterisk available: {exc}\n--simulated runs on the simulator\n")
             return 2
     report(results, plan, variants)

@@ -17,7 +17,7 @@ import psutil
 
 from bench import bridgings, setup
 from bench.setup import Cell, Testbed
-from devstack import asterisk_root, folders
+from devstack import debian, folders
 
 RATES = (20.0, 40.0, 50.0, 60.0, 70.0, 80.0, 100.0, 120.0, 150.0)
 SECONDS = 8.0
@@ -72,7 +72,7 @@ def main() -> int:
                 for workers in map(int, options.workers.split(",")):
                     with setup.pipeline(testbed, workers=workers):
                         sustained[workers] = asyncio.run(steps(testbed, rates, workers))
-        except asterisk_root.Unavailable as exc:
+        except debian.Unavailable as exc:
             sys.stderr.write(f"no real Asterisk available: {exc}\n--simulated runs on the simulator\n")
             return 2
     for workers, rate in sustained.items():

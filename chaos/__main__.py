@@ -10,7 +10,7 @@ from pathlib import Path
 
 from chaos import chart, growth, growth_chart, growth_report, network, record, report, runs, tools
 from chaos.faults import FAULTS
-from devstack import asterisk_root, folders
+from devstack import asterisk_root, debian, folders
 
 #: Of a mixed run, at least.
 CALLS = 300
@@ -24,7 +24,7 @@ def main() -> int:
         tools.find()
         asterisk_root.find()
         network.enter()
-    except (tools.Unavailable, asterisk_root.Unavailable, network.NotPermitted) as exc:
+    except (debian.Unavailable, network.NotPermitted) as exc:
         sys.stderr.write(f"no chaos run: {exc}\n")
         return 0 if options.where_possible and getattr(exc, "archive_unreachable", False) else 1
     results = options.results or folders.make(folders.home() / "chaos", mode=0o755)

@@ -6,13 +6,13 @@ Call it before `network.enter`: Debian's archive cannot be reached from the name
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from devstack import asterisk_root, folders, processes
+from devstack import debian, folders, processes
+from devstack.debian import Unavailable
 
 #: Part of `Tools` → Debian package.
 PACKAGES = {"haproxy": "haproxy", "nft": "nftables", "libfaketime": "libfaketime"}
@@ -21,21 +21,6 @@ SERVICES = frozenset({"haproxy", "pgbouncer"})
 #: Debian's packages ask this program whether they may start a service; 101 is no.
 POLICY = Path("/usr/sbin/policy-rc.d")
 DENY = "#!/bin/sh\nexit 101\n"
-#: Programs for the administrator, which an ordinary user's PATH does not name.
-PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-
-
-class Unavailable(Exception):
-    """A program is missing and cannot be installed here.
-
-    Args:
-        reason: for the user: what is missing, and what to do.
-        archive_unreachable: Debian's archive is the cause, which cannot be fixed on this machine.
-    """
-
-    def __init__(self, reason: str, *, archive_unreachable: bool = False) -> None:
-        super().__init__(reason)
-        self.archive_unreachable = archive_unreachable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +52,7 @@ def find() -> Tools:
 
 def _found() -> dict[str, Path | None]:
     """Return part of `Tools` → path, None if it is missing."""
-    programs = {name: shutil.which(name, path=PATH) for name in ("haproxy", "nft")}
+    programs = {name: shutil.which(name, path=debian.PATH) for name in ("haproxy", "nft")}
     # Debian puts it below the name of the architecture.
     libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     return {name: Path(path) if path else None for name, path in programs.items()} | {
@@ -78,19 +63,15 @@ def _found() -> dict[str, Path | None]:
 def install(packages: list[str]) -> None:
     """Install Debian packages, as root; none of their services starts, now or at a boot. Raises Unavailable."""
     named = " ".join(packages)
-    apt_get = shutil.which("apt-get", path=PATH)
-    if apt_get is None or os.geteuid() != 0:
+    if not debian.may_install():
         raise Unavailable(f"missing: {named}. Run as root on Debian, or first install: apt-get install {named}")
-    try:
-        processes.run([apt_get, "-q", "update"], timeout_seconds=300)
-        with no_service_starts():
-            processes.run([apt_get, "-q", "-y", "install", "--no-install-recommends", *packages], timeout_seconds=300)
-        for service in SERVICES.intersection(packages):
+    with no_service_starts():
+        debian.install(*packages)
+    for service in SERVICES.intersection(packages):
+        try:
             processes.run(["/usr/sbin/update-rc.d", service, "disable"])
-    except processes.ProcessError as exc:
-        unreachable = any(sign in f"{exc}" for sign in asterisk_root.UNREACHABLE)
-        reason = "Debian's archive could not be reached" if unreachable else "apt-get failed"
-        raise Unavailable(f"missing: {named}; {reason}: {exc}", archive_unreachable=unreachable) from exc
+        except processes.ProcessError as exc:
+            raise Unavailable(f"{service} would start at the next boot: {exc}") from exc
 
 
 @contextlib.contextmanager

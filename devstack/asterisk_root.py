@@ -11,21 +11,12 @@ import tempfile
 from pathlib import Path
 from typing import Protocol
 
-from devstack import folders, processes
+from devstack import debian, folders, processes
+from devstack.debian import Unavailable
 
 #: The path of an instance's folder as its Asterisk sees it: a folder that every Debian has and leaves empty.
 INSTANCE = "/srv"
 CONFIGURATION = f"{INSTANCE}/etc/asterisk.conf"
-#: Messages of debootstrap and apt-get when the archive, not the machine, is the problem.
-UNREACHABLE = (
-    "Failed getting release",
-    "Couldn't download",
-    "Failed to fetch",
-    "Unable to fetch",
-    "Temporary failure resolving",
-    "Could not resolve",
-    "Could not connect",
-)
 IN_CHROOT = """
 root=$1 instance=$2; shift 2
 mount --bind /proc "$root/proc" && mount --bind "$instance" "$root/srv" && exec chroot "$root" "$@"
@@ -33,19 +24,6 @@ mount --bind /proc "$root/proc" && mount --bind "$instance" "$root/srv" && exec 
 DOCKERFILE = """FROM debian:sid-slim
 RUN apt-get update && apt-get install -y --no-install-recommends asterisk && rm -rf /var/lib/apt/lists/*
 """
-
-
-class Unavailable(Exception):
-    """No real Asterisk can be installed here.
-
-    Args:
-        reason: for the user.
-        archive_unreachable: Debian's archive is the cause, which cannot be fixed on this machine.
-    """
-
-    def __init__(self, reason: str, *, archive_unreachable: bool = False) -> None:
-        super().__init__(reason)
-        self.archive_unreachable = archive_unreachable
 
 
 class Root(Protocol):
@@ -104,7 +82,7 @@ def find() -> Root:
     """
     if os.geteuid() == 0:
         try:
-            return Chroot(debian(folders.cache() / "asterisk-sid"))
+            return Chroot(installed_tree(folders.cache() / "asterisk-sid"))
         except Unavailable:
             if not _docker_runs():
                 raise
@@ -113,7 +91,7 @@ def find() -> Root:
     return Docker(_image())
 
 
-def debian(tree: Path) -> Path:
+def installed_tree(tree: Path) -> Path:
     """Return a complete Debian tree with Asterisk, made if it is missing."""
     with folders.lock(tree.with_name(tree.name + ".lock")):
         if not (tree / "finished").exists():
@@ -149,7 +127,7 @@ def _debootstrap(tree: Path) -> None:
         if status != 0:
             output = making.log_tail()
             shutil.rmtree(partial, ignore_errors=True)
-            raise _failed("debootstrap", output)
+            raise debian.failed("debootstrap", output)
     for package in (partial / "var/cache/apt/archives").glob("*.deb"):
         package.unlink()
     (partial / "finished").touch()
@@ -157,25 +135,10 @@ def _debootstrap(tree: Path) -> None:
 
 
 def _install_debootstrap() -> str:
-    apt_get = shutil.which("apt-get")
-    if apt_get is None:
-        raise Unavailable("debootstrap is missing, and there is no apt-get to install it")
-    try:
-        output = processes.run([apt_get, "-q", "update"], timeout_seconds=300)
-        processes.run([apt_get, "-q", "-y", "install", "debootstrap"], timeout_seconds=300)
-    except processes.ProcessError as exc:
-        raise _failed("apt-get", f"{exc}") from exc
+    debian.install("debootstrap")
     if program := shutil.which("debootstrap"):
         return program
-    raise _failed("apt-get", output)
-
-
-def _failed(what: str, output: str) -> Unavailable:
-    unreachable = any(sign in output for sign in UNREACHABLE)
-    reason = "Debian's archive could not be reached" if unreachable else f"{what} failed"
-    # Both programs begin their errors with `E:`.
-    lines = [line for line in output.splitlines() if line.startswith("E:")] or output.split()
-    return Unavailable(f"{reason}: {' '.join(lines)[-400:]}", archive_unreachable=unreachable)
+    raise Unavailable("apt-get has installed debootstrap, and it is not in PATH")
 
 
 def _docker_runs() -> bool:
@@ -198,5 +161,5 @@ def _image() -> str:
         try:
             processes.run(["docker", "build", "--tag", name, context], timeout_seconds=900)
         except processes.ProcessError as exc:
-            raise _failed("docker build", str(exc)) from exc
+            raise debian.failed("docker build", str(exc)) from exc
     return name

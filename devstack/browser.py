@@ -1,9 +1,9 @@
 """Finds a Chromium for the tests of the console; as root on a Debian, apt-get installs it on first use."""
 
-import os
 import shutil
 
-from devstack import asterisk_root, folders, processes
+from devstack import debian, folders
+from devstack.debian import Unavailable
 
 #: Nothing is asked of the network but the pages themselves. Root may not use the sandbox.
 ARGUMENTS = (
@@ -16,18 +16,6 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
-
-
-class Unavailable(Exception):
-    """No Chromium can be had here; the text is the reason.
-
-    Args:
-        archive_unreachable: Debian's archive is the cause, which cannot be fixed on this machine.
-    """
-
-    def __init__(self, reason: str, *, archive_unreachable: bool = False) -> None:
-        super().__init__(reason)
-        self.archive_unreachable = archive_unreachable
 
 
 def find() -> str:
@@ -45,16 +33,9 @@ def _found() -> str | None:
 
 
 def _install() -> str:
-    apt_get = shutil.which("apt-get")
-    if os.geteuid() != 0 or apt_get is None:
+    if not debian.may_install():
         raise Unavailable("there is no chromium, and only root on a Debian can install it")
-    try:
-        processes.run([apt_get, "-q", "update"], timeout_seconds=300)
-        processes.run([apt_get, "-q", "-y", "install", "--no-install-recommends", "chromium"], timeout_seconds=600)
-    except processes.ProcessError as exc:
-        unreachable = any(sign in str(exc) for sign in asterisk_root.UNREACHABLE)
-        reason = "Debian's archive could not be reached" if unreachable else "apt-get failed"
-        raise Unavailable(f"{reason}: {str(exc)[-400:]}", archive_unreachable=unreachable) from exc
+    debian.install("chromium")
     path = _found()
     if path is None:
         raise Unavailable("apt-get has installed chromium, and it is not in PATH")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,21 +14,10 @@ from pathlib import Path
 
 import requests
 
-from devstack import asterisk_root, folders, monitoring, processes
+from devstack import debian, folders, monitoring, processes
+from devstack.debian import Unavailable
 
 _PACKAGE = "prometheus"
-
-
-class Unavailable(Exception):
-    """No Prometheus can be had here; the text is the reason.
-
-    Args:
-        archive_unreachable: Debian's archive is the cause, which cannot be fixed on this machine.
-    """
-
-    def __init__(self, reason: str, *, archive_unreachable: bool = False) -> None:
-        super().__init__(reason)
-        self.archive_unreachable = archive_unreachable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,20 +45,16 @@ def find() -> Programs:
 
 
 def _fetch(tree: Path) -> None:
-    apt_get, unpack = shutil.which("apt-get"), shutil.which("dpkg-deb")
-    if os.geteuid() != 0 or apt_get is None or unpack is None:
+    unpack = shutil.which("dpkg-deb")
+    if not debian.may_install() or unpack is None:
         raise Unavailable("there is no prometheus with promtool, and only root on a Debian can fetch it")
     shutil.rmtree(tree, ignore_errors=True)
     tree.mkdir()
+    package = debian.download(_PACKAGE, tree)
     try:
-        processes.run([apt_get, "-q", "update"], timeout_seconds=300)
-        processes.run([apt_get, "-q", "download", _PACKAGE], timeout_seconds=300, cwd=tree)
-        (package,) = tree.glob("*.deb")
         processes.run([unpack, "-x", package, tree])
     except processes.ProcessError as exc:
-        unreachable = any(sign in str(exc) for sign in asterisk_root.UNREACHABLE)
-        reason = "Debian's archive could not be reached" if unreachable else "apt-get failed"
-        raise Unavailable(f"{reason}: {str(exc)[-400:]}", archive_unreachable=unreachable) from exc
+        raise Unavailable(f"the package cannot be unpacked: {exc}") from exc
     package.unlink()
     (tree / "finished").touch()
 

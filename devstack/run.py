@@ -25,6 +25,7 @@ from devstack import (
     asterisk,
     asterisk_config,
     asterisk_root,
+    debian,
     demo,
     endpoint,
     folders,
@@ -187,7 +188,7 @@ class Stack:
         )
         try:
             root = asterisk_root.find()
-        except asterisk_root.Unavailable as exc:
+        except debian.Unavailable as exc:
             raise Failed(f"no real Asterisk available: {exc}") from exc
         folder = self._running.enter_context(folders.temporary())
         server = asterisk.RealAsterisk(root, folder / "asterisk", configuration, preferred_port=asterisk.PREFERRED_PORT)

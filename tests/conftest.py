@@ -303,22 +303,22 @@ def redis_url(redis_server: servers.Redis | Outside) -> str:
 @pytest.fixture(scope="session")
 def prometheus_programs() -> prometheus.Programs:
     """A real Prometheus, and promtool."""
-    from devstack import prometheus
+    from devstack import debian, prometheus
 
     try:
         return prometheus.find()
-    except prometheus.Unavailable as exc:
+    except debian.Unavailable as exc:
         PROMETHEUS.unavailable(str(exc), archive_unreachable=exc.archive_unreachable)
 
 
 @pytest.fixture(scope="session")
 def asterisk_root() -> Root:
     """An installed real Asterisk; installed on first use, cached outside the checkout."""
-    from devstack import asterisk_root
+    from devstack import asterisk_root, debian
 
     try:
         return asterisk_root.find()
-    except asterisk_root.Unavailable as exc:
+    except debian.Unavailable as exc:
         ASTERISK.unavailable(str(exc), archive_unreachable=exc.archive_unreachable)
 
 

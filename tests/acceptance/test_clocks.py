@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from chaos import clocks, tools
+from devstack import debian
 from tests.acceptance.environment import Deploy, Deployment, Environment
 
 pytestmark = pytest.mark.services
@@ -20,7 +21,7 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> clocks.Clock:
     """The wall clock of all processes."""
     try:
         library = tools.find().libfaketime
-    except tools.Unavailable as exc:
+    except debian.Unavailable as exc:
         pytest.skip(str(exc))
     return clocks.Clock(library, tmp_path_factory.mktemp("clock") / "offset")
 

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from chaos import tools
-from devstack import asterisk_config, asterisk_root, endpoint
+from devstack import asterisk_config, asterisk_root, debian, endpoint
 from devstack.agent import Agent
 from devstack.asterisk import RealAsterisk
 from devstack.pipeline import Pipeline, wait_until
@@ -67,7 +67,7 @@ def asterisk(folder: Path, media_port: int) -> Iterator[RealAsterisk]:
     """A real Asterisk whose clock `set_clock` sets."""
     try:
         root, found = asterisk_root.find(), tools.find()
-    except (asterisk_root.Unavailable, tools.Unavailable) as exc:
+    except debian.Unavailable as exc:
         pytest.skip(str(exc))
     if not isinstance(root, asterisk_root.Chroot):
         pytest.skip("the library is for a Debian tree")

@@ -19,7 +19,7 @@ import pytest
 from playwright import sync_api
 
 from devstack import browser as chromium
-from devstack import platform_tables, processes, servers
+from devstack import debian, platform_tables, processes, servers
 from devstack.pipeline import procfile, wait_until
 from shared.operator.users import Role, Users
 from shared.storage import database
@@ -101,7 +101,7 @@ def chromium_path() -> str:
     """The Chromium."""
     try:
         return chromium.find()
-    except chromium.Unavailable as exc:
+    except debian.Unavailable as exc:
         conftest.BROWSER.unavailable(str(exc), archive_unreachable=exc.archive_unreachable)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from chaos import clocks, network, tools
+from devstack import debian
 from tests import conftest
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,7 @@ def found() -> tools.Tools:
     try:
         network.check_permitted()
         return tools.find()
-    except (tools.Unavailable, network.NotPermitted) as exc:
+    except (debian.Unavailable, network.NotPermitted) as exc:
         if conftest.ASTERISK.required and not getattr(exc, "archive_unreachable", False):
             pytest.fail(f"the tools of a chaos run are required (REQUIRE_ASTERISK): {exc}", pytrace=False)
         pytest.skip(f"no chaos run: {exc}")
@@ -170,6 +171,6 @@ def test_an_installed_package_starts_no_service(tmp_path: Path, monkeypatch: pyt
 
 
 def test_what_cannot_be_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tools, "PATH", str(tmp_path))
-    with pytest.raises(tools.Unavailable, match="apt-get install haproxy nftables"):
+    monkeypatch.setattr(debian, "PATH", str(tmp_path))
+    with pytest.raises(debian.Unavailable, match="apt-get install haproxy nftables"):
         tools.find()

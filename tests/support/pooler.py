@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from chaos import tools
-from devstack import folders, processes
+from devstack import debian, folders, processes
 
 _CONFIGURATION = """
 [databases]
@@ -34,14 +34,14 @@ max_client_conn = 200
 
 def program() -> Path:
     """Return pgbouncer; skip the test if it cannot be had."""
-    found = shutil.which("pgbouncer", path=tools.PATH)
+    found = shutil.which("pgbouncer", path=debian.PATH)
     if found is None:
         try:
             with folders.lock(folders.cache() / "pgbouncer.lock"):
                 tools.install(["pgbouncer"])
-        except tools.Unavailable as exc:
+        except debian.Unavailable as exc:
             pytest.skip(f"no pgbouncer: {exc}")
-        found = shutil.which("pgbouncer", path=tools.PATH)
+        found = shutil.which("pgbouncer", path=debian.PATH)
     assert found is not None
     return Path(found)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from devstack import browser, processes
+from devstack import browser, debian, processes
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> set[str]:
     """The programs in PATH; root asks."""
     found = {"apt-get"}
     monkeypatch.setenv("ARI_PIPELINE_CACHE", str(tmp_path))
-    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name in found else None)
+    monkeypatch.setattr(shutil, "which", lambda name, **_how: f"/usr/bin/{name}" if name in found else None)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     return found
 
@@ -43,7 +43,7 @@ def test_root_has_it_installed(programs: set[str], monkeypatch: pytest.MonkeyPat
 
 def test_another_user_is_told_why_not(programs: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(browser.Unavailable, match="only root on a Debian can install it") as told:
+    with pytest.raises(debian.Unavailable, match="only root on a Debian can install it") as told:
         browser.find()
     assert not told.value.archive_unreachable
 
@@ -56,6 +56,6 @@ def test_an_archive_out_of_reach_is_told_from_a_broken_system(
         raise processes.ProcessError(said)
 
     monkeypatch.setattr(processes, "run", run)
-    with pytest.raises(browser.Unavailable) as told:
+    with pytest.raises(debian.Unavailable) as told:
         browser.find()
     assert told.value.archive_unreachable is unreachable
