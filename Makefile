@@ -10,6 +10,8 @@ PACKAGES := arictl bench chaos console devstack listener scheduler shared simula
 # make test: number of xdist workers, each with its own servers. None, so one test after the other, when ARGS selects tests.
 XDIST_WORKERS ?= $(if $(ARGS),0,auto)
 
+# Where it is set, each process would compile all it imports: a run of the tests starts hundreds of them.
+unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 # make run: ASTERISK=real starts a real Asterisk instead of the simulator, PLATFORM=newest (or 2026-02) the stand-in of the platform's
@@ -39,7 +41,9 @@ help:
 run: $(STAMP)
 	@$(BIN)/python -m devstack.run
 
-test: lint
+# Beside the linters, the tests are collected once: else each xdist worker would compile all of them.
+test: $(STAMP)
+	@$(BIN)/python -m pytest --collect-only --quiet $(ARGS) >/dev/null 2>&1 & $(MAKE) --no-print-directory lint; linted=$$?; wait; exit $$linted
 	@$(BIN)/python -m pytest --numprocesses $(XDIST_WORKERS) $(ARGS)
 
 check-docs: $(STAMP)

@@ -230,7 +230,15 @@ def overlaps(lifetimes: list[SocketLifetime]) -> list[float]:
 
 @contextlib.contextmanager
 def running_fleet(
-    *, folder: Path, logs: Path, database_url: str, connections: int, processes: tuple[str, ...], **environment: str
+    kind: type[Pipeline] = Pipeline,
+    /,
+    *,
+    folder: Path,
+    logs: Path,
+    database_url: str,
+    connections: int,
+    processes: tuple[str, ...],
+    **environment: str,
 ) -> Iterator[Fleet]:
     """Start the processes with `connections` tenants, and wait until all are connected."""
     logs.mkdir(parents=True)
@@ -239,7 +247,7 @@ def running_fleet(
     with contextlib.ExitStack() as stack:
         redis_server = stack.enter_context(servers.Redis(folder / f"redis-{uuid.uuid4().hex[:8]}"))
         pipeline = stack.enter_context(
-            Pipeline(database_url=database_url, redis_url=redis_server.url, logs=logs, **(_SHORTER | environment))
+            kind(database_url=database_url, redis_url=redis_server.url, logs=logs, **(_SHORTER | environment))
         )
         agent = stack.enter_context(Agent(database_url=None, secret=pipeline.media_secret, behaviour=Behaviour()))
         asterisk = stack.enter_context(

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 
 import psycopg
@@ -40,6 +40,23 @@ def procfile() -> dict[str, list[str]]:
     return {name: command.split() for name, _, command in (line.partition(": ") for line in lines if line.strip())}
 
 
+class Process(Protocol):
+    """A running process: what is used of `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int:
+        """Its id."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return its exit status once it has ended. Raises TimeoutExpired."""
+
+    def send_signal(self, sig: int, /) -> None:
+        """Send it a signal, unless it has ended."""
+
+    def kill(self) -> None:
+        """Kill it by SIGKILL."""
+
+
 class Pipeline:
     """Listeners, workers and schedulers as processes, each with its log; at the end the logs are audited."""
 
@@ -48,7 +65,7 @@ class Pipeline:
         self.redis_url = redis_url
         self.logs = logs
         self._environment = environment
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._running: dict[str, Process] = {}
         self._connection = psycopg.connect(database_url, autocommit=True, row_factory=rows.dict_row)
 
     @property
@@ -63,26 +80,25 @@ class Pipeline:
     def start_from(self, root: Path, *names: str, **environment: str) -> None:
         """Like `start`, from the project in another folder: another release."""
         for name in names or tuple(name for name in procfile() if name != CONSOLE):
-            _, module_flag, module = procfile()[name.partition(".")[0]]
-            log = (self.logs / f"{name}.log").open("ab")
-            self._running[name] = subprocess.Popen(  # noqa: S603 - the commands of the Procfile
-                [sys.executable, module_flag, module],
-                cwd=root,
-                env={
-                    "PATH": os.environ["PATH"],
-                    "DATABASE_URL": self.database_url,
-                    "REDIS_URL": self.redis_url,
-                    "SECRET_KEY": SECRET_KEY,
-                    "PROCESS_NAME": name,
-                    # Pipelines run beside each other.
-                    "CONSOLE_PORT": "0",
-                    **self._environment,
-                    **environment,
-                },
-                stdout=log,
-                stderr=log,
+            *_, module = procfile()[name.partition(".")[0]]
+            variables = {
+                "PATH": os.environ["PATH"],
+                "DATABASE_URL": self.database_url,
+                "REDIS_URL": self.redis_url,
+                "SECRET_KEY": SECRET_KEY,
+                "PROCESS_NAME": name,
+                # Pipelines run beside each other.
+                "CONSOLE_PORT": "0",
+                **self._environment,
+                **environment,
+            }
+            self._running[name] = self._start_process(module, root, variables, self.logs / f"{name}.log")
+
+    def _start_process(self, module: str, root: Path, environment: dict[str, str], log: Path) -> Process:
+        with log.open("ab") as output:
+            return subprocess.Popen(  # noqa: S603 - the commands of the Procfile
+                [sys.executable, "-m", module], cwd=root, env=environment, stdout=output, stderr=output
             )
-            log.close()
 
     def is_running(self, name: str) -> bool:
         """Return True if a process was started, and neither killed nor stopped since."""
@@ -226,7 +242,7 @@ class Pipeline:
         return {*keys, self.media_secret, *servers} - {""}
 
     @staticmethod
-    def _ended(process: subprocess.Popen[bytes], *, seconds: float = 30) -> bool:
+    def _ended(process: Process, *, seconds: float = 30) -> bool:
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:

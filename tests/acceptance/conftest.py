@@ -18,6 +18,7 @@ from simulator.settings import Settings
 from simulator.testing import SimulatedAsterisk
 from tests import databases
 from tests.acceptance.environment import Deploy, Deployment, Environment, running_deployment
+from tests.support.forked import ForkedPipeline
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +65,7 @@ def pipeline(database_url: str, redis_url: str, all_logs: Path, request: pytest.
     """The processes, not started yet."""
     logs = all_logs / "".join(char if char.isalnum() else "-" for char in request.node.name)
     logs.mkdir()
-    with Pipeline(database_url=database_url, redis_url=redis_url, logs=logs) as made:
+    with ForkedPipeline(database_url=database_url, redis_url=redis_url, logs=logs) as made:
         yield made
 
 

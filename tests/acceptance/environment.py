@@ -34,6 +34,7 @@ from simulator.errors import ControlError
 from simulator.settings import Settings
 from simulator.testing import SimulatedAsterisk
 from tests.support import queued
+from tests.support.forked import ForkedPipeline
 
 APP = "voiceai"
 EVENTS = [
@@ -333,7 +334,7 @@ def running_deployment(
     with contextlib.ExitStack() as stack:
         own_redis = redis_server or stack.enter_context(servers.Redis(folder / f"redis-{uuid.uuid4().hex[:8]}"))
         pipeline = stack.enter_context(
-            Pipeline(database_url=database_url, redis_url=own_redis.url, logs=logs, **{**times, **environment})
+            ForkedPipeline(database_url=database_url, redis_url=own_redis.url, logs=logs, **{**times, **environment})
         )
         agent = stack.enter_context(
             Agent(

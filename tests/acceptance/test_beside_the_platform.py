@@ -24,6 +24,7 @@ from simulator.settings import Settings
 from simulator.testing import SimulatedAsterisk
 from tests import databases
 from tests.acceptance.environment import APP, FAST
+from tests.support.forked import ForkedPipeline
 
 pytestmark = pytest.mark.services
 
@@ -94,7 +95,7 @@ def beside(
                 credit_secret=CREDIT_SECRET,
             )
         ) as platform,
-        Pipeline(
+        ForkedPipeline(
             database_url=url,
             redis_url=own.url,
             logs=all_logs / f"beside-{layout}",

@@ -18,6 +18,7 @@ from devstack import servers
 from devstack.fleet import Fleet, overlaps, running_fleet
 from shared import queues
 from tests import databases
+from tests.support.forked import ForkedPipeline
 
 pytestmark = pytest.mark.services
 
@@ -32,6 +33,7 @@ def fleet(
     database_url = databases.create(postgres_server.url, template=database_template)
     with (
         running_fleet(
+            ForkedPipeline,
             folder=stack_folder,
             logs=all_logs / "failover",
             database_url=database_url,

@@ -129,7 +129,7 @@ def test_calls_outlast_another_prefix_and_what_they_leave_is_removed(both: tuple
     ours.asterisk.control.hang_up(forgotten)
     wait_until(lambda: ours.pipeline.state(forgotten) == "ended", seconds=10, what="it ends")
     # As if its removal had been lost; a bridge of a call that our database does not know, under either prefix.
-    orphan = next(name for name in ours.made(forgotten) if "-b" in name)
+    orphan = next(name for name in ours.made(forgotten) if name.endswith("-b1"))
     unknown = {prefix: f"{prefix}{uuid.uuid4().hex}-b1" for prefix in (before, ours.pipeline.id_prefix)}
     for name in (orphan, *unknown.values()):
         ours.create_bridge(name)

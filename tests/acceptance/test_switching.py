@@ -26,6 +26,7 @@ from simulator.settings import Settings
 from simulator.testing import SimulatedAsterisk
 from tests import arictl_program, databases
 from tests.acceptance.environment import APP, FAST
+from tests.support.forked import ForkedPipeline
 
 pytestmark = pytest.mark.services
 
@@ -99,7 +100,7 @@ def installation(
     ):
         settings = {"REDIS_URL": own.url, "PLATFORM_REDIS_URL": theirs.url, "MEDIA_TOKEN_SECRET": MEDIA_SECRET}
         tenant.configure(asterisk.url, numbers=[NUMBER])
-        with Pipeline(
+        with ForkedPipeline(
             database_url=url, redis_url=own.url, logs=all_logs / name, PLATFORM_REDIS_URL=theirs.url,
             MEDIA_TOKEN_SECRET=MEDIA_SECRET, **FAST,
         ) as pipeline:  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,10 +54,18 @@ IMPURE = {
 IMPURE_CALLS = {"now", "today", "utcnow", "uuid1", "uuid4", "urlopen", "open", "print", "input", "sleep", "monotonic"}
 
 
-def sources(*packages: str) -> Iterator[tuple[str, ast.Module]]:
+def files(*packages: str) -> Iterator[str]:
     for package in packages:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())
+        yield from (path.relative_to(ROOT).as_posix() for path in sorted((ROOT / package).rglob("*.py")))
+
+
+@functools.cache
+def tree_of(path: str) -> ast.Module:
+    return ast.parse((ROOT / path).read_text())
+
+
+def sources(*packages: str) -> Iterator[tuple[str, ast.Module]]:
+    return ((path, tree_of(path)) for path in files(*packages))
 
 
 def imports(tree: ast.Module) -> Iterator[str]:
@@ -70,7 +79,11 @@ def imports(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-IMPORTS = [(path, name) for path, tree in sources(*PRODUCT) for name in imports(tree)]
+# Read when a test first asks: every xdist worker imports this file.
+@functools.cache
+def imports_made() -> list[tuple[str, str]]:
+    """Return every import of the product: file, and what it names."""
+    return [(path, name) for path, tree in sources(*PRODUCT) for name in imports(tree)]
 
 
 def module_of(path: str) -> str:
@@ -78,7 +91,7 @@ def module_of(path: str) -> str:
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-MODULES = {module_of(path) for path, _ in sources(*PRODUCT)}
+MODULES = {module_of(path) for path in files(*PRODUCT)}
 
 
 def imported_module(name: str) -> str | None:
@@ -88,18 +101,20 @@ def imported_module(name: str) -> str | None:
     return name or None
 
 
-#: (module, module of the product that it imports)
-EDGES = {
-    (module_of(path), target)
-    for path, name in IMPORTS
-    if (target := imported_module(name)) not in (None, module_of(path))
-}
+@functools.cache
+def edges() -> set[tuple[str, str]]:
+    """Return (module, module of the product that it imports)."""
+    return {
+        (module_of(path), target)
+        for path, name in imports_made()
+        if (target := imported_module(name)) is not None and target != module_of(path)
+    }
 
 
 def users(package: str) -> set[tuple[str, str]]:
     """Return what the modules of a package import of the product outside the package."""
     return {
-        (module, target) for module, target in EDGES if is_within(module, package) and not is_within(target, package)
+        (module, target) for module, target in edges() if is_within(module, package) and not is_within(target, package)
     }
 
 
@@ -108,15 +123,21 @@ def is_within(module: str, *packages: str) -> bool:
 
 
 def test_the_walk_sees_the_product() -> None:
-    assert ("workers.inbound", "workers.flow") in EDGES
-    assert ("workers/inbound.py", "workers.flow.Flow") in IMPORTS
-    assert {path.split("/")[0] for path, _ in IMPORTS} >= {"listener", "workers", "scheduler", "arictl", "shared"}
+    assert ("workers.inbound", "workers.flow") in edges()
+    assert ("workers/inbound.py", "workers.flow.Flow") in imports_made()
+    assert {path.split("/")[0] for path, _ in imports_made()} >= {
+        "listener",
+        "workers",
+        "scheduler",
+        "arictl",
+        "shared",
+    }
 
 
 def test_no_process_imports_another() -> None:
     crossing = [
         (path, name)
-        for path, name in IMPORTS
+        for path, name in imports_made()
         if name.split(".")[0] in PROCESSES and path.split("/")[0] not in (name.split(".")[0],)
     ]
     assert crossing == []
@@ -124,12 +145,12 @@ def test_no_process_imports_another() -> None:
 
 def test_shared_imports_no_process() -> None:
     assert [
-        (path, name) for path, name in IMPORTS if path.startswith("shared/") and name.split(".")[0] in PROCESSES
+        (path, name) for path, name in imports_made() if path.startswith("shared/") and name.split(".")[0] in PROCESSES
     ] == []
 
 
 def test_the_product_imports_nothing_of_development() -> None:
-    assert [(path, name) for path, name in IMPORTS if name.split(".")[0] in DEVELOPMENT] == []
+    assert [(path, name) for path, name in imports_made() if name.split(".")[0] in DEVELOPMENT] == []
 
 
 def test_the_judge_of_the_chaos_runs_imports_nothing_of_this_project() -> None:
@@ -142,7 +163,7 @@ def test_the_judge_of_the_chaos_runs_imports_nothing_of_this_project() -> None:
 
 @pytest.mark.parametrize("library", sorted(HOMES))
 def test_an_outside_library_has_one_home(library: str) -> None:
-    users = {path for path, name in IMPORTS if name.split(".")[0] == library}
+    users = {path for path, name in imports_made() if name.split(".")[0] == library}
     assert users, "no longer used: take it off the list"
     assert [path for path in users if not path.startswith(HOMES[library])] == []
 
@@ -170,9 +191,9 @@ PURE = {
 }
 
 
-@pytest.mark.parametrize("path", sorted(PURE | {path for path, _ in sources("shared/call")}))
+@pytest.mark.parametrize("path", sorted({*PURE, *files("shared/call")}))
 def test_a_pure_file_has_no_clock_and_no_outside(path: str) -> None:
-    tree = ast.parse((ROOT / path).read_text())
+    tree = tree_of(path)
     for name in imports(tree):
         assert name.split(".")[0] not in IMPURE, (path, name)
         assert name != "urllib.request", (path, name)
@@ -234,7 +255,7 @@ MAY_IMPORT = {
 
 @pytest.mark.parametrize("package", sorted(MAY_IMPORT))
 def test_a_package_of_shared_imports_only_those_below_it(package: str) -> None:
-    assert any(is_within(module, package) for module, _ in EDGES), "the walk sees it"
+    assert any(is_within(module, package) for module, _ in edges()), "the walk sees it"
     assert {edge for edge in users(package) if not is_within(edge[1], *MAY_IMPORT[package])} == set()
 
 
@@ -249,7 +270,7 @@ PLATFORM_WORDS = {"ws_client_name", "ari_endpoint", "TELEPHONY_CONFIGURATION", "
 
 def test_only_the_platform_s_adapter_parses_the_platform_s_json() -> None:
     adapter = "shared.platform.dograh"
-    readers = {edge for edge in EDGES if edge[1] == f"{adapter}.json_values" and not is_within(edge[0], adapter)}
+    readers = {edge for edge in edges() if edge[1] == f"{adapter}.json_values" and not is_within(edge[0], adapter)}
     assert readers == set()
     spelled = {
         (path, node.value)
@@ -275,7 +296,7 @@ CHOOSING = (
 def test_the_platform_s_adapter_is_chosen_where_a_process_is_put_together() -> None:
     """Everything else knows the ports alone, so a second platform is a second folder beside `dograh/`."""
     adapter = "shared.platform.dograh"
-    choosing = {user for user, target in EDGES if is_within(target, adapter) and not is_within(user, adapter)}
+    choosing = {user for user, target in edges() if is_within(target, adapter) and not is_within(user, adapter)}
     assert {user for user in choosing if not is_within(user, *CHOOSING)} == set()
 
 
@@ -284,9 +305,9 @@ STEP_FILES = {"workers.admission", "workers.media", "workers.bridge", "workers.o
 
 
 def test_no_step_imports_another_and_all_stand_on_one_floor() -> None:
-    assert {edge for edge in EDGES if edge[0] in STEP_FILES and edge[1] in STEP_FILES} == set()
+    assert {edge for edge in edges() if edge[0] in STEP_FILES and edge[1] in STEP_FILES} == set()
     assert {floor(module) for module in STEP_FILES} == {2}
-    assert {edge for edge in EDGES if edge[0] in STEP_FILES and edge[1] == "workers.flow"} == set()
+    assert {edge for edge in edges() if edge[0] in STEP_FILES and edge[1] == "workers.flow"} == set()
 
 
 def test_workers_has_at_most_seven_floors() -> None:
@@ -296,7 +317,7 @@ def test_workers_has_at_most_seven_floors() -> None:
 def floor(module: str) -> int:
     """Return how many modules of its package stand in the longest chain of imports that begins with this one."""
     package = module.split(".", maxsplit=1)[0]
-    below = {target for user, target in EDGES if user == module and is_within(target, package)}
+    below = {target for user, target in edges() if user == module and is_within(target, package)}
     return 1 + max((floor(target) for target in below), default=0)
 
 
@@ -309,7 +330,7 @@ def test_imports_go_in_no_circle(package: str) -> None:
 
 
 def test_errors_import_nothing() -> None:
-    errors_imports = [name for path, name in IMPORTS if path == "shared/errors.py"]
+    errors_imports = [name for path, name in imports_made() if path == "shared/errors.py"]
     assert all(name.startswith("__future__") for name in errors_imports)
 
 
@@ -319,4 +340,6 @@ def test_this_checkout_is_what_is_tested() -> None:
 
 
 def test_only_processes_import_their_own_entry() -> None:
-    assert [(path, name) for path, name in IMPORTS if name.split(".")[-1] == "main" and path.endswith("main.py")] == []
+    assert [
+        (path, name) for path, name in imports_made() if name.split(".")[-1] == "main" and path.endswith("main.py")
+    ] == []
