@@ -91,7 +91,7 @@ async def with_process(
     process = await spawn(redis_url, **environment)
     try:
         await act(process)
-        output, _ = await asyncio.wait_for(process.communicate(), 8)
+        output, _ = await asyncio.wait_for(process.communicate(), 20)
     finally:
         if process.returncode is None:
             process.kill()
