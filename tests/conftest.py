@@ -33,20 +33,37 @@ if TYPE_CHECKING:
 # Shared tests and their helpers: a failed assertion shows its values there as well.
 pytest.register_assert_rewrite("tests.support")
 
+#: Files whose tests keep a processor busy and have times to keep, in two groups: one xdist worker runs a group, so that
+#: no more than two of these files run at once.
+BUSY = (
+    (
+        "acceptance/test_failover.py",
+        "acceptance/test_real_calls.py",
+        "acceptance/test_moved_servers.py",
+        "acceptance/test_mixed_versions.py",
+    ),
+    (
+        "acceptance/test_faults.py",
+        "acceptance/test_resync.py",
+        "acceptance/test_outbound.py",
+        "acceptance/test_deaths.py",
+    ),
+)
 #: The slowest files, the slowest first: started early, none of them is left for one xdist worker at the end.
 LONG = (
-    "simulation/test_simulation.py",
+    BUSY[0][0],
     "browser/test_frame.py",
-    "acceptance/test_real_calls.py",
-    "acceptance/test_faults.py",
-    "acceptance/test_resync.py",
+    BUSY[1][0],
     "acceptance/test_platform_legs.py",
-    "acceptance/test_outbound.py",
-    "acceptance/test_failover.py",
-    "acceptance/test_real_resync.py",
-    "acceptance/test_chaos_judge.py",
-    "acceptance/test_moved_servers.py",
+    "simulation/test_simulation.py",
+    "acceptance/test_platform_transfers.py",
+    "integration/test_plans.py",
+    "acceptance/test_platform_slots.py",
+    "acceptance/test_newest_layout.py",
     "integration/test_broker_outages.py",
+    "acceptance/test_real_resync.py",
+    "acceptance/test_real_verdicts.py",
+    "acceptance/test_chaos_judge.py",
 )
 TESTS = Path(__file__).parent
 #: Folders of tests/, in the order of the summary.
@@ -134,10 +151,12 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Move the slowest files to the front. The others stay in the order of their layers, so that not all of the
-    tests run at once that start processes, and have times to keep.
+    """Move the slowest files to the front, each with its group. The others stay in the order of their layers, so that
+    not all of the tests run at once that start processes, and have times to keep.
     """
     order = {TESTS / name: number for number, name in enumerate(LONG)}
+    for group in BUSY:
+        order |= {TESTS / name: order[TESTS / group[0]] for name in group}
     items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
@@ -160,12 +179,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
-    """Give one xdist worker all files of tests/browser: they share one browser, and one pipeline behind the console."""
+    """Give one xdist worker all files of tests/browser, which share one pipeline, and one those of a group of BUSY."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return "tests/browser" if nodeid.startswith("tests/browser/") else str(super()._split_scope(nodeid))
+            if nodeid.startswith("tests/browser/"):
+                return "tests/browser"
+            file = str(super()._split_scope(nodeid))
+            return next((f"busy with {group[0]}" for group in BUSY if file.removeprefix("tests/") in group), file)
 
     return Scheduling(config, log)
 

@@ -28,7 +28,7 @@ def test_the_data_of_external_media_are_the_args_of_its_stasis_start(switch: Swi
 
 def test_external_media_answers_before_the_agent_accepts(switch: Switch, number: str, app: str) -> None:
     with switch.events(app) as events:
-        answer = switch.external_media(number, app, "delay=0.3")
+        answer = switch.external_media(number, app, "delay=2")
         assert (answer.status_code, answer.json()["state"]) == (200, "Down")
         assert switch.get(f"/channels/{number}")["state"] == "Down"
         assert "StasisStart" not in events.types(seconds=0.1)

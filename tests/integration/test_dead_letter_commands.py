@@ -264,7 +264,8 @@ def test_a_set_survives_whom_it_was_worked_on_by(client: redis.Redis, db: databa
     with mock.patch.object(dead_letter_sets, "_SETTLE", "SELECT 1/0"), pytest.raises(errors.DatabaseRefused):
         dead_letter_sets.work(db, client)
     assert 0 < len(waiting(client)) < 150
-    dead_letter_sets.work(db, client)
+    for _ in range(2):
+        dead_letter_sets.work(db, client)
     after = dead_letter_sets.get(db, frozen.set_id)
     assert (after.total, after.done, after.gone, after.refused) == (152, 150, 1, 1)
     assert after.ended_at is not None

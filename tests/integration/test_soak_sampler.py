@@ -94,8 +94,8 @@ def test_connections_tuples_and_sizes_of_postgres_are_counted(make: Make, databa
     assert after["connections"] - before["connections"] == 1
     table = after["tables"]["ari.connections"]
     assert (before["tables"]["ari.connections"]["live"], table["live"] > 0) == (0, True)
-    # Postgres removes dead tuples from a full page by itself.
-    assert 0 < table["dead"] <= table["changed"] == table["live"]
+    # Postgres removes dead tuples from a full page by itself, and other tests have had the database before.
+    assert 0 < table["dead"] <= table["changed"] >= table["live"]
     assert table["table_bytes"] > 0
     assert table["index_bytes"] > 0
     assert "ari.calls" in after["tables"]

@@ -59,6 +59,8 @@ class ForkedPipeline(Pipeline):
     def _start_process(self, module: str, root: Path, environment: dict[str, str], log: Path) -> Process:
         if root != ROOT:
             return super()._start_process(module, root, environment, log)
+        # There from now on: a test may read it before the process has begun.
+        log.touch()
         process = _context.Process(
             target=_run, name=module, args=(module, str(root), environment, str(log)), daemon=True
         )
