@@ -6,9 +6,9 @@ One walk over the timeline: each row says which part has to act next. What is be
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from shared.call.states import State
@@ -122,6 +122,9 @@ _OF_FACT: dict[str, Debt] = {
     "WorkerDied": _CONTINUE,
     "claim broken": _CONTINUE,
 }
+_SHORTEST = timedelta(seconds=SHORTEST_SECONDS)
+#: Media leg and bridge of an attempt are asked for within this time.
+_BESIDE = timedelta(seconds=0.1)
 _MEDIA = re.compile(r"POST /channels/externalMedia\b")
 _CREATING = re.compile(r"POST /bridges/[^/]+$")
 _JOINING = re.compile(r"POST /(channels/.+/answer|bridges/.+/addChannel)$")
@@ -156,7 +159,8 @@ def _all_waits(story: CallStory) -> Iterator[Wait]:
             continue
         answered = stories.ends_at(row)
         if row.kind == "request" and answered > since:
-            yield Wait(debt=_answer(row), begun_at=since, ended_at=answered, after=row, before=row)
+            debt = _ACCEPT if _waits_for_leg(row, story.rows) else _answer(row)
+            yield Wait(debt=debt, begun_at=since, ended_at=answered, after=row, before=row)
             since = answered
         owed = _next(owed, row, story.rows)
     if story.call.ended_at is None and story.until > since:
@@ -177,6 +181,33 @@ def _moments(story: CallStory) -> list[tuple[datetime, TimelineRow, Debt | None]
             found.append((message.pushed_at, row, _RETRY))
         found += [(message.due_at, row, _DELIVER), (message.begun_at, row, _BEGUN)]
     return sorted(found, key=lambda moment: moment[0])
+
+
+def _waits_for_leg(row: TimelineRow, rows: Sequence[TimelineRow]) -> bool:
+    """True for a request for a bridge that was answered only when the media leg, asked for beside it, had connected.
+
+    While a media leg connects, Asterisk may let other requests wait for it (measured, 22.10).
+    """
+    if not _CREATING.match(row.name):
+        return False
+    answered = stories.ends_at(row)
+    connecting = [
+        stories.ends_at(each)
+        for each in rows
+        if is_media_request(each) and stories.is_done(each) and abs(each.at - row.at) < _BESIDE
+    ]
+    ready = min(_ready_at(row.at, rows), default=None)
+    return bool(connecting) and ready is not None and max(connecting) + _SHORTEST <= answered < ready + _SHORTEST
+
+
+def _ready_at(since: datetime, rows: Sequence[TimelineRow]) -> Iterator[datetime]:
+    """Yield when a media leg was ready: when its event came, if that is told, and when a worker stored it."""
+    for row in rows:
+        message = stories.message_begun(row)
+        if message is not None and message.told.actor == "media_leg_ready" and row.at >= since:
+            yield message.came_at
+        elif row.name == "MediaReady" and row.at >= since:
+            yield row.at
 
 
 def _answer(row: TimelineRow) -> Debt:

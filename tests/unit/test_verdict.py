@@ -84,6 +84,18 @@ KINDS: list[tuple[CallStory, str, Tone, str]] = [
         "agent-slow", Tone.FAIR, "the set-up waited 5.1 s for the voice agent to accept the media leg",
     ),
     (
+        # Asterisk let the request for the bridge wait until the leg had connected.
+        story(*ARRIVED, asked(0.004, BRIDGE, took=2.0), asked(0.004, MEDIA), *joined(2.05), *CALLER_HUNG_UP,
+              **COMPLETED),
+        "agent-slow", Tone.FAIR, "the set-up waited 2.0 s for the voice agent to accept the media leg",
+    ),
+    (
+        # The leg was ready long before.
+        story(*ARRIVED, asked(0.004, BRIDGE, took=2.0), asked(0.004, MEDIA), row(0.5, "MediaReady", attempt=1),
+              *joined(2.05), *CALLER_HUNG_UP, **COMPLETED),
+        "slow", Tone.FAIR, "the set-up waited 2.0 s for Asterisk to answer POST bridges",
+    ),
+    (
         found_gone(notes=(TAKEN,)), "app-taken", Tone.BAD,
         "another client had taken the Stasis app at 13:33:38, and no event told of the end of the caller's leg",
     ),
