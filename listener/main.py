@@ -32,7 +32,7 @@ from listener.socket_pool import SocketPool
 from shared import dependencies, errors
 from shared.asterisk import name_lookups, tls
 from shared.broker.bounds import Bounds
-from shared.process import health, logs, metrics_server, open_files, registry, settings
+from shared.process import health, logs, memory, metrics_server, open_files, registry, settings
 from shared.process.metric_kinds import Process
 from shared.process.redis_clock import RedisClock
 
@@ -214,6 +214,7 @@ def main() -> int:
         metrics_server.start(config, Process.LISTENER)
         metrics_server.depends_on(dependencies.of(config))
         open_files.raise_limit(config.listener_capacity + _SPARE_FILES)
+        memory.freeze()
         return _run(config)
     except errors.InvalidSettings as exc:
         sys.stderr.write(f"listener: {exc}\n")

@@ -11,7 +11,7 @@ from typing import TypeVar
 import structlog
 
 from shared import errors
-from shared.process import arenas, health, logs, metrics_server, readiness, registry, settings, traces
+from shared.process import health, logs, memory, metrics_server, readiness, registry, settings, traces
 from shared.process.metric_kinds import Process
 
 _S = TypeVar("_S", bound=settings.Base)
@@ -38,7 +38,8 @@ def main(
         config = settings.load(kind)
         logs.configure(config, name)
         logs.catch_all()
-        arenas.limit()
+        memory.limit_arenas()
+        memory.freeze()
         metrics_server.start(config, Process(name))
         metrics_server.depends_on(checks(config))
     except errors.InvalidSettings as exc:

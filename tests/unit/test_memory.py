@@ -1,17 +1,20 @@
-"""glibc's malloc gives each thread an arena, up to a limit."""
+"""glibc's malloc gives each thread an arena, up to a limit; the collector leaves alone what was imported."""
 
+import gc
 import os
 import subprocess
 import sys
 
 import pytest
 
+from shared.process import memory
+
 #: Prints the arenas of a process whose eight threads have each allocated something at the same time.
 SCRIPT = """
 import ctypes, re, sys, tempfile, threading
-from shared.process import arenas
+from shared.process import memory
 if sys.argv[1] == "limited":
-    arenas.limit()
+    memory.limit_arenas()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 libc.fdopen.restype = ctypes.c_void_p
@@ -30,7 +33,7 @@ with tempfile.TemporaryFile("w+") as file:
     print(len(re.findall("<heap nr=", file.read())))
 """
 
-pytestmark = pytest.mark.skipif(
+_glibc = pytest.mark.skipif(
     "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""), reason="the C library is not glibc"
 )
 
@@ -41,10 +44,21 @@ def _arenas(how: str, **variables: str) -> int:
     return int(subprocess.run(command, env=environment | variables, capture_output=True, check=True, timeout=30).stdout)
 
 
+@_glibc
 def test_threads_share_two_arenas() -> None:
     assert _arenas("as it is") > 2
     assert _arenas("limited") == 2
 
 
+@_glibc
 def test_a_limit_of_the_environment_stands() -> None:
     assert _arenas("limited", MALLOC_ARENA_MAX="1") == 1
+
+
+def test_the_collector_leaves_alone_what_was_imported() -> None:
+    try:
+        memory.freeze()
+        assert gc.get_freeze_count() > 10_000
+        assert len(gc.get_objects()) < 1_000
+    finally:
+        gc.unfreeze()
