@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import subprocess
 import sys
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -195,10 +198,15 @@ class _NoConfigurations:
         return ()
 
 
-def searches(size: Size) -> dict[str, Filter]:
-    """Return name → what the operator asks of calls: each filter, and some together."""
-    number = size.calls // 2 + 7
-    since = datetime.now(UTC) - timedelta(days=45)
+def searches(size: Size, number: int | None = None) -> dict[str, Filter]:
+    """Return name → what the operator asks of calls: each filter, and some together.
+
+    Args:
+        number: Of the call that is searched for; None for one in the middle, and the 77th connection.
+    """
+    connection = 77 if number is None else 1 + number % size.connections
+    number = number or size.calls // 2 + 7
+    since = datetime.now(UTC) - timedelta(days=90 * number / size.calls)
     return {
         "ended": Filter(is_live=False),
         "of a caller": Filter(number=f"+4930{number}"),
@@ -207,7 +215,7 @@ def searches(size: Size) -> dict[str, Filter]:
         "of a number that none called": Filter(number="+1"),
         "of a channel": Filter(channel=f"17325{number}.{number}"),
         "of a run": Filter(workflow_run_id=number),
-        "of a connection": Filter(connection_id=77),
+        "of a connection": Filter(connection_id=connection),
         "busy": Filter(outcome=Outcome.BUSY),
         "canceled, none": Filter(outcome=Outcome.CANCELED),
         "our fault": Filter(fault=Fault.US),
@@ -219,6 +227,21 @@ def searches(size: Size) -> dict[str, Filter]:
         "of an hour": Filter(since=since, until=since + timedelta(hours=1)),
         "our fault, of an hour": Filter(since=since, until=since + timedelta(hours=1), fault=Fault.US),
     }
+
+
+def search_seconds(url: str, size: Size, times: int) -> dict[str, list[float]]:
+    """Return name → how long each of so many searches took, in s, each for another call."""
+    took: dict[str, list[float]] = defaultdict(list)
+    drawn = random.Random(1)  # noqa: S311 - no secret
+    db = database.Database(url, size=1)
+    db.open()
+    for _ in range(times):
+        for name, wanted in searches(size, drawn.randint(1, size.calls)).items():
+            began = time.perf_counter()
+            call_queries.list_calls(db, wanted)
+            took[name].append(time.perf_counter() - began)
+    db.close()
+    return took
 
 
 def _listed(db: database.Database, wanted: Filter, *, after: Cursor | None = None) -> None:

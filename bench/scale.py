@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import resource
+import statistics
 import sys
 import threading
 import time
@@ -45,6 +46,8 @@ from simulator.testing import SimulatedAsterisk
 #: Configurations and connections of the scheduler's part.
 SIZES = (1_000, 5_000, 10_000)
 SOCKETS = 5_000
+#: Of each kind.
+SEARCHES = 300
 REST_SECONDS = 60.0
 #: Of the played Asterisks: one each.
 ENDPOINT = "http://pbx-#:8088"
@@ -347,6 +350,10 @@ def calls(folder: Path, options: argparse.Namespace) -> None:
             for done in history.fill(connection, size):
                 sys.stderr.write(f"{done} calls\n")
             connection.execute("VACUUM ANALYZE")
+        heading("search of calls", "p50 ms", "p99 ms", "slowest ms")
+        for name, took in history.search_seconds(postgres.url, size, SEARCHES).items():
+            *_, p99 = statistics.quantiles(took, n=100)
+            say(name, *(f"{seconds * 1000:.1f}" for seconds in (statistics.median(took), p99, max(took))))
         plans = Plans(postgres.url, own / "log")
         db = database.Database(postgres.url, size=1)
         db.open()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import uuid
 from typing import Any
 
@@ -12,6 +10,7 @@ from devstack.pipeline import ROOT, SECRET_KEY
 from devstack.tenants import Tenant
 from shared import messages, queues
 from shared.call.call_requests import CallRequest
+from tests import arictl_program
 from tests.acceptance.environment import Environment
 
 LOCAL = {"ari_dial_template": "Local/{number}@far"}
@@ -70,18 +69,5 @@ def args(env: Environment, run_id: int) -> str:
 
 
 def arictl(env: Environment, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "arictl.main", *words],
-        cwd=ROOT,
-        env={
-            "PATH": os.environ["PATH"],
-            "DATABASE_URL": env.pipeline.database_url,
-            "REDIS_URL": env.pipeline.redis_url,
-            "SECRET_KEY": SECRET_KEY,
-            **settings,
-        },
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    run = arictl_program.runner(env.pipeline.database_url, ROOT)
+    return run(*words, **({"REDIS_URL": env.pipeline.redis_url, "SECRET_KEY": SECRET_KEY} | settings))

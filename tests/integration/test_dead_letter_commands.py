@@ -224,7 +224,7 @@ def test_a_set_is_frozen_and_settled_once(arictl: Arictl, client: redis.Redis, d
     )
     late = put(client, "E: of these")
     # One look may leave a part to the next: each is bounded in time.
-    for _ in range(2):
+    for _ in range(10):
         dead_letter_sets.work(db, client)
     assert len(waiting(client)) == 200
     assert client.xlen(STREAM) == 51
@@ -264,7 +264,7 @@ def test_a_set_survives_whom_it_was_worked_on_by(client: redis.Redis, db: databa
     with mock.patch.object(dead_letter_sets, "_SETTLE", "SELECT 1/0"), pytest.raises(errors.DatabaseRefused):
         dead_letter_sets.work(db, client)
     assert 0 < len(waiting(client)) < 150
-    for _ in range(2):
+    for _ in range(10):
         dead_letter_sets.work(db, client)
     after = dead_letter_sets.get(db, frozen.set_id)
     assert (after.total, after.done, after.gone, after.refused) == (152, 150, 1, 1)

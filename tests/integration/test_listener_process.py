@@ -105,7 +105,7 @@ def test_sigterm_ends_the_process_cleanly_and_no_secret_was_logged(scheduler: Sc
         async with Asterisk() as pbx:
 
             async def act(process: asyncio.subprocess.Process) -> None:
-                await until(lambda: scheduler.redis.zcard(keys.LISTENERS) == 1, "heartbeat")
+                await until(lambda: scheduler.redis.zcard(keys.LISTENERS) == 1, "heartbeat", seconds=20)
                 listener_id = scheduler.redis.zrange(keys.LISTENERS, 0, -1)[0].decode()
                 assert listener_id.startswith("one-")
                 wrong = replace(assignment(pbx, 2), sealed_password=SEALER.seal("hunter2-hunter2"))
@@ -138,7 +138,7 @@ def test_a_second_signal_ends_the_process_at_once(scheduler: Scheduler) -> None:
         async with Asterisk() as pbx:
 
             async def act(process: asyncio.subprocess.Process) -> None:
-                await until(lambda: scheduler.redis.zcard(keys.LISTENERS) == 1, "heartbeat")
+                await until(lambda: scheduler.redis.zcard(keys.LISTENERS) == 1, "heartbeat", seconds=20)
                 listener_id = scheduler.redis.zrange(keys.LISTENERS, 0, -1)[0].decode()
                 # Another listener, so that the first signal waits for a hand-over that never happens.
                 seconds, _ = scheduler.redis.time()
