@@ -17,8 +17,10 @@ from shared.storage import database
 LARGEST_PAGE = 10_000
 #: A call has fewer rows of the timeline than this.
 _MOST_ROWS = 5_000
-#: A page is filled up by so many statements at most, where an earlier release has ended many calls.
-_MOST_READS = 10
+#: A page is filled up by so many statements at most, where an earlier release has ended many calls. Those after the
+#: first read so many calls.
+_MOST_READS = 4
+_LATER_READ = 300
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _OUTCOMES = frozenset(Outcome)
@@ -190,16 +192,18 @@ def list_calls(
     """
     limit = min(limit, LARGEST_PAGE)
     found: list[ListedCall] = []
+    size = limit
     for _ in range(_MOST_READS):
-        text, values = statement(wanted, after=after, limit=limit + 1)
+        text, values = statement(wanted, after=after, limit=size + 1)
         with db.connection() as connection:
             rows = connection.execute(text, values).fetchall()
-        read = [_listed(row) for row in rows[:limit]]
-        after = read[-1].cursor if len(rows) > limit else None
+        read = [_listed(row) for row in rows[:size]]
+        after = read[-1].cursor if len(rows) > size else None
         # Those without a class are read along: many of them have another one.
         found += (call for call in read if wanted.fault in (None, call.fault))
         if after is None or len(found) >= limit:
             break
+        size = max(limit, _LATER_READ)
     if len(found) > limit:
         after = found[limit - 1].cursor
     return Page(calls=tuple(found[:limit]), next=after)

@@ -163,6 +163,7 @@ def test_a_page_of_a_fault_reads_a_bounded_number_of_calls_without_one(
     calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(call_queries, "_MOST_READS", 2)
+    monkeypatch.setattr(call_queries, "_LATER_READ", 3)
     for _ in range(6):
         calls.make(outcome=Outcome.FAILED, reason="agent lost: media leg ended")
     ours = calls.make(outcome=Outcome.FAILED, reason="media not created: the worker did not report back")
