@@ -73,7 +73,7 @@ def test_delete_of_a_connecting_media_leg_waits_for_its_socket(
     switch: Switch, number: str, app: str, agent: Agent
 ) -> None:
     with switch.events(app) as events:
-        switch.external_media(number, app, "delay=2")
+        switch.external_media(number, app, "delay=0.3")
         until(lambda: agent.of(number))
         started = time.monotonic()
         assert switch.status("DELETE", f"/channels/{number}") == 204
