@@ -35,9 +35,6 @@ MOST_STRIKES = 6
 #: Of a mixed run: so often is a fault struck once more that met no call in set-up.
 MOST_AGAIN = 3
 PAUSE_SECONDS = 8.0
-#: The bounds of a lane's pause after a fault. On a slow machine a process takes 3 s to start: with shorter pauses no
-#: part is ever whole, so no caller can be served in time.
-MIX_PAUSE_SECONDS = (2.0, 6.0)
 #: Between two faults of a soak.
 SOAK_PAUSE_SECONDS = 45.0
 
@@ -156,7 +153,7 @@ class _Mix:
         self._striker = striker
         self._left = list(FAULTS.values())
         chance.shuffle(self._left)
-        self._pauses = {fault.name: chance.uniform(*MIX_PAUSE_SECONDS) for fault in self._left}
+        self._pauses = {fault.name: chance.uniform(0.2, 2.0) for fault in self._left}
         self._broken: set[str] = set()
         #: How often faults that met no call in set-up were put back.
         self._again: Counter[str] = Counter()
