@@ -106,6 +106,20 @@ began = time.monotonic()
 try: psycopg.connect(host="127.0.0.1", port=sys.argv[1], user="x", connect_timeout=3)
 except psycopg.OperationalError: print(time.monotonic() - began)
 """
+#: Has six threads take turns at the interpreter, and prints how often one of them was put to sleep, or had to wait.
+TURNS = """
+import resource, socket, threading
+def count():
+    for _ in range(3_000_000): pass
+def exchange():
+    one, other = socket.socketpair()
+    for _ in range(1500): one.send(b"x"); other.recv(1)
+threads = [threading.Thread(target=each) for each in (count, count, exchange, exchange, exchange, exchange)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(used.ru_nvcsw + used.ru_nivcsw)
+"""
 
 
 def start(clock: clocks.Clock, program: str, *arguments: str) -> subprocess.Popen[str]:
@@ -153,6 +167,14 @@ def test_postgres_time_outs_do_not_follow_the_wall_clock(clock: clocks.Clock) ->
         threading.Timer(1.0, clock.ahead, (3600,)).start()
         output, _ = process.communicate(timeout=60)
     assert 2.5 < float(output) < 30
+
+
+def test_threads_that_wait_for_the_interpreter_sleep(clock: clocks.Clock) -> None:
+    """Each wait of 5 ms ended at once: a process with several busy threads used the whole machine."""
+    clock.ahead(3600)
+    output, _ = start(clock, TURNS).communicate(timeout=60)
+    usual, _ = subprocess.Popen([sys.executable, "-c", TURNS], stdout=subprocess.PIPE, text=True).communicate()
+    assert int(output) < 20 * int(usual), (output, usual)
 
 
 # ── installing ───────────────────────────────────────────────────────────────────────────────────────────────────────
