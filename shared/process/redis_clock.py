@@ -17,6 +17,8 @@ _REFRESH_SECONDS = 10.0
 _DOUBTFUL_MS = 1000.0
 #: As it is now: not older than this. Of many old events each would ask.
 _NOW_SECONDS = 0.1
+#: A server that is master no more refuses no request for its time: so long at most it is asked by one connection.
+_CONNECTED_SECONDS = 1.0
 #: For so long after that, what is older may be of the time before.
 _SET_SECONDS = 60.0
 
@@ -65,6 +67,7 @@ class PollingRedisClock:
         self._clock = RedisClock(monotonic)
         self._lock = threading.Lock()
         self._refresh_at = 0.0
+        self._connected_until = float("-inf")
 
     def now_ms(self) -> int | None:
         """Return Redis's time; None when Redis has not been reached yet."""
@@ -90,11 +93,11 @@ class PollingRedisClock:
     def _refresh(self) -> None:
         asked = self._monotonic()
         self._refresh_at = asked + _REFRESH_SECONDS
+        if asked >= self._connected_until:
+            self._client.connection_pool.disconnect(inuse_connections=False)
+            self._connected_until = asked + _CONNECTED_SECONDS
         try:
             seconds, micros = self._client.time()
         except redis.RedisError:
             return
-        finally:
-            # The next request connects again: a server that is master no more refuses no request for its time.
-            self._client.connection_pool.disconnect(inuse_connections=False)
         self._clock.adjust(seconds * 1000 + micros / 1000, asked=asked, answered=self._monotonic())

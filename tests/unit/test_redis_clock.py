@@ -91,3 +91,16 @@ def test_while_redis_is_away_no_age_is_known() -> None:
     server = fakeredis.FakeServer()
     server.connected = False
     assert PollingRedisClock(fakeredis.FakeRedis(server=server), Monotonic()).age_ms(1) == 0
+
+
+def test_old_events_ask_again_and_again_by_one_connection_for_a_second() -> None:
+    """After an outage each event is old; a server that is master no more would tell its time for ever."""
+    monotonic, client = Monotonic(), SetClient()
+    disconnected: list[float] = []
+    client.connection_pool.disconnect = lambda *_, **__: disconnected.append(monotonic.now)  # type: ignore[method-assign]
+    clock = PollingRedisClock(client, monotonic)
+    for _ in range(10):
+        clock.age_ms(4_000_000)
+        monotonic.now += 0.25
+        client.now += 0.25
+    assert disconnected == [100.0, 101.0, 102.0]
