@@ -37,6 +37,12 @@ _NO_CALLERS = (
 )  # fmt: skip
 
 
+def is_over_unreceived(call: Call) -> bool:
+    """True for a call that its late event found over: a channel that has taken its leg's place is a caller itself."""
+    is_over_at_once = call.outcome is Outcome.ABANDONED and call.ended_at == call.received_at
+    return is_over_at_once and call.entered_stamp is not None
+
+
 def is_no_caller(leg: events.Channel) -> bool:
     """True for a leg that is another controller's media: that controller serves it."""
     return leg.name.startswith(_NO_CALLERS)
@@ -46,12 +52,25 @@ def is_no_caller(leg: events.Channel) -> bool:
 _OUTGOING = "OutgoingLeg"
 #: So long a leg that was left alone is remembered.
 _REMEMBERED = timedelta(days=1)
+#: A caller whose event has waited longer may have hung up: Asterisk is asked before anything is begun.
+_ASKED_AFTER_SECONDS = 2.0
 
 
 def outgoing_leg(leg: events.Channel) -> TimelineEntry:
     """Return the note that a leg which goes out, and was not answered when it was seen, is left alone."""
     detail = f"channel {leg.id} of {leg.created} goes out, for another program to dial: left alone"
     return TimelineEntry(kind="note", name=_OUTGOING, detail=detail)
+
+
+def _over(call: Call) -> Call:
+    """Return a call as it is written when its leg is gone."""
+    return replace(call, state=State.ENDED, caller_left=True, ending_at=call.received_at, ended_at=call.received_at)
+
+
+def _abandoned(call: Call) -> Call:
+    """Return a call whose caller has hung up before it was received."""
+    reason = "caller hung up before the call was received"
+    return replace(_over(call), outcome=Outcome.ABANDONED, reason=reason, fault=Fault.CALLER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +151,8 @@ class Inbound:
             self._leave(connection, leg)
             return
         call = self._new_call(destination.target, connection, leg, args=args, stamp=stamp)
+        if waited_seconds > _ASKED_AFTER_SECONDS and self._is_over(call, connection, leg):
+            return
         # Nearly every leg is new: an earlier call of its channel is looked for only if this one cannot be written.
         arrival = Arrival(
             target=destination.target,
@@ -141,6 +162,16 @@ class Inbound:
         )
         if not self._admit(call, arrival):
             self._reported_before(call, arrival, connection, leg)
+
+    def _is_over(self, call: Call, connection: ConnectionVersion, leg: events.Channel) -> bool:
+        """Write the call of a late event as abandoned if its caller has hung up since; return whether that is done.
+
+        After an outage that is most of them. Each would get a run, a slot, a media leg and a bridge, and the callers
+        who are still there would wait for that.
+        """
+        if call.direction is Direction.OUTBOUND or self.is_up(connection, leg, if_unanswered=True):
+            return False
+        return self._write_over(_abandoned(call))
 
     def _reported_before(
         self, call: Call, arrival: Arrival, connection: ConnectionVersion, leg: events.Channel
@@ -219,13 +250,13 @@ class Inbound:
         found, is_in_app = self.asterisks.at(connection, budget).channel_and_place(leg.id)
         return found is not None and found.created == leg.created and is_in_app
 
-    def is_up(self, connection: ConnectionVersion, leg: events.Channel) -> bool:
-        """Ask Asterisk whether a leg that has left the app is up; False if it gives no answer."""
+    def is_up(self, connection: ConnectionVersion, leg: events.Channel, *, if_unanswered: bool = False) -> bool:
+        """Ask Asterisk whether a leg is up, in the app or not; if it gives no answer, return what is given for that."""
         budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
         try:
             found = self.asterisks.at(connection, budget).channel(leg.id)
         except errors.NO_ANSWER:
-            return False
+            return if_unanswered
         return found is not None and found.created == leg.created
 
     def is_with_another(self, connection: ConnectionVersion, leg: events.Channel) -> bool:
@@ -271,16 +302,12 @@ class Inbound:
             self._note(connection, TOO_MANY_CALLS, f"channel {event.leg.id} has left, one too many (CALLS_PER_HOUR)")
             return None
         call = replace(
-            self._over(target, connection, event.leg),
+            _abandoned(self._new_call(target, connection, event.leg, args=(), stamp="")),
             left_stamp=event.stamp or None,
-            outcome=Outcome.ABANDONED,
-            reason="caller hung up before the call was received",
-            fault=Fault.CALLER,
             hangup_cause=event.cause,
             tech_cause=event.tech_cause,
         )
-        if self.writer.store.insert(call, [], None):
-            self.writer.observer.ended(call)
+        if self._write_over(call):
             return None
         return self.writer.store.last_entry(connection.connection_id, event.leg.id, event.leg.created)
 
@@ -309,7 +336,7 @@ class Inbound:
             return False
         result, reason, cause = outcome
         over = replace(
-            self._over(target, connection, event.leg),
+            _over(self._new_call(target, connection, event.leg, args=(), stamp="")),
             direction=Direction.OUTBOUND,
             left_stamp=event.stamp or None,
             outcome=result,
@@ -329,9 +356,12 @@ class Inbound:
         self.platform_slots.give_back(call, media_ids=())
         return True
 
-    def _over(self, target: InboundTarget, connection: ConnectionVersion, leg: events.Channel) -> Call:
-        call = self._new_call(target, connection, leg, args=(), stamp="")
-        return replace(call, state=State.ENDED, caller_left=True, ending_at=call.received_at, ended_at=call.received_at)
+    def _write_over(self, call: Call) -> bool:
+        """Write a call that is over; return False if its channel has a call of this entry already."""
+        is_new = self.writer.store.insert(call, [], None)
+        if is_new:
+            self.writer.observer.ended(call)
+        return is_new
 
     def _new_call(
         self,

@@ -7,7 +7,7 @@ found by channel id and creation time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -25,7 +25,7 @@ from shared.call.steps import Step
 from shared.storage.call_writer import CallWriter
 from shared.storage.timeline import TimelineEntry
 from workers.flow import Flow
-from workers.inbound import Inbound, is_no_caller
+from workers.inbound import Inbound, is_no_caller, is_over_unreceived
 from workers.replacements import Replacements
 from workers.step_ports import SendLater
 from workers.talk_detection import TalkDetection
@@ -80,6 +80,11 @@ class LegEvents:
     def caller_entered(self, *, connection: ConnectionVersion, at_ms: int, event: events.Event) -> None:
         """A leg entered the app: a caller's, or a channel that has taken the place of a leg of a call."""
         if event.replaces is not None and (call := self._replaced(connection, event.replaces, event.leg)) is not None:
+            if is_over_unreceived(call):
+                # From the masquerade on it shows the creation time of the one before (measured), as at its end.
+                leg = replace(event.leg, created=call.channel_created)
+                self.inbound.receive(connection=connection, leg=leg, args=event.args, stamp=event.stamp)
+                return
             recorded = self.replacements.follow(call, event.leg, replaced_id=event.replaces)
             if recorded.applied:
                 # By then a telephone has hung up.

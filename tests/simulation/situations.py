@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from shared import messages
 from shared.asterisk import events
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
@@ -35,6 +36,14 @@ def without(*types: events.EventType, kept_in: list[events.Event] | None = None)
         return event.type not in types
 
     return passes
+
+
+def deliver(environment: Environment, event: events.Event, *, at_ms: int | None = None) -> None:
+    """Have a worker handle an event, which was read at this moment of Redis's clock; now by default."""
+    read_at = at_ms if at_ms is not None else environment.broker.redis_ms() or 0
+    message = messages.of_event(event, connection=CONNECTION, at_ms=read_at)
+    assert message is not None
+    environment.broker.put(message)
 
 
 def ends_well(environment: Environment, seconds: float = 3.0) -> None:

@@ -1,13 +1,14 @@
-"""An Asterisk that is away for days: its calls end all the same, and what is left of them goes when it is back."""
+"""An Asterisk that is away for days: its calls end, and what is left goes when it is back. A pipeline that was away."""
 
 from __future__ import annotations
 
 import pytest
 
+from shared.asterisk.events import Event, EventType
 from shared.call.states import ENDING_SLOT_SECONDS, Outcome, State
 from tests.simulation.asterisks import NAMING
 from tests.simulation.environment import LIMITS, Environment
-from tests.simulation.situations import connect, only
+from tests.simulation.situations import connect, deliver, ends_well, only, states, without
 
 HOUR = 3600.0
 #: More than a call's set-up and a teardown that is tried for a day write.
@@ -100,3 +101,30 @@ def test_a_teardown_that_pauses_for_a_minute_goes_on_when_its_asterisk_is_back(e
     environment.ask_resyncs("clock", full=False)
     world.run(world.now + 8.0)
     assert only(environment).state is State.ENDED
+
+
+# ── a pipeline that was away ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_callers_who_have_hung_up_before_they_are_looked_at_cost_no_run_and_no_request_but_one(
+    environment: Environment,
+) -> None:
+    """After an outage most of the events that wait are theirs, and those who are still there wait behind them."""
+    kept: list[Event] = []
+    environment.listeners[0].passes = without(EventType.STASIS_START, kept_in=kept)
+    at_ms = environment.broker.redis_ms() or 0
+    gone, there = (environment.callers.call_in(environment.tenants[0]) for _ in range(2))
+    world, asterisk = environment.world, environment.asterisks["pbx1"]
+    world.run(world.now + 0.1)
+    environment.listeners[0].passes = lambda event: event.type is EventType.STASIS_START
+    asterisk.caller_hangs_up(gone.channel)
+    world.run(world.now + 2.5)
+    assert states(environment) == []
+    for event in kept:
+        deliver(environment, event, at_ms=at_ms)
+    world.run(world.now + 1.0)
+    assert sorted(states(environment)) == [State.CONNECTED, State.ENDED]
+    assert asterisk.is_with_agent(there.channel)
+    assert len(environment.runs.rows) == 1
+    environment.listeners[0].passes = lambda _event: True
+    ends_well(environment)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from shared import messages
 from shared.asterisk.events import Event, EventType
 from shared.call.states import Outcome, State
 from simulator import events as simulator_events
 from tests.simulation.callers import Caller
 from tests.simulation.environment import Environment
-from tests.simulation.situations import CONNECTION, only, states
+from tests.simulation.situations import deliver, only, states
 
 AHEAD = pytest.mark.parametrize("ahead_seconds", [-3600.0, -2.0, 2.0, 3600.0])
 
@@ -22,13 +21,6 @@ def caller(environment: Environment) -> Caller:
     environment.world.run(1.3)
     assert states(environment) == [State.CONNECTED]
     return made
-
-
-def deliver(environment: Environment, event: Event) -> None:
-    """Let a worker handle an event, as if its listener had just read it."""
-    message = messages.of_event(event, connection=CONNECTION, at_ms=environment.broker.redis_ms() or 0)
-    assert message is not None
-    environment.broker.put(message)
 
 
 @AHEAD

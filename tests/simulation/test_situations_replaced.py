@@ -16,7 +16,7 @@ from tests.simulation.asterisks import NAMING, AgentPlan, Asterisk
 from tests.simulation.callers import Caller
 from tests.simulation.environment import Environment
 from tests.simulation.faults import Fault
-from tests.simulation.situations import CONNECTION, connect, ends_well, only, states, without
+from tests.simulation.situations import CONNECTION, connect, deliver, ends_well, only, states, without
 
 
 def pbx(environment: Environment) -> Asterisk:
@@ -121,6 +121,26 @@ def test_a_caller_who_is_handed_over_before_the_agent_is_on_the_line_gets_the_ag
     pass_time(environment, 6.0)
     assert pbx(environment).is_with_agent(successor)
     assert (states(environment), only(environment).leg_id) == ([State.CONNECTED], successor.id)
+    assert len(environment.runs.rows) == 1
+    ends_well(environment)
+
+
+def test_a_caller_who_was_replaced_before_late_events_are_handled_gets_an_agent(environment: Environment) -> None:
+    """The event of the one before finds that leg gone: the caller has not hung up, and is another channel."""
+    kept: list[events.Event] = []
+    environment.listeners[0].passes = without(EventType.STASIS_START, EventType.STASIS_END, kept_in=kept)
+    caller, at_ms = environment.callers.call_in(environment.tenants[0]), environment.broker.redis_ms() or 0
+    pass_time(environment, 0.5)
+    successor = replace_leg(environment, caller)
+    pass_time(environment, 2.6)
+    assert states(environment) == []
+    environment.listeners[0].passes = lambda _event: True
+    for event in [event for event in kept if event.type is EventType.STASIS_START]:
+        deliver(environment, event, at_ms=at_ms)
+        pass_time(environment, 0.1)
+    pass_time(environment, 2.0)
+    assert states(environment) == [State.ENDED, State.CONNECTED]
+    assert pbx(environment).is_with_agent(successor)
     assert len(environment.runs.rows) == 1
     ends_well(environment)
 

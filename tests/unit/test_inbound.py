@@ -106,7 +106,7 @@ class Scene:
 
     def __init__(
         self, *known: Call, destination: Destination | None = DESTINATION,
-        asterisk: Rounds | None = None, age_ms: float = 6_000.0, waiting: int | None = None,
+        asterisk: Rounds | None = None, age_ms: float = 600.0, waiting: int | None = None,
         app_of: Mapping[int, tuple[int, str]] = MappingProxyType({}),
         most_calls: int = 100,
     ) -> None:  # fmt: skip
@@ -181,7 +181,7 @@ def test_a_caller_s_leg_becomes_a_call() -> None:
         state_since=moment, deadline_at=moment + LIMITS.queue_wait(), channel_name=LEG.name, caller_number="+49151",
         called_number="100", args=("support",), entered_stamp=AFTER, id_prefix="aip-",
     )  # fmt: skip
-    assert scene.arrivals == [Arrival(target=TARGET, route=ROUTE, waited_seconds=6.0)]
+    assert scene.arrivals == [Arrival(target=TARGET, route=ROUTE, waited_seconds=0.6)]
     assert (scene.reported, scene.resumed, scene.runs.ended) == ([], [], [])
 
 

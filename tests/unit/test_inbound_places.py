@@ -6,10 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from shared import errors
 from shared.call.ids import ConnectionVersion
+from shared.call.states import Outcome, State
+from shared.inbound_lookup import Destination
 from tests.support.rounds import GONE, LOOK_AT_APP, Rounds, channel
 from tests.unit.test_inbound import (
     ABANDONED,
+    AFTER,
     ARGS,
     BEFORE,
     HERE,
@@ -18,9 +22,11 @@ from tests.unit.test_inbound import (
     LOOK_AT_BRIDGE,
     NAMING,
     PLACE,
+    TARGET,
     Scene,
     started,
 )
+from workers.inbound import is_over_unreceived
 
 
 def test_a_leg_that_went_out_for_another_program_is_left_alone_once_it_is_answered() -> None:
@@ -89,3 +95,54 @@ def test_a_leg_that_left_and_may_be_in_another_app_is_not_adopted(listing: list[
     scene = Scene(replace(ABANDONED, left_stamp=BEFORE), asterisk=Rounds(answers))
     scene.inbound.receive(connection=HERE, leg=LEG, args=())
     assert bool(scene.new) is is_new
+
+
+# ── callers whose event is late ──────────────────────────────────────────────────────────────────────────────────────
+
+LATE_MS = 2_500.0
+
+
+@pytest.mark.parametrize("there", [GONE, channel(LEG.id, created="later")])
+def test_a_caller_who_has_hung_up_by_the_time_of_a_late_event_has_abandoned_the_call(there: object) -> None:
+    """No run, no slot and no media leg: after an outage most of the callers are gone."""
+    scene = Scene(age_ms=LATE_MS, asterisk=Rounds({PLACE[0]: [there, there]}))
+    scene.enter(started())
+    (call,) = scene.new
+    assert (call.state, call.outcome, call.caller_left) == (State.ENDED, Outcome.ABANDONED, True)
+    assert (call.entered_stamp, call.left_stamp, call.ended_at) == (AFTER, None, call.received_at)
+    assert (scene.arrivals, scene.asterisk.rounds) == ([], [[PLACE[0]]])
+    assert is_over_unreceived(call)
+    # Its event is delivered once more, and its end afterwards.
+    scene.enter(started())
+    assert scene.inbound.record_abandoned(connection=HERE, event=started()) == call
+    assert (scene.new, scene.reported) == ([call], [])
+
+
+@pytest.mark.parametrize(
+    ("there", "args", "age_ms"),
+    [
+        pytest.param(channel(LEG.id, created=LEG.created), (), LATE_MS, id="there"),
+        pytest.param(channel(LEG.id, created=LEG.created, app="ivr"), (), LATE_MS, id="elsewhere: its end tells"),
+        pytest.param(errors.AsteriskUnreachable("no answer in time"), (), LATE_MS, id="Asterisk gives no answer"),
+        pytest.param(GONE, ARGS, LATE_MS, id="the platform's: its run is to end"),
+        pytest.param(GONE, (), 1_900.0, id="not late"),
+    ],
+)
+def test_any_other_caller_is_admitted(there: object, args: tuple[str, ...], age_ms: float) -> None:
+    scene = Scene(age_ms=age_ms, asterisk=Rounds({PLACE[0]: [there]}))
+    scene.enter(started(args=args))
+    assert [call.state for call in scene.new] == [State.RECEIVED]
+    assert len(scene.arrivals) == 1
+
+
+def test_the_late_event_of_a_known_call_leaves_it_as_it_is() -> None:
+    scene = Scene(KNOWN, age_ms=LATE_MS, asterisk=Rounds({PLACE[0]: [GONE]}))
+    scene.enter(started(stamp=KNOWN.entered_stamp or ""))
+    assert (scene.new, scene.reported) == ([], [])
+
+
+def test_another_owner_s_caller_is_not_asked_for() -> None:
+    anothers = Destination(target=replace(TARGET, is_anothers=True), route=None)
+    scene = Scene(age_ms=LATE_MS, destination=anothers)
+    scene.enter(started())
+    assert (scene.new, scene.asterisk.rounds) == ([], [])

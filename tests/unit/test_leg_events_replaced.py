@@ -11,9 +11,9 @@ import pytest
 
 from shared.asterisk.events import EventType
 from shared.call import facts
-from shared.call.states import State
-from tests.support.calls import CALL_ID, CONNECTED, PREPARED
-from tests.support.leg_scenes import AFTER, ELSEWHERE, HERE, KNOWN, MEDIA_ID, Scene, event
+from shared.call.states import Outcome, State
+from tests.support.calls import CALL_ID, CONNECTED, ENDED, PREPARED
+from tests.support.leg_scenes import AFTER, ELSEWHERE, ENTERED, HERE, KNOWN, MEDIA_ID, Scene, event
 
 NEW = "1700000009.9"
 
@@ -48,6 +48,19 @@ def test_a_leg_that_was_replaced_before_its_call_is_written_is_looked_for_again(
     scene.age_ms = 1000.0
     scene.events.caller_entered(connection=HERE, at_ms=1, event=start)
     assert (len(scene.later), scene.asked) == (1, [f"entered on 7:1 at 1: {NEW}"])
+
+
+def test_a_channel_in_the_place_of_a_caller_who_was_found_gone_is_a_caller_itself() -> None:
+    """Its own late event found that leg gone, for it was replaced before."""
+    over = replace(ENDED, outcome=Outcome.ABANDONED, ended_at=ENDED.received_at, entered_stamp=ENTERED, attempt=0)
+    start = event(EventType.STASIS_START, NEW, created="later", replaces=over.channel_id)
+    scene = Scene(over)
+    scene.events.caller_entered(connection=HERE, at_ms=1, event=start)
+    assert (scene.followed, scene.asked) == ([], [f"received on 7:1: {NEW} of {over.channel_created}"])
+    # The end of the call before its caller was served is no such thing.
+    scene = Scene(replace(over, ended_at=ENDED.ended_at))
+    scene.events.caller_entered(connection=HERE, at_ms=1, event=start)
+    assert scene.followed == [(over.channel_id, NEW)]
 
 
 def test_the_end_of_a_channel_that_was_replaced_is_not_told() -> None:
