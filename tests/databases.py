@@ -18,27 +18,31 @@ from shared.storage import database
 _RUN = f"test_{uuid.uuid4().hex}_"
 #: Deleted rows stay in the files for a while, so a database with more is not used again.
 _MOST_ROWS = 2000
-#: URLs of databases that are free, by their template, and the hash of each schema.
+#: URLs of databases that are free, by their template, and the shape of each.
 _free: dict[str, list[str]] = {}
 _shapes: dict[str, str] = {}
 
-#: Hash of everything but rows: tables, columns, constraints, indexes, triggers, functions, schemas, rights, settings.
-_SHAPE = """
-SELECT md5(string_agg(line, ';' ORDER BY line)) FROM (
-    SELECT concat_ws(' ', c.oid::regclass, c.relkind, c.relacl, c.relowner, a.attname, a.atttypid, a.attnotnull,
-                     a.attisdropped, pg_get_expr(d.adbin, d.adrelid)) AS line
-        FROM pg_class c LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
-        LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum WHERE c.oid >= 16384
-    UNION ALL SELECT concat_ws(' ', conrelid::regclass, pg_get_constraintdef(oid)) FROM pg_constraint WHERE oid >= 16384
-    UNION ALL SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indexrelid >= 16384
-    UNION ALL SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE oid >= 16384
-    UNION ALL SELECT concat_ws(' ', oid, proname, prosrc) FROM pg_proc WHERE oid >= 16384
-    UNION ALL SELECT concat_ws(' ', nspname, nspowner, nspacl) FROM pg_namespace
-    UNION ALL SELECT concat_ws(' ', datacl, datconnlimit) FROM pg_database WHERE datname = current_database()
-    UNION ALL SELECT setconfig::text FROM pg_db_role_setting
-    UNION ALL SELECT 'revision ' || version_num FROM ari.alembic_version
-) lines
-"""
+#: Catalog → its rows of a database. Their number and their xmins differ after any change, but of the tables' rows: of
+#: tables, columns, defaults, constraints, indexes, triggers, functions, schemas, rights and settings.
+_CATALOGS = {
+    "pg_class": "oid >= 16384",
+    "pg_attribute": "attrelid >= 16384",
+    "pg_attrdef": "true",
+    "pg_constraint": "oid >= 16384",
+    "pg_index": "indexrelid >= 16384",
+    "pg_trigger": "oid >= 16384",
+    "pg_proc": "oid >= 16384",
+    "pg_namespace": "true",
+    "pg_database": "datname = current_database()",
+    "pg_db_role_setting": "setdatabase IN (SELECT oid FROM pg_database WHERE datname = current_database())",
+    "ari.alembic_version": "true",
+}
+_SHAPE = "SELECT concat_ws(' ', {})".format(
+    ", ".join(
+        f"(SELECT concat(count(*), ':', sum(xmin::text::bigint)) FROM {catalog} WHERE {condition})"
+        for catalog, condition in _CATALOGS.items()
+    )
+)
 _TABLES = """
 SELECT oid::regclass::text FROM pg_class
 WHERE oid >= 16384 AND relkind = 'r' AND relname <> 'alembic_version'
@@ -79,7 +83,7 @@ def _connected(url: str) -> contextlib.closing[psycopg.Connection]:
 
 
 def _shape(connection: psycopg.Connection) -> str:
-    (shape,) = connection.execute(_SHAPE).fetchone() or ("",)
+    (shape,) = connection.execute(_SHAPE.encode()).fetchone() or ("",)
     return str(shape)
 
 
