@@ -16,6 +16,8 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
+#: The same engine without windows takes fewer packages, and less processor time.
+_NAMES = ("chromium-headless-shell", "chromium", "chromium-browser")
 
 
 def find() -> str:
@@ -29,13 +31,13 @@ def find() -> str:
 
 
 def _found() -> str | None:
-    return shutil.which("chromium") or shutil.which("chromium-browser")
+    return next(filter(None, map(shutil.which, _NAMES)), None)
 
 
 def _install() -> str:
     if not debian.may_install():
         raise Unavailable("there is no chromium, and only root on a Debian can install it")
-    debian.install("chromium")
+    debian.install(_NAMES[0])
     path = _found()
     if path is None:
         raise Unavailable("apt-get has installed chromium, and it is not in PATH")

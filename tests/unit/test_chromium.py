@@ -33,12 +33,12 @@ def test_root_has_it_installed(programs: set[str], monkeypatch: pytest.MonkeyPat
     def run(command: list[str], **_how: object) -> str:
         ran.append(command[2:])
         if "install" in command:
-            programs.add("chromium")
+            programs.add(command[-1])
         return ""
 
     monkeypatch.setattr(processes, "run", run)
-    assert browser.find() == "/usr/bin/chromium"
-    assert ran == [["update"], ["-y", "install", "--no-install-recommends", "chromium"]]
+    assert browser.find() == "/usr/bin/chromium-headless-shell"
+    assert ran == [["update"], ["-y", "install", "--no-install-recommends", "chromium-headless-shell"]]
 
 
 def test_another_user_is_told_why_not(programs: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
