@@ -83,11 +83,12 @@ def of_command(command: Command, *, connection_id: int) -> Message:
     return _message(actor, body, connection_id)
 
 
-def of_event(event: events.Event, *, connection: ConnectionVersion, at_ms: int) -> Message | None:
+def of_event(event: events.Event, *, connection: ConnectionVersion, at_ms: int, looks: int = 0) -> Message | None:
     """Return the message that carries an event to its actor; None for an event that concerns none.
 
     Args:
         at_ms: When the listener read the event, by Redis's clock.
+        looks: How often a worker has looked at it before. A process of v0.1.0-rc1 does not read that.
     """
     actor = _actor_of_event(event)
     if actor is None:
@@ -99,6 +100,8 @@ def of_event(event: events.Event, *, connection: ConnectionVersion, at_ms: int) 
         "at_ms": at_ms,
         **_event(read),
     }
+    if looks:
+        body["looks"] = looks
     message = _event_message(actor, body, connection, at_ms=at_ms)
     if actor == "media_leg_ready" and event.args:
         # The tag of the worker that waits for the leg, as it was given to Asterisk. It comes from a peer: a hint.

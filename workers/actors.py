@@ -47,6 +47,10 @@ def _arrival(body: _Body) -> dict[str, Any]:
     return {**_event(body), "at_ms": int(body["at_ms"])}
 
 
+def _entry(body: _Body) -> dict[str, Any]:
+    return {**_arrival(body), "looks": int(body.get("looks", 0))}
+
+
 def _looks(body: _Body) -> dict[str, Any]:
     return {**_event(body), "looks": int(body["looks"])}
 
@@ -69,7 +73,7 @@ _READERS: dict[str, _Read] = {
     actor: _attempt if issubclass(command, AttemptCommand) else _call for command, (actor, _) in steps.ACTORS.items()
 } | {
     "remove_attempt": _removal,
-    "caller_entered": _arrival,
+    "caller_entered": _entry,
     "media_leg_ready": _event,
     "leg_ended": _event,
     "request_call": _request,

@@ -14,7 +14,7 @@ from shared.call import calls, facts, faults, stasis_args, stasis_entry, transit
 from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
 from shared.call.legs import Naming
-from shared.call.states import Cause, Direction, Fault, Outcome, State
+from shared.call.states import Cause, Direction, Outcome, State
 from shared.call.steps import Step
 from shared.platform.ports import NO_PLATFORM_SLOTS, PlatformSlots, Runs
 from shared.process import metrics
@@ -38,9 +38,8 @@ _NO_CALLERS = (
 
 
 def is_over_unreceived(call: Call) -> bool:
-    """True for a call that its late event found over: a channel that has taken its leg's place is a caller itself."""
-    is_over_at_once = call.outcome is Outcome.ABANDONED and call.ended_at == call.received_at
-    return is_over_at_once and call.entered_stamp is not None
+    """True for a call that was over when it was written: a channel in its leg's place is a caller itself."""
+    return call.outcome is Outcome.ABANDONED and call.ended_at == call.received_at
 
 
 def is_no_caller(leg: events.Channel) -> bool:
@@ -67,10 +66,12 @@ def _over(call: Call) -> Call:
     return replace(call, state=State.ENDED, caller_left=True, ending_at=call.received_at, ended_at=call.received_at)
 
 
-def _abandoned(call: Call) -> Call:
-    """Return a call whose caller has hung up before it was received."""
-    reason = "caller hung up before the call was received"
-    return replace(_over(call), outcome=Outcome.ABANDONED, reason=reason, fault=Fault.CALLER)
+def _abandoned(call: Call, obstacle: str = "") -> Call:
+    """Return a call whose caller has hung up before it was received, and what it has waited for."""
+    hung_up = "caller hung up before the call was received"
+    reason = f"caller hung up before the call was received: {obstacle}" if obstacle else hung_up
+    outcome = Outcome.ABANDONED
+    return replace(_over(call), outcome=outcome, reason=reason, fault=faults.fault_of(outcome, reason))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +119,20 @@ class Inbound:
             connection=connection, leg=event.leg, args=event.args, stamp=event.stamp, waited_seconds=waited_seconds
         )
 
+    def successor_entered(self, over: Call, *, connection: ConnectionVersion, at_ms: int, event: events.Event) -> None:
+        """A channel has taken the place of a caller who was found gone, and is that caller: with the number called.
+
+        From the masquerade on it shows the creation time of the one before (measured), also at its end.
+        """
+        leg = replace(
+            event.leg,
+            created=over.channel_created,
+            caller_number=over.caller_number,
+            called_number=over.called_number,
+        )
+        waited_seconds = self.age_ms(at_ms) / 1000
+        self.receive(connection=connection, leg=leg, args=over.args, stamp=event.stamp, waited_seconds=waited_seconds)
+
     def is_left_alone(self, connection: ConnectionVersion, leg: events.Channel) -> bool:
         """True for a leg that goes out, for another program to dial, by what it is or was when it entered Stasis."""
         if leg.is_unanswered:
@@ -151,27 +166,35 @@ class Inbound:
             self._leave(connection, leg)
             return
         call = self._new_call(destination.target, connection, leg, args=args, stamp=stamp)
-        if waited_seconds > _ASKED_AFTER_SECONDS and self._is_over(call, connection, leg):
-            return
-        # Nearly every leg is new: an earlier call of its channel is looked for only if this one cannot be written.
         arrival = Arrival(
             target=destination.target,
             route=destination.route,
             waited_seconds=waited_seconds,
             unusable=events.unusable(leg, args),
         )
+        if self._is_over(call, arrival, connection, leg):
+            return
+        # Nearly every leg is new: an earlier call of its channel is looked for only if this one cannot be written.
         if not self._admit(call, arrival):
             self._reported_before(call, arrival, connection, leg)
 
-    def _is_over(self, call: Call, connection: ConnectionVersion, leg: events.Channel) -> bool:
+    def _is_over(self, call: Call, arrival: Arrival, connection: ConnectionVersion, leg: events.Channel) -> bool:
         """Write the call of a late event as abandoned if its caller has hung up since; return whether that is done.
 
         After an outage that is most of them. Each would get a run, a slot, a media leg and a bridge, and the callers
         who are still there would wait for that.
         """
-        if call.direction is Direction.OUTBOUND or self.is_up(connection, leg, if_unanswered=True):
+        is_late = arrival.waited_seconds > _ASKED_AFTER_SECONDS
+        if not is_late or arrival.unusable or call.direction is Direction.OUTBOUND:
             return False
-        return self._write_over(_abandoned(call))
+        try:
+            if self.is_up(connection, leg, if_unanswered=True):
+                return False
+        except errors.PermanentError:
+            # There is no Asterisk to ask, as the admission will find.
+            return False
+        is_too_late = arrival.waited_seconds > self.writer.limits.stale_start_seconds
+        return self._write_over(_abandoned(call, faults.NOT_DONE if is_too_late else ""))
 
     def _reported_before(
         self, call: Call, arrival: Arrival, connection: ConnectionVersion, leg: events.Channel

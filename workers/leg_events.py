@@ -7,7 +7,7 @@ found by channel id and creation time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -38,9 +38,10 @@ log = structlog.stdlib.get_logger(__name__)
 _STATUS_LOOKS_SECONDS = (0.02, 0.05, 0.1, 0.2)
 #: The platform writes under which channel it called only after Asterisk has answered it: looked for again after these.
 _RUN_LOOKS_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.5, 5.0)
-#: A leg may be replaced before its call is written: the call is looked for again, until the event is so old.
+#: A leg may be replaced before its call is written: the call is looked for again, so often. The events of both may have
+#: waited for long, and are begun at the same time then.
 _REPLACED_PAUSE = timedelta(seconds=0.2)
-_REPLACED_MS = 1000
+_REPLACED_LOOKS = 5
 #: A channel that was replaced and is still up after this is hung up.
 _REPLACED_GONE = timedelta(seconds=2)
 #: Instead of the number of looks: the run was found, and an event that tells more has had the time for another look.
@@ -77,13 +78,15 @@ class LegEvents:
 
     # ── a leg that takes another's place ─────────────────────────────────────────────────────────────────────────────
 
-    def caller_entered(self, *, connection: ConnectionVersion, at_ms: int, event: events.Event) -> None:
-        """A leg entered the app: a caller's, or a channel that has taken the place of a leg of a call."""
+    def caller_entered(self, *, connection: ConnectionVersion, at_ms: int, event: events.Event, looks: int = 0) -> None:
+        """A leg entered the app: a caller's, or a channel that has taken the place of a leg of a call.
+
+        Args:
+            looks: How often the call of the leg whose place it has taken was looked for before.
+        """
         if event.replaces is not None and (call := self._replaced(connection, event.replaces, event.leg)) is not None:
             if is_over_unreceived(call):
-                # From the masquerade on it shows the creation time of the one before (measured), as at its end.
-                leg = replace(event.leg, created=call.channel_created)
-                self.inbound.receive(connection=connection, leg=leg, args=event.args, stamp=event.stamp)
+                self.inbound.successor_entered(call, connection=connection, at_ms=at_ms, event=event)
                 return
             recorded = self.replacements.follow(call, event.leg, replaced_id=event.replaces)
             if recorded.applied:
@@ -92,14 +95,16 @@ class LegEvents:
             else:
                 self.replacements.remove_replaced(recorded.call, event.replaces)
             return
-        if event.replaces is not None and self.inbound.age_ms(at_ms) < _REPLACED_MS:
-            self._tell_again(connection, event, at_ms, _REPLACED_PAUSE)
+        if event.replaces is not None and looks < _REPLACED_LOOKS:
+            self._tell_again(connection, event, at_ms, _REPLACED_PAUSE, looks=looks + 1)
             return
         if not self._has_picked_up(connection, event):
             self.inbound.caller_entered(connection=connection, at_ms=at_ms, event=event)
 
-    def _tell_again(self, connection: ConnectionVersion, event: events.Event, at_ms: int, pause: timedelta) -> None:
-        again = messages.of_event(event, connection=connection, at_ms=at_ms)
+    def _tell_again(
+        self, connection: ConnectionVersion, event: events.Event, at_ms: int, pause: timedelta, looks: int = 0
+    ) -> None:
+        again = messages.of_event(event, connection=connection, at_ms=at_ms, looks=looks)
         assert again is not None
         self.send_later(again, pause)
 

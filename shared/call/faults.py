@@ -40,8 +40,8 @@ _OF_OUTCOME = {
 
 #: What these begin with is told by the obstacle that follows.
 _HINDERED = re.compile(
-    r"(?:\w+ for too long|(?:caller|far end) hung up before an agent was on the line|media leg not ready in time"
-    r"|dialled, and what came of it is unknown): "
+    r"(?:\w+ for too long|(?:caller|far end) hung up before (?:an agent was on the line|the call was received)"
+    r"|media leg not ready in time|dialled, and what came of it is unknown): "
 )
 
 #: Beginnings of reasons and obstacles, the first that matches counts.

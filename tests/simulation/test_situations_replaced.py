@@ -125,23 +125,31 @@ def test_a_caller_who_is_handed_over_before_the_agent_is_on_the_line_gets_the_ag
     ends_well(environment)
 
 
-def test_a_caller_who_was_replaced_before_late_events_are_handled_gets_an_agent(environment: Environment) -> None:
+@pytest.mark.parametrize("is_in_order", [True, False])
+@pytest.mark.parametrize("seconds_between", [0.0, 0.1])
+def test_a_caller_who_was_replaced_before_late_events_are_handled_gets_an_agent(
+    environment: Environment, seconds_between: float, *, is_in_order: bool
+) -> None:
     """The event of the one before finds that leg gone: the caller has not hung up, and is another channel."""
     kept: list[events.Event] = []
     environment.listeners[0].passes = without(EventType.STASIS_START, EventType.STASIS_END, kept_in=kept)
     caller, at_ms = environment.callers.call_in(environment.tenants[0]), environment.broker.redis_ms() or 0
     pass_time(environment, 0.5)
+    number = caller.channel.extension
     successor = replace_leg(environment, caller)
     pass_time(environment, 2.6)
     assert states(environment) == []
     environment.listeners[0].passes = lambda _event: True
-    for event in [event for event in kept if event.type is EventType.STASIS_START]:
+    starts = [event for event in kept if event.type is EventType.STASIS_START]
+    for event in starts if is_in_order else reversed(starts):
         deliver(environment, event, at_ms=at_ms)
-        pass_time(environment, 0.1)
+        pass_time(environment, seconds_between)
     pass_time(environment, 2.0)
     assert states(environment) == [State.ENDED, State.CONNECTED]
     assert pbx(environment).is_with_agent(successor)
-    assert len(environment.runs.rows) == 1
+    (run,) = environment.runs.rows.values()
+    assert [row.call.called_number for row in environment.store.rows.values()] == [number, number]
+    assert [row.call.workflow_run_id for row in environment.store.rows.values()] == [None, run.run_id]
     ends_well(environment)
 
 

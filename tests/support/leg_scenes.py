@@ -126,8 +126,8 @@ class Scene:
         def caller_entered(*, connection: ConnectionVersion, at_ms: int, event: Event) -> None:
             self.asked.append(f"entered on {connection} at {at_ms}: {event.leg.id}")
 
-        def receive(*, connection: ConnectionVersion, leg: Channel, args: tuple[str, ...], stamp: str) -> None:
-            self.asked.append(f"received on {connection}: {leg.id} of {leg.created}")
+        def successor_entered(over: Call, *, connection: ConnectionVersion, at_ms: int, event: Event) -> None:
+            self.asked.append(f"successor of {over.call_id} on {connection} at {at_ms}: {event.leg.id}")
 
         def is_in_place(connection: ConnectionVersion, call: Call, leg: Channel) -> bool:
             self.asked.append(f"in place on {connection}: {leg.id}")
@@ -135,7 +135,7 @@ class Scene:
 
         return SimpleNamespace(
             record_abandoned=record_abandoned, record_unanswered=record_unanswered, caller_entered=caller_entered,
-            is_in_place=is_in_place, is_awaited=is_awaited, receive=receive,
+            is_in_place=is_in_place, is_awaited=is_awaited, successor_entered=successor_entered,
             age_ms=lambda _at_ms: self.age_ms,
             is_up=lambda _connection, _leg: self.is_up,
             is_left_alone=lambda _connection, _leg: self.is_left_alone,

@@ -29,6 +29,9 @@ CLASSES: dict[str, tuple[Outcome, str, Fault | None]] = {
     "ended by an operator": (CANCELED, "ended by an operator", None),
     "SUSPENDED.get(row['suspension'], 'suspended')": (REFUSED, "connection parked by an operator", None),
     # Of the caller and the far end.
+    "caller hung up before the call was received: {obstacle}": (
+        ABANDONED, f"caller hung up before the call was received: {faults.NOT_DONE}", US
+    ),
     "caller hung up before the call was received": (
         ABANDONED, "caller hung up before the call was received", Fault.CALLER
     ),

@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 
 from shared import errors
+from shared.call.faults import fault_of
 from shared.call.ids import ConnectionVersion
-from shared.call.states import Outcome, State
+from shared.call.states import Fault, Outcome, State
 from shared.inbound_lookup import Destination
+from tests.support.calls import LIMITS
 from tests.support.rounds import GONE, LOOK_AT_APP, Rounds, channel
 from tests.unit.test_inbound import (
     ABANDONED,
@@ -111,6 +113,7 @@ def test_a_caller_who_has_hung_up_by_the_time_of_a_late_event_has_abandoned_the_
     assert (call.state, call.outcome, call.caller_left) == (State.ENDED, Outcome.ABANDONED, True)
     assert (call.entered_stamp, call.left_stamp, call.ended_at) == (AFTER, None, call.received_at)
     assert (scene.arrivals, scene.asterisk.rounds) == ([], [[PLACE[0]]])
+    assert (call.reason, call.fault) == ("caller hung up before the call was received", Fault.CALLER)
     assert is_over_unreceived(call)
     # Its event is delivered once more, and its end afterwards.
     scene.enter(started())
@@ -124,6 +127,7 @@ def test_a_caller_who_has_hung_up_by_the_time_of_a_late_event_has_abandoned_the_
         pytest.param(channel(LEG.id, created=LEG.created), (), LATE_MS, id="there"),
         pytest.param(channel(LEG.id, created=LEG.created, app="ivr"), (), LATE_MS, id="elsewhere: its end tells"),
         pytest.param(errors.AsteriskUnreachable("no answer in time"), (), LATE_MS, id="Asterisk gives no answer"),
+        pytest.param(errors.SealBroken("sealed by another key"), (), LATE_MS, id="no Asterisk can be asked"),
         pytest.param(GONE, ARGS, LATE_MS, id="the platform's: its run is to end"),
         pytest.param(GONE, (), 1_900.0, id="not late"),
     ],
@@ -135,10 +139,40 @@ def test_any_other_caller_is_admitted(there: object, args: tuple[str, ...], age_
     assert len(scene.arrivals) == 1
 
 
+def test_a_caller_who_was_not_served_for_too_long_has_not_given_up_by_fault_of_their_own() -> None:
+    scene = Scene(age_ms=LIMITS.stale_start_seconds * 1000 + 1, asterisk=Rounds({PLACE[0]: [GONE]}))
+    scene.enter(started())
+    (call,) = scene.new
+    assert call.reason == "caller hung up before the call was received: no worker has done its step"
+    assert (call.fault, fault_of(call.outcome, call.reason)) == (Fault.US, Fault.US)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_the_successor_of_a_caller_who_was_found_gone_is_the_caller_with_the_number_called(*, is_there: bool) -> None:
+    """Its own event tells the number of its line, and its end the creation time of the one before."""
+    there = channel("1700000009.9", created=LEG.created) if is_there else GONE
+    scene = Scene(age_ms=LATE_MS, asterisk=Rounds({PLACE[0]: [GONE], "GET /channels/1700000009.9": [there]}))
+    scene.enter(started(args=("sales",)))
+    (over,) = scene.new
+    successor = started(leg={"id": "1700000009.9", "created": "later", "called_number": "9", "caller_number": ""})
+    scene.inbound.successor_entered(over, connection=HERE, at_ms=4_000, event=replace(successor, replaces=LEG.id))
+    _, call = scene.new
+    assert (call.channel_id, call.channel_created, call.args) == ("1700000009.9", LEG.created, ("sales",))
+    assert (call.caller_number, call.called_number, call.state is State.RECEIVED) == ("+49151", "100", is_there)
+    assert is_over_unreceived(call) is not is_there, "one that has taken its place in turn is a caller, too"
+
+
 def test_the_late_event_of_a_known_call_leaves_it_as_it_is() -> None:
     scene = Scene(KNOWN, age_ms=LATE_MS, asterisk=Rounds({PLACE[0]: [GONE]}))
     scene.enter(started(stamp=KNOWN.entered_stamp or ""))
     assert (scene.new, scene.reported) == ([], [])
+
+
+def test_a_late_leg_that_no_request_can_name_is_refused_as_any() -> None:
+    scene = Scene(age_ms=LATE_MS)
+    scene.enter(started(leg={"id": "create"}))
+    assert [call.outcome for call in scene.new] == [Outcome.REFUSED]
+    assert scene.asterisk.rounds == []
 
 
 def test_another_owner_s_caller_is_not_asked_for() -> None:

@@ -14,6 +14,7 @@ from shared.call import facts
 from shared.call.states import Outcome, State
 from tests.support.calls import CALL_ID, CONNECTED, ENDED, PREPARED
 from tests.support.leg_scenes import AFTER, ELSEWHERE, ENTERED, HERE, KNOWN, MEDIA_ID, Scene, event
+from workers.actors import arguments
 
 NEW = "1700000009.9"
 
@@ -33,21 +34,24 @@ def test_a_call_follows_the_channel_that_takes_the_place_of_one_of_its_legs(repl
 def test_another_tenant_s_media_leg_is_not_followed() -> None:
     scene = Scene(KNOWN)
     start = event(EventType.STASIS_START, NEW, replaces=MEDIA_ID)
-    scene.age_ms = 2000.0
-    scene.events.caller_entered(connection=ELSEWHERE, at_ms=1, event=start)
+    scene.events.caller_entered(connection=ELSEWHERE, at_ms=1, event=start, looks=5)
     assert (scene.followed, scene.store.notes) == ([], [("ForeignLeg", 8)])
     assert scene.asked == [f"entered on 8:1 at 1: {NEW}"]
 
 
 def test_a_leg_that_was_replaced_before_its_call_is_written_is_looked_for_again() -> None:
+    """However old the event is: both may have waited for long, and are begun at the same time then."""
     scene, start = Scene(), event(EventType.STASIS_START, NEW, replaces=KNOWN.channel_id)
+    scene.age_ms = 60_000.0
     scene.events.caller_entered(connection=HERE, at_ms=1, event=start)
-    ((message, wait),) = scene.later
-    assert (message.actor_name, message.kwargs["event"]["replaces"]) == ("caller_entered", KNOWN.channel_id)
-    assert wait == timedelta(seconds=0.2)
-    scene.age_ms = 1000.0
-    scene.events.caller_entered(connection=HERE, at_ms=1, event=start)
-    assert (len(scene.later), scene.asked) == (1, [f"entered on 7:1 at 1: {NEW}"])
+    for looks in range(1, 5):
+        message, wait = scene.later[-1]
+        assert (message.actor_name, message.kwargs["event"]["replaces"]) == ("caller_entered", KNOWN.channel_id)
+        assert (message.kwargs["looks"], wait) == (looks, timedelta(seconds=0.2))
+        scene.events.caller_entered(**arguments("caller_entered", message.kwargs))
+    assert (len(scene.later), scene.asked) == (5, [])
+    scene.events.caller_entered(connection=HERE, at_ms=1, event=start, looks=5)
+    assert (len(scene.later), scene.asked) == (5, [f"entered on 7:1 at 1: {NEW}"])
 
 
 def test_a_channel_in_the_place_of_a_caller_who_was_found_gone_is_a_caller_itself() -> None:
@@ -56,7 +60,7 @@ def test_a_channel_in_the_place_of_a_caller_who_was_found_gone_is_a_caller_itsel
     start = event(EventType.STASIS_START, NEW, created="later", replaces=over.channel_id)
     scene = Scene(over)
     scene.events.caller_entered(connection=HERE, at_ms=1, event=start)
-    assert (scene.followed, scene.asked) == ([], [f"received on 7:1: {NEW} of {over.channel_created}"])
+    assert (scene.followed, scene.asked) == ([], [f"successor of {CALL_ID} on 7:1 at 1: {NEW}"])
     # The end of the call before its caller was served is no such thing.
     scene = Scene(replace(over, ended_at=ENDED.ended_at))
     scene.events.caller_entered(connection=HERE, at_ms=1, event=start)
