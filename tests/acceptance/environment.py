@@ -42,8 +42,8 @@ EVENTS = [
 ]  # fmt: skip
 #: Shorter times than in production, so that a test takes seconds.
 FAST = {
-    "ASSIGN_SECONDS": "0.1",
-    "CONFIGURATIONS_SECONDS": "0.2",
+    "ASSIGN_SECONDS": "0.2",
+    "CONFIGURATIONS_SECONDS": "0.3",
     "CONNECT_SECONDS": "1",
     "HEARTBEAT_SECONDS": "0.25",
     "MEDIA_CHECK_SECONDS": "1",

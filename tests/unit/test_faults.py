@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -193,6 +194,7 @@ def functions() -> Iterator[ast.FunctionDef | ast.Module]:
     )
 
 
+@functools.cache
 def written() -> set[str]:
     """Return every reason of the code; what it puts in stands in braces, and what is no text as it stands there."""
     found: set[str] = set()

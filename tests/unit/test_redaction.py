@@ -172,10 +172,10 @@ def test_what_is_no_number_is_shown(text: str, around: str) -> None:
 )
 @pytest.mark.parametrize("name", ["number", "PJSIP/", "sip:111", "token=", "://a:", "SIP/a:", "(030) 1", "tel:+"])
 def test_no_text_of_a_peer_holds_the_process_up(name: str, filler: str) -> None:
-    # A search that tries each way to part the filler takes some 20 s for these, and no other thread runs meanwhile.
+    # A search that tries each way to part the filler takes some seconds for these, and no other thread runs meanwhile.
     began = time.process_time()
-    redaction.mask_numbers(redaction.redact(name + filler * 20_000))
-    assert time.process_time() - began < 2
+    redaction.mask_numbers(redaction.redact(name + filler * 8_000))
+    assert time.process_time() - began < 1
 
 
 def test_of_secrets_that_begin_alike_the_longest_is_taken_out() -> None:
