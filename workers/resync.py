@@ -11,10 +11,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
 from uuid import UUID
 
 import structlog
@@ -34,6 +33,7 @@ from workers import leg_events, successors, transfers
 from workers.app_question import AppHolders
 from workers.asterisks import Asterisks
 from workers.claims import TimedBudget
+from workers.exclusive import Exclusive
 from workers.flow import Flow
 from workers.inbound import Inbound, is_no_caller, outgoing_leg
 from workers.replacements import Replacements
@@ -73,16 +73,6 @@ _BUSY = timedelta(seconds=1)
 _MISSING = facts.CallerGone | facts.CallerLeft | facts.DestinationGone | facts.BridgeLost
 
 
-class Leases(Protocol):
-    """What one holder may do at a time. `leases.Leases` is the adapter. Both methods raise DatabaseUnavailable."""
-
-    def take(self, name: str, holder: str, seconds: float) -> int | None:
-        """Acquire a lease; return None when another holder has it."""
-
-    def release(self, name: str, holder: str) -> None:
-        """Let another holder have it."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Resync:
     """Compares connections with their Asterisks."""
@@ -93,7 +83,7 @@ class Resync:
     replacements: Replacements
     connections: Connections
     asterisks: Asterisks
-    leases: Leases
+    exclusive: Exclusive
     app_holders: AppHolders
     naming: Naming
     send_later: SendLater
@@ -108,7 +98,7 @@ class Resync:
             reason: Why it was asked for. If not by the clock, another resync follows for the calls that were too young
                 to be judged.
         """
-        with self.exclusive(f"resync of connection {connection.connection_id}") as acquired:
+        with self.exclusive.held(f"resync of connection {connection.connection_id}", self.lease_seconds) as acquired:
             if acquired:
                 self._note_missed(connection, reason)
                 comparison = self._compared(connection, full=full)
@@ -127,6 +117,11 @@ class Resync:
             follow_up = messages.of_resync(connection=connection, reason=messages.RESYNC_FOLLOW_UP, full=full)
             self.send_later(follow_up, comparison.again_after)
 
+    @property
+    def lease_seconds(self) -> float:
+        """How long a resync, or a clean-up, may take."""
+        return _SECONDS + self.writer.limits.request_seconds
+
     def _note_missed(self, connection: ConnectionVersion, reason: str) -> None:
         """Note that events may have been missed: a resync does not find what one told of audio.
 
@@ -135,19 +130,6 @@ class Resync:
         if self.detects_talking and reason not in (messages.RESYNC_CLOCK, messages.RESYNC_FOLLOW_UP):
             missed = TimelineEntry(kind="note", name=EVENTS_MISSED, detail=reason)
             self.writer.store.append_timeline([missed], connection_id=connection.connection_id)
-
-    @contextlib.contextmanager
-    def exclusive(self, lease: str) -> Iterator[bool]:
-        """Hold a lease; yield False when another worker holds it. If this one dies, the lease runs out."""
-        holder = self.writer.new_owner()
-        seconds = _SECONDS + self.writer.limits.request_seconds
-        acquired = self.leases.take(lease, holder, seconds) is not None
-        try:
-            yield acquired
-        finally:
-            if acquired:
-                with contextlib.suppress(errors.PipelineError):
-                    self.leases.release(lease, holder)
 
     def _compared(self, connection: ConnectionVersion, *, full: bool) -> _Comparison:
         asterisk = self.asterisks.at(connection, TimedBudget(self.writer, _SECONDS))
@@ -521,7 +503,8 @@ class _Comparison:
         if not orphans:
             return
         # Many bridges deleted in parallel have crashed an Asterisk, which several connections may share.
-        with self._resync.exclusive(f"clean-up of {self._asterisk.endpoint}") as acquired:
+        lease = f"clean-up of {self._asterisk.endpoint}"
+        with self._resync.exclusive.held(lease, self._resync.lease_seconds) as acquired:
             if not acquired:
                 self.again_after = _SOON
                 return

@@ -28,13 +28,14 @@ from workers.awaited_legs import Awaited
 from workers.bridge import Join
 from workers.call_allowance import CallAllowance
 from workers.claims import Claim, StepWork
+from workers.exclusive import Exclusive, Leases
 from workers.flow import Flow
 from workers.inbound import Inbound
 from workers.leg_events import LegEvents
 from workers.media import MediaCreation
 from workers.outbound import Origination
 from workers.replacements import Replacements
-from workers.resync import Leases, Resync
+from workers.resync import Resync
 from workers.step_ports import Connections, Handler, Lookup, Quota, SendLater, Slots
 from workers.talk_detection import TalkDetection
 from workers.teardown import Teardown
@@ -139,7 +140,7 @@ def handlers(adapters: Adapters, *, serves: Collection[Step], tag: Callable[[], 
         replacements=replacements,
         connections=adapters.connections,
         asterisks=adapters.asterisks,
-        leases=adapters.leases,
+        exclusive=Exclusive(adapters.leases, adapters.writer),
         app_holders=adapters.app_holders,
         naming=adapters.naming,
         send_later=adapters.send_later,

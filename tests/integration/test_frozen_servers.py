@@ -13,10 +13,16 @@ import redis
 import sqlalchemy
 
 from devstack import servers, tcp_proxy
+from devstack.pipeline import wait_until
 from listener import redis_store
 from shared import errors, ongoing, queues
+from shared.call.limits import Limits
 from shared.storage import database, leases, migrations
+from shared.storage.call_writer import CallWriter
+from shared.storage.postgres_calls import PostgresCalls
 from tests.support import worker_harness
+from tests.support.flows import CommandQueue
+from workers.exclusive import Exclusive
 
 pytestmark = pytest.mark.services
 
@@ -177,6 +183,32 @@ def test_what_a_frozen_postgres_has_swallowed_does_not_keep_the_lead(database_ur
             held.take("lead", "me", 5)
         assert held.take("lead", "me", 5)
         db.close()
+
+
+def test_a_lease_that_a_frozen_postgres_has_swallowed_keeps_nobody_waiting(
+    postgres: servers.Postgres, db: database.Database
+) -> None:
+    """The worker lives, so nobody else ends its lease: of a resync, for 25 s."""
+    worker, another = (
+        CallWriter(PostgresCalls(db, who=who, prefix="aip-"), CommandQueue(), Limits(), who=who) for who in ("a", "b")
+    )
+    exclusive = Exclusive(leases.Leases(db), worker)
+    postgres.freeze()
+    with pytest.raises(errors.DatabaseAway), exclusive.held("swallowed", 60.0):
+        pytest.fail("not acquired")
+    postgres.thaw()
+
+    def is_held_by_none() -> bool:
+        # The worker goes on with other work.
+        with exclusive.held("other work", 60.0):
+            pass
+        with Exclusive(leases.Leases(db), another).held("swallowed", 60.0) as acquired:
+            return acquired
+
+    wait_until(is_held_by_none, seconds=10, what="the lease is free")
+    with db.connection() as connection:
+        row = connection.execute("SELECT term FROM ari.leases WHERE name = 'swallowed'").fetchone()
+    assert row == {"term": 2}, "it was taken, without an answer"
 
 
 @pytest.fixture

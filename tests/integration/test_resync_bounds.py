@@ -24,6 +24,7 @@ from shared.storage.call_writer import CallWriter
 from tests.support import round_trips
 from workers import resync
 from workers.asterisks import Asterisks
+from workers.exclusive import Exclusive
 from workers.resync import Resync
 
 pytestmark = pytest.mark.services
@@ -91,7 +92,7 @@ def made(db: database.Database, writer: CallWriter, asterisk: Asterisk) -> Resyn
         replacements=cast(Any, None),
         connections=cast(Any, Connections()),
         asterisks=cast(Asterisks, OneAsterisk()),
-        leases=leases.Leases(db),
+        exclusive=Exclusive(leases.Leases(db), writer),
         app_holders=cast(Any, SimpleNamespace(has_lately_displaced=lambda _connection, seconds: False)),
         naming=Naming(PREFIX),
         send_later=lambda _message, _wait: None,

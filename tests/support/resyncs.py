@@ -20,6 +20,7 @@ from shared.call.legs import Naming
 from shared.storage.call_store import OpenCall
 from shared.storage.timeline import TimelineEntry
 from tests.support.calls import CALL_ID, CONNECTED, LIMITS, NOW, seconds
+from workers.exclusive import Exclusive
 from workers.resync import Resync
 
 HERE = ConnectionVersion(7, 1)
@@ -215,9 +216,10 @@ class Scene:
         #: The voice agent has begun the run.
         self.is_begun = True
         self.receive_fails = False
+        writer = cast(Any, SimpleNamespace(store=self.store, limits=LIMITS, clock=time, new_owner=lambda: "me"))
         self.resync = Resync(
             flow=cast(Any, self),
-            writer=cast(Any, SimpleNamespace(store=self.store, limits=LIMITS, clock=time, new_owner=lambda: "me")),
+            writer=writer,
             inbound=cast(
                 Any,
                 SimpleNamespace(
@@ -230,7 +232,7 @@ class Scene:
             replacements=cast(Any, SimpleNamespace(follow=self._follow)),
             connections=cast(Any, Connections(preempted=preempted, is_anothers=is_anothers, sharing=sharing)),
             asterisks=cast(Any, SimpleNamespace(at=lambda _connection, _budget: asterisk)),
-            leases=self,
+            exclusive=Exclusive(self, writer),
             app_holders=cast(Any, SimpleNamespace(has_lately_displaced=self._has_lately_displaced)),
             naming=NAMING,
             send_later=lambda message, wait: self.later.append((message, wait)),

@@ -58,7 +58,7 @@ class Scene:
             replacements=MagicMock(),
             connections=MagicMock(share_an_app=lambda connection_id, other_id: connection_id == other_id),
             asterisks=cast(Any, SimpleNamespace(at=lambda _connection, budget: ari.Ari(self.asterisk, budget))),
-            leases=MagicMock(),
+            exclusive=MagicMock(),
             app_holders=MagicMock(has_lately_displaced=lambda _connection, seconds: False),
             naming=NAMING,
             send_later=lambda message, _wait: self.later.append(message),

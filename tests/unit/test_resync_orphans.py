@@ -275,10 +275,3 @@ def test_a_lease_that_cannot_be_released_runs_out() -> None:
     scene = Scene(Asterisk(UNKNOWN))
     scene.release_fails = True
     assert scene.run().received == [(UNKNOWN.id, ("support",))]
-
-
-def test_a_lease_is_released_when_the_work_under_it_breaks_off() -> None:
-    scene = Scene(Asterisk())
-    with pytest.raises(KeyError), scene.resync.exclusive("a lease"):
-        raise KeyError
-    assert scene.leases == [("take", "a lease"), ("release", "a lease")]
