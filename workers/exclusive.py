@@ -39,36 +39,37 @@ class Exclusive:
         self._leases = leases
         self._writer = writer
         self._lock = threading.Lock()
-        #: (lease, holder) → until when it may come to stand, by the process's own clock.
+        #: (lease's name, holder) → until when it may come to stand, by the process's own clock.
         self._left: dict[tuple[str, str], float] = {}
         self._again_at = 0.0
 
     @contextlib.contextmanager
-    def held(self, lease: str, seconds: float) -> Iterator[bool]:
+    def lease(self, name: str, seconds: float) -> Iterator[bool]:
         """Hold a lease; yield False when another worker holds it. If this one dies, the lease runs out.
 
         Args:
+            name: Of the lease.
             seconds: How long the work may take.
         """
         self._release_left()
         holder = self._writer.new_owner()
         try:
-            acquired = self._leases.take(lease, holder, seconds) is not None
+            acquired = self._leases.take(name, holder, seconds) is not None
         except errors.DatabaseUnavailable:
-            self._leave(lease, holder, seconds)
+            self._leave(name, holder, seconds)
             raise
         try:
             yield acquired
         finally:
             if acquired:
                 try:
-                    self._leases.release(lease, holder)
+                    self._leases.release(name, holder)
                 except errors.PipelineError:
-                    self._leave(lease, holder, seconds)
+                    self._leave(name, holder, seconds)
 
-    def _leave(self, lease: str, holder: str, seconds: float) -> None:
+    def _leave(self, name: str, holder: str, seconds: float) -> None:
         with self._lock:
-            self._left[lease, holder] = self._writer.clock.monotonic() + _LATE * seconds
+            self._left[name, holder] = self._writer.clock.monotonic() + _LATE * seconds
             if len(self._left) > _MOST_LEFT:
                 del self._left[next(iter(self._left))]
 
@@ -80,6 +81,7 @@ class Exclusive:
             self._again_at = now + _PAUSE_SECONDS
             self._left = {which: until for which, until in self._left.items() if until > now}
             left = list(self._left)
-        for lease, holder in left:
-            with contextlib.suppress(errors.PipelineError):
-                self._leases.release(lease, holder)
+        # While Postgres is away, one of them has waited for it.
+        with contextlib.suppress(errors.PipelineError):
+            for name, holder in left:
+                self._leases.release(name, holder)

@@ -98,7 +98,7 @@ class Resync:
             reason: Why it was asked for. If not by the clock, another resync follows for the calls that were too young
                 to be judged.
         """
-        with self.exclusive.held(f"resync of connection {connection.connection_id}", self.lease_seconds) as acquired:
+        with self.exclusive.lease(f"resync of connection {connection.connection_id}", self.lease_seconds) as acquired:
             if acquired:
                 self._note_missed(connection, reason)
                 comparison = self._compared(connection, full=full)
@@ -504,7 +504,7 @@ class _Comparison:
             return
         # Many bridges deleted in parallel have crashed an Asterisk, which several connections may share.
         lease = f"clean-up of {self._asterisk.endpoint}"
-        with self._resync.exclusive.held(lease, self._resync.lease_seconds) as acquired:
+        with self._resync.exclusive.lease(lease, self._resync.lease_seconds) as acquired:
             if not acquired:
                 self.again_after = _SOON
                 return

@@ -194,15 +194,15 @@ def test_a_lease_that_a_frozen_postgres_has_swallowed_keeps_nobody_waiting(
     )
     exclusive = Exclusive(leases.Leases(db), worker)
     postgres.freeze()
-    with pytest.raises(errors.DatabaseAway), exclusive.held("swallowed", 60.0):
+    with pytest.raises(errors.DatabaseAway), exclusive.lease("swallowed", 60.0):
         pytest.fail("not acquired")
     postgres.thaw()
 
     def is_held_by_none() -> bool:
         # The worker goes on with other work.
-        with exclusive.held("other work", 60.0):
+        with exclusive.lease("other work", 60.0):
             pass
-        with Exclusive(leases.Leases(db), another).held("swallowed", 60.0) as acquired:
+        with Exclusive(leases.Leases(db), another).lease("swallowed", 60.0) as acquired:
             return acquired
 
     wait_until(is_held_by_none, seconds=10, what="the lease is free")

@@ -46,7 +46,7 @@ class Scene:
         self.exclusive = Exclusive(self.leases, cast(Any, writer))
 
     def work(self, name: str = "a") -> bool:
-        with self.exclusive.held(name, 25.0) as acquired:
+        with self.exclusive.lease(name, 25.0) as acquired:
             return acquired
 
     def asked(self) -> list[tuple[str, str, str]]:
@@ -66,7 +66,7 @@ def test_a_lease_is_held_for_the_length_of_the_work() -> None:
 
 def test_a_lease_is_released_when_the_work_under_it_breaks_off() -> None:
     scene = Scene()
-    with pytest.raises(KeyError), scene.exclusive.held("a", 25.0):
+    with pytest.raises(KeyError), scene.exclusive.lease("a", 25.0):
         raise KeyError
     assert scene.asked() == [("take", "a", "me/0"), ("release", "a", "me/0")]
 
@@ -93,7 +93,7 @@ def test_a_lease_that_may_have_been_taken_is_released_with_the_work_that_follows
 
 def test_a_lease_that_could_not_be_released_is_released_with_the_work_that_follows() -> None:
     scene = Scene()
-    with scene.exclusive.held("a", 25.0):
+    with scene.exclusive.lease("a", 25.0):
         scene.leases.fails = errors.DatabaseAway("away")
     scene.asked()
     # Nor does it matter that this fails as well.
@@ -102,13 +102,25 @@ def test_a_lease_that_could_not_be_released_is_released_with_the_work_that_follo
     assert scene.asked() == [("release", "a", "me/0"), ("take", "b", "me/1"), ("release", "b", "me/1")]
 
 
+def test_while_postgres_is_away_one_request_is_made_for_all_that_is_left() -> None:
+    scene = Scene()
+    for name in ("a", "b"):
+        with scene.exclusive.lease(name, 25.0):
+            scene.leases.fails = errors.DatabaseAway("away")
+    scene.asked()
+    scene.now = 1.0
+    scene.leases.fails = errors.DatabaseAway("away")
+    scene.work("c")
+    assert [name for _, name, _ in scene.asked()] == ["a", "c", "c"]
+
+
 def test_so_many_leases_are_remembered_the_last_ones() -> None:
     scene = Scene()
     for number in range(60):
         scene.leases.fails = errors.DatabaseAway("away")
-        with pytest.raises(errors.DatabaseAway), scene.exclusive.held(f"{number}", 25.0):
+        with pytest.raises(errors.DatabaseAway), scene.exclusive.lease(f"{number}", 25.0):
             pytest.fail("not acquired")
-        scene.now -= 1.0
+        scene.now -= 0.1
     scene.asked()
     scene.now = 1.0
     scene.work()
