@@ -40,5 +40,5 @@ def _install() -> str:
     debian.install(_NAMES[0])
     path = _found()
     if path is None:
-        raise Unavailable("apt-get has installed chromium, and it is not in PATH")
+        raise Unavailable(f"apt-get has installed {_NAMES[0]}, and it is not in PATH")
     return path

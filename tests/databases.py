@@ -34,7 +34,7 @@ _CATALOGS = {
     "pg_proc": "oid >= 16384",
     "pg_namespace": "true",
     "pg_database": "datname = current_database()",
-    "pg_db_role_setting": "setdatabase IN (SELECT oid FROM pg_database WHERE datname = current_database())",
+    "pg_db_role_setting": "setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))",
     "ari.alembic_version": "true",
 }
 _SHAPE = "SELECT concat_ws(' ', {})".format(
