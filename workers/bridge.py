@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from shared import errors
@@ -36,13 +36,14 @@ class Join(StepWork):
             claim.give_up(exc)
             return ()
 
-    def recorded(self, call: Call) -> None:
+    def recorded(self, call: Call, named: Collection[str] = ()) -> None:
         if call.state is State.CONNECTED:
-            media_id = self.naming.media_id(call)
+            media_id, bridge_id = self.naming.media_id(call), self.naming.bridge_id(call)
             if call.destination_id is None:
                 # After a transfer, when this is repeated, the platform counts the call no more.
                 self.platform_slots.bind(call, media_ids=(media_id,))
-            self.runs.note_media(call, media_id=media_id, bridge_id=self.naming.bridge_id(call))
+            if not {call.leg_id, media_id, bridge_id} <= set(named):
+                self.runs.note_media(call, media_id=media_id, bridge_id=bridge_id)
             if self.detect_talking is not None:
                 # Last: it is nothing that the call needs.
                 self.detect_talking(call)

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -117,6 +117,7 @@ class Claim(TimedBudget):
         started: When the claim was asked for, by the writer's clock: it ends here no later than it does for others.
         arrival: Set for the admission of a call that this thread has just received.
         is_new: The call is not written yet: recording the step's facts writes it, in the state they leave it in.
+        named: The legs and the bridge that the call's run names, if the claims before this one have created it.
     """
 
     def __init__(
@@ -129,12 +130,14 @@ class Claim(TimedBudget):
         started: float,
         arrival: Arrival | None = None,
         is_new: bool = False,
+        named: Collection[str] = (),
     ) -> None:
         super().__init__(writer, writer.limits.claim(step).total_seconds() - (writer.clock.monotonic() - started))
         self._started = started
         self.call = call
         self.step = step
         self.arrival = arrival
+        self.named = named
         #: The step goes on in the claim of the step before.
         self.is_continued = False
         self._owner = owner
@@ -170,11 +173,6 @@ class Claim(TimedBudget):
         if not self._writer.lives_since(self._started):
             raise errors.OutOfTime("this worker was not heard of for too long: its claims may be broken")
         return super().seconds_left()
-
-    @property
-    def age_seconds(self) -> float:
-        """How long ago it was asked for."""
-        return self._writer.clock.monotonic() - self._started
 
     def request(self) -> ClaimRequest:
         """Return the claim as it is to be written with a new call."""
@@ -244,6 +242,18 @@ class Claim(TimedBudget):
         self.call = self._work.call
         return self._work.connection
 
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[database.Connection]:
+        """As `begin`, for what may fail: then nothing of it is stored, and the step goes on. Raises a PipelineError."""
+        db = self.begin()
+        try:
+            yield db
+        except Exception as exc:
+            work, self._work = self._work, None
+            assert work is not None
+            work.roll_back(exc)
+            raise
+
     def after(self, *happened: facts.Fact) -> Call:
         """Return what facts would make of the call. Nothing is stored."""
         return self._writer.after(self.call, *happened)
@@ -264,7 +274,7 @@ class Claim(TimedBudget):
             raise
         self.call = recorded.call
         self._stored, self._deferred = None, ()
-        return following(self._writer, recorded, started)
+        return following(self._writer, recorded, started, named=self.named)
 
     def settle(self, *, orders: bool = True) -> None:
         """Store the deferred facts and end the claim. If that fails they stay deferred, and the claim stands.
@@ -353,12 +363,12 @@ class Claim(TimedBudget):
         return self._then
 
 
-def following(writer: CallWriter, recorded: Recorded, started: float) -> Claim | None:
+def following(writer: CallWriter, recorded: Recorded, started: float, *, named: Collection[str] = ()) -> Claim | None:
     """Return the claim that was taken with a write, or None."""
     claim = recorded.claim
     if claim is None:
         return None
-    return Claim(writer, recorded.call, claim.step, owner=claim.owner, started=started)
+    return Claim(writer, recorded.call, claim.step, owner=claim.owner, started=started, named=named)
 
 
 class StepWork(ABC):
@@ -372,8 +382,12 @@ class StepWork(ABC):
         """True if the step asks nothing but Postgres for this call: a new call may be written with its result."""
         return False
 
-    def recorded(self, call: Call) -> None:  # noqa: B027 - optional
-        """Do what has to follow once the facts are stored. Most steps have nothing to do here."""
+    def recorded(self, call: Call, named: Collection[str] = ()) -> None:  # noqa: B027 - optional
+        """Do what has to follow once the facts are stored. Most steps have nothing to do here.
+
+        Args:
+            named: What the claim has in `named`.
+        """
 
 
 def no_answer(failure: errors.AsteriskUnreachable) -> str:

@@ -232,13 +232,13 @@ class Flow:
             if awaits:
                 self._awaited.forget(claim)
         following = claim.record(*happened)
-        self._follow_up(claim.step, claim.call)
+        self._follow_up(claim.step, claim.call, claim.named)
         return following
 
-    def _follow_up(self, step: Step, call: Call) -> None:
+    def _follow_up(self, step: Step, call: Call, named: Collection[str] = ()) -> None:
         """Do what follows a step whose facts are stored; if that fails, its command orders just this once more."""
         try:
-            self._steps[step].recorded(call)
+            self._steps[step].recorded(call, named)
         except errors.TransientError as exc:
             log.warning("what follows a step failed, ordered again", reason=str(exc))
             again = replace(STEPS[step].command.of(call), pause=_FOLLOW_UP_PAUSE)

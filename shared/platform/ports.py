@@ -187,8 +187,12 @@ class Runs(Protocol):
     def note_transfer(self, call: Call) -> None:
         """Write into the run that the caller was handed over: the voice agent is out, the parties talk on."""
 
-    def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
-        """End the call's run, unless that is the platform's task."""
+    def end(self, call: Call, *, media_id: str, bridge_id: str, within: database.Connection | None = None) -> None:
+        """End the call's run, unless that is the platform's task.
+
+        Args:
+            within: The caller's transaction; None for one of its own.
+        """
 
 
 class Accounts(Protocol):

@@ -165,8 +165,13 @@ SELECT EXISTS (SELECT 1 FROM inserted) AS done
 
 
 @functools.cache
-def save(changed: tuple[str, ...], claim: str, condition: str, attempts: str) -> str:
-    """Return the compare-and-set of a call, with its timeline; `lock_version` is NULL on a version conflict."""
+def save(changed: tuple[str, ...], claim: str, condition: str, attempts: str, *, or_nothing: bool) -> str:
+    """Return the compare-and-set of a call, with its timeline.
+
+    Args:
+        or_nothing: `lock_version` is NULL on a version conflict; if not set, that is an error (a division by zero).
+    """
+    found = "max(lock_version)" if or_nothing else "max(lock_version) / count(*)"
     sets = ", ".join([*(f"{name} = %({name})s" for name in changed), _NEW_VERSION]) + claim
     return f"""
 WITH saved AS (
@@ -177,5 +182,5 @@ WITH saved AS (
     INSERT INTO ari.timeline ({_TIMELINE_COLUMNS}) {_TIMELINE_ROWS}
     WHERE kind = 'request' OR EXISTS (SELECT 1 FROM saved)
 )
-SELECT (SELECT lock_version FROM saved) AS lock_version
+SELECT {found} AS lock_version FROM saved
 """  # noqa: S608 - built from constants

@@ -337,6 +337,8 @@ _MEANINGS: list[tuple[tuple[type[psycopg.Error], ...], type[errors.PipelineError
         "{}: the pooler in between keeps no prepared statements, so none are used from now on",
     ),
     ((psycopg.errors.UniqueViolation,), errors.DuplicateKey, "{}"),
+    # Nothing is divided but by the number of rows that a compare-and-set has written (`call_sql.save`).
+    ((psycopg.errors.DivisionByZero,), errors.RowChanged, "another process has written it since it was read"),
     ((psycopg.Error,), errors.DatabaseRefused, "{}"),
 ]
 

@@ -167,7 +167,7 @@ def test_what_a_set_up_costs_beside_the_newest_layout_is_in_the_table(costs: tup
         _table(heads, [(*_counts(set_up), set_up.platform_s)]) + "\n" + _table(("One round trip to Postgres",), trips)
     )
     _is_written(f"\n{made}\n", NEWEST_BEGIN, NEWEST_END)
-    assert (len(set_up.statements), set_up.commits, set_up.platform_s) == (6, 2, 2)
+    assert (len(set_up.statements), set_up.commits, set_up.platform_s) == (5, 2, 2)
 
 
 def _is_written(made: str, begin: str, end: str) -> None:

@@ -265,10 +265,20 @@ class Runs:
     def note_transfer(self, call: Call) -> None:
         self._postgres.statement("note transfer", lambda: None)
 
-    def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
+    def end(self, call: Call, *, media_id: str, bridge_id: str, within: database.Connection | None = None) -> None:
         run_id = call.workflow_run_id or self._named(call)
-        if run_id is not None:
+        if run_id is None:
+            return
+        if within is None:
             self._postgres.statement("end run", lambda: self._end(run_id, call))
+        else:
+            transaction = cast(Transaction, within)
+
+            def lock() -> None:
+                self._store.locks.acquire(transaction, ("run row", run_id))
+
+            self._postgres.statement("lock run", lock)
+            transaction.writes.append(lambda: self._end(run_id, call))
 
     def _end(self, run_id: int, call: Call) -> None:
         # A fail-over may have lost it.

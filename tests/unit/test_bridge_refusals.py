@@ -12,7 +12,7 @@ from shared import errors
 from shared.call import facts
 from shared.call.calls import Call
 from shared.call.legs import Naming
-from tests.support.calls import CALLS, JOINING
+from tests.support.calls import CALLS, CONNECTED, JOINING
 from tests.support.rounds import GONE, Rounds, channel
 from workers.bridge import Join
 
@@ -75,3 +75,11 @@ def test_the_run_of_a_connected_call_is_told_its_legs(call: Call) -> None:
     runs = SimpleNamespace(note_media=lambda call, *, media_id, bridge_id: told.append((call, media_id, bridge_id)))
     Join(asterisks=cast(Any, None), naming=NAMING, runs=cast(Any, runs)).recorded(call)
     assert told == ([(call, MEDIA_ID, BRIDGE_ID)] if call.state == "connected" else [])
+
+
+@pytest.mark.parametrize("named", [(JOINING.leg_id, MEDIA_ID, BRIDGE_ID), ("another", MEDIA_ID, BRIDGE_ID)])
+def test_a_run_that_names_the_legs_from_the_start_is_not_asked(named: Sequence[str]) -> None:
+    told: list[str] = []
+    runs = SimpleNamespace(note_media=lambda _call, *, media_id, bridge_id: told.extend((media_id, bridge_id)))
+    Join(asterisks=cast(Any, None), naming=NAMING, runs=cast(Any, runs)).recorded(CONNECTED, named)
+    assert told == ([] if JOINING.leg_id in named else [MEDIA_ID, BRIDGE_ID])
