@@ -45,6 +45,12 @@ class Admission(StepWork):
         return call.direction is Direction.INBOUND and call.entry == 1 and not self.quota.asks_network
 
     def work(self, claim: Claim) -> Sequence[facts.Fact]:
+        happened = self._judged(claim)
+        if isinstance(happened[0], facts.Refused) and claim.arrival is not None and claim.arrival.check is not None:
+            raise errors.RowChanged("what is assumed refuses nobody")
+        return happened
+
+    def _judged(self, claim: Claim) -> Sequence[facts.Fact]:
         call = claim.call
         target = claim.arrival.target if claim.arrival is not None else self._target(call)
         if target.served_by is None:
@@ -67,6 +73,8 @@ class Admission(StepWork):
         if isinstance(slots, facts.Refused):
             return (replace(slots, continue_in_dialplan=route.continue_in_dialplan),)
         db = claim.begin()
+        if claim.arrival is not None and claim.arrival.check is not None:
+            claim.arrival.check(db)
         refusal = quotas.no_free_slot(self.slot_count, db, claim.call.organization_id, slots)
         if refusal is not None:
             return (replace(refusal, continue_in_dialplan=route.continue_in_dialplan),)

@@ -107,6 +107,8 @@ class Arrival:
     waited_seconds: float
     #: Why the leg cannot be served, if what decides about it cannot be used.
     unusable: str = ""
+    #: If target and route are assumed: has a transaction fail with RowChanged unless they are as they were.
+    check: Callable[[database.Connection], None] | None = None
 
 
 class Claim(TimedBudget):

@@ -137,6 +137,9 @@ class Flow:
         A quick admission comes first: the call is first written as the admission leaves it, in one transaction with its
         run and its attempt. If that fails, the call is written as `received` before its admission is tried again: from
         then on the sweep brings it to an end, whatever happens here.
+
+        Raises:
+            RowChanged: Where the call goes was assumed, and the quick admission has failed: to be looked up first.
         """
         with call_context.of_call(call):
             return self._admitted(call, arrival)
@@ -151,11 +154,14 @@ class Flow:
                 # Most likely its identity: the insert below can conflict on nothing else, and decides it.
                 pass
             except Exception as exc:  # noqa: BLE001 - whatever is wrong, the call has to be where the sweep finds it
-                reason = logs.redact(f"{type(exc).__name__}: {exc}")
-                log.warning("quick admission failed, storing the call as received", reason=reason)
+                if not isinstance(exc, errors.RowChanged):
+                    reason = logs.redact(f"{type(exc).__name__}: {exc}")
+                    log.warning("quick admission failed, storing the call as received", reason=reason)
             else:
                 self.run(following)
                 return True
+        if arrival.check is not None:
+            raise errors.RowChanged("not admitted by what was assumed")
         waited_seconds = arrival.waited_seconds + self._writer.clock.monotonic() - began
         # The route is read again: the run of the first try may be there, under the id that was reserved for it.
         claim = self._admission(call, replace(arrival, route=None, waited_seconds=waited_seconds))

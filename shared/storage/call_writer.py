@@ -367,6 +367,7 @@ class UnitOfWork:
         Raises:
             VersionConflict: Another process wrote the call since it was read. Roll back.
             CallExists: There is a call of a new one's identity. Roll back.
+            RowChanged: The call is new, and what it was admitted by is no more as it was. Roll back.
         """
         store, transition = self._writer.store, self._writer.transition(self.call, happened)
         if not transition.changes and not self._is_new:
@@ -398,6 +399,8 @@ class UnitOfWork:
                 raise CallExists from exc
             raise
         except errors.RowChanged as exc:
+            if self._is_new:
+                raise
             raise VersionConflict from exc
 
     def _locked(self, call: Call) -> Call:
