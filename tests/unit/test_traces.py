@@ -1,13 +1,9 @@
-"""Traces: one for each call, by its id; off they cost nothing, on they break nothing."""
+"""Traces: one for each call, by its id; on they break nothing. tests/integration/test_trace_export.py sends them."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -16,29 +12,19 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from shared import current_message, errors, messages, queues, redaction, spans
+from shared import errors, messages, queues, redaction, spans
 from shared.asterisk import rest
-from shared.call import commands
 from shared.process import settings, traces
-from tests.support.trace_receiver import receiving
+from tests.support.traced_work import CALL, NOW_MS, Work, command, without_traces
 from workers import claims
-from workers.message_context import MessageContext
 
-CALL = UUID("0c9a4e52-9c5e-4c53-8a5f-6d0a5d6a2f11")
 OTHER = UUID("1c9a4e52-9c5e-4c53-8a5f-6d0a5d6a2f11")
-#: Redis's time, now.
-NOW_MS = 1_800_000_000_000
-BROKER: Any = None
 
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in [name for name in os.environ if name.startswith("OTEL_")]:
-        monkeypatch.delenv(name)
-    yield
-    spans.switch_off()
-    current_message.end()
-    structlog.contextvars.clear_contextvars()
+    with without_traces(monkeypatch):
+        yield
 
 
 @pytest.fixture
@@ -48,31 +34,9 @@ def exporter() -> InMemorySpanExporter:
     return made
 
 
-def command(**options: Any) -> messages.Message:
-    made = messages.of_command(commands.StartMedia(call_id=CALL, attempt=1), connection_id=7)
-    message = made.copy(message_timestamp=NOW_MS - 25)
-    message.options.update(options)
-    return message
-
-
 def event(pushed_ms: int = NOW_MS - 20) -> messages.Message:
     message = command(pushed_ms=pushed_ms)
     return message.copy(kwargs={"v": 1, "connection_id": 7, "connection_version": 2, "at_ms": NOW_MS - 30})
-
-
-class Work:
-    """The work on a message, as a worker does it."""
-
-    def __init__(self, message: messages.Message, exception: BaseException | None = None) -> None:
-        self._context = MessageContext(lambda at_ms: max(0.0, NOW_MS - at_ms))
-        self._message = message
-        self._exception = exception
-
-    def __enter__(self) -> None:
-        self._context.before_process_message(BROKER, self._message)
-
-    def __exit__(self, *_: object) -> None:
-        self._context.after_process_message(BROKER, self._message, exception=self._exception)
 
 
 def by_name(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
@@ -83,26 +47,6 @@ def ids(span: ReadableSpan) -> tuple[int, int, int]:
     """Return its trace, itself and its parent; 0 for none."""
     assert span.context is not None
     return span.context.trace_id, span.context.span_id, span.parent.span_id if span.parent is not None else 0
-
-
-def test_off_nothing_of_opentelemetry_is_imported_and_nothing_is_kept() -> None:
-    """redis-py imports a part of it where it is installed: that is imported first, and left out."""
-    code = (
-        "import sys, redis, redis.asyncio\n"
-        "before = set(sys.modules)\n"
-        "import listener.main, scheduler.main, workers.main, arictl.main\n"
-        "from shared import spans\n"
-        "from shared.process import settings, traces\n"
-        "config = settings.Base.model_construct(process_name='w')\n"
-        "with traces.running(config, 'worker'):\n"
-        "    assert spans.begin() is None and not spans.is_on()\n"
-        "print([name for name in set(sys.modules) - before if name.startswith(('opentelemetry', 'google'))])"
-    )
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, timeout=60
-    )
-    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(
@@ -237,47 +181,6 @@ def test_a_bug_in_a_trace_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     with structlog.testing.capture_logs() as logged, Work(command()):
         pass
     assert [entry["event"] for entry in logged] == ["spans not kept, a bug"]
-
-
-def test_spans_are_sent_as_the_standard_variables_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = settings.Base.model_construct(process_name="w1")
-    with receiving() as collector:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "api-key=collector%2Dsecret")
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
-        monkeypatch.setenv("OTEL_SERVICE_NAME", "ours")
-        monkeypatch.setattr(redaction, "SECRETS", redaction.Secrets())
-        with traces.running(config, "worker"):
-            assert redaction.redact("collector-secret collector%2Dsecret") == "[redacted] [redacted]"
-            with Work(command()):
-                pass
-        assert collector.paths == {"/v1/traces"}
-        assert collector.headers["api-key"] == "collector-secret"
-        names = {span.name.split()[0] for span in collector.of(CALL.hex)}
-    assert names == {"process", "wait"}
-    assert {span.service for span in collector.spans} == {"ours"}
-    assert not spans.is_on()
-
-
-def test_a_collector_that_answers_nothing_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So a process that ends waits for it 2 s at most."""
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
-    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "512")
-    began = time.monotonic()
-    with (
-        structlog.testing.capture_logs() as logged,
-        traces.running(settings.Base.model_construct(process_name="w1"), "worker"),
-    ):
-        for _ in range(520):
-            with Work(command()):
-                pass
-        worked = time.monotonic() - began
-    assert worked < 5
-    assert time.monotonic() - began < worked + 4
-    assert [entry["event"] for entry in logged if entry["log_level"] == "warning"] in (
-        [],
-        ["traces not exported, is the collector there?"],
-    )
 
 
 def test_a_request_to_an_asterisk_is_a_span_without_ids_in_its_name(exporter: InMemorySpanExporter) -> None:
