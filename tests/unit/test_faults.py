@@ -12,6 +12,7 @@ import pytest
 from shared.call import dialling, faults
 from shared.call.faults import fault_of
 from shared.call.states import Cause, Fault, Outcome
+from tests.support.statements import statements
 
 ROOT = Path(__file__).parents[2]
 
@@ -184,12 +185,11 @@ def functions() -> Iterator[ast.FunctionDef | ast.Module]:
     for folder in ("shared/call", "shared/platform", "shared/storage", "shared/operator", "workers", "scheduler"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             tree = ast.parse(path.read_text())
-            inner = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-            yield from inner
+            yield from (node for node in statements(tree) if isinstance(node, ast.FunctionDef))
             yield ast.Module(body=[node for node in tree.body if isinstance(node, ast.Assign)], type_ignores=[])
     yield from (
         node
-        for node in ast.walk(ast.parse((ROOT / "shared/asterisk/events.py").read_text()))
+        for node in statements(ast.parse((ROOT / "shared/asterisk/events.py").read_text()))
         if isinstance(node, ast.FunctionDef)
     )
 
@@ -234,7 +234,7 @@ def texts(node: ast.expr | None, function: ast.AST) -> set[str]:
 
 
 def values_of(name: str, function: ast.AST) -> Iterator[ast.expr]:
-    for node in ast.walk(function):
+    for node in statements(function):
         if not isinstance(node, ast.Assign):
             continue
         for target in node.targets:

@@ -1,15 +1,21 @@
-"""Which module may import which, found with `ast`: the layers stay layers."""
+"""Which module may import which, found with `ast`: the layers stay layers, and imports form no circle.
+
+Imports inside functions and for type checking count, too.
+"""
 
 from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import shared
+from tests.support.statements import statements
 
 ROOT = Path(__file__).parents[2]
 #: The processes: none imports another.
@@ -59,18 +65,33 @@ def files(*packages: str) -> Iterator[str]:
         yield from (path.relative_to(ROOT).as_posix() for path in sorted((ROOT / package).rglob("*.py")))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What is asked of a file. Its tree is not kept: the garbage collector would look through a million nodes."""
+
+    #: Every module that it imports, wherever in it; `from shared import database` is `shared.storage.database`.
+    imports: tuple[str, ...]
+    #: Where it calls something, and the last part of its name.
+    calls: tuple[tuple[int, str], ...]
+    #: Its constants that are texts.
+    texts: frozenset[str]
+
+
 @functools.cache
-def tree_of(path: str) -> ast.Module:
-    return ast.parse((ROOT / path).read_text())
-
-
-def sources(*packages: str) -> Iterator[tuple[str, ast.Module]]:
-    return ((path, tree_of(path)) for path in files(*packages))
-
-
-def imports(tree: ast.Module) -> Iterator[str]:
-    """Every module a file imports, wherever in it; `from shared import database` is `shared.storage.database`."""
+def read(path: str) -> Source:
+    tree = ast.parse((ROOT / path).read_text())
+    calls, texts = [], set()
     for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            calls.append((node.lineno, called))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts.add(node.value)
+    return Source(imports=tuple(imported_by(tree)), calls=tuple(calls), texts=frozenset(texts))
+
+
+def imported_by(tree: ast.Module) -> Iterator[str]:
+    for node in statements(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -83,7 +104,7 @@ def imports(tree: ast.Module) -> Iterator[str]:
 @functools.cache
 def imports_made() -> list[tuple[str, str]]:
     """Return every import of the product: file, and what it names."""
-    return [(path, name) for path, tree in sources(*PRODUCT) for name in imports(tree)]
+    return [(path, name) for path in files(*PRODUCT) for name in read(path).imports]
 
 
 def module_of(path: str) -> str:
@@ -155,7 +176,7 @@ def test_the_product_imports_nothing_of_development() -> None:
 
 def test_the_judge_of_the_chaos_runs_imports_nothing_of_this_project() -> None:
     """What judges the product from outside must not repeat its mistakes."""
-    found = {name for _, tree in sources("chaos/judge") for name in imports(tree)}
+    found = {name for path in files("chaos/judge") for name in read(path).imports}
     assert {"psycopg", "requests"} <= {name.split(".")[0] for name in found}, "the walk sees it"
     ours = {name for name in found if name.split(".")[0] in PRODUCT | DEVELOPMENT}
     assert {name for name in ours if not is_within(name, "chaos.judge")} == set()
@@ -193,14 +214,11 @@ PURE = {
 
 @pytest.mark.parametrize("path", sorted({*PURE, *files("shared/call")}))
 def test_a_pure_file_has_no_clock_and_no_outside(path: str) -> None:
-    tree = tree_of(path)
-    for name in imports(tree):
+    for name in read(path).imports:
         assert name.split(".")[0] not in IMPURE, (path, name)
         assert name != "urllib.request", (path, name)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            assert called not in IMPURE_CALLS, (path, node.lineno, called)
+    for line, called in read(path).calls:
+        assert called not in IMPURE_CALLS, (path, line, called)
 
 
 #: Package of `shared/` → what else of `shared/` it may import. Modules on top of the packages may import any of them.
@@ -273,10 +291,9 @@ def test_only_the_platform_s_adapter_parses_the_platform_s_json() -> None:
     readers = {edge for edge in edges() if edge[1] == f"{adapter}.json_values" and not is_within(edge[0], adapter)}
     assert readers == set()
     spelled = {
-        (path, node.value)
-        for path, tree in sources(*PRODUCT)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and node.value in PLATFORM_WORDS
+        (path, text)
+        for path in files(*PRODUCT)
+        for text in read(path).texts & PLATFORM_WORDS
         if not is_within(module_of(path), adapter, "shared.storage.migrations")
     }
     assert spelled == set()
@@ -336,3 +353,39 @@ def test_only_processes_import_their_own_entry() -> None:
     assert [
         (path, name) for path, name in imports_made() if name.split(".")[-1] == "main" and path.endswith("main.py")
     ] == []
+
+
+#: Whose modules are not imported by what they import themselves, directly or not.
+WITHOUT_CIRCLES = PRODUCT | {"bench", "devstack", "simulator"}
+
+
+def circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Return the modules of one circle, in order; none if there is no circle."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as exc:
+        return list(exc.args[1])
+    return []
+
+
+def test_imports_form_no_circle() -> None:
+    known = {module_of(path) for path in files(*WITHOUT_CIRCLES)}
+    graph: dict[str, set[str]] = {}
+    for path in files(*WITHOUT_CIRCLES):
+        imported = {name if name in known else name.rpartition(".")[0] for name in read(path).imports}
+        graph[module_of(path)] = known.intersection(imported) - {module_of(path)}
+    assert graph["workers.main"], "the walk sees imports"
+    found = circle(graph)
+    assert found == [], " <- ".join(found)
+
+
+@pytest.mark.parametrize(
+    ("graph", "expected"),
+    [
+        ({"a": {"b"}, "b": {"c"}, "c": set()}, set()),
+        ({"a": {"b"}, "b": {"a"}}, {"a", "b"}),
+        ({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}, {"a", "b", "c"}),
+    ],
+)
+def test_a_circle_is_found(graph: dict[str, set[str]], expected: set[str]) -> None:
+    assert set(circle(graph)) == expected
