@@ -163,11 +163,16 @@ class AwaitedLegs(Generic[_Claim]):
 
 
 class Waiting(Generic[_Claim]):
-    """Awaited legs, and the thread that ends each wait in time."""
+    """Awaited legs, and the thread that ends each wait in time.
 
-    def __init__(self) -> None:
+    Args:
+        wait_seconds: How long each is waited for.
+    """
+
+    def __init__(self, *, wait_seconds: float = WAIT_SECONDS) -> None:
         self._any = threading.Event()
-        self.legs: AwaitedLegs[_Claim] = AwaitedLegs(first_kept=self._any.set)
+        self._wait_seconds = wait_seconds
+        self.legs: AwaitedLegs[_Claim] = AwaitedLegs(wait_seconds=wait_seconds, first_kept=self._any.set)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="awaited legs", daemon=True)
         self._thread.start()
@@ -188,7 +193,7 @@ class Waiting(Generic[_Claim]):
             self._any.wait()
             # A claim may come between the look and the clearing: it is looked for once more after that.
             self._any.clear()
-            while not self._closed.wait(WAIT_SECONDS / 4) and not self.legs.is_empty():
+            while not self._closed.wait(self._wait_seconds / 4) and not self.legs.is_empty():
                 for claim in store(self.legs.expired()):
                     self.legs.keep_again(claim)
 

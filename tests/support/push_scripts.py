@@ -23,12 +23,13 @@ TAG_A, TAG_B = "a" * 8, "b" * 8
 class Channels:
     """What is published to sessions."""
 
-    def __init__(self, subscription: Any) -> None:
+    def __init__(self, subscription: Any, silence_seconds: float) -> None:
         self._subscription = subscription
+        self._silence_seconds = silence_seconds
 
     def next(self) -> tuple[str, bytes] | None:
         """Return the session and what was published to it; None if nothing was."""
-        while (found := self._subscription.get_message(timeout=0.05)) is not None:
+        while (found := self._subscription.get_message(timeout=self._silence_seconds)) is not None:
             if found["type"] == "message":
                 return found["channel"].decode().removeprefix(f"{NS}:wake:"), found["data"]
         return None
@@ -40,17 +41,19 @@ class Channels:
 class PushScripts:
     """The tests. `client` is a fixture of the file that subclasses this."""
 
+    #: What has not come after so long was not published.
+    SILENCE_SECONDS = 0.05
+
     @pytest.fixture
     def lua(self, client: redis.Redis) -> Scripts:
         return Scripts(client)
 
-    @staticmethod
     @contextlib.contextmanager
-    def listening(lua: Scripts, *sessions: str) -> Iterator[Channels]:
+    def listening(self, lua: Scripts, *sessions: str) -> Iterator[Channels]:
         """Subscribe as these sessions do."""
         with lua.client.pubsub() as subscription:  # type: ignore[no-untyped-call]  # redis-py's
             subscription.subscribe(*(f"{NS}:wake:{session}" for session in sessions))
-            channels = Channels(subscription)
+            channels = Channels(subscription, self.SILENCE_SECONDS)
             assert channels.all() == []
             yield channels
 

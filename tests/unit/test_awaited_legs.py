@@ -26,6 +26,8 @@ from workers.pools import POOLS, served_steps
 
 SET_UP, TEARDOWN = served_steps(POOLS["set-up"]), served_steps(POOLS["teardown"])
 CONNECTION = ADMITTED.connection_id
+#: A wait that the tests of the thread wait for as well.
+SHORT_SECONDS = 0.02
 
 
 class Clock:
@@ -327,7 +329,7 @@ def _kept(waiting: awaited_legs.Waiting[Claim], claim: _AClaim) -> bool:
 
 
 def test_the_thread_ends_each_wait_and_survives_what_fails() -> None:
-    waiting: awaited_legs.Waiting[Claim] = awaited_legs.Waiting()
+    waiting: awaited_legs.Waiting[Claim] = awaited_legs.Waiting(wait_seconds=SHORT_SECONDS)
     for error in (errors.DatabaseUnavailable("away"), KeyError("a mistake"), None):
         claim = _AClaim(error=error)
         assert _kept(waiting, claim)
@@ -336,7 +338,7 @@ def test_the_thread_ends_each_wait_and_survives_what_fails() -> None:
 
 
 def test_the_thread_tries_again_what_could_not_be_stored() -> None:
-    waiting: awaited_legs.Waiting[Claim] = awaited_legs.Waiting()
+    waiting: awaited_legs.Waiting[Claim] = awaited_legs.Waiting(wait_seconds=SHORT_SECONDS)
     claim = _AClaim(error=errors.DatabaseUnavailable("away"), has_time=True)
     assert _kept(waiting, claim)
     for _ in range(3):

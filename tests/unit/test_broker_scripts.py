@@ -39,3 +39,6 @@ class TestSessionsOnFakeredis(SessionScripts):
 
 class TestPushesOnFakeredis(PushScripts):
     """The tests of tests/support/push_scripts.py."""
+
+    #: fakeredis has handed out what a script publishes before the script returns.
+    SILENCE_SECONDS = 0.0

@@ -10,7 +10,29 @@ from typing import Any, cast
 
 import pytest
 
+from chaos import faults
 from chaos.faults import FAULTS, Fault, Striker, Struck
+
+
+class VirtualTime:
+    """Time that passes while it is slept."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def time(self) -> float:
+        return self.now
+
+    monotonic = time
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture(autouse=True)
+def virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A strike waits for up to half a second, and lasts as long as was drawn: nobody waits for it here."""
+    monkeypatch.setattr(faults, "time", VirtualTime())
 
 
 def drawn(seed: int, order: Sequence[str]) -> dict[str, tuple[float, float]]:
