@@ -66,6 +66,8 @@ LONG = (
     "acceptance/test_real_verdicts.py",
     "acceptance/test_chaos_judge.py",
 )
+#: How many new objects make Python's garbage collector look for those that are not reached; 700 by default.
+GARBAGE = 20_000
 TESTS = Path(__file__).parent
 #: Folders of tests/, in the order of the summary.
 LAYERS = ("unit", "contract", "integration", "simulation", "acceptance", "browser", "checks")
@@ -155,13 +157,15 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_collection() -> Iterator[None]:
     """Keep the garbage collector from looking through what is imported and collected, which lives as long as the run.
 
-    During a run of the unit tests it would do so a dozen times, each time for a third of a second.
+    During a run of the unit tests it would do so a dozen times, each time for a third of a second. What the tests leave
+    it looks for when there is more of it: pytest keeps the reports of all tests meanwhile.
     """
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(GARBAGE)
         gc.enable()
 
 
