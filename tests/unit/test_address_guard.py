@@ -56,21 +56,21 @@ PRIVATE = [
 
 
 @pytest.mark.parametrize(("address", "what"), NEVER.items())
-@pytest.mark.parametrize("allow", ["", "0.0.0.0/0, ::/0"])
-def test_no_setting_lets_through_where_no_asterisk_is(address: str, what: str, allow: str) -> None:
-    reason = address_guard.AddressGuard(allow=NETWORKS(allow)).complaint(address)
-    assert reason is not None
-    assert what in reason
+def test_no_setting_lets_through_where_no_asterisk_is(address: str, what: str) -> None:
+    for allow in ("", "0.0.0.0/0, ::/0"):
+        reason = address_guard.AddressGuard(allow=NETWORKS(allow)).complaint(address)
+        assert reason is not None, allow
+        assert what in reason, allow
 
 
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("address", [address for address in NEVER if "." in address])
-def test_no_form_of_an_address_leads_around_the_guard(address: str, form: str) -> None:
+def test_no_form_of_an_address_leads_around_the_guard(address: str) -> None:
     parts = [int(part) for part in address.split(".")]
     high, low = parts[0] << 8 | parts[1], parts[2] << 8 | parts[3]
     inverted = f"{high ^ 0xFFFF:x}:{low ^ 0xFFFF:x}"
-    written = form.format(dotted=address, hex=f"{high:x}:{low:x}", inverted=inverted)
-    assert OPEN.complaint(written) is not None
+    for form in FORMS:
+        written = form.format(dotted=address, hex=f"{high:x}:{low:x}", inverted=inverted)
+        assert OPEN.complaint(written) is not None, written
 
 
 @pytest.mark.parametrize("address", PUBLIC)

@@ -170,12 +170,12 @@ def test_what_is_no_number_is_shown(text: str, around: str) -> None:
 @pytest.mark.parametrize(
     "filler", [" ", '"', "\\", "= ", "-1", "/1", "(1", "+1 ", "030 ", " 030", "03", "(030)", "555.", "12 ", "+1/"]
 )
-@pytest.mark.parametrize("name", ["number", "PJSIP/", "sip:111", "token=", "://a:", "SIP/a:", "(030) 1", "tel:+"])
-def test_no_text_of_a_peer_holds_the_process_up(name: str, filler: str) -> None:
+def test_no_text_of_a_peer_holds_the_process_up(filler: str) -> None:
     # A search that tries each way to part the filler takes some seconds for these, and no other thread runs meanwhile.
-    began = time.process_time()
-    redaction.mask_numbers(redaction.redact(name + filler * 8_000))
-    assert time.process_time() - began < 0.3
+    for name in ("number", "PJSIP/", "sip:111", "token=", "://a:", "SIP/a:", "(030) 1", "tel:+"):
+        began = time.process_time()
+        redaction.mask_numbers(redaction.redact(name + filler * 8_000))
+        assert time.process_time() - began < 0.3, name
 
 
 def test_of_secrets_that_begin_alike_the_longest_is_taken_out() -> None:

@@ -87,11 +87,14 @@ def test_the_table_lists_every_pair() -> None:
     assert set(CALLS) == set(State)
 
 
-@pytest.mark.parametrize(("state", "name"), sorted(TABLE))
-def test_what_a_fact_makes_of_a_call(state: State, name: str) -> None:
-    before = CALLS[state]
-    after, ordered = transitions.advance(before, FACTS[name], NOW, LIMITS)
-    assert cell_of(before, after, ordered) == TABLE[state, name]
+@pytest.mark.parametrize("name", sorted(FACTS))
+def test_what_a_fact_makes_of_a_call(name: str) -> None:
+    row = {}
+    for state in State:
+        before = CALLS[state]
+        after, ordered = transitions.advance(before, FACTS[name], NOW, LIMITS)
+        row[state] = cell_of(before, after, ordered)
+    assert row == {state: TABLE[state, name] for state in State}
 
 
 def test_a_duplicate_is_harmless() -> None:
