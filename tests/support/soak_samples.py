@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable
 
@@ -51,5 +50,5 @@ def made(change: Change = lambda sample, minute: None, *, minutes: float = 30) -
             },
         }
         change(sample, minute)
-        samples.append(copy.deepcopy(sample))
+        samples.append(sample)
     return samples

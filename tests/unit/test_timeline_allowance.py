@@ -40,9 +40,10 @@ def test_so_many_of_a_kind_are_written_and_the_next_one_counts_the_others() -> N
 def test_an_hour_of_repetition_writes_no_more_than_twice_the_allowance() -> None:
     clock, written = Clock(), 0
     allowance = TimelineAllowance(60, clock)
+    once = entries(1)
     for _ in range(36_000):
         clock.now += 0.1
-        written += len(allowance.admitted(entries(1), call=None, connection_id=7))
+        written += len(allowance.admitted(once, call=None, connection_id=7))
     assert 118 <= written <= 120
 
 
