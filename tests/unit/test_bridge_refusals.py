@@ -19,7 +19,8 @@ from workers.bridge import Join
 NAMING = Naming("aip-")
 CALLER = f"/channels/{JOINING.channel_id}"
 MEDIA_ID, BRIDGE_ID = NAMING.media_id(JOINING), NAMING.bridge_id(JOINING)
-JOIN = [f"POST {CALLER}/answer", f"POST /bridges/{BRIDGE_ID}/addChannel"]
+ANSWER, ADD = f"POST {CALLER}/answer", f"POST /bridges/{BRIDGE_ID}/addChannel"
+JOIN = [ADD, ANSWER]
 LOOK = [f"GET /bridges/{BRIDGE_ID}"]
 EMPTY = {"id": BRIDGE_ID, "channels": []}
 REFUSED = errors.AsteriskRefused(422, "Channel not in Stasis application")
@@ -35,7 +36,7 @@ HERE = {f"GET {CALLER}": [channel(JOINING.channel_id)], f"GET /channels/{MEDIA_I
             False, {LOOK[0]: [GONE]}, facts.JoinRefused(attempt=1, reason="the bridge is gone"), id="no bridge"
         ),
         pytest.param(
-            True, {JOIN[1]: [REFUSED], **HERE}, facts.JoinRefused(attempt=1, reason=str(REFUSED)), id="refused"
+            True, {ADD: [REFUSED], **HERE}, facts.JoinRefused(attempt=1, reason=str(REFUSED)), id="refused"
         ),
         pytest.param(
             True, {LOOK[0]: [EMPTY], **HERE}, facts.JoinRefused(attempt=1, reason="a leg is not in the bridge"),
@@ -46,7 +47,7 @@ HERE = {f"GET {CALLER}": [channel(JOINING.channel_id)], f"GET /channels/{MEDIA_I
             id="the bridge went",
         ),
         pytest.param(
-            True, {JOIN[0]: [REFUSED], **HERE, f"GET {CALLER}": [channel(JOINING.channel_id, app="other")]},
+            True, {ANSWER: [REFUSED], **HERE, f"GET {CALLER}": [channel(JOINING.channel_id, app="other")]},
             facts.CallerLeft(leg_id=JOINING.channel_id, is_up=True), id="the caller is elsewhere",
         ),
     ],
