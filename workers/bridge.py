@@ -49,8 +49,8 @@ class Join(StepWork):
                 self.detect_talking(call)
 
     def _join(self, asterisk: ari.Ari, call: Call, *, look_first: bool) -> facts.Fact:
-        # The caller's leg is added last, and its answer asked for after that: Asterisk adds one leg after the other, and
-        # would have the media leg wait for the answer. That takes half a millisecond (measured, 22.10).
+        # The caller's leg is added last, and its answer is asked for after that: Asterisk adds one leg after the other,
+        # and would have the media leg wait for the answer. That takes half a millisecond (measured, 22.10).
         bridge_id, legs = self.naming.bridge_id(call), list(self.naming.legs(call).values())[::-1]
         missing = legs
         if look_first:
