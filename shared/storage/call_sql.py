@@ -169,9 +169,10 @@ def save(changed: tuple[str, ...], claim: str, condition: str, attempts: str, *,
     """Return the compare-and-set of a call, with its timeline.
 
     Args:
-        or_nothing: `lock_version` is NULL on a version conflict; if not set, that is an error (a division by zero).
+        or_nothing: `lock_version` is NULL on a version conflict; if not set, that is an error (a division by zero:
+            not of the version, as NULL divided by zero is NULL).
     """
-    found = "max(lock_version)" if or_nothing else "max(lock_version) / count(*)"
+    found = "max(lock_version) AS lock_version" + ("" if or_nothing else ", 1 / count(*) AS saved")
     sets = ", ".join([*(f"{name} = %({name})s" for name in changed), _NEW_VERSION]) + claim
     return f"""
 WITH saved AS (
@@ -182,5 +183,5 @@ WITH saved AS (
     INSERT INTO ari.timeline ({_TIMELINE_COLUMNS}) {_TIMELINE_ROWS}
     WHERE kind = 'request' OR EXISTS (SELECT 1 FROM saved)
 )
-SELECT {found} AS lock_version FROM saved
+SELECT {found} FROM saved
 """  # noqa: S608 - built from constants

@@ -191,6 +191,14 @@ def postgres(database_url: str) -> Iterator[PostgresCalls]:
         ("save_with_commit", 0, [1], "a", None, True, True),
     ],
 )
+# A call that was written since it was read.
+@example(
+    inserted=[(0, None)],
+    statements=[
+        ("save", 0, 0, "a", None, True),
+        *(("save_with_commit", 0, [which], "a", None, False, True) for which in range(11)),
+    ],
+)
 @given(
     inserted=st.lists(st.tuples(_calls, _claims), max_size=_COUNT),
     statements=st.lists(_statements, min_size=5, max_size=30),
