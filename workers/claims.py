@@ -147,6 +147,8 @@ class Claim(TimedBudget):
         self._next_steps: NextSteps = _no_next_steps
         self._then: Collection[Step] | None = None
         self._work: UnitOfWork | None = None
+        #: What is recorded if the transaction cannot be committed.
+        self._instead: Callable[[errors.PipelineError], facts.Fact] | None = None
         self._locks = False
         self._answers: dict[str, Any] = {}
         #: The call as the store has it, if facts were deferred.
@@ -245,9 +247,14 @@ class Claim(TimedBudget):
         return self._work.connection
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[database.Connection]:
-        """As `begin`, for what may fail: then nothing of it is stored, and the step goes on. Raises a PipelineError."""
+    def transaction(self, instead: Callable[[errors.PipelineError], facts.Fact]) -> Iterator[database.Connection]:
+        """As `begin`, for what may fail: then nothing of it is stored, and the step goes on. Raises a PipelineError.
+
+        Args:
+            instead: Returns what is recorded, by itself, if only the commit fails: what was sent goes with that.
+        """
         db = self.begin()
+        self._instead = instead
         try:
             yield db
         except Exception as exc:
@@ -270,10 +277,13 @@ class Claim(TimedBudget):
         started, then = self._writer.clock.monotonic(), self._following()
         try:
             recorded = self._store(happened, then)
-        except errors.PipelineError:
+        except errors.PipelineError as exc:
             if self._deferred:
                 self.defer(*happened)
-            raise
+            if self._work is None or self._instead is None or isinstance(exc, errors.DatabaseAway):
+                raise
+            self._work = None
+            recorded = self._store([self._instead(exc)], then)
         self.call = recorded.call
         self._stored, self._deferred = None, ()
         return following(self._writer, recorded, started, named=self.named)

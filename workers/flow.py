@@ -154,7 +154,7 @@ class Flow:
                 # Most likely its identity: the insert below can conflict on nothing else, and decides it.
                 pass
             except Exception as exc:  # noqa: BLE001 - whatever is wrong, the call has to be where the sweep finds it
-                if not isinstance(exc, errors.RowChanged):
+                if arrival.check is None:
                     reason = logs.redact(f"{type(exc).__name__}: {exc}")
                     log.warning("quick admission failed, storing the call as received", reason=reason)
             else:
@@ -202,6 +202,10 @@ class Flow:
         try:
             following = self._carry_out(claim)
             result = "done"
+        except errors.RowChanged:
+            # It is done once more, by what is so now.
+            result = "done"
+            raise
         finally:
             metrics.STEP.observe(self._writer.clock.monotonic() - began, step, result)
         return following

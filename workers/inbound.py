@@ -162,16 +162,18 @@ class Inbound:
             self._refuse(connection, leg, stamp)
             return
         # The same id for both tries: what the first one may have left at the platform is this call's.
-        call_id = self.writer.new_id()
+        call_id, began, call = self.writer.new_id(), self.writer.clock.monotonic(), None
         unusable, is_late = events.unusable(leg, args), waited_seconds > _ASKED_AFTER_SECONDS
         may_assume = self.assumes and not (unusable or is_late or stasis_args.names_run(args))
         for assume in (True, False) if may_assume else (False,):
             destination = self.lookup.destination(connection, leg.called_number, assume=assume)
-            if destination is None:
-                log.warning("leg of an unknown connection", connection=str(connection))
-                return
-            if destination.target.is_anothers:
-                self._leave(connection, leg)
+            if destination is None or destination.target.is_anothers:
+                if call is not None:
+                    self.platform_slots.give_back(call, media_ids=())
+                if destination is not None:
+                    self._leave(connection, leg)
+                else:
+                    log.warning("leg of an unknown connection", connection=str(connection))
                 return
             call = self._new_call(destination.target, connection, leg, args=args, stamp=stamp, call_id=call_id)
             arrival = Arrival(
@@ -186,6 +188,7 @@ class Inbound:
             except errors.RowChanged:
                 if arrival.check is None:
                     raise
+                waited_seconds += self.writer.clock.monotonic() - began
             else:
                 return
 

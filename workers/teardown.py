@@ -70,10 +70,10 @@ class Teardown(StepWork):
         call = claim.call
         media_id, bridge_id = self.naming.media_id(call), self.naming.bridge_id(call)
         try:
-            with claim.transaction() if with_call else contextlib.nullcontext() as db:
+            with claim.transaction(_run_pending) if with_call else contextlib.nullcontext() as db:
                 self.runs.end(call, media_id=media_id, bridge_id=bridge_id, within=db)
         except errors.PipelineError as exc:
-            return f"the run is not ended: {exc}"
+            return _not_ended(exc)
         return ""
 
     def _remove_all(self, claim: Claim) -> str:
@@ -85,6 +85,14 @@ class Teardown(StepWork):
         except errors.PipelineError as exc:
             return str(exc)
         return removal.unfinished()
+
+
+def _not_ended(exc: errors.PipelineError) -> str:
+    return f"the run is not ended: {exc}"
+
+
+def _run_pending(exc: errors.PipelineError) -> facts.Fact:
+    return facts.RemovalPending(reason=_not_ended(exc), run_is_over=False)
 
 
 class _Removal:

@@ -27,8 +27,9 @@ from shared.storage import owners
 from shared.storage.call_store import CallStore, ClaimRequest
 from shared.storage.timeline import TimelineEntry
 
-#: So many calls are remembered whose end is stored.
+#: So many calls are remembered whose end is stored, and for so long: no fail-over may have forgotten it by then.
 _OVER = 1000
+_OVER_SECONDS = 1.0
 #: This many lost compare-and-sets in a row mean that something is very wrong: the message is tried again later.
 _TRIES = 10
 
@@ -184,8 +185,8 @@ class CallWriter:
         self.new_id = new_id
         self._who = who
         self._commands = commands
-        #: The calls whose end this process has stored → their connections, the oldest first.
-        self._over: OrderedDict[UUID, int] = OrderedDict()
+        #: The calls whose end this process has stored → connection, and until when that counts; the oldest first.
+        self._over: OrderedDict[UUID, tuple[int, float]] = OrderedDict()
 
     def new_owner(self) -> str:
         """Return a new name for the owner of one claim."""
@@ -196,8 +197,9 @@ class CallWriter:
         return self.new_id().hex[:8] if ids.has_nonces(call.id_prefix) else ""
 
     def is_over(self, call_id: UUID, *, connection_id: int) -> bool:
-        """True if this process has stored lately that a call of this connection ends: a call never comes back."""
-        return self._over.get(call_id) == connection_id
+        """True if this process has just stored that a call of this connection ends: a call never comes back."""
+        told_by, until = self._over.get(call_id, (None, 0.0))
+        return told_by == connection_id and self.clock.monotonic() < until
 
     def claim_request(self, step: Step, owner: str) -> ClaimRequest:
         """Return a claim as long as the step's time-outs add up to."""
@@ -327,7 +329,7 @@ class CallWriter:
         """Enqueue the commands of a transition that is stored, unless `orders` is False."""
         self.observer.changed(transition.changes)
         if saved.state in (State.ENDING, State.ENDED):
-            self._over[saved.call_id] = saved.connection_id
+            self._over[saved.call_id] = saved.connection_id, self.clock.monotonic() + _OVER_SECONDS
             if len(self._over) > _OVER:
                 self._over.popitem(last=False)
         if _std.isEnabledFor(logging.DEBUG):
@@ -344,6 +346,7 @@ class UnitOfWork:
     def __init__(self, writer: CallWriter, call: Call, *, lock: bool, is_new: bool) -> None:
         self._writer = writer
         self._is_new = is_new
+        self._is_locked = lock
         self._open = contextlib.ExitStack()
         self.call = call
         self.connection = self._open.enter_context(writer.store.transaction())
@@ -399,7 +402,8 @@ class UnitOfWork:
                 raise CallExists from exc
             raise
         except errors.RowChanged as exc:
-            if self._is_new:
+            if self._is_new or self._is_locked:
+                # Of a call that is locked it is another row, or a trigger of the platform's that divides by zero.
                 raise
             raise VersionConflict from exc
 

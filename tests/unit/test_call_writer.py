@@ -131,8 +131,11 @@ def test_facts_may_be_stored_without_an_order() -> None:
 
 
 def test_a_call_is_over_once_its_end_is_stored_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=5.0)
     monkeypatch.setattr(call_writer, "_OVER", 1)
-    scene, other = Scene(JOINING), replace(JOINING, call_id=UUID(int=5), channel_id="5.5", workflow_run_id=None)
+    scene = Scene(JOINING)
+    scene.writer.clock = cast(Any, SimpleNamespace(monotonic=lambda: clock.now))
+    other = replace(JOINING, call_id=UUID(int=5), channel_id="5.5", workflow_run_id=None)
     assert scene.store.insert(other, [], None)
     recorded = scene.writer.record(JOINING, facts.Joined(attempt=1))
     assert recorded.applied
@@ -140,6 +143,9 @@ def test_a_call_is_over_once_its_end_is_stored_here(monkeypatch: pytest.MonkeyPa
     scene.writer.record(recorded.call, facts.CallerGone(leg_id=JOINING.leg_id))
     assert scene.writer.is_over(JOINING.call_id, connection_id=JOINING.connection_id)
     assert not scene.writer.is_over(JOINING.call_id, connection_id=JOINING.connection_id + 1)
+    clock.now += call_writer._OVER_SECONDS
+    assert not scene.writer.is_over(JOINING.call_id, connection_id=JOINING.connection_id), "a fail-over may forget it"
+    clock.now -= call_writer._OVER_SECONDS
     scene.writer.record(other, facts.CallerGone(leg_id="5.5"))
     assert not scene.writer.is_over(JOINING.call_id, connection_id=JOINING.connection_id), "the oldest is forgotten"
 

@@ -64,7 +64,8 @@ class StepClaim:
         return ask()
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[str]:
+    def transaction(self, instead: Callable[[errors.PipelineError], facts.Fact]) -> Iterator[str]:
+        self.instead = instead
         yield "the call's"
 
 
@@ -372,6 +373,14 @@ def test_the_run_ends_in_the_transaction_that_ends_the_call_or_alone(*, is_there
     fact, _, _ = torn_down(call, {f"GET {MEDIA}": [left]}, pauses=1, runs=runs)
     assert isinstance(fact, facts.RemovalPending if is_there else facts.LegsRemoved)
     assert runs.within == [within]
+
+
+def test_a_run_whose_end_fails_with_the_commit_is_pending() -> None:
+    call = replace(ENDING, caller_left=True, media_ready=True)
+    _, _, claim = torn_down(call, {f"GET {MEDIA}": [GONE]})
+    assert claim.instead(errors.DatabaseRefused("a trigger says no")) == facts.RemovalPending(
+        reason="the run is not ended: a trigger says no", run_is_over=False
+    )
 
 
 def test_slots_are_given_back_before_the_runs_row_is_locked() -> None:

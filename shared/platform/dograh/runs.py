@@ -181,7 +181,7 @@ class Runs:
             return self._is_begun(connection, call)
 
     def _is_begun(self, connection: database.Connection, call: Call) -> bool:
-        if call.workflow_run_id is None or self._completes_connected():
+        if call.workflow_run_id is None or self._completes_connected(connection):
             return True
         row = connection.execute(
             "SELECT state::text AS state, is_completed FROM workflow_runs WHERE id = %s", [call.workflow_run_id]
@@ -223,7 +223,7 @@ class Runs:
         has_failed = call.outcome is Outcome.FAILED and call.connected_at is not None
         was_refused = has_failed and not self._is_begun(connection, call)
         connected = call.connected_at is not None and not was_refused
-        is_left_to_platform = connected and not self._completes_connected()
+        is_left_to_platform = connected and not self._completes_connected(connection)
         # A destination may have left again before it was found.
         if call.destination_id is not None or (is_left_to_platform and self._has_transfer(connection, call)):
             _move_transfer(connection, call.workflow_run_id, ("in-progress", "complete"), "terminated")
@@ -232,9 +232,10 @@ class Runs:
                 connection, replace(call, connected_at=None) if was_refused else call, media if connected else {}
             )
 
-    def _completes_connected(self) -> bool:
+    def _completes_connected(self, connection: database.Connection) -> bool:
         if self._run_completion == "auto":
-            return not self._watch.found().platform_completes_runs
+            # By the connection at hand: it may be the pool's last one.
+            return not self._watch.found(connection).platform_completes_runs
         return self._run_completion == "ours"
 
     def _end_named(self, connection: database.Connection, call: Call) -> None:
