@@ -71,6 +71,10 @@ class DuplicateKey(DatabaseRefused):
     """There is a row of this identity already."""
 
 
+class RowChanged(TransientError):
+    """A row was written by another process since it was read: nothing of the transaction is stored."""
+
+
 class CallUnreadable(PermanentError):
     """A call's row holds a value this release does not know: a newer release wrote it, and goes on with it."""
 

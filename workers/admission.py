@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from shared import errors
@@ -45,6 +45,12 @@ class Admission(StepWork):
         return call.direction is Direction.INBOUND and call.entry == 1 and not self.quota.asks_network
 
     def work(self, claim: Claim) -> Sequence[facts.Fact]:
+        happened = self._judged(claim)
+        if isinstance(happened[0], facts.Refused) and claim.arrival is not None and claim.arrival.check is not None:
+            raise errors.RowChanged("what is assumed refuses nobody")
+        return happened
+
+    def _judged(self, claim: Claim) -> Sequence[facts.Fact]:
         call = claim.call
         target = claim.arrival.target if claim.arrival is not None else self._target(call)
         if target.served_by is None:
@@ -67,6 +73,8 @@ class Admission(StepWork):
         if isinstance(slots, facts.Refused):
             return (replace(slots, continue_in_dialplan=route.continue_in_dialplan),)
         db = claim.begin()
+        if claim.arrival is not None and claim.arrival.check is not None:
+            claim.arrival.check(db)
         refusal = quotas.no_free_slot(self.slot_count, db, claim.call.organization_id, slots)
         if refusal is not None:
             return (replace(refusal, continue_in_dialplan=route.continue_in_dialplan),)
@@ -92,12 +100,8 @@ class Admission(StepWork):
             return (replace(admitted, workflow_run_id=run_id),)
         if not claim.leads_to(Step.RUNS):
             return (admitted,)
-        run_id = self.runs.create(
-            db,
-            claim.after(admitted),
-            first_attempt=_first_attempt(self.naming, claim),
-            reserved_id=route.reserved_run_id,
-        )
+        admitted_call, reserved_id = claim.after(admitted), route.reserved_run_id
+        run_id = _create_run(self.runs, self.naming, claim, db, admitted_call, reserved_id=reserved_id)
         return admitted, facts.RunCreated(workflow_run_id=run_id)
 
     def _target(self, call: Call) -> InboundTarget:
@@ -151,7 +155,7 @@ class Admission(StepWork):
             media_id=attempt.legs[Role.MEDIA] if attempt is not None else None,
         )
 
-    def recorded(self, call: Call) -> None:
+    def recorded(self, call: Call, named: Collection[str] = ()) -> None:
         # Only now is it known that the run which the leg names is its organization's.
         if call.direction is Direction.OUTBOUND and call.workflow_run_id is not None:
             self.platform_slots.bind(call, media_ids=())
@@ -220,7 +224,7 @@ class RunCreation(StepWork):
         if run_id is not None:
             refusal = claim.ask_once("quota", lambda: self._refusal(claim))
             return (refusal or facts.RunCreated(workflow_run_id=run_id),)
-        run_id = self.runs.create(claim.begin(), claim.call, first_attempt=_first_attempt(self.naming, claim))
+        run_id = _create_run(self.runs, self.naming, claim, claim.begin(), claim.call)
         return (facts.RunCreated(workflow_run_id=run_id),)
 
     def _refusal(self, claim: Claim) -> facts.Refused | None:
@@ -230,6 +234,16 @@ class RunCreation(StepWork):
             return None
         route = self.routes.inbound(call.connection_id, call.called_number)
         return replace(refusal, continue_in_dialplan=route.continue_in_dialplan, limit="quota")
+
+
+def _create_run(
+    runs: Runs, naming: Naming, claim: Claim, db: database.Connection, call: Call, *, reserved_id: int | None = None
+) -> int:
+    """Create the run of a call in the claim's transaction, with the ids of the first attempt if they are known."""
+    attempt = _first_attempt(naming, claim)
+    if attempt is not None:
+        claim.named = (call.leg_id, *attempt.legs.values(), attempt.bridge_id)
+    return runs.create(db, call, first_attempt=attempt, reserved_id=reserved_id)
 
 
 def _first_attempt(naming: Naming, claim: Claim) -> Attempt | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from shared import errors
@@ -36,19 +36,22 @@ class Join(StepWork):
             claim.give_up(exc)
             return ()
 
-    def recorded(self, call: Call) -> None:
+    def recorded(self, call: Call, named: Collection[str] = ()) -> None:
         if call.state is State.CONNECTED:
-            media_id = self.naming.media_id(call)
+            media_id, bridge_id = self.naming.media_id(call), self.naming.bridge_id(call)
             if call.destination_id is None:
                 # After a transfer, when this is repeated, the platform counts the call no more.
                 self.platform_slots.bind(call, media_ids=(media_id,))
-            self.runs.note_media(call, media_id=media_id, bridge_id=self.naming.bridge_id(call))
+            if not {call.leg_id, media_id, bridge_id} <= set(named):
+                self.runs.note_media(call, media_id=media_id, bridge_id=bridge_id)
             if self.detect_talking is not None:
                 # Last: it is nothing that the call needs.
                 self.detect_talking(call)
 
     def _join(self, asterisk: ari.Ari, call: Call, *, look_first: bool) -> facts.Fact:
-        bridge_id, legs = self.naming.bridge_id(call), list(self.naming.legs(call).values())
+        # The caller's leg is added last, and its answer is asked for after that: Asterisk adds one leg after the other,
+        # and would have the media leg wait for the answer. That takes half a millisecond (measured, 22.10).
+        bridge_id, legs = self.naming.bridge_id(call), list(self.naming.legs(call).values())[::-1]
         missing = legs
         if look_first:
             bridge = asterisk.bridge(bridge_id)
@@ -58,8 +61,9 @@ class Join(StepWork):
             missing = [leg for leg in legs if leg not in bridge.channels]
         requests: list[Request[bool | None]] = [ari_requests.answer(call.leg_id)]
         if missing:
-            requests.append(ari_requests.add_legs(bridge_id, missing))
-        for result in asterisk.together(*requests):
+            requests.insert(0, ari_requests.add_legs(bridge_id, missing))
+        # The answer's result first: it tells that the caller is gone.
+        for result in reversed(asterisk.together(*requests)):
             if isinstance(result, errors.TransientError):
                 raise result
             if isinstance(result, errors.PermanentError):

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -107,6 +107,8 @@ class Arrival:
     waited_seconds: float
     #: Why the leg cannot be served, if what decides about it cannot be used.
     unusable: str = ""
+    #: If target and route are assumed: has a transaction fail with RowChanged unless they are as they were.
+    check: Callable[[database.Connection], None] | None = None
 
 
 class Claim(TimedBudget):
@@ -117,6 +119,7 @@ class Claim(TimedBudget):
         started: When the claim was asked for, by the writer's clock: it ends here no later than it does for others.
         arrival: Set for the admission of a call that this thread has just received.
         is_new: The call is not written yet: recording the step's facts writes it, in the state they leave it in.
+        named: The legs and the bridge that the call's run names, if the claims before this one have created it.
     """
 
     def __init__(
@@ -129,12 +132,14 @@ class Claim(TimedBudget):
         started: float,
         arrival: Arrival | None = None,
         is_new: bool = False,
+        named: Collection[str] = (),
     ) -> None:
         super().__init__(writer, writer.limits.claim(step).total_seconds() - (writer.clock.monotonic() - started))
         self._started = started
         self.call = call
         self.step = step
         self.arrival = arrival
+        self.named = named
         #: The step goes on in the claim of the step before.
         self.is_continued = False
         self._owner = owner
@@ -142,6 +147,8 @@ class Claim(TimedBudget):
         self._next_steps: NextSteps = _no_next_steps
         self._then: Collection[Step] | None = None
         self._work: UnitOfWork | None = None
+        #: What is recorded if the transaction cannot be committed.
+        self._instead: Callable[[errors.PipelineError], facts.Fact] | None = None
         self._locks = False
         self._answers: dict[str, Any] = {}
         #: The call as the store has it, if facts were deferred.
@@ -170,11 +177,6 @@ class Claim(TimedBudget):
         if not self._writer.lives_since(self._started):
             raise errors.OutOfTime("this worker was not heard of for too long: its claims may be broken")
         return super().seconds_left()
-
-    @property
-    def age_seconds(self) -> float:
-        """How long ago it was asked for."""
-        return self._writer.clock.monotonic() - self._started
 
     def request(self) -> ClaimRequest:
         """Return the claim as it is to be written with a new call."""
@@ -244,6 +246,23 @@ class Claim(TimedBudget):
         self.call = self._work.call
         return self._work.connection
 
+    @contextlib.contextmanager
+    def transaction(self, instead: Callable[[errors.PipelineError], facts.Fact]) -> Iterator[database.Connection]:
+        """As `begin`, for what may fail: then nothing of it is stored, and the step goes on. Raises a PipelineError.
+
+        Args:
+            instead: Returns what is recorded, by itself, if only the commit fails: what was sent goes with that.
+        """
+        db = self.begin()
+        self._instead = instead
+        try:
+            yield db
+        except Exception as exc:
+            work, self._work = self._work, None
+            assert work is not None
+            work.roll_back(exc)
+            raise
+
     def after(self, *happened: facts.Fact) -> Call:
         """Return what facts would make of the call. Nothing is stored."""
         return self._writer.after(self.call, *happened)
@@ -258,13 +277,16 @@ class Claim(TimedBudget):
         started, then = self._writer.clock.monotonic(), self._following()
         try:
             recorded = self._store(happened, then)
-        except errors.PipelineError:
+        except errors.PipelineError as exc:
             if self._deferred:
                 self.defer(*happened)
-            raise
+            if self._work is None or self._instead is None or isinstance(exc, errors.DatabaseAway):
+                raise
+            self._work = None
+            recorded = self._store([self._instead(exc)], then)
         self.call = recorded.call
         self._stored, self._deferred = None, ()
-        return following(self._writer, recorded, started)
+        return following(self._writer, recorded, started, named=self.named)
 
     def settle(self, *, orders: bool = True) -> None:
         """Store the deferred facts and end the claim. If that fails they stay deferred, and the claim stands.
@@ -353,12 +375,12 @@ class Claim(TimedBudget):
         return self._then
 
 
-def following(writer: CallWriter, recorded: Recorded, started: float) -> Claim | None:
+def following(writer: CallWriter, recorded: Recorded, started: float, *, named: Collection[str] = ()) -> Claim | None:
     """Return the claim that was taken with a write, or None."""
     claim = recorded.claim
     if claim is None:
         return None
-    return Claim(writer, recorded.call, claim.step, owner=claim.owner, started=started)
+    return Claim(writer, recorded.call, claim.step, owner=claim.owner, started=started, named=named)
 
 
 class StepWork(ABC):
@@ -372,8 +394,12 @@ class StepWork(ABC):
         """True if the step asks nothing but Postgres for this call: a new call may be written with its result."""
         return False
 
-    def recorded(self, call: Call) -> None:  # noqa: B027 - optional
-        """Do what has to follow once the facts are stored. Most steps have nothing to do here."""
+    def recorded(self, call: Call, named: Collection[str] = ()) -> None:  # noqa: B027 - optional
+        """Do what has to follow once the facts are stored. Most steps have nothing to do here.
+
+        Args:
+            named: What the claim has in `named`.
+        """
 
 
 def no_answer(failure: errors.AsteriskUnreachable) -> str:

@@ -137,6 +137,9 @@ class Flow:
         A quick admission comes first: the call is first written as the admission leaves it, in one transaction with its
         run and its attempt. If that fails, the call is written as `received` before its admission is tried again: from
         then on the sweep brings it to an end, whatever happens here.
+
+        Raises:
+            RowChanged: Where the call goes was assumed, and the quick admission has failed: to be looked up first.
         """
         with call_context.of_call(call):
             return self._admitted(call, arrival)
@@ -151,11 +154,14 @@ class Flow:
                 # Most likely its identity: the insert below can conflict on nothing else, and decides it.
                 pass
             except Exception as exc:  # noqa: BLE001 - whatever is wrong, the call has to be where the sweep finds it
-                reason = logs.redact(f"{type(exc).__name__}: {exc}")
-                log.warning("quick admission failed, storing the call as received", reason=reason)
+                if arrival.check is None:
+                    reason = logs.redact(f"{type(exc).__name__}: {exc}")
+                    log.warning("quick admission failed, storing the call as received", reason=reason)
             else:
                 self.run(following)
                 return True
+        if arrival.check is not None:
+            raise errors.RowChanged("not admitted by what was assumed")
         waited_seconds = arrival.waited_seconds + self._writer.clock.monotonic() - began
         # The route is read again: the run of the first try may be there, under the id that was reserved for it.
         claim = self._admission(call, replace(arrival, route=None, waited_seconds=waited_seconds))
@@ -196,6 +202,10 @@ class Flow:
         try:
             following = self._carry_out(claim)
             result = "done"
+        except errors.RowChanged:
+            # It is done once more, by what is so now.
+            result = "done"
+            raise
         finally:
             metrics.STEP.observe(self._writer.clock.monotonic() - began, step, result)
         return following
@@ -232,13 +242,13 @@ class Flow:
             if awaits:
                 self._awaited.forget(claim)
         following = claim.record(*happened)
-        self._follow_up(claim.step, claim.call)
+        self._follow_up(claim.step, claim.call, claim.named)
         return following
 
-    def _follow_up(self, step: Step, call: Call) -> None:
+    def _follow_up(self, step: Step, call: Call, named: Collection[str] = ()) -> None:
         """Do what follows a step whose facts are stored; if that fails, its command orders just this once more."""
         try:
-            self._steps[step].recorded(call)
+            self._steps[step].recorded(call, named)
         except errors.TransientError as exc:
             log.warning("what follows a step failed, ordered again", reason=str(exc))
             again = replace(STEPS[step].command.of(call), pause=_FOLLOW_UP_PAUSE)

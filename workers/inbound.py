@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from uuid import UUID
 
 import structlog
 
@@ -81,6 +82,7 @@ class Inbound:
     Args:
         allowance: The calls that a connection may still have: a leg above it is refused without one.
         age_ms: Returns how long ago a moment of Redis's clock was, in ms; 0 when unknown.
+        assumes: Where a caller goes may be assumed: the admission is quick, and checks it.
     """
 
     flow: Flow
@@ -94,6 +96,7 @@ class Inbound:
     age_ms: Callable[[int], float]
     transfer_legs: TransferLegs
     platform_slots: PlatformSlots = NO_PLATFORM_SLOTS
+    assumes: bool = False
 
     # ── callers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -158,20 +161,38 @@ class Inbound:
         if not self.allowance.take(connection.connection_id):
             self._refuse(connection, leg, stamp)
             return
-        destination = self.lookup.destination(connection, leg.called_number)
-        if destination is None:
-            log.warning("leg of an unknown connection", connection=str(connection))
-            return
-        if destination.target.is_anothers:
-            self._leave(connection, leg)
-            return
-        call = self._new_call(destination.target, connection, leg, args=args, stamp=stamp)
-        arrival = Arrival(
-            target=destination.target,
-            route=destination.route,
-            waited_seconds=waited_seconds,
-            unusable=events.unusable(leg, args),
-        )
+        # The same id for both tries: what the first one may have left at the platform is this call's.
+        call_id, began, call = self.writer.new_id(), self.writer.clock.monotonic(), None
+        unusable, is_late = events.unusable(leg, args), waited_seconds > _ASKED_AFTER_SECONDS
+        may_assume = self.assumes and not (unusable or is_late or stasis_args.names_run(args))
+        for assume in (True, False) if may_assume else (False,):
+            destination = self.lookup.destination(connection, leg.called_number, assume=assume)
+            if destination is None or destination.target.is_anothers:
+                if call is not None:
+                    self.platform_slots.give_back(call, media_ids=())
+                if destination is not None:
+                    self._leave(connection, leg)
+                else:
+                    log.warning("leg of an unknown connection", connection=str(connection))
+                return
+            call = self._new_call(destination.target, connection, leg, args=args, stamp=stamp, call_id=call_id)
+            arrival = Arrival(
+                target=destination.target,
+                route=destination.route,
+                waited_seconds=waited_seconds,
+                unusable=unusable,
+                check=destination.check,
+            )
+            try:
+                self._serve(call, arrival, connection, leg)
+            except errors.RowChanged:
+                if arrival.check is None:
+                    raise
+                waited_seconds += self.writer.clock.monotonic() - began
+            else:
+                return
+
+    def _serve(self, call: Call, arrival: Arrival, connection: ConnectionVersion, leg: events.Channel) -> None:
         if self._is_over(call, arrival, connection, leg):
             return
         # Nearly every leg is new: an earlier call of its channel is looked for only if this one cannot be written.
@@ -394,12 +415,13 @@ class Inbound:
         *,
         args: tuple[str, ...],
         stamp: str,
+        call_id: UUID | None = None,
     ) -> Call:
         served_by, now = target.served_by or connection, self.writer.store.now()
         return Call(
             # Random, so never the same again, even if a restored database has forgotten a call: the ids of its legs
             # derive from it, and a request for a media leg under the id of a live one crashes Asterisk.
-            call_id=self.writer.new_id(),
+            call_id=call_id or self.writer.new_id(),
             id_prefix=self.naming.prefix,
             connection_id=served_by.connection_id,
             connection_version=served_by.number,

@@ -150,6 +150,9 @@ class LegEvents:
     def _media_leg_ended(self, connection: ConnectionVersion, own: ids.OwnId, event: events.Event) -> None:
         if own.kind is not ids.Kind.MEDIA or event.type is EventType.CHANNEL_HANGUP_REQUEST:
             return
+        if self.writer.is_over(own.call_id, connection_id=connection.connection_id):
+            # Most often it is this process that has removed the leg.
+            return
         call = self._own_call(connection, own, event.leg.id)
         if call is None:
             return

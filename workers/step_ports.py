@@ -35,8 +35,14 @@ class Connections(Protocol):
 class Lookup(Protocol):
     """Where a new call goes, and by which route. `inbound_lookup.InboundLookup` is the adapter."""
 
-    def destination(self, connection: ConnectionVersion, called_number: str) -> inbound_lookup.Destination | None:
-        """Return it, or None when there is no such connection version."""
+    def destination(
+        self, connection: ConnectionVersion, called_number: str, *, assume: bool = False
+    ) -> inbound_lookup.Destination | None:
+        """Return it, or None when there is no such connection version.
+
+        Args:
+            assume: It may be assumed, as the last call to this number has found it: then it is to be checked.
+        """
 
 
 class Slots(Protocol):

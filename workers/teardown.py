@@ -16,7 +16,6 @@ from shared.asterisk.ari_requests import Bridge
 from shared.asterisk.events import Channel
 from shared.asterisk.rest import Request
 from shared.call import facts, ids
-from shared.call.calls import Call
 from shared.call.legs import Naming, Role
 from shared.platform.ports import NO_PLATFORM_SLOTS, PlatformSlots, Runs
 from shared.storage.call_store import CallStore
@@ -30,8 +29,6 @@ _Look = Request[Channel | Bridge | None]
 #: The pauses before each look for a channel that was hung up. It takes up to 2 ms to go (measured, 22.10), longer on a
 #: busy machine, and about 1 s while its media still connects.
 _LOOKS = (0.01, 0.05, 0.2, 0.5, 1.0)
-#: Postgres has not failed over within a teardown that took no longer.
-_QUICK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,39 +43,56 @@ class Teardown(StepWork):
 
     def work(self, claim: Claim) -> Sequence[facts.Fact]:
         call = claim.call
-        # The run ends without waiting for an Asterisk, and the legs go without waiting for the run, whose row the
-        # platform may have locked.
-        run_left = self._end_run(call)
-        try:
-            legs_left = self._remove_all(self.asterisks.of(call, claim), claim)
-        except errors.PipelineError as exc:
-            legs_left = str(exc)
-        if not (run_left or legs_left) and claim.age_seconds > _QUICK_SECONDS:
-            # A fail-over may have forgotten the end of the run, and after this step it is not looked at again.
-            run_left = self._end_run(call)
+        # The legs go without waiting for the run, whose row the platform may have locked. That a leg has left is often
+        # written meanwhile, which is no reason to remove them once more.
+        legs_left = claim.ask_once(f"removal of {call.leg_id}", lambda: self._remove_all(claim))
+        not_before = call.in_doubt_until
+        if not legs_left and not_before is not None and self.store.now() < not_before:
+            legs_left = "a request of unknown outcome may still take effect"
+        else:
+            not_before = None
+        if not legs_left:
+            media_ids = [attempt.legs[Role.MEDIA] for attempt in self.naming.attempts(call)]
+            self.platform_slots.give_back(call, media_ids=media_ids)
+        # With the legs all gone, the run ends in the commit that ends the call: no fail-over forgets one of them.
+        run_left = self._end_run(claim, with_call=not legs_left)
         if reason := "; ".join(text for text in (run_left, legs_left) if text):
-            return (facts.RemovalPending(reason=reason, run_is_over=not run_left),)
-        if call.in_doubt_until is not None and self.store.now() < call.in_doubt_until:
-            reason = "a request of unknown outcome may still take effect"
-            return (facts.RemovalPending(reason=reason, not_before=call.in_doubt_until),)
-        media_ids = [attempt.legs[Role.MEDIA] for attempt in self.naming.attempts(call)]
-        self.platform_slots.give_back(call, media_ids=media_ids)
+            not_before = not_before if not run_left else None
+            return (facts.RemovalPending(reason=reason, run_is_over=not run_left, not_before=not_before),)
         return (facts.LegsRemoved(leg_id=call.leg_id),)
 
-    def _end_run(self, call: Call) -> str:
-        """End the run; return why that failed."""
+    def _end_run(self, claim: Claim, *, with_call: bool) -> str:
+        """End the run; return why that failed.
+
+        Args:
+            with_call: In the transaction that ends the call.
+        """
+        call = claim.call
+        media_id, bridge_id = self.naming.media_id(call), self.naming.bridge_id(call)
         try:
-            self.runs.end(call, media_id=self.naming.media_id(call), bridge_id=self.naming.bridge_id(call))
+            with claim.transaction(_run_pending) if with_call else contextlib.nullcontext() as db:
+                self.runs.end(call, media_id=media_id, bridge_id=bridge_id, within=db)
         except errors.PipelineError as exc:
-            return f"the run is not ended: {exc}"
+            return _not_ended(exc)
         return ""
 
-    def _remove_all(self, asterisk: ari.Ari, claim: Claim) -> str:
+    def _remove_all(self, claim: Claim) -> str:
         """Remove everything the call may have left; return what could not be verified gone."""
-        removal = _Removal(asterisk, claim, self.naming)
-        with contextlib.suppress(errors.OutOfTime):
-            removal.run()
+        try:
+            removal = _Removal(self.asterisks.of(claim.call, claim), claim, self.naming)
+            with contextlib.suppress(errors.OutOfTime):
+                removal.run()
+        except errors.PipelineError as exc:
+            return str(exc)
         return removal.unfinished()
+
+
+def _not_ended(exc: errors.PipelineError) -> str:
+    return f"the run is not ended: {exc}"
+
+
+def _run_pending(exc: errors.PipelineError) -> facts.Fact:
+    return facts.RemovalPending(reason=_not_ended(exc), run_is_over=False)
 
 
 class _Removal:

@@ -100,6 +100,7 @@ def handlers(adapters: Adapters, *, serves: Collection[Step], tag: Callable[[], 
             send_later=adapters.send_later,
         ),
         platform_slots=adapters.platform_slots,
+        assumes=not adapters.quota.asks_network,
     )
     attempts = Attempts(
         flow=flow,

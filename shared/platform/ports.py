@@ -31,6 +31,10 @@ class Route:
     concurrent_calls: int | None = None
     #: An id for the run of the call, given to no other run; None when the platform gives ids at the INSERT only.
     reserved_run_id: int | None = None
+    #: More such ids, for the runs of further calls.
+    further_run_ids: tuple[int, ...] = field(default=(), compare=False)
+    #: A fingerprint of the rows that an inbound call's route was read from.
+    read: int = field(default=0, compare=False)
     #: The platform counts this call together with its own: it needs a slot there (`PlatformSlots`) before its run.
     shares_slots: bool = False
     #: Of a call that the platform makes, as its run names them: its leg tells neither. None where the run does not.
@@ -130,12 +134,18 @@ class Routes(Protocol):
         """Return the route of a connection's inbound call to a number."""
 
     def send_inbound(
-        self, connection: database.Connection, connection_id: int, called_number: str
+        self, connection: database.Connection, connection_id: int, called_number: str, *, run_ids: int = 1
     ) -> Callable[[], Route | NoRoute | None]:
         """Send for the route of a connection's inbound call, with an id for the run; what returns it is returned.
 
         To be called once the answer is there. None when the route takes more statements: `inbound` runs them.
+
+        Args:
+            run_ids: How many ids are reserved: the first one for this call.
         """
+
+    def check_inbound(self, connection: database.Connection, connection_id: int, called_number: str, read: int) -> None:
+        """Have a transaction fail with RowChanged unless the rows that a route was read from are as they were."""
 
     def preferred(self, organization_id: int, workflow_run_id: int | None) -> int | None:
         """Return the connection by which an organization's call is to go out, for a run that it has; None for any."""
@@ -187,8 +197,12 @@ class Runs(Protocol):
     def note_transfer(self, call: Call) -> None:
         """Write into the run that the caller was handed over: the voice agent is out, the parties talk on."""
 
-    def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
-        """End the call's run, unless that is the platform's task."""
+    def end(self, call: Call, *, media_id: str, bridge_id: str, within: database.Connection | None = None) -> None:
+        """End the call's run, unless that is the platform's task.
+
+        Args:
+            within: The caller's transaction; None for one of its own.
+        """
 
 
 class Accounts(Protocol):

@@ -165,8 +165,14 @@ SELECT EXISTS (SELECT 1 FROM inserted) AS done
 
 
 @functools.cache
-def save(changed: tuple[str, ...], claim: str, condition: str, attempts: str) -> str:
-    """Return the compare-and-set of a call, with its timeline; `lock_version` is NULL on a version conflict."""
+def save(changed: tuple[str, ...], claim: str, condition: str, attempts: str, *, or_nothing: bool) -> str:
+    """Return the compare-and-set of a call, with its timeline.
+
+    Args:
+        or_nothing: `lock_version` is NULL on a version conflict; if not set, that is an error (a division by zero:
+            not of the version, as NULL divided by zero is NULL).
+    """
+    found = "max(lock_version) AS lock_version" + ("" if or_nothing else ", 1 / count(*) AS saved")
     sets = ", ".join([*(f"{name} = %({name})s" for name in changed), _NEW_VERSION]) + claim
     return f"""
 WITH saved AS (
@@ -177,5 +183,5 @@ WITH saved AS (
     INSERT INTO ari.timeline ({_TIMELINE_COLUMNS}) {_TIMELINE_ROWS}
     WHERE kind = 'request' OR EXISTS (SELECT 1 FROM saved)
 )
-SELECT (SELECT lock_version FROM saved) AS lock_version
+SELECT {found} FROM saved
 """  # noqa: S608 - built from constants

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -145,7 +145,7 @@ class CallStore(Protocol):
     def slots_used(self, connection: database.Connection, organization_id: int) -> int:
         """Return how many slots the organization's calls use: exact until the transaction ends, under its lock."""
 
-    def save_in(
+    def save_with_commit(
         self,
         connection: database.Connection,
         changes: Sequence[Change],
@@ -153,8 +153,14 @@ class CallStore(Protocol):
         timeline: Sequence[TimelineEntry],
         owner: str,
         claim: ClaimRequest | None,
-    ) -> Call | None:
-        """As `save`, inside a transaction."""
+    ) -> Callable[[], Call]:
+        """As `save`, in one round trip with the commit: that raises RowChanged on a version conflict.
+
+        Everything else that the transaction has written is undone by that as well.
+
+        Returns:
+            What returns the call once it is committed.
+        """
 
     def save(
         self,

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import random
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,12 +20,16 @@ from shared.call import facts, ids, steps, transitions
 from shared.call.calls import Call, Change
 from shared.call.commands import Command
 from shared.call.limits import Limits
+from shared.call.states import State
 from shared.call.steps import Step
 from shared.call.transitions import media_leg
 from shared.storage import owners
 from shared.storage.call_store import CallStore, ClaimRequest
 from shared.storage.timeline import TimelineEntry
 
+#: So many calls are remembered whose end is stored, and for so long: no fail-over may have forgotten it by then.
+_OVER = 1000
+_OVER_SECONDS = 1.0
 #: This many lost compare-and-sets in a row mean that something is very wrong: the message is tried again later.
 _TRIES = 10
 
@@ -180,6 +185,8 @@ class CallWriter:
         self.new_id = new_id
         self._who = who
         self._commands = commands
+        #: The calls whose end this process has stored → connection, and until when that counts; the oldest first.
+        self._over: OrderedDict[UUID, tuple[int, float]] = OrderedDict()
 
     def new_owner(self) -> str:
         """Return a new name for the owner of one claim."""
@@ -188,6 +195,11 @@ class CallWriter:
     def new_nonce(self, call: Call) -> str:
         """Draw the nonce of a call's next attempt; empty if a release that knows none may go on with the call."""
         return self.new_id().hex[:8] if ids.has_nonces(call.id_prefix) else ""
+
+    def is_over(self, call_id: UUID, *, connection_id: int) -> bool:
+        """True if this process has just stored that a call of this connection ends: a call never comes back."""
+        told_by, until = self._over.get(call_id, (None, 0.0))
+        return told_by == connection_id and self.clock.monotonic() < until
 
     def claim_request(self, step: Step, owner: str) -> ClaimRequest:
         """Return a claim as long as the step's time-outs add up to."""
@@ -316,6 +328,10 @@ class CallWriter:
     ) -> Recorded:
         """Enqueue the commands of a transition that is stored, unless `orders` is False."""
         self.observer.changed(transition.changes)
+        if saved.state in (State.ENDING, State.ENDED):
+            self._over[saved.call_id] = saved.connection_id, self.clock.monotonic() + _OVER_SECONDS
+            if len(self._over) > _OVER:
+                self._over.popitem(last=False)
         if _std.isEnabledFor(logging.DEBUG):
             happened = [type(change.fact).__name__ for change in transition.changes]
             log.debug("call stored", call=str(saved.call_id), state=str(saved.state), facts=happened)
@@ -330,6 +346,7 @@ class UnitOfWork:
     def __init__(self, writer: CallWriter, call: Call, *, lock: bool, is_new: bool) -> None:
         self._writer = writer
         self._is_new = is_new
+        self._is_locked = lock
         self._open = contextlib.ExitStack()
         self.call = call
         self.connection = self._open.enter_context(writer.store.transaction())
@@ -353,20 +370,20 @@ class UnitOfWork:
         Raises:
             VersionConflict: Another process wrote the call since it was read. Roll back.
             CallExists: There is a call of a new one's identity. Roll back.
+            RowChanged: The call is new, and what it was admitted by is no more as it was. Roll back.
         """
         store, transition = self._writer.store, self._writer.transition(self.call, happened)
         if not transition.changes and not self._is_new:
             raise VersionConflict
         claim = self._writer.claim_for(transition, then, owner, nonce)
-        saved: Call | None = transition.call
-        if not self._is_new:
-            saved = store.save_in(self.connection, transition.changes, timeline=timeline, owner=owner, claim=claim)
-        else:
-            store.insert_with_commit(self.connection, self.call, timeline, claim, changes=transition.changes)
-        if saved is None:
-            raise VersionConflict
+        changes = transition.changes
+        if self._is_new:
+            store.insert_with_commit(self.connection, self.call, timeline, claim, changes=changes)
+            self._commit()
+            return self._writer.stored(transition, transition.call, claim)
+        saved = store.save_with_commit(self.connection, changes, timeline=timeline, owner=owner, claim=claim)
         self._commit()
-        return self._writer.stored(transition, saved, claim)
+        return self._writer.stored(transition, saved(), claim)
 
     def roll_back(self, exc: BaseException | None = None) -> None:
         """End the transaction without a trace; do nothing when it has ended.
@@ -384,6 +401,11 @@ class UnitOfWork:
             if self._is_new:
                 raise CallExists from exc
             raise
+        except errors.RowChanged as exc:
+            if self._is_new or self._is_locked:
+                # Of a call that is locked it is another row, or a trigger of the platform's that divides by zero.
+                raise
+            raise VersionConflict from exc
 
     def _locked(self, call: Call) -> Call:
         locked = self._writer.store.lock(self.connection, call.call_id)

@@ -7,7 +7,7 @@ app, credentials. It never changes once written, so a call pins the version it c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from shared import errors
@@ -45,6 +45,8 @@ class InboundTarget:
     reason: str = ""
     #: The app instance is another organization's by now: its callers are left to that one.
     is_anothers: bool = False
+    #: A fingerprint of the rows that it was read from.
+    read: int = field(default=0, compare=False)
 
 
 #: After a change of the password or the CA bundle alone, an older call's requests need the new one as well: the newest
@@ -82,7 +84,7 @@ LEFT JOIN LATERAL (
       AND ov.endpoint = v.endpoint AND ov.app = v.app AND ov.superseded_at IS NULL AND ov.accepted_at IS NOT NULL
       AND oc.state = 'active' AND oc.connection_id <> c.connection_id
     ORDER BY oc.organization_id = c.organization_id DESC LIMIT 1) o ON true
-WHERE v.connection_id = %s AND v.version = %s
+WHERE v.connection_id = %(connection_id)s AND v.version = %(version)s
 """
 
 
@@ -186,8 +188,17 @@ class Connections:
         db: database.Connection, connection: ConnectionVersion
     ) -> Callable[[], InboundTarget | None]:
         """Send for what `inbound_target` returns; return what returns it, once the answer is there."""
-        sent = db.send(_INBOUND, [connection.connection_id, connection.number])
+        sent = db.send(database.with_fingerprint(_INBOUND), _values(connection))
         return lambda: _target(connection, sent.fetchone())
+
+    @staticmethod
+    def check_inbound_target(db: database.Connection, connection: ConnectionVersion, read: int) -> None:
+        """Have a transaction fail with RowChanged unless the rows of a target are as they were."""
+        db.send(database.unchanged(_INBOUND), _values(connection) | {"read": read})
+
+
+def _values(connection: ConnectionVersion) -> dict[str, int]:
+    return {"connection_id": connection.connection_id, "version": connection.number}
 
 
 def _target(connection: ConnectionVersion, row: database.Row | None) -> InboundTarget | None:
@@ -195,7 +206,7 @@ def _target(connection: ConnectionVersion, row: database.Row | None) -> InboundT
         return None
     limits = ("organization_id", "blocked", "concurrent_calls", "minutes_per_month")
     quota = Quota(**{name: row[name] for name in limits})
-    tenant: dict[str, Any] = {"organization_id": row["organization_id"], "quota": quota}
+    tenant: dict[str, Any] = {"organization_id": row["organization_id"], "quota": quota, "read": row["read"]}
     if row["owner_id"] is not None:
         if row["owner_organization_id"] != row["organization_id"]:
             reason = "endpoint and app are another organization's now"

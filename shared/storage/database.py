@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import logging
 import threading
 import time
@@ -261,13 +262,34 @@ class _Pooled(psycopg.Connection[Any]):
     ours: Connection
 
 
+@functools.cache
+def with_fingerprint(query: str, more: str = "") -> str:
+    """Return a query of one row with its fingerprint, `read`: it tells whether the row has changed (`unchanged`).
+
+    Args:
+        more: Further columns, of `found`.
+    """
+    # OFFSET: it is read once, not once for each of its columns that is named here.
+    return f"SELECT found.*, {_HASH} AS read{more} FROM ({query} OFFSET 0) AS found"  # noqa: S608 - built from constants
+
+
+@functools.cache
+def unchanged(query: str) -> str:
+    """Return the statement that fails with RowChanged unless a query's row has the fingerprint `read` still."""
+    return f"SELECT 1 / count(*) FROM ({query} OFFSET 0) AS found WHERE {_HASH} = %(read)s"  # noqa: S608 - built from constants
+
+
+#: Has 64 bits and is not cryptographic.
+_HASH = "hashtextextended(found::text, 0)"
+
+
 def fingerprint(connection: Connection, query: str, values: Mapping[str, object] | Sequence[object] = ()) -> str:
     """Return the fingerprint of a query's rows, in whatever order: it tells whether they have changed.
 
-    Postgres reads all of the rows, and one row travels. The hash has 64 bits and is not cryptographic.
+    Postgres reads all of the rows, and one row travels.
     """
     row = connection.execute(
-        f"SELECT count(*) AS rows, coalesce(sum(hashtextextended(found::text, 0)), 0) AS hash FROM ({query}) AS found",  # noqa: S608 - built from constants
+        f"SELECT count(*) AS rows, coalesce(sum({_HASH}), 0) AS hash FROM ({query}) AS found",  # noqa: S608 - built from constants
         values,
     ).fetchone()
     assert row is not None
@@ -337,6 +359,8 @@ _MEANINGS: list[tuple[tuple[type[psycopg.Error], ...], type[errors.PipelineError
         "{}: the pooler in between keeps no prepared statements, so none are used from now on",
     ),
     ((psycopg.errors.UniqueViolation,), errors.DuplicateKey, "{}"),
+    # Nothing is divided but by the number of rows that are as they were read (`unchanged`, and `call_sql.save`).
+    ((psycopg.errors.DivisionByZero,), errors.RowChanged, "another process has written it since it was read"),
     ((psycopg.Error,), errors.DatabaseRefused, "{}"),
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
@@ -210,21 +210,41 @@ class PostgresCalls:
         claim: ClaimRequest | None,
         keeps_claim: bool = False,
     ) -> Call | None:
+        text, values = self._saved(changes, timeline, owner, claim, keeps_claim=keeps_claim, or_nothing=True)
         with self.db.connection() as connection:
-            return self.save_in(
-                connection, changes, timeline=timeline, owner=owner, claim=claim, keeps_claim=keeps_claim
-            )
+            row = connection.execute(text, values).fetchone()
+        return _as_saved(changes, row)
 
-    def save_in(
+    def save_with_commit(
         self,
         connection: database.Connection,
         changes: Sequence[Change],
         *,
-        timeline: Sequence[TimelineEntry] = (),
-        owner: str = "",
-        claim: ClaimRequest | None = None,
-        keeps_claim: bool = False,
-    ) -> Call | None:
+        timeline: Sequence[TimelineEntry],
+        owner: str,
+        claim: ClaimRequest | None,
+    ) -> Callable[[], Call]:
+        text, values = self._saved(changes, timeline, owner, claim, keeps_claim=False, or_nothing=False)
+        sent = connection.send(text, values)
+
+        def saved() -> Call:
+            call = _as_saved(changes, sent.fetchone())
+            assert call is not None, "it raises when nothing is saved"
+            return call
+
+        return saved
+
+    def _saved(
+        self,
+        changes: Sequence[Change],
+        timeline: Sequence[TimelineEntry],
+        owner: str,
+        claim: ClaimRequest | None,
+        *,
+        keeps_claim: bool,
+        or_nothing: bool,
+    ) -> tuple[str, dict[str, Any]]:
+        """Return the statement that writes what has become of a call, and its values."""
         before, after = changes[0].before, changes[-1].after
         changed = tuple(name for name in call_sql.CHANGEABLE if getattr(before, name) != getattr(after, name))
         entries, moves = worth_writing(timeline, changes)
@@ -248,12 +268,7 @@ class PostgresCalls:
         if outcome := _attempt_outcome(changes):
             attempts += call_sql.ATTEMPT_OUTCOME
             values |= outcome
-        row = connection.execute(call_sql.save(changed, claim_part, condition, attempts), values).fetchone()
-        assert row is not None
-        if row["lock_version"] is None:
-            return None
-        _note_stored(before, after)
-        return replace(after, lock_version=row["lock_version"])
+        return call_sql.save(changed, claim_part, condition, attempts, or_nothing=or_nothing), values
 
     def _begun(self, call: Call) -> dict[str, Any]:
         return {
@@ -373,6 +388,16 @@ class PostgresCalls:
 
     def _observe(self, now: datetime) -> None:
         self._offset = now - _monotonic()
+
+
+def _as_saved(changes: Sequence[Change], row: database.Row | None) -> Call | None:
+    """Return the call as a save has left it, by its answer; None on a version conflict."""
+    before, after = changes[0].before, changes[-1].after
+    assert row is not None
+    if row["lock_version"] is None:
+        return None
+    _note_stored(before, after)
+    return replace(after, lock_version=row["lock_version"])
 
 
 def _note_stored(before: Call | None, after: Call) -> None:

@@ -161,12 +161,12 @@ def test_a_statement_that_fails_in_a_step_fails_it_as_the_store_says(
     """An outage is retried, a refusal is a dead letter at once: only the store's errors say which it is."""
     call = make(state=State.ADMITTED)
 
-    def divide(claim: Claim) -> Sequence[facts.Fact]:
-        claim.begin().execute("SELECT 1 / 0")
+    def convert(claim: Claim) -> Sequence[facts.Fact]:
+        claim.begin().execute("SELECT 'x'::integer")
         return (facts.RunCreated(workflow_run_id=1),)
 
-    with pytest.raises(errors.DatabaseRefused, match="division by zero"):
-        decide(writer, call, divide, step=Step.RUNS)
+    with pytest.raises(errors.DatabaseRefused, match="invalid input syntax"):
+        decide(writer, call, convert, step=Step.RUNS)
     assert store.load(call.call_id) == call
 
 

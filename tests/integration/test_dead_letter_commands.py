@@ -261,7 +261,7 @@ def test_a_set_survives_whom_it_was_worked_on_by(client: redis.Redis, db: databa
     frozen = dead_letter_sets.freeze(db, client, ME, Filter())
     dead_letter_sets.order(db, ME, frozen.set_id, "retry")
     client.xdel(STREAM, gone)
-    with mock.patch.object(dead_letter_sets, "_SETTLE", "SELECT 1/0"), pytest.raises(errors.DatabaseRefused):
+    with mock.patch.object(dead_letter_sets, "_SETTLE", "SELECT 'x'::integer"), pytest.raises(errors.DatabaseRefused):
         dead_letter_sets.work(db, client)
     assert 0 < len(waiting(client)) < 150
     for _ in range(10):

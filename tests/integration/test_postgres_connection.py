@@ -432,7 +432,7 @@ def test_a_text_with_a_nul_is_refused_and_nothing_is_sent(db: database.Database)
     assert (things(db), pid(db)) == ([], before)
 
 
-@pytest.mark.parametrize("left", ["SELECT 1", "SELECT 1 / 0"])
+@pytest.mark.parametrize("left", ["SELECT 1", "SELECT 'x'::integer"])
 def test_a_transaction_that_is_left_open_is_not_the_next_user_s(db: database.Database, left: str) -> None:
     before = pid(db)
     with contextlib.suppress(errors.DatabaseRefused), db.connection() as connection:

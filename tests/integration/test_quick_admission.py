@@ -4,88 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from devstack import platform_tables
-from shared.asterisk import events
-from shared.call import facts
-from shared.call.calls import Call
 from shared.call.ids import ConnectionVersion
-from shared.call.legs import Naming
-from shared.call.limits import Limits
 from shared.call.states import State
-from shared.call.steps import Step
-from shared.inbound_lookup import InboundLookup
 from shared.platform import dograh
 from shared.platform.ports import NoRoute, Route
-from shared.storage import connections, database, quotas
+from shared.storage import database
 from shared.storage.call_writer import CallWriter
-from shared.storage.postgres_calls import PostgresCalls
 from tests import dograh_tables
-from tests.dograh_tables import NUMBER, VALUE, configure, execute, one, publish
-from tests.support import round_trips
-from tests.support.flows import CommandQueue, OneAsterisk, WorkStep
-from workers.admission import Admission
-from workers.asterisks import Asterisks
-from workers.awaited_legs import AwaitedLegs
-from workers.call_allowance import CallAllowance
-from workers.claims import Claim
-from workers.flow import Flow
-from workers.inbound import Inbound
-from workers.transfer_legs import TransferLegs
+from tests.dograh_tables import VALUE, execute, one, publish
+from tests.support import admissions, round_trips
+from tests.support.admissions import LOOK, WRITE, Worker
 
 pytestmark = [
     pytest.mark.services,
     pytest.mark.parametrize("layout", platform_tables.EVERY, indirect=True),
 ]
-
-CONNECTION = ConnectionVersion(1, 1)
-LOOK = ["SELECT", "SELECT"]
-#: The call's statement writes its attempt and its timeline as well.
-WRITE = ["INSERT workflow_runs", "INSERT ari.calls"]
-
-
-def leg_of(channel_id: str) -> events.Channel:
-    return events.Channel(
-        id=channel_id, name="PJSIP/trunk-1", state="Ring", created="c", caller_number="1", called_number=NUMBER,
-        app_name="Stasis", app_data="voiceai",
-    )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Worker:
-    """The product's admission on one Postgres. Its media step only notes the calls it gets."""
-
-    db: database.Database
-    inbound: Inbound
-    began: list[Call]
-
-    def receive(self, channel_id: str = "1762.1", connection: ConnectionVersion = CONNECTION) -> None:
-        leg = leg_of(channel_id)
-        self.inbound.receive(connection=connection, leg=leg, args=(), stamp="2026-05-01T12:00:00.000+0000")
-
-    @property
-    def counts(self) -> tuple[int, int, int]:
-        """How many calls, attempts and runs there are."""
-        row = one(
-            self.db,
-            "SELECT (SELECT count(*) FROM ari.calls) AS calls, (SELECT count(*) FROM ari.attempts) AS attempts,"
-            " (SELECT count(*) FROM workflow_runs) AS runs",
-        )
-        return row["calls"], row["attempts"], row["runs"]
-
-    @property
-    def states(self) -> list[str]:
-        """The states of the first call, from its timeline."""
-        row = one(
-            self.db,
-            "SELECT array_agg(state_to ORDER BY id) AS states FROM ari.timeline"
-            " WHERE state_to IS NOT NULL AND call_id = (SELECT call_id FROM ari.calls ORDER BY received_at LIMIT 1)",
-        )
-        return list(row["states"] or [])
 
 
 @pytest.fixture
@@ -97,68 +36,7 @@ def db(database_url: str) -> Iterator[database.Database]:
 
 @pytest.fixture
 def worker(db: database.Database) -> Worker:
-    source_id = configure(db, json.dumps(VALUE))
-    execute(
-        db,
-        "INSERT INTO ari.connections (source_id, organization_id, state, version) VALUES (%s, 1, 'active', 1)",
-        source_id,
-    )
-    execute(
-        db,
-        "INSERT INTO ari.connection_versions (connection_id, version, endpoint, app, ari_user, sealed_password)"
-        " VALUES (1, 1, 'http://a', 'a', 'a', 'x')",
-    )
-    worker = make(db)
-    # The clock, and the statements that every connection prepares.
-    worker.inbound.writer.store.now()
-    return worker
-
-
-def make(db: database.Database) -> Worker:
-    store, limits = PostgresCalls(db, who="test", prefix="aip-"), Limits()
-    writer = CallWriter(store, CommandQueue(), limits, who="test")
-    watch = dograh.Watch(db)
-    watch.look()
-    # The platform's own limit of calls takes a lock: without one there is none.
-    routes = dograh.Routes(db, watch=watch, limits=dograh.CallLimits(setting="off", default=10))
-    known, runs = connections.Connections(db), dograh.Runs(db, watch=watch)
-    own = quotas.Quotas(db, now=store.now)
-    asterisks = cast(Asterisks, OneAsterisk())
-    admission = Admission(
-        connections=known,
-        routes=routes,
-        quota=own,
-        slots=quotas.Slots(own, dograh.Accounts(db), default=None),
-        slot_count=store,
-        runs=runs,
-        asterisks=asterisks,
-        naming=Naming("aip-"),
-        limits=limits,
-    )
-    began: list[Call] = []
-
-    def media(claim: Claim) -> list[facts.Fact]:
-        began.append(claim.call)
-        claim.give_up("the test ends here")
-        return []
-
-    steps = {Step.ADMISSION: admission, Step.MEDIA: WorkStep(media)}
-    flow = Flow(
-        writer, asterisks, steps, serves={Step.ADMISSION, Step.RUNS, Step.MEDIA}, awaited=AwaitedLegs(capacity=0)
-    )
-    inbound = Inbound(
-        flow=flow,
-        writer=writer,
-        connections=known,
-        lookup=InboundLookup(db, known, routes),
-        asterisks=asterisks,
-        runs=runs,
-        naming=Naming("aip-"),
-        allowance=CallAllowance(1000),
-        age_ms=lambda _at_ms: 0.0,
-        transfer_legs=cast(TransferLegs, None),
-    )
-    return Worker(db=db, inbound=inbound, began=began)
+    return admissions.connected(db)
 
 
 def test_an_admission_is_one_look_and_one_write(worker: Worker) -> None:
@@ -235,7 +113,7 @@ def test_ids_that_come_in_another_way_are_good_as_well(worker: Worker, change: s
 def test_a_caller_who_is_known_gets_no_second_run(worker: Worker, db: database.Database) -> None:
     worker.receive()
     # Another worker, which has not seen the first report.
-    make(db).receive()
+    admissions.make(db).receive()
     assert worker.counts == (1, 1, 1)
     worker.receive("1762.2")
     assert worker.counts == (2, 2, 2)
@@ -248,8 +126,8 @@ def test_a_run_that_has_the_reserved_id_already_costs_a_second_try(
     taken = worker.began[0].workflow_run_id
     send_inbound = dograh.Routes.send_inbound
 
-    def send_for_a_taken_id(routes: dograh.Routes, *given: Any) -> Any:
-        answer = send_inbound(routes, *given)
+    def send_for_a_taken_id(routes: dograh.Routes, *given: Any, **named: Any) -> Any:
+        answer = send_inbound(routes, *given, **named)
 
         def route() -> Route | NoRoute | None:
             found = answer()

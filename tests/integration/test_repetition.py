@@ -147,7 +147,7 @@ def test_forged_legs_become_so_many_calls(
     inbound = Inbound(
         flow=cast(Any, SimpleNamespace(admit=lambda call, _arrival: store.insert(call, [], None))), writer=writer,
         connections=cast(Any, SimpleNamespace(inbound_target=lambda _connection: TARGET)),
-        lookup=cast(Any, SimpleNamespace(destination=lambda *_: Destination(target=TARGET, route=None))),
+        lookup=cast(Any, SimpleNamespace(destination=lambda *_, assume: Destination(target=TARGET, route=None))),
         asterisks=cast(Any, SimpleNamespace(at=NoLegs().asterisks.of)), runs=nothing, naming=Naming(PREFIX),
         allowance=CallAllowance(10 * ROWS), age_ms=lambda _at_ms: 0.0,
         transfer_legs=nothing,

@@ -27,13 +27,13 @@ from tests.simulation.callers import Callers
 from tests.simulation.faults import NO_CALL, Fault
 from tests.simulation.invariants import Invariants
 from tests.simulation.listeners import Listener
+from tests.simulation.lookups import Lookup
 from tests.simulation.platform_redis import PlatformRedis, PlatformSlots
 from tests.simulation.platform_slots import Comparisons
 from tests.simulation.platforms import (
     AppHolders,
     Connections,
     Leases,
-    Lookup,
     Postgres,
     Quota,
     Routes,
@@ -139,6 +139,7 @@ class Environment:
         self._is_watching = False
         #: The states that calls were in by the row that a fail-over has left.
         self.went_back_to: Counter[str] = Counter()
+        self.looked_up: Counter[str] = Counter()
         world.states_of = self.states_of
         self.adapters = self._make_adapters("worker")
         pooled = {
@@ -246,7 +247,7 @@ class Environment:
             quota=self.quota,
             slots=self,
             connections=connections,
-            lookup=Lookup(self.postgres, connections, self.routes, self.runs),
+            lookup=Lookup(self.postgres, connections, self.routes, self.runs, self.looked_up),
             leases=self.leases,
             app_holders=self.app_holders,
             awaited_legs=self.awaited_legs,
@@ -355,6 +356,7 @@ class Environment:
         return (
             self.awaited_legs.ends
             + lost
+            + self.looked_up
             + Counter(
                 {
                     "a call written with its admission": self.store.quick_admissions,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar, cast
 from uuid import UUID
 
 import greenlet
 
-from shared import errors, inbound_lookup
+from shared import errors
 from shared.asterisk import rest
 from shared.call import call_settings, facts, quota_rules, stasis_args
 from shared.call.call_settings import CallSettings
@@ -138,8 +138,11 @@ class Routes:
         return self._postgres.statement("route", lambda: self.to(organization_of(connection_id)))
 
     def send_inbound(
-        self, connection: object, connection_id: int, called_number: str
+        self, connection: object, connection_id: int, called_number: str, *, run_ids: int = 1
     ) -> Callable[[], Route | NoRoute | None]:
+        raise AssertionError("sent by the lookup, which is simulated as a whole")
+
+    def check_inbound(self, connection: object, connection_id: int, called_number: str, read: int) -> None:
         raise AssertionError("sent by the lookup, which is simulated as a whole")
 
     def preferred(self, organization_id: int, workflow_run_id: int | None) -> int | None:
@@ -265,10 +268,20 @@ class Runs:
     def note_transfer(self, call: Call) -> None:
         self._postgres.statement("note transfer", lambda: None)
 
-    def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
+    def end(self, call: Call, *, media_id: str, bridge_id: str, within: database.Connection | None = None) -> None:
         run_id = call.workflow_run_id or self._named(call)
-        if run_id is not None:
+        if run_id is None:
+            return
+        if within is None:
             self._postgres.statement("end run", lambda: self._end(run_id, call))
+        else:
+            transaction = cast(Transaction, within)
+
+            def lock() -> None:
+                self._store.locks.acquire(transaction, ("run row", run_id))
+
+            self._postgres.statement("lock run", lock)
+            transaction.writes.append(lambda: self._end(run_id, call))
 
     def _end(self, run_id: int, call: Call) -> None:
         # A fail-over may have lost it.
@@ -437,22 +450,3 @@ class Connections:
             sealed_password="",
             credentials_of=1,
         )
-
-
-class Lookup:
-    """Where the new calls of a connection go. Every second organization's runs get their ids at their INSERT only."""
-
-    def __init__(self, postgres: Postgres, connections: Connections, routes: Routes, runs: Runs) -> None:
-        self._postgres = postgres
-        self._connections = connections
-        self._routes = routes
-        self._runs = runs
-
-    def destination(self, connection: ConnectionVersion, called_number: str) -> inbound_lookup.Destination:
-        return self._postgres.statement("look up", lambda: self._destination(connection))
-
-    def _destination(self, connection: ConnectionVersion) -> inbound_lookup.Destination:
-        target = self._connections.target(connection)
-        reserved = self._runs.reserve() if target.organization_id % 2 else None
-        route = replace(self._routes.to(target.organization_id), reserved_run_id=reserved)
-        return inbound_lookup.Destination(target=target, route=route)

@@ -189,7 +189,7 @@ class MemoryStore:
 
         return self._postgres.statement("count slots", taken)
 
-    def save_in(
+    def save_with_commit(
         self,
         connection: database.Connection,
         changes: Sequence[Change],
@@ -197,22 +197,23 @@ class MemoryStore:
         timeline: Sequence[TimelineEntry],
         owner: str,
         claim: ClaimRequest | None,
-    ) -> Call | None:
+    ) -> Callable[[], Call]:
         transaction, call_id = cast(Transaction, connection), changes[0].before.call_id
+        saved: list[Call] = []
 
-        def save() -> Call | None:
+        def save() -> None:
             if not transaction.holds(call_id):
                 self.locks.acquire(transaction, call_id)
             row = self.rows.get(call_id)
             if row is None or not may_save(row, changes, claim, self.now()):
-                return None
-            after = changes[-1].after
-            self._check_run(after)
+                raise errors.RowChanged("another process has written it since it was read")
+            self._check_run(changes[-1].after)
             version = self.new_version(call_id)
             transaction.writes.append(lambda: self._write(row, changes, owner, claim, timeline, version=version))
-            return replace(after, lock_version=version)
+            saved.append(replace(changes[-1].after, lock_version=version))
 
-        return self._postgres.statement("save_in", save)
+        transaction.unsent.append(save)
+        return lambda: saved[0]
 
     def save(
         self,
@@ -314,7 +315,6 @@ class MemoryStore:
         )
 
     def newest(self, connection_id: int, channel_id: str, channel_created: str) -> Call | None:
-        """Return the newest call of a channel."""
         entries = self._entries.get((self._app_of(connection_id), channel_id, channel_created))
         return self.rows[entries[-1]].call if entries else None
 

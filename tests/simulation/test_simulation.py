@@ -47,7 +47,7 @@ def test_a_history_follows_from_its_choices_alone() -> None:
 
 
 def test_a_failing_history_is_minimized(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(teardown.Teardown, "_remove_all", lambda _step, _asterisk, _claim: "")
+    monkeypatch.setattr(teardown.Teardown, "_remove_all", lambda _step, _claim: "")
     played = map(histories.play, range(1, 50))
     failing = next(outcome for outcome in played if (shrinking.kind_of(outcome) or "").startswith("left over"))
     simple = shrinking.shrink(failing)

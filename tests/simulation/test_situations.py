@@ -321,7 +321,7 @@ def test_a_caller_who_has_left_stasis_unheard_is_not_hung_up(environment: Enviro
 
 @pytest.mark.parametrize(
     ("is_quota_remote", "statement"),
-    [(False, "look up"), (False, "commit"), (True, "save_in"), (True, "commit")],
+    [(False, "look up"), (False, "commit"), (True, "commit")],
 )
 @pytest.mark.parametrize("fault", [Fault.KILLED_BEFORE, Fault.KILLED_AFTER])
 def test_a_run_is_created_once_though_a_worker_dies_over_it(

@@ -146,7 +146,7 @@ _statements = st.one_of(
     st.tuples(st.just("save"), _calls, _facts, _owners, st.none(), st.just(True)),
     st.tuples(st.just("save"), _calls, _facts, _owners, st.none(), st.just(True)),
     st.tuples(
-        st.just("save_in"),
+        st.just("save_with_commit"),
         _calls,
         st.lists(_facts, min_size=1, max_size=3),
         _owners,
@@ -188,7 +188,15 @@ def postgres(database_url: str) -> Iterator[PostgresCalls]:
     statements=[
         ("save", 0, 0, "a", None, True),
         ("save", 0, 1, "a", None, True),
-        ("save_in", 0, [1], "a", None, True, True),
+        ("save_with_commit", 0, [1], "a", None, True, True),
+    ],
+)
+# A call that was written since it was read.
+@example(
+    inserted=[(0, None)],
+    statements=[
+        ("save", 0, 0, "a", None, True),
+        *(("save_with_commit", 0, [which], "a", None, False, True) for which in range(11)),
     ],
 )
 @given(
@@ -265,7 +273,7 @@ def _changes(before: Call, which: list[int], now: datetime) -> list[Change]:
     return learned.changes
 
 
-def _save_in(  # noqa: PLR0917 - as the statement has them
+def _save_with_commit(  # noqa: PLR0917 - as the statement has them
     pair: Pair,
     now: datetime,
     number: int,
@@ -283,10 +291,10 @@ def _save_in(  # noqa: PLR0917 - as the statement has them
             changes = _changes(before, which, now) if before is not None else []
             if not changes:
                 return None
-            saved = store.save_in(connection, changes, timeline=[], owner=owner, claim=claim)
+            saved = store.save_with_commit(connection, changes, timeline=[], owner=owner, claim=claim)
             if not commits:
                 raise RolledBack
-        return saved
+        return saved()
 
     if claim is None or claim.owner == owner:
         pair.both(save)

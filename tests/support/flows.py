@@ -56,7 +56,7 @@ class WorkStep(StepWork):
     def is_quick(self, call: Call) -> bool:
         return self._quick
 
-    def recorded(self, call: Call) -> None:
+    def recorded(self, call: Call, named: Collection[str] = ()) -> None:
         self.stored.append(call)
 
 

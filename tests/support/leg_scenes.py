@@ -91,10 +91,14 @@ class Scene:
         #: What was looked for, without ending it.
         self.looked: list[str] = []
         self.call_meanwhile: Call | None = None
+        #: The call and the connection whose end this process has stored.
+        self.over: tuple[UUID, int] | None = None
         clock = SimpleNamespace(sleep=self._sleep)
         self.events = LegEvents(
             flow=cast(Any, self),
-            writer=cast(Any, SimpleNamespace(store=self.store, clock=clock, record=self._record)),
+            writer=cast(
+                Any, SimpleNamespace(store=self.store, clock=clock, record=self._record, is_over=self._is_over)
+            ),
             inbound=cast(Any, self._inbound()),
             naming=Naming(PREFIX),
             transfers=cast(Any, SimpleNamespace(take_up=self._take_up)),
@@ -102,6 +106,9 @@ class Scene:
             send_later=lambda message, wait: self.later.append((message, wait)),
             refusal_causes=lambda _call: self.refused_for,
         )
+
+    def _is_over(self, call_id: UUID, *, connection_id: int) -> bool:
+        return self.over == (call_id, connection_id)
 
     def _transfer_leg_ended(self, *, connection: ConnectionVersion, event: Event) -> bool:
         return self.is_transfer_leg

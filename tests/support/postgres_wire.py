@@ -13,7 +13,8 @@ from devstack.tcp_proxy import TcpProxy
 
 _SSL_REQUEST = 80877103
 _WRITES = re.compile(r"(?<!FOR )(INSERT|UPDATE|DELETE)(?: INTO| FROM)? ((?:ari\.)?[a-z_]+)")
-_READS = re.compile(r"FROM ((?:ari\.)?[a-z_]+)")
+#: Not a function.
+_READS = re.compile(r"FROM ((?:ari\.)?[a-z_]+)\b(?!\()")
 
 
 class PostgresWire(TcpProxy):

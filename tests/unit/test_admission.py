@@ -80,7 +80,7 @@ def looked_at(leg: object) -> facts.Fact | None:
     """Return what an admission makes of a platform's leg that Asterisk shows like this; None when it is served."""
     step = replace(admission(), asterisks=Rounds({f"GET /channels/{LEG.channel_id}": [leg]}).asterisks)
     target = SimpleNamespace(served_by=ConnectionVersion(7, 1), organization_id=3)
-    claim = MagicMock(call=LEG, arrival=SimpleNamespace(target=target))
+    claim = MagicMock(call=LEG, arrival=SimpleNamespace(target=target, check=None))
     claim.ask_once.side_effect = lambda _question, ask: ask()
     (fact, *_) = step.work(claim)
     return None if isinstance(fact, facts.RunAttached) else fact

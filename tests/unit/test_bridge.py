@@ -18,7 +18,8 @@ from workers.bridge import Join
 NAMING = Naming("aip-")
 CALLER = f"/channels/{JOINING.channel_id}"
 MEDIA_ID, BRIDGE_ID = NAMING.media_id(JOINING), NAMING.bridge_id(JOINING)
-JOIN = [f"POST {CALLER}/answer", f"POST /bridges/{BRIDGE_ID}/addChannel"]
+ANSWER, ADD = f"POST {CALLER}/answer", f"POST /bridges/{BRIDGE_ID}/addChannel"
+JOIN = [ADD, ANSWER]
 LOOK = [f"GET /bridges/{BRIDGE_ID}"]
 EMPTY = {"id": BRIDGE_ID, "channels": []}
 WITH_CALLER = {"id": BRIDGE_ID, "channels": [JOINING.channel_id]}
@@ -38,7 +39,7 @@ REFUSED = errors.AsteriskRefused(422, "Channel not in Stasis application")
             id="another worker may have begun it",
         ),
         pytest.param(
-            False, {LOOK[0]: [WHOLE]}, [LOOK, JOIN[:1], LOOK], facts.Joined(attempt=1), id="the legs are in the bridge"
+            False, {LOOK[0]: [WHOLE]}, [LOOK, [ANSWER], LOOK], facts.Joined(attempt=1), id="the legs are in the bridge"
         ),
         pytest.param(
             False,
@@ -48,11 +49,11 @@ REFUSED = errors.AsteriskRefused(422, "Channel not in Stasis application")
             id="the caller is in the bridge",
         ),
         pytest.param(
-            True, {JOIN[0]: [GONE]}, [JOIN], facts.CallerGone(leg_id=JOINING.channel_id), id="the caller is gone"
+            True, {ANSWER: [GONE]}, [JOIN], facts.CallerGone(leg_id=JOINING.channel_id), id="the caller is gone"
         ),
         pytest.param(
             True,
-            {JOIN[1]: [REFUSED], f"GET {CALLER}": [channel(JOINING.channel_id)], f"GET /channels/{MEDIA_ID}": [GONE]},
+            {ADD: [REFUSED], f"GET {CALLER}": [channel(JOINING.channel_id)], f"GET /channels/{MEDIA_ID}": [GONE]},
             [JOIN, [f"GET {CALLER}", LOOK_AT_APP], [f"GET /channels/{MEDIA_ID}"]],
             facts.MediaGone(attempt=1, reason="media leg ended while being joined"),
             id="the media leg is gone",
@@ -78,7 +79,7 @@ def test_the_requests_of_a_join_round_by_round(
 
 @pytest.mark.parametrize(
     ("bridge", "added"),
-    [(EMPTY, [[JOINING.channel_id, MEDIA_ID]]), (WITH_CALLER, [[MEDIA_ID]]), (WHOLE, [])],
+    [(EMPTY, [[MEDIA_ID, JOINING.channel_id]]), (WITH_CALLER, [[MEDIA_ID]]), (WHOLE, [])],
     ids=["both", "the media leg", "none"],
 )
 def test_a_leg_that_is_in_the_bridge_is_not_added_again(bridge: Mapping[str, object], added: list[list[str]]) -> None:
@@ -86,5 +87,5 @@ def test_a_leg_that_is_in_the_bridge_is_not_added_again(bridge: Mapping[str, obj
     asterisk = Rounds({LOOK[0]: [bridge, WHOLE]})
     step = Join(asterisks=asterisk.asterisks, naming=NAMING, runs=cast(Any, None))
     step.work(cast(Any, SimpleNamespace(call=JOINING, is_continued=False)))
-    adds = [cast(Any, request.body) for request in asterisk.requests if request.what == JOIN[1]]
+    adds = [cast(Any, request.body) for request in asterisk.requests if request.what == ADD]
     assert [body["channel"] for body in adds] == added

@@ -12,14 +12,15 @@ from shared import errors
 from shared.call import facts
 from shared.call.calls import Call
 from shared.call.legs import Naming
-from tests.support.calls import CALLS, JOINING
+from tests.support.calls import CALLS, CONNECTED, JOINING
 from tests.support.rounds import GONE, Rounds, channel
 from workers.bridge import Join
 
 NAMING = Naming("aip-")
 CALLER = f"/channels/{JOINING.channel_id}"
 MEDIA_ID, BRIDGE_ID = NAMING.media_id(JOINING), NAMING.bridge_id(JOINING)
-JOIN = [f"POST {CALLER}/answer", f"POST /bridges/{BRIDGE_ID}/addChannel"]
+ANSWER, ADD = f"POST {CALLER}/answer", f"POST /bridges/{BRIDGE_ID}/addChannel"
+JOIN = [ADD, ANSWER]
 LOOK = [f"GET /bridges/{BRIDGE_ID}"]
 EMPTY = {"id": BRIDGE_ID, "channels": []}
 REFUSED = errors.AsteriskRefused(422, "Channel not in Stasis application")
@@ -35,7 +36,7 @@ HERE = {f"GET {CALLER}": [channel(JOINING.channel_id)], f"GET /channels/{MEDIA_I
             False, {LOOK[0]: [GONE]}, facts.JoinRefused(attempt=1, reason="the bridge is gone"), id="no bridge"
         ),
         pytest.param(
-            True, {JOIN[1]: [REFUSED], **HERE}, facts.JoinRefused(attempt=1, reason=str(REFUSED)), id="refused"
+            True, {ADD: [REFUSED], **HERE}, facts.JoinRefused(attempt=1, reason=str(REFUSED)), id="refused"
         ),
         pytest.param(
             True, {LOOK[0]: [EMPTY], **HERE}, facts.JoinRefused(attempt=1, reason="a leg is not in the bridge"),
@@ -46,7 +47,7 @@ HERE = {f"GET {CALLER}": [channel(JOINING.channel_id)], f"GET /channels/{MEDIA_I
             id="the bridge went",
         ),
         pytest.param(
-            True, {JOIN[0]: [REFUSED], **HERE, f"GET {CALLER}": [channel(JOINING.channel_id, app="other")]},
+            True, {ANSWER: [REFUSED], **HERE, f"GET {CALLER}": [channel(JOINING.channel_id, app="other")]},
             facts.CallerLeft(leg_id=JOINING.channel_id, is_up=True), id="the caller is elsewhere",
         ),
     ],
@@ -75,3 +76,11 @@ def test_the_run_of_a_connected_call_is_told_its_legs(call: Call) -> None:
     runs = SimpleNamespace(note_media=lambda call, *, media_id, bridge_id: told.append((call, media_id, bridge_id)))
     Join(asterisks=cast(Any, None), naming=NAMING, runs=cast(Any, runs)).recorded(call)
     assert told == ([(call, MEDIA_ID, BRIDGE_ID)] if call.state == "connected" else [])
+
+
+@pytest.mark.parametrize("named", [(JOINING.leg_id, MEDIA_ID, BRIDGE_ID), ("another", MEDIA_ID, BRIDGE_ID)])
+def test_a_run_that_names_the_legs_from_the_start_is_not_asked(named: Sequence[str]) -> None:
+    told: list[str] = []
+    runs = SimpleNamespace(note_media=lambda _call, *, media_id, bridge_id: told.extend((media_id, bridge_id)))
+    Join(asterisks=cast(Any, None), naming=NAMING, runs=cast(Any, runs)).recorded(CONNECTED, named)
+    assert told == ([] if JOINING.leg_id in named else [MEDIA_ID, BRIDGE_ID])

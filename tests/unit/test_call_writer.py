@@ -16,6 +16,7 @@ from shared.call import facts
 from shared.call.calls import Call
 from shared.call.states import State
 from shared.call.steps import Step
+from shared.storage import call_writer
 from shared.storage.call_store import ClaimRequest
 from shared.storage.call_writer import CallExists, CallWriter, VersionConflict
 from shared.storage.timeline import TimelineEntry
@@ -127,6 +128,26 @@ def test_facts_may_be_stored_without_an_order() -> None:
     scene = Scene(WAITING)
     assert scene.writer.record(WAITING, READY, orders=False).applied
     assert scene.queue.names == []
+
+
+def test_a_call_is_over_once_its_end_is_stored_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=5.0)
+    monkeypatch.setattr(call_writer, "_OVER", 1)
+    scene = Scene(JOINING)
+    scene.writer.clock = cast(Any, SimpleNamespace(monotonic=lambda: clock.now))
+    other = replace(JOINING, call_id=UUID(int=5), channel_id="5.5", workflow_run_id=None)
+    assert scene.store.insert(other, [], None)
+    recorded = scene.writer.record(JOINING, facts.Joined(attempt=1))
+    assert recorded.applied
+    assert not scene.writer.is_over(JOINING.call_id, connection_id=JOINING.connection_id)
+    scene.writer.record(recorded.call, facts.CallerGone(leg_id=JOINING.leg_id))
+    assert scene.writer.is_over(JOINING.call_id, connection_id=JOINING.connection_id)
+    assert not scene.writer.is_over(JOINING.call_id, connection_id=JOINING.connection_id + 1)
+    clock.now += call_writer._OVER_SECONDS
+    assert not scene.writer.is_over(JOINING.call_id, connection_id=JOINING.connection_id), "a fail-over may forget it"
+    clock.now -= call_writer._OVER_SECONDS
+    scene.writer.record(other, facts.CallerGone(leg_id="5.5"))
+    assert not scene.writer.is_over(JOINING.call_id, connection_id=JOINING.connection_id), "the oldest is forgotten"
 
 
 def test_a_queue_that_is_away_undoes_nothing() -> None:

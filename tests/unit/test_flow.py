@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -39,8 +39,10 @@ class TimelineStore(MemoryStore):
         super().__init__(InstantDatabase(), lambda *_: None)
         self.requests: list[str] = []
 
-    def save_in(self, connection: database.Connection, *args: Any, timeline: Any, **kwargs: Any) -> Call | None:
-        saved = super().save_in(connection, *args, timeline=timeline, **kwargs)
+    def save_with_commit(
+        self, connection: database.Connection, *args: Any, timeline: Any, **kwargs: Any
+    ) -> Callable[[], Call]:
+        saved = super().save_with_commit(connection, *args, timeline=timeline, **kwargs)
         cast(Transaction, connection).writes.append(lambda: self.append_timeline(timeline))
         return saved
 
@@ -429,7 +431,7 @@ def test_what_follows_a_join_is_tried_again_by_its_command_until_it_succeeds(
     failures = [errors.DatabaseUnavailable("canceling statement due to lock timeout")] * 2
     told: list[State] = []
 
-    def tell(call: Call) -> None:
+    def tell(call: Call, _named: object) -> None:
         if failures:
             raise failures.pop()
         told.append(call.state)

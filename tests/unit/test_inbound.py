@@ -123,7 +123,7 @@ class Scene:
             flow=cast(Any, self),
             writer=CallWriter(self.store, self.queue, LIMITS, who="test", new_id=lambda: next(ids)),
             connections=cast(Any, SimpleNamespace(inbound_target=self._target_of(destination))),
-            lookup=cast(Any, SimpleNamespace(destination=lambda _connection, _called: destination)),
+            lookup=cast(Any, SimpleNamespace(destination=lambda _connection, _called, *, assume: destination)),
             asterisks=cast(Any, SimpleNamespace(at=self.asterisk.asterisks.of)),
             runs=cast(Any, self.runs),
             naming=NAMING,

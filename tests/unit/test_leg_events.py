@@ -89,6 +89,15 @@ def test_a_media_leg_that_ends_is_gone(cause: int | None, cause_text: str, reaso
     assert scene.told == [facts.MediaGone(attempt=1, hangup_cause=cause, reason=reason)]
 
 
+@pytest.mark.parametrize(("connection_id", "is_told"), [(7, False), (8, True)])
+def test_the_end_of_a_media_leg_whose_call_is_over_here_is_not_looked_up(connection_id: int, *, is_told: bool) -> None:
+    """Nearly always this process has just removed it. What another connection tells is looked at as ever."""
+    scene = Scene(PREPARED)
+    scene.over = CALL_ID, connection_id
+    scene.events.leg_ended(connection=HERE, event=event(EventType.STASIS_END, MEDIA_ID))
+    assert bool(scene.told) is is_told
+
+
 def test_what_makes_the_agent_refuse_a_socket_is_said_as_far_as_we_know_and_not_of_a_connected_call() -> None:
     ended = event(EventType.CHANNEL_DESTROYED, MEDIA_ID, cause=3)
     for call, reason in (

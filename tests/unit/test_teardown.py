@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from types import SimpleNamespace
@@ -59,9 +60,13 @@ class StepClaim:
             raise errors.OutOfTime("the step ran out of its time")
         self.pauses.append(pause_seconds)
 
-    @property
-    def age_seconds(self) -> float:
-        return sum(self.pauses)
+    def ask_once(self, _question: str, ask: Callable[[], str]) -> str:
+        return ask()
+
+    @contextlib.contextmanager
+    def transaction(self, instead: Callable[[errors.PipelineError], facts.Fact]) -> Iterator[str]:
+        self.instead = instead
+        yield "the call's"
 
 
 class Runs:
@@ -70,9 +75,11 @@ class Runs:
     def __init__(self, error: errors.PipelineError | None = None) -> None:
         self._error = error
         self.ended: list[tuple[Call, str, str]] = []
+        self.within: list[str | None] = []
 
-    def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
+    def end(self, call: Call, *, media_id: str, bridge_id: str, within: str | None) -> None:
         self.ended.append((call, media_id, bridge_id))
+        self.within.append(within)
         if self._error is not None:
             raise self._error
 
@@ -356,13 +363,40 @@ def test_a_run_that_is_not_ended_keeps_no_leg() -> None:
     )
 
 
-@pytest.mark.parametrize(("looks", "ends"), [(1, 1), (4, 2)])
-def test_the_run_is_ended_once_more_if_a_fail_over_may_have_forgotten_that_it_was(looks: int, ends: int) -> None:
-    """Nothing looks at the run again when the call has ended. A quick teardown leaves no time for a fail-over."""
-    there = [channel(NAMING.media_id(ENDING))] * (looks - 1)
+@pytest.mark.parametrize(
+    ("is_there", "within"), [pytest.param(False, "the call's", id="gone"), pytest.param(True, None, id="still there")]
+)
+def test_the_run_ends_in_the_transaction_that_ends_the_call_or_alone(*, is_there: bool, within: str | None) -> None:
+    """Nothing looks at the run again when the call has ended: no fail-over may forget one of the two."""
+    left = channel(NAMING.media_id(ENDING)) if is_there else GONE
     call, runs = replace(ENDING, caller_left=True, media_ready=True), Runs()
-    fact, _, claim = torn_down(call, {f"GET {MEDIA}": [*there, GONE]}, runs=runs)
-    assert (fact, len(claim.pauses), len(runs.ended)) == (facts.LegsRemoved(leg_id=ENDING.channel_id), looks, ends)
+    fact, _, _ = torn_down(call, {f"GET {MEDIA}": [left]}, pauses=1, runs=runs)
+    assert isinstance(fact, facts.RemovalPending if is_there else facts.LegsRemoved)
+    assert runs.within == [within]
+
+
+def test_a_run_whose_end_fails_with_the_commit_is_pending() -> None:
+    call = replace(ENDING, caller_left=True, media_ready=True)
+    _, _, claim = torn_down(call, {f"GET {MEDIA}": [GONE]})
+    assert claim.instead(errors.DatabaseRefused("a trigger says no")) == facts.RemovalPending(
+        reason="the run is not ended: a trigger says no", run_is_over=False
+    )
+
+
+def test_slots_are_given_back_before_the_runs_row_is_locked() -> None:
+    told: list[str] = []
+
+    class Slots(NoPlatformSlots):
+        def give_back(self, call: Call, *, media_ids: Collection[str]) -> None:
+            told.append("slot")
+
+    class NotedRuns(Runs):
+        def end(self, call: Call, *, media_id: str, bridge_id: str, within: str | None) -> None:
+            told.append("run")
+
+    call = replace(ENDING, caller_left=True, media_ready=True)
+    torn_down(call, {f"GET {MEDIA}": [GONE]}, runs=NotedRuns(), slots=Slots())
+    assert told == ["slot", "run"]
 
 
 def test_a_connection_that_is_gone_leaves_the_legs_pending() -> None:

@@ -41,14 +41,10 @@ LEFT JOIN workflows w ON w.id = CASE WHEN c.value->>'inbound_workflow_id' ~ '^[0
 {_OF_CONNECTION}
 """
 INBOUND = f"SELECT {_WITH_WORKFLOW}"
-#: The same with an id for the run: NULL without a sequence of the table's own, and where the workflow may not serve the
-#: call (as `workflows.judge` says): refused callers, who may be many, must not use up the ids.
-INBOUND_WITH_RUN_ID = f"""
-SELECT CASE WHEN w.organization_id = c.organization_id AND w.user_id IS NOT NULL
-                 AND w.status::text IS DISTINCT FROM 'archived'
-            THEN nextval(pg_get_serial_sequence('workflow_runs', 'id')) END AS run_id,
-       {_WITH_WORKFLOW}
-"""  # noqa: S608 - built from constants
+#: Of that row, `found`: the workflow may serve the call (as `workflows.judge` says).
+MAY_SERVE = """
+found.organization_id = found.tenant AND found.user_id IS NOT NULL AND found.status IS DISTINCT FROM 'archived'
+"""
 #: The same without the workflow, for JSON that Postgres cannot look into.
 INBOUND_VALUES = f"SELECT {_VALUES}, NULL AS workflow_id {_CONFIGURATION} {_OF_CONNECTION}"
 CONFIGURATION = f"""

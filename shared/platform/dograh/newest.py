@@ -78,14 +78,11 @@ LEFT JOIN workflows w ON w.id = p.inbound_workflow_id
 WHERE n.connection_id = %(connection_id)s
 """
 INBOUND = f"SELECT {_WITH_WORKFLOW}"
-#: With an id for the run, as in the layout before, and where the call is the connection's.
-INBOUND_WITH_RUN_ID = f"""
-SELECT CASE WHEN w.organization_id = n.organization_id AND w.user_id IS NOT NULL AND NOT c.inactive
-                 AND w.status::text IS DISTINCT FROM 'archived' AND p.telephony_configuration_id = c.id
-                 AND {_DEFINITION} IS NOT NULL
-            THEN nextval(pg_get_serial_sequence('workflow_runs', 'id')) END AS run_id,
-       {_WITH_WORKFLOW}
-"""  # noqa: S608 - built from constants
+#: As in the layout before, and the call is the connection's.
+MAY_SERVE = """
+found.organization_id = found.tenant AND found.user_id IS NOT NULL AND found.status IS DISTINCT FROM 'archived'
+AND NOT found.inactive AND found.configuration_of_number = found.configuration_id AND found.definition_id IS NOT NULL
+"""
 #: Nothing in it looks into JSON.
 INBOUND_VALUES = INBOUND
 CONFIGURATION = f"SELECT {_VALUES} {_CONFIGURATION} WHERE n.connection_id = %(connection_id)s"

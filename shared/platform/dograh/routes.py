@@ -16,6 +16,11 @@ SELECT found.* FROM unnest(%(connections)s::integer[], %(numbers)s::text[])
     WITH ORDINALITY AS wanted (id, number, place)
 LEFT JOIN LATERAL ({inbound}) AS found ON true ORDER BY wanted.place
 """
+#: Ids for runs: NULL without a sequence of the table's own, and where the call is refused: refused callers, who may be
+#: many, must not use up the ids.
+_RUN_IDS = """, CASE WHEN {may_serve} THEN ARRAY(
+    SELECT nextval(pg_get_serial_sequence('workflow_runs', 'id')) FROM generate_series(1, %(run_ids)s)) END AS run_ids
+"""
 _AS_THE_PLATFORM = accounts.CallLimits()
 
 
@@ -80,7 +85,7 @@ class Routes:
         ]
 
     def send_inbound(
-        self, connection: database.Connection, connection_id: int, called_number: str
+        self, connection: database.Connection, connection_id: int, called_number: str, *, run_ids: int = 1
     ) -> Callable[[], Route | NoRoute | None]:
         """Send for the route of a call to a number that came in by a connection, as the port says."""
         try:
@@ -88,7 +93,8 @@ class Routes:
         except errors.PlatformUnserved:
             return lambda: None
         values = {"connection_id": connection_id, "number": layout.number(called_number)}
-        sent = connection.send(layout.INBOUND_WITH_RUN_ID, values)
+        text = database.with_fingerprint(layout.INBOUND, _RUN_IDS.format(may_serve=layout.MAY_SERVE))
+        sent = connection.send(text, values | {"run_ids": run_ids})
 
         def route() -> Route | NoRoute | None:
             row = sent.fetchone()
@@ -96,10 +102,18 @@ class Routes:
                 return None
             found = layout.inbound(row)
             if isinstance(found, Route):
-                return self._limited(replace(found, reserved_run_id=row["run_id"]))
+                first, *further = row["run_ids"] or [None]
+                found = replace(found, reserved_run_id=first, further_run_ids=tuple(further), read=row["read"])
+                return self._limited(found)
             return found if isinstance(found, NoRoute) else None
 
         return route
+
+    def check_inbound(self, connection: database.Connection, connection_id: int, called_number: str, read: int) -> None:
+        """Have a transaction fail unless the rows of a route are as they were, as the port says."""
+        layout = rules.of(self._watch.assumed(connection))
+        values = {"connection_id": connection_id, "number": layout.number(called_number), "read": read}
+        connection.send(database.unchanged(layout.INBOUND), values)
 
     def preferred(self, organization_id: int, workflow_run_id: int | None) -> int | None:
         """Return the connection of the run's configuration, or else of the default one; None for any."""

@@ -21,9 +21,10 @@ class Rules(Protocol):
     LAYOUT: Layout
     #: All configurations: `source_id`, `organization_id`, and what `value` reads.
     CONFIGURATIONS: str
-    #: Of a connection and a number (`connection_id`, `number`): what `inbound` reads; and the same with `run_id`.
+    #: Of a connection and a number (`connection_id`, `number`): what `inbound` reads.
     INBOUND: str
-    INBOUND_WITH_RUN_ID: str
+    #: Whether the workflow of that row, `found`, may serve the call.
+    MAY_SERVE: str
     #: The same for JSON that Postgres cannot look into.
     INBOUND_VALUES: str
     #: Of a connection (`connection_id`): what `configuration` reads.

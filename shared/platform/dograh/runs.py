@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Collection, Mapping
@@ -164,70 +165,80 @@ class Runs:
                 _write(connection, call.workflow_run_id, gathered)
 
     def _has(self, run_id: int, named: Mapping[str, str]) -> bool:
-        row = self._gathered(run_id)
+        with self._db.connection() as connection:
+            row = self._gathered(connection, run_id)
         return row is not None and json_values.load_object(row["gathered_context"]).items() >= named.items()
 
-    def _gathered(self, run_id: int) -> database.Row | None:
-        with self._db.connection() as connection:
-            return connection.execute(
-                "SELECT gathered_context::text AS gathered_context FROM workflow_runs WHERE id = %s", [run_id]
-            ).fetchone()
+    @staticmethod
+    def _gathered(connection: database.Connection, run_id: int) -> database.Row | None:
+        return connection.execute(
+            "SELECT gathered_context::text AS gathered_context FROM workflow_runs WHERE id = %s", [run_id]
+        ).fetchone()
 
     def is_begun(self, call: Call) -> bool:
         """Return whether the platform's voice agent has begun a joined call's run, as the port says."""
-        if call.workflow_run_id is None or self._completes_connected():
-            return True
         with self._db.connection() as connection:
-            row = connection.execute(
-                "SELECT state::text AS state, is_completed FROM workflow_runs WHERE id = %s", [call.workflow_run_id]
-            ).fetchone()
+            return self._is_begun(connection, call)
+
+    def _is_begun(self, connection: database.Connection, call: Call) -> bool:
+        if call.workflow_run_id is None or self._completes_connected(connection):
+            return True
+        row = connection.execute(
+            "SELECT state::text AS state, is_completed FROM workflow_runs WHERE id = %s", [call.workflow_run_id]
+        ).fetchone()
         return row is None or bool(row["is_completed"]) or row["state"] != "initialized"
 
     def has_transfer(self, call: Call) -> bool:
         """Return whether the platform has begun to transfer the call's caller."""
-        row = self._gathered(call.workflow_run_id) if call.workflow_run_id is not None else None
+        with self._db.connection() as connection:
+            return self._has_transfer(connection, call)
+
+    def _has_transfer(self, connection: database.Connection, call: Call) -> bool:
+        row = self._gathered(connection, call.workflow_run_id) if call.workflow_run_id is not None else None
         return row is not None and _names_transfer(row)
 
     def note_transfer(self, call: Call) -> None:
         """Write that a transfer which the platform has begun is made. One that is over stays so."""
         if call.workflow_run_id is not None:
-            self._move_transfer(call.workflow_run_id, ("in-progress",), "complete")
+            with self._db.transaction() as connection:
+                _move_transfer(connection, call.workflow_run_id, ("in-progress",), "complete")
 
-    def _move_transfer(self, run_id: int, before: tuple[str, ...], after: str) -> None:
-        with self._db.transaction() as connection:
-            run = run_endings.lock(connection, run_id)
-            gathered = json_values.fields(run["gathered_context"]) if run is not None else {}
-            if json_values.load(gathered.get(_TRANSFER)) in before:
-                _write(connection, run_id, gathered | json_values.encoded({_TRANSFER: after}))
-
-    def end(self, call: Call, *, media_id: str, bridge_id: str) -> None:
+    def end(self, call: Call, *, media_id: str, bridge_id: str, within: database.Connection | None = None) -> None:
         """End the call's run, unless RUN_COMPLETION leaves that to the platform. A run that has ended stays as it is.
 
         A run whose call never connected is always ended here, and so is one that the voice agent has refused.
         `is_completed` goes from false to true, never back.
+
+        Args:
+            within: As the port says.
         """
+        with self._db.transaction() if within is None else contextlib.nullcontext(within) as connection:
+            self._end(connection, call, _media(media_id=media_id, bridge_id=bridge_id))
+
+    def _end(self, connection: database.Connection, call: Call, media: Mapping[str, str]) -> None:
         if call.workflow_run_id is None:
-            self._end_named(call)
+            self._end_named(connection, call)
             return
         # In one that the voice agent has refused was nothing of the platform's.
-        was_refused = call.outcome is Outcome.FAILED and call.connected_at is not None and not self.is_begun(call)
+        has_failed = call.outcome is Outcome.FAILED and call.connected_at is not None
+        was_refused = has_failed and not self._is_begun(connection, call)
         connected = call.connected_at is not None and not was_refused
-        is_left_to_platform = connected and not self._completes_connected()
+        is_left_to_platform = connected and not self._completes_connected(connection)
         # A destination may have left again before it was found.
-        if call.destination_id is not None or (is_left_to_platform and self.has_transfer(call)):
-            self._move_transfer(call.workflow_run_id, ("in-progress", "complete"), "terminated")
-        if is_left_to_platform:
-            return
-        media = _media(media_id=media_id, bridge_id=bridge_id) if connected else {}
-        with self._db.transaction() as connection:
-            self.end_in(connection, replace(call, connected_at=None) if was_refused else call, media)
+        if call.destination_id is not None or (is_left_to_platform and self._has_transfer(connection, call)):
+            _move_transfer(connection, call.workflow_run_id, ("in-progress", "complete"), "terminated")
+        if not is_left_to_platform:
+            self.end_in(
+                connection, replace(call, connected_at=None) if was_refused else call, media if connected else {}
+            )
 
-    def _completes_connected(self) -> bool:
+    def _completes_connected(self, connection: database.Connection) -> bool:
         if self._run_completion == "auto":
-            return not self._watch.found().platform_completes_runs
+            # By the connection at hand: it may be the pool's last one.
+            return not self._watch.found(connection).platform_completes_runs
         return self._run_completion == "ours"
 
-    def _end_named(self, call: Call) -> None:
+    def _end_named(self, connection: database.Connection, call: Call) -> None:
         """End the run that a leg of the platform came for, if its call was over before the run was attached."""
         if call.direction is not Direction.OUTBOUND:
             return
@@ -235,9 +246,8 @@ class Runs:
             args = stasis_args.read(call.args)
         except errors.InvalidStasisArgs:
             return
-        with self._db.transaction() as connection:
-            if not isinstance(_waiting(connection, call, args), tuple):
-                self.end_in(connection, replace(call, workflow_run_id=args.workflow_run_id), {})
+        if not isinstance(_waiting(connection, call, args), tuple):
+            self.end_in(connection, replace(call, workflow_run_id=args.workflow_run_id), {})
 
     def end_in(self, connection: database.Connection, call: Call, media: Mapping[str, str]) -> None:
         """Like `end`, but within the caller's transaction and regardless of RUN_COMPLETION."""
@@ -337,6 +347,13 @@ def _media(*, media_id: str, bridge_id: str) -> dict[str, str]:
 
 def _names_transfer(run: database.Row) -> bool:
     return _TRANSFER in json_values.load_object(run["gathered_context"])
+
+
+def _move_transfer(connection: database.Connection, run_id: int, before: tuple[str, ...], after: str) -> None:
+    run = run_endings.lock(connection, run_id)
+    gathered = json_values.fields(run["gathered_context"]) if run is not None else {}
+    if json_values.load(gathered.get(_TRANSFER)) in before:
+        _write(connection, run_id, gathered | json_values.encoded({_TRANSFER: after}))
 
 
 def _write(connection: database.Connection, run_id: int, gathered: Mapping[str, str]) -> None:
