@@ -13,6 +13,8 @@ from shared.call.calls import Call
 from shared.call.legs import Naming
 from shared.call.states import State
 from shared.platform.ports import NO_PLATFORM_SLOTS, PlatformSlots, Runs
+from shared.storage.call_store import CallStore
+from workers import successors
 from workers.asterisks import Asterisks
 from workers.claims import Claim, StepWork
 
@@ -24,14 +26,19 @@ class Join(StepWork):
     asterisks: Asterisks
     naming: Naming
     runs: Runs
+    store: CallStore
     platform_slots: PlatformSlots = NO_PLATFORM_SLOTS
     #: Has Asterisk tell when the parties of a connected call send audio; None if it is not to.
     detect_talking: Callable[[Call], None] | None = None
 
     def work(self, claim: Claim) -> Sequence[facts.Fact]:
-        asterisk = self.asterisks.of(claim.call, claim)
+        call = claim.call
+        if call.replacements and successors.has_own_call(self.store, call, call.leg_id):
+            # Both were written at once, and its own call may have joined it.
+            return (facts.CallerLeft(leg_id=call.leg_id, is_up=True),)
+        asterisk = self.asterisks.of(call, claim)
         try:
-            return (self._join(asterisk, claim.call, look_first=not claim.is_continued),)
+            return (self._join(asterisk, call, look_first=not claim.is_continued),)
         except errors.TransientError as exc:
             claim.give_up(exc)
             return ()

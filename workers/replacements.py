@@ -59,8 +59,8 @@ class Replacements:
     def follow(self, call: Call, leg: Channel, *, replaced_id: str, retry_on_conflict: bool = True) -> Recorded:
         """Record that a channel has taken the place of a leg of this call, however often it is told."""
         own = ids.parse(replaced_id)
-        if own is None and call.leg_id == replaced_id and self._has_call(call, leg):
-            # A resync has found it before: it has an agent of its own.
+        if own is None and call.leg_id == replaced_id and successors.has_own_call(self.writer.store, call, leg.id):
+            # It has an agent of its own.
             return self.flow.report(call, facts.CallerGone(leg_id=replaced_id), retry_on_conflict=retry_on_conflict)
         if own is None:
             fact: facts.Fact = facts.LegReplaced(replaced_id=replaced_id, channel_id=leg.id, channel_name=leg.name)
@@ -76,13 +76,19 @@ class Replacements:
         if call.state is State.CONNECTED and own is not None and call.destination_id == leg.id:
             # It stays up, and its agent would hear silence (measured).
             self._asterisk(call).hang_up(replaced_id)
-        if call.state is State.CONNECTED and leg.id in (call.leg_id, call.destination_id):
+        if own is None and call.leg_id == leg.id:
+            self._judge_again(call, leg)
+        elif call.state is State.CONNECTED and leg.id in (call.leg_id, call.destination_id):
             self._end_if_gone(call, leg)
         return recorded
 
-    def _has_call(self, call: Call, leg: Channel) -> bool:
-        other = self.writer.store.of_channel(call.connection_id, leg.id)
-        return other is not None and other.state is not State.ENDED and other.call_id != call.call_id
+    def _judge_again(self, call: Call, leg: Channel) -> None:
+        """Look whether a channel that a call has followed its leg to is another call's, or was gone before."""
+        if successors.has_own_call(self.writer.store, call, leg.id):
+            # Both were written at once.
+            self.flow.report(call, facts.CallerLeft(leg_id=leg.id, is_up=True))
+        elif call.state is State.CONNECTED or successors.own_call(self.writer.store, call, leg.id) is not None:
+            self._end_if_gone(call, leg)
 
     def remove_replaced(self, call: Call, replaced_id: str) -> None:
         """Hang up the channels before that are still up, in silence: Asterisk leaves them in Stasis (measured).
@@ -112,7 +118,9 @@ class Replacements:
             found, is_in_app = self._asterisk(call).channel_and_place(leg.id)
             if is_in_app:
                 return
-            if again := successors.in_bridge(self._asterisk(call), self.naming, call, leg.id):
+            is_bridged = call.state is State.CONNECTED
+            again = successors.in_bridge(self._asterisk(call), self.naming, call, leg.id) if is_bridged else None
+            if again is not None:
                 # It was replaced as well.
                 self.follow(call, again, replaced_id=leg.id)
             elif leg.id == call.destination_id:

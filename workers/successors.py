@@ -12,10 +12,23 @@ from shared.asterisk.events import Channel
 from shared.call import ids, stasis_args
 from shared.call.calls import Call
 from shared.call.legs import Naming
-from shared.call.states import Direction
+from shared.call.states import Direction, State
+from shared.storage.call_store import CallStore
 
 #: Most legs that are looked at: a PBX may put any number into one bridge, or into the app.
 _LOOKED_AT = 5
+
+
+def own_call(store: CallStore, call: Call, leg_id: str) -> Call | None:
+    """Return the last call, beside this one, that a leg came as the caller of; None if there is none."""
+    own = store.of_channel(call.connection_id, leg_id)
+    return own if own is not None and own.call_id != call.call_id else None
+
+
+def has_own_call(store: CallStore, call: Call, leg_id: str) -> bool:
+    """True if another call has begun with a leg, and goes on: a resync has found it before this call followed to it."""
+    own = own_call(store, call, leg_id)
+    return own is not None and own.state is not State.ENDED
 
 
 def in_bridge(asterisk: ari.Ari, naming: Naming, call: Call, missing: str) -> Channel | None:

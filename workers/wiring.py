@@ -204,6 +204,7 @@ def _steps(
             asterisks=adapters.asterisks,
             naming=adapters.naming,
             runs=adapters.runs,
+            store=store,
             platform_slots=adapters.platform_slots,
             detect_talking=talk_detection.begin if talk_detection is not None else None,
         ),

@@ -380,7 +380,7 @@ class Invariants:
                 self._world.violation(f"{name} begins with a leg that {self._names[row.call.call_id]} goes on with")
 
     def _is_healthy(self, call: Call) -> bool:
-        """True if caller and agent hear each other and the caller has not left since, whatever the call's state.
+        """True if caller and agent hear each other in the call's bridge, and the caller has not left since.
 
         One who was moved to another app hears the agent still, and is not ours any more.
         """
@@ -392,7 +392,7 @@ class Invariants:
             return False
         if leg_id == call.leg_id and not call.is_leg(caller.id, caller.creationtime):
             return False
-        if caller.app != tenant.app:
+        if caller.app != tenant.app or caller.bridge_id != NAMING.bridge_id(call):
             return False
         received_at = (call.received_at - EPOCH).total_seconds()
         entered_at = asterisk.entered_at.get((call.channel_id, call.entered_stamp), received_at)

@@ -57,6 +57,7 @@ class PlatformSlots(Slots):
     Attributes:
         used: the slots, by organization, each with the moment from which it counts.
         bound: run → its organization and slot.
+        released: the runs whose slot the API has given back at the end of a pipeline.
         notes: channel → its run.
         is_exact: all slots of calls are there: nothing was lost, and none was given back without its call.
         given_back: called before slots are dropped that a product's process gives back, with their names.
@@ -68,6 +69,7 @@ class PlatformSlots(Slots):
         self._server = server
         self.used: dict[int, dict[str, float]] = {}
         self.bound: dict[int, tuple[int, str]] = {}
+        self.released: set[int] = set()
         self.notes: dict[str, int] = {}
         self.registry: dict[str, tuple[float, Slot]] = {}
         self.is_exact = True
@@ -83,6 +85,7 @@ class PlatformSlots(Slots):
 
     def release(self, run_id: int) -> None:
         """Give the slot of a run back, as the API does at the end of its pipeline."""
+        self.released.add(run_id)
         organization_id, name = self.bound.pop(run_id, (0, ""))
         self.used.get(organization_id, {}).pop(name, None)
 

@@ -71,7 +71,7 @@ def test_the_requests_of_a_join_round_by_round(
     answers: Mapping[str, Sequence[object]], rounds: list[list[str]], fact: facts.Fact, *, is_continued: bool
 ) -> None:
     asterisk = Rounds(answers)
-    step = Join(asterisks=asterisk.asterisks, naming=NAMING, runs=cast(Any, None))
+    step = Join(asterisks=asterisk.asterisks, naming=NAMING, runs=cast(Any, None), store=cast(Any, None))
     claim = SimpleNamespace(call=JOINING, is_continued=is_continued)
     assert step.work(cast(Any, claim)) == (fact,)
     assert asterisk.rounds == rounds
@@ -85,7 +85,7 @@ def test_the_requests_of_a_join_round_by_round(
 def test_a_leg_that_is_in_the_bridge_is_not_added_again(bridge: Mapping[str, object], added: list[list[str]]) -> None:
     """It would leave and come back, which both parties hear."""
     asterisk = Rounds({LOOK[0]: [bridge, WHOLE]})
-    step = Join(asterisks=asterisk.asterisks, naming=NAMING, runs=cast(Any, None))
+    step = Join(asterisks=asterisk.asterisks, naming=NAMING, runs=cast(Any, None), store=cast(Any, None))
     step.work(cast(Any, SimpleNamespace(call=JOINING, is_continued=False)))
     adds = [cast(Any, request.body) for request in asterisk.requests if request.what == ADD]
     assert [body["channel"] for body in adds] == added

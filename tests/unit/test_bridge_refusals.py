@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
+from uuid import UUID
 
 import pytest
 
@@ -12,6 +14,7 @@ from shared import errors
 from shared.call import facts
 from shared.call.calls import Call
 from shared.call.legs import Naming
+from shared.call.states import State
 from tests.support.calls import CALLS, CONNECTED, JOINING
 from tests.support.rounds import GONE, Rounds, channel
 from workers.bridge import Join
@@ -55,16 +58,37 @@ HERE = {f"GET {CALLER}": [channel(JOINING.channel_id)], f"GET /channels/{MEDIA_I
 def test_why_legs_are_not_joined(
     answers: Mapping[str, Sequence[object]], fact: facts.Fact, *, is_continued: bool
 ) -> None:
-    step = Join(asterisks=Rounds(answers).asterisks, naming=NAMING, runs=cast(Any, None))
+    step = Join(asterisks=Rounds(answers).asterisks, naming=NAMING, runs=cast(Any, None), store=cast(Any, None))
     claim = SimpleNamespace(call=JOINING, is_continued=is_continued)
     assert step.work(cast(Any, claim)) == (fact,)
+
+
+@pytest.mark.parametrize("state", [State.JOINING, State.ENDED])
+@pytest.mark.parametrize("is_anothers", [True, False])
+def test_a_leg_that_a_call_has_followed_to_and_that_has_a_call_of_its_own_is_left_to_that(
+    state: State, *, is_anothers: bool
+) -> None:
+    """A resync found it as it took its place. Joined twice, the caller would be torn out of the other bridge."""
+    call = replace(JOINING, replacements=("new",))
+    own = replace(call, call_id=UUID(int=2) if is_anothers else call.call_id, state=state)
+    asterisk = Rounds({LOOK[0]: [GONE]})
+    store = SimpleNamespace(
+        of_channel=lambda connection_id, leg: own if (connection_id, leg) == (call.connection_id, "new") else None
+    )
+    step = Join(asterisks=asterisk.asterisks, naming=NAMING, runs=cast(Any, None), store=cast(Any, store))
+    facts_ = step.work(cast(Any, SimpleNamespace(call=call, is_continued=False)))
+    is_left = is_anothers and state is not State.ENDED
+    assert (facts_ == (facts.CallerLeft(leg_id="new", is_up=True),)) is is_left
+    assert (asterisk.rounds == []) is is_left
 
 
 @pytest.mark.parametrize("request_", [*JOIN, LOOK[0]])
 def test_a_join_of_unknown_outcome_is_given_up(request_: str) -> None:
     given_up: list[object] = []
     away = errors.AsteriskUnreachable("no answer in time")
-    step = Join(asterisks=Rounds({request_: [away]}).asterisks, naming=NAMING, runs=cast(Any, None))
+    step = Join(
+        asterisks=Rounds({request_: [away]}).asterisks, naming=NAMING, runs=cast(Any, None), store=cast(Any, None)
+    )
     claim = SimpleNamespace(call=JOINING, is_continued=True, give_up=given_up.append)
     assert step.work(cast(Any, claim)) == ()
     assert given_up == [away]
@@ -74,7 +98,7 @@ def test_a_join_of_unknown_outcome_is_given_up(request_: str) -> None:
 def test_the_run_of_a_connected_call_is_told_its_legs(call: Call) -> None:
     told: list[tuple[Call, str, str]] = []
     runs = SimpleNamespace(note_media=lambda call, *, media_id, bridge_id: told.append((call, media_id, bridge_id)))
-    Join(asterisks=cast(Any, None), naming=NAMING, runs=cast(Any, runs)).recorded(call)
+    Join(asterisks=cast(Any, None), naming=NAMING, runs=cast(Any, runs), store=cast(Any, None)).recorded(call)
     assert told == ([(call, MEDIA_ID, BRIDGE_ID)] if call.state == "connected" else [])
 
 
@@ -82,5 +106,7 @@ def test_the_run_of_a_connected_call_is_told_its_legs(call: Call) -> None:
 def test_a_run_that_names_the_legs_from_the_start_is_not_asked(named: Sequence[str]) -> None:
     told: list[str] = []
     runs = SimpleNamespace(note_media=lambda _call, *, media_id, bridge_id: told.extend((media_id, bridge_id)))
-    Join(asterisks=cast(Any, None), naming=NAMING, runs=cast(Any, runs)).recorded(CONNECTED, named)
+    Join(asterisks=cast(Any, None), naming=NAMING, runs=cast(Any, runs), store=cast(Any, None)).recorded(
+        CONNECTED, named
+    )
     assert told == ([] if JOINING.leg_id in named else [MEDIA_ID, BRIDGE_ID])

@@ -135,7 +135,9 @@ def test_a_run_of_the_platform_is_bound_once_it_is_known_to_be_its_organization_
 def test_a_joined_call_binds_its_slot_with_the_media_leg_it_has(call: Call) -> None:
     counted = Counted()
     runs = SimpleNamespace(note_media=lambda *_args, **_ids: None)
-    Join(asterisks=cast(Any, None), naming=NAMING, runs=cast(Any, runs), platform_slots=counted).recorded(call)
+    Join(
+        asterisks=cast(Any, None), naming=NAMING, runs=cast(Any, runs), store=cast(Any, None), platform_slots=counted
+    ).recorded(call)
     assert counted.asked == ([("bind", 9, [MEDIA_ID])] if call.state is State.CONNECTED else [])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
@@ -53,6 +53,8 @@ class Scene:
         self.reported: list[facts.Fact] = []
         self.told: list[tuple[str, str, str]] = []
         self.is_written_meanwhile = False
+        #: What another process does before a fact is stored.
+        self.before_report: Callable[[], None] = lambda: None
         #: The newest calls that came with these channels.
         self.others: dict[str, Call] = {}
         self.replacements = Replacements(
@@ -69,6 +71,7 @@ class Scene:
     def report(self, call: Call, fact: facts.Fact, *, retry_on_conflict: bool = True) -> Any:
         if self.is_written_meanwhile and not retry_on_conflict:
             return SimpleNamespace(call=call, applied=False)
+        self.before_report()
         self.reported.append(fact)
         before, (self.call, _) = self.call, advance(self.call, fact)
         return SimpleNamespace(call=self.call, applied=self.call != before)
@@ -132,6 +135,24 @@ def test_a_channel_that_has_a_call_of_its_own_is_not_followed(other: Call, *, is
     scene.follow()
     assert (scene.call.state is State.CONNECTED) is is_followed
     assert scene.reported[0] == (REPLACED if is_followed else facts.CallerGone(leg_id=OLD))
+
+
+@pytest.mark.parametrize("call", [PREPARED, CONNECTED], ids=lambda call: str(call.state))
+def test_a_channel_that_got_a_call_of_its_own_in_the_same_moment_is_left_to_that(call: Call) -> None:
+    """Its resync looked before this call followed, and wrote it after the first look for it."""
+    scene, own = Scene(call), replace(JOINING, call_id=UUID(int=2), channel_id=NEW)
+    scene.before_report = lambda: scene.others.update({NEW: own})
+    scene.follow()
+    assert scene.reported == [REPLACED, facts.CallerLeft(leg_id=NEW, is_up=True)]
+    assert scene.call.state is State.ENDING
+
+
+def test_a_channel_whose_end_was_told_first_ends_the_call_that_is_set_up() -> None:
+    """It was moved on at once: its end was stored as a call that was over, and this call waits for it in vain."""
+    scene = Scene(PREPARED, {LOOK_AT_NEW: [channel(NEW, app="other")]})
+    scene.others[NEW] = replace(ENDED, call_id=UUID(int=2), channel_id=NEW)
+    scene.follow()
+    assert scene.reported == [REPLACED, facts.CallerLeft(leg_id=NEW, is_up=True)]
 
 
 def test_a_call_that_is_over_is_not_looked_at() -> None:

@@ -112,7 +112,13 @@ def test_nothing_is_asked_before_a_call_is_connected_and_nothing_where_it_is_off
     for is_on in (True, False):
         scene = Scene()
         begin = scene.detection.begin if is_on else None
-        Join(asterisks=scene.rounds.asterisks, naming=NAMING, runs=cast(Any, runs), detect_talking=begin).recorded(call)
+        Join(
+            asterisks=scene.rounds.asterisks,
+            naming=NAMING,
+            runs=cast(Any, runs),
+            store=cast(Any, None),
+            detect_talking=begin,
+        ).recorded(call)
         assert bool(scene.rounds.rounds) == (is_on and call.state == "connected")
 
 
