@@ -18,7 +18,7 @@ from shared import errors, spans
 from shared.asterisk import rest
 from shared.call import facts, faults
 from shared.call.calls import Call
-from shared.call.steps import Step
+from shared.call.steps import STEPS, Step
 from shared.platform.ports import NoRoute, Route
 from shared.storage import connections, database
 from shared.storage.call_store import ClaimRequest
@@ -304,9 +304,7 @@ class Claim(TimedBudget):
         Raises:
             VersionConflict: The call is in another state by now, in which this step has nothing to do.
         """
-        if self._work is not None:
-            self._work.roll_back()
-        self._work = None
+        self._end_transaction()
         self._locks = True
         call = self._writer.store.load(self.call.call_id)
         if call is None or call.state is not self.call.state:
@@ -318,6 +316,17 @@ class Claim(TimedBudget):
         timeline = self.timeline()
         if timeline:
             self._writer.store.append_timeline(timeline, call=self.call)
+
+    def order_again(self) -> None:
+        """End the claim without a result, and have another message go on as the call is by then."""
+        self._end_transaction()
+        self._writer.store.release(self.call.call_id, self._owner)
+        self._writer.enqueue([STEPS[self.step].command.of(self.call)], self.call)
+
+    def _end_transaction(self) -> None:
+        work, self._work = self._work, None
+        if work is not None:
+            work.roll_back()
 
     def give_up(self, reason: str | errors.TransientError) -> None:
         """End the claim without a result: the call's deadline brings it on. Deferred facts are stored."""

@@ -154,9 +154,11 @@ class Flow:
                 # Most likely its identity: the insert below can conflict on nothing else, and decides it.
                 pass
             except Exception as exc:  # noqa: BLE001 - whatever is wrong, the call has to be where the sweep finds it
+                reason = logs.redact(f"{type(exc).__name__}: {exc}")
                 if arrival.check is None:
-                    reason = logs.redact(f"{type(exc).__name__}: {exc}")
                     log.warning("quick admission failed, storing the call as received", reason=reason)
+                else:
+                    log.info("not admitted by what was assumed, looked up", reason=reason)
             else:
                 self.run(following)
                 return True
@@ -216,14 +218,23 @@ class Flow:
             try:
                 return self._recorded(claim)
             except VersionConflict:
-                try:
-                    claim.retry_locked()
-                    return self._recorded(claim)
-                except VersionConflict:
-                    # Another process has moved the call on: there is nothing left to decide.
-                    log.info("step dropped after a version conflict", step=str(claim.step))
-                    claim.drop()
-                    return None
+                return self._carry_out_locked(claim)
+
+    def _carry_out_locked(self, claim: Claim) -> Claim | None:
+        """Carry out a step once more after a version conflict, with the call's row locked as its result is stored."""
+        try:
+            claim.retry_locked()
+            try:
+                return self._recorded(claim)
+            except VersionConflict:
+                # It found nothing to change: as for a teardown whose call has another leg by now.
+                claim.order_again()
+                raise
+        except VersionConflict:
+            # Another process has moved the call on: there is nothing left to decide.
+            log.info("step dropped after a version conflict", step=str(claim.step))
+            claim.drop()
+            return None
 
     def _recorded(self, claim: Claim) -> Claim | None:
         step, awaits = self._steps[claim.step], claim.step is Step.MEDIA and Step.BRIDGE in self._serves

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from shared import errors
 from shared.asterisk import ari
 from shared.asterisk.events import Channel
 from shared.call import ids, stasis_args
@@ -26,9 +27,14 @@ def own_call(store: CallStore, call: Call, leg_id: str) -> Call | None:
 
 
 def has_own_call(store: CallStore, call: Call, leg_id: str) -> bool:
-    """True if another call has begun with a leg, and goes on: a resync has found it before this call followed to it."""
-    own = own_call(store, call, leg_id)
-    return own is not None and own.state is not State.ENDED
+    """True if another call has begun with a leg, and goes on with it: a resync has found it before this one came."""
+    try:
+        own = own_call(store, call, leg_id)
+    except errors.CallUnreadable:
+        # A newer release wrote it, and serves it.
+        return True
+    # Which it may have left to come here: its end may wait for an Asterisk or a run.
+    return own is not None and own.state is not State.ENDED and own.leg_id == leg_id and not own.caller_left
 
 
 def in_bridge(asterisk: ari.Ari, naming: Naming, call: Call, missing: str) -> Channel | None:

@@ -20,7 +20,7 @@ from shared.storage.connections import InboundTarget
 from shared.storage.timeline import TimelineEntry
 from tests.simulation.commits import Transaction
 from tests.simulation.stores import MemoryStore
-from tests.support.calls import ADMITTED, CALL_ID, JOINING, LIMITS, PREPARED, RECEIVED
+from tests.support.calls import ADMITTED, CALL_ID, ENDING, JOINING, LIMITS, PREPARED, RECEIVED
 from tests.support.flows import CommandQueue, InstantDatabase, OneAsterisk, Work, claimed, flow
 from workers.claims import Arrival, Claim
 from workers.flow import Flow
@@ -317,6 +317,23 @@ def test_a_step_does_not_run_again_for_a_call_in_another_state(scene: Scene) -> 
     flow(scene.writer, {Step.RUNS: create}).run(claimed(scene.writer, call, Step.RUNS))
     assert len(ran) == 1
     assert (scene.call.state, scene.call.workflow_run_id) == (State.ENDING, None)
+
+
+def test_a_teardown_whose_call_is_handed_on_again_and_again_is_ordered_again(scene: Scene) -> None:
+    """The order that came with the last channel found this claim, and has done nothing."""
+    call, left = scene.insert(ENDING), []
+
+    def tear_down(claim: Claim) -> Sequence[facts.Fact]:
+        left.append(claim.call.leg_id)
+        replaced = facts.LegReplaced(replaced_id=left[-1], channel_id=f"channel {len(left)}", channel_name="PJSIP/1")
+        scene.writer.record(claim.call, replaced, orders=False)
+        claim.begin()
+        return (facts.LegsRemoved(leg_id=left[-1]),)
+
+    flow(scene.writer, {Step.TEARDOWN: tear_down}).run(claimed(scene.writer, call, Step.TEARDOWN))
+    assert left == [ENDING.leg_id, "channel 1"]
+    assert (scene.call.state, scene.call.leg_id, scene.claim_owner) == (State.ENDING, "channel 2", None)
+    assert scene.queue.names == ["TearDown"]
 
 
 def test_a_second_conflict_ends_quietly(scene: Scene) -> None:

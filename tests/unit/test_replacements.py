@@ -19,7 +19,7 @@ from shared.call.calls import Call
 from shared.call.legs import Naming
 from shared.call.states import Direction, State
 from tests.support import leg_scenes
-from tests.support.calls import CALLS, CONNECTED, ENDED, JOINING, LIMITS, PREPARED, advance
+from tests.support.calls import CALLS, CONNECTED, ENDED, ENDING, JOINING, LIMITS, PREPARED, advance
 from tests.support.rounds import APP, GONE, Rounds, channel
 from workers.replacements import Replacements
 
@@ -127,7 +127,14 @@ def test_a_channel_that_was_replaced_before_its_event_was_read_is_not_taken_for_
     assert [leg for leg, _, _ in scene.told] == [NEW, "newest"]
 
 
-@pytest.mark.parametrize(("other", "is_followed"), [(JOINING, False), (ENDED, True)])
+@pytest.mark.parametrize(
+    ("other", "is_followed"),
+    [
+        (JOINING, False), (ENDED, True),
+        # It was that call's, and has left it: what is left of that may not be removed yet.
+        (replace(ENDING, caller_left=True), True), (replace(JOINING, replacements=("another",)), True),
+    ],
+)  # fmt: skip
 def test_a_channel_that_has_a_call_of_its_own_is_not_followed(other: Call, *, is_followed: bool) -> None:
     """A resync has found it before its event was read: it has an agent."""
     scene = Scene(CONNECTED)
