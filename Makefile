@@ -41,10 +41,13 @@ help:
 run: $(STAMP)
 	@$(BIN)/python -m devstack.run
 
-# Beside the linters, the tests are collected once: else each xdist worker would compile all of them.
+# The tests are collected once before: else each xdist worker would compile all of them. The linters run meanwhile, and beside
+# the tests; what they find is printed at the end, and fails the run.
 test: $(STAMP)
-	@$(BIN)/python -m pytest --collect-only --quiet $(ARGS) >/dev/null 2>&1 & $(MAKE) --no-print-directory lint; linted=$$?; wait; exit $$linted
-	@$(BIN)/python -m pytest --numprocesses $(XDIST_WORKERS) $(ARGS)
+	@$(MAKE) --no-print-directory lint >$(VENV)/lint.log 2>&1 & linting=$$!; \
+	$(BIN)/python -m pytest --collect-only --quiet $(ARGS) >/dev/null 2>&1; \
+	$(BIN)/python -m pytest --numprocesses $(XDIST_WORKERS) $(ARGS); tested=$$?; \
+	wait $$linting; linted=$$?; cat $(VENV)/lint.log; exit $$((tested > linted ? tested : linted))
 
 check-docs: $(STAMP)
 	@$(BIN)/python -m pytest --numprocesses 0 $(or $(ARGS),tests/checks)

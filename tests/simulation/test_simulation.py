@@ -17,8 +17,8 @@ from workers import teardown
 ROOT = Path(__file__).parents[2]
 
 
-#: `make simulate` in .ci/run plays a hundred times as many, where each pair has to be hit 50 times.
-HISTORIES = 200
+#: `make simulate` in .ci/run plays two hundred times as many, where each pair has to be hit 50 times.
+HISTORIES = 100
 
 
 @pytest.mark.timeout(600)

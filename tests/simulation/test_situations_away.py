@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 
 from shared.asterisk.events import Event, EventType
@@ -11,12 +14,13 @@ from tests.simulation.environment import LIMITS, Environment
 from tests.simulation.situations import connect, deliver, ends_well, only, states, without
 
 HOUR = 3600.0
+DAY = LIMITS.teardown_seconds / HOUR
 #: More than a call's set-up and a teardown that is tried for a day write.
 MOST_ROWS = 100
 
 
-def end_while_away(environment: Environment, *, caller_stays: bool) -> None:
-    """Connect a call, end it while its Asterisk is away, and let a day pass."""
+def end_while_away(environment: Environment, *, caller_stays: bool, hours: float = DAY) -> None:
+    """Connect a call, end it while its Asterisk is away, and let the time pass for which a teardown is tried."""
     caller = connect(environment)
     asterisk, world = environment.asterisks["pbx1"], environment.world
     asterisk.is_away = True
@@ -24,18 +28,21 @@ def end_while_away(environment: Environment, *, caller_stays: bool) -> None:
         asterisk.agent_hangs_up(asterisk.channels[NAMING.media_id(only(environment))])
     else:
         asterisk.caller_hangs_up(caller.channel)
-    world.run(world.now + LIMITS.teardown_seconds - HOUR)
+    world.run(world.now + (hours - 1) * HOUR)
     assert only(environment).state is State.ENDING
     assert all(run.is_completed for run in environment.runs.rows.values())
     assert environment.store.slots_used_now(only(environment).organization_id) == 0
     world.run(world.now + 1.1 * HOUR)
 
 
-@pytest.mark.parametrize("caller_stays", [True, False])
+@pytest.mark.parametrize(("caller_stays", "hours"), [(True, 3.0), (False, DAY)])
 def test_a_call_whose_asterisk_stays_away_ends_unverified_and_is_cleaned_up_when_it_is_back(
-    environment: Environment, *, caller_stays: bool
+    make_environment: Callable[..., Environment], hours: float, *, caller_stays: bool
 ) -> None:
-    end_while_away(environment, caller_stays=caller_stays)
+    environment = make_environment(limits=replace(LIMITS, teardown_seconds=hours * HOUR))
+    environment.open()
+    environment.world.run(0.3)
+    end_while_away(environment, caller_stays=caller_stays, hours=hours)
     over, world = only(environment), environment.world
     assert (over.state, over.unverified, over.outcome) == (State.ENDED, True, Outcome.COMPLETED)
     assert environment.store.timeline_rows[over.call_id] < MOST_ROWS

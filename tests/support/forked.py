@@ -6,6 +6,7 @@ forked is a process of its own in all else: its main, environment, signals, log 
 
 from __future__ import annotations
 
+import gc
 import importlib
 import multiprocessing
 import os
@@ -70,6 +71,8 @@ class ForkedPipeline(Pipeline):
 
 def _run(module: str, root: str, environment: dict[str, str], log: str) -> None:
     """Be the process, in the child."""
+    # What is imported stays shared: the garbage collector would look through it at the start, and so copy it.
+    gc.freeze()
     os.chdir(root)
     os.environ.clear()
     os.environ.update(environment)
