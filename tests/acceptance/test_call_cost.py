@@ -36,8 +36,9 @@ NUMBER = "5551234"
 PLATFORM_REDIS_DATABASE = 1
 #: Calls before the one that is counted: statements are prepared by then, connections open, looks remembered.
 WARM_UP_CALLS = 12
-#: A worker looks the credentials of an Asterisk up every 10 s, so of three calls on end at least one is without that.
-CREDENTIALS, COUNTED_CALLS = "sealed_password", 3
+#: The cheapest of so many calls counts: a worker looks the credentials of an Asterisk up every 10 s, and on a busy
+#: machine a media leg may come later than it is waited for.
+COUNTED_CALLS = 5
 #: Longer than anything of a call still takes once it is connected, or ended.
 QUIET_SECONDS = 0.4
 _SCRIPTS = {scripts.ENQUEUE.digest: "enqueue", scripts.ACK.digest: "ack", scripts.POLL.digest: "poll"}
@@ -90,10 +91,6 @@ class Cost:
     @property
     def statements(self) -> list[str]:
         return [text for trip in self.round_trips for text in trip if not postgres_wire.is_bracket(text)]
-
-    @property
-    def has_looked_up_credentials(self) -> bool:
-        return any(CREDENTIALS in statement for statement in self.statements)
 
     @property
     def commits(self) -> int:
@@ -153,7 +150,7 @@ def costs(pipeline: Pipeline, tenant: Tenant, simulated: SimulatedAsterisk, layo
             # Where a lone caller goes is looked up.
             time.sleep(ASSUMED_SECONDS)
             counted.append(measured())
-        yield next(cost for cost in counted if not any(part.has_looked_up_credentials for part in cost))
+        yield min(counted, key=lambda cost: sum(len(part.round_trips) for part in cost))
 
 
 def test_what_a_call_costs_is_in_the_table(costs: tuple[Cost, Cost]) -> None:

@@ -37,8 +37,10 @@ def release_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def deployment(deploy: Deploy, release_before: Path) -> Iterator[Deployment]:
-    # As the migration leaves a database that the release before has used: the prefix is the one that release has.
-    with deploy("mixed-versions", processes=("listener", "scheduler", "worker"), ID_PREFIX="aip-") as made:
+    # As the migration leaves a database that the release before has used: the prefix is the one that release has. On a
+    # machine at work a killed worker's messages are elsewhere after seconds, in which its calls are not to be given up.
+    settings = {"ID_PREFIX": "aip-", "QUEUE_SECONDS": "5"}
+    with deploy("mixed-versions", processes=("listener", "scheduler", "worker"), **settings) as made:
         made.pipeline.start_from(release_before, "worker.before", "listener.before", "scheduler.before")
         yield made
 

@@ -13,7 +13,7 @@ import pytest
 from devstack import servers
 from tests.acceptance import platform_stack
 from tests.acceptance.environment import APP, Deploy, Deployment, Environment
-from tests.acceptance.test_transfers import swap, talk
+from tests.acceptance.test_transfers import begin_swap, swap, talk
 from tests.support.platform_api import Heard, PlatformApi
 
 pytestmark = pytest.mark.services
@@ -231,7 +231,7 @@ def test_an_api_that_dies_in_a_transfer_leaves_neither_party_alone(
     with transfer.hears() as heard:
         answered(heard, transfer)
     if step != "heard":
-        env.rest("POST", f"/bridges/{bridge}/addChannel", channel=transfer.destination)
+        begin_swap(env, caller, transfer.destination)
     if step == "removed":
         env.rest("POST", f"/bridges/{bridge}/removeChannel", channel=media)
     env.control.hang_up(media)

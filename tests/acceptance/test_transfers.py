@@ -45,16 +45,21 @@ def originate(env: Environment) -> str:
     return leg
 
 
-def swap(env: Environment, caller: str, destination: str) -> None:
-    """Do what the API does once the destination has answered."""
-    media, bridge, run_id = env.own(caller, "m"), env.own(caller, "b"), env.run(caller)["id"]
+def begin_swap(env: Environment, caller: str, destination: str) -> None:
+    """Do the first of it: the run names the transfer before a leg moves."""
     env.pipeline.query(
         "UPDATE workflow_runs SET gathered_context = (gathered_context::jsonb || %s::jsonb)::json WHERE id = %s"
         " RETURNING 1",
         json.dumps({"transfer_state": "in-progress", "transfer_destination_channel_id": destination}),
-        run_id,
+        env.run(caller)["id"],
     )
-    env.rest("POST", f"/bridges/{bridge}/addChannel", channel=destination)
+    env.rest("POST", f"/bridges/{env.own(caller, 'b')}/addChannel", channel=destination)
+
+
+def swap(env: Environment, caller: str, destination: str) -> None:
+    """Do what the API does once the destination has answered."""
+    media, bridge, run_id = env.own(caller, "m"), env.own(caller, "b"), env.run(caller)["id"]
+    begin_swap(env, caller, destination)
     env.rest("POST", f"/bridges/{bridge}/removeChannel", channel=media)
     env.rest("DELETE", f"/channels/{media}")
     env.pipeline.query(

@@ -56,7 +56,8 @@ def test_add_channel_with_a_leg_outside_stasis_adds_none(switch: Switch, number:
             if switch.get(f"/channels/{media}")["state"] == "Down":
                 break
             # It has connected meanwhile: the machine is busy, or Asterisk made a request wait for it (see below).
-            switch.call("POST", f"/bridges/{number}/removeChannel", channel=leg)
+            for added in (leg, media):
+                switch.call("POST", f"/bridges/{number}/removeChannel", channel=added)
         refusals = [(answer.status_code, answer.json()["message"]) for answer in answers]
         assert refusals == [(422, "Channel not in Stasis application")] * 2
         assert switch.get(f"/bridges/{number}")["channels"] == []

@@ -359,10 +359,7 @@ def test_a_message_of_another_tenant_does_not_wait_for_the_burst(redis_url: str)
             harness.send(number, group="burst")
         harness.send("other", group="other")
         worker_harness.until(lambda: "other" in harness.ran, seconds=5, what="not run")
-        sent_before = [what for what in harness.ran if harness.times[str(what)] < harness.times["other"]]
-        left = harness.broker.count(["first"])["first"].waiting
-        assert left > 0, "the burst was over too early to show it"
-        assert len(sent_before) + left < 300
+        assert harness.broker.count(["first"])["first"].waiting > 0, "it waited, or the burst was over too early"
 
 
 def test_the_queue_declared_first_is_served_first(redis_url: str) -> None:
