@@ -138,7 +138,12 @@ class _DiscardedResyncs:
             pass
 
 
-def readers(db: database.Database, url: str, size: Size) -> dict[str, Callable[[], object]]:
+def arictl_at(url: str) -> Callable[..., object]:
+    """Return what runs a command of arictl on a database, as an operator does."""
+    return partial(_arictl, url)
+
+
+def readers(db: database.Database, size: Size, arictl: Callable[..., object]) -> dict[str, Callable[[], object]]:
     """Return name → what reads calls or timeline, each by the product's own code; for one organization, the 77th."""
     store = postgres_calls.PostgresCalls(db, who="bench", prefix="aip-")
     minutes = quotas.Quotas(db, now=store.now)
@@ -172,19 +177,19 @@ def readers(db: database.Database, url: str, size: Size) -> dict[str, Callable[[
         "retention": retention.Retention(db, days=90).delete_old,
         "overview: a quarter of an hour of calls": lambda: CallSeries().read(db),
         "overview: open circuit breakers": lambda: breakers.open_breakers(db),
-        "arictl calls": lambda: _arictl(url, "calls"),
-        "arictl calls --organization 77": lambda: _arictl(url, "calls", "--organization", "77"),
-        "arictl calls --live": lambda: _arictl(url, "calls", "--live"),
+        "arictl calls": lambda: arictl("calls"),
+        "arictl calls --organization 77": lambda: arictl("calls", "--organization", "77"),
+        "arictl calls --live": lambda: arictl("calls", "--live"),
         **{f"calls: {name}": partial(_listed, db, wanted) for name, wanted in searches(size).items()},
         "calls: the page after half of them": lambda: _listed(db, Filter(), after=middle),
         "calls: the page after half of those of a number": lambda: _listed(db, Filter(number=CALLED), after=middle),
-        "arictl trace, by call": lambda: _arictl(url, "trace", str(call_id)[:8]),
-        "arictl trace, by run": lambda: _arictl(url, "trace", str(number)),
-        "arictl trace, by channel": lambda: _arictl(url, "trace", channel),
-        "arictl usage": lambda: _arictl(url, "usage"),
+        "arictl trace, by call": lambda: arictl("trace", str(call_id)[:8]),
+        "arictl trace, by run": lambda: arictl("trace", str(number)),
+        "arictl trace, by channel": lambda: arictl("trace", channel),
+        "arictl usage": lambda: arictl("usage"),
         "arictl usage --organization 77 --days 92": lambda: usage.days_of(db, days=92, organization=77),
-        "arictl losses": lambda: _arictl(url, "losses"),
-        "arictl steps": lambda: _arictl(url, "steps", "--since", "7d"),
+        "arictl losses": lambda: arictl("losses"),
+        "arictl steps": lambda: arictl("steps", "--since", "7d"),
         "arictl top, once a second": lambda: overview_sample.calls_of(db),
         "arictl connection list": lambda: connection_list.read(db, _NoConfigurations()),
         "console: the notes of a connection": lambda: connection_words.notes(db, 77),

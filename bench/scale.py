@@ -358,7 +358,7 @@ def calls(folder: Path, options: argparse.Namespace) -> None:
         db = database.Database(postgres.url, size=1)
         db.open()
         heading("what reads", "ms (the longest statement)", "rows read", "indexes", "tables read from end to end")
-        for name, read in history.readers(db, postgres.url, size).items():
+        for name, read in history.readers(db, size, history.arictl_at(postgres.url)).items():
             read()
             seen = plans.new()
             say(name, f"{max(plan.milliseconds for plan in seen):.2f}", max(plan.read for plan in seen),

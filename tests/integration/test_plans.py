@@ -12,7 +12,7 @@ from bench.plans import Plan, Plans
 from devstack import servers
 from shared.platform import dograh
 from shared.storage import database
-from tests import dograh_tables
+from tests import arictl_program, dograh_tables
 
 pytestmark = pytest.mark.services
 
@@ -30,7 +30,7 @@ def log(postgres_server: object) -> Path:
     return postgres_server.folder / "log"
 
 
-def test_no_statement_reads_more_when_there_are_more_ended_calls(database_url: str, log: Path) -> None:
+def test_no_statement_reads_more_when_there_are_more_ended_calls(database_url: str, log: Path, tmp_path: Path) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
         for _ in history.fill(connection, SIZE):
             pass
@@ -38,8 +38,14 @@ def test_no_statement_reads_more_when_there_are_more_ended_calls(database_url: s
     plans = Plans(database_url, log)
     db = database.Database(database_url, size=1)
     db.open()
+    run = arictl_program.runner(database_url, tmp_path)
+
+    def arictl(*words: str) -> None:
+        done = run(*words)
+        assert done.returncode == 0, done.stderr
+
     seen: dict[str, list[Plan]] = {}
-    for name, read in history.readers(db, database_url, SIZE).items():
+    for name, read in history.readers(db, SIZE, arictl).items():
         # Prepared: from the sixth time on, Postgres may go by a plan for any value.
         for _ in range(7 if name.startswith("calls: ") else 1):
             read()

@@ -26,7 +26,7 @@ from tests import databases
 pytestmark = pytest.mark.services
 
 DAYS = 32
-MANY = 200_000
+MANY = 100_000
 
 #: Calls one a second, the newest `days` old: each with an attempt and three rows of the timeline.
 _OLD_CALLS = """
