@@ -42,9 +42,9 @@ run: $(STAMP)
 	@$(BIN)/python -m devstack.run
 
 # The tests are collected once before: else each xdist worker would compile all of them. The linters run meanwhile, and beside
-# the tests; what they find is printed at the end, and fails the run.
+# the tests, which they leave the processors to; what they find is printed at the end, and fails the run.
 test: $(STAMP)
-	@$(MAKE) --no-print-directory lint >$(VENV)/lint.log 2>&1 & linting=$$!; \
+	@nice -n 19 $(MAKE) --no-print-directory lint >$(VENV)/lint.log 2>&1 & linting=$$!; \
 	$(BIN)/python -m pytest --collect-only --quiet $(ARGS) >/dev/null 2>&1; \
 	$(BIN)/python -m pytest --numprocesses $(XDIST_WORKERS) $(ARGS); tested=$$?; \
 	wait $$linting; linted=$$?; cat $(VENV)/lint.log; exit $$((tested > linted ? tested : linted))

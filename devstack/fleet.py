@@ -187,6 +187,11 @@ class Fleet:
                 self.control.hang_up(leg)
         self.wait_states(legs, "ended")
 
+    def end_connected(self) -> None:
+        """Hang up the callers of connected calls."""
+        if legs := [call["channel_id"] for call in self.pipeline.calls() if call["state"] == "connected"]:
+            self.end(legs)
+
     def assert_invariants(self) -> None:
         """Check the invariants: one call and one run per caller, no id used twice, nothing left."""
         self.until(

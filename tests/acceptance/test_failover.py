@@ -54,6 +54,8 @@ def two_listeners(fleet: Fleet) -> Iterator[None]:
             fleet.pipeline.start(name)
     fleet.wait_settled("listener.1", "listener.2")
     yield
+    # They are left by a test that has failed; those after it are to begin without.
+    fleet.end_connected()
     fleet.assert_invariants()
 
 
