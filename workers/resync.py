@@ -459,10 +459,10 @@ class _Comparison:
         with contextlib.suppress(errors.CallUnreadable):
             metrics.RESYNC_FINDINGS.add("caller")
             self._resync.inbound.receive(connection=self._connection, leg=leg, args=self._args_of(leg))
-        follower = self._store.replaced_by(self._connection.connection_id, leg.id)
-        if follower is not None and follower.state is not State.ENDED:
-            # Both were written at once: of two calls with one leg, the next resync ends the one that has followed it.
-            self.again_after = _SOON
+            follower = self._store.replaced_by(self._connection.connection_id, leg.id)
+            if follower is not None and follower.state is not State.ENDED:
+                # Both were written at once: the next resync ends the one that has followed its leg to this one.
+                self.again_after = _SOON
 
     def _is_outdated(self) -> bool:
         """True if this worker has stood still since the look: another process may have bridged its callers."""

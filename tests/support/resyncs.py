@@ -125,6 +125,10 @@ class Store:
         self.unreadable = False
         self.written: list[tuple[list[str], int, timedelta]] = []
 
+    def write(self, call: Call) -> None:
+        """Do what another worker does meanwhile."""
+        self._stored[call.call_id] = call
+
     def now(self) -> datetime:
         self._asterisk.moments.append("now")
         return NOW
@@ -216,6 +220,8 @@ class Scene:
         #: The voice agent has begun the run.
         self.is_begun = True
         self.receive_fails = False
+        #: What another worker writes as a caller is received.
+        self.written_meanwhile: list[Call] = []
         writer = cast(Any, SimpleNamespace(store=self.store, limits=LIMITS, clock=time, new_owner=lambda: "me"))
         self.resync = Resync(
             flow=cast(Any, self),
@@ -269,6 +275,8 @@ class Scene:
         if self.receive_fails:
             raise errors.CallUnreadable("of a newer release")
         self.received.append((leg.id, args))
+        for call in self.written_meanwhile:
+            self.store.write(call)
 
     def take(self, name: str, holder: str, seconds: float) -> int | None:
         assert (holder, seconds) == ("me", 26.0)

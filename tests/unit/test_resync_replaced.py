@@ -12,6 +12,7 @@ from shared.asterisk.ari_requests import Bridge
 from shared.asterisk.events import Channel
 from shared.call import facts
 from shared.call.calls import Call
+from shared.call.states import State
 from shared.storage.call_store import OpenCall
 from tests.support.calls import CALL_ID, CONNECTED, PREPARED
 from tests.support.resyncs import BRIDGE_ID, FILTER, MEDIA_ID, MEDIA_LEG, STILL, WHOLE, Asterisk, Scene, leg
@@ -73,6 +74,18 @@ def test_no_caller_is_made_of_a_channel_that_has_just_taken_a_leg_s_place(
     scene = Scene(Asterisk(new), *known, stored=stored).run()
     assert (scene.received, scene.followed) == ([], [])
     assert len(scene.later) == 1
+
+
+@pytest.mark.parametrize(("written", "looks"), [([], 0), ([FOLLOWED], 1), ([replace(FOLLOWED, state=State.ENDED)], 0)])
+def test_a_call_that_follows_to_a_caller_in_the_moment_of_his_receipt_is_looked_at_soon(
+    written: list[Call], looks: int
+) -> None:
+    """Neither has seen the other: one of the two calls has to end."""
+    scene = Scene(Asterisk(NEW))
+    scene.written_meanwhile = written
+    scene.run()
+    assert [leg_id for leg_id, _ in scene.received] == ["new"]
+    assert len(scene.later) == looks
 
 
 def test_another_caller_of_the_same_millisecond_is_received() -> None:
