@@ -224,16 +224,16 @@ class Flow:
         """Carry out a step once more after a version conflict, with the call's row locked as its result is stored."""
         try:
             claim.retry_locked()
-            try:
-                return self._recorded(claim)
-            except VersionConflict:
-                # It found nothing to change: as for a teardown whose call has another leg by now.
-                claim.order_again()
-                raise
         except VersionConflict:
             # Another process has moved the call on: there is nothing left to decide.
-            log.info("step dropped after a version conflict", step=str(claim.step))
-            claim.drop()
+            _drop(claim)
+            return None
+        try:
+            return self._recorded(claim)
+        except VersionConflict:
+            # It found nothing to change: as for a teardown whose call has another leg by now.
+            claim.order_again()
+            _drop(claim)
             return None
 
     def _recorded(self, claim: Claim) -> Claim | None:
@@ -276,3 +276,8 @@ class Flow:
             return not self._asterisks.of(call, budget).must_probe
         except errors.PipelineError:
             return False
+
+
+def _drop(claim: Claim) -> None:
+    log.info("step dropped after a version conflict", step=str(claim.step))
+    claim.drop()
