@@ -3,8 +3,10 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
-PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3 python; do \
-	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+PYTHON ?= $(eval PYTHON := $$(shell $$(FASTEST_PYTHON)))$(PYTHON)
+FASTEST_PYTHON = for name in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	(IFS=:; for folder in $$PATH; do "$$folder/$$name" devstack/python_speed.py 2>/dev/null; done) \
+	| sort -n | sed 's/^[^ ]* //;q' | grep . && break; done
 PACKAGES := arictl bench chaos console devstack listener scheduler shared simulator workers
 
 # make test: number of xdist workers, each with its own servers. None, so one test after the other, when ARGS selects tests.
