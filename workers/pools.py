@@ -18,6 +18,7 @@ from shared.storage.call_store import CallStore
 from workers import actors
 from workers.dead_letters import DeadLetters
 from workers.message_context import MessageContext
+from workers.set_ups_first import SetUpsFirst
 from workers.step_ports import Handler
 
 #: Pool → its queues. The threads that set calls up are not available for anything else.
@@ -93,14 +94,16 @@ def build_pools(
         bounds: What a connection's events, and the dead letters, may take up in Redis.
         age_ms: Returns how long ago a moment of Redis's clock was, in ms; 0 when unknown.
     """
-    pools = []
+    pools, set_ups_first = [], SetUpsFirst()
+    # Outermost: what a message waits for its turn, it waits in its queue.
+    turns = {"set-up": [set_ups_first.of_set_ups()], "teardown": [set_ups_first.of_teardowns()]}
     # What has a queue of its own for the sake of earlier releases is not left out by a setting of theirs.
     served |= {messages.APPS} if messages.RESYNC in served else frozenset()
     for pool, all_queues in POOLS.items():
         if pool_queues := all_queues & (served or all_queues):
             broker = queues.broker(
                 redis_url,
-                [MessageContext(age_ms), DeadLetters(store), retries.Retries(outages=OUTAGES)],
+                [*turns.get(pool, ()), MessageContext(age_ms), DeadLetters(store), retries.Retries(outages=OUTAGES)],
                 name=f"{name}/{pool}",
                 threads=threads[pool],
                 bounds=bounds,
