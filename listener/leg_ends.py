@@ -3,10 +3,10 @@
 A caller who hangs up sends a ChannelHangupRequest, with the cause, and some milliseconds later a StasisEnd, without it:
 the request waits for the StasisEnd, and one message carries both. That of a media leg is no message
 by itself, and its cause is kept for the StasisEnd, however long that takes. A media leg that is removed sends a
-StasisEnd and a ChannelDestroyed, which say the same: the second one is dropped. So is an event that is in every field
-the one before it of its leg: no Asterisk sends it, unless to make us work. Each message saved is a hop through Redis
-and some statements
-of a worker.
+StasisEnd and a ChannelDestroyed, which say the same: the second one is dropped. If it was deleted, the StasisEnd waits
+for the second one, whose cause tells whether a teardown has done so. Then neither is passed on: the teardown looks
+itself until the leg is gone. Dropped is also an event that is in every field the one before it of its leg: no Asterisk
+sends it, unless to make us work. Each message saved is a hop through Redis and some statements of a worker.
 
 Of a leg that was not answered, Dial, ChannelHangupRequest and ChannelDestroyed tell in part how the dialling came out,
 within a millisecond and in any order: the ChannelDestroyed carries what the others told, too.
@@ -26,11 +26,12 @@ from typing import TypeVar
 
 from shared.asterisk.events import Event, EventType
 from shared.call import dialling, ids
+from shared.call.states import Cause
 
 _T = TypeVar("_T")
 
-#: How long a hang-up request waits for its StasisEnd, and the end of an unanswered leg for its dial status. A caller
-#: who hangs up waits for nothing.
+#: How long a hang-up request waits for its StasisEnd, the end of an unanswered leg for its dial status, and the
+#: StasisEnd of a deleted media leg for its ChannelDestroyed. A caller who hangs up waits for nothing.
 WAIT_SECONDS = 0.02
 #: Beyond these many legs of one socket, events pass as they come.
 _WAITING = 256
@@ -39,6 +40,8 @@ _TOLD_IN_PART = 256
 _REPLACED = 256
 _HEARD = 256
 _ANSWERED = "Up"
+#: The cause in a ChannelHangupRequest that a DELETE has made, whatever cause was asked for (measured, 22.10).
+_DELETED = 32
 #: The legs of one socket whose last event is remembered.
 _TOLD = 64
 _ENDS = (EventType.STASIS_END, EventType.CHANNEL_DESTROYED, EventType.CHANNEL_HANGUP_REQUEST)
@@ -130,10 +133,13 @@ class LegEnds:
         if leg_id in self._waiting:
             self._take_next(event, at_ms)
         elif self._may_wait(event):
-            waiting = self._waiting[leg_id] = _Waiting(event, at_ms)
-            self._later(WAIT_SECONDS, lambda: self._end_wait(waiting))
+            self._wait(event, at_ms)
         else:
             self._push(event, at_ms)
+
+    def _wait(self, event: Event, at_ms: int) -> None:
+        waiting = self._waiting[event.leg.id] = _Waiting(event, at_ms)
+        self._later(WAIT_SECONDS, lambda: self._end_wait(waiting))
 
     def _keep(self, event: Event) -> None:
         """Keep what an event tells of how the dialling of its leg came out."""
@@ -158,7 +164,7 @@ class LegEnds:
         return replace(destroyed, dial_status=status, cause=dialling.clearer(destroyed.cause, cause))
 
     def _may_wait(self, event: Event) -> bool:
-        if len(event.leg.app_data) > _LONGEST or event.args or len(self._waiting) >= _WAITING:
+        if event.args or not self._has_room(event):
             return False
         if event.type is EventType.CHANNEL_DESTROYED:
             # A leg that was answered is Up to its end.
@@ -166,6 +172,9 @@ class LegEnds:
         # The end of a leg that the product originated is told by its Dial events and its ChannelDestroyed.
         is_request = event.type is EventType.CHANNEL_HANGUP_REQUEST and event.cause is not None
         return is_request and not ids.is_originated(event.leg.id)
+
+    def _has_room(self, event: Event) -> bool:
+        return len(event.leg.app_data) <= _LONGEST and len(self._waiting) < _WAITING
 
     def _take_next(self, event: Event, at_ms: int) -> None:
         """Take an event of a leg of which another one waits."""
@@ -192,22 +201,50 @@ class LegEnds:
         if self._waiting.get(event.leg.id) is not waiting:
             return
         del self._waiting[event.leg.id]
-        self._push(self._with_the_others(event) if event.type is EventType.CHANNEL_DESTROYED else event, waiting.at_ms)
+        match event.type:
+            case EventType.STASIS_END:
+                self._push_own_end(event, waiting.at_ms)
+            case EventType.CHANNEL_DESTROYED:
+                self._push(self._with_the_others(event), waiting.at_ms)
+            case _:
+                self._push(event, waiting.at_ms)
 
     def _take_own(self, event: Event, at_ms: int) -> None:
         leg_id = event.leg.id
-        is_request = event.type is EventType.CHANNEL_HANGUP_REQUEST
-        if is_request and event.cause is not None and leg_id not in self._causes:
-            # The first request has the cause.
-            _remember(self._causes, leg_id, (event.cause, event.tech_cause))
-        if event.type is EventType.CHANNEL_DESTROYED and leg_id in self._ended:
-            del self._ended[leg_id]
-            return
-        if event.type is EventType.STASIS_END:
-            cause, tech_cause = self._causes.pop(leg_id, (event.cause, event.tech_cause))
-            event = replace(event, cause=cause, tech_cause=tech_cause)
-        if self._push(event, at_ms) and event.type is EventType.STASIS_END:
-            _remember(self._ended, leg_id, None)
+        match event.type:
+            case EventType.CHANNEL_HANGUP_REQUEST if event.cause is not None and leg_id not in self._causes:
+                # The first request has the cause.
+                _remember(self._causes, leg_id, (event.cause, event.tech_cause))
+            case EventType.STASIS_END:
+                cause, tech_cause = self._causes.pop(leg_id, (event.cause, event.tech_cause))
+                event = replace(event, cause=cause, tech_cause=tech_cause)
+                if cause == _DELETED and self._has_room(event):
+                    self._wait(event, at_ms)
+                else:
+                    self._push_own_end(event, at_ms)
+                return
+            case EventType.CHANNEL_DESTROYED if self._is_told(event):
+                return
+        self._push(event, at_ms)
+
+    def _is_told(self, destroyed: Event) -> bool:
+        """True for the ChannelDestroyed of a media leg whose StasisEnd tells the same, or that needs no telling."""
+        leg_id = destroyed.leg.id
+        if destroyed.cause == Cause.CALL_CLEARED:
+            # The teardown of its call has removed it, and looks until it is gone.
+            self._waiting.pop(leg_id, None)
+            self._ended.pop(leg_id, None)
+            return True
+        if leg_id in self._waiting:
+            self._end_wait(self._waiting[leg_id])
+        if leg_id not in self._ended:
+            return False
+        del self._ended[leg_id]
+        return True
+
+    def _push_own_end(self, ended: Event, at_ms: int) -> None:
+        if self._push(ended, at_ms):
+            _remember(self._ended, ended.leg.id, None)
 
 
 def _remember(legs: OrderedDict[str, _T], leg_id: str, what: _T, *, most: int = _ENDED) -> None:

@@ -17,6 +17,7 @@ from shared.asterisk.events import Channel
 from shared.asterisk.rest import Request
 from shared.call import facts, ids
 from shared.call.legs import Naming, Role
+from shared.call.states import Cause
 from shared.platform.ports import NO_PLATFORM_SLOTS, PlatformSlots, Runs
 from shared.storage.call_store import CallStore
 from workers import successors
@@ -183,7 +184,9 @@ class _Removal:
         if not self._call.media_ready:
             self._hang_up(parties)
             parties = {}
-        legs = {leg: ari_requests.hang_up(leg) for attempt in self._attempts for leg in attempt.legs.values()}
+        # By the cause the listener knows that nobody has to be told of the end.
+        own = [leg for attempt in self._attempts for leg in attempt.legs.values()]
+        legs = {leg: ari_requests.hang_up(leg, Cause.CALL_CLEARED) for leg in own}
         self._hang_up(parties | legs, *(attempt.bridge_id for attempt in self._attempts))
         self._look_for_not_removed()
 

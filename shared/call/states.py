@@ -86,6 +86,9 @@ class Cause(IntEnum):
     TEMPORARY_FAILURE = 41
     CONGESTION = 42
     NOT_ALLOWED = 57
+    #: "Call having the requested call identity has been cleared": of a media leg that a teardown removes. Asterisk
+    #: gives it to no leg by itself.
+    CALL_CLEARED = 86
     RECOVERY_ON_TIMER = 102
 
 

@@ -197,3 +197,20 @@ def test_an_agent_that_breaks_off_is_told_from_one_that_hangs_up(
         assert run["is_completed"]
         assert run["gathered_context"]["mapped_call_disposition"] == disposition
         wait_gone(asterisk, leg, seconds=2)
+
+
+def test_a_media_leg_that_somebody_else_hangs_up_ends_the_call(running: Pipeline, asterisk: RealAsterisk) -> None:
+    """Their ends are told as those that a teardown has asked for are, but for the cause, which is not a teardown's."""
+
+    def by_command(media: str) -> None:
+        (name,) = (channel["name"] for channel in asterisk.channels() if channel["id"] == media)
+        asterisk.cli(f"channel request hangup {name}")
+
+    for hang_up in (asterisk.hang_up, by_command):
+        leg = asterisk.dial()
+        wait_state(running, leg, "connected")
+        hang_up(running.own_id(running.call(leg), "m"))
+        wait_gone(asterisk, leg, seconds=2)
+        wait_state(running, leg, "ended")
+        # A resync would have found it gone.
+        assert (running.call(leg)["outcome"], running.call(leg)["reason"]) == ("completed", "agent hung up")

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from shared.call.states import Cause
 from tests.contract import switches
 from tests.contract.agent import ENDS, Agent
 from tests.contract.event_sockets import until
@@ -68,6 +69,19 @@ def test_the_cause_tells_an_agent_that_was_lost_from_one_that_hung_up(
         assert "cause" not in events.next("StasisEnd", media)
         destroyed = events.next("ChannelDestroyed", media)
         assert (destroyed["cause"], destroyed["tech_cause"]) == (cause, tech_cause)
+
+
+def test_the_end_of_a_media_leg_that_was_deleted_tells_the_cause_it_was_deleted_with(
+    switch: Switch, number: str, app: str
+) -> None:
+    """As its last event does: by it the listener knows an end that a teardown has asked for."""
+    with switch.events(app) as events:
+        _, media, _ = switch.join(events, number)
+        assert switch.status("DELETE", f"/channels/{media}", reason_code=str(int(Cause.CALL_CLEARED))) == 204
+        request = events.next("ChannelHangupRequest", media)
+        assert (request["cause"], request["soft"]) == (32, True)
+        assert "cause" not in events.next("StasisEnd", media)
+        assert events.next("ChannelDestroyed", media)["cause"] == Cause.CALL_CLEARED
 
 
 def test_delete_of_a_connecting_media_leg_waits_for_its_socket(

@@ -152,7 +152,66 @@ def test_the_second_end_of_a_media_leg_is_dropped(socket: Socket) -> None:
     assert socket.pushed == [end]
 
 
-@pytest.mark.parametrize("cause", [16, 32, 38])
+DELETED = event(EventType.CHANNEL_HANGUP_REQUEST, MEDIA, cause=32)
+MEDIA_END = event(EventType.STASIS_END, MEDIA)
+CLEARED = event(EventType.CHANNEL_DESTROYED, MEDIA, cause=86)
+
+
+def test_the_end_of_a_media_leg_that_a_teardown_has_deleted_is_no_message(socket: Socket) -> None:
+    socket.take(DELETED)
+    told = len(socket.pushed)
+    socket.take(MEDIA_END, CLEARED)
+    socket.wait()
+    assert socket.pushed[told:] == []
+    assert (socket.ends._waiting, socket.ends._ended, socket.ends._causes) == ({}, {}, {})
+
+
+def test_the_end_of_a_media_leg_that_somebody_else_has_deleted_is_told_as_soon_as_that_is_known(
+    socket: Socket,
+) -> None:
+    """An operator at the Asterisk's command line, for instance: the call has to end."""
+    socket.take(DELETED, MEDIA_END, event(EventType.CHANNEL_DESTROYED, MEDIA, cause=16))
+    socket.wait()
+    assert socket.pushed[1:] == [replace(MEDIA_END, cause=32)]
+    assert (socket.ends._waiting, socket.ends._ended) == ({}, {})
+
+
+def test_the_end_of_a_deleted_media_leg_is_told_when_its_last_event_does_not_come_in_time(socket: Socket) -> None:
+    socket.take(DELETED, MEDIA_END)
+    assert socket.pushed[1:] == []
+    socket.wait()
+    socket.take(CLEARED)
+    assert socket.pushed[1:] == [replace(MEDIA_END, cause=32)]
+    assert socket.ends._ended == {}
+
+
+def test_the_end_of_a_deleted_media_leg_is_told_when_the_socket_is_closed(socket: Socket) -> None:
+    socket.take(DELETED, MEDIA_END)
+    socket.ends.flush()
+    assert socket.pushed[1:] == [replace(MEDIA_END, cause=32)]
+
+
+def test_a_media_leg_that_a_teardown_has_deleted_before_it_entered_stasis_is_no_message(socket: Socket) -> None:
+    socket.take(CLEARED)
+    assert socket.pushed == []
+
+
+def test_a_media_leg_that_its_agent_ends_waits_for_nothing(socket: Socket) -> None:
+    socket.take(event(EventType.CHANNEL_HANGUP_REQUEST, MEDIA, cause=16), MEDIA_END)
+    assert socket.pushed[1:] == [replace(MEDIA_END, cause=16)]
+
+
+def test_of_too_many_deleted_media_legs_no_end_waits(socket: Socket) -> None:
+    others = [f"{PREFIX}{number:032x}-m1" for number in range(1, 257)]
+    socket.take(*(event(EventType.CHANNEL_HANGUP_REQUEST, leg, cause=32) for leg in others))
+    told = len(socket.pushed)
+    socket.take(*(event(EventType.STASIS_END, leg) for leg in others))
+    assert (len(socket.pushed) - told, len(socket.ends._waiting)) == (0, 256)
+    socket.take(DELETED, MEDIA_END)
+    assert socket.pushed[-1] == replace(MEDIA_END, cause=32)
+
+
+@pytest.mark.parametrize("cause", [16, 38])
 def test_the_end_of_a_media_leg_carries_the_cause_of_its_hang_up_request(socket: Socket, cause: int) -> None:
     """However long it takes; the StasisEnd has none, and the ChannelDestroyed, which has it, is dropped."""
     end = event(EventType.STASIS_END, MEDIA)

@@ -222,10 +222,10 @@ def test_every_attempt_is_removed_in_one_round() -> None:
     assert asterisk.rounds[0] == [*legs, *(f"DELETE /bridges/{attempt.bridge_id}" for attempt in attempts)]
 
 
-def test_the_caller_gets_its_cause_and_the_media_leg_none() -> None:
+def test_the_caller_gets_its_cause_and_the_media_leg_the_one_that_the_listener_knows() -> None:
     _, asterisk, _ = torn_down(replace(ENDING, hangup_cause=17), {f"GET {CALLER}": [IN_APP, GONE]})
     removals = [request for request in asterisk.requests if request.method == "DELETE"]
-    assert [request.query for request in removals] == [{"reason_code": "17"}, None, None]
+    assert [request.query for request in removals] == [{"reason_code": "17"}, {"reason_code": "86"}, None]
 
 
 @pytest.mark.parametrize(
