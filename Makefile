@@ -6,7 +6,7 @@ STAMP := $(VENV)/installed
 PYTHON ?= $(eval PYTHON := $$(shell $$(FASTEST_PYTHON)))$(PYTHON)
 FASTEST_PYTHON = for name in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	(IFS=:; for folder in $$PATH; do "$$folder/$$name" devstack/python_speed.py 2>/dev/null; done) \
-	| sort -n | sed 's/^[^ ]* //;q' | grep . && break; done
+	| LC_ALL=C sort -n | sed 's/^[^ ]* //' | grep -v ' ' | head -n 1 | grep . && break; done
 PACKAGES := arictl bench chaos console devstack listener scheduler shared simulator workers
 
 # make test: number of xdist workers, each with its own servers. None, so one test after the other, when ARGS selects tests.

@@ -17,7 +17,7 @@ class Work:
     def add(self, other):
         return self.number + other
 """
-#: Of an interpreter that can make no environment, as the Makefile will say if there is no other.
+#: Of an interpreter that can make no environment, as the Makefile will say if there is no other of its version.
 _NOT_INSTALLABLE = 999.0
 
 
@@ -31,4 +31,5 @@ def main() -> None:
     sys.stdout.write(f"{seconds} {sys.executable}\n")
 
 
-main()
+if __name__ == "__main__":
+    main()

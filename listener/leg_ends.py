@@ -232,8 +232,8 @@ class LegEnds:
         leg_id = destroyed.leg.id
         if destroyed.cause == Cause.CALL_CLEARED:
             # The teardown of its call has removed it, and looks until it is gone.
-            self._waiting.pop(leg_id, None)
-            self._ended.pop(leg_id, None)
+            for kept in (self._waiting, self._ended, self._causes):
+                kept.pop(leg_id, None)
             return True
         if leg_id in self._waiting:
             self._end_wait(self._waiting[leg_id])

@@ -151,7 +151,7 @@ class LegEvents:
         if own.kind is not ids.Kind.MEDIA or event.type is EventType.CHANNEL_HANGUP_REQUEST:
             return
         if self.writer.is_over(own.call_id, connection_id=connection.connection_id):
-            # Most often it is this process that has removed the leg.
+            # This process has removed the leg, and its listener is an old one, or has heard of its last event late.
             return
         call = self._own_call(connection, own, event.leg.id)
         if call is None:

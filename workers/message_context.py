@@ -26,7 +26,7 @@ _MOST_SECONDS = 3600.0
 
 
 class MessageContext(dramatiq.Middleware):
-    """Begins and ends the context of each message. The first middleware: what the others log is of their message.
+    """Begins and ends the context of each message. Before every middleware that logs: what it logs is of its message.
 
     Args:
         age_ms: Returns how long ago a moment of Redis's clock was, in ms; 0 when unknown.

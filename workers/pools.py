@@ -95,7 +95,7 @@ def build_pools(
         age_ms: Returns how long ago a moment of Redis's clock was, in ms; 0 when unknown.
     """
     pools, set_ups_first = [], SetUpsFirst()
-    # Outermost: what a message waits for its turn, it waits in its queue.
+    # Outermost: what a message waits for its turn counts as its wait in the queue.
     turns = {"set-up": [set_ups_first.of_set_ups()], "teardown": [set_ups_first.of_teardowns()]}
     # What has a queue of its own for the sake of earlier releases is not left out by a setting of theirs.
     served |= {messages.APPS} if messages.RESYNC in served else frozenset()

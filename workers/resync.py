@@ -176,7 +176,7 @@ class _Comparison:
         self.findings: list[TimelineEntry] = []
         #: Channel → its last entry that has an open call.
         self._last_entries: dict[tuple[str, str], int] = {}
-        #: The channels that open calls came with.
+        #: The channels that open calls came with, and go on with.
         self._own_legs: set[str] = set()
         #: The channels that are legs of calls of people.
         self._known_legs: set[str] = set()
@@ -195,8 +195,9 @@ class _Comparison:
         present = application.channels if application is not None else frozenset()
         known = self._store.open_calls(self._connection)
         self._last_entries = _last_entries(open_call.call for open_call in known)
-        self._own_legs = {open_call.call.channel_id for open_call in known if not open_call.call.replacements}
         for call in (open_call.call for open_call in known):
+            if not (call.replacements or call.caller_left):
+                self._own_legs.add(call.channel_id)
             self._known_legs |= {leg for leg in (call.leg_id, call.destination_id) if leg and not call.caller_left}
             if call.leg_id not in present and not call.caller_left:
                 self._masqueraded.add(call.channel_created)

@@ -87,7 +87,7 @@ class Cause(IntEnum):
     CONGESTION = 42
     NOT_ALLOWED = 57
     #: "Call having the requested call identity has been cleared": of a media leg that a teardown removes. Asterisk
-    #: gives it to no leg by itself.
+    #: gives it to no media leg by itself.
     CALL_CLEARED = 86
     RECOVERY_ON_TIMER = 102
 

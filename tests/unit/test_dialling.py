@@ -70,7 +70,7 @@ def test_of_two_causes_the_one_that_tells_how_the_dialling_came_out_counts(
     assert dialling.clearer(first, second) == expected
 
 
-def test_the_causes_are_those_of_asterisk_and_one_that_it_gives_to_no_leg_by_itself() -> None:
+def test_the_causes_are_those_of_asterisk_and_one_that_it_gives_to_no_media_leg_by_itself() -> None:
     """By its causes.h, where each is named AST_CAUSE_…. The one of Q.850 is not among them."""
     assert {cause.name: cause.value for cause in Cause} == {
         "CALL_CLEARED": 86,

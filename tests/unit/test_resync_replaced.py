@@ -14,7 +14,7 @@ from shared.call import facts
 from shared.call.calls import Call
 from shared.call.states import State
 from shared.storage.call_store import OpenCall
-from tests.support.calls import CALL_ID, CONNECTED, PREPARED
+from tests.support.calls import CALL_ID, CONNECTED, ENDING, PREPARED
 from tests.support.resyncs import BRIDGE_ID, FILTER, MEDIA_ID, MEDIA_LEG, STILL, WHOLE, Asterisk, Scene, leg
 
 NEW = replace(leg(), id="new", created="its own", app_data="voiceai")
@@ -127,6 +127,13 @@ def test_a_call_whose_leg_has_come_back_as_the_caller_of_another_one_is_over() -
     scene = Scene(Asterisk(NEW, MEDIA_LEG), replace(PREPARED, replacements=("new",)), back)
     scene.run()
     assert facts.CallerLeft(leg_id="new", is_up=True) in scene.reported
+
+
+def test_a_call_goes_on_with_a_leg_whose_earlier_call_has_not_ended_yet() -> None:
+    """It has left that call, whose end waits for a run."""
+    left = replace(ENDING, call_id=UUID(int=2), channel_id="new", caller_left=True)
+    scene = Scene(Asterisk(NEW, MEDIA_LEG, bridges=[IN_ITS_PLACE]), FOLLOWED, left).run()
+    assert (scene.followed, scene.reported, scene.received) == ([], [], [])
 
 
 @pytest.mark.parametrize("is_up", [True, False])
