@@ -118,11 +118,12 @@ def test_a_teardown_waits_no_longer_than_a_moment(threads: ThreadPoolExecutor) -
 
 
 def test_after_a_wait_that_was_too_long_turns_are_taken_again(threads: ThreadPoolExecutor) -> None:
-    turns = SetUpsFirst(0.2)
+    turns = SetUpsFirst(0.02)
     stuck = begun(Work(threads, turns.of_set_ups()))
     begun(Work(threads, turns.of_teardowns())).end()
     stuck.end()
     time.sleep(SOON_SECONDS)
+    turns._most_seconds = LONG_SECONDS
     set_up = begun(Work(threads, turns.of_set_ups()))
     teardown = Work(threads, turns.of_teardowns())
     assert not teardown.begun.wait(SOON_SECONDS)
