@@ -194,8 +194,7 @@ def _counts(cost: Cost) -> tuple[int, ...]:
 
 def _tables(set_up: Cost, end: Cost) -> str:
     rows = [(part, *_counts(cost)) for part, cost in (("set-up", set_up), ("end", end))]
-    # The two events of an end are worked on side by side: in any order.
-    trips = [("set-up", trip) for trip in set_up.round_trips] + [("end", trip) for trip in sorted(end.round_trips)]
+    trips = [("set-up", trip) for trip in set_up.round_trips] + [("end", trip) for trip in end.round_trips]
     requests = [("set-up", request) for request in sorted(map(_shown, set_up.requests))]
     requests += [("end", request) for request in sorted(map(_shown, end.requests))]
     return "\n".join([
