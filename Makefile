@@ -3,6 +3,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+# Of the interpreters of one version the fastest: devstack/python_speed.py.
 PYTHON ?= $(eval PYTHON := $$(shell $$(FASTEST_PYTHON)))$(PYTHON)
 FASTEST_PYTHON = for name in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	(IFS=:; for folder in $$PATH; do "$$folder/$$name" devstack/python_speed.py 2>/dev/null; done) \

@@ -195,11 +195,11 @@ class _Comparison:
         present = application.channels if application is not None else frozenset()
         known = self._store.open_calls(self._connection)
         self._last_entries = _last_entries(open_call.call for open_call in known)
-        for call in (open_call.call for open_call in known):
-            if not (call.replacements or call.caller_left):
+        for call in (open_call.call for open_call in known if not open_call.call.caller_left):
+            if not call.replacements:
                 self._own_legs.add(call.channel_id)
-            self._known_legs |= {leg for leg in (call.leg_id, call.destination_id) if leg and not call.caller_left}
-            if call.leg_id not in present and not call.caller_left:
+            self._known_legs |= {leg for leg in (call.leg_id, call.destination_id) if leg}
+            if call.leg_id not in present:
                 self._masqueraded.add(call.channel_created)
         if full:
             self._ask_for_bridges()

@@ -15,7 +15,7 @@ from typing import Any
 import dramatiq
 
 #: The longest that a teardown waits for its turn.
-MOST_SECONDS = 0.03
+_MOST_SECONDS = 0.03
 #: One that begins so soon after another one has ended is one of many.
 _MANY_WITHIN_SECONDS = 0.01
 
@@ -30,7 +30,7 @@ class SetUpsFirst:
         monotonic: Seconds of a clock that is never set.
     """
 
-    def __init__(self, most_seconds: float = MOST_SECONDS, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, most_seconds: float = _MOST_SECONDS, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._most_seconds = most_seconds
         self._monotonic = monotonic
         self._turn = threading.Condition()
