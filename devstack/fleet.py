@@ -28,7 +28,7 @@ from simulator.settings import Settings
 from simulator.testing import SimulatedAsterisk
 
 #: Shorter times where nothing is measured.
-_SHORTER = {"CONFIGURATIONS_SECONDS": "0.5", "RESYNC_SECONDS": "5", "LOG_FORMAT": "json"}
+_SHORTER = {"CONFIGURATIONS_SECONDS": "0.5", "LOG_FORMAT": "json"}
 
 
 #: The listener's log event of an open socket; it has the keys `connection` and `epoch`.

@@ -246,10 +246,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def stack_folder() -> Iterator[Path]:
-    """A folder for this test run, removed afterwards."""
+    """A folder for this test run, removed afterwards; in memory if there is room."""
     from devstack import folders
 
-    with folders.temporary() as folder:
+    with folders.temporary(in_memory=True) as folder:
         yield folder
 
 

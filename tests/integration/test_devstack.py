@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -168,13 +169,43 @@ def test_orphans_of_a_guarded_process_end_with_it(folder: Path) -> None:
     assert sleepers() == 0
 
 
-def test_folders_of_killed_test_runs_are_removed() -> None:
-    stale = folders.home() / "temporary" / "left-behind"
-    stale.mkdir(parents=True, exist_ok=True)
-    with folders.temporary() as mine, folders.temporary():
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_folders_of_killed_test_runs_are_removed(in_memory: bool) -> None:
+    with folders.temporary(in_memory=in_memory) as first:
+        stale = first.parent / "left-behind"
+    stale.mkdir()
+    with folders.temporary(in_memory=in_memory) as mine, folders.temporary(in_memory=in_memory):
         assert not stale.exists()
         assert mine.exists()
     assert not mine.exists()
+
+
+def test_a_folder_is_in_memory_where_there_is_room_and_nobody_else_took_its_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ARI_PIPELINE_HOME", raising=False)
+    monkeypatch.setattr(folders, "_MEMORY", folder)
+    monkeypatch.setattr(folders, "_MEMORY_NEEDED", 1)
+    own = folder / f"ari-pipeline-{os.geteuid()}"
+
+    def place() -> Path:
+        with folders.temporary(in_memory=True) as path:
+            return path.parent.parent
+
+    assert place() == own
+    with monkeypatch.context() as without_room:
+        without_room.setattr(folders, "_MEMORY_NEEDED", 2**60)
+        assert place() == folders.home()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("ARI_PIPELINE_HOME", str(folder / "chosen"))
+        assert place() == folder / "chosen"
+    shutil.rmtree(own)
+    own.symlink_to(folder / "of somebody else")
+    (folder / "of somebody else").mkdir()
+    assert place() == folders.home()
+    own.unlink()
+    own.write_text("a file")
+    assert place() == folders.home()
 
 
 @pytest.mark.parametrize("frequency", [50, 400, 1004, 3000])
