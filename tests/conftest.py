@@ -66,6 +66,11 @@ LONG = (
     "acceptance/test_real_verdicts.py",
     "acceptance/test_chaos_judge.py",
 )
+#: Layers whose tests start processes or keep a processor busy.
+HEAVY = ("simulation", "acceptance", "browser")
+#: Seconds that a file takes, roughly: one of LONG, and one of a layer. They decide about the order alone.
+LONG_SECONDS = 60.0
+FILE_SECONDS = {"unit": 0.6, "contract": 14.0, "integration": 11.0, "simulation": 6.0, "acceptance": 25.0}
 #: How many new objects make Python's garbage collector look for those that are not reached; 700 by default.
 GARBAGE = 20_000
 TESTS = Path(__file__).parent
@@ -170,13 +175,25 @@ def pytest_collection() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Move the slowest files to the front, each with its group. The others stay in the order of their layers, so that
-    not all of the tests run at once that start processes, and have times to keep.
+    """Put the slowest files first, each with its group, and spread those of the heavy layers over the whole run.
+
+    Otherwise every xdist worker has one of these at the same time, and their tests have times to keep.
     """
-    order = {TESTS / name: number for number, name in enumerate(LONG)}
+    rank = {TESTS / name: number for number, name in enumerate(LONG)}
     for group in BUSY:
-        order |= {TESTS / name: order[TESTS / group[0]] for name in group}
-    items.sort(key=lambda item: order.get(item.path, len(order)))
+        rank |= {TESTS / name: rank[TESTS / group[0]] for name in group}
+    files = sorted(dict.fromkeys(item.path for item in items), key=lambda path: rank.get(path, len(rank)))
+    place: dict[Path, float] = {}
+    for heavy in (True, False):
+        part = [path for path in files if (_layer(path) in HEAVY) is heavy]
+        seconds = [LONG_SECONDS if path in rank else FILE_SECONDS.get(_layer(path), 0.0) for path in part]
+        begins = itertools.accumulate(seconds, initial=0.0)
+        place |= {path: begin / (sum(seconds) or 1.0) for path, begin in zip(part, begins, strict=False)}
+    items.sort(key=lambda item: place[item.path])
+
+
+def _layer(path: Path) -> str:
+    return path.relative_to(TESTS).parts[0]
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -266,6 +283,7 @@ def postgres_server(request: pytest.FixtureRequest) -> Iterator[servers.Postgres
     folder: Path = request.getfixturevalue("stack_folder")
     with servers.Postgres(folder / "postgres", durable=False) as server:
         yield server
+        databases.forget_all()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 """Databases of a test run: each test has its own, as the migrations leave it.
 
 Copying a database is slow (hundreds of files, 0.1 to 0.4 s), emptying one is not: after a test its database is emptied
-and used for the next test, unless the test has changed the schema or written many rows.
+and used for the next test, unless the test has changed the schema or written many rows. The connection that empties it
+stays open: with a new one it took 25 ms instead of 5.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import psycopg
 
@@ -18,9 +20,19 @@ from shared.storage import database
 _RUN = f"test_{uuid.uuid4().hex}_"
 #: Deleted rows stay in the files for a while, so a database with more is not used again.
 _MOST_ROWS = 2000
-#: URLs of databases that are free, by their template, and the shape of each.
-_free: dict[str, list[str]] = {}
-_shapes: dict[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Migrated:
+    """A database as the migrations leave it, and a connection to it."""
+
+    url: str
+    shape: str
+    connection: psycopg.Connection
+
+
+#: Databases that are free, by their template.
+_free: dict[str, list[_Migrated]] = {}
 
 #: Catalog → its rows of a database. Their number and their xmins differ after any change, but of the tables' rows: of
 #: tables, columns, defaults, constraints, indexes, triggers, functions, schemas, rights and settings.
@@ -58,28 +70,39 @@ def create(server_url: str, *, template: str | None = None) -> str:
 def borrowed(server_url: str, template: str) -> Iterator[str]:
     """Lend a migrated database until the end of the block."""
     free = _free.setdefault(template, [])
-    if free:
-        url = free.pop()
-    else:
-        url = create(server_url, template=template)
-        with _connected(url) as connection:
-            _shapes[url] = _shape(connection)
-    yield url
-    with contextlib.suppress(psycopg.Error), _connected(url) as connection:
-        if _emptied(connection) and _shape(connection) == _shapes[url]:
-            free.append(url)
+    lent = free.pop() if free else _copied(server_url, template)
+    yield lent.url
+    with contextlib.suppress(psycopg.Error):
+        if _emptied(lent.connection) and _shape(lent.connection) == lent.shape:
+            free.append(lent)
+            return
+    lent.connection.close()
+
+
+def _copied(server_url: str, template: str) -> _Migrated:
+    url = create(server_url, template=template)
+    connection = _connect(url)
+    return _Migrated(url=url, shape=_shape(connection), connection=connection)
+
+
+def forget_all() -> None:
+    """Close the connections to free databases."""
+    for free in _free.values():
+        while free:
+            free.pop().connection.close()
 
 
 def drop_all(server_url: str) -> None:
     """Drop all databases of this run."""
-    with _connected(server_url) as connection:
+    forget_all()
+    with contextlib.closing(_connect(server_url)) as connection:
         found = connection.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", [_RUN]).fetchall()
     for (name,) in found:
         servers.drop_database(server_url, name)
 
 
-def _connected(url: str) -> contextlib.closing[psycopg.Connection]:
-    return contextlib.closing(psycopg.connect(url, autocommit=True, connect_timeout=5))
+def _connect(url: str) -> psycopg.Connection:
+    return psycopg.connect(url, autocommit=True, connect_timeout=5)
 
 
 def _shape(connection: psycopg.Connection) -> str:
