@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import psycopg
 import pytest
 
@@ -14,8 +16,10 @@ INSERT = "INSERT INTO organizations (provider_id) VALUES ('theirs') RETURNING id
 
 
 @pytest.fixture(autouse=True)
-def none_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def none_is_free(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(databases, "_free", {})
+    yield
+    databases.forget_all()
 
 
 def execute(url: str, *statements: str) -> None:
@@ -32,7 +36,7 @@ def test_a_database_that_is_used_again_is_empty_and_counts_from_one(
             left_open = psycopg.connect(url, autocommit=True)
             assert left_open.execute(INSERT.encode()).fetchone() == (1,)
             assert left_open.execute("SELECT count(*) FROM organizations").fetchone() == (1,)
-        assert databases._free == {database_template: [url]}, "it is used again"
+        assert [lent.url for lent in databases._free[database_template]] == [url], "it is used again"
         left_open.close()
 
 
