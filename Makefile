@@ -48,7 +48,7 @@ run: $(STAMP)
 # the tests, which they leave the processors to; what they find is printed at the end, and fails the run.
 test: $(STAMP)
 	@nice -n 19 $(MAKE) --no-print-directory lint >$(VENV)/lint.log 2>&1 & linting=$$!; \
-	$(BIN)/python -m pytest --collect-only --quiet $(ARGS) >/dev/null 2>&1; \
+	$(if $(filter-out 0,$(XDIST_WORKERS)),$(BIN)/python -m pytest --collect-only --quiet $(ARGS) >/dev/null 2>&1;) \
 	$(BIN)/python -m pytest --numprocesses $(XDIST_WORKERS) $(ARGS); tested=$$?; \
 	wait $$linting; linted=$$?; cat $(VENV)/lint.log; exit $$((tested > linted ? tested : linted))
 

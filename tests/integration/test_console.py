@@ -23,6 +23,7 @@ from shared.operator.users import Role, Users
 from shared.process import settings
 from shared.storage import database
 from tests import databases
+from tests.support import log_records
 from tests.support.cheap_passwords import hashed_cheaply
 
 pytestmark = pytest.mark.services
@@ -160,12 +161,11 @@ def test_what_does_not_fit_is_told_alike_whoever_it_names(browser: Callable[[], 
     assert "ari-session" not in answer.headers.get("set-cookie", "")
 
 
-def test_a_password_in_the_wrong_field_is_in_no_log(
-    browser: Callable[[], TestClient], caplog: pytest.LogCaptureFixture
-) -> None:
-    for name in (PASSWORD, "olga"):
-        sign_in(browser(), name, "wrong password")
-    refused = [vars(record)["user"] for record in caplog.records if record.message == "sign-in refused"]
+def test_a_password_in_the_wrong_field_is_in_no_log(browser: Callable[[], TestClient]) -> None:
+    with log_records.kept() as logged:
+        for name in (PASSWORD, "olga"):
+            sign_in(browser(), name, "wrong password")
+    refused = [vars(record)["user"] for record in logged.records if record.getMessage() == "sign-in refused"]
     assert refused == ["unknown", "olga"]
 
 
@@ -332,14 +332,15 @@ def test_what_is_refused_before_a_page_is_asked_is_a_page_too(browser: Callable[
 
 
 def test_a_fault_outside_of_any_page_is_logged_and_has_the_headers(
-    browser: Callable[[], TestClient], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    browser: Callable[[], TestClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signing_in, "_local", lambda _path: 1 / 0)
-    answer = browser().get("/sign-in")
+    with log_records.kept() as logged:
+        answer = browser().get("/sign-in")
     assert answer.status_code == 500
     assert answer.headers["content-security-policy"]
     assert "division" not in answer.text
-    assert "request failed" in caplog.text
+    assert "request failed" in logged.messages
 
 
 def test_while_it_is_not_known_who_asks_a_page_says_so(

@@ -16,6 +16,7 @@ from shared.call.limits import Limits
 from shared.storage import database
 from shared.storage.postgres_calls import PostgresCalls
 from tests import databases
+from tests.support import log_records
 
 pytestmark = pytest.mark.services
 
@@ -51,26 +52,23 @@ def test_a_database_that_was_queried_often_during_its_outage_is_found_again(data
             patient.close()
 
 
-def test_an_outage_of_postgres_is_logged_once_and_so_is_its_end(
-    db: database.Database, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_outage_of_postgres_is_logged_once_and_so_is_its_end(db: database.Database) -> None:
     def ask() -> None:
         with contextlib.suppress(errors.DatabaseUnavailable), db.connection() as connection:
             connection.execute("UPDATE ari.leases SET term = 1")
 
-    # arictl, run by other tests in this process, silences it.
-    with caplog.at_level("WARNING", logger="shared.storage.database"):
+    with log_records.kept("shared.storage.database") as logged:
         for _ in range(3):
             # Each time as if the server had stopped.
             with contextlib.suppress(errors.DatabaseUnavailable), db.connection() as connection:
                 connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
-        assert caplog.messages == ["postgres unavailable, retrying"]
+        assert logged.messages == ["postgres unavailable, retrying"]
         ask()
         ask()
         # A statement that takes too long is no outage.
         with pytest.raises(errors.DatabaseUnavailable), db.connection() as connection:
             connection.execute("SELECT pg_sleep(5)")
-    assert caplog.messages == ["postgres unavailable, retrying", "postgres available again"]
+    assert logged.messages == ["postgres unavailable, retrying", "postgres available again"]
 
 
 _FAILS = "DO $$ BEGIN RAISE EXCEPTION 'it fails' USING ERRCODE = '{}'; END $$"

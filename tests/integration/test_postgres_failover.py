@@ -13,7 +13,7 @@ import pytest
 from scheduler.leader import Leader
 from shared import errors
 from shared.storage import database
-from tests.support import failover, worker_harness
+from tests.support import failover, log_records, worker_harness
 
 pytestmark = pytest.mark.services
 
@@ -51,9 +51,7 @@ def pair(stack_folder: Path) -> Iterator[failover.PostgresFailover]:
 
 
 @pytest.mark.parametrize("how", ["happen", "happen_frozen"])
-def test_writers_and_the_lead_move_within_five_seconds(
-    pair: failover.PostgresFailover, how: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_writers_and_the_lead_move_within_five_seconds(pair: failover.PostgresFailover, how: str) -> None:
     """Of a server that lives on, read-only, and of one that answers nothing any more."""
     db = database.Database(pair.url, size=10)
     db.open()
@@ -67,7 +65,7 @@ def test_writers_and_the_lead_move_within_five_seconds(
         worker_harness.until(lambda: all(writer.wrote_at for writer in writers), seconds=10, what="not written")
         leader.renew()
         assert leader.is_leader
-        with caplog.at_level("WARNING", logger="shared.storage.database"):
+        with log_records.kept("shared.storage.database") as logged:
             moved_at = time.monotonic()
             getattr(pair, how)()
 
@@ -80,7 +78,7 @@ def test_writers_and_the_lead_move_within_five_seconds(
             worker_harness.until(works, seconds=SECONDS, what="not every writer has written")
             took = time.monotonic() - moved_at
         assert took < SECONDS
-        said = [record.message for record in caplog.records if record.message.startswith("postgres")]
+        said = [message for message in logged.messages if message.startswith("postgres")]
         # Told once, or a few times: of eight writers, some may get through to the old server in between.
         assert said in [times * TOLD for times in (1, 2, 3, 4)]
     finally:
@@ -106,16 +104,14 @@ def test_of_two_servers_in_the_url_the_one_that_takes_writes_is_chosen(pair: fai
             pair.happen()
 
 
-def test_a_server_that_is_read_only_is_named_and_is_not_back(
-    pair: failover.PostgresFailover, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_server_that_is_read_only_is_named_and_is_not_back(pair: failover.PostgresFailover) -> None:
     db = database.Database(pair.new.url, size=1)
     db.open()
-    with caplog.at_level("WARNING", logger="shared.storage.database"):
+    with log_records.kept("shared.storage.database") as logged:
         for _ in range(2):
             with pytest.raises(errors.DatabaseAway, match="read-only"), db.connection() as connection:
                 connection.execute("SELECT 1")
-    assert [record.message for record in caplog.records] == ["postgres unavailable, retrying"]
+    assert logged.messages == ["postgres unavailable, retrying"]
     db.close()
     # Asked for, it is read from.
     db = database.Database(f"{pair.new.url}?target_session_attrs=any", size=1)
@@ -125,7 +121,7 @@ def test_a_server_that_is_read_only_is_named_and_is_not_back(
     db.close()
 
 
-def test_back_is_said_after_a_write_alone(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_back_is_said_after_a_write_alone(database_url: str) -> None:
     db = database.Database(database_url, size=2)
     db.open()
 
@@ -134,13 +130,13 @@ def test_back_is_said_after_a_write_alone(database_url: str, caplog: pytest.LogC
             connection.execute("SET LOCAL transaction_read_only = on")
             connection.execute("INSERT INTO ari.leases VALUES ('a', 'b', 1, now())")
 
-    with caplog.at_level("WARNING", logger="shared.storage.database"):
+    with log_records.kept("shared.storage.database") as logged:
         with pytest.raises(errors.DatabaseAway, match="read-only"):
             write_to_a_replica()
         with db.connection() as connection:
             connection.execute("SELECT 1")
-        assert [record.message for record in caplog.records] == ["postgres unavailable, retrying"]
+        assert logged.messages == ["postgres unavailable, retrying"]
         with db.connection() as connection:
             connection.execute("UPDATE ari.leases SET term = 2 WHERE name = 'none'")
-    assert [record.message for record in caplog.records][1:] == ["postgres available again"]
+    assert logged.messages[1:] == ["postgres available again"]
     db.close()
