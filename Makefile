@@ -27,7 +27,7 @@ export ASTERISK PLATFORM CALLS RATE
 help:
 	@echo 'make run             start the pipeline with demo callers; Ctrl-C stops it  [ASTERISK=real] [PLATFORM=newest|2026-02] [CALLS=n] [RATE=calls per second]'
 	@echo 'make test            lint and all tests, those on a real Asterisk where one can be had  [ARGS="pytest arguments"] [XDIST_WORKERS=n]'
-	@echo 'make check-docs      check pages, names and the tests themselves; UPDATE_DOCS=1 generates the tables again  [ARGS="pytest arguments"]'
+	@echo 'make check-docs      check pages, names, imports and the tests themselves; UPDATE_DOCS=1 generates the tables again  [ARGS="pytest arguments"]'
 	@echo 'make simulate        run the steps through random histories of faults, in virtual time  [HISTORIES=n] [SEED=n: one history, told]'
 	@echo 'make mutants         put known faults back and show that tests and simulation find them  [NAMES="prefixes of names"]'
 	@echo 'make chaos           real processes under faults and load, judged from outside; as root  [FAULT="name"|all] [SEED=n]'

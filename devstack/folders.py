@@ -20,8 +20,8 @@ import psutil
 from devstack import processes
 
 SYSTEM_USER = "ari-pipeline"
-#: Linux's file system in memory, for everybody; and how much of it has to be free, and of memory: a run of all tests
-#: takes half of that (measured). A container's usually has 64 MB.
+#: Linux's file system in memory, for everybody; and how much of it has to be free, and of memory. A run of all tests
+#: took 3.5 GB, with six xdist workers.
 _MEMORY = Path("/dev/shm")  # noqa: S108 - see _in_memory
 _MEMORY_NEEDED = 6 * 2**30
 
@@ -112,11 +112,11 @@ def temporary(*, in_memory: bool = False) -> Iterator[Path]:
         in_memory: If there is room. Its servers wait for no disk, which took a seventh of the tests' processor time.
     """
     place = _in_memory() if in_memory else None
-    parent = make((place or home()) / "temporary", mode=0o711)
-    with lock(parent / "lock"):
-        for stale in [entry for entry in parent.iterdir() if entry.is_dir()]:
-            with contextlib.suppress(Busy), lock(stale / "lock", wait=False):
-                shutil.rmtree(stale, ignore_errors=True)
+    if place is not None:
+        # Before there is a look at how much room there is: what is left in memory would stay there.
+        with _parent(place):
+            pass
+    with _parent(place if place is not None and _has_room() else home()) as parent:
         path = Path(tempfile.mkdtemp(dir=parent))
         path.chmod(0o711)
         locked = contextlib.ExitStack()
@@ -128,18 +128,41 @@ def temporary(*, in_memory: bool = False) -> Iterator[Path]:
             shutil.rmtree(path, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def _parent(place: Path) -> Iterator[Path]:
+    """The locked folder of the temporary ones of a place, without those that killed processes have left."""
+    parent = make(place / "temporary", mode=0o711)
+    with lock(parent / "lock"):
+        for stale in [entry for entry in parent.iterdir() if entry.is_dir()]:
+            with contextlib.suppress(Busy), lock(stale / "lock", wait=False):
+                shutil.rmtree(stale, ignore_errors=True)
+        yield parent
+
+
 def _in_memory() -> Path | None:
-    """Return a folder in memory, created if missing; None without room, or if `ARI_PIPELINE_HOME` names another."""
+    """Return this user's folder in memory, created if missing; None if there is none, or if it cannot be used."""
     if os.environ.get("ARI_PIPELINE_HOME") or not _MEMORY.is_dir():
         return None
-    if min(shutil.disk_usage(_MEMORY).free, psutil.virtual_memory().available) < _MEMORY_NEEDED:
+    if os.statvfs(_MEMORY).f_flag & os.ST_NOEXEC:
+        # As in a container. Libraries are put there, too.
         return None
     path = _MEMORY / f"ari-pipeline-{os.geteuid()}"
-    with contextlib.suppress(OSError):
-        make(path, mode=0o711)
-    # Everybody may create this name first.
-    found = path.lstat() if path.is_dir() else None
-    return path if found is not None and stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() else None
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+        path.chmod(0o711)
+    # Everybody may have made something of this name first.
+    found = path.lstat()
+    return path if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() else None
+
+
+def _has_room() -> bool:
+    """True if there is memory for the servers of a run of all tests."""
+    free: list[int] = [shutil.disk_usage(_MEMORY).free, psutil.virtual_memory().available]
+    # What a container may use is not what its host has.
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return min(free) >= _MEMORY_NEEDED
 
 
 @contextlib.contextmanager

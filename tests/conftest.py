@@ -14,7 +14,9 @@ import contextlib
 import functools
 import gc
 import itertools
+import logging
 import os
+import sys
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -50,7 +52,8 @@ BUSY = (
         "acceptance/test_deaths.py",
     ),
 )
-#: The slowest files, the slowest first: started early, none of them is left for one xdist worker at the end.
+#: The slowest files, the slowest first: started before the others of their kind, heavy or not, none of them is left for
+#: one xdist worker at the end.
 LONG = (
     BUSY[0][0],
     "browser/test_frame.py",
@@ -68,7 +71,8 @@ LONG = (
 )
 #: Layers whose tests start processes or keep a processor busy.
 HEAVY = ("simulation", "acceptance", "browser")
-#: Seconds that a file takes, roughly: one of LONG, and one of a layer. They decide about the order alone.
+#: Seconds that a file takes, roughly: one of LONG, and one of a layer. They decide about the order alone. Those of
+#: tests/browser all run with the first of them.
 LONG_SECONDS = 60.0
 FILE_SECONDS = {"unit": 0.6, "contract": 14.0, "integration": 11.0, "simulation": 6.0, "acceptance": 25.0}
 #: How many new objects make Python's garbage collector look for those that are not reached; 700 by default.
@@ -175,9 +179,9 @@ def pytest_collection() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the slowest files first, each with its group, and spread those of the heavy layers over the whole run.
+    """Spread the files of the heavy layers over the whole run; of these and of the others, the slowest come first.
 
-    Otherwise every xdist worker has one of these at the same time, and their tests have times to keep.
+    Otherwise every xdist worker has a heavy one at the same time, and their tests have times to keep.
     """
     rank = {TESTS / name: number for number, name in enumerate(LONG)}
     for group in BUSY:
@@ -193,7 +197,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _layer(path: Path) -> str:
-    return path.relative_to(TESTS).parts[0]
+    return path.relative_to(TESTS).parts[0] if path.is_relative_to(TESTS) else ""
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -244,6 +248,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             if name == "said":
                 terminalreporter.section(report.nodeid)
                 terminalreporter.write_line(said)
+
+
+class Logged(logging.Handler):
+    """Shows warnings beside a failed test, and raises what is wrong with a call of a logger, where others print it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"{record.levelname} {record.name}: {self.format(record)}\n")
+
+
+def pytest_configure() -> None:
+    logging.getLogger().addHandler(Logged(logging.WARNING))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -71,12 +71,13 @@ def borrowed(server_url: str, template: str) -> Iterator[str]:
     """Lend a migrated database until the end of the block."""
     free = _free.setdefault(template, [])
     lent = free.pop() if free else _copied(server_url, template)
-    yield lent.url
-    with contextlib.suppress(psycopg.Error):
-        if _emptied(lent.connection) and _shape(lent.connection) == lent.shape:
-            free.append(lent)
-            return
-    lent.connection.close()
+    with contextlib.ExitStack() as closing:
+        closing.callback(lent.connection.close)
+        yield lent.url
+        with contextlib.suppress(psycopg.Error):
+            if _emptied(lent.connection) and _shape(lent.connection) == lent.shape:
+                closing.pop_all()
+                free.append(lent)
 
 
 def _copied(server_url: str, template: str) -> _Migrated:

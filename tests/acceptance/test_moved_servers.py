@@ -71,8 +71,10 @@ def move(deployment: Deployment, env: Environment, happen: Callable[[], None]) -
     dialled = callers_during(env, moved_at)
     assert_served(env, moved_at, dialled)
     env.wait_state(hangs_up, "ended", seconds=15)
-    # A replica that lost the last commits knows this call as one that is being set up: it is carried on with.
-    env.wait_state(stays, "connected", seconds=15)
+    # A replica that lost the last commits knows this call as one that is being set up: it is carried on with. If it
+    # does not know it at all, a resync adopts the caller, who hears the agent until then. It may have lost as well that
+    # the resync before has released its lease, which lasts 20 s.
+    env.wait_state(stays, "connected", seconds=35)
     said = arictl(deployment, "doctor")
     assert "scheduler: scheduler/" in said, said
     assert "workers: 1 connected" in said, said

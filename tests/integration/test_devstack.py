@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psycopg
 import pytest
@@ -195,6 +196,12 @@ def test_a_folder_is_in_memory_where_there_is_room_and_nobody_else_took_its_name
     assert place() == own
     with monkeypatch.context() as without_room:
         without_room.setattr(folders, "_MEMORY_NEEDED", 2**60)
+        stale = own / "temporary" / "left-behind"
+        stale.mkdir()
+        assert place() == folders.home()
+        assert not stale.exists(), "it takes the room"
+    with monkeypatch.context() as in_a_container:
+        in_a_container.setattr(os, "statvfs", lambda _path: mock.Mock(f_flag=os.ST_NOEXEC))
         assert place() == folders.home()
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("ARI_PIPELINE_HOME", str(folder / "chosen"))

@@ -25,7 +25,10 @@ class Kept(logging.Handler):
 
 @contextlib.contextmanager
 def kept(logger: str = "") -> Iterator[Kept]:
-    """Keep what a logger, or one below it, is told from WARNING on: arictl, run in this process, silences some."""
+    """Keep what a logger is told from WARNING on, and those below it that have no level of their own.
+
+    It gets that level for the time: arictl, run in this process, silences some.
+    """
     told, handler = logging.getLogger(logger), Kept()
     before = told.level
     told.setLevel(logging.WARNING)
