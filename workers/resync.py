@@ -440,21 +440,19 @@ class _Comparison:
             # It was moved to our app, or was made for ours and has gone to another.
             self._found(f"channel {channel_id} may be in {others}: left alone")
             return
-        is_of_transfer = stasis_args.is_transfer(leg.stasis_args)
-        if is_of_transfer:
-            # The platform's: it bridges it, or we are to end it.
-            self._resync.inbound.transfer_legs.found(connection=self._connection, leg=leg)
-        if is_of_transfer or self._has_just_replaced(leg) or self._is_outdated():
-            # Or a leg of a call: its event tells, or the next resync.
-            return
+        if stasis_args.is_transfer(leg.stasis_args):
+            self._look_after(leg)
+        elif not (self._has_just_replaced(leg) or self._is_outdated()):
+            # Otherwise a leg of a call: its event tells, or the next resync.
+            self._adopt_caller(leg)
+
+    def _adopt_caller(self, leg: events.Channel) -> None:
         if self._resync.inbound.is_left_alone(self._connection, leg):
             self.findings.append(outgoing_leg(leg))
             return
-        self._ask_for_bridges()
-        bridged_in = self._bridge_of.get(channel_id)
+        bridged_in = self._bridge_with(leg.id)
         if bridged_in is not None and not self._is_forgotten(bridged_in):
-            # The controller that bridged the channel serves it.
-            self._found(f"channel {channel_id} is in the foreign bridge {bridged_in}: left alone")
+            self._found_bridged(leg.id, bridged_in)
             return
         # A call that a newer release wrote is left to that release.
         with contextlib.suppress(errors.CallUnreadable):
@@ -464,6 +462,22 @@ class _Comparison:
             if follower is not None and follower.state is not State.ENDED:
                 # Both were written at once: the next resync ends the one that has followed its leg to this one.
                 self.again_after = _SOON
+
+    def _look_after(self, leg: events.Channel) -> None:
+        """Have a leg of a transfer that no call knows bridged by the platform, or ended."""
+        bridged_in = self._bridge_with(leg.id)
+        if bridged_in is not None and ids.parse(bridged_in) is None:
+            self._found_bridged(leg.id, bridged_in)
+        else:
+            self._resync.inbound.transfer_legs.found(connection=self._connection, leg=leg)
+
+    def _bridge_with(self, channel_id: str) -> str | None:
+        self._ask_for_bridges()
+        return self._bridge_of.get(channel_id)
+
+    def _found_bridged(self, channel_id: str, bridge_id: str) -> None:
+        """Leave a channel to the controller that has bridged it."""
+        self._found(f"channel {channel_id} is in the foreign bridge {bridge_id}: left alone")
 
     def _is_outdated(self) -> bool:
         """True if this worker has stood still since the look: another process may have bridged its callers."""

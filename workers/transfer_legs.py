@@ -81,7 +81,7 @@ class TransferLegs:
         """
         is_last = looks >= len(_LOOKS_SECONDS)
         try:
-            reason = self.transfer_events.refusal() or self._reason_to_end(connection, event, is_last=is_last)
+            reason = self.transfer_events.refusal() or self._reason_to_end(connection, event, looks, is_last=is_last)
         except errors.PlatformRedisAway as exc:
             reason = self._unless_bridged(connection, event.leg.id, str(exc)) if looks >= _AWAY_LOOKS else ""
         if reason is None:
@@ -92,7 +92,9 @@ class TransferLegs:
             again = messages.of_unanswered(event, connection=connection, looks=looks + 1)
             self.send_later(again, timedelta(seconds=_LOOKS_SECONDS[looks]))
 
-    def _reason_to_end(self, connection: ConnectionVersion, event: events.Event, *, is_last: bool) -> str | None:
+    def _reason_to_end(
+        self, connection: ConnectionVersion, event: events.Event, looks: int, *, is_last: bool
+    ) -> str | None:
         """Return why a leg is to be ended; empty while that is not known, None when it has its caller."""
         leg_id = event.leg.id
         swapped = self.writer.store.transferred(connection.connection_id, leg_id)
@@ -109,7 +111,9 @@ class TransferLegs:
         if call.destination_id is not None:
             # This leg, if it was swapped between the two looks.
             return None if call.destination_id == leg_id else "its caller was transferred to another leg"
-        self.transfer_events.answered(transfer, leg_id)
+        if looks == 0 or self._is_there(connection, event.leg):
+            # One that has left since is no answer: its end tells.
+            self.transfer_events.answered(transfer, leg_id)
         if not is_last:
             return ""
         reason = self._unless_bridged(connection, leg_id, "the platform did not take it over")
@@ -118,18 +122,41 @@ class TransferLegs:
         return reason
 
     def _unless_bridged(self, connection: ConnectionVersion, leg_id: str, reason: str) -> str | None:
-        """Return the reason, unless the leg is in the bridge of a call: that is found as a transfer then."""
+        """Return the reason, unless the leg is in the bridge of a call: that is found as a transfer then.
+
+        Or in a bridge that is not ours: the controller that has bridged it serves it.
+        """
+        bridged_by = self._bridged_by(connection, leg_id)
+        if bridged_by is None:
+            return None
+        for own in bridged_by:
+            call = self.writer.store.load(own.call_id) if own is not None else None
+            if own is None or (call is not None and call.state is State.CONNECTED):
+                return None
+        return reason
+
+    def _bridged_by(self, connection: ConnectionVersion, leg_id: str) -> list[ids.OwnId | None] | None:
+        """Return what the ids of a leg's bridges tell, None of one that is not ours; None if there is no answer."""
         budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
         try:
             bridges = self.asterisks.at(connection, budget).bridges()
         except errors.NO_ANSWER:
             return None
-        own = [ids.parse(bridge.id) for bridge in bridges if leg_id in bridge.channels]
-        calls = [self.writer.store.load(one.call_id) for one in own if one is not None]
-        return None if any(call is not None and call.state is State.CONNECTED for call in calls) else reason
+        return [ids.parse(bridge.id) for bridge in bridges if leg_id in bridge.channels]
+
+    def _is_there(self, connection: ConnectionVersion, leg: events.Channel) -> bool:
+        """Return whether a leg is still there; True if that cannot be found out."""
+        budget = TimedBudget(self.writer, self.writer.limits.request_seconds)
+        try:
+            seen = self.asterisks.at(connection, budget).channel(leg.id)
+        except errors.NO_ANSWER:
+            return True
+        return seen is not None and seen.created == leg.created
 
     def _end(self, connection: ConnectionVersion, leg: events.Channel, reason: str) -> None:
-        """Hang a leg up, if it is still in the app. A resync does it if this fails."""
+        """Hang a leg up if it is in the app, and no other controller has bridged it. If that fails, a resync does."""
+        if None in (self._bridged_by(connection, leg.id) or ()):
+            return
         entry = TimelineEntry(kind="note", name="TransferLegEnded", detail=f"channel {leg.id}: {reason}")
         self.writer.store.append_timeline([entry], connection_id=connection.connection_id)
         budget = TimedBudget(self.writer, self.writer.limits.request_seconds)

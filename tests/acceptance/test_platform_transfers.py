@@ -257,6 +257,28 @@ def test_a_destination_that_the_api_forgets_is_hung_up_and_the_caller_keeps_the_
     nothing_left(env, api)
 
 
+def test_a_destination_in_the_bridge_of_another_process_is_left_to_it(env: Environment, api: PlatformApi) -> None:
+    """The platform's own process has bridged it, before ours took the app over."""
+    (caller,) = env.connect()
+    transfer = Transfer.begin(env, api, caller)
+    env.until(transfer.is_answered, seconds=5, what="the destination answers")
+    bridge, leg = f"theirs-{uuid.uuid4().hex[:8]}", transfer.destination
+    env.rest("POST", f"/bridges/{bridge}", type="mixing")
+    env.rest("POST", f"/bridges/{bridge}/addChannel", channel=leg)
+    api.end_transfer(transfer.transfer_id, caller, leg)
+    found = f"channel {leg} is in the foreign bridge {bridge}: left alone"
+    env.until(lambda: any(found in entry for entry in env.connection_entries()), seconds=10, what=found)
+    ends_at = time.monotonic() + LOOKED_AFTER_SECONDS
+    while time.monotonic() < ends_at:
+        assert env.control.channel(leg) is not None, env.describe()
+        time.sleep(0.5)
+    assert env.is_joined(caller)
+    env.control.hang_up(leg)
+    env.rest("DELETE", f"/bridges/{bridge}")
+    end(env, caller)
+    nothing_left(env, api)
+
+
 @pytest.mark.parametrize("process", ["worker.1", "worker.2", "listener", "scheduler"])
 def test_a_process_that_is_killed_in_a_transfer_leaves_neither_party_alone(
     env: Environment, api: PlatformApi, process: str

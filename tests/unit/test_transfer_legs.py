@@ -145,6 +145,41 @@ def test_a_leg_in_its_caller_s_bridge_is_not_hung_up_though_its_swap_was_not_hea
         assert (scene.asterisk.removed, scene.later) == ([], [])
 
 
+@pytest.mark.parametrize("refusal", [None, "PLATFORM_REDIS_URL is not set"])
+@pytest.mark.parametrize("call", [CONNECTED, None])
+@pytest.mark.parametrize("transfer", [TRANSFER, None])
+def test_a_leg_that_another_controller_has_bridged_is_left_to_it(
+    call: Call | None, transfer: Transfer | None, refusal: str | None
+) -> None:
+    """The platform's own process, before it was switched from."""
+    scene = Scene(call, transfer=transfer)
+    scene.refusal_text = refusal
+    scene.asterisk.found = [Bridge(id="theirs", channels=frozenset({"somebody", "d"}))]
+    for looks in range(LAST + 1):
+        scene.look(looks)
+    assert (scene.asterisk.removed, scene.notes) == ([], [])
+    assert not any(told[0] == "failed" for told in scene.told)
+
+
+def test_a_resync_leaves_a_leg_in_another_controller_s_bridge_alone() -> None:
+    found = [Bridge(id="theirs", channels=frozenset({CALLER, "d"}))]
+    scene = ResyncScene(Asterisk(leg(), DESTINATION, bridges=found))
+    scene.run()
+    assert (scene.transfer_legs, scene.received, scene.asterisk.removed) == ([], [], [])
+    ((findings, _, _),) = scene.store.written
+    assert "channel d is in the foreign bridge theirs: left alone" in findings
+
+
+def test_a_destination_that_has_left_again_is_announced_no_more() -> None:
+    scene = Scene()
+    scene.is_heard = False
+    scene.look()
+    del scene.asterisk.legs["d"]
+    for looks in range(1, LAST + 1):
+        scene.look(looks)
+    assert [told[0] for told in scene.told] == ["answered", "failed", "forget"]
+
+
 @pytest.mark.parametrize(
     ("call", "transfer"),
     [
