@@ -209,6 +209,24 @@ def test_a_configuration_is_written_once_unless_replaced_or_named_otherwise(db: 
         configurations.remove(1)
 
 
+def test_a_replaced_configuration_keeps_the_fields_that_are_the_platform_s_own(db: database.Database) -> None:
+    configurations = dograh.Configurations(db)
+    configurations.write(1, VALUE | {"ari_on_refusal": "continue"}, replace=False)
+    theirs = {"dial_string_template": "PJSIP/{number}@trunk", "ari_on_refusal": "continue"}
+    execute(db, "UPDATE telephony_configurations SET credentials = %s", json.dumps(theirs))
+    configurations.write(1, VALUE, replace=True)
+    kept = json.loads(one(db, "SELECT credentials::text AS it FROM telephony_configurations")["it"])
+    assert kept["dial_string_template"] == theirs["dial_string_template"]
+    assert kept["app_password"] == VALUE["app_password"]
+    assert "ari_on_refusal" not in kept, "it is ours, and was left out"
+    # What cannot be read is replaced.
+    for unreadable in ("[]", '{"dial_string_template": "\\u0000"}'):
+        execute(db, "UPDATE telephony_configurations SET credentials = %s", unreadable)
+        configurations.write(1, VALUE, replace=True)
+        row = one(db, "SELECT credentials::text AS it FROM telephony_configurations")
+        assert json.loads(row["it"]) == {name: kept[name] for name in kept if name != "dial_string_template"}
+
+
 def test_neither_another_provider_s_configuration_nor_another_one_s_number_is_taken_over(
     db: database.Database,
 ) -> None:

@@ -15,6 +15,11 @@ _NAME_LENGTH = 64
 #: Not in the credentials: columns and rows of their own.
 _ELSEWHERE = ("provider", "inbound_workflow_id", "from_numbers")
 
+#: What may be written there. The platform has fields of its own, as `dial_string_template`: they stay, unless what is
+#: there cannot be read.
+_OURS = ("ari_endpoint", "app_name", "app_password", "ws_client_name", "stasis_app_name", "ari_ca_bundle",
+         "ari_on_refusal", "ari_dial_template", "ari_max_call_seconds")  # fmt: skip
+
 #: Another provider's configuration of that name stays as it is. One that was parked is active again, as when the
 #: platform re-activates it.
 _WRITE = """
@@ -23,8 +28,13 @@ INSERT INTO telephony_configurations AS c
 VALUES (%(organization_id)s, %(name)s, 'ari', %(credentials)s, NOT EXISTS (
     SELECT 1 FROM telephony_configurations WHERE organization_id = %(organization_id)s AND is_default_outbound),
     clock_timestamp(), clock_timestamp())
-ON CONFLICT (organization_id, name) DO UPDATE SET credentials = excluded.credentials, updated_at = excluded.updated_at,
-    inactive = false, inactive_since = NULL, inactive_reason = NULL
+ON CONFLICT (organization_id, name) DO UPDATE SET
+    credentials = CASE WHEN json_typeof(c.credentials) = 'object' AND strpos(c.credentials::text, '\\u0000') = 0 THEN (
+        SELECT json_object_agg(field, content) FROM (
+            SELECT * FROM json_each(c.credentials) WHERE key <> ALL(%(ours)s)
+            UNION ALL SELECT * FROM json_each(excluded.credentials)) AS fields (field, content))
+    ELSE excluded.credentials END,
+    updated_at = excluded.updated_at, inactive = false, inactive_since = NULL, inactive_reason = NULL
 WHERE %(replace)s AND c.provider = 'ari' RETURNING c.id
 """
 
@@ -54,6 +64,7 @@ def write(
             "organization_id": organization_id,
             "name": name,
             "credentials": json.dumps(credentials),
+            "ours": list(_OURS),
             "replace": replace,
         },
     ).fetchone()
